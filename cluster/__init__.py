@@ -1,0 +1,1 @@
+"""Where the rooms are put together: entry points, the loop, placement and the Ray runtime."""

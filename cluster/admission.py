@@ -1,0 +1,61 @@
+"""How many rollout groups may be started: bounded staleness, decided in one object so that nothing can disagree.
+
+The learner step that follows weight version v trains on pairs sampled from versions ≥ v − max_staleness. So with
+`version` published, groups may be started for the steps that will be trained up to version + max_staleness:
+
+    running + accepted ≤ Σ need(step)   over steps 1 … (version + max_staleness + 1) · publish_interval
+
+where need(step) is the number of online pairs that step takes (the mixture's coins are known in advance) and
+`accepted` counts pairs trained or waiting. A dropped group or a stale pair gives its place back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Admission:
+    """Counts groups that run and pairs that were accepted, and says how many more may start."""
+
+    def __init__(
+        self, need: Callable[[int], int], num_steps: int, publish_interval: int, max_staleness: int, version: int = 0
+    ) -> None:
+        """`need(step)` gives the online pairs of step 1 … num_steps."""
+        self._need = need
+        self._num_steps = num_steps
+        self._publish_interval = publish_interval
+        self._max_staleness = max_staleness
+        self._allowed = 0
+        self._counted_steps = 0
+        self.running = 0
+        self.accepted = 0
+        self.on_version(version)
+
+    def on_version(self, version: int) -> None:
+        """A new weight version is out: more steps come into reach."""
+        reach = min((version + self._max_staleness + 1) * self._publish_interval, self._num_steps)
+        for step in range(self._counted_steps + 1, reach + 1):
+            self._allowed += self._need(step)
+        self._counted_steps = max(self._counted_steps, reach)
+
+    def admit(self, most: int) -> int:
+        """Take up to `most` places; returns how many there were."""
+        granted = max(0, min(most, self._allowed - self.accepted - self.running))
+        self.running += granted
+        return granted
+
+    def on_accepted(self) -> None:
+        """A running group became a pair."""
+        assert self.running > 0
+        self.running -= 1
+        self.accepted += 1
+
+    def on_dropped(self) -> None:
+        """A running group came to nothing."""
+        assert self.running > 0
+        self.running -= 1
+
+    def on_discarded(self) -> None:
+        """An accepted pair went stale or was refused by the learner."""
+        assert self.accepted > 0
+        self.accepted -= 1

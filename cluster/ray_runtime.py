@@ -1,0 +1,121 @@
+"""Plain classes as Ray actors. The only file that imports Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.placement import Bundle
+from common.config import Cluster
+from common.errors import UserError
+from common.protocols import Handle
+
+
+class RayHandle:
+    """One actor. References are Ray object refs: awaitable, and cheap to pass on."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def call(self, method: str, *args: Any) -> Awaitable[Any]:
+        reference: Awaitable[Any] = getattr(self.actor, method).remote(*args)
+        return reference
+
+    def call_split(self, method: str, num_returns: int, *args: Any) -> Sequence[Awaitable[Any]]:
+        references: Sequence[Awaitable[Any]] = (
+            getattr(self.actor, method).options(num_returns=num_returns).remote(*args)
+        )
+        return references
+
+
+class RayRuntime:
+    """Connects to a cluster, or starts a local one bound to this machine's loopback address.
+
+    Raises:
+        UserError: no cluster answers at `cluster.address`, or `reserve` asks for more than the cluster has.
+    """
+
+    def __init__(self, config: Cluster, bundles: Sequence[Bundle] = ()) -> None:
+        self._config = config
+        self._actors: list[Any] = []
+        self._group: PlacementGroup | None = None
+        self._index: dict[str, int] = {}
+        address = config.address or os.environ.get("RAY_ADDRESS")
+        quiet: dict[str, Any] = {
+            "logging_level": logging.WARNING,
+            "log_to_driver": bool(os.environ.get("SIGHTLINE_DEBUG")),
+        }
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=1 << 29, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(
+                f"cluster.address: expected a running Ray cluster at {address}, got: {first}; start one with "
+                "`ray start --head` or leave the address out"
+            ) from error
+        try:
+            self._reserve(bundles)
+        except BaseException:
+            self.shutdown()
+            raise
+
+    def _reserve(self, bundles: Sequence[Bundle]) -> None:
+        """Take all resources at once, so that two half-started runs cannot wait for each other."""
+        if not bundles:
+            return
+        have = ray.cluster_resources()
+        for resource, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+            need = sum(getattr(bundle, field) for bundle in bundles)
+            if need > have.get(resource, 0):
+                raise UserError(
+                    f"placement: expected {need:g} {resource}s for {len(bundles)} actors, got "
+                    f"{have.get(resource, 0):g} in the cluster; lower rollout.{field}, learner.{field} or num_workers"
+                )
+        placed = [bundle for bundle in bundles if bundle.num_cpus or bundle.num_gpus]
+        self._index = {bundle.name: index for index, bundle in enumerate(placed)}
+        self._group = placement_group([{"CPU": b.num_cpus, "GPU": b.num_gpus} for b in placed], strategy="PACK")
+        if not self._group.wait(self._config.start_timeout_s):
+            raise UserError(
+                f"placement: expected the reservation within {self._config.start_timeout_s:g} s, got none; other jobs "
+                "hold the resources: `ray status` lists them"
+            )
+
+    def spawn(self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float) -> Handle:
+        """Start `worker(*args)` as an actor, inside the reservation when it has a place of that name."""
+        options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0}
+        if self._group is not None and name in self._index:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=self._index[name]
+            )
+        actor: Any = ray.remote(**options)(worker).remote(*args)
+        self._actors.append(actor)
+        return RayHandle(actor)
+
+    def stop(self, handle: Handle) -> None:
+        """Kill one actor; its place in the reservation is free for another of the same name."""
+        assert isinstance(handle, RayHandle)
+        self._actors.remove(handle.actor)
+        ray.kill(handle.actor)
+
+    def shutdown(self) -> None:
+        """Kill our actors and give the reservation back; stop the cluster if it was ours."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors.clear()
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
+        ray.shutdown()

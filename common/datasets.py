@@ -1,0 +1,129 @@
+"""Prompts and preference pairs on disk: one folder per set, which can be moved as a whole.
+
+    pairs.parquet   one row per pair         images/      ImageStore, rows name its files relative to it
+    prompts.parquet one row per prompt       spec.json    what made the set: resolved settings and the model's hash
+                                             stats.json   how making it went
+
+A row holds what the record holds: messages as lists of (role, parts), `truth` as JSON text (so it must be made of
+JSON's own types), token ids as int32. What is read equals what was written; only image paths move with the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.errors import UserError
+from common.images import ImageError, ImageStore
+from common.paths import replace_file
+from common.records import Dropped, PreferencePair, Prompt
+from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA, RowError, pair_of, pair_row, prompt_of, prompt_row
+
+PAIRS, PROMPTS, SPEC, STATS, IMAGES = "pairs.parquet", "prompts.parquet", "spec.json", "stats.json", "images"
+
+Record = TypeVar("Record", Prompt, PreferencePair)
+
+
+def read_pairs(directory: Path, dropped: list[Dropped] | None = None) -> list[PreferencePair]:
+    """All pairs of a set, in order.
+
+    With `dropped`, rows that are no pair are left out and appended to it under the reasons `bad_row`, `bad_truth`,
+    `image_count`, `path_outside` and `duplicate_id`; without it the first such row is an error.
+
+    Raises:
+        UserError: there is no readable `pairs.parquet`, or it has other columns.
+    """
+    table = read_table(directory / PAIRS, PAIR_SCHEMA)
+    return _records(table, pair_of, ImageStore(directory / IMAGES), dropped)
+
+
+def read_prompts(directory: Path, dropped: list[Dropped] | None = None) -> list[Prompt]:
+    """All prompts of a set, in order; `dropped` and errors as for `read_pairs`."""
+    table = read_table(directory / PROMPTS, PROMPT_SCHEMA)
+    return _records(table, prompt_of, ImageStore(directory / IMAGES), dropped)
+
+
+def write_pairs(
+    directory: Path,
+    pairs: Iterable[PreferencePair],
+    spec: Mapping[str, Any] | None = None,
+    stats: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a whole set at once (`common.pair_writer` writes one bit by bit). Images from elsewhere are copied in."""
+    write_json(directory / SPEC, spec or {})
+    write_json(directory / STATS, stats or {})
+    write_table(directory / PAIRS, pair_table(pairs, ImageStore(directory / IMAGES)))
+
+
+def write_prompts(directory: Path, prompts: Iterable[Prompt]) -> None:
+    """Write a whole set of prompts at once. Images from elsewhere are copied in."""
+    store = ImageStore(directory / IMAGES)
+    rows = [prompt_row(prompt, store) for prompt in prompts]
+    write_table(directory / PROMPTS, pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
+
+
+def pair_table(pairs: Iterable[PreferencePair], store: ImageStore) -> pa.Table:
+    """Rows of `PAIR_SCHEMA`; images that `store` does not hold are added to it."""
+    return pa.Table.from_pylist([pair_row(pair, store) for pair in pairs], schema=PAIR_SCHEMA)
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """A parquet file's columns of `schema`, file metadata kept (UserError when missing, damaged or different)."""
+    try:
+        table = pq.ParquetFile(path).read()
+        metadata = table.schema.metadata
+        return table.select(schema.names).cast(schema).replace_schema_metadata(metadata)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: expected a parquet file, got none; check the path of the data set") from error
+    except (pa.ArrowException, OSError, KeyError) as error:
+        what = str(error).splitlines()[0].strip("'\"")
+        raise UserError(
+            f"{path}: expected a parquet file with the columns {', '.join(schema.names)}, got: {what}; write it again"
+        ) from error
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write aside, fsync, rename: under `path` there is never half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        pq.write_table(table, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write aside, then rename."""
+    replace_file(path, json.dumps(value, indent=2) + "\n")
+
+
+def _records(
+    table: pa.Table,
+    build: Callable[[dict[str, Any], ImageStore], Record],
+    store: ImageStore,
+    dropped: list[Dropped] | None,
+) -> list[Record]:
+    records: dict[str, Record] = {}
+    for number, row in enumerate(table.to_pylist()):
+        name = f"row {number} ({row['id']})"
+        try:
+            record = build(row, store)
+            if record.id in records:
+                raise RowError("duplicate_id", f"{name}: expected an id of its own, got an earlier row's; rename it")
+            records[record.id] = record
+        except (RowError, ImageError) as error:
+            if dropped is None:
+                raise
+            dropped.append(Dropped(str(row["id"]), error.reason, str(error)))
+        except (TypeError, KeyError, ValueError) as error:
+            if dropped is None:
+                raise RowError("bad_row", f"{name}: expected a complete record, got {error!r}; repair it") from error
+            dropped.append(Dropped(str(row["id"]), "bad_row", f"{name}: {error!r}"))
+    return list(records.values())

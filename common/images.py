@@ -1,0 +1,118 @@
+"""The image store: files named by the SHA-256 of their content. Rooms pass ImageRefs; pixels are read where used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from common.errors import UserError
+from common.records import ImageRef
+
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 2
+
+
+class ImageError(UserError):
+    """An image that cannot be used. `reason` is the counted key."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def decode(data: bytes, name: str = "image") -> Image.Image:
+    """RGB pixels of an encoded image, EXIF rotation applied, transparency laid on white.
+
+    Raises:
+        ImageError: `image_huge` over 64 megapixels, `image_corrupt` when it does not decode, `image_strip` when a
+            side is shorter than 2 pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError("image_huge", _size_message(name, image))
+            image = ImageOps.exif_transpose(image)
+            if "A" in image.getbands() or "transparency" in image.info:
+                layer = image.convert("RGBA")
+                image = Image.new("RGBA", layer.size, "white")
+                image.alpha_composite(layer)
+            pixels = image.convert("RGB")
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            "image_huge", f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}; scale it down"
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(
+            "image_corrupt", f"{name}: expected a PNG, JPEG or WebP image, got {error}; re-export it"
+        ) from error
+    if min(pixels.size) < MIN_SIDE:
+        raise ImageError(
+            "image_strip", f"{name}: expected sides of at least {MIN_SIDE} pixels, got {pixels.size}; drop it"
+        )
+    return pixels
+
+
+def _size_message(name: str, image: Image.Image) -> str:
+    return f"{name}: expected at most {MAX_PIXELS:,} pixels, got {image.width}x{image.height}; scale it down"
+
+
+def read(ref: ImageRef) -> Image.Image:
+    """Pixels behind a reference; the content must still be what the hash says.
+
+    Raises:
+        ImageError: `image_missing`, `image_changed`, or what `decode` raises.
+    """
+    try:
+        data = Path(ref.path).read_bytes()
+    except OSError as error:
+        raise ImageError(
+            "image_missing", f"{ref.path}: expected a readable image file, got {error.strerror}"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != ref.sha256:
+        raise ImageError("image_changed", f"{ref.path}: content no longer matches its hash; import the data set again")
+    return decode(data, ref.path)
+
+
+class ImageStore:
+    """A folder of images, `ab/abcdef….png`. Adding the same content twice keeps one file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def add_bytes(self, data: bytes, name: str = "image") -> ImageRef:
+        """Store an encoded image after checking that it decodes (ImageError otherwise)."""
+        suffix = (Image.open(io.BytesIO(data)).format or "png").lower() if decode(data, name) else "png"
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.root / digest[:2] / f"{digest}.{suffix}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_bytes(data)
+            partial.replace(path)
+        return ImageRef(digest, str(path))
+
+    def add(self, image: Image.Image) -> ImageRef:
+        """Store pixels as PNG."""
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "PNG")
+        return self.add_bytes(buffer.getvalue())
+
+    def relative(self, ref: ImageRef) -> str:
+        """The reference's path below this store (ValueError when it is not inside)."""
+        return Path(ref.path).resolve().relative_to(self.root).as_posix()
+
+    def resolve(self, sha256: str, relative: str) -> ImageRef:
+        """A reference from a path read off disk; paths that leave the store are refused (ImageError `path_outside`)."""
+        path = (self.root / relative).resolve()
+        if not path.is_relative_to(self.root):
+            raise ImageError("path_outside", f"{relative}: expected a path below {self.root}, got one that leaves it")
+        return ImageRef(sha256, str(path))

@@ -1,0 +1,46 @@
+"""The append-only record of a run: one JSON line per event, durable when `sync` returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Appends events to `RUN_DIR/journal/events.jsonl`. A line cut by a crash is left behind and skipped by readers."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
+        self._file = path.open("a", encoding="utf-8")
+        if torn:
+            self._file.write("\n")
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one event; buffered until `sync`."""
+        self._file.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n")
+
+    def sync(self) -> None:
+        """Flush to the disk itself. Called once per learner step."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.sync()
+        self._file.close()
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Every whole event of a journal, in order."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue

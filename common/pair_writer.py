@@ -1,0 +1,114 @@
+"""Writing a pair set bit by bit, so that a killed run goes on where it stopped.
+
+    begin   spec.json                      what the set is made with; another spec is refused
+    go on   shards/00000.parquet, …        pairs, and in the same file's metadata a note per finished prompt
+    end     stats.json, pairs.parquet      in this order; `pairs.parquet` exists if and only if the set is complete
+
+Each step is one rename, and pairs and notes of a shard share a file: whatever moment the process dies at, a prompt is
+either finished with its pair or not begun.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from common.datasets import IMAGES, PAIRS, SPEC, STATS, pair_table, read_table, write_json, write_table
+from common.errors import UserError
+from common.images import ImageStore
+from common.records import PreferencePair
+from common.rows import PAIR_SCHEMA
+
+SHARDS = "shards"
+_NOTES = b"notes"
+
+Note = Mapping[str, Any]
+
+
+def spec_of(directory: Path) -> dict[str, Any] | None:
+    """What the set in this folder is made with; None when none was begun (UserError when it cannot be read)."""
+    path = directory / SPEC
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a JSON object, got: {error}; use another folder") from error
+
+
+class PairWriter:
+    """Owns a pair set while it is made; a context manager, one process at a time.
+
+    `notes` holds the notes of every shard so far, `complete` says that nothing is left to do.
+
+    Raises:
+        UserError: the folder holds a set of another spec, is no pair set at all, or another process writes to it.
+    """
+
+    def __init__(self, directory: Path, spec: Mapping[str, Any]) -> None:
+        self.directory, self.spec = directory, dict(spec)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = (directory / ".lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{directory}: expected one writer, got a second one; wait for the first") from error
+        self._begin()
+        self.store = ImageStore(directory / IMAGES)
+        self.notes: list[Note] = []
+        for path in self._shards():
+            metadata = read_table(path, PAIR_SCHEMA).schema.metadata or {}
+            self.notes += json.loads(metadata.get(_NOTES, b"[]"))
+
+    def __enter__(self) -> PairWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._lock.close()
+
+    @property
+    def complete(self) -> bool:
+        return (self.directory / PAIRS).exists()
+
+    def append(self, pairs: Iterable[PreferencePair], notes: Sequence[Note]) -> None:
+        """Make these pairs and notes durable, all or nothing."""
+        assert not self.complete, "a complete pair set takes no more pairs"
+        table = pair_table(pairs, self.store).replace_schema_metadata({_NOTES: json.dumps(notes).encode()})
+        write_table(self.directory / SHARDS / f"{len(self._shards()):05d}.parquet", table)
+        self.notes += notes
+
+    def finish(self, stats: Mapping[str, Any], order: Sequence[str]) -> None:
+        """Put the shards together; `order` names prompt ids, so that the set does not depend on who was done first."""
+        place = {prompt_id: number for number, prompt_id in enumerate(order)}
+        tables = [read_table(path, PAIR_SCHEMA).replace_schema_metadata() for path in self._shards()]
+        table = pa.concat_tables(tables) if tables else PAIR_SCHEMA.empty_table()
+        rank = [place[prompt["id"]] for prompt in table["prompt"].to_pylist()]
+        table = table.take(pa.array(sorted(range(len(rank)), key=rank.__getitem__), pa.int64())).combine_chunks()
+        write_json(self.directory / STATS, stats)
+        write_table(self.directory / PAIRS, table)
+        shutil.rmtree(self.directory / SHARDS, ignore_errors=True)
+
+    def _begin(self) -> None:
+        found = spec_of(self.directory)
+        if found is None:
+            if self.complete or self._shards():
+                raise UserError(
+                    f"{self.directory}: expected a new folder or a set with {SPEC}, got pairs without it; use another"
+                )
+            write_json(self.directory / SPEC, self.spec)
+        elif found != self.spec:
+            key = next(k for k in sorted({*found, *self.spec}) if found.get(k) != self.spec.get(k))
+            raise UserError(
+                f"{self.directory}: expected the settings this set was begun with ({key} = {found.get(key)}), got "
+                f"{key} = {self.spec.get(key)}; repeat them or choose another folder"
+            )
+
+    def _shards(self) -> list[Path]:
+        return sorted((self.directory / SHARDS).glob("[0-9]*.parquet"))

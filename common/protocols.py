@@ -1,0 +1,120 @@
+"""The seams between the rooms. Algorithm code is written against these and knows no Ray, vLLM or DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from common.records import Dropped, LoadReport, Prompt, RolloutGroup, Verdict, WeightManifest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Tensors = Mapping[str, "np.ndarray[Any, Any]"]
+"""Weights in flight: hub parameter name -> array. bfloat16 travels as `uint16` bits under the name + "@bfloat16"."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to be completed `num_completions` times; `id` becomes the id of the group.
+
+    `temperature` 0 is greedy. `prefix` is text the answer already begins with; its tokens are not part of the
+    completion. `visible_image_tokens` keeps only these image-token indices of the (single) image in the sequence: the
+    shortened sequence of BDHS; None keeps the whole image, () leaves the image out.
+    `stop` strings end a completion and stay in its text.
+    """
+
+    id: str
+    prompt: Prompt
+    num_completions: int
+    temperature: float
+    max_tokens: int
+    seed: int | None = None
+    top_p: float = 1.0
+    prefix: str = ""
+    stop: tuple[str, ...] = ()
+    visible_image_tokens: tuple[int, ...] | None = None
+
+
+class Engine(Protocol):
+    """Generates with one set of weights at a time and says which one each token came from."""
+
+    @property
+    def weight_version(self) -> int: ...
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[RolloutGroup | Dropped]:
+        """One result per request, in order. A request that cannot be run comes back as Dropped, never cut."""
+        ...
+
+    async def token_logprobs(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """Log-prob (nats) of each token of a given response under the current weights."""
+        ...
+
+    async def load_weights(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
+        """Swap the weights between two engine steps, drop what was cached under the old ones, prove the new ones."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Judge(Protocol):
+    """Scores the completions of one group. Raises JudgeError when it has no verdict; never makes one up."""
+
+    name: str
+
+    def judge(self, group: RolloutGroup) -> Verdict: ...
+
+
+class JudgeError(RuntimeError):
+    """The judge failed on this group (after a retry the group is dropped and counted)."""
+
+
+class TrainEngine(Protocol):
+    """Owns a module, its optimizer and schedule; the learner only computes losses."""
+
+    rank: int
+    world_size: int
+
+    @property
+    def module(self) -> torch.nn.Module: ...
+
+    def backward(self, loss: torch.Tensor) -> None: ...
+
+    def step(self) -> Mapping[str, float]:
+        """Clip, update, schedule, zero the gradients. Returns `grad_norm` and `lr`."""
+        ...
+
+    def gather_weights(self) -> Mapping[str, torch.Tensor] | None:
+        """Full parameters by module name on rank 0 (None elsewhere)."""
+        ...
+
+    def save(self, directory: Path) -> None: ...
+
+    def load(self, directory: Path) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Handle(Protocol):
+    """A worker somewhere. A reference passed on as an argument is read by the receiver, never by the caller."""
+
+    def call(self, method: str, *args: Any) -> Awaitable[Any]:
+        """Starts the method and returns at once with a reference that can be awaited or passed on."""
+        ...
+
+    def call_split(self, method: str, num_returns: int, *args: Any) -> Sequence[Awaitable[Any]]:
+        """The same for a method that returns a tuple: one reference per element."""
+        ...
+
+
+class Runtime(Protocol):
+    """Starts plain classes as workers: as Ray actors, or in this process for tests."""
+
+    def spawn(self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float) -> Handle: ...
+
+    def stop(self, handle: Handle) -> None: ...
+
+    def shutdown(self) -> None: ...

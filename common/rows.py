@@ -1,0 +1,150 @@
+"""Records as parquet rows and back: the columns, and what makes a row a record.
+
+`truth` travels as JSON text, token ids as int32, image paths relative to the set's ImageStore.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pyarrow as pa
+
+from common.errors import UserError
+from common.images import ImageStore
+from common.records import ImageRef, Message, Part, PreferencePair, Prompt, Response
+
+_TOKENS = pa.list_(pa.int32())
+_PART = pa.struct([("kind", pa.string()), ("text", pa.string())])
+_MESSAGE = pa.struct([("role", pa.string()), ("parts", pa.list_(_PART))])
+_IMAGE = pa.struct([("sha256", pa.string()), ("path", pa.string())])
+_RESPONSE = pa.struct([("text", pa.string()), ("token_ids", _TOKENS)])
+PROMPT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("messages", pa.list_(_MESSAGE)),
+        ("images", pa.list_(_IMAGE)),
+        ("reference", pa.string()),
+        ("truth", pa.string()),
+    ]
+)
+PAIR_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("prompt", pa.struct(list(PROMPT_SCHEMA))),
+        ("chosen", _RESPONSE),
+        ("rejected", _RESPONSE),
+        ("source", pa.string()),
+        ("weight_version", pa.int64()),
+        ("prompt_token_ids", _TOKENS),
+        ("scores", pa.list_(pa.float64())),
+    ]
+)
+_ROLES = get_args(get_type_hints(Message)["role"])
+_KINDS = get_args(get_type_hints(Part)["kind"])
+
+
+class RowError(UserError):
+    """A row that is no record. `reason` is the counted key."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def pair_row(pair: PreferencePair, store: ImageStore) -> dict[str, Any]:
+    """A row of `PAIR_SCHEMA`; images that `store` does not hold are copied into it."""
+    return {
+        "id": pair.id,
+        "prompt": prompt_row(pair.prompt, store),
+        "chosen": {"text": pair.chosen.text, "token_ids": pair.chosen.token_ids},
+        "rejected": {"text": pair.rejected.text, "token_ids": pair.rejected.token_ids},
+        "source": pair.source,
+        "weight_version": pair.weight_version,
+        "prompt_token_ids": pair.prompt_token_ids,
+        "scores": pair.scores,
+    }
+
+
+def prompt_row(prompt: Prompt, store: ImageStore) -> dict[str, Any]:
+    """A row of `PROMPT_SCHEMA`; images that `store` does not hold are copied into it."""
+    return {
+        "id": prompt.id,
+        "messages": [
+            {"role": message.role, "parts": [{"kind": part.kind, "text": part.text} for part in message.parts]}
+            for message in prompt.messages
+        ],
+        "images": [{"sha256": ref.sha256, "path": _stored(ref, store)} for ref in prompt.images],
+        "reference": prompt.reference,
+        "truth": None if prompt.truth is None else json.dumps(prompt.truth, ensure_ascii=False),
+    }
+
+
+def _stored(ref: ImageRef, store: ImageStore) -> str:
+    try:
+        return store.relative(ref)
+    except ValueError:
+        return store.relative(store.add_bytes(Path(ref.path).read_bytes(), ref.path))
+
+
+def pair_of(row: dict[str, Any], store: ImageStore) -> PreferencePair:
+    """The pair of a row. Raises RowError, ImageError `path_outside`, or ValueError, TypeError, KeyError when broken."""
+    scores, token_ids = row["scores"], row["prompt_token_ids"]
+    if scores is not None and len(scores) != 2:
+        raise ValueError(f"expected two scores, got {len(scores)}")
+    return PreferencePair(
+        id=_text(row["id"]),
+        prompt=prompt_of(row["prompt"], store),
+        chosen=_response_of(row["chosen"]),
+        rejected=_response_of(row["rejected"]),
+        source=_text(row["source"]),
+        weight_version=row["weight_version"],
+        prompt_token_ids=None if token_ids is None else tuple(token_ids),
+        scores=None if scores is None else (scores[0], scores[1]),
+    )
+
+
+def _response_of(row: dict[str, Any]) -> Response:
+    token_ids = row["token_ids"]
+    return Response(_text(row["text"]), None if token_ids is None else tuple(token_ids))
+
+
+def prompt_of(row: dict[str, Any], store: ImageStore) -> Prompt:
+    """The prompt of a row; errors as for `pair_of`."""
+    messages = tuple(_message_of(message) for message in row["messages"])
+    images = tuple(store.resolve(_text(ref["sha256"]), _text(ref["path"])) for ref in row["images"])
+    num_slots = sum(part.kind == "image" for message in messages for part in message.parts)
+    if num_slots != len(images):
+        raise RowError(
+            "image_count",
+            f"prompt {row['id']}: expected an image per image part, got {len(images)} for {num_slots}; repair the row",
+        )
+    return Prompt(_text(row["id"]), messages, images, row["reference"], _truth_of(row))
+
+
+def _truth_of(row: dict[str, Any]) -> dict[str, Any] | None:
+    if row["truth"] is None:
+        return None
+    try:
+        truth = json.loads(row["truth"])
+    except json.JSONDecodeError as error:
+        truth = error
+    if not isinstance(truth, dict):
+        raise RowError("bad_truth", f"prompt {row['id']}: expected truth as a JSON object, got {truth}; repair the row")
+    return truth
+
+
+def _message_of(row: dict[str, Any]) -> Message:
+    if row["role"] not in _ROLES:
+        raise ValueError(f"expected a role of {_ROLES}, got {row['role']!r}")
+    for part in row["parts"]:
+        if part["kind"] not in _KINDS:
+            raise ValueError(f"expected a part of {_KINDS}, got {part['kind']!r}")
+    return Message(row["role"], tuple(Part(part["kind"], _text(part["text"])) for part in row["parts"]))
+
+
+def _text(value: str | None) -> str:
+    if value is None:
+        raise ValueError("expected a text, got null")
+    return value
