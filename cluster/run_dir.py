@@ -1,7 +1,7 @@
 """The run directory: who owns it, what it holds, and where a resumed run continues.
 
-    config.json   metrics.jsonl   tensorboard/   journal/events.jsonl   pairs/   images/
-    checkpoints/step_000050/{learner/, state.json}   policy/   evaluation/   scorecard.json   samples.html
+config.json   metrics.jsonl   tensorboard/   journal/events.jsonl   pairs/   evaluation/
+checkpoints/step_000050/{learner/, policy/, state.json}   policy/   scorecard.json   samples.html
 """
 
 from __future__ import annotations
@@ -78,17 +78,20 @@ class RunDir:
             return Saved(int(state["step"]), found / "learner", state)
         return None
 
-    def prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints."""
-        for old in sorted(self.checkpoints.glob("step_*"))[:-keep]:
-            shutil.rmtree(old)
+    def keep(self, newest: int, best_step: int | None) -> None:
+        """Delete all checkpoints but the newest few and the one that validation picked."""
+        for old in sorted(self.checkpoints.glob("step_*"))[:-newest]:
+            if best_step is None or old != self.checkpoint(best_step):
+                shutil.rmtree(old)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: expected readable JSON, got {error}; delete this folder to go on without it") from error
+        raise UserError(
+            f"{path}: expected readable JSON, got {error}; delete its folder to go on without it"
+        ) from error
     return found
 
 

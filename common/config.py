@@ -7,9 +7,9 @@ Fields whose value the papers do not state say so ("ours").
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 SHAPES_POLICY = "common/shapes/policy"
 
@@ -18,6 +18,15 @@ class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def by_kind(default: str) -> Discriminator:
+    """Picks a member of a union of sections by its `kind`, so that `--model.tuning.r 8` alone is an error about r."""
+
+    def kind_of(value: Any) -> Any:
+        return value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", None)
+
+    return Discriminator(kind_of)
 
 
 class Full(Section):
@@ -36,7 +45,7 @@ class Lora(Section):
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-Tuning = Annotated[Full | Lora, Field(discriminator="kind")]
+Tuning = Annotated[Annotated[Full, Tag("full")] | Annotated[Lora, Tag("lora")], by_kind("full")]
 
 
 class Model(Section):
@@ -70,7 +79,9 @@ class PairFile(Section):
     path: str
 
 
-PromptSource = Annotated[ShapesPrompts | PromptFile, Field(discriminator="kind")]
+PromptSource = Annotated[
+    Annotated[ShapesPrompts, Tag("shapes")] | Annotated[PromptFile, Tag("file")], by_kind("shapes")
+]
 
 
 class Data(Section):
@@ -78,14 +89,13 @@ class Data(Section):
 
     prompts: PromptSource = ShapesPrompts()
     offline: PairFile | None = None
-    images: str | None = Field(None, description="image store of the run; default: RUN_DIR/images")
 
 
 class EngineOptions(Section):
     """vLLM engine arguments that people tune."""
 
     max_num_seqs: int = Field(64, ge=1)
-    kv_cache_bytes: int | None = Field(64 << 20, description="None leaves the size to vLLM (GPU)")
+    kv_cache_bytes: int = Field(64 << 20, ge=0, description="0 leaves the size to vLLM (GPU)")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     tensor_parallel_size: int = Field(1, ge=1)
     block_size: int | None = None
@@ -238,6 +248,15 @@ class RunConfig(Section):
     loop: Loop = Loop()
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _checkpoints_follow_a_publish(self) -> RunConfig:
+        if self.checkpoint.interval % self.loop.publish_interval:
+            raise ValueError(
+                f"checkpoint.interval must be a multiple of loop.publish_interval, got {self.checkpoint.interval} and "
+                f"{self.loop.publish_interval}; change one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _offline_present(self) -> RunConfig:

@@ -39,13 +39,24 @@ def validate(tree: dict[str, Any]) -> RunConfig:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        location = [str(part) for part in first["loc"]]
+        location = _location(first["loc"], tree)
         key = ".".join(location)
         if first["type"] == "extra_forbidden":
             raise UserError(f"unknown config key {key}{_nearest(location)}") from error
         message = first["msg"].removeprefix("Value error, ")
         got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
         raise UserError(f"{key}: {message}{got}" if key else message) from error
+
+
+def _location(loc: Sequence[int | str], tree: Any) -> list[str]:
+    """The key as the user wrote it: pydantic's own path names the chosen kind of a union as well."""
+    location: list[str] = []
+    for index, part in enumerate(loc):
+        known = isinstance(tree, dict) and part in tree
+        if known or index == len(loc) - 1:
+            location.append(str(part))
+        tree = tree[part] if known else tree
+    return location
 
 
 def describe_keys() -> str:

@@ -11,6 +11,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def is_tower(name: str) -> bool:
     return name.startswith((_TOWER, "visual.")) and not name.startswith("visual.merger")
 
 
-def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
     """Arrays by hub name, sharing memory with contiguous CPU tensors.
 
     A tied `lm_head` is sent explicitly: engines keep a packed copy of it which would stay stale without a word.
@@ -74,7 +75,7 @@ def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:  # ty
     return arrays
 
 
-def from_array(name: str, array: np.ndarray) -> tuple[str, torch.Tensor]:  # type: ignore[type-arg]
+def from_array(name: str, array: np.ndarray[Any, Any]) -> tuple[str, torch.Tensor]:
     """Hub name and tensor of one travelling array. Read-only arrays are shared: do not write to the result."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

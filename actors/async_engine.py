@@ -1,0 +1,59 @@
+"""vLLM with its engine core in a process of its own: sampling goes on while this process prepares prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from actors.engine_arguments import engine_arguments
+from actors.vllm_api import AsyncEngineArgs, AsyncLLM, RequestOutput, SamplingParams, parse_model_prompt
+from actors.vllm_engine import VllmEngine
+from common.chat import ChatEncoder
+from common.config import Model, Rollout
+
+
+class AsyncVllmEngine(VllmEngine):
+    """The default engine. Construct it inside the event loop that uses it."""
+
+    def __init__(
+        self, model: Model, rollout: Rollout, *, seed: int = 0, probe_tolerance: float = 1e-3, timeout_s: float = 600
+    ) -> None:
+        encoder = ChatEncoder(model.path, model.max_length)
+        super().__init__(model, encoder, probe_tolerance=probe_tolerance, timeout_s=timeout_s)
+        arguments = engine_arguments(model, rollout, encoder, seed)
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_log_requests=False))
+
+    async def _render(self, payload: dict[str, Any]) -> Any:
+        parsed = parse_model_prompt(self._llm.model_config, payload)
+        (rendered,) = await self._llm.renderer.render_cmpl_async([parsed])
+        return rendered
+
+    async def _submit(self, request_id: str, rendered: Any, params: SamplingParams) -> Awaitable[RequestOutput]:
+        queue = await self._llm.add_request(request_id, rendered, params)
+
+        async def finished() -> RequestOutput:
+            try:
+                while not (output := await queue.get()).finished:
+                    pass
+                assert isinstance(output, RequestOutput)
+                return output
+            finally:
+                queue.close()
+
+        return finished()
+
+    async def _abort(self, request_ids: Sequence[str]) -> None:
+        await self._llm.abort(list(request_ids))
+
+    async def _swap(self, path: str, version: str) -> str:
+        llm = self._llm
+        await llm.pause_generation(mode="keep", clear_cache=True)
+        try:
+            await llm.collective_rpc("swap_weights", self._timeout_s, (path,))
+            await llm.update_weight_version(version)
+            return str(await llm.get_weight_version())
+        finally:
+            await llm.resume_generation()
+
+    async def close(self) -> None:
+        self._llm.shutdown()

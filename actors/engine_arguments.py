@@ -1,0 +1,48 @@
+"""The vLLM engine arguments of a configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.requests import MAX_IMAGES
+from actors.vllm_api import current_platform
+from actors.weight_receiver import BACKEND, EXTENSION
+from common.chat import ChatEncoder
+from common.config import Model, Rollout
+
+
+def engine_arguments(model: Model, rollout: Rollout, encoder: ChatEncoder, seed: int) -> dict[str, Any]:
+    """vLLM engine arguments. One position more than `max_length`, so that a full-length sequence can be scored."""
+    options = rollout.engine
+    arguments: dict[str, Any] = {
+        "model": str(model.path),
+        "dtype": model.dtype,
+        "seed": seed,
+        "max_model_len": model.max_length + 1,
+        "max_num_seqs": options.max_num_seqs,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "enforce_eager": options.enforce_eager,
+        "generation_config": "vllm",  # no sampling defaults of the model directory
+        "limit_mm_per_prompt": {"image": MAX_IMAGES} | ({"video": 0} if _has_video(encoder) else {}),
+        "skip_mm_profiling": True,
+        "mm_processor_cache_gb": 1,
+        "enable_mm_embeds": True,
+        "disable_log_stats": True,
+        "weight_transfer_config": {"backend": BACKEND},
+        "worker_extension_cls": EXTENSION,
+    }
+    if options.block_size is not None:
+        arguments["block_size"] = options.block_size
+    if options.kv_cache_bytes:
+        arguments["kv_cache_memory_bytes"] = options.kv_cache_bytes
+    if current_platform.is_cpu():
+        # Room for every sequence at full length: a seeded request that is prefilled in parts crashes vLLM on CPU,
+        # which cannot wind back a CPU generator ("CPU Generator does not use offset").
+        arguments["max_num_batched_tokens"] = options.max_num_seqs * arguments["max_model_len"]
+    else:
+        arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
+    return arguments
+
+
+def _has_video(encoder: ChatEncoder) -> bool:
+    return getattr(encoder.config, "video_token_id", None) is not None

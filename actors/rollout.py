@@ -1,0 +1,99 @@
+"""The rollout worker: one engine behind a plain class that the cluster turns into an actor."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from common.config import RunConfig
+from common.images import ImageStore
+from common.protocols import Engine, GenerationRequest, Tensors
+from common.records import Dropped, LoadReport, Message, Part, Prompt, RolloutGroup, WeightManifest
+from common.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from actors.vllm_engine import VllmEngine
+
+
+class RolloutWorker:
+    """Generates, scores and loads weights. `model_path` takes the place of `config.model.path`, for evaluation.
+
+    vLLM is imported in `start`, after the number of threads of this worker and of its engine's process is set.
+    """
+
+    def __init__(self, config: RunConfig, index: int, model_path: str | None = None) -> None:
+        self._config = config
+        self._index = index
+        self._model = config.model if model_path is None else config.model.model_copy(update={"path": model_path})
+        self._engine: VllmEngine | None = None
+
+    async def start(self) -> dict[str, Any]:
+        """Start the engine and let it answer about a blank image, which compares its prompt with the processor's.
+
+        Returns:
+            `engine`, `vllm`, `platform`, `weight_version`, `num_image_tokens` (of a 64 x 64 image), `num_threads`.
+        """
+        config, num_threads = self._config, max(1, int(self._config.rollout.num_cpus))
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        import torch
+
+        torch.set_num_threads(num_threads)
+        from actors.engines import make_engine
+        from actors.vllm_api import VERSION, current_platform
+
+        engine = self._engine = make_engine(
+            self._model,
+            config.rollout,
+            seed=derive_seed(config.run.seed, "rollout", self._index),
+            probe_tolerance=config.loop.probe_tolerance,
+            timeout_s=config.loop.call_timeout_s,
+        )
+        (group,) = await _greet(engine)
+        if isinstance(group, Dropped):
+            raise RuntimeError(f"rollout worker {self._index}: expected an answer at start, got {group.detail}")
+        return {
+            "engine": type(engine).__name__,
+            "vllm": VERSION,
+            "platform": str(current_platform.device_type),
+            "weight_version": engine.weight_version,
+            "num_image_tokens": group.num_image_tokens,
+            "num_threads": num_threads,
+        }
+
+    @property
+    def engine(self) -> Engine:
+        """The running engine."""
+        if self._engine is None:
+            raise RuntimeError(f"rollout worker {self._index}: expected start() before other calls, got none; call it")
+        return self._engine
+
+    async def generate(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
+        """One result per request, in order."""
+        return await self.engine.generate(requests)
+
+    async def token_logprobs(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """Log-prob (nats) of each token of a given response under the current weights."""
+        return await self.engine.token_logprobs(prompt, token_ids)
+
+    async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
+        """Swap the engine's weights and prove them."""
+        return await self.engine.load_weights(manifest, tensors)
+
+    async def close(self) -> None:
+        """Stop the engine; its process ends with it."""
+        if self._engine is not None:
+            await self._engine.close()
+            self._engine = None
+
+
+async def _greet(engine: Engine) -> list[RolloutGroup | Dropped]:
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        image = ImageStore(Path(folder)).add(Image.new("RGB", (64, 64), "white"))
+        message = Message("user", (Part("image"), Part("text", "What is in the image?")))
+        request = GenerationRequest("hello", Prompt("hello", (message,), (image,)), 1, temperature=0.0, max_tokens=2)
+        return await engine.generate([request])

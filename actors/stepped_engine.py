@@ -1,0 +1,75 @@
+"""vLLM in this process, stepped by a task of ours: the same requests give the same tokens, step by step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from actors.engine_arguments import engine_arguments
+from actors.vllm_api import EngineArgs, LLMEngine, RequestOutput, SamplingParams, parse_model_prompt
+from actors.vllm_engine import VllmEngine
+from common.chat import ChatEncoder
+from common.config import Model, Rollout
+
+
+class SteppedVllmEngine(VllmEngine):
+    """Requests of one call are enqueued in order before the next step; weights change between two steps."""
+
+    def __init__(
+        self, model: Model, rollout: Rollout, *, seed: int = 0, probe_tolerance: float = 1e-3, timeout_s: float = 600
+    ) -> None:
+        encoder = ChatEncoder(model.path, model.max_length)
+        super().__init__(model, encoder, probe_tolerance=probe_tolerance, timeout_s=timeout_s)
+        arguments = engine_arguments(model, rollout, encoder, seed)
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, async_scheduling=False))
+        self._waiting: dict[str, asyncio.Future[RequestOutput]] = {}
+        self._stepper: asyncio.Task[None] | None = None
+
+    async def _render(self, payload: dict[str, Any]) -> Any:
+        engine = self._engine
+        (rendered,) = engine.renderer.render_cmpl([parse_model_prompt(engine.model_config, payload)])
+        return rendered
+
+    async def _submit(self, request_id: str, rendered: Any, params: SamplingParams) -> Awaitable[RequestOutput]:
+        future: asyncio.Future[RequestOutput] = asyncio.get_running_loop().create_future()
+        self._engine.add_request(request_id, rendered, params)
+        self._waiting[request_id] = future
+        if self._stepper is None or self._stepper.done():
+            self._stepper = asyncio.create_task(self._run())
+        return future
+
+    async def _run(self) -> None:
+        """Step while there is work, letting others run between steps."""
+        try:
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    assert isinstance(output, RequestOutput)
+                    if output.finished and (future := self._waiting.pop(output.request_id, None)) is not None:
+                        future.set_result(output)
+                await asyncio.sleep(0)
+        except Exception as error:
+            for future in self._waiting.values():
+                future.set_exception(error)
+            self._waiting.clear()
+
+    async def _abort(self, request_ids: Sequence[str]) -> None:
+        for request_id in request_ids:
+            if (future := self._waiting.pop(request_id, None)) is not None:
+                future.cancel()
+        self._engine.abort_request(list(request_ids))
+
+    async def _swap(self, path: str, version: str) -> str:
+        engine = self._engine
+        engine.collective_rpc("swap_weights", args=(path,))
+        engine.set_weight_version(version)
+        engine.reset_prefix_cache(reset_running_requests=True)
+        engine.reset_mm_cache()
+        engine.reset_encoder_cache()
+        return str(engine.get_weight_version())
+
+    async def close(self) -> None:
+        if self._stepper is not None:
+            self._stepper.cancel()
+        self._engine.renderer.shutdown()
+        self._engine.engine_core.shutdown()

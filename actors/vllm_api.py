@@ -1,0 +1,50 @@
+"""The only file that imports vLLM, and what of it the rooms use. Its environment must be set before the import."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in-process engine; AsyncLLM has a process of its own
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # a torch.compile in the log-prob op costs 12-35 s on CPU
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # every role on its own core: OMP_NUM_THREADS decides
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+import vllm
+from vllm import LLM, SamplingParams
+from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.platforms import current_platform
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.llm_engine import LLMEngine
+
+VERSION: str = vllm.__version__
+
+__all__ = [
+    "LLM",
+    "VERSION",
+    "AsyncEngineArgs",
+    "AsyncLLM",
+    "CompletionOutput",
+    "EngineArgs",
+    "LLMEngine",
+    "RequestOutput",
+    "RequestOutputKind",
+    "SamplingParams",
+    "WeightTransferEngine",
+    "WeightTransferEngineFactory",
+    "WeightTransferInitInfo",
+    "WeightTransferUpdateInfo",
+    "current_platform",
+    "finalize_layerwise_reload",
+    "initialize_layerwise_reload",
+    "parse_model_prompt",
+]

@@ -1,0 +1,150 @@
+"""What both vLLM engines share: requests in, groups out, weights swapped and proven.
+
+    generate        build -> render (vLLM expands image tokens) -> check -> submit -> await -> RolloutGroup
+    load_weights    check arrays -> shared memory -> swap between two steps, caches dropped -> version echo -> probe
+
+Rendering and submitting exclude a swap, sampling does not: what runs goes on under the new weights, its prefix
+recomputed. Otherwise vLLM's two multimodal caches (here and in the engine) could be emptied apart from each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+import torch
+
+from actors.requests import PromptBuilder, sampling_params, scoring_params, to_group, token_logprobs
+from actors.vision_features import VisionFeatures
+from actors.vllm_api import RequestOutput, SamplingParams
+from actors.weight_sender import check_tensors, shared_file
+from common.chat import ChatEncoder, PromptError
+from common.config import Model
+from common.images import ImageError
+from common.protocols import GenerationRequest, Tensors
+from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
+from common.weights import checkpoint_shapes
+
+
+class VllmEngine(ABC):
+    """Implements common.protocols.Engine over one vLLM engine; subclasses say where it runs."""
+
+    def __init__(self, model: Model, encoder: ChatEncoder, *, probe_tolerance: float, timeout_s: float) -> None:
+        self.encoder = encoder
+        self._model = model
+        self._probe_tolerance = probe_tolerance
+        self._timeout_s = timeout_s
+        self._features = VisionFeatures(encoder, getattr(torch, model.dtype))
+        self._builder = PromptBuilder(encoder, self._features)
+        self._shapes = checkpoint_shapes(model.path)
+        self._swap_lock = asyncio.Lock()
+        self._ids = (str(number) for number in itertools.count())
+        self._version = 0
+
+    @property
+    def weight_version(self) -> int:
+        return self._version
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[RolloutGroup | Dropped]:
+        """One result per request, in order."""
+        started: list[tuple[str, Awaitable[RequestOutput]] | Dropped] = []
+        try:
+            started.extend([await self._start(request) for request in requests])
+            return [
+                entry if isinstance(entry, Dropped) else to_group(request, await entry[1], self.encoder)
+                for request, entry in zip(requests, started, strict=True)
+            ]
+        except BaseException:
+            await self._abort([entry[0] for entry in started if not isinstance(entry, Dropped)])
+            raise
+
+    async def token_logprobs(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """Log-prob (nats) of each token of a given response. Raises PromptError, ImageError when it cannot be run."""
+        async with self._swap_lock:
+            return await self._score(prompt, token_ids)
+
+    async def load_weights(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
+        """Swap the weights and prove them.
+
+        Raises:
+            UserError: the tensors are not what the manifest and the model say; the old weights stay.
+            RuntimeError: the engine echoes another version, disagrees with the probe, or takes too long.
+        """
+        started = time.perf_counter()
+        frozen = self._model.freeze_vision
+        await asyncio.to_thread(check_tensors, manifest, tensors, self._shapes, frozen)
+        try:
+            async with asyncio.timeout(self._timeout_s), self._swap_lock:
+                with shared_file(tensors) as path:
+                    echo = await self._swap(str(path), str(manifest.version))
+                if echo != str(manifest.version):
+                    raise RuntimeError(
+                        f"weights {manifest.version}: expected the engine to echo this version, got {echo}; restart it"
+                    )
+                self._version = manifest.version
+                self._features.load(tensors)
+                error = await self._prove(manifest)
+        except TimeoutError as late:
+            raise RuntimeError(
+                f"weights {manifest.version}: expected a load within {self._timeout_s:g} s, got none; see the engine's "
+                "log or raise loop.call_timeout_s"
+            ) from late
+        return LoadReport(manifest.version, error, time.perf_counter() - started)
+
+    async def _prove(self, manifest: WeightManifest) -> float | None:
+        if (probe := manifest.probe) is None:
+            return None
+        found = await self._score(probe.prompt, probe.token_ids)
+        error = max(abs(ours - theirs) for ours, theirs in zip(found, probe.token_logprobs, strict=True))
+        if not error <= self._probe_tolerance:
+            raise RuntimeError(
+                f"weights {manifest.version}: expected the learner's log-probs within loop.probe_tolerance = "
+                f"{self._probe_tolerance:g}, got a difference of {error:.3g}; engine and learner run different weights"
+            )
+        return error
+
+    async def _start(self, request: GenerationRequest) -> tuple[str, Awaitable[RequestOutput]] | Dropped:
+        """Hand a request to the engine, or say why not."""
+        encoder = self.encoder
+        suffix = encoder.encode_response(request.prefix)[:-1] if request.prefix else ()
+        try:
+            async with self._swap_lock:
+                built = self._builder.build(request.prompt, suffix, request.visible_image_tokens)
+                rendered = await self._render(built.payload)
+                num_tokens = len(rendered["prompt_token_ids"])
+                self._builder.check(built, rendered["prompt_token_ids"])
+                params = sampling_params(request, encoder.max_length - num_tokens, encoder.media_token_ids)
+                request_id = next(self._ids)
+                return request_id, await self._submit(request_id, rendered, params)
+        except (PromptError, ImageError) as error:
+            return Dropped(request.id, error.reason, str(error))
+
+    async def _score(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[float, ...]:
+        if not token_ids or set(token_ids) & set(self.encoder.media_token_ids):
+            raise PromptError("response", f"prompt {prompt.id}: expected a response of text tokens, got {token_ids}")
+        rendered = await self._render(self._builder.build(prompt, token_ids[:-1]).payload)
+        rendered["prompt_token_ids"] = [*rendered["prompt_token_ids"], token_ids[-1]]
+        output = await (await self._submit(next(self._ids), rendered, scoring_params()))
+        return token_logprobs(output, token_ids)
+
+    @abstractmethod
+    async def _render(self, payload: dict[str, Any]) -> Any:
+        """vLLM's own form of a prompt, image tokens expanded in `prompt_token_ids`."""
+
+    @abstractmethod
+    async def _submit(self, request_id: str, rendered: Any, params: SamplingParams) -> Awaitable[RequestOutput]:
+        """Enqueue; what comes back gives the finished output when awaited."""
+
+    @abstractmethod
+    async def _abort(self, request_ids: Sequence[str]) -> None: ...
+
+    @abstractmethod
+    async def _swap(self, path: str, version: str) -> str:
+        """Load a weight file between two steps and drop prefix, multimodal and encoder caches; the version's echo."""
+
+    @abstractmethod
+    async def close(self) -> None: ...

@@ -1,0 +1,225 @@
+"""One run from its config to its scorecard: start the workers, measure the start policy, train, measure the result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from actors.rollout import RolloutWorker
+from cluster.admission import Admission
+from cluster.frontier import Frontier
+from cluster.loop import Loop, Progress, Workers
+from cluster.measure import evaluate, evaluation_prompts
+from cluster.online_pairs import OnlinePairs
+from cluster.placement import Bundle
+from cluster.producer import Producer
+from cluster.progress import ProgressReport
+from cluster.run_dir import RunDir, Saved
+from cluster.samples_page import write_samples
+from cluster.waiting import answers
+from common.chat import ChatEncoder
+from common.config import RunConfig, ShapesPrompts
+from common.datasets import read_pairs, read_prompts
+from common.errors import UserError
+from common.images import ImageStore
+from common.journal import Journal
+from common.metrics import MetricsWriter
+from common.paths import replace_directory, replace_file
+from common.protocols import Handle, Runtime
+from common.records import Dropped, Prompt
+from common.shapes.prompts import caption_prompts
+from learner.learner import Learner
+from learner.mixture import build_mixture
+from learner.replay import ReplayBuffer
+from reward.scorecard import Answers, Scorecard
+from reward.worker import RewardWorker
+
+_ANSWERS = TypeAdapter(Answers)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTypes:
+    """The classes that become actors; tests put fakes here."""
+
+    rollout: type = RolloutWorker
+    reward: type = RewardWorker
+    learner: type = Learner
+
+
+class Experiment:
+    """The controller's side of one run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        runtime: Runtime,
+        bundles: Sequence[Bundle],
+        types: WorkerTypes | None = None,
+    ) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.runtime = runtime
+        self._bundles = bundles
+        self._types = types or WorkerTypes()
+        self._pairs = OnlinePairs(run_dir.path / "pairs")
+        self._scenes = ImageStore(run_dir.path / "evaluation" / "images")
+        self._journal = Journal(run_dir.path / "journal" / "events.jsonl")
+
+    async def run(self) -> tuple[Scorecard, Scorecard]:
+        """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
+        saved = self.run_dir.latest()
+        prompts, offline = self._training_data()
+        workers = await self._start_workers()
+        baseline = await self._score("baseline", workers.rollout[0], workers.reward[0], None)
+        await self._train(saved, prompts, offline, workers)
+        for handle in (*workers.rollout, *workers.learner):
+            self.runtime.stop(handle)
+        self._take_best()
+        final_worker = self._spawn("rollout/0", self._types.rollout, self.config, 0, str(self.run_dir.policy))
+        await final_worker.call("start")
+        final = await self._score("final", final_worker, workers.reward[0], baseline[1])
+        self._report(baseline, final)
+        return baseline[0], final[0]
+
+    def _training_data(self) -> tuple[list[Prompt], list[Any]]:
+        """Prompts to sample from and offline pairs; rows that cannot be used are counted in the journal."""
+        config, dropped = self.config, list[Dropped]()
+        source = config.data.prompts
+        if isinstance(source, ShapesPrompts):
+            prompts = caption_prompts("train", source.count, source.seed, self._pairs.store)
+        else:
+            prompts = read_prompts(Path(source.path), dropped)
+        if not prompts:
+            raise UserError(f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows")
+        wants_offline = config.mixture.online_fraction < 1 and config.data.offline is not None
+        offline = read_pairs(Path(config.data.offline.path), dropped) if wants_offline and config.data.offline else []
+        for row in dropped:
+            self._journal.write("row", id=row.id, outcome=row.reason, detail=row.detail)
+        return prompts, offline
+
+    async def _start_workers(self) -> Workers:
+        """Start every actor at once and wait until each says that it is ready."""
+        config, types, ranks = self.config, self._types, self.config.learner.num_ranks
+        learner = [self._spawn(f"learner/{i}", types.learner, config, i, ranks) for i in range(ranks)]
+        rollout = [self._spawn(f"rollout/{i}", types.rollout, config, i) for i in range(config.rollout.num_workers)]
+        reward = [self._spawn(f"reward/{i}", types.reward, config) for i in range(config.reward.num_workers)]
+        address = await learner[0].call("rendezvous")
+        starting = [handle.call("start", *address) for handle in learner] + [h.call("start") for h in rollout]
+        ready = await answers(starting, config.loop.call_timeout_s, "a worker that starts")
+        self._journal.write("start", workers=ready)
+        return Workers(rollout, reward, learner)
+
+    def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
+        bundle = next(bundle for bundle in self._bundles if bundle.name == name)
+        return self.runtime.spawn(worker, *args, name=name, num_cpus=bundle.num_cpus, num_gpus=bundle.num_gpus)
+
+    async def _train(self, saved: Saved | None, prompts: list[Prompt], offline: list[Any], workers: Workers) -> None:
+        config, seed = self.config, self.config.run.seed
+        buffer = ReplayBuffer(offline, seed)
+        mixture = build_mixture(config.mixture, config.learner.global_batch, seed)
+        progress = Progress()
+        if saved is not None:
+            progress = Progress(saved.step, saved.state["version"], saved.state["best_step"], saved.state["best_score"])
+            buffer.load_state_dict(saved.state["buffer"])
+            self._journal.write("resume", step=saved.step)
+        frontier = Frontier(prompts, seed, saved.state["frontier"] if saved else None)
+        admission = Admission(
+            lambda step: mixture.num_online(step - 1),
+            config.learner.num_steps,
+            config.loop.publish_interval,
+            config.loop.max_staleness,
+            progress.version,
+        )
+        producer = Producer(config, workers.reward, frontier, admission, buffer, self._journal, self._pairs)
+        if saved is not None:
+            admission.accepted = saved.state["accepted"]
+            producer.drops.update(saved.state["drops"])
+        validation, _ = evaluation_prompts(
+            "validation", config.evaluation.validation_scenes, config.evaluation, self._scenes
+        )
+        await self._set_probe(workers, (validation or prompts)[0])
+        metrics = MetricsWriter(self.run_dir.path, progress.step + 1)
+
+        async def validate(step: int) -> float:
+            card, _ = await self._ask(workers.rollout[0], workers.reward[0], (validation, []), None)
+            self._journal.write("validation", step=step, **card.model_dump(exclude={"intervals", "pope"}))
+            return card.selection
+
+        try:
+            with ProgressReport("training", config.learner.num_steps, progress.step) as bar:
+                loop = Loop(
+                    config, self.run_dir, workers, producer, mixture, self._journal, metrics, bar, validate, progress
+                )
+                if saved is not None:
+                    await asyncio.gather(*(rank.call("load", str(saved.learner)) for rank in workers.learner))
+                    await loop.publish(progress.version)
+                await loop.run()
+        finally:
+            metrics.close()
+            self._journal.sync()
+        self._pairs.finish()
+
+    async def _set_probe(self, workers: Workers, prompt: Prompt) -> None:
+        """The learner will find log-probs of this answer with each published version, the engine must find the same."""
+        encoder = ChatEncoder(self.config.model.path, self.config.model.max_length)
+        response = encoder.encode_response(prompt.reference or "yes")
+        await asyncio.gather(*(rank.call("set_probe", prompt, response) for rank in workers.learner))
+
+    async def _score(
+        self, name: str, rollout: Handle, reward: Handle, baseline: Answers | None
+    ) -> tuple[Scorecard, Answers]:
+        """The scorecard of what the engine holds now on the test split; kept on disk, so that a resume reads it."""
+        path = self.run_dir.path / "evaluation" / f"{name}.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            return Scorecard.model_validate(found["scorecard"]), _ANSWERS.validate_python(
+                found["answers"], strict=False
+            )
+        settings = self.config.evaluation
+        prompts = evaluation_prompts("test", settings.test_scenes, settings, self._scenes)
+        card, answers = await self._ask(rollout, reward, prompts, baseline, name)
+        content = {"scorecard": card.model_dump(mode="json"), "answers": _ANSWERS.dump_python(answers, mode="json")}
+        replace_file(path, json.dumps(content))
+        return card, answers
+
+    async def _ask(
+        self,
+        rollout: Handle,
+        reward: Handle,
+        prompts: tuple[list[Prompt], list[Prompt]],
+        baseline: Answers | None,
+        title: str | None = None,
+    ) -> tuple[Scorecard, Answers]:
+        async def generate(requests: Any) -> Any:
+            return await rollout.call("generate", requests)
+
+        async def judge(groups: Any) -> Any:
+            return await reward.call("judge", groups)
+
+        settings, limit = self.config.evaluation, self.config.rollout.max_tokens
+        if title is None:
+            return await evaluate(generate, judge, *prompts, baseline, settings, limit)
+        with ProgressReport(f"scoring {title}", sum(map(len, prompts))) as bar:
+            return await evaluate(generate, judge, *prompts, baseline, settings, limit, lambda n: bar.advance(count=n))
+
+    def _take_best(self) -> None:
+        """`policy/` is the checkpoint that validation picked."""
+        saved = self.run_dir.latest()
+        assert saved is not None, "the last step always leaves a checkpoint"
+        best = self.run_dir.checkpoint(saved.state["best_step"]) / "policy"
+        with replace_directory(self.run_dir.policy) as folder:
+            shutil.copytree(best, folder, dirs_exist_ok=True)
+
+    def _report(self, baseline: tuple[Scorecard, Answers], final: tuple[Scorecard, Answers]) -> None:
+        path, shown = self.run_dir.path, self.config.evaluation.samples_shown
+        write_samples(path / "samples.html", final, baseline, shown, f"{path.name}: test scenes before and after")
+        cards = {"baseline": baseline[0].model_dump(mode="json"), "final": final[0].model_dump(mode="json")}
+        replace_file(path / "scorecard.json", json.dumps(cards, indent=2) + "\n")

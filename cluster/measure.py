@@ -1,0 +1,93 @@
+"""A policy's scorecard: ask greedily, measure, compare with the start policy. Knows neither Ray nor vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from common.config import Evaluation
+from common.images import ImageStore
+from common.protocols import GenerationRequest
+from common.records import Dropped, Prompt, RolloutGroup, Verdict
+from common.shapes.prompts import caption_prompts, question_prompts
+from common.shapes.scenes import Split
+from reward.scorecard import Answers, Scorecard, make_scorecard, win_of
+
+Generate: TypeAlias = Callable[[list[GenerationRequest]], Awaitable[list[RolloutGroup | Dropped]]]
+JudgeAll: TypeAlias = Callable[[list[RolloutGroup]], Awaitable[list[Verdict | Dropped]]]
+
+CHUNK = 64
+"""Prompts per call of a rollout worker: enough to fill its engine, few enough to see progress."""
+
+SEED = 0
+"""The scenes of an evaluation are the same in every run, whatever its seed."""
+
+
+async def evaluate(
+    generate: Generate,
+    judge: JudgeAll,
+    captions: Sequence[Prompt],
+    questions: Sequence[Prompt],
+    baseline: Answers | None,
+    settings: Evaluation,
+    max_tokens: int = 96,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> tuple[Scorecard, Answers]:
+    """Ask greedily, measure, and compare captions with those of the start policy.
+
+    Args:
+        baseline: answers of the start policy to the same prompts; None says that this is the start policy.
+        on_progress: called with the number of prompts answered since its last call.
+
+    Returns:
+        The scorecard and the answers, which serve as `baseline` of the next policy. What could not be generated or
+        judged is counted in `scorecard.dropped`.
+    """
+    told, lost = await _ask(generate, captions, max_tokens, on_progress)
+    answered, lost_too = await _ask(generate, questions, max_tokens, on_progress)
+    answers = Answers(told, answered, (*lost, *lost_too))
+    wins, failed = (None, []) if baseline is None else await _compare(judge, answers, baseline)
+    return make_scorecard(answers, wins, settings.bootstrap_samples, failed), answers
+
+
+def evaluation_prompts(
+    split: Split, scenes: int, settings: Evaluation, store: ImageStore
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Caption and question prompts of the first `scenes` scenes of a split."""
+    questions = question_prompts(split, scenes, SEED, store, settings.questions_per_scene)
+    return caption_prompts(split, scenes, SEED, store), questions
+
+
+async def _ask(
+    generate: Generate, prompts: Sequence[Prompt], max_tokens: int, on_progress: Callable[[int], None]
+) -> tuple[tuple[RolloutGroup, ...], list[Dropped]]:
+    groups: list[RolloutGroup] = []
+    dropped: list[Dropped] = []
+    requests = [GenerationRequest(f"evaluation/{prompt.id}", prompt, 1, 0.0, max_tokens) for prompt in prompts]
+    for start in range(0, len(requests), CHUNK):
+        chunk = requests[start : start + CHUNK]
+        for _, result in zip(chunk, await generate(chunk), strict=True):
+            if isinstance(result, Dropped):
+                dropped.append(result)
+            else:
+                groups.append(result)
+        on_progress(len(chunk))
+    return tuple(groups), dropped
+
+
+async def _compare(judge: JudgeAll, answers: Answers, baseline: Answers) -> tuple[dict[str, float], list[Dropped]]:
+    """Caption prompt id -> win of `answers` over `baseline`, and the comparisons that failed."""
+    before = {group.prompt.id: group.completions[0] for group in baseline.captions}
+    both = [group for group in answers.captions if group.prompt.id in before]
+    versus = [replace(group, completions=(group.completions[0], before[group.prompt.id])) for group in both]
+    wins: dict[str, float] = {}
+    dropped = [Dropped(g.id, "no_baseline") for g in answers.captions if g.prompt.id not in before]
+    for start in range(0, len(versus), CHUNK):
+        chunk = versus[start : start + CHUNK]
+        for group, verdict in zip(chunk, await judge(chunk), strict=True):
+            if isinstance(verdict, Dropped):
+                dropped.append(verdict)
+            else:
+                wins[group.prompt.id] = win_of(verdict)
+    return wins, dropped

@@ -1,0 +1,54 @@
+"""What a finished run came to, for the terminal: `python -m cluster.report RUN_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UserError
+
+
+def print_report(run_dir: Path) -> None:
+    """The scorecard before and after as a table, and where to look further.
+
+    Raises:
+        UserError: the directory holds no finished run.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster.samples_page import metric_rows
+    from reward.scorecard import Scorecard
+
+    path = run_dir / "scorecard.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected the scorecard of a finished run, got {error}; resume the run") from error
+    cards = [Scorecard.model_validate(found[name]) for name in ("baseline", "final")]
+    table = Table("test scenes", "start", "final", "", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name, better, _, cells in metric_rows(cards):
+        table.add_row(name, *(f"{v}  [dim]{bounds}[/dim]" for v, bounds in cells), better and f"{better} is better")
+    console = Console()
+    console.print(table)
+    console.print(f"look: {run_dir / 'samples.html'}   curves: tensorboard --logdir {run_dir / 'tensorboard'}")
+    console.print(f"policy: {run_dir / 'policy'}   (transformers and `vllm serve` load it)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report of a run."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.report", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    try:
+        print_report(parser.parse_args(arguments).run_dir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

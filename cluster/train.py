@@ -1,0 +1,73 @@
+"""Align a policy: `python -m cluster.train PRESET.toml [--section.key value …]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.placement import describe, plan
+from common.errors import UserError, plain_message
+from common.overrides import describe_keys, load_config
+
+if TYPE_CHECKING:
+    from common.config import RunConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Status 0 on success, 1 on a failed run, 2 on bad input, 130 when interrupted."""
+    options, overrides = _parser().parse_known_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        config = load_config(options.preset, overrides)
+        if options.dry_run:
+            print(describe(plan(config)))
+            return 0
+        return _run(config, options.resume)
+    except UserError as error:
+        print(f"error: {plain_message(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.train",
+        description="Online, offline or mixed DPO of a multimodal model on Ray, vLLM and DeepSpeed.",
+        epilog=f"config keys:\n{describe_keys()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("preset", type=Path, nargs="?", help="TOML file of config keys, such as cluster/configs/*.toml")
+    parser.add_argument("--resume", action="store_true", help="continue the run in run.dir, or start it")
+    parser.add_argument("--dry-run", action="store_true", help="print which actor gets which CPUs and GPUs, and stop")
+    return parser
+
+
+def _run(config: RunConfig, resume: bool) -> int:
+    from cluster.run_dir import RunDir
+
+    run_dir = RunDir(config, resume)
+    if not (run_dir.path / "scorecard.json").exists():
+        from cluster.experiment import Experiment
+        from cluster.ray_runtime import RayRuntime
+
+        bundles = plan(config)
+        runtime = RayRuntime(config.cluster, bundles)
+        try:
+            asyncio.run(Experiment(config, run_dir, runtime, bundles).run())
+        finally:
+            runtime.shutdown()
+    from cluster.report import print_report
+
+    print_report(run_dir.path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

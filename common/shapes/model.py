@@ -1,0 +1,186 @@
+"""The tiny policy's parts: a LLaVA-1.5 configuration, a lossless tokenizer and the processor that ties them.
+
+    picture 72 x 72 -> 6 x 6 patches of 12 px (four per grid cell) + CLS, CLS dropped -> projector -> Llama
+
+How text maps to tokens, the whole rule:
+
+    full text   <s>USER: <image>\\nDescribe the image. ASSISTANT:\\nThere is a red circle at the top.</s>
+    prompt ids  tokenizer.encode(prompt text), <image> repeated once per visual token (the template writes <s> itself)
+    response    tokenizer.encode(response text) + [eos]; no leading space, no special token is added by the tokenizer
+    and         encode(prompt) + encode(response) == encode(prompt + response), because the template ends in a newline,
+                which always is a token of its own before text
+
+Decoding with `skip_special_tokens=True` gives the response text back, character by character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from common.shapes.language import CAPTION_PROMPTS, caption
+from common.shapes.questions import answer_text, ask
+from common.shapes.render import IMAGE_SIZE
+from common.shapes.scenes import COLOURS, NUM_CELLS, SHAPES, Scene, SceneObject
+
+PATCH_PIXELS = 12
+PATCHES_PER_SIDE = IMAGE_SIZE // PATCH_PIXELS
+NUM_IMAGE_TOKENS = PATCHES_PER_SIDE**2
+MAX_POSITIONS = 1024
+PIXEL_MEAN = PIXEL_STD = 0.5
+
+BOS, EOS, PAD, IMAGE = "<s>", "</s>", "<pad>", "<image>"
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT:\n' if message['role'] == 'assistant' else '' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}"
+    "{{ eos_token if message['role'] == 'assistant' else ' ' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:\n' }}{% endif %}"
+)
+
+
+FIRST_TURN = BOS + "USER: {image}\n{question} ASSISTANT:\n"
+NEXT_TURN = "USER: {question} ASSISTANT:\n"
+"""What the template makes of a question with the picture and of one that follows an answer."""
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the world's text: every word the world knows is one token, any other text still is exact."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,
+        min_frequency=1,
+        special_tokens=[BOS, EOS, PAD, IMAGE],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(_world_text(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        extra_special_tokens={"image_token": IMAGE},
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=MAX_POSITIONS,
+    )
+
+
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    images = CLIPImageProcessor(
+        size=side,
+        crop_size=side,
+        do_center_crop=False,
+        image_mean=[PIXEL_MEAN] * 3,
+        image_std=[PIXEL_STD] * 3,
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=PATCH_PIXELS,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """A policy with random weights, float32."""
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_PIXELS,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=MAX_POSITIONS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.get_vocab()[IMAGE],
+        image_seq_length=NUM_IMAGE_TOKENS,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    return LlavaForConditionalGeneration(config)
+
+
+def prompt_messages(question: str) -> list[dict[str, Any]]:
+    """The one-turn conversation that puts `question` to the policy about one picture."""
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+
+
+def save_policy(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path) -> None:
+    """Write a plain Hugging Face directory; weights under the hub's LLaVA-1.5 names, which vLLM reads as well."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = model.config
+    config.architectures, config.dtype = ["LlavaForConditionalGeneration"], torch.float32
+    config.save_pretrained(out)
+    model.generation_config.save_pretrained(out)
+    processor.save_pretrained(out)
+    weights = {_hub_name(name): value.detach().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
+
+
+def _hub_name(name: str) -> str:
+    if name.startswith("lm_head."):
+        return f"language_model.{name}"
+    name = name.removeprefix("model.")
+    if name.startswith("language_model."):
+        return name.replace("language_model.", "language_model.model.", 1)
+    if name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
+        return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
+    return name
+
+
+def _world_text() -> Iterator[str]:
+    """Every word of the world in every position it can take; repeated so that no merge is left out."""
+    for cell in range(NUM_CELLS):
+        for shape in SHAPES:
+            for colour in COLOURS:
+                one = Scene((SceneObject(cell, shape, colour),), 0)
+                yield f"{caption(one)} {caption(one)}"
+    for _ in range(10):
+        for question in (*CAPTION_PROMPTS, *map(ask, SHAPES)):
+            for answer in ("yes", "no"):
+                yield f"USER: \n{question} ASSISTANT:\n{answer_text('yes' if answer == 'yes' else 'no')}"

@@ -1,0 +1,80 @@
+"""Yes/no questions about scenes in POPE's three splits, balanced: as many "yes" as "no" for every scene.
+
+The absent shapes that the "no" questions ask about are drawn
+    random        uniformly,
+    popular       from the most frequent shapes of biased data first,
+    adversarial   from the usual companions of what is present first.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, TypeAlias, get_args
+
+from common.shapes.scenes import PARTNERS, SHAPES, Scene, split_scenes
+
+PopeSplit: TypeAlias = Literal["random", "popular", "adversarial"]
+Answer: TypeAlias = Literal["yes", "no"]
+
+POPE_SPLITS: tuple[PopeSplit, ...] = get_args(PopeSplit)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, its true answer, the POPE split it belongs to and the shape it is about."""
+
+    text: str
+    answer: Answer
+    split: PopeSplit
+    shape: str
+
+
+def ask(shape: str) -> str:
+    return f"Is there a {shape} in the image?"
+
+
+def answer_text(answer: Answer) -> str:
+    """The answer as a policy is taught to write it: "Yes." or "No."."""
+    return f"{answer.capitalize()}."
+
+
+def questions(scene: Scene, split: PopeSplit, *, pairs: int = 1, seed: int = 0) -> list[Question]:
+    """Up to `pairs` "yes" and equally many "no" questions; fewer where too few shapes are present or absent."""
+    rng = random.Random(f"{scene.id}/{split}/{seed}")
+    present = list(scene.shapes)
+    rng.shuffle(present)
+    absent = rank_absent(scene, split, rng)
+    pairs = min(pairs, len(present), len(absent))
+    asked: list[tuple[str, Answer]] = []
+    for yes, no in zip(present[:pairs], absent[:pairs], strict=True):
+        asked += [(yes, "yes"), (no, "no")]
+    return [Question(ask(shape), answer, split, shape) for shape, answer in asked]
+
+
+def rank_absent(scene: Scene, split: PopeSplit, rng: random.Random) -> list[str]:
+    """Absent shapes, the one to ask about first at the front; ties fall by `rng`."""
+    absent = [shape for shape in SHAPES if shape not in scene.shapes]
+    rng.shuffle(absent)
+    if split == "popular":
+        counts = shape_counts()
+        absent.sort(key=lambda shape: -counts[shape])
+    elif split == "adversarial":
+        absent.sort(key=lambda shape: -_companionship(shape, scene.shapes))
+    return absent
+
+
+def _companionship(shape: str, present: Sequence[str]) -> int:
+    """2 for the usual partner of something present, 1 for an anchor whose partner is present, else 0."""
+    if any(PARTNERS.get(other) == shape for other in present):
+        return 2
+    return int(PARTNERS.get(shape) in present)
+
+
+@cache
+def shape_counts() -> Counter[str]:
+    """How often each shape occurs in 2,000 biased training scenes."""
+    return Counter(shape for scene in split_scenes("train", 2000, seed=0) for shape in scene.shapes)

@@ -1,0 +1,114 @@
+"""The two stages of the tiny policy: a tower that sees, then a language model that believes what it was told.
+
+    stage 1   tower + two linear heads: shape and colour of the cell around every patch, from clean labels
+    stage 2   projector + language model on the frozen tower: noisy captions of biased scenes
+    stage 3   the same with yes/no questions beside the captions; they too lean to what usually is there
+
+So what the policy gets wrong is not what it cannot see, it is what its training text said: the kind of error that
+preference training can cure.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+
+from common.shapes.batches import cell_classes, cell_of_patch, lesson, pixels, supervised_batch
+from common.shapes.language import NOISE_SHARE
+from common.shapes.render import render
+from common.shapes.scenes import COLOURS, SHAPES, stream_scenes
+
+DENSE = len(SHAPES)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Optimiser settings of one stage: AdamW, linear warm-up, cosine decay, clipping at norm 1."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+
+
+TOWER_STAGE = Stage(steps=600, batch_size=64, lr=1e-3)
+CAPTION_STAGE = Stage(steps=700, batch_size=64, lr=1.5e-3)
+QUESTION_STAGE = Stage(steps=300, batch_size=64, lr=1e-3)
+QUESTION_STAGE_CAPTIONS = 0.35
+"""Share of captions in stage 3. A caption has some thirty tokens to learn from, an answer one."""
+
+
+def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -> None:
+    """Teach the vision tower shape and colour per cell on unbiased, densely filled scenes of the training split."""
+    tower = model.model.vision_tower
+    width = tower.config.hidden_size
+    heads = nn.Linear(width, len(SHAPES) + 1), nn.Linear(width, len(COLOURS) + 1)
+    patch_cells = cell_of_patch()
+    scenes = stream_scenes("train", seed=seed, bias=0.0, max_drawn=DENSE)
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            batch = list(islice(scenes, stage.batch_size))
+            features = tower(pixels([render(scene) for scene in batch])).last_hidden_state[:, 1:]
+            yield sum(
+                (
+                    nn.functional.cross_entropy(head(features).flatten(0, 1), classes[:, patch_cells].flatten())
+                    for head, classes in zip(heads, cell_classes(batch), strict=True)
+                ),
+                start=torch.zeros(()),
+            )
+
+    trained = [*tower.parameters(), *heads[0].parameters(), *heads[1].parameters()]
+    _descend(trained, losses(), stage, "tower")
+
+
+def train_text(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    stage: Stage,
+    seed: int,
+    *,
+    captions: float,
+    noise: float = NOISE_SHARE,
+) -> None:
+    """Supervised fine-tuning of projector and language model on what training text says; the tower stays frozen."""
+    model.model.vision_tower.requires_grad_(False)
+    rng = random.Random(f"text/{seed}/{captions}")
+    scenes = stream_scenes("train", seed=rng.getrandbits(32))
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            seen = list(islice(scenes, stage.batch_size))
+            lessons = [lesson(scene, rng, captions=captions, noise=noise) for scene in seen]
+            batch = supervised_batch(tokenizer, seen, lessons)
+            yield model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                pixel_values=batch.pixel_values,
+                labels=batch.labels,
+            ).loss
+
+    name = "captions" if captions == 1.0 else "questions"
+    _descend([p for p in model.parameters() if p.requires_grad], losses(), stage, name)
+    model.requires_grad_(True)
+
+
+def _descend(parameters: list[nn.Parameter], losses: Iterator[Tensor], stage: Stage, name: str) -> None:
+    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, weight_decay=stage.weight_decay)
+    schedule = get_cosine_schedule_with_warmup(optimizer, stage.warmup_steps, stage.steps)
+    with tqdm(islice(losses, stage.steps), total=stage.steps, desc=name, mininterval=5.0) as progress:
+        for loss in progress:
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)

@@ -1,0 +1,72 @@
+"""How a global batch is split: by rank, then into micro-batches, the same number on every rank.
+
+Ranks that hold fewer pairs (some were refused), or whose micro-batch has no image while others have one, get a
+filler pair of weight 0: collectives inside forward and backward (ZeRO-2, ZeRO-3) then meet on all ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.records import Dropped, PreferencePair
+from learner.collate import Collator, EncodedPair
+from learner.ranks import gather
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Pairs of one forward; the last `num_fillers` of them weigh nothing."""
+
+    pairs: tuple[EncodedPair, ...]
+    num_fillers: int = 0
+
+    @property
+    def weights(self) -> list[float]:
+        """1 for a pair that counts, 0 for a filler."""
+        return [1.0] * (len(self.pairs) - self.num_fillers) + [0.0] * self.num_fillers
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """This rank's micro-batches; `num_pairs` and `dropped` are of the whole global batch, equal on all ranks."""
+
+    micro_batches: list[MicroBatch]
+    num_pairs: int
+    dropped: list[Dropped]
+
+
+def plan_batch(
+    pairs: Sequence[PreferencePair], collator: Collator, micro_batch: int, rank: int, world_size: int
+) -> BatchPlan:
+    """Encode this rank's share, agree on what is refused, and cut the share into micro-batches (collective)."""
+    encoded = {index: collator.encode(pairs[index]) for index in range(rank, len(pairs), world_size)}
+    mine = [pair for pair in encoded.values() if isinstance(pair, EncodedPair)]
+    facts = {index: pair if isinstance(pair, Dropped) else pair.has_media for index, pair in encoded.items()}
+    known = {index: fact for part in gather(facts, world_size) for index, fact in part.items()}
+    dropped = [fact for _, fact in sorted(known.items()) if isinstance(fact, Dropped)]
+    accepted = {index: fact for index, fact in sorted(known.items()) if not isinstance(fact, Dropped)}
+    if not accepted:
+        return BatchPlan([], 0, dropped)
+    if world_size == 1:
+        return BatchPlan(split(mine, micro_batch, -(-len(mine) // micro_batch), None), len(accepted), dropped)
+    largest = max(sum(index % world_size == other for index in accepted) for other in range(world_size))
+    filler_index = next((index for index, has_media in accepted.items() if has_media), next(iter(accepted)))
+    filler = encoded.get(filler_index) or collator.encode(pairs[filler_index])
+    assert isinstance(filler, EncodedPair), f"ranks disagree on pair {pairs[filler_index].id}: {filler}"
+    return BatchPlan(split(mine, micro_batch, -(-largest // micro_batch), filler), len(accepted), dropped)
+
+
+def split(
+    pairs: Sequence[EncodedPair], micro_batch: int, num_micro_batches: int, filler: EncodedPair | None
+) -> list[MicroBatch]:
+    """`num_micro_batches` micro-batches of up to `micro_batch` pairs, none without a row, none without wanted media."""
+    batches = []
+    for start in range(0, num_micro_batches * micro_batch, micro_batch):
+        chunk = tuple(pairs[start : start + micro_batch])
+        lacks_media = filler is not None and filler.has_media and not any(pair.has_media for pair in chunk)
+        if filler is not None and (not chunk or lacks_media):
+            batches.append(MicroBatch((*chunk, filler), 1))
+        else:
+            batches.append(MicroBatch(chunk))
+    return batches

@@ -1,0 +1,67 @@
+"""The learner's part of a run checkpoint: the engine's own files and one file per rank with what else is random.
+
+The caller makes the directory whole (written aside, renamed); here nothing is renamed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import UserError
+from common.protocols import TrainEngine
+
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    EOFError,
+    AssertionError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+
+
+def save(directory: Path, engine: TrainEngine, counters: dict[str, int]) -> None:
+    """Write this rank's part (collective)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    engine.save(directory / "engine")
+    state: dict[str, Any] = {
+        "world_size": engine.world_size,
+        "counters": counters,
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    torch.save(state, _rank_file(directory, engine.rank))
+
+
+def load(directory: Path, engine: TrainEngine) -> dict[str, int]:
+    """Put engine and random state back (collective); returns the counters (UserError when that cannot be)."""
+    file = _rank_file(directory, engine.rank)
+    if not file.is_file():
+        raise UserError(
+            f"checkpoint {directory}: expected {file.name}, got no such file; resume from another checkpoint, with "
+            "the learner.num_ranks it was written with"
+        )
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if state["world_size"] != engine.world_size:
+            raise ValueError(f"written by {state['world_size']} ranks, read by {engine.world_size}")
+        engine.load(directory / "engine")
+    except _DAMAGE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"checkpoint {directory}: expected the learner's saved state, got: {reason}; resume from an older one"
+        ) from error
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"]:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return dict(state["counters"])
+
+
+def _rank_file(directory: Path, rank: int) -> Path:
+    return directory / f"rank_{rank}.pt"

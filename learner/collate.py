@@ -1,0 +1,179 @@
+"""Preference pairs to tensors. What cannot be trained on is refused with its reason; nothing is ever cut.
+
+row 0 .. B-1     prompt of pair i + chosen response,   right-padded
+row B .. 2B-1    prompt of pair i + rejected response
+media tensors    the rows' own, one after the other in row order
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from common.chat import ChatEncoder, EncodedPrompt, PromptError
+from common.images import ImageError
+from common.records import Dropped, PreferencePair, Prompt, Response
+
+TOKEN_LEVEL = ("mm_token_type_ids", "token_type_ids")
+"""Processor outputs with one entry per prompt token: they go on with zeros over the response."""
+
+CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """`input_ids`, `attention_mask`, `response_mask` (bool) are [rows, columns]; `media` is what the model takes."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    response_mask: Tensor
+    media: dict[str, Tensor]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> RowBatch:
+        """The batch on a device; pixels in the model's dtype."""
+        media = {
+            name: value.to(device, dtype if value.is_floating_point() else None) for name, value in self.media.items()
+        }
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            response_mask=self.response_mask.to(device),
+            media=media,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A pair that can be trained on, with its prompt's tensors and both responses as tokens."""
+
+    pair: PreferencePair
+    prompt: EncodedPrompt
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+    @property
+    def has_media(self) -> bool:
+        """Whether the vision tower runs for this pair."""
+        return bool(self.pair.prompt.images)
+
+
+class Collator:
+    """Encodes pairs through the one chat encoder; keeps recently used prompts' pixels."""
+
+    def __init__(self, encoder: ChatEncoder, cache_bytes: int = CACHE_BYTES) -> None:
+        self.encoder = encoder
+        self._prompts = PromptCache(encoder, cache_bytes)
+
+    def encode(self, pair: PreferencePair) -> EncodedPair | Dropped:
+        """The pair's tokens and pixels, or why it is refused.
+
+        Reasons: `image_*`, `image_count`, `prompt_too_long` (of the prompt), `response_empty`, `response_media`,
+        `pair_identical`, `pair_too_long`.
+        """
+        try:
+            prompt = self._prompts.encode(pair.prompt)
+        except (PromptError, ImageError) as error:
+            return Dropped(pair.id, error.reason, str(error))
+        assert pair.prompt_token_ids in (None, prompt.token_ids), (
+            f"pair {pair.id}: the engine ran {len(pair.prompt_token_ids or ())} prompt tokens, the learner makes "
+            f"{len(prompt.token_ids)} of the same prompt, or others; engine and learner must share one processor"
+        )
+        chosen, rejected = self._tokens(pair.chosen), self._tokens(pair.rejected)
+        refusal = self._refusal(len(prompt.token_ids), chosen, rejected)
+        if refusal is not None:
+            return Dropped(pair.id, *refusal)
+        return EncodedPair(pair, prompt, chosen, rejected)
+
+    def collate(self, pairs: Sequence[EncodedPair]) -> RowBatch:
+        """2·len(pairs) rows: all chosen ones, then all rejected ones."""
+        rows = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
+        return self._rows(rows)
+
+    def single(self, prompt: Prompt, token_ids: tuple[int, ...]) -> RowBatch:
+        """One row: a prompt and a response (PromptError, ImageError when it cannot be encoded)."""
+        return self._rows([(self._prompts.encode(prompt), token_ids)])
+
+    def _tokens(self, response: Response) -> tuple[int, ...]:
+        # What was sampled is what is trained on: text is only read when there are no tokens.
+        return response.token_ids if response.token_ids is not None else self.encoder.encode_response(response.text)
+
+    def _refusal(self, num_prompt: int, chosen: tuple[int, ...], rejected: tuple[int, ...]) -> tuple[str, str] | None:
+        for side, tokens in (("chosen", chosen), ("rejected", rejected)):
+            if tokens in ((), (self.encoder.eos_token_id,)):
+                return "response_empty", f"the {side} response has no token"
+            media = set(tokens) & set(self.encoder.media_token_ids)
+            if media:
+                return "response_media", f"the {side} response holds media tokens {sorted(media)}"
+        if chosen == rejected:
+            return "pair_identical", "chosen and rejected are the same tokens"
+        longest = num_prompt + max(len(chosen), len(rejected))
+        if longest > self.encoder.max_length:
+            return "pair_too_long", f"{longest} tokens, at most model.max_length = {self.encoder.max_length}"
+        return None
+
+    def _rows(self, rows: Sequence[tuple[EncodedPrompt, tuple[int, ...]]]) -> RowBatch:
+        width = max(len(prompt.token_ids) + len(response) for prompt, response in rows)
+        pad = self.encoder.tokenizer.pad_token_id or 0
+        input_ids = torch.full((len(rows), width), pad)
+        attention_mask, response_mask = torch.zeros_like(input_ids), torch.zeros_like(input_ids, dtype=torch.bool)
+        for row, (prompt, response) in enumerate(rows):
+            begin, end = len(prompt.token_ids), len(prompt.token_ids) + len(response)
+            input_ids[row, :end] = torch.tensor([*prompt.token_ids, *response])
+            attention_mask[row, :end] = 1
+            response_mask[row, begin:end] = True
+        return RowBatch(input_ids, attention_mask, response_mask, _join_media([prompt for prompt, _ in rows], width))
+
+
+class PromptCache:
+    """Encoded prompts by messages and image hashes; the least recently used ones leave beyond `max_bytes` of pixels."""
+
+    def __init__(self, encoder: ChatEncoder, max_bytes: int) -> None:
+        self._encoder = encoder
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._entries: OrderedDict[object, EncodedPrompt] = OrderedDict()
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        """The prompt's tensors, made or remembered."""
+        key = (prompt.messages, tuple(image.sha256 for image in prompt.images))
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        encoded = self._encoder.encode_prompt(prompt)
+        self._entries[key] = encoded
+        self._num_bytes += _num_bytes(encoded)
+        while self._num_bytes > self._max_bytes and len(self._entries) > 1:
+            _, oldest = self._entries.popitem(last=False)
+            self._num_bytes -= _num_bytes(oldest)
+        return encoded
+
+
+def _num_bytes(prompt: EncodedPrompt) -> int:
+    return sum(value.nbytes for value in prompt.model_inputs.values())
+
+
+def _join_media(prompts: Sequence[EncodedPrompt], width: int) -> dict[str, Tensor]:
+    """The prompts' tensors in row order; token-level ones grow to `width`, others are padded to a common shape."""
+    joined: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for prompt in prompts for name in prompt.model_inputs):
+        if name in TOKEN_LEVEL:
+            rows = [prompt.model_inputs[name] for prompt in prompts]
+            joined[name] = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows])
+            continue
+        parts = [prompt.model_inputs[name] for prompt in prompts if name in prompt.model_inputs]
+        shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+        joined[name] = torch.cat([_pad_to(part, shape) for part in parts])
+    return joined
+
+
+def _pad_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """Zeros behind every dimension but the first (tiles of LLaVA-NeXT images differ in number)."""
+    missing = [size - have for size, have in zip(shape, tensor.shape[1:], strict=True)]
+    if not any(missing):
+        return tensor
+    return torch.nn.functional.pad(tensor, [edge for size in reversed(missing) for edge in (0, size)])

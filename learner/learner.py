@@ -1,0 +1,208 @@
+"""The learner: a plain class that becomes one worker per rank. Every method is called on all ranks, in one order.
+
+start -> (step | publish | save | export)* -> close
+step      refuse what cannot be trained on -> micro-batches: reference, policy, loss, backward -> one update
+publish   log-probs of the probe -> weights gathered on rank 0 -> manifest and arrays under hub names
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from common.chat import ChatEncoder
+from common.config import Lora, RunConfig
+from common.errors import UserError
+from common.protocols import TrainEngine
+from common.records import Dropped, LogprobProbe, PreferencePair, Prompt, StepResult, WeightManifest
+from common.seeding import derive_seed
+from learner import checkpoint
+from learner.batching import plan_batch
+from learner.collate import Collator, RowBatch
+from learner.logps import CompletionLogps
+from learner.policy import Policy, freeze_copy, load_policy
+from learner.publisher import export_policy, package, plain_weights
+from learner.ranks import gather
+from learner.update import accumulate, reduce_table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHARD_SIZE = "5GB"
+
+
+class Learner:
+    """One rank of the learner.
+
+    Args:
+        config: the run's configuration.
+        rank, world_size: which of how many.
+        master_address, master_port: where several ranks meet; rank 0 listens there.
+        model_path: the start policy if it is not `config.model.path`.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        rank: int = 0,
+        world_size: int = 1,
+        master_address: str = "127.0.0.1",
+        master_port: int = 0,
+        model_path: str | None = None,
+    ) -> None:
+        self.config = config
+        self.rank = rank
+        self.world_size = world_size
+        self.model_path = model_path or config.model.path
+        self._meeting_point = (master_address, master_port)
+        self._device = _device(config)
+        self._dtype: torch.dtype = getattr(torch, config.model.dtype)
+        self._probe: tuple[Prompt, tuple[int, ...]] | None = None
+        self._step = 0
+        self._steps_skipped = 0
+
+    def start(self) -> dict[str, Any]:
+        """Load the policy, make the reference, start the engine.
+
+        Returns:
+            `num_params`, `num_trainable_params`, `device`, `world_size`, `start_s`.
+
+        Raises:
+            UserError: the model cannot be loaded, the device is missing, or the ranks do not meet.
+        """
+        begun = time.perf_counter()
+        config = self.config
+        torch.manual_seed(derive_seed(config.run.seed, "policy"))
+        self._collator = Collator(ChatEncoder(self.model_path, config.model.max_length))
+        self._policy = load_policy(config.model, self.model_path, config.learner.gradient_checkpointing)
+        params = list(self._policy.parameters())
+        counts = {
+            "num_params": sum(parameter.numel() for parameter in params),
+            "num_trainable_params": sum(parameter.numel() for parameter in params if parameter.requires_grad),
+        }
+        self._reference = self._make_reference()
+        self._engine = self._make_engine()
+        torch.manual_seed(derive_seed(config.run.seed, "learner", self.rank))
+        device = {"device": str(self._device), "world_size": self.world_size}
+        return {**counts, **device, "start_s": time.perf_counter() - begun}
+
+    def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+        """One update on a global batch, the same list on every rank; each rank trains on its share.
+
+        Returns:
+            Metrics reduced over ranks with the ids trained on, and the refused pairs. A batch without a usable pair
+            or with a non-finite gradient changes nothing, counts in `steps_skipped`, and returns no ids.
+        """
+        begun = time.perf_counter()
+        learner = self.config.learner
+        plan = plan_batch(pairs, self._collator, learner.micro_batch, self.rank, self.world_size)
+        refused = {drop.id for drop in plan.dropped}
+        dropped = list(plan.dropped)
+        trained = [pair for pair in pairs if pair.id not in refused]
+        metrics: dict[str, float] = {}
+        if plan.num_pairs:
+            table = accumulate(
+                self._engine, self._reference_logps, self._collator, plan, learner.loss, self._device, self._dtype
+            )
+            update = dict(self._engine.step())
+            order = [pair for rank in range(self.world_size) for pair in pairs[rank :: self.world_size]]
+            sources = [pair.source for pair in order if pair.id not in refused]
+            metrics = {**reduce_table(gather(table, self.world_size), sources), **update}
+            if metrics.pop("skipped", 0.0):
+                dropped += [Dropped(pair.id, "step_skipped", "loss or gradient not finite") for pair in trained]
+                trained = []
+        self._step = step
+        self._steps_skipped += not trained
+        metrics["pairs/trained"] = float(len(trained))
+        metrics["steps_skipped"] = float(self._steps_skipped)
+        metrics["time/step_s"] = time.perf_counter() - begun
+        return StepResult(step, metrics, tuple(pair.id for pair in trained)), dropped
+
+    def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
+        """The response whose log-probs every manifest carries from now on (UserError when it cannot be encoded)."""
+        self._collator.single(prompt, tuple(token_ids))
+        self._probe = (prompt, tuple(token_ids))
+
+    def publish(self, version: int) -> tuple[WeightManifest | None, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+        """The weights as they are now, merged if LoRA, with the manifest; rank 0 only, others get (None, {})."""
+        probe = self._run_probe()
+        gathered = self._engine.gather_weights()
+        if gathered is None:
+            return None, {}
+        current, start = plain_weights(gathered, self.config.model.tuning, self._reference)
+        return package(version, current, start, probe)
+
+    def export(self, directory: str | Path) -> None:
+        """A Hugging Face directory of the policy, merged if LoRA, for anyone to load; replaces an older one whole."""
+        gathered = self._engine.gather_weights()
+        if gathered is not None:
+            tuning = self.config.model.tuning
+            export_policy(Path(directory), self._policy, self._collator.encoder, gathered, tuning, SHARD_SIZE)
+
+    def save(self, directory: str | Path) -> None:
+        """Engine, random state and counters of every rank, for an exact resume."""
+        counters = {"step": self._step, "steps_skipped": self._steps_skipped}
+        checkpoint.save(Path(directory), self._engine, counters)
+
+    def load(self, directory: str | Path) -> dict[str, int]:
+        """Go on from `save` as if nothing had happened; returns the counters.
+
+        Raises:
+            UserError: no checkpoint, a damaged one, or one of another model or number of ranks.
+        """
+        counters = checkpoint.load(Path(directory), self._engine)
+        self._step, self._steps_skipped = counters["step"], counters["steps_skipped"]
+        return counters
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._engine.close()
+
+    def _make_reference(self) -> Policy | None:
+        """None with LoRA: there the policy without adapters is the reference."""
+        if isinstance(self.config.model.tuning, Lora):
+            return None
+        # ZeRO-3 splits the policy's parameters up, so nothing may be shared with it.
+        share_tower = self.config.learner.zero_stage < 3
+        return freeze_copy(self._policy, share_tower).to(self._device)
+
+    def _make_engine(self) -> TrainEngine:
+        config = self.config.learner
+        if config.engine == "torch":
+            from learner.torch_engine import TorchEngine
+
+            return TorchEngine(self._policy.to(self._device), config)
+        from learner.deepspeed_engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(self._policy, config, self.rank, self.world_size, *self._meeting_point)
+
+    def _reference_logps(self, batch: RowBatch) -> CompletionLogps:
+        logps = self._engine.module(batch, adapters=False) if self._reference is None else self._reference(batch)
+        assert isinstance(logps, CompletionLogps)
+        return logps
+
+    @torch.no_grad()
+    def _run_probe(self) -> LogprobProbe | None:
+        if self._probe is None:
+            return None
+        prompt, token_ids = self._probe
+        batch = self._collator.single(prompt, token_ids).to(self._device, self._dtype)
+        module = self._engine.module
+        module.eval()
+        logps = module(batch).token_logps[0]
+        module.train()
+        return LogprobProbe(prompt, token_ids, tuple(logps.double().tolist()))
+
+
+def _device(config: RunConfig) -> torch.device:
+    if config.learner.num_gpus == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"learner.num_gpus: expected a CUDA device, got none for num_gpus = {config.learner.num_gpus}; "
+            "set learner.num_gpus = 0 or start on a GPU machine"
+        )
+    return torch.device("cuda")

@@ -1,0 +1,168 @@
+"""The policy and its reference: a Hugging Face vision-language model that answers with completion log-probs.
+
+`Policy` is the module that engines wrap, so that every use of the weights goes through one `forward` (ZeRO-3
+gathers parameters there). Full training keeps a frozen copy of the start policy as reference; LoRA needs none,
+its reference is the policy with adapters off.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
+
+from common.config import Lora, Model
+from common.errors import UserError
+from learner.collate import RowBatch
+from learner.logps import CompletionLogps, completion_logps
+
+VISION_TOWERS = ("vision_tower", "visual", "vision_model")
+PROJECTORS = ("multi_modal_projector", "merger", "connector")
+
+_LORA_PREFIX = "base_model.model."
+_LORA_A, _LORA_B, _LORA_BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer.weight"
+
+
+class Policy(nn.Module):
+    """`net` is the Hugging Face model, or peft's wrapper around it."""
+
+    net: Any
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model itself; with LoRA its linear layers carry the adapters."""
+        return self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
+
+    def forward(self, batch: RowBatch, adapters: bool = True) -> CompletionLogps:
+        """Log-probs of every row's response; `adapters=False` is the reference of a LoRA policy."""
+        off = nullcontext() if adapters else self.net.disable_adapter()
+        with off:
+            return completion_logps(self.model, batch)
+
+
+def load_policy(config: Model, model_path: str | Path, gradient_checkpointing: bool = False) -> Policy:
+    """The start policy with the configured parts trainable, in train mode, on the CPU.
+
+    Raises:
+        UserError: no, broken or incomplete weights; an unknown architecture; LoRA targets that do not exist.
+    """
+    model = load_model(model_path, getattr(torch, config.dtype))
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if isinstance(config.tuning, Lora):
+        return Policy(_add_lora(model, config.tuning)).train()
+    if config.freeze_vision:
+        for name, parameter in model.named_parameters():
+            if is_tower(name):
+                parameter.requires_grad_(False)
+    return Policy(model).train()
+
+
+def load_model(path: str | Path, dtype: torch.dtype) -> Any:
+    """A vision-language model from safetensors, never from code of the checkpoint (UserError otherwise)."""
+    where = f"model.path {path}"
+    if not (Path(path) / "config.json").is_file():
+        raise UserError(
+            f"{where}: expected a Hugging Face model directory, got none with a config.json; check the path"
+        )
+    if not any(Path(path).glob("*.safetensors")):
+        raise UserError(f"{where}: expected *.safetensors, got none; convert the checkpoint")
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise UserError(f"{where}: expected readable safetensors, got {error}; copy the checkpoint again") from error
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{where}: expected an architecture and weights that transformers can load, got: {reason}; "
+            "check config.json and the weight files"
+        ) from error
+    model, report = loaded
+    missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
+    if missing:
+        raise UserError(
+            f"{where}: expected every weight, got a checkpoint without {len(missing)} of them ({missing[0]}, …); "
+            "they would stay random: copy the checkpoint again"
+        )
+    return model
+
+
+def freeze_copy(policy: Policy, share_tower: bool) -> Policy:
+    """A frozen copy in eval mode: the reference of full training. It may share a tower that is frozen anyway."""
+    memo: dict[int, object] = {}
+    for name, module in policy.named_modules():
+        leaf = name.rpartition(".")[2]
+        frozen = leaf in VISION_TOWERS and not any(parameter.requires_grad for parameter in module.parameters())
+        if share_tower and frozen:
+            memo[id(module)] = module
+    return copy.deepcopy(policy, memo).requires_grad_(False).eval()
+
+
+def is_tower(name: str) -> bool:
+    """Whether a parameter or module name lies in the vision tower; a projector inside of it does not count."""
+    pieces = name.split(".")
+    projector = any(piece.startswith(PROJECTORS) or "merger" in piece for piece in pieces)
+    return not projector and any(piece in VISION_TOWERS for piece in pieces)
+
+
+def language_targets(model: nn.Module, suffixes: tuple[str, ...]) -> list[str]:
+    """Full names of the language side's linear layers with one of these last names, for LoRA."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.rpartition(".")[2] in suffixes
+        and not any(piece in VISION_TOWERS or piece in PROJECTORS for piece in name.split("."))
+    ]
+
+
+def merge_lora(weights: Mapping[str, Tensor], tuning: Lora) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Merged and base weights by Hugging Face name, from the gathered weights of a peft model; no input is changed.
+
+    W' = W + (alpha / r)·B·A, computed in float32 and rounded once to W's dtype (arXiv 2106.09685, section 4.1).
+    """
+    merged: dict[str, Tensor] = {}
+    base: dict[str, Tensor] = {}
+    for full_name, weight in weights.items():
+        name = full_name.removeprefix(_LORA_PREFIX)
+        if name.endswith((_LORA_A, _LORA_B)):
+            continue
+        stem = full_name.removesuffix(_LORA_BASE)
+        name = name.replace(".base_layer.", ".")
+        base[name] = merged[name] = weight
+        if stem + _LORA_A in weights:
+            update = weights[stem + _LORA_B].float() @ weights[stem + _LORA_A].float()
+            merged[name] = (weight.float() + tuning.alpha / tuning.r * update).to(weight.dtype)
+    return merged, base
+
+
+def _add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
+    targets = language_targets(model, tuning.target_modules)
+    if not targets:
+        raise UserError(
+            f"model.tuning.target_modules: expected names of linear layers of the language model, got "
+            f"{list(tuning.target_modules)}, none of which exists; print the model to see its names"
+        )
+    config = LoraConfig(
+        r=tuning.r, lora_alpha=tuning.alpha, lora_dropout=tuning.dropout, target_modules=targets, bias="none"
+    )
+    return get_peft_model(model, config)

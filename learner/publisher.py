@@ -1,0 +1,90 @@
+"""From gathered parameters to what leaves the learner: a push to the engines, or a Hugging Face directory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from common.chat import ChatEncoder
+from common.config import Lora, Tuning
+from common.paths import replace_directory
+from common.records import LogprobProbe, WeightManifest
+from common.weights import checksum, hub_name, to_arrays
+from learner.policy import Policy, merge_lora
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_POLICY_PREFIX = "net."
+
+
+def plain_weights(
+    gathered: Mapping[str, Tensor], tuning: Tuning, reference: Policy | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Current and start weights by Hugging Face name. LoRA adapters come merged; their base is the start."""
+    current = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
+    if isinstance(tuning, Lora):
+        return merge_lora(current, tuning)
+    assert reference is not None, "full training keeps its start weights as reference"
+    start = {
+        name.removeprefix(_POLICY_PREFIX): parameter.detach().cpu()
+        for name, parameter in reference.named_parameters(remove_duplicate=False)
+    }
+    return current, start
+
+
+def change_norm(current: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
+    """L2 norm of the difference over all tensors."""
+    squares = ((current[name].float() - start[name].float()).double().square().sum().item() for name in current)
+    return math.sqrt(math.fsum(squares))
+
+
+def package(
+    version: int, current: Mapping[str, Tensor], start: Mapping[str, Tensor], probe: LogprobProbe | None
+) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+    """The arrays of a push under hub names, and the manifest that describes exactly them.
+
+    All tensors are sent: engines reload fused layers whole, and a frozen tower costs little beside that.
+    """
+    arrays = to_arrays(current)
+    manifest = WeightManifest(
+        version=version,
+        checksum=checksum(arrays),
+        num_tensors=len(arrays),
+        num_bytes=sum(array.nbytes for array in arrays.values()),
+        change_norm=change_norm(current, start),
+        probe=probe,
+    )
+    return manifest, arrays
+
+
+def export_policy(
+    directory: Path, policy: Policy, encoder: ChatEncoder, gathered: Mapping[str, Tensor], tuning: Tuning, shard: str
+) -> None:
+    """Write a full Hugging Face directory aside and rename it into place; a LoRA adapter stays beside in `adapter/`.
+
+    Args:
+        shard: largest size of one safetensors file, e.g. "5GB".
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    weights = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
+    model = policy.model
+    merged = merge_lora(weights, tuning)[0] if isinstance(tuning, Lora) else weights
+    with replace_directory(directory) as partial:
+        model.config.save_pretrained(partial)
+        if model.can_generate():
+            model.generation_config.save_pretrained(partial)
+        encoder.processor.save_pretrained(partial)
+        # CLIP towers: transformers would write flattened names that vLLM does not read.
+        if any(name.startswith("model.vision_tower.") for name in merged):
+            named = {hub_name(name): weight.contiguous() for name, weight in merged.items()}
+            save_torch_state_dict(named, partial, max_shard_size=shard, metadata={"format": "pt"})
+        else:
+            model.save_pretrained(partial, state_dict=merged, max_shard_size=shard)
+        if isinstance(tuning, Lora):
+            policy.net.save_pretrained(partial / "adapter", state_dict=weights)

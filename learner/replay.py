@@ -1,0 +1,136 @@
+"""The replay buffer: an offline pool read in seeded epochs and an online pool read first in, first out.
+
+It never blocks and never waits: the loop asks `ready`, and takes. Its whole state is JSON.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from common.errors import UserError
+from common.records import Dropped, PreferencePair
+from common.seeding import derive_seed
+from learner.staleness import is_stale, staleness
+
+_PAIRS = TypeAdapter(list[PreferencePair])
+
+
+class OfflinePool:
+    """A fixed pair set, shuffled anew in every epoch; no pair comes twice within one. State: epoch and position."""
+
+    def __init__(self, pairs: Sequence[PreferencePair], seed: int) -> None:
+        self._pairs = tuple(pairs)
+        self._seed = seed
+        self._epoch = 0
+        self._position = 0
+        self._order = self._shuffled()
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def take(self, num: int) -> list[PreferencePair]:
+        """The next `num` pairs; a batch may reach over the end of an epoch.
+
+        Raises:
+            UserError: pairs are wanted and the set is empty.
+        """
+        if num and not self._pairs:
+            raise UserError(
+                f"data.offline: expected at least one pair, got an empty set while a batch wants {num}; "
+                "generate pairs or set mixture.online_fraction = 1"
+            )
+        taken: list[PreferencePair] = []
+        while len(taken) < num:
+            if self._position == len(self._pairs):
+                self._epoch, self._position = self._epoch + 1, 0
+                self._order = self._shuffled()
+            taken.append(self._pairs[self._order[self._position]])
+            self._position += 1
+        return taken
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the pool stands, and how large the set is that this is true for."""
+        return {"epoch": self._epoch, "position": self._position, "size": len(self._pairs)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from a saved place.
+
+        Raises:
+            UserError: the set has another size than when the state was saved.
+        """
+        if state["size"] != len(self._pairs):
+            raise UserError(
+                f"data.offline: expected the {state['size']} pairs this run began with, got {len(self._pairs)}; "
+                "restore the pair file or start a new run"
+            )
+        self._epoch, self._position = state["epoch"], state["position"]
+        self._order = self._shuffled()
+
+    def _shuffled(self) -> list[int]:
+        order = list(range(len(self._pairs)))
+        random.Random(derive_seed(self._seed, "offline", self._epoch)).shuffle(order)
+        return order
+
+
+class ReplayBuffer:
+    """Both pools. Online pairs are used once, in order of arrival, unless they are too old by then."""
+
+    def __init__(self, offline: Sequence[PreferencePair] = (), seed: int = 0) -> None:
+        self._offline = OfflinePool(offline, seed)
+        self._online: deque[PreferencePair] = deque()
+
+    @property
+    def num_online(self) -> int:
+        """Online pairs waiting, stale ones included."""
+        return len(self._online)
+
+    @property
+    def num_offline(self) -> int:
+        """Size of the offline set."""
+        return len(self._offline)
+
+    def add(self, pair: PreferencePair) -> None:
+        """Append an online pair."""
+        assert pair.weight_version is not None, f"online pair {pair.id} has no weight version"
+        self._online.append(pair)
+
+    def ready(self, num: int) -> bool:
+        """Whether `num` online pairs wait. Stale ones count, so `take` may still come back empty-handed."""
+        return len(self._online) >= num
+
+    def take(self, num: int, learner_version: int, max_staleness: int) -> tuple[list[PreferencePair], list[Dropped]]:
+        """Evict every stale pair, then take `num` online pairs: all of them, or none when fewer are left.
+
+        Returns:
+            The pairs, oldest first, and what was evicted (reason `stale`).
+        """
+        fresh: deque[PreferencePair] = deque()
+        dropped: list[Dropped] = []
+        for pair in self._online:
+            if is_stale(pair, learner_version, max_staleness):
+                age = staleness(pair, learner_version)
+                dropped.append(Dropped(pair.id, "stale", f"{age} versions old, at most {max_staleness} allowed"))
+            else:
+                fresh.append(pair)
+        self._online = fresh
+        if len(fresh) < num:
+            return [], dropped
+        return [fresh.popleft() for _ in range(num)], dropped
+
+    def take_offline(self, num: int) -> list[PreferencePair]:
+        """The next `num` offline pairs of the seeded epochs."""
+        return self._offline.take(num)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, ready for `json.dumps`."""
+        return {"offline": self._offline.state_dict(), "online": _PAIRS.dump_python(list(self._online), mode="json")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put the buffer where a saved one was (UserError when the offline set has changed)."""
+        self._offline.load_state_dict(state["offline"])
+        self._online = deque(_PAIRS.validate_python(state["online"], strict=False))

@@ -1,0 +1,96 @@
+"""Sentences, split points, the yes/no flip, similarity: pure text functions."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.sentences import flip_answer, split_point, split_sentences
+from actors.similarity import LexicalSimilarity, make_similarity
+from common.errors import UserError
+
+TEXTS = st.text("aB1 .!?\n\t\"')é", max_size=40) | st.text(max_size=40)
+
+
+@given(TEXTS)
+def test_sentences_concatenate_to_the_text(text: str) -> None:
+    sentences = split_sentences(text)
+    assert "".join(sentences) == text
+    assert len(sentences) <= 1 or all(sentence.strip() for sentence in sentences)
+
+
+@given(TEXTS, st.integers())
+def test_heads_end_before_a_space_and_leave_a_word(text: str, seed: int) -> None:
+    for sentence in split_sentences(text):
+        cut = split_point(sentence, random.Random(seed))
+        head, tail = sentence[:cut], sentence[cut:]
+        assert head + tail == sentence
+        assert head == "" or (not head[-1].isspace() and tail[0].isspace() and tail.strip())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("A red circle. A star.", ["A red circle.", " A star."]),
+        ("It is 3.5 m long. Yes!", ["It is 3.5 m long.", " Yes!"]),
+        ("Dr. No met J. R. Smith, e.g. here.", ["Dr. No met J. R. Smith, e.g. here."]),
+        ('He said "stop." Then ran.', ['He said "stop."', " Then ran."]),
+        ("- a cat\n- a dog\n", ["- a cat", "\n- a dog\n"]),
+        ("What?! Really...", ["What?!", " Really..."]),
+        ("no point", ["no point"]),
+        ("", []),
+    ],
+)
+def test_sentences(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences
+
+
+def test_split_points_are_uniform_over_word_boundaries() -> None:
+    """ " It sits down." can be cut before It, sits and down: at 0, 3 and 8."""
+    rng = random.Random(0)
+    cuts = [split_point(" It sits down.", rng) for _ in range(3000)]
+    assert set(cuts) == {0, 3, 8}
+    assert all(abs(cuts.count(cut) - 1000) < 120 for cut in (0, 3, 8))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "flipped"),
+    [
+        ("Yes.", ("No.", 2)),
+        ("No, it is not.", ("Yes, it is not.", 3)),
+        (" yes it is", (" no it is", 3)),
+        ("YES!", ("NO!", 2)),
+        ("Not here.", None),
+        ("Now it is.", None),
+        ("Nobody is there.", None),
+        ("Yesterday.", None),
+        ("It says yes.", None),
+    ],
+)
+def test_flip(sentence: str, flipped: tuple[str, int] | None) -> None:
+    assert flip_answer(sentence) == flipped
+
+
+def test_a_flipped_word_stays_in_the_head() -> None:
+    assert {split_point("No, it is.", random.Random(seed), first=2) for seed in range(50)} == {2, 3, 6}
+
+
+def test_lexical_similarity_by_hand() -> None:
+    """a b c: grams a, b, c, ab, bc; a b d: a, b, d, ab, bd. Three shared of five each: 3 / 5.
+    a a: a twice and aa; a: a once: 2 / sqrt(4 + 1) = 0.894."""
+    similarity = LexicalSimilarity()
+    assert similarity([("a b c", "A, b d!"), ("a a", "a"), ("a", "b"), ("", ""), ("", "a"), ("x y", "X y.")]) == (
+        pytest.approx([0.6, 2 / math.sqrt(5), 0.0, 1.0, 0.0, 1.0])
+    )
+
+
+def test_embeddings_need_their_package() -> None:
+    try:
+        import sentence_transformers  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match=r"sightline\[similarity\]"):
+            make_similarity("all-mpnet-base-v2")

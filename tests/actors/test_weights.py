@@ -1,0 +1,93 @@
+"""Names, bits and checksums of weights in flight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.weight_sender import check_tensors, shared_file
+from common.errors import UserError
+from common.records import WeightManifest
+from common.weights import LM_HEAD, checkpoint_shapes, checksum, from_arrays, hub_name, is_tower, is_vision, to_arrays
+from tests.tiny_models import TinyLlava, tiny_llava
+
+GOLDEN = {
+    # LLaVA-1.5 and LLaVA-NeXT modules of transformers >= 5.19
+    "model.vision_tower.embeddings.class_embedding": "vision_tower.vision_model.embeddings.class_embedding",
+    "model.vision_tower.pre_layrnorm.weight": "vision_tower.vision_model.pre_layrnorm.weight",
+    "model.vision_tower.encoder.layers.0.mlp.fc1.bias": "vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias",
+    "model.multi_modal_projector.linear_1.weight": "multi_modal_projector.linear_1.weight",
+    "model.image_newline": "image_newline",
+    "model.language_model.embed_tokens.weight": "language_model.model.embed_tokens.weight",
+    "model.language_model.layers.3.self_attn.q_proj.weight": "language_model.model.layers.3.self_attn.q_proj.weight",
+    "model.language_model.norm.weight": "language_model.model.norm.weight",
+    "lm_head.weight": "language_model.lm_head.weight",
+    # Qwen2.5-VL, Qwen3-VL: modules, and the older hub scheme
+    "model.visual.blocks.0.attn.qkv.weight": "visual.blocks.0.attn.qkv.weight",
+    "model.visual.merger.mlp.0.weight": "visual.merger.mlp.0.weight",
+    "model.layers.0.mlp.up_proj.weight": "language_model.model.layers.0.mlp.up_proj.weight",
+}
+
+
+@pytest.mark.parametrize(("module_name", "expected"), GOLDEN.items())
+def test_hub_names(module_name: str, expected: str) -> None:
+    assert hub_name(module_name) == expected
+    assert hub_name(expected) == expected
+
+
+def test_vision_side_and_tower() -> None:
+    assert is_vision("multi_modal_projector.linear_1.weight") and not is_tower("multi_modal_projector.linear_1.weight")
+    assert is_tower("vision_tower.vision_model.x") and is_tower("visual.blocks.0") and not is_tower("visual.merger.x")
+    assert not is_vision(LM_HEAD)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bits_survive_the_journey(dtype: torch.dtype) -> None:
+    state = {
+        "model.language_model.norm.weight": torch.randn(5).to(dtype),
+        "lm_head.weight": torch.randn(2, 3).to(dtype),
+    }
+    back = from_arrays(to_arrays(state))
+    assert {name: value.dtype for name, value in back.items()} == {hub_name(name): dtype for name in state}
+    assert all(torch.equal(back[hub_name(name)], value) for name, value in state.items())
+
+
+def test_a_tied_head_is_sent_under_its_own_name() -> None:
+    embedding = torch.randn(4, 2)
+    assert np.array_equal(
+        to_arrays({"model.language_model.embed_tokens.weight": embedding})[LM_HEAD], embedding.numpy()
+    )
+
+
+def test_the_checksum_sees_bytes_names_shapes_and_dtypes_but_no_order() -> None:
+    first = {"a": np.arange(4, dtype=np.float32), "b": np.zeros(2, np.float32)}
+    assert checksum(first) == checksum(dict(reversed(first.items())))
+    others: list[dict[str, np.ndarray[Any, Any]]] = [
+        first | {"a": first["a"] + 1},
+        {"a": first["a"], "c": first["b"]},
+        first | {"a": first["a"].reshape(2, 2)},
+        first | {"a": first["a"].view(np.int32)},
+    ]
+    assert len({checksum(one) for one in (first, *others)}) == 5
+
+
+def test_a_frozen_tower_may_be_left_out_a_projector_not() -> None:
+    shapes = checkpoint_shapes(tiny_llava(TinyLlava()))
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if not is_tower(name)}
+    manifest = WeightManifest(1, checksum(tensors), len(tensors), 0, 1.0)
+    check_tensors(manifest, tensors, shapes, tower_frozen=True)
+    with pytest.raises(UserError, match="without"):
+        check_tensors(manifest, tensors, shapes, tower_frozen=False)
+    without = {name: value for name, value in tensors.items() if not name.startswith("multi_modal")}
+    with pytest.raises(UserError, match="multi_modal_projector"):
+        check_tensors(replace(manifest, checksum=checksum(without)), without, shapes, tower_frozen=True)
+
+
+def test_the_shared_file_is_private_and_gone_afterwards() -> None:
+    with shared_file({"a": np.ones(3, np.float32)}) as path:
+        assert path.stat().st_mode & 0o077 == 0 and path.parent.stat().st_mode & 0o077 == 0
+    assert not path.parent.exists()

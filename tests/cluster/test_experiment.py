@@ -1,0 +1,199 @@
+"""Whole runs in one process with fake engine and learner: what the loop promises, without Ray, vLLM or DeepSpeed."""
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from cluster.experiment import Experiment, WorkerTypes
+from cluster.placement import plan
+from cluster.run_dir import RunDir
+from common.config import RunConfig
+from common.datasets import read_pairs, write_pairs
+from common.errors import UserError
+from common.images import ImageStore
+from common.journal import read_events
+from common.metrics import read_lines
+from common.overrides import load_config
+from common.records import Dropped, PreferencePair, Response, StepResult
+from common.shapes.prompts import caption_prompts
+from reward.worker import RewardWorker
+from tests.fakes import FakeLearner, FakeRolloutWorker, LocalRuntime
+from tests.tiny_models import tiny_llava
+
+STEPS = 8
+
+
+def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
+    values = {
+        "run.dir": tmp_path / "run",
+        "model.path": tiny_llava(),
+        "data.prompts.count": 40,
+        "rollout.prompts_per_call": 2,
+        "learner.num_steps": STEPS,
+        "learner.global_batch": 4,
+        "mixture.online_fraction": 1,
+        "checkpoint.interval": 4,
+        "evaluation.validation_scenes": 4,
+        "evaluation.test_scenes": 6,
+        "evaluation.bootstrap_samples": 20,
+        "evaluation.samples_shown": 2,
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    }
+    return load_config(None, [f"--{key}={value}" for key, value in values.items()])
+
+
+def run(
+    config: RunConfig, resume: bool = False, rollout: type = FakeRolloutWorker, learner: type = FakeLearner
+) -> tuple[LocalRuntime, Path]:
+    runtime, run_dir = LocalRuntime(), RunDir(config, resume)
+    experiment = Experiment(config, run_dir, runtime, plan(config), WorkerTypes(rollout, RewardWorker, learner))
+    asyncio.run(asyncio.wait_for(experiment.run(), 60))
+    return runtime, run_dir.path
+
+
+def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in read_events(run_dir / "journal" / "events.jsonl") if event["event"] == kind]
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 3])
+def test_a_run_leaves_everything_and_trains_each_pair_once(tmp_path: Path, max_staleness: int) -> None:
+    config = make_config(tmp_path, loop__max_staleness=max_staleness)
+    _, run_dir = run(config)
+    lines = read_lines(run_dir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert max(line["staleness/max"] for line in lines) <= max_staleness
+    trained = [pair for event in events(run_dir, "step") for pair in event["pairs"]]
+    assert len(trained) == STEPS * 4
+    assert max(Counter(trained).values()) == 1
+    versions = [event["version"] for event in events(run_dir, "publish")]
+    assert versions == list(range(1, STEPS + 1))
+    card = json.loads((run_dir / "scorecard.json").read_text())
+    keys = {"chair_s", "chair_i", "recall", "pope_accuracy", "pope_f1", "pope_yes_ratio", "win_rate"}
+    assert keys <= set(card["baseline"])
+    assert keys <= set(card["final"])
+    assert (run_dir / "samples.html").read_text().count("data:image/png;base64,") == 2
+    assert (run_dir / "policy" / "config.json").exists()
+    assert len(read_pairs(run_dir / "pairs")) >= len(trained)
+    assert set(trained) <= {pair.id for pair in read_pairs(run_dir / "pairs")}
+
+
+def offline_set(tmp_path: Path, count: int) -> Path:
+    prompts = caption_prompts("train", count, 5, ImageStore(tmp_path / "images"))
+    pairs = [
+        PreferencePair(f"offline/{p.id}", p, Response(p.reference or ""), Response("There is nothing."), "bdhs")
+        for p in prompts
+    ]
+    write_pairs(tmp_path / "offline", pairs)
+    return tmp_path / "offline"
+
+
+def test_the_mixture_decides_who_is_trained_on(tmp_path: Path) -> None:
+    """ratio 0.5 of 4: exactly two online pairs in each step; offline pairs come again only when all were used."""
+    config = make_config(
+        tmp_path, mixture__online_fraction=0.5, mixture__kind="ratio", data__offline__path=offline_set(tmp_path, 10)
+    )
+    _, run_dir = run(config)
+    steps = [event["pairs"] for event in events(run_dir, "step")]
+    assert [sum(not pair.startswith("offline/") for pair in step) for step in steps] == [2] * STEPS
+    offline = [pair for step in steps for pair in step if pair.startswith("offline/")]
+    assert len(set(offline[:10])) == 10
+    assert {line["pairs/online_frac"] for line in read_lines(run_dir / "metrics.jsonl")} == {0.5}
+
+
+def test_offline_only_asks_for_no_rollouts(tmp_path: Path) -> None:
+    config = make_config(tmp_path, mixture__online_fraction=0, data__offline__path=offline_set(tmp_path, 10))
+    _, run_dir = run(config)
+    assert events(run_dir, "group") == []
+    assert len(events(run_dir, "step")) == STEPS
+
+
+class SilentWorker(FakeRolloutWorker):
+    phrases = ("There is a red circle at the top.",)
+
+
+def test_when_every_group_ties_the_run_stops_with_the_histogram(tmp_path: Path) -> None:
+    config = make_config(tmp_path, loop__stall_limit_s=0.3, loop__heartbeat_s=0.1)
+    with pytest.raises(UserError, match=r"got no new pair for .*dropped \{'(identical|tie)': \d+\}"):
+        run(config, rollout=SilentWorker)
+
+
+class HangingWorker(FakeRolloutWorker):
+    async def generate(self, requests: list[Any]) -> list[Any]:
+        if requests[0].num_completions > 1:
+            await asyncio.sleep(1000)
+        return await super().generate(requests)
+
+
+def test_a_worker_that_never_answers_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rollout worker: got no answer within 0\.2 s"):
+        run(make_config(tmp_path, loop__call_timeout_s=0.2), rollout=HangingWorker)
+
+
+class KilledLearner(FakeLearner):
+    """Dies at a step, as a killed process would: nothing after the call happens."""
+
+    dies_at: ClassVar[int] = 0
+
+    async def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+        if step == self.dies_at:
+            raise RuntimeError("killed")
+        return await super().step(step, pairs)
+
+
+@pytest.mark.parametrize("dies_at", [1, 3, 4, 5, 8])
+def test_kill_and_resume_trains_each_pair_once(tmp_path: Path, dies_at: int) -> None:
+    config = make_config(tmp_path)
+    KilledLearner.dies_at = dies_at
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, learner=KilledLearner)
+    KilledLearner.dies_at = 0
+    runtime, run_dir = run(config, resume=True, learner=KilledLearner)
+    kept = 4 * ((dies_at - 1) // 4)
+    history = list(read_events(run_dir / "journal" / "events.jsonl"))
+    resumes = [index for index, event in enumerate(history) if event["event"] == "resume"]
+    assert len(resumes) == (kept > 0)
+    final: dict[int, list[str]] = {}
+    for event in history:
+        if event["event"] == "step":
+            final[event["step"]] = event["pairs"]
+    assert sorted(final) == list(range(1, STEPS + 1))
+    trained = [pair for step in final.values() for pair in step]
+    assert len(trained) == STEPS * 4 == len(set(trained))
+    lines = read_lines(run_dir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert runtime.handles["learner/0"].worker.weight == STEPS * 4
+
+
+class RefusingLearner(FakeLearner):
+    async def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+        result, _ = await super().step(step, pairs[1:])
+        return result, [Dropped(pairs[0].id, "pair_too_long")]
+
+
+def test_pairs_that_the_learner_refuses_are_counted(tmp_path: Path) -> None:
+    _, run_dir = run(make_config(tmp_path), learner=RefusingLearner)
+    assert read_lines(run_dir / "metrics.jsonl")[-1]["pairs/dropped/pair_too_long"] == STEPS
+    refused = [event for event in events(run_dir, "discard") if event["reason"] == "pair_too_long"]
+    assert len(refused) == STEPS
+
+
+class SlowWorker(FakeRolloutWorker):
+    delay_s = 0.05
+
+
+class SlowLearner(FakeLearner):
+    step_s = 0.1
+
+
+def test_rollouts_overlap_with_learning_when_staleness_allows(tmp_path: Path) -> None:
+    """One group call takes 0.05 s, a step 0.1 s: on-policy they add up, with staleness 1 the wait nearly vanishes."""
+    waits = {}
+    for staleness in (0, 1):
+        config = make_config(tmp_path / str(staleness), loop__max_staleness=staleness)
+        _, run_dir = run(config, rollout=SlowWorker, learner=SlowLearner)
+        waits[staleness] = sum(line["time/wait_s"] for line in read_lines(run_dir / "metrics.jsonl")[1:])
+    assert waits[1] < 0.5 * waits[0]

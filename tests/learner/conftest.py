@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.chat import ChatEncoder
+from common.images import ImageStore
+from learner.collate import Collator
+from tests.tiny_models import tiny_llava
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
+    return ImageStore(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    return tiny_llava()
+
+
+@pytest.fixture
+def collator(model_path: Path) -> Collator:
+    return Collator(ChatEncoder(model_path, max_length=256))

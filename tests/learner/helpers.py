@@ -1,0 +1,55 @@
+"""Pairs on random pictures and run configurations around the tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from common.config import RunConfig
+from common.images import ImageStore
+from common.records import Message, Part, PreferencePair, Prompt, Response
+from tests.tiny_models import make_prompt, tiny_llava
+
+LORA = {"kind": "lora", "r": 4, "alpha": 8}
+CHOSEN = ("There is a red circle at the top.", "There is a blue square.", "There is a green circle on the left.")
+REJECTED = ("There is a yellow square.", "There is a red triangle at the bottom on the right.", "no")
+
+
+def run_config(
+    engine: str = "torch", tuning: dict[str, Any] | None = None, model: Path | None = None, **learner: Any
+) -> RunConfig:
+    """A run of 20 steps on the tiny model, learning fast enough that every step shows."""
+    return RunConfig.model_validate(
+        {
+            "model": {"path": str(model or tiny_llava()), "tuning": tuning or {"kind": "full"}, "max_length": 256},
+            "mixture": {"online_fraction": 1.0},
+            "learner": {
+                "engine": engine,
+                "num_steps": 20,
+                "global_batch": 6,
+                "micro_batch": 4,
+                "optimizer": {"lr": 1e-3, "warmup_steps": 2},
+                **learner,
+            },
+        }
+    )
+
+
+def make_pairs(store: ImageStore, num: int, first: int = 0) -> list[PreferencePair]:
+    """Pairs with responses of different lengths, of two sources in turn."""
+    return [
+        PreferencePair(
+            id=f"pair-{seed}",
+            prompt=make_prompt(store, seed),
+            chosen=Response(CHOSEN[seed % 3]),
+            rejected=Response(REJECTED[seed % 3]),
+            source=("online", "bdhs")[seed % 2],
+            weight_version=0 if seed % 2 == 0 else None,
+        )
+        for seed in range(first, first + num)
+    ]
+
+
+def text_prompt(text: str = "Describe the image.") -> Prompt:
+    """A prompt without a picture."""
+    return Prompt("text", (Message("user", (Part("text", text),)),), ())

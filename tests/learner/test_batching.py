@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
+
+import pytest
+
+import learner.batching
+from common.images import ImageStore
+from learner.batching import BatchPlan, plan_batch
+from learner.collate import Collator
+from tests.learner.helpers import make_pairs, text_prompt
+
+
+def plans(pairs: list, collator: Collator, micro_batch: int, world_size: int, monkeypatch) -> list[BatchPlan]:
+    """The plans of all ranks, each in a thread of its own; they exchange their facts through a barrier."""
+    facts, barrier = [], Barrier(world_size, timeout=60)
+
+    def exchange(own: object, _: int) -> list:
+        facts.append(own)
+        barrier.wait()
+        return facts
+
+    monkeypatch.setattr(learner.batching, "gather", exchange)
+    with ThreadPoolExecutor(world_size) as threads:
+        return list(
+            threads.map(lambda rank: plan_batch(pairs, collator, micro_batch, rank, world_size), range(world_size))
+        )
+
+
+def ids(plan: BatchPlan) -> list[list[tuple[str, float]]]:
+    return [
+        [(pair.pair.id, weight) for pair, weight in zip(batch.pairs, batch.weights, strict=True)]
+        for batch in plan.micro_batches
+    ]
+
+
+def test_one_rank(collator: Collator, store: ImageStore) -> None:
+    plan = plan_batch(make_pairs(store, 5), collator, 2, 0, 1)
+    assert ids(plan) == [[("pair-0", 1), ("pair-1", 1)], [("pair-2", 1), ("pair-3", 1)], [("pair-4", 1)]]
+    assert plan.num_pairs == 5
+
+
+def test_ranks_run_equally_many_micro_batches(
+    collator: Collator, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs 1 and 3 are refused: rank 1 has none left, and runs fillers of weight 0 beside rank 0's two batches."""
+    pairs = make_pairs(store, 4)
+    for index in (1, 3):
+        pairs[index] = replace(pairs[index], rejected=pairs[index].chosen)
+    first, second = plans(pairs, collator, 1, 2, monkeypatch)
+    assert ids(first) == [[("pair-0", 1)], [("pair-2", 1)]]
+    assert ids(second) == [[("pair-0", 0)], [("pair-0", 0)]]
+    assert first.num_pairs == second.num_pairs == 2
+    assert [drop.id for drop in first.dropped] == [drop.id for drop in second.dropped] == ["pair-1", "pair-3"]
+
+
+def test_every_micro_batch_has_media_if_any_has(
+    collator: Collator, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = make_pairs(store, 4)
+    pairs[1] = replace(pairs[1], prompt=text_prompt())
+    pairs[3] = replace(pairs[3], prompt=text_prompt())
+    first, second = plans(pairs, collator, 2, 2, monkeypatch)
+    assert ids(first) == [[("pair-0", 1), ("pair-2", 1)]]
+    assert ids(second) == [[("pair-1", 1), ("pair-3", 1), ("pair-0", 0)]]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.chat import ChatEncoder
+from common.images import ImageStore
+from common.records import Dropped, ImageRef, PreferencePair, Response
+from learner.collate import Collator, EncodedPair, PromptCache
+from tests.learner.helpers import make_pairs, text_prompt
+
+
+def refusal(collator: Collator, pair: PreferencePair) -> str:
+    encoded = collator.encode(pair)
+    assert isinstance(encoded, Dropped)
+    assert encoded.id == pair.id
+    return encoded.reason
+
+
+def encoded(collator: Collator, pairs: list[PreferencePair]) -> list[EncodedPair]:
+    found = [collator.encode(pair) for pair in pairs]
+    assert not [pair for pair in found if isinstance(pair, Dropped)]
+    return found  # type: ignore[return-value]
+
+
+def test_rows(collator: Collator, store: ImageStore) -> None:
+    pairs = encoded(collator, make_pairs(store, 3))
+    batch = collator.collate(pairs)
+    assert batch.input_ids.shape[0] == 6
+    assert batch.media["pixel_values"].shape[0] == 6
+    for row, (pair, response) in enumerate([(p, p.chosen) for p in pairs] + [(p, p.rejected) for p in pairs]):
+        length = len(pair.prompt.token_ids) + len(response)
+        assert batch.input_ids[row, :length].tolist() == [*pair.prompt.token_ids, *response]
+        assert batch.attention_mask[row].sum() == length
+        assert batch.input_ids[row][batch.response_mask[row]].tolist() == list(response)
+        assert torch.equal(batch.media["pixel_values"][row], pair.prompt.model_inputs["pixel_values"][0])
+
+
+def test_sampled_tokens_travel_and_text_is_encoded(collator: Collator, store: ImageStore) -> None:
+    (pair,) = make_pairs(store, 1)
+    tokens = (9, 8, 7)
+    (found,) = encoded(collator, [replace(pair, chosen=Response("anything", tokens))])
+    assert found.chosen == tokens
+    assert found.rejected == collator.encoder.encode_response(pair.rejected.text)
+    assert found.rejected[-1] == collator.encoder.eos_token_id
+
+
+def test_the_engines_prompt_must_be_ours(collator: Collator, store: ImageStore) -> None:
+    (pair,) = make_pairs(store, 1)
+    (found,) = encoded(collator, [pair])
+    encoded(collator, [replace(pair, prompt_token_ids=found.prompt.token_ids)])
+    with pytest.raises(AssertionError, match="share one processor"):
+        collator.encode(replace(pair, prompt_token_ids=found.prompt.token_ids[1:]))
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_bad_responses(collator: Collator, store: ImageStore, side: str) -> None:
+    (pair,) = make_pairs(store, 1)
+    image_token, eos = collator.encoder.image_token_id, collator.encoder.eos_token_id
+
+    def with_tokens(*tokens: int) -> PreferencePair:
+        return replace(pair, **{side: Response("", tokens)})
+
+    assert refusal(collator, with_tokens()) == "response_empty"
+    assert refusal(collator, with_tokens(eos)) == "response_empty"
+    assert refusal(collator, replace(pair, **{side: Response("")})) == "response_empty"
+    assert refusal(collator, with_tokens(5, image_token, eos)) == "response_media"
+    assert refusal(collator, with_tokens(*[5] * 300)) == "pair_too_long"
+
+
+def test_the_limit_is_exact(collator: Collator, store: ImageStore) -> None:
+    (pair,) = make_pairs(store, 1)
+    room = 256 - len(encoded(collator, [pair])[0].prompt.token_ids)
+    encoded(collator, [replace(pair, chosen=Response("", (5,) * room))])
+    assert refusal(collator, replace(pair, chosen=Response("", (5,) * (room + 1)))) == "pair_too_long"
+
+
+def test_identical_sides(collator: Collator, store: ImageStore) -> None:
+    (pair,) = make_pairs(store, 1)
+    assert refusal(collator, replace(pair, rejected=pair.chosen)) == "pair_identical"
+
+
+def test_bad_prompts(collator: Collator, store: ImageStore, tmp_path: Path) -> None:
+    (pair,) = make_pairs(store, 1)
+    gone = ImageRef("0" * 64, str(tmp_path / "gone.png"))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    other = ImageRef("0" * 64, str(broken))
+    for images, reason in (((gone,), "image_missing"), ((other,), "image_changed"), ((), "image_count")):
+        assert refusal(collator, replace(pair, prompt=replace(pair.prompt, images=images))) == reason
+    long = text_prompt("There is a red circle. " * 100)
+    assert refusal(collator, replace(pair, prompt=long)) == "prompt_too_long"
+
+
+def test_text_and_image_prompts_share_a_batch(collator: Collator, store: ImageStore) -> None:
+    pairs = make_pairs(store, 2)
+    batch = collator.collate(encoded(collator, [replace(pairs[0], prompt=text_prompt()), pairs[1]]))
+    assert batch.media["pixel_values"].shape[0] == 2
+
+
+def test_the_cache_is_bounded_and_keyed_by_content(
+    model_path: Path, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = ChatEncoder(model_path, 256)
+    prompts = [pair.prompt for pair in make_pairs(store, 3)]
+    calls = []
+    original = ChatEncoder.encode_prompt
+    monkeypatch.setattr(ChatEncoder, "encode_prompt", lambda self, p: calls.append(p.id) or original(self, p))
+    one = sum(value.nbytes for value in original(encoder, prompts[0]).model_inputs.values())
+    cache = PromptCache(encoder, max_bytes=2 * one)
+    for prompt in (prompts[0], prompts[1], replace(prompts[0], id="same content"), prompts[2], prompts[0], prompts[1]):
+        cache.encode(prompt)
+    assert calls == ["prompt-0", "prompt-1", "prompt-2", "prompt-1"]

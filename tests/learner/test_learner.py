@@ -1,0 +1,260 @@
+"""The learner on the plain torch engine; `test_engines` runs the same class on DeepSpeed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import learner.update
+from common.chat import ChatEncoder
+from common.config import Loss, Model, RunConfig
+from common.errors import UserError
+from common.images import ImageStore
+from common.records import Response
+from common.weights import LM_HEAD, checksum, from_arrays
+from learner.batching import plan_batch
+from learner.collate import Collator
+from learner.learner import Learner
+from learner.policy import Policy, freeze_copy, load_model, load_policy
+from learner.update import accumulate
+from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.tiny_models import TinyLlava, tiny_llava
+
+TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
+
+
+def started(config: RunConfig) -> Learner:
+    trainer = Learner(config)
+    trainer.start()
+    return trainer
+
+
+def weights_of(trainer: Learner) -> dict[str, np.ndarray]:
+    return trainer.publish(0)[1]
+
+
+def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        np.testing.assert_array_equal(value, right[name], err_msg=name)
+
+
+def test_start_counts_parameters() -> None:
+    facts = Learner(run_config()).start()
+    assert facts["num_params"] > facts["num_trainable_params"] > 0
+    assert (facts["device"], facts["world_size"]) == ("cpu", 1)
+    lora = Learner(run_config(tuning=LORA)).start()
+    assert lora["num_trainable_params"] < facts["num_trainable_params"] / 10
+
+
+@TUNINGS
+def test_training_raises_the_margin(store: ImageStore, tuning: dict | None) -> None:
+    trainer = started(run_config(tuning=tuning))
+    pairs = make_pairs(store, 6)
+    results = [trainer.step(step, pairs)[0] for step in range(5)]
+    first, last = results[0].metrics, results[-1].metrics
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    assert last["loss"] < first["loss"]
+    assert last["rewards/accuracies"] == 1.0
+    assert results[0].pair_ids == tuple(pair.id for pair in pairs)
+    assert (last["pairs/online"], last["pairs/bdhs"], last["pairs/trained"]) == (3, 3, 6)
+    by_source = [last["rewards/margins/online"], last["rewards/margins/bdhs"]]
+    assert np.mean(by_source) == pytest.approx(last["rewards/margins"])
+    assert {"lr", "grad_norm", "tokens", "time/step_s", "rewards/chosen", "logps/rejected"} <= last.keys()
+    assert last["tokens"] == sum(
+        len(trainer._collator.encoder.encode_response(side.text)) for p in pairs for side in (p.chosen, p.rejected)
+    )
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 8])
+def test_micro_batches_add_up_to_one_big_batch(model_path: Path, store: ImageStore, micro_batch: int) -> None:
+    """Float64, so that equal means equal: 7 pairs in micro-batches of 1, 3 or 4 against one of 8."""
+    policy = load_policy(Model(), model_path).double()
+    reference = freeze_copy(policy, share_tower=True)
+    with torch.no_grad():
+        policy.model.lm_head.weight.add_(torch.randn_like(policy.model.lm_head.weight) * 0.05)
+    collator = Collator(ChatEncoder(model_path, 256))
+
+    class Gradients:
+        rank, world_size, module = 0, 1, policy
+
+        def backward(self, loss: torch.Tensor) -> None:
+            loss.backward()
+
+    def gradients(size: int) -> list[torch.Tensor]:
+        policy.zero_grad()
+        plan = plan_batch(make_pairs(store, 7), collator, size, 0, 1)
+        loss = Loss(nll_weight=0.1)
+        accumulate(Gradients(), reference, collator, plan, loss, torch.device("cpu"), torch.float64)  # type: ignore[arg-type]
+        return [parameter.grad.clone() for parameter in policy.parameters() if parameter.grad is not None]
+
+    torch.testing.assert_close(gradients(micro_batch), gradients(8), atol=1e-12, rtol=1e-9)
+
+
+def test_refused_pairs_come_back_and_do_not_count(store: ImageStore) -> None:
+    good = make_pairs(store, 4)
+    same = replace(good[0], id="same", rejected=good[0].chosen)
+    media = replace(
+        good[0], id="media", chosen=Response("", (5, started(run_config())._collator.encoder.image_token_id))
+    )
+    mixed, clean = started(run_config()), started(run_config())
+    result, dropped = mixed.step(0, [same, *good, media])
+    assert [(drop.id, drop.reason) for drop in dropped] == [("same", "pair_identical"), ("media", "response_media")]
+    assert result.pair_ids == tuple(pair.id for pair in good)
+    assert result.metrics["pairs/trained"] == 4
+    clean.step(0, good)
+    assert_same(weights_of(mixed), weights_of(clean))
+
+
+def test_a_batch_without_a_usable_pair_changes_nothing(store: ImageStore) -> None:
+    trainer = started(run_config())
+    (pair,) = make_pairs(store, 1)
+    result, dropped = trainer.step(0, [replace(pair, rejected=pair.chosen)])
+    assert result.pair_ids == ()
+    assert result.metrics["steps_skipped"] == 1
+    assert [drop.reason for drop in dropped] == ["pair_identical"]
+    assert trainer.publish(1)[0].change_norm == 0
+
+
+def test_a_loss_that_is_not_finite_skips_the_step(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, pairs = started(run_config()), make_pairs(store, 6)
+    original = learner.update.pair_losses
+    monkeypatch.setattr(learner.update, "pair_losses", lambda *args: original(*args) * float("nan"))
+    result, dropped = trainer.step(0, pairs)
+    assert {drop.reason for drop in dropped} == {"step_skipped"}
+    assert (result.pair_ids, result.metrics["steps_skipped"]) == ((), 1)
+    assert trainer.publish(1)[0].change_norm == 0
+    monkeypatch.undo()
+    result, dropped = trainer.step(1, pairs)
+    assert (len(result.pair_ids), dropped, result.metrics["steps_skipped"]) == (6, [], 1)
+
+
+@TUNINGS
+def test_publish(store: ImageStore, model_path: Path, tuning: dict | None) -> None:
+    """What is sent is the trained policy: its own log-probs, not the base's; LoRA comes merged."""
+    trainer, pairs = started(run_config(tuning=tuning)), make_pairs(store, 6)
+    trainer.set_probe(pairs[0].prompt, (5, 6, 7))
+    assert trainer.publish(0)[0].change_norm == 0
+    for step in range(3):
+        trainer.step(step, pairs)
+    manifest, arrays = trainer.publish(1)
+    assert manifest.version == 1
+    assert manifest.change_norm > 1e-2
+    assert manifest.checksum == checksum(arrays)
+    assert manifest.num_tensors == len(arrays) == len(load_model(model_path, torch.float32).state_dict())
+    assert manifest.num_bytes == sum(array.nbytes for array in arrays.values())
+    assert LM_HEAD in arrays
+    fresh = load_model(model_path, torch.float32).eval()
+    received = from_arrays(arrays)
+    from common.weights import hub_name
+
+    with torch.no_grad():
+        base = Policy(fresh)(trainer._collator.single(pairs[0].prompt, (5, 6, 7))).token_logps[0]
+        for name, parameter in fresh.named_parameters():
+            parameter.copy_(received[hub_name(name)])
+        sent = Policy(fresh)(trainer._collator.single(pairs[0].prompt, (5, 6, 7))).token_logps[0]
+    np.testing.assert_allclose(manifest.probe.token_logprobs, sent.numpy(), atol=1e-4)
+    assert (sent - base).abs().max() > 1e-2
+    before = checksum(arrays)
+    trainer.step(3, pairs)
+    assert checksum(arrays) == before, "published arrays must not follow the training"
+
+
+def test_publishing_does_not_disturb_training(store: ImageStore, tmp_path: Path) -> None:
+    pairs = make_pairs(store, 6)
+    disturbed, quiet = started(run_config(tuning=LORA)), started(run_config(tuning=LORA))
+    disturbed.set_probe(pairs[0].prompt, (5, 6))
+    for step in range(3):
+        disturbed.step(step, pairs)
+        disturbed.publish(step)
+        disturbed.export(tmp_path / "export")
+        quiet.step(step, pairs)
+    assert_same(weights_of(disturbed), weights_of(quiet))
+
+
+def test_a_tied_head_is_sent_and_exported(store: ImageStore, tmp_path: Path) -> None:
+    trainer = started(run_config(model=tiny_llava(TinyLlava(tied=True))))
+    trainer.step(0, make_pairs(store, 6))
+    arrays = weights_of(trainer)
+    np.testing.assert_array_equal(arrays[LM_HEAD], arrays["language_model.model.embed_tokens.weight"])
+    trainer.export(tmp_path / "out")
+    assert load_model(tmp_path / "out", torch.float32) is not None
+
+
+@TUNINGS
+def test_export_loads_with_transformers(store: ImageStore, tmp_path: Path, tuning: dict | None) -> None:
+    trainer, pairs = started(run_config(tuning=tuning)), make_pairs(store, 6)
+    trainer.step(0, pairs)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+    trainer.export(out)
+    assert not (out / "old").exists()
+    model, report = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert AutoProcessor.from_pretrained(out).chat_template
+    assert (out / "generation_config.json").is_file()
+    batch = Collator(ChatEncoder(out, 256)).single(pairs[0].prompt, (5, 6, 7))
+    trainer.set_probe(pairs[0].prompt, (5, 6, 7))
+    with torch.no_grad():
+        exported = Policy(model.eval())(batch).token_logps[0]
+    np.testing.assert_allclose(exported.numpy(), trainer.publish(1)[0].probe.token_logprobs, atol=1e-4)
+    assert (out / "adapter" / "adapter_model.safetensors").exists() == (tuning is not None)
+
+
+@TUNINGS
+def test_a_resumed_run_equals_an_uninterrupted_one(store: ImageStore, tmp_path: Path, tuning: dict | None) -> None:
+    tuning = tuning and {**tuning, "dropout": 0.2}  # draws random numbers
+    batches = [make_pairs(store, 6, first) for first in (0, 6, 12, 18)]
+    straight = started(run_config(tuning=tuning))
+    for step, batch in enumerate(batches):
+        straight.step(step, batch)
+        if step == 1:
+            straight.save(tmp_path / "half")
+    torch.manual_seed(999)
+    resumed = started(run_config(tuning=tuning))
+    assert resumed.load(tmp_path / "half") == {"step": 1, "steps_skipped": 0}
+    for step in (2, 3):
+        result, _ = resumed.step(step, batches[step])
+    assert_same(weights_of(resumed), weights_of(straight))
+    assert resumed.publish(4)[0].change_norm == straight.publish(4)[0].change_norm > 0
+    assert result.step == 3
+
+
+def test_damaged_checkpoints_are_refused(store: ImageStore, tmp_path: Path) -> None:
+    trainer = started(run_config())
+    trainer.step(0, make_pairs(store, 6))
+    trainer.save(tmp_path / "good")
+    with pytest.raises(UserError, match=r"expected rank_0\.pt, got no such file"):
+        trainer.load(tmp_path / "none")
+    with pytest.raises(UserError, match="other trainable weights"):
+        started(run_config(tuning=LORA)).load(tmp_path / "good")
+    for name in ("rank_0.pt", "engine/engine.pt"):
+        file = tmp_path / "good" / name
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) // 2])
+        with pytest.raises(UserError, match="expected the learner's saved state") as caught:
+            trainer.load(tmp_path / "good")
+        assert "\n" not in str(caught.value)
+        file.write_bytes(data)
+    trainer.load(tmp_path / "good")
+
+
+def test_torch_trains_float32_only() -> None:
+    config = run_config()
+    config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})})
+    with pytest.raises(UserError, match=r"set learner\.engine = deepspeed"):
+        Learner(config).start()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_missing_gpu_is_said_at_once() -> None:
+    with pytest.raises(UserError, match="expected a CUDA device"):
+        Learner(run_config(num_gpus=1))

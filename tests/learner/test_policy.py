@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from common.config import Full, Lora, Model
+from common.errors import UserError
+from common.images import ImageStore
+from learner.collate import Collator, RowBatch
+from learner.policy import freeze_copy, is_tower, load_model, load_policy, merge_lora
+from tests.learner.helpers import make_pairs
+
+TUNING = Lora(r=4, alpha=8)
+
+
+@pytest.fixture
+def batch(collator: Collator, store: ImageStore) -> RowBatch:
+    return collator.collate([collator.encode(pair) for pair in make_pairs(store, 2)])  # type: ignore[misc]
+
+
+def lora_policy(model_path: Path, disturb: bool = True):
+    policy = load_policy(Model(tuning=TUNING), model_path)
+    if disturb:
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+    return policy
+
+
+def test_full_freezes_the_tower_and_trains_the_projector(model_path: Path) -> None:
+    policy = load_policy(Model(), model_path)
+    trainable = {name.split(".")[2] for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    assert trainable == {"language_model", "multi_modal_projector", "weight"}  # the last is net.lm_head.weight
+    thawed = load_policy(Model(freeze_vision=False), model_path)
+    assert all(parameter.requires_grad for parameter in thawed.parameters())
+
+
+def test_is_tower() -> None:
+    assert is_tower("model.vision_tower.encoder.layers.0.mlp.fc1.weight")
+    assert is_tower("model.visual.blocks.0.attn.qkv.weight")
+    for name in (
+        "model.visual.merger.mlp.0.weight",
+        "model.visual.deepstack_merger_list.0.norm.weight",
+        "lm_head.weight",
+    ):
+        assert not is_tower(name)
+
+
+def test_reference_copy_shares_only_the_frozen_tower(model_path: Path) -> None:
+    policy = load_policy(Model(), model_path)
+    reference = freeze_copy(policy, share_tower=True)
+    assert not any(parameter.requires_grad for parameter in reference.parameters())
+    assert any(parameter.requires_grad for parameter in policy.parameters())
+    for (name, own), (_, copied) in zip(policy.named_parameters(), reference.named_parameters(), strict=True):
+        assert (own is copied) == is_tower(name)
+    apart = freeze_copy(policy, share_tower=False)
+    assert not {id(parameter) for parameter in apart.parameters()} & {id(p) for p in policy.parameters()}
+
+
+def test_lora_sits_on_the_language_side_only(model_path: Path) -> None:
+    policy = lora_policy(model_path)
+    trainable = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    assert trainable
+    assert all("lora_" in name and "language_model" in name for name in trainable)
+
+
+@torch.no_grad()
+def test_adapters_off_is_the_base(model_path: Path, batch: RowBatch) -> None:
+    policy = lora_policy(model_path)
+    base = load_policy(Model(), model_path)(batch).summed
+    torch.testing.assert_close(policy(batch, adapters=False).summed, base, atol=0, rtol=0)
+    assert (policy(batch).summed - base).abs().min() > 1e-3
+
+
+@torch.no_grad()
+def test_merging_equals_pefts_own(model_path: Path, batch: RowBatch) -> None:
+    policy = lora_policy(model_path)
+    adapted = policy(batch).summed
+    gathered = {name.removeprefix("net."): p.detach().clone() for name, p in policy.named_parameters()}
+    merged, base = merge_lora(gathered, TUNING)
+    plain = load_model(model_path, torch.float32)
+    assert merged.keys() == base.keys() == dict(plain.named_parameters()).keys()
+    assert all(torch.equal(value, base[name]) for name, value in plain.named_parameters())
+    theirs = policy.net.merge_and_unload()
+    for name, value in theirs.named_parameters():
+        torch.testing.assert_close(merged[name], value, atol=1e-6, rtol=1e-6)
+    policy.net = theirs
+    torch.testing.assert_close(policy(batch).summed, adapted, atol=1e-4, rtol=1e-5)
+
+
+def test_unknown_lora_targets(model_path: Path) -> None:
+    with pytest.raises(UserError, match="none of which exists"):
+        load_policy(Model(tuning=Lora(target_modules=("nope", "fc1"))), model_path)
+
+
+def test_gradient_checkpointing_changes_no_gradient(model_path: Path, batch: RowBatch) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        policy = load_policy(Model(tuning=Full()), model_path, checkpointing)
+        policy(batch).summed.sum().backward()
+        gradients.append([p.grad for p in policy.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
+
+
+def broken(model_path: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model_path, tmp_path / "model"))
+
+
+def test_no_model_directory(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"got none with a config\.json"):
+        load_model(tmp_path, torch.float32)
+
+
+def test_no_weights(model_path: Path, tmp_path: Path) -> None:
+    path = broken(model_path, tmp_path)
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"expected \*\.safetensors, got none"):
+        load_model(path, torch.float32)
+
+
+def test_truncated_weights(model_path: Path, tmp_path: Path) -> None:
+    path = broken(model_path, tmp_path)
+    data = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="expected readable safetensors"):
+        load_model(path, torch.float32)
+
+
+def test_incomplete_weights(model_path: Path, tmp_path: Path) -> None:
+    path = broken(model_path, tmp_path)
+    weights = load_file(path / "model.safetensors")
+    weights.pop("language_model.model.norm.weight")
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="a checkpoint without 1 of them"):
+        load_model(path, torch.float32)
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "no_such_model"}', "{broken", '{"model_type": "bert"}'])
+def test_unknown_architecture(model_path: Path, tmp_path: Path, content: str) -> None:
+    path = broken(model_path, tmp_path)
+    (path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="expected an architecture") as caught:
+        load_model(path, torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape(model_path: Path, tmp_path: Path) -> None:
+    path = broken(model_path, tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 96
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="expected an architecture and weights"):
+        load_model(path, torch.float32)

@@ -1,0 +1,111 @@
+"""Pairs from groups: who is chosen, which version counts, and why there may be no pair."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.records import Dropped, PreferencePair, Verdict
+from reward.ranking import rank
+from tests.reward.builders import caption_prompt, completion, group
+
+PROMPT = caption_prompt()
+
+
+def pair_of(scores: tuple[float, ...], *texts: str, id: str = "g") -> PreferencePair:
+    found = rank(group(PROMPT, *texts, id=id), Verdict(scores), 0.0)
+    assert isinstance(found, PreferencePair)
+    return found
+
+
+def reason(scores: tuple[float, ...], *texts: str, margin: float = 1e-6) -> str:
+    found = rank(group(PROMPT, *texts), Verdict(scores), margin)
+    assert isinstance(found, Dropped)
+    return found.reason
+
+
+def test_best_against_worst_with_everything_the_learner_needs() -> None:
+    rolled = group(PROMPT, "a", "b", "c", id="epoch-2/p", versions=(7, 5, 6))
+    pair = rank(rolled, Verdict((-1.0, -0.5, -2.0)), 1e-6)
+    assert isinstance(pair, PreferencePair)
+    assert (pair.id, pair.source, pair.scores) == ("epoch-2/p", "online", (-0.5, -2.0))
+    assert (pair.chosen.text, pair.chosen.token_ids) == ("b", (98,))
+    assert (pair.rejected.text, pair.rejected.token_ids) == ("c", (99,))
+    assert pair.prompt_token_ids == (1, 2, 3)
+    assert pair.weight_version == 5
+
+
+def test_the_version_is_that_of_the_older_first_token() -> None:
+    """Versions 4-9 and 5-5: the pair is as old as its oldest token, 4."""
+    old = replace(completion("a", 4), max_weight_version=9)
+    pair = rank(replace(group(PROMPT), completions=(old, completion("b", 5))), Verdict((1.0, 0.0)), 0.0)
+    assert isinstance(pair, PreferencePair)
+    assert pair.weight_version == 4
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((1.0, 1.0), "tie"),
+        ((0.0, 0.4), "tie"),
+        ((math.nan, 1.0), "bad_verdict"),
+        ((0.0, math.inf), "bad_verdict"),
+        ((0.0,), "bad_verdict"),
+        ((0.0, 1.0, 2.0), "bad_verdict"),
+        ((), "bad_verdict"),
+    ],
+)
+def test_reasons(scores: tuple[float, ...], expected: str) -> None:
+    assert reason(scores, "a", "b", margin=0.5) == expected
+
+
+def test_a_margin_of_exactly_the_minimum_makes_a_pair_and_equal_scores_never_do() -> None:
+    assert isinstance(rank(group(PROMPT, "a", "b"), Verdict((0.0, 0.5)), 0.5), PreferencePair)
+    assert reason((1.0, 1.0), "a", "b", margin=0.0) == "tie"
+
+
+def test_one_text_makes_no_pair_whatever_the_scores() -> None:
+    """A noisy judge scores a text twice; best and worst saying the same is caught in larger groups too."""
+    assert reason((0.0, 1.0), "a", " a\n") == "identical"
+    assert reason((0.0, 1.0, 0.5), "a", "a", "b") == "identical"
+
+
+def test_garbage_instead_of_a_verdict_is_dropped() -> None:
+    for garbage in (None, Verdict(("good", "bad")), Verdict((None, 1.0))):  # type: ignore[arg-type]
+        found = rank(group(PROMPT, "a", "b"), garbage, 0.0)  # type: ignore[arg-type]
+        assert isinstance(found, Dropped)
+        assert found.reason == "bad_verdict"
+
+
+def test_equals_are_drawn_without_length_bias() -> None:
+    """Short and long tie for best in 400 groups: each is drawn 200 ± 60 times (6 σ, σ = 10)."""
+    texts = ("x", "a much longer answer", "bad")
+    drawn = Counter(pair_of((1.0, 1.0, 0.0), *texts, id=f"g{n}").chosen.text for n in range(400))
+    assert set(drawn) == set(texts[:2])
+    assert abs(drawn["x"] - 200) < 60
+
+
+@given(st.lists(st.integers(-3, 0), min_size=2, max_size=8), st.randoms())
+def test_the_order_of_completions_does_not_matter(scores: list[int], rng: random.Random) -> None:
+    items = [(float(score), f"text {n}") for n, score in enumerate(scores)]
+    mixed = rng.sample(items, len(items))
+
+    def ranked(rows: list[tuple[float, str]]) -> PreferencePair | Dropped:
+        return rank(group(PROMPT, *(text for _, text in rows)), Verdict(tuple(score for score, _ in rows)), 0.0)
+
+    assert ranked(items) == ranked(mixed)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=8).filter(lambda scores: len(set(scores)) > 1))
+def test_negated_scores_swap_chosen_and_rejected(scores: list[int]) -> None:
+    texts = [f"text {n}" for n in range(len(scores))]
+    pair = pair_of(tuple(map(float, scores)), *texts)
+    swapped = pair_of(tuple(-float(score) for score in scores), *texts)
+    assert (pair.chosen, pair.rejected) == (swapped.rejected, swapped.chosen)
+    assert pair.scores == (max(scores), min(scores))
