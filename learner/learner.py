@@ -25,7 +25,7 @@ from learner.collate import Collator, RowBatch
 from learner.logps import CompletionLogps
 from learner.policy import Policy, freeze_copy, load_policy
 from learner.publisher import export_policy, package, plain_weights
-from learner.ranks import gather
+from learner.ranks import free_address, gather
 from learner.update import accumulate, reduce_table
 
 if TYPE_CHECKING:
@@ -58,14 +58,17 @@ class Learner:
         self.world_size = world_size
         self.model_path = model_path or config.model.path
         self._meeting_point = (master_address, master_port)
-        self._device = _device(config)
         self._dtype: torch.dtype = getattr(torch, config.model.dtype)
         self._probe: tuple[Prompt, tuple[int, ...]] | None = None
         self._step = 0
         self._steps_skipped = 0
 
-    def start(self) -> dict[str, Any]:
-        """Load the policy, make the reference, start the engine.
+    def rendezvous(self) -> tuple[str, int]:
+        """An address of this node and a free port, for all ranks to meet at; asked of rank 0."""
+        return free_address()
+
+    def start(self, master_address: str | None = None, master_port: int | None = None) -> dict[str, Any]:
+        """Load the policy, make the reference, start the engine. The address, if given, replaces the constructor's.
 
         Returns:
             `num_params`, `num_trainable_params`, `device`, `world_size`, `start_s`.
@@ -75,6 +78,9 @@ class Learner:
         """
         begun = time.perf_counter()
         config = self.config
+        if master_address is not None and master_port is not None:
+            self._meeting_point = (master_address, master_port)
+        self._device = _device(config)
         torch.manual_seed(derive_seed(config.run.seed, "policy"))
         self._collator = Collator(ChatEncoder(self.model_path, config.model.max_length))
         self._policy = load_policy(config.model, self.model_path, config.learner.gradient_checkpointing)
@@ -122,7 +128,17 @@ class Learner:
         return StepResult(step, metrics, tuple(pair.id for pair in trained)), dropped
 
     def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
-        """The response whose log-probs every manifest carries from now on (UserError when it cannot be encoded)."""
+        """The response whose log-probs every manifest carries from now on.
+
+        Raises:
+            UserError: the prompt cannot be encoded, or the response is empty or holds media tokens.
+        """
+        media = set(token_ids) & set(self._collator.encoder.media_token_ids)
+        if not token_ids or media:
+            raise UserError(
+                f"probe: expected at least one response token and no media token, got {len(token_ids)} tokens with "
+                f"media tokens {sorted(media)}; probe with tokens the policy may sample"
+            )
         self._collator.single(prompt, tuple(token_ids))
         self._probe = (prompt, tuple(token_ids))
 

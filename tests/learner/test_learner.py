@@ -166,6 +166,13 @@ def test_publish(store: ImageStore, model_path: Path, tuning: dict | None) -> No
     assert checksum(arrays) == before, "published arrays must not follow the training"
 
 
+def test_a_probe_must_be_a_response(store: ImageStore) -> None:
+    trainer, (pair,) = started(run_config()), make_pairs(store, 1)
+    for tokens in ((), (5, trainer._collator.encoder.image_token_id)):
+        with pytest.raises(UserError, match="expected at least one response token and no media token"):
+            trainer.set_probe(pair.prompt, tokens)
+
+
 def test_publishing_does_not_disturb_training(store: ImageStore, tmp_path: Path) -> None:
     pairs = make_pairs(store, 6)
     disturbed, quiet = started(run_config(tuning=LORA)), started(run_config(tuning=LORA))
