@@ -13,12 +13,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+from typing import get_type_hints
+
 import vllm
 from vllm import LLM, SamplingParams
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.models.llava import LlavaImageEmbeddingInputs
+from vllm.model_executor.models.llava_next import LlavaNextImageEmbeddingInputs
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
 from vllm.renderers.inputs.preprocess import parse_model_prompt
@@ -27,6 +31,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.llm_engine import LLMEngine
 
 VERSION: str = vllm.__version__
+
+# vLLM 0.32 checks that all image embeddings of one engine step are equally long, although its code does not need it.
+# BDHS leaves out image tokens by chance, so they are not.
+for _schema in (LlavaImageEmbeddingInputs, LlavaNextImageEmbeddingInputs):
+    get_type_hints(_schema, include_extras=True)["data"].__metadata__[0].dynamic_dims.add("ifs")
 
 __all__ = [
     "LLM",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TypeAlias
 
 from actors.bdhs import Generate
 from common.config import RunConfig
-from common.protocols import GenerationRequest
-from common.records import Dropped, Prompt, RolloutGroup
+from common.records import Prompt
 
 Engines: TypeAlias = Callable[[RunConfig], AbstractAsyncContextManager[tuple[list[Generate], Callable[[Prompt], int]]]]
 """Starts the engines; gives one `generate` per worker, and the number of image tokens of a prompt."""
@@ -38,29 +37,10 @@ async def ray_engines(config: RunConfig) -> AsyncIterator[tuple[list[Generate], 
             for index in range(rollout.num_workers)
         ]
         await asyncio.gather(*(handle.call("start") for handle in handles))
-        yield [by_visible_count(partial(handle.call, "generate")) for handle in handles], ImageTokenCounter(config)
+        yield [partial(handle.call, "generate") for handle in handles], ImageTokenCounter(config)
         await asyncio.gather(*(handle.call("close") for handle in handles))
     finally:
         runtime.shutdown()
-
-
-def by_visible_count(generate: Generate) -> Generate:
-    """Requests with different numbers of visible image tokens in calls of their own, one after the other.
-
-    vLLM 0.32 checks that the image embeddings of one step are equally long and dies when LLaVA's are not.
-    """
-
-    async def grouped(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
-        places: dict[int, list[int]] = {}
-        for place, request in enumerate(requests):
-            places.setdefault(len(request.visible_image_tokens or ()), []).append(place)
-        found: dict[int, RolloutGroup | Dropped] = {}
-        for group in places.values():
-            results = await generate([requests[place] for place in group])
-            found.update(zip(group, results, strict=True))
-        return [found[place] for place in range(len(requests))]
-
-    return grouped
 
 
 class ImageTokenCounter:

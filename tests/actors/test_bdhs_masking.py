@@ -122,7 +122,7 @@ def test_default_positions_would_be_another_function(setup: Setup) -> None:
 
 @pytest.mark.real
 def test_the_engine_runs_the_same_function(setup: Setup) -> None:
-    """vLLM's shortened sequences, greedy, with and without a prefix; and its full sequence is rho = 0."""
+    """vLLM's shortened sequences of several lengths in one call, greedy, with and without a prefix; and rho = 0."""
     from actors.engines import make_engine
 
     prefix = "There is a red"
@@ -135,7 +135,7 @@ def test_the_engine_runs_the_same_function(setup: Setup) -> None:
     async def ask() -> tuple[list[Any], tuple[float, ...]]:
         engine = make_engine(Model(path=str(setup.directory)), Rollout(deterministic=True))
         try:
-            found = [(await engine.generate([request]))[0] for request in requests]
+            found = await engine.generate(requests)
             return found, await engine.token_logprobs(setup.prompt, setup.answer)
         finally:
             await engine.close()

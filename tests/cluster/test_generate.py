@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import subprocess
@@ -18,7 +17,7 @@ from actors.bdhs import Generate
 from cluster import bdhs_job
 from cluster.bdhs_job import Job, job_of, run
 from cluster.generate import build_parser, main
-from cluster.generate_engines import Engines, by_visible_count
+from cluster.generate_engines import Engines
 from common.config import RunConfig
 from common.datasets import PAIRS, STATS, read_pairs, read_table, write_prompts
 from common.errors import UserError
@@ -154,21 +153,6 @@ def test_refusals_are_one_line_with_status_2(tmp_path: Path, capsys: pytest.Capt
         assert main(["bdhs", "--out", out, *words]) == 2
         message = capsys.readouterr().err
         assert message.startswith("error: ") and message.count("\n") == 1
-
-
-def test_requests_are_grouped_by_visible_tokens_and_come_back_in_order() -> None:
-    calls: list[list[int]] = []
-
-    async def generate(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
-        calls.append([len(request.visible_image_tokens or ()) for request in requests])
-        return [Dropped(request.id, "seen") for request in requests]
-
-    prompt = Prompt("p", (), ())
-    visible = [(1,), (0, 2), (3,), (), (4, 5)]
-    requests = [GenerationRequest(str(i), prompt, 1, 1.0, 1, visible_image_tokens=v) for i, v in enumerate(visible)]
-    found = asyncio.run(by_visible_count(generate)(requests))  # type: ignore[arg-type]
-    assert [result.id for result in found] == ["0", "1", "2", "3", "4"]
-    assert calls == [[1, 1], [2, 2], [0]]
 
 
 def test_help_is_quick_and_light() -> None:

@@ -264,4 +264,4 @@ def test_torch_trains_float32_only() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_gpu_is_said_at_once() -> None:
     with pytest.raises(UserError, match="expected a CUDA device"):
-        Learner(run_config(num_gpus=1))
+        Learner(run_config(num_gpus=1)).start()
