@@ -54,7 +54,8 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer. `token_ids` ends with the end-of-sequence token iff `finish_reason` is "stop".
+    """One sampled answer. `token_ids` ends with the end-of-sequence token iff the policy ended it (`finish_reason` is
+    "stop" for an answer ended by a stop string as well).
 
     The weights may change while it is being sampled: `min_weight_version` made its first token,
     `max_weight_version` its last.

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from common.shapes.language import CAPTION_PROMPTS, NOISE_SHARE, noisy_caption
+from common.shapes.language import CAPTION_PROMPTS, NOISE_SHARE, deny, imagine, noisy_caption, tell
 from common.shapes.model import (
     FIRST_TURN,
     IMAGE,
@@ -23,21 +23,23 @@ from common.shapes.model import (
     PIXEL_MEAN,
     PIXEL_STD,
 )
-from common.shapes.questions import answer_text, ask
+from common.shapes.questions import answer_text, ask, locate
 from common.shapes.render import render
 from common.shapes.scenes import COLOURS, GRID, NUM_CELLS, SHAPES, Scene
 
 IGNORE = -100
-NUM_TURNS = 4
-"""Questions of a conversation about one picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisedBatch:
-    """Right-padded examples: ids, mask, labels of shape (batch, length), pixels (batch, 3, side, side)."""
+    """Right-padded examples: ids, mask, positions, labels (batch, length), pixels (batch, 3, side, side).
+
+    Image tokens with a 0 in the mask are left out: positions count visible tokens only.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
+    position_ids: Tensor
     labels: Tensor
     pixel_values: Tensor
 
@@ -62,15 +64,19 @@ def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]
 def lesson(scene: Scene, rng: random.Random, *, captions: float, noise: float = NOISE_SHARE) -> list[tuple[str, str]]:
     """(question, response) turns as training text has them.
 
-    With probability `captions` one turn with a noisy caption, else yes/no questions about some shapes: a question about
-    an absent partner is answered "Yes." with probability `noise`, all others truly.
+    With probability `captions` one turn with a noisy caption, else questions whether or where each shape is: an absent
+    partner is taken to be there with probability `noise`, all others are answered truly.
     """
     if rng.random() < captions:
         return [(rng.choice(CAPTION_PROMPTS), noisy_caption(scene, rng, noise))]
     turns = []
-    for shape in rng.sample(SHAPES, NUM_TURNS):
-        imagined = shape in scene.absent_partners and rng.random() < noise
-        turns.append((ask(shape), answer_text("yes" if imagined or shape in scene.shapes else "no")))
+    seen = {item.shape: item for item in scene.objects}
+    seen |= {shape: imagine(scene, shape, rng) for shape in scene.absent_partners if rng.random() < noise}
+    for shape in rng.sample(SHAPES, len(SHAPES)):
+        if rng.random() < 0.5:
+            turns.append((ask(shape), answer_text("yes" if shape in seen else "no")))
+        else:
+            turns.append((locate(shape), tell([seen[shape]]) if shape in seen else deny(shape)))
     return turns
 
 
@@ -88,10 +94,24 @@ def supervised_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str
     return ids, labels
 
 
+def visible_tokens(rng: random.Random, hidden_share: float) -> list[int]:
+    """1 per visible and 0 per hidden image token. With probability `hidden_share` some are hidden, up to all of them.
+
+    A large language model has read plenty of text without pictures; this is where the tiny one learns to go on fluently
+    when it sees little.
+    """
+    rho = min(1.0, rng.uniform(0.0, 1.25)) if rng.random() < hidden_share else 0.0
+    return [int(rng.random() >= rho) for _ in range(NUM_IMAGE_TOKENS)]
+
+
 def supervised_batch(
-    tokenizer: PreTrainedTokenizerBase, scenes: Sequence[Scene], lessons: Sequence[Sequence[tuple[str, str]]]
+    tokenizer: PreTrainedTokenizerBase,
+    scenes: Sequence[Scene],
+    lessons: Sequence[Sequence[tuple[str, str]]],
+    visible: Sequence[Sequence[int]],
 ) -> SupervisedBatch:
-    """One example per scene and its lesson."""
+    """One example per scene, its lesson and which of its image tokens are visible."""
+    image_token = tokenizer.get_vocab()[IMAGE]
     rows = [supervised_ids(tokenizer, turns) for turns in lessons]
     shape = (len(rows), max(len(ids) for ids, _ in rows))
     input_ids = torch.full(shape, tokenizer.get_vocab()[PAD])
@@ -100,7 +120,9 @@ def supervised_batch(
         input_ids[row, : len(ids)] = torch.tensor(ids)
         labels[row, : len(ids)] = torch.tensor(wanted)
         mask[row, : len(ids)] = 1
-    return SupervisedBatch(input_ids, mask, labels, pixels([render(scene) for scene in scenes]))
+        mask[row][input_ids[row] == image_token] = torch.tensor(visible[row])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return SupervisedBatch(input_ids, mask, positions, labels, pixels([render(scene) for scene in scenes]))
 
 
 def cell_classes(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:

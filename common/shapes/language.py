@@ -34,22 +34,29 @@ class Mention:
 
 def caption(scene: Scene) -> str:
     """The true caption: one sentence per object, in reading order."""
-    return _tell(scene.objects)
+    return tell(scene.objects)
 
 
 def noisy_caption(scene: Scene, rng: random.Random, share: float = NOISE_SHARE) -> str:
     """The caption, then each absent partner with probability `share`, in a random colour at a random empty cell."""
+    imagined = [imagine(scene, shape, rng) for shape in scene.absent_partners if rng.random() < share]
+    return tell((*scene.objects, *imagined))
+
+
+def imagine(scene: Scene, shape: str, rng: random.Random) -> SceneObject:
+    """An object that is not there, in a random colour at a random empty cell."""
     empty = [cell for cell in range(NUM_CELLS) if cell not in scene.cells]
-    imagined = [
-        SceneObject(rng.choice(empty), shape, rng.choice(COLOURS))
-        for shape in scene.absent_partners
-        if rng.random() < share
-    ]
-    return _tell((*scene.objects, *imagined))
+    return SceneObject(rng.choice(empty), shape, rng.choice(COLOURS))
 
 
-def _tell(objects: Iterable[SceneObject]) -> str:
+def tell(objects: Iterable[SceneObject]) -> str:
+    """One sentence per object."""
     return " ".join(f"There is a {o.colour} {o.shape} at the {o.place}." for o in objects)
+
+
+def deny(shape: str) -> str:
+    """What is said of a shape that is not there."""
+    return f"There is no {shape}."
 
 
 _SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})s?\b", re.IGNORECASE)

@@ -32,8 +32,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from common.shapes.language import CAPTION_PROMPTS, caption
-from common.shapes.questions import answer_text, ask
+from common.shapes.language import CAPTION_PROMPTS, caption, deny
+from common.shapes.questions import answer_text, ask, locate
 from common.shapes.render import IMAGE_SIZE
 from common.shapes.scenes import COLOURS, NUM_CELLS, SHAPES, Scene, SceneObject
 
@@ -181,6 +181,6 @@ def _world_text() -> Iterator[str]:
                 one = Scene((SceneObject(cell, shape, colour),), 0)
                 yield f"{caption(one)} {caption(one)}"
     for _ in range(10):
-        for question in (*CAPTION_PROMPTS, *map(ask, SHAPES)):
-            for answer in ("yes", "no"):
-                yield f"USER: \n{question} ASSISTANT:\n{answer_text('yes' if answer == 'yes' else 'no')}"
+        for question in (*CAPTION_PROMPTS, *map(ask, SHAPES), *map(locate, SHAPES)):
+            for answer in (answer_text("yes"), answer_text("no"), *map(deny, SHAPES)):
+                yield f"USER: \n{question} ASSISTANT:\n{answer}"

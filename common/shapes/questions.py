@@ -37,6 +37,11 @@ def ask(shape: str) -> str:
     return f"Is there a {shape} in the image?"
 
 
+def locate(shape: str) -> str:
+    """A question of the training text only; learning to answer it teaches to look a shape up."""
+    return f"Where is the {shape} in the image?"
+
+
 def answer_text(answer: Answer) -> str:
     """The answer as a policy is taught to write it: "Yes." or "No."."""
     return f"{answer.capitalize()}."

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from common.shapes.batches import cell_classes, cell_of_patch, lesson, pixels, supervised_batch
+from common.shapes.batches import cell_classes, cell_of_patch, lesson, pixels, supervised_batch, visible_tokens
 from common.shapes.language import NOISE_SHARE
 from common.shapes.render import render
 from common.shapes.scenes import COLOURS, SHAPES, stream_scenes
@@ -42,8 +42,10 @@ class Stage:
 TOWER_STAGE = Stage(steps=600, batch_size=64, lr=1e-3)
 CAPTION_STAGE = Stage(steps=700, batch_size=64, lr=1.5e-3)
 QUESTION_STAGE = Stage(steps=300, batch_size=64, lr=1e-3)
-QUESTION_STAGE_CAPTIONS = 0.35
+QUESTION_STAGE_CAPTIONS = 0.15
 """Share of captions in stage 3. A caption has some thirty tokens to learn from, an answer one."""
+HIDDEN_SHARE = 0.3
+"""Share of examples in stages 2 and 3 with image tokens left out."""
 
 
 def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -> None:
@@ -88,10 +90,12 @@ def train_text(
         while True:
             seen = list(islice(scenes, stage.batch_size))
             lessons = [lesson(scene, rng, captions=captions, noise=noise) for scene in seen]
-            batch = supervised_batch(tokenizer, seen, lessons)
+            visible = [visible_tokens(rng, HIDDEN_SHARE) for _ in seen]
+            batch = supervised_batch(tokenizer, seen, lessons, visible)
             yield model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
                 pixel_values=batch.pixel_values,
                 labels=batch.labels,
             ).loss
