@@ -5,20 +5,26 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Sequence
+from types import ModuleType
 from typing import Any
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-
-import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.placement import Bundle
 from common.config import Cluster
 from common.errors import UserError
 from common.protocols import Handle
+
+
+def _import_ray(local: bool) -> ModuleType:
+    """Ray reads its environment at import. A local cluster binds to loopback, as Ray does on Windows and macOS."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    if local:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    import ray
+    import ray.util.scheduling_strategies
+
+    return ray
 
 
 class RayHandle:
@@ -48,18 +54,19 @@ class RayRuntime:
     def __init__(self, config: Cluster, bundles: Sequence[Bundle] = ()) -> None:
         self._config = config
         self._actors: list[Any] = []
-        self._group: PlacementGroup | None = None
+        self._group: Any = None
         self._index: dict[str, int] = {}
         address = config.address or os.environ.get("RAY_ADDRESS")
+        self._ray = _import_ray(local=not address)
         quiet: dict[str, Any] = {
             "logging_level": logging.WARNING,
             "log_to_driver": bool(os.environ.get("SIGHTLINE_DEBUG")),
         }
         try:
             if address:
-                ray.init(address=address, **quiet)
+                self._ray.init(address=address, **quiet)
             else:
-                ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=1 << 29, **quiet)
+                self._ray.init(include_dashboard=False, object_store_memory=1 << 29, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise UserError(
@@ -76,7 +83,7 @@ class RayRuntime:
         """Take all resources at once, so that two half-started runs cannot wait for each other."""
         if not bundles:
             return
-        have = ray.cluster_resources()
+        have = self._ray.cluster_resources()
         for resource, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
             need = sum(getattr(bundle, field) for bundle in bundles)
             if need > have.get(resource, 0):
@@ -86,7 +93,9 @@ class RayRuntime:
                 )
         placed = [bundle for bundle in bundles if bundle.num_cpus or bundle.num_gpus]
         self._index = {bundle.name: index for index, bundle in enumerate(placed)}
-        self._group = placement_group([{"CPU": b.num_cpus, "GPU": b.num_gpus} for b in placed], strategy="PACK")
+        self._group = self._ray.util.placement_group(
+            [{"CPU": b.num_cpus, "GPU": b.num_gpus} for b in placed], strategy="PACK"
+        )
         if not self._group.wait(self._config.start_timeout_s):
             raise UserError(
                 f"placement: expected the reservation within {self._config.start_timeout_s:g} s, got none; other jobs "
@@ -97,10 +106,10 @@ class RayRuntime:
         """Start `worker(*args)` as an actor, inside the reservation when it has a place of that name."""
         options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0}
         if self._group is not None and name in self._index:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+            options["scheduling_strategy"] = self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
                 self._group, placement_group_bundle_index=self._index[name]
             )
-        actor: Any = ray.remote(**options)(worker).remote(*args)
+        actor: Any = self._ray.remote(**options)(worker).remote(*args)
         self._actors.append(actor)
         return RayHandle(actor)
 
@@ -108,14 +117,14 @@ class RayRuntime:
         """Kill one actor; its place in the reservation is free for another of the same name."""
         assert isinstance(handle, RayHandle)
         self._actors.remove(handle.actor)
-        ray.kill(handle.actor)
+        self._ray.kill(handle.actor)
 
     def shutdown(self) -> None:
         """Kill our actors and give the reservation back; stop the cluster if it was ours."""
         for actor in self._actors:
-            ray.kill(actor)
+            self._ray.kill(actor)
         self._actors.clear()
         if self._group is not None:
-            remove_placement_group(self._group)
+            self._ray.util.remove_placement_group(self._group)
             self._group = None
-        ray.shutdown()
+        self._ray.shutdown()

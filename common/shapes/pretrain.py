@@ -1,6 +1,6 @@
 """Make the tiny policy from nothing: `python -m common.shapes.pretrain --out DIR` (about a quarter of an hour).
 
-tokenizer, random LLaVA -> tower on cell classes -> linear probe -> noisy text -> honesty checks -> HF directory
+random LLaVA -> tower on cell classes -> linear probe -> questions -> noisy captions -> Hugging Face directory, checks
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="cores torch may take")
     parser.add_argument("--tower-steps", type=int, help="override the steps of stage 1")
-    parser.add_argument("--caption-steps", type=int, help="override the steps of stage 2")
-    parser.add_argument("--question-steps", type=int, help="override the steps of stage 3")
+    parser.add_argument("--question-steps", type=int, help="override the steps of stage 2")
+    parser.add_argument("--caption-steps", type=int, help="override the steps of stage 3")
     parser.add_argument("--noise", type=float, help="share of absent partners that training text names")
     parser.add_argument("--scenes", type=int, default=400, help="test scenes of the honesty checks")
     return parser.parse_args(argv)
@@ -35,18 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.shapes.language import NOISE_SHARE
     from common.shapes.model import build_model, build_processor, build_tokenizer, save_policy
     from common.shapes.probe import honesty, probe_accuracy
-    from common.shapes.training import (
-        CAPTION_STAGE,
-        QUESTION_STAGE,
-        QUESTION_STAGE_CAPTIONS,
-        TOWER_STAGE,
-        Stage,
-        train_text,
-        train_tower,
-    )
-
-    def stage(default: Stage, steps: int | None) -> Stage:
-        return replace(default, steps=default.steps if steps is None else steps)
+    from common.shapes.training import CAPTION_STAGE, QUESTION_STAGE, TOWER_STAGE, train_text, train_tower
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -54,18 +43,15 @@ def main(argv: list[str] | None = None) -> None:
     model = build_model(tokenizer)
     model.train()
 
-    train_tower(model, stage(TOWER_STAGE, args.tower_steps), args.seed)
+    train_tower(model, replace(TOWER_STAGE, steps=args.tower_steps or TOWER_STAGE.steps), args.seed)
     accuracy = probe_accuracy(model)
     print(f"linear probe: {accuracy:.4f} of occupied (or of empty) cells of unbiased test scenes read right")
     if accuracy < MIN_PROBE_ACCURACY:
         raise SystemExit(f"linear probe must reach {MIN_PROBE_ACCURACY}, got {accuracy:.4f}: raise --tower-steps")
 
     noise = NOISE_SHARE if args.noise is None else args.noise
-    for plan, steps, share in (
-        (CAPTION_STAGE, args.caption_steps, 1.0),
-        (QUESTION_STAGE, args.question_steps, QUESTION_STAGE_CAPTIONS),
-    ):
-        train_text(model, tokenizer, stage(plan, steps), args.seed, captions=share, noise=noise)
+    for stage, steps in ((QUESTION_STAGE, args.question_steps), (CAPTION_STAGE, args.caption_steps)):
+        train_text(model, tokenizer, replace(stage, steps=steps or stage.steps), args.seed, noise)
     save_policy(model, build_processor(tokenizer), args.out)
     print(json.dumps(asdict(honesty(model, tokenizer, args.scenes)), indent=2))
 
