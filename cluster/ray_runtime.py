@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Sequence
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,9 @@ from cluster.placement import Bundle
 from common.config import Cluster
 from common.errors import UserError
 from common.protocols import Handle
+
+
+KNOCK_S = 10.0
 
 
 def _import_ray(local: bool) -> ModuleType:
@@ -25,6 +29,13 @@ def _import_ray(local: bool) -> ModuleType:
     import ray.util.scheduling_strategies
 
     return ray
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 class RayHandle:
@@ -64,10 +75,11 @@ class RayRuntime:
         }
         try:
             if address:
+                _knock(address)
                 self._ray.init(address=address, **quiet)
             else:
                 self._ray.init(include_dashboard=False, object_store_memory=1 << 29, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise UserError(
                 f"cluster.address: expected a running Ray cluster at {address}, got: {first}; start one with "

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from common.shapes.language import CAPTION_PROMPTS, NOISE_SHARE, deny, imagine, noisy_caption, tell
+from common.shapes.language import CAPTION_PROMPTS, NOISE_SHARE, imagine, noisy_caption, point_out
 from common.shapes.model import (
     FIRST_TURN,
     IMAGE,
@@ -28,6 +28,8 @@ from common.shapes.render import render
 from common.shapes.scenes import COLOURS, GRID, NUM_CELLS, SHAPES, Scene
 
 IGNORE = -100
+LOCATE_SHARE = 0.7
+"""Share of the present shapes whose colour and place are asked for rather than their presence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,10 @@ def lesson(scene: Scene, rng: random.Random, *, captions: float, noise: float = 
     seen = {item.shape: item for item in scene.objects}
     seen |= {shape: imagine(scene, shape, rng) for shape in scene.absent_partners if rng.random() < noise}
     for shape in rng.sample(SHAPES, len(SHAPES)):
-        if rng.random() < 0.5:
-            turns.append((ask(shape), answer_text("yes" if shape in seen else "no")))
+        if shape in seen and rng.random() < LOCATE_SHARE:
+            turns.append((locate(shape), point_out(seen[shape])))
         else:
-            turns.append((locate(shape), tell([seen[shape]]) if shape in seen else deny(shape)))
+            turns.append((ask(shape), answer_text("yes" if shape in seen else "no")))
     return turns
 
 

@@ -54,9 +54,9 @@ def tell(objects: Iterable[SceneObject]) -> str:
     return " ".join(f"There is a {o.colour} {o.shape} at the {o.place}." for o in objects)
 
 
-def deny(shape: str) -> str:
-    """What is said of a shape that is not there."""
-    return f"There is no {shape}."
+def point_out(item: SceneObject) -> str:
+    """Colour and place of one object, its shape first: what follows can only be read off the picture."""
+    return f"The {item.shape} is {item.colour} at the {item.place}."
 
 
 _SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})s?\b", re.IGNORECASE)

@@ -21,6 +21,8 @@ PopeSplit: TypeAlias = Literal["random", "popular", "adversarial"]
 Answer: TypeAlias = Literal["yes", "no"]
 
 POPE_SPLITS: tuple[PopeSplit, ...] = get_args(PopeSplit)
+NAME_ONE = "Name a shape in the image."
+"""A request of the training text only: to follow it a policy must know which shapes there are, wherever they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,6 @@ class Question:
 
 def ask(shape: str) -> str:
     return f"Is there a {shape} in the image?"
-
-
-def locate(shape: str) -> str:
-    """A question of the training text only; learning to answer it teaches to look a shape up."""
-    return f"Where is the {shape} in the image?"
 
 
 def answer_text(answer: Answer) -> str:
