@@ -139,10 +139,13 @@ class Loop:
             self.progress.step = step
             if step % loop.publish_interval == 0 or step == last:
                 metrics["time/publish_s"] = await self.publish(self.progress.version + 1)
-            if step % checkpoint.interval == 0 or step == last:
-                metrics["validation/score"] = await self._checkpoint(step)
+            due = step % checkpoint.interval == 0 or step == last
+            if due:
+                metrics["validation/score"] = await self._validate(step)
             self._journal.sync()
             self._metrics.write(step, metrics)
+            if due:
+                await self._checkpoint(step, metrics["validation/score"])
             self._bar.advance(self._note(metrics))
 
     def _note(self, metrics: dict[str, float]) -> str:
@@ -185,10 +188,13 @@ class Loop:
             "weight_version": float(version),
         }
 
-    async def _checkpoint(self, step: int) -> float:
-        """Validate the published weights, then save everything in one directory that appears whole or not at all."""
-        score = await self._validate(step)
+    async def _checkpoint(self, step: int, score: float) -> None:
+        """Save everything in one directory that appears whole or not at all.
+
+        What the run has written up to here must be on disk before: a resume from this checkpoint does not repeat it.
+        """
         progress = self.progress
+        self._producer.save_pairs(step)
         is_best = score >= progress.best_score
         if is_best:
             progress.best_step, progress.best_score = step, score
@@ -198,9 +204,7 @@ class Loop:
                 await self._on_ranks("export", str(folder / "policy"))
             replace_file(folder / "state.json", json.dumps(self._state()))
         self._run_dir.keep(self._config.checkpoint.keep, progress.best_step)
-        self._producer.save_pairs(step)
         self._journal.write("checkpoint", step=step, score=score, best_step=progress.best_step)
-        return score
 
     def _state(self) -> dict[str, Any]:
         progress, producer = self.progress, self._producer

@@ -14,7 +14,6 @@ from common.config import Cluster
 from common.errors import UserError
 from common.protocols import Handle
 
-
 KNOCK_S = 10.0
 
 
