@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from actors.rollout import RolloutWorker
 from cluster.admission import Admission
+from cluster.evaluate import write_scorecards
 from cluster.frontier import Frontier
 from cluster.loop import Loop, Progress, Workers
 from cluster.measure import evaluate, evaluation_prompts
@@ -221,5 +222,4 @@ class Experiment:
     def _report(self, baseline: tuple[Scorecard, Answers], final: tuple[Scorecard, Answers]) -> None:
         path, shown = self.run_dir.path, self.config.evaluation.samples_shown
         write_samples(path / "samples.html", final, baseline, shown, f"{path.name}: test scenes before and after")
-        cards = {"baseline": baseline[0].model_dump(mode="json"), "final": final[0].model_dump(mode="json")}
-        replace_file(path / "scorecard.json", json.dumps(cards, indent=2) + "\n")
+        write_scorecards(path / "scorecard.json", {"baseline": baseline[0], "final": final[0]})

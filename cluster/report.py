@@ -17,10 +17,7 @@ def print_report(run_dir: Path) -> None:
     Raises:
         UserError: the directory holds no finished run.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from cluster.samples_page import metric_rows
+    from cluster.evaluate import print_scorecards
     from reward.scorecard import Scorecard
 
     path = run_dir / "scorecard.json"
@@ -28,14 +25,9 @@ def print_report(run_dir: Path) -> None:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected the scorecard of a finished run, got {error}; resume the run") from error
-    cards = [Scorecard.model_validate(found[name]) for name in ("baseline", "final")]
-    table = Table("test scenes", "start", "final", "", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name, better, _, cells in metric_rows(cards):
-        table.add_row(name, *(f"{v}  [dim]{bounds}[/dim]" for v, bounds in cells), better and f"{better} is better")
-    console = Console()
-    console.print(table)
-    console.print(f"look: {run_dir / 'samples.html'}   curves: tensorboard --logdir {run_dir / 'tensorboard'}")
-    console.print(f"policy: {run_dir / 'policy'}   (transformers and `vllm serve` load it)")
+    print_scorecards({name: Scorecard.model_validate(found[name]) for name in ("baseline", "final")})
+    print(f"look: {run_dir / 'samples.html'}   curves: tensorboard --logdir {run_dir / 'tensorboard'}")
+    print(f"policy: {run_dir / 'policy'}   (transformers and `vllm serve` load it)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
