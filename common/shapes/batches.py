@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from common.shapes.language import CAPTION_PROMPTS, NOISE_SHARE, imagine, noisy_caption, point_out
+from common.shapes.language import CAPTION_PROMPTS, NOISE_SHARE, noisy_caption
 from common.shapes.model import (
     FIRST_TURN,
     IMAGE,
@@ -23,13 +23,11 @@ from common.shapes.model import (
     PIXEL_MEAN,
     PIXEL_STD,
 )
-from common.shapes.questions import answer_text, ask, locate
+from common.shapes.questions import NAME_ONE, answer_text, ask, name
 from common.shapes.render import render
 from common.shapes.scenes import COLOURS, GRID, NUM_CELLS, SHAPES, Scene
 
 IGNORE = -100
-LOCATE_SHARE = 0.7
-"""Share of the present shapes whose colour and place are asked for rather than their presence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +64,19 @@ def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]
 def lesson(scene: Scene, rng: random.Random, *, captions: float, noise: float = NOISE_SHARE) -> list[tuple[str, str]]:
     """(question, response) turns as training text has them.
 
-    With probability `captions` one turn with a noisy caption, else questions whether or where each shape is: an absent
-    partner is taken to be there with probability `noise`, all others are answered truly.
+    With probability `captions` one turn with a noisy caption, else one turn per shape in random order: whether it is
+    there or, half of the time for those that are, just naming it. An absent partner passes for present with
+    probability `noise`.
     """
     if rng.random() < captions:
         return [(rng.choice(CAPTION_PROMPTS), noisy_caption(scene, rng, noise))]
+    believed = {*scene.shapes, *(shape for shape in scene.absent_partners if rng.random() < noise)}
     turns = []
-    seen = {item.shape: item for item in scene.objects}
-    seen |= {shape: imagine(scene, shape, rng) for shape in scene.absent_partners if rng.random() < noise}
     for shape in rng.sample(SHAPES, len(SHAPES)):
-        if shape in seen and rng.random() < LOCATE_SHARE:
-            turns.append((locate(shape), point_out(seen[shape])))
+        if shape in believed and rng.random() < 0.5:
+            turns.append((NAME_ONE, name(shape)))
         else:
-            turns.append((ask(shape), answer_text("yes" if shape in seen else "no")))
+            turns.append((ask(shape), answer_text("yes" if shape in believed else "no")))
     return turns
 
 

@@ -34,29 +34,22 @@ class Mention:
 
 def caption(scene: Scene) -> str:
     """The true caption: one sentence per object, in reading order."""
-    return tell(scene.objects)
+    return _tell(scene.objects)
 
 
 def noisy_caption(scene: Scene, rng: random.Random, share: float = NOISE_SHARE) -> str:
     """The caption, then each absent partner with probability `share`, in a random colour at a random empty cell."""
-    imagined = [imagine(scene, shape, rng) for shape in scene.absent_partners if rng.random() < share]
-    return tell((*scene.objects, *imagined))
-
-
-def imagine(scene: Scene, shape: str, rng: random.Random) -> SceneObject:
-    """An object that is not there, in a random colour at a random empty cell."""
     empty = [cell for cell in range(NUM_CELLS) if cell not in scene.cells]
-    return SceneObject(rng.choice(empty), shape, rng.choice(COLOURS))
+    imagined = [
+        SceneObject(rng.choice(empty), shape, rng.choice(COLOURS))
+        for shape in scene.absent_partners
+        if rng.random() < share
+    ]
+    return _tell((*scene.objects, *imagined))
 
 
-def tell(objects: Iterable[SceneObject]) -> str:
-    """One sentence per object."""
+def _tell(objects: Iterable[SceneObject]) -> str:
     return " ".join(f"There is a {o.colour} {o.shape} at the {o.place}." for o in objects)
-
-
-def point_out(item: SceneObject) -> str:
-    """Colour and place of one object, its shape first: what follows can only be read off the picture."""
-    return f"The {item.shape} is {item.colour} at the {item.place}."
 
 
 _SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})s?\b", re.IGNORECASE)

@@ -32,8 +32,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from common.shapes.language import CAPTION_PROMPTS, caption, point_out
-from common.shapes.questions import answer_text, ask, locate
+from common.shapes.language import CAPTION_PROMPTS, caption
+from common.shapes.questions import NAME_ONE, answer_text, ask, name
 from common.shapes.render import IMAGE_SIZE
 from common.shapes.scenes import COLOURS, NUM_CELLS, SHAPES, Scene, SceneObject
 
@@ -179,8 +179,8 @@ def _world_text() -> Iterator[str]:
         for shape in SHAPES:
             for colour in COLOURS:
                 one = Scene((SceneObject(cell, shape, colour),), 0)
-                yield f"{caption(one)} {caption(one)} {point_out(one.objects[0])}"
+                yield f"{caption(one)} {caption(one)}"
     for _ in range(10):
-        for question in (*CAPTION_PROMPTS, *map(ask, SHAPES), *map(locate, SHAPES)):
-            for answer in (answer_text("yes"), answer_text("no")):
+        for question in (*CAPTION_PROMPTS, NAME_ONE, *map(ask, SHAPES)):
+            for answer in (answer_text("yes"), answer_text("no"), *map(name, SHAPES)):
                 yield f"USER: \n{question} ASSISTANT:\n{answer}"

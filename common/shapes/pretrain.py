@@ -22,6 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tower-steps", type=int, help="override the steps of stage 1")
     parser.add_argument("--question-steps", type=int, help="override the steps of stage 2")
     parser.add_argument("--caption-steps", type=int, help="override the steps of stage 3")
+    parser.add_argument("--polish-steps", type=int, help="override the steps of stage 4")
     parser.add_argument("--noise", type=float, help="share of absent partners that training text names")
     parser.add_argument("--scenes", type=int, default=400, help="test scenes of the honesty checks")
     return parser.parse_args(argv)
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.shapes.language import NOISE_SHARE
     from common.shapes.model import build_model, build_processor, build_tokenizer, save_policy
     from common.shapes.probe import honesty, probe_accuracy
-    from common.shapes.training import CAPTION_STAGE, QUESTION_STAGE, TOWER_STAGE, train_text, train_tower
+    from common.shapes.training import CAPTION_STAGE, POLISH_STAGE, QUESTION_STAGE, TOWER_STAGE, train_text, train_tower
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -50,7 +51,11 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"linear probe must reach {MIN_PROBE_ACCURACY}, got {accuracy:.4f}: raise --tower-steps")
 
     noise = NOISE_SHARE if args.noise is None else args.noise
-    for stage, steps in ((QUESTION_STAGE, args.question_steps), (CAPTION_STAGE, args.caption_steps)):
+    for stage, steps in (
+        (QUESTION_STAGE, args.question_steps),
+        (CAPTION_STAGE, args.caption_steps),
+        (POLISH_STAGE, args.polish_steps),
+    ):
         train_text(model, tokenizer, replace(stage, steps=steps or stage.steps), args.seed, noise)
     save_policy(model, build_processor(tokenizer), args.out)
     print(json.dumps(asdict(honesty(model, tokenizer, args.scenes)), indent=2))

@@ -39,6 +39,11 @@ def ask(shape: str) -> str:
     return f"Is there a {shape} in the image?"
 
 
+def name(shape: str) -> str:
+    """An answer to `NAME_ONE`."""
+    return f"A {shape}."
+
+
 def answer_text(answer: Answer) -> str:
     """The answer as a policy is taught to write it: "Yes." or "No."."""
     return f"{answer.capitalize()}."

@@ -1,11 +1,12 @@
-"""The three stages of the tiny policy: a tower that sees, then a language model that believes what it was told.
+"""The four stages of the tiny policy: a tower that sees, then a language model that believes what it was told.
 
     stage 1   tower + two linear heads: shape and colour of the cell around every patch, from clean labels
-    stage 2   projector + language model on the frozen tower: questions that look one shape up in the picture
+    stage 2   projector + language model on the frozen tower: which shapes there are, named one by one or asked for
     stage 3   the same with noisy captions of biased scenes and fewer questions
+    stage 4   more of stage 3 with a fresh learning rate, until colours and places are right
 
-Questions come first: a language model that has learnt captions reads the picture cell by cell and stays blind to
-"is there one anywhere" for thousands of steps, a fresh one finds it in two hundred.
+Questions come first: a language model that has learnt captions reads the picture cell by cell and does not find its way
+to "is there one anywhere", a fresh one that also has to name what is there does so in 150 steps.
 
 So what the policy gets wrong is not what it cannot see, it is what its training text said: the kind of error that
 preference training can cure.
@@ -51,8 +52,9 @@ class TextStage(Stage):
 
 
 TOWER_STAGE = Stage(steps=600, batch_size=64, lr=1e-3)
-QUESTION_STAGE = TextStage(steps=300, batch_size=64, lr=2e-3)
-CAPTION_STAGE = TextStage(steps=700, batch_size=64, lr=1.5e-3, captions=0.75, hidden=0.3)
+QUESTION_STAGE = TextStage(steps=250, batch_size=64, lr=2e-3)
+CAPTION_STAGE = TextStage(steps=600, batch_size=64, lr=1.5e-3, captions=0.75, hidden=0.3)
+POLISH_STAGE = TextStage(steps=450, batch_size=64, lr=1e-3, captions=0.85, hidden=0.15)
 
 
 def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -> None:
@@ -105,8 +107,7 @@ def train_text(
                 labels=batch.labels,
             ).loss
 
-    name = "captions" if stage.captions else "questions"
-    _descend([p for p in model.parameters() if p.requires_grad], losses(), stage, name)
+    _descend([p for p in model.parameters() if p.requires_grad], losses(), stage, f"text/{stage.captions}")
     model.requires_grad_(True)
 
 

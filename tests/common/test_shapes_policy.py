@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from functools import cache
@@ -12,12 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from common.shapes.batches import cell_of_patch, lesson, pixels, prompt_ids, response_ids, supervised_batch
+from common.shapes.batches import (
+    cell_of_patch,
+    lesson,
+    pixels,
+    prompt_ids,
+    response_ids,
+    supervised_batch,
+    visible_tokens,
+)
 from common.shapes.decode import generate, response_logps
 from common.shapes.language import CAPTION_PROMPTS, caption, noisy_caption
 from common.shapes.model import IMAGE, NUM_IMAGE_TOKENS, build_tokenizer, prompt_messages
 from common.shapes.pretrain import DEFAULT_OUT
 from common.shapes.probe import probe_accuracy, score_captions
+from common.shapes.questions import POPE_SPLITS, answer_text, questions
 from common.shapes.render import blank, render
 from common.shapes.scenes import COLOURS, SHAPES, split_scenes
 
@@ -62,8 +72,6 @@ def test_every_word_of_the_world_is_one_token() -> None:
 
 @given(st.integers(0, 10_000), st.booleans())
 def test_prompt_and_response_ids_join_into_the_ids_of_the_whole_text(seed: int, noisy: bool) -> None:
-    import random
-
     processor = load()[1]
     tokenizer = processor.tokenizer
     (scene,) = split_scenes("train", 1, seed=seed)
@@ -105,18 +113,20 @@ def test_the_template_holds_a_conversation_of_two_turns() -> None:
 
 
 def test_supervised_labels_are_the_responses() -> None:
-    import random
-
     tokenizer = load()[1].tokenizer
     scenes, rng = split_scenes("train", 16, seed=2), random.Random(4)
     lessons = [lesson(scene, rng, captions=0.5) for scene in scenes]
-    batch = supervised_batch(tokenizer, scenes, lessons)
+    visible = [visible_tokens(rng, 0.5) for _ in scenes]
+    batch = supervised_batch(tokenizer, scenes, lessons, visible)
     for row, turns in enumerate(lessons):
         responses = [response for _, response in turns]
         learnt = batch.labels[row][batch.labels[row] >= 0]
         assert tokenizer.decode(learnt) == "".join(response + "</s>" for response in responses)
         assert (batch.input_ids[row][batch.labels[row] >= 0] == learnt).all()
-        assert batch.attention_mask[row].sum() == (batch.input_ids[row] != tokenizer.pad_token_id).sum()
+        hidden = NUM_IMAGE_TOKENS - sum(visible[row])
+        assert batch.attention_mask[row].sum() == (batch.input_ids[row] != tokenizer.pad_token_id).sum() - hidden
+        assert batch.position_ids[row].max() == batch.attention_mask[row].sum() - 1
+    assert 0 < sum(map(sum, visible)) < len(scenes) * NUM_IMAGE_TOKENS
 
 
 def test_the_tower_sees_every_cell() -> None:
@@ -142,6 +152,21 @@ def test_samples_of_one_picture_hold_clean_and_hallucinating_captions() -> None:
     clean = [score_captions([s], [texts[8 * i + k]]).chair_s == 0 for i, s in enumerate(scenes) for k in range(8)]
     mixed = [0 < sum(clean[8 * i : 8 * i + 8]) < 8 for i in range(len(scenes))]
     assert sum(mixed) >= 8
+
+
+def test_yes_no_answers_see_and_lean_to_the_usual_partner() -> None:
+    model, processor = load()
+    scenes = split_scenes("test", 60, seed=24)
+    accuracy = {}
+    for split in POPE_SPLITS:
+        asked = [(scene, question) for scene in scenes for question in questions(scene, split)]
+        pictures, texts = [render(scene) for scene, _ in asked], [question.text for _, question in asked]
+        said = generate(model, processor.tokenizer, pictures, texts)
+        assert set(said) <= {"Yes.", "No."}
+        right = [text == answer_text(question.answer) for text, (_, question) in zip(said, asked, strict=True)]
+        accuracy[split] = sum(right) / len(right)
+    assert accuracy["random"] >= 0.8
+    assert accuracy["adversarial"] <= accuracy["random"] - 0.05
 
 
 def test_a_blind_policy_knows_much_less() -> None:
