@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ def main() -> None:
     cuda = options.device == "cuda" and torch.cuda.is_available()
     name = torch.cuda.get_device_name() if cuda else "cpu (bfloat16 on the CPU, no GPU was used)"
     result = run(options.model, "cuda" if cuda else "cpu", options.pairs, options.seed)
-    line = json.dumps({"benchmark": "learner_precision", "device": name, "pairs": options.pairs, **result})
+    versions = {package: metadata.version(package) for package in ("torch", "transformers")}
+    facts = {"benchmark": "learner_precision", "device": name, "pairs": options.pairs, "versions": versions}
+    line = json.dumps({**facts, **result})
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(line + "\n")

@@ -17,6 +17,7 @@ import os
 import statistics
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def summary(args: argparse.Namespace, speeds: dict[str, list[float]], vllm: str)
         "seeds": args.seeds,
         "cores": args.cores,
         "model": args.model,
-        "vllm": vllm,
+        "versions": {"vllm": vllm, **{name: metadata.version(name) for name in ("torch", "transformers", "ray")}},
     }
 
 

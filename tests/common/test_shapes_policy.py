@@ -143,15 +143,16 @@ def test_greedy_captions_see_and_hallucinate() -> None:
 
 
 def test_samples_of_one_picture_hold_clean_and_hallucinating_captions() -> None:
-    """The decision to imagine is a coin of about 0.65: 8 samples of a tempting scene nearly always hold both."""
+    """What preference training lives on: most tempting pictures give both kinds within 6 samples."""
     model, processor = load()
     torch.manual_seed(0)
-    scenes = [s for s in split_scenes("test", 60, seed=22) if s.absent_partners][:10]
-    pictures = [render(s) for s in scenes for _ in range(8)]
+    scenes = [s for s in split_scenes("test", 80, seed=22) if s.absent_partners][:20]
+    pictures = [render(s) for s in scenes for _ in range(6)]
     texts = generate(model, processor.tokenizer, pictures, [CAPTION_PROMPTS[0]] * len(pictures), temperature=1.0)
-    clean = [score_captions([s], [texts[8 * i + k]]).chair_s == 0 for i, s in enumerate(scenes) for k in range(8)]
-    mixed = [0 < sum(clean[8 * i : 8 * i + 8]) < 8 for i in range(len(scenes))]
-    assert sum(mixed) >= 8
+    clean = [score_captions([s], [texts[6 * i + k]]).chair_s == 0 for i, s in enumerate(scenes) for k in range(6)]
+    mixed = [0 < sum(clean[6 * i : 6 * i + 6]) < 6 for i in range(len(scenes))]
+    assert sum(mixed) >= 12
+    assert 0.3 < 1 - sum(clean) / len(clean) < 0.8
 
 
 def test_yes_no_answers_see_and_lean_to_the_usual_partner() -> None:
