@@ -1,8 +1,9 @@
-"""Engines are started once per session; their tests run on one event loop."""
+"""Engines are started once for this folder; their tests run on one event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,19 +19,29 @@ T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package", autouse=True)
+def leave_process_group() -> Iterator[None]:
+    """vLLM's in-process engine leaves its process group behind, and DeepSpeed's tests need one of their own."""
+    yield
+    if "vllm" in sys.modules:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+
+
+@pytest.fixture(scope="package")
 def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    """Run a coroutine on the session's loop."""
+    """Run a coroutine on the folder's loop."""
     with asyncio.Runner() as runner:
         yield runner.run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     return ImageStore(tmp_path_factory.mktemp("images"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def policy_path() -> Path:
     return tiny_llava()
 
@@ -44,7 +55,7 @@ def start(path: Path, kind: str, max_length: int = 256) -> Any:
     return make_engine(model, rollout, timeout_s=120)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def start_engine(run: Run[Any]) -> Iterator[Callable[[TinyLlava, str], Engine]]:
     """Engines by recipe and kind, kept until the session ends."""
     engines: dict[tuple[TinyLlava, str], Any] = {}
@@ -62,7 +73,7 @@ def start_engine(run: Run[Any]) -> Iterator[Callable[[TinyLlava, str], Engine]]:
         run(engine.close())
 
 
-@pytest.fixture(scope="session", params=["stepped", "async"])
+@pytest.fixture(scope="package", params=["stepped", "async"])
 def engine(request: pytest.FixtureRequest, start_engine: Callable[[TinyLlava, str], Engine]) -> Engine:
     """Both vLLM engines on the plain tiny policy."""
     return start_engine(TinyLlava(), request.param)
