@@ -37,6 +37,13 @@ class EncodedPrompt:
     model_inputs: dict[str, Any] = field(default_factory=dict)
 
 
+def has_grid_positions(config: Any) -> bool:
+    """Whether a model's rotary positions have three dimensions: time, height and width (Qwen's M-RoPE)."""
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    return "mrope_section" in rope
+
+
 class ChatEncoder:
     """Processor, chat template and limits of one model directory.
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from common.bdhs_config import BdhsConfig
+from common.section import Section as Section
+from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
 SHAPES_POLICY = "common/shapes/policy"
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def by_kind(default: str) -> Discriminator:
@@ -42,6 +40,9 @@ class Lora(Section):
     r: int = Field(128, ge=1)
     alpha: int = Field(256, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    sides: tuple[Literal["language", "projector", "vision"], ...] = Field(
+        ("language",), min_length=1, description="vision and projector take all their linear layers"
+    )
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -74,9 +75,14 @@ class PromptFile(Section):
 
 
 class PairFile(Section):
-    """An offline pair set (`pairs.parquet` beside an `images/` folder), as `cluster.generate` writes it."""
+    """Offline pair sets (`pairs.parquet` beside an `images/` folder), as `cluster.generate` writes them."""
 
-    path: str
+    path: str | tuple[str, ...] = Field(description="one folder, or several that are read as one set")
+    by_prompt: bool = Field(
+        False,
+        description="epochs shuffle prompts, not pairs: a prompt's pairs come one after the other, in one batch when "
+        "its offline share is a multiple of their number (mixture.kind ratio, or offline only)",
+    )
 
 
 PromptSource = Annotated[
@@ -102,6 +108,12 @@ class EngineOptions(Section):
     enforce_eager: bool = True
 
 
+class OnlineBdhs(BdhsConfig):
+    """BDHS as an online source of pairs (`mixture.online_bdhs_fraction`); its draws follow `run.seed` as well."""
+
+    similarity: str = Field("lexical", description="lexical, or a sentence-transformers model by name or folder")
+
+
 class Rollout(Section):
     """Sampling from the current policy. k is not stated by the paper (ours)."""
 
@@ -113,6 +125,7 @@ class Rollout(Section):
     prompts_per_call: int = Field(8, ge=1, description="groups per call of a worker")
     deterministic: bool = Field(False, description="in-process engine stepped by the worker, seeded per prompt")
     engine: EngineOptions = EngineOptions()
+    bdhs: OnlineBdhs = OnlineBdhs()
     num_cpus: float = 1
     num_gpus: float = 0
 
@@ -126,8 +139,15 @@ class RulesJudge(Section):
     miss_cost: float = Field(0.5, ge=0)
 
 
-JudgeConfig = RulesJudge
-"""Becomes a union discriminated by `kind` with the second judge."""
+class PolicyJudge(Section):
+    """A vision-language model, asked yes/no about every object a caption claims. The start policy: a weak judge."""
+
+    kind: Literal["policy"] = "policy"
+    path: str = SHAPES_POLICY
+    max_length: int = Field(512, ge=16)
+
+
+JudgeConfig = Annotated[Annotated[RulesJudge, Tag("rules")] | Annotated[PolicyJudge, Tag("policy")], by_kind("rules")]
 
 
 class Reward(Section):
@@ -141,12 +161,25 @@ class Reward(Section):
 
 
 class Loss(Section):
-    """The preference loss. `beta` is DPO's 0.1 by default; the papers searched 0.05-0.5 (ipo 0.8-1, hinge 0.02-0.2)."""
+    """The preference loss. `beta` is DPO's 0.1 by default; the papers searched 0.05-0.5 (ipo 0.8-1, hinge 0.02-0.2).
 
-    kind: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    `rloo` is no preference loss but a policy gradient on the judge's scores, and `beta` the weight of its KL penalty
+    (the paper: 0.4, with k = 4 and temperature 1). It is on-policy: use it with `loop.max_staleness = 0`.
+    """
+
+    kind: Literal["sigmoid", "ipo", "hinge", "povid", "rloo"] = "sigmoid"
     beta: float = Field(0.1, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     nll_weight: float = Field(0.0, ge=0, description="weight of the NLL of the chosen side, per token")
+    povid_noise_step: int = Field(500, ge=0, le=999, description="of 1000; 500 leaves 75 % of the image's variance")
+    povid_shared_indices: bool = Field(True, description="reference scores the policy's tokens; false: as published")
+    rloo_normalise: bool = Field(True, description="divide advantages by their root mean square over the batch")
+
+
+class SourceLoss(Loss):
+    """The loss of one source's pairs; what is not set here is as in `learner.loss`."""
+
+    weight: float = Field(1.0, gt=0, description="of each pair in the batch's mean")
 
 
 class Optimizer(Section):
@@ -160,6 +193,20 @@ class Optimizer(Section):
     max_grad_norm: float = Field(1.0, gt=0)
 
 
+class Fast(Section):
+    """Each thing once. A switch changes time and memory, not the result; what cannot be had falls back and says why."""
+
+    share_prompt: bool = Field(True, description="prompt and completions once per pair, without padding")
+    share_vision: bool = Field(True, description="frozen parts of the vision side run once for policy and reference")
+    vision_cache_mb: int = Field(256, ge=0, description="of image features that are kept across steps")
+    fused_logps: bool = Field(True, description="head and log softmax in one, gradients included")
+    pack_tokens: int = Field(0, ge=0, description="tokens per forward; 0 leaves the cut to learner.micro_batch")
+    reference_cache: str = Field(
+        "run",
+        description="reference log-probs of offline pairs: below the run's folder, in a folder of this name, or off",
+    )
+
+
 class Learner(Section):
     """The training side. global_batch = pairs per optimizer update over all ranks."""
 
@@ -170,10 +217,42 @@ class Learner(Section):
     num_ranks: int = Field(1, ge=1)
     zero_stage: Literal[0, 1, 2, 3] = 0
     gradient_checkpointing: bool = False
+    max_skipped_steps: int = Field(
+        5, ge=1, description="in a row with a loss or gradient that is not finite, then stop"
+    )
+    grounding_pairs: int = Field(16, ge=0, description="pairs of a checkpoint's batch for the grounding gate, 0: none")
+    fast: Fast = Fast()
     loss: Loss = Loss()
+    source_losses: dict[str, SourceLoss] = Field({}, description="by PreferencePair.source")
     optimizer: Optimizer = Optimizer()
     num_cpus: float = 1
     num_gpus: float = 0
+
+    def loss_of(self, source: str) -> Loss:
+        """The loss of a source's pairs."""
+        return self.source_losses.get(source, self.loss)
+
+    @property
+    def loss_kinds(self) -> tuple[str, ...]:
+        """Kinds of all losses that a run may meet."""
+        return tuple(dict.fromkeys([self.loss.kind, *(loss.kind for loss in self.source_losses.values())]))
+
+    def weight_of(self, source: str) -> float:
+        """The weight of each of a source's pairs in the batch's mean."""
+        return self.source_losses[source].weight if source in self.source_losses else 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_inherit(cls, values: Any) -> Any:
+        """Each source's plain settings over those of `loss`, so that the resolved config says all of it."""
+        if not isinstance(values, dict) or not isinstance(sources := values.get("source_losses"), dict):
+            return values
+        base = values.get("loss", {})
+        base = base.model_dump() if isinstance(base, Loss) else base
+        if not isinstance(base, dict):
+            return values
+        merged = {name: base | one if isinstance(one, dict) else one for name, one in sources.items()}
+        return values | {"source_losses": merged}
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Learner:
@@ -190,6 +269,9 @@ class Mixture(Section):
 
     kind: Literal["bernoulli", "ratio"] = "bernoulli"
     online_fraction: float = Field(0.5, ge=0, le=1, description="1 = online DPO, 0 = offline DPO")
+    online_bdhs_fraction: float = Field(
+        0.0, ge=0, le=1, description="share of the online pairs that are BDHS's (rollout.bdhs), not the judge's"
+    )
 
 
 class Loop(Section):
@@ -249,12 +331,36 @@ class RunConfig(Section):
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
 
+    @property
+    def judged_source(self) -> str:
+        """What judged groups become: best against worst, or with the rloo loss all completions two by two."""
+        return RLOO if self.learner.loss_of(RLOO).kind == "rloo" else ONLINE
+
+    @property
+    def pairs_per_group(self) -> int:
+        """How many pairs a judged group becomes."""
+        return self.rollout.num_completions // 2 if self.judged_source == RLOO else 1
+
+    @property
+    def online_sources(self) -> tuple[str, ...]:
+        """The sources that fill the online slots of a batch, at least one."""
+        share = self.mixture.online_bdhs_fraction
+        return ((self.judged_source,) if share < 1 else ()) + ((ONLINE_BDHS,) if share else ())
+
     @model_validator(mode="after")
     def _checkpoints_follow_a_publish(self) -> RunConfig:
         if self.checkpoint.interval % self.loop.publish_interval:
             raise ValueError(
                 f"checkpoint.interval must be a multiple of loop.publish_interval, got {self.checkpoint.interval} and "
                 f"{self.loop.publish_interval}; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _completions_pair_up(self) -> RunConfig:
+        if self.judged_source == RLOO and self.rollout.num_completions % 2:
+            raise ValueError(
+                f"rollout.num_completions must be even for the rloo loss, got {self.rollout.num_completions}; add one"
             )
         return self
 

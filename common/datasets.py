@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,9 @@ from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA, RowError, pair_of, pair_row,
 
 PAIRS, PROMPTS, SPEC, STATS, IMAGES = "pairs.parquet", "prompts.parquet", "spec.json", "stats.json", "images"
 
+BATCH_ROWS = 1024
+"""Rows that `iter_pairs` holds in memory."""
+
 Record = TypeVar("Record", Prompt, PreferencePair)
 
 
@@ -40,13 +44,41 @@ def read_pairs(directory: Path, dropped: list[Dropped] | None = None) -> list[Pr
         UserError: there is no readable `pairs.parquet`, or it has other columns.
     """
     table = read_table(directory / PAIRS, PAIR_SCHEMA)
-    return _records(table, pair_of, ImageStore(directory / IMAGES), dropped)
+    return list(_records(enumerate(table.to_pylist()), pair_of, ImageStore(directory / IMAGES), dropped))
+
+
+def iter_pairs(
+    directory: Path, dropped: list[Dropped] | None = None, rows: Collection[int] | None = None
+) -> Iterator[PreferencePair]:
+    """What `read_pairs` gives, one by one in bounded memory; with `rows`, of these row numbers only."""
+
+    def chosen_rows() -> Iterator[tuple[int, dict[str, Any]]]:
+        path, first = directory / PAIRS, 0
+        with (
+            _parquet_errors(path, PAIR_SCHEMA),
+            pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file,
+        ):
+            for batch in file.iter_batches(BATCH_ROWS, columns=PAIR_SCHEMA.names):
+                numbers = [n for n in range(first, first + len(batch)) if rows is None or n in rows]
+                first += len(batch)
+                table = pa.Table.from_batches([batch]).select(PAIR_SCHEMA.names).cast(PAIR_SCHEMA)
+                found = table.take([n - first + len(batch) for n in numbers]).to_pylist() if numbers else []
+                yield from zip(numbers, found, strict=True)
+
+    return _records(chosen_rows(), pair_of, ImageStore(directory / IMAGES), dropped)
+
+
+def count_pairs(directory: Path) -> int:
+    """Rows of a pair set, read from the file's footer alone (UserError as for `read_pairs`)."""
+    path = directory / PAIRS
+    with _parquet_errors(path, PAIR_SCHEMA), pq.ParquetFile(path) as file:
+        return int(file.metadata.num_rows)
 
 
 def read_prompts(directory: Path, dropped: list[Dropped] | None = None) -> list[Prompt]:
     """All prompts of a set, in order; `dropped` and errors as for `read_pairs`."""
     table = read_table(directory / PROMPTS, PROMPT_SCHEMA)
-    return _records(table, prompt_of, ImageStore(directory / IMAGES), dropped)
+    return list(_records(enumerate(table.to_pylist()), prompt_of, ImageStore(directory / IMAGES), dropped))
 
 
 def write_pairs(
@@ -75,10 +107,16 @@ def pair_table(pairs: Iterable[PreferencePair], store: ImageStore) -> pa.Table:
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """A parquet file's columns of `schema`, file metadata kept (UserError when missing, damaged or different)."""
-    try:
+    with _parquet_errors(path, schema):
         table = pq.ParquetFile(path).read()
         metadata = table.schema.metadata
         return table.select(schema.names).cast(schema).replace_schema_metadata(metadata)
+
+
+@contextmanager
+def _parquet_errors(path: Path, schema: pa.Schema) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise UserError(f"{path}: expected a parquet file, got none; check the path of the data set") from error
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -90,13 +128,23 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write aside, fsync, rename: under `path` there is never half a file."""
+    write_tables(path, table.schema, [table])
+
+
+def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """As `write_table`, from tables of which one at a time need be in memory; what they raise leaves `path` alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        pq.write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            with pq.ParquetWriter(file, schema) as writer:
+                for table in tables:
+                    writer.write_table(table)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -105,19 +153,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _records(
-    table: pa.Table,
+    rows: Iterable[tuple[int, dict[str, Any]]],
     build: Callable[[dict[str, Any], ImageStore], Record],
     store: ImageStore,
     dropped: list[Dropped] | None,
-) -> list[Record]:
-    records: dict[str, Record] = {}
-    for number, row in enumerate(table.to_pylist()):
+) -> Iterator[Record]:
+    seen: set[str] = set()
+    for number, row in rows:
         name = f"row {number} ({row['id']})"
         try:
             record = build(row, store)
-            if record.id in records:
+            if record.id in seen:
                 raise RowError("duplicate_id", f"{name}: expected an id of its own, got an earlier row's; rename it")
-            records[record.id] = record
         except (RowError, ImageError) as error:
             if dropped is None:
                 raise
@@ -126,4 +173,6 @@ def _records(
             if dropped is None:
                 raise RowError("bad_row", f"{name}: expected a complete record, got {error!r}; repair it") from error
             dropped.append(Dropped(str(row["id"]), "bad_row", f"{name}: {error!r}"))
-    return list(records.values())
+        else:
+            seen.add(record.id)
+            yield record

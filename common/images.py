@@ -15,6 +15,8 @@ from common.records import ImageRef
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 2
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+"""Pillow reads more, some of them by starting other programs (EPS)."""
 
 
 class ImageError(UserError):
@@ -35,7 +37,7 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data))
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError("image_huge", _size_message(name, image))
             image = ImageOps.exif_transpose(image)
@@ -50,9 +52,10 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
         raise ImageError(
             "image_huge", f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}; scale it down"
         ) from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow's decoders raise anything on hostile bytes
+        what = str(error).partition("\n")[0] or type(error).__name__
         raise ImageError(
-            "image_corrupt", f"{name}: expected a PNG, JPEG or WebP image, got {error}; re-export it"
+            "image_corrupt", f"{name}: expected a PNG, JPEG or WebP image, got {what}; re-export it"
         ) from error
     if min(pixels.size) < MIN_SIDE:
         raise ImageError(
@@ -66,10 +69,15 @@ def _size_message(name: str, image: Image.Image) -> str:
 
 
 def read(ref: ImageRef) -> Image.Image:
-    """Pixels behind a reference; the content must still be what the hash says.
+    """Pixels behind a reference (ImageError as for `read_bytes` and `decode`)."""
+    return decode(read_bytes(ref), ref.path)
+
+
+def read_bytes(ref: ImageRef) -> bytes:
+    """The encoded image behind a reference; the content must still be what the hash says.
 
     Raises:
-        ImageError: `image_missing`, `image_changed`, or what `decode` raises.
+        ImageError: `image_missing`, `image_changed`.
     """
     try:
         data = Path(ref.path).read_bytes()
@@ -79,7 +87,7 @@ def read(ref: ImageRef) -> Image.Image:
         ) from error
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise ImageError("image_changed", f"{ref.path}: content no longer matches its hash; import the data set again")
-    return decode(data, ref.path)
+    return data
 
 
 class ImageStore:
@@ -90,7 +98,8 @@ class ImageStore:
 
     def add_bytes(self, data: bytes, name: str = "image") -> ImageRef:
         """Store an encoded image after checking that it decodes (ImageError otherwise)."""
-        suffix = (Image.open(io.BytesIO(data)).format or "png").lower() if decode(data, name) else "png"
+        decode(data, name)
+        suffix = (Image.open(io.BytesIO(data), formats=FORMATS).format or "png").lower()
         digest = hashlib.sha256(data).hexdigest()
         path = self.root / digest[:2] / f"{digest}.{suffix}"
         if not path.exists():

@@ -6,12 +6,13 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from common.config import RunConfig, Section
+from common.config import RunConfig
 from common.errors import UserError
+from common.section import Section
 
 
 def load_config(preset: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -110,8 +111,9 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 def _leaves(section: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[tuple[str, str, Any, str]]:
     for name, field in section.model_fields.items():
         inner = list(_sections(field.annotation))
+        entry = ("NAME",) if get_origin(field.annotation) is dict else ()
         for child in inner:
-            yield from _leaves(child, (*prefix, name))
+            yield from _leaves(child, (*prefix, name, *entry))
         if not inner:
             kind = getattr(field.annotation, "__name__", None) or str(field.annotation).replace("typing.", "")
             if kind in ("Literal", "Optional", "Union", "UnionType"):

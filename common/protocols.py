@@ -18,13 +18,21 @@ Tensors = Mapping[str, "np.ndarray[Any, Any]"]
 
 
 @dataclass(frozen=True, slots=True)
+class ImageNoise:
+    """Diffusion noise of a step (of 1000) on the pixels of a prompt's images, see common/distortion.py."""
+
+    step: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One prompt to be completed `num_completions` times; `id` becomes the id of the group.
 
     `temperature` 0 is greedy. `prefix` is text the answer already begins with; its tokens are not part of the
     completion. `visible_image_tokens` keeps only these image-token indices of the (single) image in the sequence: the
-    shortened sequence of BDHS; None keeps the whole image, () leaves the image out.
-    `stop` strings end a completion and stay in its text.
+    shortened sequence of BDHS; None keeps the whole image, () leaves the image out. `noise` is laid on whole images
+    where they are read, so no noised image is ever stored. `stop` strings end a completion and stay in its text.
     """
 
     id: str
@@ -37,6 +45,10 @@ class GenerationRequest:
     prefix: str = ""
     stop: tuple[str, ...] = ()
     visible_image_tokens: tuple[int, ...] | None = None
+    noise: ImageNoise | None = None
+
+    def __post_init__(self) -> None:
+        assert self.visible_image_tokens is None or self.noise is None, "noise is laid on whole images only"
 
 
 class Engine(Protocol):

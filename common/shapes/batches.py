@@ -65,16 +65,17 @@ def lesson(scene: Scene, rng: random.Random, *, captions: float, noise: float = 
     """(question, response) turns as training text has them.
 
     With probability `captions` one turn with a noisy caption, else one turn per shape in random order: whether it is
-    there or, half of the time for those that are, just naming it. An absent partner passes for present with
-    probability `noise`.
+    there or, half of the time for those that are, just naming it and its colour. An absent partner passes for present
+    with probability `noise`, in a random colour.
     """
     if rng.random() < captions:
         return [(rng.choice(CAPTION_PROMPTS), noisy_caption(scene, rng, noise))]
-    believed = {*scene.shapes, *(shape for shape in scene.absent_partners if rng.random() < noise)}
+    believed = {item.shape: item.colour for item in scene.objects}
+    believed |= {shape: rng.choice(COLOURS) for shape in scene.absent_partners if rng.random() < noise}
     turns = []
     for shape in rng.sample(SHAPES, len(SHAPES)):
         if shape in believed and rng.random() < 0.5:
-            turns.append((NAME_ONE, name(shape)))
+            turns.append((NAME_ONE, name(believed[shape], shape)))
         else:
             turns.append((ask(shape), answer_text("yes" if shape in believed else "no")))
     return turns

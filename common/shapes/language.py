@@ -34,7 +34,7 @@ class Mention:
 
 def caption(scene: Scene) -> str:
     """The true caption: one sentence per object, in reading order."""
-    return _tell(scene.objects)
+    return tell(scene.objects)
 
 
 def noisy_caption(scene: Scene, rng: random.Random, share: float = NOISE_SHARE) -> str:
@@ -45,10 +45,11 @@ def noisy_caption(scene: Scene, rng: random.Random, share: float = NOISE_SHARE) 
         for shape in scene.absent_partners
         if rng.random() < share
     ]
-    return _tell((*scene.objects, *imagined))
+    return tell((*scene.objects, *imagined))
 
 
-def _tell(objects: Iterable[SceneObject]) -> str:
+def tell(objects: Iterable[SceneObject]) -> str:
+    """One sentence per object, in the order given."""
     return " ".join(f"There is a {o.colour} {o.shape} at the {o.place}." for o in objects)
 
 

@@ -36,6 +36,7 @@ from common.shapes.language import CAPTION_PROMPTS, caption
 from common.shapes.questions import NAME_ONE, answer_text, ask, name
 from common.shapes.render import IMAGE_SIZE
 from common.shapes.scenes import COLOURS, NUM_CELLS, SHAPES, Scene, SceneObject
+from common.weights import hub_name
 
 PATCH_PIXELS = 12
 PATCHES_PER_SIDE = IMAGE_SIZE // PATCH_PIXELS
@@ -157,20 +158,9 @@ def save_policy(model: LlavaForConditionalGeneration, processor: LlavaProcessor,
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor.save_pretrained(out)
-    weights = {_hub_name(name): value.detach().contiguous() for name, value in model.state_dict().items()}
+    weights = {hub_name(name): value.detach().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
-
-
-def _hub_name(name: str) -> str:
-    if name.startswith("lm_head."):
-        return f"language_model.{name}"
-    name = name.removeprefix("model.")
-    if name.startswith("language_model."):
-        return name.replace("language_model.", "language_model.model.", 1)
-    if name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
-        return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
-    return name
 
 
 def _world_text() -> Iterator[str]:
@@ -182,5 +172,5 @@ def _world_text() -> Iterator[str]:
                 yield f"{caption(one)} {caption(one)}"
     for _ in range(10):
         for question in (*CAPTION_PROMPTS, NAME_ONE, *map(ask, SHAPES)):
-            for answer in (answer_text("yes"), answer_text("no"), *map(name, SHAPES)):
+            for answer in (answer_text("yes"), answer_text("no"), *(name(c, s) for c in COLOURS for s in SHAPES)):
                 yield f"USER: \n{question} ASSISTANT:\n{answer}"

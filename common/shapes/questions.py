@@ -39,9 +39,9 @@ def ask(shape: str) -> str:
     return f"Is there a {shape} in the image?"
 
 
-def name(shape: str) -> str:
+def name(colour: str, shape: str) -> str:
     """An answer to `NAME_ONE`."""
-    return f"A {shape}."
+    return f"A {colour} {shape}."
 
 
 def answer_text(answer: Answer) -> str:

@@ -1,12 +1,13 @@
 """The four stages of the tiny policy: a tower that sees, then a language model that believes what it was told.
 
     stage 1   tower + two linear heads: shape and colour of the cell around every patch, from clean labels
-    stage 2   projector + language model on the frozen tower: which shapes there are, named one by one or asked for
+    stage 2   projector + language model on the frozen tower: which objects there are, named one by one or asked for
     stage 3   the same with noisy captions of biased scenes and fewer questions
     stage 4   more of stage 3 with a fresh learning rate, until colours and places are right
 
 Questions come first: a language model that has learnt captions reads the picture cell by cell and does not find its way
-to "is there one anywhere", a fresh one that also has to name what is there does so in 150 steps.
+to "is there one anywhere", a fresh one that also has to name what is there does so in 150 steps. It names colours too:
+a projector that has learnt to pass shapes alone gives captions of right shapes at right places, all of one colour.
 
 So what the policy gets wrong is not what it cannot see, it is what its training text said: the kind of error that
 preference training can cure.

@@ -154,7 +154,9 @@ def test_writer_goes_on_after_every_kind_of_stop(tmp_path: Path) -> None:
 def test_writer_refuses_another_spec_a_second_writer_and_foreign_pairs(tmp_path: Path) -> None:
     with PairWriter(tmp_path / "a", {"rho": 1}), pytest.raises(UserError, match="second"):
         PairWriter(tmp_path / "a", {"rho": 1})
-    with pytest.raises(UserError, match=r"rho = 1.*rho = 0\.9"):
+    with PairWriter(tmp_path / "a", {"rho": 0.8}) as writer:
+        writer.append([], [{"id": "p0"}])
+    with pytest.raises(UserError, match=r"rho = 0\.8.*rho = 0\.9"):
         PairWriter(tmp_path / "a", {"rho": 0.9})
     (tmp_path / "b").mkdir()
     pq.write_table(PAIR_SCHEMA.empty_table(), tmp_path / "b" / PAIRS)

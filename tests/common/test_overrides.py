@@ -18,7 +18,7 @@ def test_presets_load(preset: Path) -> None:
 
 def test_expected_presets_exist() -> None:
     names = {path.stem for path in PRESETS}
-    assert names >= {"shapes_offline", "shapes_online", "shapes_mixed", "llava16_7b_mixed"}
+    assert names >= {"shapes_offline", "shapes_online", "shapes_online_bdhs", "shapes_mixed", "llava16_7b_mixed"}
 
 
 def test_the_cluster_preset_is_what_the_paper_trains() -> None:
@@ -48,6 +48,9 @@ def test_overrides_keep_their_types() -> None:
         (["--seed", "1"], "expected --section.key value, got '--seed'"),
         (["--model.tuning.r=8"], "unknown config key model.tuning.r"),
         (["--model.tuning.kind=qlora"], "model.tuning: Input tag 'qlora'"),
+        (["--learner.source_losses.bdhs.betta=1"], "unknown config key learner.source_losses.bdhs.betta"),
+        (["--learner.source_losses.bdhs.beta=0"], "learner.source_losses.bdhs.beta: Input should be greater than 0"),
+        (["--learner.source_losses=ipo"], "learner.source_losses: Input should be a valid dictionary, got 'ipo'"),
         ([], "needs offline pairs, got none; set data.offline.path"),
         (["--mixture.online_fraction=1", "--learner.global_batch=3", "--learner.num_ranks=2"], "multiple of"),
         (["--mixture.online_fraction=1", "--checkpoint.interval=5", "--loop.publish_interval=2"], "multiple of"),
@@ -70,5 +73,12 @@ def test_missing_and_broken_presets(tmp_path: Path) -> None:
 
 def test_help_names_every_leaf() -> None:
     text = describe_keys()
-    for key in ("run.seed", "learner.loss.beta", "rollout.engine.block_size", "model.tuning.r"):
+    for key in (
+        "run.seed",
+        "learner.loss.beta",
+        "learner.source_losses.NAME.weight",
+        "rollout.bdhs.rho",
+        "rollout.engine.block_size",
+        "model.tuning.r",
+    ):
         assert f"--{key} " in text

@@ -1,0 +1,105 @@
+"""Images as untrusted rows name them, into the image store: bytes, or paths that stay below one folder."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from common.images import ImageError, ImageStore
+from common.records import ImageRef
+from common.rows import RowError
+
+MAX_FILE_BYTES = 256 * 1024 * 1024
+REMEMBERED = 8192
+"""Images known to be good, so that a picture of many rows is decoded once."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
+
+
+class ImageIntake:
+    """Adds images to `store`. Paths are below `root`, after `strip_prefix` is cut off those that begin with it."""
+
+    def __init__(self, root: Path, store: ImageStore, strip_prefix: str = "") -> None:
+        self.root, self.store, self.strip_prefix = root.resolve(), store, strip_prefix
+        self._known: OrderedDict[str, ImageRef] = OrderedDict()
+
+    def add(self, source: Any) -> ImageRef:
+        """Add encoded bytes, a path, `{bytes, path}` as `datasets` has it, or the first file of a tuple of paths.
+
+        Raises:
+            ImageError: `image_none`, `image_url`, `path_outside`, `image_missing`, or what `ImageStore` finds.
+            RowError: `bad_row` when it is nothing of these.
+        """
+        if isinstance(source, Mapping):
+            source = source.get("bytes") or source.get("path")
+        if not source:
+            raise ImageError("image_none", "expected an image, got none; drop the row")
+        if isinstance(source, bytes):
+            return self._add_bytes(source, "embedded image")
+        paths = source if isinstance(source, tuple) else (source,)
+        if not all(isinstance(path, str) for path in paths):
+            raise RowError(
+                "bad_row", f"expected an image's path or bytes, got {type(source).__name__}; check the data set"
+            )
+        return self._add_file(paths)
+
+    def _add_file(self, paths: tuple[str, ...]) -> ImageRef:
+        for path in paths:
+            file = self._below_root(path)
+            if known := self._recall(str(file)):
+                return known
+            if _is_file(file):
+                break
+        else:
+            raise ImageError(
+                "image_missing", f"{paths[0][:200]}: expected a file below {self.root}, got none; see --images"
+            )
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ImageError(
+                "image_huge", f"{file}: expected at most {MAX_FILE_BYTES:,} bytes, got more; scale it down"
+            )
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise ImageError("image_missing", f"{file}: expected a readable file, got {error.strerror}") from error
+        return self._remember(str(file), self._add_bytes(data, str(file)))
+
+    def _below_root(self, path: str) -> Path:
+        if _URL.match(path):
+            raise ImageError("image_url", f"{path[:200]}: expected a file, got an address; fetch it yourself")
+        if self.strip_prefix and path.startswith(self.strip_prefix):
+            path = path[len(self.strip_prefix) :].lstrip("/")
+        pure = PurePosixPath(path)
+        try:
+            file = (self.root / pure).resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ImageError("image_missing", f"{path[:200]!r}: expected a path below --images, got {error}") from error
+        if pure.is_absolute() or ".." in pure.parts or not file.is_relative_to(self.root):
+            raise ImageError("path_outside", f"{path[:200]}: expected a path below {self.root}, got one that leaves it")
+        return file
+
+    def _add_bytes(self, data: bytes, name: str) -> ImageRef:
+        digest = sha256(data).hexdigest()
+        return self._recall(digest) or self._remember(digest, self.store.add_bytes(data, name))
+
+    def _recall(self, key: str) -> ImageRef | None:
+        if key in self._known:
+            self._known.move_to_end(key)
+        return self._known.get(key)
+
+    def _remember(self, key: str, ref: ImageRef) -> ImageRef:
+        self._known[key] = ref
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return ref
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False

@@ -1,0 +1,28 @@
+"""LLaVA-Human-Preference-10K: `{id, image, conversations, output_1, output_2, preference}`, preference 1 or 2.
+
+`conversations` may end with an answer (one of the two outputs); the prompt is what comes before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from common.importers.base import Draft, Importer, images_field
+from common.importers.conversations import messages_of, sharegpt_turns
+from common.rows import RowError
+
+
+def convert(row: dict[str, Any]) -> Iterator[Draft]:
+    """One pair."""
+    turns = sharegpt_turns(row.get("conversations"))
+    if turns and turns[-1].role == "assistant":
+        turns = turns[:-1]
+    preference = row.get("preference")
+    if preference not in (1, 2) or isinstance(preference, bool):
+        raise RowError("bad_row", f"expected a preference of 1 or 2, got {str(preference)[:40]!r}; drop the row")
+    chosen, rejected = (row[f"output_{side}"]["value"] for side in (preference, 3 - preference))
+    yield Draft(messages_of(turns), images_field(row, "image"), chosen, rejected, own_id=row.get("id"))
+
+
+IMPORTER = Importer("llava_human_preference", convert, "zhiqings/LLaVA-Human-Preference-10K")

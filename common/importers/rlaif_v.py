@@ -1,0 +1,18 @@
+"""RLAIF-V: parquet shards of `{image: {bytes, path}, question, chosen, rejected, idx, …}`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from common.importers.base import Draft, Importer, images_field, question, text_field
+
+
+def convert(row: dict[str, Any]) -> Iterator[Draft]:
+    """One pair."""
+    images = images_field(row, "image")
+    asked = question(text_field(row, "question"), len(images))
+    yield Draft(asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("idx"))
+
+
+IMPORTER = Importer("rlaif_v", convert, "openbmb/RLAIF-V-Dataset")
