@@ -1,4 +1,4 @@
-"""BDHS: rejected answers from the policy's own bias (arXiv 2407.02477, section 3.4 and Algorithm 1, attention variant).
+"""BDHS: rejected answers from the policy's own bias (arXiv 2407.02477, section 3.4 and Algorithm 1).
 
     y+   There is a red circle at the top.     There is a blue star at the left.
     cut  There is a red|                       There is a blue star|            at random word boundaries
@@ -8,6 +8,9 @@
 The prefix of every sentence is the *true* text before it, never a corrupted one, so all sentences of all examples are
 in flight together. An attempt whose y- is too similar to y+ is repeated with a new mask and new cuts; the last attempt
 is unguided, a whole answer from the masked image, and is taken whatever its similarity.
+
+This is the variant `attention`. `noise` does the same with a noised image in place of hidden tokens, `unguided` asks
+for a whole answer at every attempt. The pair always names the clean image.
 
 Every draw comes from (seed, prompt id, attempt): results do not depend on batches, workers or on being resumed.
 Heads and prefixes end without a space and continuations bring their own (see actors/sentences.py), so joining is plain
@@ -26,7 +29,7 @@ from actors.sentences import flip_answer, split_point, split_sentences
 from actors.similarity import Similarity
 from common.bdhs_config import BdhsConfig
 from common.errors import UserError
-from common.protocols import GenerationRequest
+from common.protocols import GenerationRequest, ImageNoise
 from common.records import Dropped, PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
 
@@ -67,13 +70,15 @@ def draw_visible(num_image_tokens: int, rho: float, rng: random.Random) -> tuple
 
 
 def draw_attempt(prompt: Prompt, number: int, num_image_tokens: int, config: BdhsConfig) -> Attempt:
-    """The mask, cuts and requests of attempt `number` (from 1); the last of `config.max_attempts` is unguided."""
+    """The mask or noise, cuts and requests of attempt `number` (from 1); the last one is unguided in every variant."""
     assert prompt.reference is not None
-    mask_rng, text_rng = (
-        random.Random(derive_seed(config.seed, prompt.id, number, use)) for use in ("mask", "sentences")
+    mask_seed, noise_seed, text_seed = (
+        derive_seed(config.seed, prompt.id, number, use) for use in ("mask", "noise", "sentences")
     )
-    visible = draw_visible(num_image_tokens, config.rho, mask_rng)
-    guided = number < config.max_attempts
+    noise = ImageNoise(config.noise_step, noise_seed) if config.variant == "noise" else None
+    visible = None if noise else draw_visible(num_image_tokens, config.rho, random.Random(mask_seed))
+    guided = config.variant != "unguided" and number < config.max_attempts
+    text_rng = random.Random(text_seed)
     cuts = list(_cuts(prompt.reference, config.flip_prob, text_rng)) if guided else [("", "")]
     requests = tuple(
         GenerationRequest(
@@ -86,10 +91,12 @@ def draw_attempt(prompt: Prompt, number: int, num_image_tokens: int, config: Bdh
             prefix=before + head,
             stop=config.stop if guided else (),
             visible_image_tokens=visible,
+            noise=noise,
         )
         for index, (before, head) in enumerate(cuts)
     )
-    return Attempt(prompt, number, tuple(head for _, head in cuts), requests, len(visible), num_image_tokens)
+    num_visible = num_image_tokens if visible is None else len(visible)
+    return Attempt(prompt, number, tuple(head for _, head in cuts), requests, num_visible, num_image_tokens)
 
 
 def _cuts(answer: str, flip_prob: float, rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -160,13 +167,13 @@ async def generate_pairs(
 
     `prompts` is only drawn from as places become free, so several of these may share one iterator, one per engine.
     `num_image_tokens(prompt)` says how many tokens the policy sees of its image; what it raises as a UserError with a
-    `reason` drops the prompt. Prompts without a reference or without exactly one image are dropped (`no_reference`,
-    `image_count`).
+    `reason` drops the prompt. So are prompts without a reference, with one longer than `config.max_reference_chars`, or
+    without exactly one image (`no_reference`, `answer_too_long`, `image_count`).
     """
     active: list[Attempt] = []
     while True:
         while len(active) < window and (prompt := next(prompts, None)) is not None:
-            refused = _refuse(prompt)
+            refused = _refuse(prompt, config)
             if refused is None:
                 try:
                     active.append(draw_attempt(prompt, 1, num_image_tokens(prompt), config))
@@ -200,7 +207,12 @@ def _similarities(
     return [next(values) if isinstance(answer, str) else None for answer in answers]
 
 
-def _refuse(prompt: Prompt) -> Dropped | None:
+def _refuse(prompt: Prompt, config: BdhsConfig) -> Dropped | None:
+    num_chars, limit = len(prompt.reference or ""), config.max_reference_chars
+    if num_chars > limit:
+        return Dropped(
+            prompt.id, "answer_too_long", f"expected an answer of at most {limit} characters, got {num_chars}"
+        )
     if not (prompt.reference or "").strip():
         return Dropped(prompt.id, "no_reference", "BDHS needs a true answer to corrupt")
     if len(prompt.images) != 1:

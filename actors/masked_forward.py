@@ -1,10 +1,15 @@
 """The reference of BDHS in plain Hugging Face: hiding image tokens by attention mask, and by leaving them out.
 
-    masked      [ BOS  i0  i1  i2  i3  text  answer ]   mask 1 0 1 0 0 1 1   positions 0 . 1 . . 2 3
-    shortened   [ BOS      i1          text  answer ]
+    masked      [ BOS  i0  i1  i2  i3  text  answer ]   mask 1 0 1 0 1 1 1   positions 0 . 1 . 2 3 4
+    shortened   [ BOS      i1      i3  text  answer ]
 
 Position ids count visible tokens only (ours; the paper is silent), which makes the two the same function. The masked
 one is what the paper describes, the shortened one what the engine runs: 29 tokens in place of 2,880.
+
+Models with three-dimensional positions (Qwen2.5-VL) follow the same rule: the visible tokens are an image of one row.
+Of the positions (time, height, width) of i1 and i3 above that makes (1, 1, 1) and (1, 1, 2), and the text goes on at 3.
+It is what the model itself counts for such an image, so no model class of ours is needed to serve it; where in the
+picture a token lies stays in its features. Keeping the true positions would be another function, see the tests.
 """
 
 from __future__ import annotations
@@ -14,8 +19,8 @@ from typing import Any
 
 import torch
 
-from common.chat import EncodedPrompt
-from common.errors import UserError
+from actors.vision_features import vision_inputs
+from common.chat import EncodedPrompt, has_grid_positions
 
 
 def visible_mask(token_ids: Sequence[int], image_token_id: int, visible: Sequence[int]) -> torch.Tensor:
@@ -31,23 +36,31 @@ def visible_positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
+def grid_positions(mask: torch.Tensor, is_image: torch.Tensor) -> torch.Tensor:
+    """(3, 1, length) position ids (time, height, width) for one image, whose visible tokens are a grid of one row.
+
+    `mask` and `is_image` have shape (1, length). Hidden tokens have positions that nobody sees.
+    """
+    width = visible_positions(mask)
+    seen = is_image & mask.bool()
+    corner = width.clone()
+    corner[seen] = width[seen][:1]
+    return torch.stack([corner, corner, width])
+
+
 def masked_logits(
     model: Any, prompt: EncodedPrompt, response: Sequence[int], visible: Sequence[int], image_token_id: int
 ) -> torch.Tensor:
-    """(num visible prompt tokens + len(response), vocabulary) logits of the visible places, hidden ones masked.
-
-    Raises:
-        UserError: the model counts positions in three dimensions (Qwen), for which this mask is not defined.
-    """
-    _check_positions(model)
-    token_ids = (*prompt.token_ids, *response)
-    mask = visible_mask(token_ids, image_token_id, visible)
+    """(num visible prompt tokens + len(response), vocabulary) logits of the visible places, hidden ones masked."""
+    ids = torch.tensor([(*prompt.token_ids, *response)])
+    mask = visible_mask(ids[0].tolist(), image_token_id, visible)
+    grid = has_grid_positions(model.config)
     with torch.no_grad():
         output = model(
-            input_ids=torch.tensor([token_ids]),
+            input_ids=ids,
             attention_mask=mask,
-            position_ids=visible_positions(mask),
-            **prompt.model_inputs,
+            position_ids=grid_positions(mask, ids == image_token_id) if grid else visible_positions(mask),
+            **vision_inputs(prompt.model_inputs),
         )
     logits: torch.Tensor = output.logits[0, mask[0].bool()]
     return logits
@@ -56,11 +69,21 @@ def masked_logits(
 def shortened_logits(
     model: Any, prompt: EncodedPrompt, response: Sequence[int], visible: Sequence[int], image_token_id: int
 ) -> torch.Tensor:
-    """The same logits from the sequence without the hidden tokens. Shape and errors as for `masked_logits`."""
-    _check_positions(model)
+    """The same logits, shape as for `masked_logits`, from the sequence without the hidden tokens.
+
+    Positions are the model's own count: of a plain sequence, or of one with an image of one row.
+    """
     embeddings = shortened_embeddings(model, prompt, response, visible, image_token_id)
+    positions = {}
+    if has_grid_positions(model.config):
+        ids = torch.tensor([(*prompt.token_ids, *response)])
+        short = ids[visible_mask(ids[0].tolist(), image_token_id, visible).bool()][None]
+        merge = model.config.vision_config.spatial_merge_size
+        positions["position_ids"], _ = model.model.get_rope_index(
+            short, (short == image_token_id).int(), torch.tensor([[1, merge, merge * len(visible)]])
+        )
     with torch.no_grad():
-        logits: torch.Tensor = model(inputs_embeds=embeddings).logits[0]
+        logits: torch.Tensor = model(inputs_embeds=embeddings, **positions).logits[0]
     return logits
 
 
@@ -72,7 +95,7 @@ def shortened_embeddings(
     mask = visible_mask(ids[0].tolist(), image_token_id, visible)
     with torch.no_grad():
         embeddings: torch.Tensor = model.get_input_embeddings()(ids)
-        found = model.get_image_features(**prompt.model_inputs)
+        found = model.get_image_features(**vision_inputs(prompt.model_inputs))
         features = getattr(found, "pooler_output", found)
         embeddings[ids == image_token_id] = torch.cat(list(features)).to(embeddings.dtype)
     return embeddings[:, mask[0].bool()]
@@ -82,13 +105,3 @@ def token_logprobs(logits: torch.Tensor, response: Sequence[int]) -> torch.Tenso
     """(len(response),) log-probs in nats of a response that ends the sequence `logits` belongs to."""
     before = logits[-len(response) - 1 : -1].float().log_softmax(-1)
     return before.gather(1, torch.tensor(response)[:, None])[:, 0]
-
-
-def _check_positions(model: Any) -> None:
-    text = model.config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    if "mrope_section" in rope:
-        raise UserError(
-            f"bdhs reference: expected a model with one-dimensional positions, got {model.config.model_type}; "
-            "compare LLaVA-1.5 or LLaVA-NeXT"
-        )

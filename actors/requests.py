@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 
 from actors.vision_features import VisionFeatures
 from actors.vllm_api import CompletionOutput, RequestOutput, RequestOutputKind, SamplingParams
-from common.chat import ChatEncoder, PromptError
-from common.protocols import GenerationRequest
+from common.chat import ChatEncoder, PromptError, has_grid_positions
+from common.distortion import noise_image
+from common.protocols import GenerationRequest, ImageNoise
 from common.records import Completion, Dropped, Prompt, RolloutGroup
 
 MAX_IMAGES = 8
@@ -41,10 +43,17 @@ class PromptBuilder:
     def __init__(self, encoder: ChatEncoder, features: VisionFeatures) -> None:
         self._encoder = encoder
         self._features = features
+        self._image_side: int | None = getattr(encoder.config.vision_config, "image_size", None)
         self._num_image_tokens: dict[tuple[tuple[int, int], ...], int] = {}
 
-    def build(self, prompt: Prompt, suffix: Sequence[int], visible: Sequence[int] | None = None) -> EnginePrompt:
-        """A prompt followed by tokens of its answer; `visible` image tokens only, when given.
+    def build(
+        self,
+        prompt: Prompt,
+        suffix: Sequence[int],
+        visible: Sequence[int] | None = None,
+        noise: ImageNoise | None = None,
+    ) -> EnginePrompt:
+        """A prompt followed by tokens of its answer; `visible` image tokens only, or noised images, when given.
 
         Raises:
             PromptError, ImageError: it cannot be run; `reason` says why.
@@ -60,21 +69,39 @@ class PromptBuilder:
         payload: dict[str, Any] = {"prompt_token_ids": [*ids, *suffix]}
         encoder.check_length(prompt, len(payload["prompt_token_ids"]))
         pixels: list[Image.Image] = encoder.load_images(prompt)
+        names = [image.sha256 for image in prompt.images]
+        if noise is not None:
+            pixels = [noise_image(one, noise.step, noise.seed + i, self._image_side) for i, one in enumerate(pixels)]
+            names = [f"{name}/noise-{noise.step}-{noise.seed + i}" for i, name in enumerate(names)]
         if pixels:
             payload["multi_modal_data"] = {"image": pixels}
-            payload["multi_modal_uuids"] = {"image": [image.sha256 for image in prompt.images]}
+            payload["multi_modal_uuids"] = {"image": names}  # the key of vLLM's caches: all that decides the pixels
         return EnginePrompt(prompt, payload, tuple(image.size for image in pixels), tuple(suffix))
 
     def _shortened(
         self, prompt: Prompt, ids: list[int], suffix: tuple[int, ...], visible: Sequence[int]
     ) -> EnginePrompt:
         """The sequence without the hidden image tokens; the text around the image stays as it is."""
+        self._encoder.check_length(prompt, len(ids) - 1 + len(visible) + len(suffix))
         if visible:
-            payload: dict[str, Any] = {"multi_modal_data": {"image": [self._features.visible(prompt, visible)]}}
+            image = self._embeddings(self._features.visible(prompt, visible))
+            payload: dict[str, Any] = {"multi_modal_data": {"image": image}}
         else:
             payload, ids = {}, [token for token in ids if token != self._encoder.image_token_id]
         payload["prompt_token_ids"] = [*ids, *suffix]
         return EnginePrompt(prompt, payload, None, suffix)
+
+    def _embeddings(self, rows: torch.Tensor) -> Any:
+        """Image features (tokens, hidden) as vLLM takes them.
+
+        A model with three-dimensional positions counts them from a grid: the visible tokens are an image of one row,
+        whose width counts them, as actors/masked_forward.py has it.
+        """
+        config = self._encoder.config
+        if not has_grid_positions(config):
+            return [rows]  # a list: vLLM would read a bare tensor as one image per row
+        merge = config.vision_config.spatial_merge_size
+        return {"image_embeds": rows, "image_grid_thw": torch.tensor([[1, merge, merge * len(rows)]])}
 
     def check(self, built: EnginePrompt, token_ids: Sequence[int]) -> None:
         """The engine's sequence must be the processor's: in full once per image size, then by its number of tokens.

@@ -13,10 +13,21 @@ from PIL import Image
 from common.config import RunConfig
 from common.images import ImageStore
 from common.protocols import Engine, GenerationRequest, Tensors
-from common.records import Dropped, LoadReport, Message, Part, Prompt, RolloutGroup, WeightManifest
+from common.records import (
+    Dropped,
+    LoadReport,
+    Message,
+    Part,
+    PreferencePair,
+    Prompt,
+    RolloutGroup,
+    WeightManifest,
+)
 from common.seeding import derive_seed
+from common.sources import ONLINE_BDHS
 
 if TYPE_CHECKING:
+    from actors.online_bdhs import OnlineBdhsSampler
     from actors.vllm_engine import VllmEngine
 
 
@@ -31,6 +42,7 @@ class RolloutWorker:
         self._index = index
         self._model = config.model if model_path is None else config.model.model_copy(update={"path": model_path})
         self._engine: VllmEngine | None = None
+        self._bdhs: OnlineBdhsSampler | None = None
 
     async def start(self) -> dict[str, Any]:
         """Start the engine and let it answer about a blank image, which compares its prompt with the processor's.
@@ -53,6 +65,11 @@ class RolloutWorker:
             probe_tolerance=config.loop.probe_tolerance,
             timeout_s=config.loop.call_timeout_s,
         )
+        if ONLINE_BDHS in config.online_sources:
+            from actors.image_tokens import ImageTokenCounter
+            from actors.online_bdhs import OnlineBdhsSampler
+
+            self._bdhs = OnlineBdhsSampler(config, ImageTokenCounter(engine.encoder))
         (group,) = await _greet(engine)
         if isinstance(group, Dropped):
             raise RuntimeError(f"rollout worker {self._index}: expected an answer at start, got {group.detail}")
@@ -75,6 +92,11 @@ class RolloutWorker:
     async def generate(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
         """One result per request, in order."""
         return await self.engine.generate(requests)
+
+    async def bdhs_pairs(self, groups: list[tuple[str, Prompt]]) -> list[PreferencePair | Dropped]:
+        """One pair or reason per (group id, prompt), in order: the reference over what BDHS draws from this policy."""
+        assert self._bdhs is not None, "made at start when the mixture wants online BDHS"
+        return await self._bdhs.pairs(groups, self.engine.generate)
 
     async def token_logprobs(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[float, ...]:
         """Log-prob (nats) of each token of a given response under the current weights."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from common.errors import UserError
 
+PAPER_ENCODER = "sentence-transformers/all-mpnet-base-v2"
 _WORD = re.compile(r"\w+")
 
 
@@ -54,7 +55,7 @@ def _cosine(left: Counter[tuple[str, ...]], right: Counter[tuple[str, ...]]) -> 
 
 
 class EmbeddingSimilarity:
-    """Cosine of sentence-transformers embeddings, as in the paper with `sentence-transformers/all-mpnet-base-v2`."""
+    """Cosine of sentence-transformers embeddings, as in the paper with `PAPER_ENCODER`."""
 
     def __init__(self, name: str) -> None:
         try:

@@ -1,6 +1,7 @@
 """What both vLLM engines share: requests in, groups out, weights swapped and proven.
 
-    generate        build -> render (vLLM expands image tokens) -> check -> submit -> await -> RolloutGroup
+    generate        features of hidden-token prompts, a batch at a time, while the engine runs those before it
+                    build -> render (vLLM expands image tokens) -> check -> submit -> await -> RolloutGroup
     load_weights    check arrays -> shared memory -> swap between two steps, caches dropped -> version echo -> probe
 
 Rendering and submitting exclude a swap, sampling does not: what runs goes on under the new weights, its prefix
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from actors.requests import PromptBuilder, sampling_params, scoring_params, to_group, token_logprobs
-from actors.vision_features import VisionFeatures
+from actors.vision_features import VisionFeatures, by_images
 from actors.vllm_api import RequestOutput, SamplingParams
 from actors.weight_sender import check_tensors, shared_file
 from common.chat import ChatEncoder, PromptError
@@ -53,7 +54,10 @@ class VllmEngine(ABC):
         """One result per request, in order."""
         started: list[tuple[str, Awaitable[RequestOutput]] | Dropped] = []
         try:
-            started.extend([await self._start(request) for request in requests])
+            for batch in by_images(requests):
+                async with self._swap_lock:
+                    self._features.prepare(request.prompt for request in batch if request.visible_image_tokens)
+                started.extend([await self._start(request) for request in batch])
             return [
                 entry if isinstance(entry, Dropped) else to_group(request, await entry[1], self.encoder)
                 for request, entry in zip(requests, started, strict=True)
@@ -113,7 +117,7 @@ class VllmEngine(ABC):
         suffix = encoder.encode_response(request.prefix)[:-1] if request.prefix else ()
         try:
             async with self._swap_lock:
-                built = self._builder.build(request.prompt, suffix, request.visible_image_tokens)
+                built = self._builder.build(request.prompt, suffix, request.visible_image_tokens, request.noise)
                 rendered = await self._render(built.payload)
                 num_tokens = len(rendered["prompt_token_ids"])
                 self._builder.check(built, rendered["prompt_token_ids"])

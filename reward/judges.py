@@ -12,3 +12,7 @@ def make_judge(config: JudgeConfig) -> Judge:
     match config.kind:
         case "rules":
             return RulesJudge(config)
+        case "policy":
+            from reward.policy_judge import PolicyJudge
+
+            return PolicyJudge(config)

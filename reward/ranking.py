@@ -14,6 +14,7 @@ import math
 
 from common.records import Completion, Dropped, PreferencePair, Response, RolloutGroup, Verdict
 from common.seeding import derive_seed
+from common.sources import ONLINE
 
 
 def check_verdict(group: RolloutGroup, verdict: Verdict) -> Dropped | None:
@@ -42,7 +43,7 @@ def rank(group: RolloutGroup, verdict: Verdict, min_margin: float) -> Preference
         prompt=group.prompt,
         chosen=Response(chosen.text, chosen.token_ids),
         rejected=Response(rejected.text, rejected.token_ids),
-        source="online",
+        source=ONLINE,
         weight_version=min(chosen.min_weight_version, rejected.min_weight_version),
         prompt_token_ids=group.prompt_token_ids,
         scores=(best, worst),

@@ -12,6 +12,7 @@ from common.protocols import Judge, JudgeError
 from common.records import Dropped, PreferencePair, RolloutGroup, Verdict
 from reward.judges import make_judge
 from reward.ranking import check_verdict, rank
+from reward.rloo import rloo_pairs
 from reward.truth import MissingTruth
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ class RewardWorker:
         """One pair or reason per group, in order."""
         verdicts = zip(groups, self.judge(groups), strict=True)
         return [v if isinstance(v, Dropped) else rank(group, v, self._settings.min_margin) for group, v in verdicts]
+
+    def rloo(self, groups: Sequence[RolloutGroup]) -> list[tuple[PreferencePair, ...] | Dropped]:
+        """All completions of a group two by two with their advantages, or a reason; per group, in order."""
+        verdicts = zip(groups, self.judge(groups), strict=True)
+        return [v if isinstance(v, Dropped) else rloo_pairs(group, v) for group, v in verdicts]
 
     def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
         """One checked verdict or reason (`judge_failed`, `bad_verdict`) per group, in order."""

@@ -122,6 +122,36 @@ def test_last_attempt_is_unguided_and_taken_although_similar() -> None:
     assert len(masks) >= 1
 
 
+def test_noise_attempts_keep_every_token_and_draw_new_noise() -> None:
+    config = BdhsConfig(variant="noise", noise_step=400, rho=0.9, max_attempts=3)
+    attempts = [draw_attempt(make_prompt(), number, 10, config) for number in (1, 2, 3)]
+    noises = []
+    for attempt in attempts:
+        (noise,) = {request.noise for request in attempt.requests}
+        assert noise is not None and noise.step == 400
+        assert all(request.visible_image_tokens is None for request in attempt.requests)
+        assert attempt.num_visible == attempt.num_image_tokens == 10
+        noises.append(noise.seed)
+    assert len(set(noises)) == 3 and noises[0] != draw_attempt(make_prompt("q"), 1, 10, config).requests[0].noise.seed  # type: ignore[union-attr]
+    assert [len(attempt.requests) for attempt in attempts] == [2, 2, 1]
+    assert attempts[0].heads == draw_attempt(make_prompt(), 1, 10, BdhsConfig()).heads
+    found, _ = outcomes([make_prompt()], lambda request: " a dog.", config)
+    assert isinstance(pair := found["p"].result, PreferencePair) and pair.prompt == make_prompt()
+
+
+def test_every_attempt_of_the_unguided_variant_is_a_whole_answer_from_a_masked_image() -> None:
+    """Similar answers are refused until the last attempt, as in the other variants."""
+    config = BdhsConfig(variant="unguided", rho=0.5, max_attempts=3)
+    found, calls = outcomes([make_prompt()], lambda request: TRUTH.upper(), config)
+    for (request,) in calls:
+        assert (request.prefix, request.stop, request.max_tokens, request.noise) == ("", (), 256, None)
+        assert request.visible_image_tokens is not None
+    assert len({requests[0].visible_image_tokens for requests in calls}) == 3
+    assert isinstance(found["p"].result, PreferencePair) and found["p"].attempts == 3
+    fresh, calls = outcomes([make_prompt()], lambda request: "A dog runs.", config)
+    assert (fresh["p"].attempts, len(calls)) == (1, 1)
+
+
 def test_masks_and_cuts_are_redrawn_for_each_attempt() -> None:
     config = BdhsConfig(rho=0.5)
     attempts = [draw_attempt(make_prompt(), number, 64, config) for number in (1, 2, 3, 4)]
@@ -152,10 +182,21 @@ def test_prompts_that_cannot_be_used_are_refused_without_a_request() -> None:
         make_prompt("b", " "),
         make_prompt("c", num_images=0),
         make_prompt("d", num_images=2),
+        make_prompt("e", "A cat. " * 1_500_000),
     ]
     found, calls = outcomes(bad, seeded, BdhsConfig())
-    reasons = [found[id].result.reason for id in "abcd"]  # type: ignore[union-attr]
-    assert reasons == ["no_reference", "no_reference", "image_count", "image_count"] and calls == []
+    reasons = [found[id].result.reason for id in "abcde"]  # type: ignore[union-attr]
+    assert reasons == ["no_reference", "no_reference", "image_count", "image_count", "answer_too_long"]
+    assert calls == []
+    assert len(found["e"].result.detail) < 100  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("reference", ["Red", "Yes.", "?", "  no", "猫"])
+def test_an_answer_of_one_word_is_continued_from_nothing_or_flipped(reference: str) -> None:
+    found, calls = outcomes([make_prompt(reference=reference)], lambda request: " a dog.", BdhsConfig())
+    (request,) = calls[0]
+    assert request.prefix.strip().lower() in ("", "yes", "no")
+    assert isinstance(found["p"].result, PreferencePair)
 
 
 def test_an_unreadable_image_drops_its_prompt_only() -> None:

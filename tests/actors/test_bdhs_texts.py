@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+import sys
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +90,27 @@ def test_lexical_similarity_by_hand() -> None:
     assert similarity([("a b c", "A, b d!"), ("a a", "a"), ("a", "b"), ("", ""), ("", "a"), ("x y", "X y.")]) == (
         pytest.approx([0.6, 2 / math.sqrt(5), 0.0, 1.0, 0.0, 1.0])
     )
+
+
+def test_an_encoder_is_taken_by_name_and_named_in_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-in vectors: (1, 0) for texts with a, (0.6, 0.8) for others; their cosine is 0.6."""
+
+    class Encoder:
+        def __init__(self, name: str) -> None:
+            if name != "there":
+                raise OSError(f"{name} is not a local folder\nand so on")
+
+        def encode(self, texts: list[str], **options: object) -> np.ndarray[Any, Any]:
+            assert options["normalize_embeddings"]
+            return np.array([(1.0, 0.0) if "a" in text else (0.6, 0.8) for text in texts])
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Encoder))
+    similarity = make_similarity("there")
+    assert similarity.name == "there"
+    assert similarity([("a", "b"), ("b", "c"), ("a", "a")]) == pytest.approx([0.6, 1.0, 1.0])
+    assert similarity([]) == []
+    with pytest.raises(UserError, match=r"^similarity: .*'elsewhere'.*local folder; .*lexical$"):
+        make_similarity("elsewhere")
 
 
 def test_embeddings_need_their_package() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from common.images import ImageStore
-from common.protocols import Engine, GenerationRequest
+from common.distortion import noise_image
+from common.images import ImageStore, read
+from common.protocols import Engine, GenerationRequest, ImageNoise
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
 from common.shapes.render import blank
 from tests.actors.hf_policy import HfPolicy
@@ -62,6 +63,30 @@ def test_prefix_and_visible_tokens_equal_transformers(
             (group,) = run(engine.generate([request]))
             assert group.num_image_tokens == (64 if visible is None else len(visible))
             assert group.completions[0].token_ids == hf.greedy(prompt, 12, prefix, visible)
+
+
+def test_noise_is_laid_on_the_pixels_and_never_mistaken_for_the_clean_image(
+    engine: Engine, store: ImageStore, run: Any
+) -> None:
+    """Clean, noised and noised otherwise in one call, in two orders, since vLLM caches images by name; each equals the
+    same picture stored as an image of its own."""
+    prompt = make_prompt(store, 22)
+    noises = [None, ImageNoise(900, 1), ImageNoise(900, 2), ImageNoise(100, 1)]
+    stored = [prompt]
+    for noise in noises[1:]:
+        assert noise is not None
+        picture = noise_image(read(prompt.images[0]), noise.step, noise.seed, side=64)
+        stored.append(Prompt("stored", prompt.messages, (store.add(picture),)))
+
+    def sampled(prompt: Prompt, noise: ImageNoise | None = None) -> GenerationRequest:
+        return GenerationRequest("g", prompt, 4, 1.0, 16, seed=3, noise=noise)
+
+    expected = [group.completions for group in run(engine.generate([sampled(one) for one in stored]))]
+    assert len(set(expected)) == 4
+    for step in (1, -1):
+        groups = run(engine.generate([sampled(prompt, noise) for noise in noises[::step]]))
+        assert [group.completions for group in groups] == expected[::step]
+        assert all(group.prompt == prompt for group in groups)
 
 
 def test_a_blank_image_changes_the_logprobs(engine: Engine, store: ImageStore, run: Any) -> None:

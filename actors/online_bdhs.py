@@ -1,0 +1,79 @@
+"""BDHS as an online source of pairs (arXiv 2407.02477, section 3.4): the rejected side comes from the current policy.
+
+y+ is the prompt's reference answer. When y- is drawn anew is not stated by the paper; here every pair is drawn once,
+from the weights the engine holds at that time, and goes stale like any online pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from actors.bdhs import Generate, Outcome, generate_pairs
+from actors.similarity import make_similarity
+from common.config import RunConfig
+from common.protocols import GenerationRequest
+from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
+from common.seeding import derive_seed
+from common.sources import ONLINE_BDHS
+
+
+class OnlineBdhsSampler:
+    """Draws pairs as `rollout.bdhs` says.
+
+    Args:
+        config: the run's; draws come from (run.seed, rollout.bdhs.seed, group id).
+        num_image_tokens: of a prompt (see `actors.bdhs.generate_pairs`).
+
+    Raises:
+        UserError: the similarity measure cannot be had.
+    """
+
+    def __init__(self, config: RunConfig, num_image_tokens: Callable[[Prompt], int]) -> None:
+        settings = config.rollout.bdhs
+        self._settings = settings.model_copy(update={"seed": derive_seed(config.run.seed, "bdhs", settings.seed)})
+        self._similarity = make_similarity(settings.similarity)
+        self._num_image_tokens = num_image_tokens
+
+    async def pairs(self, groups: Sequence[tuple[str, Prompt]], generate: Generate) -> list[PreferencePair | Dropped]:
+        """One pair or reason per (group id, prompt), in order; reasons as in `actors.bdhs`."""
+        attempts = _AttemptVersions(generate)
+        outcomes: dict[str, Outcome] = {}
+        # A prompt comes back in later epochs under other group ids, and is to be cut and masked anew then.
+        async for outcome in generate_pairs(
+            iter([replace(prompt, id=group_id) for group_id, prompt in groups]),
+            attempts.generate,
+            config=self._settings,
+            similarity=self._similarity,
+            num_image_tokens=self._num_image_tokens,
+            window=len(groups),
+        ):
+            outcomes[outcome.prompt_id] = outcome
+        return [_result(outcomes[group_id], prompt, attempts) for group_id, prompt in groups]
+
+
+class _AttemptVersions:
+    """Passes requests on and remembers the oldest weight version that made a token of each attempt."""
+
+    def __init__(self, generate: Generate) -> None:
+        self._generate = generate
+        self._oldest: dict[str, int] = {}
+
+    async def generate(self, requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+        results = await self._generate(requests)
+        for request, result in zip(requests, results, strict=True):
+            if isinstance(result, RolloutGroup):
+                attempt = request.id.rpartition("/")[0]
+                version = min(completion.min_weight_version for completion in result.completions)
+                self._oldest[attempt] = min(version, self._oldest.get(attempt, version))
+        return results
+
+    def oldest(self, prompt_id: str, number: int) -> int:
+        return self._oldest[f"{prompt_id}/{number}"]
+
+
+def _result(outcome: Outcome, prompt: Prompt, attempts: _AttemptVersions) -> PreferencePair | Dropped:
+    if isinstance(outcome.result, Dropped):
+        return outcome.result
+    version = attempts.oldest(outcome.prompt_id, outcome.attempts)
+    return replace(outcome.result, id=outcome.prompt_id, prompt=prompt, source=ONLINE_BDHS, weight_version=version)

@@ -1,0 +1,77 @@
+"""The judge that sees, on the shipped policy: it looks at the picture, not at the truth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import config
+from common.images import ImageStore
+from common.protocols import Judge, JudgeError
+from common.records import ImageRef, Prompt
+from common.shapes.language import caption
+from common.shapes.prompts import caption_prompts
+from common.shapes.render import blank
+from common.shapes.scenes import Scene, SceneObject, split_scenes
+from reward.judges import make_judge
+from tests.reward.builders import completion, group
+
+
+@cache
+def judge() -> Judge:
+    torch.set_num_threads(1)
+    return make_judge(config.PolicyJudge())
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
+    return caption_prompts("test", 40, 5, ImageStore(tmp_path_factory.mktemp("images")))
+
+
+def test_it_denies_what_is_not_there_far_more_often_than_what_is(prompts: list[Prompt]) -> None:
+    """A caption of another scene claims absent objects; the true one does not. Chance is one half."""
+    scenes = split_scenes("test", 40, seed=5)
+    better = 0
+    for prompt, scene, other in zip(prompts, scenes, scenes[1:] + scenes[:1], strict=True):
+        true, false = judge().judge(group(prompt, caption(scene), caption(other))).scores
+        better += true > false
+    assert better >= 28
+
+
+def test_the_pixels_decide(prompts: list[Prompt], tmp_path: Path) -> None:
+    """With the picture blanked, verdicts change although text and truth are the same."""
+    empty = ImageStore(tmp_path).add(blank())
+    blind = [replace(prompt, images=(empty,)) for prompt in prompts]
+    texts = [prompt.reference or "" for prompt in prompts]
+    seen = [judge().judge(group(p, t)).scores for p, t in zip(prompts, texts, strict=True)]
+    unseen = [judge().judge(group(p, t)).scores for p, t in zip(blind, texts, strict=True)]
+    assert seen != unseen
+    assert sum(s[0] for s in seen) > sum(s[0] for s in unseen)
+
+
+def test_the_truth_is_not_looked_at(prompts: list[Prompt]) -> None:
+    other = Scene((SceneObject(2, "ring", "black"),), 9).to_dict()
+    texts = (caption(split_scenes("test", 40, seed=5)[0]), "There is a black ring at the top right.")
+    expected = judge().judge(group(prompts[0], *texts))
+    assert judge().judge(group(replace(prompts[0], truth=other, reference="x"), *texts)) == expected
+
+
+def test_repeated_cut_off_and_empty_claims_cost_one_each(prompts: list[Prompt]) -> None:
+    scene = split_scenes("test", 40, seed=5)[0]
+    once, twice = caption(scene), f"{caption(scene)} {caption(scene)}"
+    one, two, nothing = judge().judge(group(prompts[0], once, twice, "Hello.")).scores
+    assert two == one - len(scene.objects)
+    assert nothing == -1.0
+    cut = group(prompts[0], once)
+    cut = replace(cut, completions=(completion(once, finish="length"),))
+    assert judge().judge(cut).scores == (one - 1,)
+
+
+def test_a_picture_it_cannot_read_gives_no_verdict(prompts: list[Prompt]) -> None:
+    lost = replace(prompts[0], images=(ImageRef("0" * 64, "/nowhere.png"),))
+    with pytest.raises(JudgeError, match="nowhere"):
+        judge().judge(group(lost, "There is a star."))
