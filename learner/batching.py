@@ -28,6 +28,26 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class MicroSize:
+    """Limits of one forward: pairs, and tokens if not 0 (a single pair may be larger, it is never cut)."""
+
+    pairs: int
+    tokens: int = 0
+
+    def cut(self, sizes: Sequence[int]) -> list[slice]:
+        """Runs of consecutive pairs, given each pair's tokens; with a token limit `pairs` does not bind."""
+        if not self.tokens:
+            return [slice(start, start + self.pairs) for start in range(0, len(sizes), self.pairs)]
+        cuts, start, filled = [], 0, 0
+        for index, size in enumerate(sizes):
+            if index > start and filled + size > self.tokens:
+                cuts.append(slice(start, index))
+                start, filled = index, 0
+            filled += size
+        return [*cuts, slice(start, len(sizes))] if sizes else []
+
+
+@dataclass(frozen=True, slots=True)
 class BatchPlan:
     """This rank's micro-batches; `num_pairs` and `dropped` are of the whole global batch, equal on all ranks."""
 
@@ -37,33 +57,38 @@ class BatchPlan:
 
 
 def plan_batch(
-    pairs: Sequence[PreferencePair], collator: Collator, micro_batch: int, rank: int, world_size: int
+    pairs: Sequence[PreferencePair], collator: Collator, size: MicroSize, rank: int, world_size: int
 ) -> BatchPlan:
     """Encode this rank's share, agree on what is refused, and cut the share into micro-batches (collective)."""
     encoded = {index: collator.encode(pairs[index]) for index in range(rank, len(pairs), world_size)}
     mine = [pair for pair in encoded.values() if isinstance(pair, EncodedPair)]
-    facts = {index: pair if isinstance(pair, Dropped) else pair.has_media for index, pair in encoded.items()}
+    facts = {
+        index: pair if isinstance(pair, Dropped) else (pair.has_media, pair.num_tokens)
+        for index, pair in encoded.items()
+    }
     known = {index: fact for part in gather(facts, world_size) for index, fact in part.items()}
     dropped = [fact for _, fact in sorted(known.items()) if isinstance(fact, Dropped)]
     accepted = {index: fact for index, fact in sorted(known.items()) if not isinstance(fact, Dropped)}
     if not accepted:
         return BatchPlan([], 0, dropped)
+    cuts = [
+        size.cut([tokens for index, (_, tokens) in accepted.items() if index % world_size == other])
+        for other in range(world_size)
+    ]
     if world_size == 1:
-        return BatchPlan(split(mine, micro_batch, -(-len(mine) // micro_batch), None), len(accepted), dropped)
-    largest = max(sum(index % world_size == other for index in accepted) for other in range(world_size))
-    filler_index = next((index for index, has_media in accepted.items() if has_media), next(iter(accepted)))
+        return BatchPlan(split(mine, cuts[0], None), len(accepted), dropped)
+    filler_index = next((index for index, (has_media, _) in accepted.items() if has_media), next(iter(accepted)))
     filler = encoded.get(filler_index) or collator.encode(pairs[filler_index])
     assert isinstance(filler, EncodedPair), f"ranks disagree on pair {pairs[filler_index].id}: {filler}"
-    return BatchPlan(split(mine, micro_batch, -(-largest // micro_batch), filler), len(accepted), dropped)
+    missing = max(map(len, cuts)) - len(cuts[rank])
+    return BatchPlan(split(mine, [*cuts[rank], *[slice(0, 0)] * missing], filler), len(accepted), dropped)
 
 
-def split(
-    pairs: Sequence[EncodedPair], micro_batch: int, num_micro_batches: int, filler: EncodedPair | None
-) -> list[MicroBatch]:
-    """`num_micro_batches` micro-batches of up to `micro_batch` pairs, none without a row, none without wanted media."""
+def split(pairs: Sequence[EncodedPair], cuts: Sequence[slice], filler: EncodedPair | None) -> list[MicroBatch]:
+    """A micro-batch per cut, none without a row, none without wanted media."""
     batches = []
-    for start in range(0, num_micro_batches * micro_batch, micro_batch):
-        chunk = tuple(pairs[start : start + micro_batch])
+    for cut in cuts:
+        chunk = tuple(pairs[cut])
         lacks_media = filler is not None and filler.has_media and not any(pair.has_media for pair in chunk)
         if filler is not None and (not chunk or lacks_media):
             batches.append(MicroBatch((*chunk, filler), 1))

@@ -49,14 +49,19 @@ def load(directory: Path, engine: TrainEngine) -> dict[str, int]:
         )
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-        if state["world_size"] != engine.world_size:
-            raise ValueError(f"written by {state['world_size']} ranks, read by {engine.world_size}")
-        engine.load(directory / "engine")
+        written = int(state["world_size"])
+        if written == engine.world_size:
+            engine.load(directory / "engine")
     except _DAMAGE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"checkpoint {directory}: expected the learner's saved state, got: {reason}; resume from an older one"
         ) from error
+    if written != engine.world_size:
+        raise UserError(
+            f"checkpoint {directory}: expected one written by {engine.world_size} ranks, got one of {written}; resume "
+            f"with learner.num_ranks = {written}, or start a new run with model.path = the run's policy folder"
+        )
     torch.set_rng_state(state["rng"])
     if state["cuda_rng"]:
         torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -3,6 +3,8 @@
 row 0 .. B-1     prompt of pair i + chosen response,   right-padded
 row B .. 2B-1    prompt of pair i + rejected response
 media tensors    the rows' own, one after the other in row order
+
+With `tree` a batch is one flat row that holds every prompt, completion and image once (see learner/tree.py).
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from torch import Tensor
 from common.chat import ChatEncoder, EncodedPrompt, PromptError
 from common.images import ImageError
 from common.records import Dropped, PreferencePair, Prompt, Response
-
-TOKEN_LEVEL = ("mm_token_type_ids", "token_type_ids")
-"""Processor outputs with one entry per prompt token: they go on with zeros over the response."""
+from common.sources import RLOO
+from learner.encoded import EncodedPair as EncodedPair
+from learner.tree import TOKEN_LEVEL, TreeBatch, tree_batch
 
 CACHE_BYTES = 256 << 20
 
@@ -32,6 +34,11 @@ class RowBatch:
     attention_mask: Tensor
     response_mask: Tensor
     media: dict[str, Tensor]
+
+    def like(self, other: RowBatch) -> RowBatch:
+        """The batch on another one's device, pixels in that one's dtype."""
+        dtypes = [value.dtype for value in other.media.values() if value.is_floating_point()]
+        return self.to(other.input_ids.device, dtypes[0] if dtypes else torch.float32)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> RowBatch:
         """The batch on a device; pixels in the model's dtype."""
@@ -47,26 +54,12 @@ class RowBatch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedPair:
-    """A pair that can be trained on, with its prompt's tensors and both responses as tokens."""
-
-    pair: PreferencePair
-    prompt: EncodedPrompt
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
-
-    @property
-    def has_media(self) -> bool:
-        """Whether the vision tower runs for this pair."""
-        return bool(self.pair.prompt.images)
-
-
 class Collator:
     """Encodes pairs through the one chat encoder; keeps recently used prompts' pixels."""
 
-    def __init__(self, encoder: ChatEncoder, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, encoder: ChatEncoder, cache_bytes: int = CACHE_BYTES, tree: bool = False) -> None:
         self.encoder = encoder
+        self.tree = tree
         self._prompts = PromptCache(encoder, cache_bytes)
 
     def encode(self, pair: PreferencePair) -> EncodedPair | Dropped:
@@ -84,15 +77,23 @@ class Collator:
             f"{len(prompt.token_ids)} of the same prompt, or others; engine and learner must share one processor"
         )
         chosen, rejected = self._tokens(pair.chosen), self._tokens(pair.rejected)
-        refusal = self._refusal(len(prompt.token_ids), chosen, rejected)
+        refusal = self._refusal(pair.source, len(prompt.token_ids), chosen, rejected)
         if refusal is not None:
             return Dropped(pair.id, *refusal)
         return EncodedPair(pair, prompt, chosen, rejected)
+
+    def batch(self, pairs: Sequence[EncodedPair]) -> RowBatch | TreeBatch:
+        """What the policy's forward takes for these pairs."""
+        return tree_batch(pairs) if self.tree else self.collate(pairs)
 
     def collate(self, pairs: Sequence[EncodedPair]) -> RowBatch:
         """2·len(pairs) rows: all chosen ones, then all rejected ones."""
         rows = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
         return self._rows(rows)
+
+    def collate_chosen(self, pairs: Sequence[EncodedPair]) -> RowBatch:
+        """The first half of `collate`'s rows."""
+        return self._rows([(pair.prompt, pair.chosen) for pair in pairs])
 
     def single(self, prompt: Prompt, token_ids: tuple[int, ...]) -> RowBatch:
         """One row: a prompt and a response (PromptError, ImageError when it cannot be encoded)."""
@@ -102,14 +103,18 @@ class Collator:
         # What was sampled is what is trained on: text is only read when there are no tokens.
         return response.token_ids if response.token_ids is not None else self.encoder.encode_response(response.text)
 
-    def _refusal(self, num_prompt: int, chosen: tuple[int, ...], rejected: tuple[int, ...]) -> tuple[str, str] | None:
+    def _refusal(
+        self, source: str, num_prompt: int, chosen: tuple[int, ...], rejected: tuple[int, ...]
+    ) -> tuple[str, str] | None:
+        # With advantages each side is trained on for itself: equal answers, or one that ends at once, teach as well.
+        sides_count = source == RLOO
         for side, tokens in (("chosen", chosen), ("rejected", rejected)):
-            if tokens in ((), (self.encoder.eos_token_id,)):
+            if tokens == () or (tokens == (self.encoder.eos_token_id,) and not sides_count):
                 return "response_empty", f"the {side} response has no token"
             media = set(tokens) & set(self.encoder.media_token_ids)
             if media:
                 return "response_media", f"the {side} response holds media tokens {sorted(media)}"
-        if chosen == rejected:
+        if chosen == rejected and not sides_count:
             return "pair_identical", "chosen and rejected are the same tokens"
         longest = num_prompt + max(len(chosen), len(rejected))
         if longest > self.encoder.max_length:

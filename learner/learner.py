@@ -12,21 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from common.chat import ChatEncoder
 from common.config import Lora, RunConfig
 from common.errors import UserError
+from common.images import ImageStore
 from common.protocols import TrainEngine
 from common.records import Dropped, LogprobProbe, PreferencePair, Prompt, StepResult, WeightManifest
 from common.seeding import derive_seed
 from learner import checkpoint
-from learner.batching import plan_batch
+from learner.batching import BatchPlan, MicroSize, plan_batch
 from learner.collate import Collator, RowBatch
+from learner.cpu_memory import keep_freed_pages
+from learner.encoded import EncodedPair
+from learner.fast import FastPath
+from learner.grounding import grounding_metrics, views
+from learner.guard import SkipGuard
 from learner.logps import CompletionLogps
+from learner.objective import Objective
 from learner.policy import Policy, freeze_copy, load_policy
+from learner.povid import Povid
 from learner.publisher import export_policy, package, plain_weights
 from learner.ranks import free_address, gather
-from learner.update import accumulate, reduce_table
+from learner.reference_cache import ReferenceCache, identity
+from learner.tree import TreeBatch, tree_batch
+from learner.update import accumulate, pair_logps, reduce_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +73,7 @@ class Learner:
         self._probe: tuple[Prompt, tuple[int, ...]] | None = None
         self._step = 0
         self._steps_skipped = 0
+        self._guard = SkipGuard(config.learner.max_skipped_steps, config.run.dir, writes=rank == 0)
 
     def rendezvous(self) -> tuple[str, int]:
         """An address of this node and a free port, for all ranks to meet at; asked of rank 0."""
@@ -71,7 +83,8 @@ class Learner:
         """Load the policy, make the reference, start the engine. The address, if given, replaces the constructor's.
 
         Returns:
-            `num_params`, `num_trainable_params`, `device`, `world_size`, `start_s`.
+            `num_params`, `num_trainable_params`, `device`, `world_size`, `start_s`, `fallbacks` (switches of
+            `learner.fast` that this run cannot have: reason).
 
         Raises:
             UserError: the model cannot be loaded, the device is missing, or the ranks do not meet.
@@ -81,8 +94,9 @@ class Learner:
         if master_address is not None and master_port is not None:
             self._meeting_point = (master_address, master_port)
         self._device = _device(config)
+        if self._device.type == "cpu":
+            keep_freed_pages()
         torch.manual_seed(derive_seed(config.run.seed, "policy"))
-        self._collator = Collator(ChatEncoder(self.model_path, config.model.max_length))
         self._policy = load_policy(config.model, self.model_path, config.learner.gradient_checkpointing)
         params = list(self._policy.parameters())
         counts = {
@@ -90,10 +104,18 @@ class Learner:
             "num_trainable_params": sum(parameter.numel() for parameter in params if parameter.requires_grad),
         }
         self._reference = self._make_reference()
+        self._fast = FastPath.of(config, self._policy, config.learner.loss_kinds)
+        self._fast.apply(config, self._policy, self._reference)
+        encoder = ChatEncoder(self.model_path, config.model.max_length)
+        self._collator = Collator(encoder, tree=self._fast.share_prompt)
+        self._reference_cache = None
+        if self._fast.reference_cache is not None:
+            known = identity(encoder, self._dtype)
+            self._reference_cache = ReferenceCache(self._fast.reference_cache, self.rank, known)
         self._engine = self._make_engine()
         torch.manual_seed(derive_seed(config.run.seed, "learner", self.rank))
-        device = {"device": str(self._device), "world_size": self.world_size}
-        return {**counts, **device, "start_s": time.perf_counter() - begun}
+        facts = {"device": str(self._device), "world_size": self.world_size, "fallbacks": self._fast.fallbacks}
+        return {**counts, **facts, "start_s": time.perf_counter() - begun}
 
     def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
         """One update on a global batch, the same list on every rank; each rank trains on its share.
@@ -101,31 +123,49 @@ class Learner:
         Returns:
             Metrics reduced over ranks with the ids trained on, and the refused pairs. A batch without a usable pair
             or with a non-finite gradient changes nothing, counts in `steps_skipped`, and returns no ids.
+
+        Raises:
+            UserError: `learner.max_skipped_steps` batches in a row were not finite; the last one is on disk.
         """
         begun = time.perf_counter()
         learner = self.config.learner
-        plan = plan_batch(pairs, self._collator, learner.micro_batch, self.rank, self.world_size)
+        plan = self._plan(pairs)
         refused = {drop.id for drop in plan.dropped}
         dropped = list(plan.dropped)
         trained = [pair for pair in pairs if pair.id not in refused]
         metrics: dict[str, float] = {}
+        grounding = self._grounding(trained) if self._checkpoint_follows(step) else {}
         if plan.num_pairs:
-            table = accumulate(
-                self._engine, self._reference_logps, self._collator, plan, learner.loss, self._device, self._dtype
-            )
+            objective = Objective.of(learner, trained)
+            models = (self._engine, self._reference_logps, self._collator)
+            povid = self._povid(step, trained)
+            table = accumulate(*models, plan, objective, self._device, self._dtype, povid)
             update = dict(self._engine.step())
             order = [pair for rank in range(self.world_size) for pair in pairs[rank :: self.world_size]]
             sources = [pair.source for pair in order if pair.id not in refused]
             metrics = {**reduce_table(gather(table, self.world_size), sources), **update}
-            if metrics.pop("skipped", 0.0):
+            skipped = bool(metrics.pop("skipped", 0.0))
+            self._guard.note(step, skipped, trained)
+            if skipped:
                 dropped += [Dropped(pair.id, "step_skipped", "loss or gradient not finite") for pair in trained]
                 trained = []
         self._step = step
         self._steps_skipped += not trained
+        metrics |= grounding
         metrics["pairs/trained"] = float(len(trained))
         metrics["steps_skipped"] = float(self._steps_skipped)
         metrics["time/step_s"] = time.perf_counter() - begun
         return StepResult(step, metrics, tuple(pair.id for pair in trained)), dropped
+
+    @torch.no_grad()
+    def fill_reference_cache(self, pairs: list[PreferencePair]) -> int:
+        """Find the reference log-probs of offline pairs ahead of training; returns how many pairs were run."""
+        if self._reference_cache is None:
+            return 0
+        before = self._reference_cache.num_misses
+        for micro_batch in self._plan(pairs).micro_batches:
+            self._reference_logps(self._tree(list(micro_batch.pairs)))
+        return self._reference_cache.num_misses - before
 
     def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
         """The response whose log-probs every manifest carries from now on.
@@ -174,8 +214,35 @@ class Learner:
         return counters
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group and close files."""
+        if self._reference_cache is not None:
+            self._reference_cache.close()
         self._engine.close()
+
+    def _checkpoint_follows(self, step: int) -> bool:
+        return step > 0 and (step % self.config.checkpoint.interval == 0 or step == self.config.learner.num_steps)
+
+    @torch.no_grad()
+    def _grounding(self, pairs: list[PreferencePair]) -> dict[str, float]:
+        """The grounding gate on the first pairs of a batch, before it is trained on (collective)."""
+        shown = views(pairs[: self.config.learner.grounding_pairs], ImageStore(self.config.run.dir / "blank_images"))
+        module = self._engine.module
+        module.eval()
+        deltas: dict[str, list[float]] = {}
+        for view, seen in shown.items():
+            own: list[float] = []
+            reference = self._reference_logps if view == "true" else self._reference_forward
+            for micro_batch in self._plan(seen).micro_batches:
+                batch = self._collator.batch(micro_batch.pairs).to(self._device, self._dtype)
+                logps = pair_logps(module(batch), reference(batch))
+                own += logps.delta[: len(micro_batch.pairs) - micro_batch.num_fillers].double().tolist()
+            deltas[view] = [delta for part in gather(own, self.world_size) for delta in part]
+        module.train()
+        return grounding_metrics(deltas)
+
+    def _plan(self, pairs: list[PreferencePair]) -> BatchPlan:
+        size = MicroSize(self.config.learner.micro_batch, self.config.learner.fast.pack_tokens)
+        return plan_batch(pairs, self._collator, size, self.rank, self.world_size)
 
     def _make_reference(self) -> Policy | None:
         """None with LoRA: there the policy without adapters is the reference."""
@@ -195,10 +262,33 @@ class Learner:
 
         return DeepSpeedEngine(self._policy, config, self.rank, self.world_size, *self._meeting_point)
 
-    def _reference_logps(self, batch: RowBatch) -> CompletionLogps:
-        logps = self._engine.module(batch, adapters=False) if self._reference is None else self._reference(batch)
+    def _reference_logps(
+        self, batch: RowBatch | TreeBatch, alternatives: Tensor | None = None, best: bool = False
+    ) -> CompletionLogps:
+        if self._reference_cache is None or not isinstance(batch, TreeBatch):
+            return self._reference_forward(batch, alternatives, best)
+        assert alternatives is None and not best, "losses that ask for more go through plain rows"
+        return self._reference_cache.logps(batch, self._reference_forward, self._tree)
+
+    def _reference_forward(
+        self, batch: RowBatch | TreeBatch, alternatives: Tensor | None = None, best: bool = False
+    ) -> CompletionLogps:
+        if self._reference is not None:
+            logps = self._reference(batch, alternatives=alternatives, best=best)
+        else:
+            logps = self._engine.module(batch, adapters=False, alternatives=alternatives, best=best)
         assert isinstance(logps, CompletionLogps)
         return logps
+
+    def _tree(self, pairs: list[EncodedPair]) -> TreeBatch:
+        return tree_batch(pairs).to(self._device, self._dtype)
+
+    def _povid(self, step: int, pairs: list[PreferencePair]) -> Povid | None:
+        """What the povid loss needs; None when no pair of the global batch has it."""
+        losses = [self.config.learner.loss_of(pair.source) for pair in pairs]
+        if all(loss.kind != "povid" for loss in losses):
+            return None
+        return Povid(self._collator.encoder, losses, derive_seed(self.config.run.seed, "povid", step))
 
     @torch.no_grad()
     def _run_probe(self) -> LogprobProbe | None:

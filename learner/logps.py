@@ -1,7 +1,7 @@
 """Log-probs of completions: the head runs at completion positions only, a chunk of them at a time.
 
-The tokens x vocabulary tensor never exists: of each chunk's logits one number per token is kept, and gradient
-checkpointing makes them again in the backward pass.
+The tokens x vocabulary tensor never exists: of each chunk's logits one number per token is kept. `learner.head` does
+that fused with its gradients; heads that it cannot take go through gradient checkpointing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from learner.collate import RowBatch
+from learner.head import can_fuse, fused_token_logps
 
 CHUNK_POSITIONS = 1024
 
@@ -20,11 +21,14 @@ CHUNK_POSITIONS = 1024
 class CompletionLogps(NamedTuple):
     """`token_logps` [rows, response columns] in nats, 0 where `mask` is False; float32, or float64 models' own.
 
-    A tuple, because ZeRO-3's hooks look for tensors inside of tuples only.
+    Of the same shape and on demand only: `alternatives`, the log-probs of other tokens at the same positions, and
+    `best`, the most likely token ids. A tuple, because ZeRO-3's hooks look for tensors inside of tuples only.
     """
 
     token_logps: Tensor
     mask: Tensor
+    alternatives: Tensor | None = None
+    best: Tensor | None = None
 
     @property
     def summed(self) -> Tensor:
@@ -37,11 +41,18 @@ class CompletionLogps(NamedTuple):
         return self.mask.sum(1)
 
 
-def completion_logps(model: Any, batch: RowBatch) -> CompletionLogps:
+def completion_logps(
+    model: Any, batch: RowBatch, alternatives: Tensor | None = None, best: bool = False, fused: bool = True
+) -> CompletionLogps:
     """Log-probs of the response tokens of every row under a Hugging Face vision-language model.
 
     `model.model` maps inputs to hidden states and `model.lm_head` hidden states to logits, as in every family
     served here. The hidden state before a token predicts it.
+
+    Args:
+        alternatives: token ids [rows, response columns] to score as well, each after the response's own tokens.
+        best: whether to name the most likely tokens, without gradients.
+        fused: as in `learner.head`; alternatives are never fused.
     """
     hidden = model.model(
         input_ids=batch.input_ids,
@@ -50,21 +61,57 @@ def completion_logps(model: Any, batch: RowBatch) -> CompletionLogps:
         **batch.media,
     ).last_hidden_state
     rows, columns = batch.response_mask.nonzero(as_tuple=True)
-    values = _token_logps(model.lm_head, hidden[rows, columns - 1], batch.input_ids[rows, columns])
+    states = hidden[rows, columns - 1]
     lengths = batch.response_mask.sum(1)
     places = columns - batch.response_mask.int().argmax(1)[rows]
     mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    token_logps = values.new_zeros(mask.shape).index_put((rows, places), values)
-    return CompletionLogps(token_logps, mask)
+
+    def laid_out(values: Tensor) -> Tensor:
+        return values.new_zeros(mask.shape).index_put((rows, places), values)
+
+    targets = batch.input_ids[rows, columns][:, None]
+    if alternatives is not None:
+        targets = torch.cat([targets, alternatives[rows, places][:, None]], 1)
+        values = checkpointed_token_logps(model.lm_head, states, targets)
+    else:
+        values = token_logps(model.lm_head, states, targets[:, 0], fused)[:, None]
+    own, *others = map(laid_out, values.unbind(1))
+    return CompletionLogps(
+        own,
+        mask,
+        others[0] if others else None,
+        laid_out(_best_tokens(model.lm_head, states)) if best else None,
+    )
 
 
-def _token_logps(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(head(hidden))[targets] for hidden [positions, width], targets [positions]."""
+def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, fused: bool) -> Tensor:
+    """log softmax(head(hidden))[targets], [positions]; fused with its gradients if asked for and possible."""
+    if fused and can_fuse(head):
+        assert isinstance(head, nn.Linear)
+        return fused_token_logps(head, hidden, targets)
+    return checkpointed_token_logps(head, hidden, targets)
+
+
+def checkpointed_token_logps(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(head(hidden))[targets] of any kind of head, in the shape of targets.
+
+    Args:
+        hidden: [positions, width].
+        targets: [positions], or [positions, any number].
+    """
+    if targets.ndim == 1:
+        return checkpointed_token_logps(head, hidden, targets[:, None]).squeeze(1)
 
     def chunk_logps(states: Tensor, wanted: Tensor) -> Tensor:
         logits: Tensor = head(states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(1)
+        return logits.gather(1, wanted) - logits.logsumexp(1, keepdim=True)
 
     chunks = zip(hidden.split(CHUNK_POSITIONS), targets.split(CHUNK_POSITIONS), strict=True)
     return torch.cat([checkpoint(chunk_logps, states, wanted, use_reentrant=False) for states, wanted in chunks])
+
+
+@torch.no_grad()
+def _best_tokens(head: nn.Module, hidden: Tensor) -> Tensor:
+    """The most likely token of each position, [positions]."""
+    return torch.cat([head(states).argmax(1) for states in hidden.split(CHUNK_POSITIONS)])

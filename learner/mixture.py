@@ -1,4 +1,5 @@
-"""How many pairs of a step's global batch are online. A function of (seed, step): resume needs no state.
+"""How many pairs of a step's global batch are online, and how many of these are BDHS's. A function of (seed, step):
+resume needs no state.
 
 The controller asks for future steps as well: that is how it knows how many prompts are worth sampling.
 """
@@ -6,12 +7,14 @@ The controller asks for future steps as well: that is how it knows how many prom
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
 from common.config import Mixture as MixtureConfig
 from common.seeding import derive_seed
+from common.sources import ONLINE_BDHS
 
 
 class Mixture(Protocol):
@@ -21,6 +24,17 @@ class Mixture(Protocol):
         """Online pairs of this step, 0..global_batch."""
         ...
 
+    def num_online_bdhs(self, step: int) -> int:
+        """How many of the online pairs come from online BDHS, 0..num_online."""
+        ...
+
+
+def online_counts(mixture: Mixture, step: int, sources: Sequence[str]) -> dict[str, int]:
+    """Online pairs of this step by source; `sources` are the run's (`RunConfig.online_sources`)."""
+    num_bdhs = mixture.num_online_bdhs(step)
+    num_judged = mixture.num_online(step) - num_bdhs
+    return {source: num_bdhs if source == ONLINE_BDHS else num_judged for source in sources}
+
 
 @dataclass(frozen=True, slots=True)
 class Bernoulli:
@@ -29,11 +43,17 @@ class Bernoulli:
     online_fraction: float
     global_batch: int
     seed: int
+    online_bdhs_fraction: float = 0.0
 
     def num_online(self, step: int) -> int:
         """Binomial(global_batch, online_fraction), drawn from (seed, step)."""
         coins = random.Random(derive_seed(self.seed, "mixture", step))
         return sum(coins.random() < self.online_fraction for _ in range(self.global_batch))
+
+    def num_online_bdhs(self, step: int) -> int:
+        """A second coin for each online slot, from a stream of its own."""
+        coins = random.Random(derive_seed(self.seed, "online_bdhs", step))
+        return sum(coins.random() < self.online_bdhs_fraction for _ in range(self.num_online(step)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +62,27 @@ class Ratio:
 
     online_fraction: float
     global_batch: int
+    online_bdhs_fraction: float = 0.0
 
     def num_online(self, step: int) -> int:
         """floor((step + 1)·share) - floor(step·share) with share = online_fraction·global_batch."""
-        share = Fraction(self.online_fraction).limit_denominator(1_000_000) * self.global_batch
-        return int((step + 1) * share) - int(step * share)
+        return self._online_before(step + 1) - self._online_before(step)
+
+    def num_online_bdhs(self, step: int) -> int:
+        """The same with the number of online pairs so far in place of steps."""
+        share = _fraction(self.online_bdhs_fraction)
+        return int(self._online_before(step + 1) * share) - int(self._online_before(step) * share)
+
+    def _online_before(self, step: int) -> int:
+        return int(step * _fraction(self.online_fraction) * self.global_batch)
+
+
+def _fraction(share: float) -> Fraction:
+    return Fraction(share).limit_denominator(1_000_000)
 
 
 def build_mixture(config: MixtureConfig, global_batch: int, seed: int) -> Mixture:
     """The configured mixture for batches of `global_batch` pairs; `seed` is the run's."""
     if config.kind == "bernoulli":
-        return Bernoulli(config.online_fraction, global_batch, seed)
-    return Ratio(config.online_fraction, global_batch)
+        return Bernoulli(config.online_fraction, global_batch, seed, config.online_bdhs_fraction)
+    return Ratio(config.online_fraction, global_batch, config.online_bdhs_fraction)

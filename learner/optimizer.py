@@ -41,7 +41,7 @@ class ClippedAdamW(torch.optim.AdamW):
     """
 
     def __init__(self, params: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> None:
-        super().__init__(params, **adamw_options(config))
+        super().__init__(params, fused=True, **adamw_options(config))
         self._max_grad_norm = config.max_grad_norm
         self._global_grad_norm = 0.0
         self.overflow = False

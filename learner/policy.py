@@ -23,6 +23,9 @@ from common.config import Lora, Model
 from common.errors import UserError
 from learner.collate import RowBatch
 from learner.logps import CompletionLogps, completion_logps
+from learner.tree import TreeBatch
+from learner.tree_logps import tree_logps
+from learner.vision import VisionShare
 
 VISION_TOWERS = ("vision_tower", "visual", "vision_model")
 PROJECTORS = ("multi_modal_projector", "merger", "connector")
@@ -39,17 +42,31 @@ class Policy(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+        self.fused = True
+        self.vision: VisionShare | None = None
 
     @property
     def model(self) -> Any:
         """The Hugging Face model itself; with LoRA its linear layers carry the adapters."""
         return self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
 
-    def forward(self, batch: RowBatch, adapters: bool = True) -> CompletionLogps:
-        """Log-probs of every row's response; `adapters=False` is the reference of a LoRA policy."""
+    def forward(
+        self,
+        batch: RowBatch | TreeBatch,
+        adapters: bool = True,
+        alternatives: Tensor | None = None,
+        best: bool = False,
+    ) -> CompletionLogps:
+        """Log-probs of every row's response; `adapters=False` is the reference of a LoRA policy.
+
+        `alternatives` and `best` as in `completion_logps`, for plain rows only.
+        """
         off = nullcontext() if adapters else self.net.disable_adapter()
         with off:
-            return completion_logps(self.model, batch)
+            if isinstance(batch, TreeBatch):
+                assert alternatives is None and not best, "losses that ask for more go through plain rows"
+                return tree_logps(self.model, batch, self.fused, self.vision)
+            return completion_logps(self.model, batch, alternatives, best, self.fused)
 
 
 def load_policy(config: Model, model_path: str | Path, gradient_checkpointing: bool = False) -> Policy:
@@ -120,18 +137,28 @@ def freeze_copy(policy: Policy, share_tower: bool) -> Policy:
 def is_tower(name: str) -> bool:
     """Whether a parameter or module name lies in the vision tower; a projector inside of it does not count."""
     pieces = name.split(".")
-    projector = any(piece.startswith(PROJECTORS) or "merger" in piece for piece in pieces)
-    return not projector and any(piece in VISION_TOWERS for piece in pieces)
+    return not any(map(_is_projector, pieces)) and any(piece in VISION_TOWERS for piece in pieces)
 
 
-def language_targets(model: nn.Module, suffixes: tuple[str, ...]) -> list[str]:
-    """Full names of the language side's linear layers with one of these last names, for LoRA."""
+def _is_projector(piece: str) -> bool:
+    return piece.startswith(PROJECTORS) or "merger" in piece
+
+
+def side_of(name: str) -> str:
+    """Which side of the model a module or parameter name is on: language, projector or vision."""
+    if is_tower(name):
+        return "vision"
+    return "projector" if any(_is_projector(piece) for piece in name.split(".")) else "language"
+
+
+def lora_targets(model: nn.Module, tuning: Lora) -> list[str]:
+    """Full names of the linear layers that carry adapters: `target_modules` on the language side, all on the others."""
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
-        and name.rpartition(".")[2] in suffixes
-        and not any(piece in VISION_TOWERS or piece in PROJECTORS for piece in name.split("."))
+        and (side := side_of(name)) in tuning.sides
+        and (side != "language" or name.rpartition(".")[2] in tuning.target_modules)
     ]
 
 
@@ -156,12 +183,14 @@ def merge_lora(weights: Mapping[str, Tensor], tuning: Lora) -> tuple[dict[str, T
 
 
 def _add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
-    targets = language_targets(model, tuning.target_modules)
-    if not targets:
-        raise UserError(
-            f"model.tuning.target_modules: expected names of linear layers of the language model, got "
-            f"{list(tuning.target_modules)}, none of which exists; print the model to see its names"
-        )
+    targets = lora_targets(model, tuning)
+    for side in tuning.sides:
+        if all(side_of(name) != side for name in targets):
+            wanted = list(tuning.target_modules) if side == "language" else "all"
+            raise UserError(
+                f"model.tuning.target_modules: expected names of linear layers of the {side} side, got "
+                f"{wanted}, none of which exists; print the model to see its names"
+            )
     config = LoraConfig(
         r=tuning.r, lora_alpha=tuning.alpha, lora_dropout=tuning.dropout, target_modules=targets, bias="none"
     )

@@ -6,7 +6,7 @@ It never blocks and never waits: the loop asks `ready`, and takes. Its whole sta
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,11 +21,18 @@ _PAIRS = TypeAdapter(list[PreferencePair])
 
 
 class OfflinePool:
-    """A fixed pair set, shuffled anew in every epoch; no pair comes twice within one. State: epoch and position."""
+    """A fixed pair set, shuffled anew in every epoch; no pair comes twice within one. State: epoch and position.
 
-    def __init__(self, pairs: Sequence[PreferencePair], seed: int) -> None:
+    With `by_prompt` it is prompts that are shuffled: a prompt's pairs come one after the other, in the set's order.
+    """
+
+    def __init__(self, pairs: Sequence[PreferencePair], seed: int, by_prompt: bool = False) -> None:
         self._pairs = tuple(pairs)
         self._seed = seed
+        together: dict[object, list[int]] = {}
+        for index, pair in enumerate(self._pairs):
+            together.setdefault(pair.prompt.id if by_prompt else index, []).append(index)
+        self._units = list(together.values())
         self._epoch = 0
         self._position = 0
         self._order = self._shuffled()
@@ -72,16 +79,16 @@ class OfflinePool:
         self._order = self._shuffled()
 
     def _shuffled(self) -> list[int]:
-        order = list(range(len(self._pairs)))
-        random.Random(derive_seed(self._seed, "offline", self._epoch)).shuffle(order)
-        return order
+        units = list(self._units)
+        random.Random(derive_seed(self._seed, "offline", self._epoch)).shuffle(units)
+        return [index for unit in units for index in unit]
 
 
 class ReplayBuffer:
     """Both pools. Online pairs are used once, in order of arrival, unless they are too old by then."""
 
-    def __init__(self, offline: Sequence[PreferencePair] = (), seed: int = 0) -> None:
-        self._offline = OfflinePool(offline, seed)
+    def __init__(self, offline: Sequence[PreferencePair] = (), seed: int = 0, by_prompt: bool = False) -> None:
+        self._offline = OfflinePool(offline, seed, by_prompt)
         self._online: deque[PreferencePair] = deque()
 
     @property
@@ -103,24 +110,42 @@ class ReplayBuffer:
         """Whether `num` online pairs wait. Stale ones count, so `take` may still come back empty-handed."""
         return len(self._online) >= num
 
-    def take(self, num: int, learner_version: int, max_staleness: int) -> tuple[list[PreferencePair], list[Dropped]]:
-        """Evict every stale pair, then take `num` online pairs: all of them, or none when fewer are left.
+    def evict(self, learner_version: int, max_staleness: int) -> list[tuple[PreferencePair, Dropped]]:
+        """Remove the online pairs that are too old (reason `stale`)."""
+        fresh: deque[PreferencePair] = deque()
+        evicted: list[tuple[PreferencePair, Dropped]] = []
+        for pair in self._online:
+            if is_stale(pair, learner_version, max_staleness):
+                detail = f"{staleness(pair, learner_version)} versions old, at most {max_staleness} allowed"
+                evicted.append((pair, Dropped(pair.id, "stale", detail)))
+            else:
+                fresh.append(pair)
+        self._online = fresh
+        return evicted
+
+    def take(
+        self, wanted: int | Mapping[str, int], learner_version: int, max_staleness: int
+    ) -> tuple[list[PreferencePair], list[Dropped]]:
+        """Evict every stale pair, then take the wanted online pairs: all of them, or none when some are missing.
+
+        Args:
+            wanted: how many, of any source or of each source.
 
         Returns:
             The pairs, oldest first, and what was evicted (reason `stale`).
         """
-        fresh: deque[PreferencePair] = deque()
-        dropped: list[Dropped] = []
+        dropped = [drop for _, drop in self.evict(learner_version, max_staleness)]
+        missing = Counter(wanted if isinstance(wanted, Mapping) else {"": wanted})
+        taken: list[PreferencePair] = []
+        left: deque[PreferencePair] = deque()
         for pair in self._online:
-            if is_stale(pair, learner_version, max_staleness):
-                age = staleness(pair, learner_version)
-                dropped.append(Dropped(pair.id, "stale", f"{age} versions old, at most {max_staleness} allowed"))
-            else:
-                fresh.append(pair)
-        self._online = fresh
-        if len(fresh) < num:
+            source = pair.source if isinstance(wanted, Mapping) else ""
+            (taken if missing[source] > 0 else left).append(pair)
+            missing[source] -= 1
+        if any(count > 0 for count in missing.values()):
             return [], dropped
-        return [fresh.popleft() for _ in range(num)], dropped
+        self._online = left
+        return taken, dropped
 
     def take_offline(self, num: int) -> list[PreferencePair]:
         """The next `num` offline pairs of the seeded epochs."""

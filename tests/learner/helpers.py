@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from common.config import RunConfig
@@ -10,6 +12,8 @@ from common.images import ImageStore
 from common.records import Message, Part, PreferencePair, Prompt, Response
 from tests.tiny_models import make_prompt, tiny_llava
 
+_RUNS = TemporaryDirectory(prefix="sightline-tests-")
+_NUMBERS = count()
 LORA = {"kind": "lora", "r": 4, "alpha": 8}
 CHOSEN = ("There is a red circle at the top.", "There is a blue square.", "There is a green circle on the left.")
 REJECTED = ("There is a yellow square.", "There is a red triangle at the bottom on the right.", "no")
@@ -18,9 +22,10 @@ REJECTED = ("There is a yellow square.", "There is a red triangle at the bottom 
 def run_config(
     engine: str = "torch", tuning: dict[str, Any] | None = None, model: Path | None = None, **learner: Any
 ) -> RunConfig:
-    """A run of 20 steps on the tiny model, learning fast enough that every step shows."""
+    """A run of 20 steps on the tiny model, learning fast enough that every step shows; with a folder of its own."""
     return RunConfig.model_validate(
         {
+            "run": {"dir": f"{_RUNS.name}/{next(_NUMBERS)}"},
             "model": {"path": str(model or tiny_llava()), "tuning": tuning or {"kind": "full"}, "max_length": 256},
             "mixture": {"online_fraction": 1.0},
             "learner": {

@@ -29,8 +29,15 @@ def batch_of(store: ImageStore, step: int) -> list[PreferencePair]:
 def main() -> None:
     rank, world_size, port, stage = map(int, sys.argv[1:5])
     tuning, images, out = sys.argv[5], Path(sys.argv[6]), Path(sys.argv[7])
+    # All of rank 1's pairs are of source `bdhs`, none of rank 0's: their forwards must meet all the same.
+    losses = {"bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}} if "povid" in tuning else {}
     config = run_config(
-        "deepspeed", LORA if tuning == "lora" else None, zero_stage=stage, num_ranks=world_size, micro_batch=2
+        "deepspeed",
+        LORA if "lora" in tuning else None,
+        zero_stage=stage,
+        num_ranks=world_size,
+        micro_batch=2,
+        source_losses=losses,
     )
     learner = Learner(config, rank, world_size, "127.0.0.1", port)
     learner.start()

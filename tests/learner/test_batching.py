@@ -8,7 +8,7 @@ import pytest
 
 import learner.batching
 from common.images import ImageStore
-from learner.batching import BatchPlan, plan_batch
+from learner.batching import BatchPlan, MicroSize, plan_batch
 from learner.collate import Collator
 from tests.learner.helpers import make_pairs, text_prompt
 
@@ -25,7 +25,9 @@ def plans(pairs: list, collator: Collator, micro_batch: int, world_size: int, mo
     monkeypatch.setattr(learner.batching, "gather", exchange)
     with ThreadPoolExecutor(world_size) as threads:
         return list(
-            threads.map(lambda rank: plan_batch(pairs, collator, micro_batch, rank, world_size), range(world_size))
+            threads.map(
+                lambda rank: plan_batch(pairs, collator, MicroSize(micro_batch), rank, world_size), range(world_size)
+            )
         )
 
 
@@ -37,7 +39,7 @@ def ids(plan: BatchPlan) -> list[list[tuple[str, float]]]:
 
 
 def test_one_rank(collator: Collator, store: ImageStore) -> None:
-    plan = plan_batch(make_pairs(store, 5), collator, 2, 0, 1)
+    plan = plan_batch(make_pairs(store, 5), collator, MicroSize(2), 0, 1)
     assert ids(plan) == [[("pair-0", 1), ("pair-1", 1)], [("pair-2", 1), ("pair-3", 1)], [("pair-4", 1)]]
     assert plan.num_pairs == 5
 
@@ -65,3 +67,12 @@ def test_every_micro_batch_has_media_if_any_has(
     first, second = plans(pairs, collator, 2, 2, monkeypatch)
     assert ids(first) == [[("pair-0", 1), ("pair-2", 1)]]
     assert ids(second) == [[("pair-1", 1), ("pair-3", 1), ("pair-0", 0)]]
+
+
+def test_cuts_by_tokens() -> None:
+    """Limit 10: 4+5 fit, 7 is alone, 12 is too large for any limit and goes alone, 1+9 fit exactly."""
+    sizes = [4, 5, 7, 12, 1, 9]
+    cuts = MicroSize(2, 10).cut(sizes)
+    assert [sizes[cut] for cut in cuts] == [[4, 5], [7], [12], [1, 9]]
+    assert [sizes[cut] for cut in MicroSize(4).cut(sizes)] == [[4, 5, 7, 12], [1, 9]]
+    assert MicroSize(2, 10).cut([]) == []

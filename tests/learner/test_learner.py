@@ -8,18 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
+from pydantic import TypeAdapter
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import learner.update
 from common.chat import ChatEncoder
-from common.config import Loss, Model, RunConfig
+from common.config import Learner as LearnerConfig
+from common.config import Loss, Model, Run, RunConfig
 from common.errors import UserError
 from common.images import ImageStore
-from common.records import Response
+from common.records import PreferencePair, Response
 from common.weights import LM_HEAD, checksum, from_arrays
-from learner.batching import plan_batch
+from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator
 from learner.learner import Learner
+from learner.objective import Objective
 from learner.policy import Policy, freeze_copy, load_model, load_policy
 from learner.update import accumulate
 from tests.learner.helpers import LORA, make_pairs, run_config
@@ -89,9 +93,9 @@ def test_micro_batches_add_up_to_one_big_batch(model_path: Path, store: ImageSto
 
     def gradients(size: int) -> list[torch.Tensor]:
         policy.zero_grad()
-        plan = plan_batch(make_pairs(store, 7), collator, size, 0, 1)
-        loss = Loss(nll_weight=0.1)
-        accumulate(Gradients(), reference, collator, plan, loss, torch.device("cpu"), torch.float64)  # type: ignore[arg-type]
+        plan = plan_batch(make_pairs(store, 7), collator, MicroSize(size), 0, 1)
+        objective = Objective.of(LearnerConfig(loss=Loss(nll_weight=0.1)), make_pairs(store, 7))
+        accumulate(Gradients(), reference, collator, plan, objective, torch.device("cpu"), torch.float64)  # type: ignore[arg-type]
         return [parameter.grad.clone() for parameter in policy.parameters() if parameter.grad is not None]
 
     torch.testing.assert_close(gradients(micro_batch), gradients(8), atol=1e-12, rtol=1e-9)
@@ -133,6 +137,83 @@ def test_a_loss_that_is_not_finite_skips_the_step(store: ImageStore, monkeypatch
     monkeypatch.undo()
     result, dropped = trainer.step(1, pairs)
     assert (len(result.pair_ids), dropped, result.metrics["steps_skipped"]) == (6, [], 1)
+
+
+def test_a_run_that_stays_not_finite_stops_and_leaves_its_batch(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Limit 2: bad, good, bad, bad stops; the good step between starts the count again."""
+    config = run_config(max_skipped_steps=2)
+    trainer = started(config.model_copy(update={"run": Run(dir=tmp_path)}))
+    pairs, original = make_pairs(store, 3), learner.update.pair_losses
+    for step, bad in enumerate((True, False, True)):
+        monkeypatch.setattr(
+            learner.update, "pair_losses", lambda *args, bad=bad: original(*args) * (np.inf if bad else 1)
+        )
+        trainer.step(step, pairs)
+    with pytest.raises(UserError, match=r"got 2 steps in a row .*skipped_step_3\.json") as caught:
+        trainer.step(3, pairs)
+    assert "\n" not in str(caught.value)
+    saved = TypeAdapter(list[PreferencePair]).validate_json((tmp_path / "skipped_step_3.json").read_bytes())
+    assert saved == pairs
+
+
+def test_a_token_limit_cuts_micro_batches_and_changes_nothing(store: ImageStore) -> None:
+    pairs = make_pairs(store, 6)
+    plain, packed = started(run_config()), started(run_config(fast={"pack_tokens": 200}))
+    sizes = [len(batch.pairs) for batch in packed._plan(pairs).micro_batches]
+    assert len(sizes) > 2
+    assert sum(sizes) == 6
+    ours, theirs = packed.step(0, pairs)[0].metrics, plain.step(0, pairs)[0].metrics
+    for name in ("loss", "grad_norm", "rewards/margins", "tokens"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-4)
+
+
+@TUNINGS
+def test_every_switch_off_trains_the_same(store: ImageStore, tuning: dict | None) -> None:
+    off = {"share_prompt": False, "share_vision": False, "fused_logps": False, "reference_cache": "off"}
+    fast, slow = started(run_config(tuning=tuning)), started(run_config(tuning=tuning, fast=off))
+    for step in range(3):
+        ours = fast.step(step, make_pairs(store, 6, 6 * step))[0].metrics
+        theirs = slow.step(step, make_pairs(store, 6, 6 * step))[0].metrics
+        for name in ("loss", "grad_norm", "logps/chosen", "rewards/margins"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-3), name
+
+
+def test_what_cannot_be_fast_is_said() -> None:
+    """A trained tower has nothing to share; without shared prompts, the reference cache has no keys."""
+    config = run_config()
+    thawed = config.model_copy(update={"model": config.model.model_copy(update={"freeze_vision": False})})
+    assert Learner(config).start()["fallbacks"] == {}
+    assert set(Learner(thawed).start()["fallbacks"]) == {"share_vision"}
+    plain = Learner(run_config(fast={"share_prompt": False})).start()["fallbacks"]
+    assert plain == {"share_vision": "needs share_prompt", "reference_cache": "needs share_prompt"}
+
+
+def test_a_checkpoint_of_another_number_of_ranks_names_the_way_out(store: ImageStore, tmp_path: Path) -> None:
+    trainer = started(run_config())
+    trainer.save(tmp_path / "one")
+    file = tmp_path / "one" / "rank_0.pt"
+    torch.save(torch.load(file, weights_only=True) | {"world_size": 2}, file)
+    with pytest.raises(UserError, match=r"written by 1 ranks, got one of 2; resume with learner\.num_ranks = 2"):
+        trainer.load(tmp_path / "one")
+
+
+def test_the_exported_adapter_is_pefts(store: ImageStore, tmp_path: Path, model_path: Path) -> None:
+    """Base and adapter loaded by peft alone give the merged export's log-probs."""
+    sides = {**LORA, "sides": ["language", "projector", "vision"]}
+    trainer, pairs = started(run_config(tuning=sides)), make_pairs(store, 6)
+    for step in range(2):
+        trainer.step(step, pairs)
+    trainer.export(tmp_path / "out")
+    adapted = PeftModel.from_pretrained(load_model(model_path, torch.float32), tmp_path / "out" / "adapter")
+    batch = trainer._collator.single(pairs[0].prompt, (5, 6, 7))
+    with torch.no_grad():
+        theirs = Policy(adapted.eval())(batch).token_logps
+        merged = Policy(load_model(tmp_path / "out", torch.float32).eval())(batch).token_logps
+        base = Policy(load_model(model_path, torch.float32).eval())(batch).token_logps
+    torch.testing.assert_close(theirs, merged, atol=1e-4, rtol=1e-4)
+    assert (theirs - base).abs().max() > 1e-3
 
 
 @TUNINGS

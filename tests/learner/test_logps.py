@@ -38,9 +38,9 @@ def test_equal_to_the_full_logits(
 ) -> None:
     batch = collator.collate(encode(collator, store, 4))
     expected = naive(model, batch)
-    for chunk in (1024, 7):
+    for chunk, fused in ((1024, False), (7, False), (7, True)):
         monkeypatch.setattr(learner.logps, "CHUNK_POSITIONS", chunk)
-        logps = completion_logps(model, batch)
+        logps = completion_logps(model, batch, fused=fused)
         assert logps.num_tokens.tolist() == batch.response_mask.sum(1).tolist()
         torch.testing.assert_close(logps.summed, expected, atol=1e-4, rtol=1e-5)
 
@@ -52,11 +52,16 @@ def test_gradients_equal_to_the_full_logits(
     batch = collator.collate(encode(collator, store, 2))
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
     parameters = [model.lm_head.weight, model.model.multi_modal_projector.linear_1.weight]
-    ours, theirs = (
+    fused, ours, theirs = (
         torch.autograd.grad((summed * weights).sum(), parameters)
-        for summed in (completion_logps(model, batch).summed, naive(model, batch))
+        for summed in (
+            completion_logps(model, batch).summed,
+            completion_logps(model, batch, fused=False).summed,
+            naive(model, batch),
+        )
     )
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(fused, theirs, atol=1e-3, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -67,7 +72,7 @@ def test_the_vocabulary_is_never_wider_than_a_chunk(
     seen = []
     handle = model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
     batch = collator.collate(encode(collator, store, 2))
-    completion_logps(model, batch)
+    completion_logps(model, batch, fused=False)
     handle.remove()
     assert max(seen) == 5
     assert sum(seen) == int(batch.response_mask.sum())

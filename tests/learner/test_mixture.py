@@ -3,9 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.config import Mixture as MixtureConfig
-from learner.mixture import Bernoulli, Ratio, build_mixture
+from learner.mixture import Bernoulli, Ratio, build_mixture, online_counts
 
 
 def test_bernoulli_is_a_function_of_seed_and_step() -> None:
@@ -41,3 +43,38 @@ def test_ratio_carries_what_does_not_divide(fraction: float) -> None:
     assert set(draws) <= {math.floor(7 * fraction), math.ceil(7 * fraction)}
     for steps in (1, 10, 3000):
         assert abs(sum(draws[:steps]) - steps * 7 * fraction) < 1
+
+
+def test_the_share_of_online_bdhs_leaves_the_number_of_online_pairs_alone() -> None:
+    for kind in ("bernoulli", "ratio"):
+        plain, mixed = (
+            build_mixture(MixtureConfig(kind=kind, online_fraction=0.6, online_bdhs_fraction=share), 32, 3)  # type: ignore[arg-type]
+            for share in (0.0, 0.3)
+        )
+        for step in range(50):
+            assert mixed.num_online(step) == plain.num_online(step)
+            assert 0 == plain.num_online_bdhs(step) <= mixed.num_online_bdhs(step) <= mixed.num_online(step)
+
+
+def test_online_bdhs_statistics() -> None:
+    """1000·32 slots, online with 0.6 and then BDHS with 0.3: mean 32000·0.18 = 5760, σ = sqrt(32000·0.18·0.82) = 69."""
+    mixture = Bernoulli(0.6, 32, 0, 0.3)
+    assert abs(sum(mixture.num_online_bdhs(step) for step in range(1000)) - 5760) < 5 * 69
+    whole = Bernoulli(0.6, 32, 0, 1.0)
+    assert all(whole.num_online_bdhs(step) == whole.num_online(step) for step in range(50))
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 40))
+def test_ratio_carries_online_bdhs_as_well(online: float, share: float, batch: int) -> None:
+    mixture = Ratio(online, batch, share)
+    counts = [(mixture.num_online(step), mixture.num_online_bdhs(step)) for step in range(60)]
+    assert all(0 <= bdhs <= total for total, bdhs in counts)
+    assert abs(sum(bdhs for _, bdhs in counts) - sum(total for total, _ in counts) * share) < 1 + 1e-3
+
+
+def test_counts_by_source() -> None:
+    """Ratio 0.5 of 8 is 4 online; a quarter of them is 1."""
+    mixture = Ratio(0.5, 8, 0.25)
+    assert online_counts(mixture, 0, ("online", "online_bdhs")) == {"online": 3, "online_bdhs": 1}
+    assert online_counts(Ratio(0.5, 8), 0, ("online",)) == {"online": 4}
+    assert online_counts(Ratio(0.5, 8, 1), 0, ("online_bdhs",)) == {"online_bdhs": 4}

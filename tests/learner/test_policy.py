@@ -12,7 +12,8 @@ from common.config import Full, Lora, Model
 from common.errors import UserError
 from common.images import ImageStore
 from learner.collate import Collator, RowBatch
-from learner.policy import freeze_copy, is_tower, load_model, load_policy, merge_lora
+from learner.policy import freeze_copy, is_tower, load_model, load_policy, lora_targets, merge_lora
+from tests.learner.families import FAMILIES, family
 from tests.learner.helpers import make_pairs
 
 TUNING = Lora(r=4, alpha=8)
@@ -67,6 +68,19 @@ def test_lora_sits_on_the_language_side_only(model_path: Path) -> None:
     trainable = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     assert trainable
     assert all("lora_" in name and "language_model" in name for name in trainable)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_lora_sides(name: str) -> None:
+    """Every linear layer is on one side; presets take the language side's projections and all of the others."""
+    model = family(name).model
+    everything = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    found = {side: set(lora_targets(model, Lora(sides=(side,)))) for side in ("language", "projector", "vision")}
+    assert all(found.values())
+    assert set().union(*found.values()) == everything - {"lm_head"}
+    assert sum(map(len, found.values())) == len(everything) - 1
+    assert len(found["language"]) == 3 * 7, "three layers"
+    assert all("layers." in n for n in found["language"])
 
 
 @torch.no_grad()

@@ -44,7 +44,10 @@ def train(world_size: int, stage: int, tuning: str, images: Path, out: Path) -> 
     return dict(np.load(out / "weights.npz"))
 
 
-@pytest.mark.parametrize(("stage", "tuning"), [(0, "full"), (2, "full"), (3, "full"), (0, "lora"), (3, "lora")])
+@pytest.mark.parametrize(
+    ("stage", "tuning"),
+    [(0, "full"), (2, "full"), (3, "full"), (0, "lora"), (3, "lora"), (0, "full+povid"), (3, "lora+povid")],
+)
 def test_two_ranks_equal_one(store: ImageStore, tmp_path: Path, stage: int, tuning: str) -> None:
     one = train(1, stage, tuning, store.root, tmp_path / "one")
     two = train(2, stage, tuning, store.root, tmp_path / "two")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -110,3 +111,37 @@ def test_the_controllers_part_is_light(module: str) -> None:
     script = f"import sys, {module}; print({{'torch', 'transformers', 'deepspeed'}} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
+
+
+def test_pairs_are_taken_by_source_oldest_first() -> None:
+    buffer = ReplayBuffer()
+    for number in range(6):
+        buffer.add(replace(pair(f"p{number}", version=0), source="ab"[number % 2]))
+    assert buffer.take({"a": 2, "b": 4}, 0, 0) == ([], [])
+    assert ids(buffer.take({"a": 1, "b": 2}, 0, 0)[0]) == ["p0", "p1", "p3"]
+    assert ids(buffer.take({"a": 2, "b": 0}, 0, 0)[0]) == ["p2", "p4"]
+    assert ids(buffer.take(1, 0, 0)[0]) == ["p5"]
+
+
+def test_evicted_pairs_come_with_their_reason() -> None:
+    buffer = ReplayBuffer()
+    buffer.add(pair("old", 0))
+    buffer.add(pair("new", 5))
+    assert [(each.id, drop.reason) for each, drop in buffer.evict(5, 1)] == [("old", "stale")]
+    assert buffer.evict(5, 1) == []
+    assert buffer.num_online == 1
+
+
+def test_pairs_of_a_prompt_stay_together() -> None:
+    """5 prompts of 2 pairs each, in batches of 4: two whole prompts a batch, and every epoch another order."""
+    pairs = [
+        replace(pair(f"{source}-{number}"), prompt=pair(f"{number}").prompt, source=source)
+        for source in ("povid", "bdhs")
+        for number in range(5)
+    ]
+    buffer = ReplayBuffer(pairs, seed=3, by_prompt=True)
+    taken = [each for _ in range(5) for each in buffer.take_offline(4)]
+    assert all(first.prompt == second.prompt for first, second in zip(taken[::2], taken[1::2], strict=True))
+    assert [each.source for each in taken] == ["povid", "bdhs"] * 10
+    assert sorted(ids(taken[:10])) == sorted(ids(taken[10:])) == sorted(ids(pairs))
+    assert ids(taken[:10]) != ids(taken[10:])

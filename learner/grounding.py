@@ -1,0 +1,48 @@
+"""The grounding gate: does the preference rest on the picture, or on the words alone?
+
+Implicit-reward accuracy, the share of pairs with β·(log-ratio of chosen - log-ratio of rejected) > 0, three times: with
+the pair's own images, with grey ones of the same size, and with those of another pair. A policy whose accuracy
+survives without the picture has learned language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from common.images import ImageError, ImageStore
+from common.records import PreferencePair
+from common.views import blank_view, shuffled_view
+
+
+def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Accuracies by view, and what the true picture adds over the better of the others.
+
+    Args:
+        deltas: `true` and at least one other view -> differences of log-ratios, one per pair.
+    """
+    accuracies = {view: sum(d > 0 for d in found) / len(found) for view, found in deltas.items() if found}
+    metrics = {f"grounding/accuracy_{view}": accuracy for view, accuracy in accuracies.items()}
+    others = [accuracy for view, accuracy in accuracies.items() if view != "true"]
+    if "true" in accuracies and others:
+        metrics["grounding/gain"] = accuracies["true"] - max(others)
+    return metrics
+
+
+def views(pairs: Sequence[PreferencePair], store: ImageStore) -> dict[str, list[PreferencePair]]:
+    """The pairs with images: as they are, `blank` and `shuffled`. Pairs whose images cannot be read stay out.
+
+    Args:
+        store: where grey pictures are put.
+    """
+    blank = blank_view(store)
+    own: list[PreferencePair] = []
+    greyed: list[PreferencePair | None] = []
+    for pair in pairs:
+        if pair.prompt.images:
+            with suppress(ImageError):
+                greyed.append(blank(pair))
+                own.append(pair)
+    shuffled = [*map(shuffled_view(own), own)]
+    seen = {"true": own, "blank": [*filter(None, greyed)], "shuffled": [*filter(None, shuffled)]}
+    return {view: shown for view, shown in seen.items() if shown}

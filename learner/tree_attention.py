@@ -1,0 +1,141 @@
+"""Attention over a `TreeBatch`, as an attention implementation of transformers.
+
+Within a segment the prompt attends causally, each completion to the prompt and to itself. Nothing else is computed:
+no mask over the whole row exists, and pairs in one row cost no more than in rows of their own. On a CPU one autograd
+function writes outputs and gradients of all segments in place: slices would each bring a zeroed gradient of the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from learner.tree import Segment
+
+NAME = "sightline_tree"
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class Call(NamedTuple):
+    """One attention call: tokens that ask, runs of tokens that are seen, and how (causal, or an additive mask)."""
+
+    asks: slice
+    seen: tuple[slice, ...]
+    causal: bool
+    mask: Tensor | None
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    tree: Sequence[Segment] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """SDPA within the segments of `tree`; without one, transformers' own SDPA. query is [1, heads, tokens, width]."""
+    if tree is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    calls = [call for segment in tree for call in _calls(segment, query)]
+    if query.device.type == "cpu" and not dropout:
+        return _TreeAttention.apply(query, key, value, calls, scaling), None  # type: ignore[no-untyped-call]
+    # Splits, because their backward is one concatenation.
+    asking = query.split([call.asks.stop - call.asks.start for call in calls], 2)
+    parts = [
+        F.scaled_dot_product_attention(
+            ask, _seen(key, call), _seen(value, call), call.mask, dropout, call.causal, scale=scaling
+        )
+        for ask, call in zip(asking, calls, strict=True)
+    ]
+    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+
+
+def install(language_model: Any) -> None:
+    """Make a language model attend by trees when it is given one; it stays SDPA otherwise."""
+    AttentionInterface.register(NAME, tree_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    language_model.config._attn_implementation = NAME
+
+
+def _calls(segment: Segment, query: Tensor) -> Iterator[Call]:
+    """In the order of the tokens that ask."""
+    end = segment.start + segment.prompt
+    prompt = slice(segment.start, end)
+    yield Call(prompt, (prompt,), True, None)
+    if segment.mask is not None:
+        whole = slice(segment.start, segment.stop)
+        yield Call(slice(end, segment.stop), (whole,), False, segment.mask.to(query.dtype))
+        return
+    for length in segment.lengths:
+        own = slice(end, end + length)
+        hidden = query.new_full((length, length), float("-inf")).triu(1)
+        yield Call(own, (prompt, own), False, F.pad(hidden, (segment.prompt, 0)))
+        end += length
+
+
+def _seen(tensor: Tensor, call: Call) -> Tensor:
+    runs = [tensor[:, :, run] for run in call.seen]
+    return runs[0] if len(runs) == 1 else torch.cat(runs, 2)
+
+
+class _TreeAttention(torch.autograd.Function):
+    """Output [1, tokens, heads, width]; keeps what the kernel keeps, and no copy of keys or values."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, calls: list[Call], scale: float | None) -> Tensor:
+        batch, heads, tokens, width = query.shape
+        output = query.new_empty(batch, tokens, heads, width)
+        norms = []
+        for call in calls:
+            states = query[:, :, call.asks], _seen(key, call), _seen(value, call)
+            part, norm = _forward(*states, 0.0, call.causal, attn_mask=call.mask, scale=scale)
+            output[:, call.asks] = part.transpose(1, 2)
+            norms.append(norm)
+        ctx.save_for_backward(query, key, value, output, *norms)
+        ctx.calls, ctx.scale = calls, scale
+        return output
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, *norms = ctx.saved_tensors
+        grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for call, norm in zip(ctx.calls, norms, strict=True):
+            of_query, of_key, of_value = _backward(
+                grad[:, call.asks].transpose(1, 2),
+                query[:, :, call.asks],
+                _seen(key, call),
+                _seen(value, call),
+                output[:, call.asks].transpose(1, 2),
+                norm,
+                0.0,
+                call.causal,
+                attn_mask=call.mask,
+                scale=ctx.scale,
+            )
+            grad_query[:, :, call.asks] = of_query
+            begin = 0
+            for run in call.seen:
+                end = begin + run.stop - run.start
+                grad_key[:, :, run] += of_key[:, :, begin:end]
+                grad_value[:, :, run] += of_value[:, :, begin:end]
+                begin = end
+        return grad_query, grad_key, grad_value, None, None

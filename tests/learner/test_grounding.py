@@ -1,0 +1,84 @@
+"""The grounding gate: a pure count, honest views, and a metric at checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.config import RunConfig
+from common.images import ImageStore, read
+from common.views import GREY
+from learner.grounding import grounding_metrics, views
+from learner.learner import Learner
+from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
+
+
+def test_metrics_by_hand() -> None:
+    """True 3 of 4, blank 1 of 4, shuffled 2 of 4: the picture adds 3/4 - 2/4; a difference of 0 is no preference."""
+    metrics = grounding_metrics({"true": [1, 2, 0.5, -1], "blank": [0, 0, 1, -1], "shuffled": [1, -1, 2, 0]})
+    assert metrics == {
+        "grounding/accuracy_true": 0.75,
+        "grounding/accuracy_blank": 0.25,
+        "grounding/accuracy_shuffled": 0.5,
+        "grounding/gain": 0.25,
+    }
+
+
+def test_without_pairs_nothing_is_said() -> None:
+    assert grounding_metrics({}) == {}
+    assert grounding_metrics({"true": [1.0]}) == {"grounding/accuracy_true": 1.0}
+
+
+def test_views(store: ImageStore, tmp_path: Path) -> None:
+    one, two, three = make_pairs(store, 3)
+    twin = replace(two, id="twin", prompt=one.prompt)
+    gone = replace(three, prompt=replace(three.prompt, images=(replace(three.prompt.images[0], path="/none.png"),)))
+    found = views([one, replace(two, prompt=text_prompt()), twin, gone, two], ImageStore(tmp_path))
+    assert [pair.id for pair in found["true"]] == [one.id, "twin", two.id]
+    for pair, blank in zip(found["true"], found["blank"], strict=True):
+        grey = read(blank.prompt.images[0])
+        assert grey.size == read(pair.prompt.images[0]).size
+        assert grey.getcolors() == [(grey.width * grey.height, GREY)]
+        assert (blank.chosen, blank.rejected, blank.prompt_token_ids) == (pair.chosen, pair.rejected, None)
+    assert [pair.prompt.images for pair in found["shuffled"]] == [
+        two.prompt.images,
+        two.prompt.images,
+        one.prompt.images,
+    ]
+
+
+def test_one_picture_cannot_be_shuffled(store: ImageStore, tmp_path: Path) -> None:
+    (pair,) = make_pairs(store, 1)
+    assert set(views([pair], ImageStore(tmp_path))) == {"true", "blank"}
+
+
+def with_interval(config: RunConfig, run_dir: Path) -> RunConfig:
+    return RunConfig.model_validate(
+        config.model_dump() | {"checkpoint": {"interval": 2}, "run": {"dir": run_dir, "seed": 0}}
+    )
+
+
+@pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
+def test_the_gate_comes_with_checkpoints_and_changes_nothing(
+    store: ImageStore, tmp_path: Path, tuning: dict | None
+) -> None:
+    """The policy is trained to prefer, so its accuracy is 1 on the true pictures."""
+    config = with_interval(run_config(tuning=tuning), tmp_path)
+    gated, plain = (
+        Learner(config),
+        Learner(config.model_copy(update={"learner": config.learner.model_copy(update={"grounding_pairs": 0})})),
+    )
+    gated.start()
+    plain.start()
+    pairs = make_pairs(store, 6)
+    for step in range(1, 5):
+        ours, theirs = gated.step(step, pairs)[0].metrics, plain.step(step, pairs)[0].metrics
+        assert ours["loss"] == theirs["loss"]
+        assert ("grounding/gain" in ours) == (step % 2 == 0)
+        assert "grounding/gain" not in theirs
+    assert ours["grounding/accuracy_true"] == 1.0
+    assert set(ours) - set(theirs) == {
+        f"grounding/{x}" for x in ("accuracy_true", "accuracy_blank", "accuracy_shuffled", "gain")
+    }

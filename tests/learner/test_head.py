@@ -1,0 +1,89 @@
+"""The fused head against torch's own log softmax, values and gradients, however chunks and kept bytes fall."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import learner.head
+from learner.head import can_fuse, fused_token_logps
+
+WIDTH, VOCABULARY, POSITIONS = 6, 11, 9
+ROW = VOCABULARY * 8
+
+
+def made(bias: bool) -> tuple[nn.Linear, Tensor, Tensor]:
+    torch.manual_seed(0)
+    head = nn.Linear(WIDTH, VOCABULARY, bias=bias).double()
+    hidden = torch.randn(POSITIONS, WIDTH, dtype=torch.float64, requires_grad=True)
+    return head, hidden, torch.randint(VOCABULARY, (POSITIONS,))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("kept", [0, 5, 100])
+def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, bias: bool, frozen: bool, chunk: int, kept: int) -> None:
+    monkeypatch.setattr(learner.head, "CHUNK_BYTES", chunk * ROW)
+    monkeypatch.setattr(learner.head, "KEPT_BYTES", kept * ROW)
+    head, hidden, targets = made(bias)
+    head.requires_grad_(not frozen)
+    inputs = [hidden, *([] if frozen else head.parameters())]
+    ours = fused_token_logps(head, hidden, targets)
+    theirs = head(hidden).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+    weights = torch.linspace(-2, 3, POSITIONS, dtype=torch.float64)
+    found, expected = (torch.autograd.grad((logps * weights).sum(), inputs) for logps in (ours, theirs))
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_no_gradient_keeps_nothing() -> None:
+    head, hidden, targets = made(False)
+    with torch.no_grad():
+        logps = fused_token_logps(head, hidden, targets)
+    assert logps.grad_fn is None
+    torch.testing.assert_close(logps, fused_token_logps(head, hidden, targets).detach())
+
+
+@pytest.mark.parametrize("kept", [0, 5])
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """9 positions in chunks of 2, bytes for 5: two chunks are kept; nothing else is as wide as the vocabulary."""
+    monkeypatch.setattr(learner.head, "CHUNK_BYTES", 2 * ROW)
+    monkeypatch.setattr(learner.head, "KEPT_BYTES", kept * ROW)
+    saved: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    head, hidden, targets = made(False)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        fused_token_logps(head, hidden, targets)
+    wide = [len(tensor) for tensor in saved if tensor.ndim == 2 and tensor.shape[1] == VOCABULARY]
+    assert wide == ([2, 2] if kept else [])
+
+
+def test_extreme_logits_stay_finite() -> None:
+    head, hidden, targets = made(False)
+    logps = fused_token_logps(head, hidden.detach() * 1e4, targets)
+    assert torch.isfinite(logps).all()
+    torch.testing.assert_close(logps, (head(hidden * 1e4)).log_softmax(-1)[torch.arange(POSITIONS), targets])
+
+
+def test_bfloat16_accumulates_in_float32() -> None:
+    head, hidden, targets = made(False)
+    half, states = head.to(torch.bfloat16), hidden.detach().to(torch.bfloat16).requires_grad_()
+    logps = fused_token_logps(half, states, targets)
+    assert logps.dtype == torch.float32
+    logps.sum().backward()
+    assert states.grad is not None
+    assert (states.grad.dtype, half.weight.grad.dtype) == (torch.bfloat16, torch.bfloat16)
+
+
+def test_other_heads_are_left_alone() -> None:
+    assert can_fuse(nn.Linear(3, 4))
+    assert not can_fuse(nn.Sequential(nn.Linear(3, 4)))
+    split = nn.Linear(3, 4)
+    split.weight.data = torch.empty(0)
+    assert not can_fuse(split)

@@ -1,0 +1,127 @@
+"""Reference log-probs of offline pairs: a second epoch runs no reference forward; whatever changes them misses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common.chat import ChatEncoder
+from common.config import RunConfig
+from common.errors import UserError
+from common.images import ImageStore
+from common.records import PreferencePair
+from learner.collate import Collator
+from learner.learner import Learner
+from learner.reference_cache import FILE, ReferenceCache, identity
+from tests.learner.helpers import LORA, make_pairs, run_config
+
+TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
+
+
+def offline(store: ImageStore, num: int, first: int = 0) -> list[PreferencePair]:
+    return [replace(pair, weight_version=None) for pair in make_pairs(store, num, first)]
+
+
+def config_with(folder: Path | str, tuning: dict[str, Any] | None = None, model: Path | None = None) -> RunConfig:
+    return run_config(tuning=tuning, model=model, fast={"reference_cache": str(folder)})
+
+
+def counted(config: RunConfig) -> tuple[Learner, list[int]]:
+    """A started learner, and the pairs of every reference forward that it runs."""
+    trainer, sizes = Learner(config), []
+    trainer.start()
+    original = trainer._reference_forward
+
+    def forward(batch: Any, *more: Any) -> Any:
+        sizes.append(len(batch.pairs))
+        return original(batch, *more)
+
+    trainer._reference_forward = forward  # type: ignore[method-assign]
+    return trainer, sizes
+
+
+@TUNINGS
+def test_a_second_epoch_runs_no_reference_forward(store: ImageStore, tmp_path: Path, tuning: dict | None) -> None:
+    """6 pairs in micro-batches of 4 and 2; the second and third epoch train as a run without a cache does."""
+    pairs = offline(store, 6)
+    trainer, sizes = counted(config_with(tmp_path / "cache", tuning))
+    plain, plain_sizes = counted(config_with("off", tuning))
+    for step in range(3):
+        ours, theirs = trainer.step(step, pairs)[0].metrics, plain.step(step, pairs)[0].metrics
+        assert ours["loss"] == theirs["loss"]
+        assert ours["rewards/margins"] == theirs["rewards/margins"]
+    assert sizes == [4, 2]
+    assert plain_sizes == [4, 2] * 3
+    assert trainer._reference_cache is not None
+    assert (trainer._reference_cache.num_hits, trainer._reference_cache.num_misses) == (12, 6)
+    left, right = trainer.publish(1)[1], plain.publish(1)[1]
+    for name, value in left.items():
+        np.testing.assert_array_equal(value, right[name], err_msg=name)
+
+
+def test_the_next_run_starts_with_it_and_online_pairs_are_not_kept(store: ImageStore, tmp_path: Path) -> None:
+    first, _ = counted(config_with(tmp_path))
+    mixed = make_pairs(store, 6)  # every second one is online
+    first.step(0, mixed)
+    first.close()
+    second, sizes = counted(config_with(tmp_path))
+    second.step(0, mixed)
+    assert sizes == [2, 1], "of 4 and 2 pairs, the online ones"
+
+
+def test_a_changed_image_model_or_processor_misses(store: ImageStore, tmp_path: Path, model_path: Path) -> None:
+    encoder = ChatEncoder(model_path, 256)
+    collator = Collator(encoder)
+    (pair,) = (collator.encode(each) for each in offline(store, 1))
+    (other,) = (collator.encode(each) for each in offline(store, 1, 3))
+    moved = replace(pair, pair=replace(pair.pair, prompt=replace(pair.pair.prompt, images=other.pair.prompt.images)))
+    cache = ReferenceCache(tmp_path / "cache", 0, identity(encoder, torch.float32))
+    key = cache._key(pair, pair.chosen)
+    assert key == cache._key(replace(pair), pair.chosen)
+    assert len({key, cache._key(moved, pair.chosen), cache._key(pair, pair.rejected)}) == 3
+    copy = Path(shutil.copytree(model_path, tmp_path / "model"))
+    assert identity(ChatEncoder(copy, 256), torch.float32) == identity(encoder, torch.float32)
+    assert identity(encoder, torch.bfloat16) != identity(encoder, torch.float32)
+    settings = copy / "processor_config.json"
+    content = json.loads(settings.read_text())
+    settings.write_text(json.dumps(content | {"changed": True}))
+    assert identity(ChatEncoder(copy, 256), torch.float32) != identity(encoder, torch.float32)
+
+
+def test_ranks_read_each_others_files(store: ImageStore, tmp_path: Path, collator: Collator) -> None:
+    (pair,) = (collator.encode(each) for each in offline(store, 1))
+    one, two = ReferenceCache(tmp_path, 0, "same"), ReferenceCache(tmp_path, 1, "same")
+    key, values = one._key(pair, (5, 6)), torch.tensor([-1.5, -2.5])
+    assert two._read({0: (key, 2)}) == {}
+    one._write({key: values})
+    assert two._read({0: (key, 2)})[0].tolist() == [-1.5, -2.5]
+    assert two._read({0: (key, 3)}) == {}, "a row that does not fit its completion is missing"
+    one.close()
+    two.close()
+
+
+def test_a_foreign_or_torn_file_is_said(tmp_path: Path) -> None:
+    file = tmp_path / FILE.format(rank=0)
+    file.write_bytes(b"no database at all, but longer than a header " * 10)
+    with pytest.raises(UserError, match="set reference_cache = off"):
+        ReferenceCache(tmp_path, 0, "x")
+
+
+def test_what_was_committed_survives_a_crash(tmp_path: Path) -> None:
+    """An open transaction is rolled back by the next reader, earlier rows stay."""
+    cache = ReferenceCache(tmp_path, 0, "x")
+    cache._write({b"k" * 32: torch.tensor([-1.0])})
+    cache._own.execute("INSERT INTO logps VALUES (?, ?)", (b"l" * 32, b"1234"))
+    copy = tmp_path / "crashed"
+    shutil.copytree(tmp_path, copy, ignore=shutil.ignore_patterns("crashed"))
+    with sqlite3.connect(copy / FILE.format(rank=0)) as found:
+        assert found.execute("SELECT count(*) FROM logps").fetchone() == (1,)
+    cache.close()
