@@ -6,7 +6,11 @@ The learner step that follows weight version v trains on pairs sampled from vers
     running + accepted ≤ Σ need(step)   over steps 1 … (version + max_staleness + 1) · publish_interval
 
 where need(step) is the number of online pairs that step takes (the mixture's coins are known in advance) and
-`accepted` counts pairs trained or waiting. A dropped group or a stale pair gives its place back.
+`accepted` counts pairs trained or waiting. A dropped group or a stale pair gives its place back. Each online source of
+a run has an admission of its own, so that what one source drops is not made up for by another.
+
+A group that becomes g > 1 pairs takes g places. The last group admitted may take up to g - 1 more than are left, which
+the next step then has in advance: fewer would leave a step waiting for the rest of a group.
 """
 
 from __future__ import annotations
@@ -15,16 +19,23 @@ from collections.abc import Callable
 
 
 class Admission:
-    """Counts groups that run and pairs that were accepted, and says how many more may start."""
+    """Counts `running` groups and `accepted` ones, both in pairs, and says how many more groups may start."""
 
     def __init__(
-        self, need: Callable[[int], int], num_steps: int, publish_interval: int, max_staleness: int, version: int = 0
+        self,
+        need: Callable[[int], int],
+        num_steps: int,
+        publish_interval: int,
+        max_staleness: int,
+        version: int = 0,
+        pairs_per_group: int = 1,
     ) -> None:
         """`need(step)` gives the online pairs of step 1 … num_steps."""
         self._need = need
         self._num_steps = num_steps
         self._publish_interval = publish_interval
         self._max_staleness = max_staleness
+        self._pairs_per_group = pairs_per_group
         self._allowed = 0
         self._counted_steps = 0
         self.running = 0
@@ -38,22 +49,27 @@ class Admission:
             self._allowed += self._need(step)
         self._counted_steps = max(self._counted_steps, reach)
 
+    @property
+    def free(self) -> int:
+        """Groups that may start."""
+        places = max(0, self._allowed - self.accepted - self.running)
+        return -(-places // self._pairs_per_group)
+
     def admit(self, most: int) -> int:
-        """Take up to `most` places; returns how many there were."""
-        granted = max(0, min(most, self._allowed - self.accepted - self.running))
-        self.running += granted
+        """Start up to `most` groups; returns how many."""
+        granted = min(most, self.free)
+        self.running += granted * self._pairs_per_group
         return granted
 
     def on_accepted(self) -> None:
-        """A running group became a pair."""
-        assert self.running > 0
-        self.running -= 1
-        self.accepted += 1
+        """A running group became its pairs."""
+        self.on_dropped()
+        self.accepted += self._pairs_per_group
 
     def on_dropped(self) -> None:
         """A running group came to nothing."""
         assert self.running > 0
-        self.running -= 1
+        self.running -= self._pairs_per_group
 
     def on_discarded(self) -> None:
         """An accepted pair went stale or was refused by the learner."""

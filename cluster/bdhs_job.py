@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,26 +22,27 @@ from rich.table import Table
 
 from actors.bdhs import Generate, Outcome, generate_pairs
 from actors.bdhs_stats import note_of, summarise
-from actors.similarity import Similarity, make_similarity
+from actors.similarity import PAPER_ENCODER, LexicalSimilarity, Similarity, make_similarity
 from cluster.generate_engines import Engines, ray_engines
 from cluster.progress import ProgressReport
+from cluster.prompt_source import load_prompts, prompt_spec
+from cluster.shards import Shards
 from common.bdhs_config import BdhsConfig
 from common.config import RunConfig
-from common.datasets import PROMPTS, STATS, read_prompts
+from common.datasets import STATS
 from common.errors import UserError
 from common.fingerprint import model_hash
-from common.images import ImageStore
 from common.overrides import load_config
 from common.pair_writer import PairWriter
-from common.records import Dropped, PreferencePair, Prompt
+from common.records import Dropped, Prompt
 
-DEMO_COUNT = 1000
 DEMO_RHO = 0.5
 """For the demo policy's 36 image tokens (ours): trained on whole images, it babbles when more of them are hidden."""
-SHARD_PROMPTS = 256
-SHARD_INTERVAL_S = 10.0
 WINDOW = 128
 """Prompts being worked at per worker; as many are lost when the process is killed."""
+
+BLOCK_SIZE = 32
+"""Tokens per block of the engine's cache. Sentences of an answer begin alike, and whole blocks are computed once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,13 @@ class Job:
 
 def job_of(arguments: argparse.Namespace, overrides: Sequence[str]) -> Job:
     """The job a command line asks for (UserError when a value is out of range)."""
-    words = ["--mixture.online_fraction=1", *overrides]
+    words = ["--mixture.online_fraction=1", f"--rollout.engine.block_size={BLOCK_SIZE}", *overrides]
     if arguments.model is not None:
         words += ["--model.path", json.dumps(arguments.model)]
     if arguments.workers is not None:
         words += ["--rollout.num_workers", str(arguments.workers)]
     given = {
+        "variant": arguments.variant,
         "rho": DEMO_RHO if arguments.rho is None and arguments.model is None else arguments.rho,
         "max_attempts": arguments.attempts,
         "similarity_threshold": arguments.threshold,
@@ -92,11 +93,12 @@ def run(job: Job, engines: Engines = ray_engines) -> None:
             return
         similarity = make_similarity(job.similarity)
         unreadable: list[Dropped] = []
-        prompts = load_prompts(job, writer.store, unreadable)
+        prompts = load_prompts(job.prompts, job.count, job.seed, writer.store, unreadable)
         if len(writer.notes) < len(prompts):
             asyncio.run(_generate(job, writer, prompts, similarity, engines))
         notes = [*writer.notes, *(note_of(Outcome(drop, drop.id)) for drop in unreadable)]
-        stats = {"similarity_measure": similarity.name, **summarise(notes, job.bdhs.max_attempts)}
+        names = {"variant": job.bdhs.variant, "similarity_measure": similarity.name}
+        stats = {**names, **summarise(notes, job.bdhs.max_attempts)}
         writer.finish(stats, [prompt.id for prompt in prompts])
     print_stats(stats)
     print(f"{job.out}: {stats['num_pairs']} pairs")
@@ -104,32 +106,16 @@ def run(job: Job, engines: Engines = ray_engines) -> None:
 
 def spec_of(job: Job) -> dict[str, Any]:
     """All that decides the content of the set, JSON only."""
-    source: dict[str, Any] = {"kind": "shapes", "split": "train"}
-    if job.prompts is not None:
-        path = job.prompts / PROMPTS
-        if not path.is_file():
-            raise UserError(f"--prompts: expected a folder with {PROMPTS}, got {job.prompts}; check the path")
-        source = {"kind": "file", "bytes": path.stat().st_size, "modified": path.stat().st_mtime_ns}
     model = job.config.model
     return {
         "method": "bdhs",
         **job.bdhs.model_dump(mode="json"),
         "similarity": job.similarity,
-        "prompts": source,
-        "count": job.count or (DEMO_COUNT if job.prompts is None else None),
+        **prompt_spec(job.prompts, job.count),
         "model_hash": model_hash(Path(model.path)),
         "model_dtype": model.dtype,
         "model_max_length": model.max_length,
     }
-
-
-def load_prompts(job: Job, store: ImageStore, dropped: list[Dropped]) -> list[Prompt]:
-    """The prompts with their references; rows that are no prompt are appended to `dropped`."""
-    if job.prompts is not None:
-        return read_prompts(job.prompts, dropped)[: job.count]
-    from common.shapes.prompts import caption_prompts
-
-    return caption_prompts("train", job.count or DEMO_COUNT, job.seed, store)
 
 
 async def _generate(
@@ -150,50 +136,18 @@ async def _generate(
                     num_image_tokens=num_image_tokens,
                     window=WINDOW,
                 ):
-                    shards.add(outcome)
-                    progress.advance(f"{shards.num_pairs} pairs")
+                    shards.add(outcome.result, note_of(outcome))
+                    progress.advance(f"prompts, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s")
 
             await asyncio.gather(*map(lane, workers))
-        rate = progress.rate
-    print(f"{rate:.1f} prompts/s", file=sys.stderr)
-
-
-class Shards:
-    """Collects outcomes and makes them durable every `SHARD_PROMPTS` prompts or `SHARD_INTERVAL_S` seconds.
-
-    On any way out, errors included, what was collected is written.
-    """
-
-    def __init__(self, writer: PairWriter) -> None:
-        self._writer = writer
-        self._outcomes: list[Outcome] = []
-        self._last = time.monotonic()
-        self.num_pairs = sum(note["dropped"] is None for note in writer.notes)
-
-    def __enter__(self) -> Shards:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.flush()
-
-    def add(self, outcome: Outcome) -> None:
-        self._outcomes.append(outcome)
-        self.num_pairs += isinstance(outcome.result, PreferencePair)
-        if len(self._outcomes) >= SHARD_PROMPTS or time.monotonic() - self._last > SHARD_INTERVAL_S:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._outcomes:
-            pairs = [outcome.result for outcome in self._outcomes if isinstance(outcome.result, PreferencePair)]
-            self._writer.append(pairs, [note_of(outcome) for outcome in self._outcomes])
-            self._outcomes = []
-        self._last = time.monotonic()
+            rates = f"{progress.rate:.1f} prompts/s, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s"
+    print(rates, file=sys.stderr)
 
 
 def print_stats(stats: Mapping[str, Any]) -> None:
     """How many prompts each attempt settled, and what became of the others."""
     total = max(stats["num_prompts"], 1)
-    table = Table(title=f"bdhs, {stats['num_prompts']} prompts")
+    table = Table(title=f"bdhs ({stats['variant']}), {stats['num_prompts']} prompts")
     for name in ("outcome", "prompts", "share", "cumulative"):
         table.add_column(name, justify="left" if name == "outcome" else "right")
     settled = 0
@@ -206,6 +160,10 @@ def print_stats(stats: Mapping[str, Any]) -> None:
     console.print(table)
     quantiles = ", ".join(f"{float(share):.0%} {value:.2f}" for share, value in stats["similarity"].items())
     console.print(f"{stats['similarity_measure']} similarity of the pairs: {quantiles or 'none'}", highlight=False)
+    if stats["similarity_measure"] == LexicalSimilarity.name:
+        console.print(
+            f"lexical similarity stands in for sentence embeddings; the paper's: --similarity {PAPER_ENCODER}"
+        )
     console.print(
         f"image tokens visible: {stats['mean_visible_tokens']:.1f} on average ({stats['visible_frac']:.1%}); "
         f"prompts that needed another attempt: {stats['another_attempt_frac']:.1%}",

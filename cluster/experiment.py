@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -24,23 +25,24 @@ from cluster.producer import Producer
 from cluster.progress import ProgressReport
 from cluster.run_dir import RunDir, Saved
 from cluster.samples_page import write_samples
+from cluster.training_data import check_sources, load_offline, load_prompts
 from cluster.waiting import answers
 from common.chat import ChatEncoder
-from common.config import RunConfig, ShapesPrompts
-from common.datasets import read_pairs, read_prompts
-from common.errors import UserError
+from common.config import RunConfig
 from common.images import ImageStore
 from common.journal import Journal
 from common.metrics import MetricsWriter
 from common.paths import replace_directory, replace_file
 from common.protocols import Handle, Runtime
 from common.records import Dropped, Prompt
-from common.shapes.prompts import caption_prompts
+from common.sources import ONLINE_BDHS
 from learner.learner import Learner
-from learner.mixture import build_mixture
+from learner.mixture import Mixture, build_mixture, online_counts
 from learner.replay import ReplayBuffer
 from reward.scorecard import Answers, Scorecard
 from reward.worker import RewardWorker
+
+log = logging.getLogger("sightline")
 
 _ANSWERS = TypeAdapter(Answers)
 
@@ -93,15 +95,9 @@ class Experiment:
     def _training_data(self) -> tuple[list[Prompt], list[Any]]:
         """Prompts to sample from and offline pairs; rows that cannot be used are counted in the journal."""
         config, dropped = self.config, list[Dropped]()
-        source = config.data.prompts
-        if isinstance(source, ShapesPrompts):
-            prompts = caption_prompts("train", source.count, source.seed, self._pairs.store)
-        else:
-            prompts = read_prompts(Path(source.path), dropped)
-        if not prompts:
-            raise UserError(f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows")
-        wants_offline = config.mixture.online_fraction < 1 and config.data.offline is not None
-        offline = read_pairs(Path(config.data.offline.path), dropped) if wants_offline and config.data.offline else []
+        prompts = load_prompts(config, self._pairs.store, dropped)
+        offline = load_offline(config, dropped)
+        check_sources(config, offline)
         for row in dropped:
             self._journal.write("row", id=row.id, outcome=row.reason, detail=row.detail)
         return prompts, offline
@@ -116,6 +112,8 @@ class Experiment:
         starting = [handle.call("start", *address) for handle in learner] + [h.call("start") for h in rollout]
         ready = await answers(starting, config.loop.call_timeout_s, "a worker that starts")
         self._journal.write("start", workers=ready)
+        for switch, reason in ready[0]["fallbacks"].items():
+            log.warning("learner.fast.%s is off: %s", switch, reason)
         return Workers(rollout, reward, learner)
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
@@ -124,7 +122,8 @@ class Experiment:
 
     async def _train(self, saved: Saved | None, prompts: list[Prompt], offline: list[Any], workers: Workers) -> None:
         config, seed = self.config, self.config.run.seed
-        buffer = ReplayBuffer(offline, seed)
+        by_prompt = config.data.offline is not None and config.data.offline.by_prompt
+        buffer = ReplayBuffer(offline, seed, by_prompt)
         mixture = build_mixture(config.mixture, config.learner.global_batch, seed)
         progress = Progress()
         if saved is not None:
@@ -132,16 +131,9 @@ class Experiment:
             buffer.load_state_dict(saved.state["buffer"])
             self._journal.write("resume", step=saved.step)
         frontier = Frontier(prompts, seed, saved.state["frontier"] if saved else None)
-        admission = Admission(
-            lambda step: mixture.num_online(step - 1),
-            config.learner.num_steps,
-            config.loop.publish_interval,
-            config.loop.max_staleness,
-            progress.version,
-        )
-        producer = Producer(config, workers.reward, frontier, admission, buffer, self._journal, self._pairs)
+        admissions = self._admissions(mixture, progress.version, saved.state["accepted"] if saved else {})
+        producer = Producer(config, workers.reward, frontier, admissions, buffer, self._journal, self._pairs)
         if saved is not None:
-            admission.accepted = saved.state["accepted"]
             producer.drops.update(saved.state["drops"])
         validation, _ = evaluation_prompts(
             "validation", config.evaluation.validation_scenes, config.evaluation, self._scenes
@@ -167,6 +159,28 @@ class Experiment:
             metrics.close()
             self._journal.sync()
         self._pairs.finish()
+
+    def _admissions(self, mixture: Mixture, version: int, accepted: Mapping[str, int]) -> dict[str, Admission]:
+        """One per online source, with the pairs accepted before a resume."""
+        loop, sources = self.config.loop, self.config.online_sources
+
+        def need(source: str, step: int) -> int:
+            return online_counts(mixture, step - 1, sources)[source]
+
+        admissions = {
+            source: Admission(
+                partial(need, source),
+                self.config.learner.num_steps,
+                loop.publish_interval,
+                loop.max_staleness,
+                version,
+                1 if source == ONLINE_BDHS else self.config.pairs_per_group,
+            )
+            for source in sources
+        }
+        for source, count in accepted.items():
+            admissions[source].accepted = count
+        return admissions
 
     async def _set_probe(self, workers: Workers, prompt: Prompt) -> None:
         """The learner will find log-probs of this answer with each published version, the engine must find the same."""

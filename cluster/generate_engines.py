@@ -19,8 +19,10 @@ Engines: TypeAlias = Callable[[RunConfig], AbstractAsyncContextManager[tuple[lis
 @asynccontextmanager
 async def ray_engines(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
     """Rollout workers as Ray actors; the counting is done here."""
+    from actors.image_tokens import ImageTokenCounter
     from actors.rollout import RolloutWorker
     from cluster.ray_runtime import RayRuntime
+    from common.chat import ChatEncoder
 
     rollout = config.rollout
     runtime = RayRuntime(config.cluster)
@@ -37,24 +39,8 @@ async def ray_engines(config: RunConfig) -> AsyncIterator[tuple[list[Generate], 
             for index in range(rollout.num_workers)
         ]
         await asyncio.gather(*(handle.call("start") for handle in handles))
-        yield [partial(handle.call, "generate") for handle in handles], ImageTokenCounter(config)
+        count = ImageTokenCounter(ChatEncoder(config.model.path, config.model.max_length))
+        yield [partial(handle.call, "generate") for handle in handles], count
         await asyncio.gather(*(handle.call("close") for handle in handles))
     finally:
         runtime.shutdown()
-
-
-class ImageTokenCounter:
-    """How many tokens the policy sees of a prompt's (single) image. The number depends on the image's size alone."""
-
-    def __init__(self, config: RunConfig) -> None:
-        from common.chat import ChatEncoder
-
-        self._encoder = ChatEncoder(config.model.path, config.model.max_length)
-        self._known: dict[tuple[int, int], int] = {}
-
-    def __call__(self, prompt: Prompt) -> int:
-        """Raises PromptError or ImageError for a prompt that the policy cannot be given."""
-        (image,) = self._encoder.load_images(prompt)
-        if image.size not in self._known:
-            self._known[image.size] = self._encoder.encode_prompt(prompt).num_image_tokens
-        return self._known[image.size]

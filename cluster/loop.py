@@ -1,11 +1,12 @@
 """The asynchronous loop of one run: rollouts run ahead of the learner, by at most `max_staleness` weight versions.
 
     Frontier ──group ids──▶ Admission ──▶ RolloutWorker.generate ──RolloutGroup──▶ RewardWorker.rank
-        ▲                       ▲              (vLLM engine)                            │
-        │ finish(id)            │ on_version(v)                          PreferencePair │ Dropped(reason)
-        └───────────────────────┼────────────────── Producer ◀──────────────────────────┘
+        ▲                  (per source)   RolloutWorker.bdhs_pairs ──────────────┐      │
+        │                       ▲              (vLLM engine)                     │      │
+        │ finish(id)            │ on_version(v)                    PreferencePair or Dropped(reason)
+        └───────────────────────┼────────────────── Producer ◀───────────────────┴──────┘
                                 │                      │ ReplayBuffer (online pool + offline pool)
-                                │                      ▼ Mixture.num_online(step)
+                                │                      ▼ Mixture: pairs of each source in this step
      RolloutWorker.load(v) ◀── publish ◀────── Learner.step (DeepSpeed ranks) ──▶ checkpoint, validation, journal
 
 Everything here runs in one asyncio thread of the controller, which holds token ids and references; pixels and weights
@@ -42,7 +43,7 @@ from common.metrics import MetricsWriter
 from common.paths import replace_directory, replace_file
 from common.protocols import Handle
 from common.records import Dropped, PreferencePair, StepResult, WeightManifest
-from learner.mixture import Mixture
+from learner.mixture import Mixture, online_counts
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
 """Per worker: while one call's groups are ranked, the engine works on the other's."""
@@ -159,21 +160,20 @@ class Loop:
         """Form the batch of one step, train on it on every rank, and account for each of its pairs."""
         start = time.monotonic()
         version, size = self.progress.version, self._config.learner.global_batch
-        num_online = self._mixture.num_online(step - 1)
-        online = await self._producer.take(num_online, version)
-        batch = online + self._producer.buffer.take_offline(size - num_online)
+        online = await self._producer.take(online_counts(self._mixture, step - 1, self._config.online_sources), version)
+        batch = online + self._producer.buffer.take_offline(size - len(online))
         waited = time.monotonic() - start
         result: StepResult
         result, refused = (await self._on_ranks("step", step, batch))[0]
-        online_ids = {pair.id for pair in online}
+        source_of = {pair.id: pair.source for pair in online}
         for dropped in refused:
-            self._refuse(dropped, dropped.id in online_ids)
+            self._refuse(dropped, source_of.get(dropped.id))
         self._journal.write("step", step=step, version=version, pairs=list(result.pair_ids))
         return dict(result.metrics) | self._batch_metrics(batch, version) | {"time/wait_s": waited}
 
-    def _refuse(self, dropped: Dropped, is_online: bool) -> None:
-        if is_online:
-            self._producer.discard(dropped)
+    def _refuse(self, dropped: Dropped, online_source: str | None) -> None:
+        if online_source is not None:
+            self._producer.discard(dropped, online_source)
         else:
             self._producer.drops[dropped.reason] += 1
             self._journal.write("discard", id=dropped.id, reason=dropped.reason, detail=dropped.detail)
@@ -215,7 +215,7 @@ class Loop:
             "best_score": progress.best_score,
             "frontier": producer.frontier.state(),
             "buffer": producer.buffer.state_dict(),
-            "accepted": producer.admission.accepted,
+            "accepted": {source: admission.accepted for source, admission in producer.admissions.items()},
             "drops": dict(producer.drops),
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from common.config import Evaluation
 from common.images import ImageStore
@@ -16,6 +16,9 @@ from reward.scorecard import Answers, Scorecard, make_scorecard, win_of
 
 Generate: TypeAlias = Callable[[list[GenerationRequest]], Awaitable[list[RolloutGroup | Dropped]]]
 JudgeAll: TypeAlias = Callable[[list[RolloutGroup]], Awaitable[list[Verdict | Dropped]]]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 CHUNK = 64
 """Prompts per call of a rollout worker: enough to fill its engine, few enough to see progress."""
@@ -62,18 +65,9 @@ def evaluation_prompts(
 async def _ask(
     generate: Generate, prompts: Sequence[Prompt], max_tokens: int, on_progress: Callable[[int], None]
 ) -> tuple[tuple[RolloutGroup, ...], list[Dropped]]:
-    groups: list[RolloutGroup] = []
-    dropped: list[Dropped] = []
     requests = [GenerationRequest(f"evaluation/{prompt.id}", prompt, 1, 0.0, max_tokens) for prompt in prompts]
-    for start in range(0, len(requests), CHUNK):
-        chunk = requests[start : start + CHUNK]
-        for _, result in zip(chunk, await generate(chunk), strict=True):
-            if isinstance(result, Dropped):
-                dropped.append(result)
-            else:
-                groups.append(result)
-        on_progress(len(chunk))
-    return tuple(groups), dropped
+    answered, dropped = await _in_chunks(generate, requests, on_progress)
+    return tuple(group for _, group in answered), dropped
 
 
 async def _compare(judge: JudgeAll, answers: Answers, baseline: Answers) -> tuple[dict[str, float], list[Dropped]]:
@@ -81,13 +75,25 @@ async def _compare(judge: JudgeAll, answers: Answers, baseline: Answers) -> tupl
     before = {group.prompt.id: group.completions[0] for group in baseline.captions}
     both = [group for group in answers.captions if group.prompt.id in before]
     versus = [replace(group, completions=(group.completions[0], before[group.prompt.id])) for group in both]
-    wins: dict[str, float] = {}
-    dropped = [Dropped(g.id, "no_baseline") for g in answers.captions if g.prompt.id not in before]
-    for start in range(0, len(versus), CHUNK):
-        chunk = versus[start : start + CHUNK]
-        for group, verdict in zip(chunk, await judge(chunk), strict=True):
-            if isinstance(verdict, Dropped):
-                dropped.append(verdict)
+    judged, failed = await _in_chunks(judge, versus)
+    missing = [Dropped(group.id, "no_baseline") for group in answers.captions if group.prompt.id not in before]
+    return {group.prompt.id: win_of(verdict) for group, verdict in judged}, [*missing, *failed]
+
+
+async def _in_chunks(
+    call: Callable[[list[Item]], Awaitable[list[Result | Dropped]]],
+    items: Sequence[Item],
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> tuple[list[tuple[Item, Result]], list[Dropped]]:
+    """Each item with its result, `CHUNK` items per call, and the drops."""
+    done: list[tuple[Item, Result]] = []
+    dropped: list[Dropped] = []
+    for start in range(0, len(items), CHUNK):
+        chunk = list(items[start : start + CHUNK])
+        for item, result in zip(chunk, await call(chunk), strict=True):
+            if isinstance(result, Dropped):
+                dropped.append(result)
             else:
-                wins[group.prompt.id] = win_of(verdict)
-    return wins, dropped
+                done.append((item, result))
+        on_progress(len(chunk))
+    return done, dropped

@@ -44,9 +44,14 @@ class ProgressReport:
             self._bar.stop()
 
     @property
+    def elapsed_s(self) -> float:
+        """Seconds since this process began counting."""
+        return max(time.monotonic() - self._began, 1e-9)
+
+    @property
     def rate(self) -> float:
         """Steps per second since this process began counting."""
-        return (self.done - self._first) / max(time.monotonic() - self._began, 1e-9)
+        return (self.done - self._first) / self.elapsed_s
 
     def advance(self, note: str = "", count: int = 1) -> None:
         """`count` more are done."""

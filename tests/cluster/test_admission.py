@@ -66,3 +66,19 @@ def test_running_plus_accepted_never_exceeds_what_may_be_used(
             admission.on_version(version)
         reach = min((version + staleness + 1) * interval, len(need))
         assert 0 <= admission.running + admission.accepted <= sum(need[:reach])
+
+
+def test_a_group_of_several_pairs_takes_as_many_places() -> None:
+    """5 pairs wanted, 2 a group: 3 groups, one pair in advance; the next step's 5 then need 2 groups."""
+    admission = Admission(lambda step: 5, num_steps=2, publish_interval=1, max_staleness=0, pairs_per_group=2)
+    assert admission.admit(9) == 3
+    assert admission.running == 6
+    admission.on_dropped()
+    assert admission.admit(9) == 1
+    for _ in range(3):
+        admission.on_accepted()
+    assert (admission.accepted, admission.running, admission.free) == (6, 0, 0)
+    admission.on_version(1)
+    assert admission.admit(9) == 2
+    admission.on_discarded()
+    assert admission.free == 1

@@ -104,6 +104,11 @@ def test_the_mixture_decides_who_is_trained_on(tmp_path: Path) -> None:
     assert {line["pairs/online_frac"] for line in read_lines(run_dir / "metrics.jsonl")} == {0.5}
 
 
+def test_switches_that_the_learner_cannot_have_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(make_config(tmp_path))
+    assert "learner.fast.share_prompt is off: a fake has no prompt" in caplog.text
+
+
 def test_offline_only_asks_for_no_rollouts(tmp_path: Path) -> None:
     config = make_config(tmp_path, mixture__online_fraction=0, data__offline__path=offline_set(tmp_path, 10))
     _, run_dir = run(config)

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from actors.bdhs import Generate
-from cluster import bdhs_job
+from actors.image_tokens import ImageTokenCounter
+from cluster import bdhs_job, progress, shards
 from cluster.bdhs_job import Job, job_of, run
 from cluster.generate import build_parser, main
 from cluster.generate_engines import Engines
+from common.chat import ChatEncoder
 from common.config import RunConfig
-from common.datasets import PAIRS, STATS, read_pairs, read_table, write_prompts
+from common.datasets import IMAGES, PAIRS, PROMPTS, STATS, read_pairs, read_table, write_prompts, write_table
 from common.errors import UserError
 from common.images import ImageStore
+from common.pair_writer import PairWriter
 from common.protocols import GenerationRequest
-from common.records import Completion, Dropped, Prompt, RolloutGroup
-from common.rows import PAIR_SCHEMA
+from common.records import Completion, Dropped, ImageRef, Message, Part, Prompt, RolloutGroup
+from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA
 from common.shapes.prompts import caption_prompts
 
 
@@ -65,7 +73,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    monkeypatch.setattr(bdhs_job, "SHARD_PROMPTS", 16)
+    monkeypatch.setattr(shards, "SHARD_PROMPTS", 16)
 
     def make(*words: str, out: str = "out", count: int = 150) -> Job:
         line = ["bdhs", "--out", str(tmp_path / out), "--model", str(model), "--count", str(count), *words]
@@ -90,6 +98,42 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(job: Callable[...,
     assert stats["dropped"]["engine_refused"] > 0 and stats["accepted_per_attempt"]["2"] > 0
 
 
+CHILD = """
+import os, signal, sys
+from cluster import bdhs_job, shards
+from cluster.generate import build_parser
+from tests.cluster import test_generate
+
+class Killed(BaseException):
+    def __new__(cls):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+test_generate.Killed = Killed
+shards.SHARD_PROMPTS = 16
+killed_at, *line = sys.argv[1:]
+bdhs_job.run(bdhs_job.job_of(*build_parser().parse_known_args(line)), test_generate.scripted(killed_at=int(killed_at)))
+"""
+
+
+@pytest.mark.chaos
+def test_a_process_that_is_killed_outright_loses_and_repeats_nothing(job: Callable[..., Job]) -> None:
+    whole, parts = job(out="whole"), job(out="parts")
+    run(whole, scripted())
+    line = ["bdhs", "--out", str(parts.out), "--model", parts.config.model.path, "--count", "150"]
+    finished = []
+    for killed_at in (2, 3):
+        died = subprocess.run([sys.executable, "-c", CHILD, str(killed_at), *line], capture_output=True)
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        with PairWriter(parts.out, bdhs_job.spec_of(parts)) as writer:
+            ids = [note["id"] for note in writer.notes]
+        assert len(set(ids)) == len(ids)
+        finished.append(len(ids))
+    assert 0 < finished[0] < finished[1] < 150
+    run(parts, scripted(num_workers=2))
+    left, right = (read_table(out.out / PAIRS, PAIR_SCHEMA).to_pylist() for out in (whole, parts))
+    assert left == right and (whole.out / STATS).read_text() == (parts.out / STATS).read_text()
+
+
 def test_nothing_finished_is_asked_again(job: Callable[..., Job]) -> None:
     done: list[str] = []
 
@@ -105,7 +149,7 @@ def test_nothing_finished_is_asked_again(job: Callable[..., Job]) -> None:
 
     with pytest.raises(Killed):
         run(job(), scripted(killed_at=4))
-    finished = len(bdhs_job.PairWriter(job().out, bdhs_job.spec_of(job())).notes)
+    finished = len(PairWriter(job().out, bdhs_job.spec_of(job())).notes)
     assert finished > 16
     run(job(), counting)
     assert len(done) == 150 - finished
@@ -131,8 +175,6 @@ def test_other_settings_or_another_model_in_the_folder_are_refused(job: Callable
 
 
 def test_a_prompt_file_with_and_without_references(job: Callable[..., Job], tmp_path: Path) -> None:
-    from dataclasses import replace
-
     good, bare = caption_prompts("train", 2, 0, ImageStore(tmp_path / "elsewhere"))
     write_prompts(tmp_path / "prompts", [good, replace(bare, reference=None)])
     asked = job("--prompts", str(tmp_path / "prompts"), "--threshold", "2", count=10)
@@ -141,10 +183,112 @@ def test_a_prompt_file_with_and_without_references(job: Callable[..., Job], tmp_
     assert stats["dropped"].get("no_reference") == 1 and stats["num_prompts"] == 2
 
 
+def bad_rows(folder: Path) -> None:
+    """A prompt set with two good rows, one of them of a single word, and one row for every way to be bad."""
+    store = ImageStore(folder / IMAGES)
+    good = caption_prompts("train", 1, 0, store)[0]
+    garbage = b"GIF89a, or so it says"
+    digest = hashlib.sha256(garbage).hexdigest()
+    fake = store.root / digest[:2] / f"{digest}.gif"
+    fake.parent.mkdir(exist_ok=True)
+    fake.write_bytes(garbage)
+    gone = ImageRef("0" * 64, str(store.root / "00" / "gone.png"))
+    text_only = (Message("user", (Part("text", "Hello?"),)),)
+    prompts = [
+        good,
+        replace(good, id="one_word", reference="Red"),
+        replace(good, id="no_answer", reference=None),
+        replace(good, id="no_image", messages=text_only, images=()),
+        replace(good, id="ten_megabytes", reference="There is a cat. " * 650_000),
+        replace(good, id="not_an_image", images=(ImageRef(digest, str(fake)),)),
+        replace(good, id="missing", images=(gone,)),
+        replace(good, id="outside"),
+    ]
+    write_prompts(folder, prompts)
+    rows = read_table(folder / PROMPTS, PROMPT_SCHEMA).to_pylist()
+    rows[-1]["images"][0]["path"] = "../../../etc/hostname"
+    rows.append(rows[0])
+    write_table(folder / PROMPTS, pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
+
+
+def test_every_bad_row_is_counted_and_none_is_fatal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the shipped policy's own image-token counter; only the answers are scripted."""
+    bad_rows(tmp_path / "prompts")
+
+    @asynccontextmanager
+    async def engines(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+        async def generate(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+            return [
+                RolloutGroup(r.id, r.prompt, (), 0, (Completion((), " a ring at the top.", 0, 0, "stop"),))
+                for r in requests
+            ]
+
+        yield [generate], ImageTokenCounter(ChatEncoder(config.model.path, config.model.max_length))
+
+    words = ["bdhs", "--out", str(tmp_path / "out"), "--prompts", str(tmp_path / "prompts"), "--threshold", "2"]
+    run(job_of(*build_parser().parse_known_args(words)), engines)
+    stats = json.loads((tmp_path / "out" / STATS).read_text())
+    assert stats["dropped"] == {
+        "answer_too_long": 1,
+        "duplicate_id": 1,
+        "image_corrupt": 1,
+        "image_count": 1,
+        "image_missing": 1,
+        "no_reference": 1,
+        "path_outside": 1,
+    }
+    assert (stats["num_prompts"], stats["num_pairs"]) == (9, 2)
+    assert "lexical similarity stands in for sentence embeddings" in capsys.readouterr().out
+    (_, one_word) = read_pairs(tmp_path / "out")
+    assert (one_word.chosen.text, one_word.rejected.text) == ("Red", " a ring at the top.")
+
+
+def test_the_variant_reaches_the_requests_and_the_statistics(job: Callable[..., Job]) -> None:
+    asked: list[GenerationRequest] = []
+
+    @asynccontextmanager
+    async def watching(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+        async with scripted()(config) as ((generate,), count):
+
+            async def watch(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+                asked.extend(requests)
+                return await generate(requests)
+
+            yield [watch], count
+
+    noisy = job("--variant", "noise", count=4)
+    run(noisy, watching)
+    assert asked and all(request.noise and request.visible_image_tokens is None for request in asked)
+    assert json.loads((noisy.out / STATS).read_text())["variant"] == "noise"
+    prompts = bdhs_job.load_prompts(noisy.prompts, noisy.count, noisy.seed, ImageStore(noisy.out / IMAGES), [])
+    clean = {prompt.images for prompt in prompts}
+    assert {pair.prompt.images for pair in read_pairs(noisy.out)} <= clean
+    with pytest.raises(UserError, match="variant = noise"):
+        run(job(count=4), scripted())
+
+
+def test_small_cache_blocks_unless_asked_otherwise(job: Callable[..., Job]) -> None:
+    assert job().config.rollout.engine.block_size == 32
+    assert job("--rollout.engine.block_size", "128").config.rollout.engine.block_size == 128
+
+
+def test_the_log_says_how_fast_and_how_long(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
+    run(job(), scripted())
+    lines = capsys.readouterr().err.splitlines()
+    pattern = r"bdhs: (\d+)/150, [\d.]+/s prompts, [\d.]+ pairs/s, (\d+) s left"
+    found = [hit for line in lines if (hit := re.fullmatch(pattern, line))]
+    assert len(found) == 150 and found[-1].groups() == ("150", "0")
+    assert re.fullmatch(r"[\d.]+ prompts/s, [\d.]+ pairs/s", lines[-1])
+
+
 def test_refusals_are_one_line_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     for words in (
         ["--rho", "2"],
+        ["--variant", "blur"],
         ["--model", "/nowhere"],
         ["--prompts", "/nowhere"],
         ["--count", "0"],

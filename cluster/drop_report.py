@@ -1,0 +1,62 @@
+"""What became of the rows of an import or export: counts, reasons, and a case of each for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common.records import Dropped
+
+EXAMPLE_CHARS = 300
+
+
+@dataclass(slots=True)
+class Tally:
+    """Rows read so far and what became of them: `num_records` and `dropped` count outcomes, at least one per row."""
+
+    num_rows: int = 0
+    num_records: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def drop(self, dropped: Dropped) -> None:
+        """Count a reason; its first case is kept for people."""
+        self.dropped[dropped.reason] += 1
+        if dropped.reason not in self.examples:
+            self.examples[dropped.reason] = {"id": printable(dropped.id), "detail": printable(dropped.detail)}
+
+    def note(self) -> dict[str, Any]:
+        """JSON; `Tally.of` reads it."""
+        return {
+            "num_rows": self.num_rows,
+            "num_records": self.num_records,
+            "dropped": dict(self.dropped),
+            "examples": dict(self.examples),
+        }
+
+    @classmethod
+    def of(cls, note: Mapping[str, Any]) -> Tally:
+        return cls(note["num_rows"], note["num_records"], Counter(note["dropped"]), dict(note["examples"]))
+
+
+def print_dropped(title: str, tally: Tally) -> None:
+    """The drop histogram, with the first case of each reason."""
+    table = Table(title=title)
+    table.add_column("dropped", no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("first case")
+    for reason, count in tally.dropped.most_common():
+        example = tally.examples[reason]
+        table.add_row(reason, str(count), Text(f"{example['id']}: {example['detail']}"))
+    Console().print(table if tally.dropped else Text(f"{title}, none dropped"))
+
+
+def printable(text: str) -> str:
+    """What a terminal may show of untrusted text, one line of it."""
+    return "".join(char if char.isprintable() else " " for char in text[:EXAMPLE_CHARS])

@@ -1,0 +1,79 @@
+"""What a run starts from: its prompts and offline pairs, and whether they fit what the config wants of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.config import PairFile, RunConfig, ShapesPrompts
+from common.datasets import read_pairs, read_prompts
+from common.errors import UserError
+from common.images import ImageStore
+from common.records import Dropped, PreferencePair, Prompt
+from common.shapes.prompts import caption_prompts
+from common.sources import ONLINE_BDHS, RLOO
+
+
+def load_prompts(config: RunConfig, store: ImageStore, dropped: list[Dropped]) -> list[Prompt]:
+    """The prompts to sample from; rows that are none are appended to `dropped`.
+
+    Raises:
+        UserError: there is no usable prompt, or none has the reference answer that online BDHS needs.
+    """
+    source = config.data.prompts
+    if isinstance(source, ShapesPrompts):
+        prompts = caption_prompts("train", source.count, source.seed, store)
+    else:
+        prompts = read_prompts(Path(source.path), dropped)
+    if not prompts:
+        raise UserError(f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows")
+    wants_bdhs = config.mixture.online_fraction > 0 and ONLINE_BDHS in config.online_sources
+    if wants_bdhs and not any(prompt.reference for prompt in prompts):
+        raise UserError(
+            f"data.prompts: expected prompts with reference answers for mixture.online_bdhs_fraction = "
+            f"{config.mixture.online_bdhs_fraction}, got none among {len(prompts)}; add them or set it to 0"
+        )
+    return prompts
+
+
+def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePair]:
+    """The offline pairs of all sets, none when the mixture wants none; what is left out is appended to `dropped`.
+
+    They are of no weight version, whatever run sampled them: staleness counts this run's versions.
+    """
+    offline = config.data.offline
+    if offline is None or config.mixture.online_fraction == 1:
+        return []
+    pairs: dict[str, PreferencePair] = {}
+    for path in _paths(offline):
+        for pair in read_pairs(path, dropped):
+            if pair.id in pairs:
+                dropped.append(Dropped(pair.id, "duplicate_id", f"{path}: an earlier set has a pair of this id"))
+            else:
+                pairs[pair.id] = replace(pair, weight_version=None)
+    return list(pairs.values())
+
+
+def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
+    """Refuse (UserError) losses of sources that this run does not have, and rloo for pairs without fresh advantages."""
+    online = config.online_sources if config.mixture.online_fraction else ()
+    known = {*online, *(pair.source for pair in offline)}
+    unknown = sorted(set(config.learner.source_losses) - known)
+    if unknown:
+        raise UserError(
+            f"learner.source_losses: expected sources of this run ({', '.join(sorted(known))}), got "
+            f"{', '.join(unknown)}; correct the name or leave it out"
+        )
+    # A judged group's pairs alone hold advantages, and only while they are fresh.
+    others = known - ({RLOO} & set(online)) | {pair.source for pair in offline}
+    wrong = sorted(source for source in others if config.learner.loss_of(source).kind == "rloo")
+    if wrong:
+        raise UserError(
+            f"learner.loss.kind: rloo expects freshly judged groups, got pairs of {', '.join(wrong)}; give them a loss "
+            f"of their own (learner.source_losses.{wrong[0]}.kind) or set mixture.online_fraction = 1"
+        )
+
+
+def _paths(offline: PairFile) -> list[Path]:
+    return [Path(path) for path in ([offline.path] if isinstance(offline.path, str) else offline.path)]
