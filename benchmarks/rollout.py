@@ -158,7 +158,7 @@ def summary(args: argparse.Namespace, speeds: dict[str, list[float]], vllm: str)
         "prompts": args.prompts,
         "seeds": args.seeds,
         "cores": args.cores,
-        "model": args.model,
+        "model": os.path.relpath(args.model),
         "versions": {"vllm": vllm, **{name: metadata.version(name) for name in ("torch", "transformers", "ray")}},
     }
 

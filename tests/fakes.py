@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.online_bdhs import OnlineBdhsSampler
 from common.chat import PromptError
 from common.config import RunConfig
 from common.images import ImageError, read
@@ -166,6 +167,7 @@ class FakeRolloutWorker:
 
     def __init__(self, config: RunConfig, index: int, model_path: str | None = None) -> None:
         self.engine = FakeEngine(self.phrases, self.delay_s)
+        self._bdhs = OnlineBdhsSampler(config, lambda prompt: 4)
         self.loaded: list[int] = []
 
     async def start(self) -> dict[str, Any]:
@@ -173,6 +175,9 @@ class FakeRolloutWorker:
 
     async def generate(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
         return await self.engine.generate(requests)
+
+    async def bdhs_pairs(self, groups: list[tuple[str, Prompt]]) -> list[PreferencePair | Dropped]:
+        return await self._bdhs.pairs(groups, self.engine.generate)
 
     async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         self.loaded.append(manifest.version)
@@ -195,7 +200,7 @@ class FakeLearner:
         return "127.0.0.1", 1
 
     def start(self, master_address: str, master_port: int) -> dict[str, Any]:
-        return {"device": "fake"}
+        return {"device": "fake", "fallbacks": {"share_prompt": "a fake has no prompt"}}
 
     def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
         self._probe = (prompt, token_ids)

@@ -21,7 +21,14 @@ HEAVY_HOME = {
     "deepspeed": "learner/deepspeed_engine.py",
     "ray": "cluster/ray_runtime.py",
 }
-ENTRY_POINTS = ["cluster.train", "cluster.generate", "cluster.evaluate", "cluster.doctor", "cluster.report"]
+ENTRY_POINTS = [
+    "cluster.train",
+    "cluster.generate",
+    "cluster.evaluate",
+    "cluster.doctor",
+    "cluster.report",
+    "cluster.import_data",
+]
 
 
 def sources(room: str) -> Iterator[Path]:

@@ -1,0 +1,143 @@
+"""Our learner's step beside TRL's DPOTrainer: `python -m benchmarks.learner_step [--batch 4 --steps 2 --device cpu]`.
+
+One random model of LLaVA-1.5's architecture (42 M parameters, 576 image tokens, 32,000 words), the same pairs with
+completions of 100 tokens, float32, full fine-tuning, frozen tower, AdamW, both sides with the same pairs per forward.
+Every side runs in a process of its own, one after the other: TRL, ours on fresh pairs, ours with reference log-probs
+on disk. The first step of each warms up; the counted time holds everything, reading pictures included.
+
+    ratio_fresh     our pairs per second over TRL's, each pair seen for the first time
+    ratio_cached    the same with reference log-probs found on disk (image features are made anew)
+    memory_ratio    peak memory above weights (policy and reference), ours over TRL's
+    floor_frac      work that must be done (see step_model.must_flops) / (our fresh step x measured rate of a product)
+    loss_error      max |Δ| of the losses: before the first update it is log 2, after it both sides must agree
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PASSED = (
+    "size", "device", "tuning", "batch", "micro_batch", "prompt_tokens", "pairs_per_prompt", "steps", "threads"
+)  # fmt: skip
+PACKAGES = ("torch", "transformers", "trl", "peft")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--size", choices=("issue", "smoke", "sweep", "7b"), help="default: issue on a CPU, 7b on a GPU"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tuning", choices=("full", "lora"), help="default: full on a CPU, lora on a GPU")
+    parser.add_argument("--batch", type=int, default=4, help="pairs per update")
+    parser.add_argument("--micro-batch", type=int, help="pairs per forward, on both sides; default: all")
+    parser.add_argument("--prompt-tokens", type=int, default=0, help="image included; 0: as the size has it")
+    parser.add_argument("--pairs-per-prompt", type=int, default=1, help="pairs in a row with one prompt and picture")
+    parser.add_argument("--sweep", metavar="SVG", help="instead: pairs/s against prompt tokens and completions, drawn")
+    parser.add_argument("--steps", type=int, default=2, help="counted steps")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--sides", nargs="+", default=["peer", "fresh", "cached"], choices=["peer", "fresh", "cached"])
+    for name in ("side", "model", "images"):
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    cuda = args.device == "cuda"
+    args.size = args.size or ("7b" if cuda else "issue")
+    args.tuning = args.tuning or ("lora" if cuda else "full")
+    args.dtype = "bfloat16" if cuda else "float32"
+    args.micro_batch = args.micro_batch or args.batch
+    return args
+
+
+def run_side(args: argparse.Namespace, side: str, model: Path, images: Path) -> dict[str, Any]:
+    """One side in a fresh process; its last line is its figures."""
+    command = [sys.executable, "-m", "benchmarks.learner_step", "--side", side, "--model", model, "--images", images]
+    for name in PASSED:
+        command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
+    environment |= {} if args.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if figures:
+        print(
+            f"{side:7s} {figures['step_s']:7.2f} s a step, {figures['pairs_per_s']:.3f} pairs/s, "
+            f"{figures['peak_mib']:.0f} MiB above the weights, losses {figures['losses']}",
+            flush=True,
+        )
+    return figures
+
+
+def summary(args: argparse.Namespace, sides: dict[str, dict[str, Any]], num_parameters: int) -> dict[str, Any]:
+    """Ratios of what was run."""
+    from benchmarks.step_model import must_flops, size_of
+
+    fresh, found = sides.get("fresh"), dict[str, Any]()
+    for name in ("fresh", "cached"):
+        if name in sides:
+            work = must_flops(size_of(args), args.batch, name == "cached", args.tuning == "lora")
+            floor = work / (sides[name]["step_s"] * sides[name]["gemm_flops"])
+            found["floor_frac" if name == "fresh" else "floor_frac_cached"] = round(floor, 3)
+    if "peer" in sides:
+        for name in ("fresh", "cached"):
+            if name in sides:
+                found[f"ratio_{name}"] = round(sides["peer"]["step_s"] / sides[name]["step_s"], 2)
+    if "peer" in sides and fresh:
+        found["memory_ratio"] = round(fresh["peak_mib"] / sides["peer"]["peak_mib"], 3)
+    losses = [side["losses"] for side in sides.values()]
+    found["loss_error"] = max(
+        max(abs(each[0] - math.log(2)) for each in losses),
+        max(abs(a - b) for each in losses for a, b in zip(each, losses[0], strict=True)),
+    )
+    settings = {name: getattr(args, name) for name in ("size", "device", "tuning", "dtype", "batch", "micro_batch")}
+    return {
+        "benchmark": "learner_step",
+        **found,
+        "sides": sides,
+        **settings,
+        "steps": args.steps,
+        "threads": args.threads,
+        "num_parameters": num_parameters,
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def main() -> None:
+    args = parse()
+    if args.side:
+        import torch
+
+        from benchmarks.step_sides import ours, peer
+
+        torch.set_num_threads(args.threads)
+        print("\n" + json.dumps(peer(args) if args.side == "peer" else ours(args)))
+        return
+    if args.sweep:
+        from benchmarks.step_sweep import sweep
+
+        print(json.dumps(sweep(args, run_side)))
+        return
+    from benchmarks.step_model import SIZES, build
+
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        model, images = Path(folder) / "model", Path(folder) / "images"
+        num_parameters = build(SIZES[args.size], model, args.dtype)
+        sides = {}
+        for side in args.sides:
+            if side == "cached":
+                run_side(args, "fill", model, images)
+            sides[side] = run_side(args, side, model, images)
+        print(json.dumps(summary(args, sides, num_parameters)))
+
+
+if __name__ == "__main__":
+    main()

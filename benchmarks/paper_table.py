@@ -1,0 +1,135 @@
+"""How do offline, online and mixed alignment compare where the truth is known? (arXiv 2407.02477, on the shapes world)
+
+    python -m benchmarks.paper_table --seeds 0 1 2            # an hour or two; killed, it goes on
+    python -m benchmarks.paper_table --only offline-povid mixed --steps 40
+
+Every arm starts from the same policy and takes the same number of learner steps on the same prompts; every seed has
+its own pair sets, data order and rollouts. The checkpoint is picked on validation scenes, the figures are those of test
+scenes. Writes docs/paper_table.md and .svg, prints one JSON object as its last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper_arms import ARMS, PAIR_SETS, POLICY_JUDGE, Arm
+from benchmarks.paper_page import METRICS, write_page
+from common.config import SHAPES_POLICY
+
+
+def call(words: Sequence[object], log: Path) -> None:
+    """Run a module of ours; its output goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        done = subprocess.run([sys.executable, "-m", *map(str, words)], stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))} failed with status {done.returncode}; see {log}")
+
+
+def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """The pair set of a seed, made if it is not there."""
+    out: Path = arguments.dir / "pairs" / f"{name}-seed{seed}"
+    if not (out / "pairs.parquet").exists():
+        words = [*PAIR_SETS[name].words, "--out", out, "--count", arguments.pairs, "--seed", seed]
+        call(["cluster.generate", *words], arguments.dir / "logs" / f"{out.name}.log")
+    return out
+
+
+def train(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Scorecards of one run, {"baseline": …, "final": …}, and its seconds."""
+    run_dir: Path = arguments.dir / "runs" / f"{name}-seed{seed}"
+    took = run_dir / "seconds.json"
+    if not took.exists():
+        settings: dict[str, object] = {
+            "run.dir": run_dir,
+            "run.seed": seed,
+            "learner.num_steps": arguments.steps,
+            "checkpoint.interval": max(arguments.steps // 2, 1),
+            "evaluation.validation_scenes": arguments.scenes // 2,
+            "evaluation.test_scenes": arguments.scenes,
+            "evaluation.samples_shown": 0,
+        }
+        if arm.pairs is not None:
+            settings["data.offline.path"] = make_pairs(arm.pairs, seed, arguments)
+        words = [f"cluster/configs/shapes_{arm.preset}.toml", "--resume", *arm.words]
+        begun = time.perf_counter()
+        call(
+            ["cluster.train", *words, *(f"--{key}={value}" for key, value in settings.items())],
+            arguments.dir / "logs" / f"{run_dir.name}.log",
+        )
+        took.write_text(json.dumps(time.perf_counter() - begun))
+    return {**oracle_scorecard(run_dir, arm, arguments), "seconds": json.loads(took.read_text())}
+
+
+def oracle_scorecard(run_dir: Path, arm: Arm, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The run's own scorecard, or, as its win rate is by the run's judge, a new one where that was a weak judge."""
+    if arm.words != POLICY_JUDGE:
+        found: dict[str, Any] = json.loads((run_dir / "scorecard.json").read_text())
+        return found
+    path = run_dir / "oracle_scorecard.json"
+    if not path.exists():
+        words = ["--baseline", SHAPES_POLICY, "--scenes", arguments.scenes, "--out", path]
+        call(["cluster.evaluate", run_dir / "policy", *words], arguments.dir / "logs" / f"{run_dir.name}.log")
+    cards = json.loads(path.read_text())
+    return {"baseline": cards["start"], "final": cards["policy"]}
+
+
+def figures(card: dict[str, Any]) -> dict[str, float]:
+    """The table's columns of one scorecard."""
+    return {name: card[name] for name, _ in METRICS}
+
+
+def main() -> None:
+    """Prints one JSON object as its last line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper_table", description=(__doc__ or "").split("\n", 1)[0]
+    )
+    parser.add_argument("--dir", type=Path, default=Path("runs/paper_table"), help="runs and pair sets")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the table and the plot")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=40, help="learner steps of every arm")
+    parser.add_argument("--pairs", type=int, default=600, help="prompts of every offline pair set")
+    parser.add_argument("--scenes", type=int, default=200, help="test scenes; validation takes half as many")
+    parser.add_argument("--only", nargs="+", choices=ARMS, help="some arms; default: all")
+    arguments = parser.parse_args()
+    arms = {name: ARMS[name] for name in arguments.only or ARMS}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    total = len(arms) * len(arguments.seeds)
+    for seed in arguments.seeds:
+        for name, arm in arms.items():
+            runs[name].append(train(name, arm, seed, arguments))
+            done = sum(map(len, runs.values()))
+            print(f"{done}/{total} {name} seed {seed}: {figures(runs[name][-1]['final'])}", file=sys.stderr, flush=True)
+    baseline = next(iter(runs.values()))[0]["baseline"]
+    result = {
+        "benchmark": "paper_table",
+        "baseline": figures(baseline) | {"intervals": {name: baseline["intervals"][name] for name, _ in METRICS}},
+        "arms": {
+            name: {
+                "title": arms[name].title,
+                "seeds": [figures(run["final"]) for run in found],
+                "intervals": [{key: run["final"]["intervals"][key] for key, _ in METRICS} for run in found],
+                "seconds": [round(run["seconds"], 1) for run in found],
+            }
+            for name, found in runs.items()
+        },
+        "not_run": [arm.title for name, arm in ARMS.items() if name not in arms],
+        "seeds": arguments.seeds,
+        "steps": arguments.steps,
+        "scenes": arguments.scenes,
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "deepspeed", "ray")},
+    }
+    write_page(result, arguments.out)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

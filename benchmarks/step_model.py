@@ -1,0 +1,173 @@
+"""A random model of LLaVA-1.5's architecture, random pairs, and the floating-point work that a DPO step must do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from common.images import ImageStore
+from common.records import Message, Part, PreferencePair, Prompt, Response
+
+TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}"
+    "{% if message['role'] == 'assistant' %}</s>{% endif %}{% endfor %}"
+)
+SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Widths and depths; `side` is the picture's, in pixels; the vision feature is the last but one layer's."""
+
+    hidden: int = 384
+    mlp: int = 1024
+    layers: int = 8
+    heads: int = 6
+    vocabulary: int = 32_000
+    vision_hidden: int = 256
+    vision_mlp: int = 1024
+    vision_layers: int = 4
+    vision_heads: int = 4
+    side: int = 336
+    patch: int = 14
+    prompt_words: int = 30
+    completion_tokens: int = 100
+
+    @property
+    def image_tokens(self) -> int:
+        return (self.side // self.patch) ** 2
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.image_tokens + self.prompt_words
+
+
+SIZES = {
+    "issue": Size(),
+    "smoke": Size(hidden=64, mlp=128, layers=2, heads=2, vocabulary=500, vision_hidden=64, vision_mlp=128, side=56,
+                  vision_heads=2, prompt_words=6, completion_tokens=12),
+    "sweep": Size(side=84),
+    "7b": Size(hidden=4096, mlp=11008, layers=32, heads=32, vocabulary=32_064, vision_hidden=1024, vision_mlp=4096,
+               vision_layers=24, vision_heads=16),
+}  # fmt: skip
+"""`issue`: 42 M parameters; `sweep`: the same with 36 image tokens; `7b`: LLaVA-1.5-7B."""
+
+
+def size_of(args: Any) -> Size:
+    """The size that command-line arguments name, with their prompt length if they give one."""
+    size = SIZES[args.size]
+    return replace(size, prompt_words=args.prompt_tokens - size.image_tokens) if args.prompt_tokens else size
+
+
+def build(size: Size, directory: Path, dtype: str) -> int:
+    """Write model and processor; returns the number of parameters."""
+    import torch
+    import transformers as hf
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    names = [*SPECIAL.values(), "<image>"]
+    words = {name: index for index, name in enumerate([*names, *(f"w{i}" for i in range(len(names), size.vocabulary))])}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = hf.PreTrainedTokenizerFast(
+        tokenizer_object=inner, additional_special_tokens=["<image>"], chat_template=TEMPLATE, **SPECIAL
+    )
+    vision = hf.CLIPVisionConfig(
+        hidden_size=size.vision_hidden,
+        intermediate_size=size.vision_mlp,
+        num_hidden_layers=size.vision_layers,
+        num_attention_heads=size.vision_heads,
+        image_size=size.side,
+        patch_size=size.patch,
+    )
+    text = hf.LlamaConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.mlp,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=8192,
+        bos_token_id=words["<s>"],
+        eos_token_id=words["</s>"],
+        pad_token_id=words["<pad>"],
+    )
+    config = hf.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=words["<image>"], image_seq_length=size.image_tokens
+    )
+    model = hf.LlavaForConditionalGeneration._from_config(config, dtype=getattr(torch, dtype))
+    edges = {"height": size.side, "width": size.side}
+    processor = hf.LlavaProcessor(
+        image_processor=hf.CLIPImageProcessor(size={"shortest_edge": size.side}, crop_size=edges),
+        tokenizer=tokenizer,
+        patch_size=size.patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def make_pairs(size: Size, num: int, store: ImageStore, offline: bool, per_prompt: int = 1) -> list[PreferencePair]:
+    """Pairs on noise, equal for equal arguments; the end of sequence is one of the completion's tokens.
+
+    Args:
+        per_prompt: consecutive pairs with one prompt and picture.
+    """
+    rng = np.random.default_rng(0)
+
+    def words(count: int) -> str:
+        return " ".join(f"w{i}" for i in rng.integers(len(SPECIAL) + 1, size.vocabulary, count))
+
+    pairs = []
+    for index in range(num):
+        if index % per_prompt == 0:
+            image = store.add(Image.fromarray(rng.integers(0, 255, (size.side, size.side, 3), dtype=np.uint8)))
+            message = Message("user", (Part("image"), Part("text", words(size.prompt_words))))
+            prompt = Prompt(f"{index}", (message,), (image,))
+        chosen, rejected = (Response(words(size.completion_tokens - 1)) for _ in range(2))
+        pairs.append(PreferencePair(f"{index}", prompt, chosen, rejected, "benchmark", None if offline else 0))
+    return pairs
+
+
+def trl_row(pair: PreferencePair) -> dict[str, Any]:
+    """The same pair as TRL's users write it."""
+
+    def said(role: str, *content: dict[str, str]) -> list[dict[str, Any]]:
+        return [{"role": role, "content": list(content)}]
+
+    question = pair.prompt.messages[0].parts[1].text
+    return {
+        "images": [Image.open(pair.prompt.images[0].path)],
+        "prompt": said("user", {"type": "image"}, {"type": "text", "text": question}),
+        "chosen": said("assistant", {"type": "text", "text": pair.chosen.text}),
+        "rejected": said("assistant", {"type": "text", "text": pair.rejected.text}),
+    }
+
+
+def must_flops(size: Size, num_pairs: int, cached: bool, lora: bool = False) -> float:
+    """Matrix work of a step that does each thing once: 2 per multiply-add, backward twice the forward (LoRA: once).
+
+    Attention counts what is visible: the prompt its lower triangle, a completion its prompt and its own triangle.
+    The tower is frozen and has no backward; element-wise work, norms, adapters and the optimizer count nothing.
+    """
+    prompt, completions = size.prompt_tokens, 2 * size.completion_tokens
+    tokens = prompt + completions
+    visible = prompt * (prompt + 1) / 2 + completions * (prompt + (size.completion_tokens + 1) / 2)
+    layer = 2 * tokens * (4 * size.hidden**2 + 3 * size.hidden * size.mlp) + 4 * visible * size.hidden
+    head = 2 * completions * size.hidden * size.vocabulary
+    projector = 2 * size.image_tokens * (size.vision_hidden * size.hidden + size.hidden**2)
+    language = size.layers * layer + head + projector
+    patches = size.image_tokens + 1
+    vision_layer = 2 * patches * (4 * size.vision_hidden**2 + 2 * size.vision_hidden * size.vision_mlp)
+    vision_layer += 4 * patches**2 * size.vision_hidden
+    vision = (size.vision_layers - 1) * vision_layer + 2 * patches * 3 * size.patch**2 * size.vision_hidden
+    return num_pairs * (vision + language * ((2 if lora else 3) + (0 if cached else 1)))

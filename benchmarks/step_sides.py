@@ -1,0 +1,188 @@
+"""The two sides of `benchmarks.learner_step`, each to be run in a process of its own. Both return the same figures."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.step_model import make_pairs, size_of, trl_row
+from common.config import RunConfig
+from common.images import ImageStore
+from common.records import PreferencePair
+
+LR = 1e-4
+BETA = 0.1
+
+
+class Memory:
+    """Peak above what was held at the start: resident memory on a CPU, allocated memory on a GPU. MiB."""
+
+    def __init__(self, device: str) -> None:
+        gc.collect()
+        self._cuda = device == "cuda"
+        if self._cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+            self._start = torch.cuda.memory_allocated() / 2**20
+        else:
+            ctypes.CDLL(None).malloc_trim(0)  # what is freed shall not hide what comes
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+            self._start = _status("VmRSS")
+
+    def above_start(self) -> float:
+        """Now minus then."""
+        if self._cuda:
+            import torch
+
+            return torch.cuda.max_memory_allocated() / 2**20 - self._start
+        return _status("VmHWM") - self._start
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def gemm_rate(device: str, dtype: str, side: int = 2048, repeats: int = 30) -> float:
+    """Floating-point operations per second of a large matrix product, best of repeats, at this process's threads."""
+    import torch
+
+    side = 8192 if device == "cuda" else side
+    left, right = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        product = left @ right
+        if device == "cuda":
+            product[0, 0].item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best
+
+
+def run_config(args: Any, cache: str) -> RunConfig:
+    """Our side's configuration: one forward per batch, everything else as the defaults have it."""
+    cuda = args.device == "cuda"
+    tuning = {"kind": "lora", "r": 128, "alpha": 256} if args.tuning == "lora" else {"kind": "full"}
+    return RunConfig.model_validate(
+        {
+            "model": {"path": args.model, "max_length": 8192, "dtype": args.dtype, "tuning": tuning},
+            "mixture": {"online_fraction": 1.0},
+            "learner": {
+                "engine": "deepspeed" if cuda else "torch",
+                "num_gpus": int(cuda),
+                "num_steps": args.steps + 1,
+                "global_batch": args.batch,
+                "micro_batch": args.micro_batch,
+                "gradient_checkpointing": False,
+                "loss": {"beta": BETA},
+                "optimizer": {"lr": LR, "warmup_steps": 0, "schedule": "constant"},
+                "fast": {"reference_cache": cache, "vision_cache_mb": 0},
+            },
+        }
+    )
+
+
+def ours(args: Any) -> dict[str, Any]:
+    """Our learner as a run has it. `fill` only writes the reference cache that `cached` reads."""
+    from learner.learner import Learner
+
+    cached = args.side in ("cached", "fill")
+    trainer = Learner(run_config(args, str(Path(args.model) / "reference") if cached else "off"))
+    facts = trainer.start()
+    pairs = _pairs(args, cached)
+    if args.side == "fill":
+        for start in range(0, len(pairs), args.batch):
+            trainer.fill_reference_cache(pairs[start : start + args.batch])
+        return {}
+    memory, losses, ends = Memory(args.device), [], []
+    for step in range(args.steps + 1):
+        result, dropped = trainer.step(step, pairs[step * args.batch : (step + 1) * args.batch])
+        assert not dropped, dropped
+        losses.append(result.metrics["loss"])
+        ends.append(time.perf_counter())
+    peak = memory.above_start()
+    rate = gemm_rate(args.device, args.dtype)
+    return _figures(args, ends, losses, peak) | {"gemm_flops": rate, "fallbacks": facts["fallbacks"]}
+
+
+def peer(args: Any) -> dict[str, Any]:
+    """TRL's DPOTrainer. It refuses precomputed reference log-probs for images and has no padding-free path for now."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoProcessor, LlavaForConditionalGeneration, TrainerCallback
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    class Ordered(DPOTrainer):  # type: ignore[misc]
+        """Batches in our order, and every loss as it is computed."""
+
+        losses: list[float] = []  # noqa: RUF012
+
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().compute_loss(*args, **kwargs)  # type: ignore[no-untyped-call]
+            self.losses.append(float((found[0] if isinstance(found, tuple) else found).detach()))
+            return found
+
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ends.append(time.perf_counter())
+
+    model = LlavaForConditionalGeneration.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
+    model.model.vision_tower.requires_grad_(False)
+    pairs = _pairs(args, False)
+    options: dict[str, Any] = {}
+    if args.tuning == "lora":
+        from peft import LoraConfig
+
+        targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+        options["peft_config"] = LoraConfig(r=128, lora_alpha=256, target_modules=targets, bias="none")
+    config = DPOConfig(
+        output_dir=str(Path(args.model) / "trl"),
+        per_device_train_batch_size=args.micro_batch,
+        gradient_accumulation_steps=args.batch // args.micro_batch,
+        max_steps=args.steps + 1,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        beta=BETA,
+        max_length=None,
+        bf16=args.dtype == "bfloat16",
+        use_cpu=args.device == "cpu",
+        gradient_checkpointing=False,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=args.steps + 1,
+        disable_tqdm=True,
+    )
+    trainer = Ordered(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list([trl_row(pair) for pair in pairs]),
+        processing_class=AutoProcessor.from_pretrained(args.model),
+        callbacks=[Clock()],
+        **options,
+    )
+    memory = Memory(args.device)
+    trainer.train()
+    num = args.batch // args.micro_batch
+    losses = [sum(trainer.losses[at : at + num]) / num for at in range(0, len(trainer.losses), num)]
+    return _figures(args, ends, losses, memory.above_start())
+
+
+def _pairs(args: Any, offline: bool) -> list[PreferencePair]:
+    store = ImageStore(Path(args.images))
+    return make_pairs(size_of(args), args.batch * (args.steps + 1), store, offline, args.pairs_per_prompt)
+
+
+def _figures(args: Any, ends: list[float], losses: list[float], peak: float) -> dict[str, Any]:
+    """The first step warms up and is not counted; everything between two ends is, collation included."""
+    step = (ends[-1] - ends[0]) / args.steps
+    return {"step_s": step, "pairs_per_s": args.batch / step, "peak_mib": peak, "losses": losses}

@@ -1,0 +1,105 @@
+"""benchmarks.bdhs on a model of a few thousand parameters: both sides do the same work, and the arithmetic by hand."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from actors.sentences import split_point, split_sentences
+from benchmarks.bdhs import parser, summary
+from benchmarks.bdhs_model import NUM_IMAGE_TOKENS, SMALL, Shape, build, make_prompts
+from benchmarks.bdhs_sides import PARTS, Options, Ours, Plain, Turn
+from common.bdhs_config import BdhsConfig
+from common.chat import ChatEncoder
+from common.images import ImageStore
+
+TINY = Shape(64, 128, 2, 2, 32, 64, 2, 1)
+CONFIG = BdhsConfig(rho=0.9, max_attempts=2, similarity_threshold=2, flip_prob=0, max_tokens=6, temperature=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("benchmark")
+    build(TINY, made / "model", torch.float32, "cpu")
+    return made
+
+
+@pytest.fixture(scope="module")
+def options(folder: Path) -> Options:
+    return Options(str(folder / "model"), "float32", False, 8, 64 << 20, 32, (2, 3))
+
+
+@pytest.fixture(scope="module")
+def plain(options: Options) -> Plain:
+    return Plain(options)
+
+
+@pytest.fixture(scope="module")
+def ours(options: Options) -> Iterator[Ours]:
+    side = Ours(options)
+    yield side
+    side._runner.run(side._engine.close())
+
+
+def test_the_model_is_as_large_as_it_says(tmp_path: Path) -> None:
+    assert build(SMALL, tmp_path, torch.float32, "cpu") > 25_000_000
+
+
+def test_tails_are_about_ten_tokens(folder: Path) -> None:
+    encoder = ChatEncoder(folder / "model", 1024)
+    prompts = make_prompts(ImageStore(folder / "images"), 20, 0, 4)
+    assert len({prompt.images[0].sha256 for prompt in prompts}) == 20
+    assert encoder.encode_prompt(prompts[0]).num_image_tokens == NUM_IMAGE_TOKENS == 576
+    rng, tails = random.Random(0), list[int]()
+    for prompt in prompts:
+        sentences = split_sentences(prompt.reference or "")
+        assert len(sentences) == 4
+        tails += [len(encoder.encode_response(one[split_point(one, rng) :])) - 1 for one in sentences]
+    assert 9 < statistics.mean(tails) < 12
+
+
+@pytest.mark.real
+def test_both_sides_give_the_same_greedy_answers(plain: Plain, ours: Ours, folder: Path) -> None:
+    prompts = make_prompts(ImageStore(folder / "images"), 3, 1, 2)
+    turns = [side.run(prompts, CONFIG) for side in (plain, ours)]
+    assert turns[0].answers == turns[1].answers and len(set(turns[0].answers.values())) == 3
+    plain.batch = 5
+    assert plain.run(prompts, CONFIG).answers == turns[0].answers
+    for turn in turns:
+        assert set(turn.parts) == set(PARTS) and turn.num_requests == 6
+        assert sum(turn.parts.values()) == pytest.approx(turn.seconds)
+        assert min(turn.parts[part] for part in ("vision", "prefill", "decode", "other")) > 0
+        assert 20 < turn.mean_visible < 100
+
+
+def test_the_plain_side_takes_the_faster_batch(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {2: 5.0, 3: 4.0}
+    monkeypatch.setattr(plain, "run", lambda *_: Turn(seconds[plain.batch], {}, {}, 0.0, 0))
+    plain.settle([], CONFIG)
+    assert plain.batch == 3
+
+
+def test_summary_by_hand() -> None:
+    """Plain 10 pairs in 20, 40, 30 s, ours in 2, 4, 3: medians 1/3 and 10/3 pairs/s, ratio 10. Plain spends 1 s of 3
+    per pair on vision for 4 sentences; seen once that is 0.25, so 2.25 s against our 0.3: 7.5."""
+    args: argparse.Namespace = parser().parse_args(["--cores", "0"])
+    parts = {"vision": 10.0, "prefill": 1.0, "decode": 1.0, "filter": 0.0, "other": 0.0}
+    found = summary(
+        args,
+        10,
+        {
+            "plain": [Turn(seconds, parts, {}, 11.0, 40) for seconds in (20.0, 40.0, 30.0)],
+            "ours": [Turn(seconds, parts, {}, 12.0, 40) for seconds in (2.0, 4.0, 3.0)],
+        },
+    )
+    assert (found["ratio"], found["ratio_vision_once"]) == (10.0, 7.5)
+    assert found["pairs_per_s"] == {"plain": 0.333, "ours": 3.333}
+    assert found["spread"]["plain"] == pytest.approx((0.5 - 0.25) / (1 / 3), abs=1e-3)
+    assert found["seconds_per_pair"]["plain"]["vision"] == 1.0
+    assert (found["requests"], found["visible_tokens"]) == (40, 12.0)
