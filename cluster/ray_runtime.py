@@ -38,10 +38,27 @@ def _knock(address: str) -> None:
 
 
 class RayHandle:
-    """One actor. References are Ray object refs: awaitable, and cheap to pass on."""
+    """One actor. References are Ray object refs: awaitable, and cheap to pass on.
+
+    `ray.kill` returns before the actor is dead, and a call sent after it may still be answered: a handle whose actor
+    was stopped sends none.
+    """
 
     def __init__(self, actor: Any) -> None:
-        self.actor = actor
+        self._actor = actor
+        self._stopped = False
+
+    @property
+    def actor(self) -> Any:
+        """The actor, to send it a call. Raises RuntimeError once it was stopped."""
+        if self._stopped:
+            raise RuntimeError("expected a running worker, got a call to one that was stopped")
+        return self._actor
+
+    def retire(self) -> Any:
+        """The actor, to be killed; no call is sent to it any more."""
+        actor, self._stopped = self.actor, True
+        return actor
 
     def call(self, method: str, *args: Any) -> Awaitable[Any]:
         reference: Awaitable[Any] = getattr(self.actor, method).remote(*args)
@@ -127,8 +144,9 @@ class RayRuntime:
     def stop(self, handle: Handle) -> None:
         """Kill one actor; its place in the reservation is free for another of the same name."""
         assert isinstance(handle, RayHandle)
-        self._actors.remove(handle.actor)
-        self._ray.kill(handle.actor)
+        actor = handle.retire()
+        self._actors.remove(actor)
+        self._ray.kill(actor)
 
     def shutdown(self) -> None:
         """Kill our actors and give the reservation back; stop the cluster if it was ours."""
