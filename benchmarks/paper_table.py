@@ -5,13 +5,16 @@
 
 Every arm starts from the same policy and takes the same number of learner steps on the same prompts; every seed has
 its own pair sets, data order and rollouts. The checkpoint is picked on validation scenes, the figures are those of test
-scenes. Writes docs/paper_table.md and .svg, prints one JSON object as its last line.
+scenes; the start policy, the same in all runs, answers them once. Writes docs/paper_table.md and .svg, prints one JSON
+object as its last line.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +23,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper_arms import ARMS, PAIR_SETS, POLICY_JUDGE, Arm
+from benchmarks.paper_arms import ARMS, PAIR_SETS, Arm
 from benchmarks.paper_page import METRICS, write_page
-from common.config import SHAPES_POLICY
+from cluster.measure import read_measured, score
+from common.config import Evaluation, RunConfig
+from common.records import Dropped, RolloutGroup, Verdict
+from reward.worker import RewardWorker
 
 
 def call(words: Sequence[object], log: Path) -> None:
@@ -60,26 +66,30 @@ def train(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> dict
         if arm.pairs is not None:
             settings["data.offline.path"] = make_pairs(arm.pairs, seed, arguments)
         words = [f"cluster/configs/shapes_{arm.preset}.toml", "--resume", *arm.words]
+        start, own = arguments.dir / f"start_{arguments.scenes}_scenes.json", run_dir / "evaluation" / "baseline.json"
+        if start.exists():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(start, own)
         begun = time.perf_counter()
         call(
             ["cluster.train", *words, *(f"--{key}={value}" for key, value in settings.items())],
             arguments.dir / "logs" / f"{run_dir.name}.log",
         )
+        shutil.copyfile(own, start)
         took.write_text(json.dumps(time.perf_counter() - begun))
-    return {**oracle_scorecard(run_dir, arm, arguments), "seconds": json.loads(took.read_text())}
+    return {**oracle_scorecard(run_dir), "seconds": json.loads(took.read_text())}
 
 
-def oracle_scorecard(run_dir: Path, arm: Arm, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The run's own scorecard, or, as its win rate is by the run's judge, a new one where that was a weak judge."""
-    if arm.words != POLICY_JUDGE:
-        found: dict[str, Any] = json.loads((run_dir / "scorecard.json").read_text())
-        return found
-    path = run_dir / "oracle_scorecard.json"
-    if not path.exists():
-        words = ["--baseline", SHAPES_POLICY, "--scenes", arguments.scenes, "--out", path]
-        call(["cluster.evaluate", run_dir / "policy", *words], arguments.dir / "logs" / f"{run_dir.name}.log")
-    cards = json.loads(path.read_text())
-    return {"baseline": cards["start"], "final": cards["policy"]}
+def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
+    """The run's answers under the rule-based judge, whichever judge it trained with: win rates are comparable."""
+    worker = RewardWorker(RunConfig())
+
+    async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
+        return worker.judge(groups)
+
+    baseline, final = (read_measured(run_dir / "evaluation" / f"{name}.json") for name in ("baseline", "final"))
+    card = asyncio.run(score(judge, final[1], baseline[1], Evaluation()))
+    return {"baseline": baseline[0].model_dump(mode="json"), "final": card.model_dump(mode="json")}
 
 
 def figures(card: dict[str, Any]) -> dict[str, float]:

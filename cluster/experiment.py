@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,14 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from actors.rollout import RolloutWorker
 from cluster.admission import Admission
 from cluster.evaluate import write_scorecards
 from cluster.frontier import Frontier
 from cluster.loop import Loop, Progress, Workers
-from cluster.measure import evaluate, evaluation_prompts
+from cluster.measure import evaluate, evaluation_prompts, read_measured, write_measured
 from cluster.online_pairs import OnlinePairs
 from cluster.placement import Bundle
 from cluster.producer import Producer
@@ -32,7 +29,7 @@ from common.config import RunConfig
 from common.images import ImageStore
 from common.journal import Journal
 from common.metrics import MetricsWriter
-from common.paths import replace_directory, replace_file
+from common.paths import replace_directory
 from common.protocols import Handle, Runtime
 from common.records import Dropped, Prompt
 from common.sources import ONLINE_BDHS
@@ -43,8 +40,6 @@ from reward.scorecard import Answers, Scorecard
 from reward.worker import RewardWorker
 
 log = logging.getLogger("sightline")
-
-_ANSWERS = TypeAdapter(Answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,16 +189,12 @@ class Experiment:
         """The scorecard of what the engine holds now on the test split; kept on disk, so that a resume reads it."""
         path = self.run_dir.path / "evaluation" / f"{name}.json"
         if path.exists():
-            found = json.loads(path.read_text())
-            return Scorecard.model_validate(found["scorecard"]), _ANSWERS.validate_python(
-                found["answers"], strict=False
-            )
+            return read_measured(path)
         settings = self.config.evaluation
         prompts = evaluation_prompts("test", settings.test_scenes, settings, self._scenes)
-        card, answers = await self._ask(rollout, reward, prompts, baseline, name)
-        content = {"scorecard": card.model_dump(mode="json"), "answers": _ANSWERS.dump_python(answers, mode="json")}
-        replace_file(path, json.dumps(content))
-        return card, answers
+        measured = await self._ask(rollout, reward, prompts, baseline, name)
+        write_measured(path, measured)
+        return measured
 
     async def _ask(
         self,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeAlias, TypeVar
+
+from pydantic import TypeAdapter
 
 from common.config import Evaluation
 from common.images import ImageStore
+from common.paths import replace_file
 from common.protocols import GenerationRequest
 from common.records import Dropped, Prompt, RolloutGroup, Verdict
 from common.shapes.prompts import caption_prompts, question_prompts
@@ -16,6 +21,10 @@ from reward.scorecard import Answers, Scorecard, make_scorecard, win_of
 
 Generate: TypeAlias = Callable[[list[GenerationRequest]], Awaitable[list[RolloutGroup | Dropped]]]
 JudgeAll: TypeAlias = Callable[[list[RolloutGroup]], Awaitable[list[Verdict | Dropped]]]
+
+Measured: TypeAlias = tuple[Scorecard, Answers]
+
+_ANSWERS = TypeAdapter(Answers)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,7 +45,7 @@ async def evaluate(
     settings: Evaluation,
     max_tokens: int = 96,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> tuple[Scorecard, Answers]:
+) -> Measured:
     """Ask greedily, measure, and compare captions with those of the start policy.
 
     Args:
@@ -50,8 +59,26 @@ async def evaluate(
     told, lost = await _ask(generate, captions, max_tokens, on_progress)
     answered, lost_too = await _ask(generate, questions, max_tokens, on_progress)
     answers = Answers(told, answered, (*lost, *lost_too))
+    return await score(judge, answers, baseline, settings), answers
+
+
+async def score(judge: JudgeAll, answers: Answers, baseline: Answers | None, settings: Evaluation) -> Scorecard:
+    """The scorecard of answers that are there already; arguments as of `evaluate`."""
     wins, failed = (None, []) if baseline is None else await _compare(judge, answers, baseline)
-    return make_scorecard(answers, wins, settings.bootstrap_samples, failed), answers
+    return make_scorecard(answers, wins, settings.bootstrap_samples, failed)
+
+
+def write_measured(path: Path, measured: Measured) -> None:
+    """Keep a scorecard and its answers, so that a resume or another judge reads them instead of asking again."""
+    card, answers = measured
+    content = {"scorecard": card.model_dump(mode="json"), "answers": _ANSWERS.dump_python(answers, mode="json")}
+    replace_file(path, json.dumps(content))
+
+
+def read_measured(path: Path) -> Measured:
+    """What `write_measured` wrote."""
+    found = json.loads(path.read_text())
+    return Scorecard.model_validate(found["scorecard"]), _ANSWERS.validate_python(found["answers"], strict=False)
 
 
 def evaluation_prompts(
