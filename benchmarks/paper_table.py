@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.paper_arms import ARMS, PAIR_SETS, Arm
 from benchmarks.paper_page import METRICS, write_page
 from cluster.measure import read_measured, score
-from common.config import Evaluation, RunConfig
+from common.config import Reward, RunConfig
 from common.records import Dropped, RolloutGroup, Verdict
 from reward.worker import RewardWorker
 
@@ -82,13 +82,14 @@ def train(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> dict
 
 def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
     """The run's answers under the rule-based judge, whichever judge it trained with: win rates are comparable."""
-    worker = RewardWorker(RunConfig())
+    config = RunConfig.model_validate_json((run_dir / "config.json").read_text())
+    worker = RewardWorker(config.model_copy(update={"reward": Reward()}))
 
     async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
         return worker.judge(groups)
 
     baseline, final = (read_measured(run_dir / "evaluation" / f"{name}.json") for name in ("baseline", "final"))
-    card = asyncio.run(score(judge, final[1], baseline[1], Evaluation()))
+    card = asyncio.run(score(judge, final[1], baseline[1], config.evaluation))
     return {"baseline": baseline[0].model_dump(mode="json"), "final": card.model_dump(mode="json")}
 
 
