@@ -1,0 +1,58 @@
+"""The measures of the BDHS filter. The encoder is a real sentence-transformers model, tiny and random, on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from actors.similarity import EmbeddingSimilarity, LexicalSimilarity, make_similarity
+from common.errors import UserError
+
+TEXTS = ("a red circle", "a blue square above", "circle")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that `SentenceTransformer` loads: one BERT layer and the mean over tokens."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({word for text in TEXTS for word in text.split()})]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder / "bert")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    model = SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(16)], device="cpu")
+    model.save(str(folder / "model"))
+    return folder / "model"
+
+
+def test_embeddings_give_the_cosine_of_mean_hidden_states(encoder: Path) -> None:
+    """Against transformers alone, one text at a time (so without padding)."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
+    with torch.no_grad():
+        means = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in TEXTS]
+    pairs = [(0, 1), (1, 2), (2, 2)]
+    expected = [float(torch.cosine_similarity(means[left], means[right], dim=0)) for left, right in pairs]
+    measure = make_similarity(str(encoder))
+    assert measure([(TEXTS[left], TEXTS[right]) for left, right in pairs]) == pytest.approx(expected, abs=1e-5)
+    assert measure.name == str(encoder)
+    assert max(expected[:2]) < 0.999, "different texts must differ, or this test sees nothing"
+
+
+def test_a_folder_that_is_no_encoder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a sentence-transformers model, got") as error:
+        EmbeddingSimilarity(str(tmp_path / "nothing"))
+    assert "\n" not in str(error.value)
+
+
+def test_lexical_counts_words_and_neighbours() -> None:
+    """{a, b, a b} and {a, c, a c} share one of three: 1 / 3."""
+    assert LexicalSimilarity()([("a b", "A, c."), ("x", "x!"), ("x", "")]) == pytest.approx([1 / 3, 1.0, 0.0])
