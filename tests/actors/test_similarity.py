@@ -1,4 +1,4 @@
-"""The measures of the BDHS filter. The encoder is a real sentence-transformers model, tiny and random, on disk."""
+"""The encoder of the BDHS filter: a real sentence-transformers model, tiny and random, on disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.similarity import EmbeddingSimilarity, LexicalSimilarity, make_similarity
+from actors.similarity import make_similarity
 from common.errors import UserError
 
 TEXTS = ("a red circle", "a blue square above", "circle")
@@ -49,10 +49,5 @@ def test_embeddings_give_the_cosine_of_mean_hidden_states(encoder: Path) -> None
 
 def test_a_folder_that_is_no_encoder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a sentence-transformers model, got") as error:
-        EmbeddingSimilarity(str(tmp_path / "nothing"))
+        make_similarity(str(tmp_path / "nothing"))
     assert "\n" not in str(error.value)
-
-
-def test_lexical_counts_words_and_neighbours() -> None:
-    """{a, b, a b} and {a, c, a c} share one of three: 1 / 3."""
-    assert LexicalSimilarity()([("a b", "A, c."), ("x", "x!"), ("x", "")]) == pytest.approx([1 / 3, 1.0, 0.0])
