@@ -1,7 +1,9 @@
 """How do offline, online and mixed alignment compare where the truth is known? (arXiv 2407.02477, on the shapes world)
 
     python -m benchmarks.paper_table --seeds 0 1 2            # an hour or two; killed, it goes on
-    python -m benchmarks.paper_table --only offline-povid mixed --steps 40
+    python -m benchmarks.paper_table --only offline-povid mixed --steps 40 --dir runs/longer
+
+Several of these commands, say one per seed, may share `--dir`; a last one, over all seeds, then only reads.
 
 Every arm starts from the same policy and takes the same number of learner steps on the same prompts; every seed has
 its own pair sets, data order and rollouts. The checkpoint is picked on validation scenes, the figures are those of test
@@ -58,6 +60,7 @@ def train(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> dict
             "run.dir": run_dir,
             "run.seed": seed,
             "learner.num_steps": arguments.steps,
+            "rollout.deterministic": True,
             "checkpoint.interval": max(arguments.steps // 2, 1),
             "evaluation.validation_scenes": arguments.scenes // 2,
             "evaluation.test_scenes": arguments.scenes,
@@ -106,7 +109,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, default=Path("runs/paper_table"), help="runs and pair sets")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the table and the plot")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=40, help="learner steps of every arm")
+    parser.add_argument("--steps", type=int, default=20, help="learner steps of every arm, 32 pairs each")
     parser.add_argument("--pairs", type=int, default=600, help="prompts of every offline pair set")
     parser.add_argument("--scenes", type=int, default=200, help="test scenes; validation takes half as many")
     parser.add_argument("--only", nargs="+", choices=ARMS, help="some arms; default: all")

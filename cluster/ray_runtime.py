@@ -94,7 +94,7 @@ class RayRuntime:
                 _knock(address)
                 self._ray.init(address=address, **quiet)
             else:
-                self._ray.init(include_dashboard=False, object_store_memory=1 << 29, **quiet)
+                self._ray.init(address="local", include_dashboard=False, object_store_memory=1 << 29, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise UserError(
