@@ -78,7 +78,8 @@ def train(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> dict
             ["cluster.train", *words, *(f"--{key}={value}" for key, value in settings.items())],
             arguments.dir / "logs" / f"{run_dir.name}.log",
         )
-        shutil.copyfile(own, start)
+        if not start.exists():
+            shutil.copyfile(own, start)
         took.write_text(json.dumps(time.perf_counter() - begun))
     return {**oracle_scorecard(run_dir), "seconds": json.loads(took.read_text())}
 
