@@ -1,4 +1,7 @@
-"""The encoder of the BDHS filter: a real sentence-transformers model, tiny and random, on disk."""
+"""The encoder of the BDHS filter: a real sentence-transformers model, tiny and random, on disk.
+
+Runs where the extra `similarity` is installed: with its scikit-learn every import of transformers takes seconds more.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ TEXTS = ("a red circle", "a blue square above", "circle")
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that `SentenceTransformer` loads: one BERT layer and the mean over tokens."""
-    from sentence_transformers import SentenceTransformer
+    sentence_transformers = pytest.importorskip("sentence_transformers")
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -27,7 +30,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder / "bert")
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
-    model = SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(16)], device="cpu")
+    model = sentence_transformers.SentenceTransformer(
+        modules=[Transformer(str(folder / "bert")), Pooling(16)], device="cpu"
+    )
     model.save(str(folder / "model"))
     return folder / "model"
 
@@ -48,6 +53,7 @@ def test_embeddings_give_the_cosine_of_mean_hidden_states(encoder: Path) -> None
 
 
 def test_a_folder_that_is_no_encoder_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
     with pytest.raises(UserError, match="expected a sentence-transformers model, got") as error:
         make_similarity(str(tmp_path / "nothing"))
     assert "\n" not in str(error.value)
