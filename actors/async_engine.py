@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from actors.engine_arguments import engine_arguments
 from actors.vllm_api import AsyncEngineArgs, AsyncLLM, RequestOutput, SamplingParams, parse_model_prompt
 from actors.vllm_engine import VllmEngine
-from common.chat import ChatEncoder
-from common.config import Model, Rollout
 
 
 class AsyncVllmEngine(VllmEngine):
     """The default engine. Construct it inside the event loop that uses it."""
 
-    def __init__(
-        self, model: Model, rollout: Rollout, *, seed: int = 0, probe_tolerance: float = 1e-3, timeout_s: float = 600
-    ) -> None:
-        encoder = ChatEncoder(model.path, model.max_length)
-        super().__init__(model, encoder, probe_tolerance=probe_tolerance, timeout_s=timeout_s)
-        arguments = engine_arguments(model, rollout, encoder, seed)
+    def _launch(self, arguments: dict[str, Any]) -> None:
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_log_requests=False))
 
     async def _render(self, payload: dict[str, Any]) -> Any:

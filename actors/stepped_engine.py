@@ -6,22 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from actors.engine_arguments import engine_arguments
 from actors.vllm_api import EngineArgs, LLMEngine, RequestOutput, SamplingParams, parse_model_prompt
 from actors.vllm_engine import VllmEngine
-from common.chat import ChatEncoder
-from common.config import Model, Rollout
 
 
 class SteppedVllmEngine(VllmEngine):
     """Requests of one call are enqueued in order before the next step; weights change between two steps."""
 
-    def __init__(
-        self, model: Model, rollout: Rollout, *, seed: int = 0, probe_tolerance: float = 1e-3, timeout_s: float = 600
-    ) -> None:
-        encoder = ChatEncoder(model.path, model.max_length)
-        super().__init__(model, encoder, probe_tolerance=probe_tolerance, timeout_s=timeout_s)
-        arguments = engine_arguments(model, rollout, encoder, seed)
+    def _launch(self, arguments: dict[str, Any]) -> None:
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, async_scheduling=False))
         self._waiting: dict[str, asyncio.Future[RequestOutput]] = {}
         self._stepper: asyncio.Task[None] | None = None

@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
+from actors.engine_arguments import engine_arguments
 from actors.requests import PromptBuilder, sampling_params, scoring_params, to_group, token_logprobs
 from actors.vision_features import VisionFeatures, by_images
 from actors.vllm_api import RequestOutput, SamplingParams
 from actors.weight_sender import check_tensors, shared_file
 from common.chat import ChatEncoder, PromptError
-from common.config import Model
+from common.config import Model, Rollout
 from common.images import ImageError
 from common.protocols import GenerationRequest, Tensors
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
@@ -34,8 +35,10 @@ from common.weights import checkpoint_shapes
 class VllmEngine(ABC):
     """Implements common.protocols.Engine over one vLLM engine; subclasses say where it runs."""
 
-    def __init__(self, model: Model, encoder: ChatEncoder, *, probe_tolerance: float, timeout_s: float) -> None:
-        self.encoder = encoder
+    def __init__(
+        self, model: Model, rollout: Rollout, *, seed: int = 0, probe_tolerance: float = 1e-3, timeout_s: float = 600
+    ) -> None:
+        self.encoder = encoder = ChatEncoder(model.path, model.max_length)
         self._model = model
         self._probe_tolerance = probe_tolerance
         self._timeout_s = timeout_s
@@ -45,6 +48,7 @@ class VllmEngine(ABC):
         self._swap_lock = asyncio.Lock()
         self._ids = (str(number) for number in itertools.count())
         self._version = 0
+        self._launch(engine_arguments(model, rollout, encoder, seed))
 
     @property
     def weight_version(self) -> int:
@@ -134,6 +138,10 @@ class VllmEngine(ABC):
         rendered["prompt_token_ids"] = [*rendered["prompt_token_ids"], token_ids[-1]]
         output = await (await self._submit(next(self._ids), rendered, scoring_params()))
         return token_logprobs(output, token_ids)
+
+    @abstractmethod
+    def _launch(self, arguments: dict[str, Any]) -> None:
+        """Start vLLM; the last thing that the constructor does."""
 
     @abstractmethod
     async def _render(self, payload: dict[str, Any]) -> Any:

@@ -58,7 +58,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import torch
 
     from benchmarks import bdhs_sides
-    from benchmarks.bdhs_model import LLAVA_7B, SMALL, build, make_prompts
+    from benchmarks.bdhs_model import SMALL, build, make_prompts
+    from benchmarks.random_llava import LLAVA_7B
     from cluster.bdhs_job import BLOCK_SIZE
     from common.bdhs_config import BdhsConfig
     from common.images import ImageStore

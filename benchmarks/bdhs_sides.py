@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import functools
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ class Turn:
     num_requests: int
 
 
-class Side:
+class Side(ABC):
     """One way of answering the requests of BDHS."""
 
     name: str
@@ -66,8 +67,13 @@ class Side:
         self._runner = asyncio.Runner()
         self._num_requests = 0
 
+    @abstractmethod
     async def answer(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
-        raise NotImplementedError
+        """One result per request, in order; its parts booked."""
+
+    @abstractmethod
+    def settle(self, prompts: Sequence[Prompt], config: BdhsConfig) -> None:
+        """Choose what is fastest here, before anything is measured."""
 
     def run(self, prompts: Sequence[Prompt], config: BdhsConfig) -> Turn:
         """All pairs of these prompts, everything in flight together."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks import random_llava
+from benchmarks.random_llava import IMAGE, LLAVA_7B, Size
 from common.images import ImageStore
 from common.records import Message, Part, PreferencePair, Prompt, Response
 
@@ -18,29 +20,16 @@ TEMPLATE = (
     "{% if message['role'] == 'assistant' %}</s>{% endif %}{% endfor %}"
 )
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+MAX_POSITIONS = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """Widths and depths; `side` is the picture's, in pixels; the vision feature is the last but one layer's."""
+class StepSize(Size):
+    """A model's size, and the lengths of a pair's texts in tokens."""
 
-    hidden: int = 384
-    mlp: int = 1024
-    layers: int = 8
-    heads: int = 6
     vocabulary: int = 32_000
-    vision_hidden: int = 256
-    vision_mlp: int = 1024
-    vision_layers: int = 4
-    vision_heads: int = 4
-    side: int = 336
-    patch: int = 14
     prompt_words: int = 30
     completion_tokens: int = 100
-
-    @property
-    def image_tokens(self) -> int:
-        return (self.side // self.patch) ** 2
 
     @property
     def prompt_tokens(self) -> int:
@@ -48,75 +37,38 @@ class Size:
 
 
 SIZES = {
-    "issue": Size(),
-    "smoke": Size(hidden=64, mlp=128, layers=2, heads=2, vocabulary=500, vision_hidden=64, vision_mlp=128, side=56,
-                  vision_heads=2, prompt_words=6, completion_tokens=12),
-    "sweep": Size(side=84),
-    "7b": Size(hidden=4096, mlp=11008, layers=32, heads=32, vocabulary=32_064, vision_hidden=1024, vision_mlp=4096,
-               vision_layers=24, vision_heads=16),
+    "issue": StepSize(),
+    "smoke": StepSize(hidden=64, mlp=128, layers=2, heads=2, vocabulary=500, vision_hidden=64, vision_mlp=128, side=56,
+                      vision_heads=2, prompt_words=6, completion_tokens=12),
+    "sweep": StepSize(side=84),
+    "7b": StepSize(*astuple(LLAVA_7B)),
 }  # fmt: skip
 """`issue`: 42 M parameters; `sweep`: the same with 36 image tokens; `7b`: LLaVA-1.5-7B."""
 
 
-def size_of(args: Any) -> Size:
+def size_of(args: Any) -> StepSize:
     """The size that command-line arguments name, with their prompt length if they give one."""
     size = SIZES[args.size]
     return replace(size, prompt_words=args.prompt_tokens - size.image_tokens) if args.prompt_tokens else size
 
 
-def build(size: Size, directory: Path, dtype: str) -> int:
-    """Write model and processor; returns the number of parameters."""
+def build(size: StepSize, directory: Path, dtype: str) -> int:
+    """Write model and processor, a token per word; returns the number of parameters."""
     import torch
-    import transformers as hf
     from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    torch.manual_seed(0)
-    names = [*SPECIAL.values(), "<image>"]
+    names = [*SPECIAL.values(), IMAGE]
     words = {name: index for index, name in enumerate([*names, *(f"w{i}" for i in range(len(names), size.vocabulary))])}
     inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_object=inner, additional_special_tokens=["<image>"], chat_template=TEMPLATE, **SPECIAL
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, additional_special_tokens=[IMAGE], chat_template=TEMPLATE, **SPECIAL
     )
-    vision = hf.CLIPVisionConfig(
-        hidden_size=size.vision_hidden,
-        intermediate_size=size.vision_mlp,
-        num_hidden_layers=size.vision_layers,
-        num_attention_heads=size.vision_heads,
-        image_size=size.side,
-        patch_size=size.patch,
-    )
-    text = hf.LlamaConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.hidden,
-        intermediate_size=size.mlp,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.heads,
-        max_position_embeddings=8192,
-        bos_token_id=words["<s>"],
-        eos_token_id=words["</s>"],
-        pad_token_id=words["<pad>"],
-    )
-    config = hf.LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=words["<image>"], image_seq_length=size.image_tokens
-    )
-    model = hf.LlavaForConditionalGeneration._from_config(config, dtype=getattr(torch, dtype))
-    edges = {"height": size.side, "width": size.side}
-    processor = hf.LlavaProcessor(
-        image_processor=hf.CLIPImageProcessor(size={"shortest_edge": size.side}, crop_size=edges),
-        tokenizer=tokenizer,
-        patch_size=size.patch,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
-    )
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return random_llava.build(size, tokenizer, TEMPLATE, MAX_POSITIONS, directory, getattr(torch, dtype))
 
 
-def make_pairs(size: Size, num: int, store: ImageStore, offline: bool, per_prompt: int = 1) -> list[PreferencePair]:
+def make_pairs(size: StepSize, num: int, store: ImageStore, offline: bool, per_prompt: int = 1) -> list[PreferencePair]:
     """Pairs on noise, equal for equal arguments; the end of sequence is one of the completion's tokens.
 
     Args:
@@ -153,7 +105,7 @@ def trl_row(pair: PreferencePair) -> dict[str, Any]:
     }
 
 
-def must_flops(size: Size, num_pairs: int, cached: bool, lora: bool = False) -> float:
+def must_flops(size: StepSize, num_pairs: int, cached: bool, lora: bool = False) -> float:
     """Matrix work of a step that does each thing once: 2 per multiply-add, backward twice the forward (LoRA: once).
 
     Attention counts what is visible: the prompt its lower triangle, a completion its prompt and its own triangle.

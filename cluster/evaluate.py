@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from cluster.entry import exit_status
+
 if TYPE_CHECKING:
     from cluster.ray_runtime import RayRuntime
     from common.config import RunConfig
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0, or 2 after a one-line message when the input is wrong."""
+    """Exit status: 0 when the policies are measured, else as cluster.entry says."""
     args, overrides = _parser().parse_known_args(argv)
 
-    from common.errors import UserError, plain_message
-    from common.overrides import load_config
+    def call() -> None:
+        from common.errors import UserError
+        from common.overrides import load_config
 
-    try:
         # Nothing is trained here, so no offline pairs are asked for.
         config = load_config(args.preset, ["--mixture.online_fraction=1", *overrides])
         for directory in filter(None, (args.policy, args.baseline)):
@@ -38,10 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"policy: expected a Hugging Face directory with config.json, got {directory}; check the path"
                 )
         asyncio.run(_run(args, config))
-    except UserError as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(call, "interrupted; nothing was written, run the same command again")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,25 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from cluster.entry import exit_status
+
 if TYPE_CHECKING:
     Methods: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when the set is complete, 2 after a one-line message on what the user should change."""
+    """Exit status: 0 when the set is complete, else as cluster.entry says."""
     arguments, overrides = build_parser().parse_known_args(argv)
-
-    from common.errors import UserError, plain_message
-
-    try:
-        _run(arguments, overrides)
-    except UserError as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: _run(arguments, overrides), "stopped; the same command goes on from here")
 
 
 def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

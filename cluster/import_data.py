@@ -15,26 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import inspect_job
+from cluster.entry import exit_status
 from common.importers import NAMES
 
 EXPORT, INSPECT = "export", "inspect"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when the set is complete, 2 after a one-line message on what the user should change."""
+    """Exit status: 0 when the set is complete, else as cluster.entry says."""
     arguments = build_parser().parse_args(argv)
-
-    from common.errors import UserError
-
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: run(arguments), "stopped; run the same command again to go on")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.entry import exit_status
 from common.errors import UserError
 
 
@@ -31,15 +32,11 @@ def print_report(run_dir: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report of a run."""
+    """Print the report of a run; exit status as cluster.entry says."""
     parser = argparse.ArgumentParser(prog="python -m cluster.report", description=__doc__)
     parser.add_argument("run_dir", type=Path)
-    try:
-        print_report(parser.parse_args(arguments).run_dir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    run_dir = parser.parse_args(arguments).run_dir
+    return exit_status(lambda: print_report(run_dir), "interrupted")
 
 
 if __name__ == "__main__":

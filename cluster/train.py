@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.entry import exit_status
 from cluster.placement import describe, plan
-from common.errors import UserError, plain_message
 from common.overrides import describe_keys, load_config
 
 if TYPE_CHECKING:
@@ -22,18 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0 on success, 1 on a failed run, 2 on bad input, 130 when interrupted."""
     options, overrides = _parser().parse_known_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
+
+    def call() -> None:
         config = load_config(options.preset, overrides)
         if options.dry_run:
             print(describe(plan(config)))
-            return 0
-        return _run(config, options.resume)
-    except UserError as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; --resume continues from the last checkpoint", file=sys.stderr)
-        return 130
+        else:
+            _run(config, options.resume)
+
+    return exit_status(call, "interrupted; --resume continues from the last checkpoint")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(config: RunConfig, resume: bool) -> int:
+def _run(config: RunConfig, resume: bool) -> None:
     from cluster.run_dir import RunDir
 
     run_dir = RunDir(config, resume)
@@ -66,7 +63,6 @@ def _run(config: RunConfig, resume: bool) -> int:
     from cluster.report import print_report
 
     print_report(run_dir.path)
-    return 0
 
 
 if __name__ == "__main__":

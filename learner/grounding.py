@@ -2,7 +2,8 @@
 
 Implicit-reward accuracy, the share of pairs with β·(log-ratio of chosen - log-ratio of rejected) > 0, three times: with
 the pair's own images, with grey ones of the same size, and with those of another pair. A policy whose accuracy
-survives without the picture has learned language.
+survives without the picture has learned language. A pair without images, or with unreadable ones, is in no view; one
+whose images no other pair can replace is not in `shuffled`: every view says how many pairs it counts.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ from common.images import ImageError, ImageStore
 from common.records import PreferencePair
 from common.views import blank_view, shuffled_view
 
+VIEWS = ("true", "blank", "shuffled")
+
 
 def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Accuracies by view, and what the true picture adds over the better of the others.
+    """Accuracies and numbers of pairs by view, and what the true picture adds over the better of the others.
 
     Args:
-        deltas: `true` and at least one other view -> differences of log-ratios, one per pair.
+        deltas: `true` and at least one other view -> differences of log-ratios, one per pair. Nothing gives nothing.
     """
+    if not deltas:
+        return {}
     accuracies = {view: sum(d > 0 for d in found) / len(found) for view, found in deltas.items() if found}
     metrics = {f"grounding/accuracy_{view}": accuracy for view, accuracy in accuracies.items()}
+    metrics |= {f"grounding/num_pairs_{view}": float(len(deltas.get(view, ()))) for view in VIEWS}
     others = [accuracy for view, accuracy in accuracies.items() if view != "true"]
     if "true" in accuracies and others:
         metrics["grounding/gain"] = accuracies["true"] - max(others)

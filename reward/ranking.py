@@ -38,15 +38,23 @@ def rank(group: RolloutGroup, verdict: Verdict, min_margin: float) -> Preference
     chosen, rejected = _draw(group, verdict, best), _draw(group, verdict, worst)
     if chosen.text.strip() == rejected.text.strip():
         return Dropped(group.id, "identical", "best and worst say the same")
+    return pair_of(group, group.id, ONLINE, (chosen, best), (rejected, worst))
+
+
+def pair_of(
+    group: RolloutGroup, id: str, source: str, better: tuple[Completion, float], worse: tuple[Completion, float]
+) -> PreferencePair:
+    """Two completions of a group with their scores as a pair, as old as its oldest token."""
+    (chosen, high), (rejected, low) = better, worse
     return PreferencePair(
-        id=group.id,
+        id=id,
         prompt=group.prompt,
         chosen=Response(chosen.text, chosen.token_ids),
         rejected=Response(rejected.text, rejected.token_ids),
-        source=ONLINE,
+        source=source,
         weight_version=min(chosen.min_weight_version, rejected.min_weight_version),
         prompt_token_ids=group.prompt_token_ids,
-        scores=(best, worst),
+        scores=(high, low),
     )
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.records import Dropped, PreferencePair, Response, RolloutGroup, Verdict
+from common.records import Dropped, PreferencePair, RolloutGroup, Verdict
 from common.sources import RLOO
-from reward.ranking import check_verdict
+from reward.ranking import check_verdict, pair_of
 
 
 def leave_one_out(scores: Sequence[float]) -> tuple[float, ...]:
@@ -34,17 +34,6 @@ def rloo_pairs(group: RolloutGroup, verdict: Verdict) -> tuple[PreferencePair, .
     assert len(rows) % 2 == 0, "the config refuses an odd number of completions"
     pairs = []
     for number, two in enumerate(zip(rows[::2], rows[1::2], strict=True)):
-        (better, high), (worse, low) = sorted(two, key=lambda row: row[1], reverse=True)
-        pairs.append(
-            PreferencePair(
-                id=f"{group.id}#{number}",
-                prompt=group.prompt,
-                chosen=Response(better.text, better.token_ids),
-                rejected=Response(worse.text, worse.token_ids),
-                source=RLOO,
-                weight_version=min(better.min_weight_version, worse.min_weight_version),
-                prompt_token_ids=group.prompt_token_ids,
-                scores=(high, low),
-            )
-        )
+        better, worse = sorted(two, key=lambda row: row[1], reverse=True)
+        pairs.append(pair_of(group, f"{group.id}#{number}", RLOO, better, worse))
     return tuple(pairs)

@@ -13,13 +13,14 @@ import torch
 
 from actors.sentences import split_point, split_sentences
 from benchmarks.bdhs import parser, summary
-from benchmarks.bdhs_model import NUM_IMAGE_TOKENS, SMALL, Shape, build, make_prompts
+from benchmarks.bdhs_model import NUM_IMAGE_TOKENS, SMALL, build, make_prompts
 from benchmarks.bdhs_sides import PARTS, Options, Ours, Plain, Turn
+from benchmarks.random_llava import Size
 from common.bdhs_config import BdhsConfig
 from common.chat import ChatEncoder
 from common.images import ImageStore
 
-TINY = Shape(64, 128, 2, 2, 32, 64, 2, 1)
+TINY = Size(64, 128, 2, 2, 32, 64, 2, 1)
 CONFIG = BdhsConfig(rho=0.9, max_attempts=2, similarity_threshold=2, flip_prob=0, max_tokens=6, temperature=0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.step_model import Size, must_flops
+from benchmarks.step_model import StepSize, must_flops
 
 
 def test_work_by_hand() -> None:
@@ -14,7 +14,7 @@ def test_work_by_hand() -> None:
     projector 2·4·(1·2 + 2²)                                                          48
     tower     patches 2·5·3·1; its one needed layer 2·5·(4 + 2) + 4·5²·1 = 160       190
     """
-    size = Size(
+    size = StepSize(
         hidden=2, mlp=3, layers=1, vocabulary=5, vision_hidden=1, vision_mlp=1, vision_layers=2, side=2, patch=1,
         prompt_words=1, completion_tokens=2,
     )  # fmt: skip

@@ -7,9 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common.config import RunConfig
+import torch
+
+from common.config import Model, RunConfig
 from common.images import ImageStore
 from common.records import Message, Part, PreferencePair, Prompt, Response
+from learner.policy import Policy, freeze_copy, load_policy
 from tests.tiny_models import make_prompt, tiny_llava
 
 _RUNS = TemporaryDirectory(prefix="sightline-tests-")
@@ -53,6 +56,16 @@ def make_pairs(store: ImageStore, num: int, first: int = 0) -> list[PreferencePa
         )
         for seed in range(first, first + num)
     ]
+
+
+def diverged_policies(model_path: Path, scale: float) -> tuple[Policy, Policy]:
+    """A float64 policy, and the reference it has left: its head is moved by normal noise times `scale`."""
+    policy = load_policy(Model(), model_path).double()
+    reference = freeze_copy(policy, share_tower=True)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        policy.model.lm_head.weight.add_(torch.randn_like(policy.model.lm_head.weight) * scale)
+    return policy, reference
 
 
 def text_prompt(text: str = "Describe the image.") -> Prompt:

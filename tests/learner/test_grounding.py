@@ -23,12 +23,28 @@ def test_metrics_by_hand() -> None:
         "grounding/accuracy_blank": 0.25,
         "grounding/accuracy_shuffled": 0.5,
         "grounding/gain": 0.25,
+        "grounding/num_pairs_true": 4,
+        "grounding/num_pairs_blank": 4,
+        "grounding/num_pairs_shuffled": 4,
     }
 
 
 def test_without_pairs_nothing_is_said() -> None:
     assert grounding_metrics({}) == {}
-    assert grounding_metrics({"true": [1.0]}) == {"grounding/accuracy_true": 1.0}
+    assert grounding_metrics({"true": [1.0]}) == {
+        "grounding/accuracy_true": 1.0,
+        "grounding/num_pairs_true": 1,
+        "grounding/num_pairs_blank": 0,
+        "grounding/num_pairs_shuffled": 0,
+    }
+
+
+def test_every_view_says_how_many_pairs_it_counts() -> None:
+    """Three pairs with images, of which one has no stranger's to be shuffled with: 2/3, 1/3 and 2/2."""
+    metrics = grounding_metrics({"true": [1, 2, -1], "blank": [0, 1, -1], "shuffled": [1, 2]})
+    assert [metrics[f"grounding/num_pairs_{view}"] for view in ("true", "blank", "shuffled")] == [3, 3, 2]
+    assert metrics["grounding/accuracy_shuffled"] == 1.0
+    assert metrics["grounding/gain"] == pytest.approx(2 / 3 - 1)
 
 
 def test_views(store: ImageStore, tmp_path: Path) -> None:
@@ -79,6 +95,8 @@ def test_the_gate_comes_with_checkpoints_and_changes_nothing(
         assert ("grounding/gain" in ours) == (step % 2 == 0)
         assert "grounding/gain" not in theirs
     assert ours["grounding/accuracy_true"] == 1.0
-    assert set(ours) - set(theirs) == {
-        f"grounding/{x}" for x in ("accuracy_true", "accuracy_blank", "accuracy_shuffled", "gain")
+    views = ("true", "blank", "shuffled")
+    assert [ours[f"grounding/num_pairs_{view}"] for view in views] == [6, 6, 6]
+    assert set(ours) - set(theirs) == {"grounding/gain"} | {
+        f"grounding/{x}_{view}" for x in ("accuracy", "num_pairs") for view in views
     }

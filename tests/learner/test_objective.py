@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from common.config import Learner as LearnerConfig
-from common.config import Loss, Model, SourceLoss
+from common.config import Loss, SourceLoss
 from common.images import ImageStore
 from common.records import PreferencePair, Response
 from learner.batching import MicroSize, plan_batch
@@ -19,9 +19,9 @@ from learner.collate import Collator
 from learner.learner import Learner
 from learner.losses import PairLogps, each_by_its_own, pair_losses
 from learner.objective import Objective
-from learner.policy import Policy, freeze_copy, load_policy
+from learner.policy import Policy
 from learner.update import accumulate, pair_logps
-from tests.learner.helpers import make_pairs, run_config
+from tests.learner.helpers import diverged_policies, make_pairs, run_config
 
 IPO = {"kind": "ipo", "beta": 0.9, "weight": 0.5}
 
@@ -56,12 +56,7 @@ def test_each_pair_has_its_own_loss() -> None:
 @pytest.fixture(scope="module")
 def policies(model_path: Path) -> tuple[Policy, Policy]:
     """A float64 policy and a reference that differs from it."""
-    policy = load_policy(Model(), model_path).double()
-    reference = freeze_copy(policy, share_tower=True)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        policy.model.lm_head.weight.add_(torch.randn_like(policy.model.lm_head.weight) * 0.05)
-    return policy, reference
+    return diverged_policies(model_path, 0.05)
 
 
 class OneProcess:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import Learner as LearnerConfig
-from common.config import Loss, Model
+from common.config import Loss
 from common.images import ImageStore
 from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator, EncodedPair, RowBatch
@@ -22,10 +22,10 @@ from learner.learner import Learner
 from learner.logps import completion_logps
 from learner.losses import PairLogps, pair_losses
 from learner.objective import Objective
-from learner.policy import Policy, freeze_copy, load_policy
+from learner.policy import Policy
 from learner.povid import Dispreferred, Povid, clamp_pixels, pixel_range
 from learner.update import accumulate
-from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
+from tests.learner.helpers import LORA, diverged_policies, make_pairs, run_config, text_prompt
 
 POVID = Loss(kind="povid")
 UNSHARED = Loss(kind="povid", povid_shared_indices=False)
@@ -64,12 +64,7 @@ def test_gradients_of_the_loss() -> None:
 @pytest.fixture(scope="module")
 def policies(model_path: Path) -> tuple[Policy, Policy]:
     """A float64 policy, and a reference that would say something else."""
-    policy = load_policy(Model(), model_path).double()
-    reference = freeze_copy(policy, share_tower=True)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        policy.model.lm_head.weight.add_(torch.randn_like(policy.model.lm_head.weight) * 0.2)
-    return policy, reference
+    return diverged_policies(model_path, 0.2)
 
 
 @pytest.fixture
