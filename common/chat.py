@@ -7,6 +7,7 @@ are collated.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,9 +108,16 @@ class ChatEncoder:
         """RGB pixels of the prompt's images (ImageError names the reason when one cannot be used)."""
         return [images.read(ref) for ref in prompt.images]
 
-    def encode_prompt(self, prompt: Prompt) -> EncodedPrompt:
-        """Expanded token ids and pixel tensors. Raises PromptError `prompt_too_long`, `image_count`; ImageError."""
+    def encode_prompt(
+        self, prompt: Prompt, view: Callable[[list[Image.Image]], list[Image.Image]] | None = None
+    ) -> EncodedPrompt:
+        """Expanded token ids and pixel tensors. Raises PromptError `prompt_too_long`, `image_count`; ImageError.
+
+        `view` changes the images before the processor sees them.
+        """
         pixels = self.load_images(prompt)
+        if view is not None:
+            pixels = view(pixels)
         text = self.prompt_text(prompt)
         inputs = dict(self.processor(text=[text], images=pixels or None, return_tensors="pt"))
         token_ids = tuple(inputs.pop("input_ids")[0].tolist())

@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from common.bdhs_config import BdhsConfig
+from common.loss_config import Loss as Loss
+from common.loss_config import SourceLoss as SourceLoss
+from common.loss_config import inherited
 from common.section import Section as Section
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
@@ -160,28 +163,6 @@ class Reward(Section):
     num_cpus: float = 0
 
 
-class Loss(Section):
-    """The preference loss. `beta` is DPO's 0.1 by default; the papers searched 0.05-0.5 (ipo 0.8-1, hinge 0.02-0.2).
-
-    `rloo` is no preference loss but a policy gradient on the judge's scores, and `beta` the weight of its KL penalty
-    (the paper: 0.4, with k = 4 and temperature 1). It is on-policy: use it with `loop.max_staleness = 0`.
-    """
-
-    kind: Literal["sigmoid", "ipo", "hinge", "povid", "rloo"] = "sigmoid"
-    beta: float = Field(0.1, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    nll_weight: float = Field(0.0, ge=0, description="weight of the NLL of the chosen side, per token")
-    povid_noise_step: int = Field(500, ge=0, le=999, description="of 1000; 500 leaves 75 % of the image's variance")
-    povid_shared_indices: bool = Field(True, description="reference scores the policy's tokens; false: as published")
-    rloo_normalise: bool = Field(True, description="divide advantages by their root mean square over the batch")
-
-
-class SourceLoss(Loss):
-    """The loss of one source's pairs; what is not set here is as in `learner.loss`."""
-
-    weight: float = Field(1.0, gt=0, description="of each pair in the batch's mean")
-
-
 class Optimizer(Section):
     """AdamW with linear warm-up, then the schedule."""
 
@@ -251,7 +232,7 @@ class Learner(Section):
         base = base.model_dump() if isinstance(base, Loss) else base
         if not isinstance(base, dict):
             return values
-        merged = {name: base | one if isinstance(one, dict) else one for name, one in sources.items()}
+        merged = {name: inherited(base, one) if isinstance(one, dict) else one for name, one in sources.items()}
         return values | {"source_losses": merged}
 
     @model_validator(mode="after")

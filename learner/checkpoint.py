@@ -26,7 +26,7 @@ _DAMAGE = (
 )
 
 
-def save(directory: Path, engine: TrainEngine, counters: dict[str, int]) -> None:
+def save(directory: Path, engine: TrainEngine, counters: dict[str, float]) -> None:
     """Write this rank's part (collective)."""
     directory.mkdir(parents=True, exist_ok=True)
     engine.save(directory / "engine")
@@ -39,7 +39,7 @@ def save(directory: Path, engine: TrainEngine, counters: dict[str, int]) -> None
     torch.save(state, _rank_file(directory, engine.rank))
 
 
-def load(directory: Path, engine: TrainEngine) -> dict[str, int]:
+def load(directory: Path, engine: TrainEngine) -> dict[str, float]:
     """Put engine and random state back (collective); returns the counters (UserError when that cannot be)."""
     file = _rank_file(directory, engine.rank)
     if not file.is_file():

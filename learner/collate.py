@@ -2,6 +2,7 @@
 
 row 0 .. B-1     prompt of pair i + chosen response,   right-padded
 row B .. 2B-1    prompt of pair i + rejected response
+row 2B ..        cropped prompt + chosen response, for pairs whose loss wants it
 media tensors    the rows' own, one after the other in row order
 
 With `tree` a batch is one flat row that holds every prompt, completion and image once (see learner/tree.py).
@@ -10,7 +11,7 @@ With `tree` a batch is one flat row that holds every prompt, completion and imag
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +21,9 @@ from common.chat import ChatEncoder, EncodedPrompt, PromptError
 from common.images import ImageError
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.sources import RLOO
+from learner.crops import Crop
 from learner.encoded import EncodedPair as EncodedPair
+from learner.encoded import rows_of
 from learner.tree import TOKEN_LEVEL, TreeBatch, tree_batch
 
 CACHE_BYTES = 256 << 20
@@ -55,11 +58,21 @@ class RowBatch:
 
 
 class Collator:
-    """Encodes pairs through the one chat encoder; keeps recently used prompts' pixels."""
+    """Encodes pairs through the one chat encoder; keeps recently used prompts' pixels.
 
-    def __init__(self, encoder: ChatEncoder, cache_bytes: int = CACHE_BYTES, tree: bool = False) -> None:
+    `crop_of` says how a pair's images are cropped for a second look, None for no such look.
+    """
+
+    def __init__(
+        self,
+        encoder: ChatEncoder,
+        cache_bytes: int = CACHE_BYTES,
+        tree: bool = False,
+        crop_of: Callable[[PreferencePair], Crop | None] = lambda pair: None,
+    ) -> None:
         self.encoder = encoder
         self.tree = tree
+        self._crop_of = crop_of
         self._prompts = PromptCache(encoder, cache_bytes)
 
     def encode(self, pair: PreferencePair) -> EncodedPair | Dropped:
@@ -80,16 +93,17 @@ class Collator:
         refusal = self._refusal(pair.source, len(prompt.token_ids), chosen, rejected)
         if refusal is not None:
             return Dropped(pair.id, *refusal)
-        return EncodedPair(pair, prompt, chosen, rejected)
+        found = EncodedPair(pair, prompt, chosen, rejected)
+        crop = self._crop_of(pair)
+        return found if crop is None else replace(found, cropped=self._cropped(found, crop))
 
     def batch(self, pairs: Sequence[EncodedPair]) -> RowBatch | TreeBatch:
         """What the policy's forward takes for these pairs."""
         return tree_batch(pairs) if self.tree else self.collate(pairs)
 
     def collate(self, pairs: Sequence[EncodedPair]) -> RowBatch:
-        """2·len(pairs) rows: all chosen ones, then all rejected ones."""
-        rows = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
-        return self._rows(rows)
+        """All chosen rows, then all rejected ones, then those behind crops."""
+        return self._rows([(pair.prompt, completion) for pair, completion in rows_of(pairs)])
 
     def collate_chosen(self, pairs: Sequence[EncodedPair]) -> RowBatch:
         """The first half of `collate`'s rows."""
@@ -98,6 +112,13 @@ class Collator:
     def single(self, prompt: Prompt, token_ids: tuple[int, ...]) -> RowBatch:
         """One row: a prompt and a response (PromptError, ImageError when it cannot be encoded)."""
         return self._rows([(self._prompts.encode(prompt), token_ids)])
+
+    def _cropped(self, pair: EncodedPair, crop: Crop) -> EncodedPair:
+        if not pair.has_media:
+            return pair
+        prompt = self._prompts.encode(pair.pair.prompt, crop)
+        assert prompt.token_ids == pair.prompt.token_ids, f"pair {pair.pair.id}: a crop has its image's size"
+        return replace(pair, prompt=prompt, view=crop.name)
 
     def _tokens(self, response: Response) -> tuple[int, ...]:
         # What was sampled is what is trained on: text is only read when there are no tokens.
@@ -143,13 +164,13 @@ class PromptCache:
         self._num_bytes = 0
         self._entries: OrderedDict[object, EncodedPrompt] = OrderedDict()
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    def encode(self, prompt: Prompt, crop: Crop | None = None) -> EncodedPrompt:
         """The prompt's tensors, made or remembered."""
-        key = (prompt.messages, tuple(image.sha256 for image in prompt.images))
+        key = (prompt.messages, tuple(image.sha256 for image in prompt.images), crop)
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        encoded = self._encoder.encode_prompt(prompt)
+        encoded = self._encoder.encode_prompt(prompt, crop)
         self._entries[key] = encoded
         self._num_bytes += _num_bytes(encoded)
         while self._num_bytes > self._max_bytes and len(self._entries) > 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import RunConfig
+from learner.losses import REFERENCE_FREE
 from learner.policy import Policy
 from learner.tree_logps import prepare, why_not
 from learner.vision import VisionShare, what_is_shared
@@ -49,7 +50,9 @@ class FastPath:
         cache = None if fast.reference_cache == "off" else Path(fast.reference_cache)
         if cache == Path("run"):
             cache = config.run.dir / "reference_logps"
-        if cache is not None and not tree:
+        if cache is not None and set(losses) <= set(REFERENCE_FREE):
+            reasons["reference_cache"] = "no loss of this run reads the reference"
+        elif cache is not None and not tree:
             reasons["reference_cache"] = "needs share_prompt"
         elif cache is not None and learner.zero_stage == 3 and learner.num_ranks > 1:
             reasons["reference_cache"] = "ZeRO-3 needs all ranks in every forward"

@@ -25,6 +25,7 @@ from learner import checkpoint
 from learner.batching import BatchPlan, MicroSize, plan_batch
 from learner.collate import Collator, RowBatch
 from learner.cpu_memory import keep_freed_pages
+from learner.crops import crop_of
 from learner.encoded import EncodedPair
 from learner.fast import FastPath
 from learner.grounding import grounding_metrics, views
@@ -36,6 +37,7 @@ from learner.povid import Povid
 from learner.publisher import export_policy, package, plain_weights
 from learner.ranks import free_address, gather
 from learner.reference_cache import ReferenceCache, identity
+from learner.reward_shift import RewardShift
 from learner.tree import TreeBatch, tree_batch
 from learner.update import accumulate, pair_logps, reduce_table
 
@@ -73,6 +75,7 @@ class Learner:
         self._probe: tuple[Prompt, tuple[int, ...]] | None = None
         self._step = 0
         self._steps_skipped = 0
+        self._reward_shift = RewardShift()
         self._guard = SkipGuard(config.learner.max_skipped_steps, config.run.dir, writes=rank == 0)
 
     def rendezvous(self) -> tuple[str, int]:
@@ -107,7 +110,7 @@ class Learner:
         self._fast = FastPath.of(config, self._policy, config.learner.loss_kinds)
         self._fast.apply(config, self._policy, self._reference)
         encoder = ChatEncoder(self.model_path, config.model.max_length)
-        self._collator = Collator(encoder, tree=self._fast.share_prompt)
+        self._collator = Collator(encoder, tree=self._fast.share_prompt, crop_of=crop_of(config))
         self._reference_cache = None
         if self._fast.reference_cache is not None:
             known = identity(encoder, self._dtype)
@@ -136,19 +139,23 @@ class Learner:
         metrics: dict[str, float] = {}
         grounding = self._grounding(trained) if self._checkpoint_follows(step) else {}
         if plan.num_pairs:
-            objective = Objective.of(learner, trained)
+            objective = Objective.of(learner, trained, self._reward_shift.mean)
             models = (self._engine, self._reference_logps, self._collator)
             povid = self._povid(step, trained)
             table = accumulate(*models, plan, objective, self._device, self._dtype, povid)
             update = dict(self._engine.step())
             order = [pair for rank in range(self.world_size) for pair in pairs[rank :: self.world_size]]
             sources = [pair.source for pair in order if pair.id not in refused]
-            metrics = {**reduce_table(gather(table, self.world_size), sources), **update}
+            tables = gather(table, self.world_size)
+            metrics = {**reduce_table(tables, sources), **update}
             skipped = bool(metrics.pop("skipped", 0.0))
             self._guard.note(step, skipped, trained)
             if skipped:
                 dropped += [Dropped(pair.id, "step_skipped", "loss or gradient not finite") for pair in trained]
                 trained = []
+            else:
+                counts = [learner.loss_of(source).kind == "mpo" for source in sources]
+                self._reward_shift = self._reward_shift.after(tables, counts)
         self._step = step
         self._steps_skipped += not trained
         metrics |= grounding
@@ -200,17 +207,18 @@ class Learner:
 
     def save(self, directory: str | Path) -> None:
         """Engine, random state and counters of every rank, for an exact resume."""
-        counters = {"step": self._step, "steps_skipped": self._steps_skipped}
+        counters = {"step": self._step, "steps_skipped": self._steps_skipped, **self._reward_shift.counters}
         checkpoint.save(Path(directory), self._engine, counters)
 
-    def load(self, directory: str | Path) -> dict[str, int]:
+    def load(self, directory: str | Path) -> dict[str, float]:
         """Go on from `save` as if nothing had happened; returns the counters.
 
         Raises:
             UserError: no checkpoint, a damaged one, or one of another model or number of ranks.
         """
         counters = checkpoint.load(Path(directory), self._engine)
-        self._step, self._steps_skipped = counters["step"], counters["steps_skipped"]
+        self._step, self._steps_skipped = int(counters["step"]), int(counters["steps_skipped"])
+        self._reward_shift = RewardShift.of(counters)
         return counters
 
     def close(self) -> None:
@@ -234,7 +242,7 @@ class Learner:
             reference = self._reference_logps if view == "true" else self._reference_forward
             for micro_batch in self._plan(seen).micro_batches:
                 batch = self._collator.batch(micro_batch.pairs).to(self._device, self._dtype)
-                logps = pair_logps(module(batch), reference(batch))
+                logps = pair_logps(module(batch), reference(batch), micro_batch.pairs)
                 own += logps.delta[: len(micro_batch.pairs) - micro_batch.num_fillers].double().tolist()
             deltas[view] = [delta for part in gather(own, self.world_size) for delta in part]
         module.train()

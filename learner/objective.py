@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from common.config import Learner as LearnerConfig
 from common.config import Loss
 from common.records import PreferencePair
+from learner.losses import REFERENCE_FREE
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +26,21 @@ class Objective:
     config: LearnerConfig
     total_weight: float
     advantage_scale: float = 1.0
+    reward_shift: float = 0.0
 
     @classmethod
-    def of(cls, config: LearnerConfig, pairs: Sequence[PreferencePair]) -> Objective:
-        """For a global batch of these pairs, all of which are trained on."""
+    def of(cls, config: LearnerConfig, pairs: Sequence[PreferencePair], reward_shift: float = 0.0) -> Objective:
+        """For a global batch of these pairs, all of which are trained on, after rewards of the mean `reward_shift`."""
         sampled = [pair for pair in pairs if config.loss_of(pair.source).kind == "rloo"]
         squares = [score**2 for pair in sampled for score in pair.scores or ()]
         normalise = squares and config.loss_of(sampled[0].source).rloo_normalise
         scale = math.sqrt(sum(squares) / len(squares)) if normalise else 1.0
-        return cls(config, sum(config.weight_of(pair.source) for pair in pairs), scale or 1.0)
+        return cls(config, sum(config.weight_of(pair.source) for pair in pairs), scale or 1.0, reward_shift)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any loss of the run reads the reference's log-probs."""
+        return not set(self.config.loss_kinds) <= set(REFERENCE_FREE)
 
     def loss(self, pair: PreferencePair) -> Loss:
         """The loss of a pair."""

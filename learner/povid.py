@@ -76,7 +76,8 @@ class Povid:
             shared = torch.tensor([loss.povid_shared_indices for loss in losses], device=tokens.device)
             others = torch.where(shared[:, None], tokens, _best_tokens(reference(rows, best=True)))
         width = int(batch.response_mask.sum(1).max()) - tokens.shape[1]
-        return Dispreferred(*(F.pad(each, (0, width, 0, len(pairs))) for each in (tokens, others)))
+        height = len(batch.response_mask) - len(pairs)
+        return Dispreferred(*(F.pad(each, (0, width, 0, height)) for each in (tokens, others)))
 
     def noised(self, pair: EncodedPair, noise_step: int) -> EncodedPair:
         """The pair with x_t in place of its image's pixels."""

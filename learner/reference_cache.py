@@ -22,15 +22,13 @@ from torch import Tensor
 from common.chat import ChatEncoder
 from common.errors import UserError
 from common.fingerprint import model_hash
-from learner.encoded import EncodedPair
+from learner.encoded import EncodedPair, rows_of
 from learner.logps import CompletionLogps
 from learner.tree import TreeBatch
 
 FILE = "reference_{rank}.sqlite"
 TIMEOUT_S = 60.0
 _TABLE = "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
-
-Side = tuple[EncodedPair, tuple[int, ...]]
 
 
 class ReferenceCache:
@@ -73,17 +71,18 @@ class ReferenceCache:
     ) -> CompletionLogps:
         """The reference's log-probs of a batch; `forward` runs for the pairs alone that are not known."""
         num = len(batch.pairs)
-        sides: list[Side] = [(pair, pair.chosen) for pair in batch.pairs]
-        sides += [(pair, pair.rejected) for pair in batch.pairs]
+        sides = rows_of(batch.pairs)
+        crops = [index for index, pair in enumerate(batch.pairs) if pair.cropped is not None]
+        owners = [*range(num), *range(num), *crops]
         offline = {index for index, pair in enumerate(batch.pairs) if pair.pair.weight_version is None}
-        keys = {row: self._key(*side) for row, side in enumerate(sides) if row % num in offline}
+        keys = {row: self._key(*side) for row, side in enumerate(sides) if owners[row] in offline}
         values = self._read({row: (key, len(sides[row][1])) for row, key in keys.items()})
-        missing = [index for index in range(num) if index not in values or num + index not in values]
+        missing = sorted({owner for row, owner in enumerate(owners) if row not in values})
         self.num_hits += num - len(missing)
         self.num_misses += len(offline & set(missing))
         if missing:
             part = batch if len(missing) == num else rebatch([batch.pairs[index] for index in missing])
-            rows = [*missing, *(num + index for index in missing)]
+            rows = [row for row, owner in enumerate(owners) if owner in missing]
             logps = forward(part).token_logps
             fresh = {row: logps[place, : len(sides[row][1])].cpu() for place, row in enumerate(rows)}
             self._write({keys[row]: value for row, value in fresh.items() if row in keys})

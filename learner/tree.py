@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner.encoded import EncodedPair
+from learner.encoded import EncodedPair, rows_of
 
 TOKEN_LEVEL = ("mm_token_type_ids", "token_type_ids")
 """Processor outputs with one entry per prompt token."""
@@ -99,8 +99,8 @@ class TreeBatch:
 
 
 def tree_batch(pairs: Sequence[EncodedPair]) -> TreeBatch:
-    """Lay pairs out; result rows are all chosen completions, then all rejected ones."""
-    return tree_rows([(pair, pair.chosen) for pair in pairs] + [(pair, pair.rejected) for pair in pairs], pairs)
+    """Lay pairs out; result rows are all chosen completions, then all rejected ones, then those behind crops."""
+    return tree_rows(rows_of(pairs), pairs)
 
 
 def tree_rows(rows: Sequence[tuple[EncodedPair, tuple[int, ...]]], pairs: Sequence[EncodedPair] = ()) -> TreeBatch:

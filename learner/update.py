@@ -11,10 +11,12 @@ import torch
 from common.config import Loss
 from common.protocols import TrainEngine
 from learner.batching import BatchPlan, MicroBatch
-from learner.collate import Collator, RowBatch
+from learner.collate import Collator, EncodedPair, RowBatch
 from learner.logps import CompletionLogps
 from learner.losses import PairLogps, each_by_its_own, pair_losses, pair_metrics
 from learner.objective import Objective
+from learner.pair_logps import pair_logps as pair_logps
+from learner.pair_logps import with_changes
 from learner.povid import Dispreferred, Povid
 
 Reference = Callable[..., CompletionLogps]
@@ -22,18 +24,6 @@ Reference = Callable[..., CompletionLogps]
 
 PairTable = dict[str, list[float]]
 """One row per pair that counts: metric name -> values."""
-
-
-def pair_logps(policy: CompletionLogps, reference: CompletionLogps) -> PairLogps:
-    """Halves of the rows as pairs: chosen rows first, then rejected ones."""
-    chosen, rejected = policy.summed.chunk(2)
-    ref_chosen, ref_rejected = reference.summed.chunk(2)
-    chosen_lengths, rejected_lengths = policy.num_tokens.chunk(2)
-    logps = PairLogps(chosen, rejected, ref_chosen, ref_rejected, chosen_lengths, rejected_lengths)
-    if policy.alternatives is None or reference.alternatives is None:
-        return logps
-    noise, ref_noise = (each.sum(1).chunk(2)[0] for each in (policy.alternatives, reference.alternatives))
-    return replace(logps, policy_noise=noise, ref_noise=ref_noise)
 
 
 def accumulate(
@@ -58,13 +48,13 @@ def accumulate(
         if povid is not None:
             assert isinstance(batch, RowBatch), "learner/fast.py keeps plain rows for this loss"
             tokens = povid.dispreferred(micro_batch.pairs, batch, collator, objective, engine.module, reference)
-        with torch.no_grad():
-            reference_logps = reference(batch, alternatives=tokens.reference)
-        logps = pair_logps(engine.module(batch, alternatives=tokens.policy), reference_logps)
-        advantages = objective.advantages([pair.pair for pair in micro_batch.pairs])
-        if advantages is not None:
-            logps = replace(logps, advantages=logps.policy_chosen.new_tensor(advantages))
+        reference_logps = None
+        if objective.needs_reference:
+            with torch.no_grad():
+                reference_logps = reference(batch, alternatives=tokens.reference)
+        policy_logps = engine.module(batch, alternatives=tokens.policy)
         configs = [objective.loss(pair.pair) for pair in micro_batch.pairs]
+        logps = loss_inputs(policy_logps, reference_logps, micro_batch.pairs, objective)
         figures = each_by_its_own(_figures, logps, configs)
         weights = figures["loss"].new_tensor(
             [w * objective.weight(pair.pair) for w, pair in zip(micro_batch.weights, micro_batch.pairs, strict=True)]
@@ -72,6 +62,24 @@ def accumulate(
         engine.backward((figures["loss"] * weights).sum() * (engine.world_size / objective.total_weight))
         _note(table, micro_batch, {**figures, "weight": weights, "tokens": logps.num_tokens})
     return table
+
+
+def loss_inputs(
+    policy: CompletionLogps, reference: CompletionLogps | None, pairs: Sequence[EncodedPair], objective: Objective
+) -> PairLogps:
+    """Everything that the losses of these pairs read."""
+    logps = pair_logps(policy, reference, pairs)
+    configs = [objective.loss(pair.pair) for pair in pairs]
+    kinds = {config.kind for config in configs}
+    advantages = objective.advantages([pair.pair for pair in pairs])
+    if advantages is not None:
+        logps = replace(logps, advantages=logps.policy_chosen.new_tensor(advantages))
+    if "mpo" in kinds:
+        logps = replace(logps, reward_shift=torch.full_like(logps.policy_chosen, objective.reward_shift))
+    if "ddpo" in kinds:
+        min_matches = [config.ddpo_min_match if config.kind == "ddpo" else None for config in configs]
+        logps = with_changes(logps, policy, reference, pairs, min_matches)
+    return logps
 
 
 def _figures(logps: PairLogps, config: Loss) -> dict[str, torch.Tensor]:

@@ -31,6 +31,8 @@ def main() -> None:
     tuning, images, out = sys.argv[5], Path(sys.argv[6]), Path(sys.argv[7])
     # All of rank 1's pairs are of source `bdhs`, none of rank 0's: their forwards must meet all the same.
     losses = {"bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}} if "povid" in tuning else {}
+    if "mdpo" in tuning:
+        losses = {"bdhs": {"kind": "mdpo", "weight": 0.5}, "online": {"kind": "mpo", "beta": 0.5}}
     config = run_config(
         "deepspeed",
         LORA if "lora" in tuning else None,

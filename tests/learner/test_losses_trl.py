@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,6 +107,41 @@ def test_nll_of_the_chosen_side() -> None:
         batch = Batch(1, seed)
         expected, _ = batch.trl({"sigmoid": 1.0, "sft": 0.2}, 0.1)
         assert mean(pair_losses(batch.logps, Loss(nll_weight=0.2))) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("beta", [2.0, 2.5])
+@pytest.mark.parametrize("gamma", [0.5, 1.4])
+def test_simpo(beta: float, gamma: float, smoothing: float) -> None:
+    """TRL has SimPO in its `CPOTrainer`, on averaged log-probs."""
+    cpo_trainer = pytest.importorskip("trl.experimental.cpo.cpo_trainer")
+    batch = Batch(6)
+    averaged = (batch.policy.sum(1) / batch.lengths).chunk(2)
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(device="cpu"),
+        alpha=0.0,
+        loss_type="simpo",
+        simpo_gamma=gamma,
+        beta=beta,
+        label_smoothing=smoothing,
+    )
+    expected, *rewards = cpo_trainer.CPOTrainer.cpo_loss(trainer, *averaged)
+    config = Loss(kind="simpo", beta=beta, simpo_gamma=gamma, label_smoothing=smoothing)
+    torch.testing.assert_close(pair_losses(batch.logps, config), expected)
+    metrics = pair_metrics(batch.logps, config)
+    torch.testing.assert_close([metrics["rewards/chosen"], metrics["rewards/rejected"]], rewards)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, -1.2])
+def test_mpo(shift: float) -> None:
+    """TRL's recipe of three losses. Its `bco_pair` has no shift, but δ is like a reference likelier by δ/β."""
+    beta, terms = 0.1, {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+    for seed in range(5):
+        batch = Batch(1, seed)
+        logps = replace(batch.logps, reward_shift=torch.tensor([shift], dtype=torch.float64))
+        batch.reference[torch.arange(2), PROMPT - 1] += shift / beta
+        expected, _ = batch.trl(terms, beta)
+        assert mean(pair_losses(logps, Loss(kind="mpo", beta=beta))) == pytest.approx(expected, rel=1e-9)
 
 
 def test_metrics() -> None:

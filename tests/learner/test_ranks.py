@@ -46,7 +46,17 @@ def train(world_size: int, stage: int, tuning: str, images: Path, out: Path) -> 
 
 @pytest.mark.parametrize(
     ("stage", "tuning"),
-    [(0, "full"), (2, "full"), (3, "full"), (0, "lora"), (3, "lora"), (0, "full+povid"), (3, "lora+povid")],
+    [
+        (0, "full"),
+        (2, "full"),
+        (3, "full"),
+        (0, "lora"),
+        (3, "lora"),
+        (0, "full+povid"),
+        (3, "lora+povid"),
+        (2, "full+mdpo+mpo"),
+        (3, "lora+mdpo+mpo"),
+    ],
 )
 def test_two_ranks_equal_one(store: ImageStore, tmp_path: Path, stage: int, tuning: str) -> None:
     one = train(1, stage, tuning, store.root, tmp_path / "one")
