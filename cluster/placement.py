@@ -21,7 +21,8 @@ def plan(config: RunConfig) -> list[Bundle]:
     """One bundle per actor: rollout workers, reward workers, learner ranks."""
     rollout, reward, learner = config.rollout, config.reward, config.learner
     sampled = "vLLM engine" + (" (stepped)" if rollout.deterministic else "")
-    trained = f"{learner.engine} rank, {config.model.tuning.kind}, ZeRO {learner.zero_stage}"
+    on_cpu = {"none": "", "optimizer": ", optimizer on CPU", "params": ", params and optimizer on CPU"}
+    trained = f"{learner.engine} rank, {config.model.tuning.kind}, ZeRO {learner.zero_stage}{on_cpu[learner.offload]}"
     return [
         *(Bundle(f"rollout/{i}", rollout.num_cpus, rollout.num_gpus, sampled) for i in range(rollout.num_workers)),
         *(Bundle(f"reward/{i}", reward.num_cpus, 0, f"{reward.judge.kind} judge") for i in range(reward.num_workers)),

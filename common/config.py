@@ -197,6 +197,9 @@ class Learner(Section):
     micro_batch: int = Field(8, ge=1, description="pairs per forward and rank")
     num_ranks: int = Field(1, ge=1)
     zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "optimizer", "params"] = Field(
+        "none", description="to CPU memory: optimizer state and its step (ZeRO 1-3); params as well (ZeRO-3)"
+    )
     gradient_checkpointing: bool = False
     max_skipped_steps: int = Field(
         5, ge=1, description="in a row with a loss or gradient that is not finite, then stop"
@@ -241,6 +244,16 @@ class Learner(Section):
             raise ValueError(
                 f"learner.global_batch must be a multiple of learner.num_ranks, got {self.global_batch} and "
                 f"{self.num_ranks}; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _offload_has_a_partition(self) -> Learner:
+        least = {"none": 0, "optimizer": 1, "params": 3}[self.offload]
+        if self.zero_stage < least or (least and self.engine != "deepspeed"):
+            raise ValueError(
+                f"learner.offload = {self.offload} expects learner.engine = deepspeed and learner.zero_stage >= "
+                f"{least}, got {self.engine} and {self.zero_stage}; raise the stage, or set learner.offload = none"
             )
         return self
 

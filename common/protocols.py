@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -101,6 +101,17 @@ class TrainEngine(Protocol):
 
     def gather_weights(self) -> Mapping[str, torch.Tensor] | None:
         """Full parameters by module name on rank 0 (None elsewhere)."""
+        ...
+
+    def place_frozen(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Bring a module that is never trained beside the policy; what comes back is called in its place."""
+        ...
+
+    def gathered(self, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        """Parameters of the policy, or of what was given to `place_frozen`, by name (collective).
+
+        Each is whole until the next is asked for.
+        """
         ...
 
     def save(self, directory: Path) -> None: ...

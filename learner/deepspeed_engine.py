@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from common.config import Learner as LearnerConfig
-from common.errors import UserError
 from learner.optimizer import ClippedAdamW, adamw_options, build_schedule
+from learner.ranks import join
 
 TAG = "learner"
-TIMEOUT = timedelta(minutes=10)
+
+PERSISTENT_NUMEL = 100_000
+"""Parameters up to this size stay whole on every rank under ZeRO-3 between steps: gathering them costs more."""
 
 
 class DeepSpeedEngine:
@@ -55,13 +56,14 @@ class DeepSpeedEngine:
         # This op only serves inference, and would compile C++ for a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._deepspeed = deepspeed
-        _join(config, rank, world_size, master_address, master_port)
-        bfloat16 = next(module.parameters()).dtype == torch.bfloat16
+        join("nccl" if config.num_gpus else "gloo", rank, world_size, master_address, master_port)
+        self._config = config
         # Stage 0 steps bfloat16 weights through an older optimizer without a finiteness check; 1 is the same sum.
-        self._stage = max(config.zero_stage, int(bfloat16))
+        self._stage = max(config.zero_stage, int(_is_bfloat16(module)))
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        # Fused is one pass over the state also on a CPU, where an offloaded step is: no compiled DeepSpeedCPUAdam.
         optimizer = (
-            torch.optim.AdamW(trainable, **adamw_options(config.optimizer))
+            torch.optim.AdamW(trainable, fused=config.offload != "none", **adamw_options(config.optimizer))
             if self._stage
             else ClippedAdamW(trainable, config.optimizer)
         )
@@ -70,9 +72,10 @@ class DeepSpeedEngine:
             optimizer=optimizer,
             model_parameters=trainable,
             lr_scheduler=lambda inner: build_schedule(inner, config.optimizer, config.num_steps),
-            config=_config(config, world_size, self._stage, bfloat16),
+            config=_config(config, world_size, self._stage, _is_bfloat16(module)),
             dist_init_required=False,
         )
+        self._frozen: Any = None
 
     @property
     def module(self) -> nn.Module:
@@ -87,18 +90,35 @@ class DeepSpeedEngine:
         """Reduce, clip, update, schedule, zero the gradients. Non-finite gradients: no update, `skipped` is 1."""
         lr = self._engine.get_lr()[0]
         self._engine.step()
+        self._forget_gradients()
         norm = self._engine.get_global_grad_norm()
         skipped = not self._engine.was_step_applied()
         return {"grad_norm": float(norm), "lr": float(lr), "skipped": float(skipped)}
 
     def gather_weights(self) -> Mapping[str, Tensor] | None:
-        """Copies of all parameters on rank 0's CPU, one by one; tied ones under each of their names."""
+        """Copies of all parameters on rank 0's CPU, tied ones under each of their names.
+
+        Under ZeRO-3 every rank holds one whole parameter at a time, and rank 0 the copies.
+        """
         weights: dict[str, Tensor] = {}
-        for name, parameter in self._engine.module.named_parameters(remove_duplicate=False):
-            with self._gathered(parameter):
-                if self.rank == 0:
-                    weights[name] = parameter.detach().to("cpu", copy=True)
+        for name, parameter in self.gathered(self._engine.module):
+            if self.rank == 0:
+                weights[name] = parameter.to("cpu", copy=True)
         return weights if self.rank == 0 else None
+
+    def place_frozen(self, module: nn.Module) -> nn.Module:
+        """The module on the policy's device; under ZeRO-3 split over the ranks, and offloaded, as the policy is."""
+        if self._stage < 3 or (self.world_size == 1 and self._config.offload != "params"):
+            return module.to(self._engine.device)
+        config = _config(self._config, self.world_size, self._stage, _is_bfloat16(module))
+        self._frozen, *_ = self._deepspeed.initialize(model=module, config=config, dist_init_required=False)
+        return self._frozen  # type: ignore[no-any-return]
+
+    def gathered(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Parameters by name, each whole on all ranks until the next is asked for; tied ones under each name."""
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            with self._deepspeed.zero.GatheredParameters(parameter, enabled=hasattr(parameter, "ds_id")):
+                yield name, parameter.detach()
 
     def save(self, directory: Path) -> None:
         """DeepSpeed's checkpoint, without what is frozen."""
@@ -110,14 +130,26 @@ class DeepSpeedEngine:
         if found is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint of {self.world_size} ranks in {directory}")
 
+    def _forget_gradients(self) -> None:
+        """Zero the buffers that DeepSpeed writes at a parameter's first gradient of a step only.
+
+        One that a step does not use (the projector, in a batch without images) would be moved by its last gradient.
+        """
+        optimizer = self._engine.optimizer
+        buffers = [getattr(optimizer, "grad_partitions_flat_buffer", None)]
+        for groups in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
+            buffers += [master.grad for master in getattr(optimizer, groups, ())]
+        for buffer in buffers:
+            if buffer is not None:
+                buffer.zero_()
+
     def close(self) -> None:
         """Leave the process group (without this ZeRO-3 aborts at exit)."""
         self._engine.destroy()
+        if self._frozen is not None:
+            self._frozen.destroy()
         if dist.is_initialized():
             self._deepspeed.comm.destroy_process_group()
-
-    def _gathered(self, parameter: nn.Parameter) -> Any:
-        return self._deepspeed.zero.GatheredParameters(parameter, enabled=self._stage == 3)
 
 
 def _set_environment(config: LearnerConfig, rank: int, world_size: int) -> None:
@@ -128,24 +160,8 @@ def _set_environment(config: LearnerConfig, rank: int, world_size: int) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
 
 
-def _join(config: LearnerConfig, rank: int, world_size: int, address: str, port: int) -> None:
-    if dist.is_initialized():
-        raise RuntimeError("this process already belongs to a process group; close the other engine first")
-    backend = "nccl" if config.num_gpus else "gloo"
-    try:
-        store = (
-            dist.HashStore()  # type: ignore[attr-defined]
-            if world_size == 1
-            else dist.TCPStore(  # type: ignore[attr-defined]
-                address, port, world_size, is_master=rank == 0, timeout=TIMEOUT
-            )
-        )
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"learner rank {rank}: expected {world_size} ranks to meet at {address}:{port}, got: {error}; "
-            "check that the address can be reached and the port is free"
-        ) from error
+def _is_bfloat16(module: nn.Module) -> bool:
+    return next(module.parameters()).dtype == torch.bfloat16
 
 
 def _config(config: LearnerConfig, world_size: int, stage: int, bfloat16: bool) -> dict[str, Any]:
@@ -155,9 +171,21 @@ def _config(config: LearnerConfig, world_size: int, stage: int, bfloat16: bool) 
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": config.optimizer.max_grad_norm if stage else 0.0,
-        "zero_optimization": {"stage": stage, "overlap_comm": False},
+        "zero_optimization": _zero(config, stage),
         "bf16": {"enabled": bfloat16, "check_grad_overflow": True},
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
         "wall_clock_breakdown": False,
     }
+
+
+def _zero(config: LearnerConfig, stage: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
+    if stage == 3:
+        zero["stage3_param_persistence_threshold"] = PERSISTENT_NUMEL
+    pinned = {"device": "cpu", "pin_memory": config.num_gpus > 0}
+    if config.offload != "none":
+        zero["offload_optimizer"] = pinned
+    if config.offload == "params":
+        zero["offload_param"] = pinned
+    return zero

@@ -8,12 +8,20 @@ whose images no other pair can replace is not in `shuffled`: every view says how
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+
+import torch
+from torch import nn
 
 from common.images import ImageError, ImageStore
 from common.records import PreferencePair
 from common.views import blank_view, shuffled_view
+from learner.batching import BatchPlan, MicroBatch
+from learner.collate import RowBatch
+from learner.ranks import gather
+from learner.tree import TreeBatch
+from learner.update import Reference, pair_logps
 
 VIEWS = ("true", "blank", "shuffled")
 
@@ -52,3 +60,34 @@ def views(pairs: Sequence[PreferencePair], store: ImageStore) -> dict[str, list[
     shuffled = [*map(shuffled_view(own), own)]
     seen = {"true": own, "blank": [*filter(None, greyed)], "shuffled": [*filter(None, shuffled)]}
     return {view: shown for view, shown in seen.items() if shown}
+
+
+def agreed_views(
+    pairs: Sequence[PreferencePair], store: ImageStore, world_size: int
+) -> dict[str, list[PreferencePair]]:
+    """`views` of the pairs whose images every rank can read: all ranks then run the same forwards (collective)."""
+    shown = views(pairs, store)
+    readable = gather({pair.id for pair in shown.get("true", ())}, world_size)
+    everywhere = set.intersection(*readable)
+    if all(ids == everywhere for ids in readable):
+        return shown
+    return views([pair for pair in pairs if pair.id in everywhere], store)
+
+
+@torch.no_grad()
+def deltas(
+    policy: nn.Module,
+    reference: Reference,
+    plan: BatchPlan,
+    collate: Callable[[MicroBatch], RowBatch | TreeBatch],
+    world_size: int,
+) -> list[float]:
+    """Differences of log-ratios, chosen - rejected, of every rank's pairs (collective); the policy without dropout."""
+    own: list[float] = []
+    policy.eval()
+    for micro_batch in plan.micro_batches:
+        batch = collate(micro_batch)
+        found = pair_logps(policy(batch), reference(batch), micro_batch.pairs).delta
+        own += found[: len(micro_batch.pairs) - micro_batch.num_fillers].double().tolist()
+    policy.train()
+    return [delta for part in gather(own, world_size) for delta in part]

@@ -8,38 +8,37 @@ publish   log-probs of the probe -> weights gathered on rank 0 -> manifest and a
 from __future__ import annotations
 
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from common.chat import ChatEncoder
-from common.config import Lora, RunConfig
+from common.config import RunConfig
 from common.errors import UserError
 from common.images import ImageStore
 from common.protocols import TrainEngine
 from common.records import Dropped, LogprobProbe, PreferencePair, Prompt, StepResult, WeightManifest
 from common.seeding import derive_seed
 from learner import checkpoint
-from learner.batching import BatchPlan, MicroSize, plan_batch
+from learner.batching import BatchPlan, MicroBatch, MicroSize, plan_batch
 from learner.collate import Collator, RowBatch
 from learner.cpu_memory import keep_freed_pages
 from learner.crops import crop_of
-from learner.encoded import EncodedPair
 from learner.fast import FastPath
-from learner.grounding import grounding_metrics, views
+from learner.grounding import agreed_views, deltas, grounding_metrics
 from learner.guard import SkipGuard
-from learner.logps import CompletionLogps
 from learner.objective import Objective
-from learner.policy import Policy, freeze_copy, load_policy
+from learner.policy import load_policy
 from learner.povid import Povid
 from learner.publisher import export_policy, package, plain_weights
 from learner.ranks import free_address, gather
+from learner.reference import Reference
 from learner.reference_cache import ReferenceCache, identity
 from learner.reward_shift import RewardShift
-from learner.tree import TreeBatch, tree_batch
-from learner.update import accumulate, pair_logps, reduce_table
+from learner.tree import TreeBatch
+from learner.update import accumulate, reduce_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,16 +105,16 @@ class Learner:
             "num_params": sum(parameter.numel() for parameter in params),
             "num_trainable_params": sum(parameter.numel() for parameter in params if parameter.requires_grad),
         }
-        self._reference = self._make_reference()
+        self._reference = Reference(config, self._policy)
         self._fast = FastPath.of(config, self._policy, config.learner.loss_kinds)
-        self._fast.apply(config, self._policy, self._reference)
+        self._fast.apply(config, self._policy, self._reference.copy)
         encoder = ChatEncoder(self.model_path, config.model.max_length)
         self._collator = Collator(encoder, tree=self._fast.share_prompt, crop_of=crop_of(config))
-        self._reference_cache = None
+        cache = None
         if self._fast.reference_cache is not None:
-            known = identity(encoder, self._dtype)
-            self._reference_cache = ReferenceCache(self._fast.reference_cache, self.rank, known)
+            cache = ReferenceCache(self._fast.reference_cache, self.rank, identity(encoder, self._dtype))
         self._engine = self._make_engine()
+        self._reference.start(self._engine, self._device, self._dtype, cache)
         torch.manual_seed(derive_seed(config.run.seed, "learner", self.rank))
         facts = {"device": str(self._device), "world_size": self.world_size, "fallbacks": self._fast.fallbacks}
         return {**counts, **facts, "start_s": time.perf_counter() - begun}
@@ -140,7 +139,7 @@ class Learner:
         grounding = self._grounding(trained) if self._checkpoint_follows(step) else {}
         if plan.num_pairs:
             objective = Objective.of(learner, trained, self._reward_shift.mean)
-            models = (self._engine, self._reference_logps, self._collator)
+            models = (self._engine, self._reference, self._collator)
             povid = self._povid(step, trained)
             table = accumulate(*models, plan, objective, self._device, self._dtype, povid)
             update = dict(self._engine.step())
@@ -167,12 +166,13 @@ class Learner:
     @torch.no_grad()
     def fill_reference_cache(self, pairs: list[PreferencePair]) -> int:
         """Find the reference log-probs of offline pairs ahead of training; returns how many pairs were run."""
-        if self._reference_cache is None:
+        cache = self._reference.cache
+        if cache is None:
             return 0
-        before = self._reference_cache.num_misses
+        before = cache.num_misses
         for micro_batch in self._plan(pairs).micro_batches:
-            self._reference_logps(self._tree(list(micro_batch.pairs)))
-        return self._reference_cache.num_misses - before
+            self._reference(self._reference.tree(list(micro_batch.pairs)))
+        return cache.num_misses - before
 
     def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
         """The response whose log-probs every manifest carries from now on.
@@ -192,11 +192,12 @@ class Learner:
     def publish(self, version: int) -> tuple[WeightManifest | None, dict[str, np.ndarray]]:  # type: ignore[type-arg]
         """The weights as they are now, merged if LoRA, with the manifest; rank 0 only, others get (None, {})."""
         probe = self._run_probe()
-        gathered = self._engine.gather_weights()
+        gathered, start = self._engine.gather_weights(), self._reference.weights()
         if gathered is None:
+            deque(start, maxlen=0)
             return None, {}
-        current, start = plain_weights(gathered, self.config.model.tuning, self._reference)
-        return package(version, current, start, probe)
+        current, base = plain_weights(gathered, self.config.model.tuning)
+        return package(version, current, start if base is None else base.items(), probe)
 
     def export(self, directory: str | Path) -> None:
         """A Hugging Face directory of the policy, merged if LoRA, for anyone to load; replaces an older one whole."""
@@ -223,42 +224,28 @@ class Learner:
 
     def close(self) -> None:
         """Leave the process group and close files."""
-        if self._reference_cache is not None:
-            self._reference_cache.close()
+        self._reference.close()
         self._engine.close()
 
     def _checkpoint_follows(self, step: int) -> bool:
         return step > 0 and (step % self.config.checkpoint.interval == 0 or step == self.config.learner.num_steps)
 
-    @torch.no_grad()
     def _grounding(self, pairs: list[PreferencePair]) -> dict[str, float]:
         """The grounding gate on the first pairs of a batch, before it is trained on (collective)."""
-        shown = views(pairs[: self.config.learner.grounding_pairs], ImageStore(self.config.run.dir / "blank_images"))
-        module = self._engine.module
-        module.eval()
-        deltas: dict[str, list[float]] = {}
+        store = ImageStore(self.config.run.dir / "blank_images")
+        shown = agreed_views(pairs[: self.config.learner.grounding_pairs], store, self.world_size)
+        found: dict[str, list[float]] = {}
         for view, seen in shown.items():
-            own: list[float] = []
-            reference = self._reference_logps if view == "true" else self._reference_forward
-            for micro_batch in self._plan(seen).micro_batches:
-                batch = self._collator.batch(micro_batch.pairs).to(self._device, self._dtype)
-                logps = pair_logps(module(batch), reference(batch), micro_batch.pairs)
-                own += logps.delta[: len(micro_batch.pairs) - micro_batch.num_fillers].double().tolist()
-            deltas[view] = [delta for part in gather(own, self.world_size) for delta in part]
-        module.train()
-        return grounding_metrics(deltas)
+            reference = self._reference if view == "true" else self._reference.forward
+            found[view] = deltas(self._engine.module, reference, self._plan(seen), self._collate, self.world_size)
+        return grounding_metrics(found)
+
+    def _collate(self, micro_batch: MicroBatch) -> RowBatch | TreeBatch:
+        return self._collator.batch(micro_batch.pairs).to(self._device, self._dtype)
 
     def _plan(self, pairs: list[PreferencePair]) -> BatchPlan:
         size = MicroSize(self.config.learner.micro_batch, self.config.learner.fast.pack_tokens)
         return plan_batch(pairs, self._collator, size, self.rank, self.world_size)
-
-    def _make_reference(self) -> Policy | None:
-        """None with LoRA: there the policy without adapters is the reference."""
-        if isinstance(self.config.model.tuning, Lora):
-            return None
-        # ZeRO-3 splits the policy's parameters up, so nothing may be shared with it.
-        share_tower = self.config.learner.zero_stage < 3
-        return freeze_copy(self._policy, share_tower).to(self._device)
 
     def _make_engine(self) -> TrainEngine:
         config = self.config.learner
@@ -269,27 +256,6 @@ class Learner:
         from learner.deepspeed_engine import DeepSpeedEngine
 
         return DeepSpeedEngine(self._policy, config, self.rank, self.world_size, *self._meeting_point)
-
-    def _reference_logps(
-        self, batch: RowBatch | TreeBatch, alternatives: Tensor | None = None, best: bool = False
-    ) -> CompletionLogps:
-        if self._reference_cache is None or not isinstance(batch, TreeBatch):
-            return self._reference_forward(batch, alternatives, best)
-        assert alternatives is None and not best, "losses that ask for more go through plain rows"
-        return self._reference_cache.logps(batch, self._reference_forward, self._tree)
-
-    def _reference_forward(
-        self, batch: RowBatch | TreeBatch, alternatives: Tensor | None = None, best: bool = False
-    ) -> CompletionLogps:
-        if self._reference is not None:
-            logps = self._reference(batch, alternatives=alternatives, best=best)
-        else:
-            logps = self._engine.module(batch, adapters=False, alternatives=alternatives, best=best)
-        assert isinstance(logps, CompletionLogps)
-        return logps
-
-    def _tree(self, pairs: list[EncodedPair]) -> TreeBatch:
-        return tree_batch(pairs).to(self._device, self._dtype)
 
     def _povid(self, step: int, pairs: list[PreferencePair]) -> Povid | None:
         """What the povid loss needs; None when no pair of the global batch has it."""

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from learner.collate import RowBatch
 from learner.head import can_fuse, fused_token_logps
+from learner.ranks import most
 
 CHUNK_POSITIONS = 1024
 
@@ -107,11 +108,20 @@ def checkpointed_token_logps(head: nn.Module, hidden: Tensor, targets: Tensor) -
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.gather(1, wanted) - logits.logsumexp(1, keepdim=True)
 
-    chunks = zip(hidden.split(CHUNK_POSITIONS), targets.split(CHUNK_POSITIONS), strict=True)
-    return torch.cat([checkpoint(chunk_logps, states, wanted, use_reentrant=False) for states, wanted in chunks])
+    chunks = _chunks(head, hidden, targets)
+    return torch.cat([checkpoint(chunk_logps, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 @torch.no_grad()
 def _best_tokens(head: nn.Module, hidden: Tensor) -> Tensor:
     """The most likely token of each position, [positions]."""
-    return torch.cat([head(states).argmax(1) for states in hidden.split(CHUNK_POSITIONS)])
+    return torch.cat([head(states).argmax(1) for (states,) in _chunks(head, hidden)])
+
+
+def _chunks(head: nn.Module, *rows: Tensor) -> list[tuple[Tensor, ...]]:
+    """CHUNK_POSITIONS rows of each at a time; on all ranks equally many for a head that ZeRO-3 gathers for each."""
+    chunks = list(zip(*(each.split(CHUNK_POSITIONS) for each in rows), strict=True))
+    if any(hasattr(parameter, "ds_id") for parameter in head.parameters()):
+        nothing = tuple(each[:0] for each in rows)
+        chunks += [nothing] * (most(len(chunks), rows[0].device) - len(chunks))
+    return chunks

@@ -55,6 +55,9 @@ class ClippedAdamW(torch.optim.AdamW):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Clip and update, or count as overflow. Gradients must already be averaged over ranks."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:  # as in ZeRO: what a batch does not use goes on with its momentum
+                parameter.grad = torch.zeros_like(parameter)
         self._global_grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm))
         self.overflow = not math.isfinite(self._global_grad_norm)
         if not self.overflow:

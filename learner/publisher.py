@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,35 +20,37 @@ if TYPE_CHECKING:
     import numpy as np
 
 _POLICY_PREFIX = "net."
+_CHUNK_NUMEL = 1 << 22
 
 
-def plain_weights(
-    gathered: Mapping[str, Tensor], tuning: Tuning, reference: Policy | None
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Current and start weights by Hugging Face name. LoRA adapters come merged; their base is the start."""
+def plain_weights(gathered: Mapping[str, Tensor], tuning: Tuning) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """Current weights by Hugging Face name, and those of the start where they are at hand: LoRA's base.
+
+    No tensor is copied, except that LoRA adapters come merged.
+    """
     current = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
-    if isinstance(tuning, Lora):
-        return merge_lora(current, tuning)
-    assert reference is not None, "full training keeps its start weights as reference"
-    start = {
-        name.removeprefix(_POLICY_PREFIX): parameter.detach().cpu()
-        for name, parameter in reference.named_parameters(remove_duplicate=False)
-    }
-    return current, start
+    return merge_lora(current, tuning) if isinstance(tuning, Lora) else (current, None)
 
 
-def change_norm(current: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
-    """L2 norm of the difference over all tensors."""
-    squares = ((current[name].float() - start[name].float()).double().square().sum().item() for name in current)
+def change_norm(current: Mapping[str, Tensor], start: Iterable[tuple[str, Tensor]]) -> float:
+    """L2 norm of the difference over all tensors; `start` is read once, a tensor at a time."""
+    squares = []
+    for name, before in start:
+        name = name.removeprefix(_POLICY_PREFIX)
+        sides = (side.reshape(-1).split(_CHUNK_NUMEL) for side in (current[name], before))
+        for new, old in zip(*sides, strict=True):
+            squares.append((new.float() - old.cpu().float()).double().square().sum().item())
     return math.sqrt(math.fsum(squares))
 
 
 def package(
-    version: int, current: Mapping[str, Tensor], start: Mapping[str, Tensor], probe: LogprobProbe | None
+    version: int, current: Mapping[str, Tensor], start: Iterable[tuple[str, Tensor]], probe: LogprobProbe | None
 ) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
     """The arrays of a push under hub names, and the manifest that describes exactly them.
 
-    All tensors are sent: engines reload fused layers whole, and a frozen tower costs little beside that.
+    All tensors are sent: engines reload fused layers whole, and a frozen tower costs little beside that. The arrays
+    share memory with `current`: rank 0 holds one copy of the model during a push, with LoRA its base and the merged
+    layers, and no other rank any.
     """
     arrays = to_arrays(current)
     manifest = WeightManifest(

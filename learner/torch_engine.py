@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -60,8 +60,15 @@ class TorchEngine:
 
     def gather_weights(self) -> Mapping[str, Tensor] | None:
         """Copies of all parameters on the CPU, tied ones under each of their names."""
-        named = self._module.named_parameters(remove_duplicate=False)
-        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in named}
+        return {name: weight.to("cpu", copy=True) for name, weight in self.gathered(self._module)}
+
+    def place_frozen(self, module: nn.Module) -> nn.Module:
+        """The module itself, on the policy's device."""
+        return module.to(next(self._module.parameters()).device)
+
+    def gathered(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Parameters by name, tied ones under each of their names."""
+        return ((name, each.detach()) for name, each in module.named_parameters(remove_duplicate=False))
 
     def save(self, directory: Path) -> None:
         """Trainable weights, optimizer and schedule."""

@@ -1,66 +1,116 @@
-"""One rank of `test_ranks`: `python -m tests.learner.rank_worker RANK WORLD PORT STAGE TUNING IMAGES OUT`."""
+"""One rank of `test_ranks`: `python -m tests.learner.rank_worker RANK WORLD PORTS IMAGES OUT CASE...`.
+
+It goes through its cases one after the other, each in a process group of its own, and writes OUT/CASE/rank_RANK.json.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+import learner.deepspeed_engine
+import learner.logps
+from common.config import RunConfig
 from common.images import ImageStore
 from common.records import PreferencePair
 from learner.learner import Learner
 from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
 
+NUM_STEPS = 7
+
 
 def batch_of(store: ImageStore, step: int) -> list[PreferencePair]:
-    """Uneven shares: rank 1 (odd places) loses two of its three pairs in step 1, and has text only in step 2."""
+    """Global batches whose shares differ; rank 1 has the odd places, and `micro_batch` is 2.
+
+    step   pairs of rank 0, 1   what is uneven
+    0      3, 3                 the last micro-batch of each
+    1      3, 1                 two pairs of rank 1 are refused: 2 micro-batches against 1
+    2      3, 3                 rank 1 has no image
+    3      3, 2                 5 pairs on 2 ranks
+    4      2, 3                 nobody has an image
+    5      3, 0                 all of rank 1 is refused
+    6      3, 3                 long completions on rank 0: three chunks of the head against one
+    """
     pairs = make_pairs(store, 6, 6 * step)
-    if step == 1:
-        for index in (1, 3):
+    if step in (1, 5):
+        for index in (1, 3, 5)[: 2 if step == 1 else 3]:
             pairs[index] = replace(pairs[index], rejected=pairs[index].chosen)
     if step == 2:
         for index in (1, 3, 5):
             pairs[index] = replace(pairs[index], prompt=text_prompt())
+    if step == 3:
+        del pairs[5]
+    if step == 4:
+        pairs = [replace(pair, prompt=text_prompt()) for pair in pairs]
+        pairs[0] = replace(pairs[0], rejected=pairs[0].chosen)
+    if step == 6:
+        for index in (0, 2, 4):
+            longer = replace(pairs[index].chosen, text=" ".join([pairs[index].chosen.text] * 5))
+            pairs[index] = replace(pairs[index], chosen=longer)
     return pairs
 
 
-def main() -> None:
-    rank, world_size, port, stage = map(int, sys.argv[1:5])
-    tuning, images, out = sys.argv[5], Path(sys.argv[6]), Path(sys.argv[7])
+def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
     # All of rank 1's pairs are of source `bdhs`, none of rank 0's: their forwards must meet all the same.
-    losses = {"bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}} if "povid" in tuning else {}
-    if "mdpo" in tuning:
+    name, losses = case["name"], dict[str, dict[str, Any]]()
+    if "povid" in name:
+        losses = {"bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}}
+    if "mdpo" in name:
         losses = {"bdhs": {"kind": "mdpo", "weight": 0.5}, "online": {"kind": "mpo", "beta": 0.5}}
     config = run_config(
         "deepspeed",
-        LORA if "lora" in tuning else None,
-        zero_stage=stage,
+        LORA if "lora" in name else None,
         num_ranks=world_size,
         micro_batch=2,
         source_losses=losses,
+        **case["learner"],
     )
-    learner = Learner(config, rank, world_size, "127.0.0.1", port)
+    return RunConfig.model_validate(config.model_dump() | {"run": {"dir": out / "run"}, "checkpoint": {"interval": 3}})
+
+
+def run(case: dict[str, Any], rank: int, world_size: int, port: int, images: Path, out: Path) -> None:
+    learner = Learner(config_of(case, world_size, out), rank, world_size, "127.0.0.1", port)
     learner.start()
     store = ImageStore(images)
     learner.set_probe(batch_of(store, 0)[0].prompt, (5, 6, 7))
-    results = [learner.step(step, batch_of(store, step)) for step in range(3)]
+    learner.save(out / "start")
+    results = [learner.step(step, batch_of(store, step)) for step in range(NUM_STEPS)]
     learner.save(out / "checkpoint")
-    result, dropped = learner.step(3, batch_of(store, 3))
+    results.append(learner.step(NUM_STEPS, batch_of(store, 0)))
     manifest, arrays = learner.publish(1)
     learner.load(out / "checkpoint")
-    again, _ = learner.step(3, batch_of(store, 3))
+    again, _ = learner.step(NUM_STEPS, batch_of(store, 0))
     resumed, _ = learner.publish(1)
     assert (manifest is None) == (rank > 0)
     if manifest is not None and resumed is not None:
         assert resumed.checksum == manifest.checksum
+        assert resumed.change_norm == manifest.change_norm
         np.savez(out / "weights.npz", **arrays)
-    drops = [drop.id for _, found in results for drop in found]
-    keys = ("loss", "grad_norm", "tokens", "rewards/margins", "rewards/margins/bdhs")
-    metrics = [round(step.metrics[key], 5) for step in (*(found for found, _ in results), result) for key in keys]
-    (out / f"rank_{rank}.txt").write_text(f"{drops} {dropped} {metrics} {again.pair_ids}")
+    found = {
+        "metrics": [result.metrics for result, _ in results],
+        "trained": [result.pair_ids for result, _ in results],
+        "dropped": [[drop.id for drop in dropped] for _, dropped in results],
+        "again": again.pair_ids,
+        "change_norm": None if manifest is None else manifest.change_norm,
+        "probe": None if manifest is None or manifest.probe is None else manifest.probe.token_logprobs,
+    }
+    (out / f"rank_{rank}.json").write_text(json.dumps(found))
     learner.close()
+
+
+def main() -> None:
+    rank, world_size = map(int, sys.argv[1:3])
+    ports, images, out = json.loads(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5])
+    # Otherwise nothing of a tiny model would be split up, and no completion would need a second call of the head.
+    learner.deepspeed_engine.PERSISTENT_NUMEL = 0
+    learner.logps.CHUNK_POSITIONS = 24
+    for case, port in zip(map(json.loads, sys.argv[6:]), ports, strict=True):
+        run(case, rank, world_size, port, images, out / case["name"])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +18,14 @@ import learner.update
 from common.config import RunConfig
 from common.errors import UserError
 from common.images import ImageStore
+from common.overrides import validate
 from learner.learner import Learner
-from tests.learner.helpers import LORA, make_pairs, run_config
+from learner.policy import Policy
+from learner.torch_engine import TorchEngine
+from learner.tree import tree_batch
+from learner.tree_logps import prepare
+from tests.learner.families import FAMILIES, family
+from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
 
 DEEPSPEED = [pytest.param(("deepspeed", stage), marks=pytest.mark.real, id=f"deepspeed-{stage}") for stage in range(4)]
 ENGINES = pytest.mark.parametrize("kind", [pytest.param(("torch", 0), id="torch"), *DEEPSPEED])
@@ -57,6 +66,25 @@ def test_same_weights_as_torch(start: Start, store: ImageStore, kind: tuple[str,
     expected = trained(start(config_of(("torch", 0), tuning)), store)
     found = trained(start(config_of(kind, tuning)), store)
     assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=2e-5, err_msg=name)
+
+
+@ENGINES
+def test_batches_without_images_in_between(start: Start, store: ImageStore, kind: tuple[str, int]) -> None:
+    """The projector has no gradient in the second and third batch: nothing of the first one's may be left over."""
+
+    def train(config: RunConfig) -> tuple[list[float], dict[str, np.ndarray]]:
+        trainer = start(config)
+        batches = [make_pairs(store, 6, 6 * step) for step in range(4)]
+        for step in (1, 2):
+            batches[step] = [replace(pair, prompt=text_prompt()) for pair in batches[step]]
+        norms = [trainer.step(step, batch)[0].metrics["grad_norm"] for step, batch in enumerate(batches)]
+        return norms, trainer.publish(1)[1]
+
+    expected_norms, expected = train(config_of(("torch", 0)))
+    norms, found = train(config_of(kind))
+    assert norms == pytest.approx(expected_norms, rel=1e-4)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=2e-5, err_msg=name)
 
@@ -155,3 +183,127 @@ def test_gathered_weights_are_copies(start: Start, store: ImageStore, kind: tupl
     for name, value in before.items():
         np.testing.assert_array_equal(value, kept[name])
     assert torch.is_grad_enabled()
+
+
+@ENGINES
+def test_gradient_checkpointing_changes_nothing(start: Start, store: ImageStore, kind: tuple[str, int]) -> None:
+    """Losses of every step and the weights after; that layers really run again is counted."""
+    curves, weights, calls = [], [], []
+    for checkpointing in (False, True):
+        trainer = start(config_of(kind, gradient_checkpointing=checkpointing))
+        runs: list[int] = []
+        layer = trainer._policy.model.model.language_model.layers[0]
+        layer.self_attn.register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        curves.append([trainer.step(step, make_pairs(store, 6, 6 * step))[0].metrics["loss"] for step in range(3)])
+        weights.append(trainer.publish(1)[1])
+        calls.append(len(runs))
+    assert calls[1] == 2 * calls[0] > 0
+    assert curves[1] == pytest.approx(curves[0], abs=1e-6)
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], value, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("stage", "offload"),
+    [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (1, "optimizer"), (2, "optimizer"), (3, "params")],
+)
+def test_bfloat16_weights_have_float32_masters(tmp_path: Path, stage: int, offload: str) -> None:
+    """Every gradient is 1, so each of Adam's steps is lr = 1e-4, while bfloat16's next number below 1 is 1 - 2^-8.
+
+    A step from a bfloat16 weight would round back to 1 for ever. A master is at 1 - 64e-4 after 64 steps, which
+    rounds to 1 - 2·2^-8; had the checkpoint after 16 steps kept bfloat16's 1 only, it would be 1 - 48e-4, rounded to
+    1 - 2^-8.
+    """
+    from learner.deepspeed_engine import DeepSpeedEngine
+
+    optimizer = {"lr": 1e-4, "warmup_steps": 0, "schedule": "constant"}
+    config = run_config("deepspeed", zero_stage=stage, offload=offload, optimizer=optimizer).learner
+
+    def begin() -> DeepSpeedEngine:
+        module = torch.nn.Linear(8, 1, bias=False, dtype=torch.bfloat16)
+        torch.nn.init.ones_(module.weight)
+        return DeepSpeedEngine(module, config, 0, 1, "127.0.0.1", 0)
+
+    def run(engine: DeepSpeedEngine, num_steps: int) -> float:
+        for _ in range(num_steps):
+            engine.backward(engine.module(torch.ones(1, 8, dtype=torch.bfloat16)).sum())
+            engine.step()
+        weights = engine.gather_weights()
+        assert weights is not None
+        (weight,) = weights.values()
+        assert weight.dtype == torch.bfloat16
+        (value,) = weight.unique().tolist()
+        return float(value)
+
+    first = begin()
+    assert run(first, 16) == 1.0
+    first.save(tmp_path)
+    assert run(first, 48) == 1 - 2 * 2**-8
+    first.close()
+    second = begin()
+    second.load(tmp_path)
+    assert run(second, 48) == 1 - 2 * 2**-8
+    second.close()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "params")])
+def test_offload_changes_nothing(start: Start, store: ImageStore, tmp_path: Path, stage: int, offload: str) -> None:
+    """On a CPU there is nowhere to move to, but DeepSpeed's offloading code runs all the same; it resumes, too."""
+    expected = trained(start(config_of(("deepspeed", stage))), store)
+    trainer = start(config_of(("deepspeed", stage), offload=offload))
+    trainer.step(0, make_pairs(store, 6))
+    trainer.save(tmp_path / "one")
+    resumed = start(config_of(("deepspeed", stage), offload=offload))
+    resumed.load(tmp_path / "one")
+    for step in (1, 2):
+        resumed.step(step, make_pairs(store, 6, 6 * step))
+    for name, value in resumed.publish(1)[1].items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("learner", "got"),
+    [
+        ({"zero_stage": 0, "offload": "optimizer"}, "zero_stage >= 1, got deepspeed and 0"),
+        ({"zero_stage": 2, "offload": "params"}, "zero_stage >= 3, got deepspeed and 2"),
+        ({"zero_stage": 3, "offload": "params", "engine": "torch"}, "zero_stage >= 3, got torch and 3"),
+    ],
+)
+def test_an_offload_that_cannot_be_is_said(learner: dict[str, object], got: str) -> None:
+    with pytest.raises(UserError, match=got) as caught:
+        validate({"learner": learner, "mixture": {"online_fraction": 1}})
+    assert "\n" not in str(caught.value)
+    assert "set learner.offload = none" in str(caught.value)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_trains_alike_under_zero_3(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Weights that a family reads outside of their module's forward would be missing when they are split up."""
+    import learner.deepspeed_engine
+
+    monkeypatch.setattr(learner.deepspeed_engine, "PERSISTENT_NUMEL", 0)
+    pairs = [family(name).pair("a1 b2", seed, chosen=(9, 10, 11), rejected=(12, 13)) for seed in (0, 1)]
+    config = run_config("deepspeed", zero_stage=3, optimizer={"lr": 1e-3, "warmup_steps": 0}).learner
+
+    def trained(make: Callable[[torch.nn.Module], Any]) -> dict[str, torch.Tensor]:
+        policy = Policy(deepcopy(family(name).model).float()).train()
+        prepare(policy.model)
+        engine = make(policy)
+        for _ in range(2):
+            logps = engine.module(tree_batch(pairs).to("cpu", torch.float32))
+            engine.backward(-logps.summed.mean())
+            assert engine.step()["grad_norm"] > 0
+        weights = engine.gather_weights()
+        engine.close()
+        return dict(weights)
+
+    expected = trained(lambda policy: TorchEngine(policy, config))
+    found = trained(lambda policy: learner.deepspeed_engine.DeepSpeedEngine(policy, config, 0, 1, "127.0.0.1", 0))
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if key.endswith("k_proj.bias"):
+            continue  # its gradient is 0, as softmax ignores it: AdamW makes steps of the rounding errors
+        torch.testing.assert_close(found[key], value, atol=2e-5, rtol=1e-4, msg=key)

@@ -38,13 +38,13 @@ def counted(config: RunConfig) -> tuple[Learner, list[int]]:
     """A started learner, and the pairs of every reference forward that it runs."""
     trainer, sizes = Learner(config), []
     trainer.start()
-    original = trainer._reference_forward
+    original = trainer._reference.forward
 
     def forward(batch: Any, *more: Any) -> Any:
         sizes.append(len(batch.pairs))
         return original(batch, *more)
 
-    trainer._reference_forward = forward  # type: ignore[method-assign]
+    trainer._reference.forward = forward  # type: ignore[method-assign]
     return trainer, sizes
 
 
@@ -60,8 +60,9 @@ def test_a_second_epoch_runs_no_reference_forward(store: ImageStore, tmp_path: P
         assert ours["rewards/margins"] == theirs["rewards/margins"]
     assert sizes == [4, 2]
     assert plain_sizes == [4, 2] * 3
-    assert trainer._reference_cache is not None
-    assert (trainer._reference_cache.num_hits, trainer._reference_cache.num_misses) == (12, 6)
+    cache = trainer._reference.cache
+    assert cache is not None
+    assert (cache.num_hits, cache.num_misses) == (12, 6)
     left, right = trainer.publish(1)[1], plain.publish(1)[1]
     for name, value in left.items():
         np.testing.assert_array_equal(value, right[name], err_msg=name)

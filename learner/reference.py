@@ -1,0 +1,83 @@
+"""The reference: the start policy, frozen. How it is kept, asked for log-probs, and read for a push.
+
+tuning   ZeRO                                   kept as                                   memory per rank
+LoRA     any                                    the policy with its adapters off          none
+full     0-2, or 3 on one rank                  a copy, sharing a tower that is frozen    the model
+full     3 on several ranks, or params on CPU   a copy in a ZeRO-3 engine of its own      its share, and a layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from common.config import Lora, RunConfig
+from common.protocols import TrainEngine
+from learner.collate import RowBatch
+from learner.encoded import EncodedPair
+from learner.logps import CompletionLogps
+from learner.policy import Policy, freeze_copy
+from learner.reference_cache import ReferenceCache
+from learner.tree import TreeBatch, tree_batch
+
+
+class Reference:
+    """Called for log-probs without gradients, arguments as of `Policy.forward`; under ZeRO-3 by all ranks alike.
+
+    Args:
+        config: of the run.
+        policy: as it starts, on the CPU.
+    """
+
+    def __init__(self, config: RunConfig, policy: Policy) -> None:
+        # ZeRO-3 splits the policy's parameters up, so nothing may be shared with it.
+        share_tower = config.learner.zero_stage < 3
+        self.copy = None if isinstance(config.model.tuning, Lora) else freeze_copy(policy, share_tower)
+        self.cache: ReferenceCache | None = None
+
+    def start(
+        self, engine: TrainEngine, device: torch.device, dtype: torch.dtype, cache: ReferenceCache | None
+    ) -> None:
+        """Bring the copy to its place, once the policy is in its engine.
+
+        Args:
+            device, dtype: of batches.
+            cache: of log-probs, if there is one.
+        """
+        self._engine, self._device, self._dtype, self.cache = engine, device, dtype, cache
+        self._module: nn.Module | None = None if self.copy is None else engine.place_frozen(self.copy)
+
+    def __call__(
+        self, batch: RowBatch | TreeBatch, alternatives: Tensor | None = None, best: bool = False
+    ) -> CompletionLogps:
+        """From the cache where it knows them."""
+        if self.cache is None or not isinstance(batch, TreeBatch):
+            return self.forward(batch, alternatives, best)
+        assert alternatives is None and not best, "losses that ask for more go through plain rows"
+        return self.cache.logps(batch, self.forward, self.tree)
+
+    def forward(
+        self, batch: RowBatch | TreeBatch, alternatives: Tensor | None = None, best: bool = False
+    ) -> CompletionLogps:
+        """The reference's own forward, whatever is cached."""
+        if self._module is not None:
+            logps = self._module(batch, alternatives=alternatives, best=best)
+        else:
+            logps = self._engine.module(batch, adapters=False, alternatives=alternatives, best=best)
+        assert isinstance(logps, CompletionLogps)
+        return logps
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Start weights by name, each whole until the next is asked for (collective); with LoRA none."""
+        return iter(()) if self.copy is None else self._engine.gathered(self.copy)
+
+    def tree(self, pairs: list[EncodedPair]) -> TreeBatch:
+        """The batch of these pairs as `forward` takes it."""
+        return tree_batch(pairs).to(self._device, self._dtype)
+
+    def close(self) -> None:
+        """Close the cache's files."""
+        if self.cache is not None:
+            self.cache.close()
