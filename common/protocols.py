@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -65,6 +65,10 @@ class Engine(Protocol):
         """Log-prob (nats) of each token of a given response under the current weights."""
         ...
 
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+        """Log-probs (nats) of the tokens of whole answers, end-of-sequence token included; one result per answer."""
+        ...
+
     async def load_weights(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         """Swap the weights between two engine steps, drop what was cached under the old ones, prove the new ones."""
         ...
@@ -99,8 +103,8 @@ class TrainEngine(Protocol):
         """Clip, update, schedule, zero the gradients. Returns `grad_norm` and `lr`."""
         ...
 
-    def gather_weights(self) -> Mapping[str, torch.Tensor] | None:
-        """Full parameters by module name on rank 0 (None elsewhere)."""
+    def gather_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Mapping[str, torch.Tensor] | None:
+        """Full parameters by module name on rank 0 (None elsewhere), those whose name is wanted."""
         ...
 
     def save(self, directory: Path) -> None: ...

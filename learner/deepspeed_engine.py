@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,12 @@ class DeepSpeedEngine:
         skipped = not self._engine.was_step_applied()
         return {"grad_norm": float(norm), "lr": float(lr), "skipped": float(skipped)}
 
-    def gather_weights(self) -> Mapping[str, Tensor] | None:
+    def gather_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Mapping[str, Tensor] | None:
         """Copies of all parameters on rank 0's CPU, one by one; tied ones under each of their names."""
         weights: dict[str, Tensor] = {}
         for name, parameter in self._engine.module.named_parameters(remove_duplicate=False):
+            if not wanted(name):
+                continue
             with self._gathered(parameter):
                 if self.rank == 0:
                     weights[name] = parameter.detach().to("cpu", copy=True)

@@ -31,9 +31,9 @@ from learner.grounding import grounding_metrics, views
 from learner.guard import SkipGuard
 from learner.logps import CompletionLogps
 from learner.objective import Objective
-from learner.policy import Policy, freeze_copy, load_policy
+from learner.policy import Policy, freeze_copy, is_adapter, load_policy
 from learner.povid import Povid
-from learner.publisher import export_policy, package, plain_weights
+from learner.publisher import export_policy, package, package_adapter, plain_weights
 from learner.ranks import free_address, gather
 from learner.reference_cache import ReferenceCache, identity
 from learner.tree import TreeBatch, tree_batch
@@ -110,7 +110,8 @@ class Learner:
         self._collator = Collator(encoder, tree=self._fast.share_prompt)
         self._reference_cache = None
         if self._fast.reference_cache is not None:
-            known = identity(encoder, self._dtype)
+            quantize = config.model.tuning.quantize if isinstance(config.model.tuning, Lora) else "none"
+            known = identity(encoder, self._dtype, quantize)
             self._reference_cache = ReferenceCache(self._fast.reference_cache, self.rank, known)
         self._engine = self._make_engine()
         torch.manual_seed(derive_seed(config.run.seed, "learner", self.rank))
@@ -183,12 +184,19 @@ class Learner:
         self._probe = (prompt, tuple(token_ids))
 
     def publish(self, version: int) -> tuple[WeightManifest | None, dict[str, np.ndarray]]:  # type: ignore[type-arg]
-        """The weights as they are now, merged if LoRA, with the manifest; rank 0 only, others get (None, {})."""
+        """The weights as they are now, of LoRA merged or the adapter alone (`model.tuning.push`), with the manifest.
+
+        Rank 0 only, others get (None, {}).
+        """
         probe = self._run_probe()
-        gathered = self._engine.gather_weights()
+        tuning = self.config.model.tuning
+        adapter = isinstance(tuning, Lora) and tuning.push == "adapter"
+        gathered = self._engine.gather_weights(is_adapter) if adapter else self._engine.gather_weights()
         if gathered is None:
             return None, {}
-        current, start = plain_weights(gathered, self.config.model.tuning, self._reference)
+        if isinstance(tuning, Lora) and adapter:
+            return package_adapter(version, gathered, tuning, probe)
+        current, start = plain_weights(gathered, tuning, self._reference, self._policy)
         return package(version, current, start, probe)
 
     def export(self, directory: str | Path) -> None:

@@ -14,7 +14,8 @@ from common.config import Lora, Tuning
 from common.paths import replace_directory
 from common.records import LogprobProbe, WeightManifest
 from common.weights import checksum, hub_name, to_arrays
-from learner.policy import Policy, merge_lora
+from learner.policy import Policy, adapter_norm, adapter_weights, merge_lora
+from learner.quantized import dequantised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +24,15 @@ _POLICY_PREFIX = "net."
 
 
 def plain_weights(
-    gathered: Mapping[str, Tensor], tuning: Tuning, reference: Policy | None
+    gathered: Mapping[str, Tensor], tuning: Tuning, reference: Policy | None, policy: Policy | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Current and start weights by Hugging Face name. LoRA adapters come merged; their base is the start."""
+    """Current and start weights by Hugging Face name. LoRA adapters come merged; their base is the start.
+
+    Args:
+        policy: whose weights these are, when they may be quantised.
+    """
+    if policy is not None:
+        gathered = dequantised(policy, gathered)
     current = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
     if isinstance(tuning, Lora):
         return merge_lora(current, tuning)
@@ -62,6 +69,17 @@ def package(
     return manifest, arrays
 
 
+def package_adapter(
+    version: int, gathered: Mapping[str, Tensor], tuning: Lora, probe: LogprobProbe | None
+) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+    """The arrays of a push of adapters alone, under peft's names, and the manifest that describes exactly them."""
+    weights = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
+    arrays = to_arrays(adapter_weights(weights))
+    num_bytes = sum(array.nbytes for array in arrays.values())
+    norm = adapter_norm(weights, tuning)
+    return WeightManifest(version, checksum(arrays), len(arrays), num_bytes, norm, probe), arrays
+
+
 def export_policy(
     directory: Path, policy: Policy, encoder: ChatEncoder, gathered: Mapping[str, Tensor], tuning: Tuning, shard: str
 ) -> None:
@@ -72,7 +90,8 @@ def export_policy(
     """
     from huggingface_hub import save_torch_state_dict
 
-    weights = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
+    plain = dequantised(policy, gathered)
+    weights = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in plain.items()}
     model = policy.model
     merged = merge_lora(weights, tuning)[0] if isinstance(tuning, Lora) else weights
     with replace_directory(directory) as partial:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -58,10 +58,10 @@ class TorchEngine:
             self._schedule.step()
         return {"grad_norm": self._optimizer.grad_norm, "lr": lr, "skipped": float(self._optimizer.overflow)}
 
-    def gather_weights(self) -> Mapping[str, Tensor] | None:
+    def gather_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Mapping[str, Tensor] | None:
         """Copies of all parameters on the CPU, tied ones under each of their names."""
         named = self._module.named_parameters(remove_duplicate=False)
-        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in named}
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in named if wanted(name)}
 
     def save(self, directory: Path) -> None:
         """Trainable weights, optimizer and schedule."""
