@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from learner.learner import Learner
 from tests.actors.hf_policy import HfPolicy
 from tests.learner.helpers import LORA, make_pairs, run_config
 from tests.tiny_families import tiny_llava_next, tiny_qwen
-from tests.tiny_models import make_prompt, tiny_llava
+from tests.tiny_models import TinyLlava, make_prompt, tiny_llava
 
 TUNING = Lora.model_validate({**LORA, "push": "adapter"})
 TOLERANCE = 1e-4
@@ -142,3 +143,14 @@ def test_what_is_in_flight_follows_a_push(engine: Any, store: ImageStore, run: A
             tail = new._logits(prompt, answer.token_ids)[:-1].argmax(-1)[-3:].tolist()
             assert tail == list(answer.token_ids[-3:])
     assert mixed, "no answer was in flight during the push"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_a_quantised_policy_is_pushed_whole(start_engine: Any, store: ImageStore, run: Any) -> None:
+    """An engine in full precision agrees with the learner on 4 bits."""
+    engine, learner = start_engine(TinyLlava(), "stepped"), learner_of(quantize="nf4")
+    learner.set_probe(make_prompt(store, 90), (300, 301, 302, 303))
+    learner.step(0, make_pairs(store, 6))
+    report = run(engine.load_weights(*learner.publish(engine.weight_version + 1)))
+    assert report.probe_error is not None and report.probe_error < TOLERANCE
