@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from actors.vllm_api import AsyncEngineArgs, AsyncLLM, RequestOutput, SamplingParams, parse_model_prompt
+from actors.adapter_push import adapter_request
+from actors.vllm_api import AsyncEngineArgs, AsyncLLM, LoRARequest, RequestOutput, SamplingParams, parse_model_prompt
 from actors.vllm_engine import VllmEngine
 
 
@@ -21,7 +22,7 @@ class AsyncVllmEngine(VllmEngine):
         return rendered
 
     async def _submit(self, request_id: str, rendered: Any, params: SamplingParams) -> Awaitable[RequestOutput]:
-        queue = await self._llm.add_request(request_id, rendered, params)
+        queue = await self._llm.add_request(request_id, rendered, params, lora_request=await self._policy())
 
         async def finished() -> RequestOutput:
             try:
@@ -41,11 +42,18 @@ class AsyncVllmEngine(VllmEngine):
         llm = self._llm
         await llm.pause_generation(mode="keep", clear_cache=True)
         try:
-            await llm.collective_rpc("swap_weights", self._timeout_s, (path,))
+            if self._adapter is not None:
+                await self._policy()
+                await self._load_adapter(adapter_request(path, load=True))
+            else:
+                await llm.collective_rpc("swap_weights", self._timeout_s, (path,))
             await llm.update_weight_version(version)
             return str(await llm.get_weight_version())
         finally:
             await llm.resume_generation()
+
+    async def _load_adapter(self, adapter: LoRARequest) -> None:
+        await self._llm.add_lora(adapter)
 
     async def close(self) -> None:
         self._llm.shutdown()

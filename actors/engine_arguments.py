@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from actors.adapter_push import lora_arguments, pushed_adapter
 from actors.requests import MAX_IMAGES
 from actors.vllm_api import current_platform
 from actors.weight_receiver import BACKEND, EXTENSION
@@ -31,6 +32,8 @@ def engine_arguments(model: Model, rollout: Rollout, encoder: ChatEncoder, seed:
         "weight_transfer_config": {"backend": BACKEND},
         "worker_extension_cls": EXTENSION,
     }
+    if (tuning := pushed_adapter(model)) is not None:
+        arguments |= lora_arguments(tuning)
     if options.block_size is not None:
         arguments["block_size"] = options.block_size
     if options.kv_cache_bytes:

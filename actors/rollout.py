@@ -102,6 +102,10 @@ class RolloutWorker:
         """Log-prob (nats) of each token of a given response under the current weights."""
         return await self.engine.token_logprobs(prompt, token_ids)
 
+    async def score(self, answers: list[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+        """Token log-probs (nats) of whole answers under the current weights, one result per answer, in order."""
+        return await self.engine.score(answers)
+
     async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         """Swap the engine's weights and prove them."""
         return await self.engine.load_weights(manifest, tensors)

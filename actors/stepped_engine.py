@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from actors.vllm_api import EngineArgs, LLMEngine, RequestOutput, SamplingParams, parse_model_prompt
+from actors.adapter_push import adapter_request
+from actors.vllm_api import EngineArgs, LLMEngine, LoRARequest, RequestOutput, SamplingParams, parse_model_prompt
 from actors.vllm_engine import VllmEngine
 
 
@@ -25,7 +26,7 @@ class SteppedVllmEngine(VllmEngine):
 
     async def _submit(self, request_id: str, rendered: Any, params: SamplingParams) -> Awaitable[RequestOutput]:
         future: asyncio.Future[RequestOutput] = asyncio.get_running_loop().create_future()
-        self._engine.add_request(request_id, rendered, params)
+        self._engine.add_request(request_id, rendered, params, lora_request=await self._policy())
         self._waiting[request_id] = future
         if self._stepper is None or self._stepper.done():
             self._stepper = asyncio.create_task(self._run())
@@ -53,12 +54,19 @@ class SteppedVllmEngine(VllmEngine):
 
     async def _swap(self, path: str, version: str) -> str:
         engine = self._engine
-        engine.collective_rpc("swap_weights", args=(path,))
+        if self._adapter is not None:
+            await self._policy()
+            await self._load_adapter(adapter_request(path, load=True))
+        else:
+            engine.collective_rpc("swap_weights", args=(path,))
         engine.set_weight_version(version)
         engine.reset_prefix_cache(reset_running_requests=True)
         engine.reset_mm_cache()
         engine.reset_encoder_cache()
         return str(engine.get_weight_version())
+
+    async def _load_adapter(self, adapter: LoRARequest) -> None:
+        self._engine.add_lora(adapter)
 
     async def close(self) -> None:
         if self._stepper is not None:

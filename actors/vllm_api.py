@@ -17,9 +17,11 @@ from typing import get_type_hints
 
 import vllm
 from vllm import LLM, SamplingParams
+from vllm.config.lora import MaxLoRARanks
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+from vllm.lora.request import LoRARequest
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.models.llava import LlavaImageEmbeddingInputs
 from vllm.model_executor.models.llava_next import LlavaNextImageEmbeddingInputs
@@ -45,6 +47,8 @@ __all__ = [
     "CompletionOutput",
     "EngineArgs",
     "LLMEngine",
+    "LoRARequest",
+    "MaxLoRARanks",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
+from actors.adapter_push import adapter_request, check_adapter, pushed_adapter, shared_adapter, zero_adapter
 from actors.engine_arguments import engine_arguments
 from actors.requests import PromptBuilder, sampling_params, scoring_params, to_group, token_logprobs
 from actors.vision_features import VisionFeatures, by_images
-from actors.vllm_api import RequestOutput, SamplingParams
+from actors.vllm_api import LoRARequest, RequestOutput, SamplingParams
 from actors.weight_sender import check_tensors, shared_file
 from common.chat import ChatEncoder, PromptError
 from common.config import Model, Rollout
@@ -48,6 +49,8 @@ class VllmEngine(ABC):
         self._swap_lock = asyncio.Lock()
         self._ids = (str(number) for number in itertools.count())
         self._version = 0
+        self._adapter = pushed_adapter(model)
+        self._lora_request: LoRARequest | None = None
         self._launch(engine_arguments(model, rollout, encoder, seed))
 
     @property
@@ -75,6 +78,21 @@ class VllmEngine(ABC):
         async with self._swap_lock:
             return await self._score(prompt, token_ids)
 
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+        """Token log-probs (nats) of whole answers under one set of weights, one result per answer, in order."""
+        encode = self.encoder.encode_response
+        started: list[tuple[str, Awaitable[RequestOutput]] | Dropped] = []
+        async with self._swap_lock:
+            try:
+                started.extend([await self._start_scoring(prompt, encode(text)) for prompt, text in answers])
+                return [
+                    entry if isinstance(entry, Dropped) else token_logprobs(await entry[1], encode(text))
+                    for (_, text), entry in zip(answers, started, strict=True)
+                ]
+            except BaseException:
+                await self._abort([entry[0] for entry in started if not isinstance(entry, Dropped)])
+                raise
+
     async def load_weights(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         """Swap the weights and prove them.
 
@@ -83,18 +101,23 @@ class VllmEngine(ABC):
             RuntimeError: the engine echoes another version, disagrees with the probe, or takes too long.
         """
         started = time.perf_counter()
-        frozen = self._model.freeze_vision
-        await asyncio.to_thread(check_tensors, manifest, tensors, self._shapes, frozen)
+        tuning = self._adapter
+        if tuning is not None:
+            await asyncio.to_thread(check_adapter, manifest, tensors, self._shapes, tuning)
+        else:
+            frozen = self._model.freeze_vision
+            await asyncio.to_thread(check_tensors, manifest, tensors, self._shapes, frozen)
         try:
             async with asyncio.timeout(self._timeout_s), self._swap_lock:
-                with shared_file(tensors) as path:
+                with shared_adapter(tensors, tuning) if tuning else shared_file(tensors) as path:
                     echo = await self._swap(str(path), str(manifest.version))
                 if echo != str(manifest.version):
                     raise RuntimeError(
                         f"weights {manifest.version}: expected the engine to echo this version, got {echo}; restart it"
                     )
                 self._version = manifest.version
-                self._features.load(tensors)
+                if tuning is None:
+                    self._features.load(tensors)
                 error = await self._prove(manifest)
         except TimeoutError as late:
             raise RuntimeError(
@@ -131,13 +154,42 @@ class VllmEngine(ABC):
         except (PromptError, ImageError) as error:
             return Dropped(request.id, error.reason, str(error))
 
+    async def _start_scoring(
+        self, prompt: Prompt, token_ids: Sequence[int]
+    ) -> tuple[str, Awaitable[RequestOutput]] | Dropped:
+        """Hand an answer to the engine, or say why not; the caller holds the lock."""
+        try:
+            request_id = next(self._ids)
+            return request_id, await self._submit_scoring(request_id, prompt, token_ids)
+        except (PromptError, ImageError) as error:
+            return Dropped(prompt.id, error.reason, str(error))
+
     async def _score(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[float, ...]:
+        output = await (await self._submit_scoring(next(self._ids), prompt, token_ids))
+        return token_logprobs(output, token_ids)
+
+    async def _submit_scoring(
+        self, request_id: str, prompt: Prompt, token_ids: Sequence[int]
+    ) -> Awaitable[RequestOutput]:
         if not token_ids or set(token_ids) & set(self.encoder.media_token_ids):
             raise PromptError("response", f"prompt {prompt.id}: expected a response of text tokens, got {token_ids}")
-        rendered = await self._render(self._builder.build(prompt, token_ids[:-1]).payload)
+        built = self._builder.build(prompt, token_ids[:-1])
+        rendered = await self._render(built.payload)
+        self._builder.check(built, rendered["prompt_token_ids"])
         rendered["prompt_token_ids"] = [*rendered["prompt_token_ids"], token_ids[-1]]
-        output = await (await self._submit(next(self._ids), rendered, scoring_params()))
-        return token_logprobs(output, token_ids)
+        return await self._submit(request_id, rendered, scoring_params())
+
+    async def _policy(self) -> LoRARequest | None:
+        """The adapter that a request carries; of zeros before the first push. None where whole weights are pushed."""
+        if self._adapter is not None and self._lora_request is None:
+            with shared_adapter(zero_adapter(self._shapes, self._adapter), self._adapter) as folder:
+                await self._load_adapter(adapter_request(folder, load=True))
+                self._lora_request = adapter_request(folder, load=False)
+        return self._lora_request
+
+    @abstractmethod
+    async def _load_adapter(self, adapter: LoRARequest) -> None:
+        """Read the adapter's folder, in place of what it was."""
 
     @abstractmethod
     def _launch(self, arguments: dict[str, Any]) -> None:
@@ -156,7 +208,11 @@ class VllmEngine(ABC):
 
     @abstractmethod
     async def _swap(self, path: str, version: str) -> str:
-        """Load a weight file between two steps and drop prefix, multimodal and encoder caches; the version's echo."""
+        """Load a weight file or an adapter's folder between two steps, drop prefix, multimodal and encoder caches.
+
+        Returns:
+            The version's echo.
+        """
 
     @abstractmethod
     async def close(self) -> None: ...

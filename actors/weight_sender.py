@@ -43,6 +43,16 @@ def check_tensors(
         )
 
 
+def check_room(tensors: Tensors) -> None:
+    """UserError when shared memory is too small for the tensors."""
+    num_bytes, free = sum(array.nbytes for array in tensors.values()), shutil.disk_usage(SHARED_MEMORY).free
+    if num_bytes > free:
+        raise UserError(
+            f"{SHARED_MEMORY}: expected {num_bytes >> 20} MiB free for a weight push, got {free >> 20} MiB; enlarge it "
+            "(docker: --shm-size)"
+        )
+
+
 @contextmanager
 def shared_file(tensors: Tensors) -> Iterator[Path]:
     """A safetensors file of the tensors in shared memory, readable by this user only, gone afterwards.
@@ -50,12 +60,7 @@ def shared_file(tensors: Tensors) -> Iterator[Path]:
     Raises:
         UserError: shared memory is too small for it.
     """
-    num_bytes, free = sum(array.nbytes for array in tensors.values()), shutil.disk_usage(SHARED_MEMORY).free
-    if num_bytes > free:
-        raise UserError(
-            f"{SHARED_MEMORY}: expected {num_bytes >> 20} MiB free for a weight push, got {free >> 20} MiB; enlarge it "
-            "(docker: --shm-size)"
-        )
+    check_room(tensors)
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY, prefix="sightline-") as folder:
         path = Path(folder) / "weights.safetensors"
         path.touch(mode=0o600)

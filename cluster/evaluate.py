@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 from cluster.entry import exit_status
 
 if TYPE_CHECKING:
+    from cluster.grounding import Gate
     from cluster.ray_runtime import RayRuntime
     from common.config import RunConfig
     from common.protocols import GenerationRequest
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(args: argparse.Namespace, config: RunConfig) -> None:
+    from cluster.grounding import grounding_gate
     from cluster.measure import evaluation_prompts
     from cluster.ray_runtime import RayRuntime
     from cluster.samples_page import write_samples
@@ -77,10 +79,11 @@ async def _run(args: argparse.Namespace, config: RunConfig) -> None:
         prompts = evaluation_prompts(args.split, scenes, settings, store)
         runtime = RayRuntime(config.cluster)
         try:
+            gate = grounding_gate(config, prompts[0], store)
             if args.baseline:
-                measured["start"] = await _measure(runtime, args.baseline, config, prompts, None)
+                measured["start"] = await _measure(runtime, args.baseline, config, prompts, gate, None)
             start = measured["start"][1] if measured else None
-            measured["policy"] = await _measure(runtime, args.policy, config, prompts, start)
+            measured["policy"] = await _measure(runtime, args.policy, config, prompts, gate, start)
         finally:
             runtime.shutdown()
         if args.samples:
@@ -97,10 +100,12 @@ async def _measure(
     policy: Path,
     config: RunConfig,
     prompts: tuple[list[Prompt], list[Prompt]],
+    gate: Gate,
     baseline: Answers | None,
 ) -> tuple[Scorecard, Answers]:
     """Start a rollout worker on `policy`, evaluate it, stop it."""
     from actors.rollout import RolloutWorker
+    from cluster.grounding import with_grounding
     from cluster.measure import evaluate
     from cluster.progress import ProgressReport
     from reward.worker import RewardWorker
@@ -117,14 +122,18 @@ async def _measure(
     async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
         return await asyncio.to_thread(rewards.judge, groups)
 
+    async def score(answers: list[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+        return cast("list[tuple[float, ...] | Dropped]", await handle.call("score", answers))
+
     def count_up(num_answers: int) -> None:
         bar.advance(count=num_answers)
 
     try:
-        with ProgressReport(f"asking {policy}", sum(map(len, prompts))) as bar:
+        with ProgressReport(f"asking {policy}", sum(map(len, prompts)) + gate.num_scored) as bar:
             await handle.call("start")
             limit, settings = options.max_tokens, config.evaluation
             found = await evaluate(generate, judge, *prompts, baseline, settings, limit, count_up)
+            found = await with_grounding(found, score, gate, baseline, settings, count_up)
             await handle.call("close")
             return found
     finally:
@@ -136,7 +145,7 @@ def print_scorecards(cards: dict[str, Scorecard]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cluster.samples_page import metric_rows
+    from cluster.samples_page import grounding_lines, metric_rows
 
     table = Table("metric", *cards, "", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name, better, _, cells in metric_rows(list(cards.values())):
@@ -145,6 +154,9 @@ def print_scorecards(cards: dict[str, Scorecard]) -> None:
     for name, card in cards.items():
         if card.dropped:
             Console().print(f"{name}: not counted {card.dropped}")
+    for name, card in cards.items():
+        for line, warns in grounding_lines(card):
+            Console(soft_wrap=True).print(f"{name}: {line}", style="bold yellow" if warns else None, markup=False)
 
 
 def write_scorecards(path: Path, cards: dict[str, Scorecard]) -> None:

@@ -14,6 +14,7 @@ from actors.rollout import RolloutWorker
 from cluster.admission import Admission
 from cluster.evaluate import write_scorecards
 from cluster.frontier import Frontier
+from cluster.grounding import grounding_gate, with_grounding
 from cluster.loop import Loop, Progress, Workers
 from cluster.measure import evaluate, evaluation_prompts, read_measured, write_measured
 from cluster.online_pairs import OnlinePairs
@@ -192,9 +193,28 @@ class Experiment:
             return read_measured(path)
         settings = self.config.evaluation
         prompts = evaluation_prompts("test", settings.test_scenes, settings, self._scenes)
-        measured = await self._ask(rollout, reward, prompts, baseline, name)
+        found = await self._ask(rollout, reward, prompts, baseline, name)
+        measured = await self._look_away(found, rollout, prompts[0], baseline, name)
         write_measured(path, measured)
         return measured
+
+    async def _look_away(
+        self,
+        found: tuple[Scorecard, Answers],
+        rollout: Handle,
+        captions: list[Prompt],
+        baseline: Answers | None,
+        name: str,
+    ) -> tuple[Scorecard, Answers]:
+        """The grounding gate on top of a scorecard."""
+        gate = grounding_gate(self.config, captions, self._scenes)
+
+        async def score(answers: Any) -> Any:
+            return await rollout.call("score", answers)
+
+        with ProgressReport(f"grounding {name}", gate.num_scored) as bar:
+            settings = self.config.evaluation
+            return await with_grounding(found, score, gate, baseline, settings, lambda n: bar.advance(count=n))
 
     async def _ask(
         self,

@@ -78,8 +78,15 @@ def write_samples(
     samples = [_sample(group, before.get(group.prompt.id)) for group in final[1].captions[:limit]]
     samples.sort(key=lambda sample: (-sample.final.faults, sample.id))
     cards = (start[0], final[0]) if start else (final[0],)
+    names = ("before", "after") if start else ("grounding",)
+    grounding = [(n, line, bad) for n, card in zip(names, cards, strict=True) for line, bad in grounding_lines(card)]
     html = _template().render(
-        title=title, samples=samples, rows=metric_rows(cards), card=final[0], compared=bool(start)
+        title=title,
+        samples=samples,
+        rows=metric_rows(cards),
+        card=final[0],
+        compared=bool(start),
+        grounding=grounding,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
@@ -92,6 +99,21 @@ def metric_rows(cards: Sequence[Scorecard]) -> list[tuple[str, str, str, list[tu
         if any(getattr(card, key) is not None for card in cards):
             rows.append((name, better, meaning, [_cell(card, key) for card in cards]))
     return rows
+
+
+def grounding_lines(card: Scorecard) -> list[tuple[str, bool]]:
+    """What the grounding gate found, in words, and whether the line is a warning."""
+    found = card.grounding
+    if found is None:
+        return []
+    if found.gain is None:
+        return [(f"grounding not measured: {found.missing}", False)]
+    views = ", ".join(f"{value:.3f} with the {view} picture" for view, value in found.accuracy.items())
+    low, high = found.intervals["gain"]
+    told = f"grounding: right in {views}; gain {found.gain:.3f} ({low:.3f} – {high:.3f})"
+    what = found.ranked_by.replace("_", " ").replace("logp", "log-prob")
+    lines = [(f"{told}, {found.num_pairs} pairs ranked by {what}", False)]
+    return lines + ([(f"WARNING {found.warning}", True)] if found.warning else [])
 
 
 def _cell(card: Scorecard, key: str) -> tuple[str, str]:

@@ -47,6 +47,23 @@ class Lora(Section):
         ("language",), min_length=1, description="vision and projector take all their linear layers"
     )
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    quantize: Literal["none", "nf4"] = Field(
+        "none", description="nf4: the language side's linear layers in 4 bits (QLoRA, arXiv 2305.14314)"
+    )
+    push: Literal["merged", "adapter"] = Field(
+        "merged",
+        description="what engines get: all weights, merged, or the adapter alone, which they run beside the start "
+        "policy's weights (language side only; fewer bytes, slower sampling)",
+    )
+
+    @model_validator(mode="after")
+    def _adapter_is_all_that_changes(self) -> Lora:
+        if self.push == "adapter" and (self.sides != ("language",) or self.quantize != "none"):
+            raise ValueError(
+                f"model.tuning.push = adapter needs sides = language and quantize = none, since engines keep the start "
+                f"policy's weights, got {', '.join(self.sides)} and {self.quantize}; set push = merged"
+            )
+        return self
 
 
 Tuning = Annotated[Annotated[Full, Tag("full")] | Annotated[Lora, Tag("lora")], by_kind("full")]
@@ -294,6 +311,13 @@ class Evaluation(Section):
     questions_per_scene: int = Field(2, ge=0, description="per POPE split: one yes and one no")
     bootstrap_samples: int = Field(1000, ge=1)
     samples_shown: int = Field(24, ge=0, description="test images in samples.html")
+    pairs: str | None = Field(
+        None, description="held-out pair set for the grounding gate; the shapes world makes its own from test scenes"
+    )
+    grounding_pairs: int = Field(100, ge=0, description="pairs of the scorecard's grounding gate, 0: none")
+    grounding_gain: float = Field(
+        0.1, ge=0, le=1, description="what the true picture must add to the gate's accuracy; less is a warning"
+    )
 
 
 class Run(Section):
@@ -347,6 +371,26 @@ class RunConfig(Section):
             raise ValueError(
                 f"checkpoint.interval must be a multiple of loop.publish_interval, got {self.checkpoint.interval} and "
                 f"{self.loop.publish_interval}; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _quantised_whole(self) -> RunConfig:
+        tuning = self.model.tuning
+        if isinstance(tuning, Lora) and tuning.quantize != "none" and self.learner.zero_stage == 3:
+            raise ValueError(
+                "learner.zero_stage = 3 cannot split 4-bit weights, got model.tuning.quantize = nf4; use stage 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_held_out(self) -> RunConfig:
+        offline = self.data.offline.path if self.data.offline else ()
+        trained = {Path(path).resolve() for path in ([offline] if isinstance(offline, str) else offline)}
+        if self.evaluation.pairs is not None and Path(self.evaluation.pairs).resolve() in trained:
+            raise ValueError(
+                f"evaluation.pairs must be pairs that are not trained on, got {self.evaluation.pairs}, which is in "
+                "data.offline.path; keep some aside"
             )
         return self
 

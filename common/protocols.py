@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -65,6 +65,10 @@ class Engine(Protocol):
         """Log-prob (nats) of each token of a given response under the current weights."""
         ...
 
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+        """Log-probs (nats) of the tokens of whole answers, end-of-sequence token included; one result per answer."""
+        ...
+
     async def load_weights(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         """Swap the weights between two engine steps, drop what was cached under the old ones, prove the new ones."""
         ...
@@ -99,16 +103,18 @@ class TrainEngine(Protocol):
         """Clip, update, schedule, zero the gradients. Returns `grad_norm` and `lr`."""
         ...
 
-    def gather_weights(self) -> Mapping[str, torch.Tensor] | None:
-        """Full parameters by module name on rank 0 (None elsewhere)."""
+    def gather_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Mapping[str, torch.Tensor] | None:
+        """Full parameters by module name on rank 0 (None elsewhere), those whose name is wanted."""
         ...
 
     def place_frozen(self, module: torch.nn.Module) -> torch.nn.Module:
         """Bring a module that is never trained beside the policy; what comes back is called in its place."""
         ...
 
-    def gathered(self, module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-        """Parameters of the policy, or of what was given to `place_frozen`, by name (collective).
+    def gathered(
+        self, module: torch.nn.Module, wanted: Callable[[str], bool] = lambda name: True
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Wanted parameters of the policy, or of what was given to `place_frozen`, by name (collective).
 
         Each is whole until the next is asked for.
         """

@@ -122,6 +122,22 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class SideLogps:
+    """Log-probs of a pair's whole responses in nats, end-of-sequence token included, and their lengths in tokens."""
+
+    chosen: float
+    rejected: float
+    chosen_tokens: int
+    rejected_tokens: int
+
+    def both(self, measure: str) -> tuple[float, float]:
+        """(chosen, rejected) as `sum` or `per_token`."""
+        if measure == "sum":
+            return self.chosen, self.rejected
+        return self.chosen / self.chosen_tokens, self.rejected / self.rejected_tokens
+
+
+@dataclass(frozen=True, slots=True)
 class LogprobProbe:
     """Log-probs (nats, one per response token) that the learner finds with the weights it publishes."""
 

@@ -19,28 +19,13 @@ from common.anatomy import Figures, drop_counts, summary
 from common.chat import ChatEncoder
 from common.images import ImageStore
 from common.records import Dropped, PreferencePair, Response
+from common.records import SideLogps as SideLogps
 from common.views import View, blank_view, shuffled_view, text_view
 from learner.collate import Collator, EncodedPair
 from learner.policy import Policy
 
 VIEWS = ("image", "blank", "shuffled", "no_image")
 MEASURES = ("sum", "per_token")
-
-
-@dataclass(frozen=True, slots=True)
-class SideLogps:
-    """Log-probs of both whole responses in nats, end-of-sequence token included, and their lengths in tokens."""
-
-    chosen: float
-    rejected: float
-    chosen_tokens: int
-    rejected_tokens: int
-
-    def both(self, measure: str) -> tuple[float, float]:
-        """(chosen, rejected) as `sum` or `per_token`."""
-        if measure == "sum":
-            return self.chosen, self.rejected
-        return self.chosen / self.chosen_tokens, self.rejected / self.rejected_tokens
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,13 @@ class DeepSpeedEngine:
         skipped = not self._engine.was_step_applied()
         return {"grad_norm": float(norm), "lr": float(lr), "skipped": float(skipped)}
 
-    def gather_weights(self) -> Mapping[str, Tensor] | None:
-        """Copies of all parameters on rank 0's CPU, tied ones under each of their names.
+    def gather_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Mapping[str, Tensor] | None:
+        """Copies of the wanted parameters on rank 0's CPU, tied ones under each of their names.
 
         Under ZeRO-3 every rank holds one whole parameter at a time, and rank 0 the copies.
         """
         weights: dict[str, Tensor] = {}
-        for name, parameter in self.gathered(self._engine.module):
+        for name, parameter in self.gathered(self._engine.module, wanted):
             if self.rank == 0:
                 weights[name] = parameter.to("cpu", copy=True)
         return weights if self.rank == 0 else None
@@ -114,9 +114,13 @@ class DeepSpeedEngine:
         self._frozen, *_ = self._deepspeed.initialize(model=module, config=config, dist_init_required=False)
         return self._frozen  # type: ignore[no-any-return]
 
-    def gathered(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    def gathered(
+        self, module: nn.Module, wanted: Callable[[str], bool] = lambda name: True
+    ) -> Iterator[tuple[str, Tensor]]:
         """Parameters by name, each whole on all ranks until the next is asked for; tied ones under each name."""
         for name, parameter in module.named_parameters(remove_duplicate=False):
+            if not wanted(name):
+                continue
             with self._deepspeed.zero.GatheredParameters(parameter, enabled=hasattr(parameter, "ds_id")):
                 yield name, parameter.detach()
 

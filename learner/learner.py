@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from common.chat import ChatEncoder
-from common.config import RunConfig
+from common.config import Lora, RunConfig
 from common.errors import UserError
 from common.images import ImageStore
 from common.protocols import TrainEngine
@@ -30,9 +30,9 @@ from learner.fast import FastPath
 from learner.grounding import agreed_views, deltas, grounding_metrics
 from learner.guard import SkipGuard
 from learner.objective import Objective
-from learner.policy import load_policy
+from learner.policy import is_adapter, load_policy
 from learner.povid import Povid
-from learner.publisher import export_policy, package, plain_weights
+from learner.publisher import export_policy, package, package_adapter, plain_weights
 from learner.ranks import free_address, gather
 from learner.reference import Reference
 from learner.reference_cache import ReferenceCache, identity
@@ -112,7 +112,9 @@ class Learner:
         self._collator = Collator(encoder, tree=self._fast.share_prompt, crop_of=crop_of(config))
         cache = None
         if self._fast.reference_cache is not None:
-            cache = ReferenceCache(self._fast.reference_cache, self.rank, identity(encoder, self._dtype))
+            quantize = config.model.tuning.quantize if isinstance(config.model.tuning, Lora) else "none"
+            known = identity(encoder, self._dtype, quantize)
+            cache = ReferenceCache(self._fast.reference_cache, self.rank, known)
         self._engine = self._make_engine()
         self._reference.start(self._engine, self._device, self._dtype, cache)
         torch.manual_seed(derive_seed(config.run.seed, "learner", self.rank))
@@ -190,13 +192,21 @@ class Learner:
         self._probe = (prompt, tuple(token_ids))
 
     def publish(self, version: int) -> tuple[WeightManifest | None, dict[str, np.ndarray]]:  # type: ignore[type-arg]
-        """The weights as they are now, merged if LoRA, with the manifest; rank 0 only, others get (None, {})."""
+        """The weights as they are now, of LoRA merged or the adapter alone (`model.tuning.push`), with the manifest.
+
+        Rank 0 only, others get (None, {}).
+        """
         probe = self._run_probe()
-        gathered, start = self._engine.gather_weights(), self._reference.weights()
+        tuning = self.config.model.tuning
+        adapter = isinstance(tuning, Lora) and tuning.push == "adapter"
+        gathered = self._engine.gather_weights(is_adapter) if adapter else self._engine.gather_weights()
+        start = self._reference.weights()
         if gathered is None:
             deque(start, maxlen=0)
             return None, {}
-        current, base = plain_weights(gathered, self.config.model.tuning)
+        if isinstance(tuning, Lora) and adapter:
+            return package_adapter(version, gathered, tuning, probe)
+        current, base = plain_weights(gathered, tuning, self._policy)
         return package(version, current, start if base is None else base.items(), probe)
 
     def export(self, directory: str | Path) -> None:

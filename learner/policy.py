@@ -8,6 +8,7 @@ its reference is the policy with adapters off.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ from common.config import Lora, Model
 from common.errors import UserError
 from learner.collate import RowBatch
 from learner.logps import CompletionLogps, completion_logps
+from learner.quantized import nf4_settings, settle
 from learner.tree import TreeBatch
 from learner.tree_logps import tree_logps
 from learner.vision import VisionShare
@@ -75,7 +77,9 @@ def load_policy(config: Model, model_path: str | Path, gradient_checkpointing: b
     Raises:
         UserError: no, broken or incomplete weights; an unknown architecture; LoRA targets that do not exist.
     """
-    model = load_model(model_path, getattr(torch, config.dtype))
+    dtype = getattr(torch, config.dtype)
+    quantised = isinstance(config.tuning, Lora) and config.tuning.quantize == "nf4"
+    model = load_model(model_path, dtype, nf4_settings(dtype) if quantised else None)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if isinstance(config.tuning, Lora):
@@ -87,8 +91,12 @@ def load_policy(config: Model, model_path: str | Path, gradient_checkpointing: b
     return Policy(model).train()
 
 
-def load_model(path: str | Path, dtype: torch.dtype) -> Any:
-    """A vision-language model from safetensors, never from code of the checkpoint (UserError otherwise)."""
+def load_model(path: str | Path, dtype: torch.dtype, quantization: Any = None) -> Any:
+    """A vision-language model from safetensors, never from code of the checkpoint (UserError otherwise).
+
+    Args:
+        quantization: of `learner.quantized`, or None.
+    """
     where = f"model.path {path}"
     if not (Path(path) / "config.json").is_file():
         raise UserError(
@@ -104,6 +112,7 @@ def load_model(path: str | Path, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **({"quantization_config": quantization, "device_map": {"": "cpu"}} if quantization else {}),
         )
     except SafetensorError as error:
         raise UserError(f"{where}: expected readable safetensors, got {error}; copy the checkpoint again") from error
@@ -120,6 +129,8 @@ def load_model(path: str | Path, dtype: torch.dtype) -> Any:
             f"{where}: expected every weight, got a checkpoint without {len(missing)} of them ({missing[0]}, …); "
             "they would stay random: copy the checkpoint again"
         )
+    if quantization:
+        settle(model)
     return model
 
 
@@ -180,6 +191,29 @@ def merge_lora(weights: Mapping[str, Tensor], tuning: Lora) -> tuple[dict[str, T
             update = weights[stem + _LORA_B].float() @ weights[stem + _LORA_A].float()
             merged[name] = (weight.float() + tuning.alpha / tuning.r * update).to(weight.dtype)
     return merged, base
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of a peft model is an adapter's."""
+    return name.endswith((_LORA_A, _LORA_B))
+
+
+def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's tensors of a peft model under the names that peft's own files have."""
+    return {name.replace(".default.", "."): weight for name, weight in weights.items() if is_adapter(name)}
+
+
+def adapter_norm(weights: Mapping[str, Tensor], tuning: Lora) -> float:
+    """L2 norm of what the adapters add, over all layers; no product B·A is made.
+
+    |B·A|² = tr(AᵀBᵀBA) = sum of (BᵀB) ∘ (AAᵀ), matrices of r x r.
+    """
+    total = 0.0
+    for name, a in weights.items():
+        if name.endswith(_LORA_A):
+            b = weights[name.removesuffix(_LORA_A) + _LORA_B].double()
+            total += float(((b.T @ b) * (a.double() @ a.double().T)).sum())
+    return tuning.alpha / tuning.r * math.sqrt(max(total, 0.0))
 
 
 def _add_lora(model: nn.Module, tuning: Lora) -> PeftModel:

@@ -14,7 +14,8 @@ from common.config import Lora, Tuning
 from common.paths import replace_directory
 from common.records import LogprobProbe, WeightManifest
 from common.weights import checksum, hub_name, to_arrays
-from learner.policy import Policy, merge_lora
+from learner.policy import Policy, adapter_norm, adapter_weights, merge_lora
+from learner.quantized import dequantised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,11 +24,18 @@ _POLICY_PREFIX = "net."
 _CHUNK_NUMEL = 1 << 22
 
 
-def plain_weights(gathered: Mapping[str, Tensor], tuning: Tuning) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+def plain_weights(
+    gathered: Mapping[str, Tensor], tuning: Tuning, policy: Policy | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
     """Current weights by Hugging Face name, and those of the start where they are at hand: LoRA's base.
 
-    No tensor is copied, except that LoRA adapters come merged.
+    No tensor is copied, except that LoRA adapters come merged and quantised weights whole.
+
+    Args:
+        policy: whose weights these are, when they may be quantised.
     """
+    if policy is not None:
+        gathered = dequantised(policy, gathered)
     current = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
     return merge_lora(current, tuning) if isinstance(tuning, Lora) else (current, None)
 
@@ -64,6 +72,17 @@ def package(
     return manifest, arrays
 
 
+def package_adapter(
+    version: int, gathered: Mapping[str, Tensor], tuning: Lora, probe: LogprobProbe | None
+) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+    """The arrays of a push of adapters alone, under peft's names, and the manifest that describes exactly them."""
+    weights = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
+    arrays = to_arrays(adapter_weights(weights))
+    num_bytes = sum(array.nbytes for array in arrays.values())
+    norm = adapter_norm(weights, tuning)
+    return WeightManifest(version, checksum(arrays), len(arrays), num_bytes, norm, probe), arrays
+
+
 def export_policy(
     directory: Path, policy: Policy, encoder: ChatEncoder, gathered: Mapping[str, Tensor], tuning: Tuning, shard: str
 ) -> None:
@@ -74,7 +93,8 @@ def export_policy(
     """
     from huggingface_hub import save_torch_state_dict
 
-    weights = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
+    plain = dequantised(policy, gathered)
+    weights = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in plain.items()}
     model = policy.model
     merged = merge_lora(weights, tuning)[0] if isinstance(tuning, Lora) else weights
     with replace_directory(directory) as partial:

@@ -137,7 +137,8 @@ class ReferenceCache:
         return [self._own, *self._others.values()]
 
 
-def identity(encoder: ChatEncoder, dtype: torch.dtype) -> str:
+def identity(encoder: ChatEncoder, dtype: torch.dtype, quantize: str = "none") -> str:
     """What reference log-probs depend on beside the pair: weights, processor and its versions, precision."""
-    parts = (model_hash(encoder.model_path), transformers.__version__, str(dtype))
+    parts = [model_hash(encoder.model_path), transformers.__version__, str(dtype)]
+    parts += [] if quantize == "none" else [quantize]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -58,17 +58,20 @@ class TorchEngine:
             self._schedule.step()
         return {"grad_norm": self._optimizer.grad_norm, "lr": lr, "skipped": float(self._optimizer.overflow)}
 
-    def gather_weights(self) -> Mapping[str, Tensor] | None:
+    def gather_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Mapping[str, Tensor] | None:
         """Copies of all parameters on the CPU, tied ones under each of their names."""
-        return {name: weight.to("cpu", copy=True) for name, weight in self.gathered(self._module)}
+        return {name: weight.to("cpu", copy=True) for name, weight in self.gathered(self._module, wanted)}
 
     def place_frozen(self, module: nn.Module) -> nn.Module:
         """The module itself, on the policy's device."""
         return module.to(next(self._module.parameters()).device)
 
-    def gathered(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    def gathered(
+        self, module: nn.Module, wanted: Callable[[str], bool] = lambda name: True
+    ) -> Iterator[tuple[str, Tensor]]:
         """Parameters by name, tied ones under each of their names."""
-        return ((name, each.detach()) for name, each in module.named_parameters(remove_duplicate=False))
+        named = module.named_parameters(remove_duplicate=False)
+        return ((name, each.detach()) for name, each in named if wanted(name))
 
     def save(self, directory: Path) -> None:
         """Trainable weights, optimizer and schedule."""

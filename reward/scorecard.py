@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.records import Dropped, RolloutGroup, Verdict
+from common.records import Dropped, RolloutGroup, SideLogps, Verdict
 from common.seeding import derive_seed
 from common.shapes.language import parse_caption
 from common.shapes.questions import POPE_SPLITS
 from reward.bootstrap import Array, Columns, Statistic, estimate, intervals, ratio
 from reward.chair import caption_counts, chair
+from reward.grounding import Grounding
 from reward.pope import POPE_COUNTS, POPE_METRICS, answer_counts, parse_answer, pope
 from reward.truth import MissingTruth, answer_of, group_of, is_question, scene_of
 
@@ -33,6 +34,8 @@ class Answers:
     captions: tuple[RolloutGroup, ...] = ()
     questions: tuple[RolloutGroup, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    grounding: dict[str, dict[str, SideLogps]] = field(default_factory=dict)
+    """Of the grounding gate: view -> pair id -> log-probs."""
 
 
 class Scorecard(BaseModel):
@@ -41,7 +44,7 @@ class Scorecard(BaseModel):
     `pope_*` are means over the POPE splits, `pope` has every metric of every split. `win_rate` is wins + ½ ties against
     the start policy by the judge, 0.5 for the start policy itself. `selection` (see `reward/chair.py`) picks
     checkpoints on the validation split; it is 0 without captions. `intervals` are 95 % bootstrap intervals by metric
-    name, "pope/SPLIT/METRIC" for the splits.
+    name, "pope/SPLIT/METRIC" for the splits. `grounding` is filled in on the test split (see `reward/grounding.py`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +65,7 @@ class Scorecard(BaseModel):
     num_questions: int = 0
     num_compared: int = Field(0, description="captions judged against the start policy")
     dropped: dict[str, int] = Field(default_factory=dict, description="what could not be counted, by reason")
+    grounding: Grounding | None = None
 
 
 def win_of(verdict: Verdict) -> float:

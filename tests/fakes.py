@@ -141,6 +141,19 @@ class FakeEngine:
         seen = derive_seed(*(ref.sha256 for ref in prompt.images)) % 1000 / 1000
         return tuple(-1.0 - seen - self._bias - token / 1000 for token in token_ids)
 
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+        results: list[tuple[float, ...] | Dropped] = []
+        for prompt, text in answers:
+            try:
+                for ref in prompt.images:
+                    read(ref)
+                self._prompt_ids(prompt)
+            except (ImageError, PromptError) as error:
+                results.append(Dropped(prompt.id, error.reason, str(error)))
+            else:
+                results.append(await self.token_logprobs(prompt, (*(10 + byte for byte in text.encode()), EOS)))
+        return results
+
     async def load_weights(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         if manifest.checksum != fake_checksum(tensors):
             raise RuntimeError(f"version {manifest.version}: the checksum does not fit the tensors")
@@ -178,6 +191,9 @@ class FakeRolloutWorker:
 
     async def bdhs_pairs(self, groups: list[tuple[str, Prompt]]) -> list[PreferencePair | Dropped]:
         return await self._bdhs.pairs(groups, self.engine.generate)
+
+    async def score(self, answers: list[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+        return await self.engine.score(answers)
 
     async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         self.loaded.append(manifest.version)

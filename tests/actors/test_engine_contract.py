@@ -78,5 +78,18 @@ def test_scores_are_logprobs_one_per_token(engine: Engine, store: ImageStore, ru
     assert len(found) == len(token_ids) and all(value <= 0 for value in found)
 
 
+def test_whole_answers_are_scored_in_order_and_what_cannot_run_says_why(
+    engine: Engine, store: ImageStore, run: Any, tmp_path: Path
+) -> None:
+    """The same figures as one by one; another answer or picture has others."""
+    good, other = make_prompt(store, 8), make_prompt(store, 9)
+    bad = Prompt("bad", good.messages, (ImageRef("0" * 64, str(tmp_path / "nowhere.png")),))
+    first, lost, longer, elsewhere = run(engine.score([(good, "no"), (bad, "no"), (good, "no no"), (other, "no")]))
+    assert isinstance(lost, Dropped) and (lost.id, lost.reason) == ("bad", "image_missing")
+    assert len(longer) > len(first) > 1 and first != elsewhere
+    assert run(engine.score([(good, "no")])) == [pytest.approx(first, abs=1e-4)]
+    assert run(engine.score([])) == []
+
+
 def test_nothing_asked_nothing_answered(engine: Engine, run: Any) -> None:
     assert run(engine.generate([])) == []

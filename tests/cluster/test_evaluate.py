@@ -47,6 +47,11 @@ class FakePolicy:
         self.requests: list[GenerationRequest] = []
         self.chunks: list[int] = []
 
+    async def score(self, answers: list[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+        """Likes a true answer by as much as the policy is honest, whatever it is shown."""
+        right = -0.5 if self.say is honest else -1.0
+        return [(right if text == honest(prompt) else -1.0, -1.0) for prompt, text in answers]
+
     async def generate(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
         self.requests += requests
         self.chunks.append(len(requests))
@@ -125,6 +130,7 @@ class FakeWorker:
     def __init__(self, config: RunConfig, index: int, model_path: str) -> None:
         self.policy = FakePolicy({"honest": honest, "dreamer": dreamer}[Path(model_path).name])
         self.generate = self.policy.generate
+        self.score = self.policy.score
 
     async def start(self) -> None: ...
 
@@ -175,7 +181,11 @@ def test_the_command_measures_both_and_writes_what_it_found(policies: Path, caps
     cards = json.loads((policies / "out" / "card.json").read_text())
     assert Scorecard.model_validate(cards["policy"]).win_rate == 1
     assert Scorecard.model_validate(cards["start"]).win_rate == 0.5
-    assert "CHAIR_i" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "CHAIR_i" in told
+    assert cards["policy"]["grounding"]["accuracy"] == {"true": 1, "blank": 1, "shuffled": 1}
+    assert "WARNING preferences rest on words" in told and "grounding_gain" in told
+    assert "WARNING preferences rest on words" in (policies / "samples.html").read_text()
     assert "made-up" in (policies / "samples.html").read_text()
 
 

@@ -1,0 +1,156 @@
+"""Adapters alone into running engines: fewer bytes than merged weights, the same policy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.adapter_push import check_adapter, zero_adapter
+from common.config import EngineOptions, Lora, Model, Rollout
+from common.errors import UserError
+from common.images import ImageStore
+from common.protocols import GenerationRequest
+from common.records import WeightManifest
+from common.weights import checkpoint_shapes, checksum
+from learner.learner import Learner
+from tests.actors.hf_policy import HfPolicy
+from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.tiny_families import tiny_llava_next, tiny_qwen
+from tests.tiny_models import TinyLlava, make_prompt, tiny_llava
+
+TUNING = Lora.model_validate({**LORA, "push": "adapter"})
+TOLERANCE = 1e-4
+
+
+def learner_of(**tuning: Any) -> Learner:
+    learner = Learner(run_config(tuning={**LORA, **tuning}, optimizer={"lr": 1e-2, "warmup_steps": 0}))
+    learner.start()
+    return learner
+
+
+@pytest.mark.parametrize("path", [tiny_llava, tiny_llava_next, tiny_qwen])
+def test_engine_and_learner_mean_the_same_layers(path: Any) -> None:
+    """Names and shapes that the engine expects are those that the learner sends, in each family."""
+    learner = Learner(run_config(tuning=TUNING.model_dump(), model=path()))
+    learner.start()
+    manifest, arrays = learner.publish(1)
+    assert manifest is not None and manifest.change_norm == 0
+    expected = zero_adapter(checkpoint_shapes(path()), TUNING)
+    assert {name: array.shape for name, array in arrays.items()} == {n: a.shape for n, a in expected.items()}
+    assert len(arrays) == 2 * 2 * 7
+    check_adapter(manifest, arrays, checkpoint_shapes(path()), TUNING)
+
+
+def test_an_adapter_that_is_not_the_manifests_or_the_models_is_refused() -> None:
+    shapes = checkpoint_shapes(tiny_llava())
+    arrays = zero_adapter(shapes, TUNING)
+    name = next(iter(arrays))
+    without = {key: value for key, value in arrays.items() if key != name}
+    other = {
+        "without": without,
+        "unknown": {**arrays, "base_model.model.lm_head.lora_A.weight": arrays[name]},
+        "shape": {**arrays, name: np.zeros((1, 1), np.float32)},
+    }
+    for words, tensors in other.items():
+        with pytest.raises(UserError, match=words):
+            check_adapter(WeightManifest(1, checksum(tensors), len(tensors), 0, 0.0), tensors, shapes, TUNING)
+    with pytest.raises(UserError, match="checksum"):
+        check_adapter(WeightManifest(1, "0" * 64, len(arrays), 0, 0.0), arrays, shapes, TUNING)
+
+
+@pytest.fixture(scope="module", params=["stepped", "async"])
+def engine(request: pytest.FixtureRequest, run: Any) -> Iterator[Any]:
+    from actors.engines import make_engine
+
+    model = Model(path=str(tiny_llava()), max_length=256, tuning=TUNING)
+    options = EngineOptions(block_size=32, kv_cache_bytes=32 << 20)
+    rollout = Rollout(deterministic=request.param == "stepped", engine=options)
+
+    async def make() -> Any:
+        return make_engine(model, rollout, timeout_s=120, probe_tolerance=TOLERANCE)
+
+    engine = run(make())
+    yield engine
+    run(engine.close())
+
+
+@pytest.mark.real
+def test_the_engine_runs_what_was_trained(engine: Any, store: ImageStore, run: Any, tmp_path: Path) -> None:
+    """Before the first push the start policy; after each the merged export, at fewer bytes."""
+    prompt, response = make_prompt(store, 90), (300, 301, 302, 303)
+    start = HfPolicy(tiny_llava(), 256)
+    assert run(engine.token_logprobs(prompt, response)) == pytest.approx(
+        start.token_logprobs(prompt, response), abs=TOLERANCE
+    )
+    learner, pairs = learner_of(push="adapter"), make_pairs(store, 6)
+    learner.set_probe(prompt, response)
+    request = GenerationRequest("g", prompt, 1, 0.0, 10)
+    previous = start.token_logprobs(prompt, response)
+    for step in range(2):
+        run(engine.generate([request]))  # fills the caches under the weights that are about to go
+        learner.step(step, pairs)
+        manifest, arrays = learner.publish(step + 1)
+        assert manifest is not None and manifest.change_norm > 0
+        report = run(engine.load_weights(manifest, arrays))
+        assert (report.version, engine.weight_version) == (step + 1, step + 1)
+        assert report.probe_error is not None and report.probe_error < TOLERANCE
+        learner.export(tmp_path / str(step))
+        merged = HfPolicy(tmp_path / str(step), 256)
+        found = run(engine.token_logprobs(prompt, response))
+        assert found == pytest.approx(merged.token_logprobs(prompt, response), abs=TOLERANCE)
+        assert max(abs(a - b) for a, b in zip(found, previous, strict=True)) > 1e-2
+        previous = found
+        for visible in (None, (1, 8, 40)):
+            (group,) = run(engine.generate([replace(request, visible_image_tokens=visible)]))
+            assert group.completions[0].token_ids == merged.greedy(prompt, 10, visible=visible)
+            assert group.completions[0].max_weight_version == step + 1
+    whole = learner_of()
+    sent = whole.publish(1)[0]
+    assert sent is not None and manifest.num_bytes < sent.num_bytes / 5
+    assert not list(Path("/dev/shm").glob("sightline-*"))
+
+
+@pytest.mark.real
+def test_what_is_in_flight_follows_a_push(engine: Any, store: ImageStore, run: Any, tmp_path: Path) -> None:
+    """The end of an answer that was under way is the new policy's."""
+    learner, pairs = learner_of(push="adapter"), make_pairs(store, 6)
+    for step in range(4):
+        learner.step(step, pairs)
+    learner.export(tmp_path / "new")
+    new = HfPolicy(tmp_path / "new", 256)
+    version = engine.weight_version + 1
+    prompts = [make_prompt(store, seed) for seed in range(91, 95)]
+    requests = [GenerationRequest(prompt.id, prompt, 1, 0.0, 150) for prompt in prompts]
+
+    async def swap_in_flight() -> Any:
+        groups = asyncio.create_task(engine.generate(requests))
+        await asyncio.sleep(0.25)
+        await engine.load_weights(*learner.publish(version))
+        return await groups
+
+    mixed = 0
+    for prompt, group in zip(prompts, run(swap_in_flight()), strict=True):
+        (answer,) = group.completions
+        if answer.min_weight_version < answer.max_weight_version == version:
+            mixed += 1
+            tail = new._logits(prompt, answer.token_ids)[:-1].argmax(-1)[-3:].tolist()
+            assert tail == list(answer.token_ids[-3:])
+    assert mixed, "no answer was in flight during the push"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_a_quantised_policy_is_pushed_whole(start_engine: Any, store: ImageStore, run: Any) -> None:
+    """An engine in full precision agrees with the learner on 4 bits."""
+    engine, learner = start_engine(TinyLlava(), "stepped"), learner_of(quantize="nf4")
+    learner.set_probe(make_prompt(store, 90), (300, 301, 302, 303))
+    learner.step(0, make_pairs(store, 6))
+    report = run(engine.load_weights(*learner.publish(engine.weight_version + 1)))
+    assert report.probe_error is not None and report.probe_error < TOLERANCE

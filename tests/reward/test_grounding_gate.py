@@ -1,0 +1,67 @@
+"""The grounding gate of the scorecard, counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.records import Dropped, SideLogps
+from reward.grounding import Grounding, make_grounding
+
+
+def side(chosen: float, rejected: float, *tokens: int) -> SideLogps:
+    return SideLogps(chosen, rejected, *(tokens or (4, 4)))
+
+
+START = {
+    "true": {"a": side(-8, -4), "b": side(-4, -4)},
+    "blank": {"a": side(-8, -4), "b": side(-4, -4)},
+    "shuffled": {"a": side(-8, -4), "b": side(-4, -4)},
+}
+
+
+def test_implicit_rewards_by_hand() -> None:
+    """True: a moved by +1 against -1, b by +1 against 0: 2 of 2. Blank: a by +1 against 0, b by 0 against 0, a tie:
+    1 of 2. Shuffled: 0 of 2. The picture adds 1 - 1/2."""
+    policy = {
+        "true": {"a": side(-7, -5), "b": side(-3, -4)},
+        "blank": {"a": side(-7, -4), "b": side(-4, -4)},
+        "shuffled": {"a": side(-9, -4), "b": side(-5, -4)},
+    }
+    found = make_grounding(policy, START, 0.1, 50, [Dropped("c", "image_missing")])
+    assert (found.ranked_by, found.num_pairs) == ("implicit_reward", 2)
+    assert found.accuracy == {"true": 1.0, "blank": 0.5, "shuffled": 0.0}
+    assert (found.gain, found.warning, found.missing) == (0.5, None, None)
+    assert set(found.intervals) == {"true", "blank", "shuffled", "gain"}
+    assert found.intervals["true"] == (1.0, 1.0)
+    assert found.dropped == {"image_missing": 1}
+    assert Grounding.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_start_policy_is_ranked_per_token() -> None:
+    """As whole log-probs -6 < -5; per token -6/6 > -5/4."""
+    view = {"a": side(-6, -5, 6, 4)}
+    found = make_grounding({"true": view, "blank": view}, None, 0.1, 10)
+    assert (found.ranked_by, found.accuracy) == ("logp_per_token", {"true": 1.0, "blank": 1.0})
+
+
+def test_an_accuracy_that_survives_is_a_warning() -> None:
+    """All three views 1 of 1: the picture adds 0."""
+    policy = {view: {"a": side(-7, -4)} for view in START}
+    found = make_grounding(policy, START, 0.1, 10)
+    assert found.gain == 0
+    assert found.warning is not None and "1.000 with a blank one" in found.warning
+    assert make_grounding(policy, START, 0.0, 10).warning is None
+
+
+def test_only_pairs_of_every_view_and_both_policies_count() -> None:
+    policy = {"true": {"a": side(-7, -4), "b": side(-1, -9)}, "blank": {"a": side(-9, -4)}}
+    found = make_grounding(policy, START, 0.1, 10)
+    assert (found.num_pairs, found.accuracy) == (1, {"true": 1.0, "blank": 0.0})
+
+
+@pytest.mark.parametrize("policy", [{}, {"true": {"a": side(-1, -2)}}, {"true": {"a": side(-1, -2)}, "blank": {}}])
+def test_nothing_to_compare_says_so(policy: dict) -> None:
+    found = make_grounding(policy, START, 0.1, 10)
+    assert (found.gain, found.accuracy) == (None, {})
+    assert found.missing is not None
+    assert make_grounding({"true": START["true"], "blank": START["blank"]}, {}, 0.1, 10).missing is not None

@@ -1,0 +1,176 @@
+"""Every path that reads pixels reads them: behind a blank picture its figures change. Nothing else does change.
+
+policy (plain rows, trees, shared vision) · reference (the same, and from the cache) · rollout (both engines: scores,
+whole and shortened prompts) · judge. The learner's paths start at files on disk, as in a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from common import config
+from common.chat import EncodedPrompt
+from common.images import ImageStore
+from common.protocols import GenerationRequest
+from common.records import PreferencePair, RolloutGroup
+from common.shapes.prompts import caption_prompts
+from common.views import GREY, blank_view
+from learner.collate import Collator
+from learner.encoded import EncodedPair
+from learner.learner import Learner
+from learner.policy import Policy
+from learner.tree import tree_batch
+from learner.tree_logps import prepare
+from learner.vision import VisionShare
+from tests.learner.families import FAMILIES, Family, family
+from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.reward.builders import group
+from tests.tiny_models import make_prompt, tiny_llava
+
+LEAST = 0.01
+"""Nats that a response's log-prob moves at least; rounding is below 1e-4."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
+    return ImageStore(tmp_path_factory.mktemp("images"))
+
+
+def blanked(pair: PreferencePair, store: ImageStore) -> PreferencePair:
+    blind = blank_view(store)(pair)
+    assert blind is not None
+    return blind
+
+
+def encoded(own: Family, image: Image.Image | None) -> EncodedPair:
+    """A pair on a grey picture of this one's size; with None on picture 1."""
+    pair: EncodedPair = own.pair("a1 a2", 1 if image is None else 2, chosen=(20, 21), rejected=(22, 23, 24))
+    if image is None:
+        return pair
+    inputs = dict(own.processor(text=[own.image + "a1 a2"], images=[[image]], return_tensors="pt"))
+    tokens = tuple(inputs.pop("input_ids")[0].tolist())
+    inputs.pop("attention_mask")
+    inputs = {name: v.double() if v.is_floating_point() else v for name, v in inputs.items()}
+    return replace(pair, prompt=EncodedPrompt(tokens, tokens.count(own.model.config.image_token_id), inputs))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", ["rows", "tree", "shared"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_policy_of_every_family(name: str, path: str) -> None:
+    own = family(name)
+    collator = object.__new__(Collator)  # collate needs no encoder's files
+    collator.encoder = type("Padding", (), {"pad_token_id": 0})()  # type: ignore[assignment]
+    seeing = encoded(own, None)
+    blind = encoded(own, Image.new("RGB", (128, 64), GREY))
+    assert seeing.prompt.token_ids == blind.prompt.token_ids
+    policy = Policy(own.model)
+    if path == "rows":
+        found = [policy(collator.collate([pair])).summed for pair in (seeing, blind, seeing)]
+    else:
+        attention = own.model.model.language_model.config._attn_implementation
+        prepare(own.model)
+        policy.vision = VisionShare(own.model.requires_grad_(False), 1 << 20) if path == "shared" else None
+        found = [policy(tree_batch([pair])).summed for pair in (seeing, blind, seeing)]
+        own.model.requires_grad_(True)
+        own.model.model.language_model.config._attn_implementation = attention
+    assert (found[0] - found[1]).abs().min() > LEAST
+    torch.testing.assert_close(found[0], found[2], atol=1e-9, rtol=0)
+
+
+FAST: dict[str, dict[str, Any]] = {
+    "plain": {"share_prompt": False, "share_vision": False, "reference_cache": "off", "fused_logps": False},
+    "tree": {"share_vision": False, "reference_cache": "off"},
+    "shared": {"reference_cache": "off"},
+    "cached": {},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("path", FAST)
+def test_policy_and_reference_of_the_learner(store: ImageStore, path: str, tuning: dict | None) -> None:
+    """From the pair's files to log-probs, by the very calls of a step; the cache must miss on a changed image."""
+    learner = Learner(run_config(tuning=tuning, fast=FAST[path]))
+    learner.start()
+    assert not learner._fast.fallbacks or path == "plain"
+    pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 3)]
+    found: dict[str, list[torch.Tensor]] = {"policy": [], "reference": []}
+    for seen in (pairs, [blanked(pair, store) for pair in pairs], pairs):
+        (micro_batch,) = learner._plan(seen).micro_batches
+        batch = learner._collator.batch(micro_batch.pairs)
+        found["policy"].append(learner._engine.module(batch).summed)
+        found["reference"].append(learner._reference_logps(batch).summed)
+    for seeing, blind, again in found.values():
+        assert (seeing - blind).abs().min() > LEAST
+        torch.testing.assert_close(seeing, again, atol=1e-4, rtol=0)
+    cache = learner._reference_cache
+    assert (cache is not None) == (path == "cached")
+    if cache is not None:
+        assert (cache.num_misses, cache.num_hits) == (6, 3)
+    learner.close()
+
+
+@pytest.fixture(scope="module", params=["stepped", "async"])
+def engine(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
+    """A vLLM engine and its event loop; the in-process one leaves its process group behind."""
+    from tests.actors.conftest import start
+
+    async def make() -> Any:
+        return start(tiny_llava(), request.param)
+
+    with asyncio.Runner() as runner:
+        engine = runner.run(make())
+        yield engine, runner.run
+        runner.run(engine.close())
+    if "vllm" in sys.modules:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("visible", [None, (0, 5, 17, 63)], ids=["whole", "shortened"])
+def test_rollout(engine: tuple[Any, Callable[[Any], Any]], store: ImageStore, visible: tuple[int, ...] | None) -> None:
+    """Scores of whole prompts and greedy answers, of which some of six change."""
+    rollout, run = engine
+    prompts = [make_prompt(store, seed) for seed in range(50, 56)]
+    blind = [blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts]  # type: ignore[arg-type]
+    if visible is None:
+        seen, unseen = (
+            run(rollout.score([(prompt, "There is a star.") for prompt in each])) for each in (prompts, blind)
+        )
+        assert all(abs(sum(a) - sum(b)) > LEAST for a, b in zip(seen, unseen, strict=True))
+
+    def answers(asked: list[Any]) -> list[tuple[int, ...]]:
+        requests = [GenerationRequest(p.id, p, 1, 0.0, 12, visible_image_tokens=visible) for p in asked]
+        groups: list[RolloutGroup] = run(rollout.generate(requests))
+        return [found.completions[0].token_ids for found in groups]
+
+    first = answers(prompts)
+    assert first != answers(blind)
+    assert first == answers(prompts)
+
+
+def test_judge(tmp_path: Path) -> None:
+    """The policy as a judge, asked about true captions."""
+    from reward.judges import make_judge
+
+    store = ImageStore(tmp_path)
+    judge = make_judge(config.PolicyJudge())
+    prompts = caption_prompts("test", 8, 3, store)
+    blind = [blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts]  # type: ignore[arg-type]
+    seen, unseen = (
+        [judge.judge(group(shown, prompt.reference or "")).scores for shown, prompt in zip(each, prompts, strict=True)]
+        for each in (prompts, blind)
+    )
+    assert seen != unseen
