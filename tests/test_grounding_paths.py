@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def encoded(own: Family, image: Image.Image | None) -> EncodedPair:
 def test_policy_of_every_family(name: str, path: str) -> None:
     own = family(name)
     collator = object.__new__(Collator)  # collate needs no encoder's files
-    collator.encoder = type("Padding", (), {"pad_token_id": 0})()  # type: ignore[assignment]
+    collator.encoder = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0))  # type: ignore[assignment]
     seeing = encoded(own, None)
     blind = encoded(own, Image.new("RGB", (128, 64), GREY))
     assert seeing.prompt.token_ids == blind.prompt.token_ids
@@ -162,15 +163,19 @@ def test_rollout(engine: tuple[Any, Callable[[Any], Any]], store: ImageStore, vi
 
 
 def test_judge(tmp_path: Path) -> None:
-    """The policy as a judge, asked about true captions."""
+    """The policy as a judge, asked about true captions and those of other scenes."""
     from reward.judges import make_judge
 
     store = ImageStore(tmp_path)
     judge = make_judge(config.PolicyJudge())
     prompts = caption_prompts("test", 8, 3, store)
+    texts = [prompt.reference or "" for prompt in prompts]
     blind = [blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts]  # type: ignore[arg-type]
     seen, unseen = (
-        [judge.judge(group(shown, prompt.reference or "")).scores for shown, prompt in zip(each, prompts, strict=True)]
+        [
+            judge.judge(group(shown, own, other)).scores
+            for shown, own, other in zip(each, texts, texts[::-1], strict=True)
+        ]
         for each in (prompts, blind)
     )
     assert seen != unseen

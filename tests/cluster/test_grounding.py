@@ -17,6 +17,7 @@ from common.images import ImageStore, read
 from common.overrides import load_config
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.shapes.prompts import caption_prompts
+from common.shapes.render import IMAGE_SIZE
 from common.views import GREY
 from reward.scorecard import Answers, Scorecard
 
@@ -70,7 +71,7 @@ def test_pairs_are_true_captions_over_corrupted_ones(captions: list[Prompt], sto
         assert pair.id == f"{prompt.id}/{kind}"
     for own, blank, other in zip(*gate.shown.values(), strict=True):
         assert own.id == blank.id == other.id
-        assert read(blank.prompt.images[0]).getcolors() == [(64 * 64, GREY)]
+        assert read(blank.prompt.images[0]).getcolors() == [(IMAGE_SIZE * IMAGE_SIZE, GREY)]
         assert own.prompt.images != other.prompt.images
     few = grounding_gate(changed(grounding_pairs=4), captions, store)
     assert [pair.id for pair in few.shown["true"]] == [pair.id for pair in gate.shown["true"][:4]]
