@@ -95,11 +95,14 @@ class RayRuntime:
                 self._ray.init(address=address, **quiet)
             else:
                 self._ray.init(address="local", include_dashboard=False, object_store_memory=1 << 29, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
-            first = str(error).splitlines()[0]
+        except Exception as error:  # Ray raises it bare where its node does not come up in time
+            first = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"cluster.address: expected a running Ray cluster at {address}, got: {first}; start one with "
                 "`ray start --head` or leave the address out"
+                if address
+                else f"cluster: expected Ray to start on this machine, got: {first}; free processors or memory and try "
+                "again, or give cluster.address"
             ) from error
         try:
             self._reserve(bundles)
