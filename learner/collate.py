@@ -170,7 +170,7 @@ class PromptCache:
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        encoded = self._encoder.encode_prompt(prompt, crop)
+        encoded = self._encoder.encode_prompt(prompt, crop) if crop else self._encoder.encode_prompt(prompt)
         self._entries[key] = encoded
         self._num_bytes += _num_bytes(encoded)
         while self._num_bytes > self._max_bytes and len(self._entries) > 1:
