@@ -232,7 +232,7 @@ def test_the_next_epoch_runs_no_reference_forward(store: ImageStore) -> None:
     trainer.start()
     pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 6)]
     trainer.step(0, pairs)
-    cache = trainer._reference_cache
+    cache = trainer._reference.cache
     assert cache is not None
     assert (cache.num_misses, cache.num_hits) == (6, 0)
     trainer.step(1, pairs)

@@ -110,12 +110,12 @@ def test_without_a_loss_that_reads_it_the_reference_does_not_run(
     assert trainer._fast.fallbacks == {"reference_cache": "no loss of this run reads the reference"}
     both = started(loss=simpo, source_losses={"unseen": {"kind": "sigmoid"}})
     assert trainer.fill_reference_cache(pairs) == 0
-    forward = trainer._reference_forward
-    monkeypatch.setattr(trainer, "_reference_forward", None)
+    forward = trainer._reference.forward
+    monkeypatch.setattr(trainer._reference, "forward", None)
     for step in range(3):
         ours, theirs = trainer.step(step, pairs)[0].metrics, both.step(step, pairs)[0].metrics
         for name in ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/margins"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-6), name
     assert ours["rewards/margins"] > 0.5
-    monkeypatch.setattr(trainer, "_reference_forward", forward)
+    monkeypatch.setattr(trainer._reference, "forward", forward)
     assert "grounding/gain" in trainer.step(25, pairs)[0].metrics, "the gate asks it at checkpoints"
