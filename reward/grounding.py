@@ -25,6 +25,7 @@ from common.seeding import derive_seed
 from reward.bootstrap import Array, Columns, estimate, intervals, ratio
 
 TRUE = "true"
+CHANCE = 0.5
 ViewLogps: TypeAlias = Mapping[str, Mapping[str, SideLogps]]
 """View name -> pair id -> log-probs; `true` is the pair's own picture."""
 
@@ -102,6 +103,11 @@ def _statistic(totals: Columns) -> dict[str, Array]:
 
 def _warning(accuracy: Mapping[str, float], gain: float, least_gain: float) -> str:
     view = max((view for view in accuracy if view != TRUE), key=lambda name: accuracy[name])
+    if accuracy[TRUE] <= CHANCE:
+        return (
+            f"true answers are not preferred even with the picture: accuracy {accuracy[TRUE]:.3f}, chance is {CHANCE}; "
+            "there is no preference whose grounding could be told"
+        )
     return (
         f"preferences rest on words, not on sight: accuracy {accuracy[TRUE]:.3f} with the picture, "
         f"{accuracy[view]:.3f} with a {view} one; the picture adds {gain:.3f}, expected at least "

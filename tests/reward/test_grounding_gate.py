@@ -53,6 +53,13 @@ def test_an_accuracy_that_survives_is_a_warning() -> None:
     assert make_grounding(policy, START, 0.0, 10).warning is None
 
 
+def test_no_preference_at_all_is_another_warning() -> None:
+    """The start policy against itself: every implicit reward is 0."""
+    found = make_grounding(START, START, 0.1, 10)
+    assert found.accuracy["true"] == 0
+    assert found.warning is not None and "not preferred even with the picture" in found.warning
+
+
 def test_only_pairs_of_every_view_and_both_policies_count() -> None:
     policy = {"true": {"a": side(-7, -4), "b": side(-1, -9)}, "blank": {"a": side(-9, -4)}}
     found = make_grounding(policy, START, 0.1, 10)
