@@ -58,11 +58,11 @@ def batch_of(store: ImageStore, step: int) -> list[PreferencePair]:
 def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
     # All of rank 1's pairs are of source `bdhs`, none of rank 0's: their forwards must meet all the same.
     losses = (
-        {"bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}} if "povid" in case["name"] else {}
+        {"bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}} if "povid" in case["tuning"] else {}
     )
     config = run_config(
         "deepspeed",
-        LORA if "lora" in case["name"] else None,
+        LORA if "lora" in case["tuning"] else None,
         num_ranks=world_size,
         micro_batch=2,
         source_losses=losses,
