@@ -57,14 +57,14 @@ def batch_of(store: ImageStore, step: int) -> list[PreferencePair]:
 
 def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
     # All of rank 1's pairs are of source `bdhs`, none of rank 0's: their forwards must meet all the same.
-    name, losses = case["name"], dict[str, dict[str, Any]]()
-    if "povid" in name:
+    tuning, losses = case["tuning"], dict[str, dict[str, Any]]()
+    if "povid" in tuning:
         losses = {"bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}}
-    if "mdpo" in name:
+    if "mdpo" in tuning:
         losses = {"bdhs": {"kind": "mdpo", "weight": 0.5}, "online": {"kind": "mpo", "beta": 0.5}}
     config = run_config(
         "deepspeed",
-        LORA if "lora" in name else None,
+        LORA if "lora" in tuning else None,
         num_ranks=world_size,
         micro_batch=2,
         source_losses=losses,

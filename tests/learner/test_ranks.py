@@ -8,6 +8,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +29,22 @@ ROOT = Path(__file__).resolve().parents[2]
 CURVES = ("loss", "grad_norm", "tokens", "rewards/margins", "logps/chosen", "logps/rejected", "lr")
 
 
-def case(name: str, zero_stage: int = 0, **learner: Any) -> dict[str, Any]:
-    return {"name": name, "learner": {"zero_stage": zero_stage, **learner}}
+def case(name: str, zero_stage: int = 0, tuning: str = "full", **learner: Any) -> dict[str, Any]:
+    return {"name": name, "tuning": tuning, "learner": {"zero_stage": zero_stage, **learner}}
 
 
-ONE = [case("full"), case("lora"), case("full+povid"), case("lora+povid"), case("full+mdpo+mpo"), case("lora+mdpo+mpo")]
-TWO = [
-    *(case(f"full@{stage}", stage) for stage in range(4)),
-    *(case(f"lora@{stage}", stage) for stage in (0, 2, 3)),
-    case("full+povid@0"),
-    case("lora+povid@3", 3),
-    case("full+povid@3", 3),
-    case("full+mdpo+mpo@2", 2),
-    case("lora+mdpo+mpo@3", 3),
-    case("full@2,optimizer-on-cpu", 2, offload="optimizer"),
-    case("full@3,params-on-cpu", 3, offload="params", gradient_checkpointing=True),
-]
+GROUPS = {
+    "full": [
+        *(case(f"stage-{stage}", stage) for stage in range(4)),
+        case("stage-2,optimizer-on-cpu", 2, offload="optimizer"),
+        case("stage-3,params-on-cpu", 3, offload="params", gradient_checkpointing=True),
+    ],
+    "lora": [case(f"stage-{stage}", stage, "lora") for stage in (0, 2, 3)],
+    "full+povid": [case(f"stage-{stage}", stage, "full+povid") for stage in (0, 3)],
+    "lora+povid": [case("stage-3", 3, "lora+povid")],
+    "full+mdpo+mpo": [case("stage-2", 2, "full+mdpo+mpo")],
+    "lora+mdpo+mpo": [case("stage-3", 3, "lora+mdpo+mpo")],
+}
 
 
 def free_port() -> int:
@@ -74,22 +76,28 @@ def spawn(module: str, world_size: int, *words: object, timeout: float = 1200) -
 
 
 @pytest.fixture(scope="module")
-def trained(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per world size and case."""
-    out = tmp_path_factory.mktemp("ranks")
-    for world_size, cases in ((1, ONE), (2, TWO)):
-        folder = out / str(world_size)
-        for each in cases:
-            (folder / each["name"]).mkdir(parents=True)
-        ports = json.dumps([free_port() for _ in cases])
-        spawn("tests.learner.rank_worker", world_size, ports, store.root, folder, *map(json.dumps, cases))
-    return out
+def trained(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Group -> a folder with what one rank without ZeRO found, `one`, and one for each two-rank case of the group."""
+
+    @cache
+    def train(group: str) -> Path:
+        out = tmp_path_factory.mktemp("ranks")
+        for world_size, cases in ((1, [case("one", tuning=group)]), (2, GROUPS[group])):
+            for each in cases:
+                (out / each["name"]).mkdir()
+            ports = json.dumps([free_port() for _ in cases])
+            spawn("tests.learner.rank_worker", world_size, ports, store.root, out, *map(json.dumps, cases))
+        return out
+
+    return train
 
 
-@pytest.mark.parametrize("name", [each["name"] for each in TWO])
-def test_two_ranks_equal_one(trained: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, each["name"]) for group, cases in GROUPS.items() for each in cases]
+)
+def test_two_ranks_equal_one(trained: Callable[[str], Path], group: str, name: str) -> None:
     """Whatever the stage, against one rank without ZeRO: each step's figures, then the weights."""
-    one, two = trained / "1" / name.split("@")[0], trained / "2" / name
+    one, two = trained(group) / "one", trained(group) / name
     single = json.loads((one / "rank_0.json").read_text())
     first, second = (json.loads((two / f"rank_{rank}.json").read_text()) for rank in range(2))
     for step, (alone, left, right) in enumerate(
@@ -109,9 +117,9 @@ def test_two_ranks_equal_one(trained: Path, name: str) -> None:
         np.testing.assert_allclose(weights[key], value, atol=2e-5, err_msg=key)
 
 
-def test_the_curve_moves(trained: Path) -> None:
+def test_the_curve_moves(trained: Callable[[str], Path]) -> None:
     """What is compared above is no constant: every step trains, and the first batch's loss has fallen at the end."""
-    single = json.loads((trained / "1" / "full" / "rank_0.json").read_text())
+    single = json.loads((trained("full") / "one" / "rank_0.json").read_text())
     losses = [metrics["loss"] for metrics in single["metrics"]]
     assert len(losses) == NUM_STEPS + 1
     assert losses[0] == pytest.approx(np.log(2), abs=1e-5)
@@ -119,13 +127,13 @@ def test_the_curve_moves(trained: Path) -> None:
     assert [len(ids) for ids in single["trained"]] == [6, 4, 6, 5, 5, 3, 6, 6]
 
 
-def test_a_checkpoint_of_two_ranks_is_refused_by_one(trained: Path) -> None:
+def test_a_checkpoint_of_two_ranks_is_refused_by_one(trained: Callable[[str], Path]) -> None:
     trainer = Learner(run_config())
     trainer.start()
     with pytest.raises(
         UserError, match=r"expected one written by 1 ranks, got one of 2; resume with learner.num_ranks"
     ):
-        trainer.load(trained / "2" / "full@3" / "checkpoint")
+        trainer.load(trained("full") / "stage-3" / "checkpoint")
 
 
 def test_a_zero_3_push_takes_one_parameter_at_a_time(store: ImageStore, tmp_path: Path) -> None:
@@ -142,4 +150,4 @@ def test_a_zero_3_push_takes_one_parameter_at_a_time(store: ImageStore, tmp_path
         for kept in ("policy", "reference", "policy_after"):
             assert 0.49 * model < rank[kept] < 0.55 * model, kept
     assert largest <= second["push"] < 4 * largest
-    assert model <= first["push"] < model + 8 * largest
+    assert model <= first["push"] < model + 12 * largest
