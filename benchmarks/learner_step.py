@@ -36,7 +36,9 @@ PACKAGES = ("torch", "transformers", "trl", "peft")
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--size", choices=("issue", "smoke", "sweep", "7b"), help="default: issue on a CPU, 7b on a GPU"
+        "--size",
+        choices=("issue", "smoke", "sweep", "7b"),
+        help="default: issue (CPU), 7b (GPU), sweep (--sweep)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tuning", choices=("full", "lora"), help="default: full on a CPU, lora on a GPU")
@@ -52,7 +54,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     args = parser.parse_args()
     cuda = args.device == "cuda"
-    args.size = args.size or ("7b" if cuda else "issue")
+    args.size = args.size or ("sweep" if args.sweep else "7b" if cuda else "issue")
     args.tuning = args.tuning or ("lora" if cuda else "full")
     args.dtype = "bfloat16" if cuda else "float32"
     args.micro_batch = args.micro_batch or args.batch
@@ -84,7 +86,7 @@ def summary(args: argparse.Namespace, sides: dict[str, dict[str, Any]], num_para
     fresh, found = sides.get("fresh"), dict[str, Any]()
     for name in ("fresh", "cached"):
         if name in sides:
-            work = must_flops(size_of(args), args.batch, name == "cached", args.tuning == "lora")
+            work = must_flops(size_of(args), args.batch, name == "cached", args.tuning == "lora", args.pairs_per_prompt)
             floor = work / (sides[name]["step_s"] * sides[name]["gemm_flops"])
             found["floor_frac" if name == "fresh" else "floor_frac_cached"] = round(floor, 3)
     if "peer" in sides:

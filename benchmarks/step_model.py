@@ -105,21 +105,42 @@ def trl_row(pair: PreferencePair) -> dict[str, Any]:
     }
 
 
-def must_flops(size: StepSize, num_pairs: int, cached: bool, lora: bool = False) -> float:
-    """Matrix work of a step that does each thing once: 2 per multiply-add, backward twice the forward (LoRA: once).
+def must_flops(size: StepSize, num_pairs: int, cached: bool, lora: bool = False, per_prompt: int = 1) -> float:
+    """Matrix work of a step that does each thing once and nothing that nobody reads: 2 per multiply-add.
 
-    Attention counts what is visible: the prompt its lower triangle, a completion its prompt and its own triangle.
-    The tower is frozen and has no backward; element-wise work, norms, adapters and the optimizer count nothing.
+    Read are the hidden states that predict a completion's token: the prompt's last and each completion's but its last.
+    So a completion's last token is in no layer, and in the last layer all others have keys and values only. Attention
+    counts what is visible: the prompt its lower triangle, a completion its prompt and its own triangle. Backward is a
+    product for the inputs (but for those that nothing trained made) and one for the weights (full tuning only), for
+    attention always twice its forward. The tower is frozen and runs once for both models, with LoRA the projector too.
+    Element-wise work, norms, adapters and the optimizer count nothing.
     """
-    prompt, completions = size.prompt_tokens, 2 * size.completion_tokens
-    tokens = prompt + completions
-    visible = prompt * (prompt + 1) / 2 + completions * (prompt + (size.completion_tokens + 1) / 2)
-    layer = 2 * tokens * (4 * size.hidden**2 + 3 * size.hidden * size.mlp) + 4 * visible * size.hidden
-    head = 2 * completions * size.hidden * size.vocabulary
-    projector = 2 * size.image_tokens * (size.vision_hidden * size.hidden + size.hidden**2)
-    language = size.layers * layer + head + projector
+    prompt, pairs = size.prompt_tokens, num_pairs / per_prompt
+    answers = 2 * per_prompt * (size.completion_tokens - 1)
+    tokens, predicting, width = prompt + answers, 1 + answers, size.hidden
+    seen = answers * (prompt + size.completion_tokens / 2)
+    keys, rest = 2 * width**2, 2 * width**2 + 3 * width * size.mlp
+    before = size.layers - 1
+    linear = 2 * (before * tokens * (keys + rest) + tokens * keys + predicting * rest)
+    linear += 2 * predicting * width * size.vocabulary
+    attention = 4 * width * (before * (prompt * (prompt + 1) / 2 + seen) + prompt + seen)
+    times = 3 if cached else 4
+    work = times * attention + (times - lora) * linear
+    if lora:
+        work -= 2 * tokens * keys + 2 * (tokens if before else predicting) * width**2  # inputs of the first layer
+    return pairs * (work + _vision_flops(size) + _projector_flops(size, times, lora))
+
+
+def _projector_flops(size: StepSize, times: int, lora: bool) -> float:
+    """Two linear layers; nothing that trains is behind the first one's inputs."""
+    first = 2 * size.image_tokens * size.vision_hidden * size.hidden
+    second = 2 * size.image_tokens * size.hidden**2
+    return first + second if lora else (times - 1) * first + times * second
+
+
+def _vision_flops(size: StepSize) -> float:
+    """The tower once, up to the layer that the projector reads."""
     patches = size.image_tokens + 1
-    vision_layer = 2 * patches * (4 * size.vision_hidden**2 + 2 * size.vision_hidden * size.vision_mlp)
-    vision_layer += 4 * patches**2 * size.vision_hidden
-    vision = (size.vision_layers - 1) * vision_layer + 2 * patches * 3 * size.patch**2 * size.vision_hidden
-    return num_pairs * (vision + language * ((2 if lora else 3) + (0 if cached else 1)))
+    layer = 2 * patches * (4 * size.vision_hidden**2 + 2 * size.vision_hidden * size.vision_mlp)
+    layer += 4 * patches**2 * size.vision_hidden
+    return (size.vision_layers - 1) * layer + 2 * size.image_tokens * 3 * size.patch**2 * size.vision_hidden

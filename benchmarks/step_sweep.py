@@ -1,4 +1,4 @@
-"""How a step's cost grows: `python -m benchmarks.learner_step --sweep docs/learner_step.svg`, about 20 minutes.
+"""How a step's cost grows: `python -m benchmarks.learner_step --sweep docs/learner_step.svg`, about 10 minutes.
 
 Pairs per second of ours (fresh) and of TRL against the prompt's tokens with one pair per prompt, and against the
 number of completions of one prompt, k completions being k / 2 pairs. One counted step per point.
@@ -34,18 +34,24 @@ def sweep(args: argparse.Namespace, run_side: Callable[..., dict[str, Any]]) -> 
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         model, images = Path(folder) / "model", Path(folder) / "images"
-        build(SIZES["sweep"], model, args.dtype)
+        build(SIZES[args.size], model, args.dtype)
         for axis, settings in points.items():
             found[axis] = {side: [] for side in SIDES}
             for value, changes in settings:
                 here = copy.copy(args)
-                vars(here).update({"size": "sweep", "batch": 1, "steps": 1, **changes})
+                vars(here).update({"batch": 1, "steps": 1, **changes})
                 here.micro_batch = here.batch
                 for side in SIDES:
                     print(f"{axis} {value}", end="  ")
                     found[axis][side].append((value, run_side(here, side, model, images)["pairs_per_s"]))
     _draw(found, Path(args.sweep))
-    return {"benchmark": "learner_step_sweep", "pairs_per_s": found, "threads": args.threads, "figure": args.sweep}
+    return {
+        "benchmark": "learner_step_sweep",
+        "pairs_per_s": found,
+        "size": args.size,
+        "threads": args.threads,
+        "figure": args.sweep,
+    }
 
 
 def _draw(found: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import RunConfig
+from learner import decoder, products
 from learner.losses import REFERENCE_FREE
 from learner.policy import Policy
 from learner.tree_logps import prepare, why_not
-from learner.vision import VisionShare, what_is_shared
+from learner.vision import VisionShare, language_model, what_is_shared
 
 ROW_LOSSES = ("povid",)
 """Losses that look at the rows of the plain forward."""
@@ -21,6 +22,8 @@ class FastPath:
 
     share_prompt: bool
     share_vision: bool
+    fused_layers: bool
+    onednn: bool
     reference_cache: Path | None
     fallbacks: dict[str, str]
 
@@ -47,6 +50,12 @@ class FastPath:
         elif vision and what_is_shared(policy.model) == "nothing":
             reasons["share_vision"] = "the vision tower trains"
         vision = vision and "share_vision" not in reasons
+        layers = fast.fused_layers
+        if layers and not tree:
+            reasons["fused_layers"] = "needs share_prompt"
+        elif layers and (reason := decoder.why_not(language_model(policy.model), policy.model.config.vision_config)):
+            reasons["fused_layers"] = reason
+        layers = layers and "fused_layers" not in reasons
         cache = None if fast.reference_cache == "off" else Path(fast.reference_cache)
         if cache == Path("run"):
             cache = config.run.dir / "reference_logps"
@@ -57,7 +66,8 @@ class FastPath:
         elif cache is not None and learner.zero_stage == 3 and learner.num_ranks > 1:
             reasons["reference_cache"] = "ZeRO-3 needs all ranks in every forward"
         cache = None if "reference_cache" in reasons else cache
-        return cls(tree, vision, cache, reasons)
+        onednn = fast.onednn and learner.num_gpus == 0 and products.mkl_is_slow()
+        return cls(tree, vision, layers, onednn, cache, reasons)
 
     def apply(self, config: RunConfig, policy: Policy, reference: Policy | None) -> None:
         """Switch policy and reference over."""
@@ -69,4 +79,6 @@ class FastPath:
             model.fused = config.learner.fast.fused_logps
             model.vision = shared
             if self.share_prompt:
-                prepare(model.model)
+                prepare(model.model, self.fused_layers)
+            if self.onednn:
+                products.install(model)

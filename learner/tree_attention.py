@@ -7,6 +7,7 @@ function writes outputs and gradients of all segments in place: slices would eac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -44,9 +45,13 @@ def tree_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     tree: Sequence[Segment] | None = None,
+    predictors_only: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """SDPA within the segments of `tree`; without one, transformers' own SDPA. query is [1, heads, tokens, width]."""
+    """SDPA within the segments of `tree`; without one, transformers' own SDPA. query is [1, heads, tokens, width].
+
+    With `predictors_only` query has only tokens that predict: each prompt's last, each completion's but its last.
+    """
     if tree is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -54,7 +59,7 @@ def tree_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    calls = [call for segment in tree for call in _calls(segment, query)]
+    calls = list(_predictors_calls(tree, query)) if predictors_only else [c for s in tree for c in _calls(s, query)]
     if query.device.type == "cpu" and not dropout:
         return _TreeAttention.apply(query, key, value, calls, scaling), None  # type: ignore[no-untyped-call]
     # Splits, because their backward is one concatenation.
@@ -89,6 +94,23 @@ def _calls(segment: Segment, query: Tensor) -> Iterator[Call]:
         hidden = query.new_full((length, length), float("-inf")).triu(1)
         yield Call(own, (prompt, own), False, F.pad(hidden, (segment.prompt, 0)))
         end += length
+
+
+def _predictors_calls(tree: Sequence[Segment], query: Tensor) -> Iterator[Call]:
+    """The same for a query of predictors alone."""
+    at = 0
+    for segment in tree:
+        prompt, *completions = _calls(segment, query)
+        yield Call(slice(at, at + 1), prompt.seen, False, None)
+        at += 1
+        lengths = [segment.lengths] if segment.mask is not None else [(length,) for length in segment.lengths]
+        for call, run in zip(completions, lengths, strict=True):
+            ends = itertools.accumulate(run)
+            rows = [row for end, length in zip(ends, run, strict=True) for row in range(end - length, end - 1)]
+            if rows:
+                assert call.mask is not None
+                yield Call(slice(at, at + len(rows)), call.seen, False, call.mask[rows])
+                at += len(rows)
 
 
 def _seen(tensor: Tensor, call: Call) -> Tensor:

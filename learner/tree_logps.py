@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learner import decoder
 from learner.logps import CompletionLogps, token_logps
 from learner.tree import TreeBatch
 from learner.tree_attention import NAME, install
@@ -30,9 +31,11 @@ def why_not(model: Any) -> str | None:
     return None
 
 
-def prepare(model: Any) -> None:
-    """Once per model, before its first tree."""
+def prepare(model: Any, fused_layers: bool = False) -> None:
+    """Once per model, before its first tree; `fused_layers` if `learner.decoder` has nothing against it."""
     install(language_model(model))
+    if fused_layers:
+        decoder.install(language_model(model))
 
 
 def tree_logps(model: Any, batch: TreeBatch, fused: bool = True, shared: VisionShare | None = None) -> CompletionLogps:
@@ -45,6 +48,10 @@ def tree_logps(model: Any, batch: TreeBatch, fused: bool = True, shared: VisionS
     assert language_model(model).config._attn_implementation == NAME, "prepare(model) comes first"
     if "positions" not in batch.memo:
         batch.memo["positions"] = positions(model, batch)
+        batch.memo["predicting"] = torch.unique(batch.predictors, return_inverse=True)
+    predicting, places = batch.memo["predicting"]
+    if not decoder.is_installed(language_model(model)):
+        predicting, places = None, batch.predictors
     hidden = model.model(
         input_ids=batch.input_ids,
         # Four dimensions: taken as it is by every family, so that no mask is made from positions that start anew.
@@ -53,8 +60,9 @@ def tree_logps(model: Any, batch: TreeBatch, fused: bool = True, shared: VisionS
         use_cache=False,
         mm_encoder_outputs=encoder_outputs(model, batch, shared),
         tree=batch.segments,
+        predicting=predicting,
     ).last_hidden_state[0]
-    values = token_logps(model.lm_head, hidden[batch.predictors], batch.targets, fused)
+    values = token_logps(model.lm_head, hidden[places], batch.targets, fused)
     return CompletionLogps(values[batch.places].masked_fill(~batch.mask, 0.0), batch.mask)
 
 

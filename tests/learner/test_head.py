@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import learner.head
+import learner.products
 from learner.head import can_fuse, fused_token_logps
 
 WIDTH, VOCABULARY, POSITIONS = 6, 11, 9
@@ -87,3 +88,18 @@ def test_other_heads_are_left_alone() -> None:
     split = nn.Linear(3, 4)
     split.weight.data = torch.empty(0)
     assert not can_fuse(split)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_through_onednn(monkeypatch: pytest.MonkeyPatch, frozen: bool) -> None:
+    """The same in float32, in several chunks, whether the library is there or what is small goes the plain way."""
+    monkeypatch.setattr(learner.head, "CHUNK_BYTES", 4 * ROW)
+    found = []
+    for installed in (True, False):
+        head, hidden, targets = made(True)
+        head, hidden = head.float().requires_grad_(not frozen), hidden.detach().float().requires_grad_()
+        if installed:
+            learner.products.install(head)
+        fused_token_logps(head, hidden, targets).sum().backward()
+        found.append([hidden.grad, *(parameter.grad for parameter in head.parameters())])
+    torch.testing.assert_close(found[0], found[1])

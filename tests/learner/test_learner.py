@@ -186,8 +186,8 @@ def test_what_cannot_be_fast_is_said() -> None:
     thawed = config.model_copy(update={"model": config.model.model_copy(update={"freeze_vision": False})})
     assert Learner(config).start()["fallbacks"] == {}
     assert set(Learner(thawed).start()["fallbacks"]) == {"share_vision"}
-    plain = Learner(run_config(fast={"share_prompt": False})).start()["fallbacks"]
-    assert plain == {"share_vision": "needs share_prompt", "reference_cache": "needs share_prompt"}
+    plain = Learner(run_config(fast={"share_prompt": False, "fused_layers": True})).start()["fallbacks"]
+    assert plain == dict.fromkeys(("share_vision", "fused_layers", "reference_cache"), "needs share_prompt")
 
 
 def test_a_checkpoint_of_another_number_of_ranks_names_the_way_out(store: ImageStore, tmp_path: Path) -> None:

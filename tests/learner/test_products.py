@@ -1,0 +1,89 @@
+"""Linear layers through oneDNN: torch's own values and gradients up to float32's last bits."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import learner.products
+from common.images import ImageStore
+from learner.learner import Learner
+from learner.products import install, mkl_is_slow, plain, product_of, through_onednn
+from tests.learner.helpers import LORA, make_pairs, run_config
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+
+
+@pytest.fixture
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner.products, "SMALL", 0)
+
+
+def test_products_by_hand() -> None:
+    """(1, 2) · (3, 4) = 11 and (1, 2) · (5, 6) = 17, one more of each."""
+    left, right = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])
+    assert plain(left, right).tolist() == [[11, 17]]
+    assert plain(left, right, torch.ones(1, 2)).tolist() == [[12, 18]]
+
+
+@needs_onednn
+@pytest.mark.usefixtures("nothing_is_small")
+def test_onednn_is_the_same_product() -> None:
+    """Also of transposed views, as gradients need them."""
+    torch.manual_seed(0)
+    left, right, more = torch.randn(7, 33), torch.randn(5, 33), torch.randn(7, 5)
+    torch.testing.assert_close(through_onednn(left, right), left @ right.T)
+    torch.testing.assert_close(through_onednn(left, right, more.clone()), left @ right.T + more)
+    torch.testing.assert_close(through_onednn(left.T, left.T), left.T @ left)
+    wide = left.double()
+    assert torch.equal(through_onednn(wide, wide), wide @ wide.T)
+
+
+@needs_onednn
+@pytest.mark.usefixtures("nothing_is_small")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_layer_and_its_gradients(bias: bool, frozen: bool) -> None:
+    torch.manual_seed(0)
+    theirs = nn.Linear(33, 17, bias=bias).requires_grad_(not frozen)
+    ours = copy.deepcopy(theirs)
+    install(ours)
+    assert (product_of(ours), product_of(theirs)) == (through_onednn, plain)
+    values: list[list[Tensor | None]] = []
+    for layer in (ours, theirs):
+        hidden = torch.linspace(-1, 1, 2 * 9 * 33).view(2, 9, 33).requires_grad_()
+        found = layer(hidden)
+        (found * torch.linspace(0, 1, 17)).sum().backward()
+        values.append([found, hidden.grad, *(parameter.grad for parameter in layer.parameters())])
+    torch.testing.assert_close(values[0], values[1])
+
+
+@needs_onednn
+@pytest.mark.usefixtures("nothing_is_small")
+@pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_run_learns_the_same(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch, tuning: dict | None, checkpointing: bool
+) -> None:
+    weights = []
+    for slow in (True, False):
+        monkeypatch.setattr(learner.products, "mkl_is_slow", lambda slow=slow: slow)
+        trainer = Learner(run_config("torch", tuning, gradient_checkpointing=checkpointing))
+        trainer.start()
+        for step in range(3):
+            trainer.step(step, make_pairs(store, 6, 6 * step))
+        weights.append(trainer.publish(1)[1])
+    for name, value in weights[0].items():
+        torch.testing.assert_close(torch.tensor(value), torch.tensor(weights[1][name]), atol=2e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize(("maker", "slow"), [("GenuineIntel", False), ("AuthenticAMD", True)])
+def test_intels_processors_keep_mkl(monkeypatch: pytest.MonkeyPatch, maker: str, slow: bool) -> None:
+    monkeypatch.setattr(learner.products.Path, "read_text", lambda self: f"vendor_id : {maker}")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert mkl_is_slow.__wrapped__() == slow
