@@ -71,8 +71,10 @@ def test_a_run_learns_the_same(
     weights = []
     for slow in (True, False):
         monkeypatch.setattr(learner.products, "mkl_is_slow", lambda slow=slow: slow)
-        trainer = Learner(run_config("torch", tuning, gradient_checkpointing=checkpointing))
+        switches = {"onednn": True}
+        trainer = Learner(run_config("torch", tuning, gradient_checkpointing=checkpointing, fast=switches))
         trainer.start()
+        assert trainer._fast.onednn == slow, "the two runs must differ, or this test sees nothing"
         for step in range(3):
             trainer.step(step, make_pairs(store, 6, 6 * step))
         weights.append(trainer.publish(1)[1])
