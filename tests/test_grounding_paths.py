@@ -110,11 +110,11 @@ def test_policy_and_reference_of_the_learner(store: ImageStore, path: str, tunin
         (micro_batch,) = learner._plan(seen).micro_batches
         batch = learner._collator.batch(micro_batch.pairs)
         found["policy"].append(learner._engine.module(batch).summed)
-        found["reference"].append(learner._reference_logps(batch).summed)
+        found["reference"].append(learner._reference(batch).summed)
     for seeing, blind, again in found.values():
         assert (seeing - blind).abs().min() > LEAST
         torch.testing.assert_close(seeing, again, atol=1e-4, rtol=0)
-    cache = learner._reference_cache
+    cache = learner._reference.cache
     assert (cache is not None) == (path == "cached")
     if cache is not None:
         assert (cache.num_misses, cache.num_hits) == (6, 3)

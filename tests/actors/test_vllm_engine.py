@@ -27,10 +27,12 @@ def hf(policy_path: Path) -> HfPolicy:
 
 
 @pytest.fixture(autouse=True)
-def start_weights(engine: Engine, hf: HfPolicy, run: Any) -> None:
-    """Other files push weights into the shared engines."""
-    if engine.weight_version:
-        run(engine.load_weights(*hf.publish(engine.weight_version + 1)))
+def start_weights(start_engine: Callable[..., Engine], hf: HfPolicy, run: Any) -> None:
+    """Other files push weights into the shared engines, and a test may ask for either."""
+    for kind in ("stepped", "async"):
+        engine = start_engine(TinyLlava(), kind)
+        if engine.weight_version:
+            run(engine.load_weights(*hf.publish(engine.weight_version + 1)))
 
 
 def greedy(prompt: Prompt, **changes: Any) -> GenerationRequest:
