@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from common.records import Dropped, Prompt
 DEMO_RHO = 0.5
 """For the demo policy's 36 image tokens (ours): trained on whole images, it babbles when more of them are hidden."""
 WINDOW = 128
-"""Prompts being worked at per worker; as many are lost when the process is killed."""
+"""Prompts being worked at per worker, at most; as many are lost when the process is killed. Small jobs are shared."""
 
 BLOCK_SIZE = 32
 """Tokens per block of the engine's cache. Sentences of an answer begin alike, and whole blocks are computed once."""
@@ -122,19 +123,20 @@ async def _generate(
     job: Job, writer: PairWriter, prompts: Sequence[Prompt], similarity: Similarity, engines: Engines
 ) -> None:
     done = {note["id"] for note in writer.notes}
-    todo = iter([prompt for prompt in prompts if prompt.id not in done])
-    print(f"{job.out}: {len(prompts) - len(done)} of {len(prompts)} prompts to do, starting engines", file=sys.stderr)
+    todo = [prompt for prompt in prompts if prompt.id not in done]
+    print(f"{job.out}: {len(todo)} of {len(prompts)} prompts to do, starting engines", file=sys.stderr)
     async with engines(job.config) as (workers, num_image_tokens):
+        queue, window = iter(todo), min(WINDOW, math.ceil(len(todo) / len(workers)))
         with ProgressReport("bdhs", len(prompts), len(done)) as progress, Shards(writer) as shards:
 
             async def lane(generate: Generate) -> None:
                 async for outcome in generate_pairs(
-                    todo,
+                    queue,
                     generate,
                     config=job.bdhs,
                     similarity=similarity,
                     num_image_tokens=num_image_tokens,
-                    window=WINDOW,
+                    window=window,
                 ):
                     shards.add(outcome.result, note_of(outcome))
                     progress.advance(f"prompts, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s")

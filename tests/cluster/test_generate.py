@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import random
@@ -306,3 +307,51 @@ def test_help_is_quick_and_light() -> None:
     began = time.monotonic()
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert time.monotonic() - began < 1 and shown.rstrip().endswith("[]")
+
+
+def recorded(engines: Engines, lanes: list[list[str]]) -> Engines:
+    """The same engines; `lanes` gets a list of the requests' prompts from each worker."""
+
+    @asynccontextmanager
+    async def recording(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+        async with engines(config) as (workers, count):
+
+            def lane(generate: Generate) -> Generate:
+                lanes.append(mine := [])
+
+                async def record(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+                    mine.extend(request.prompt.id for request in requests)
+                    await asyncio.sleep(0.01)  # an engine takes time, and others their turn
+                    return await generate(requests)
+
+                return record
+
+            yield [lane(generate) for generate in workers], count
+
+    return recording
+
+
+def test_a_small_job_is_shared_by_all_workers(job: Callable[..., Job]) -> None:
+    lanes: list[list[str]] = []
+    run(job(count=20), recorded(scripted(num_workers=3), lanes))
+    assert len(set().union(*lanes)) == 20
+    assert all(5 <= len(set(lane)) <= 8 for lane in lanes), [len(set(lane)) for lane in lanes]
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_two_real_workers_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray actors with vLLM engines on the shapes world's policy: prompts shared without overlap, the same set."""
+    monkeypatch.setattr(bdhs_job, "WINDOW", 4)
+    stats, pairs = [], []
+    for num_workers in (1, 2):
+        lanes: list[list[str]] = []
+        line = ["bdhs", "--out", str(tmp_path / str(num_workers)), "--count", "24", "--workers", str(num_workers)]
+        asked = job_of(*build_parser().parse_known_args([*line, "--rollout.num_cpus", "0.5"]))
+        run(asked, recorded(bdhs_job.ray_engines, lanes))
+        assert len(lanes) == num_workers and all(len(set(lane)) >= 4 for lane in lanes)
+        assert sum(len(set(lane)) for lane in lanes) == len(set().union(*lanes)) == 24
+        stats.append(json.loads((asked.out / STATS).read_text()))
+        pairs.append(read_table(asked.out / PAIRS, PAIR_SCHEMA).to_pylist())
+    assert stats[0]["num_prompts"] == 24 == stats[0]["num_pairs"] + sum(stats[0]["dropped"].values())
+    assert stats[0] == stats[1] and pairs[0] == pairs[1]
