@@ -269,16 +269,6 @@ class Learner(Section):
         return self
 
     @model_validator(mode="after")
-    def _povid_is_not_split(self) -> Learner:
-        """Under ZeRO-3 every rank must call every module equally often, which this loss's forwards do not yet."""
-        if "povid" in self.loss_kinds and self.zero_stage == 3 and self.num_ranks > 1:
-            raise ValueError(
-                f"learner.zero_stage must be below 3 for the povid loss on several ranks, got 3 on {self.num_ranks}; "
-                "set learner.zero_stage = 2"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _offload_has_a_partition(self) -> Learner:
         least = {"none": 0, "optimizer": 1, "params": 3}[self.offload]
         if self.zero_stage < least or (least and self.engine != "deepspeed"):

@@ -89,7 +89,8 @@ def pair_logps(
         logps = replace(logps, cropped_ratios=cropped)
     if reference is not None and policy.alternatives is not None and reference.alternatives is not None:
         noise, ref_noise = (each[chosen].sum(1) for each in (policy.alternatives, reference.alternatives))
-        logps = replace(logps, policy_noise=noise, ref_noise=ref_noise)
+        # ZeRO-3 waits on every rank for the gradient of every output, also where no pair of a rank has this loss.
+        logps = replace(logps, policy_chosen=logps.policy_chosen + 0 * noise, policy_noise=noise, ref_noise=ref_noise)
     return logps
 
 

@@ -278,12 +278,6 @@ def test_an_offload_that_cannot_be_is_said(learner: dict[str, object], got: str)
     assert "set learner.offload = none" in str(caught.value)
 
 
-def test_povid_on_several_ranks_of_zero_3_is_refused() -> None:
-    learner = {"zero_stage": 3, "num_ranks": 2, "source_losses": {"bdhs": {"kind": "povid"}}}
-    with pytest.raises(UserError, match=r"below 3 for the povid loss on several ranks.*learner\.zero_stage = 2"):
-        validate({"learner": learner, "mixture": {"online_fraction": 1}})
-
-
 @pytest.mark.real
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_trains_alike_under_zero_3(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

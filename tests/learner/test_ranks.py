@@ -40,8 +40,8 @@ GROUPS = {
         case("stage-3,params-on-cpu", 3, offload="params", gradient_checkpointing=True),
     ],
     "lora": [case(f"stage-{stage}", stage, "lora") for stage in (0, 2, 3)],
-    "full+povid": [case(f"stage-{stage}", stage, "full+povid") for stage in (0, 2)],
-    "lora+povid": [case("stage-2", 2, "lora+povid")],
+    "full+povid": [case(f"stage-{stage}", stage, "full+povid") for stage in (0, 2, 3)],
+    "lora+povid": [case(f"stage-{stage}", stage, "lora+povid") for stage in (2, 3)],
     "full+mdpo+mpo": [case("stage-2", 2, "full+mdpo+mpo")],
     "lora+mdpo+mpo": [case("stage-3", 3, "lora+mdpo+mpo")],
 }
