@@ -116,11 +116,8 @@ def summary(args: argparse.Namespace, sides: dict[str, dict[str, Any]], num_para
 def main() -> None:
     args = parse()
     if args.side:
-        import torch
-
         from benchmarks.step_sides import ours, peer
 
-        torch.set_num_threads(args.threads)
         print("\n" + json.dumps(peer(args) if args.side == "peer" else ours(args)))
         return
     if args.sweep:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_MMAP_THRESHOLD = 32 << 20
-"""glibc accepts no more."""
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_pages() -> bool:
@@ -19,6 +17,6 @@ def keep_freed_pages() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    large_kept = mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD) == 1
+    large_kept = mallopt(_M_MMAP_MAX, 0) == 1
     never_trimmed = mallopt(_M_TRIM_THRESHOLD, 2**31 - 1) == 1
     return bool(large_kept and never_trimmed)

@@ -5,8 +5,7 @@ With h a hidden state, W the head, p = softmax(W h) and t the target, logp = log
     ∂logp/∂h = W_t - pᵀ W            ∂logp/∂W = (1_t - p) hᵀ
 
 A frozen head (LoRA) has ∂logp/∂h made in the forward pass, where p is at hand, so its backward costs nothing. A
-trained head keeps p (before the division by its sum) for as many positions as fit into KEPT_BYTES, and makes the rest
-again from h.
+trained head keeps p (before the division by its sum) of the first chunk, and makes the others' again from h.
 """
 
 from __future__ import annotations
@@ -19,11 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from learner.products import Product, product_of
 
-CHUNK_BYTES = 24 << 20
-"""Of logits at a time."""
-
-KEPT_BYTES = 128 << 20
-"""Of probabilities between forward and backward, whatever the batch and the vocabulary."""
+CHUNK_BYTES = 128 << 20
+"""Of logits at a time, whatever the batch and the vocabulary. Few large chunks: each reads the whole head."""
 
 
 def can_fuse(head: nn.Module) -> bool:
@@ -37,7 +33,7 @@ def fused_token_logps(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tenso
     if torch.is_grad_enabled():
         arguments = (hidden, head.weight, head.bias, targets, product)
         return _FusedLogps.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
-    rows = _rows(head.weight, CHUNK_BYTES)
+    rows = _rows(head.weight)
     chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.cat([_chunk(states, head.weight, head.bias, wanted, product)[0] for states, wanted in chunks])
 
@@ -48,8 +44,7 @@ class _FusedLogps(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, product: Product
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
-        rows = _rows(weight, CHUNK_BYTES)
-        budget = _rows(weight, KEPT_BYTES) if wants_weight else 0
+        rows = _rows(weight)
         logps, kept, slopes = [], [], []
         for states, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
             logp, powers, total = _chunk(states, weight, bias, wanted, product)
@@ -57,13 +52,10 @@ class _FusedLogps(torch.autograd.Function):
             if wants_hidden and not wants_weight:
                 means = product(powers.to(weight.dtype), weight.T).div_(total[:, None])
                 slopes.append((weight[wanted] - means).to(hidden.dtype))
-            if budget >= len(wanted):
-                budget -= len(wanted)
-                kept += [powers, total]
-            else:
-                budget = 0
+            if wants_weight and not kept:
+                kept = [powers, total]
         ctx.save_for_backward(hidden, weight, bias, targets, *kept, *slopes)
-        ctx.num_kept, ctx.rows, ctx.wants_weight, ctx.product = len(kept) // 2, rows, wants_weight, product
+        ctx.rows, ctx.wants_weight, ctx.product = rows, wants_weight, product
         return torch.cat(logps)
 
     @staticmethod
@@ -74,15 +66,12 @@ class _FusedLogps(torch.autograd.Function):
             return torch.cat(saved).mul_(grad[:, None].to(hidden.dtype)), None, None, None, None
         wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = None
+        grad_weight = None  # transposed: so nothing that is as wide as the vocabulary need be turned
         grad_bias = torch.zeros_like(bias) if wants_bias else None
-        for index, begin in enumerate(range(0, len(targets), ctx.rows)):
+        for begin in range(0, len(targets), ctx.rows):
             part = slice(begin, begin + ctx.rows)
             states, wanted = hidden[part], targets[part]
-            if index < ctx.num_kept:
-                powers, total = saved[2 * index : 2 * index + 2]
-            else:
-                _, powers, total = _chunk(states, weight, bias, wanted, ctx.product)
+            powers, total = saved if begin == 0 else _chunk(states, weight, bias, wanted, ctx.product)[1:]
             # 1_t - p is -(e - total · 1_t) / total; the rows' factors go into what is narrow.
             powers.scatter_add_(1, wanted[:, None], -total[:, None])
             factor = (-grad[part] / total)[:, None]
@@ -90,10 +79,10 @@ class _FusedLogps(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mul(ctx.product(slope, weight.T), factor, out=grad_hidden[part])
             if wants_weight:
-                grad_weight = ctx.product(slope.T, (states * factor).T, grad_weight)
+                grad_weight = ctx.product((states * factor).T, slope.T, grad_weight)
             if grad_bias is not None:
                 grad_bias += (factor.T @ slope)[0]
-        return grad_hidden, grad_weight, grad_bias, None, None
+        return grad_hidden, None if grad_weight is None else grad_weight.T, grad_bias, None, None
 
 
 def _chunk(
@@ -110,6 +99,6 @@ def _chunk(
     return wanted - total.log(), logits, total
 
 
-def _rows(weight: Tensor, num_bytes: int) -> int:
+def _rows(weight: Tensor) -> int:
     size = torch.promote_types(weight.dtype, torch.float32).itemsize
-    return max(1, num_bytes // (len(weight) * size))
+    return max(1, CHUNK_BYTES // (len(weight) * size))

@@ -88,5 +88,12 @@ class _Linear(torch.autograd.Function):
         rows = grad.reshape(-1, grad.shape[-1])
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad
         of_hidden = through_onednn(rows, weight.T).view_as(hidden) if wants_hidden else None
-        of_weight = through_onednn(rows.T, hidden.reshape(-1, hidden.shape[-1]).T) if wants_weight else None
+        of_weight = _of_weight(rows, hidden.reshape(-1, hidden.shape[-1])) if wants_weight else None
         return of_hidden, of_weight, rows.sum(0) if wants_bias else None
+
+
+def _of_weight(grad: Tensor, hidden: Tensor) -> Tensor:
+    """gradᵀ hidden; oneDNN copies what is turned and stands at the left, so that is the narrower of the two."""
+    if grad.shape[1] <= hidden.shape[1]:
+        return through_onednn(grad.T, hidden.T)
+    return through_onednn(hidden.T, grad.T).T
