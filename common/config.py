@@ -199,9 +199,9 @@ class Fast(Section):
     vision_cache_mb: int = Field(256, ge=0, description="of image features that are kept across steps")
     fused_logps: bool = Field(True, description="head and log softmax in one, gradients included")
     fused_layers: bool = Field(
-        False, description="decoder layers with few passes over memory, the last one for predicting positions alone"
+        True, description="decoder layers with few passes over memory, the last one for predicting positions alone"
     )
-    onednn: bool = Field(False, description="on CPUs with AVX-512 not by Intel: float32 products by oneDNN, not MKL")
+    onednn: bool = Field(True, description="on CPUs with AVX-512 not by Intel: float32 products by oneDNN, not MKL")
     pack_tokens: int = Field(0, ge=0, description="tokens per forward; 0 leaves the cut to learner.micro_batch")
     reference_cache: str = Field(
         "run",
