@@ -79,7 +79,7 @@ class _Linear(torch.autograd.Function):
         found = through_onednn(hidden.reshape(-1, hidden.shape[-1]), weight)
         if bias is not None:
             found += bias
-        return found.view(*hidden.shape[:-1], -1)
+        return found.view(*hidden.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
