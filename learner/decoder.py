@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from learner import gated_mlp
 from learner.elementwise import rms_norm, rotary, swiglu
 from learner.tree import Segment
 from learner.tree_attention import tree_attention
@@ -60,6 +61,8 @@ def _norm(norm: Any, hidden_states: Tensor) -> Tensor:
 
 
 def _mlp(mlp: Any, x: Tensor) -> Tensor:
+    if gated_mlp.can_fuse(mlp):
+        return gated_mlp.gated_mlp(mlp, x)
     return mlp.down_proj(swiglu(mlp.gate_proj(x), mlp.up_proj(x)))  # type: ignore[no-any-return]
 
 
