@@ -1,4 +1,4 @@
-"""Our learner's step beside TRL's DPOTrainer: `python -m benchmarks.learner_step [--batch 4 --steps 2 --device cpu]`.
+"""Our learner's step beside TRL's DPOTrainer: `python -m benchmarks.learner_step [--batch 4 --steps 4 --device cpu]`.
 
 One random model of LLaVA-1.5's architecture (42 M parameters, 576 image tokens, 32,000 words), the same pairs with
 completions of 100 tokens, float32, full fine-tuning, frozen tower, AdamW, both sides with the same pairs per forward.
@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=0, help="image included; 0: as the size has it")
     parser.add_argument("--pairs-per-prompt", type=int, default=1, help="pairs in a row with one prompt and picture")
     parser.add_argument("--sweep", metavar="SVG", help="instead: pairs/s against prompt tokens and completions, drawn")
-    parser.add_argument("--steps", type=int, default=2, help="counted steps")
+    parser.add_argument("--steps", type=int, default=4, help="counted steps")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--sides", nargs="+", default=["peer", "fresh", "cached"], choices=["peer", "fresh", "cached"])
     for name in ("side", "model", "images"):

@@ -59,6 +59,9 @@ def test_a_layer_and_its_gradients(bias: bool, frozen: bool) -> None:
         (found * torch.linspace(0, 1, 17)).sum().backward()
         values.append([found, hidden.grad, *(parameter.grad for parameter in layer.parameters())])
     torch.testing.assert_close(values[0], values[1])
+    none = ours(torch.zeros(0, 33))  # a rank may have no row at all
+    assert none.shape == (0, 17)
+    none.sum().backward()
 
 
 @needs_onednn
