@@ -45,7 +45,8 @@ class _FusedLogps(torch.autograd.Function):
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
         rows = _rows(weight)
-        logps, kept, slopes = [], [], []
+        logps, slopes = [], []
+        kept: list[Tensor] = []
         for states, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
             logp, powers, total = _chunk(states, weight, bias, wanted, product)
             logps.append(logp)

@@ -15,16 +15,17 @@ from learner.gated_mlp import can_fuse, gated_mlp
 from tests.learner.families import family
 
 WIDTH, INNER = 6, 10
+NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
 def made() -> tuple[Any, Tensor]:
     torch.manual_seed(0)
-    sizes = {"gate_proj": (WIDTH, INNER), "up_proj": (WIDTH, INNER), "down_proj": (INNER, WIDTH)}
-    layers = {name: nn.Linear(*size, bias=False).double() for name, size in sizes.items()}
+    sizes = (WIDTH, INNER), (WIDTH, INNER), (INNER, WIDTH)
+    layers = {name: nn.Linear(*size, bias=False).double() for name, size in zip(NAMES, sizes, strict=True)}
     return SimpleNamespace(**layers), torch.randn(2, 4, WIDTH, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("frozen", [(), ("gate_proj",), ("up_proj", "down_proj"), ("gate_proj", "up_proj", "down_proj")])
+@pytest.mark.parametrize("frozen", [(), NAMES[:1], NAMES[1:], NAMES])
 @pytest.mark.parametrize("tokens", [1, 3, 4, 100])
 @pytest.mark.parametrize("input_trains", [True, False])
 def test_values_and_gradients(

@@ -47,7 +47,7 @@ def test_no_gradient_keeps_nothing() -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, frozen: bool) -> None:
-    """9 positions in chunks of 2: one chunk is kept, of a frozen head none; nothing else is as wide as the vocabulary."""
+    """9 positions in chunks of 2: one is kept, of a frozen head none; nothing else is as wide as the vocabulary."""
     monkeypatch.setattr(learner.head, "CHUNK_BYTES", 2 * ROW)
     saved: list[Tensor] = []
 

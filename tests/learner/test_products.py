@@ -19,7 +19,7 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 
 @pytest.fixture
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner.products, "SMALL", 0)
+    monkeypatch.setattr(learner.products, "SMALL", 1)
 
 
 def test_products_by_hand() -> None:
@@ -59,7 +59,7 @@ def test_a_layer_and_its_gradients(bias: bool, frozen: bool) -> None:
         (found * torch.linspace(0, 1, 17)).sum().backward()
         values.append([found, hidden.grad, *(parameter.grad for parameter in layer.parameters())])
     torch.testing.assert_close(values[0], values[1])
-    none = ours(torch.zeros(0, 33))  # a rank may have no row at all
+    none = ours(torch.zeros(0, 33, requires_grad=True))  # a rank may have no row at all
     assert none.shape == (0, 17)
     none.sum().backward()
 
