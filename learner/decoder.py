@@ -1,8 +1,8 @@
 """Decoder layers of the proven families on the fast path, when they are given a tree; without one they are as ever.
 
 Norms and rotary embedding go through `learner.elementwise`, the MLP through `learner.gated_mlp` or, where adapters sit
-on it, module by module with one SwiGLU. In the last layer only the positions that somebody
-asks for have a query, an attention output and an MLP: all others are there for their keys and values.
+on it, module by module with one SwiGLU. In the last layer only the positions that somebody asks for have a query, an
+attention output and an MLP: all others are there for their keys and values.
 """
 
 from __future__ import annotations
