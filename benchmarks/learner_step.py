@@ -8,7 +8,8 @@ on disk. The first step of each warms up; the counted time holds everything, rea
     ratio_fresh     our pairs per second over TRL's, each pair seen for the first time
     ratio_cached    the same with reference log-probs found on disk (image features are made anew)
     memory_ratio    peak memory above weights (policy and reference), ours over TRL's
-    floor_frac      work that must be done (see step_model.must_flops) / (our fresh step x measured rate of a product)
+    floor_frac      work that must be done (see step_model.must_flops) / (our fresh step x rate of a large product)
+    floor_frac_matmul   the same by the rate of torch.matmul, which is not always the best that torch has
     loss_error      max |Δ| of the losses: before the first update it is log 2, after it both sides must agree
 
 The last line is one JSON object.
@@ -87,8 +88,9 @@ def summary(args: argparse.Namespace, sides: dict[str, dict[str, Any]], num_para
     for name in ("fresh", "cached"):
         if name in sides:
             work = must_flops(size_of(args), args.batch, name == "cached", args.tuning == "lora", args.pairs_per_prompt)
-            floor = work / (sides[name]["step_s"] * sides[name]["gemm_flops"])
-            found["floor_frac" if name == "fresh" else "floor_frac_cached"] = round(floor, 3)
+            for rate, key in (("gemm_flops", "floor_frac"), ("matmul_flops", "floor_frac_matmul")):
+                floor = work / (sides[name]["step_s"] * sides[name][rate])
+                found[key if name == "fresh" else f"{key}_cached"] = round(floor, 3)
     if "peer" in sides:
         for name in ("fresh", "cached"):
             if name in sides:
