@@ -5,28 +5,48 @@ A step and a push under ZeRO-3; OUT/memory_RANK.json says in bytes what was held
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from torch import nn
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor, nn
 
 from common.images import ImageStore
 from learner.learner import Learner
 from tests.learner.helpers import make_pairs, run_config
 
+MALLINFO = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
 
-def peak_bytes(call: Callable[[], object]) -> int:
-    """The most that tensors made meanwhile held at one time, as torch's CPU allocator reports every block."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        kept = call()
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in MALLINFO]
+
+
+def used_bytes() -> int:
+    """What the C library has given out and not got back, whichever thread frees it (gloo's free what it sent)."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Mallinfo
+    found = mallinfo()
+    return int(found.uordblks + found.hblkhd)
+
+
+def push_bytes(trainer: Learner) -> int:
+    """The most that a push takes on top of what was held, looked at while each parameter is whole."""
+    engine = trainer._engine
+    before, peak, gathered = used_bytes(), 0, engine.gathered
+
+    def watched(*arguments: Any) -> Iterator[tuple[str, Tensor]]:
+        nonlocal peak
+        for item in gathered(*arguments):
+            peak = max(peak, used_bytes() - before)
+            yield item
+
+    vars(engine)["gathered"] = watched
+    kept = trainer.publish(1)
+    peak = max(peak, used_bytes() - before)
     del kept
     return peak
 
@@ -48,7 +68,7 @@ def main() -> None:
     found = {
         "policy": held_bytes(trainer._policy),
         "reference": held_bytes(copy),
-        "push": peak_bytes(lambda: trainer.publish(1)),
+        "push": push_bytes(trainer),
         "policy_after": held_bytes(trainer._policy),
     }
     (out / f"memory_{rank}.json").write_text(json.dumps(found))

@@ -137,9 +137,8 @@ def test_a_checkpoint_of_two_ranks_is_refused_by_one(trained: Callable[[str], Pa
 
 
 def test_a_zero_3_push_takes_one_parameter_at_a_time(store: ImageStore, tmp_path: Path) -> None:
-    """25 M parameters, 100 MB, the largest 2 MB: no rank holds more than its half of policy and reference. A push takes
-    what DeepSpeed has gathered and not yet freed on rank 1 (13 to 33 MB in five runs); on rank 0, to show that the
-    measure sees it, one copy of the model on top.
+    """25 M parameters, 100 MB, the largest 2 MB: no rank holds more than its half of policy and reference, and a push
+    takes less than two of the largest on rank 1; on rank 0, to show that the measure sees it, one copy of the model.
     """
     path = tiny_llava(TinyLlava(hidden=512, layers=6))
     sizes = [math.prod(shape) * 4 for shape in checkpoint_shapes(path).values()]
@@ -150,5 +149,5 @@ def test_a_zero_3_push_takes_one_parameter_at_a_time(store: ImageStore, tmp_path
     for rank in (first, second):
         for kept in ("policy", "reference", "policy_after"):
             assert 0.49 * model < rank[kept] < 0.55 * model, kept
-    assert largest <= second["push"] < model / 2
-    assert model <= first["push"] < 1.5 * model
+    assert largest <= second["push"] < 2 * largest
+    assert model <= first["push"] < model + 4 * largest
