@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from learner.products import Product, product_of
+from learner.products import Product, is_plain, product_of
 
 CACHE_BYTES = 2 << 20
 """Of g in a run of tokens, on a CPU."""
@@ -22,9 +22,8 @@ LEAST_TOKENS = 256
 
 
 def can_fuse(mlp: Any) -> bool:
-    """Three plain linear layers without biases, whole on this rank (LoRA wraps them, nf4 and ZeRO-3 change weights)."""
-    layers = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    return all(type(each) is nn.Linear and each.bias is None and not hasattr(each.weight, "ds_id") for each in layers)
+    """Three plain linear layers without biases."""
+    return all(is_plain(each) and each.bias is None for each in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
 
 def gated_mlp(mlp: Any, hidden: Tensor) -> Tensor:

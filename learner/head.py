@@ -22,11 +22,6 @@ CHUNK_BYTES = 128 << 20
 """Of logits at a time, whatever the batch and the vocabulary. Few large chunks: each reads the whole head."""
 
 
-def can_fuse(head: nn.Module) -> bool:
-    """A plain linear layer that is whole on this rank (ZeRO-3 splits it, LoRA wraps it)."""
-    return type(head) is nn.Linear and head.weight.numel() == head.in_features * head.out_features
-
-
 def fused_token_logps(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     """log softmax(head(hidden))[targets], [positions], float32 (float64 for such models)."""
     product = product_of(head)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from learner.collate import RowBatch
-from learner.head import can_fuse, fused_token_logps
+from learner.head import fused_token_logps
+from learner.products import is_plain
 from learner.ranks import most
 
 CHUNK_POSITIONS = 1024
@@ -87,7 +88,7 @@ def completion_logps(
 
 def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, fused: bool) -> Tensor:
     """log softmax(head(hidden))[targets], [positions]; fused with its gradients if asked for and possible."""
-    if fused and can_fuse(head):
+    if fused and is_plain(head):
         assert isinstance(head, nn.Linear)
         return fused_token_logps(head, hidden, targets)
     return checkpointed_token_logps(head, hidden, targets)

@@ -56,7 +56,18 @@ def through_onednn(left: Tensor, right: Tensor, more: Tensor | None = None) -> T
 
 def product_of(layer: nn.Module) -> Product:
     """How a linear layer multiplies."""
-    return through_onednn if "forward" in vars(layer) else plain
+    own = vars(layer).get("forward")
+    return through_onednn if isinstance(own, partial) and own.func is _forward else plain
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is its weight and bias alone, and whole on this rank: LoRA wraps it, nf4 and ZeRO-3 change it.
+
+    ZeRO-3's mark counts even while the weight is gathered: it may be on its way, ahead of the module's own call.
+    """
+    if type(layer) is not nn.Linear or hasattr(layer.weight, "ds_id"):
+        return False
+    return layer.weight.numel() == layer.in_features * layer.out_features
 
 
 def install(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 import learner.products
 from common.images import ImageStore
 from learner.learner import Learner
-from learner.products import install, mkl_is_slow, plain, product_of, through_onednn
+from learner.products import install, is_plain, mkl_is_slow, plain, product_of, through_onednn
 from tests.learner.helpers import LORA, make_pairs, run_config
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
@@ -87,8 +88,24 @@ def test_a_run_learns_the_same(
 
 @pytest.mark.parametrize(("maker", "slow"), [("GenuineIntel", False), ("AuthenticAMD", True)])
 def test_intels_processors_keep_mkl(monkeypatch: pytest.MonkeyPatch, maker: str, slow: bool) -> None:
-    monkeypatch.setattr(learner.products.Path, "read_text", lambda self: f"vendor_id : {maker}")
+    monkeypatch.setattr(Path, "read_text", lambda self: f"vendor_id : {maker}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert mkl_is_slow.__wrapped__() == slow
+
+
+def test_what_is_not_a_whole_linear_layer_is_left_alone() -> None:
+    assert is_plain(nn.Linear(3, 4))
+    assert not is_plain(nn.Sequential(nn.Linear(3, 4)))
+    split, gathered = nn.Linear(3, 4), nn.Linear(3, 4)
+    split.weight.data = torch.empty(0)
+    gathered.weight.ds_id = 0  # type: ignore[attr-defined]
+    assert not is_plain(split)
+    assert not is_plain(gathered)
+
+
+def test_a_forward_of_somebody_else_is_no_product_of_ours() -> None:
+    layer = nn.Linear(3, 4)
+    layer.forward = lambda hidden: hidden
+    assert product_of(layer) is plain
