@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,7 +66,7 @@ def encoded(own: Family, image: Image.Image | None) -> EncodedPair:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("path", ["rows", "tree", "shared"])
+@pytest.mark.parametrize("path", ["rows", "tree", "shared", "fused"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_policy_of_every_family(name: str, path: str) -> None:
     own = family(name)
@@ -79,7 +80,9 @@ def test_policy_of_every_family(name: str, path: str) -> None:
         found = [policy(collator.collate([pair])).summed for pair in (seeing, blind, seeing)]
     else:
         attention = own.model.model.language_model.config._attn_implementation
-        prepare(own.model)
+        if path == "fused":
+            policy = Policy(deepcopy(own.model))
+        prepare(policy.model, fused_layers=path == "fused")
         policy.vision = VisionShare(own.model.requires_grad_(False), 1 << 20) if path == "shared" else None
         found = [policy(tree_batch([pair])).summed for pair in (seeing, blind, seeing)]
         own.model.requires_grad_(True)
