@@ -35,8 +35,8 @@ from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import split_scenes
 from learner.collate import Collator, EncodedPair, RowBatch
 from learner.losses import LOSSES, pair_losses
+from learner.pair_logps import pair_logps
 from learner.policy import Policy, is_tower, load_model
-from learner.update import pair_logps
 
 DISTURBANCE = 0.02
 

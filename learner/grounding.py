@@ -19,9 +19,10 @@ from common.records import PreferencePair
 from common.views import blank_view, shuffled_view
 from learner.batching import BatchPlan, MicroBatch
 from learner.collate import RowBatch
+from learner.pair_logps import pair_logps
 from learner.ranks import gather
 from learner.tree import TreeBatch
-from learner.update import Reference, pair_logps
+from learner.update import Reference
 
 VIEWS = ("true", "blank", "shuffled")
 

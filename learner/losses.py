@@ -28,8 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import Loss
-from learner.pair_logps import PairLogps as PairLogps
-from learner.pair_logps import each_by_its_own as each_by_its_own
+from learner.pair_logps import PairLogps
 
 REFERENCE_FREE = ("simpo",)
 """Losses that do not read the reference's log-probs, nor do their metrics."""

@@ -13,10 +13,9 @@ from common.protocols import TrainEngine
 from learner.batching import BatchPlan, MicroBatch
 from learner.collate import Collator, EncodedPair, RowBatch
 from learner.logps import CompletionLogps
-from learner.losses import PairLogps, each_by_its_own, pair_losses, pair_metrics
+from learner.losses import pair_losses, pair_metrics
 from learner.objective import Objective
-from learner.pair_logps import pair_logps as pair_logps
-from learner.pair_logps import with_changes
+from learner.pair_logps import PairLogps, each_by_its_own, pair_logps, with_changes
 from learner.povid import Dispreferred, Povid
 
 Reference = Callable[..., CompletionLogps]

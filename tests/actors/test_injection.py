@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from actors import chat_endpoint
-from actors.chat_endpoint import ChatEndpoint, Reply, retry_after_s
+from actors.chat_endpoint import ChatEndpoint, retry_after_s
 from actors.injection import EndpointInjector, Injection, Row, rows_of
 from actors.injection_prompt import render_messages
 from actors.injection_reply import read_reply
+from actors.reply_cache import Reply
 from common.errors import UserError
 from common.images import ImageStore
 from common.povid_config import KINDS, EndpointConfig, PovidConfig

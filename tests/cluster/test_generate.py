@@ -24,7 +24,8 @@ from actors.image_tokens import ImageTokenCounter
 from cluster import bdhs_job, progress, shards
 from cluster.bdhs_job import Job, job_of, run
 from cluster.generate import build_parser, main
-from cluster.generate_engines import Engines
+from cluster.generate_engines import Engines, ray_engines
+from cluster.prompt_source import load_prompts
 from common.chat import ChatEncoder
 from common.config import RunConfig
 from common.datasets import IMAGES, PAIRS, PROMPTS, STATS, read_pairs, read_table, write_prompts, write_table
@@ -261,7 +262,7 @@ def test_the_variant_reaches_the_requests_and_the_statistics(job: Callable[..., 
     run(noisy, watching)
     assert asked and all(request.noise and request.visible_image_tokens is None for request in asked)
     assert json.loads((noisy.out / STATS).read_text())["variant"] == "noise"
-    prompts = bdhs_job.load_prompts(noisy.prompts, noisy.count, noisy.seed, ImageStore(noisy.out / IMAGES), [])
+    prompts = load_prompts(noisy.prompts, noisy.count, noisy.seed, ImageStore(noisy.out / IMAGES), [])
     clean = {prompt.images for prompt in prompts}
     assert {pair.prompt.images for pair in read_pairs(noisy.out)} <= clean
     with pytest.raises(UserError, match="variant = noise"):
@@ -348,7 +349,7 @@ def test_two_real_workers_make_what_one_makes(tmp_path: Path, monkeypatch: pytes
         lanes: list[list[str]] = []
         line = ["bdhs", "--out", str(tmp_path / str(num_workers)), "--count", "24", "--workers", str(num_workers)]
         asked = job_of(*build_parser().parse_known_args([*line, "--rollout.num_cpus", "0.5"]))
-        run(asked, recorded(bdhs_job.ray_engines, lanes))
+        run(asked, recorded(ray_engines, lanes))
         assert len(lanes) == num_workers and all(len(set(lane)) >= 4 for lane in lanes)
         assert sum(len(set(lane)) for lane in lanes) == len(set().union(*lanes)) == 24
         stats.append(json.loads((asked.out / STATS).read_text()))

@@ -21,6 +21,7 @@ from cluster import export_job, import_job
 from cluster.import_data import main
 from common.datasets import IMAGES, PAIRS, SPEC, STATS, read_pairs, read_prompts, write_pairs
 from common.images import ImageStore
+from common.importers import build
 from common.records import Message, Part, PreferencePair, Prompt, Response
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ def test_a_killed_and_resumed_import_equals_an_uninterrupted_one(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(import_job, "SHARD_RECORDS", 4)
-    original = import_job.outcomes
+    original = build.outcomes
     read: list[int] = []
 
     def dying_at(row: int) -> Callable[..., Any]:
@@ -116,9 +117,9 @@ def test_a_kill_while_the_set_is_put_together(files: Path, tmp_path: Path, monke
         return original(*_)
 
     monkeypatch.setattr(import_job, "SHARD_RECORDS", 4)
-    from common import pair_writer
+    from common import datasets, pair_writer
 
-    original = pair_writer.read_table
+    original = datasets.read_table
     monkeypatch.setattr(pair_writer, "read_table", die)
     with pytest.raises(Killed):
         main(["mm_rlhf", str(files), "--out", str(out)])
@@ -306,7 +307,7 @@ def test_an_id_that_comes_twice_is_imported_once(tmp_path: Path, monkeypatch: py
     twice.mkdir()
     for name in ("a", "b"):
         (twice / f"{name}.parquet").write_bytes((tmp_path / "once" / export_job.TRAIN).read_bytes())
-    original = import_job.outcomes
+    original = build.outcomes
 
     def die(importer: Any, number: int, *rest: Any) -> Any:
         if number == 2:

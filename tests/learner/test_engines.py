@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import learner.losses
 import learner.update
 from common.config import RunConfig
 from common.errors import UserError
@@ -104,7 +105,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(
 ) -> None:
     trainer = start(config_of(kind))
     clean = trained(trainer, store, 1)
-    original = learner.update.pair_losses
+    original = learner.losses.pair_losses
     for bad in (math.nan, math.inf):
         monkeypatch.setattr(learner.update, "pair_losses", lambda *args, bad=bad: original(*args) * bad)
         result, dropped = trainer.step(1, make_pairs(store, 6))

@@ -12,6 +12,7 @@ from peft import PeftModel
 from pydantic import TypeAdapter
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import learner.losses
 import learner.update
 from common.chat import ChatEncoder
 from common.config import Learner as LearnerConfig
@@ -128,7 +129,7 @@ def test_a_batch_without_a_usable_pair_changes_nothing(store: ImageStore) -> Non
 
 def test_a_loss_that_is_not_finite_skips_the_step(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, pairs = started(run_config()), make_pairs(store, 6)
-    original = learner.update.pair_losses
+    original = learner.losses.pair_losses
     monkeypatch.setattr(learner.update, "pair_losses", lambda *args: original(*args) * float("nan"))
     result, dropped = trainer.step(0, pairs)
     assert {drop.reason for drop in dropped} == {"step_skipped"}
@@ -145,7 +146,7 @@ def test_a_run_that_stays_not_finite_stops_and_leaves_its_batch(
     """Limit 2: bad, good, bad, bad stops; the good step between starts the count again."""
     config = run_config(max_skipped_steps=2)
     trainer = started(config.model_copy(update={"run": Run(dir=tmp_path)}))
-    pairs, original = make_pairs(store, 3), learner.update.pair_losses
+    pairs, original = make_pairs(store, 3), learner.losses.pair_losses
     for step, bad in enumerate((True, False, True)):
         monkeypatch.setattr(
             learner.update, "pair_losses", lambda *args, bad=bad: original(*args) * (np.inf if bad else 1)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from common.config import Loss
-from learner.losses import LOSSES, PairLogps, pair_losses, pair_metrics
+from learner.losses import LOSSES, pair_losses, pair_metrics
+from learner.pair_logps import PairLogps
 
 
 def logps(chosen: float, rejected: float, ref_chosen: float = 0.0, ref_rejected: float = 0.0) -> PairLogps:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from common.config import Loss
-from learner.losses import PairLogps, pair_losses, pair_metrics
+from learner.losses import pair_losses, pair_metrics
+from learner.pair_logps import PairLogps
 
 dpo_trainer = pytest.importorskip("trl.trainer.dpo_trainer")
 

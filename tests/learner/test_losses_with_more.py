@@ -14,7 +14,8 @@ from torch import Tensor
 
 from common.config import Learner as LearnerConfig
 from common.config import Loss
-from learner.losses import PairLogps, pair_losses, pair_metrics
+from learner.losses import pair_losses, pair_metrics
+from learner.pair_logps import PairLogps
 
 
 def doubles(*values: float) -> Tensor:

@@ -26,10 +26,11 @@ from learner.crops import Crop, crop_of
 from learner.encoded import rows_of
 from learner.learner import Learner
 from learner.objective import Objective
+from learner.pair_logps import pair_logps
 from learner.policy import Policy, freeze_copy, load_policy
 from learner.tree import tree_batch
 from learner.tree_logps import prepare
-from learner.update import accumulate, pair_logps
+from learner.update import accumulate
 from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
 
 MDPO = {"kind": "mdpo", "beta": 0.5, "mdpo_image_weight": 0.7, "mdpo_anchor_weight": 0.3}

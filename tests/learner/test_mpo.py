@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import learner.losses
 import learner.update
 from common.images import ImageStore
 from learner.learner import Learner
@@ -44,7 +45,7 @@ def test_the_mean_of_earlier_rewards_by_hand() -> None:
 def test_the_shift_of_each_step(store: ImageStore, monkeypatch: pytest.MonkeyPatch, micro_batch: int) -> None:
     """δ is the mean over mpo pairs of all earlier steps, and the same in all micro-batches of a step."""
     shifts: list[set[float]] = []
-    original = learner.update.pair_losses
+    original = learner.losses.pair_losses
 
     def seen(logps: Any, config: Any) -> torch.Tensor:
         if config.kind == "mpo":
@@ -67,7 +68,7 @@ def test_the_shift_of_each_step(store: ImageStore, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_skipped_step_leaves_it(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer, original = started(loss=MPO), learner.update.pair_losses
+    trainer, original = started(loss=MPO), learner.losses.pair_losses
     pairs = make_pairs(store, 6)
     trainer.step(0, pairs)
     before = trainer._reward_shift

@@ -17,10 +17,11 @@ from common.records import PreferencePair, Response
 from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator
 from learner.learner import Learner
-from learner.losses import PairLogps, each_by_its_own, pair_losses
+from learner.losses import pair_losses
 from learner.objective import Objective
+from learner.pair_logps import PairLogps, each_by_its_own, pair_logps
 from learner.policy import Policy
-from learner.update import accumulate, pair_logps
+from learner.update import accumulate
 from tests.learner.helpers import diverged_policies, make_pairs, run_config
 
 IPO = {"kind": "ipo", "beta": 0.9, "weight": 0.5}

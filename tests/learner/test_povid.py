@@ -20,8 +20,9 @@ from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator, EncodedPair, RowBatch
 from learner.learner import Learner
 from learner.logps import completion_logps
-from learner.losses import PairLogps, pair_losses
+from learner.losses import pair_losses
 from learner.objective import Objective
+from learner.pair_logps import PairLogps
 from learner.policy import Policy
 from learner.povid import Dispreferred, Povid, clamp_pixels, pixel_range
 from learner.update import accumulate

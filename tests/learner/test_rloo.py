@@ -16,8 +16,9 @@ from common.images import ImageStore
 from common.records import Dropped, PreferencePair, Response
 from learner.collate import Collator
 from learner.learner import Learner
-from learner.losses import PairLogps, pair_losses
+from learner.losses import pair_losses
 from learner.objective import Objective
+from learner.pair_logps import PairLogps
 from reward.rloo import leave_one_out
 from tests.learner.helpers import make_pairs, run_config
 
