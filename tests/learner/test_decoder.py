@@ -17,7 +17,7 @@ from learner.tree import tree_batch
 from learner.tree_logps import prepare, tree_logps
 from learner.vision import language_model
 from tests.learner.families import Family, family
-from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config
 from tests.learner.test_tree import EACH, Rows, assert_same, gradients, pairs_of, plain
 
 NARROW = {"atol": 2e-5, "rtol": 1e-6}
@@ -147,5 +147,4 @@ def test_a_run_learns_the_same(store: ImageStore, tuning: dict | None) -> None:
         for step in range(3):
             trainer.step(step, make_pairs(store, 6, 6 * step))
         weights.append(trainer.publish(1)[1])
-    for name, value in weights[0].items():
-        torch.testing.assert_close(torch.tensor(value), torch.tensor(weights[1][name]), atol=2e-5, rtol=0, msg=name)
+    assert_same_weights(weights[0], weights[1])

@@ -13,7 +13,7 @@ import learner.products
 from common.images import ImageStore
 from learner.learner import Learner
 from learner.products import install, is_plain, mkl_is_slow, plain, product_of, through_onednn
-from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -82,8 +82,7 @@ def test_a_run_learns_the_same(
         for step in range(3):
             trainer.step(step, make_pairs(store, 6, 6 * step))
         weights.append(trainer.publish(1)[1])
-    for name, value in weights[0].items():
-        torch.testing.assert_close(torch.tensor(value), torch.tensor(weights[1][name]), atol=2e-5, rtol=0, msg=name)
+    assert_same_weights(weights[0], weights[1])
 
 
 @pytest.mark.parametrize(("maker", "slow"), [("GenuineIntel", False), ("AuthenticAMD", True)])
