@@ -58,7 +58,9 @@ def accumulate(
         weights = figures["loss"].new_tensor(
             [w * objective.weight(pair.pair) for w, pair in zip(micro_batch.weights, micro_batch.pairs, strict=True)]
         )
-        engine.backward((figures["loss"] * weights).sum() * (engine.world_size / objective.total_weight))
+        share = (figures["loss"] * weights).sum() * (engine.world_size / objective.total_weight)
+        # A loss that is not finite may have a gradient that is: then make it NaN too, so that all ranks skip the step.
+        engine.backward(share * torch.where(share.isfinite(), 1.0, torch.nan))
         _note(table, micro_batch, {**figures, "weight": weights, "tokens": logps.num_tokens})
     return table
 

@@ -6,15 +6,20 @@ It goes through its cases one after the other, each in a process group of its ow
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import learner.deepspeed_engine
 import learner.logps
+import learner.update
 from common.config import RunConfig
 from common.images import ImageStore
 from common.records import PreferencePair
@@ -73,6 +78,21 @@ def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
     return RunConfig.model_validate(config.model_dump() | {"run": {"dir": out / "run"}, "checkpoint": {"interval": 3}})
 
 
+@contextmanager
+def infinite_loss_of(pair_id: str) -> Iterator[None]:
+    """The loss of one pair, so of one rank, is inf; its gradient is finite."""
+    original = learner.update.pair_logps
+
+    def broken(policy: Any, reference: Any, pairs: Any) -> Any:
+        logps = original(policy, reference, pairs)
+        bad = torch.tensor([-math.inf if pair.pair.id == pair_id else 0.0 for pair in pairs])
+        return replace(logps, ref_rejected=logps.ref_rejected + bad)
+
+    learner.update.pair_logps = broken
+    yield
+    learner.update.pair_logps = original
+
+
 def run(case: dict[str, Any], rank: int, world_size: int, port: int, images: Path, out: Path) -> None:
     learner = Learner(config_of(case, world_size, out), rank, world_size, "127.0.0.1", port)
     learner.start()
@@ -82,6 +102,8 @@ def run(case: dict[str, Any], rank: int, world_size: int, port: int, images: Pat
     results = [learner.step(step, batch_of(store, step)) for step in range(NUM_STEPS)]
     learner.save(out / "checkpoint")
     results.append(learner.step(NUM_STEPS, batch_of(store, 0)))
+    with infinite_loss_of(batch_of(store, 0)[1].id):
+        skipped, _ = learner.step(NUM_STEPS + 1, batch_of(store, 0))
     manifest, arrays = learner.publish(1)
     learner.load(out / "checkpoint")
     again, _ = learner.step(NUM_STEPS, batch_of(store, 0))
@@ -96,6 +118,7 @@ def run(case: dict[str, Any], rank: int, world_size: int, port: int, images: Pat
         "trained": [result.pair_ids for result, _ in results],
         "dropped": [[drop.id for drop in dropped] for _, dropped in results],
         "again": again.pair_ids,
+        "skipped": skipped.pair_ids,
         "change_norm": None if manifest is None else manifest.change_norm,
         "probe": None if manifest is None or manifest.probe is None else manifest.probe.token_logprobs,
     }

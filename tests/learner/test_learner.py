@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator
 from learner.learner import Learner
 from learner.objective import Objective
+from learner.pair_logps import PairLogps
 from learner.policy import Policy, freeze_copy, load_model, load_policy
 from learner.update import accumulate
 from tests.learner.helpers import LORA, make_pairs, run_config
@@ -138,6 +141,23 @@ def test_a_loss_that_is_not_finite_skips_the_step(store: ImageStore, monkeypatch
     monkeypatch.undo()
     result, dropped = trainer.step(1, pairs)
     assert (len(result.pair_ids), dropped, result.metrics["steps_skipped"]) == (6, [], 1)
+
+
+@pytest.mark.parametrize(("kind", "bad"), [("hinge", math.nan), ("hinge", -math.inf), ("sigmoid", -math.inf)])
+def test_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch, kind: str, bad: float
+) -> None:
+    """A bad value from the reference alone: the policy's gradient is 0 or -β, as of any other pair."""
+    trainer, original = started(run_config(loss={"kind": kind})), learner.update.pair_logps
+
+    def broken(*args: Any) -> PairLogps:
+        logps = original(*args)
+        return replace(logps, ref_rejected=logps.ref_rejected + bad)
+
+    monkeypatch.setattr(learner.update, "pair_logps", broken)
+    result, dropped = trainer.step(0, make_pairs(store, 6))
+    assert ({drop.reason for drop in dropped}, result.pair_ids) == ({"step_skipped"}, ())
+    assert trainer.publish(1)[0].change_norm == 0
 
 
 def test_a_run_that_stays_not_finite_stops_and_leaves_its_batch(
