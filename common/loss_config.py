@@ -21,9 +21,11 @@ class Loss(Section):
     of 2.0 (the paper: 2.0-2.5). A run that has no other loss never runs the reference in a step.
     """
 
-    kind: Literal["sigmoid", "ipo", "hinge", "simpo", "mdpo", "ddpo", "mpo", "povid", "rloo"] = "sigmoid"
+    kind: Literal["sigmoid", "robust", "ipo", "hinge", "simpo", "mdpo", "ddpo", "mpo", "povid", "rloo"] = "sigmoid"
     beta: float = Field(0.1, gt=0, description=f"for simpo {SIMPO_BETA} unless set, its reward is per token")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="of sigmoid and simpo, and of mpo's sigmoid term")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="of sigmoid, robust and simpo, and of mpo's sigmoid term"
+    )
     nll_weight: float = Field(0.0, ge=0, description="weight of the NLL of the chosen side, per token")
     simpo_gamma: float = Field(1.0, ge=0, description="target margin; the paper: 0.3-1.6, about half of beta first")
     mdpo_crop: tuple[float, float] = Field(

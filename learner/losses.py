@@ -4,6 +4,7 @@ With x the prompt, m its image, the log-ratios r+ = logp(y+) - logp_ref(y+), r- 
 delta = r+ - r-:
 
     sigmoid   -(1 - e) log σ(β delta) - e log σ(-β delta)           arXiv 2305.18290 Eq. 7; e: label smoothing (cDPO)
+    robust    (e log σ(-β delta) - (1 - e) log σ(β delta)) / (1 - 2e)       arXiv 2403.00409; e: rate of wrong labels
     ipo       (r+ / |y+| - r- / |y-| - 1 / (2β))²                   arXiv 2310.12036 Eq. 17, length-normalised as in TRL
     hinge     max(0, 1 - β delta)                                   SLiC, arXiv 2305.10425, as a DPO loss
     simpo     -log σ(β logp(y+) / |y+| - β logp(y-) / |y-| - γ)     arXiv 2405.14734 Eq. 6; no reference
@@ -37,6 +38,12 @@ REFERENCE_FREE = ("simpo",)
 def sigmoid_loss(logps: PairLogps, config: Loss) -> Tensor:
     """DPO, with label smoothing when labels are known to be wrong at that rate; [pairs]."""
     return _smoothed(config.beta * logps.delta, config)
+
+
+def robust_loss(logps: PairLogps, config: Loss) -> Tensor:
+    """DPO whose mean over labels wrong at the smoothing's rate is that over right ones; may be below 0; [pairs]."""
+    margins, flips = config.beta * logps.delta, config.label_smoothing
+    return (flips * F.logsigmoid(-margins) - (1 - flips) * F.logsigmoid(margins)) / (1 - 2 * flips)
 
 
 def ipo_loss(logps: PairLogps, config: Loss) -> Tensor:
@@ -116,6 +123,7 @@ def _smoothed(margins: Tensor, config: Loss) -> Tensor:
 
 LOSSES: dict[str, Callable[[PairLogps, Loss], Tensor]] = {
     "sigmoid": sigmoid_loss,
+    "robust": robust_loss,
     "ipo": ipo_loss,
     "hinge": hinge_loss,
     "simpo": simpo_loss,

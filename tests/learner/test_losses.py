@@ -29,6 +29,19 @@ def test_label_smoothing() -> None:
     assert pair_losses(EXAMPLE, Loss(beta=0.5, label_smoothing=0.25)).item() == pytest.approx(0.626928, abs=1e-6)
 
 
+def test_robust() -> None:
+    """ε = 0.25: (0.75·log(1 + e^-2) - 0.25·log(1 + e^2)) / 0.5 = (0.095196 - 0.531732) / 0.5 = -0.873072."""
+    config = Loss(kind="robust", beta=0.5, label_smoothing=0.25)
+    assert pair_losses(EXAMPLE, config).item() == pytest.approx(-0.873072, abs=1e-6)
+
+
+def test_robust_is_sigmoid_in_the_mean_over_wrong_labels() -> None:
+    """3 of 10 labels are wrong: 0.7 of its loss and 0.3 of that of the swapped pair are DPO's on the right label."""
+    config, swapped = Loss(kind="robust", label_smoothing=0.3), logps(-8.0, -3.0, -6.0, -5.0)
+    mean = 0.7 * pair_losses(EXAMPLE, config) + 0.3 * pair_losses(swapped, config)
+    assert mean.item() == pytest.approx(pair_losses(EXAMPLE, Loss()).item())
+
+
 def test_ipo_is_length_normalised() -> None:
     """Per token: 2/2 - (-2/4) = 1.5; β = 0.5: (1.5 - 1)² = 0.25."""
     assert pair_losses(EXAMPLE, Loss(kind="ipo", beta=0.5)).item() == pytest.approx(0.25)
@@ -49,7 +62,7 @@ def test_nll_is_added_per_token(kind: str) -> None:
 
 def test_policy_equal_to_reference_gives_log_2() -> None:
     """delta = 0: -log σ(0) = log 2, whatever β and ε are."""
-    for config in (Loss(), Loss(beta=3.0, label_smoothing=0.3)):
+    for config in (Loss(), Loss(beta=3.0, label_smoothing=0.3), Loss(kind="robust", label_smoothing=0.3)):
         assert pair_losses(logps(-3.0, -8.0, -3.0, -8.0), config).item() == pytest.approx(math.log(2))
 
 

@@ -102,6 +102,14 @@ def test_label_smoothing(smoothing: float) -> None:
         assert found == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_robust(smoothing: float) -> None:
+    batch = Batch(6)
+    expected, _ = batch.trl({"robust": 1.0}, 0.5, smoothing)
+    found = mean(pair_losses(batch.logps, Loss(kind="robust", beta=0.5, label_smoothing=smoothing)))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
 def test_nll_of_the_chosen_side() -> None:
     """TRL's `sft` is a mean over all tokens of the batch, ours over each pair's: equal for one pair."""
     for seed in range(5):
