@@ -7,8 +7,6 @@ start on, as an adapter of zeros before the first push, so that what is in fligh
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +15,8 @@ from typing import get_args
 import numpy as np
 from safetensors.torch import save_file
 
+from actors.shared_memory import check_room, shared_folder
 from actors.vllm_api import LoRARequest, MaxLoRARanks
-from actors.weight_sender import SHARED_MEMORY, check_room
 from common.config import Lora, Model
 from common.errors import UserError
 from common.protocols import Tensors
@@ -101,7 +99,6 @@ def shared_adapter(tensors: Tensors, tuning: Lora) -> Iterator[Path]:
         UserError: shared memory is too small for it.
     """
     check_room(tensors)
-    folder = Path(tempfile.mkdtemp(dir=SHARED_MEMORY, prefix="sightline-"))
     settings = {
         "peft_type": "LORA",
         "r": tuning.r,
@@ -109,9 +106,7 @@ def shared_adapter(tensors: Tensors, tuning: Lora) -> Iterator[Path]:
         "target_modules": list(tuning.target_modules),
         "bias": "none",
     }
-    try:
+    with shared_folder() as folder:
         (folder / "adapter_config.json").write_text(json.dumps(settings))
         save_file(from_arrays(tensors), folder / "adapter_model.safetensors")
         yield folder
-    finally:
-        shutil.rmtree(folder)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from actors.adapter_push import lora_arguments, pushed_adapter
 from actors.requests import MAX_IMAGES
 from actors.vllm_api import current_platform
 from actors.weight_receiver import BACKEND, EXTENSION
 from common.chat import ChatEncoder
 from common.config import Model, Rollout
+from common.errors import UserError
 
 
 def engine_arguments(model: Model, rollout: Rollout, encoder: ChatEncoder, seed: int) -> dict[str, Any]:
@@ -43,6 +46,11 @@ def engine_arguments(model: Model, rollout: Rollout, encoder: ChatEncoder, seed:
         # which cannot wind back a CPU generator ("CPU Generator does not use offset").
         arguments["max_num_batched_tokens"] = options.max_num_seqs * arguments["max_model_len"]
     else:
+        if torch.cuda.device_count() == 0:
+            raise UserError(
+                f"rollout.num_gpus: expected a GPU for the CUDA build of vLLM, got none with num_gpus = "
+                f"{rollout.num_gpus:g}; set rollout.num_gpus = 1, or install requirements/cpu.txt"
+            )
         arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
     return arguments
 

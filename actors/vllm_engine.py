@@ -22,6 +22,7 @@ import torch
 from actors.adapter_push import adapter_request, check_adapter, pushed_adapter, shared_adapter, zero_adapter
 from actors.engine_arguments import engine_arguments
 from actors.requests import PromptBuilder, sampling_params, scoring_params, to_group, token_logprobs
+from actors.shared_memory import sweep
 from actors.vision_features import VisionFeatures, by_images
 from actors.vllm_api import LoRARequest, RequestOutput, SamplingParams
 from actors.weight_sender import check_tensors, shared_file
@@ -51,6 +52,7 @@ class VllmEngine(ABC):
         self._version = 0
         self._adapter = pushed_adapter(model)
         self._lora_request: LoRARequest | None = None
+        sweep()
         self._launch(engine_arguments(model, rollout, encoder, seed))
 
     @property

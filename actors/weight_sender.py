@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from actors.shared_memory import check_room, shared_folder
 from common.errors import UserError
 from common.protocols import Tensors
 from common.records import WeightManifest
 from common.weights import BFLOAT16, LM_HEAD, checksum, is_tower
-
-SHARED_MEMORY = Path("/dev/shm")
 
 
 def check_tensors(
@@ -43,16 +40,6 @@ def check_tensors(
         )
 
 
-def check_room(tensors: Tensors) -> None:
-    """UserError when shared memory is too small for the tensors."""
-    num_bytes, free = sum(array.nbytes for array in tensors.values()), shutil.disk_usage(SHARED_MEMORY).free
-    if num_bytes > free:
-        raise UserError(
-            f"{SHARED_MEMORY}: expected {num_bytes >> 20} MiB free for a weight push, got {free >> 20} MiB; enlarge it "
-            "(docker: --shm-size)"
-        )
-
-
 @contextmanager
 def shared_file(tensors: Tensors) -> Iterator[Path]:
     """A safetensors file of the tensors in shared memory, readable by this user only, gone afterwards.
@@ -61,8 +48,8 @@ def shared_file(tensors: Tensors) -> Iterator[Path]:
         UserError: shared memory is too small for it.
     """
     check_room(tensors)
-    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY, prefix="sightline-") as folder:
-        path = Path(folder) / "weights.safetensors"
+    with shared_folder() as folder:
+        path = folder / "weights.safetensors"
         path.touch(mode=0o600)
         save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
         yield path

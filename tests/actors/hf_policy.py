@@ -50,6 +50,12 @@ class HfPolicy:
         logprobs = self._logits(prompt, token_ids)[-len(token_ids) - 1 : -1].log_softmax(-1)
         return tuple(logprobs[range(len(token_ids)), list(token_ids)].tolist())
 
+    def predicted(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[int, ...]:
+        """The greedy token at each place of a given answer, media tokens banned."""
+        logits = self._logits(prompt, token_ids)[-len(token_ids) - 1 : -1]
+        logits[:, list(self.encoder.media_token_ids)] = -torch.inf
+        return tuple(logits.argmax(-1).tolist())
+
     def greedy(
         self, prompt: Prompt, num_tokens: int, prefix: str = "", visible: Sequence[int] | None = None
     ) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from common.records import WeightManifest
 from common.weights import checkpoint_shapes, checksum
 from learner.learner import Learner
 from tests.actors.hf_policy import HfPolicy
+from tests.actors.in_flight import check_answers_in_flight
 from tests.learner.helpers import LORA, make_pairs, run_config
 from tests.tiny_families import tiny_llava_next, tiny_qwen
 from tests.tiny_models import TinyLlava, make_prompt, tiny_llava
@@ -114,35 +114,21 @@ def test_the_engine_runs_what_was_trained(engine: Any, store: ImageStore, run: A
     whole = learner_of()
     sent = whole.publish(1)[0]
     assert sent is not None and manifest.num_bytes < sent.num_bytes / 5
-    assert not list(Path("/dev/shm").glob("sightline-*"))
 
 
 @pytest.mark.real
 def test_what_is_in_flight_follows_a_push(engine: Any, store: ImageStore, run: Any, tmp_path: Path) -> None:
-    """The end of an answer that was under way is the new policy's."""
     learner, pairs = learner_of(push="adapter"), make_pairs(store, 6)
+    start = learner.publish(1)[1]
     for step in range(4):
         learner.step(step, pairs)
     learner.export(tmp_path / "new")
-    new = HfPolicy(tmp_path / "new", 256)
-    version = engine.weight_version + 1
-    prompts = [make_prompt(store, seed) for seed in range(91, 95)]
-    requests = [GenerationRequest(prompt.id, prompt, 1, 0.0, 150) for prompt in prompts]
+    policies = HfPolicy(tiny_llava(), 256), HfPolicy(tmp_path / "new", 256)
 
-    async def swap_in_flight() -> Any:
-        groups = asyncio.create_task(engine.generate(requests))
-        await asyncio.sleep(0.25)
-        await engine.load_weights(*learner.publish(version))
-        return await groups
+    def publish_start(version: int) -> Any:
+        return WeightManifest(version, checksum(start), len(start), 0, 0.0), start
 
-    mixed = 0
-    for prompt, group in zip(prompts, run(swap_in_flight()), strict=True):
-        (answer,) = group.completions
-        if answer.min_weight_version < answer.max_weight_version == version:
-            mixed += 1
-            tail = new._logits(prompt, answer.token_ids)[:-1].argmax(-1)[-3:].tolist()
-            assert tail == list(answer.token_ids[-3:])
-    assert mixed, "no answer was in flight during the push"
+    check_answers_in_flight(engine, store, run, policies, (publish_start, learner.publish))
 
 
 @pytest.mark.real

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
 
+import actors.shared_memory
 from common.errors import UserError
 from common.images import ImageStore
 from common.protocols import Engine, GenerationRequest
 from common.weights import checksum
 from tests.actors.hf_policy import HfPolicy
+from tests.actors.in_flight import check_answers_in_flight
 from tests.tiny_models import TinyLlava, make_prompt, tiny_llava
 
 pytestmark = pytest.mark.real
@@ -60,34 +63,8 @@ def test_after_a_push_tokens_and_logprobs_are_those_of_the_new_weights(
 def test_running_answers_go_on_under_the_new_weights(
     engine: Engine, policy_path: Path, store: ImageStore, run: Any
 ) -> None:
-    """The part before the swap is the old policy's greedy answer, the part after it the new one's given that part."""
     old, new = HfPolicy(policy_path, 256), HfPolicy(policy_path, 256).perturb(7)
-    prompts = [make_prompt(store, seed) for seed in range(71, 75)]
-    requests = [GenerationRequest(prompt.id, prompt, 1, 0.0, 150) for prompt in prompts]
-    short = GenerationRequest("short", make_prompt(store, 75), 1, 0.0, 8)
-
-    async def swap_in_flight(before: int, after: int) -> Any:
-        """Once a short answer that came last is there, the long ones have about as many tokens of theirs."""
-        await engine.load_weights(*old.publish(before))
-        publication = new.publish(after, prompts[0])
-        *long, last = [asyncio.create_task(engine.generate([request])) for request in (*requests, short)]
-        await last
-        await engine.load_weights(*publication)
-        return [group for (group,) in await asyncio.gather(*long)]
-
-    mixed = 0
-    for _ in range(5):  # on a busy machine the long answers, too, can end before the new weights are there
-        before, after = engine.weight_version + 1, engine.weight_version + 2
-        for prompt, group in zip(prompts, run(swap_in_flight(before, after)), strict=True):
-            (answer,) = group.completions
-            assert answer.min_weight_version == before, "begun before the short one, so under the old weights"
-            if (answer.min_weight_version, answer.max_weight_version) == (before, after):
-                mixed += 1
-                tail = new._logits(prompt, answer.token_ids)[:-1].argmax(-1)[-3:].tolist()
-                assert tail == list(answer.token_ids[-3:])
-        if mixed:
-            break
-    assert mixed, "no answer was in flight during the swap"
+    check_answers_in_flight(engine, store, run, (old, new), (old.publish, new.publish))
 
 
 def test_a_push_that_is_not_the_manifests_or_the_models_is_refused_whole(
@@ -119,8 +96,31 @@ def test_a_probe_that_disagrees_is_an_error_with_figures(
         run(engine.load_weights(*publication))
 
 
-def test_nothing_is_left_in_shared_memory() -> None:
-    assert not list(Path("/dev/shm").glob("sightline-*"))
+def test_an_engine_that_echoes_another_version_is_an_error(
+    engine: Engine, policy_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = engine.weight_version
+    monkeypatch.setattr(engine, "_swap", AsyncMock(return_value=str(version)))
+    with pytest.raises(RuntimeError, match=f"weights {version + 1}: expected the engine to echo .*, got {version};"):
+        run(engine.load_weights(*HfPolicy(policy_path, 256).publish(version + 1)))
+    assert engine.weight_version == version
+
+
+def test_nothing_is_left_in_shared_memory(
+    engine: Engine, policy_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(actors.shared_memory, "SHARED_MEMORY", tmp_path)
+    swap, paths = engine._swap, list[Path]()  # type: ignore[attr-defined]
+
+    async def watched(path: str, version: str) -> Any:
+        paths.append(Path(path))
+        assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
+        return await swap(path, version)
+
+    monkeypatch.setattr(engine, "_swap", watched)
+    run(engine.load_weights(*HfPolicy(policy_path, 256).publish(engine.weight_version + 1)))
+    assert [path.is_relative_to(tmp_path) for path in paths] == [True]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tied_lm_head_is_pushed_too(start_engine: Callable[..., Engine], store: ImageStore, run: Any) -> None:
