@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 SEED ?= 0
-REQUIREMENTS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo requirements/gpu.txt || echo requirements/cpu.txt)
+# The engine runs where its build can: on a GPU with the CUDA build.
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
+REQUIREMENTS := requirements/$(if $(filter 1,$(GPU)),gpu,cpu).txt
 STAMP := $(VENV)/.installed-$(notdir $(REQUIREMENTS))
 
 .PHONY: setup demo test lint lock clean
@@ -22,9 +24,9 @@ $(STAMP): $(REQUIREMENTS)
 
 # Offline pairs by BDHS, then online DPO on the mixture, then the scorecard. A second call resumes or shows the result.
 demo: $(STAMP)
-	@$(BIN)/python -m cluster.generate bdhs --out $(RUN)-bdhs --seed $(SEED)
+	@$(BIN)/python -m cluster.generate bdhs --out $(RUN)-bdhs --seed $(SEED) --rollout.num_gpus $(GPU)
 	@$(BIN)/python -m cluster.train cluster/configs/shapes_mixed.toml --resume \
-		--run.dir $(RUN) --run.seed $(SEED) --data.offline.path $(RUN)-bdhs
+		--run.dir $(RUN) --run.seed $(SEED) --data.offline.path $(RUN)-bdhs --rollout.num_gpus $(GPU)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

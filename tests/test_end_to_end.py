@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from cluster.doctor import list_gpus
 from common.config import SHAPES_POLICY
 from common.datasets import read_pairs
 from common.journal import read_events
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.chaos]
 
 ROOT = Path(__file__).parents[1]
 STEPS = 6
+ON_GPU = ("--rollout.num_gpus", "1") if list_gpus() else ()
 
 
 def command(*words: str | Path) -> list[str]:
@@ -35,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def offline(folder: Path) -> Path:
-    words = command("cluster.generate", "bdhs", "--out", folder / "bdhs", "--count", "24")
+    words = command("cluster.generate", "bdhs", "--out", folder / "bdhs", "--count", "24", *ON_GPU)
     answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert "accepted at attempt 1" in answer.stdout
@@ -47,7 +49,7 @@ def run_dir(folder: Path, offline: Path) -> Path:
     """A run that was killed without warning after its first checkpoint, and resumed."""
     run_dir = folder / "run"
     preset = "cluster/configs/shapes_mixed.toml"
-    words = command("cluster.train", preset, "--resume", "--run.dir", run_dir, "--data.offline.path", offline)
+    words = command("cluster.train", preset, "--resume", "--run.dir", run_dir, "--data.offline.path", offline, *ON_GPU)
     sizes = {"learner.num_steps": STEPS, "learner.global_batch": 8, "learner.micro_batch": 4, "checkpoint.interval": 2}
     sizes |= {"data.prompts.count": 100, "evaluation.test_scenes": 8, "evaluation.validation_scenes": 4}
     words += [word for key, value in sizes.items() for word in (f"--{key}", str(value))]
