@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from common.config import RunConfig
 from common.images import ImageStore
 from common.records import PreferencePair
 from learner.learner import Learner
+from learner.pair_logps import pair_logps
 from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
 
 NUM_STEPS = 7
@@ -78,19 +78,15 @@ def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
     return RunConfig.model_validate(config.model_dump() | {"run": {"dir": out / "run"}, "checkpoint": {"interval": 3}})
 
 
-@contextmanager
-def infinite_loss_of(pair_id: str) -> Iterator[None]:
-    """The loss of one pair, so of one rank, is inf; its gradient is finite."""
-    original = learner.update.pair_logps
+def infinite_loss_of(pair_id: str) -> Any:
+    """While this lasts the loss of one pair, so of one rank, is inf; its gradient is finite."""
 
     def broken(policy: Any, reference: Any, pairs: Any) -> Any:
-        logps = original(policy, reference, pairs)
+        logps = pair_logps(policy, reference, pairs)
         bad = torch.tensor([-math.inf if pair.pair.id == pair_id else 0.0 for pair in pairs])
         return replace(logps, ref_rejected=logps.ref_rejected + bad)
 
-    learner.update.pair_logps = broken
-    yield
-    learner.update.pair_logps = original
+    return patch.object(learner.update, "pair_logps", broken)
 
 
 def run(case: dict[str, Any], rank: int, world_size: int, port: int, images: Path, out: Path) -> None:

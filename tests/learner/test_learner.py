@@ -27,7 +27,7 @@ from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator
 from learner.learner import Learner
 from learner.objective import Objective
-from learner.pair_logps import PairLogps
+from learner.pair_logps import PairLogps, pair_logps
 from learner.policy import Policy, freeze_copy, load_model, load_policy
 from learner.update import accumulate
 from tests.learner.helpers import LORA, make_pairs, run_config
@@ -148,10 +148,10 @@ def test_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is(
     store: ImageStore, monkeypatch: pytest.MonkeyPatch, kind: str, bad: float
 ) -> None:
     """A bad value from the reference alone: the policy's gradient is 0 or -β, as of any other pair."""
-    trainer, original = started(run_config(loss={"kind": kind})), learner.update.pair_logps
+    trainer = started(run_config(loss={"kind": kind}))
 
     def broken(*args: Any) -> PairLogps:
-        logps = original(*args)
+        logps = pair_logps(*args)
         return replace(logps, ref_rejected=logps.ref_rejected + bad)
 
     monkeypatch.setattr(learner.update, "pair_logps", broken)
