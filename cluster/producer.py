@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from cluster.admission import Admission
@@ -107,6 +108,7 @@ class Producer:
         """
         loop = self._config.loop
         last_count, last_progress = self._num_accepted, time.monotonic()
+        next_beat = last_progress + loop.heartbeat_s
         async with self._changed:
             while True:
                 stale = self.buffer.evict(version, loop.max_staleness)
@@ -119,15 +121,16 @@ class Producer:
                     self._changed.notify_all()
                 if self._num_accepted != last_count:
                     last_count, last_progress = self._num_accepted, time.monotonic()
-                waited = time.monotonic() - last_progress
-                if waited > loop.stall_limit_s:
-                    raise UserError(self._stall_message(wanted, waited))
-                pause = min(loop.heartbeat_s, loop.stall_limit_s - waited + 0.01)
-                try:
+                now = time.monotonic()
+                if now - last_progress > loop.stall_limit_s:
+                    raise UserError(self._stall_message(wanted, now - last_progress))
+                if now >= next_beat:  # groups that come to nothing wake this up all the time
+                    log.warning(self._waiting_message(wanted))
+                    next_beat = now + loop.heartbeat_s
+                pause = min(next_beat, last_progress + loop.stall_limit_s + 0.01) - now
+                with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._changed.wait()
-                except TimeoutError:
-                    log.warning(self._waiting_message(wanted))
 
     def discard(self, dropped: Dropped, source: str) -> None:
         """An accepted online pair is not used after all (stale, or refused by the learner)."""

@@ -120,10 +120,14 @@ class SilentWorker(FakeRolloutWorker):
     phrases = ("There is a red circle at the top.",)
 
 
-def test_when_every_group_ties_the_run_stops_with_the_histogram(tmp_path: Path) -> None:
-    config = make_config(tmp_path, loop__stall_limit_s=0.3, loop__heartbeat_s=0.1)
+def test_when_every_group_ties_the_run_stops_with_the_histogram(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(tmp_path, loop__stall_limit_s=0.5, loop__heartbeat_s=0.01)
     with pytest.raises(UserError, match=r"got no new pair for .*dropped \{'(identical|tie)': \d+\}"):
         run(config, rollout=SilentWorker)
+    beats = [line for line in caplog.messages if line.startswith("waiting for 4 online pairs: 0 buffered, ")]
+    assert beats and "groups in flight, dropped so far {" in beats[-1]
 
 
 class HangingWorker(FakeRolloutWorker):
