@@ -115,7 +115,9 @@ async def time_worker(worker: Any, requests: list[GenerationRequest], prompts_pe
 
 
 async def measure(args: argparse.Namespace, runtime: RayRuntime, store: ImageStore) -> dict[str, Any]:
-    base = RunConfig(model=Model(path=args.model), mixture=Mixture(online_fraction=1))
+    base = RunConfig(
+        model=Model(path=args.model), mixture=Mixture(online_fraction=1), rollout=Rollout(num_completions=4)
+    )
     configs = {
         name: base.model_copy(update={"rollout": base.rollout.model_copy(update={"deterministic": name == "stepped"})})
         for name in ("stepped", "async")

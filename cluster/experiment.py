@@ -120,7 +120,7 @@ class Experiment:
         config, seed = self.config, self.config.run.seed
         by_prompt = config.data.offline is not None and config.data.offline.by_prompt
         buffer = ReplayBuffer(offline, seed, by_prompt)
-        mixture = build_mixture(config.mixture, config.learner.global_batch, seed)
+        mixture = build_mixture(config.mixture, config.learner, seed)
         progress = Progress()
         if saved is not None:
             progress = Progress(saved.step, saved.state["version"], saved.state["best_step"], saved.state["best_score"])

@@ -28,7 +28,7 @@ def load_prompts(config: RunConfig, store: ImageStore, dropped: list[Dropped]) -
         prompts = read_prompts(Path(source.path), dropped)
     if not prompts:
         raise UserError(f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows")
-    wants_bdhs = config.mixture.online_fraction > 0 and ONLINE_BDHS in config.online_sources
+    wants_bdhs = max(config.mixture.fractions) > 0 and ONLINE_BDHS in config.online_sources
     if wants_bdhs and not any(prompt.reference for prompt in prompts):
         raise UserError(
             f"data.prompts: expected prompts with reference answers for mixture.online_bdhs_fraction = "
@@ -43,7 +43,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
     They are of no weight version, whatever run sampled them: staleness counts this run's versions.
     """
     offline = config.data.offline
-    if offline is None or config.mixture.online_fraction == 1:
+    if offline is None or min(config.mixture.fractions) == 1:
         return []
     pairs: dict[str, PreferencePair] = {}
     for path in _paths(offline):
@@ -57,7 +57,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
 
 def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
     """Refuse (UserError) losses of sources that this run does not have, and rloo for pairs without fresh advantages."""
-    online = config.online_sources if config.mixture.online_fraction else ()
+    online = config.online_sources if max(config.mixture.fractions) else ()
     known = {*online, *(pair.source for pair in offline)}
     unknown = sorted(set(config.learner.source_losses) - known)
     if unknown:

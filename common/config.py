@@ -138,7 +138,7 @@ class Rollout(Section):
     """Sampling from the current policy. k is not stated by the paper (ours)."""
 
     num_workers: int = Field(1, ge=1)
-    num_completions: int = Field(4, ge=2, description="k completions per prompt")
+    num_completions: int = Field(2, ge=2, description="k completions per prompt")
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(96, ge=1)
@@ -282,11 +282,17 @@ class Learner(Section):
 class Mixture(Section):
     """Offline and online pairs in one batch. `bernoulli` with 0.5 is Mixed-DPO (arXiv 2407.02477, Eq. 4)."""
 
-    kind: Literal["bernoulli", "ratio"] = "bernoulli"
+    kind: Literal["bernoulli", "ratio", "schedule"] = "bernoulli"
     online_fraction: float = Field(0.5, ge=0, le=1, description="1 = online DPO, 0 = offline DPO")
+    start_fraction: float = Field(0.0, ge=0, le=1, description="of schedule: online_fraction at the first step")
     online_bdhs_fraction: float = Field(
         0.0, ge=0, le=1, description="share of the online pairs that are BDHS's (rollout.bdhs), not the judge's"
     )
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """`online_fraction` where it is smallest and largest."""
+        return (self.start_fraction, self.online_fraction) if self.kind == "schedule" else (self.online_fraction,)
 
 
 class Loop(Section):
@@ -408,9 +414,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _offline_present(self) -> RunConfig:
-        if self.mixture.online_fraction < 1 and self.data.offline is None:
+        if min(self.mixture.fractions) < 1 and self.data.offline is None:
             raise ValueError(
-                f"mixture.online_fraction = {self.mixture.online_fraction} needs offline pairs, got none; "
+                f"mixture.online_fraction = {min(self.mixture.fractions)} needs offline pairs, got none; "
                 "set data.offline.path (python -m cluster.generate bdhs writes one) or online_fraction = 1"
             )
         return self

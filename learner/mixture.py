@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+from common.config import Learner as LearnerConfig
 from common.config import Mixture as MixtureConfig
 from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS
@@ -77,12 +78,30 @@ class Ratio:
         return int(step * _fraction(self.online_fraction) * self.global_batch)
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule(Ratio):
+    """As `Ratio`, with a share that moves in equal parts from the first of `num_steps` to the last (ours)."""
+
+    start_fraction: float = 0.0
+    num_steps: int = 1
+
+    def _online_before(self, step: int) -> int:
+        """floor(global_batch · sum of the shares of all steps before)."""
+        start, end = _fraction(self.start_fraction), _fraction(self.online_fraction)
+        moving, last = min(step, self.num_steps), max(1, self.num_steps - 1)
+        moved = Fraction(moving * (moving - 1), 2 * last)
+        return int(self.global_batch * (moving * start + moved * (end - start) + (step - moving) * end))
+
+
 def _fraction(share: float) -> Fraction:
     return Fraction(share).limit_denominator(1_000_000)
 
 
-def build_mixture(config: MixtureConfig, global_batch: int, seed: int) -> Mixture:
-    """The configured mixture for batches of `global_batch` pairs; `seed` is the run's."""
+def build_mixture(config: MixtureConfig, learner: LearnerConfig, seed: int) -> Mixture:
+    """The configured mixture for this learner's batches and steps; `seed` is the run's."""
+    batch, share, bdhs = learner.global_batch, config.online_fraction, config.online_bdhs_fraction
     if config.kind == "bernoulli":
-        return Bernoulli(config.online_fraction, global_batch, seed, config.online_bdhs_fraction)
-    return Ratio(config.online_fraction, global_batch, config.online_bdhs_fraction)
+        return Bernoulli(share, batch, seed, bdhs)
+    if config.kind == "ratio":
+        return Ratio(share, batch, bdhs)
+    return Schedule(share, batch, bdhs, config.start_fraction, learner.num_steps)

@@ -149,7 +149,7 @@ def test_offline_pairs_of_another_run_are_of_no_version(tmp_path: Path) -> None:
 def rloo_config(tmp_path: Path, **changes: Any) -> RunConfig:
     """Batches of 3 records from groups of 2 each: every second batch begins with what is left of a group."""
     values = {"learner.loss.kind": "rloo", "learner.loss.beta": 0.4, "learner.global_batch": 3}
-    return make_config(tmp_path, **{**values, **changes})
+    return make_config(tmp_path, **{"rollout__num_completions": 4, **values, **changes})
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1])

@@ -52,6 +52,7 @@ def test_overrides_keep_their_types() -> None:
         (["--learner.source_losses.bdhs.beta=0"], "learner.source_losses.bdhs.beta: Input should be greater than 0"),
         (["--learner.source_losses=ipo"], "learner.source_losses: Input should be a valid dictionary, got 'ipo'"),
         ([], "needs offline pairs, got none; set data.offline.path"),
+        (["--mixture.kind=schedule", "--mixture.online_fraction=1"], "online_fraction = 0.0 needs offline pairs"),
         (["--mixture.online_fraction=1", "--learner.global_batch=3", "--learner.num_ranks=2"], "multiple of"),
         (["--mixture.online_fraction=1", "--checkpoint.interval=5", "--loop.publish_interval=2"], "multiple of"),
     ],

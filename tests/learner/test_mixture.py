@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config import Learner
 from common.config import Mixture as MixtureConfig
-from learner.mixture import Bernoulli, Ratio, build_mixture, online_counts
+from learner.mixture import Bernoulli, Ratio, Schedule, build_mixture, online_counts
+
+BATCHES = Learner(global_batch=32, num_steps=50)
 
 
 def test_bernoulli_is_a_function_of_seed_and_step() -> None:
@@ -31,7 +34,7 @@ def test_bernoulli_statistics(fraction: float) -> None:
 @pytest.mark.parametrize("kind", ["bernoulli", "ratio"])
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (1.0, 32)])
 def test_pure_mixtures(kind: str, fraction: float, expected: int) -> None:
-    mixture = build_mixture(MixtureConfig(kind=kind, online_fraction=fraction), 32, 0)
+    mixture = build_mixture(MixtureConfig(kind=kind, online_fraction=fraction), BATCHES, 0)
     assert {mixture.num_online(step) for step in range(100)} == {expected}
 
 
@@ -46,9 +49,9 @@ def test_ratio_carries_what_does_not_divide(fraction: float) -> None:
 
 
 def test_the_share_of_online_bdhs_leaves_the_number_of_online_pairs_alone() -> None:
-    for kind in ("bernoulli", "ratio"):
+    for kind in ("bernoulli", "ratio", "schedule"):
         plain, mixed = (
-            build_mixture(MixtureConfig(kind=kind, online_fraction=0.6, online_bdhs_fraction=share), 32, 3)  # type: ignore[arg-type]
+            build_mixture(MixtureConfig(kind=kind, online_fraction=0.6, online_bdhs_fraction=share), BATCHES, 3)  # type: ignore[arg-type]
             for share in (0.0, 0.3)
         )
         for step in range(50):
@@ -70,6 +73,26 @@ def test_ratio_carries_online_bdhs_as_well(online: float, share: float, batch: i
     counts = [(mixture.num_online(step), mixture.num_online_bdhs(step)) for step in range(60)]
     assert all(0 <= bdhs <= total for total, bdhs in counts)
     assert abs(sum(bdhs for _, bdhs in counts) - sum(total for total, _ in counts) * share) < 1 + 1e-3
+
+
+def test_a_schedule_moves_the_share_by_hand() -> None:
+    """Batches of 8 in 5 steps from 0 to 1: shares 0, 1/4, 1/2, 3/4, 1 give 0, 2, 4, 6, 8; after the last it stays."""
+    mixture = build_mixture(MixtureConfig(kind="schedule", online_fraction=1), Learner(global_batch=8, num_steps=5), 0)
+    assert [mixture.num_online(step) for step in range(7)] == [0, 2, 4, 6, 8, 8, 8]
+    down = Schedule(0.25, 8, 0.5, start_fraction=0.75, num_steps=3)
+    assert [down.num_online(step) for step in range(4)] == [6, 4, 2, 2]
+    assert [down.num_online_bdhs(step) for step in range(4)] == [3, 2, 1, 1]
+    assert Schedule(0.5, 8, start_fraction=0, num_steps=1).num_online(0) == 0
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 40), st.integers(1, 60))
+def test_a_schedule_carries_what_does_not_divide(start: float, end: float, batch: int, num_steps: int) -> None:
+    mixture = Schedule(end, batch, start_fraction=start, num_steps=num_steps)
+    shares = [start + (end - start) * min(1, step / max(1, num_steps - 1)) for step in range(num_steps)]
+    counts = [mixture.num_online(step) for step in range(num_steps)]
+    assert all(0 <= count <= batch for count in counts)
+    for step in range(num_steps):
+        assert abs(sum(counts[: step + 1]) - batch * sum(shares[: step + 1])) < 1 + 1e-3 * num_steps
 
 
 def test_counts_by_source() -> None:
