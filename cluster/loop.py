@@ -191,18 +191,22 @@ class Loop:
     async def _checkpoint(self, step: int, score: float) -> None:
         """Save everything in one directory that appears whole or not at all.
 
-        What the run has written up to here must be on disk before: a resume from this checkpoint does not repeat it.
+        What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
+        Groups that settle while the ranks save belong to the next checkpoint, so nothing is awaited before the state,
+        the pairs and the journal stand at the same place.
         """
         progress = self.progress
-        self._producer.save_pairs(step)
         is_best = score >= progress.best_score
         if is_best:
             progress.best_step, progress.best_score = step, score
+        state = self._state()
+        self._producer.save_pairs(step)
+        self._journal.sync()
         with replace_directory(self._run_dir.checkpoint(step)) as folder:
             await self._on_ranks("save", str(folder / "learner"))
             if is_best:
                 await self._on_ranks("export", str(folder / "policy"))
-            replace_file(folder / "state.json", json.dumps(self._state()))
+            replace_file(folder / "state.json", json.dumps(state))
         self._run_dir.keep(self._config.checkpoint.keep, progress.best_step)
         self._journal.write("checkpoint", step=step, score=score, best_step=progress.best_step)
 

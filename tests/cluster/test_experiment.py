@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -175,6 +176,48 @@ def test_kill_and_resume_trains_each_pair_once(tmp_path: Path, dies_at: int) -> 
     lines = read_lines(run_dir / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert runtime.handles["learner/0"].worker.weight == STEPS * 4
+
+
+class SettlingWorker(FakeRolloutWorker):
+    """Its groups take longer than validation, and less than a save of `SlowSavingLearner`."""
+
+    async def generate(self, requests: list[Any]) -> list[Any]:
+        await asyncio.sleep(0.3 if requests[0].num_completions > 1 else 0)
+        return await super().generate(requests)
+
+
+class SlowSavingLearner(FakeLearner):
+    """Dies in the step after the first checkpoint, and keeps what a kill would leave on disk then."""
+
+    def __init__(self, config: RunConfig, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(config, rank, world_size)
+        self._run_dir = config.run.dir
+
+    async def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+        if step == 5:
+            shutil.copytree(self._run_dir, self._run_dir.with_name("killed"))
+            raise RuntimeError("killed")
+        return await super().step(step, pairs)
+
+    async def save(self, directory: str) -> None:
+        await asyncio.sleep(0.6)
+        super().save(directory)
+
+
+def test_what_settles_while_a_checkpoint_is_written_belongs_to_the_next(tmp_path: Path) -> None:
+    config = make_config(tmp_path, loop__max_staleness=1)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, rollout=SettlingWorker, learner=SlowSavingLearner)
+    kinds = [event["event"] for event in read_events(tmp_path / "run" / "journal" / "events.jsonl")]
+    validated, saved = (len(kinds) - kinds[::-1].index(kind) for kind in ("validation", "checkpoint"))
+    assert "group" in kinds[validated:saved]
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "killed").rename(tmp_path / "run")
+    _, run_dir = run(config, resume=True)
+    trained = {pair for event in events(run_dir, "step") for pair in event["pairs"]}
+    assert len(trained) == STEPS * 4
+    assert trained <= {pair.id for pair in read_pairs(run_dir / "pairs")}
+    assert trained <= {event["id"] for event in events(run_dir, "group") if event["outcome"] == "pair"}
 
 
 class RefusingLearner(FakeLearner):
