@@ -123,7 +123,8 @@ class Experiment:
         mixture = build_mixture(config.mixture, config.learner, seed)
         progress = Progress()
         if saved is not None:
-            progress = Progress(saved.step, saved.state["version"], saved.state["best_step"], saved.state["best_score"])
+            best = saved.state["best_step"], saved.state["best_score"]
+            progress = Progress(saved.step, saved.state["version"], *best, saved.state.get("trained", False))
             buffer.load_state_dict(saved.state["buffer"])
             self._journal.write("resume", step=saved.step)
         frontier = Frontier(prompts, seed, saved.state["frontier"] if saved else None)

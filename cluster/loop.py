@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from cluster.progress import ProgressReport
 from cluster.run_dir import RunDir
 from cluster.waiting import answers
 from common.config import RunConfig
+from common.errors import UserError
 from common.journal import Journal
 from common.metrics import MetricsWriter
 from common.paths import replace_directory, replace_file
@@ -57,6 +59,8 @@ class Progress:
     version: int = 0
     best_step: int | None = None
     best_score: float = -1.0
+    trained: bool = False
+    """Whether any step has changed the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,11 @@ class Loop:
                 task.cancel()
 
     async def publish(self, version: int) -> float:
-        """Bring the learner's weights into every engine; returns the seconds it took."""
+        """Bring the learner's weights into every engine; returns the seconds it took.
+
+        Raises:
+            UserError: what arrived are not finite weights, or after training still those of the start policy.
+        """
         start, limit = time.monotonic(), self._config.loop.call_timeout_s
         published = [learner.call_split("publish", 2, version) for learner in self._workers.learner]
         manifest, tensors = published[0]
@@ -124,6 +132,7 @@ class Loop:
         )
         sent: WeightManifest = await manifest
         assert all(report.version == sent.version == version for report in reports)
+        self._check_change(sent)
         self.progress.version = version
         await self._producer.on_version(version)
         self._journal.write(
@@ -131,6 +140,18 @@ class Loop:
             probe_error=[report.probe_error for report in reports],
         )  # fmt: skip
         return time.monotonic() - start
+
+    def _check_change(self, sent: WeightManifest) -> None:
+        if not math.isfinite(sent.change_norm):
+            raise UserError(
+                f"weight version {sent.version}: expected finite weights, got a change of norm {sent.change_norm} from "
+                "the start policy; lower learner.optimizer.lr, or start from another checkpoint"
+            )
+        if self.progress.trained and sent.change_norm == 0:
+            raise UserError(
+                f"weight version {sent.version}: expected trained weights, got exactly those of the start policy; "
+                "raise learner.optimizer.lr, or look at what model.tuning trains"
+            )
 
     async def _learn(self) -> None:
         loop, checkpoint, last = self._config.loop, self._config.checkpoint, self._config.learner.num_steps
@@ -165,6 +186,7 @@ class Loop:
         waited = time.monotonic() - start
         result: StepResult
         result, refused = (await self._on_ranks("step", step, batch))[0]
+        self.progress.trained |= bool(result.pair_ids)
         source_of = {pair.id: pair.source for pair in online}
         for dropped in refused:
             self._refuse(dropped, source_of.get(dropped.id))
@@ -217,6 +239,7 @@ class Loop:
             "version": progress.version,
             "best_step": progress.best_step,
             "best_score": progress.best_score,
+            "trained": progress.trained,
             "frontier": producer.frontier.state(),
             "buffer": producer.buffer.state_dict(),
             "accepted": {source: admission.accepted for source, admission in producer.admissions.items()},

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from common.images import ImageStore
 from common.journal import read_events
 from common.metrics import read_lines
 from common.overrides import load_config
-from common.records import Dropped, PreferencePair, Response, StepResult
+from common.records import Dropped, PreferencePair, Response, StepResult, WeightManifest
 from common.shapes.prompts import caption_prompts
 from reward.worker import RewardWorker
 from tests.fakes import FakeLearner, FakeRolloutWorker, LocalRuntime
@@ -231,6 +232,42 @@ def test_pairs_that_the_learner_refuses_are_counted(tmp_path: Path) -> None:
     assert read_lines(run_dir / "metrics.jsonl")[-1]["pairs/dropped/pair_too_long"] == STEPS
     refused = [event for event in events(run_dir, "discard") if event["reason"] == "pair_too_long"]
     assert len(refused) == STEPS
+
+
+class UnmovedLearner(FakeLearner):
+    """Its publish sends weights whose change from the start policy has this norm."""
+
+    norm: ClassVar[float] = 0.0
+
+    def publish(self, version: int) -> tuple[WeightManifest, Any]:
+        manifest, tensors = super().publish(version)
+        return replace(manifest, change_norm=self.norm), tensors
+
+
+class SkippingLearner(UnmovedLearner):
+    async def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+        return StepResult(step, {}, ()), [Dropped(pair.id, "step_skipped") for pair in pairs]
+
+
+def test_engines_that_got_the_start_policy_after_training_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="weight version 1: expected trained weights, got exactly those of the start"):
+        run(make_config(tmp_path / "base"), learner=UnmovedLearner)
+    run(make_config(tmp_path / "skipped"), learner=SkippingLearner)
+
+
+def test_a_resume_that_lost_the_training_stops(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    KilledLearner.dies_at = 5
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, learner=KilledLearner)
+    with pytest.raises(UserError, match="weight version 4: expected trained weights"):
+        run(config, resume=True, learner=UnmovedLearner)
+
+
+def test_weights_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UnmovedLearner, "norm", float("nan"))
+    with pytest.raises(UserError, match="weight version 1: expected finite weights, got a change of norm nan"):
+        run(make_config(tmp_path), learner=UnmovedLearner)
 
 
 class SlowWorker(FakeRolloutWorker):
