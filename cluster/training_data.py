@@ -40,7 +40,8 @@ def load_prompts(config: RunConfig, store: ImageStore, dropped: list[Dropped]) -
 def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePair]:
     """The offline pairs of all sets, none when the mixture wants none; what is left out is appended to `dropped`.
 
-    They are of no weight version, whatever run sampled them: staleness counts this run's versions.
+    They are of no weight version, whatever run sampled them: staleness counts this run's versions. None has the id of
+    an online pair of this run.
     """
     offline = config.data.offline
     if offline is None or min(config.mixture.fractions) == 1:
@@ -48,10 +49,11 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
     pairs: dict[str, PreferencePair] = {}
     for path in _paths(offline):
         for pair in read_pairs(path, dropped):
-            if pair.id in pairs:
+            pair_id = _offline_id(pair.id)
+            if pair_id in pairs:
                 dropped.append(Dropped(pair.id, "duplicate_id", f"{path}: an earlier set has a pair of this id"))
             else:
-                pairs[pair.id] = replace(pair, weight_version=None)
+                pairs[pair_id] = replace(pair, id=pair_id, weight_version=None)
     return list(pairs.values())
 
 
@@ -73,6 +75,11 @@ def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
             f"learner.loss.kind: rloo expects freshly judged groups, got pairs of {', '.join(wrong)}; give them a loss "
             f"of their own (learner.source_losses.{wrong[0]}.kind) or set mixture.online_fraction = 1"
         )
+
+
+def _offline_id(id: str) -> str:
+    """Online pairs of every run have `EPOCH:PROMPT_ID`; those of another run must not pass for this one's."""
+    return f"offline:{id}" if id.partition(":")[0].isdigit() else id
 
 
 def _paths(offline: PairFile) -> list[Path]:

@@ -14,10 +14,10 @@ from common.datasets import read_pairs, write_pairs, write_prompts
 from common.errors import UserError
 from common.images import ImageStore
 from common.metrics import read_lines
-from common.records import PreferencePair, Response
+from common.records import Dropped, PreferencePair, Response, StepResult
 from common.shapes.prompts import caption_prompts
 from tests.cluster.test_experiment import STEPS, KilledLearner, events, make_config, run
-from tests.fakes import FakeRolloutWorker
+from tests.fakes import FakeLearner, FakeRolloutWorker
 
 
 def offline_set(folder: Path, source: str, count: int = 6, first_id: str = "") -> Path:
@@ -144,6 +144,30 @@ def test_offline_pairs_of_another_run_are_of_no_version(tmp_path: Path) -> None:
     write_pairs(tmp_path / "versioned", [replace(pair, weight_version=7) for pair in read_pairs(folder)])
     _, run_dir = run(make_config(tmp_path, mixture__online_fraction=0, data__offline__path=tmp_path / "versioned"))
     assert {line["pairs/online_frac"] for line in read_lines(run_dir / "metrics.jsonl")} == {0.0}
+
+
+class RefusingTheLast(FakeLearner):
+    """Batches end with an offline pair."""
+
+    async def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+        result, _ = await super().step(step, pairs[:-1])
+        return result, [Dropped(pairs[-1].id, "pair_too_long")]
+
+
+def test_offline_pairs_of_another_run_do_not_pass_for_this_ones(tmp_path: Path) -> None:
+    """Both runs give their pairs the same ids; one that is refused is not made up for by an online group."""
+    _, first = run(make_config(tmp_path / "first"))
+    known = {pair.id for pair in read_pairs(first / "pairs")}
+    half = {"mixture.kind": "ratio", "mixture.online_fraction": 0.5, "data.offline.path": first / "pairs"}
+    _, run_dir = run(make_config(tmp_path / "second", **half), learner=RefusingTheLast)
+    online = {event["id"] for event in events(run_dir, "group") if event["outcome"] == "pair"}
+    assert online & known
+    for event in events(run_dir, "step"):
+        assert [pair in online for pair in event["pairs"]] == [True, True, False]
+    refused = [event["id"] for event in events(run_dir, "discard")]
+    assert len(refused) == STEPS
+    assert {pair.removeprefix("offline:") for pair in refused} <= known
+    assert online.isdisjoint(refused)
 
 
 def rloo_config(tmp_path: Path, **changes: Any) -> RunConfig:
