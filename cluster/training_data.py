@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.chat import ChatEncoder
 from common.config import PairFile, RunConfig, ShapesPrompts
 from common.datasets import read_pairs, read_prompts
 from common.errors import UserError
@@ -13,6 +14,7 @@ from common.images import ImageStore
 from common.records import Dropped, PreferencePair, Prompt
 from common.shapes.prompts import caption_prompts
 from common.sources import ONLINE_BDHS, RLOO
+from learner.anatomy_logps import of_policy
 
 
 def load_prompts(config: RunConfig, store: ImageStore, dropped: list[Dropped]) -> list[Prompt]:
@@ -41,11 +43,12 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
     """The offline pairs of all sets, none when the mixture wants none; what is left out is appended to `dropped`.
 
     They are of no weight version, whatever run sampled them: staleness counts this run's versions. None has the id of
-    an online pair of this run.
+    an online pair of this run, nor tokens of another policy's tokenizer: such answers are read as text.
     """
     offline = config.data.offline
     if offline is None or min(config.mixture.fractions) == 1:
         return []
+    encoder = ChatEncoder(config.model.path, config.model.max_length)
     pairs: dict[str, PreferencePair] = {}
     for path in _paths(offline):
         for pair in read_pairs(path, dropped):
@@ -53,7 +56,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
             if pair_id in pairs:
                 dropped.append(Dropped(pair.id, "duplicate_id", f"{path}: an earlier set has a pair of this id"))
             else:
-                pairs[pair_id] = replace(pair, id=pair_id, weight_version=None)
+                pairs[pair_id] = replace(of_policy(pair, encoder), id=pair_id, weight_version=None)
     return list(pairs.values())
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from cluster.training_data import load_offline
+from common.chat import ChatEncoder
 from common.config import Data, PromptFile, RunConfig
 from common.datasets import read_pairs, write_pairs, write_prompts
 from common.errors import UserError
@@ -144,6 +146,21 @@ def test_offline_pairs_of_another_run_are_of_no_version(tmp_path: Path) -> None:
     write_pairs(tmp_path / "versioned", [replace(pair, weight_version=7) for pair in read_pairs(folder)])
     _, run_dir = run(make_config(tmp_path, mixture__online_fraction=0, data__offline__path=tmp_path / "versioned"))
     assert {line["pairs/online_frac"] for line in read_lines(run_dir / "metrics.jsonl")} == {0.0}
+
+
+def test_offline_tokens_of_another_policy_are_read_as_text(tmp_path: Path) -> None:
+    config = make_config(tmp_path, mixture__online_fraction=0, data__offline__path=tmp_path / "foreign")
+    own, *_ = read_pairs(offline_set(tmp_path / "bdhs", "bdhs"))
+    ids = ChatEncoder(config.model.path, config.model.max_length).encode_response(own.rejected.text)
+    sampled = replace(own, rejected=replace(own.rejected, token_ids=ids))
+    foreign = [
+        replace(own, id="of_another_tokenizer", rejected=replace(own.rejected, token_ids=(5, 6, 7))),
+        replace(sampled, id="of_another_template", prompt_token_ids=(1, 2)),
+    ]
+    write_pairs(tmp_path / "foreign", [sampled, *foreign])
+    loaded = load_offline(config, [])
+    assert [pair.rejected.token_ids for pair in loaded] == [ids, None, ids]
+    assert {pair.prompt_token_ids for pair in loaded} == {None}
 
 
 class RefusingTheLast(FakeLearner):
