@@ -223,7 +223,7 @@ class Learner(Section):
     )
     gradient_checkpointing: bool = False
     max_skipped_steps: int = Field(
-        5, ge=1, description="in a row with a loss or gradient that is not finite, then stop"
+        5, ge=1, description="in a row with a loss or gradient that is not finite, or without a usable pair, then stop"
     )
     grounding_pairs: int = Field(16, ge=0, description="pairs of a checkpoint's batch for the grounding gate, 0: none")
     fast: Fast = Fast()

@@ -1,20 +1,21 @@
-"""Gives up on a run whose steps stay not finite, and leaves the last batch behind for inspection."""
+"""Gives up on a run whose steps stay not finite, with the last batch left behind, or without a pair to train on."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from common.errors import UserError
-from common.records import PreferencePair
+from common.records import Dropped, PreferencePair
 
 _PAIRS = TypeAdapter(list[PreferencePair])
 
 
 class SkipGuard:
-    """Counts steps in a row without a finite loss and gradient.
+    """Counts steps in a row without a finite loss and gradient, and those without a usable pair.
 
     Args:
         limit: so many stop the run.
@@ -27,9 +28,13 @@ class SkipGuard:
         self._directory = directory
         self._writes = writes
         self._in_a_row = 0
+        self._empty_in_a_row = 0
+        self._refused: Counter[str] = Counter()
 
     def note(self, step: int, skipped: bool, pairs: Sequence[PreferencePair]) -> None:
         """Count a step and its pairs (UserError at the limit)."""
+        self._empty_in_a_row = 0
+        self._refused.clear()
         self._in_a_row = self._in_a_row + 1 if skipped else 0
         if self._in_a_row < self._limit:
             return
@@ -42,3 +47,14 @@ class SkipGuard:
             f"(learner.max_skipped_steps); look at the last batch in {file} and lower learner.optimizer.lr, or start "
             "from another checkpoint"
         )
+
+    def note_empty(self, step: int, dropped: Sequence[Dropped]) -> None:
+        """Count a step whose pairs were all refused (UserError at the limit)."""
+        self._empty_in_a_row += 1
+        self._refused.update(drop.reason for drop in dropped)
+        if self._empty_in_a_row >= self._limit:
+            raise UserError(
+                f"learner step {step}: expected pairs to train on, got {self._empty_in_a_row} batches in a row without "
+                f"one (learner.max_skipped_steps), refused {dict(self._refused)}; raise model.max_length if pairs are "
+                "too long, or look at the pairs"
+            )

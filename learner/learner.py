@@ -129,7 +129,8 @@ class Learner:
             or with a non-finite gradient changes nothing, counts in `steps_skipped`, and returns no ids.
 
         Raises:
-            UserError: `learner.max_skipped_steps` batches in a row were not finite; the last one is on disk.
+            UserError: `learner.max_skipped_steps` batches in a row were not finite, the last one is on disk; or had no
+                usable pair.
         """
         begun = time.perf_counter()
         learner = self.config.learner
@@ -157,6 +158,8 @@ class Learner:
             else:
                 counts = [learner.loss_of(source).kind == "mpo" for source in sources]
                 self._reward_shift = self._reward_shift.after(tables, counts)
+        else:
+            self._guard.note_empty(step, dropped)
         self._step = step
         self._steps_skipped += not trained
         metrics |= grounding

@@ -179,6 +179,18 @@ def test_a_run_that_stays_not_finite_stops_and_leaves_its_batch(
     assert saved == pairs
 
 
+def test_a_run_without_a_usable_pair_stops_and_says_why(store: ImageStore) -> None:
+    """Limit 2: empty, good, empty, empty stops; the message counts what was refused since the good step."""
+    trainer, (pair, *good) = started(run_config(max_skipped_steps=2)), make_pairs(store, 3)
+    same, empty = replace(pair, rejected=pair.chosen), replace(pair, chosen=Response("", ()))
+    for step, pairs in enumerate(([same], good, [same, empty])):
+        trainer.step(step, pairs)
+    reasons = r"\{'pair_identical': 2, 'response_empty': 1\}"
+    with pytest.raises(UserError, match=f"got 2 batches in a row without one .*refused {reasons}") as caught:
+        trainer.step(3, [same])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_token_limit_cuts_micro_batches_and_changes_nothing(store: ImageStore) -> None:
     pairs = make_pairs(store, 6)
     plain, packed = started(run_config()), started(run_config(fast={"pack_tokens": 200}))
