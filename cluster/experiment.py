@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +23,7 @@ from cluster.progress import ProgressReport
 from cluster.run_dir import RunDir, Saved
 from cluster.samples_page import write_samples
 from cluster.training_data import check_sources, load_offline, load_prompts
-from cluster.waiting import answers
+from cluster.waiting import answer, answers
 from common.chat import ChatEncoder
 from common.config import RunConfig
 from common.images import ImageStore
@@ -83,7 +82,7 @@ class Experiment:
             self.runtime.stop(handle)
         self._take_best()
         final_worker = self._spawn("rollout/0", self._types.rollout, self.config, 0, str(self.run_dir.policy))
-        await final_worker.call("start")
+        await self._answer(final_worker.call("start"), "rollout worker")
         final = await self._score("final", final_worker, workers.reward[0], baseline[1])
         self._report(baseline, final)
         return baseline[0], final[0]
@@ -104,13 +103,19 @@ class Experiment:
         learner = [self._spawn(f"learner/{i}", types.learner, config, i, ranks) for i in range(ranks)]
         rollout = [self._spawn(f"rollout/{i}", types.rollout, config, i) for i in range(config.rollout.num_workers)]
         reward = [self._spawn(f"reward/{i}", types.reward, config) for i in range(config.reward.num_workers)]
-        address = await learner[0].call("rendezvous")
+        address = await self._answer(learner[0].call("rendezvous"), "learner")
         starting = [handle.call("start", *address) for handle in learner] + [h.call("start") for h in rollout]
-        ready = await answers(starting, config.loop.call_timeout_s, "a worker that starts")
+        ready = await self._answers(starting, "a worker that starts")
         self._journal.write("start", workers=ready)
         for switch, reason in ready[0]["fallbacks"].items():
             log.warning("learner.fast.%s is off: %s", switch, reason)
         return Workers(rollout, reward, learner)
+
+    async def _answer(self, reference: Awaitable[Any], peer: str) -> Any:
+        return await answer(reference, self.config.loop.call_timeout_s, peer)
+
+    async def _answers(self, references: Sequence[Awaitable[Any]], peer: str) -> list[Any]:
+        return await answers(references, self.config.loop.call_timeout_s, peer)
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
         bundle = next(bundle for bundle in self._bundles if bundle.name == name)
@@ -149,7 +154,7 @@ class Experiment:
                     config, self.run_dir, workers, producer, mixture, self._journal, metrics, bar, validate, progress
                 )
                 if saved is not None:
-                    await asyncio.gather(*(rank.call("load", str(saved.learner)) for rank in workers.learner))
+                    await self._answers([rank.call("load", str(saved.learner)) for rank in workers.learner], "learner")
                     await loop.publish(progress.version)
                 await loop.run()
         finally:
@@ -183,7 +188,7 @@ class Experiment:
         """The learner will find log-probs of this answer with each published version, the engine must find the same."""
         encoder = ChatEncoder(self.config.model.path, self.config.model.max_length)
         response = encoder.encode_response(prompt.reference or "yes")
-        await asyncio.gather(*(rank.call("set_probe", prompt, response) for rank in workers.learner))
+        await self._answers([rank.call("set_probe", prompt, response) for rank in workers.learner], "learner")
 
     async def _score(
         self, name: str, rollout: Handle, reward: Handle, baseline: Answers | None
@@ -211,7 +216,7 @@ class Experiment:
         gate = grounding_gate(self.config, captions, self._scenes)
 
         async def score(answers: Any) -> Any:
-            return await rollout.call("score", answers)
+            return await self._answer(rollout.call("score", answers), "rollout worker")
 
         with ProgressReport(f"grounding {name}", gate.num_scored) as bar:
             settings = self.config.evaluation
@@ -226,10 +231,10 @@ class Experiment:
         title: str | None = None,
     ) -> tuple[Scorecard, Answers]:
         async def generate(requests: Any) -> Any:
-            return await rollout.call("generate", requests)
+            return await self._answer(rollout.call("generate", requests), "rollout worker")
 
         async def judge(groups: Any) -> Any:
-            return await reward.call("judge", groups)
+            return await self._answer(reward.call("judge", groups), "reward worker")
 
         settings, limit = self.config.evaluation, self.config.rollout.max_tokens
         if title is None:

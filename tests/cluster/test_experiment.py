@@ -133,13 +133,19 @@ def test_when_every_group_ties_the_run_stops_with_the_histogram(
 
 
 class HangingWorker(FakeRolloutWorker):
+    """Never answers greedy requests, or never the others."""
+
+    greedy: ClassVar[bool] = False
+
     async def generate(self, requests: list[Any]) -> list[Any]:
-        if requests[0].num_completions > 1:
+        if (requests[0].temperature == 0) == self.greedy:
             await asyncio.sleep(1000)
         return await super().generate(requests)
 
 
-def test_a_worker_that_never_answers_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_worker_that_never_answers_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, greedy: bool) -> None:
+    monkeypatch.setattr(HangingWorker, "greedy", greedy)
     with pytest.raises(UserError, match=r"rollout worker: got no answer within 0\.2 s"):
         run(make_config(tmp_path, loop__call_timeout_s=0.2), rollout=HangingWorker)
 
@@ -153,6 +159,31 @@ class KilledLearner(FakeLearner):
         if step == self.dies_at:
             raise RuntimeError("killed")
         return await super().step(step, pairs)
+
+
+async def hang(*args: Any) -> None:
+    await asyncio.sleep(1000)
+
+
+CALLS = [
+    (FakeLearner, "rendezvous", "learner"),
+    (FakeLearner, "set_probe", "learner"),
+    (FakeLearner, "load", "learner"),
+    (FakeRolloutWorker, "score", "rollout worker"),
+]
+
+
+@pytest.mark.parametrize(("worker", "method", "peer"), CALLS)
+def test_calls_outside_of_the_loop_have_a_limit_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: type, method: str, peer: str
+) -> None:
+    config = make_config(tmp_path, loop__call_timeout_s=1)
+    monkeypatch.setattr(KilledLearner, "dies_at", 5)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, learner=KilledLearner)
+    monkeypatch.setattr(worker, method, hang)
+    with pytest.raises(UserError, match=f"{peer}: got no answer within 1 s"):
+        run(config, resume=True)
 
 
 @pytest.mark.parametrize("dies_at", [1, 3, 4, 5, 8])
