@@ -21,7 +21,7 @@ def load_prompts(config: RunConfig, store: ImageStore, dropped: list[Dropped]) -
     """The prompts to sample from; rows that are none are appended to `dropped`.
 
     Raises:
-        UserError: there is no usable prompt, or none has the reference answer that online BDHS needs.
+        UserError: there is no usable prompt, or none has what an online source needs: a reference answer, or truth.
     """
     source = config.data.prompts
     if isinstance(source, ShapesPrompts):
@@ -30,12 +30,7 @@ def load_prompts(config: RunConfig, store: ImageStore, dropped: list[Dropped]) -
         prompts = read_prompts(Path(source.path), dropped)
     if not prompts:
         raise UserError(f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows")
-    wants_bdhs = max(config.mixture.fractions) > 0 and ONLINE_BDHS in config.online_sources
-    if wants_bdhs and not any(prompt.reference for prompt in prompts):
-        raise UserError(
-            f"data.prompts: expected prompts with reference answers for mixture.online_bdhs_fraction = "
-            f"{config.mixture.online_bdhs_fraction}, got none among {len(prompts)}; add them or set it to 0"
-        )
+    _check_prompts(config, prompts)
     return prompts
 
 
@@ -62,7 +57,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
 
 def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
     """Refuse (UserError) losses of sources that this run does not have, and rloo for pairs without fresh advantages."""
-    online = config.online_sources if max(config.mixture.fractions) else ()
+    online = _online_sources(config)
     known = {*online, *(pair.source for pair in offline)}
     unknown = sorted(set(config.learner.source_losses) - known)
     if unknown:
@@ -78,6 +73,25 @@ def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
             f"learner.loss.kind: rloo expects freshly judged groups, got pairs of {', '.join(wrong)}; give them a loss "
             f"of their own (learner.source_losses.{wrong[0]}.kind) or set mixture.online_fraction = 1"
         )
+
+
+def _check_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> None:
+    sources = _online_sources(config)
+    if ONLINE_BDHS in sources and not any(prompt.reference for prompt in prompts):
+        raise UserError(
+            f"data.prompts: expected prompts with reference answers for mixture.online_bdhs_fraction = "
+            f"{config.mixture.online_bdhs_fraction}, got none among {len(prompts)}; add them or set it to 0"
+        )
+    judged = config.judged_source in sources and config.reward.judge.kind == "rules"
+    if judged and not any(prompt.truth for prompt in prompts):
+        raise UserError(
+            f"data.prompts: expected prompts with truth for reward.judge.kind = rules, got none among {len(prompts)}; "
+            "add a judge of your own (reward/), or set mixture.online_bdhs_fraction = 1: BDHS needs reference answers"
+        )
+
+
+def _online_sources(config: RunConfig) -> tuple[str, ...]:
+    return config.online_sources if max(config.mixture.fractions) else ()
 
 
 def _offline_id(id: str) -> str:

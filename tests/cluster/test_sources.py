@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from cluster.training_data import load_offline
+from cluster.training_data import load_offline, load_prompts
 from common.chat import ChatEncoder
 from common.config import Data, PromptFile, RunConfig
 from common.datasets import read_pairs, write_pairs, write_prompts
 from common.errors import UserError
 from common.images import ImageStore
 from common.metrics import read_lines
-from common.records import Dropped, PreferencePair, Response, StepResult
+from common.records import Dropped, PreferencePair, Prompt, Response, StepResult
 from common.shapes.prompts import caption_prompts
 from tests.cluster.test_experiment import STEPS, KilledLearner, events, make_config, run
 from tests.fakes import FakeLearner, FakeRolloutWorker
@@ -117,6 +117,23 @@ def test_prompts_without_a_reference_are_dropped_or_refused_at_start(tmp_path: P
     assert 0 < read_lines(run_dir / "metrics.jsonl")[-1]["pairs/dropped/no_reference"] <= len(drops)
     with pytest.raises(UserError, match=r"reference answers for mixture\.online_bdhs_fraction = 1.*none among 12"):
         run(config("none"))
+
+
+def test_prompts_without_truth_have_no_judge_that_needs_it(tmp_path: Path) -> None:
+    prompts = caption_prompts("train", 12, 0, ImageStore(tmp_path / "images"))
+    write_prompts(tmp_path / "none", [replace(prompt, truth=None) for prompt in prompts])
+    data = Data(prompts=PromptFile(path=str(tmp_path / "none")))
+
+    def prompts_of(**changes: Any) -> list[Prompt]:
+        config = make_config(tmp_path, **changes).model_copy(update={"data": data})
+        return load_prompts(config, ImageStore(tmp_path / "store"), [])
+
+    with pytest.raises(UserError, match=r"truth for reward\.judge\.kind = rules, got none among 12; add a") as caught:
+        prompts_of(mixture__online_bdhs_fraction=0.5)
+    assert "\n" not in str(caught.value)
+    fits = {"reward__judge__kind": "policy"}, {"mixture__online_bdhs_fraction": 1}
+    offline = {"mixture__online_fraction": 0, "data__offline__path": tmp_path}
+    assert all(len(prompts_of(**changes)) == 12 for changes in (*fits, offline))
 
 
 def test_losses_of_unknown_sources_are_refused_at_start(tmp_path: Path) -> None:
