@@ -1,12 +1,13 @@
 """Rows of data files, streamed: JSON lists by ijson, JSON lines, parquet shards, `save_to_disk` folders.
 
-A file that breaks off gives all its rows up to there, then one Dropped `bad_file`; a broken line is one `bad_row`.
+A file that breaks off gives all its rows up to there, then one Dropped `bad_file`; a broken line, or a row of values
+that Python cannot hold, is one `bad_row`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -73,7 +74,7 @@ def read_rows(files: Sequence[DataFile | Dropped], keyed: bool = False) -> Itera
                 if file.extra and isinstance(row, dict):
                     row = {**row, **file.extra}
                 yield row, before + position
-        except (OSError, ijson.JSONError, pa.ArrowException) as error:
+        except (OSError, ijson.JSONError, pa.ArrowException, ValueError) as error:
             what = str(error).strip().partition("\n")[0]
             message = f"{file.path.name}: expected a whole file, got: {what}; the rest of it is lost, fetch it again"
             yield Dropped(file.path.name, "bad_file", message), before + size
@@ -95,13 +96,14 @@ def _first_byte(path: Path) -> bytes:
 def _json_items(path: Path) -> Iterator[tuple[Any, int]]:
     """Elements of the list, or values of the object, that a JSON file consists of.
 
-    Events rather than `ijson.items`, whose path strings grow with the square of the nesting of a hostile file.
+    Events rather than `ijson.items`, whose path strings grow with the square of the nesting of a hostile file. Floats
+    as JSON lines have them: where Python refuses a number, ijson's own Decimals and long integers crash its C code.
     """
     with path.open("rb") as file:
         if file.read(3) != b"\xef\xbb\xbf":
             file.seek(0)
         depth, key, builder = 0, None, ObjectBuilder()
-        for event, value in ijson.basic_parse(file):
+        for event, value in ijson.basic_parse(file, use_float=True):
             if event in ("start_map", "start_array"):
                 depth += 1
                 if depth == 1:
@@ -153,15 +155,31 @@ def _lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
 def _parquet_rows(path: Path) -> Iterator[tuple[Any, int]]:
     size = path.stat().st_size
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-        batches = file.iter_batches(BATCH_ROWS)
-        rows = chain.from_iterable(batch.to_pylist() for batch in batches)
-        for number, row in enumerate(rows, 1):
+        for number, row in _numbered(file.iter_batches(BATCH_ROWS), path):
             yield row, size * number // file.metadata.num_rows
 
 
 def _arrow_rows(path: Path) -> Iterator[tuple[Any, int]]:
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
-        for batch in batches:
-            for start in range(0, batch.num_rows, BATCH_ROWS):
-                for row in batch.slice(start, BATCH_ROWS).to_pylist():
-                    yield row, file.tell()
+        slices = (batch.slice(start, BATCH_ROWS) for batch in batches for start in range(0, len(batch), BATCH_ROWS))
+        for _, row in _numbered(slices, path):
+            yield row, file.tell()
+
+
+def _numbered(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[tuple[int, Any]]:
+    """Rows with their numbers, from 1; one that cannot be had is Dropped without those beside it."""
+    for number, row in enumerate(chain.from_iterable(map(_rows, batches)), 1):
+        if isinstance(row, Exception):
+            message = f"row {number}: expected values that Python can hold, got: {row}; repair the row"
+            row = Dropped(f"{path.name}:{number}", "bad_row", message)
+        yield number, row
+
+
+def _rows(batch: pa.RecordBatch) -> list[Any]:
+    """Each row, or the error that it ends in: invalid UTF-8, a time out of Python's range."""
+    try:
+        return list(batch.to_pylist())
+    except (ValueError, ArithmeticError) as error:
+        if len(batch) == 1:
+            return [error]
+        return [row for number in range(len(batch)) for row in _rows(batch.slice(number, 1))]

@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -332,6 +334,8 @@ def test_broken_files_keep_what_came_before(tmp_path: Path, monkeypatch: pytest.
         b'\xef\xbb\xbf{"n": 0}\n\n{"n": \n{"n": "\xff"}\n' + b"[" * 100_000 + b'\n{"n": 1}'
     )
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no PAR1")
+    pq.write_table(pa.table({"abcd": [1]}), tmp_path / "g.parquet", store_schema=False)
+    (tmp_path / "g.parquet").write_bytes((tmp_path / "g.parquet").read_bytes().replace(b"abcd", b"abc\xff"))
     (tmp_path / "d.json").write_text("[" * 200_000)
     (tmp_path / "e.json").write_text('[{"n": 5}] tail')
     (tmp_path / "f.jsonl").write_text('{"n": "' + "x" * 3000 + '"}\n{"n": 7}\n')
@@ -343,9 +347,35 @@ def test_broken_files_keep_what_came_before(tmp_path: Path, monkeypatch: pytest.
 
     assert read("a.json") == (list(range(150)), ["bad_file"])
     assert read("c.parquet") == ([], ["bad_file"]) and read("d.json") == ([], ["bad_file"])
+    assert read("g.parquet") == ([], ["bad_file"])
     assert read("e.json") == ([5], ["bad_file"]) and read("f.jsonl") == ([7], ["bad_row"])
     monkeypatch.undo()
     assert read("b.jsonl") == ([0, 1], ["bad_row"] * 3)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1e99999999999999999999"])
+def test_a_number_that_python_cannot_hold_ends_a_json_list(tmp_path: Path, number: str) -> None:
+    (tmp_path / "a.json").write_text(f'[{{"n": 0.5}}, {{"n": {number}}}, {{"n": 2}}]')
+    row, dropped = (row for row, _ in read_rows([DataFile(tmp_path / "a.json")]))
+    assert row == {"n": 0.5} and isinstance(dropped, Dropped) and dropped.reason == "bad_file"
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_value_that_python_cannot_hold_costs_its_row_alone(tmp_path: Path, suffix: str) -> None:
+    offsets = pa.array(range(101), pa.int32()).buffers()[1]
+    text = pa.Array.from_buffers(pa.string(), 100, [None, offsets, pa.py_buffer(b"a" * 70 + b"\xff" + b"a" * 29)])
+    times = pa.array([2**62 if number == 80 else number for number in range(100)], pa.timestamp("us"))
+    table = pa.table({"n": range(100), "text": text, "nobody needs": times})
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as stream:
+            stream.write_table(table)
+    rows = [row for row, _ in read_rows([DataFile(path)])]
+    assert [row["n"] for row in rows if isinstance(row, dict)] == [n for n in range(100) if n not in (70, 80)]
+    dropped = [(row.id, row.reason) for row in rows if isinstance(row, Dropped)]
+    assert dropped == [(f"{path.name}:71", "bad_row"), (f"{path.name}:81", "bad_row")]
 
 
 @settings(deadline=None, max_examples=60)
