@@ -63,6 +63,11 @@ class PromptBuilder:
             raise PromptError(
                 "image_count", f"prompt {prompt.id}: expected at most {MAX_IMAGES} images, got {len(prompt.images)}"
             )
+        if media := set(suffix) & set(encoder.media_token_ids):
+            raise PromptError(
+                "response_media",
+                f"prompt {prompt.id}: expected an answer of text, got media tokens {sorted(media)}; take them out",
+            )
         ids = [int(token) for token in encoder.tokenizer(encoder.prompt_text(prompt))["input_ids"]]
         if visible is not None:
             return self._shortened(prompt, ids, tuple(suffix), visible)

@@ -79,18 +79,33 @@ class ChatEncoder:
         found = {getattr(self.config, name, None) for name in fields}
         return tuple(sorted(int(token) for token in found if token is not None))
 
+    @cached_property
+    def _media_tokens(self) -> tuple[str, ...]:
+        """How a text would spell the media tokens."""
+        return tuple(token for token in self.tokenizer.convert_ids_to_tokens(list(self.media_token_ids)) if token)
+
     @property
     def eos_token_id(self) -> int:
         return int(self.tokenizer.eos_token_id)
 
     def prompt_text(self, prompt: Prompt) -> str:
-        """The chat template's text, one unexpanded placeholder per image, ready to be answered."""
+        """The chat template's text, one unexpanded placeholder per image, ready to be answered.
+
+        Raises:
+            PromptError: `image_count` when images and image parts differ in number, or a text spells a media token.
+        """
         num_slots = sum(part.kind == "image" for message in prompt.messages for part in message.parts)
         if num_slots != len(prompt.images):
             raise PromptError(
                 "image_count",
                 f"prompt {prompt.id}: expected as many images as image parts, got {len(prompt.images)} images for "
                 f"{num_slots} parts; repair the row",
+            )
+        texts = ["".join(part.text for part in message.parts if part.kind == "text") for message in prompt.messages]
+        if spelled := [token for token in self._media_tokens if any(token in text for text in texts)]:
+            raise PromptError(
+                "image_count",
+                f"prompt {prompt.id}: expected images as image parts, got {', '.join(spelled)} as text; take it out",
             )
         messages = [
             {

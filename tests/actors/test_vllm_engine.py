@@ -133,6 +133,16 @@ def test_what_cannot_run_is_dropped_beside_what_can(
     assert isinstance(outside, Dropped) and outside.reason == "image_tokens"
 
 
+def test_text_that_spells_the_image_token_is_dropped(engine: Engine, store: ImageStore, run: Any) -> None:
+    good = make_prompt(store, 44)
+    ways: list[dict[str, Any]] = [{}, {"visible_image_tokens": (1, 2)}, {"noise": ImageNoise(500, 1)}]
+    bad = make_prompt(store, 44, "What does <image> mean?")
+    requests = [greedy(good, prefix="An <image> of", **way) for way in ways] + [greedy(bad, **way) for way in ways]
+    *dropped, last = run(engine.generate([*requests, greedy(good)]))
+    assert [one.reason for one in dropped] == ["response_media"] * 3 + ["image_count"] * 3
+    assert isinstance(last, RolloutGroup)
+
+
 def test_the_answer_gets_the_room_that_is_left_and_no_more(engine: Engine, store: ImageStore, run: Any) -> None:
     prompt = make_prompt(store, 42, "What do you see? " * 24)
     (group,) = run(engine.generate([greedy(prompt, max_tokens=500)]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import torch
 
 from common.chat import ChatEncoder
 from common.images import ImageStore
-from common.records import Dropped, ImageRef, PreferencePair, Response
+from common.records import Dropped, ImageRef, Message, Part, PreferencePair, Response
 from learner.collate import Collator, EncodedPair, PromptCache
 from tests.learner.helpers import make_pairs, text_prompt
+from tests.tiny_families import tiny_qwen
+from tests.tiny_models import tiny_llava
 
 
 def refusal(collator: Collator, pair: PreferencePair) -> str:
@@ -93,6 +96,24 @@ def test_bad_prompts(collator: Collator, store: ImageStore, tmp_path: Path) -> N
         assert refusal(collator, replace(pair, prompt=replace(pair.prompt, images=images))) == reason
     long = text_prompt("There is a red circle. " * 100)
     assert refusal(collator, replace(pair, prompt=long)) == "prompt_too_long"
+
+
+@pytest.mark.parametrize(
+    ("path", "token"),
+    [(tiny_llava, "<image>"), (tiny_qwen, "<|image_pad|>"), (tiny_qwen, "<|video_pad|>")],
+)
+def test_texts_that_spell_a_media_token(store: ImageStore, path: Callable[[], Path], token: str) -> None:
+    collator = Collator(ChatEncoder(path(), 256))
+    pair = replace(make_pairs(store, 1)[0], chosen=Response("A square."), rejected=Response("A circle."))
+    assert isinstance(collator.encode(pair), EncodedPair)
+    image, text = pair.prompt.messages[0].parts
+    for parts in (
+        (image, replace(text, text=f"What is {token}?")),
+        (image, Part("text", token[:3]), Part("text", token[3:])),
+    ):
+        prompt = replace(pair.prompt, messages=(Message("user", parts),))
+        assert refusal(collator, replace(pair, prompt=prompt)) == "image_count"
+    assert refusal(collator, replace(pair, chosen=Response(f"It is {token}."))) == "response_media"
 
 
 def test_text_and_image_prompts_share_a_batch(collator: Collator, store: ImageStore) -> None:
