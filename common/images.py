@@ -28,11 +28,11 @@ class ImageError(UserError):
 
 
 def decode(data: bytes, name: str = "image") -> Image.Image:
-    """RGB pixels of an encoded image, EXIF rotation applied, transparency laid on white.
+    """RGB pixels of an encoded image, EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
 
     Raises:
         ImageError: `image_huge` over 64 megapixels, `image_corrupt` when it does not decode, `image_strip` when a
-            side is shorter than 2 pixels.
+            side is shorter than 2 pixels, `image_mode` when its values say no brightness (floats, 32-bit integers).
     """
     try:
         with warnings.catch_warnings():
@@ -40,7 +40,10 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError("image_huge", _size_message(name, image))
+            is_png = image.format == "PNG"
             image = ImageOps.exif_transpose(image)
+            if image.mode == "F" or image.mode.startswith("I"):
+                image = _eight_bits(image, name, is_png)
             if "A" in image.getbands() or "transparency" in image.info:
                 layer = image.convert("RGBA")
                 image = Image.new("RGBA", layer.size, "white")
@@ -62,6 +65,15 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
             "image_strip", f"{name}: expected sides of at least {MIN_SIDE} pixels, got {pixels.size}; drop it"
         )
     return pixels
+
+
+def _eight_bits(image: Image.Image, name: str, is_png: bool) -> Image.Image:
+    """Grey of 8 bits from a PNG's 16, which Pillow would clip; where else such values come from, no range is given."""
+    if not is_png or "transparency" in image.info:
+        raise ImageError(
+            "image_mode", f"{name}: expected 8 bits per channel, or grey PNG of 16, got mode {image.mode}; convert it"
+        )
+    return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
 
 
 def _size_message(name: str, image: Image.Image) -> str:

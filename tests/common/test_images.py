@@ -98,6 +98,19 @@ def test_modes_and_rotation() -> None:
     assert decode(buffer.getvalue()).size == (4, 8)
 
 
+def test_sixteen_bits_are_scaled_and_values_without_a_range_refused() -> None:
+    """65,535 / 255 = 257; 20,000 / 257 = 77.8."""
+    for value, expected in ((0, 0), (128, 0), (129, 1), (20_000, 78), (65_535, 255)):
+        grey = png(Image.new("I;16", (4, 4), value))
+        assert decode(grey).getpixel((0, 0)) == (expected,) * 3
+    for image in (Image.new("F", (4, 4), 0.5), Image.new("I", (4, 4), 70_000), Image.new("I;16", (4, 4), 4095)):
+        buffer = io.BytesIO()
+        image.save(buffer, "TIFF")
+        with pytest.raises(ImageError) as error:
+            decode(buffer.getvalue())
+        assert error.value.reason == "image_mode"
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_image_or_a_named_reason(data: bytes) -> None:
     try:
