@@ -24,7 +24,7 @@ from common.errors import UserError
 from common.images import ImageError, ImageStore
 from common.paths import replace_file
 from common.records import Dropped, PreferencePair, Prompt
-from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA, RowError, pair_of, pair_row, prompt_of, prompt_row
+from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA, RowError, pair_of, pair_row, prompt_of, prompt_row, python_rows
 
 PAIRS, PROMPTS, SPEC, STATS, IMAGES = "pairs.parquet", "prompts.parquet", "spec.json", "stats.json", "images"
 
@@ -38,13 +38,13 @@ def read_pairs(directory: Path, dropped: list[Dropped] | None = None) -> list[Pr
     """All pairs of a set, in order.
 
     With `dropped`, rows that are no pair are left out and appended to it under the reasons `bad_row`, `bad_truth`,
-    `image_count`, `path_outside` and `duplicate_id`; without it the first such row is an error.
+    `image_count`, `image_missing`, `path_outside` and `duplicate_id`; without it the first such row is an error.
 
     Raises:
         UserError: there is no readable `pairs.parquet`, or it has other columns.
     """
     table = read_table(directory / PAIRS, PAIR_SCHEMA)
-    return list(_records(enumerate(table.to_pylist()), pair_of, ImageStore(directory / IMAGES), dropped))
+    return list(_records(enumerate(python_rows(table)), pair_of, ImageStore(directory / IMAGES), dropped))
 
 
 def iter_pairs(
@@ -52,7 +52,7 @@ def iter_pairs(
 ) -> Iterator[PreferencePair]:
     """What `read_pairs` gives, one by one in bounded memory; with `rows`, of these row numbers only."""
 
-    def chosen_rows() -> Iterator[tuple[int, dict[str, Any]]]:
+    def chosen_rows() -> Iterator[tuple[int, Any]]:
         path, first = directory / PAIRS, 0
         with (
             _parquet_errors(path, PAIR_SCHEMA),
@@ -62,8 +62,8 @@ def iter_pairs(
                 numbers = [n for n in range(first, first + len(batch)) if rows is None or n in rows]
                 first += len(batch)
                 table = pa.Table.from_batches([batch]).select(PAIR_SCHEMA.names).cast(PAIR_SCHEMA)
-                found = table.take([n - first + len(batch) for n in numbers]).to_pylist() if numbers else []
-                yield from zip(numbers, found, strict=True)
+                found = table.take([n - first + len(batch) for n in numbers]) if numbers else table.slice(0, 0)
+                yield from zip(numbers, python_rows(found), strict=True)
 
     return _records(chosen_rows(), pair_of, ImageStore(directory / IMAGES), dropped)
 
@@ -78,7 +78,7 @@ def count_pairs(directory: Path) -> int:
 def read_prompts(directory: Path, dropped: list[Dropped] | None = None) -> list[Prompt]:
     """All prompts of a set, in order; `dropped` and errors as for `read_pairs`."""
     table = read_table(directory / PROMPTS, PROMPT_SCHEMA)
-    return list(_records(enumerate(table.to_pylist()), prompt_of, ImageStore(directory / IMAGES), dropped))
+    return list(_records(enumerate(python_rows(table)), prompt_of, ImageStore(directory / IMAGES), dropped))
 
 
 def write_pairs(
@@ -153,26 +153,29 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _records(
-    rows: Iterable[tuple[int, dict[str, Any]]],
+    rows: Iterable[tuple[int, Any]],
     build: Callable[[dict[str, Any], ImageStore], Record],
     store: ImageStore,
     dropped: list[Dropped] | None,
 ) -> Iterator[Record]:
     seen: set[str] = set()
     for number, row in rows:
-        name = f"row {number} ({row['id']})"
+        id = "unreadable" if isinstance(row, Exception) else str(row["id"])
+        name = f"row {number} ({id})"
         try:
+            if isinstance(row, Exception):
+                raise row
             record = build(row, store)
             if record.id in seen:
                 raise RowError("duplicate_id", f"{name}: expected an id of its own, got an earlier row's; rename it")
         except (RowError, ImageError) as error:
             if dropped is None:
                 raise
-            dropped.append(Dropped(str(row["id"]), error.reason, str(error)))
-        except (TypeError, KeyError, ValueError) as error:
+            dropped.append(Dropped(id, error.reason, str(error)))
+        except (TypeError, KeyError, ValueError, ArithmeticError) as error:
             if dropped is None:
                 raise RowError("bad_row", f"{name}: expected a complete record, got {error!r}; repair it") from error
-            dropped.append(Dropped(str(row["id"]), "bad_row", f"{name}: {error!r}"))
+            dropped.append(Dropped(id, "bad_row", f"{name}: {error!r}"))
         else:
             seen.add(record.id)
             yield record

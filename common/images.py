@@ -132,8 +132,13 @@ class ImageStore:
         return Path(ref.path).resolve().relative_to(self.root).as_posix()
 
     def resolve(self, sha256: str, relative: str) -> ImageRef:
-        """A reference from a path read off disk; paths that leave the store are refused (ImageError `path_outside`)."""
-        path = (self.root / relative).resolve()
+        """A reference from a path read off disk (ImageError `path_outside` if it leaves the store, `image_missing`)."""
+        try:
+            path = (self.root / relative).resolve()
+        except (OSError, RuntimeError) as error:  # a loop of symbolic links
+            raise ImageError(
+                "image_missing", f"{relative}: expected a path of a file, got {error}; repair it"
+            ) from error
         if not path.is_relative_to(self.root):
             raise ImageError("path_outside", f"{relative}: expected a path below {self.root}, got one that leaves it")
         return ImageRef(sha256, str(path))

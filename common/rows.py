@@ -53,6 +53,17 @@ class RowError(UserError):
         self.reason = reason
 
 
+def python_rows(table: pa.Table | pa.RecordBatch) -> list[Any]:
+    """Each row as a dict, or the error that it ends in: invalid UTF-8, a time out of Python's range."""
+    try:
+        return list(table.to_pylist())
+    except (ValueError, ArithmeticError) as error:
+        if len(table) == 1:
+            return [error]
+        middle = len(table) // 2
+        return python_rows(table.slice(0, middle)) + python_rows(table.slice(middle))
+
+
 def pair_row(pair: PreferencePair, store: ImageStore) -> dict[str, Any]:
     """A row of `PAIR_SCHEMA`; images that `store` does not hold are copied into it."""
     return {
@@ -128,7 +139,7 @@ def _truth_of(row: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         truth = json.loads(row["truth"])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         truth = error
     if not isinstance(truth, dict):
         raise RowError("bad_truth", f"prompt {row['id']}: expected truth as a JSON object, got {truth}; repair the row")

@@ -20,6 +20,7 @@ from ijson.common import ObjectBuilder
 
 from common.errors import UserError
 from common.records import Dropped
+from common.rows import python_rows
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 64
@@ -168,18 +169,8 @@ def _arrow_rows(path: Path) -> Iterator[tuple[Any, int]]:
 
 def _numbered(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[tuple[int, Any]]:
     """Rows with their numbers, from 1; one that cannot be had is Dropped without those beside it."""
-    for number, row in enumerate(chain.from_iterable(map(_rows, batches)), 1):
+    for number, row in enumerate(chain.from_iterable(map(python_rows, batches)), 1):
         if isinstance(row, Exception):
             message = f"row {number}: expected values that Python can hold, got: {row}; repair the row"
             row = Dropped(f"{path.name}:{number}", "bad_row", message)
         yield number, row
-
-
-def _rows(batch: pa.RecordBatch) -> list[Any]:
-    """Each row, or the error that it ends in: invalid UTF-8, a time out of Python's range."""
-    try:
-        return list(batch.to_pylist())
-    except (ValueError, ArithmeticError) as error:
-        if len(batch) == 1:
-            return [error]
-        return [row for number in range(len(batch)) for row in _rows(batch.slice(number, 1))]

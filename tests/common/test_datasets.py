@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.datasets import IMAGES, PAIRS, read_pairs, read_prompts, write_pairs, write_prompts
+from common.datasets import IMAGES, PAIRS, iter_pairs, read_pairs, read_prompts, write_pairs, write_prompts
 from common.errors import UserError
 from common.images import ImageStore, read
 from common.pair_writer import PairWriter
@@ -90,8 +90,10 @@ def test_images_from_elsewhere_are_copied_and_the_set_can_move(tmp_path: Path) -
     ("reason", "change"),
     [
         ("path_outside", {"images": [{"sha256": "x", "path": "../../secret.png"}]}),
+        ("image_missing", {"images": [{"sha256": "x", "path": "loop.png"}]}),
         ("image_count", {"images": []}),
         ("bad_truth", {"truth": "{"}),
+        ("bad_truth", {"truth": '{"a": ' + "[" * 100_000}),
         ("bad_truth", {"truth": "[1]"}),
         ("bad_row", {"messages": [{"role": "robot", "parts": [{"kind": "image", "text": ""}]}]}),
         ("bad_row", {"messages": None}),
@@ -100,6 +102,7 @@ def test_images_from_elsewhere_are_copied_and_the_set_can_move(tmp_path: Path) -
 )
 def test_a_broken_row_is_counted_or_an_error(tmp_path: Path, reason: str, change: dict[str, object]) -> None:
     write_prompts(tmp_path, [make_pair(ImageStore(tmp_path / IMAGES), number).prompt for number in (1, 2)])
+    (tmp_path / IMAGES / "loop.png").symlink_to("loop.png")
     rows = pq.read_table(tmp_path / "prompts.parquet").to_pylist()
     pq.write_table(
         pa.Table.from_pylist([rows[0] | change, rows[1]], schema=PROMPT_SCHEMA), tmp_path / "prompts.parquet"
@@ -109,6 +112,20 @@ def test_a_broken_row_is_counted_or_an_error(tmp_path: Path, reason: str, change
     assert [drop.reason for drop in dropped] == [reason]
     with pytest.raises(UserError):
         read_prompts(tmp_path)
+
+
+def test_a_row_of_broken_text_costs_no_other(tmp_path: Path) -> None:
+    good = [make_pair(ImageStore(tmp_path / IMAGES), number) for number in range(9)]
+    write_pairs(tmp_path, good)
+    table = pq.read_table(tmp_path / PAIRS)
+    sources = pa.array([b"\xff" if number == 5 else b"bdhs" for number in range(9)]).view(pa.string())
+    pq.write_table(table.set_column(table.schema.get_field_index("source"), "source", sources), tmp_path / PAIRS)
+    for reads in (read_pairs, iter_pairs):
+        dropped: list[Dropped] = []
+        assert list(reads(tmp_path, dropped)) == good[:5] + good[6:]
+        assert [drop.reason for drop in dropped] == ["bad_row"]
+        with pytest.raises(UserError, match=r"row 5 \(unreadable\).*UnicodeDecodeError"):
+            list(reads(tmp_path))
 
 
 def test_second_row_of_an_id_is_dropped(tmp_path: Path) -> None:
