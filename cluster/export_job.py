@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.images import ImageError
 from common.pair_writer import spec_of
 from common.records import Dropped, PreferencePair
-from common.trl_format import TRL_SCHEMA, trl_row
+from common.trl_format import META, TRL_SCHEMA, trl_row
 
 TRAIN = "train.parquet"
 TABLE_BYTES = 32_000_000
@@ -59,7 +59,7 @@ def _tables(directory: Path, tally: Tally, progress: ProgressReport) -> Iterator
             continue
         tally.num_records += 1
         rows.append(row)
-        size += 1000 + sum(len(image["bytes"]) for image in row["images"])
+        size += _num_bytes(row)
         if size >= TABLE_BYTES:
             yield pa.Table.from_pylist(rows, schema=TRL_SCHEMA)
             rows, size = [], 0
@@ -68,7 +68,15 @@ def _tables(directory: Path, tally: Tally, progress: ProgressReport) -> Iterator
         tally.drop(dropped)
     if tally.num_records == 0:
         raise UserError(f"{directory}: expected pairs that can be exported, got none of {tally.num_rows}; import again")
-    yield pa.Table.from_pylist(rows, schema=TRL_SCHEMA)
+    if rows:
+        yield pa.Table.from_pylist(rows, schema=TRL_SCHEMA)
+
+
+def _num_bytes(row: dict[str, Any]) -> int:
+    """About what a row takes in memory."""
+    parts = [part for side in ("prompt", "chosen", "rejected") for turn in row[side] for part in turn["content"]]
+    texts = [row[META], *(part["text"] or "" for part in parts)]
+    return 1000 + sum(map(len, texts)) + sum(len(image["bytes"]) for image in row["images"])
 
 
 def _row(pair: PreferencePair) -> dict[str, Any] | Dropped:

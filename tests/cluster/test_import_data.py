@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -250,6 +251,25 @@ def test_export_and_import_lose_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     there_and_back(tmp_path, pairs)
     for ref in read_pairs(tmp_path / "back")[1].prompt.images:
         assert Path(ref.path).read_bytes() == Path(ref.path.replace("/back/", "/set/")).read_bytes()
+
+
+def test_an_export_holds_a_bounded_amount_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six rows of 20,000 characters, wherever they are, in tables of up to 50,000 bytes: two tables of three rows."""
+    monkeypatch.setattr(export_job, "TABLE_BYTES", 50_000)
+    pair, long = make_pair(ImageStore(tmp_path / "set" / IMAGES), 0), "x" * 20_000
+    asked = replace(pair.prompt, messages=(*pair.prompt.messages, Message("user", (Part("text", long),))))
+    pairs = [
+        replace(pair, chosen=Response(long)),
+        replace(pair, rejected=Response(long)),
+        replace(pair, prompt=asked),
+        replace(pair, prompt=replace(pair.prompt, reference=long)),
+        replace(pair, prompt=replace(pair.prompt, truth={"x": long})),
+        replace(pair, chosen=Response("x", (12_345,) * 4000)),
+    ]
+    write_pairs(tmp_path / "set", [replace(pair, id=f"{number}") for number, pair in enumerate(pairs)])
+    export(tmp_path / "set", tmp_path / "trl")
+    written = pq.ParquetFile(tmp_path / "trl" / export_job.TRAIN).metadata
+    assert [written.row_group(number).num_rows for number in range(written.num_row_groups)] == [3, 3]
 
 
 TEXTS = st.text(max_size=12)
