@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.datasets import IMAGES, PAIRS, PROMPTS, SPEC, STATS, read_table, write_json, write_table, write_tables
@@ -115,8 +116,8 @@ class PairWriter:
         place = {prompt_id: number for number, prompt_id in enumerate(order)}
         tables = [read_table(path, PAIR_SCHEMA).replace_schema_metadata() for path in self._shards()]
         table = pa.concat_tables(tables) if tables else PAIR_SCHEMA.empty_table()
-        ids = zip(table["prompt"].to_pylist(), table["id"].to_pylist(), strict=True)
-        rank = [(place[prompt["id"]], id) for prompt, id in ids]
+        ids = zip(pc.struct_field(table["prompt"], "id").to_pylist(), table["id"].to_pylist(), strict=True)
+        rank = [(place[prompt_id], id) for prompt_id, id in ids]
         table = table.take(pa.array(sorted(range(len(rank)), key=rank.__getitem__), pa.int64())).combine_chunks()
         write_json(self.directory / STATS, stats)
         write_table(self.path, table)
