@@ -3,8 +3,8 @@
     ask ─▶ known? being asked? ─▶ request ─▶ 429, 5xx, silence: wait, again ─▶ reply, on disk before it is used
 
 What fails for good is an EndpointError with one of these reasons: `endpoint_rate_limited`, `endpoint_error` (5xx, 408,
-409), `endpoint_refused` (other 4xx), `endpoint_garbage` (no chat completion), `endpoint_unreachable`,
-`endpoint_timeout`.
+409), `endpoint_denied` (401 to 404: key, credit, address or model), `endpoint_refused` (other 4xx), `endpoint_garbage`
+(no chat completion), `endpoint_unreachable`, `endpoint_timeout`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class ChatEndpoint:
         if status >= 500 or status in (408, 409):
             wait = retry_after_s(error.response.headers.get("retry-after"))
             return EndpointError("endpoint_error", message, True, wait)
-        return EndpointError("endpoint_refused", message)
+        return EndpointError("endpoint_denied" if 401 <= status <= 404 else "endpoint_refused", message)
 
     def _read(self, body: str) -> Reply:
         """The reply in a response body; whatever is not a chat completion is garbage, JSON or not."""

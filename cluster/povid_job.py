@@ -26,7 +26,7 @@ from actors.chat_endpoint import ChatEndpoint
 from actors.injection import EndpointInjector, Injection, Injector, Row, RulesInjector, rows_of
 from actors.injection_prompt import templates_hash
 from actors.injection_stats import note_of, summarise
-from cluster.failure_gate import FailureGate
+from cluster.failure_gate import SILENT_IN_A_ROW, FailureGate
 from cluster.progress import ProgressReport
 from cluster.prompt_source import load_prompts, prompt_spec
 from cluster.shards import Shards
@@ -133,14 +133,22 @@ async def _inject(job: Job, writer: PairWriter, rows: Sequence[Row]) -> dict[str
     print(f"{job.out}: {len(rows) - len(done)} of {len(rows)} rows to do", file=sys.stderr)
     async with _injector(job) as (injector, endpoint, num_lanes):
         with ProgressReport("povid", len(rows), len(done)) as progress, Shards(writer) as shards:
-            gate = FailureGate(lambda injection: shards.add(injection.result, note_of(injection)), resumed=bool(done))
+            worked = any(note["dropped"] is None for note in writer.notes)
+            gate = FailureGate(lambda injection: shards.add(injection.result, note_of(injection)), worked)
+            # Few lanes until the endpoint is seen to work: many quick refusals would outrun its first slow reply.
+            all_lanes = asyncio.Event()
 
-            async def lane() -> None:
+            async def lane(number: int) -> None:
+                if number >= SILENT_IN_A_ROW:
+                    await all_lanes.wait()
                 for row in todo:
                     gate.add(await injector(row))
                     progress.advance(f"rows, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s")
+                    if gate.worked:
+                        all_lanes.set()
+                all_lanes.set()
 
-            await _all_or_first_error([lane() for _ in range(num_lanes)])
+            await _all_or_first_error([lane(number) for number in range(num_lanes)])
             gate.close()
         return {} if endpoint is None else endpoint.usage()
 

@@ -244,6 +244,8 @@ def test_retry_after_header() -> None:
         pytest.param(refusal(500), "endpoint_error", 3, id="500"),
         pytest.param(Answer(b"<html>", 502), "endpoint_error", 3, id="502 of a proxy"),
         pytest.param(refusal(400, "context too long"), "endpoint_refused", 1, id="400"),
+        pytest.param(refusal(404, "no such model"), "endpoint_denied", 1, id="404"),
+        pytest.param(refusal(413), "endpoint_refused", 1, id="413"),
         pytest.param(Answer(b"<html>hello</html>"), "endpoint_garbage", 1, id="no JSON"),
         pytest.param(Answer(b"\xff\xfe\x00"), "endpoint_garbage", 1, id="no text"),
         pytest.param(Answer(b"[" * 100_000), "endpoint_garbage", 1, id="JSON without end"),
@@ -361,7 +363,7 @@ def test_the_key_is_sent_and_nowhere_else(
         settings = config(server.url, api_key_env="WRITER_KEY")
         injections, _ = inject(settings, tmp_path / "c", [ask(n, f"Question {n}") for n in "123"])
         assert {asked.headers["authorization"] for asked in server.asked} == {f"Bearer {secret}"}
-    assert [reason(injection) for injection in injections] == ["endpoint_refused", None, None]
+    assert [reason(injection) for injection in injections] == ["endpoint_denied", None, None]
     shown = capfd.readouterr()
     everything = [repr(injections), caplog.text, shown.out, shown.err, (tmp_path / "c").read_text()]
     assert "[api key]" in everything[0] and "[api key]" in everything[-1]

@@ -205,10 +205,57 @@ def test_every_failure_of_a_single_row_is_counted_and_none_is_fatal(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(refusal(400), "endpoint_refused", id="400"),
+        pytest.param(Answer(b"{"), "endpoint_garbage", id="garbage"),
+        pytest.param(completion(""), "endpoint_empty", id="empty"),
+    ],
+)
+def test_more_rows_than_the_gate_holds_may_fail_side_by_side(
+    answer: Answer, reason: str, tmp_path: Path, captions: list[Prompt]
+) -> None:
+    failing = {prompt.reference for prompt in captions[5:25]}
+
+    def script(asked: Asked) -> Answer:
+        hit = TRUE.search(asked.text)
+        assert hit is not None
+        return answer if hit[1] in failing else rewrite(asked)
+
+    write_prompts(tmp_path / "prompts", captions)
+    with answering(script) as server:
+        line = words(tmp_path / "a", server.url, "--prompts", str(tmp_path / "prompts"), "--concurrency", "1")
+        assert main(line) == 0
+    stats = stats_of(tmp_path / "a")
+    assert stats["dropped"] == {reason: 20} and stats["num_pairs"] == 10
+
+
+def test_quick_refusals_do_not_outrun_slow_replies(tmp_path: Path) -> None:
+    def script(asked: Asked) -> Answer:
+        return refusal(400) if asked.number % 4 else replace(rewrite(asked), delay_s=0.5)
+
+    with answering(script) as server:
+        assert main(words(tmp_path / "a", server.url, "--count", "80", "--concurrency", "16")) == 0
+    stats = stats_of(tmp_path / "a")
+    assert stats["dropped"] == {"endpoint_refused": 80 - stats["num_pairs"]}
+
+
+def test_rows_that_were_never_asked_about_do_not_show_that_the_endpoint_works(
+    tmp_path: Path, captions: list[Prompt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = [*(replace(prompt, reference=None) for prompt in captions[:5]), *captions[5:]]
+    write_prompts(tmp_path / "prompts", prompts)
+    with answering(lambda asked: refusal(400, "max_tokens is not supported")) as server:
+        for _ in range(2):
+            assert main(words(tmp_path / "a", server.url, "--prompts", str(tmp_path / "prompts"))) == 2
+            assert "16 failures in a row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("failure", "reason", "at_most"),
     [
         pytest.param(Answer(delay_s=30.0), "endpoint_timeout", 8, id="silence"),
-        pytest.param(refusal(401, "who are you"), "endpoint_refused", 20, id="401"),
+        pytest.param(refusal(401, "who are you"), "endpoint_denied", 20, id="401"),
         pytest.param(refusal(500), "endpoint_error", 40, id="500"),
         pytest.param(Answer(b"hello"), "endpoint_garbage", 20, id="no chat endpoint"),
     ],
@@ -239,8 +286,11 @@ def test_nobody_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert time.monotonic() - began < 15 and "endpoint_unreachable" in capsys.readouterr().err
 
 
-def test_an_endpoint_that_dies_on_the_way_loses_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(lambda asked: rewrite(asked) if asked.number <= 20 else refusal(503)) as server:
+@pytest.mark.parametrize("status", [503, 429, 401])
+def test_an_endpoint_that_dies_on_the_way_loses_no_row(
+    status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(lambda asked: rewrite(asked) if asked.number <= 20 else refusal(status)) as server:
         line = words(tmp_path / "a", server.url, "--count", "60", "--concurrency", "4")
         assert main(line) == 2
         assert "16 failures in a row" in capsys.readouterr().err and not (tmp_path / "a" / PAIRS).exists()
