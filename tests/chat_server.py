@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -88,12 +89,12 @@ class ChatServer:
         try:
             answer = self.script(asked)
             self._closing.wait(answer.delay_s)
-            self._send(request, answer)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         finally:
+            # Before the answer goes out: whoever has it may ask again before this thread goes on.
             with self._lock:
                 self.in_flight -= 1
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._send(request, answer)
 
     def _send(self, request: BaseHTTPRequestHandler, answer: Answer) -> None:
         request.send_response(answer.status)
