@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +28,8 @@ from benchmarks.paper_arms import ARMS, PAIR_SETS, Arm
 from benchmarks.paper_page import METRICS, write_page
 from cluster.measure import read_measured, score
 from common.config import Reward, RunConfig
+from common.pair_writer import spec_of
+from common.paths import replace_file
 from common.records import Dropped, RolloutGroup, Verdict
 from reward.worker import RewardWorker
 
@@ -42,9 +43,39 @@ def call(words: Sequence[object], log: Path) -> None:
         raise SystemExit(f"{' '.join(map(str, words))} failed with status {done.returncode}; see {log}")
 
 
+def run_folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    return Path(arguments.dir / "runs" / f"{name}-seed{seed}")
+
+
+def pairs_folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    return Path(arguments.dir / "pairs" / f"{name}-seed{seed}")
+
+
+def expect_as_asked(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> None:
+    """What is there of a run must be what is asked for: folder names do not say it (SystemExit otherwise)."""
+    there: list[tuple[str, Path, object]] = []
+    run_dir = run_folder(name, seed, arguments)
+    if (run_dir / "config.json").exists():
+        config = read_config(run_dir)
+        there += [("steps", run_dir, config.learner.num_steps), ("scenes", run_dir, config.evaluation.test_scenes)]
+    if arm.pairs is not None and (spec := spec_of(pairs := pairs_folder(arm.pairs, seed, arguments))) is not None:
+        there.append(("pairs", pairs, spec.get("count")))
+    for flag, folder, found in there:
+        if found != (asked := getattr(arguments, flag)):
+            raise SystemExit(
+                f"--{flag}: expected {found}, with which {folder} was made, got {asked}; repeat it or choose another "
+                "--dir"
+            )
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """The configuration that a run was begun with."""
+    return RunConfig.model_validate_json((run_dir / "config.json").read_text())
+
+
 def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The pair set of a seed, made if it is not there."""
-    out: Path = arguments.dir / "pairs" / f"{name}-seed{seed}"
+    out = pairs_folder(name, seed, arguments)
     if not (out / "pairs.parquet").exists():
         words = [*PAIR_SETS[name].words, "--out", out, "--count", arguments.pairs, "--seed", seed]
         call(["cluster.generate", *words], arguments.dir / "logs" / f"{out.name}.log")
@@ -53,7 +84,7 @@ def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
 
 def train(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Scorecards of one run, {"baseline": …, "final": …}, and its seconds."""
-    run_dir: Path = arguments.dir / "runs" / f"{name}-seed{seed}"
+    run_dir = run_folder(name, seed, arguments)
     took = run_dir / "seconds.json"
     if not took.exists():
         settings: dict[str, object] = {
@@ -71,22 +102,21 @@ def train(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> dict
         words = [f"cluster/configs/shapes_{arm.preset}.toml", "--resume", *arm.words]
         start, own = arguments.dir / f"start_{arguments.scenes}_scenes.json", run_dir / "evaluation" / "baseline.json"
         if start.exists():
-            own.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(start, own)
+            replace_file(own, start.read_text())
         begun = time.perf_counter()
         call(
             ["cluster.train", *words, *(f"--{key}={value}" for key, value in settings.items())],
             arguments.dir / "logs" / f"{run_dir.name}.log",
         )
         if not start.exists():
-            shutil.copyfile(own, start)
+            replace_file(start, own.read_text())
         took.write_text(json.dumps(time.perf_counter() - begun))
     return {**oracle_scorecard(run_dir), "seconds": json.loads(took.read_text())}
 
 
 def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
     """The run's answers under the rule-based judge, whichever judge it trained with: win rates are comparable."""
-    config = RunConfig.model_validate_json((run_dir / "config.json").read_text())
+    config = read_config(run_dir)
     worker = RewardWorker(config.model_copy(update={"reward": Reward()}))
 
     async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
@@ -118,6 +148,9 @@ def main() -> None:
     arms = {name: ARMS[name] for name in arguments.only or ARMS}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     total = len(arms) * len(arguments.seeds)
+    for seed in arguments.seeds:
+        for name, arm in arms.items():
+            expect_as_asked(name, arm, seed, arguments)
     for seed in arguments.seeds:
         for name, arm in arms.items():
             runs[name].append(train(name, arm, seed, arguments))

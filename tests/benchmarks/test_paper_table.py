@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from pathlib import Path
 
 import pytest
 
+from benchmarks import paper_table
 from benchmarks.paper_arms import ARMS, PAIR_SETS
 from benchmarks.paper_page import METRICS, cell, table, write_page
 from cluster.bdhs_job import job_of
 from cluster.generate import build_parser
+from common.config import RunConfig
+from common.datasets import SPEC, write_json
 from common.overrides import load_config
+from common.paths import replace_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,3 +73,36 @@ def test_every_arm_is_a_valid_run(name: str) -> None:
 def test_every_pair_set_is_a_valid_job(name: str, tmp_path: Path) -> None:
     words = [*PAIR_SETS[name].words, "--out", str(tmp_path)]
     job_of(*build_parser().parse_known_args(words))
+
+
+@pytest.mark.parametrize(("flag", "made", "asked"), [("steps", 20, 40), ("scenes", 200, 50), ("pairs", 600, 1000)])
+def test_what_was_made_otherwise_is_refused_before_anything_runs(
+    flag: str, made: int, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first seed is not there yet, the second is."""
+    monkeypatch.setattr(paper_table, "call", lambda *_: pytest.fail("something ran"))
+    settings = {"learner": {"num_steps": 20}, "evaluation": {"test_scenes": 200}, "mixture": {"online_fraction": 1}}
+    config = RunConfig.model_validate(settings)
+    replace_file(tmp_path / "runs" / "offline-povid-seed1" / "config.json", config.model_dump_json())
+    (tmp_path / "pairs" / "povid-seed1").mkdir(parents=True)
+    write_json(tmp_path / "pairs" / "povid-seed1" / SPEC, {"count": 600})
+    line = ["paper_table", "--dir", str(tmp_path), "--only", "offline-povid", "--seeds", "0", "1"]
+    monkeypatch.setattr("sys.argv", [*line, f"--{flag}", str(asked)])
+    with pytest.raises(SystemExit, match=f"--{flag}: expected {made}, .*, got {asked}; .*--dir"):
+        paper_table.main()
+
+
+def test_the_start_policy_s_answers_are_shared_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the file open reads the old one or the new one, never half of either."""
+    settings = argparse.Namespace(dir=tmp_path, steps=1, scenes=2)
+    first, second = (tmp_path / "runs" / f"online-seed{seed}" / "evaluation" / "baseline.json" for seed in (0, 1))
+    monkeypatch.setattr(paper_table, "oracle_scorecard", lambda run_dir: {})
+    monkeypatch.setattr(paper_table, "call", lambda *_: replace_file(first, "answers"))
+    assert paper_table.train("online", ARMS["online"], 0, settings)["seconds"] >= 0
+    start = tmp_path / "start_2_scenes.json"
+    assert start.read_text() == "answers"
+    replace_file(second, "torn")
+    os.link(second, tmp_path / "opened before")
+    monkeypatch.setattr(paper_table, "call", lambda *_: None)
+    paper_table.train("online", ARMS["online"], 1, settings)
+    assert second.read_text() == "answers" and (tmp_path / "opened before").read_text() == "torn"
