@@ -26,6 +26,17 @@ class Saved:
     state: dict[str, Any]
 
 
+class _State(dict[str, Any]):
+    """A state.json; a key that is looked up and not there means that the file is not whole."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(_read_json(path))
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise _unreadable(self._path, f"none with the key {key!r}")
+
+
 class RunDir:
     """Paths of one run. Opening it checks that it is empty, or that --resume continues the same config."""
 
@@ -74,7 +85,7 @@ class RunDir:
         """
         recover_directory(self.policy)
         for found in sorted(self.checkpoints.glob("step_*"), reverse=True):
-            state = _read_json(found / "state.json")
+            state = _State(found / "state.json")
             return Saved(int(state["step"]), found / "learner", state)
         return None
 
@@ -87,12 +98,16 @@ class RunDir:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: expected readable JSON, got {error}; delete its folder to go on without it"
-        ) from error
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(found, dict):
+        raise _unreadable(path, f"a {type(found).__name__}")
     return found
+
+
+def _unreadable(path: Path, got: object) -> UserError:
+    return UserError(f"{path}: expected a readable JSON object, got {got}; delete its folder to go on without it")
 
 
 def _first_difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, Any] | None:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from common import images
 from common.errors import UserError
+from common.loading import readable
 from common.records import Prompt
 
 
@@ -49,7 +50,7 @@ class ChatEncoder:
     """Processor, chat template and limits of one model directory.
 
     Raises:
-        UserError: the directory is no Hugging Face model directory.
+        UserError: the directory is no Hugging Face model directory, or its files cannot be read.
     """
 
     def __init__(self, model_path: str | Path, max_length: int) -> None:
@@ -60,8 +61,9 @@ class ChatEncoder:
                 "check the path"
             )
         self.max_length = max_length
-        self.config = AutoConfig.from_pretrained(self.model_path)
-        self.processor = AutoProcessor.from_pretrained(self.model_path)
+        with readable(self.model_path):
+            self.config = AutoConfig.from_pretrained(self.model_path)
+            self.processor = AutoProcessor.from_pretrained(self.model_path)
         self.tokenizer = self.processor.tokenizer
 
     @cached_property

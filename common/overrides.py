@@ -27,7 +27,7 @@ def load_config(preset: Path | None, overrides: Sequence[str] = ()) -> RunConfig
             tree = tomllib.loads(preset.read_text())
         except OSError as error:
             raise UserError(f"preset: expected a TOML file, got {preset} ({error.strerror}); check the path") from error
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:
             raise UserError(f"preset {preset}: expected TOML, got {error}") from error
     for key, value in _words(overrides):
         _assign(tree, key, _parse(value))

@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from common.errors import UserError
+from common.loading import readable
 from common.protocols import Tensors
 
 BFLOAT16 = "@bfloat16"
@@ -102,11 +103,11 @@ def checkpoint_shapes(model_path: str | Path) -> dict[str, tuple[int, ...]]:
     """Shapes by hub name of everything in a model directory's safetensors files (headers are read, not weights).
 
     Raises:
-        UserError: the directory holds no safetensors file.
+        UserError: the directory holds no safetensors file, or one that cannot be read.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(Path(model_path).glob("*.safetensors")):
-        with safe_open(file, framework="np") as weights:
+        with readable(file, expected="weights"), safe_open(file, framework="np") as weights:
             for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
                 shapes[hub_name(name)] = tuple(weights.get_slice(name).get_shape())
     if not shapes:

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from common.config import Lora, Model
 from common.errors import UserError
+from common.loading import readable
 from learner.collate import RowBatch
 from learner.logps import CompletionLogps, completion_logps
 from learner.quantized import nf4_settings, settle
@@ -104,7 +104,7 @@ def load_model(path: str | Path, dtype: torch.dtype, quantization: Any = None) -
         )
     if not any(Path(path).glob("*.safetensors")):
         raise UserError(f"{where}: expected *.safetensors, got none; convert the checkpoint")
-    try:
+    with readable(path, expected="an architecture and weights"):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             path,
             dtype=dtype,
@@ -114,14 +114,6 @@ def load_model(path: str | Path, dtype: torch.dtype, quantization: Any = None) -
             output_loading_info=True,
             **({"quantization_config": quantization, "device_map": {"": "cpu"}} if quantization else {}),
         )
-    except SafetensorError as error:
-        raise UserError(f"{where}: expected readable safetensors, got {error}; copy the checkpoint again") from error
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{where}: expected an architecture and weights that transformers can load, got: {reason}; "
-            "check config.json and the weight files"
-        ) from error
     model, report = loaded
     missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
     if missing:

@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText
 from common import config
 from common.chat import ChatEncoder, PromptError
 from common.images import ImageError
+from common.loading import readable
 from common.protocols import JudgeError
 from common.records import Completion, Message, Part, Prompt, RolloutGroup, Verdict
 from common.shapes.language import parse_caption
@@ -26,15 +27,20 @@ from common.shapes.questions import answer_text, ask
 
 
 class PolicyJudge:
-    """Scores captions by the answers of the model in `settings.path`; raises JudgeError for a group it cannot see."""
+    """Scores captions by the answers of the model in `settings.path`; raises JudgeError for a group it cannot see.
+
+    Raises:
+        UserError: there is no model that can be loaded.
+    """
 
     name = "policy"
 
     def __init__(self, settings: config.PolicyJudge) -> None:
         self._encoder = ChatEncoder(settings.path, settings.max_length)
-        self._model = AutoModelForImageTextToText.from_pretrained(
-            settings.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        ).eval()
+        with readable(settings.path, "reward.judge.path", "an architecture and weights"):
+            self._model = AutoModelForImageTextToText.from_pretrained(
+                settings.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            ).eval()
 
     def judge(self, group: RolloutGroup) -> Verdict:
         """One score per completion, at most 0; the notes name what was denied."""

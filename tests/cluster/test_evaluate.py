@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -16,11 +17,13 @@ import pytest
 from cluster import evaluate as command
 from cluster.measure import CHUNK, evaluate, evaluation_prompts
 from common import config
-from common.config import Mixture, RunConfig
+from common.chat import ChatEncoder
+from common.config import SHAPES_POLICY, Mixture, RunConfig
 from common.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
 from common.shapes.questions import answer_text
+from common.weights import checkpoint_shapes
 from reward.scorecard import Answers, Scorecard
 from reward.worker import RewardWorker
 
@@ -215,6 +218,38 @@ def test_wrong_input_is_one_line(
     said = capsys.readouterr().err.strip()
     assert message in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{broken", "expected config and processor that transformers can load"),
+        ("config.json", b"\xff\xfe", "expected config and processor that transformers can load"),
+        ("tokenizer.json", b"{", "expected config and processor that transformers can load"),
+        ("model.safetensors", b"cut off", "expected readable safetensors"),
+    ],
+)
+def test_a_broken_policy_is_one_line(
+    name: str,
+    content: bytes,
+    message: str,
+    policies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As an engine reads it: no learner looks at the checkpoint first."""
+    path = Path(shutil.copytree(SHAPES_POLICY, policies / "policy"))
+    (path / name).write_bytes(content)
+
+    class Reader(FakeWorker):
+        def __init__(self, config: RunConfig, index: int, model_path: str) -> None:
+            ChatEncoder(model_path, 100)
+            checkpoint_shapes(model_path)
+
+    monkeypatch.setattr(sys.modules["actors.rollout"], "RolloutWorker", Reader)
+    assert command.main([str(path), "--scenes", "2"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"error: model.path {path}") and message in said
 
 
 def test_help_loads_nothing_heavy() -> None:

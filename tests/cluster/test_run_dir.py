@@ -48,13 +48,31 @@ def test_latest_and_keep(tmp_path: Path) -> None:
     assert saved.step == 40
 
 
-def test_a_corrupt_checkpoint_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b'{"step": 5', b'{"version": 5}', b"[5]", b"\xff\xfe", None])
+def test_a_corrupt_checkpoint_is_one_line(content: bytes | None, tmp_path: Path) -> None:
     run_dir = RunDir(config(tmp_path), resume=False)
     run_dir.checkpoint(5).mkdir(parents=True)
-    (run_dir.checkpoint(5) / "state.json").write_text('{"step": 5')
+    if content is not None:
+        (run_dir.checkpoint(5) / "state.json").write_bytes(content)
     with pytest.raises(UserError, match="delete its folder") as error:
         run_dir.latest()
     assert "\n" not in str(error.value)
+
+
+def test_a_state_that_lacks_a_part_is_corrupt_too(tmp_path: Path) -> None:
+    run_dir = RunDir(config(tmp_path), resume=False)
+    run_dir.checkpoint(5).mkdir(parents=True)
+    (run_dir.checkpoint(5) / "state.json").write_text('{"step": 5}')
+    saved = run_dir.latest()
+    assert saved is not None
+    with pytest.raises(UserError, match=r"state\.json: .*'buffer'.*delete its folder"):
+        saved.state["buffer"]
+
+
+def test_a_config_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"config\.json: expected a readable JSON object"):
+        RunDir(config(tmp_path), resume=True)
 
 
 def test_directories_appear_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -69,9 +69,10 @@ def test_mistakes_are_explained_in_one_line(words: list[str], message: str) -> N
 def test_missing_and_broken_presets(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected a TOML file, got .*nothing\.toml"):
         load_config(tmp_path / "nothing.toml")
-    (tmp_path / "broken.toml").write_text("[run\n")
-    with pytest.raises(UserError, match="expected TOML"):
-        load_config(tmp_path / "broken.toml")
+    for content in (b"[run\n", b"# \xff\n"):
+        (tmp_path / "broken.toml").write_bytes(content)
+        with pytest.raises(UserError, match="expected TOML"):
+            load_config(tmp_path / "broken.toml")
 
 
 def test_help_names_every_leaf() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from common import config
+from common.errors import UserError
 from common.images import ImageStore
 from common.protocols import Judge, JudgeError
 from common.records import ImageRef, Prompt
@@ -30,6 +32,13 @@ def judge() -> Judge:
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
     return caption_prompts("test", 40, 5, ImageStore(tmp_path_factory.mktemp("images")))
+
+
+def test_a_judge_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    path = Path(shutil.copytree(config.PolicyJudge().path, tmp_path / "model"))
+    (path / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UserError, match=r"^reward\.judge\.path .*: expected readable safetensors, got .*again$"):
+        make_judge(config.PolicyJudge(path=str(path)))
 
 
 def test_it_denies_what_is_not_there_far_more_often_than_what_is(prompts: list[Prompt]) -> None:
