@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from common.chat import ChatEncoder
 from common.config import RunConfig
@@ -91,10 +92,16 @@ def test_a_changed_image_model_or_processor_misses(store: ImageStore, tmp_path: 
     copy = Path(shutil.copytree(model_path, tmp_path / "model"))
     assert identity(ChatEncoder(copy, 256), torch.float32) == identity(encoder, torch.float32)
     assert identity(encoder, torch.bfloat16) != identity(encoder, torch.float32)
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if "projector" in name and name.endswith("bias"))
+    save_file(weights | {name: weights[name] + 1e-3}, copy / "model.safetensors", {"format": "pt"})
+    assert (copy / "model.safetensors").stat().st_size == (model_path / "model.safetensors").stat().st_size
+    trained = identity(ChatEncoder(copy, 256), torch.float32)
+    assert trained != identity(encoder, torch.float32)
     settings = copy / "processor_config.json"
     content = json.loads(settings.read_text())
     settings.write_text(json.dumps(content | {"changed": True}))
-    assert identity(ChatEncoder(copy, 256), torch.float32) != identity(encoder, torch.float32)
+    assert identity(ChatEncoder(copy, 256), torch.float32) not in (trained, identity(encoder, torch.float32))
 
 
 def test_ranks_read_each_others_files(store: ImageStore, tmp_path: Path, collator: Collator) -> None:
