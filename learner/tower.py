@@ -15,7 +15,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 from learner.tree import Media
 
 TOWER_IMAGES = 8
-"""Images (tiles) per run of a CLIP tower: bounds what it needs at a time."""
+"""Images (tiles) per run of a CLIP tower, entries of media per run for features: bounds what it needs at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,10 @@ class Features:
     def num_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in [*self.pooled, *(each for level in self.levels for each in level)])
 
+    def alone(self) -> Features:
+        """The same without views of what several images share: one that is kept would keep them all."""
+        return Features([_alone(each) for each in self.pooled], [[_alone(e) for e in level] for level in self.levels])
+
 
 def image_features(model: Any, media: Sequence[Media]) -> list[Features]:
     """The family's own features (projector included), one run for all media."""
@@ -39,6 +43,10 @@ def image_features(model: Any, media: Sequence[Media]) -> list[Features]:
     starts = [sum(counts[:index]) for index in range(len(counts))]
     cuts = [slice(start, start + count) for start, count in zip(starts, counts, strict=True)]
     return [Features(pooled[cut], [level[cut] for level in levels]) for cut in cuts]
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def tower_parameters(model: Any) -> Iterator[nn.Parameter]:

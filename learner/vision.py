@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from learner.tower import Features, image_features, replayed, tower_parameters, tower_states
+from learner.tower import TOWER_IMAGES, Features, image_features, replayed, tower_parameters, tower_states
 from learner.tree import Media, TreeBatch
 
 Share = Literal["features", "tower", "nothing"]
@@ -53,7 +53,10 @@ class VisionShare:
         missing = [each for each in media if each.sha256 not in self._kept]
         self.num_runs += len(missing)
         run = image_features if self.share == "features" else tower_states
-        made = dict(zip((each.sha256 for each in missing), run(self._model, missing) if missing else (), strict=True))
+        made: dict[tuple[str, ...], Features] = {}
+        for start in range(0, len(missing), TOWER_IMAGES):
+            part = missing[start : start + TOWER_IMAGES]
+            made |= {each.sha256: found.alone() for each, found in zip(part, run(self._model, part), strict=True)}
         found = [made.get(each.sha256) or self._kept[each.sha256] for each in media]
         for each, features in zip(media, found, strict=True):
             self._num_bytes += 0 if each.sha256 in self._kept else features.num_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import learner.vision
 from learner.collate import Collator, RowBatch
 from learner.encoded import EncodedPair
 from learner.logps import completion_logps
-from learner.tree import TreeBatch, tree_batch, tree_rows
+from learner.tower import Features, image_features
+from learner.tree import Media, TreeBatch, tree_batch, tree_rows
 from learner.tree_logps import positions, prepare, tree_logps, why_not
 from learner.vision import VisionShare
 from tests.learner.families import FAMILIES, Family, family
@@ -162,6 +165,12 @@ def test_positions_start_again_behind_the_prompt() -> None:
     assert positions(own.model, tree_batch([pair]))[0].tolist() == [*range(n), n, n + 1, n + 2, n, n + 1]
 
 
+def held_bytes(shared: VisionShare) -> int:
+    """What the kept tensors keep in memory, those that they are views of included."""
+    kept = [t for f in shared._kept.values() for t in [*f.pooled, *(each for level in f.levels for each in level)]]
+    return sum({each.data_ptr(): each.nbytes() for each in (tensor.untyped_storage() for tensor in kept)}.values())
+
+
 @EACH
 def test_a_frozen_tower_runs_once_for_both_models_and_all_steps(name: str) -> None:
     own = family(name)
@@ -181,10 +190,20 @@ def test_a_frozen_tower_runs_once_for_both_models_and_all_steps(name: str) -> No
             torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
             assert_same(gradients(model, found), gradients(model, expected))
         assert shared.num_runs == 3, f"step {step}: pictures (1), (2) and (2, 3), each once"
+    assert shared._num_bytes == held_bytes(shared) > 0
 
 
 @EACH
-def test_a_frozen_vision_side_gives_one_set_of_features(name: str) -> None:
+def test_a_frozen_vision_side_gives_one_set_of_features(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three entries of media, two at a time; one that leaves frees what it is counted with."""
+    sizes: list[int] = []
+
+    def counted(model: Any, media: Sequence[Media]) -> list[Features]:
+        sizes.append(len(media))
+        return image_features(model, media)
+
+    monkeypatch.setattr(learner.vision, "TOWER_IMAGES", 2)
+    monkeypatch.setattr(learner.vision, "image_features", counted)
     own = family(name)
     vision = ("vision", "visual", "projector", "connector", "image_newline")
     model = freeze(trees(own), *vision)
@@ -197,6 +216,9 @@ def test_a_frozen_vision_side_gives_one_set_of_features(name: str) -> None:
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
         assert_same(gradients(model, found), gradients(model, expected))
     assert shared.num_runs == 3
+    assert sizes == [2, 1]
+    shared._kept.popitem(last=False)
+    assert sum(each.num_bytes for each in shared._kept.values()) == held_bytes(shared) > 0
 
 
 def test_kept_features_are_bounded() -> None:
