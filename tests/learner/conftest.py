@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+import learner.products
 from common.chat import ChatEncoder
 from common.images import ImageStore
 from learner.collate import Collator
@@ -23,3 +25,11 @@ def model_path() -> Path:
 @pytest.fixture
 def collator(model_path: Path) -> Collator:
     return Collator(ChatEncoder(model_path, max_length=256))
+
+
+@pytest.fixture
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may go through oneDNN does, however little it is."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("torch without oneDNN")
+    monkeypatch.setattr(learner.products, "SMALL", 1)

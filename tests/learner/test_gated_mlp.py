@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import learner.gated_mlp
 from learner.gated_mlp import can_fuse, gated_mlp
+from learner.products import install
 from tests.learner.families import family
 
 WIDTH, INNER = 6, 10
@@ -45,6 +46,22 @@ def test_values_and_gradients(
         slope = torch.linspace(-1, 2, ours.numel(), dtype=torch.float64).view_as(ours)
         found, expected = (torch.autograd.grad(each, inputs, slope) for each in (ours, theirs))
         torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("nothing_is_small")
+def test_through_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in float32, in runs of 3 tokens, so that gradients of the weights are added up."""
+    monkeypatch.setattr(learner.gated_mlp, "CACHE_BYTES", 0)
+    monkeypatch.setattr(learner.gated_mlp, "LEAST_TOKENS", 3)
+    found = []
+    for installed in (True, False):
+        mlp, hidden = made_module().float(), made()[1].float().requires_grad_()
+        if installed:
+            install(mlp)
+        output = gated_mlp(mlp, hidden)
+        (output * torch.linspace(-1, 2, output.numel()).view_as(output)).sum().backward()
+        found.append([output, hidden.grad, *(weight.grad for weight in mlp.parameters())])
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_twice_through_one_graph_and_kept_buffers_stay() -> None:

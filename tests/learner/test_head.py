@@ -80,9 +80,10 @@ def test_bfloat16_accumulates_in_float32() -> None:
     assert (states.grad.dtype, half.weight.grad.dtype) == (torch.bfloat16, torch.bfloat16)
 
 
+@pytest.mark.usefixtures("nothing_is_small")
 @pytest.mark.parametrize("frozen", [False, True])
 def test_through_onednn(monkeypatch: pytest.MonkeyPatch, frozen: bool) -> None:
-    """The same in float32, in several chunks, whether the library is there or what is small goes the plain way."""
+    """The same in float32, in several chunks."""
     monkeypatch.setattr(learner.head, "CHUNK_BYTES", 4 * ROW)
     found = []
     for installed in (True, False):

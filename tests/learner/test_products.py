@@ -15,13 +15,6 @@ from learner.learner import Learner
 from learner.products import install, is_plain, mkl_is_slow, plain, product_of, through_onednn
 from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config
 
-needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-
-
-@pytest.fixture
-def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner.products, "SMALL", 1)
-
 
 def test_products_by_hand() -> None:
     """(1, 2) · (3, 4) = 11 and (1, 2) · (5, 6) = 17, one more of each."""
@@ -30,7 +23,6 @@ def test_products_by_hand() -> None:
     assert plain(left, right, torch.ones(1, 2)).tolist() == [[12, 18]]
 
 
-@needs_onednn
 @pytest.mark.usefixtures("nothing_is_small")
 def test_onednn_is_the_same_product() -> None:
     """Also of transposed views, as gradients need them."""
@@ -43,7 +35,6 @@ def test_onednn_is_the_same_product() -> None:
     assert torch.equal(through_onednn(wide, wide), wide @ wide.T)
 
 
-@needs_onednn
 @pytest.mark.usefixtures("nothing_is_small")
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
@@ -65,7 +56,6 @@ def test_a_layer_and_its_gradients(bias: bool, frozen: bool) -> None:
     none.sum().backward()
 
 
-@needs_onednn
 @pytest.mark.usefixtures("nothing_is_small")
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("checkpointing", [False, True])
