@@ -56,14 +56,13 @@ def tree_attention(
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     calls = list(_predictors_calls(tree, query)) if predictors_only else [c for s in tree for c in _calls(s, query)]
-    if query.device.type == "cpu" and not dropout:
+    if _is_one_function(query, dropout):
         return _TreeAttention.apply(query, key, value, calls, scaling), None  # type: ignore[no-untyped-call]
     # Splits, because their backward is one concatenation.
     asking = query.split([call.asks.stop - call.asks.start for call in calls], 2)
+    groups = query.shape[1] // key.shape[1]
+    key, value = _for_all_heads(key, groups), _for_all_heads(value, groups)
     parts = [
         F.scaled_dot_product_attention(
             ask, _seen(key, call), _seen(value, call), call.mask, dropout, call.causal, scale=scaling
@@ -78,6 +77,10 @@ def install(language_model: Any) -> None:
     AttentionInterface.register(NAME, tree_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     language_model.config._attn_implementation = NAME
+
+
+def _is_one_function(query: Tensor, dropout: float) -> bool:
+    return query.device.type == "cpu" and not dropout
 
 
 def _calls(segment: Segment, query: Tensor) -> Iterator[Call]:
@@ -118,21 +121,27 @@ def _seen(tensor: Tensor, call: Call) -> Tensor:
     return runs[0] if len(runs) == 1 else torch.cat(runs, 2)
 
 
+def _for_all_heads(tensor: Tensor, groups: int) -> Tensor:
+    """Keys or values of grouped queries, repeated for each query of a group; a view where each has one."""
+    return tensor.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
+
+
 class _TreeAttention(torch.autograd.Function):
     """Output [1, tokens, heads, width]; keeps what the kernel keeps, and no copy of keys or values."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, calls: list[Call], scale: float | None) -> Tensor:
         batch, heads, tokens, width = query.shape
+        groups = heads // key.shape[1]
         output = query.new_empty(batch, tokens, heads, width)
         norms = []
         for call in calls:
-            states = query[:, :, call.asks], _seen(key, call), _seen(value, call)
-            part, norm = _forward(*states, 0.0, call.causal, attn_mask=call.mask, scale=scale)
+            seen = [_for_all_heads(_seen(states, call), groups) for states in (key, value)]
+            part, norm = _forward(query[:, :, call.asks], *seen, 0.0, call.causal, attn_mask=call.mask, scale=scale)
             output[:, call.asks] = part.transpose(1, 2)
             norms.append(norm)
         ctx.save_for_backward(query, key, value, output, *norms)
-        ctx.calls, ctx.scale = calls, scale
+        ctx.calls, ctx.scale, ctx.groups = calls, scale, groups
         return output
 
     @staticmethod
@@ -141,11 +150,10 @@ class _TreeAttention(torch.autograd.Function):
         query, key, value, output, *norms = ctx.saved_tensors
         grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         for call, norm in zip(ctx.calls, norms, strict=True):
-            of_query, of_key, of_value = _backward(
+            of_query, *of_seen = _backward(
                 grad[:, call.asks].transpose(1, 2),
                 query[:, :, call.asks],
-                _seen(key, call),
-                _seen(value, call),
+                *(_for_all_heads(_seen(states, call), ctx.groups) for states in (key, value)),
                 output[:, call.asks].transpose(1, 2),
                 norm,
                 0.0,
@@ -154,6 +162,9 @@ class _TreeAttention(torch.autograd.Function):
                 scale=ctx.scale,
             )
             grad_query[:, :, call.asks] = of_query
+            if ctx.groups > 1:
+                of_seen = [each.unflatten(1, (-1, ctx.groups)).sum(2) for each in of_seen]
+            of_key, of_value = of_seen
             begin = 0
             for run in call.seen:
                 end = begin + run.stop - run.start

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import learner.products
+import learner.tree_attention
 from common.chat import ChatEncoder
 from common.images import ImageStore
 from learner.collate import Collator
@@ -33,3 +34,10 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch without oneDNN")
     monkeypatch.setattr(learner.products, "SMALL", 1)
+
+
+@pytest.fixture(params=["one function", "torch's"])
+def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways through a tree: as on CPUs, and as elsewhere or with dropout."""
+    if request.param == "torch's":
+        monkeypatch.setattr(learner.tree_attention, "_is_one_function", lambda *_: False)

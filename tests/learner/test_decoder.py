@@ -43,7 +43,7 @@ def wide_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @EACH
-@pytest.mark.usefixtures("wide_norms")
+@pytest.mark.usefixtures("wide_norms", "attention")
 def test_equal_to_the_plain_forward_with_gradients(name: str) -> None:
     own = family(name)
     pairs = pairs_of(own)
@@ -101,6 +101,7 @@ def test_lora(name: str) -> None:
     assert_same(gradients(model, found), gradients(plain_model, expected))
 
 
+@pytest.mark.usefixtures("attention")
 def test_many_completions_of_one_prompt() -> None:
     """Completions of one token ask nothing in the last layer; long siblings have calls of their own."""
     own = family("llava")

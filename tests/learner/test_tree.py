@@ -17,6 +17,7 @@ from learner.encoded import EncodedPair
 from learner.logps import completion_logps
 from learner.tower import Features, image_features
 from learner.tree import Media, TreeBatch, tree_batch, tree_rows
+from learner.tree_attention import tree_attention
 from learner.tree_logps import positions, prepare, tree_logps, why_not
 from learner.vision import VisionShare
 from tests.learner.families import FAMILIES, Family, family
@@ -82,6 +83,7 @@ def freeze(model: Any, *parts: str) -> Any:
 
 
 @EACH
+@pytest.mark.usefixtures("attention")
 @pytest.mark.parametrize("fused", [True, False])
 def test_equal_to_the_plain_forward_with_gradients(name: str, fused: bool) -> None:
     own = family(name)
@@ -117,6 +119,7 @@ def test_the_picture_matters(name: str) -> None:
     assert (one - two).abs().min() > 1e-3
 
 
+@pytest.mark.usefixtures("attention")
 @pytest.mark.parametrize("count", [2, 16])
 def test_many_completions_of_one_prompt(count: int) -> None:
     """Long completions of many siblings go through one attention call each, two through a mask."""
@@ -130,6 +133,21 @@ def test_many_completions_of_one_prompt(count: int) -> None:
     with torch.no_grad():
         found = tree_logps(trees(own), batch).summed
         torch.testing.assert_close(found, plain(own.model, pairs), atol=1e-9, rtol=1e-9)
+
+
+def test_keys_of_grouped_queries_are_kept_ungrouped() -> None:
+    """4 heads ask 2; kept are keys and values once, and the query."""
+    batch = tree_batch(pairs_of(family("llava")))
+    saved: list[tuple[int, ...]] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tuple(tensor.shape))
+        return tensor
+
+    query, key, value = (torch.randn(1, heads, batch.num_tokens, 8, requires_grad=True) for heads in (4, 2, 2))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        tree_attention(torch.nn.Identity(), query, key, value, None, tree=batch.segments)
+    assert [saved.count((1, heads, batch.num_tokens, 8)) for heads in (4, 2)] == [1, 2]
 
 
 def test_rows_in_any_order_and_number() -> None:
