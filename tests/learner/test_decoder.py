@@ -10,12 +10,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from common.config import Lora
 from common.images import ImageStore
 from learner.decoder import is_installed, why_not
 from learner.learner import Learner
+from learner.policy import Policy, _add_lora
 from learner.tree import tree_batch
 from learner.tree_logps import prepare, tree_logps
-from learner.vision import language_model
+from learner.vision import VisionShare, language_model
 from tests.learner.families import Family, family
 from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config
 from tests.learner.test_tree import EACH, Rows, assert_same, gradients, pairs_of, plain
@@ -99,6 +101,33 @@ def test_lora(name: str) -> None:
     found = tree_logps(model.get_base_model(), tree_batch(pairs)).summed
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
     assert_same(gradients(model, found), gradients(plain_model, expected))
+
+
+@EACH
+@pytest.mark.usefixtures("wide_norms")
+@pytest.mark.parametrize(
+    ("sides", "share"),
+    [(("language",), "features"), (("language", "projector"), "tower"), (("language", "vision"), "nothing")],
+)
+def test_adapters_off_are_the_base_model(name: str, sides: tuple[Any, ...], share: str) -> None:
+    """With adapters that change every log-prob, and with what policy and reference share of the vision side."""
+    own = family(name)
+    policy = Policy(_add_lora(copy.deepcopy(own.model), Lora(r=2, alpha=4, sides=sides))).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for key, parameter in policy.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(std=0.3)
+    prepare(policy.model, fused_layers=True)
+    policy.vision = VisionShare(policy.model, 1 << 30)
+    assert policy.vision.share == share
+    pairs = pairs_of(own)
+    batch = tree_batch(pairs)
+    with torch.no_grad():
+        trained, expected = policy(batch).summed, plain(own.model, pairs)
+        torch.testing.assert_close(policy(batch, adapters=False).summed, expected, atol=1e-9, rtol=1e-9)
+        assert (trained - expected).abs().min() > 1e-3
+        torch.testing.assert_close(policy(batch).summed, trained, atol=0, rtol=0)
 
 
 @pytest.mark.usefixtures("attention")

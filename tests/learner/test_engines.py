@@ -277,7 +277,8 @@ def test_an_offload_that_cannot_be_is_said(learner: dict[str, object], got: str)
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_trains_alike_under_zero_3(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("fused_layers", [False, True], ids=["plain", "fused"])
+def test_every_family_trains_alike_under_zero_3(monkeypatch: pytest.MonkeyPatch, name: str, fused_layers: bool) -> None:
     """Weights that a family reads outside of their module's forward would be missing when they are split up."""
     import learner.deepspeed_engine
 
@@ -287,7 +288,7 @@ def test_every_family_trains_alike_under_zero_3(monkeypatch: pytest.MonkeyPatch,
 
     def trained(make: Callable[[torch.nn.Module], Any]) -> dict[str, torch.Tensor]:
         policy = Policy(deepcopy(family(name).model).float()).train()
-        prepare(policy.model)
+        prepare(policy.model, fused_layers)
         engine = make(policy)
         for _ in range(2):
             logps = engine.module(tree_batch(pairs).to("cpu", torch.float32))

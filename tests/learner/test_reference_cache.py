@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sqlite3
@@ -22,7 +23,11 @@ from common.records import PreferencePair
 from learner.collate import Collator
 from learner.learner import Learner
 from learner.reference_cache import FILE, ReferenceCache, identity
+from learner.tree import tree_batch
+from learner.tree_logps import prepare, tree_logps
+from tests.learner.families import family
 from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.learner.test_tree import EACH, pairs_of, plain
 
 TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 
@@ -102,6 +107,22 @@ def test_a_changed_image_model_or_processor_misses(store: ImageStore, tmp_path: 
     content = json.loads(settings.read_text())
     settings.write_text(json.dumps(content | {"changed": True}))
     assert identity(ChatEncoder(copy, 256), torch.float32) not in (trained, identity(encoder, torch.float32))
+
+
+@EACH
+def test_what_comes_from_disk_equals_plain_rows(tmp_path: Path, name: str) -> None:
+    """First two pairs are asked for, then all six, twice: from a forward, from both, from disk alone."""
+    own = family(name)
+    model, pairs = copy.deepcopy(own.model), pairs_of(own)
+    prepare(model)
+    cache = ReferenceCache(tmp_path, 0, "x")
+    with torch.no_grad():
+        expected = plain(own.model, pairs)
+        for some in (pairs[:2], pairs, pairs):
+            found = cache.logps(tree_batch(some), lambda batch: tree_logps(model, batch), tree_batch).summed
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+    assert (cache.num_hits, cache.num_misses) == (8, 6)
+    cache.close()
 
 
 def test_ranks_read_each_others_files(store: ImageStore, tmp_path: Path, collator: Collator) -> None:
