@@ -23,6 +23,7 @@ from common.records import Dropped
 from common.rows import python_rows
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
+"""Of a JSON line, or of an element of a JSON list."""
 MAX_DEPTH = 64
 BATCH_ROWS = 64
 
@@ -104,7 +105,8 @@ def _json_items(path: Path) -> Iterator[tuple[Any, int]]:
         if file.read(3) != b"\xef\xbb\xbf":
             file.seek(0)
         depth, key, builder = 0, None, ObjectBuilder()
-        for event, value in ijson.basic_parse(file, use_float=True):
+        elements = _Elements(file)
+        for event, value in ijson.basic_parse(elements, use_float=True):
             if event in ("start_map", "start_array"):
                 depth += 1
                 if depth == 1:
@@ -123,7 +125,23 @@ def _json_items(path: Path) -> Iterator[tuple[Any, int]]:
                 row, builder = builder.value, ObjectBuilder()
                 if key is not None and isinstance(row, dict):
                     row = {**row, "image_id": key}
+                elements.num_bytes = 0
                 yield row, file.tell()
+
+
+@dataclass(slots=True)
+class _Elements:
+    """The file of a JSON list, `num_bytes` of it read since the last whole element: about `MAX_LINE_BYTES` at most."""
+
+    file: BinaryIO
+    num_bytes: int = 0
+
+    def read(self, size: int) -> bytes:
+        if self.num_bytes > MAX_LINE_BYTES:
+            raise ijson.JSONError(f"an element of more than {MAX_LINE_BYTES:,} bytes")
+        found = self.file.read(size)
+        self.num_bytes += len(found)
+        return found
 
 
 def _json_lines(path: Path) -> Iterator[tuple[Any, int]]:

@@ -338,6 +338,8 @@ def test_broken_files_keep_what_came_before(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "g.parquet").write_bytes((tmp_path / "g.parquet").read_bytes().replace(b"abcd", b"abc\xff"))
     (tmp_path / "d.json").write_text("[" * 200_000)
     (tmp_path / "e.json").write_text('[{"n": 5}] tail')
+    (tmp_path / "h.json").write_text(json.dumps([{"n": 1}, {"n": "x" * 200_000}, {"n": 3}]))
+    (tmp_path / "i.json").write_text(json.dumps([{"n": number} for number in range(20_000)]))
     (tmp_path / "f.jsonl").write_text('{"n": "' + "x" * 3000 + '"}\n{"n": 7}\n')
     monkeypatch.setattr(readers, "MAX_LINE_BYTES", 1000)
 
@@ -349,6 +351,7 @@ def test_broken_files_keep_what_came_before(tmp_path: Path, monkeypatch: pytest.
     assert read("c.parquet") == ([], ["bad_file"]) and read("d.json") == ([], ["bad_file"])
     assert read("g.parquet") == ([], ["bad_file"])
     assert read("e.json") == ([5], ["bad_file"]) and read("f.jsonl") == ([7], ["bad_row"])
+    assert read("h.json") == ([1], ["bad_file"]) and read("i.json") == (list(range(20_000)), [])
     monkeypatch.undo()
     assert read("b.jsonl") == ([0, 1], ["bad_row"] * 3)
 
