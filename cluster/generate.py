@@ -57,7 +57,7 @@ def add_bdhs(methods: Methods) -> None:
     bdhs.add_argument(
         "--prompts", type=Path, help="folder with prompts.parquet, with references; default: shapes world"
     )
-    bdhs.add_argument("--count", type=int, help="how many prompts; default 1000 scenes, or all of --prompts")
+    bdhs.add_argument("--count", type=int, help="how many scenes, or rows of --prompts; default 1000, or all")
     bdhs.add_argument("--seed", type=int, default=0, help="of scenes, masks, cuts and samples")
     bdhs.add_argument("--variant", help="attention (default), noise or unguided; see common/bdhs_config.py")
     bdhs.add_argument("--rho", type=float, help="share of image tokens hidden; must fit the model")
@@ -77,7 +77,7 @@ def add_povid(methods: Methods) -> None:
     povid.add_argument(
         "--prompts", type=Path, help="folder with prompts.parquet, with references; default: shapes world"
     )
-    povid.add_argument("--count", type=int, help="how many prompts; default 1000 scenes, or all of --prompts")
+    povid.add_argument("--count", type=int, help="how many scenes, or rows of --prompts; default 1000, or all")
     povid.add_argument("--seed", type=int, default=0, help="of scenes, kinds and rules")
     povid.add_argument("--kinds", help="some of entity,attribute,relation,reasoning; each prompt draws one that suits")
     povid.add_argument("--every-kind", action="store_true", help="a pair of every kind that suits the prompt")

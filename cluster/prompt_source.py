@@ -27,9 +27,9 @@ def prompt_spec(directory: Path | None, count: int | None) -> dict[str, Any]:
 def load_prompts(
     directory: Path | None, count: int | None, seed: int, store: ImageStore, dropped: list[Dropped]
 ) -> list[Prompt]:
-    """The prompts with their references; rows that are no prompt are appended to `dropped`."""
+    """The prompts, of the first `count` rows or scenes, with references; rows that are no prompt go to `dropped`."""
     if directory is not None:
-        return read_prompts(directory, dropped)[:count]
+        return read_prompts(directory, dropped, count)
     from common.shapes.prompts import caption_prompts
 
     return caption_prompts("train", count or DEMO_COUNT, seed, store)

@@ -75,9 +75,9 @@ def count_pairs(directory: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def read_prompts(directory: Path, dropped: list[Dropped] | None = None) -> list[Prompt]:
-    """All prompts of a set, in order; `dropped` and errors as for `read_pairs`."""
-    table = read_table(directory / PROMPTS, PROMPT_SCHEMA)
+def read_prompts(directory: Path, dropped: list[Dropped] | None = None, count: int | None = None) -> list[Prompt]:
+    """All prompts of a set, or those of its first `count` rows, in order; `dropped` and errors as for `read_pairs`."""
+    table = read_table(directory / PROMPTS, PROMPT_SCHEMA).slice(0, count)
     return list(_records(enumerate(python_rows(table)), prompt_of, ImageStore(directory / IMAGES), dropped))
 
 

@@ -245,6 +245,19 @@ def test_every_bad_row_is_counted_and_none_is_fatal(tmp_path: Path, capsys: pyte
     assert (one_word.chosen.text, one_word.rejected.text) == ("Red", " a ring at the top.")
 
 
+def test_count_is_of_rows_good_or_bad(job: Callable[..., Job], tmp_path: Path) -> None:
+    bad_rows(tmp_path / "prompts")
+    rows = read_table(tmp_path / "prompts" / PROMPTS, PROMPT_SCHEMA).to_pylist()
+    good, no_answer, outside = rows[0], rows[2], rows[-2]
+    rows = [good, outside, no_answer, outside]
+    write_table(tmp_path / "prompts" / PROMPTS, pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
+    asked = job("--prompts", str(tmp_path / "prompts"), "--threshold", "2", count=3)
+    run(asked, scripted())
+    stats = json.loads((asked.out / STATS).read_text())
+    assert stats["num_prompts"] == 3
+    assert (stats["dropped"]["path_outside"], stats["dropped"]["no_reference"]) == (1, 1)
+
+
 def test_the_variant_reaches_the_requests_and_the_statistics(job: Callable[..., Job]) -> None:
     asked: list[GenerationRequest] = []
 
