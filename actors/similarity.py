@@ -63,7 +63,7 @@ class EmbeddingSimilarity:
         except ImportError as error:
             raise UserError(
                 f"similarity: expected sentence-transformers to be installed for {name!r}, got no such package; "
-                "pip install 'sightline[similarity]' or use lexical"
+                "pip install 'sentence-transformers>=5' or use lexical"
             ) from error
         try:
             self._model: Any = SentenceTransformer(name)

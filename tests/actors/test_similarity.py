@@ -5,6 +5,9 @@ Runs where the extra `similarity` is installed: with its scikit-learn every impo
 
 from __future__ import annotations
 
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,11 @@ def test_a_folder_that_is_no_encoder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a sentence-transformers model, got") as error:
         make_similarity(str(tmp_path / "nothing"))
     assert "\n" not in str(error.value)
+
+
+def test_a_missing_package_is_named_as_the_project_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (needed,) = project["optional-dependencies"]["similarity"]
+    with pytest.raises(UserError, match=re.escape(f"pip install '{needed}'")):
+        make_similarity("any")
