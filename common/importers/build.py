@@ -12,6 +12,7 @@ from common.importers.base import MARKER, Draft, Importer
 from common.importers.image_intake import ImageIntake
 from common.records import Dropped, ImageRef, PreferencePair, Prompt, Response
 from common.rows import RowError
+from common.sources import RLOO
 
 MAX_ANSWER_CHARS = 50_000
 MAX_PROMPT_CHARS = 100_000
@@ -98,7 +99,8 @@ def _check_answers(pair: PreferencePair) -> None:
     for answer in (pair.chosen, pair.rejected):
         _check_answer(answer)
     same_ids = pair.chosen.token_ids == pair.rejected.token_ids
-    if same_ids and pair.chosen.text.strip() == pair.rejected.text.strip():
+    same = same_ids and pair.chosen.text.strip() == pair.rejected.text.strip()
+    if same and pair.source != RLOO:  # with advantages each side is trained on for itself
         raise RowError("pair_identical", "expected two different answers, got the same twice; drop the row")
     (pair.id + pair.source).encode()
 

@@ -25,6 +25,7 @@ from common.datasets import IMAGES, PAIRS, SPEC, STATS, read_pairs, read_prompts
 from common.images import ImageStore
 from common.importers import build
 from common.records import Message, Part, PreferencePair, Prompt, Response
+from common.sources import RLOO
 
 ROOT = Path(__file__).parents[2]
 
@@ -285,6 +286,7 @@ def test_export_and_import_lose_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     pairs[-1] = replace(
         pairs[-1], prompt=replace(pairs[-1].prompt, messages=(Message("user", (Part("text", "1+1?"),)),))
     )
+    pairs.append(replace(pairs[0], id="equal", source=RLOO, rejected=pairs[0].chosen, scores=(0.5, -0.5)))
     write_pairs(tmp_path / "set", pairs)
     there_and_back(tmp_path, pairs)
     for ref in read_pairs(tmp_path / "back")[1].prompt.images:
