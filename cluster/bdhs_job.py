@@ -1,8 +1,9 @@
 """The BDHS job: prompts in, rollout workers over them, a resumable pair set out.
 
-    prompts ─▶ one generate_pairs per worker, sharing the iterator ─▶ Outcome ─▶ Shards ─▶ PairWriter
+    prompts ─▶ two generate_pairs per worker, sharing the iterator ─▶ Outcome ─▶ Shards ─▶ PairWriter
 
-Workers do not wait for each other; what a prompt gives does not depend on which worker it meets.
+None waits for another: while one has only its slowest sentences left, the other one keeps their engine busy. What a
+prompt gives does not depend on which worker it meets.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from actors.bdhs import Generate, Outcome, generate_pairs
 from actors.bdhs_stats import note_of, summarise
 from actors.similarity import PAPER_ENCODER, LexicalSimilarity, Similarity, make_similarity
 from cluster.generate_engines import Engines, ray_engines
+from cluster.lanes import all_or_first_error
 from cluster.progress import ProgressReport
 from cluster.prompt_source import load_prompts, prompt_spec
 from cluster.shards import Shards
@@ -127,9 +129,10 @@ async def _generate(
     print(f"{job.out}: {len(todo)} of {len(prompts)} prompts to do, starting engines", file=sys.stderr)
     async with engines(job.config) as (workers, num_image_tokens):
         queue, window = iter(todo), min(WINDOW, math.ceil(len(todo) / len(workers)))
+        halves = (window - window // 2, window // 2)
         with ProgressReport("bdhs", len(prompts), len(done)) as progress, Shards(writer) as shards:
 
-            async def lane(generate: Generate) -> None:
+            async def lane(generate: Generate, window: int) -> None:
                 async for outcome in generate_pairs(
                     queue,
                     generate,
@@ -141,7 +144,7 @@ async def _generate(
                     shards.add(outcome.result, note_of(outcome))
                     progress.advance(f"prompts, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s")
 
-            await asyncio.gather(*map(lane, workers))
+            await all_or_first_error([lane(generate, half) for half in halves for generate in workers])
             rates = f"{progress.rate:.1f} prompts/s, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s"
     print(rates, file=sys.stderr)
 

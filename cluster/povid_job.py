@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from actors.injection import EndpointInjector, Injection, Injector, Row, RulesIn
 from actors.injection_prompt import templates_hash
 from actors.injection_stats import note_of, summarise
 from cluster.failure_gate import SILENT_IN_A_ROW, FailureGate
+from cluster.lanes import all_or_first_error
 from cluster.progress import ProgressReport
 from cluster.prompt_source import load_prompts, prompt_spec
 from cluster.shards import Shards
@@ -148,7 +149,7 @@ async def _inject(job: Job, writer: PairWriter, rows: Sequence[Row]) -> dict[str
                         all_lanes.set()
                 all_lanes.set()
 
-            await _all_or_first_error([lane(number) for number in range(num_lanes)])
+            await all_or_first_error([lane(number) for number in range(num_lanes)])
             gate.close()
         return {} if endpoint is None else endpoint.usage()
 
@@ -162,17 +163,6 @@ async def _injector(job: Job) -> AsyncIterator[tuple[Injector, ChatEndpoint | No
     else:
         async with ChatEndpoint(config.endpoint, job.out / REPLIES) as endpoint:
             yield EndpointInjector(config, endpoint), endpoint, config.endpoint.concurrency
-
-
-async def _all_or_first_error(lanes: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run to the end of all; the first error stops the others before it is raised."""
-    tasks = [asyncio.create_task(lane) for lane in lanes]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def print_stats(stats: Mapping[str, Any]) -> None:

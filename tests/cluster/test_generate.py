@@ -352,6 +352,30 @@ def test_a_small_job_is_shared_by_all_workers(job: Callable[..., Job]) -> None:
     assert all(5 <= len(set(lane)) <= 8 for lane in lanes), [len(set(lane)) for lane in lanes]
 
 
+def test_a_slow_sentence_does_not_idle_its_engine(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call is answered only when all prompts that were not part of it are with the engine."""
+    monkeypatch.setattr(bdhs_job, "WINDOW", 8)
+    asked, all_asked = set[str](), asyncio.Event()
+
+    @asynccontextmanager
+    async def slow(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+        async with scripted()(config) as ((generate,), count):
+
+            async def watch(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+                first = not asked
+                asked.update(request.prompt.id for request in requests)
+                if len(asked) == 40:
+                    all_asked.set()
+                if first:
+                    await asyncio.wait_for(all_asked.wait(), 30)
+                return await generate(requests)
+
+            yield [watch], count
+
+    run(job(count=40), slow)
+    assert len(asked) == 40
+
+
 @pytest.mark.real
 @pytest.mark.slow
 def test_two_real_workers_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
