@@ -10,11 +10,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pytest
@@ -160,9 +160,11 @@ def test_nothing_finished_is_asked_again(job: Callable[..., Job]) -> None:
 def test_a_complete_set_starts_no_engine(job: Callable[..., Job], capsys: pytest.CaptureFixture[str]) -> None:
     run(job(count=3), scripted())
     before = read_pairs(job().out)
-    began = time.monotonic()
-    run(job(count=3), scripted(killed_at=1))
-    assert time.monotonic() - began < 1
+
+    def none(config: RunConfig) -> NoReturn:
+        pytest.fail("an engine is started")
+
+    run(job(count=3), none)
     assert "already complete" in capsys.readouterr().out and read_pairs(job().out) == before
 
 
@@ -314,13 +316,12 @@ def test_refusals_are_one_line_with_status_2(tmp_path: Path, capsys: pytest.Capt
         assert message.startswith("error: ") and message.count("\n") == 1
 
 
-def test_help_is_quick_and_light() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = "import sys, cluster.generate\ntry: cluster.generate.main(['bdhs', '--help'])\nexcept SystemExit: pass\n" + (
         "print([name for name in ('torch', 'vllm', 'ray', 'transformers', 'pydantic') if name in sys.modules])"
     )
-    began = time.monotonic()
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert time.monotonic() - began < 1 and shown.rstrip().endswith("[]")
+    assert shown.rstrip().endswith("[]")
 
 
 def recorded(engines: Engines, lanes: list[list[str]]) -> Engines:

@@ -304,9 +304,9 @@ def test_marking_keeps_the_text_and_the_rest_agrees(left: list[str], right: list
 
 def test_marking_repetitive_texts_takes_bounded_time() -> None:
     began = time.monotonic()
-    mark("红色" * 600, "色红圆" * 400)
-    mark("a b " * 300, "b a a " * 200)
-    assert time.monotonic() - began < 1
+    mark("红色" * 1200, "色红圆" * 800)
+    mark("a b " * 600, "b a a " * 400)
+    assert time.monotonic() - began < 10, "the time grows with the cube of the length"
 
 
 def ranked(image: float, blind: float, num: int = 100) -> dict[str, Any]:
