@@ -27,6 +27,7 @@ from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
 from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS, RLOO
 from learner.replay import ReplayBuffer
+from reward.worker import Judged
 
 log = logging.getLogger("sightline")
 
@@ -35,17 +36,17 @@ Admitted = list[tuple[str, Prompt]]
 
 
 class Outcome(NamedTuple):
-    """What became of an admitted group. `group` is None when there is none to show."""
+    """What became of an admitted group. `group` is None when there is none to show, `scores` without a verdict."""
 
     id: str
     group: RolloutGroup | None
     result: tuple[PreferencePair, ...] | Dropped
+    scores: tuple[float, ...] | None = None
 
     @classmethod
-    def of(
-        cls, id: str, group: RolloutGroup | None, result: PreferencePair | tuple[PreferencePair, ...] | Dropped
-    ) -> Outcome:
-        return cls(id, group, (result,) if isinstance(result, PreferencePair) else result)
+    def of(cls, id: str, group: RolloutGroup | None, judged: Judged) -> Outcome:
+        result, scores = judged
+        return cls(id, group, (result,) if isinstance(result, PreferencePair) else result, scores)
 
 
 class Producer:
@@ -91,14 +92,14 @@ class Producer:
         ranked = await answer(reward.call(method, groups), limit, "reward worker") if groups else []
         assert len(results) == len(requests) and len(ranked) == len(groups)
         refused = [result for result in results if isinstance(result, Dropped)]
-        judged = [Outcome.of(group.id, group, result) for group, result in zip(groups, ranked, strict=True)]
+        judged = [Outcome.of(group.id, group, found) for group, found in zip(groups, ranked, strict=True)]
         return judged + [Outcome(dropped.id, None, dropped) for dropped in refused]
 
     async def _bdhs(self, worker: Handle, admitted: Admitted) -> list[Outcome]:
         """Draw rejected answers from the current policy by BDHS; the references are the chosen ones."""
         limit = self._config.loop.call_timeout_s
         results = await answer(worker.call("bdhs_pairs", admitted), limit, "rollout worker")
-        return [Outcome.of(id, None, result) for (id, _), result in zip(admitted, results, strict=True)]
+        return [Outcome.of(id, None, Judged(result)) for (id, _), result in zip(admitted, results, strict=True)]
 
     async def take(self, wanted: Mapping[str, int], version: int) -> list[PreferencePair]:
         """Wait until these many pairs of each source are fresh enough for learner version `version`, and take them.
@@ -212,6 +213,8 @@ def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
     if group is not None:
         fields["completions"] = [completion.text for completion in group.completions]
         fields["weight_versions"] = [completion.min_weight_version for completion in group.completions]
+    if outcome.scores is not None:
+        fields["verdict"] = outcome.scores
     if isinstance(result, Dropped):
         return fields | {"outcome": result.reason, "detail": result.detail}
     if group is None:

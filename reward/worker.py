@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
@@ -23,6 +25,16 @@ BACKOFF_S = 0.2
 MAX_BACKOFF_S = 5.0
 
 
+Paired: TypeAlias = PreferencePair | tuple[PreferencePair, ...] | Dropped
+
+
+class Judged(NamedTuple):
+    """What became of a group, and the score of each of its completions; None when there is no verdict."""
+
+    result: Paired
+    scores: tuple[float, ...] | None = None
+
+
 class RewardWorker:
     """Judges groups and pairs the best completion with the worst.
 
@@ -35,15 +47,17 @@ class RewardWorker:
         self._judge = judge or make_judge(config.reward.judge)
         self._backoff_s = backoff_s
 
-    def rank(self, groups: Sequence[RolloutGroup]) -> list[PreferencePair | Dropped]:
+    def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
         """One pair or reason per group, in order."""
-        verdicts = zip(groups, self.judge(groups), strict=True)
-        return [v if isinstance(v, Dropped) else rank(group, v, self._settings.min_margin) for group, v in verdicts]
+        return self._paired(groups, partial(rank, min_margin=self._settings.min_margin))
 
-    def rloo(self, groups: Sequence[RolloutGroup]) -> list[tuple[PreferencePair, ...] | Dropped]:
+    def rloo(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
         """All completions of a group two by two with their advantages, or a reason; per group, in order."""
+        return self._paired(groups, rloo_pairs)
+
+    def _paired(self, groups: Sequence[RolloutGroup], pair: Callable[[RolloutGroup, Verdict], Paired]) -> list[Judged]:
         verdicts = zip(groups, self.judge(groups), strict=True)
-        return [v if isinstance(v, Dropped) else rloo_pairs(group, v) for group, v in verdicts]
+        return [Judged(v) if isinstance(v, Dropped) else Judged(pair(group, v), v.scores) for group, v in verdicts]
 
     def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
         """One checked verdict or reason (`judge_failed`, `bad_verdict`) per group, in order."""

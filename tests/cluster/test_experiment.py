@@ -83,6 +83,14 @@ def test_a_run_leaves_everything_and_trains_each_pair_once(tmp_path: Path, max_s
     assert set(trained) <= {pair.id for pair in read_pairs(run_dir / "pairs")}
 
 
+def test_the_journal_holds_every_score_of_every_verdict(tmp_path: Path) -> None:
+    _, run_dir = run(make_config(tmp_path))
+    judged = events(run_dir, "group")
+    assert {len(event["verdict"]) == len(event["completions"]) > 1 for event in judged} == {True}
+    made = [event for event in judged if event["outcome"] == "pair"]
+    assert made and all(event["scores"] == [max(event["verdict"]), min(event["verdict"])] for event in made)
+
+
 def offline_set(tmp_path: Path, count: int) -> Path:
     prompts = caption_prompts("train", count, 5, ImageStore(tmp_path / "images"))
     pairs = [
@@ -130,6 +138,8 @@ def test_when_every_group_ties_the_run_stops_with_the_histogram(
         run(config, rollout=SilentWorker)
     beats = [line for line in caplog.messages if line.startswith("waiting for 4 online pairs: 0 buffered, ")]
     assert beats and "groups in flight, dropped so far {" in beats[-1]
+    groups = events(config.run.dir, "group")
+    assert groups and all(len(event["verdict"]) == config.rollout.num_completions for event in groups)
 
 
 class HangingWorker(FakeRolloutWorker):

@@ -62,7 +62,8 @@ def test_the_worker_keeps_order_and_counts_failures() -> None:
     judge.calls = {"x": 99, "y": 99}
     reward = RewardWorker(RunConfig(mixture=Mixture(online_fraction=1)), judge, backoff_s=0.0)
     groups = [group(PROMPT, "a", "b", id=id) for id in ("x", "bad", "y")]
-    first, failed, second = reward.rloo(groups)
+    (first, scores), (failed, none), (second, _) = reward.rloo(groups)
     assert isinstance(failed, Dropped) and (failed.id, failed.reason) == ("bad", "judge_failed")
     assert [pairs[0].id for pairs in (first, second)] == ["x#0", "y#0"]  # type: ignore[index]
     assert first[0].scores == (1.0, -1.0)  # type: ignore[index]
+    assert (scores, none) == ((1.0, 0.0), None)

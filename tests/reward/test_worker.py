@@ -41,7 +41,7 @@ def worker(judge: FlakyJudge, max_retries: int = 2) -> RewardWorker:
 
 
 def test_the_configured_judge_ranks_groups_in_order() -> None:
-    pair, tie, no_truth = RewardWorker(CONFIG).rank(
+    (pair, scores), (tie, tied), (no_truth, none) = RewardWorker(CONFIG).rank(
         [
             GOOD,
             group(caption_prompt(), TRUE, TRUE + " ", TRUE + "\n\nAnd that is all.", id="t"),
@@ -52,6 +52,7 @@ def test_the_configured_judge_ranks_groups_in_order() -> None:
     assert (pair.chosen.text, pair.rejected.text, pair.scores) == (TRUE, INVENTED, (0.0, -1.0))
     assert isinstance(tie, Dropped) and tie.reason == "tie"
     assert isinstance(no_truth, Dropped) and no_truth.reason == "judge_failed"
+    assert (scores, tied, none) == ((-1.0, 0.0), (0.0, 0.0, 0.0), None)
 
 
 def test_a_judge_that_fails_twice_is_asked_a_third_time() -> None:
@@ -62,8 +63,9 @@ def test_a_judge_that_fails_twice_is_asked_a_third_time() -> None:
 
 def test_a_judge_that_always_fails_costs_its_group_and_no_other_score_takes_its_place() -> None:
     judge = FlakyJudge(failures=99)
-    for found in (worker(judge).judge([GOOD]), worker(judge).rank([GOOD])):
-        assert found == [Dropped("g", "judge_failed", "judge flaky: server busy")]
+    dropped = Dropped("g", "judge_failed", "judge flaky: server busy")
+    assert worker(judge).judge([GOOD]) == [dropped]
+    assert worker(judge).rank([GOOD]) == [(dropped, None)]
     assert judge.calls == {"g": 6}
 
 
@@ -71,7 +73,7 @@ def test_one_failing_group_does_not_take_the_others_along() -> None:
     judge = FlakyJudge(failures=1)
     judge.calls["fine"] = 1
     fine = group(caption_prompt(), "a", "b", id="fine")
-    first, second = worker(judge, max_retries=0).rank([GOOD, fine])
+    (first, _), (second, _) = worker(judge, max_retries=0).rank([GOOD, fine])
     assert isinstance(first, Dropped) and isinstance(second, PreferencePair)
 
 
