@@ -5,13 +5,14 @@ completions of 100 tokens, float32, full fine-tuning, frozen tower, AdamW, both 
 Every side runs in a process of its own, one after the other: TRL, ours on fresh pairs, ours with reference log-probs
 on disk. The first step of each warms up; the counted time holds everything, reading pictures included.
 
-    ratio_fresh     our pairs per second over TRL's, each pair seen for the first time
+    ratio_fresh     our pairs per second over TRL's, each pair seen for the first time; also as ratio
     ratio_cached    the same with reference log-probs found on disk (image features are made anew)
     memory_ratio    peak memory above weights (policy and reference), ours over TRL's
     floor_frac      work that must be done (see step_model.must_flops) / (our fresh step x rate of a large product)
     floor_frac_matmul   the same by the rate of torch.matmul, which is not always the best that torch has
     loss_error      max |Δ| of the losses: before the first update it is log 2, after it both sides must agree
 
+On a GPU, TRL's side has Liger's kernels where the package liger_kernel is installed (`sides.peer.liger_kernel`).
 The last line is one JSON object.
 """
 
@@ -51,6 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="counted steps")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--sides", nargs="+", default=["peer", "fresh", "cached"], choices=["peer", "fresh", "cached"])
+    parser.add_argument("--out", type=Path, help="also write the JSON there")
     for name in ("side", "model", "images"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -96,6 +98,7 @@ def summary(args: argparse.Namespace, sides: dict[str, dict[str, Any]], num_para
             if name in sides:
                 found[f"ratio_{name}"] = round(sides["peer"]["step_s"] / sides[name]["step_s"], 2)
     if "peer" in sides and fresh:
+        found["ratio"] = found["ratio_fresh"]
         found["memory_ratio"] = round(fresh["peak_mib"] / sides["peer"]["peak_mib"], 3)
     losses = [side["losses"] for side in sides.values()]
     found["loss_error"] = max(
@@ -111,8 +114,22 @@ def summary(args: argparse.Namespace, sides: dict[str, dict[str, Any]], num_para
         "steps": args.steps,
         "threads": args.threads,
         "num_parameters": num_parameters,
-        "versions": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """All sides on one model, one after the other."""
+    from benchmarks.step_model import SIZES, build
+
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        model, images = Path(folder) / "model", Path(folder) / "images"
+        num_parameters = build(SIZES[args.size], model, args.dtype)
+        sides = {}
+        for side in args.sides:
+            if side == "cached":
+                run_side(args, "fill", model, images)
+            sides[side] = run_side(args, side, model, images)
+    return summary(args, sides, num_parameters)
 
 
 def main() -> None:
@@ -125,19 +142,14 @@ def main() -> None:
     if args.sweep:
         from benchmarks.step_sweep import sweep
 
-        print(json.dumps(sweep(args, run_side)))
-        return
-    from benchmarks.step_model import SIZES, build
-
-    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-        model, images = Path(folder) / "model", Path(folder) / "images"
-        num_parameters = build(SIZES[args.size], model, args.dtype)
-        sides = {}
-        for side in args.sides:
-            if side == "cached":
-                run_side(args, "fill", model, images)
-            sides[side] = run_side(args, side, model, images)
-        print(json.dumps(summary(args, sides, num_parameters)))
+        found = sweep(args, run_side)
+    else:
+        found = compare(args)
+    line = json.dumps({**found, "versions": {name: metadata.version(name) for name in PACKAGES}})
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(line + "\n")
+    print(line)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,7 @@ def peer(args: Any) -> dict[str, Any]:
 
         targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
         options["peft_config"] = LoraConfig(r=128, lora_alpha=256, target_modules=targets, bias="none")
+    liger = args.device == "cuda" and find_spec("liger_kernel") is not None
     config = DPOConfig(
         output_dir=str(Path(args.model) / "trl"),
         per_device_train_batch_size=args.micro_batch,
@@ -168,6 +170,7 @@ def peer(args: Any) -> dict[str, Any]:
         bf16=args.dtype == "bfloat16",
         use_cpu=args.device == "cpu",
         gradient_checkpointing=False,
+        use_liger_kernel=liger,
         report_to="none",
         save_strategy="no",
         logging_steps=args.steps + 1,
@@ -185,7 +188,7 @@ def peer(args: Any) -> dict[str, Any]:
     trainer.train()
     num = args.batch // args.micro_batch
     losses = [sum(trainer.losses[at : at + num]) / num for at in range(0, len(trainer.losses), num)]
-    return _figures(args, ends, losses, memory.above_start())
+    return _figures(args, ends, losses, memory.above_start()) | {"liger_kernel": liger}
 
 
 def _pairs(args: Any, offline: bool) -> list[PreferencePair]:
