@@ -18,7 +18,10 @@ ROW_LOSSES = ("povid",)
 
 @dataclass(frozen=True, slots=True)
 class FastPath:
-    """What is on; `fallbacks` names every switch that was asked for and is off, with the reason."""
+    """What is on; `fallbacks` names every switch that was asked for and is off, with the reason.
+
+    `onednn` is never named: it asks for the faster of torch's two libraries, and gets it.
+    """
 
     share_prompt: bool
     share_vision: bool
@@ -56,9 +59,9 @@ class FastPath:
         elif layers and (reason := decoder.why_not(language_model(policy.model), policy.model.config.vision_config)):
             reasons["fused_layers"] = reason
         layers = layers and "fused_layers" not in reasons
-        cache = None if fast.reference_cache == "off" else Path(fast.reference_cache)
-        if cache == Path("run"):
-            cache = config.run.dir / "reference_logps"
+        if fast.fused_logps and learner.engine == "deepspeed" and learner.zero_stage == 3:
+            reasons["fused_logps"] = "ZeRO-3 splits the policy's head up"
+        cache = _cache_folder(config)
         if cache is not None and set(losses) <= set(REFERENCE_FREE):
             reasons["reference_cache"] = "no loss of this run reads the reference"
         elif cache is not None and not tree:
@@ -82,3 +85,8 @@ class FastPath:
                 prepare(model.model, self.fused_layers)
             if self.onednn:
                 products.install(model)
+
+
+def _cache_folder(config: RunConfig) -> Path | None:
+    name = config.learner.fast.reference_cache
+    return {"off": None, "run": config.run.dir / "reference_logps"}.get(name, Path(name))

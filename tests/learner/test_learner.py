@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import learner.losses
+import learner.products
 import learner.update
 from common.chat import ChatEncoder
 from common.config import Learner as LearnerConfig
@@ -25,6 +26,7 @@ from common.records import PreferencePair, Response
 from common.weights import LM_HEAD, checksum, from_arrays
 from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator
+from learner.fast import FastPath
 from learner.learner import Learner
 from learner.objective import Objective
 from learner.pair_logps import PairLogps, pair_logps
@@ -221,6 +223,22 @@ def test_what_cannot_be_fast_is_said() -> None:
     assert set(Learner(thawed).start()["fallbacks"]) == {"share_vision"}
     plain = Learner(run_config(fast={"share_prompt": False, "fused_layers": True})).start()["fallbacks"]
     assert plain == dict.fromkeys(("share_vision", "fused_layers", "reference_cache"), "needs share_prompt")
+
+
+def test_what_zero_3_cannot_have_is_said(model_path: Path) -> None:
+    """The reference cache is there on one rank."""
+    policy = load_policy(Model(), model_path)
+    found = [
+        set(FastPath.of(run_config("deepspeed", zero_stage=3, num_ranks=ranks), policy, ("dpo",)).fallbacks)
+        for ranks in (1, 2)
+    ]
+    assert found == [{"share_vision", "fused_logps"}, {"share_vision", "fused_logps", "reference_cache"}]
+
+
+def test_the_slower_of_two_libraries_is_no_fallback(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner.products, "mkl_is_slow", lambda: False)
+    path = FastPath.of(run_config(), load_policy(Model(), model_path), ("dpo",))
+    assert (path.onednn, path.fallbacks) == (False, {})
 
 
 def test_a_checkpoint_of_another_number_of_ranks_names_the_way_out(store: ImageStore, tmp_path: Path) -> None:
