@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.records import Dropped, PreferencePair
 from learner.collate import Collator, EncodedPair
@@ -27,6 +28,14 @@ class MicroBatch:
         return [1.0] * (len(self.pairs) - self.num_fillers) + [0.0] * self.num_fillers
 
 
+class PairSize(NamedTuple):
+    """Tokens of a pair in a forward: of its prompt, unless one of the same key is there already, and all others."""
+
+    key: int
+    prompt: int
+    others: int
+
+
 @dataclass(frozen=True, slots=True)
 class MicroSize:
     """Limits of one forward: pairs, and tokens if not 0 (a single pair may be larger, it is never cut)."""
@@ -34,16 +43,18 @@ class MicroSize:
     pairs: int
     tokens: int = 0
 
-    def cut(self, sizes: Sequence[int]) -> list[slice]:
-        """Runs of consecutive pairs, given each pair's tokens; with a token limit `pairs` does not bind."""
+    def cut(self, sizes: Sequence[PairSize]) -> list[slice]:
+        """Runs of consecutive pairs; with a token limit `pairs` does not bind."""
         if not self.tokens:
             return [slice(start, start + self.pairs) for start in range(0, len(sizes), self.pairs)]
-        cuts, start, filled = [], 0, 0
-        for index, size in enumerate(sizes):
-            if index > start and filled + size > self.tokens:
+        cuts, start, filled, seen = [], 0, 0, set[int]()
+        for index, (key, prompt, others) in enumerate(sizes):
+            own = others if key in seen else prompt + others
+            if index > start and filled + own > self.tokens:
                 cuts.append(slice(start, index))
-                start, filled = index, 0
-            filled += size
+                start, filled, seen, own = index, 0, set(), prompt + others
+            filled += own
+            seen.add(key)
         return [*cuts, slice(start, len(sizes))] if sizes else []
 
 
@@ -63,7 +74,7 @@ def plan_batch(
     encoded = {index: collator.encode(pairs[index]) for index in range(rank, len(pairs), world_size)}
     mine = [pair for pair in encoded.values() if isinstance(pair, EncodedPair)]
     facts = {
-        index: pair if isinstance(pair, Dropped) else (pair.has_media, pair.num_tokens)
+        index: pair if isinstance(pair, Dropped) else (pair.has_media, _size(pair, index, collator.tree))
         for index, pair in encoded.items()
     }
     known = {index: fact for part in gather(facts, world_size) for index, fact in part.items()}
@@ -72,7 +83,7 @@ def plan_batch(
     if not accepted:
         return BatchPlan([], 0, dropped)
     cuts = [
-        size.cut([tokens for index, (_, tokens) in accepted.items() if index % world_size == other])
+        size.cut([pair_size for index, (_, pair_size) in accepted.items() if index % world_size == other])
         for other in range(world_size)
     ]
     if world_size == 1:
@@ -82,6 +93,12 @@ def plan_batch(
     assert isinstance(filler, EncodedPair), f"ranks disagree on pair {pairs[filler_index].id}: {filler}"
     missing = max(map(len, cuts)) - len(cuts[rank])
     return BatchPlan(split(mine, [*cuts[rank], *[slice(0, 0)] * missing], filler), len(accepted), dropped)
+
+
+def _size(pair: EncodedPair, index: int, tree: bool) -> PairSize:
+    """A tree has equal prompts once, rows have none in common. Keys are compared with those of the same rank only."""
+    prompt = len(pair.prompt.token_ids)
+    return PairSize(hash(pair.prompt_key) if tree else index, prompt, pair.num_tokens - prompt)
 
 
 def split(pairs: Sequence[EncodedPair], cuts: Sequence[slice], filler: EncodedPair | None) -> list[MicroBatch]:

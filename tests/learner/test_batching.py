@@ -8,7 +8,7 @@ import pytest
 
 import learner.batching
 from common.images import ImageStore
-from learner.batching import BatchPlan, MicroSize, plan_batch
+from learner.batching import BatchPlan, MicroSize, PairSize, plan_batch
 from learner.collate import Collator
 from tests.learner.helpers import make_pairs, text_prompt
 
@@ -72,7 +72,15 @@ def test_every_micro_batch_has_media_if_any_has(
 def test_cuts_by_tokens() -> None:
     """Limit 10: 4+5 fit, 7 is alone, 12 is too large for any limit and goes alone, 1+9 fit exactly."""
     sizes = [4, 5, 7, 12, 1, 9]
-    cuts = MicroSize(2, 10).cut(sizes)
+    pairs = [PairSize(key, 1, size - 1) for key, size in enumerate(sizes)]
+    cuts = MicroSize(2, 10).cut(pairs)
     assert [sizes[cut] for cut in cuts] == [[4, 5], [7], [12], [1, 9]]
-    assert [sizes[cut] for cut in MicroSize(4).cut(sizes)] == [[4, 5, 7, 12], [1, 9]]
+    assert [sizes[cut] for cut in MicroSize(4).cut(pairs)] == [[4, 5, 7, 12], [1, 9]]
     assert MicroSize(2, 10).cut([]) == []
+
+
+def test_a_cut_counts_a_prompt_once() -> None:
+    """2,900 + 5 · 200 = 3,900 of 4,096; the next cut has 2,900 + 3 · 200, and 600 are too many for another prompt."""
+    pairs = [PairSize(1, 2900, 200)] * 8 + [PairSize(2, 400, 200), PairSize(1, 2900, 200)]
+    assert MicroSize(1, 4096).cut(pairs) == [slice(0, 5), slice(5, 8), slice(8, 10)]
+    assert MicroSize(1, 4100).cut(pairs) == [slice(0, 6), slice(6, 10)]

@@ -31,6 +31,7 @@ from learner.learner import Learner
 from learner.objective import Objective
 from learner.pair_logps import PairLogps, pair_logps
 from learner.policy import Policy, freeze_copy, load_model, load_policy
+from learner.tree import tree_batch
 from learner.update import accumulate
 from tests.learner.helpers import LORA, make_pairs, run_config
 from tests.tiny_models import TinyLlava, tiny_llava
@@ -202,6 +203,21 @@ def test_a_token_limit_cuts_micro_batches_and_changes_nothing(store: ImageStore)
     ours, theirs = packed.step(0, pairs)[0].metrics, plain.step(0, pairs)[0].metrics
     for name in ("loss", "grad_norm", "rewards/margins", "tokens"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-4)
+
+
+def test_pairs_of_one_prompt_fill_a_forward_with_it_once(store: ImageStore) -> None:
+    """Without trees each row has the prompt again, and none is left out of the count."""
+    config, pairs = run_config(fast={"pack_tokens": 200}), make_pairs(store, 6)
+    same = [replace(pair, prompt=pairs[0].prompt) for pair in pairs]
+    plain, packed = started(run_config()), started(config)
+    batches = packed._plan(same).micro_batches
+    assert len(batches) < len(packed._plan(pairs).micro_batches)
+    assert all(tree_batch(batch.pairs).num_tokens <= 200 for batch in batches)
+    ours, theirs = packed.step(0, same)[0].metrics, plain.step(0, same)[0].metrics
+    for name in ("loss", "grad_norm", "rewards/margins", "tokens"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-4)
+    rows = started(run_config(fast={"pack_tokens": 200, "share_prompt": False}))
+    assert len(rows._plan(same).micro_batches) == len(packed._plan(pairs).micro_batches)
 
 
 @TUNINGS
