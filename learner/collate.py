@@ -24,7 +24,7 @@ from common.sources import RLOO
 from learner.crops import Crop
 from learner.encoded import EncodedPair as EncodedPair
 from learner.encoded import rows_of
-from learner.tree import TOKEN_LEVEL, TreeBatch, tree_batch
+from learner.tree import TOKEN_LEVEL, TreeBatch, joined, tree_batch
 
 CACHE_BYTES = 256 << 20
 
@@ -185,21 +185,11 @@ def _num_bytes(prompt: EncodedPrompt) -> int:
 
 def _join_media(prompts: Sequence[EncodedPrompt], width: int) -> dict[str, Tensor]:
     """The prompts' tensors in row order; token-level ones grow to `width`, others are padded to a common shape."""
-    joined: dict[str, Tensor] = {}
+    media: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for prompt in prompts for name in prompt.model_inputs):
         if name in TOKEN_LEVEL:
             rows = [prompt.model_inputs[name] for prompt in prompts]
-            joined[name] = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows])
+            media[name] = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows])
             continue
-        parts = [prompt.model_inputs[name] for prompt in prompts if name in prompt.model_inputs]
-        shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-        joined[name] = torch.cat([_pad_to(part, shape) for part in parts])
-    return joined
-
-
-def _pad_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """Zeros behind every dimension but the first (tiles of LLaVA-NeXT images differ in number)."""
-    missing = [size - have for size, have in zip(shape, tensor.shape[1:], strict=True)]
-    if not any(missing):
-        return tensor
-    return torch.nn.functional.pad(tensor, [edge for size in reversed(missing) for edge in (0, size)])
+        media[name] = joined([prompt.model_inputs[name] for prompt in prompts if name in prompt.model_inputs])
+    return media

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from learner.tree import Media
+from learner.tree import Media, joined
 
 TOWER_IMAGES = 8
 """Images (tiles) per run of a CLIP tower, entries of media per run for features: bounds what it needs at a time."""
@@ -36,7 +36,8 @@ class Features:
 
 def image_features(model: Any, media: Sequence[Media]) -> list[Features]:
     """The family's own features (projector included), one run for all media."""
-    output = model.model.get_image_features(**_joined([each.inputs for each in media]), return_dict=True)
+    inputs = {name: joined([each.inputs[name] for each in media]) for name in media[0].inputs}
+    output = model.model.get_image_features(**inputs, return_dict=True)
     pooled, levels = list(output.pooler_output), [list(level) for level in getattr(output, "deepstack_features", ())]
     counts = [len(each.sha256) for each in media]
     assert len(pooled) == sum(counts), f"{len(pooled)} features for {sum(counts)} images"
@@ -155,18 +156,3 @@ def _exchanged(module: Any, name: str, other: nn.ModuleList) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, own)
-
-
-def _joined(inputs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Media of several prompts as one call's arguments; smaller tensors get zeros behind."""
-    joined = {}
-    for name in inputs[0]:
-        parts = [each[name] for each in inputs]
-        shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-        padded = []
-        for part in parts:
-            missing = [size - have for size, have in zip(shape, part.shape[1:], strict=True)]
-            edges = [edge for size in reversed(missing) for edge in (0, size)]
-            padded.append(torch.nn.functional.pad(part, edges) if any(missing) else part)
-        joined[name] = torch.cat(padded)
-    return joined

@@ -98,6 +98,17 @@ class TreeBatch:
         )
 
 
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """One behind the other; in every other dimension zeros fill what is smaller (LLaVA-NeXT's numbers of tiles)."""
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    padded = []
+    for part in parts:
+        missing = [size - have for size, have in zip(shape, part.shape[1:], strict=True)]
+        edges = [edge for size in reversed(missing) for edge in (0, size)]
+        padded.append(torch.nn.functional.pad(part, edges) if any(missing) else part)
+    return torch.cat(padded)
+
+
 def tree_batch(pairs: Sequence[EncodedPair]) -> TreeBatch:
     """Lay pairs out; result rows are all chosen completions, then all rejected ones, then those behind crops."""
     return tree_rows(rows_of(pairs), pairs)
