@@ -1,6 +1,6 @@
 """The replay buffer: an offline pool read in seeded epochs and an online pool read first in, first out.
 
-It never blocks and never waits: the loop asks `ready`, and takes. Its whole state is JSON.
+It never blocks and never waits: `take` gives every online pair that is wanted, or none. Its whole state is JSON.
 """
 
 from __future__ import annotations
@@ -96,19 +96,10 @@ class ReplayBuffer:
         """Online pairs waiting, stale ones included."""
         return len(self._online)
 
-    @property
-    def num_offline(self) -> int:
-        """Size of the offline set."""
-        return len(self._offline)
-
     def add(self, pair: PreferencePair) -> None:
         """Append an online pair."""
         assert pair.weight_version is not None, f"online pair {pair.id} has no weight version"
         self._online.append(pair)
-
-    def ready(self, num: int) -> bool:
-        """Whether `num` online pairs wait. Stale ones count, so `take` may still come back empty-handed."""
-        return len(self._online) >= num
 
     def evict(self, learner_version: int, max_staleness: int) -> list[tuple[PreferencePair, Dropped]]:
         """Remove the online pairs that are too old (reason `stale`)."""
