@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | figures. Every target sets itself up; nothing is downloaded twice.
+# make setup | demo | test | lint. Every target sets itself up; nothing is downloaded twice.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv

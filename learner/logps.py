@@ -1,7 +1,8 @@
 """Log-probs of completions: the head runs at completion positions only, a chunk of them at a time.
 
-The tokens x vocabulary tensor never exists: of each chunk's logits one number per token is kept. `learner.head` does
-that fused with its gradients; heads that it cannot take go through gradient checkpointing.
+Of the tokens x vocabulary tensor a chunk exists at a time, and one number per token is kept. `learner.head` does that
+fused with its gradients, and keeps one chunk, of at most 128 MiB, until the backward pass of a head that trains; heads
+that it cannot take go through gradient checkpointing.
 """
 
 from __future__ import annotations

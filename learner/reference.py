@@ -2,7 +2,8 @@
 
 tuning   ZeRO                                   kept as                                   memory per rank
 LoRA     any                                    the policy with its adapters off          none
-full     0-2, or 3 on one rank                  a copy, sharing a tower that is frozen    the model
+full     0-2                                    a copy, sharing a tower that is frozen    the model, less that tower
+full     3 on one rank                          a copy that shares nothing                the model
 full     3 on several ranks, or params on CPU   a copy in a ZeRO-3 engine of its own      its share, and a layer
 """
 

@@ -222,7 +222,8 @@ def test_pairs_of_one_prompt_fill_a_forward_with_it_once(store: ImageStore) -> N
 
 @TUNINGS
 def test_every_switch_off_trains_the_same(store: ImageStore, tuning: dict | None) -> None:
-    off = {"share_prompt": False, "share_vision": False, "fused_logps": False, "reference_cache": "off"}
+    names = ("share_prompt", "share_vision", "fused_logps", "fused_layers", "onednn")
+    off = dict.fromkeys(names, False) | {"reference_cache": "off"}
     fast, slow = started(run_config(tuning=tuning)), started(run_config(tuning=tuning, fast=off))
     for step in range(3):
         ours = fast.step(step, make_pairs(store, 6, 6 * step))[0].metrics
