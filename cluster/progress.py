@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, a line every few seconds in a log."""
+"""How far a long job is: a bar on a terminal; in a log the first line, the last, and one a minute in between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-LINE_INTERVAL_S = 5.0
+FIRST_LINE_S = 5.0
+"""A job that ends before this, done or refused, writes none."""
+LINE_INTERVAL_S = 60.0
 
 
 class ProgressReport:
@@ -20,7 +22,8 @@ class ProgressReport:
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
         self.what, self.total, self.done, self._first = what, total, done, done
-        self._began = self._last_line = time.monotonic()
+        self._began, self._next_line_s = time.monotonic(), FIRST_LINE_S
+        self._unprinted = ""
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if sys.stderr.isatty():
@@ -42,6 +45,8 @@ class ProgressReport:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif kind is None and self.elapsed_s >= FIRST_LINE_S:
+            self._print()
 
     @property
     def elapsed_s(self) -> float:
@@ -59,7 +64,14 @@ class ProgressReport:
         text = f"{self.rate:.1f}/s {note}"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=text)
-        elif time.monotonic() - self._last_line >= LINE_INTERVAL_S:
-            self._last_line = time.monotonic()
-            left = (self.total - self.done) / max(self.rate, 1e-9)
-            print(f"{self.what}: {self.done}/{self.total}, {text}, {left:.0f} s left", file=sys.stderr, flush=True)
+            return
+        left = (self.total - self.done) / max(self.rate, 1e-9)
+        self._unprinted = f"{self.what}: {self.done}/{self.total}, {text}, {left:.0f} s left"
+        if self.elapsed_s >= self._next_line_s:
+            self._next_line_s = self.elapsed_s + LINE_INTERVAL_S
+            self._print()
+
+    def _print(self) -> None:
+        if self._unprinted:
+            print(self._unprinted, file=sys.stderr, flush=True)
+        self._unprinted = ""

@@ -292,6 +292,7 @@ def test_small_cache_blocks_unless_asked_otherwise(job: Callable[..., Job]) -> N
 def test_the_log_says_how_fast_and_how_long(
     job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(progress, "FIRST_LINE_S", 0.0)
     monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
     run(job(), scripted())
     lines = capsys.readouterr().err.splitlines()
@@ -299,6 +300,16 @@ def test_the_log_says_how_fast_and_how_long(
     found = [hit for line in lines if (hit := re.fullmatch(pattern, line))]
     assert len(found) == 150 and found[-1].groups() == ("150", "0")
     assert re.fullmatch(r"[\d.]+ prompts/s, [\d.]+ pairs/s", lines[-1])
+
+
+def test_a_log_has_a_first_line_and_a_last_unless_the_job_is_short(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for first_line_s, expected in ((0.0, ["bdhs: 1/150", "bdhs: 150/150"]), (600.0, [])):
+        monkeypatch.setattr(progress, "FIRST_LINE_S", first_line_s)
+        run(job(out=str(first_line_s)), scripted())
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split(",")[0] for line in lines if line.startswith("bdhs: ")] == expected
 
 
 def test_refusals_are_one_line_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
