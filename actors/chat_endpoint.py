@@ -114,8 +114,13 @@ class ChatEndpoint:
         if key in self._pending:
             return replace(await asyncio.shield(self._pending[key]), cached=True)
         task = self._pending[key] = asyncio.create_task(self._fetch(key, request))
-        task.add_done_callback(lambda _: self._pending.pop(key))
+        task.add_done_callback(lambda _: self._forget(key))
         return await asyncio.shield(task)
+
+    def _forget(self, key: str) -> None:
+        task = self._pending.pop(key)
+        if not task.cancelled():
+            task.exception()  # read here: whoever asked may be cancelled, and asyncio would print a traceback
 
     async def _fetch(self, key: str, request: dict[str, Any]) -> Reply:
         attempts = AsyncRetrying(

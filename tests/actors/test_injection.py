@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import email.utils
+import gc
 import json
 import logging
 import socket
@@ -334,6 +335,24 @@ def test_a_failure_is_no_reply_to_keep(tmp_path: Path) -> None:
         for expected in ("endpoint_refused", None):
             (injection,), _ = inject(config(server.url), tmp_path / "c", [ask()])
             assert reason(injection) == expected
+
+
+def test_a_failure_that_nobody_waits_for_any_more_is_silent(tmp_path: Path) -> None:
+    said: list[Any] = []
+
+    async def call(url: str) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        async with ChatEndpoint(EndpointConfig(base_url=url, model="m"), tmp_path / "c") as endpoint:
+            asker = asyncio.create_task(endpoint.ask([{"role": "user", "content": "?"}]))
+            await asyncio.sleep(0.05)
+            asker.cancel()
+            while endpoint._pending:
+                await asyncio.sleep(0.01)
+        gc.collect()
+
+    with ChatServer(lambda asked: replace(refusal(400), delay_s=0.3)) as server:
+        asyncio.run(call(server.url))
+    assert not said
 
 
 def test_replies_without_usage_are_counted_as_such(tmp_path: Path) -> None:
