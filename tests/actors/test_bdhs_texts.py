@@ -111,9 +111,3 @@ def test_an_encoder_is_taken_by_name_and_named_in_the_output(monkeypatch: pytest
     assert similarity([]) == []
     with pytest.raises(UserError, match=r"^similarity: .*'elsewhere'.*local folder; .*lexical$"):
         make_similarity("elsewhere")
-
-
-def test_embeddings_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(UserError, match=r"sightline\[similarity\]"):
-        make_similarity("all-mpnet-base-v2")

@@ -290,7 +290,8 @@ def test_nobody_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_an_endpoint_that_dies_on_the_way_loses_no_row(
     status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with answering(lambda asked: rewrite(asked) if asked.number <= 20 else refusal(status)) as server:
+    gone = replace(refusal(status), delay_s=0.2)  # good replies on their way come first
+    with answering(lambda asked: rewrite(asked) if asked.number <= 20 else gone) as server:
         line = words(tmp_path / "a", server.url, "--count", "60", "--concurrency", "4")
         assert main(line) == 2
         assert "16 failures in a row" in capsys.readouterr().err and not (tmp_path / "a" / PAIRS).exists()
