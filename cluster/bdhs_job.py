@@ -132,14 +132,14 @@ async def _generate(
         halves = (window - window // 2, window // 2)
         with ProgressReport("bdhs", len(prompts), len(done)) as progress, Shards(writer) as shards:
 
-            async def lane(generate: Generate, window: int) -> None:
+            async def lane(generate: Generate, half: int) -> None:
                 async for outcome in generate_pairs(
                     queue,
                     generate,
                     config=job.bdhs,
                     similarity=similarity,
                     num_image_tokens=num_image_tokens,
-                    window=window,
+                    window=half,
                 ):
                     shards.add(outcome.result, note_of(outcome))
                     progress.advance(f"prompts, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s")

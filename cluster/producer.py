@@ -27,7 +27,7 @@ from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
 from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS, RLOO
 from learner.replay import ReplayBuffer
-from reward.worker import Judged
+from reward.worker import Paired
 
 log = logging.getLogger("sightline")
 
@@ -44,8 +44,9 @@ class Outcome(NamedTuple):
     scores: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, id: str, group: RolloutGroup | None, judged: Judged) -> Outcome:
-        result, scores = judged
+    def of(
+        cls, id: str, group: RolloutGroup | None, result: Paired, scores: tuple[float, ...] | None = None
+    ) -> Outcome:
         return cls(id, group, (result,) if isinstance(result, PreferencePair) else result, scores)
 
 
@@ -92,14 +93,14 @@ class Producer:
         ranked = await answer(reward.call(method, groups), limit, "reward worker") if groups else []
         assert len(results) == len(requests) and len(ranked) == len(groups)
         refused = [result for result in results if isinstance(result, Dropped)]
-        judged = [Outcome.of(group.id, group, found) for group, found in zip(groups, ranked, strict=True)]
+        judged = [Outcome.of(group.id, group, *found) for group, found in zip(groups, ranked, strict=True)]
         return judged + [Outcome(dropped.id, None, dropped) for dropped in refused]
 
     async def _bdhs(self, worker: Handle, admitted: Admitted) -> list[Outcome]:
         """Draw rejected answers from the current policy by BDHS; the references are the chosen ones."""
         limit = self._config.loop.call_timeout_s
         results = await answer(worker.call("bdhs_pairs", admitted), limit, "rollout worker")
-        return [Outcome.of(id, None, Judged(result)) for (id, _), result in zip(admitted, results, strict=True)]
+        return [Outcome.of(id, None, result) for (id, _), result in zip(admitted, results, strict=True)]
 
     async def take(self, wanted: Mapping[str, int], version: int) -> list[PreferencePair]:
         """Wait until these many pairs of each source are fresh enough for learner version `version`, and take them.
