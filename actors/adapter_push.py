@@ -23,7 +23,10 @@ from common.protocols import Tensors
 from common.records import WeightManifest
 from common.weights import BFLOAT16, checksum, from_arrays
 
-_HUB, _PEFT = "language_model.model.layers.", "base_model.model.model.language_model.layers."
+_HUB, _PEFT = (
+    "language_model.model.layers.",
+    "base_model.model.model.language_model.layers.",
+)
 """Beginnings of a layer's name in the hub scheme and in peft's files."""
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -63,28 +66,42 @@ def zero_adapter(shapes: Shapes, tuning: Lora) -> dict[str, np.ndarray]:  # type
         layer = name.removesuffix(".weight")
         if name.startswith(_HUB) and layer.rpartition(".")[2] in tuning.target_modules:
             layer = _PEFT + layer.removeprefix(_HUB)
-            arrays[f"{layer}.lora_A.weight"] = np.zeros((tuning.r, shape[1]), np.float32)
-            arrays[f"{layer}.lora_B.weight"] = np.zeros((shape[0], tuning.r), np.float32)
+            arrays[f"{layer}.lora_A.weight"] = np.zeros(
+                (tuning.r, shape[1]), np.float32
+            )
+            arrays[f"{layer}.lora_B.weight"] = np.zeros(
+                (shape[0], tuning.r), np.float32
+            )
     return arrays
 
 
-def check_adapter(manifest: WeightManifest, tensors: Tensors, shapes: Shapes, tuning: Lora) -> None:
+def check_adapter(
+    manifest: WeightManifest, tensors: Tensors, shapes: Shapes, tuning: Lora
+) -> None:
     """Refuse a push that is not the manifest's, or no adapter of this model and configuration.
 
     Raises:
         UserError: checksum, names or shapes differ.
     """
-    expected = {name: array.shape for name, array in zero_adapter(shapes, tuning).items()}
-    found = {name.removesuffix(BFLOAT16): array.shape for name, array in tensors.items()}
+    expected = {
+        name: array.shape for name, array in zero_adapter(shapes, tuning).items()
+    }
+    found = {
+        name.removesuffix(BFLOAT16): array.shape for name, array in tensors.items()
+    }
     head = f"weights {manifest.version}: expected the {len(expected)} tensors of an adapter, got "
-    wrong = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    wrong = sorted(
+        name for name in expected.keys() & found.keys() if expected[name] != found[name]
+    )
     for what, names in (
         ("without", sorted(expected.keys() - found.keys())),
         ("unknown", sorted(found.keys() - expected.keys())),
         ("of another shape", wrong),
     ):
         if names:
-            raise UserError(f"{head}{len(names)} {what}: {', '.join(names[:3])}; learner and engine differ in tuning")
+            raise UserError(
+                f"{head}{len(names)} {what}: {', '.join(names[:3])}; learner and engine differ in tuning"
+            )
     if (digest := checksum(tensors)) != manifest.checksum:
         raise UserError(
             f"weights {manifest.version}: expected checksum {manifest.checksum[:16]}, got {digest[:16]}; publish again"

@@ -6,7 +6,14 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from actors.adapter_push import adapter_request
-from actors.vllm_api import AsyncEngineArgs, AsyncLLM, LoRARequest, RequestOutput, SamplingParams, parse_model_prompt
+from actors.vllm_api import (
+    AsyncEngineArgs,
+    AsyncLLM,
+    LoRARequest,
+    RequestOutput,
+    SamplingParams,
+    parse_model_prompt,
+)
 from actors.vllm_engine import VllmEngine
 
 
@@ -14,15 +21,21 @@ class AsyncVllmEngine(VllmEngine):
     """The default engine. Construct it inside the event loop that uses it."""
 
     def _launch(self, arguments: dict[str, Any]) -> None:
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, enable_log_requests=False))
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments, enable_log_requests=False)
+        )
 
     async def _render(self, payload: dict[str, Any]) -> Any:
         parsed = parse_model_prompt(self._llm.model_config, payload)
         (rendered,) = await self._llm.renderer.render_cmpl_async([parsed])
         return rendered
 
-    async def _submit(self, request_id: str, rendered: Any, params: SamplingParams) -> Awaitable[RequestOutput]:
-        queue = await self._llm.add_request(request_id, rendered, params, lora_request=await self._policy())
+    async def _submit(
+        self, request_id: str, rendered: Any, params: SamplingParams
+    ) -> Awaitable[RequestOutput]:
+        queue = await self._llm.add_request(
+            request_id, rendered, params, lora_request=await self._policy()
+        )
 
         async def finished() -> RequestOutput:
             try:

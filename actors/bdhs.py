@@ -33,7 +33,9 @@ from common.protocols import GenerationRequest, ImageNoise
 from common.records import Dropped, PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
 
-Generate: TypeAlias = Callable[[list[GenerationRequest]], Awaitable[Sequence[RolloutGroup | Dropped]]]
+Generate: TypeAlias = Callable[
+    [list[GenerationRequest]], Awaitable[Sequence[RolloutGroup | Dropped]]
+]
 """One result per request, in order."""
 
 
@@ -64,22 +66,37 @@ class Outcome:
     num_image_tokens: int = 0
 
 
-def draw_visible(num_image_tokens: int, rho: float, rng: random.Random) -> tuple[int, ...]:
+def draw_visible(
+    num_image_tokens: int, rho: float, rng: random.Random
+) -> tuple[int, ...]:
     """Indices of the image tokens that stay visible: token i iff its draw from U(0, 1) is >= rho."""
     return tuple(index for index in range(num_image_tokens) if rng.random() >= rho)
 
 
-def draw_attempt(prompt: Prompt, number: int, num_image_tokens: int, config: BdhsConfig) -> Attempt:
+def draw_attempt(
+    prompt: Prompt, number: int, num_image_tokens: int, config: BdhsConfig
+) -> Attempt:
     """The mask or noise, cuts and requests of attempt `number` (from 1); the last one is unguided in every variant."""
     assert prompt.reference is not None
     mask_seed, noise_seed, text_seed = (
-        derive_seed(config.seed, prompt.id, number, use) for use in ("mask", "noise", "sentences")
+        derive_seed(config.seed, prompt.id, number, use)
+        for use in ("mask", "noise", "sentences")
     )
-    noise = ImageNoise(config.noise_step, noise_seed) if config.variant == "noise" else None
-    visible = None if noise else draw_visible(num_image_tokens, config.rho, random.Random(mask_seed))
+    noise = (
+        ImageNoise(config.noise_step, noise_seed) if config.variant == "noise" else None
+    )
+    visible = (
+        None
+        if noise
+        else draw_visible(num_image_tokens, config.rho, random.Random(mask_seed))
+    )
     guided = config.variant != "unguided" and number < config.max_attempts
     text_rng = random.Random(text_seed)
-    cuts = list(_cuts(prompt.reference, config.flip_prob, text_rng)) if guided else [("", "")]
+    cuts = (
+        list(_cuts(prompt.reference, config.flip_prob, text_rng))
+        if guided
+        else [("", "")]
+    )
     requests = tuple(
         GenerationRequest(
             id=f"{prompt.id}/{number}/{index}",
@@ -96,10 +113,19 @@ def draw_attempt(prompt: Prompt, number: int, num_image_tokens: int, config: Bdh
         for index, (before, head) in enumerate(cuts)
     )
     num_visible = num_image_tokens if visible is None else len(visible)
-    return Attempt(prompt, number, tuple(head for _, head in cuts), requests, num_visible, num_image_tokens)
+    return Attempt(
+        prompt,
+        number,
+        tuple(head for _, head in cuts),
+        requests,
+        num_visible,
+        num_image_tokens,
+    )
 
 
-def _cuts(answer: str, flip_prob: float, rng: random.Random) -> Iterator[tuple[str, str]]:
+def _cuts(
+    answer: str, flip_prob: float, rng: random.Random
+) -> Iterator[tuple[str, str]]:
     """The true text before each sentence and the sentence's head."""
     before = ""
     for sentence in split_sentences(answer):
@@ -112,7 +138,9 @@ def _cuts(answer: str, flip_prob: float, rng: random.Random) -> Iterator[tuple[s
         before += sentence
 
 
-def assemble(attempt: Attempt, groups: Sequence[RolloutGroup | Dropped]) -> str | Dropped:
+def assemble(
+    attempt: Attempt, groups: Sequence[RolloutGroup | Dropped]
+) -> str | Dropped:
     """y-, the concatenation of head + continuation, or why this attempt gave none.
 
     Reasons: what the engine gave, `cut_off` when a continuation ran into its token limit, `empty`.
@@ -123,17 +151,30 @@ def assemble(attempt: Attempt, groups: Sequence[RolloutGroup | Dropped]) -> str 
             return Dropped(attempt.prompt.id, group.reason, group.detail)
         completion = group.completions[0]
         if completion.finish_reason == "length":
-            return Dropped(attempt.prompt.id, "cut_off", f"no end of sentence: {head + completion.text!r}")
+            return Dropped(
+                attempt.prompt.id,
+                "cut_off",
+                f"no end of sentence: {head + completion.text!r}",
+            )
         pieces.append(head + completion.text)
     text = "".join(pieces)
-    return text if text.strip() else Dropped(attempt.prompt.id, "empty", "the policy answered nothing")
+    return (
+        text
+        if text.strip()
+        else Dropped(attempt.prompt.id, "empty", "the policy answered nothing")
+    )
 
 
 _REPEATABLE = frozenset({"cut_off", "empty"})
 """Drops that another draw may cure; the engine's own reasons would come back."""
 
 
-def decide(attempt: Attempt, answer: str | Dropped, similarity: float | None, config: BdhsConfig) -> Outcome | None:
+def decide(
+    attempt: Attempt,
+    answer: str | Dropped,
+    similarity: float | None,
+    config: BdhsConfig,
+) -> Outcome | None:
     """The outcome of an attempt; None asks for another one. `similarity` is None iff there is no answer."""
     prompt, last = attempt.prompt, attempt.number >= config.max_attempts
     assert prompt.reference is not None
@@ -147,11 +188,24 @@ def decide(attempt: Attempt, answer: str | Dropped, similarity: float | None, co
         if similarity >= config.similarity_threshold and not last:
             return None
         result = PreferencePair(
-            f"bdhs/{prompt.id}", prompt, Response(prompt.reference), Response(answer), source="bdhs"
+            f"bdhs/{prompt.id}",
+            prompt,
+            Response(prompt.reference),
+            Response(answer),
+            source="bdhs",
         )
         if answer.strip() == prompt.reference.strip():
-            result = Dropped(prompt.id, "identical", "the last attempt repeated the chosen answer")
-    return Outcome(result, prompt.id, attempt.number, similarity, attempt.num_visible, attempt.num_image_tokens)
+            result = Dropped(
+                prompt.id, "identical", "the last attempt repeated the chosen answer"
+            )
+    return Outcome(
+        result,
+        prompt.id,
+        attempt.number,
+        similarity,
+        attempt.num_visible,
+        attempt.num_image_tokens,
+    )
 
 
 async def generate_pairs(
@@ -176,7 +230,9 @@ async def generate_pairs(
             refused = _refuse(prompt, config)
             if refused is None:
                 try:
-                    active.append(draw_attempt(prompt, 1, num_image_tokens(prompt), config))
+                    active.append(
+                        draw_attempt(prompt, 1, num_image_tokens(prompt), config)
+                    )
                     continue
                 except UserError as error:
                     if not hasattr(error, "reason"):
@@ -185,24 +241,44 @@ async def generate_pairs(
             yield Outcome(refused, prompt.id)
         if not active:
             return
-        groups = iter(await generate([request for attempt in active for request in attempt.requests]))
-        answers = [assemble(attempt, [next(groups) for _ in attempt.requests]) for attempt in active]
+        groups = iter(
+            await generate(
+                [request for attempt in active for request in attempt.requests]
+            )
+        )
+        answers = [
+            assemble(attempt, [next(groups) for _ in attempt.requests])
+            for attempt in active
+        ]
         values = _similarities(active, answers, similarity)
         undecided = []
         for attempt, answer, value in zip(active, answers, values, strict=True):
             outcome = decide(attempt, answer, value, config)
             if outcome is None:
-                undecided.append(draw_attempt(attempt.prompt, attempt.number + 1, attempt.num_image_tokens, config))
+                undecided.append(
+                    draw_attempt(
+                        attempt.prompt,
+                        attempt.number + 1,
+                        attempt.num_image_tokens,
+                        config,
+                    )
+                )
             else:
                 yield outcome
         active = undecided
 
 
 def _similarities(
-    attempts: Sequence[Attempt], answers: Sequence[str | Dropped], similarity: Similarity
+    attempts: Sequence[Attempt],
+    answers: Sequence[str | Dropped],
+    similarity: Similarity,
 ) -> list[float | None]:
     """Of each y- to its y+, in one batch; None where there is no y-."""
-    texts = [(a, t.prompt.reference or "") for t, a in zip(attempts, answers, strict=True) if isinstance(a, str)]
+    texts = [
+        (a, t.prompt.reference or "")
+        for t, a in zip(attempts, answers, strict=True)
+        if isinstance(a, str)
+    ]
     values = iter(similarity(texts))
     return [next(values) if isinstance(answer, str) else None for answer in answers]
 
@@ -211,10 +287,16 @@ def _refuse(prompt: Prompt, config: BdhsConfig) -> Dropped | None:
     num_chars, limit = len(prompt.reference or ""), config.max_reference_chars
     if num_chars > limit:
         return Dropped(
-            prompt.id, "answer_too_long", f"expected an answer of at most {limit} characters, got {num_chars}"
+            prompt.id,
+            "answer_too_long",
+            f"expected an answer of at most {limit} characters, got {num_chars}",
         )
     if not (prompt.reference or "").strip():
         return Dropped(prompt.id, "no_reference", "BDHS needs a true answer to corrupt")
     if len(prompt.images) != 1:
-        return Dropped(prompt.id, "image_count", f"BDHS needs exactly one image, got {len(prompt.images)}")
+        return Dropped(
+            prompt.id,
+            "image_count",
+            f"BDHS needs exactly one image, got {len(prompt.images)}",
+        )
     return None

@@ -44,10 +44,20 @@ def summarise(notes: Sequence[Mapping[str, Any]], max_attempts: int) -> dict[str
     return {
         "num_prompts": len(notes),
         "num_pairs": len(pairs),
-        "accepted_per_attempt": {str(n): attempts[n] for n in range(1, max_attempts + 1)},
-        "another_attempt_frac": sum(note["attempts"] > 1 for note in tried) / len(tried) if tried else 0.0,
-        "dropped": dict(sorted(Counter(note["dropped"] for note in notes if note["dropped"]).items())),
-        "similarity": {str(q): quantile(values, q) for q in QUANTILES} if values else {},
+        "accepted_per_attempt": {
+            str(n): attempts[n] for n in range(1, max_attempts + 1)
+        },
+        "another_attempt_frac": sum(note["attempts"] > 1 for note in tried) / len(tried)
+        if tried
+        else 0.0,
+        "dropped": dict(
+            sorted(
+                Counter(note["dropped"] for note in notes if note["dropped"]).items()
+            )
+        ),
+        "similarity": {str(q): quantile(values, q) for q in QUANTILES}
+        if values
+        else {},
         "mean_visible_tokens": num_visible / len(tried) if tried else 0.0,
         "visible_frac": num_visible / num_tokens if num_tokens else 0.0,
     }

@@ -21,7 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    wait_random_exponential,
+)
 
 from actors.reply_cache import Reply, ReplyCache
 from common.errors import UserError
@@ -44,9 +49,19 @@ MAX_TOKENS = 1 << 40
 class EndpointError(RuntimeError):
     """No reply. `reason` is the counted key; `retry_after_s` is the pause that the endpoint asked for."""
 
-    def __init__(self, reason: str, message: str, retryable: bool = False, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        retryable: bool = False,
+        retry_after_s: float = 0.0,
+    ) -> None:
         super().__init__(message)
-        self.reason, self.retryable, self.retry_after_s = reason, retryable, retry_after_s
+        self.reason, self.retryable, self.retry_after_s = (
+            reason,
+            retryable,
+            retry_after_s,
+        )
 
 
 class ChatEndpoint:
@@ -63,7 +78,9 @@ class ChatEndpoint:
             base_url=config.base_url,
             api_key=self._key or "none",
             max_retries=0,
-            timeout=openai.Timeout(config.timeout_s, connect=min(CONNECT_TIMEOUT_S, config.timeout_s)),
+            timeout=openai.Timeout(
+                config.timeout_s, connect=min(CONNECT_TIMEOUT_S, config.timeout_s)
+            ),
         )
         self._cache = ReplyCache(cache)
         self._pending: dict[str, asyncio.Task[Reply]] = {}
@@ -92,7 +109,9 @@ class ChatEndpoint:
             cost = (tokens_in * config.price_in + tokens_out * config.price_out) / 1e6
         return {
             "num_replies": len(replies),
-            "num_replies_without_usage": sum(reply.prompt_tokens is None for reply in replies),
+            "num_replies_without_usage": sum(
+                reply.prompt_tokens is None for reply in replies
+            ),
             "num_prompt_tokens": tokens_in,
             "num_completion_tokens": tokens_out,
             "cost": cost,
@@ -126,7 +145,9 @@ class ChatEndpoint:
         attempts = AsyncRetrying(
             stop=self._give_up,
             wait=self._pause,
-            retry=retry_if_exception(lambda error: isinstance(error, EndpointError) and error.retryable),
+            retry=retry_if_exception(
+                lambda error: isinstance(error, EndpointError) and error.retryable
+            ),
             reraise=True,
         )
         reply: Reply = await attempts(self._request, request)
@@ -147,7 +168,9 @@ class ChatEndpoint:
     async def _request(self, request: dict[str, Any]) -> Reply:
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                raw = await self._client.chat.completions.with_raw_response.create(**request)
+                raw = await self._client.chat.completions.with_raw_response.create(
+                    **request
+                )
         except (TimeoutError, openai.APITimeoutError) as error:
             message = f"no whole answer within {self._config.timeout_s:g} s"
             raise EndpointError("endpoint_timeout", message, retryable=True) from error
@@ -156,7 +179,9 @@ class ChatEndpoint:
             raise self._status_error(error) from error
         except openai.APIConnectionError as error:
             message = self._clean(str(error.__cause__ or error))
-            raise EndpointError("endpoint_unreachable", message, retryable=True) from error
+            raise EndpointError(
+                "endpoint_unreachable", message, retryable=True
+            ) from error
         self.answered = True
         return self._read(raw.http_response.text)
 
@@ -168,7 +193,9 @@ class ChatEndpoint:
         if status >= 500 or status in (408, 409):
             wait = retry_after_s(error.response.headers.get("retry-after"))
             return EndpointError("endpoint_error", message, True, wait)
-        return EndpointError("endpoint_denied" if 401 <= status <= 404 else "endpoint_refused", message)
+        return EndpointError(
+            "endpoint_denied" if 401 <= status <= 404 else "endpoint_refused", message
+        )
 
     def _read(self, body: str) -> Reply:
         """The reply in a response body; whatever is not a chat completion is garbage, JSON or not."""
@@ -178,11 +205,28 @@ class ChatEndpoint:
             text = choice["message"]["content"] or ""
             text.encode()  # half of a surrogate pair is valid JSON and no text
             usage = data.get("usage") or {}
-            tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-            raise EndpointError("endpoint_garbage", f"no chat completion: {self._clean(body)!r}") from error
-        tokens_in, tokens_out = (n if isinstance(n, int) and 0 <= n < MAX_TOKENS else None for n in tokens)
-        return Reply(self._without_key(text), choice.get("finish_reason") == "length", tokens_in, tokens_out)
+            tokens = [
+                usage.get(name) for name in ("prompt_tokens", "completion_tokens")
+            ]
+        except (
+            ValueError,
+            RecursionError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise EndpointError(
+                "endpoint_garbage", f"no chat completion: {self._clean(body)!r}"
+            ) from error
+        tokens_in, tokens_out = (
+            n if isinstance(n, int) and 0 <= n < MAX_TOKENS else None for n in tokens
+        )
+        return Reply(
+            self._without_key(text),
+            choice.get("finish_reason") == "length",
+            tokens_in,
+            tokens_out,
+        )
 
     def _without_key(self, text: str) -> str:
         """An endpoint may echo the key; it must not get into files or messages."""
@@ -202,9 +246,13 @@ def _key_of(config: EndpointConfig) -> str | None:
     name = config.api_key_env or DEFAULT_KEY
     key = os.environ.get(name, "").strip()
     if not key and config.api_key_env is not None:
-        raise UserError(f"--api-key-env: expected an API key in the environment variable {name}, got none; set it")
+        raise UserError(
+            f"--api-key-env: expected an API key in the environment variable {name}, got none; set it"
+        )
     if not (key.isascii() and key.isprintable()):
-        raise UserError(f"{name}: expected an API key of printable ASCII, got other characters; set it again")
+        raise UserError(
+            f"{name}: expected an API key of printable ASCII, got other characters; set it again"
+        )
     return key or None
 
 
@@ -216,7 +264,9 @@ def retry_after_s(header: str | None) -> float:
         seconds = float(header)
     except ValueError:
         try:
-            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+            seconds = (
+                email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+            )
         except (ValueError, OverflowError):
             return 0.0
     return seconds if 0 < seconds < float("inf") else 0.0

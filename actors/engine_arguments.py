@@ -15,7 +15,9 @@ from common.config import Model, Rollout
 from common.errors import UserError
 
 
-def engine_arguments(model: Model, rollout: Rollout, encoder: ChatEncoder, seed: int) -> dict[str, Any]:
+def engine_arguments(
+    model: Model, rollout: Rollout, encoder: ChatEncoder, seed: int
+) -> dict[str, Any]:
     """vLLM engine arguments. One position more than `max_length`, so that a full-length sequence can be scored."""
     options = rollout.engine
     arguments: dict[str, Any] = {
@@ -27,7 +29,8 @@ def engine_arguments(model: Model, rollout: Rollout, encoder: ChatEncoder, seed:
         "tensor_parallel_size": options.tensor_parallel_size,
         "enforce_eager": options.enforce_eager,
         "generation_config": "vllm",  # no sampling defaults of the model directory
-        "limit_mm_per_prompt": {"image": MAX_IMAGES} | ({"video": 0} if _has_video(encoder) else {}),
+        "limit_mm_per_prompt": {"image": MAX_IMAGES}
+        | ({"video": 0} if _has_video(encoder) else {}),
         "skip_mm_profiling": True,
         "mm_processor_cache_gb": 1,
         "enable_mm_embeds": True,
@@ -44,7 +47,9 @@ def engine_arguments(model: Model, rollout: Rollout, encoder: ChatEncoder, seed:
     if current_platform.is_cpu():
         # Room for every sequence at full length: a seeded request that is prefilled in parts crashes vLLM on CPU,
         # which cannot wind back a CPU generator ("CPU Generator does not use offset").
-        arguments["max_num_batched_tokens"] = options.max_num_seqs * arguments["max_model_len"]
+        arguments["max_num_batched_tokens"] = (
+            options.max_num_seqs * arguments["max_model_len"]
+        )
     else:
         if torch.cuda.device_count() == 0:
             raise UserError(

@@ -9,7 +9,12 @@ from common.config import Model, Rollout
 
 
 def make_engine(
-    model: Model, rollout: Rollout, *, seed: int = 0, probe_tolerance: float = 1e-3, timeout_s: float = 600
+    model: Model,
+    rollout: Rollout,
+    *,
+    seed: int = 0,
+    probe_tolerance: float = 1e-3,
+    timeout_s: float = 600,
 ) -> VllmEngine:
     """Start vLLM on `model.path`: in a process of its own, or stepped in this one if `rollout.deterministic`.
 
@@ -17,4 +22,6 @@ def make_engine(
         UserError: the directory is no Hugging Face model directory with safetensors weights.
     """
     kind = SteppedVllmEngine if rollout.deterministic else AsyncVllmEngine
-    return kind(model, rollout, seed=seed, probe_tolerance=probe_tolerance, timeout_s=timeout_s)
+    return kind(
+        model, rollout, seed=seed, probe_tolerance=probe_tolerance, timeout_s=timeout_s
+    )

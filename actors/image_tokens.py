@@ -17,5 +17,7 @@ class ImageTokenCounter:
         """Raises PromptError or ImageError for a prompt that the policy cannot be given."""
         (image,) = self._encoder.load_images(prompt)
         if image.size not in self._known:
-            self._known[image.size] = self._encoder.encode_prompt(prompt).num_image_tokens
+            self._known[image.size] = self._encoder.encode_prompt(
+                prompt
+            ).num_image_tokens
         return self._known[image.size]

@@ -64,7 +64,13 @@ def rows_of(prompt: Prompt, config: PovidConfig) -> list[Row]:
     kinds = suited_kinds(prompt, config.kinds)
     if config.every_kind:
         return [Row(f"{prompt.id}/{kind}", prompt, kind) for kind in kinds]
-    return [Row(prompt.id, prompt, kinds[derive_seed(config.seed, "povid/kind", prompt.id) % len(kinds)])]
+    return [
+        Row(
+            prompt.id,
+            prompt,
+            kinds[derive_seed(config.seed, "povid/kind", prompt.id) % len(kinds)],
+        )
+    ]
 
 
 def suited_kinds(prompt: Prompt, kinds: Sequence[ErrorKind]) -> tuple[ErrorKind, ...]:
@@ -72,8 +78,14 @@ def suited_kinds(prompt: Prompt, kinds: Sequence[ErrorKind]) -> tuple[ErrorKind,
 
     What is a caption is read off the request's wording (ours). Where nothing of `kinds` suits, all of them are kept.
     """
-    wanted = CAPTION_KINDS if _CAPTION_REQUEST.search(question_of(prompt)) else ("reasoning",)
-    return tuple(kind for kind in dict.fromkeys(kinds) if kind in wanted) or tuple(dict.fromkeys(kinds))
+    wanted = (
+        CAPTION_KINDS
+        if _CAPTION_REQUEST.search(question_of(prompt))
+        else ("reasoning",)
+    )
+    return tuple(kind for kind in dict.fromkeys(kinds) if kind in wanted) or tuple(
+        dict.fromkeys(kinds)
+    )
 
 
 class RulesInjector:
@@ -84,7 +96,11 @@ class RulesInjector:
 
     async def __call__(self, row: Row) -> Injection:
         refused = await asyncio.to_thread(_refusal, row, self._config)
-        return Injection(row.id, row.kind, refused or _result(row, corrupt(row.prompt, row.kind, self._config.seed)))
+        return Injection(
+            row.id,
+            row.kind,
+            refused or _result(row, corrupt(row.prompt, row.kind, self._config.seed)),
+        )
 
 
 class EndpointInjector:
@@ -92,22 +108,49 @@ class EndpointInjector:
 
     def __init__(self, config: PovidConfig, endpoint: ChatEndpoint) -> None:
         assert config.endpoint is not None, "an endpoint injector needs an endpoint"
-        self._config, self._endpoint, self._send_image = config, endpoint, config.endpoint.send_image
+        self._config, self._endpoint, self._send_image = (
+            config,
+            endpoint,
+            config.endpoint.send_image,
+        )
 
     async def __call__(self, row: Row) -> Injection:
         refused = await asyncio.to_thread(_refusal, row, self._config)
         if refused is not None:
             return Injection(row.id, row.kind, refused)
-        messages = await asyncio.to_thread(render_messages, row.prompt, row.kind, self._send_image)
+        messages = await asyncio.to_thread(
+            render_messages, row.prompt, row.kind, self._send_image
+        )
         try:
             reply = await self._endpoint.ask(messages)
         except EndpointError as error:
-            return Injection(row.id, row.kind, Dropped(row.id, error.reason, str(error)), "failed")
+            return Injection(
+                row.id, row.kind, Dropped(row.id, error.reason, str(error)), "failed"
+            )
         if reply.text.strip() and not reply.cut_off:
-            answer = read_reply(row.id, reply.text, row.prompt.reference or "", self._config.max_length_ratio)
-            return Injection(row.id, row.kind, _result(row, answer), "cache" if reply.cached else "answered")
-        why = ("cut_off", "the reply reached max_tokens") if reply.cut_off else ("endpoint_empty", "no text")
-        return Injection(row.id, row.kind, Dropped(row.id, *why), "cache" if reply.cached else "failed")
+            answer = read_reply(
+                row.id,
+                reply.text,
+                row.prompt.reference or "",
+                self._config.max_length_ratio,
+            )
+            return Injection(
+                row.id,
+                row.kind,
+                _result(row, answer),
+                "cache" if reply.cached else "answered",
+            )
+        why = (
+            ("cut_off", "the reply reached max_tokens")
+            if reply.cut_off
+            else ("endpoint_empty", "no text")
+        )
+        return Injection(
+            row.id,
+            row.kind,
+            Dropped(row.id, *why),
+            "cache" if reply.cached else "failed",
+        )
 
 
 def _refusal(row: Row, config: PovidConfig) -> Dropped | None:
@@ -115,9 +158,14 @@ def _refusal(row: Row, config: PovidConfig) -> Dropped | None:
     answer, limit = row.prompt.reference, config.max_text_chars
     if answer is None or not answer.strip():
         return Dropped(row.id, "no_reference", "POVID needs a true answer to corrupt")
-    for reason, length in (("answer_too_long", len(answer)), ("question_too_long", len(question_of(row.prompt)))):
+    for reason, length in (
+        ("answer_too_long", len(answer)),
+        ("question_too_long", len(question_of(row.prompt))),
+    ):
         if length > limit:
-            return Dropped(row.id, reason, f"expected at most {limit:,} characters, got {length:,}")
+            return Dropped(
+                row.id, reason, f"expected at most {limit:,} characters, got {length:,}"
+            )
     if not row.prompt.images:
         return Dropped(row.id, "no_image", "POVID needs an image to be wrong about")
     try:
@@ -131,7 +179,13 @@ def _refusal(row: Row, config: PovidConfig) -> Dropped | None:
 def _result(row: Row, answer: str | Dropped) -> PreferencePair | Dropped:
     if isinstance(answer, Dropped):
         return Dropped(row.id, answer.reason, answer.detail)
-    assert row.prompt.reference is not None, "rows without a true answer are refused before"
+    assert row.prompt.reference is not None, (
+        "rows without a true answer are refused before"
+    )
     return PreferencePair(
-        f"povid/{row.id}", row.prompt, Response(row.prompt.reference), Response(answer), source="povid"
+        f"povid/{row.id}",
+        row.prompt,
+        Response(row.prompt.reference),
+        Response(answer),
+        source="povid",
     )

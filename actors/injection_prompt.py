@@ -16,22 +16,42 @@ from common.records import ImageRef, Prompt
 
 TEMPLATES = Path(__file__).parent / "injection_templates"
 # No escaping: what is rendered is plain text for a model.
-_ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True)
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True
+)
 
 
 def question_of(prompt: Prompt) -> str:
     """The text of the conversation; speakers are named where there is more than one turn."""
-    turns = [(m.role, "\n".join(part.text for part in m.parts if part.kind == "text")) for m in prompt.messages]
-    return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {text}" for role, text in turns)
+    turns = [
+        (m.role, "\n".join(part.text for part in m.parts if part.kind == "text"))
+        for m in prompt.messages
+    ]
+    return (
+        turns[0][1]
+        if len(turns) == 1
+        else "\n".join(f"{role}: {text}" for role, text in turns)
+    )
 
 
-def render_messages(prompt: Prompt, kind: ErrorKind, send_image: bool) -> list[dict[str, Any]]:
+def render_messages(
+    prompt: Prompt, kind: ErrorKind, send_image: bool
+) -> list[dict[str, Any]]:
     """The request in OpenAI's message format, images as data: URLs (ImageError for one that cannot be used)."""
-    images = [{"type": "image_url", "image_url": {"url": _data_url(ref)}} for ref in prompt.images if send_image]
+    images = [
+        {"type": "image_url", "image_url": {"url": _data_url(ref)}}
+        for ref in prompt.images
+        if send_image
+    ]
     text = _ENVIRONMENT.get_template(f"{kind}.jinja").render(
         question=question_of(prompt), answer=prompt.reference, num_images=len(images)
     )
-    return [{"role": "user", "content": [*images, {"type": "text", "text": text}] if images else text}]
+    return [
+        {
+            "role": "user",
+            "content": [*images, {"type": "text", "text": text}] if images else text,
+        }
+    ]
 
 
 def templates_hash() -> str:
@@ -44,7 +64,11 @@ def templates_hash() -> str:
 
 def _data_url(ref: ImageRef) -> str:
     """The image file itself where endpoints know its format, else its pixels as PNG."""
-    pixels, data, kind = read(ref), Path(ref.path).read_bytes(), Path(ref.path).suffix[1:]
+    pixels, data, kind = (
+        read(ref),
+        Path(ref.path).read_bytes(),
+        Path(ref.path).suffix[1:],
+    )
     if kind not in ("png", "jpeg", "webp"):
         buffer = io.BytesIO()
         pixels.save(buffer, "PNG")

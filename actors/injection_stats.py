@@ -34,7 +34,11 @@ def summarise(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     pairs = Counter(note["kind"] for note in notes if note["dropped"] is None)
     drops = Counter(note["kind"] for note in notes if note["dropped"] is not None)
     reasons = Counter(note["dropped"] for note in notes if note["dropped"] is not None)
-    examples = {note["dropped"]: note["detail"] for note in reversed(notes) if note["dropped"] is not None}
+    examples = {
+        note["dropped"]: note["detail"]
+        for note in reversed(notes)
+        if note["dropped"] is not None
+    }
     return {
         "num_rows": len(notes),
         "num_pairs": pairs.total(),

@@ -23,12 +23,16 @@ from actors.vision_features import vision_inputs
 from common.chat import EncodedPrompt, has_grid_positions
 
 
-def visible_mask(token_ids: Sequence[int], image_token_id: int, visible: Sequence[int]) -> torch.Tensor:
+def visible_mask(
+    token_ids: Sequence[int], image_token_id: int, visible: Sequence[int]
+) -> torch.Tensor:
     """(1, len(token_ids)) int64: 0 at the image tokens whose index among the image tokens is not in `visible`."""
     ids = torch.tensor([token_ids])
     is_image = ids == image_token_id
     index = is_image.cumsum(1) - 1
-    return (~is_image | torch.isin(index, torch.tensor(visible, dtype=torch.long))).long()
+    return (
+        ~is_image | torch.isin(index, torch.tensor(visible, dtype=torch.long))
+    ).long()
 
 
 def visible_positions(mask: torch.Tensor) -> torch.Tensor:
@@ -49,7 +53,11 @@ def grid_positions(mask: torch.Tensor, is_image: torch.Tensor) -> torch.Tensor:
 
 
 def masked_logits(
-    model: Any, prompt: EncodedPrompt, response: Sequence[int], visible: Sequence[int], image_token_id: int
+    model: Any,
+    prompt: EncodedPrompt,
+    response: Sequence[int],
+    visible: Sequence[int],
+    image_token_id: int,
 ) -> torch.Tensor:
     """(num visible prompt tokens + len(response), vocabulary) logits of the visible places, hidden ones masked."""
     ids = torch.tensor([(*prompt.token_ids, *response)])
@@ -59,7 +67,9 @@ def masked_logits(
         output = model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=grid_positions(mask, ids == image_token_id) if grid else visible_positions(mask),
+            position_ids=grid_positions(mask, ids == image_token_id)
+            if grid
+            else visible_positions(mask),
             **vision_inputs(prompt.model_inputs),
         )
     logits: torch.Tensor = output.logits[0, mask[0].bool()]
@@ -67,7 +77,11 @@ def masked_logits(
 
 
 def shortened_logits(
-    model: Any, prompt: EncodedPrompt, response: Sequence[int], visible: Sequence[int], image_token_id: int
+    model: Any,
+    prompt: EncodedPrompt,
+    response: Sequence[int],
+    visible: Sequence[int],
+    image_token_id: int,
 ) -> torch.Tensor:
     """The same logits, shape as for `masked_logits`, from the sequence without the hidden tokens.
 
@@ -80,7 +94,9 @@ def shortened_logits(
         short = ids[visible_mask(ids[0].tolist(), image_token_id, visible).bool()][None]
         merge = model.config.vision_config.spatial_merge_size
         positions["position_ids"], _ = model.model.get_rope_index(
-            short, (short == image_token_id).int(), torch.tensor([[1, merge, merge * len(visible)]])
+            short,
+            (short == image_token_id).int(),
+            torch.tensor([[1, merge, merge * len(visible)]]),
         )
     with torch.no_grad():
         logits: torch.Tensor = model(inputs_embeds=embeddings, **positions).logits[0]
@@ -88,7 +104,11 @@ def shortened_logits(
 
 
 def shortened_embeddings(
-    model: Any, prompt: EncodedPrompt, response: Sequence[int], visible: Sequence[int], image_token_id: int
+    model: Any,
+    prompt: EncodedPrompt,
+    response: Sequence[int],
+    visible: Sequence[int],
+    image_token_id: int,
 ) -> torch.Tensor:
     """(1, visible length, hidden) input embeddings: text, and the image features that stay visible."""
     ids = torch.tensor([(*prompt.token_ids, *response)])
@@ -97,7 +117,9 @@ def shortened_embeddings(
         embeddings: torch.Tensor = model.get_input_embeddings()(ids)
         found = model.get_image_features(**vision_inputs(prompt.model_inputs))
         features = getattr(found, "pooler_output", found)
-        embeddings[ids == image_token_id] = torch.cat(list(features)).to(embeddings.dtype)
+        embeddings[ids == image_token_id] = torch.cat(list(features)).to(
+            embeddings.dtype
+        )
     return embeddings[:, mask[0].bool()]
 
 

@@ -29,13 +29,19 @@ class OnlineBdhsSampler:
         UserError: the similarity measure cannot be had.
     """
 
-    def __init__(self, config: RunConfig, num_image_tokens: Callable[[Prompt], int]) -> None:
+    def __init__(
+        self, config: RunConfig, num_image_tokens: Callable[[Prompt], int]
+    ) -> None:
         settings = config.rollout.bdhs
-        self._settings = settings.model_copy(update={"seed": derive_seed(config.run.seed, "bdhs", settings.seed)})
+        self._settings = settings.model_copy(
+            update={"seed": derive_seed(config.run.seed, "bdhs", settings.seed)}
+        )
         self._similarity = make_similarity(settings.similarity)
         self._num_image_tokens = num_image_tokens
 
-    async def pairs(self, groups: Sequence[tuple[str, Prompt]], generate: Generate) -> list[PreferencePair | Dropped]:
+    async def pairs(
+        self, groups: Sequence[tuple[str, Prompt]], generate: Generate
+    ) -> list[PreferencePair | Dropped]:
         """One pair or reason per (group id, prompt), in order; reasons as in `actors.bdhs`."""
         attempts = _AttemptVersions(generate)
         outcomes: dict[str, Outcome] = {}
@@ -49,7 +55,9 @@ class OnlineBdhsSampler:
             window=len(groups),
         ):
             outcomes[outcome.prompt_id] = outcome
-        return [_result(outcomes[group_id], prompt, attempts) for group_id, prompt in groups]
+        return [
+            _result(outcomes[group_id], prompt, attempts) for group_id, prompt in groups
+        ]
 
 
 class _AttemptVersions:
@@ -59,12 +67,16 @@ class _AttemptVersions:
         self._generate = generate
         self._oldest: dict[str, int] = {}
 
-    async def generate(self, requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+    async def generate(
+        self, requests: list[GenerationRequest]
+    ) -> Sequence[RolloutGroup | Dropped]:
         results = await self._generate(requests)
         for request, result in zip(requests, results, strict=True):
             if isinstance(result, RolloutGroup):
                 attempt = request.id.rpartition("/")[0]
-                version = min(completion.min_weight_version for completion in result.completions)
+                version = min(
+                    completion.min_weight_version for completion in result.completions
+                )
                 self._oldest[attempt] = min(version, self._oldest.get(attempt, version))
         return results
 
@@ -72,8 +84,16 @@ class _AttemptVersions:
         return self._oldest[f"{prompt_id}/{number}"]
 
 
-def _result(outcome: Outcome, prompt: Prompt, attempts: _AttemptVersions) -> PreferencePair | Dropped:
+def _result(
+    outcome: Outcome, prompt: Prompt, attempts: _AttemptVersions
+) -> PreferencePair | Dropped:
     if isinstance(outcome.result, Dropped):
         return outcome.result
     version = attempts.oldest(outcome.prompt_id, outcome.attempts)
-    return replace(outcome.result, id=outcome.prompt_id, prompt=prompt, source=ONLINE_BDHS, weight_version=version)
+    return replace(
+        outcome.result,
+        id=outcome.prompt_id,
+        prompt=prompt,
+        source=ONLINE_BDHS,
+        weight_version=version,
+    )

@@ -29,13 +29,17 @@ class ReplyCache:
         self.replies: dict[str, Reply] = {}
         for event in read_events(path):
             try:
-                self.replies[event["key"]] = Reply(**{name: event[name] for name in _KEPT}, cached=True)
+                self.replies[event["key"]] = Reply(
+                    **{name: event[name] for name in _KEPT}, cached=True
+                )
             except (TypeError, KeyError):
                 continue
         self._journal = Journal(path)
 
     def put(self, key: str, reply: Reply) -> None:
-        self._journal.write("reply", key=key, **{name: getattr(reply, name) for name in _KEPT})
+        self._journal.write(
+            "reply", key=key, **{name: getattr(reply, name) for name in _KEPT}
+        )
         self._journal.sync()
         self.replies[key] = replace(reply, cached=True)
 

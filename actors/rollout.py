@@ -37,10 +37,16 @@ class RolloutWorker:
     vLLM is imported in `start`, after the number of threads of this worker and of its engine's process is set.
     """
 
-    def __init__(self, config: RunConfig, index: int, model_path: str | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, index: int, model_path: str | None = None
+    ) -> None:
         self._config = config
         self._index = index
-        self._model = config.model if model_path is None else config.model.model_copy(update={"path": model_path})
+        self._model = (
+            config.model
+            if model_path is None
+            else config.model.model_copy(update={"path": model_path})
+        )
         self._engine: VllmEngine | None = None
         self._bdhs: OnlineBdhsSampler | None = None
 
@@ -72,7 +78,9 @@ class RolloutWorker:
             self._bdhs = OnlineBdhsSampler(config, ImageTokenCounter(engine.encoder))
         (group,) = await _greet(engine)
         if isinstance(group, Dropped):
-            raise RuntimeError(f"rollout worker {self._index}: expected an answer at start, got {group.detail}")
+            raise RuntimeError(
+                f"rollout worker {self._index}: expected an answer at start, got {group.detail}"
+            )
         return {
             "engine": type(engine).__name__,
             "vllm": VERSION,
@@ -86,23 +94,35 @@ class RolloutWorker:
     def engine(self) -> Engine:
         """The running engine."""
         if self._engine is None:
-            raise RuntimeError(f"rollout worker {self._index}: expected start() before other calls, got none; call it")
+            raise RuntimeError(
+                f"rollout worker {self._index}: expected start() before other calls, got none; call it"
+            )
         return self._engine
 
-    async def generate(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
+    async def generate(
+        self, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
         """One result per request, in order."""
         return await self.engine.generate(requests)
 
-    async def bdhs_pairs(self, groups: list[tuple[str, Prompt]]) -> list[PreferencePair | Dropped]:
+    async def bdhs_pairs(
+        self, groups: list[tuple[str, Prompt]]
+    ) -> list[PreferencePair | Dropped]:
         """One pair or reason per (group id, prompt), in order: the reference over what BDHS draws from this policy."""
-        assert self._bdhs is not None, "made at start when the mixture wants online BDHS"
+        assert self._bdhs is not None, (
+            "made at start when the mixture wants online BDHS"
+        )
         return await self._bdhs.pairs(groups, self.engine.generate)
 
-    async def token_logprobs(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[float, ...]:
+    async def token_logprobs(
+        self, prompt: Prompt, token_ids: Sequence[int]
+    ) -> tuple[float, ...]:
         """Log-prob (nats) of each token of a given response under the current weights."""
         return await self.engine.token_logprobs(prompt, token_ids)
 
-    async def score(self, answers: list[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+    async def score(
+        self, answers: list[tuple[Prompt, str]]
+    ) -> list[tuple[float, ...] | Dropped]:
         """Token log-probs (nats) of whole answers under the current weights, one result per answer, in order."""
         return await self.engine.score(answers)
 
@@ -120,6 +140,14 @@ class RolloutWorker:
 async def _greet(engine: Engine) -> list[RolloutGroup | Dropped]:
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         image = ImageStore(Path(folder)).add(Image.new("RGB", (64, 64), "white"))
-        message = Message("user", (Part("image"), Part("text", "What is in the image?")))
-        request = GenerationRequest("hello", Prompt("hello", (message,), (image,)), 1, temperature=0.0, max_tokens=2)
+        message = Message(
+            "user", (Part("image"), Part("text", "What is in the image?"))
+        )
+        request = GenerationRequest(
+            "hello",
+            Prompt("hello", (message,), (image,)),
+            1,
+            temperature=0.0,
+            max_tokens=2,
+        )
         return await engine.generate([request])

@@ -25,7 +25,11 @@ def split_sentences(text: str) -> list[str]:
 
     No sentence is empty or only white space (unless the whole text is: then there is none, or this one).
     """
-    ends = [hit.end() for hit in _END.finditer(text) if not _ABBREVIATION.search(text, 0, hit.end())]
+    ends = [
+        hit.end()
+        for hit in _END.finditer(text)
+        if not _ABBREVIATION.search(text, 0, hit.end())
+    ]
     ends = [end for end in ends if text[end:].strip() and text[:end].strip()]
     cuts = [0, *ends, len(text)]
     return [text[start:end] for start, end in pairwise(cuts) if end > start]
@@ -41,8 +45,16 @@ def flip_answer(sentence: str) -> tuple[str, int] | None:
         return None
     word = hit[1]
     other = _OTHER[word.lower()]
-    other = other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
-    return sentence[: hit.start(1)] + other + sentence[hit.end(1) :], hit.start(1) + len(other)
+    other = (
+        other.upper()
+        if word.isupper()
+        else other.capitalize()
+        if word[0].isupper()
+        else other
+    )
+    return sentence[: hit.start(1)] + other + sentence[hit.end(1) :], hit.start(
+        1
+    ) + len(other)
 
 
 def split_point(sentence: str, rng: random.Random, first: int = 0) -> int:
@@ -50,5 +62,8 @@ def split_point(sentence: str, rng: random.Random, first: int = 0) -> int:
 
     `first` itself is one of the choices (ours: a flipped answer stays in the head, else the flip would be undone).
     """
-    places = [first, *(hit.start() for hit in _BOUNDARY.finditer(sentence) if hit.start() > first)]
+    places = [
+        first,
+        *(hit.start() for hit in _BOUNDARY.finditer(sentence) if hit.start() > first),
+    ]
     return rng.choice(places)

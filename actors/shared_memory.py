@@ -21,7 +21,10 @@ _YOUNG_S = 60.0
 
 def check_room(tensors: Tensors) -> None:
     """UserError when shared memory is too small for the tensors."""
-    num_bytes, free = sum(array.nbytes for array in tensors.values()), shutil.disk_usage(SHARED_MEMORY).free
+    num_bytes, free = (
+        sum(array.nbytes for array in tensors.values()),
+        shutil.disk_usage(SHARED_MEMORY).free,
+    )
     if num_bytes > free:
         raise UserError(
             f"{SHARED_MEMORY}: expected {num_bytes >> 20} MiB free for a weight push, got {free >> 20} MiB; enlarge it "

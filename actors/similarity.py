@@ -51,7 +51,9 @@ def _cosine(left: Counter[tuple[str, ...]], right: Counter[tuple[str, ...]]) -> 
     if not left or not right:
         return float(left == right)
     dot = sum(count * right[gram] for gram, count in left.items())
-    return dot / math.sqrt(sum(n * n for n in left.values()) * sum(n * n for n in right.values()))
+    return dot / math.sqrt(
+        sum(n * n for n in left.values()) * sum(n * n for n in right.values())
+    )
 
 
 class EmbeddingSimilarity:
@@ -76,5 +78,7 @@ class EmbeddingSimilarity:
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         texts = [text for pair in pairs for text in pair]
-        vectors = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+        vectors = self._model.encode(
+            texts, normalize_embeddings=True, show_progress_bar=False
+        )
         return [float(vectors[i] @ vectors[i + 1]) for i in range(0, len(texts), 2)]

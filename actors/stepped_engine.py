@@ -7,7 +7,14 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from actors.adapter_push import adapter_request
-from actors.vllm_api import EngineArgs, LLMEngine, LoRARequest, RequestOutput, SamplingParams, parse_model_prompt
+from actors.vllm_api import (
+    EngineArgs,
+    LLMEngine,
+    LoRARequest,
+    RequestOutput,
+    SamplingParams,
+    parse_model_prompt,
+)
 from actors.vllm_engine import VllmEngine
 
 
@@ -15,18 +22,28 @@ class SteppedVllmEngine(VllmEngine):
     """Requests of one call are enqueued in order before the next step; weights change between two steps."""
 
     def _launch(self, arguments: dict[str, Any]) -> None:
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, async_scheduling=False))
+        self._engine = LLMEngine.from_engine_args(
+            EngineArgs(**arguments, async_scheduling=False)
+        )
         self._waiting: dict[str, asyncio.Future[RequestOutput]] = {}
         self._stepper: asyncio.Task[None] | None = None
 
     async def _render(self, payload: dict[str, Any]) -> Any:
         engine = self._engine
-        (rendered,) = engine.renderer.render_cmpl([parse_model_prompt(engine.model_config, payload)])
+        (rendered,) = engine.renderer.render_cmpl(
+            [parse_model_prompt(engine.model_config, payload)]
+        )
         return rendered
 
-    async def _submit(self, request_id: str, rendered: Any, params: SamplingParams) -> Awaitable[RequestOutput]:
-        future: asyncio.Future[RequestOutput] = asyncio.get_running_loop().create_future()
-        self._engine.add_request(request_id, rendered, params, lora_request=await self._policy())
+    async def _submit(
+        self, request_id: str, rendered: Any, params: SamplingParams
+    ) -> Awaitable[RequestOutput]:
+        future: asyncio.Future[RequestOutput] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._engine.add_request(
+            request_id, rendered, params, lora_request=await self._policy()
+        )
         self._waiting[request_id] = future
         if self._stepper is None or self._stepper.done():
             self._stepper = asyncio.create_task(self._run())
@@ -38,7 +55,11 @@ class SteppedVllmEngine(VllmEngine):
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
                     assert isinstance(output, RequestOutput)
-                    if output.finished and (future := self._waiting.pop(output.request_id, None)) is not None:
+                    if (
+                        output.finished
+                        and (future := self._waiting.pop(output.request_id, None))
+                        is not None
+                    ):
                         future.set_result(output)
                 await asyncio.sleep(0)
         except Exception as error:

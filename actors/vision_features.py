@@ -63,14 +63,20 @@ class VisionFeatures:
         """
         if len(prompt.images) != 1:
             raise PromptError(
-                "image_count", f"prompt {prompt.id}: expected one image to be shortened, got {len(prompt.images)}"
+                "image_count",
+                f"prompt {prompt.id}: expected one image to be shortened, got {len(prompt.images)}",
             )
         key = prompt.images[0].sha256
         if key not in self._cache:
             self._encode({key: self._inputs(prompt)})
         self._cache.move_to_end(key)
         rows = self._cache[key]
-        if list(indices) != sorted(set(indices)) or not indices or indices[0] < 0 or indices[-1] >= len(rows):
+        if (
+            list(indices) != sorted(set(indices))
+            or not indices
+            or indices[0] < 0
+            or indices[-1] >= len(rows)
+        ):
             raise PromptError(
                 "image_tokens",
                 f"prompt {prompt.id}: expected rising indices of {len(rows)} image tokens, got {list(indices)[:8]}",
@@ -82,7 +88,9 @@ class VisionFeatures:
         for name, array in tensors.items():
             if is_vision(name):
                 key, value = from_array(name, array)
-                self._pushed[key] = value.clone()  # the arrays may be mapped memory that goes away after the push
+                self._pushed[key] = (
+                    value.clone()
+                )  # the arrays may be mapped memory that goes away after the push
         self._cache.clear()
         if self._model is not None:
             self._assign(self._pushed)
@@ -98,7 +106,9 @@ class VisionFeatures:
             self._build()
         alike: defaultdict[Any, list[str]] = defaultdict(list)
         for key, inputs in wanted.items():
-            alike[tuple((name, value.shape[1:]) for name, value in sorted(inputs.items()))].append(key)
+            alike[
+                tuple((name, value.shape[1:]) for name, value in sorted(inputs.items()))
+            ].append(key)
         for keys in alike.values():
             for at in range(0, len(keys), BATCH):
                 self._encode_batch({key: wanted[key] for key in keys[at : at + BATCH]})
@@ -109,10 +119,14 @@ class VisionFeatures:
         inputs = {}
         for name in next(iter(batch.values())):
             value = torch.cat([one[name] for one in batch.values()])
-            inputs[name] = value.to(self._device, self._dtype if value.is_floating_point() else None)
+            inputs[name] = value.to(
+                self._device, self._dtype if value.is_floating_point() else None
+            )
         found = self._model.get_image_features(**inputs).pooler_output
         for key, rows in zip(batch, found, strict=True):
-            self._cache[key] = rows.to("cpu", copy=True)  # a row must not keep its whole batch in memory
+            self._cache[key] = rows.to(
+                "cpu", copy=True
+            )  # a row must not keep its whole batch in memory
 
     def _build(self) -> None:
         """The policy without its language model: no layers, a vocabulary of one."""
@@ -122,7 +136,14 @@ class VisionFeatures:
                 f"visible_image_tokens: expected a model of a family whose shortened sequences are proven "
                 f"({', '.join(FAMILIES)}), got {config.model_type}; keep whole images for it"
             )
-        config.text_config.update({"num_hidden_layers": 0, "vocab_size": 1, "pad_token_id": None, "layer_types": []})
+        config.text_config.update(
+            {
+                "num_hidden_layers": 0,
+                "vocab_size": 1,
+                "pad_token_id": None,
+                "layer_types": [],
+            }
+        )
         _leave_out_unread_layers(config)
         self._model = AutoModel.from_config(config).to(self._device, self._dtype).eval()
         self._assign(_read_vision(self._encoder.model_path) | self._pushed)
@@ -134,12 +155,18 @@ class VisionFeatures:
                 parameter.copy_(value)
 
 
-def by_images(requests: Sequence[GenerationRequest], num_images: int = BATCH) -> Iterator[list[GenerationRequest]]:
+def by_images(
+    requests: Sequence[GenerationRequest], num_images: int = BATCH
+) -> Iterator[list[GenerationRequest]]:
     """The requests in order, cut into runs of at most `num_images` images of which only some tokens are visible."""
     batch: list[GenerationRequest] = []
     seen: set[str] = set()
     for request in requests:
-        new = {image.sha256 for image in request.prompt.images if request.visible_image_tokens} - seen
+        new = {
+            image.sha256
+            for image in request.prompt.images
+            if request.visible_image_tokens
+        } - seen
         if batch and new and len(seen) + len(new) > num_images:
             yield batch
             batch, seen = [], set()
@@ -152,13 +179,21 @@ def by_images(requests: Sequence[GenerationRequest], num_images: int = BATCH) ->
 
 def vision_inputs(model_inputs: Mapping[str, Any]) -> Inputs:
     """What `get_image_features` takes of a processor's output: pixels, sizes and grids, no token types."""
-    return {name: value for name, value in model_inputs.items() if name.startswith(("pixel_values", "image_"))}
+    return {
+        name: value
+        for name, value in model_inputs.items()
+        if name.startswith(("pixel_values", "image_"))
+    }
 
 
 def _leave_out_unread_layers(config: Any) -> None:
     """LLaVA reads the output of CLIP's last layer but one: what comes after it is computed for nobody."""
     layer = getattr(config, "vision_feature_layer", None)
-    if isinstance(layer, int) and layer < -1 and config.vision_config.model_type == "clip_vision_model":
+    if (
+        isinstance(layer, int)
+        and layer < -1
+        and config.vision_config.model_type == "clip_vision_model"
+    ):
         config.vision_config.num_hidden_layers += layer + 1
         config.vision_feature_layer = -1
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in-process engine; AsyncLLM has a process of its own
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # a torch.compile in the log-prob op costs 12-35 s on CPU
-os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # every role on its own core: OMP_NUM_THREADS decides
+os.environ.setdefault(
+    "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
+)  # in-process engine; AsyncLLM has a process of its own
+os.environ.setdefault(
+    "TORCHDYNAMO_DISABLE", "1"
+)  # a torch.compile in the log-prob op costs 12-35 s on CPU
+os.environ.setdefault(
+    "VLLM_CPU_OMP_THREADS_BIND", "nobind"
+)  # every role on its own core: OMP_NUM_THREADS decides
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,11 +24,18 @@ from typing import get_type_hints
 import vllm
 from vllm import LLM, SamplingParams
 from vllm.config.lora import MaxLoRARanks
-from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.lora.request import LoRARequest
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
 from vllm.model_executor.models.llava import LlavaImageEmbeddingInputs
 from vllm.model_executor.models.llava_next import LlavaNextImageEmbeddingInputs
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -37,7 +50,9 @@ VERSION: str = vllm.__version__
 # vLLM 0.32 checks that all image embeddings of one engine step are equally long, although its code does not need it.
 # BDHS leaves out image tokens by chance, so they are not.
 for _schema in (LlavaImageEmbeddingInputs, LlavaNextImageEmbeddingInputs):
-    get_type_hints(_schema, include_extras=True)["data"].__metadata__[0].dynamic_dims.add("ifs")
+    get_type_hints(_schema, include_extras=True)["data"].__metadata__[
+        0
+    ].dynamic_dims.add("ifs")
 
 __all__ = [
     "LLM",

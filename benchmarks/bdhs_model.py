@@ -30,11 +30,17 @@ def build(size: Size, out: Path, dtype: torch.dtype, device: str) -> int:
     from common.shapes.model import CHAT_TEMPLATE, build_tokenizer
 
     tokenizer = build_tokenizer()
-    tokenizer.add_tokens([f"<w{index}>" for index in range(size.vocabulary - len(tokenizer))])
-    return random_llava.build(size, tokenizer, CHAT_TEMPLATE, 2 * MAX_LENGTH, out, dtype, device)
+    tokenizer.add_tokens(
+        [f"<w{index}>" for index in range(size.vocabulary - len(tokenizer))]
+    )
+    return random_llava.build(
+        size, tokenizer, CHAT_TEMPLATE, 2 * MAX_LENGTH, out, dtype, device
+    )
 
 
-def make_prompts(store: ImageStore, count: int, seed: int, num_sentences: int) -> list[Prompt]:
+def make_prompts(
+    store: ImageStore, count: int, seed: int, num_sentences: int
+) -> list[Prompt]:
     """Pictures of their own for every seed; true answers of sentences of about 20 tokens, so tails of about 10."""
     message = Message("user", (Part("image"), Part("text", "Describe the image.")))
     scenes = split_scenes("train", count, seed=derive_seed(seed, "bdhs-benchmark"))
@@ -43,10 +49,15 @@ def make_prompts(store: ImageStore, count: int, seed: int, num_sentences: int) -
         rng = random.Random(derive_seed(seed, "answer", index))
         image = store.add(render(scene).resize((PICTURE_SIDE, PICTURE_SIDE)))
         answer = " ".join(_sentence(rng) for _ in range(num_sentences))
-        prompts.append(Prompt(f"{seed}/{index}", (message,), (image,), reference=answer))
+        prompts.append(
+            Prompt(f"{seed}/{index}", (message,), (image,), reference=answer)
+        )
     return prompts
 
 
 def _sentence(rng: random.Random) -> str:
-    things = (f"a {rng.choice(COLOURS)} {rng.choice(SHAPES)} at the {rng.choice(PLACES)}" for _ in range(2))
+    things = (
+        f"a {rng.choice(COLOURS)} {rng.choice(SHAPES)} at the {rng.choice(PLACES)}"
+        for _ in range(2)
+    )
     return f"There is {' and '.join(things)} in the image."

@@ -68,7 +68,9 @@ class Side(ABC):
         self._num_requests = 0
 
     @abstractmethod
-    async def answer(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
+    async def answer(
+        self, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
         """One result per request, in order; its parts booked."""
 
     @abstractmethod
@@ -104,13 +106,19 @@ class Side(ABC):
         visible = sum(outcome.num_visible for outcome in outcomes) / len(outcomes)
         return Turn(seconds, parts, answers, visible, self._num_requests)
 
-    async def _generate(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
+    async def _generate(
+        self, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
         """Random weights know no full stop: a tail that fills its tokens counts as ended."""
         self._num_requests += len(requests)
         groups = await self.answer(requests)
-        return [group if isinstance(group, Dropped) else _ended(group) for group in groups]
+        return [
+            group if isinstance(group, Dropped) else _ended(group) for group in groups
+        ]
 
-    def timed(self, part: str, function: Callable[..., Result]) -> Callable[..., Result]:
+    def timed(
+        self, part: str, function: Callable[..., Result]
+    ) -> Callable[..., Result]:
         """The function, its time booked to `part`, the device waited for."""
 
         @functools.wraps(function)  # transformers looks at the signature
@@ -139,7 +147,10 @@ class _Named:
 
 def _ended(group: RolloutGroup) -> RolloutGroup:
     return dataclasses.replace(
-        group, completions=tuple(dataclasses.replace(one, finish_reason="stop") for one in group.completions)
+        group,
+        completions=tuple(
+            dataclasses.replace(one, finish_reason="stop") for one in group.completions
+        ),
     )
 
 
@@ -170,7 +181,10 @@ class Ours(Side):
             ),
         )
         engine._features.prepare = self.timed("vision", engine._features.prepare)
-        step, scheduler = engine._engine.step, engine._engine.engine_core.engine_core.scheduler
+        step, scheduler = (
+            engine._engine.step,
+            engine._engine.engine_core.engine_core.scheduler,
+        )
 
         def timed_step() -> Any:
             started, waiting = self.clock(), len(scheduler.waiting)
@@ -182,7 +196,9 @@ class Ours(Side):
         engine._engine.step = timed_step
         return engine
 
-    async def answer(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
+    async def answer(
+        self, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
         return await self._engine.generate(requests)  # type: ignore[no-any-return]
 
     def settle(self, prompts: Sequence[Prompt], config: BdhsConfig) -> None:
@@ -201,7 +217,9 @@ class Plain(Side):
         self.batch = options.batches[0]
         self._encoder = ChatEncoder(options.model, MAX_LENGTH)
         dtype = getattr(torch, options.dtype)
-        model: Any = LlavaForConditionalGeneration.from_pretrained(options.model, dtype=dtype)
+        model: Any = LlavaForConditionalGeneration.from_pretrained(
+            options.model, dtype=dtype
+        )
         self._model: Any = model.to(self._device).eval()
         inner = self._model.model
         inner.get_image_features = self.timed("vision", inner.get_image_features)
@@ -222,27 +240,41 @@ class Plain(Side):
                 seconds[size] = self.run(prompts, config).seconds
             self.batch = min(seconds, key=seconds.__getitem__)
 
-    async def answer(self, requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
+    async def answer(
+        self, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
         encoded: dict[str, EncodedPrompt] = {}
         rows = []
         for request in requests:
             if request.prompt.id not in encoded:
                 encoded[request.prompt.id] = self._encoder.encode_prompt(request.prompt)
-            prefix = self._encoder.encode_response(request.prefix)[:-1] if request.prefix else ()
+            prefix = (
+                self._encoder.encode_response(request.prefix)[:-1]
+                if request.prefix
+                else ()
+            )
             rows.append((*encoded[request.prompt.id].token_ids, *prefix))
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         groups: dict[int, RolloutGroup] = {}
         for at in range(0, len(order), self.batch):
             batch = order[at : at + self.batch]
-            images = [vision_inputs(encoded[requests[index].prompt.id].model_inputs) for index in batch]
-            answers = self._sample([requests[i] for i in batch], [rows[i] for i in batch], images)
+            images = [
+                vision_inputs(encoded[requests[index].prompt.id].model_inputs)
+                for index in batch
+            ]
+            answers = self._sample(
+                [requests[i] for i in batch], [rows[i] for i in batch], images
+            )
             for index, token_ids in zip(batch, answers, strict=True):
                 groups[index] = self._group(requests[index], token_ids)
         return [groups[index] for index in range(len(requests))]
 
     @torch.inference_mode()
     def _sample(
-        self, requests: Sequence[GenerationRequest], rows: Sequence[tuple[int, ...]], images: Sequence[dict[str, Any]]
+        self,
+        requests: Sequence[GenerationRequest],
+        rows: Sequence[tuple[int, ...]],
+        images: Sequence[dict[str, Any]],
     ) -> list[list[int]]:
         """Answer tokens of each row, padding and end included."""
         encoder, longest = self._encoder, max(map(len, rows))
@@ -251,11 +283,19 @@ class Plain(Side):
         for index, (request, row) in enumerate(zip(requests, rows, strict=True)):
             assert request.visible_image_tokens is not None
             ids[index, -len(row) :] = torch.tensor(row)
-            mask[index, -len(row) :] = visible_mask(row, encoder.image_token_id, request.visible_image_tokens)[0]
-        pixels = torch.cat([one["pixel_values"] for one in images]).to(self._device, self._model.dtype)
+            mask[index, -len(row) :] = visible_mask(
+                row, encoder.image_token_id, request.visible_image_tokens
+            )[0]
+        pixels = torch.cat([one["pixel_values"] for one in images]).to(
+            self._device, self._model.dtype
+        )
         first = requests[0]
         torch.manual_seed(first.seed or 0)
-        sampling = {"do_sample": True, "temperature": first.temperature, "top_k": 0} if first.temperature else {}
+        sampling = (
+            {"do_sample": True, "temperature": first.temperature, "top_k": 0}
+            if first.temperature
+            else {}
+        )
         found = self._model.generate(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device),
@@ -267,9 +307,13 @@ class Plain(Side):
         return found[:, longest:].tolist()  # type: ignore[no-any-return]
 
     def _group(self, request: GenerationRequest, token_ids: list[int]) -> RolloutGroup:
-        text = self._encoder.decode(tuple(token_ids)).rstrip("\ufffd")  # vLLM keeps back unfinished characters, too
+        text = self._encoder.decode(tuple(token_ids)).rstrip(
+            "\ufffd"
+        )  # vLLM keeps back unfinished characters, too
         ends = [text.index(stop) + len(stop) for stop in request.stop if stop in text]
-        completion = Completion(tuple(token_ids), text[: min(ends, default=len(text))], 0, 0, "stop")
+        completion = Completion(
+            tuple(token_ids), text[: min(ends, default=len(text))], 0, 0, "stop"
+        )
         return RolloutGroup(request.id, request.prompt, (), 0, (completion,))
 
 

@@ -45,7 +45,10 @@ def caption_pairs(num: int, seed: int, store: ImageStore) -> list[PreferencePair
     """Each picture's own caption over the next picture's."""
     prompts = caption_prompts("train", num, seed, store)
     texts = [caption(scene) for scene in split_scenes("train", num, seed=seed)]
-    sides = [(Response(text), Response(texts[(index + 1) % num])) for index, text in enumerate(texts)]
+    sides = [
+        (Response(text), Response(texts[(index + 1) % num]))
+        for index, text in enumerate(texts)
+    ]
     return [
         PreferencePair(prompt.id, prompt, chosen, rejected, "benchmark")
         for prompt, (chosen, rejected) in zip(prompts, sides, strict=True)
@@ -54,13 +57,17 @@ def caption_pairs(num: int, seed: int, store: ImageStore) -> list[PreferencePair
 
 def make_policies(path: str, seed: int) -> tuple[Policy, Policy]:
     """Policy and reference in float64: the disturbance is relative to each tensor's own spread."""
-    reference, policy = (Policy(load_model(path, torch.float64)).eval() for _ in range(2))
+    reference, policy = (
+        Policy(load_model(path, torch.float64)).eval() for _ in range(2)
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
             parameter.requires_grad_(not is_tower(name))
             if not is_tower(name) and parameter.ndim > 1:
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                noise = torch.randn(
+                    parameter.shape, generator=generator, dtype=torch.float64
+                )
                 parameter.add_(DISTURBANCE * parameter.std() * noise)
     return policy, reference
 
@@ -73,8 +80,17 @@ def measure(policy: Policy, reference: Policy, batch: RowBatch) -> dict[str, Any
         reference_logps = reference(batch)
     pairs = pair_logps(logps, reference_logps)
     pair_losses(pairs, Loss()).mean().backward()
-    gradient = torch.cat([p.grad.double().cpu().reshape(-1) for p in policy.parameters() if p.grad is not None])
-    losses = {kind: pair_losses(pairs, Loss(kind=kind)).detach().double().mean().item() for kind in LOSSES}
+    gradient = torch.cat(
+        [
+            p.grad.double().cpu().reshape(-1)
+            for p in policy.parameters()
+            if p.grad is not None
+        ]
+    )
+    losses = {
+        kind: pair_losses(pairs, Loss(kind=kind)).detach().double().mean().item()
+        for kind in LOSSES
+    }
     return {
         "token_logps": logps.token_logps.detach().double().cpu(),
         "delta": pairs.delta.detach().double().cpu(),
@@ -93,8 +109,12 @@ def errors(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
     return {
         "token_logprob": largest("token_logps"),
         "margin": largest("delta"),
-        "loss": {kind: abs(found["losses"][kind] - truth["losses"][kind]) for kind in LOSSES},
-        "gradient": float((found["gradient"] - truth["gradient"]).norm() / truth["gradient"].norm()),
+        "loss": {
+            kind: abs(found["losses"][kind] - truth["losses"][kind]) for kind in LOSSES
+        },
+        "gradient": float(
+            (found["gradient"] - truth["gradient"]).norm() / truth["gradient"].norm()
+        ),
         "finite": bool(found["gradient"].isfinite().all()),
     }
 
@@ -104,19 +124,28 @@ def run(model: str, device: str, num_pairs: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as images:
         pairs = caption_pairs(num_pairs, seed, ImageStore(Path(images)))
         collator = Collator(ChatEncoder(model, Model().max_length))
-        encoded = [pair for pair in map(collator.encode, pairs) if isinstance(pair, EncodedPair)]
+        encoded = [
+            pair
+            for pair in map(collator.encode, pairs)
+            if isinstance(pair, EncodedPair)
+        ]
     assert len(encoded) == num_pairs, f"{num_pairs - len(encoded)} pairs were refused"
     batch = collator.collate(encoded)
     policy, reference = make_policies(model, seed)
     truth = measure(policy, reference, batch.to("cpu", torch.float64))
-    result: dict[str, Any] = {"margin_scale": float(truth["delta"].abs().mean()), "loss": truth["losses"]}
+    result: dict[str, Any] = {
+        "margin_scale": float(truth["delta"].abs().mean()),
+        "loss": truth["losses"],
+    }
     for dtype in (torch.float32, torch.bfloat16):
         policy, reference = make_policies(model, seed)
         moved = batch.to(device, dtype)
         found = measure(policy.to(device, dtype), reference.to(device, dtype), moved)
         result[str(dtype).removeprefix("torch.")] = errors(found, truth)
         same = torch.equal(moved.input_ids.cpu(), batch.input_ids)
-        result["tokens_equal"] = same and torch.equal(moved.response_mask.cpu(), batch.response_mask)
+        result["tokens_equal"] = same and torch.equal(
+            moved.response_mask.cpu(), batch.response_mask
+        )
     result["ratio"] = result["bfloat16"]["gradient"] / result["float32"]["gradient"]
     return result
 
@@ -130,10 +159,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     options = parser.parse_args()
     cuda = options.device == "cuda" and torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if cuda else "cpu (bfloat16 on the CPU, no GPU was used)"
+    name = (
+        torch.cuda.get_device_name()
+        if cuda
+        else "cpu (bfloat16 on the CPU, no GPU was used)"
+    )
     result = run(options.model, "cuda" if cuda else "cpu", options.pairs, options.seed)
-    versions = {package: metadata.version(package) for package in ("torch", "transformers")}
-    facts = {"benchmark": "learner_precision", "device": name, "pairs": options.pairs, "versions": versions}
+    versions = {
+        package: metadata.version(package) for package in ("torch", "transformers")
+    }
+    facts = {
+        "benchmark": "learner_precision",
+        "device": name,
+        "pairs": options.pairs,
+        "versions": versions,
+    }
     line = json.dumps({**facts, **result})
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -36,22 +36,49 @@ PACKAGES = ("torch", "transformers", "trl", "peft")
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--size",
         choices=("issue", "smoke", "sweep", "7b"),
         help="default: issue (CPU), 7b (GPU), sweep (--sweep)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--tuning", choices=("full", "lora"), help="default: full on a CPU, lora on a GPU")
+    parser.add_argument(
+        "--tuning",
+        choices=("full", "lora"),
+        help="default: full on a CPU, lora on a GPU",
+    )
     parser.add_argument("--batch", type=int, default=4, help="pairs per update")
-    parser.add_argument("--micro-batch", type=int, help="pairs per forward, on both sides; default: all")
-    parser.add_argument("--prompt-tokens", type=int, default=0, help="image included; 0: as the size has it")
-    parser.add_argument("--pairs-per-prompt", type=int, default=1, help="pairs in a row with one prompt and picture")
-    parser.add_argument("--sweep", metavar="SVG", help="instead: pairs/s against prompt tokens and completions, drawn")
+    parser.add_argument(
+        "--micro-batch", type=int, help="pairs per forward, on both sides; default: all"
+    )
+    parser.add_argument(
+        "--prompt-tokens",
+        type=int,
+        default=0,
+        help="image included; 0: as the size has it",
+    )
+    parser.add_argument(
+        "--pairs-per-prompt",
+        type=int,
+        default=1,
+        help="pairs in a row with one prompt and picture",
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="SVG",
+        help="instead: pairs/s against prompt tokens and completions, drawn",
+    )
     parser.add_argument("--steps", type=int, default=4, help="counted steps")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--sides", nargs="+", default=["peer", "fresh", "cached"], choices=["peer", "fresh", "cached"])
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        default=["peer", "fresh", "cached"],
+        choices=["peer", "fresh", "cached"],
+    )
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     for name in ("side", "model", "images"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
@@ -64,14 +91,36 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def run_side(args: argparse.Namespace, side: str, model: Path, images: Path) -> dict[str, Any]:
+def run_side(
+    args: argparse.Namespace, side: str, model: Path, images: Path
+) -> dict[str, Any]:
     """One side in a fresh process; its last line is its figures."""
-    command = [sys.executable, "-m", "benchmarks.learner_step", "--side", side, "--model", model, "--images", images]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.learner_step",
+        "--side",
+        side,
+        "--model",
+        model,
+        "--images",
+        images,
+    ]
     for name in PASSED:
         command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(args.threads),
+        "HF_HUB_OFFLINE": "1",
+    }
     environment |= {} if args.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        list(map(str, command)),
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if figures:
         print(
@@ -82,30 +131,48 @@ def run_side(args: argparse.Namespace, side: str, model: Path, images: Path) -> 
     return figures
 
 
-def summary(args: argparse.Namespace, sides: dict[str, dict[str, Any]], num_parameters: int) -> dict[str, Any]:
+def summary(
+    args: argparse.Namespace, sides: dict[str, dict[str, Any]], num_parameters: int
+) -> dict[str, Any]:
     """Ratios of what was run."""
     from benchmarks.step_model import must_flops, size_of
 
     fresh, found = sides.get("fresh"), dict[str, Any]()
     for name in ("fresh", "cached"):
         if name in sides:
-            work = must_flops(size_of(args), args.batch, name == "cached", args.tuning == "lora", args.pairs_per_prompt)
-            for rate, key in (("gemm_flops", "floor_frac"), ("matmul_flops", "floor_frac_matmul")):
+            work = must_flops(
+                size_of(args),
+                args.batch,
+                name == "cached",
+                args.tuning == "lora",
+                args.pairs_per_prompt,
+            )
+            for rate, key in (
+                ("gemm_flops", "floor_frac"),
+                ("matmul_flops", "floor_frac_matmul"),
+            ):
                 floor = work / (sides[name]["step_s"] * sides[name][rate])
                 found[key if name == "fresh" else f"{key}_cached"] = round(floor, 3)
     if "peer" in sides:
         for name in ("fresh", "cached"):
             if name in sides:
-                found[f"ratio_{name}"] = round(sides["peer"]["step_s"] / sides[name]["step_s"], 2)
+                found[f"ratio_{name}"] = round(
+                    sides["peer"]["step_s"] / sides[name]["step_s"], 2
+                )
     if "peer" in sides and fresh:
         found["ratio"] = found["ratio_fresh"]
         found["memory_ratio"] = round(fresh["peak_mib"] / sides["peer"]["peak_mib"], 3)
     losses = [side["losses"] for side in sides.values()]
     found["loss_error"] = max(
         max(abs(each[0] - math.log(2)) for each in losses),
-        max(abs(a - b) for each in losses for a, b in zip(each, losses[0], strict=True)),
+        max(
+            abs(a - b) for each in losses for a, b in zip(each, losses[0], strict=True)
+        ),
     )
-    settings = {name: getattr(args, name) for name in ("size", "device", "tuning", "dtype", "batch", "micro_batch")}
+    settings = {
+        name: getattr(args, name)
+        for name in ("size", "device", "tuning", "dtype", "batch", "micro_batch")
+    }
     return {
         "benchmark": "learner_step",
         **found,
@@ -145,7 +212,9 @@ def main() -> None:
         found = sweep(args, run_side)
     else:
         found = compare(args)
-    line = json.dumps({**found, "versions": {name: metadata.version(name) for name in PACKAGES}})
+    line = json.dumps(
+        {**found, "versions": {name: metadata.version(name) for name in PACKAGES}}
+    )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(line + "\n")

@@ -39,24 +39,49 @@ PAIR_SETS = {
 
 ARMS = {
     "offline-povid": Arm("offline DPO, POVID-style pairs", "offline", "povid"),
-    "offline-bdhs-0.3": Arm("offline DPO, BDHS attention, ρ 0.3", "offline", "attention-0.3"),
-    "offline-bdhs-0.5": Arm("offline DPO, BDHS attention, ρ 0.5", "offline", "attention-0.5"),
-    "offline-bdhs-0.7": Arm("offline DPO, BDHS attention, ρ 0.7", "offline", "attention-0.7"),
+    "offline-bdhs-0.3": Arm(
+        "offline DPO, BDHS attention, ρ 0.3", "offline", "attention-0.3"
+    ),
+    "offline-bdhs-0.5": Arm(
+        "offline DPO, BDHS attention, ρ 0.5", "offline", "attention-0.5"
+    ),
+    "offline-bdhs-0.7": Arm(
+        "offline DPO, BDHS attention, ρ 0.7", "offline", "attention-0.7"
+    ),
     "offline-noise": Arm("offline DPO, BDHS noise", "offline", "noise"),
     "offline-unguided": Arm("offline DPO, BDHS unguided, ρ 0.5", "offline", "unguided"),
     "online": Arm("online DPO, oracle judge", "online"),
-    "online-weak": Arm("online DPO, weak judge (the start policy)", "online", None, POLICY_JUDGE),
+    "online-weak": Arm(
+        "online DPO, weak judge (the start policy)", "online", None, POLICY_JUDGE
+    ),
     "online-bdhs": Arm("online BDHS, ρ 0.5", "online_bdhs"),
     "mixed": Arm("Mixed-DPO, oracle judge + BDHS 0.5", "mixed", "attention-0.5"),
-    "mixed-weak": Arm("Mixed-DPO, weak judge + BDHS 0.5", "mixed", "attention-0.5", POLICY_JUDGE),
-    "mixed-ipo": Arm(
-        "Mixed, IPO, β 0.9", "mixed", "attention-0.5", ("--learner.loss.kind", "ipo", "--learner.loss.beta", "0.9")
+    "mixed-weak": Arm(
+        "Mixed-DPO, weak judge + BDHS 0.5", "mixed", "attention-0.5", POLICY_JUDGE
     ),
-    "mixed-hinge": Arm("Mixed, SLiC hinge, β 0.1", "mixed", "attention-0.5", ("--learner.loss.kind", "hinge")),
+    "mixed-ipo": Arm(
+        "Mixed, IPO, β 0.9",
+        "mixed",
+        "attention-0.5",
+        ("--learner.loss.kind", "ipo", "--learner.loss.beta", "0.9"),
+    ),
+    "mixed-hinge": Arm(
+        "Mixed, SLiC hinge, β 0.1",
+        "mixed",
+        "attention-0.5",
+        ("--learner.loss.kind", "hinge"),
+    ),
     "rloo": Arm(
         "RLOO, oracle judge, k 4, β 0.4",
         "online",
         None,
-        ("--learner.loss.kind", "rloo", "--learner.loss.beta", "0.4", "--loop.max_staleness", "0"),
+        (
+            "--learner.loss.kind",
+            "rloo",
+            "--learner.loss.beta",
+            "0.4",
+            "--loop.max_staleness",
+            "0",
+        ),
     ),
 }

@@ -41,7 +41,9 @@ def table(result: Mapping[str, Any]) -> str:
         f"|---|{'---|' * len(names)}",
     ]
     baseline = result["baseline"]
-    cells = [cell([baseline[key]], baseline["intervals"].get(key)) for key, _ in METRICS]
+    cells = [
+        cell([baseline[key]], baseline["intervals"].get(key)) for key, _ in METRICS
+    ]
     lines.append(f"| start policy | {' | '.join(cells)} |")
     for arm in result["arms"].values():
         cells = [cell([seed[key] for seed in arm["seeds"]]) for key, _ in METRICS]
@@ -74,7 +76,12 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
             values = [seed[key] for seed in arm["seeds"]]
             axis.barh(place, mean(values), color="#9ecae1", height=0.6)
             axis.plot(values, [place] * len(values), "o", color="#08519c", markersize=4)
-        axis.axvline(result["baseline"][key], color="#d94801", linestyle="--", label="start policy")
+        axis.axvline(
+            result["baseline"][key],
+            color="#d94801",
+            linestyle="--",
+            label="start policy",
+        )
         axis.set_title(title, fontsize=10)
     left.set_yticks(range(len(arms)), [arm["title"] for arm in arms], fontsize=8)
     left.legend(fontsize=8)

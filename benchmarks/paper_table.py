@@ -38,9 +38,15 @@ def call(words: Sequence[object], log: Path) -> None:
     """Run a module of ours; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
-        done = subprocess.run([sys.executable, "-m", *map(str, words)], stdout=file, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [sys.executable, "-m", *map(str, words)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
     if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, words))} failed with status {done.returncode}; see {log}")
+        raise SystemExit(
+            f"{' '.join(map(str, words))} failed with status {done.returncode}; see {log}"
+        )
 
 
 def run_folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:
@@ -51,14 +57,23 @@ def pairs_folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     return Path(arguments.dir / "pairs" / f"{name}-seed{seed}")
 
 
-def expect_as_asked(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> None:
+def expect_as_asked(
+    name: str, arm: Arm, seed: int, arguments: argparse.Namespace
+) -> None:
     """What is there of a run must be what is asked for: folder names do not say it (SystemExit otherwise)."""
     there: list[tuple[str, Path, object]] = []
     run_dir = run_folder(name, seed, arguments)
     if (run_dir / "config.json").exists():
         config = read_config(run_dir)
-        there += [("steps", run_dir, config.learner.num_steps), ("scenes", run_dir, config.evaluation.test_scenes)]
-    if arm.pairs is not None and (spec := spec_of(pairs := pairs_folder(arm.pairs, seed, arguments))) is not None:
+        there += [
+            ("steps", run_dir, config.learner.num_steps),
+            ("scenes", run_dir, config.evaluation.test_scenes),
+        ]
+    if (
+        arm.pairs is not None
+        and (spec := spec_of(pairs := pairs_folder(arm.pairs, seed, arguments)))
+        is not None
+    ):
         there.append(("pairs", pairs, spec.get("count")))
     for flag, folder, found in there:
         if found != (asked := getattr(arguments, flag)):
@@ -77,12 +92,22 @@ def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The pair set of a seed, made if it is not there."""
     out = pairs_folder(name, seed, arguments)
     if not (out / "pairs.parquet").exists():
-        words = [*PAIR_SETS[name].words, "--out", out, "--count", arguments.pairs, "--seed", seed]
+        words = [
+            *PAIR_SETS[name].words,
+            "--out",
+            out,
+            "--count",
+            arguments.pairs,
+            "--seed",
+            seed,
+        ]
         call(["cluster.generate", *words], arguments.dir / "logs" / f"{out.name}.log")
     return out
 
 
-def train(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def train(
+    name: str, arm: Arm, seed: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Scorecards of one run, {"baseline": …, "final": …}, and its seconds."""
     run_dir = run_folder(name, seed, arguments)
     took = run_dir / "seconds.json"
@@ -100,12 +125,19 @@ def train(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> dict
         if arm.pairs is not None:
             settings["data.offline.path"] = make_pairs(arm.pairs, seed, arguments)
         words = [f"cluster/configs/shapes_{arm.preset}.toml", "--resume", *arm.words]
-        start, own = arguments.dir / f"start_{arguments.scenes}_scenes.json", run_dir / "evaluation" / "baseline.json"
+        start, own = (
+            arguments.dir / f"start_{arguments.scenes}_scenes.json",
+            run_dir / "evaluation" / "baseline.json",
+        )
         if start.exists():
             replace_file(own, start.read_text())
         begun = time.perf_counter()
         call(
-            ["cluster.train", *words, *(f"--{key}={value}" for key, value in settings.items())],
+            [
+                "cluster.train",
+                *words,
+                *(f"--{key}={value}" for key, value in settings.items()),
+            ],
             arguments.dir / "logs" / f"{run_dir.name}.log",
         )
         if not start.exists():
@@ -122,9 +154,15 @@ def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
     async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
         return worker.judge(groups)
 
-    baseline, final = (read_measured(run_dir / "evaluation" / f"{name}.json") for name in ("baseline", "final"))
+    baseline, final = (
+        read_measured(run_dir / "evaluation" / f"{name}.json")
+        for name in ("baseline", "final")
+    )
     card = asyncio.run(score(judge, final[1], baseline[1], config.evaluation))
-    return {"baseline": baseline[0].model_dump(mode="json"), "final": card.model_dump(mode="json")}
+    return {
+        "baseline": baseline[0].model_dump(mode="json"),
+        "final": card.model_dump(mode="json"),
+    }
 
 
 def figures(card: dict[str, Any]) -> dict[str, float]:
@@ -135,15 +173,37 @@ def figures(card: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     """Prints one JSON object as its last line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.paper_table", description=(__doc__ or "").split("\n", 1)[0]
+        prog="python -m benchmarks.paper_table",
+        description=(__doc__ or "").split("\n", 1)[0],
     )
-    parser.add_argument("--dir", type=Path, default=Path("runs/paper_table"), help="runs and pair sets")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the table and the plot")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("runs/paper_table"), help="runs and pair sets"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs"),
+        help="folder of the table and the plot",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=20, help="learner steps of every arm, 32 pairs each")
-    parser.add_argument("--pairs", type=int, default=600, help="prompts of every offline pair set")
-    parser.add_argument("--scenes", type=int, default=200, help="test scenes; validation takes half as many")
-    parser.add_argument("--only", nargs="+", choices=ARMS, help="some arms; default: all")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=20,
+        help="learner steps of every arm, 32 pairs each",
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=600, help="prompts of every offline pair set"
+    )
+    parser.add_argument(
+        "--scenes",
+        type=int,
+        default=200,
+        help="test scenes; validation takes half as many",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=ARMS, help="some arms; default: all"
+    )
     arguments = parser.parse_args()
     arms = {name: ARMS[name] for name in arguments.only or ARMS}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
@@ -155,16 +215,24 @@ def main() -> None:
         for name, arm in arms.items():
             runs[name].append(train(name, arm, seed, arguments))
             done = sum(map(len, runs.values()))
-            print(f"{done}/{total} {name} seed {seed}: {figures(runs[name][-1]['final'])}", file=sys.stderr, flush=True)
+            print(
+                f"{done}/{total} {name} seed {seed}: {figures(runs[name][-1]['final'])}",
+                file=sys.stderr,
+                flush=True,
+            )
     baseline = next(iter(runs.values()))[0]["baseline"]
     result = {
         "benchmark": "paper_table",
-        "baseline": figures(baseline) | {"intervals": {name: baseline["intervals"][name] for name, _ in METRICS}},
+        "baseline": figures(baseline)
+        | {"intervals": {name: baseline["intervals"][name] for name, _ in METRICS}},
         "arms": {
             name: {
                 "title": arms[name].title,
                 "seeds": [figures(run["final"]) for run in found],
-                "intervals": [{key: run["final"]["intervals"][key] for key, _ in METRICS} for run in found],
+                "intervals": [
+                    {key: run["final"]["intervals"][key] for key, _ in METRICS}
+                    for run in found
+                ],
                 "seconds": [round(run["seconds"], 1) for run in found],
             }
             for name, found in runs.items()
@@ -173,7 +241,10 @@ def main() -> None:
         "seeds": arguments.seeds,
         "steps": arguments.steps,
         "scenes": arguments.scenes,
-        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "deepspeed", "ray")},
+        "versions": {
+            name: metadata.version(name)
+            for name in ("torch", "transformers", "deepspeed", "ray")
+        },
     }
     write_page(result, arguments.out)
     print(json.dumps(result))

@@ -41,7 +41,13 @@ LLAVA_7B = Size(4096, 11008, 32, 32, 1024, 4096, 24, 16, 32_064)
 
 
 def build(
-    size: Size, tokenizer: Any, template: str, max_positions: int, out: Path, dtype: torch.dtype, device: str = "cpu"
+    size: Size,
+    tokenizer: Any,
+    template: str,
+    max_positions: int,
+    out: Path,
+    dtype: torch.dtype,
+    device: str = "cpu",
 ) -> int:
     """Write a model directory, weights under the hub's names; the number of parameters.
 
@@ -64,7 +70,9 @@ def build(
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor_of(size, tokenizer, template).save_pretrained(out)
-    weights = {hub_name(name): value.contiguous() for name, value in model.state_dict().items()}
+    weights = {
+        hub_name(name): value.contiguous() for name, value in model.state_dict().items()
+    }
     save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -111,7 +119,9 @@ def processor_of(size: Size, tokenizer: Any, template: str) -> LlavaProcessor:
 
     edges = {"height": size.side, "width": size.side}
     return LlavaProcessor(
-        image_processor=CLIPImageProcessor(size={"shortest_edge": size.side}, crop_size=edges),
+        image_processor=CLIPImageProcessor(
+            size={"shortest_edge": size.side}, crop_size=edges
+        ),
         tokenizer=tokenizer,
         patch_size=size.patch,
         vision_feature_select_strategy="default",

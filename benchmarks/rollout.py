@@ -63,7 +63,9 @@ class BareVllm:
 
         model = self._config.model
         self._encoder = ChatEncoder(model.path, model.max_length)
-        self._llm = LLM(**engine_arguments(model, self._config.rollout, self._encoder, 0))
+        self._llm = LLM(
+            **engine_arguments(model, self._config.rollout, self._encoder, 0)
+        )
         return {"engine": "LLM", "vllm": VERSION}
 
     def run(self, requests: list[GenerationRequest]) -> tuple[int, float]:
@@ -72,23 +74,34 @@ class BareVllm:
 
         encoder = self._encoder
         prompts: list[Any] = [
-            {"prompt": encoder.prompt_text(r.prompt), "multi_modal_data": {"image": encoder.load_images(r.prompt)}}
+            {
+                "prompt": encoder.prompt_text(r.prompt),
+                "multi_modal_data": {"image": encoder.load_images(r.prompt)},
+            }
             for r in requests
         ]
         ban = dict.fromkeys(encoder.media_token_ids, -100.0)
         params = [
             SamplingParams(
-                n=r.num_completions, temperature=r.temperature, max_tokens=r.max_tokens, seed=r.seed, logit_bias=ban
+                n=r.num_completions,
+                temperature=r.temperature,
+                max_tokens=r.max_tokens,
+                seed=r.seed,
+                logit_bias=ban,
             )
             for r in requests
         ]
         started = time.perf_counter()
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
         seconds = time.perf_counter() - started
-        return sum(len(one.token_ids) for output in outputs for one in output.outputs), seconds
+        return sum(
+            len(one.token_ids) for output in outputs for one in output.outputs
+        ), seconds
 
 
-def make_requests(store: ImageStore, num_prompts: int, seed: int, rollout: Rollout) -> list[GenerationRequest]:
+def make_requests(
+    store: ImageStore, num_prompts: int, seed: int, rollout: Rollout
+) -> list[GenerationRequest]:
     """Caption requests on scenes of their own for every seed."""
     message = Message("user", (Part("image"), Part("text", "Describe the image.")))
     scenes = split_scenes("train", num_prompts, seed=derive_seed(seed, "benchmark"))
@@ -105,28 +118,52 @@ def make_requests(store: ImageStore, num_prompts: int, seed: int, rollout: Rollo
     ]
 
 
-async def time_worker(worker: Any, requests: list[GenerationRequest], prompts_per_call: int) -> tuple[int, float]:
+async def time_worker(
+    worker: Any, requests: list[GenerationRequest], prompts_per_call: int
+) -> tuple[int, float]:
     """Sampled tokens and seconds; calls as in a run, all in flight together."""
     started = time.perf_counter()
-    calls = [requests[at : at + prompts_per_call] for at in range(0, len(requests), prompts_per_call)]
+    calls = [
+        requests[at : at + prompts_per_call]
+        for at in range(0, len(requests), prompts_per_call)
+    ]
     results = await asyncio.gather(*(worker.call("generate", call) for call in calls))
     seconds = time.perf_counter() - started
-    return sum(len(one.token_ids) for groups in results for group in groups for one in group.completions), seconds
+    return sum(
+        len(one.token_ids)
+        for groups in results
+        for group in groups
+        for one in group.completions
+    ), seconds
 
 
-async def measure(args: argparse.Namespace, runtime: RayRuntime, store: ImageStore) -> dict[str, Any]:
+async def measure(
+    args: argparse.Namespace, runtime: RayRuntime, store: ImageStore
+) -> dict[str, Any]:
     base = RunConfig(
-        model=Model(path=args.model), mixture=Mixture(online_fraction=1), rollout=Rollout(num_completions=4)
+        model=Model(path=args.model),
+        mixture=Mixture(online_fraction=1),
+        rollout=Rollout(num_completions=4),
     )
     configs = {
-        name: base.model_copy(update={"rollout": base.rollout.model_copy(update={"deterministic": name == "stepped"})})
+        name: base.model_copy(
+            update={
+                "rollout": base.rollout.model_copy(
+                    update={"deterministic": name == "stepped"}
+                )
+            }
+        )
         for name in ("stepped", "async")
     }
     sides: dict[str, Any] = {
-        name: runtime.spawn(PinnedWorker, config, args.cores, name=name, num_cpus=0.1, num_gpus=0)
+        name: runtime.spawn(
+            PinnedWorker, config, args.cores, name=name, num_cpus=0.1, num_gpus=0
+        )
         for name, config in configs.items()
     }
-    sides["bare"] = runtime.spawn(BareVllm, base, args.cores, name="bare", num_cpus=0.1, num_gpus=0)
+    sides["bare"] = runtime.spawn(
+        BareVllm, base, args.cores, name="bare", num_cpus=0.1, num_gpus=0
+    )
     started = {name: await side.call("start") for name, side in sides.items()}
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for turn, seed in enumerate([-1, *args.seeds]):  # -1 warms up
@@ -136,7 +173,9 @@ async def measure(args: argparse.Namespace, runtime: RayRuntime, store: ImageSto
             if name == "bare":
                 num_tokens, seconds = await sides[name].call("run", requests)
             else:
-                num_tokens, seconds = await time_worker(sides[name], requests, base.rollout.prompts_per_call)
+                num_tokens, seconds = await time_worker(
+                    sides[name], requests, base.rollout.prompts_per_call
+                )
             print(
                 f"seed {seed:2d}  {name:8s} {num_tokens} tokens in {seconds:.2f} s = {num_tokens / seconds:.0f} per s"
             )
@@ -147,30 +186,49 @@ async def measure(args: argparse.Namespace, runtime: RayRuntime, store: ImageSto
     return summary(args, speeds, started["bare"]["vllm"])
 
 
-def summary(args: argparse.Namespace, speeds: dict[str, list[float]], vllm: str) -> dict[str, Any]:
+def summary(
+    args: argparse.Namespace, speeds: dict[str, list[float]], vllm: str
+) -> dict[str, Any]:
     """Medians, spread ((max - min) / median) and ratios."""
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    ratios = {name: round(medians[name] / medians["bare"], 3) for name in ("stepped", "async")}
+    ratios = {
+        name: round(medians[name] / medians["bare"], 3) for name in ("stepped", "async")
+    }
     return {
         "benchmark": "rollout",
         "tokens_per_s": {name: round(value) for name, value in medians.items()},
-        "spread": {name: round((max(v) - min(v)) / medians[name], 3) for name, v in speeds.items()},
+        "spread": {
+            name: round((max(v) - min(v)) / medians[name], 3)
+            for name, v in speeds.items()
+        },
         "ratios": ratios,
         "ratio": max(ratios.values()),
         "prompts": args.prompts,
         "seeds": args.seeds,
         "cores": args.cores,
         "model": os.path.relpath(args.model),
-        "versions": {"vllm": vllm, **{name: metadata.version(name) for name in ("torch", "transformers", "ray")}},
+        "versions": {
+            "vllm": vllm,
+            **{
+                name: metadata.version(name)
+                for name in ("torch", "transformers", "ray")
+            },
+        },
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=Model().path, help="Hugging Face directory of a LLaVA")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default=Model().path, help="Hugging Face directory of a LLaVA"
+    )
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0))
+    )
     args = parser.parse_args()
     args.model = str(Path(args.model).resolve())
     runtime = RayRuntime(Cluster())

@@ -21,7 +21,9 @@ from pathlib import Path
 PARTS = ("time/wait_s", "time/step_s", "time/publish_s")
 
 
-def measure(staleness: int, seed: int, arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
+def measure(
+    staleness: int, seed: int, arguments: argparse.Namespace, folder: Path
+) -> dict[str, float]:
     """Seconds of the loop of one run, whole and by part."""
     from common.metrics import read_lines
 
@@ -37,7 +39,11 @@ def measure(staleness: int, seed: int, arguments: argparse.Namespace, folder: Pa
         "evaluation.test_scenes": 1,
     }
     words = [sys.executable, "-m", "cluster.train", arguments.preset]
-    subprocess.run([*words, *(f"--{key}={value}" for key, value in settings.items())], check=True, capture_output=True)
+    subprocess.run(
+        [*words, *(f"--{key}={value}" for key, value in settings.items())],
+        check=True,
+        capture_output=True,
+    )
     lines = read_lines(run_dir / "metrics.jsonl")[1:]
     parts = {part: sum(line[part] for line in lines) for part in PARTS}
     return {"wall_s": sum(parts.values()), **parts}
@@ -45,7 +51,9 @@ def measure(staleness: int, seed: int, arguments: argparse.Namespace, folder: Pa
 
 def main() -> None:
     """Prints one JSON object as its last line; `ratio` is the median wall clock with staleness 1 over that with 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.staleness", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.staleness", description=__doc__
+    )
     parser.add_argument("--preset", default="cluster/configs/shapes_online.toml")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=32, help="pairs per learner step")
@@ -55,17 +63,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sightline-staleness-") as folder:
         for seed in range(arguments.repeats):
             for staleness in runs:
-                runs[staleness].append(measure(staleness, seed, arguments, Path(folder)))
-                print(f"seed {seed}, max_staleness {staleness}: {runs[staleness][-1]}", file=sys.stderr, flush=True)
-    wall = {staleness: statistics.median(run["wall_s"] for run in found) for staleness, found in runs.items()}
+                runs[staleness].append(
+                    measure(staleness, seed, arguments, Path(folder))
+                )
+                print(
+                    f"seed {seed}, max_staleness {staleness}: {runs[staleness][-1]}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    wall = {
+        staleness: statistics.median(run["wall_s"] for run in found)
+        for staleness, found in runs.items()
+    }
     result = {
         "benchmark": "staleness",
         "ratio": round(wall[1] / wall[0], 3),
-        "wall_s": {f"max_staleness_{key}": round(value, 2) for key, value in wall.items()},
+        "wall_s": {
+            f"max_staleness_{key}": round(value, 2) for key, value in wall.items()
+        },
         "runs": {f"max_staleness_{key}": found for key, found in runs.items()},
         "steps": arguments.steps,
         "global_batch": arguments.batch,
-        "versions": {name: metadata.version(name) for name in ("ray", "torch", "deepspeed", "transformers")},
+        "versions": {
+            name: metadata.version(name)
+            for name in ("ray", "torch", "deepspeed", "transformers")
+        },
     }
     print(json.dumps(result))
 

@@ -19,7 +19,12 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}"
     "{% if message['role'] == 'assistant' %}</s>{% endif %}{% endfor %}"
 )
-SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+SPECIAL = {
+    "unk_token": "<unk>",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "pad_token": "<pad>",
+}
 MAX_POSITIONS = 8192
 
 
@@ -49,7 +54,11 @@ SIZES = {
 def size_of(args: Any) -> StepSize:
     """The size that command-line arguments name, with their prompt length if they give one."""
     size = SIZES[args.size]
-    return replace(size, prompt_words=args.prompt_tokens - size.image_tokens) if args.prompt_tokens else size
+    return (
+        replace(size, prompt_words=args.prompt_tokens - size.image_tokens)
+        if args.prompt_tokens
+        else size
+    )
 
 
 def build(size: StepSize, directory: Path, dtype: str) -> int:
@@ -59,16 +68,28 @@ def build(size: StepSize, directory: Path, dtype: str) -> int:
     from transformers import PreTrainedTokenizerFast
 
     names = [*SPECIAL.values(), IMAGE]
-    words = {name: index for index, name in enumerate([*names, *(f"w{i}" for i in range(len(names), size.vocabulary))])}
+    words = {
+        name: index
+        for index, name in enumerate(
+            [*names, *(f"w{i}" for i in range(len(names), size.vocabulary))]
+        )
+    }
     inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, additional_special_tokens=[IMAGE], chat_template=TEMPLATE, **SPECIAL
+        tokenizer_object=inner,
+        additional_special_tokens=[IMAGE],
+        chat_template=TEMPLATE,
+        **SPECIAL,
     )
-    return random_llava.build(size, tokenizer, TEMPLATE, MAX_POSITIONS, directory, getattr(torch, dtype))
+    return random_llava.build(
+        size, tokenizer, TEMPLATE, MAX_POSITIONS, directory, getattr(torch, dtype)
+    )
 
 
-def make_pairs(size: StepSize, num: int, store: ImageStore, offline: bool, per_prompt: int = 1) -> list[PreferencePair]:
+def make_pairs(
+    size: StepSize, num: int, store: ImageStore, offline: bool, per_prompt: int = 1
+) -> list[PreferencePair]:
     """Pairs on noise, equal for equal arguments; the end of sequence is one of the completion's tokens.
 
     Args:
@@ -77,16 +98,35 @@ def make_pairs(size: StepSize, num: int, store: ImageStore, offline: bool, per_p
     rng = np.random.default_rng(0)
 
     def words(count: int) -> str:
-        return " ".join(f"w{i}" for i in rng.integers(len(SPECIAL) + 1, size.vocabulary, count))
+        return " ".join(
+            f"w{i}" for i in rng.integers(len(SPECIAL) + 1, size.vocabulary, count)
+        )
 
     pairs = []
     for index in range(num):
         if index % per_prompt == 0:
-            image = store.add(Image.fromarray(rng.integers(0, 255, (size.side, size.side, 3), dtype=np.uint8)))
-            message = Message("user", (Part("image"), Part("text", words(size.prompt_words))))
+            image = store.add(
+                Image.fromarray(
+                    rng.integers(0, 255, (size.side, size.side, 3), dtype=np.uint8)
+                )
+            )
+            message = Message(
+                "user", (Part("image"), Part("text", words(size.prompt_words)))
+            )
             prompt = Prompt(f"{index}", (message,), (image,))
-        chosen, rejected = (Response(words(size.completion_tokens - 1)) for _ in range(2))
-        pairs.append(PreferencePair(f"{index}", prompt, chosen, rejected, "benchmark", None if offline else 0))
+        chosen, rejected = (
+            Response(words(size.completion_tokens - 1)) for _ in range(2)
+        )
+        pairs.append(
+            PreferencePair(
+                f"{index}",
+                prompt,
+                chosen,
+                rejected,
+                "benchmark",
+                None if offline else 0,
+            )
+        )
     return pairs
 
 
@@ -105,7 +145,13 @@ def trl_row(pair: PreferencePair) -> dict[str, Any]:
     }
 
 
-def must_flops(size: StepSize, num_pairs: int, cached: bool, lora: bool = False, per_prompt: int = 1) -> float:
+def must_flops(
+    size: StepSize,
+    num_pairs: int,
+    cached: bool,
+    lora: bool = False,
+    per_prompt: int = 1,
+) -> float:
     """Matrix work of a step that does each thing once and nothing that nobody reads: 2 per multiply-add.
 
     Read are the hidden states that predict a completion's token: the prompt's last and each completion's but its last.
@@ -123,11 +169,15 @@ def must_flops(size: StepSize, num_pairs: int, cached: bool, lora: bool = False,
     before = size.layers - 1
     linear = 2 * (before * tokens * (keys + rest) + tokens * keys + predicting * rest)
     linear += 2 * predicting * width * size.vocabulary
-    attention = 4 * width * (before * (prompt * (prompt + 1) / 2 + seen) + prompt + seen)
+    attention = (
+        4 * width * (before * (prompt * (prompt + 1) / 2 + seen) + prompt + seen)
+    )
     times = 3 if cached else 4
     work = times * attention + (times - lora) * linear
     if lora:
-        work -= 2 * tokens * keys + 2 * (tokens if before else predicting) * width**2  # inputs of the first layer
+        work -= (
+            2 * tokens * keys + 2 * (tokens if before else predicting) * width**2
+        )  # inputs of the first layer
     return pairs * (work + _vision_flops(size) + _projector_flops(size, times, lora))
 
 
@@ -141,6 +191,12 @@ def _projector_flops(size: StepSize, times: int, lora: bool) -> float:
 def _vision_flops(size: StepSize) -> float:
     """The tower once, up to the layer that the projector reads."""
     patches = size.image_tokens + 1
-    layer = 2 * patches * (4 * size.vision_hidden**2 + 2 * size.vision_hidden * size.vision_mlp)
+    layer = (
+        2
+        * patches
+        * (4 * size.vision_hidden**2 + 2 * size.vision_hidden * size.vision_mlp)
+    )
     layer += 4 * patches**2 * size.vision_hidden
-    return (size.vision_layers - 1) * layer + 2 * size.image_tokens * 3 * size.patch**2 * size.vision_hidden
+    return (
+        size.vision_layers - 1
+    ) * layer + 2 * size.image_tokens * 3 * size.patch**2 * size.vision_hidden

@@ -31,7 +31,9 @@ class Memory:
             self._start = torch.cuda.memory_allocated() / 2**20
         else:
             ctypes.CDLL(None).malloc_trim(0)  # what is freed shall not hide what comes
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+            Path("/proc/self/clear_refs").write_text(
+                "5"
+            )  # the peak starts again from what is held now
             self._start = _status("VmRSS")
 
     def above_start(self) -> float:
@@ -48,7 +50,9 @@ def _status(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def gemm_rates(device: str, dtype: str, side: int = 2048, repeats: int = 30) -> dict[str, float]:
+def gemm_rates(
+    device: str, dtype: str, side: int = 2048, repeats: int = 30
+) -> dict[str, float]:
     """Floating-point operations per second of a large product at this process's threads, by torch.matmul and the best.
 
     On a CPU torch has two libraries: matmul takes MKL's product, half as fast as oneDNN's on some processors.
@@ -58,7 +62,10 @@ def gemm_rates(device: str, dtype: str, side: int = 2048, repeats: int = 30) -> 
     from learner.products import plain, through_onednn
 
     side = 8192 if device == "cuda" else side
-    left, right = (torch.randn(side, side, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    left, right = (
+        torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
+        for _ in range(2)
+    )
 
     def rate(product: Any) -> float:
         best = float("inf")
@@ -71,17 +78,30 @@ def gemm_rates(device: str, dtype: str, side: int = 2048, repeats: int = 30) -> 
         return 2 * side**3 / best
 
     matmul = rate(plain)
-    onednn = rate(through_onednn) if device == "cpu" and torch.backends.mkldnn.is_available() else 0.0
+    onednn = (
+        rate(through_onednn)
+        if device == "cpu" and torch.backends.mkldnn.is_available()
+        else 0.0
+    )
     return {"gemm_flops": max(matmul, onednn), "matmul_flops": matmul}
 
 
 def run_config(args: Any, cache: str) -> RunConfig:
     """Our side's configuration: one forward per batch, everything else as the defaults have it."""
     cuda = args.device == "cuda"
-    tuning = {"kind": "lora", "r": 128, "alpha": 256} if args.tuning == "lora" else {"kind": "full"}
+    tuning = (
+        {"kind": "lora", "r": 128, "alpha": 256}
+        if args.tuning == "lora"
+        else {"kind": "full"}
+    )
     return RunConfig.model_validate(
         {
-            "model": {"path": args.model, "max_length": 8192, "dtype": args.dtype, "tuning": tuning},
+            "model": {
+                "path": args.model,
+                "max_length": 8192,
+                "dtype": args.dtype,
+                "tuning": tuning,
+            },
             "mixture": {"online_fraction": 1.0},
             "learner": {
                 "engine": "deepspeed" if cuda else "torch",
@@ -103,7 +123,9 @@ def ours(args: Any) -> dict[str, Any]:
     from learner.learner import Learner
 
     cached = args.side in ("cached", "fill")
-    trainer = Learner(run_config(args, str(Path(args.model) / "reference") if cached else "off"))
+    trainer = Learner(
+        run_config(args, str(Path(args.model) / "reference") if cached else "off")
+    )
     facts = trainer.start()
     pairs = _pairs(args, cached)
     if args.side == "fill":
@@ -112,20 +134,28 @@ def ours(args: Any) -> dict[str, Any]:
         return {}
     memory, losses, ends = Memory(args.device), [], []
     for step in range(args.steps + 1):
-        result, dropped = trainer.step(step, pairs[step * args.batch : (step + 1) * args.batch])
+        result, dropped = trainer.step(
+            step, pairs[step * args.batch : (step + 1) * args.batch]
+        )
         assert not dropped, dropped
         losses.append(result.metrics["loss"])
         ends.append(time.perf_counter())
     peak = memory.above_start()
     rates = gemm_rates(args.device, args.dtype)
-    return _figures(args, ends, losses, peak) | rates | {"fallbacks": facts["fallbacks"]}
+    return (
+        _figures(args, ends, losses, peak) | rates | {"fallbacks": facts["fallbacks"]}
+    )
 
 
 def peer(args: Any) -> dict[str, Any]:
     """TRL's DPOTrainer. It refuses precomputed reference log-probs for images and has no padding-free path for now."""
     import torch
     from datasets import Dataset
-    from transformers import AutoProcessor, LlavaForConditionalGeneration, TrainerCallback
+    from transformers import (
+        AutoProcessor,
+        LlavaForConditionalGeneration,
+        TrainerCallback,
+    )
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -139,7 +169,9 @@ def peer(args: Any) -> dict[str, Any]:
 
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
             found = super().compute_loss(*args, **kwargs)  # type: ignore[no-untyped-call]
-            self.losses.append(float((found[0] if isinstance(found, tuple) else found).detach()))
+            self.losses.append(
+                float((found[0] if isinstance(found, tuple) else found).detach())
+            )
             return found
 
     ends: list[float] = []
@@ -148,7 +180,9 @@ def peer(args: Any) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             ends.append(time.perf_counter())
 
-    model = LlavaForConditionalGeneration.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
+    model = LlavaForConditionalGeneration.from_pretrained(
+        args.model, dtype=getattr(torch, args.dtype)
+    )
     model.model.vision_tower.requires_grad_(False)
     pairs = _pairs(args, False)
     options: dict[str, Any] = {}
@@ -156,7 +190,9 @@ def peer(args: Any) -> dict[str, Any]:
         from peft import LoraConfig
 
         targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-        options["peft_config"] = LoraConfig(r=128, lora_alpha=256, target_modules=targets, bias="none")
+        options["peft_config"] = LoraConfig(
+            r=128, lora_alpha=256, target_modules=targets, bias="none"
+        )
     liger = args.device == "cuda" and find_spec("liger_kernel") is not None
     config = DPOConfig(
         output_dir=str(Path(args.model) / "trl"),
@@ -187,16 +223,32 @@ def peer(args: Any) -> dict[str, Any]:
     memory = Memory(args.device)
     trainer.train()
     num = args.batch // args.micro_batch
-    losses = [sum(trainer.losses[at : at + num]) / num for at in range(0, len(trainer.losses), num)]
+    losses = [
+        sum(trainer.losses[at : at + num]) / num
+        for at in range(0, len(trainer.losses), num)
+    ]
     return _figures(args, ends, losses, memory.above_start()) | {"liger_kernel": liger}
 
 
 def _pairs(args: Any, offline: bool) -> list[PreferencePair]:
     store = ImageStore(Path(args.images))
-    return make_pairs(size_of(args), args.batch * (args.steps + 1), store, offline, args.pairs_per_prompt)
+    return make_pairs(
+        size_of(args),
+        args.batch * (args.steps + 1),
+        store,
+        offline,
+        args.pairs_per_prompt,
+    )
 
 
-def _figures(args: Any, ends: list[float], losses: list[float], peak: float) -> dict[str, Any]:
+def _figures(
+    args: Any, ends: list[float], losses: list[float], peak: float
+) -> dict[str, Any]:
     """The first step warms up and is not counted; everything between two ends is, collation included."""
     step = (ends[-1] - ends[0]) / args.steps
-    return {"step_s": step, "pairs_per_s": args.batch / step, "peak_mib": peak, "losses": losses}
+    return {
+        "step_s": step,
+        "pairs_per_s": args.batch / step,
+        "peak_mib": peak,
+        "losses": losses,
+    }

@@ -22,12 +22,23 @@ SIDES = ("peer", "fresh")
 LABELS = {"peer": "TRL DPOTrainer", "fresh": "sightline"}
 
 
-def sweep(args: argparse.Namespace, run_side: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def sweep(
+    args: argparse.Namespace, run_side: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
     """Measure every point and draw them; `ratio` is ours over TRL's where it is smallest."""
     points = {
-        "prompt_tokens": [(tokens, {"prompt_tokens": tokens}) for tokens in PROMPT_TOKENS],
+        "prompt_tokens": [
+            (tokens, {"prompt_tokens": tokens}) for tokens in PROMPT_TOKENS
+        ],
         "completions": [
-            (k, {"prompt_tokens": PROMPT_OF_COMPLETIONS, "batch": k // 2, "pairs_per_prompt": k // 2})
+            (
+                k,
+                {
+                    "prompt_tokens": PROMPT_OF_COMPLETIONS,
+                    "batch": k // 2,
+                    "pairs_per_prompt": k // 2,
+                },
+            )
             for k in COMPLETIONS
         ],
     }
@@ -43,9 +54,15 @@ def sweep(args: argparse.Namespace, run_side: Callable[..., dict[str, Any]]) -> 
                 here.micro_batch = here.batch
                 for side in SIDES:
                     print(f"{axis} {value}", end="  ")
-                    found[axis][side].append((value, run_side(here, side, model, images)["pairs_per_s"]))
+                    found[axis][side].append(
+                        (value, run_side(here, side, model, images)["pairs_per_s"])
+                    )
     _draw(found, Path(args.sweep))
-    pairs = [pair for sides in found.values() for pair in zip(sides["peer"], sides["fresh"], strict=True)]
+    pairs = [
+        pair
+        for sides in found.values()
+        for pair in zip(sides["peer"], sides["fresh"], strict=True)
+    ]
     return {
         "benchmark": "learner_step_sweep",
         "ratio": round(min(ours / theirs for (_, theirs), (_, ours) in pairs), 2),
@@ -62,12 +79,17 @@ def _draw(found: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> N
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(found), figsize=(9, 3.4), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(found), figsize=(9, 3.4), sharey=True, layout="constrained"
+    )
     for axis, (name, sides) in zip(axes, found.items(), strict=True):
         for side, values in sides.items():
             axis.plot(*zip(*values, strict=True), marker="o", label=LABELS[side])
         axis.set(xscale="log", yscale="log", xlabel=name.replace("_", " "))
-        axis.set_xticks([value for value, _ in sides[SIDES[0]]], [str(value) for value, _ in sides[SIDES[0]]])
+        axis.set_xticks(
+            [value for value, _ in sides[SIDES[0]]],
+            [str(value) for value, _ in sides[SIDES[0]]],
+        )
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("pairs per second")

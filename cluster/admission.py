@@ -44,7 +44,10 @@ class Admission:
 
     def on_version(self, version: int) -> None:
         """A new weight version is out: more steps come into reach."""
-        reach = min((version + self._max_staleness + 1) * self._publish_interval, self._num_steps)
+        reach = min(
+            (version + self._max_staleness + 1) * self._publish_interval,
+            self._num_steps,
+        )
         for step in range(self._counted_steps + 1, reach + 1):
             self._allowed += self._need(step)
         self._counted_steps = max(self._counted_steps, reach)

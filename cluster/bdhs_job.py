@@ -24,7 +24,12 @@ from rich.table import Table
 
 from actors.bdhs import Generate, Outcome, generate_pairs
 from actors.bdhs_stats import note_of, summarise
-from actors.similarity import PAPER_ENCODER, LexicalSimilarity, Similarity, make_similarity
+from actors.similarity import (
+    PAPER_ENCODER,
+    LexicalSimilarity,
+    Similarity,
+    make_similarity,
+)
 from cluster.generate_engines import Engines, ray_engines
 from cluster.lanes import all_or_first_error
 from cluster.progress import ProgressReport
@@ -63,14 +68,20 @@ class Job:
 
 def job_of(arguments: argparse.Namespace, overrides: Sequence[str]) -> Job:
     """The job a command line asks for (UserError when a value is out of range)."""
-    words = ["--mixture.online_fraction=1", f"--rollout.engine.block_size={BLOCK_SIZE}", *overrides]
+    words = [
+        "--mixture.online_fraction=1",
+        f"--rollout.engine.block_size={BLOCK_SIZE}",
+        *overrides,
+    ]
     if arguments.model is not None:
         words += ["--model.path", json.dumps(arguments.model)]
     if arguments.workers is not None:
         words += ["--rollout.num_workers", str(arguments.workers)]
     given = {
         "variant": arguments.variant,
-        "rho": DEMO_RHO if arguments.rho is None and arguments.model is None else arguments.rho,
+        "rho": DEMO_RHO
+        if arguments.rho is None and arguments.model is None
+        else arguments.rho,
         "max_attempts": arguments.attempts,
         "similarity_threshold": arguments.threshold,
         "temperature": arguments.temperature,
@@ -79,12 +90,24 @@ def job_of(arguments: argparse.Namespace, overrides: Sequence[str]) -> Job:
     if arguments.count is not None and arguments.count < 1:
         raise UserError(f"--count: expected at least 1, got {arguments.count}")
     try:
-        bdhs = BdhsConfig(**{key: value for key, value in given.items() if value is not None})
+        bdhs = BdhsConfig(
+            **{key: value for key, value in given.items() if value is not None}
+        )
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"bdhs.{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
+        raise UserError(
+            f"bdhs.{first['loc'][0]}: {first['msg']}, got {first['input']!r}"
+        ) from error
     config = load_config(arguments.preset, words)
-    return Job(arguments.out, config, bdhs, arguments.similarity, arguments.prompts, arguments.count, arguments.seed)
+    return Job(
+        arguments.out,
+        config,
+        bdhs,
+        arguments.similarity,
+        arguments.prompts,
+        arguments.count,
+        arguments.seed,
+    )
 
 
 def run(job: Job, engines: Engines = ray_engines) -> None:
@@ -96,10 +119,15 @@ def run(job: Job, engines: Engines = ray_engines) -> None:
             return
         similarity = make_similarity(job.similarity)
         unreadable: list[Dropped] = []
-        prompts = load_prompts(job.prompts, job.count, job.seed, writer.store, unreadable)
+        prompts = load_prompts(
+            job.prompts, job.count, job.seed, writer.store, unreadable
+        )
         if len(writer.notes) < len(prompts):
             asyncio.run(_generate(job, writer, prompts, similarity, engines))
-        notes = [*writer.notes, *(note_of(Outcome(drop, drop.id)) for drop in unreadable)]
+        notes = [
+            *writer.notes,
+            *(note_of(Outcome(drop, drop.id)) for drop in unreadable),
+        ]
         names = {"variant": job.bdhs.variant, "similarity_measure": similarity.name}
         stats = {**names, **summarise(notes, job.bdhs.max_attempts)}
         writer.finish(stats, [prompt.id for prompt in prompts])
@@ -122,15 +150,25 @@ def spec_of(job: Job) -> dict[str, Any]:
 
 
 async def _generate(
-    job: Job, writer: PairWriter, prompts: Sequence[Prompt], similarity: Similarity, engines: Engines
+    job: Job,
+    writer: PairWriter,
+    prompts: Sequence[Prompt],
+    similarity: Similarity,
+    engines: Engines,
 ) -> None:
     done = {note["id"] for note in writer.notes}
     todo = [prompt for prompt in prompts if prompt.id not in done]
-    print(f"{job.out}: {len(todo)} of {len(prompts)} prompts to do, starting engines", file=sys.stderr)
+    print(
+        f"{job.out}: {len(todo)} of {len(prompts)} prompts to do, starting engines",
+        file=sys.stderr,
+    )
     async with engines(job.config) as (workers, num_image_tokens):
         queue, window = iter(todo), min(WINDOW, math.ceil(len(todo) / len(workers)))
         halves = (window - window // 2, window // 2)
-        with ProgressReport("bdhs", len(prompts), len(done)) as progress, Shards(writer) as shards:
+        with (
+            ProgressReport("bdhs", len(prompts), len(done)) as progress,
+            Shards(writer) as shards,
+        ):
 
             async def lane(generate: Generate, half: int) -> None:
                 async for outcome in generate_pairs(
@@ -142,9 +180,13 @@ async def _generate(
                     window=half,
                 ):
                     shards.add(outcome.result, note_of(outcome))
-                    progress.advance(f"prompts, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s")
+                    progress.advance(
+                        f"prompts, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s"
+                    )
 
-            await all_or_first_error([lane(generate, half) for half in halves for generate in workers])
+            await all_or_first_error(
+                [lane(generate, half) for half in halves for generate in workers]
+            )
             rates = f"{progress.rate:.1f} prompts/s, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s"
     print(rates, file=sys.stderr)
 
@@ -158,13 +200,24 @@ def print_stats(stats: Mapping[str, Any]) -> None:
     settled = 0
     for attempt, count in stats["accepted_per_attempt"].items():
         settled += count
-        table.add_row(f"accepted at attempt {attempt}", str(count), f"{count / total:.1%}", f"{settled / total:.1%}")
+        table.add_row(
+            f"accepted at attempt {attempt}",
+            str(count),
+            f"{count / total:.1%}",
+            f"{settled / total:.1%}",
+        )
     for reason, count in stats["dropped"].items():
         table.add_row(f"dropped: {reason}", str(count), f"{count / total:.1%}", "")
     console = Console()
     console.print(table)
-    quantiles = ", ".join(f"{float(share):.0%} {value:.2f}" for share, value in stats["similarity"].items())
-    console.print(f"{stats['similarity_measure']} similarity of the pairs: {quantiles or 'none'}", highlight=False)
+    quantiles = ", ".join(
+        f"{float(share):.0%} {value:.2f}"
+        for share, value in stats["similarity"].items()
+    )
+    console.print(
+        f"{stats['similarity_measure']} similarity of the pairs: {quantiles or 'none'}",
+        highlight=False,
+    )
     if stats["similarity_measure"] == LexicalSimilarity.name:
         console.print(
             f"lexical similarity stands in for sentence embeddings; the paper's: --similarity {PAPER_ENCODER}"

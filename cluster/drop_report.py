@@ -29,7 +29,10 @@ class Tally:
         """Count a reason; its first case is kept for people."""
         self.dropped[dropped.reason] += 1
         if dropped.reason not in self.examples:
-            self.examples[dropped.reason] = {"id": printable(dropped.id), "detail": printable(dropped.detail)}
+            self.examples[dropped.reason] = {
+                "id": printable(dropped.id),
+                "detail": printable(dropped.detail),
+            }
 
     def note(self) -> dict[str, Any]:
         """JSON; `Tally.of` reads it."""
@@ -42,7 +45,12 @@ class Tally:
 
     @classmethod
     def of(cls, note: Mapping[str, Any]) -> Tally:
-        return cls(note["num_rows"], note["num_records"], Counter(note["dropped"]), dict(note["examples"]))
+        return cls(
+            note["num_rows"],
+            note["num_records"],
+            Counter(note["dropped"]),
+            dict(note["examples"]),
+        )
 
 
 def print_dropped(title: str, tally: Tally) -> None:

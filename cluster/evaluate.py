@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
         asyncio.run(_run(args, config))
 
-    return exit_status(call, "interrupted; nothing was written, run the same command again")
+    return exit_status(
+        call, "interrupted; nothing was written, run the same command again"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,13 +53,37 @@ def _parser() -> argparse.ArgumentParser:
         description="CHAIR, POPE and win rate of a policy on held-out scenes, with 95 % intervals.",
         epilog="Further --section.key value words override the preset, as in cluster.train.",
     )
-    parser.add_argument("policy", type=Path, metavar="POLICY_DIR", help="Hugging Face directory of the policy")
-    parser.add_argument("--baseline", type=Path, metavar="DIR", help="policy it started from, measured first")
-    parser.add_argument("--preset", type=Path, metavar="FILE", help="TOML preset (engine, costs, sizes)")
+    parser.add_argument(
+        "policy",
+        type=Path,
+        metavar="POLICY_DIR",
+        help="Hugging Face directory of the policy",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="DIR",
+        help="policy it started from, measured first",
+    )
+    parser.add_argument(
+        "--preset", type=Path, metavar="FILE", help="TOML preset (engine, costs, sizes)"
+    )
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--scenes", type=int, metavar="N", help="default: evaluation.test_scenes / validation_scenes")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the scorecards as JSON")
-    parser.add_argument("--samples", type=Path, metavar="FILE", help="write an HTML page of marked captions")
+    parser.add_argument(
+        "--scenes",
+        type=int,
+        metavar="N",
+        help="default: evaluation.test_scenes / validation_scenes",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the scorecards as JSON"
+    )
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        metavar="FILE",
+        help="write an HTML page of marked captions",
+    )
     return parser
 
 
@@ -70,9 +96,15 @@ async def _run(args: argparse.Namespace, config: RunConfig) -> None:
     from common.images import ImageStore
 
     settings = config.evaluation
-    scenes = args.scenes if args.scenes is not None else getattr(settings, f"{args.split}_scenes")
+    scenes = (
+        args.scenes
+        if args.scenes is not None
+        else getattr(settings, f"{args.split}_scenes")
+    )
     if scenes < 1:
-        raise UserError(f"--scenes: expected at least 1, got {scenes}; raise it or evaluation.{args.split}_scenes")
+        raise UserError(
+            f"--scenes: expected at least 1, got {scenes}; raise it or evaluation.{args.split}_scenes"
+        )
     measured: dict[str, tuple[Scorecard, Answers]] = {}
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
         store = ImageStore(Path(folder))
@@ -81,14 +113,24 @@ async def _run(args: argparse.Namespace, config: RunConfig) -> None:
         try:
             gate = grounding_gate(config, prompts[0], store)
             if args.baseline:
-                measured["start"] = await _measure(runtime, args.baseline, config, prompts, gate, None)
+                measured["start"] = await _measure(
+                    runtime, args.baseline, config, prompts, gate, None
+                )
             start = measured["start"][1] if measured else None
-            measured["policy"] = await _measure(runtime, args.policy, config, prompts, gate, start)
+            measured["policy"] = await _measure(
+                runtime, args.policy, config, prompts, gate, start
+            )
         finally:
             runtime.shutdown()
         if args.samples:
             title = f"{args.policy} on {scenes} {args.split} scenes"
-            write_samples(args.samples, measured["policy"], measured.get("start"), settings.samples_shown, title)
+            write_samples(
+                args.samples,
+                measured["policy"],
+                measured.get("start"),
+                settings.samples_shown,
+                title,
+            )
     cards = {name: card for name, (card, _) in measured.items()}
     print_scorecards(cards)
     if args.out:
@@ -112,28 +154,48 @@ async def _measure(
 
     options = config.rollout
     handle = runtime.spawn(
-        RolloutWorker, config, 0, str(policy), name="rollout-0", num_cpus=options.num_cpus, num_gpus=options.num_gpus
+        RolloutWorker,
+        config,
+        0,
+        str(policy),
+        name="rollout-0",
+        num_cpus=options.num_cpus,
+        num_gpus=options.num_gpus,
     )
     rewards = RewardWorker(config)
 
-    async def generate(requests: list[GenerationRequest]) -> list[RolloutGroup | Dropped]:
-        return cast("list[RolloutGroup | Dropped]", await handle.call("generate", requests))
+    async def generate(
+        requests: list[GenerationRequest],
+    ) -> list[RolloutGroup | Dropped]:
+        return cast(
+            "list[RolloutGroup | Dropped]", await handle.call("generate", requests)
+        )
 
     async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
         return await asyncio.to_thread(rewards.judge, groups)
 
-    async def score(answers: list[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
-        return cast("list[tuple[float, ...] | Dropped]", await handle.call("score", answers))
+    async def score(
+        answers: list[tuple[Prompt, str]],
+    ) -> list[tuple[float, ...] | Dropped]:
+        return cast(
+            "list[tuple[float, ...] | Dropped]", await handle.call("score", answers)
+        )
 
     def count_up(num_answers: int) -> None:
         bar.advance(count=num_answers)
 
     try:
-        with ProgressReport(f"asking {policy}", sum(map(len, prompts)) + gate.num_scored) as bar:
+        with ProgressReport(
+            f"asking {policy}", sum(map(len, prompts)) + gate.num_scored
+        ) as bar:
             await handle.call("start")
             limit, settings = options.max_tokens, config.evaluation
-            found = await evaluate(generate, judge, *prompts, baseline, settings, limit, count_up)
-            found = await with_grounding(found, score, gate, baseline, settings, count_up)
+            found = await evaluate(
+                generate, judge, *prompts, baseline, settings, limit, count_up
+            )
+            found = await with_grounding(
+                found, score, gate, baseline, settings, count_up
+            )
             await handle.call("close")
             return found
     finally:
@@ -149,14 +211,20 @@ def print_scorecards(cards: dict[str, Scorecard]) -> None:
 
     table = Table("metric", *cards, "", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name, better, _, cells in metric_rows(list(cards.values())):
-        table.add_row(name, *(f"{v}  [dim]{bounds}[/dim]" for v, bounds in cells), better and f"{better} is better")
+        table.add_row(
+            name,
+            *(f"{v}  [dim]{bounds}[/dim]" for v, bounds in cells),
+            better and f"{better} is better",
+        )
     Console().print(table)
     for name, card in cards.items():
         if card.dropped:
             Console().print(f"{name}: not counted {card.dropped}")
     for name, card in cards.items():
         for line, warns in grounding_lines(card):
-            Console(soft_wrap=True).print(f"{name}: {line}", style="bold yellow" if warns else None, markup=False)
+            Console(soft_wrap=True).print(
+                f"{name}: {line}", style="bold yellow" if warns else None, markup=False
+            )
 
 
 def write_scorecards(path: Path, cards: dict[str, Scorecard]) -> None:

@@ -76,12 +76,16 @@ class Experiment:
         saved = self.run_dir.latest()
         prompts, offline = self._training_data()
         workers = await self._start_workers()
-        baseline = await self._score("baseline", workers.rollout[0], workers.reward[0], None)
+        baseline = await self._score(
+            "baseline", workers.rollout[0], workers.reward[0], None
+        )
         await self._train(saved, prompts, offline, workers)
         for handle in (*workers.rollout, *workers.learner):
             self.runtime.stop(handle)
         self._take_best()
-        final_worker = self._spawn("rollout/0", self._types.rollout, self.config, 0, str(self.run_dir.policy))
+        final_worker = self._spawn(
+            "rollout/0", self._types.rollout, self.config, 0, str(self.run_dir.policy)
+        )
         await self._answer(final_worker.call("start"), "rollout worker")
         final = await self._score("final", final_worker, workers.reward[0], baseline[1])
         self._report(baseline, final)
@@ -100,11 +104,22 @@ class Experiment:
     async def _start_workers(self) -> Workers:
         """Start every actor at once and wait until each says that it is ready."""
         config, types, ranks = self.config, self._types, self.config.learner.num_ranks
-        learner = [self._spawn(f"learner/{i}", types.learner, config, i, ranks) for i in range(ranks)]
-        rollout = [self._spawn(f"rollout/{i}", types.rollout, config, i) for i in range(config.rollout.num_workers)]
-        reward = [self._spawn(f"reward/{i}", types.reward, config) for i in range(config.reward.num_workers)]
+        learner = [
+            self._spawn(f"learner/{i}", types.learner, config, i, ranks)
+            for i in range(ranks)
+        ]
+        rollout = [
+            self._spawn(f"rollout/{i}", types.rollout, config, i)
+            for i in range(config.rollout.num_workers)
+        ]
+        reward = [
+            self._spawn(f"reward/{i}", types.reward, config)
+            for i in range(config.reward.num_workers)
+        ]
         address = await self._answer(learner[0].call("rendezvous"), "learner")
-        starting = [handle.call("start", *address) for handle in learner] + [h.call("start") for h in rollout]
+        starting = [handle.call("start", *address) for handle in learner] + [
+            h.call("start") for h in rollout
+        ]
         ready = await self._answers(starting, "a worker that starts")
         self._journal.write("start", workers=ready)
         for switch, reason in ready[0]["fallbacks"].items():
@@ -114,14 +129,24 @@ class Experiment:
     async def _answer(self, reference: Awaitable[Any], peer: str) -> Any:
         return await answer(reference, self.config.loop.call_timeout_s, peer)
 
-    async def _answers(self, references: Sequence[Awaitable[Any]], peer: str) -> list[Any]:
+    async def _answers(
+        self, references: Sequence[Awaitable[Any]], peer: str
+    ) -> list[Any]:
         return await answers(references, self.config.loop.call_timeout_s, peer)
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
         bundle = next(bundle for bundle in self._bundles if bundle.name == name)
-        return self.runtime.spawn(worker, *args, name=name, num_cpus=bundle.num_cpus, num_gpus=bundle.num_gpus)
+        return self.runtime.spawn(
+            worker, *args, name=name, num_cpus=bundle.num_cpus, num_gpus=bundle.num_gpus
+        )
 
-    async def _train(self, saved: Saved | None, prompts: list[Prompt], offline: list[Any], workers: Workers) -> None:
+    async def _train(
+        self,
+        saved: Saved | None,
+        prompts: list[Prompt],
+        offline: list[Any],
+        workers: Workers,
+    ) -> None:
         config, seed = self.config, self.config.run.seed
         by_prompt = config.data.offline is not None and config.data.offline.by_prompt
         buffer = ReplayBuffer(offline, seed, by_prompt)
@@ -129,32 +154,73 @@ class Experiment:
         progress = Progress()
         if saved is not None:
             best = saved.state["best_step"], saved.state["best_score"]
-            progress = Progress(saved.step, saved.state["version"], *best, saved.state.get("trained", False))
+            progress = Progress(
+                saved.step,
+                saved.state["version"],
+                *best,
+                saved.state.get("trained", False),
+            )
             buffer.load_state_dict(saved.state["buffer"])
             self._journal.write("resume", step=saved.step)
         frontier = Frontier(prompts, seed, saved.state["frontier"] if saved else None)
-        admissions = self._admissions(mixture, progress.version, saved.state["accepted"] if saved else {})
-        producer = Producer(config, workers.reward, frontier, admissions, buffer, self._journal, self._pairs)
+        admissions = self._admissions(
+            mixture, progress.version, saved.state["accepted"] if saved else {}
+        )
+        producer = Producer(
+            config,
+            workers.reward,
+            frontier,
+            admissions,
+            buffer,
+            self._journal,
+            self._pairs,
+        )
         if saved is not None:
             producer.drops.update(saved.state["drops"])
         validation, _ = evaluation_prompts(
-            "validation", config.evaluation.validation_scenes, config.evaluation, self._scenes
+            "validation",
+            config.evaluation.validation_scenes,
+            config.evaluation,
+            self._scenes,
         )
         await self._set_probe(workers, (validation or prompts)[0])
         metrics = MetricsWriter(self.run_dir.path, progress.step + 1)
 
         async def validate(step: int) -> float:
-            card, _ = await self._ask(workers.rollout[0], workers.reward[0], (validation, []), None)
-            self._journal.write("validation", step=step, **card.model_dump(exclude={"intervals", "pope"}))
+            card, _ = await self._ask(
+                workers.rollout[0], workers.reward[0], (validation, []), None
+            )
+            self._journal.write(
+                "validation",
+                step=step,
+                **card.model_dump(exclude={"intervals", "pope"}),
+            )
             return card.selection
 
         try:
-            with ProgressReport("training", config.learner.num_steps, progress.step) as bar:
+            with ProgressReport(
+                "training", config.learner.num_steps, progress.step
+            ) as bar:
                 loop = Loop(
-                    config, self.run_dir, workers, producer, mixture, self._journal, metrics, bar, validate, progress
+                    config,
+                    self.run_dir,
+                    workers,
+                    producer,
+                    mixture,
+                    self._journal,
+                    metrics,
+                    bar,
+                    validate,
+                    progress,
                 )
                 if saved is not None:
-                    await self._answers([rank.call("load", str(saved.learner)) for rank in workers.learner], "learner")
+                    await self._answers(
+                        [
+                            rank.call("load", str(saved.learner))
+                            for rank in workers.learner
+                        ],
+                        "learner",
+                    )
                     await loop.publish(progress.version)
                 await loop.run()
         finally:
@@ -162,7 +228,9 @@ class Experiment:
             self._journal.sync()
         self._pairs.finish()
 
-    def _admissions(self, mixture: Mixture, version: int, accepted: Mapping[str, int]) -> dict[str, Admission]:
+    def _admissions(
+        self, mixture: Mixture, version: int, accepted: Mapping[str, int]
+    ) -> dict[str, Admission]:
         """One per online source, with the pairs accepted before a resume."""
         loop, sources = self.config.loop, self.config.online_sources
 
@@ -188,7 +256,10 @@ class Experiment:
         """The learner will find log-probs of this answer with each published version, the engine must find the same."""
         encoder = ChatEncoder(self.config.model.path, self.config.model.max_length)
         response = encoder.encode_response(prompt.reference or "yes")
-        await self._answers([rank.call("set_probe", prompt, response) for rank in workers.learner], "learner")
+        await self._answers(
+            [rank.call("set_probe", prompt, response) for rank in workers.learner],
+            "learner",
+        )
 
     async def _score(
         self, name: str, rollout: Handle, reward: Handle, baseline: Answers | None
@@ -198,7 +269,9 @@ class Experiment:
         if path.exists():
             return read_measured(path)
         settings = self.config.evaluation
-        prompts = evaluation_prompts("test", settings.test_scenes, settings, self._scenes)
+        prompts = evaluation_prompts(
+            "test", settings.test_scenes, settings, self._scenes
+        )
         found = await self._ask(rollout, reward, prompts, baseline, name)
         measured = await self._look_away(found, rollout, prompts[0], baseline, name)
         write_measured(path, measured)
@@ -220,7 +293,9 @@ class Experiment:
 
         with ProgressReport(f"grounding {name}", gate.num_scored) as bar:
             settings = self.config.evaluation
-            return await with_grounding(found, score, gate, baseline, settings, lambda n: bar.advance(count=n))
+            return await with_grounding(
+                found, score, gate, baseline, settings, lambda n: bar.advance(count=n)
+            )
 
     async def _ask(
         self,
@@ -231,7 +306,9 @@ class Experiment:
         title: str | None = None,
     ) -> tuple[Scorecard, Answers]:
         async def generate(requests: Any) -> Any:
-            return await self._answer(rollout.call("generate", requests), "rollout worker")
+            return await self._answer(
+                rollout.call("generate", requests), "rollout worker"
+            )
 
         async def judge(groups: Any) -> Any:
             return await self._answer(reward.call("judge", groups), "reward worker")
@@ -240,7 +317,15 @@ class Experiment:
         if title is None:
             return await evaluate(generate, judge, *prompts, baseline, settings, limit)
         with ProgressReport(f"scoring {title}", sum(map(len, prompts))) as bar:
-            return await evaluate(generate, judge, *prompts, baseline, settings, limit, lambda n: bar.advance(count=n))
+            return await evaluate(
+                generate,
+                judge,
+                *prompts,
+                baseline,
+                settings,
+                limit,
+                lambda n: bar.advance(count=n),
+            )
 
     def _take_best(self) -> None:
         """`policy/` is the checkpoint that validation picked."""
@@ -250,7 +335,17 @@ class Experiment:
         with replace_directory(self.run_dir.policy) as folder:
             shutil.copytree(best, folder, dirs_exist_ok=True)
 
-    def _report(self, baseline: tuple[Scorecard, Answers], final: tuple[Scorecard, Answers]) -> None:
+    def _report(
+        self, baseline: tuple[Scorecard, Answers], final: tuple[Scorecard, Answers]
+    ) -> None:
         path, shown = self.run_dir.path, self.config.evaluation.samples_shown
-        write_samples(path / "samples.html", final, baseline, shown, f"{path.name}: test scenes before and after")
-        write_scorecards(path / "scorecard.json", {"baseline": baseline[0], "final": final[0]})
+        write_samples(
+            path / "samples.html",
+            final,
+            baseline,
+            shown,
+            f"{path.name}: test scenes before and after",
+        )
+        write_scorecards(
+            path / "scorecard.json", {"baseline": baseline[0], "final": final[0]}
+        )

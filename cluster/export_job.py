@@ -10,7 +10,15 @@ import pyarrow as pa
 
 from cluster.drop_report import Tally, print_dropped
 from cluster.progress import ProgressReport
-from common.datasets import PAIRS, SPEC, STATS, count_pairs, iter_pairs, write_json, write_tables
+from common.datasets import (
+    PAIRS,
+    SPEC,
+    STATS,
+    count_pairs,
+    iter_pairs,
+    write_json,
+    write_tables,
+)
 from common.errors import UserError
 from common.images import ImageError
 from common.pair_writer import spec_of
@@ -29,10 +37,17 @@ def export_set(directory: Path, out: Path) -> None:
     """
     total = count_pairs(directory)
     stat = (directory / PAIRS).stat()
-    spec = {"method": "export", "format": "trl", "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+    spec = {
+        "method": "export",
+        "format": "trl",
+        "bytes": stat.st_size,
+        "modified": stat.st_mtime_ns,
+    }
     if (out / TRAIN).exists():
         if spec_of(out) != spec:
-            raise UserError(f"{out}: expected a new folder, got the export of another set; choose another folder")
+            raise UserError(
+                f"{out}: expected a new folder, got the export of another set; choose another folder"
+            )
         print(f"{out / TRAIN}: already complete")
         return
     tally = Tally()
@@ -40,13 +55,20 @@ def export_set(directory: Path, out: Path) -> None:
         write_json(out / SPEC, spec)
         write_tables(out / TRAIN, TRL_SCHEMA, _tables(directory, tally, progress))
     write_json(
-        out / STATS, {"num_rows": tally.num_rows, "num_pairs": tally.num_records, "dropped": dict(tally.dropped)}
+        out / STATS,
+        {
+            "num_rows": tally.num_rows,
+            "num_pairs": tally.num_records,
+            "dropped": dict(tally.dropped),
+        },
     )
     print_dropped(f"export: {tally.num_rows:,} rows", tally)
     print(f"{out / TRAIN}: {tally.num_records} pairs of {tally.num_rows}")
 
 
-def _tables(directory: Path, tally: Tally, progress: ProgressReport) -> Iterator[pa.Table]:
+def _tables(
+    directory: Path, tally: Tally, progress: ProgressReport
+) -> Iterator[pa.Table]:
     rows: list[dict[str, Any]] = []
     size = 0
     unreadable: list[Dropped] = []
@@ -67,16 +89,27 @@ def _tables(directory: Path, tally: Tally, progress: ProgressReport) -> Iterator
         tally.num_rows += 1
         tally.drop(dropped)
     if tally.num_records == 0:
-        raise UserError(f"{directory}: expected pairs that can be exported, got none of {tally.num_rows}; import again")
+        raise UserError(
+            f"{directory}: expected pairs that can be exported, got none of {tally.num_rows}; import again"
+        )
     if rows:
         yield pa.Table.from_pylist(rows, schema=TRL_SCHEMA)
 
 
 def _num_bytes(row: dict[str, Any]) -> int:
     """About what a row takes in memory."""
-    parts = [part for side in ("prompt", "chosen", "rejected") for turn in row[side] for part in turn["content"]]
+    parts = [
+        part
+        for side in ("prompt", "chosen", "rejected")
+        for turn in row[side]
+        for part in turn["content"]
+    ]
     texts = [row[META], *(part["text"] or "" for part in parts)]
-    return 1000 + sum(map(len, texts)) + sum(len(image["bytes"]) for image in row["images"])
+    return (
+        1000
+        + sum(map(len, texts))
+        + sum(len(image["bytes"]) for image in row["images"])
+    )
 
 
 def _row(pair: PreferencePair) -> dict[str, Any] | Dropped:

@@ -34,15 +34,23 @@ class FailureGate:
 
     def add(self, injection: Injection) -> None:
         """Raises UserError when the endpoint counts as gone."""
-        self.worked = self.worked or injection.asked == "answered" or isinstance(injection.result, PreferencePair)
-        if injection.asked != "failed" or (self.worked and _reason(injection) in _OF_THE_ROW):
+        self.worked = (
+            self.worked
+            or injection.asked == "answered"
+            or isinstance(injection.result, PreferencePair)
+        )
+        if injection.asked != "failed" or (
+            self.worked and _reason(injection) in _OF_THE_ROW
+        ):
             self._record(injection)
             if injection.asked == "answered":
                 self._answered = True
                 self._release()
             return
         self._held.append(injection)
-        silent = not self._answered and {_reason(held) for held in self._held} <= _SILENCE
+        silent = (
+            not self._answered and {_reason(held) for held in self._held} <= _SILENCE
+        )
         if len(self._held) >= (SILENT_IN_A_ROW if silent else FAILURES_IN_A_ROW):
             raise self._gone()
 

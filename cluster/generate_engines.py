@@ -12,12 +12,17 @@ from actors.bdhs import Generate
 from common.config import RunConfig
 from common.records import Prompt
 
-Engines: TypeAlias = Callable[[RunConfig], AbstractAsyncContextManager[tuple[list[Generate], Callable[[Prompt], int]]]]
+Engines: TypeAlias = Callable[
+    [RunConfig],
+    AbstractAsyncContextManager[tuple[list[Generate], Callable[[Prompt], int]]],
+]
 """Starts the engines; gives one `generate` per worker, and the number of image tokens of a prompt."""
 
 
 @asynccontextmanager
-async def ray_engines(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+async def ray_engines(
+    config: RunConfig,
+) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
     """Rollout workers as Ray actors; the counting is done here."""
     from actors.image_tokens import ImageTokenCounter
     from actors.rollout import RolloutWorker
@@ -39,7 +44,9 @@ async def ray_engines(config: RunConfig) -> AsyncIterator[tuple[list[Generate], 
             for index in range(rollout.num_workers)
         ]
         await asyncio.gather(*(handle.call("start") for handle in handles))
-        count = ImageTokenCounter(ChatEncoder(config.model.path, config.model.max_length))
+        count = ImageTokenCounter(
+            ChatEncoder(config.model.path, config.model.max_length)
+        )
         yield [partial(handle.call, "generate") for handle in handles], count
         await asyncio.gather(*(handle.call("close") for handle in handles))
     finally:

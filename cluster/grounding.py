@@ -19,7 +19,9 @@ from learner.grounding import views
 from reward.grounding import Grounding, make_grounding
 from reward.scorecard import Answers, Scorecard
 
-Score: TypeAlias = Callable[[list[tuple[Prompt, str]]], Awaitable[list[tuple[float, ...] | Dropped]]]
+Score: TypeAlias = Callable[
+    [list[tuple[Prompt, str]]], Awaitable[list[tuple[float, ...] | Dropped]]
+]
 """Token log-probs of answers by the policy that is measured, see `common.protocols.Engine.score`."""
 
 KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
@@ -38,7 +40,9 @@ class Gate:
         return 2 * sum(map(len, self.shown.values()))
 
 
-def grounding_gate(config: RunConfig, captions: Sequence[Prompt], store: ImageStore) -> Gate:
+def grounding_gate(
+    config: RunConfig, captions: Sequence[Prompt], store: ImageStore
+) -> Gate:
     """`evaluation.pairs`, or in the shapes world true captions of these scenes against those corrupted by rule.
 
     Args:
@@ -55,12 +59,22 @@ def grounding_gate(config: RunConfig, captions: Sequence[Prompt], store: ImageSt
         pairs = read_pairs(Path(settings.pairs), [])
         none = f"evaluation.pairs {settings.pairs} holds no pair with images"
     elif isinstance(config.data.prompts, ShapesPrompts):
-        pairs = [pair for prompt, kind in _in_turn(captions) if (pair := corrupted_pair(prompt, kind))]
+        pairs = [
+            pair
+            for prompt, kind in _in_turn(captions)
+            if (pair := corrupted_pair(prompt, kind))
+        ]
         none = "there are no caption scenes"
     else:
-        return Gate({}, "no rule corrupts answers to data.prompts; name a held-out pair set as evaluation.pairs")
+        return Gate(
+            {},
+            "no rule corrupts answers to data.prompts; name a held-out pair set as evaluation.pairs",
+        )
     # Texts, not tokens: another tokenizer may have made those of a data set.
-    read = [replace(p, chosen=Response(p.chosen.text), rejected=Response(p.rejected.text)) for p in pairs]
+    read = [
+        replace(p, chosen=Response(p.chosen.text), rejected=Response(p.rejected.text))
+        for p in pairs
+    ]
     shown = views(read[: settings.grounding_pairs], store)
     return Gate(shown) if shown else Gate({}, none)
 
@@ -72,7 +86,13 @@ def corrupted_pair(prompt: Prompt, kind: ErrorKind) -> PreferencePair | None:
         wrong = corrupt(prompt, each, SEED)
         if isinstance(wrong, str):
             id = f"{prompt.id}/{each}"
-            return PreferencePair(id, prompt, Response(prompt.reference or ""), Response(wrong), "corrupted")
+            return PreferencePair(
+                id,
+                prompt,
+                Response(prompt.reference or ""),
+                Response(wrong),
+                "corrupted",
+            )
     return None
 
 
@@ -96,22 +116,30 @@ async def with_grounding(
     """
     card, answers = found
     if gate.missing is not None:
-        return card.model_copy(update={"grounding": Grounding(missing=gate.missing)}), answers
+        return card.model_copy(
+            update={"grounding": Grounding(missing=gate.missing)}
+        ), answers
     logps: dict[str, dict[str, SideLogps]] = {}
     dropped: list[Dropped] = []
     for view, pairs in gate.shown.items():
         logps[view], lost = await _score_view(score, pairs, on_progress)
         dropped += lost
     start = None if baseline is None else baseline.grounding
-    grounding = make_grounding(logps, start, settings.grounding_gain, settings.bootstrap_samples, dropped)
-    return card.model_copy(update={"grounding": grounding}), replace(answers, grounding=logps)
+    grounding = make_grounding(
+        logps, start, settings.grounding_gain, settings.bootstrap_samples, dropped
+    )
+    return card.model_copy(update={"grounding": grounding}), replace(
+        answers, grounding=logps
+    )
 
 
 async def _score_view(
     score: Score, pairs: Sequence[PreferencePair], on_progress: Callable[[int], None]
 ) -> tuple[dict[str, SideLogps], list[Dropped]]:
     """Log-probs by pair id, and the answers that have none."""
-    sides = list(chain.from_iterable((pair.chosen.text, pair.rejected.text) for pair in pairs))
+    sides = list(
+        chain.from_iterable((pair.chosen.text, pair.rejected.text) for pair in pairs)
+    )
     asked = [(pairs[index // 2].prompt, text) for index, text in enumerate(sides)]
     found: list[tuple[float, ...] | Dropped] = []
     for start in range(0, len(asked), CHUNK):
@@ -121,5 +149,7 @@ async def _score_view(
     logps: dict[str, SideLogps] = {}
     for pair, chosen, rejected in zip(pairs, found[::2], found[1::2], strict=True):
         if not isinstance(chosen, Dropped) and not isinstance(rejected, Dropped):
-            logps[pair.id] = SideLogps(sum(chosen), sum(rejected), len(chosen), len(rejected))
+            logps[pair.id] = SideLogps(
+                sum(chosen), sum(rejected), len(chosen), len(rejected)
+            )
     return logps, [result for result in found if isinstance(result, Dropped)]

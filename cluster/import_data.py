@@ -24,7 +24,9 @@ EXPORT, INSPECT = "export", "inspect"
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the set is complete, else as cluster.entry says."""
     arguments = build_parser().parse_args(argv)
-    return exit_status(lambda: run(arguments), "stopped; run the same command again to go on")
+    return exit_status(
+        lambda: run(arguments), "stopped; run the same command again to go on"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -52,27 +54,60 @@ def run(arguments: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """One command per importer, and those that work on sets of ours."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.import_data", description=(__doc__ or "").split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="NAME", title="NAME is one of")
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.import_data", description=(__doc__ or "").split("\n")[0]
+    )
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="NAME", title="NAME is one of"
+    )
     for name, summary in NAMES.items():
-        command = commands.add_parser(name, help=summary, description=f"Imports {summary}.")
-        command.add_argument("path", type=Path, metavar="PATH", help="the published file, or the folder that holds it")
-        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the set to make")
-        command.add_argument(
-            "--images", type=Path, metavar="ROOT", help="folder that image paths are below; default: the one of PATH"
+        command = commands.add_parser(
+            name, help=summary, description=f"Imports {summary}."
         )
         command.add_argument(
-            "--strip-prefix", default="", metavar="PREFIX", help="cut this off the front of image paths"
+            "path",
+            type=Path,
+            metavar="PATH",
+            help="the published file, or the folder that holds it",
         )
-        command.add_argument("--count", type=int, metavar="N", help="read at most N rows")
+        command.add_argument(
+            "--out",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="folder of the set to make",
+        )
+        command.add_argument(
+            "--images",
+            type=Path,
+            metavar="ROOT",
+            help="folder that image paths are below; default: the one of PATH",
+        )
+        command.add_argument(
+            "--strip-prefix",
+            default="",
+            metavar="PREFIX",
+            help="cut this off the front of image paths",
+        )
+        command.add_argument(
+            "--count", type=int, metavar="N", help="read at most N rows"
+        )
     export = commands.add_parser(
         EXPORT,
         help="a set of ours as TRL's VLM preference parquet",
-        description=("Writes OUT/train.parquet in TRL's VLM preference format; `trl` imports it back without loss."),
+        description=(
+            "Writes OUT/train.parquet in TRL's VLM preference format; `trl` imports it back without loss."
+        ),
     )
-    export.add_argument("directory", type=Path, metavar="DIR", help="folder of a pair set")
-    export.add_argument("--out", type=Path, required=True, metavar="OUT", help="folder to write")
-    inspect = commands.add_parser(INSPECT, help="what a set of ours is made of, as a page and JSON")
+    export.add_argument(
+        "directory", type=Path, metavar="DIR", help="folder of a pair set"
+    )
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="OUT", help="folder to write"
+    )
+    inspect = commands.add_parser(
+        INSPECT, help="what a set of ours is made of, as a page and JSON"
+    )
     inspect_job.add_arguments(inspect)
     return parser
 

@@ -59,14 +59,20 @@ def import_set(job: ImportJob) -> None:
     if job.count is not None and job.count < 1:
         raise UserError(f"--count: expected at least 1, got {job.count}")
     if not job.path.exists():
-        raise UserError(f"{job.path}: expected the files of {job.name}, got none; check PATH")
+        raise UserError(
+            f"{job.path}: expected the files of {job.name}, got none; check PATH"
+        )
     if not job.image_root.is_dir():
-        raise UserError(f"--images: expected a folder, got {job.image_root}; check the path")
+        raise UserError(
+            f"--images: expected a folder, got {job.image_root}; check the path"
+        )
     files = importer.files(job.path)
     with PairWriter(job.out, spec_of(job, importer, files), importer.makes) as writer:
         if writer.complete:
             stats = json.loads((job.out / STATS).read_text())
-            print(f"{job.out}: already complete, {stats[f'num_{importer.makes}']} {importer.makes}")
+            print(
+                f"{job.out}: already complete, {stats[f'num_{importer.makes}']} {importer.makes}"
+            )
             return
         tally = _import(job, importer, files, writer)
         if tally.num_records == 0:
@@ -83,26 +89,40 @@ def import_set(job: ImportJob) -> None:
     print(f"{job.out}: {tally.num_records} {importer.makes} of {tally.num_rows} rows")
 
 
-def spec_of(job: ImportJob, importer: Importer, files: Sequence[DataFile | Dropped]) -> dict[str, Any]:
+def spec_of(
+    job: ImportJob, importer: Importer, files: Sequence[DataFile | Dropped]
+) -> dict[str, Any]:
     """All that decides the content of the set, JSON only."""
-    stats = [(file.path, file.path.stat()) for file in files if isinstance(file, DataFile)]
+    stats = [
+        (file.path, file.path.stat()) for file in files if isinstance(file, DataFile)
+    ]
     return {
         "method": "import",
         "name": importer.name,
         "origin": importer.origin,
         "licence": importer.licence,
-        "files": [{"name": path.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns} for path, stat in stats],
+        "files": [
+            {"name": path.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+            for path, stat in stats
+        ],
         "images": str(job.image_root.resolve()),
         "strip_prefix": job.strip_prefix,
         "count": job.count,
     }
 
 
-def _import(job: ImportJob, importer: Importer, files: Sequence[DataFile | Dropped], writer: PairWriter) -> Tally:
+def _import(
+    job: ImportJob,
+    importer: Importer,
+    files: Sequence[DataFile | Dropped],
+    writer: PairWriter,
+) -> Tally:
     tally = Tally.of(writer.notes[-1]) if writer.notes else Tally()
     seen = {hash(record_id) for record_id in writer.ids()} if importer.own_ids else None
     intake = ImageIntake(job.image_root, writer.store, job.strip_prefix)
-    total = sum(file.path.stat().st_size for file in files if isinstance(file, DataFile))
+    total = sum(
+        file.path.stat().st_size for file in files if isinstance(file, DataFile)
+    )
     shard = Shard(writer, tally)
     with ProgressReport(f"{job.name}, kB", total // 1000) as progress:
         numbered = enumerate(read_rows(files, importer.keyed))
@@ -110,7 +130,10 @@ def _import(job: ImportJob, importer: Importer, files: Sequence[DataFile | Dropp
             for outcome in outcomes(importer, number, row, intake):
                 shard.add(_unless_repeated(outcome, seen))
             shard.end_row()
-            progress.advance(f"{tally.num_records} {importer.makes}", position // 1000 - progress.done)
+            progress.advance(
+                f"{tally.num_records} {importer.makes}",
+                position // 1000 - progress.done,
+            )
         shard.flush()
     return tally
 
@@ -123,7 +146,11 @@ def _unless_repeated(
         return outcome
     key = hash(outcome.id)
     if key in seen:
-        return Dropped(outcome.id, "duplicate_id", "expected an id of its own, got an earlier row's")
+        return Dropped(
+            outcome.id,
+            "duplicate_id",
+            "expected an id of its own, got an earlier row's",
+        )
     seen.add(key)
     return outcome
 
@@ -144,7 +171,9 @@ class Shard:
         self._tally.num_records += 1
         self._records.append(outcome)
         prompt = outcome if isinstance(outcome, Prompt) else outcome.prompt
-        self._chars += sum(len(part.text) for message in prompt.messages for part in message.parts)
+        self._chars += sum(
+            len(part.text) for message in prompt.messages for part in message.parts
+        )
         if isinstance(outcome, PreferencePair):
             self._chars += len(outcome.chosen.text) + len(outcome.rejected.text)
 

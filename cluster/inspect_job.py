@@ -25,15 +25,53 @@ MARKS = {"warning": "!", "note": "·", "good": "✓"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `inspect`. Loads nothing heavy."""
-    parser.add_argument("directory", type=Path, metavar="DIR", help="folder of a pair set (pairs.parquet, images/)")
-    parser.add_argument("--out", type=Path, default=Path("inspect.html"), help="page; figures go beside it as .json")
-    parser.add_argument("--count", type=int, help="read so many rows, evenly spread; default: all")
-    parser.add_argument("--samples", type=int, default=24, help="pairs shown with their images; default 24")
-    parser.add_argument("--policy", help="also ask this policy: a Hugging Face folder, or shapes; default: none")
-    parser.add_argument("--policy-count", type=int, default=500, help="pairs that the policy reads; default 500")
-    parser.add_argument("--batch", type=int, default=8, help="pairs per forward of the policy; default 8")
-    parser.add_argument("--max-length", type=int, default=4096, help="tokens; longer pairs are counted, not measured")
-    parser.add_argument("--device", help="of the policy, as torch names it; default: cuda when there is one")
+    parser.add_argument(
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="folder of a pair set (pairs.parquet, images/)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("inspect.html"),
+        help="page; figures go beside it as .json",
+    )
+    parser.add_argument(
+        "--count", type=int, help="read so many rows, evenly spread; default: all"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=24,
+        help="pairs shown with their images; default 24",
+    )
+    parser.add_argument(
+        "--policy",
+        help="also ask this policy: a Hugging Face folder, or shapes; default: none",
+    )
+    parser.add_argument(
+        "--policy-count",
+        type=int,
+        default=500,
+        help="pairs that the policy reads; default 500",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=8,
+        help="pairs per forward of the policy; default 8",
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        default=4096,
+        help="tokens; longer pairs are counted, not measured",
+    )
+    parser.add_argument(
+        "--device",
+        help="of the policy, as torch names it; default: cuda when there is one",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -53,8 +91,18 @@ def run(arguments: argparse.Namespace) -> None:
     samples = samples_of(kept, arguments.samples, measured)
     replace_file(arguments.out, render_page(figures, samples))
     data = arguments.out.with_suffix(".json")
-    write_json(data, {**figures, "verdicts": [{"level": verdict.level, "text": verdict.text} for verdict in found]})
-    print(f"{figures['title']}: {figures['num_pairs']:,} pairs of {figures['num_rows_read']:,} rows read")
+    write_json(
+        data,
+        {
+            **figures,
+            "verdicts": [
+                {"level": verdict.level, "text": verdict.text} for verdict in found
+            ],
+        },
+    )
+    print(
+        f"{figures['title']}: {figures['num_pairs']:,} pairs of {figures['num_rows_read']:,} rows read"
+    )
     for verdict in found:
         print(f"  {MARKS[verdict.level]} {verdict.text}")
     print(f"look: {arguments.out}   figures: {data}")
@@ -64,12 +112,22 @@ def check(arguments: argparse.Namespace) -> None:
     """Refuse values that mean nothing, before anything is read."""
     from common.errors import UserError
 
-    for name, least in (("count", 1), ("samples", 0), ("policy_count", 1), ("batch", 1), ("max_length", 16)):
+    for name, least in (
+        ("count", 1),
+        ("samples", 0),
+        ("policy_count", 1),
+        ("batch", 1),
+        ("max_length", 16),
+    ):
         value = getattr(arguments, name)
         if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}; raise it")
+            raise UserError(
+                f"--{name.replace('_', '-')}: expected at least {least}, got {value}; raise it"
+            )
     if arguments.out.suffix == ".json" or arguments.out.is_dir():
-        raise UserError(f"--out: expected a file name such as inspect.html, got {arguments.out}; name the page")
+        raise UserError(
+            f"--out: expected a file name such as inspect.html, got {arguments.out}; name the page"
+        )
 
 
 def read_set(arguments: argparse.Namespace) -> tuple[Figures, list[PreferencePair]]:
@@ -117,10 +175,14 @@ def dropped_making(directory: Path) -> dict[str, int]:
     counts = found.get("dropped") if isinstance(found, dict) else None
     if not isinstance(counts, dict):
         return {}
-    return {str(reason): count for reason, count in counts.items() if isinstance(count, int)}
+    return {
+        str(reason): count for reason, count in counts.items() if isinstance(count, int)
+    }
 
 
-def ask_policy(arguments: argparse.Namespace, pairs: Sequence[PreferencePair]) -> tuple[Figures, Measured]:
+def ask_policy(
+    arguments: argparse.Namespace, pairs: Sequence[PreferencePair]
+) -> tuple[Figures, Measured]:
     """Log-probs of the policy on `--policy-count` of these pairs, and figures of them."""
     import torch
 
@@ -140,20 +202,41 @@ def ask_policy(arguments: argparse.Namespace, pairs: Sequence[PreferencePair]) -
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         what = str(error).splitlines()[0]
-        raise UserError(f"--device: expected a device of this machine, got {name}: {what}; choose another") from error
-    config = Model(path=path, dtype="float32" if device.type == "cpu" else "bfloat16", max_length=arguments.max_length)
+        raise UserError(
+            f"--device: expected a device of this machine, got {name}: {what}; choose another"
+        ) from error
+    config = Model(
+        path=path,
+        dtype="float32" if device.type == "cpu" else "bfloat16",
+        max_length=arguments.max_length,
+    )
     collator = Collator(ChatEncoder(path, config.max_length))
     policy = load_policy(config, path).to(device).eval()
-    asked = [pairs[index] for index in sorted(evenly(len(pairs), arguments.policy_count))]
+    asked = [
+        pairs[index] for index in sorted(evenly(len(pairs), arguments.policy_count))
+    ]
     with (
         tempfile.TemporaryDirectory(prefix="sightline-blank-") as folder,
         ProgressReport("log-probs", len(VIEWS) * len(asked)) as progress,
     ):
-        measured = measure_views(policy, collator, asked, ImageStore(Path(folder)), arguments.batch, progress.advance)
-    return {"name": arguments.policy, "num_asked": len(asked), **policy_figures(measured)}, measured
+        measured = measure_views(
+            policy,
+            collator,
+            asked,
+            ImageStore(Path(folder)),
+            arguments.batch,
+            progress.advance,
+        )
+    return {
+        "name": arguments.policy,
+        "num_asked": len(asked),
+        **policy_figures(measured),
+    }, measured
 
 
-def samples_of(pairs: Sequence[PreferencePair], count: int, measured: Measured | None) -> list[Sample]:
+def samples_of(
+    pairs: Sequence[PreferencePair], count: int, measured: Measured | None
+) -> list[Sample]:
     """Evenly spread samples with what the policy says of them."""
     from cluster.inspect_page import sample_of
     from common.anatomy import evenly
@@ -168,12 +251,28 @@ def notes_of(pair_id: str, measured: Measured | None) -> tuple[str, str, str]:
         return "", "", ""
     own = measured.logps["image"].get(pair_id)
     if own is None:
-        why = next((drop.reason for drop in measured.dropped["image"] if drop.id == pair_id), "")
+        why = next(
+            (drop.reason for drop in measured.dropped["image"] if drop.id == pair_id),
+            "",
+        )
         return "", "", f"not measured: {why}" if why else ""
-    sides: Any = zip(own.both("sum"), own.both("per_token"), (own.chosen_tokens, own.rejected_tokens), strict=True)
-    chosen, rejected = (f"{num} tokens · log-prob {total:.1f}, {each:.2f} per token" for total, each, num in sides)
-    margins = {name: logps[pair_id] for name, logps in measured.logps.items() if pair_id in logps}
+    sides: Any = zip(
+        own.both("sum"),
+        own.both("per_token"),
+        (own.chosen_tokens, own.rejected_tokens),
+        strict=True,
+    )
+    chosen, rejected = (
+        f"{num} tokens · log-prob {total:.1f}, {each:.2f} per token"
+        for total, each, num in sides
+    )
+    margins = {
+        name: logps[pair_id]
+        for name, logps in measured.logps.items()
+        if pair_id in logps
+    }
     told = ", ".join(
-        f"{name.replace('_', ' ')} {value.chosen - value.rejected:+.1f}" for name, value in margins.items()
+        f"{name.replace('_', ' ')} {value.chosen - value.rejected:+.1f}"
+        for name, value in margins.items()
     )
     return chosen, rejected, f"log-prob margin: {told}"

@@ -89,7 +89,10 @@ def side_rows(figures: Figures) -> list[tuple[str, str, str, str]]:
     if policy:
         rows += [("tokens", policy["tokens"]), ("log-prob, nats", policy["sum"])]
         rows += [("log-prob per token", policy["per_token"])]
-    return [(name, _spread(both["chosen"]), _spread(both["rejected"]), _spread(both["gap"])) for name, both in rows]
+    return [
+        (name, _spread(both["chosen"]), _spread(both["rejected"]), _spread(both["gap"]))
+        for name, both in rows
+    ]
 
 
 def _spread(found: Figures | None) -> str:
@@ -102,25 +105,67 @@ def _spread(found: Figures | None) -> str:
 
 def fact_rows(figures: Figures) -> list[tuple[str, str, str]]:
     """(what, value, meaning)."""
-    repeats, seen, far, yes_no = (figures[name] for name in ("repeats", "images", "distance", "yes_no"))
+    repeats, seen, far, yes_no = (
+        figures[name] for name in ("repeats", "images", "distance", "yes_no")
+    )
     rows = [
-        ("word edit distance", _spread(far["words"]), "0 equal words, 1 nothing in common; mean and middle half"),
-        ("near-duplicates", percent(far["near_duplicate_frac"]), f"sides alike from {far['near_duplicate_from']} on"),
+        (
+            "word edit distance",
+            _spread(far["words"]),
+            "0 equal words, 1 nothing in common; mean and middle half",
+        ),
+        (
+            "near-duplicates",
+            percent(far["near_duplicate_frac"]),
+            f"sides alike from {far['near_duplicate_from']} on",
+        ),
         ("identical sides", percent(far["identical_frac"]), ""),
-        ("yes/no rows", percent(yes_no["frac"]), f"{percent(yes_no['chosen_yes_frac'])} of them choose yes"),
-        ("chosen is longer", percent(figures["length"]["chosen_longer_frac"]), "of the pairs that differ in length"),
-        ("different prompts", f"{repeats['prompt']['num_distinct']:,}", "question and images"),
-        ("different questions", f"{repeats['question']['num_distinct']:,}", "whatever the image"),
-        ("repeated chosen answers", percent(repeats["chosen"]["repeated_frac"]), "some other pair has the same"),
-        ("repeated rejected answers", percent(repeats["rejected"]["repeated_frac"]), "some other pair has the same"),
-        ("rejected here, chosen there", percent(repeats["both_sides_frac"]), "for the same prompt"),
+        (
+            "yes/no rows",
+            percent(yes_no["frac"]),
+            f"{percent(yes_no['chosen_yes_frac'])} of them choose yes",
+        ),
+        (
+            "chosen is longer",
+            percent(figures["length"]["chosen_longer_frac"]),
+            "of the pairs that differ in length",
+        ),
+        (
+            "different prompts",
+            f"{repeats['prompt']['num_distinct']:,}",
+            "question and images",
+        ),
+        (
+            "different questions",
+            f"{repeats['question']['num_distinct']:,}",
+            "whatever the image",
+        ),
+        (
+            "repeated chosen answers",
+            percent(repeats["chosen"]["repeated_frac"]),
+            "some other pair has the same",
+        ),
+        (
+            "repeated rejected answers",
+            percent(repeats["rejected"]["repeated_frac"]),
+            "some other pair has the same",
+        ),
+        (
+            "rejected here, chosen there",
+            percent(repeats["both_sides_frac"]),
+            "for the same prompt",
+        ),
         ("images", f"{seen['num_images']:,}", f"{seen['num_missing']:,} files missing"),
         ("pairs without an image", f"{seen['num_pairs_without']:,}", ""),
         ("pairs with several images", f"{seen['num_pairs_several']:,}", ""),
     ]
     if far["num_cut"]:
         rows.append(
-            ("very long answers", f"{far['num_cut']:,}", f"compared over their first {far['max_words']:,} words")
+            (
+                "very long answers",
+                f"{far['num_cut']:,}",
+                f"compared over their first {far['max_words']:,} words",
+            )
         )
     return rows
 
@@ -152,15 +197,30 @@ def sample_of(pair: PreferencePair, notes: Sequence[str] = ("", "", "")) -> Samp
     texts = [pair.chosen.text, pair.rejected.text]
     marked = mark(*(text[:SHOWN_CHARACTERS] for text in texts))
     sides = [
-        Side(name, spans, max(0, len(text) - SHOWN_CHARACTERS), " · ".join(filter(None, (_words(text), note))))
-        for name, spans, text, note in zip(("chosen", "rejected"), marked, texts, notes, strict=False)
+        Side(
+            name,
+            spans,
+            max(0, len(text) - SHOWN_CHARACTERS),
+            " · ".join(filter(None, (_words(text), note))),
+        )
+        for name, spans, text, note in zip(
+            ("chosen", "rejected"), marked, texts, notes, strict=False
+        )
     ]
     apart = f"edit distance {distance(*map(words, texts)):.2f}"
     note = " · ".join(filter(None, (apart, notes[2])))
     question = question_of(pair.prompt)
     if len(question) > SHOWN_CHARACTERS:
         question = f"{question[:SHOWN_CHARACTERS]} … ({len(question) - SHOWN_CHARACTERS:,} more characters)"
-    return Sample(pair.id, pair.source, question, tuple(pictures), tuple(missing), (sides[0], sides[1]), note)
+    return Sample(
+        pair.id,
+        pair.source,
+        question,
+        tuple(pictures),
+        tuple(missing),
+        (sides[0], sides[1]),
+        note,
+    )
 
 
 def _words(text: str) -> str:
@@ -181,18 +241,26 @@ def picture_url(ref: ImageRef) -> str:
 
 def mark(chosen: str, rejected: str) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
     """Both texts cut into spans; words that do not stand in the other text at their place differ."""
-    places = [[found.span() for found in WORD.finditer(text)] for text in (chosen, rejected)]
+    places = [
+        [found.span() for found in WORD.finditer(text)] for text in (chosen, rejected)
+    ]
     left, right = words(chosen), words(rejected)
     # From 200 words on difflib anchors on rare words only, which bounds the time for repetitive texts.
     blocks = SequenceMatcher(None, left, right).get_opcodes()
-    differing = [(begin, end, first, last) for kind, begin, end, first, last in blocks if kind != "equal"]
+    differing = [
+        (begin, end, first, last)
+        for kind, begin, end, first, last in blocks
+        if kind != "equal"
+    ]
     return (
         _spans(chosen, places[0], [(begin, end) for begin, end, _, _ in differing]),
         _spans(rejected, places[1], [(begin, end) for _, _, begin, end in differing]),
     )
 
 
-def _spans(text: str, places: list[tuple[int, int]], differing: list[tuple[int, int]]) -> tuple[Span, ...]:
+def _spans(
+    text: str, places: list[tuple[int, int]], differing: list[tuple[int, int]]
+) -> tuple[Span, ...]:
     spans, cursor = [], 0
     for first, last in differing:
         if first < last:

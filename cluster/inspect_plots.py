@@ -19,26 +19,58 @@ _INK = "#010203"
 
 MAX_POINTS = 2000
 MAX_BARS = 12
-VIEW_NAMES = {"image": "own image", "blank": "blank image", "shuffled": "another image", "no_image": "no image"}
+VIEW_NAMES = {
+    "image": "own image",
+    "blank": "blank image",
+    "shuffled": "another image",
+    "no_image": "no image",
+}
 
 
 def plots(figures: Figures) -> list[tuple[str, str]]:
     """(caption, SVG) of all that can be drawn."""
     found = []
-    length, distance, reuse = figures["length"], figures["distance"], figures["images"]["reuse"]
+    length, distance, reuse = (
+        figures["length"],
+        figures["distance"],
+        figures["images"]["reuse"],
+    )
     if length["histogram"]:
-        found.append(("Length of both sides; the outermost bars hold all beyond", _lengths(length["histogram"])))
+        found.append(
+            (
+                "Length of both sides; the outermost bars hold all beyond",
+                _lengths(length["histogram"]),
+            )
+        )
         found.append(("Length gap, chosen − rejected", _gap(length["gap_histogram"])))
-        found.append((f"Word edit distance; near-duplicates below {1 - NEAR_DUPLICATE:.1f}", _distance(distance)))
+        found.append(
+            (
+                f"Word edit distance; near-duplicates below {1 - NEAR_DUPLICATE:.1f}",
+                _distance(distance),
+            )
+        )
     if reuse:
-        found.append(("Pairs per image", _reuse({int(pairs): images for pairs, images in reuse.items()})))
+        found.append(
+            (
+                "Pairs per image",
+                _reuse({int(pairs): images for pairs, images in reuse.items()}),
+            )
+        )
     policy = figures["policy"]
     if policy and policy["points"]:
         found.append(
-            ("Log-prob per token under the policy; above the line chosen is likelier", _points(policy["points"]))
+            (
+                "Log-prob per token under the policy; above the line chosen is likelier",
+                _points(policy["points"]),
+            )
         )
     if policy and policy["grounding"]["views"]:
-        found.append(("Pairs ranked right by the policy, with 95 % intervals", _views(policy["grounding"]["views"])))
+        found.append(
+            (
+                "Pairs ranked right by the policy, with 95 % intervals",
+                _views(policy["grounding"]["views"]),
+            )
+        )
     return found
 
 
@@ -51,7 +83,16 @@ def _axes(name: str, across: str, up: str) -> Iterator[tuple[Any, list[str]]]:
         "svg.hashsalt": name,
         "font.family": "sans-serif",
         "font.size": 9,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
+        **dict.fromkeys(
+            (
+                "text.color",
+                "axes.labelcolor",
+                "axes.edgecolor",
+                "xtick.color",
+                "ytick.color",
+            ),
+            _INK,
+        ),
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
@@ -66,7 +107,11 @@ def _axes(name: str, across: str, up: str) -> Iterator[tuple[Any, list[str]]]:
         buffer = io.StringIO()
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            buffer,
+            format="svg",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     text = buffer.getvalue()
     svg.append(text[text.index("<svg") :].replace(_INK, "currentColor"))
 
@@ -74,7 +119,14 @@ def _axes(name: str, across: str, up: str) -> Iterator[tuple[Any, list[str]]]:
 def _bars(axes: Any, histogram: Figures, colours: dict[str, str]) -> None:
     edges = histogram["edges"]
     for name, colour in colours.items():
-        axes.stairs(histogram["counts"][name], edges, fill=True, color=colour, alpha=0.55, label=name)
+        axes.stairs(
+            histogram["counts"][name],
+            edges,
+            fill=True,
+            color=colour,
+            alpha=0.55,
+            label=name,
+        )
 
 
 def _lengths(histogram: Figures) -> str:
@@ -103,7 +155,10 @@ def _reuse(reuse: dict[int, int]) -> str:
     bars = dict.fromkeys(range(1, min(max(reuse), MAX_BARS) + 1), 0)
     for pairs, images in reuse.items():
         bars[min(pairs, MAX_BARS)] += images
-    with _axes("reuse", f"pairs per image ({MAX_BARS}: or more)", "images") as (axes, svg):
+    with _axes("reuse", f"pairs per image ({MAX_BARS}: or more)", "images") as (
+        axes,
+        svg,
+    ):
         axes.bar(list(bars), list(bars.values()), color=OTHER, width=0.8)
         axes.set_xticks(list(bars))
         axes.set_xlim(0.4, max(len(bars), 4) + 0.6)
@@ -113,7 +168,10 @@ def _reuse(reuse: dict[int, int]) -> str:
 def _points(points: list[list[float]]) -> str:
     shown = [points[index] for index in evenly(len(points), MAX_POINTS)]
     rejected, chosen = [right for _, right in shown], [left for left, _ in shown]
-    with _axes("points", "rejected, nats per token", "chosen, nats per token") as (axes, svg):
+    with _axes("points", "rejected, nats per token", "chosen, nats per token") as (
+        axes,
+        svg,
+    ):
         axes.scatter(rejected, chosen, s=9, color=OTHER, alpha=0.5, linewidths=0)
         ends = (min(rejected + chosen), max(rejected + chosen))
         axes.plot(ends, ends, color=_INK, linewidth=0.8, linestyle="--")
@@ -122,7 +180,10 @@ def _points(points: list[list[float]]) -> str:
 
 def _views(views: Figures) -> str:
     with _axes("views", "", "ranked right") as (axes, svg):
-        for offset, measure, colour in ((-0.18, "sum", OTHER), (0.18, "per_token", "#a0b3d1")):
+        for offset, measure, colour in (
+            (-0.18, "sum", OTHER),
+            (0.18, "per_token", "#a0b3d1"),
+        ):
             found = [view[measure] for view in views.values()]
             heights = [value["accuracy"] for value in found]
             errors = [
@@ -130,8 +191,18 @@ def _views(views: Figures) -> str:
                 [max(0.0, value["high"] - value["accuracy"]) for value in found],
             ]
             places = [place + offset for place in range(len(found))]
-            axes.bar(places, heights, 0.34, color=colour, label=measure.replace("_", " "))
-            axes.errorbar(places, heights, errors, fmt="none", ecolor=_INK, elinewidth=0.8, capsize=2)
+            axes.bar(
+                places, heights, 0.34, color=colour, label=measure.replace("_", " ")
+            )
+            axes.errorbar(
+                places,
+                heights,
+                errors,
+                fmt="none",
+                ecolor=_INK,
+                elinewidth=0.8,
+                capsize=2,
+            )
         axes.set_xticks(range(len(views)), [VIEW_NAMES[name] for name in views])
         axes.set_ylim(0, 1.18)
         axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle="--")

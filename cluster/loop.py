@@ -125,10 +125,15 @@ class Loop:
             UserError: what arrived are not finite weights, or after training still those of the start policy.
         """
         start, limit = time.monotonic(), self._config.loop.call_timeout_s
-        published = [learner.call_split("publish", 2, version) for learner in self._workers.learner]
+        published = [
+            learner.call_split("publish", 2, version)
+            for learner in self._workers.learner
+        ]
         manifest, tensors = published[0]
         reports = await answers(
-            [w.call("load", manifest, tensors) for w in self._workers.rollout], limit, "rollout worker"
+            [w.call("load", manifest, tensors) for w in self._workers.rollout],
+            limit,
+            "rollout worker",
         )
         sent: WeightManifest = await manifest
         assert all(report.version == sent.version == version for report in reports)
@@ -154,13 +159,19 @@ class Loop:
             )
 
     async def _learn(self) -> None:
-        loop, checkpoint, last = self._config.loop, self._config.checkpoint, self._config.learner.num_steps
+        loop, checkpoint, last = (
+            self._config.loop,
+            self._config.checkpoint,
+            self._config.learner.num_steps,
+        )
         while self.progress.step < last:
             step = self.progress.step + 1
             metrics = await self._train(step)
             self.progress.step = step
             if step % loop.publish_interval == 0 or step == last:
-                metrics["time/publish_s"] = await self.publish(self.progress.version + 1)
+                metrics["time/publish_s"] = await self.publish(
+                    self.progress.version + 1
+                )
             due = step % checkpoint.interval == 0 or step == last
             if due:
                 metrics["validation/score"] = await self._validate(step)
@@ -181,7 +192,9 @@ class Loop:
         """Form the batch of one step, train on it on every rank, and account for each of its pairs."""
         start = time.monotonic()
         version, size = self.progress.version, self._config.learner.global_batch
-        online = await self._producer.take(online_counts(self._mixture, step - 1, self._config.online_sources), version)
+        online = await self._producer.take(
+            online_counts(self._mixture, step - 1, self._config.online_sources), version
+        )
         batch = online + self._producer.buffer.take_offline(size - len(online))
         waited = time.monotonic() - start
         result: StepResult
@@ -190,19 +203,36 @@ class Loop:
         source_of = {pair.id: pair.source for pair in online}
         for dropped in refused:
             self._refuse(dropped, source_of.get(dropped.id))
-        self._journal.write("step", step=step, version=version, pairs=list(result.pair_ids))
-        return dict(result.metrics) | self._batch_metrics(batch, version) | {"time/wait_s": waited}
+        self._journal.write(
+            "step", step=step, version=version, pairs=list(result.pair_ids)
+        )
+        return (
+            dict(result.metrics)
+            | self._batch_metrics(batch, version)
+            | {"time/wait_s": waited}
+        )
 
     def _refuse(self, dropped: Dropped, online_source: str | None) -> None:
         if online_source is not None:
             self._producer.discard(dropped, online_source)
         else:
             self._producer.drops[dropped.reason] += 1
-            self._journal.write("discard", id=dropped.id, reason=dropped.reason, detail=dropped.detail)
+            self._journal.write(
+                "discard", id=dropped.id, reason=dropped.reason, detail=dropped.detail
+            )
 
-    def _batch_metrics(self, batch: Sequence[PreferencePair], version: int) -> dict[str, float]:
-        ages = [version - pair.weight_version for pair in batch if pair.weight_version is not None]
-        drops = {f"pairs/dropped/{reason}": float(count) for reason, count in self._producer.drops.items()}
+    def _batch_metrics(
+        self, batch: Sequence[PreferencePair], version: int
+    ) -> dict[str, float]:
+        ages = [
+            version - pair.weight_version
+            for pair in batch
+            if pair.weight_version is not None
+        ]
+        drops = {
+            f"pairs/dropped/{reason}": float(count)
+            for reason, count in self._producer.drops.items()
+        }
         return drops | {
             "pairs/online_frac": len(ages) / len(batch),
             "staleness/mean": sum(ages) / len(ages) if ages else 0.0,
@@ -230,7 +260,9 @@ class Loop:
                 await self._on_ranks("export", str(folder / "policy"))
             replace_file(folder / "state.json", json.dumps(state))
         self._run_dir.keep(self._config.checkpoint.keep, progress.best_step)
-        self._journal.write("checkpoint", step=step, score=score, best_step=progress.best_step)
+        self._journal.write(
+            "checkpoint", step=step, score=score, best_step=progress.best_step
+        )
 
     def _state(self) -> dict[str, Any]:
         progress, producer = self.progress, self._producer
@@ -242,7 +274,10 @@ class Loop:
             "trained": progress.trained,
             "frontier": producer.frontier.state(),
             "buffer": producer.buffer.state_dict(),
-            "accepted": {source: admission.accepted for source, admission in producer.admissions.items()},
+            "accepted": {
+                source: admission.accepted
+                for source, admission in producer.admissions.items()
+            },
             "drops": dict(producer.drops),
         }
 

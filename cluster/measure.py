@@ -19,7 +19,9 @@ from common.shapes.prompts import caption_prompts, question_prompts
 from common.shapes.scenes import Split
 from reward.scorecard import Answers, Scorecard, make_scorecard, win_of
 
-Generate: TypeAlias = Callable[[list[GenerationRequest]], Awaitable[list[RolloutGroup | Dropped]]]
+Generate: TypeAlias = Callable[
+    [list[GenerationRequest]], Awaitable[list[RolloutGroup | Dropped]]
+]
 JudgeAll: TypeAlias = Callable[[list[RolloutGroup]], Awaitable[list[Verdict | Dropped]]]
 
 Measured: TypeAlias = tuple[Scorecard, Answers]
@@ -62,49 +64,78 @@ async def evaluate(
     return await score(judge, answers, baseline, settings), answers
 
 
-async def score(judge: JudgeAll, answers: Answers, baseline: Answers | None, settings: Evaluation) -> Scorecard:
+async def score(
+    judge: JudgeAll, answers: Answers, baseline: Answers | None, settings: Evaluation
+) -> Scorecard:
     """The scorecard of answers that are there already; arguments as of `evaluate`."""
-    wins, failed = (None, []) if baseline is None else await _compare(judge, answers, baseline)
+    wins, failed = (
+        (None, []) if baseline is None else await _compare(judge, answers, baseline)
+    )
     return make_scorecard(answers, wins, settings.bootstrap_samples, failed)
 
 
 def write_measured(path: Path, measured: Measured) -> None:
     """Keep a scorecard and its answers, so that a resume or another judge reads them instead of asking again."""
     card, answers = measured
-    content = {"scorecard": card.model_dump(mode="json"), "answers": _ANSWERS.dump_python(answers, mode="json")}
+    content = {
+        "scorecard": card.model_dump(mode="json"),
+        "answers": _ANSWERS.dump_python(answers, mode="json"),
+    }
     replace_file(path, json.dumps(content))
 
 
 def read_measured(path: Path) -> Measured:
     """What `write_measured` wrote."""
     found = json.loads(path.read_text())
-    return Scorecard.model_validate(found["scorecard"]), _ANSWERS.validate_python(found["answers"], strict=False)
+    return Scorecard.model_validate(found["scorecard"]), _ANSWERS.validate_python(
+        found["answers"], strict=False
+    )
 
 
 def evaluation_prompts(
     split: Split, scenes: int, settings: Evaluation, store: ImageStore
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Caption and question prompts of the first `scenes` scenes of a split."""
-    questions = question_prompts(split, scenes, SEED, store, settings.questions_per_scene)
+    questions = question_prompts(
+        split, scenes, SEED, store, settings.questions_per_scene
+    )
     return caption_prompts(split, scenes, SEED, store), questions
 
 
 async def _ask(
-    generate: Generate, prompts: Sequence[Prompt], max_tokens: int, on_progress: Callable[[int], None]
+    generate: Generate,
+    prompts: Sequence[Prompt],
+    max_tokens: int,
+    on_progress: Callable[[int], None],
 ) -> tuple[tuple[RolloutGroup, ...], list[Dropped]]:
-    requests = [GenerationRequest(f"evaluation/{prompt.id}", prompt, 1, 0.0, max_tokens) for prompt in prompts]
+    requests = [
+        GenerationRequest(f"evaluation/{prompt.id}", prompt, 1, 0.0, max_tokens)
+        for prompt in prompts
+    ]
     answered, dropped = await _in_chunks(generate, requests, on_progress)
     return tuple(group for _, group in answered), dropped
 
 
-async def _compare(judge: JudgeAll, answers: Answers, baseline: Answers) -> tuple[dict[str, float], list[Dropped]]:
+async def _compare(
+    judge: JudgeAll, answers: Answers, baseline: Answers
+) -> tuple[dict[str, float], list[Dropped]]:
     """Caption prompt id -> win of `answers` over `baseline`, and the comparisons that failed."""
     before = {group.prompt.id: group.completions[0] for group in baseline.captions}
     both = [group for group in answers.captions if group.prompt.id in before]
-    versus = [replace(group, completions=(group.completions[0], before[group.prompt.id])) for group in both]
+    versus = [
+        replace(group, completions=(group.completions[0], before[group.prompt.id]))
+        for group in both
+    ]
     judged, failed = await _in_chunks(judge, versus)
-    missing = [Dropped(group.id, "no_baseline") for group in answers.captions if group.prompt.id not in before]
-    return {group.prompt.id: win_of(verdict) for group, verdict in judged}, [*missing, *failed]
+    missing = [
+        Dropped(group.id, "no_baseline")
+        for group in answers.captions
+        if group.prompt.id not in before
+    ]
+    return {group.prompt.id: win_of(verdict) for group, verdict in judged}, [
+        *missing,
+        *failed,
+    ]
 
 
 async def _in_chunks(

@@ -23,7 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.chat_endpoint import ChatEndpoint
-from actors.injection import EndpointInjector, Injection, Injector, Row, RulesInjector, rows_of
+from actors.injection import (
+    EndpointInjector,
+    Injection,
+    Injector,
+    Row,
+    RulesInjector,
+    rows_of,
+)
 from actors.injection_prompt import templates_hash
 from actors.injection_stats import note_of, summarise
 from cluster.failure_gate import SILENT_IN_A_ROW, FailureGate
@@ -69,19 +76,27 @@ def job_of(arguments: argparse.Namespace, rest: Sequence[str]) -> Job:
     if rest:
         raise UserError(f"expected known arguments, got {rest[0]!r}; see --help")
     if (arguments.endpoint is None) == (arguments.corrupter is None):
-        raise UserError("expected either --endpoint URL --model-name NAME or --corrupter rules; give one of them")
+        raise UserError(
+            "expected either --endpoint URL --model-name NAME or --corrupter rules; give one of them"
+        )
     if arguments.endpoint is not None and arguments.model_name is None:
-        raise UserError("--model-name: expected which model of the endpoint to ask, got nothing; name one")
+        raise UserError(
+            "--model-name: expected which model of the endpoint to ask, got nothing; name one"
+        )
     if arguments.count is not None and arguments.count < 1:
         raise UserError(f"--count: expected at least 1, got {arguments.count}")
     given: dict[str, Any] = {"every_kind": arguments.every_kind, "seed": arguments.seed}
     if arguments.kinds is not None:
-        given["kinds"] = [word.strip() for word in arguments.kinds.split(",") if word.strip()]
+        given["kinds"] = [
+            word.strip() for word in arguments.kinds.split(",") if word.strip()
+        ]
     if arguments.max_length_ratio is not None:
         given["max_length_ratio"] = arguments.max_length_ratio
     if arguments.endpoint is not None:
         flags = {key: getattr(arguments, flag) for flag, key in _ENDPOINT_FLAGS.items()}
-        given["endpoint"] = {key: value for key, value in flags.items() if value is not None}
+        given["endpoint"] = {
+            key: value for key, value in flags.items() if value is not None
+        }
         given["endpoint"]["send_image"] = arguments.send_image
     try:
         config = PovidConfig.model_validate(given)
@@ -90,7 +105,9 @@ def job_of(arguments: argparse.Namespace, rest: Sequence[str]) -> Job:
         key = ".".join(str(part) for part in first["loc"])
         # A refused address may hold credentials: it is not repeated.
         got = "" if key == "endpoint.base_url" else f", got {first['input']!r}"
-        raise UserError(f"povid.{key}: {first['msg'].removeprefix('Value error, ')}{got}") from error
+        raise UserError(
+            f"povid.{key}: {first['msg'].removeprefix('Value error, ')}{got}"
+        ) from error
     return Job(arguments.out, config, arguments.prompts, arguments.count)
 
 
@@ -102,11 +119,20 @@ def run(job: Job) -> None:
             print(f"{job.out}: already complete, {stats['num_pairs']} pairs")
             return
         unreadable: list[Dropped] = []
-        prompts = load_prompts(job.prompts, job.count, job.config.seed, writer.store, unreadable)
+        prompts = load_prompts(
+            job.prompts, job.count, job.config.seed, writer.store, unreadable
+        )
         rows = [row for prompt in prompts for row in rows_of(prompt, job.config)]
         usage = asyncio.run(_inject(job, writer, rows))
-        notes = [*writer.notes, *(note_of(Injection(drop.id, None, drop)) for drop in unreadable)]
-        stats = {"num_prompts": len(prompts) + len(unreadable), **summarise(notes), **usage}
+        notes = [
+            *writer.notes,
+            *(note_of(Injection(drop.id, None, drop)) for drop in unreadable),
+        ]
+        stats = {
+            "num_prompts": len(prompts) + len(unreadable),
+            **summarise(notes),
+            **usage,
+        }
         writer.finish(stats, [prompt.id for prompt in prompts])
     print_stats(stats)
     print(f"{job.out}: {stats['num_pairs']} pairs")
@@ -131,11 +157,19 @@ async def _inject(job: Job, writer: PairWriter, rows: Sequence[Row]) -> dict[str
     """Do the rows that have no note yet. Returns the usage of the endpoint over all runs, empty for rules."""
     done = {note["id"] for note in writer.notes}
     todo = iter([row for row in rows if row.id not in done])
-    print(f"{job.out}: {len(rows) - len(done)} of {len(rows)} rows to do", file=sys.stderr)
+    print(
+        f"{job.out}: {len(rows) - len(done)} of {len(rows)} rows to do", file=sys.stderr
+    )
     async with _injector(job) as (injector, endpoint, num_lanes):
-        with ProgressReport("povid", len(rows), len(done)) as progress, Shards(writer) as shards:
+        with (
+            ProgressReport("povid", len(rows), len(done)) as progress,
+            Shards(writer) as shards,
+        ):
             worked = any(note["dropped"] is None for note in writer.notes)
-            gate = FailureGate(lambda injection: shards.add(injection.result, note_of(injection)), worked)
+            gate = FailureGate(
+                lambda injection: shards.add(injection.result, note_of(injection)),
+                worked,
+            )
             # Few lanes until the endpoint is seen to work: many quick refusals would outrun its first slow reply.
             all_lanes = asyncio.Event()
 
@@ -144,7 +178,9 @@ async def _inject(job: Job, writer: PairWriter, rows: Sequence[Row]) -> dict[str
                     await all_lanes.wait()
                 for row in todo:
                     gate.add(await injector(row))
-                    progress.advance(f"rows, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s")
+                    progress.advance(
+                        f"rows, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s"
+                    )
                     if gate.worked:
                         all_lanes.set()
                 all_lanes.set()
@@ -155,14 +191,20 @@ async def _inject(job: Job, writer: PairWriter, rows: Sequence[Row]) -> dict[str
 
 
 @asynccontextmanager
-async def _injector(job: Job) -> AsyncIterator[tuple[Injector, ChatEndpoint | None, int]]:
+async def _injector(
+    job: Job,
+) -> AsyncIterator[tuple[Injector, ChatEndpoint | None, int]]:
     """What injects, the endpoint behind it, and how many rows it takes at a time."""
     config = job.config
     if config.endpoint is None:
         yield RulesInjector(config), None, 1
     else:
         async with ChatEndpoint(config.endpoint, job.out / REPLIES) as endpoint:
-            yield EndpointInjector(config, endpoint), endpoint, config.endpoint.concurrency
+            yield (
+                EndpointInjector(config, endpoint),
+                endpoint,
+                config.endpoint.concurrency,
+            )
 
 
 def print_stats(stats: Mapping[str, Any]) -> None:
@@ -176,7 +218,9 @@ def print_stats(stats: Mapping[str, Any]) -> None:
     console.print(table)
     for reason, count in stats["dropped"].items():
         console.print(
-            f"dropped, {reason}: {count}, such as: {stats['examples'][reason]}", highlight=False, markup=False
+            f"dropped, {reason}: {count}, such as: {stats['examples'][reason]}",
+            highlight=False,
+            markup=False,
         )
     if "num_replies" in stats:
         cost = "" if stats["cost"] is None else f", cost {stats['cost']:.4f}"

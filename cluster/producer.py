@@ -45,9 +45,18 @@ class Outcome(NamedTuple):
 
     @classmethod
     def of(
-        cls, id: str, group: RolloutGroup | None, result: Paired, scores: tuple[float, ...] | None = None
+        cls,
+        id: str,
+        group: RolloutGroup | None,
+        result: Paired,
+        scores: tuple[float, ...] | None = None,
     ) -> Outcome:
-        return cls(id, group, (result,) if isinstance(result, PreferencePair) else result, scores)
+        return cls(
+            id,
+            group,
+            (result,) if isinstance(result, PreferencePair) else result,
+            scores,
+        )
 
 
 class Producer:
@@ -86,23 +95,39 @@ class Producer:
         """Sample k completions of each prompt and let a judge rank or score them."""
         limit = self._config.loop.call_timeout_s
         requests = [self._request(group_id, prompt) for group_id, prompt in admitted]
-        results = await answer(worker.call("generate", requests), limit, "rollout worker")
+        results = await answer(
+            worker.call("generate", requests), limit, "rollout worker"
+        )
         groups = [result for result in results if isinstance(result, RolloutGroup)]
         reward = next(self._reward)
         method = "rloo" if self._config.judged_source == RLOO else "rank"
-        ranked = await answer(reward.call(method, groups), limit, "reward worker") if groups else []
+        ranked = (
+            await answer(reward.call(method, groups), limit, "reward worker")
+            if groups
+            else []
+        )
         assert len(results) == len(requests) and len(ranked) == len(groups)
         refused = [result for result in results if isinstance(result, Dropped)]
-        judged = [Outcome.of(group.id, group, *found) for group, found in zip(groups, ranked, strict=True)]
+        judged = [
+            Outcome.of(group.id, group, *found)
+            for group, found in zip(groups, ranked, strict=True)
+        ]
         return judged + [Outcome(dropped.id, None, dropped) for dropped in refused]
 
     async def _bdhs(self, worker: Handle, admitted: Admitted) -> list[Outcome]:
         """Draw rejected answers from the current policy by BDHS; the references are the chosen ones."""
         limit = self._config.loop.call_timeout_s
-        results = await answer(worker.call("bdhs_pairs", admitted), limit, "rollout worker")
-        return [Outcome.of(id, None, result) for (id, _), result in zip(admitted, results, strict=True)]
+        results = await answer(
+            worker.call("bdhs_pairs", admitted), limit, "rollout worker"
+        )
+        return [
+            Outcome.of(id, None, result)
+            for (id, _), result in zip(admitted, results, strict=True)
+        ]
 
-    async def take(self, wanted: Mapping[str, int], version: int) -> list[PreferencePair]:
+    async def take(
+        self, wanted: Mapping[str, int], version: int
+    ) -> list[PreferencePair]:
         """Wait until these many pairs of each source are fresh enough for learner version `version`, and take them.
 
         Raises:
@@ -126,7 +151,9 @@ class Producer:
                 now = time.monotonic()
                 if now - last_progress > loop.stall_limit_s:
                     raise UserError(self._stall_message(wanted, now - last_progress))
-                if now >= next_beat:  # groups that come to nothing wake this up all the time
+                if (
+                    now >= next_beat
+                ):  # groups that come to nothing wake this up all the time
                     log.warning(self._waiting_message(wanted))
                     next_beat = now + loop.heartbeat_s
                 pause = min(next_beat, last_progress + loop.stall_limit_s + 0.01) - now
@@ -137,7 +164,9 @@ class Producer:
     def discard(self, dropped: Dropped, source: str) -> None:
         """An accepted online pair is not used after all (stale, or refused by the learner)."""
         self.drops[dropped.reason] += 1
-        self._journal.write("discard", id=dropped.id, reason=dropped.reason, detail=dropped.detail)
+        self._journal.write(
+            "discard", id=dropped.id, reason=dropped.reason, detail=dropped.detail
+        )
         self.admissions[source].on_discarded()
 
     def save_pairs(self, step: int) -> None:
@@ -160,16 +189,28 @@ class Producer:
         """Wait for places; prompts for the source that has the most."""
         async with self._changed:
             while True:
-                source, admission = max(self.admissions.items(), key=lambda item: item[1].free)
+                source, admission = max(
+                    self.admissions.items(), key=lambda item: item[1].free
+                )
                 if places := admission.admit(self._config.rollout.prompts_per_call):
                     return source, [self.frontier.next() for _ in range(places)]
                 await self._changed.wait()
 
     def _request(self, group_id: str, prompt: Prompt) -> GenerationRequest:
         rollout = self._config.rollout
-        seed = derive_seed(self._config.run.seed, "rollout", group_id) if rollout.deterministic else None
+        seed = (
+            derive_seed(self._config.run.seed, "rollout", group_id)
+            if rollout.deterministic
+            else None
+        )
         return GenerationRequest(
-            group_id, prompt, rollout.num_completions, rollout.temperature, rollout.max_tokens, seed, rollout.top_p
+            group_id,
+            prompt,
+            rollout.num_completions,
+            rollout.temperature,
+            rollout.max_tokens,
+            seed,
+            rollout.top_p,
         )
 
     async def _settle(self, source: str, outcomes: Sequence[Outcome]) -> None:
@@ -185,7 +226,9 @@ class Producer:
                         self.buffer.add(pair)
                     self._unsaved += outcome.result
                     admission.on_accepted()
-                self._journal.write("group", id=outcome.id, source=source, **_outcome_fields(outcome))
+                self._journal.write(
+                    "group", id=outcome.id, source=source, **_outcome_fields(outcome)
+                )
             self._changed.notify_all()
 
     def _waiting_message(self, wanted: Mapping[str, int]) -> str:
@@ -205,7 +248,11 @@ class Producer:
 def _counts(wanted: Mapping[str, int]) -> str:
     """`8`, or with several sources `8 (online 5, online_bdhs 3)`."""
     parts = ", ".join(f"{source} {count}" for source, count in wanted.items())
-    return f"{sum(wanted.values())} ({parts})" if len(wanted) > 1 else str(sum(wanted.values()))
+    return (
+        f"{sum(wanted.values())} ({parts})"
+        if len(wanted) > 1
+        else str(sum(wanted.values()))
+    )
 
 
 def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
@@ -213,7 +260,9 @@ def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
     group, result = outcome.group, outcome.result
     if group is not None:
         fields["completions"] = [completion.text for completion in group.completions]
-        fields["weight_versions"] = [completion.min_weight_version for completion in group.completions]
+        fields["weight_versions"] = [
+            completion.min_weight_version for completion in group.completions
+        ]
     if outcome.scores is not None:
         fields["verdict"] = outcome.scores
     if isinstance(result, Dropped):
@@ -223,4 +272,7 @@ def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
         fields["weight_versions"] = [pair.weight_version for pair in result]
     if len(result) == 1 and result[0].id == outcome.id:
         return fields | {"outcome": "pair", "scores": result[0].scores}
-    return fields | {"outcome": "pair", "pairs": {pair.id: pair.scores for pair in result}}
+    return fields | {
+        "outcome": "pair",
+        "pairs": {pair.id: pair.scores for pair in result},
+    }

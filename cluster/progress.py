@@ -7,7 +7,14 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 FIRST_LINE_S = 5.0
 """A job that ends before this, done or refused, writes none."""
@@ -42,7 +49,12 @@ class ProgressReport:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None and self.elapsed_s >= FIRST_LINE_S:
@@ -66,7 +78,9 @@ class ProgressReport:
             self._bar.update(self._task, completed=self.done, note=text)
             return
         left = (self.total - self.done) / max(self.rate, 1e-9)
-        self._unprinted = f"{self.what}: {self.done}/{self.total}, {text}, {left:.0f} s left"
+        self._unprinted = (
+            f"{self.what}: {self.done}/{self.total}, {text}, {left:.0f} s left"
+        )
         if self.elapsed_s >= self._next_line_s:
             self._next_line_s = self.elapsed_s + LINE_INTERVAL_S
             self._print()

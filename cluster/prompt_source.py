@@ -19,13 +19,26 @@ def prompt_spec(directory: Path | None, count: int | None) -> dict[str, Any]:
     if directory is not None:
         path = directory / PROMPTS
         if not path.is_file():
-            raise UserError(f"--prompts: expected a folder with {PROMPTS}, got {directory}; check the path")
-        source = {"kind": "file", "bytes": path.stat().st_size, "modified": path.stat().st_mtime_ns}
-    return {"prompts": source, "count": count or (DEMO_COUNT if directory is None else None)}
+            raise UserError(
+                f"--prompts: expected a folder with {PROMPTS}, got {directory}; check the path"
+            )
+        source = {
+            "kind": "file",
+            "bytes": path.stat().st_size,
+            "modified": path.stat().st_mtime_ns,
+        }
+    return {
+        "prompts": source,
+        "count": count or (DEMO_COUNT if directory is None else None),
+    }
 
 
 def load_prompts(
-    directory: Path | None, count: int | None, seed: int, store: ImageStore, dropped: list[Dropped]
+    directory: Path | None,
+    count: int | None,
+    seed: int,
+    store: ImageStore,
+    dropped: list[Dropped],
 ) -> list[Prompt]:
     """The prompts, of the first `count` rows or scenes, with references; rows that are no prompt go to `dropped`."""
     if directory is not None:

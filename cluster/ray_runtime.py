@@ -52,7 +52,9 @@ class RayHandle:
     def actor(self) -> Any:
         """The actor, to send it a call. Raises RuntimeError once it was stopped."""
         if self._stopped:
-            raise RuntimeError("expected a running worker, got a call to one that was stopped")
+            raise RuntimeError(
+                "expected a running worker, got a call to one that was stopped"
+            )
         return self._actor
 
     def retire(self) -> Any:
@@ -64,7 +66,9 @@ class RayHandle:
         reference: Awaitable[Any] = getattr(self.actor, method).remote(*args)
         return reference
 
-    def call_split(self, method: str, num_returns: int, *args: Any) -> Sequence[Awaitable[Any]]:
+    def call_split(
+        self, method: str, num_returns: int, *args: Any
+    ) -> Sequence[Awaitable[Any]]:
         references: Sequence[Awaitable[Any]] = (
             getattr(self.actor, method).options(num_returns=num_returns).remote(*args)
         )
@@ -94,8 +98,15 @@ class RayRuntime:
                 _knock(address)
                 self._ray.init(address=address, **quiet)
             else:
-                self._ray.init(address="local", include_dashboard=False, object_store_memory=1 << 29, **quiet)
-        except Exception as error:  # Ray raises it bare where its node does not come up in time
+                self._ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=1 << 29,
+                    **quiet,
+                )
+        except (
+            Exception
+        ) as error:  # Ray raises it bare where its node does not come up in time
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"cluster.address: expected a running Ray cluster at {address}, got: {first}; start one with "
@@ -133,12 +144,20 @@ class RayRuntime:
                 "hold the resources: `ray status` lists them"
             )
 
-    def spawn(self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float) -> Handle:
+    def spawn(
+        self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
+    ) -> Handle:
         """Start `worker(*args)` as an actor, inside the reservation when it has a place of that name."""
-        options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0}
+        options: dict[str, Any] = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "max_restarts": 0,
+        }
         if self._group is not None and name in self._index:
-            options["scheduling_strategy"] = self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-                self._group, placement_group_bundle_index=self._index[name]
+            options["scheduling_strategy"] = (
+                self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+                    self._group, placement_group_bundle_index=self._index[name]
+                )
             )
         actor: Any = self._ray.remote(**options)(worker).remote(*args)
         self._actors.append(actor)

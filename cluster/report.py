@@ -25,15 +25,23 @@ def print_report(run_dir: Path) -> None:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected the scorecard of a finished run, got {error}; resume the run") from error
-    print_scorecards({name: Scorecard.model_validate(found[name]) for name in ("baseline", "final")})
-    print(f"look: {run_dir / 'samples.html'}   curves: tensorboard --logdir {run_dir / 'tensorboard'}")
+        raise UserError(
+            f"{path}: expected the scorecard of a finished run, got {error}; resume the run"
+        ) from error
+    print_scorecards(
+        {name: Scorecard.model_validate(found[name]) for name in ("baseline", "final")}
+    )
+    print(
+        f"look: {run_dir / 'samples.html'}   curves: tensorboard --logdir {run_dir / 'tensorboard'}"
+    )
     print(f"policy: {run_dir / 'policy'}   (transformers and `vllm serve` load it)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report of a run; exit status as cluster.entry says."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.report", description=__doc__
+    )
     parser.add_argument("run_dir", type=Path)
     run_dir = parser.parse_args(arguments).run_dir
     return exit_status(lambda: print_report(run_dir), "interrupted")

@@ -107,13 +107,19 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, got: object) -> UserError:
-    return UserError(f"{path}: expected a readable JSON object, got {got}; delete its folder to go on without it")
+    return UserError(
+        f"{path}: expected a readable JSON object, got {got}; delete its folder to go on without it"
+    )
 
 
-def _first_difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, Any] | None:
+def _first_difference(
+    ours: Any, theirs: Any, key: str = ""
+) -> tuple[str, Any, Any] | None:
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for name in sorted({*ours, *theirs}):
-            found = _first_difference(ours.get(name), theirs.get(name), f"{key}.{name}" if key else name)
+            found = _first_difference(
+                ours.get(name), theirs.get(name), f"{key}.{name}" if key else name
+            )
             if found:
                 return found
         return None

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
+from jinja2 import (
+    Environment,
+    FileSystemLoader,
+    StrictUndefined,
+    Template,
+    select_autoescape,
+)
 
 from common.protocols import JudgeError
 from common.records import RolloutGroup
@@ -75,11 +81,18 @@ def write_samples(
 ) -> None:
     """Write the page for the first `limit` captioned scenes."""
     before = {group.prompt.id: group for group in start[1].captions} if start else {}
-    samples = [_sample(group, before.get(group.prompt.id)) for group in final[1].captions[:limit]]
+    samples = [
+        _sample(group, before.get(group.prompt.id))
+        for group in final[1].captions[:limit]
+    ]
     samples.sort(key=lambda sample: (-sample.final.faults, sample.id))
     cards = (start[0], final[0]) if start else (final[0],)
     names = ("before", "after") if start else ("grounding",)
-    grounding = [(n, line, bad) for n, card in zip(names, cards, strict=True) for line, bad in grounding_lines(card)]
+    grounding = [
+        (n, line, bad)
+        for n, card in zip(names, cards, strict=True)
+        for line, bad in grounding_lines(card)
+    ]
     html = _template().render(
         title=title,
         samples=samples,
@@ -92,7 +105,9 @@ def write_samples(
     path.write_text(html, encoding="utf-8")
 
 
-def metric_rows(cards: Sequence[Scorecard]) -> list[tuple[str, str, str, list[tuple[str, str]]]]:
+def metric_rows(
+    cards: Sequence[Scorecard],
+) -> list[tuple[str, str, str, list[tuple[str, str]]]]:
     """(name, better direction, meaning, [(value, interval) per card]) for each metric that any card has."""
     rows = []
     for key, (name, better, meaning) in METRICS.items():
@@ -108,9 +123,13 @@ def grounding_lines(card: Scorecard) -> list[tuple[str, bool]]:
         return []
     if found.gain is None:
         return [(f"grounding not measured: {found.missing}", False)]
-    views = ", ".join(f"{value:.3f} with the {view} picture" for view, value in found.accuracy.items())
+    views = ", ".join(
+        f"{value:.3f} with the {view} picture" for view, value in found.accuracy.items()
+    )
     low, high = found.intervals["gain"]
-    told = f"grounding: right in {views}; gain {found.gain:.3f} ({low:.3f} – {high:.3f})"
+    told = (
+        f"grounding: right in {views}; gain {found.gain:.3f} ({low:.3f} – {high:.3f})"
+    )
     what = found.ranked_by.replace("_", " ").replace("logp", "log-prob")
     lines = [(f"{told}, {found.num_pairs} pairs ranked by {what}", False)]
     return lines + ([(f"WARNING {found.warning}", True)] if found.warning else [])
@@ -131,7 +150,9 @@ def mark(text: str, scene: Scene | None) -> Caption:
     places = list(_mentions(text))
     comparison = compare_mentions([mention for *_, mention in places], scene)
     marks: list[tuple[int, int, str]] = []
-    for (first, hit, end, mention), claim in zip(places, comparison.claims, strict=True):
+    for (first, hit, end, mention), claim in zip(
+        places, comparison.claims, strict=True
+    ):
         marks += _marks(text, first, hit, end, mention, claim)
     spans, cursor = [], 0
     for begin, end, kind in sorted(marks):
@@ -140,8 +161,12 @@ def mark(text: str, scene: Scene | None) -> Caption:
             spans += [Span(text[cursor:begin]), Span(text[begin:end], kind)]
             cursor = end
     spans.append(Span(text[cursor:]))
-    missed = tuple(f"{item.colour} {item.shape} ({item.place})" for item in comparison.missed)
-    return Caption(tuple(span for span in spans if span.text), missed, _faults(comparison))
+    missed = tuple(
+        f"{item.colour} {item.shape} ({item.place})" for item in comparison.missed
+    )
+    return Caption(
+        tuple(span for span in spans if span.text), missed, _faults(comparison)
+    )
 
 
 def _faults(comparison: Comparison) -> int:
@@ -154,25 +179,47 @@ def _mentions(text: str) -> list[tuple[int, tuple[int, int], int, Mention]]:
     """(start of the words before, where the shape stands, end of the words after, mention), as parse_caption cuts."""
     found = []
     for sentence in re.finditer(r"[^.!?\n]+", text):
-        hits = [hit.span() for hit in _SHAPE.finditer(text, sentence.start(), sentence.end())]
+        hits = [
+            hit.span()
+            for hit in _SHAPE.finditer(text, sentence.start(), sentence.end())
+        ]
         firsts = [sentence.start(), *(end for _, end in hits[:-1])]
         ends = [*(begin for begin, _ in hits[1:]), sentence.end()]
         for first, hit, end in zip(firsts, hits, ends, strict=False):
-            found += [(first, hit, end, mention) for mention in parse_caption(text[first:end])]
+            found += [
+                (first, hit, end, mention) for mention in parse_caption(text[first:end])
+            ]
     return found
 
 
 def _marks(
-    text: str, first: int, hit: tuple[int, int], end: int, mention: Mention, claim: Claim
+    text: str,
+    first: int,
+    hit: tuple[int, int],
+    end: int,
+    mention: Mention,
+    claim: Claim,
 ) -> list[tuple[int, int, str]]:
-    colours = [m.span() for m in re.finditer(rf"(?i)\b{mention.colour}\b", text[: hit[0]]) if m.start() >= first]
-    pattern = (mention.place or "").replace(" ", "[ -]").replace("center", "(?:center|middle)")
-    place = re.compile(rf"(?i)\b{pattern}\b").search(text, hit[1], end) if pattern else None
+    colours = [
+        m.span()
+        for m in re.finditer(rf"(?i)\b{mention.colour}\b", text[: hit[0]])
+        if m.start() >= first
+    ]
+    pattern = (
+        (mention.place or "")
+        .replace(" ", "[ -]")
+        .replace("center", "(?:center|middle)")
+    )
+    place = (
+        re.compile(rf"(?i)\b{pattern}\b").search(text, hit[1], end) if pattern else None
+    )
     if claim.kind in ("hallucinated", "repeated"):
         begin = colours[-1][0] if colours else hit[0]
         return [(begin, place.end() if place else hit[1], "made-up")]
     wrong = [(*colours[-1], "wrong")] if "colour" in claim.wrong and colours else []
-    return wrong + ([(*place.span(), "wrong")] if "place" in claim.wrong and place else [])
+    return wrong + (
+        [(*place.span(), "wrong")] if "place" in claim.wrong and place else []
+    )
 
 
 def _sample(final: RolloutGroup, start: RolloutGroup | None) -> Sample:
@@ -197,6 +244,9 @@ def _data_uri(path: Path) -> str:
 def _template() -> Template:
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
-        loader=loader, autoescape=select_autoescape(("html", "j2")), undefined=StrictUndefined, trim_blocks=True
+        loader=loader,
+        autoescape=select_autoescape(("html", "j2")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     return environment.get_template("samples.html.j2")

@@ -35,7 +35,10 @@ class Shards:
         if isinstance(result, PreferencePair):
             self._pairs.append(result)
             self.num_new_pairs += 1
-        if len(self._notes) >= SHARD_PROMPTS or time.monotonic() - self._last > SHARD_INTERVAL_S:
+        if (
+            len(self._notes) >= SHARD_PROMPTS
+            or time.monotonic() - self._last > SHARD_INTERVAL_S
+        ):
             self.flush()
 
     def flush(self) -> None:

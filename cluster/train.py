@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0 on success, 1 on a failed run, 2 on bad input, 130 when interrupted."""
     options, overrides = _parser().parse_known_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
 
     def call() -> None:
         config = load_config(options.preset, overrides)
@@ -40,9 +42,20 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"config keys:\n{describe_keys()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("preset", type=Path, nargs="?", help="TOML file of config keys, such as cluster/configs/*.toml")
-    parser.add_argument("--resume", action="store_true", help="continue the run in run.dir, or start it")
-    parser.add_argument("--dry-run", action="store_true", help="print which actor gets which CPUs and GPUs, and stop")
+    parser.add_argument(
+        "preset",
+        type=Path,
+        nargs="?",
+        help="TOML file of config keys, such as cluster/configs/*.toml",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in run.dir, or start it"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print which actor gets which CPUs and GPUs, and stop",
+    )
     return parser
 
 

@@ -17,7 +17,9 @@ from common.sources import ONLINE_BDHS, RLOO
 from learner.anatomy_logps import of_policy
 
 
-def load_prompts(config: RunConfig, store: ImageStore, dropped: list[Dropped]) -> list[Prompt]:
+def load_prompts(
+    config: RunConfig, store: ImageStore, dropped: list[Dropped]
+) -> list[Prompt]:
     """The prompts to sample from; rows that are none are appended to `dropped`.
 
     Raises:
@@ -29,7 +31,9 @@ def load_prompts(config: RunConfig, store: ImageStore, dropped: list[Dropped]) -
     else:
         prompts = read_prompts(Path(source.path), dropped)
     if not prompts:
-        raise UserError(f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows")
+        raise UserError(
+            f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows"
+        )
     _check_prompts(config, prompts)
     return prompts
 
@@ -49,9 +53,17 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
         for pair in read_pairs(path, dropped):
             pair_id = _offline_id(pair.id)
             if pair_id in pairs:
-                dropped.append(Dropped(pair.id, "duplicate_id", f"{path}: an earlier set has a pair of this id"))
+                dropped.append(
+                    Dropped(
+                        pair.id,
+                        "duplicate_id",
+                        f"{path}: an earlier set has a pair of this id",
+                    )
+                )
             else:
-                pairs[pair_id] = replace(of_policy(pair, encoder), id=pair_id, weight_version=None)
+                pairs[pair_id] = replace(
+                    of_policy(pair, encoder), id=pair_id, weight_version=None
+                )
     return list(pairs.values())
 
 
@@ -67,7 +79,9 @@ def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
         )
     # A judged group's pairs alone hold advantages, and only while they are fresh.
     others = known - ({RLOO} & set(online)) | {pair.source for pair in offline}
-    wrong = sorted(source for source in others if config.learner.loss_of(source).kind == "rloo")
+    wrong = sorted(
+        source for source in others if config.learner.loss_of(source).kind == "rloo"
+    )
     if wrong:
         raise UserError(
             f"learner.loss.kind: rloo expects freshly judged groups, got pairs of {', '.join(wrong)}; give them a loss "
@@ -100,4 +114,7 @@ def _offline_id(id: str) -> str:
 
 
 def _paths(offline: PairFile) -> list[Path]:
-    return [Path(path) for path in ([offline.path] if isinstance(offline.path, str) else offline.path)]
+    return [
+        Path(path)
+        for path in ([offline.path] if isinstance(offline.path, str) else offline.path)
+    ]

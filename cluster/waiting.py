@@ -20,6 +20,8 @@ async def answer(reference: Awaitable[Any], limit_s: float, peer: str) -> Any:
         ) from error
 
 
-async def answers(references: Sequence[Awaitable[Any]], limit_s: float, peer: str) -> list[Any]:
+async def answers(
+    references: Sequence[Awaitable[Any]], limit_s: float, peer: str
+) -> list[Any]:
     """All answers, in order; the first failure is raised."""
     return list(await answer(asyncio.gather(*references), limit_s, peer))

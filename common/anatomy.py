@@ -32,7 +32,11 @@ Figures = dict[str, Any]
 
 def evenly(total: int, count: int | None) -> Collection[int]:
     """`count` of the numbers below `total`, evenly spread; all of them for None or when there are no more."""
-    return range(total) if count is None or count >= total else {index * total // count for index in range(count)}
+    return (
+        range(total)
+        if count is None or count >= total
+        else {index * total // count for index in range(count)}
+    )
 
 
 def share(part: float, whole: int) -> float | None:
@@ -45,19 +49,32 @@ def summary(values: Sequence[float]) -> Figures | None:
     if not values:
         return None
     marks = np.quantile(values, QUANTILES)
-    found = {"mean": float(np.mean(values)), "min": float(min(values)), "max": float(max(values))}
-    return {**found, "quantiles": {str(q): float(mark) for q, mark in zip(QUANTILES, marks, strict=True)}}
+    found = {
+        "mean": float(np.mean(values)),
+        "min": float(min(values)),
+        "max": float(max(values)),
+    }
+    return {
+        **found,
+        "quantiles": {
+            str(q): float(mark) for q, mark in zip(QUANTILES, marks, strict=True)
+        },
+    }
 
 
 def histogram(
-    columns: Mapping[str, Sequence[float]], bins: int = 24, span: tuple[float, float] | None = None
+    columns: Mapping[str, Sequence[float]],
+    bins: int = 24,
+    span: tuple[float, float] | None = None,
 ) -> Figures | None:
     """Counts per column over common `edges` (one more than counts); None without values.
 
     Edges divide `span` evenly; without it they lie between whole numbers over the middle 98 % of all values, and what
     is beyond counts in the outermost bars.
     """
-    values = np.concatenate([np.asarray(column, dtype=float) for column in columns.values()])
+    values = np.concatenate(
+        [np.asarray(column, dtype=float) for column in columns.values()]
+    )
     if not len(values):
         return None
     if span is None:
@@ -67,7 +84,8 @@ def histogram(
     else:
         edges = np.linspace(*span, bins + 1)
     counts = {
-        name: np.histogram(np.clip(column, edges[0], edges[-1]), edges)[0].tolist() for name, column in columns.items()
+        name: np.histogram(np.clip(column, edges[0], edges[-1]), edges)[0].tolist()
+        for name, column in columns.items()
     }
     return {"edges": edges.tolist(), "counts": counts}
 
@@ -100,7 +118,10 @@ class Anatomy:
         self.distances.append(distance(left, right))
         self._counts["cut"] += max(len(left), len(right)) > MAX_WORDS
         self._counts["identical"] += pair.chosen.text == pair.rejected.text
-        says = [side[0] if side and side[0] in ("yes", "no") else "" for side in (left, right)]
+        says = [
+            side[0] if side and side[0] in ("yes", "no") else ""
+            for side in (left, right)
+        ]
         self._counts["yes_no"] += all(says)
         self._counts["opposed"] += all(says) and says[0] != says[1]
         self._counts["chosen_yes"] += all(says) and says[0] == "yes"
@@ -113,10 +134,15 @@ class Anatomy:
             self._counts["inverted"] += pair.scores[0] <= pair.scores[1]
 
     def _count_repeats(self, pair: PreferencePair) -> None:
-        prompt = (question_of(pair.prompt), *(image.sha256 for image in pair.prompt.images))
+        prompt = (
+            question_of(pair.prompt),
+            *(image.sha256 for image in pair.prompt.images),
+        )
         chosen, rejected = pair.chosen.text, pair.rejected.text
         for name, text in zip(
-            REPEATED, (prompt, prompt[:1], (chosen,), (rejected,), (*prompt, chosen, rejected)), strict=True
+            REPEATED,
+            (prompt, prompt[:1], (chosen,), (rejected,), (*prompt, chosen, rejected)),
+            strict=True,
         ):
             self._texts[name][_hash(text)] += 1
         self._was_chosen.add(_hash((*prompt, chosen)))
@@ -142,17 +168,25 @@ class Anatomy:
             "distance": self._distances(),
             "repeats": {
                 **{name: _repeats(counts) for name, counts in self._texts.items()},
-                "both_sides_frac": share(sum(key in self._was_chosen for key in self._was_rejected), self.num_pairs),
+                "both_sides_frac": share(
+                    sum(key in self._was_chosen for key in self._was_rejected),
+                    self.num_pairs,
+                ),
             },
             "yes_no": {
                 "frac": share(self._counts["yes_no"], self.num_pairs),
                 "opposed_frac": share(self._counts["opposed"], self._counts["yes_no"]),
-                "chosen_yes_frac": share(self._counts["chosen_yes"], self._counts["yes_no"]),
+                "chosen_yes_frac": share(
+                    self._counts["chosen_yes"], self._counts["yes_no"]
+                ),
             },
             "images": self._image_figures(),
             "sources": dict(self._sources.most_common()),
             "weight_versions": _named(self._versions),
-            "scores": {"num_pairs": self._counts["scored"], "not_higher": self._counts["inverted"]},
+            "scores": {
+                "num_pairs": self._counts["scored"],
+                "not_higher": self._counts["inverted"],
+            },
         }
 
     def _lengths(self) -> Figures:
@@ -167,7 +201,9 @@ class Anatomy:
             "ratio": sum(chosen) / sum(rejected) if sum(rejected) else None,
             "chosen_longer_frac": share(sum(gap > 0 for gap in gaps), num - equal),
             "equal_frac": share(equal, num),
-            "num_empty": sum(not min(both) for both in zip(chosen, rejected, strict=True)),
+            "num_empty": sum(
+                not min(both) for both in zip(chosen, rejected, strict=True)
+            ),
             "histogram": histogram({"chosen": chosen, "rejected": rejected}),
             "gap_histogram": histogram({"gap": gaps}),
         }
@@ -187,7 +223,9 @@ class Anatomy:
 
     def _image_figures(self) -> Figures:
         """`reuse` says of how many images there are so many pairs: {pairs per image: images}."""
-        missing = {sha256 for sha256, path in self._paths.items() if not Path(path).is_file()}
+        missing = {
+            sha256 for sha256, path in self._paths.items() if not Path(path).is_file()
+        }
         return {
             "num_images": len(self._images),
             "num_missing": len(missing),
@@ -195,7 +233,10 @@ class Anatomy:
             "num_pairs_without": self._counts["without_image"],
             "num_pairs_several": self._counts["several_images"],
             "pairs_per_image": summary(list(self._images.values())),
-            "reuse": {str(pairs): images for pairs, images in sorted(Counter(self._images.values()).items())},
+            "reuse": {
+                str(pairs): images
+                for pairs, images in sorted(Counter(self._images.values()).items())
+            },
         }
 
 
@@ -215,10 +256,19 @@ def drop_counts(dropped: Iterable[Dropped]) -> dict[str, int]:
 def question_of(prompt: Prompt) -> str:
     """The texts of all turns with a mark where an image stands; of several turns, with who says them."""
     turns = [
-        (turn.role, "".join("<image>" if part.kind == "image" else part.text for part in turn.parts))
+        (
+            turn.role,
+            "".join(
+                "<image>" if part.kind == "image" else part.text for part in turn.parts
+            ),
+        )
         for turn in prompt.messages
     ]
-    return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {text}" for role, text in turns)
+    return (
+        turns[0][1]
+        if len(turns) == 1
+        else "\n".join(f"{role}: {text}" for role, text in turns)
+    )
 
 
 def _hash(pieces: Sequence[str]) -> bytes:
@@ -228,10 +278,17 @@ def _hash(pieces: Sequence[str]) -> bytes:
 def _repeats(counts: Counter[bytes]) -> Figures:
     """`repeated_frac` is the share of pairs whose text some other pair has as well."""
     repeated = sum(count for count in counts.values() if count > 1)
-    return {"num_distinct": len(counts), "repeated_frac": share(repeated, counts.total())}
+    return {
+        "num_distinct": len(counts),
+        "repeated_frac": share(repeated, counts.total()),
+    }
 
 
 def _named(versions: Mapping[int | None, int]) -> dict[str, int]:
     """Weight versions in order, "none" (offline pairs) first."""
-    ordered = sorted(versions.items(), key=lambda item: -1 if item[0] is None else item[0])
-    return {"none" if version is None else str(version): count for version, count in ordered}
+    ordered = sorted(
+        versions.items(), key=lambda item: -1 if item[0] is None else item[0]
+    )
+    return {
+        "none" if version is None else str(version): count for version, count in ordered
+    }

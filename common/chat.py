@@ -42,7 +42,11 @@ class EncodedPrompt:
 def has_grid_positions(config: Any) -> bool:
     """Whether a model's rotary positions have three dimensions: time, height and width (Qwen's M-RoPE)."""
     text = config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    rope = (
+        getattr(text, "rope_parameters", None)
+        or getattr(text, "rope_scaling", None)
+        or {}
+    )
     return "mrope_section" in rope
 
 
@@ -77,14 +81,23 @@ class ChatEncoder:
     def media_token_ids(self) -> tuple[int, ...]:
         """Every token id that stands for media: banned at sampling, refused in responses."""
         names = ("image", "video", "vision_start", "vision_end")
-        fields = [f"{name}_token_id" for name in names] + ["image_token_index", "video_token_index"]
+        fields = [f"{name}_token_id" for name in names] + [
+            "image_token_index",
+            "video_token_index",
+        ]
         found = {getattr(self.config, name, None) for name in fields}
         return tuple(sorted(int(token) for token in found if token is not None))
 
     @cached_property
     def _media_tokens(self) -> tuple[str, ...]:
         """How a text would spell the media tokens."""
-        return tuple(token for token in self.tokenizer.convert_ids_to_tokens(list(self.media_token_ids)) if token)
+        return tuple(
+            token
+            for token in self.tokenizer.convert_ids_to_tokens(
+                list(self.media_token_ids)
+            )
+            if token
+        )
 
     @property
     def eos_token_id(self) -> int:
@@ -96,15 +109,26 @@ class ChatEncoder:
         Raises:
             PromptError: `image_count` when images and image parts differ in number, or a text spells a media token.
         """
-        num_slots = sum(part.kind == "image" for message in prompt.messages for part in message.parts)
+        num_slots = sum(
+            part.kind == "image"
+            for message in prompt.messages
+            for part in message.parts
+        )
         if num_slots != len(prompt.images):
             raise PromptError(
                 "image_count",
                 f"prompt {prompt.id}: expected as many images as image parts, got {len(prompt.images)} images for "
                 f"{num_slots} parts; repair the row",
             )
-        texts = ["".join(part.text for part in message.parts if part.kind == "text") for message in prompt.messages]
-        if spelled := [token for token in self._media_tokens if any(token in text for text in texts)]:
+        texts = [
+            "".join(part.text for part in message.parts if part.kind == "text")
+            for message in prompt.messages
+        ]
+        if spelled := [
+            token
+            for token in self._media_tokens
+            if any(token in text for text in texts)
+        ]:
             raise PromptError(
                 "image_count",
                 f"prompt {prompt.id}: expected images as image parts, got {', '.join(spelled)} as text; take it out",
@@ -113,20 +137,28 @@ class ChatEncoder:
             {
                 "role": message.role,
                 "content": [
-                    {"type": "image"} if part.kind == "image" else {"type": "text", "text": part.text}
+                    {"type": "image"}
+                    if part.kind == "image"
+                    else {"type": "text", "text": part.text}
                     for part in message.parts
                 ],
             }
             for message in prompt.messages
         ]
-        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return str(
+            self.processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        )
 
     def load_images(self, prompt: Prompt) -> list[Image.Image]:
         """RGB pixels of the prompt's images (ImageError names the reason when one cannot be used)."""
         return [images.read(ref) for ref in prompt.images]
 
     def encode_prompt(
-        self, prompt: Prompt, view: Callable[[list[Image.Image]], list[Image.Image]] | None = None
+        self,
+        prompt: Prompt,
+        view: Callable[[list[Image.Image]], list[Image.Image]] | None = None,
     ) -> EncodedPrompt:
         """Expanded token ids and pixel tensors. Raises PromptError `prompt_too_long`, `image_count`; ImageError.
 
@@ -136,7 +168,9 @@ class ChatEncoder:
         if view is not None:
             pixels = view(pixels)
         text = self.prompt_text(prompt)
-        inputs = dict(self.processor(text=[text], images=pixels or None, return_tensors="pt"))
+        inputs = dict(
+            self.processor(text=[text], images=pixels or None, return_tensors="pt")
+        )
         token_ids = tuple(inputs.pop("input_ids")[0].tolist())
         inputs.pop("attention_mask", None)
         self.check_length(prompt, len(token_ids))

@@ -25,7 +25,11 @@ def by_kind(default: str) -> Discriminator:
     """Picks a member of a union of sections by its `kind`, so that `--model.tuning.r 8` alone is an error about r."""
 
     def kind_of(value: Any) -> Any:
-        return value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", None)
+        return (
+            value.get("kind", default)
+            if isinstance(value, dict)
+            else getattr(value, "kind", None)
+        )
 
     return Discriminator(kind_of)
 
@@ -44,11 +48,22 @@ class Lora(Section):
     alpha: int = Field(256, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     sides: tuple[Literal["language", "projector", "vision"], ...] = Field(
-        ("language",), min_length=1, description="vision and projector take all their linear layers"
+        ("language",),
+        min_length=1,
+        description="vision and projector take all their linear layers",
     )
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
     quantize: Literal["none", "nf4"] = Field(
-        "none", description="nf4: the language side's linear layers in 4 bits (QLoRA, arXiv 2305.14314)"
+        "none",
+        description="nf4: the language side's linear layers in 4 bits (QLoRA, arXiv 2305.14314)",
     )
     push: Literal["merged", "adapter"] = Field(
         "merged",
@@ -58,7 +73,9 @@ class Lora(Section):
 
     @model_validator(mode="after")
     def _adapter_is_all_that_changes(self) -> Lora:
-        if self.push == "adapter" and (self.sides != ("language",) or self.quantize != "none"):
+        if self.push == "adapter" and (
+            self.sides != ("language",) or self.quantize != "none"
+        ):
             raise ValueError(
                 f"model.tuning.push = adapter needs sides = language and quantize = none, since engines keep the start "
                 f"policy's weights, got {', '.join(self.sides)} and {self.quantize}; set push = merged"
@@ -66,7 +83,9 @@ class Lora(Section):
         return self
 
 
-Tuning = Annotated[Annotated[Full, Tag("full")] | Annotated[Lora, Tag("lora")], by_kind("full")]
+Tuning = Annotated[
+    Annotated[Full, Tag("full")] | Annotated[Lora, Tag("lora")], by_kind("full")
+]
 
 
 class Model(Section):
@@ -74,9 +93,15 @@ class Model(Section):
 
     path: str = SHAPES_POLICY
     dtype: Literal["float32", "bfloat16"] = "float32"
-    max_length: int = Field(512, ge=16, description="tokens of prompt + response; longer ones are refused and counted")
+    max_length: int = Field(
+        512,
+        ge=16,
+        description="tokens of prompt + response; longer ones are refused and counted",
+    )
     tuning: Tuning = Full()
-    freeze_vision: bool = Field(True, description="freeze the vision tower; the projector stays trainable")
+    freeze_vision: bool = Field(
+        True, description="freeze the vision tower; the projector stays trainable"
+    )
 
 
 class ShapesPrompts(Section):
@@ -97,7 +122,9 @@ class PromptFile(Section):
 class PairFile(Section):
     """Offline pair sets (`pairs.parquet` beside an `images/` folder), as `cluster.generate` writes them."""
 
-    path: str | tuple[str, ...] = Field(description="one folder, or several that are read as one set")
+    path: str | tuple[str, ...] = Field(
+        description="one folder, or several that are read as one set"
+    )
     by_prompt: bool = Field(
         False,
         description="epochs shuffle prompts, not pairs: a prompt's pairs come one after the other, in one batch when "
@@ -106,7 +133,8 @@ class PairFile(Section):
 
 
 PromptSource = Annotated[
-    Annotated[ShapesPrompts, Tag("shapes")] | Annotated[PromptFile, Tag("file")], by_kind("shapes")
+    Annotated[ShapesPrompts, Tag("shapes")] | Annotated[PromptFile, Tag("file")],
+    by_kind("shapes"),
 ]
 
 
@@ -121,7 +149,9 @@ class EngineOptions(Section):
     """vLLM engine arguments that people tune."""
 
     max_num_seqs: int = Field(64, ge=1)
-    kv_cache_bytes: int = Field(64 << 20, ge=0, description="0 leaves the size to vLLM (GPU)")
+    kv_cache_bytes: int = Field(
+        64 << 20, ge=0, description="0 leaves the size to vLLM (GPU)"
+    )
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     tensor_parallel_size: int = Field(1, ge=1)
     block_size: int | None = None
@@ -131,7 +161,10 @@ class EngineOptions(Section):
 class OnlineBdhs(BdhsConfig):
     """BDHS as an online source of pairs (`mixture.online_bdhs_fraction`); its draws follow `run.seed` as well."""
 
-    similarity: str = Field("lexical", description="lexical, or a sentence-transformers model by name or folder")
+    similarity: str = Field(
+        "lexical",
+        description="lexical, or a sentence-transformers model by name or folder",
+    )
 
 
 class Rollout(Section):
@@ -143,7 +176,9 @@ class Rollout(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(96, ge=1)
     prompts_per_call: int = Field(8, ge=1, description="groups per call of a worker")
-    deterministic: bool = Field(False, description="in-process engine stepped by the worker, seeded per prompt")
+    deterministic: bool = Field(
+        False, description="in-process engine stepped by the worker, seeded per prompt"
+    )
     engine: EngineOptions = EngineOptions()
     bdhs: OnlineBdhs = OnlineBdhs()
     num_cpus: float = 1
@@ -167,7 +202,10 @@ class PolicyJudge(Section):
     max_length: int = Field(512, ge=16)
 
 
-JudgeConfig = Annotated[Annotated[RulesJudge, Tag("rules")] | Annotated[PolicyJudge, Tag("policy")], by_kind("rules")]
+JudgeConfig = Annotated[
+    Annotated[RulesJudge, Tag("rules")] | Annotated[PolicyJudge, Tag("policy")],
+    by_kind("rules"),
+]
 
 
 class Reward(Section):
@@ -194,15 +232,32 @@ class Optimizer(Section):
 class Fast(Section):
     """Each thing once. A switch changes time and memory, not the result; what cannot be had falls back and says why."""
 
-    share_prompt: bool = Field(True, description="prompt and completions once per pair, without padding")
-    share_vision: bool = Field(True, description="frozen parts of the vision side run once for policy and reference")
-    vision_cache_mb: int = Field(256, ge=0, description="of image features that are kept across steps")
-    fused_logps: bool = Field(True, description="head and log softmax in one, gradients included")
-    fused_layers: bool = Field(
-        True, description="decoder layers with few passes over memory, the last one for predicting positions alone"
+    share_prompt: bool = Field(
+        True, description="prompt and completions once per pair, without padding"
     )
-    onednn: bool = Field(True, description="on CPUs with AVX-512 not by Intel: float32 products by oneDNN, not MKL")
-    pack_tokens: int = Field(0, ge=0, description="tokens per forward; 0 leaves the cut to learner.micro_batch")
+    share_vision: bool = Field(
+        True,
+        description="frozen parts of the vision side run once for policy and reference",
+    )
+    vision_cache_mb: int = Field(
+        256, ge=0, description="of image features that are kept across steps"
+    )
+    fused_logps: bool = Field(
+        True, description="head and log softmax in one, gradients included"
+    )
+    fused_layers: bool = Field(
+        True,
+        description="decoder layers with few passes over memory, the last one for predicting positions alone",
+    )
+    onednn: bool = Field(
+        True,
+        description="on CPUs with AVX-512 not by Intel: float32 products by oneDNN, not MKL",
+    )
+    pack_tokens: int = Field(
+        0,
+        ge=0,
+        description="tokens per forward; 0 leaves the cut to learner.micro_batch",
+    )
     reference_cache: str = Field(
         "run",
         description="reference log-probs of offline pairs: below the run's folder, in a folder of this name, or off",
@@ -219,16 +274,25 @@ class Learner(Section):
     num_ranks: int = Field(1, ge=1)
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload: Literal["none", "optimizer", "params"] = Field(
-        "none", description="to CPU memory: optimizer state and its step (ZeRO 1-3); params as well (ZeRO-3)"
+        "none",
+        description="to CPU memory: optimizer state and its step (ZeRO 1-3); params as well (ZeRO-3)",
     )
     gradient_checkpointing: bool = False
     max_skipped_steps: int = Field(
-        5, ge=1, description="in a row with a loss or gradient that is not finite, or without a usable pair, then stop"
+        5,
+        ge=1,
+        description="in a row with a loss or gradient that is not finite, or without a usable pair, then stop",
     )
-    grounding_pairs: int = Field(16, ge=0, description="pairs of a checkpoint's batch for the grounding gate, 0: none")
+    grounding_pairs: int = Field(
+        16,
+        ge=0,
+        description="pairs of a checkpoint's batch for the grounding gate, 0: none",
+    )
     fast: Fast = Fast()
     loss: Loss = Loss()
-    source_losses: dict[str, SourceLoss] = Field({}, description="by PreferencePair.source")
+    source_losses: dict[str, SourceLoss] = Field(
+        {}, description="by PreferencePair.source"
+    )
     optimizer: Optimizer = Optimizer()
     num_cpus: float = 1
     num_gpus: float = 0
@@ -240,23 +304,34 @@ class Learner(Section):
     @property
     def loss_kinds(self) -> tuple[str, ...]:
         """Kinds of all losses that a run may meet."""
-        return tuple(dict.fromkeys([self.loss.kind, *(loss.kind for loss in self.source_losses.values())]))
+        return tuple(
+            dict.fromkeys(
+                [self.loss.kind, *(loss.kind for loss in self.source_losses.values())]
+            )
+        )
 
     def weight_of(self, source: str) -> float:
         """The weight of each of a source's pairs in the batch's mean."""
-        return self.source_losses[source].weight if source in self.source_losses else 1.0
+        return (
+            self.source_losses[source].weight if source in self.source_losses else 1.0
+        )
 
     @model_validator(mode="before")
     @classmethod
     def _sources_inherit(cls, values: Any) -> Any:
         """Each source's plain settings over those of `loss`, so that the resolved config says all of it."""
-        if not isinstance(values, dict) or not isinstance(sources := values.get("source_losses"), dict):
+        if not isinstance(values, dict) or not isinstance(
+            sources := values.get("source_losses"), dict
+        ):
             return values
         base = values.get("loss", {})
         base = base.model_dump() if isinstance(base, Loss) else base
         if not isinstance(base, dict):
             return values
-        merged = {name: inherited(base, one) if isinstance(one, dict) else one for name, one in sources.items()}
+        merged = {
+            name: inherited(base, one) if isinstance(one, dict) else one
+            for name, one in sources.items()
+        }
         return values | {"source_losses": merged}
 
     @model_validator(mode="after")
@@ -283,27 +358,48 @@ class Mixture(Section):
     """Offline and online pairs in one batch. `bernoulli` with 0.5 is Mixed-DPO (arXiv 2407.02477, Eq. 4)."""
 
     kind: Literal["bernoulli", "ratio", "schedule"] = "bernoulli"
-    online_fraction: float = Field(0.5, ge=0, le=1, description="1 = online DPO, 0 = offline DPO")
-    start_fraction: float = Field(0.0, ge=0, le=1, description="of schedule: online_fraction at the first step")
+    online_fraction: float = Field(
+        0.5, ge=0, le=1, description="1 = online DPO, 0 = offline DPO"
+    )
+    start_fraction: float = Field(
+        0.0, ge=0, le=1, description="of schedule: online_fraction at the first step"
+    )
     online_bdhs_fraction: float = Field(
-        0.0, ge=0, le=1, description="share of the online pairs that are BDHS's (rollout.bdhs), not the judge's"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the online pairs that are BDHS's (rollout.bdhs), not the judge's",
     )
 
     @property
     def fractions(self) -> tuple[float, ...]:
         """`online_fraction` where it is smallest and largest."""
-        return (self.start_fraction, self.online_fraction) if self.kind == "schedule" else (self.online_fraction,)
+        return (
+            (self.start_fraction, self.online_fraction)
+            if self.kind == "schedule"
+            else (self.online_fraction,)
+        )
 
 
 class Loop(Section):
     """How far rollouts may run ahead of the learner. max_staleness 0 is strictly on-policy."""
 
     max_staleness: int = Field(1, ge=0)
-    publish_interval: int = Field(1, ge=1, description="learner steps per published weight version")
+    publish_interval: int = Field(
+        1, ge=1, description="learner steps per published weight version"
+    )
     heartbeat_s: float = Field(30.0, gt=0)
-    stall_limit_s: float = Field(600.0, gt=0, description="stop with the drop histogram if no batch forms for so long")
-    call_timeout_s: float = Field(600.0, gt=0, description="limit of any one remote call")
-    probe_tolerance: float = Field(1e-3, gt=0, description="max |Δ token log-prob| between learner and engine")
+    stall_limit_s: float = Field(
+        600.0,
+        gt=0,
+        description="stop with the drop histogram if no batch forms for so long",
+    )
+    call_timeout_s: float = Field(
+        600.0, gt=0, description="limit of any one remote call"
+    )
+    probe_tolerance: float = Field(
+        1e-3, gt=0, description="max |Δ token log-prob| between learner and engine"
+    )
 
 
 class Checkpoint(Section):
@@ -318,15 +414,23 @@ class Evaluation(Section):
 
     validation_scenes: int = Field(100, ge=0)
     test_scenes: int = Field(300, ge=0)
-    questions_per_scene: int = Field(2, ge=0, description="per POPE split: one yes and one no")
+    questions_per_scene: int = Field(
+        2, ge=0, description="per POPE split: one yes and one no"
+    )
     bootstrap_samples: int = Field(1000, ge=1)
     samples_shown: int = Field(24, ge=0, description="test images in samples.html")
     pairs: str | None = Field(
-        None, description="held-out pair set for the grounding gate; the shapes world makes its own from test scenes"
+        None,
+        description="held-out pair set for the grounding gate; the shapes world makes its own from test scenes",
     )
-    grounding_pairs: int = Field(100, ge=0, description="pairs of the scorecard's grounding gate, 0: none")
+    grounding_pairs: int = Field(
+        100, ge=0, description="pairs of the scorecard's grounding gate, 0: none"
+    )
     grounding_gain: float = Field(
-        0.1, ge=0, le=1, description="what the true picture must add to the gate's accuracy; less is a warning"
+        0.1,
+        ge=0,
+        le=1,
+        description="what the true picture must add to the gate's accuracy; less is a warning",
     )
 
 
@@ -373,7 +477,9 @@ class RunConfig(Section):
     def online_sources(self) -> tuple[str, ...]:
         """The sources that fill the online slots of a batch, at least one."""
         share = self.mixture.online_bdhs_fraction
-        return ((self.judged_source,) if share < 1 else ()) + ((ONLINE_BDHS,) if share else ())
+        return ((self.judged_source,) if share < 1 else ()) + (
+            (ONLINE_BDHS,) if share else ()
+        )
 
     @model_validator(mode="after")
     def _checkpoints_follow_a_publish(self) -> RunConfig:
@@ -387,7 +493,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _quantised_whole(self) -> RunConfig:
         tuning = self.model.tuning
-        if isinstance(tuning, Lora) and tuning.quantize != "none" and self.learner.zero_stage == 3:
+        if (
+            isinstance(tuning, Lora)
+            and tuning.quantize != "none"
+            and self.learner.zero_stage == 3
+        ):
             raise ValueError(
                 "learner.zero_stage = 3 cannot split 4-bit weights, got model.tuning.quantize = nf4; use stage 2"
             )
@@ -396,8 +506,14 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _pairs_held_out(self) -> RunConfig:
         offline = self.data.offline.path if self.data.offline else ()
-        trained = {Path(path).resolve() for path in ([offline] if isinstance(offline, str) else offline)}
-        if self.evaluation.pairs is not None and Path(self.evaluation.pairs).resolve() in trained:
+        trained = {
+            Path(path).resolve()
+            for path in ([offline] if isinstance(offline, str) else offline)
+        }
+        if (
+            self.evaluation.pairs is not None
+            and Path(self.evaluation.pairs).resolve() in trained
+        ):
             raise ValueError(
                 f"evaluation.pairs must be pairs that are not trained on, got {self.evaluation.pairs}, which is in "
                 "data.offline.path; keep some aside"

@@ -24,9 +24,24 @@ from common.errors import UserError
 from common.images import ImageError, ImageStore
 from common.paths import replace_file
 from common.records import Dropped, PreferencePair, Prompt
-from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA, RowError, pair_of, pair_row, prompt_of, prompt_row, python_rows
+from common.rows import (
+    PAIR_SCHEMA,
+    PROMPT_SCHEMA,
+    RowError,
+    pair_of,
+    pair_row,
+    prompt_of,
+    prompt_row,
+    python_rows,
+)
 
-PAIRS, PROMPTS, SPEC, STATS, IMAGES = "pairs.parquet", "prompts.parquet", "spec.json", "stats.json", "images"
+PAIRS, PROMPTS, SPEC, STATS, IMAGES = (
+    "pairs.parquet",
+    "prompts.parquet",
+    "spec.json",
+    "stats.json",
+    "images",
+)
 
 BATCH_ROWS = 1024
 """Rows that `iter_pairs` holds in memory."""
@@ -34,7 +49,9 @@ BATCH_ROWS = 1024
 Record = TypeVar("Record", Prompt, PreferencePair)
 
 
-def read_pairs(directory: Path, dropped: list[Dropped] | None = None) -> list[PreferencePair]:
+def read_pairs(
+    directory: Path, dropped: list[Dropped] | None = None
+) -> list[PreferencePair]:
     """All pairs of a set, in order.
 
     With `dropped`, rows that are no pair are left out and appended to it under the reasons `bad_row`, `bad_truth`,
@@ -44,11 +61,20 @@ def read_pairs(directory: Path, dropped: list[Dropped] | None = None) -> list[Pr
         UserError: there is no readable `pairs.parquet`, or it has other columns.
     """
     table = read_table(directory / PAIRS, PAIR_SCHEMA)
-    return list(_records(enumerate(python_rows(table)), pair_of, ImageStore(directory / IMAGES), dropped))
+    return list(
+        _records(
+            enumerate(python_rows(table)),
+            pair_of,
+            ImageStore(directory / IMAGES),
+            dropped,
+        )
+    )
 
 
 def iter_pairs(
-    directory: Path, dropped: list[Dropped] | None = None, rows: Collection[int] | None = None
+    directory: Path,
+    dropped: list[Dropped] | None = None,
+    rows: Collection[int] | None = None,
 ) -> Iterator[PreferencePair]:
     """What `read_pairs` gives, one by one in bounded memory; with `rows`, of these row numbers only."""
 
@@ -59,10 +85,22 @@ def iter_pairs(
             pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file,
         ):
             for batch in file.iter_batches(BATCH_ROWS, columns=PAIR_SCHEMA.names):
-                numbers = [n for n in range(first, first + len(batch)) if rows is None or n in rows]
+                numbers = [
+                    n
+                    for n in range(first, first + len(batch))
+                    if rows is None or n in rows
+                ]
                 first += len(batch)
-                table = pa.Table.from_batches([batch]).select(PAIR_SCHEMA.names).cast(PAIR_SCHEMA)
-                found = table.take([n - first + len(batch) for n in numbers]) if numbers else table.slice(0, 0)
+                table = (
+                    pa.Table.from_batches([batch])
+                    .select(PAIR_SCHEMA.names)
+                    .cast(PAIR_SCHEMA)
+                )
+                found = (
+                    table.take([n - first + len(batch) for n in numbers])
+                    if numbers
+                    else table.slice(0, 0)
+                )
                 yield from zip(numbers, python_rows(found), strict=True)
 
     return _records(chosen_rows(), pair_of, ImageStore(directory / IMAGES), dropped)
@@ -75,10 +113,19 @@ def count_pairs(directory: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def read_prompts(directory: Path, dropped: list[Dropped] | None = None, count: int | None = None) -> list[Prompt]:
+def read_prompts(
+    directory: Path, dropped: list[Dropped] | None = None, count: int | None = None
+) -> list[Prompt]:
     """All prompts of a set, or those of its first `count` rows, in order; `dropped` and errors as for `read_pairs`."""
     table = read_table(directory / PROMPTS, PROMPT_SCHEMA).slice(0, count)
-    return list(_records(enumerate(python_rows(table)), prompt_of, ImageStore(directory / IMAGES), dropped))
+    return list(
+        _records(
+            enumerate(python_rows(table)),
+            prompt_of,
+            ImageStore(directory / IMAGES),
+            dropped,
+        )
+    )
 
 
 def write_pairs(
@@ -102,7 +149,9 @@ def write_prompts(directory: Path, prompts: Iterable[Prompt]) -> None:
 
 def pair_table(pairs: Iterable[PreferencePair], store: ImageStore) -> pa.Table:
     """Rows of `PAIR_SCHEMA`; images that `store` does not hold are added to it."""
-    return pa.Table.from_pylist([pair_row(pair, store) for pair in pairs], schema=PAIR_SCHEMA)
+    return pa.Table.from_pylist(
+        [pair_row(pair, store) for pair in pairs], schema=PAIR_SCHEMA
+    )
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
@@ -118,7 +167,9 @@ def _parquet_errors(path: Path, schema: pa.Schema) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{path}: expected a parquet file, got none; check the path of the data set") from error
+        raise UserError(
+            f"{path}: expected a parquet file, got none; check the path of the data set"
+        ) from error
     except (pa.ArrowException, OSError, KeyError) as error:
         what = str(error).splitlines()[0].strip("'\"")
         raise UserError(
@@ -167,14 +218,20 @@ def _records(
                 raise row
             record = build(row, store)
             if record.id in seen:
-                raise RowError("duplicate_id", f"{name}: expected an id of its own, got an earlier row's; rename it")
+                raise RowError(
+                    "duplicate_id",
+                    f"{name}: expected an id of its own, got an earlier row's; rename it",
+                )
         except (RowError, ImageError) as error:
             if dropped is None:
                 raise
             dropped.append(Dropped(id, error.reason, str(error)))
         except (TypeError, KeyError, ValueError, ArithmeticError) as error:
             if dropped is None:
-                raise RowError("bad_row", f"{name}: expected a complete record, got {error!r}; repair it") from error
+                raise RowError(
+                    "bad_row",
+                    f"{name}: expected a complete record, got {error!r}; repair it",
+                ) from error
             dropped.append(Dropped(id, "bad_row", f"{name}: {error!r}"))
         else:
             seen.add(record.id)

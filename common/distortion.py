@@ -25,22 +25,32 @@ def alpha_bar(step: int, num_steps: int = NUM_STEPS) -> float:
         ValueError: there is no such step.
     """
     if not 0 <= step < num_steps:
-        raise ValueError(f"step: expected 0 to {num_steps - 1}, got {step}; choose one of them")
+        raise ValueError(
+            f"step: expected 0 to {num_steps - 1}, got {step}; choose one of them"
+        )
     place = torch.linspace(-6, 6, num_steps, dtype=torch.float64)[: step + 1]
     beta = place.sigmoid() * (_BETA_LAST - _BETA_FIRST) + _BETA_FIRST
     return float((1 - beta).prod())
 
 
-def noise_pixels(pixel_values: torch.Tensor, step: int, generator: torch.Generator) -> torch.Tensor:
+def noise_pixels(
+    pixel_values: torch.Tensor, step: int, generator: torch.Generator
+) -> torch.Tensor:
     """A processor's pixel tensor with noise, any shape, same dtype and device; not clamped, it has no bounds.
 
     The draw is float32 on the generator's device, so a CPU generator gives the same noise on every device.
     """
-    noise = torch.randn(pixel_values.shape, generator=generator, device=generator.device)
-    return _mix(pixel_values.float(), noise.to(pixel_values.device), step).to(pixel_values.dtype)
+    noise = torch.randn(
+        pixel_values.shape, generator=generator, device=generator.device
+    )
+    return _mix(pixel_values.float(), noise.to(pixel_values.device), step).to(
+        pixel_values.dtype
+    )
 
 
-def noise_image(image: Image.Image, step: int, seed: int, side: int | None = None) -> Image.Image:
+def noise_image(
+    image: Image.Image, step: int, seed: int, side: int | None = None
+) -> Image.Image:
     """An RGB image with noise on its pixels in [-1, 1], clamped there (uint8 arithmetic would wrap around).
 
     `side` is the image side the model works at: where the image is larger, a draw covers a square of pixels that
@@ -50,7 +60,9 @@ def noise_image(image: Image.Image, step: int, seed: int, side: int | None = Non
     height, width, _ = pixels.shape
     cell = max(1, round(min(height, width) / side)) if side else 1
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randn((math.ceil(height / cell), math.ceil(width / cell), 3), generator=generator)
+    draws = torch.randn(
+        (math.ceil(height / cell), math.ceil(width / cell), 3), generator=generator
+    )
     noise = draws.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]
     noised = _mix(pixels, noise, step).clamp(-1, 1)
     return Image.fromarray(((noised + 1) * 127.5).round().to(torch.uint8).numpy())

@@ -25,7 +25,9 @@ def model_hash(directory: Path) -> str:
         UserError: the folder is no model directory, or a weight file is not one.
     """
     if not (directory / "config.json").is_file():
-        raise UserError(f"model: expected a Hugging Face folder with config.json, got {directory}; check the path")
+        raise UserError(
+            f"model: expected a Hugging Face folder with config.json, got {directory}; check the path"
+        )
     digest = hashlib.sha256()
     for path in sorted(directory.iterdir()):
         if path.suffix in _SUFFIXES and path.is_file():
@@ -45,7 +47,11 @@ def _runs(file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
     length = int.from_bytes(file.read(8), "little")
     try:
         header = json.loads(file.read(min(length, path.stat().st_size)))
-        tensors = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+        tensors = [
+            entry["data_offsets"]
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"model: expected readable safetensors, got {path} with a damaged header; copy the checkpoint again"
@@ -57,4 +63,7 @@ def _runs(file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
         if room < _BLOCK * (_NUM_BLOCKS - 1):
             yield first + begin, end - begin
         else:
-            yield from ((first + begin + room * block // (_NUM_BLOCKS - 1), _BLOCK) for block in range(_NUM_BLOCKS))
+            yield from (
+                (first + begin + room * block // (_NUM_BLOCKS - 1), _BLOCK)
+                for block in range(_NUM_BLOCKS)
+            )

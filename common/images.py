@@ -53,16 +53,19 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(
-            "image_huge", f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}; scale it down"
+            "image_huge",
+            f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}; scale it down",
         ) from error
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
         what = str(error).partition("\n")[0] or type(error).__name__
         raise ImageError(
-            "image_corrupt", f"{name}: expected a PNG, JPEG or WebP image, got {what}; re-export it"
+            "image_corrupt",
+            f"{name}: expected a PNG, JPEG or WebP image, got {what}; re-export it",
         ) from error
     if min(pixels.size) < MIN_SIDE:
         raise ImageError(
-            "image_strip", f"{name}: expected sides of at least {MIN_SIDE} pixels, got {pixels.size}; drop it"
+            "image_strip",
+            f"{name}: expected sides of at least {MIN_SIDE} pixels, got {pixels.size}; drop it",
         )
     return pixels
 
@@ -71,7 +74,8 @@ def _eight_bits(image: Image.Image, name: str, is_png: bool) -> Image.Image:
     """Grey of 8 bits from a PNG's 16, which Pillow would clip; where else such values come from, no range is given."""
     if not is_png or "transparency" in image.info:
         raise ImageError(
-            "image_mode", f"{name}: expected 8 bits per channel, or grey PNG of 16, got mode {image.mode}; convert it"
+            "image_mode",
+            f"{name}: expected 8 bits per channel, or grey PNG of 16, got mode {image.mode}; convert it",
         )
     return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
 
@@ -95,10 +99,14 @@ def read_bytes(ref: ImageRef) -> bytes:
         data = Path(ref.path).read_bytes()
     except OSError as error:
         raise ImageError(
-            "image_missing", f"{ref.path}: expected a readable image file, got {error.strerror}"
+            "image_missing",
+            f"{ref.path}: expected a readable image file, got {error.strerror}",
         ) from error
     if hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise ImageError("image_changed", f"{ref.path}: content no longer matches its hash; import the data set again")
+        raise ImageError(
+            "image_changed",
+            f"{ref.path}: content no longer matches its hash; import the data set again",
+        )
     return data
 
 
@@ -137,8 +145,12 @@ class ImageStore:
             path = (self.root / relative).resolve()
         except (OSError, RuntimeError) as error:  # a loop of symbolic links
             raise ImageError(
-                "image_missing", f"{relative}: expected a path of a file, got {error}; repair it"
+                "image_missing",
+                f"{relative}: expected a path of a file, got {error}; repair it",
             ) from error
         if not path.is_relative_to(self.root):
-            raise ImageError("path_outside", f"{relative}: expected a path below {self.root}, got one that leaves it")
+            raise ImageError(
+                "path_outside",
+                f"{relative}: expected a path below {self.root}, got one that leaves it",
+            )
         return ImageRef(sha256, str(path))

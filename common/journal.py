@@ -15,14 +15,20 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
+        torn = (
+            path.exists()
+            and path.stat().st_size > 0
+            and path.read_bytes()[-1:] != b"\n"
+        )
         self._file = path.open("a", encoding="utf-8")
         if torn:
             self._file.write("\n")
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event; buffered until `sync`."""
-        self._file.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n")
+        self._file.write(
+            json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
+        )
 
     def sync(self) -> None:
         """Flush to the disk itself. Called once per learner step."""

@@ -19,7 +19,9 @@ class MetricsWriter:
 
         self._path = run_dir / "metrics.jsonl"
         if self._path.exists():
-            kept = [line for line in read_lines(self._path) if line["step"] < first_step]
+            kept = [
+                line for line in read_lines(self._path) if line["step"] < first_step
+            ]
             replace_file(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)  # type: ignore[no-untyped-call]

@@ -26,7 +26,9 @@ def load_config(preset: Path | None, overrides: Sequence[str] = ()) -> RunConfig
         try:
             tree = tomllib.loads(preset.read_text())
         except OSError as error:
-            raise UserError(f"preset: expected a TOML file, got {preset} ({error.strerror}); check the path") from error
+            raise UserError(
+                f"preset: expected a TOML file, got {preset} ({error.strerror}); check the path"
+            ) from error
         except ValueError as error:
             raise UserError(f"preset {preset}: expected TOML, got {error}") from error
     for key, value in _words(overrides):
@@ -64,7 +66,10 @@ def describe_keys() -> str:
     """Every key with its type, default and meaning, for --help."""
     lines = []
     for key, kind, default, meaning in _leaves(RunConfig, ()):
-        lines.append(f"  --{key} {kind}  (default {default})" + (f"\n        {meaning}" if meaning else ""))
+        lines.append(
+            f"  --{key} {kind}  (default {default})"
+            + (f"\n        {meaning}" if meaning else "")
+        )
     return "\n".join(lines)
 
 
@@ -73,7 +78,9 @@ def _words(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or "." not in word:
-            raise UserError(f"expected --section.key value, got {word!r}; --help lists the keys")
+            raise UserError(
+                f"expected --section.key value, got {word!r}; --help lists the keys"
+            )
         key, equals, value = word[2:].partition("=")
         if not equals:
             if not words:
@@ -95,7 +102,9 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         found = tree.setdefault(section, {})
         if not isinstance(found, dict):
-            raise UserError(f"--{key}: expected {section} to be a section, got the value {found!r}")
+            raise UserError(
+                f"--{key}: expected {section} to be a section, got the value {found!r}"
+            )
         tree = found
     tree[leaf] = value
 
@@ -108,25 +117,40 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _sections(inner)
 
 
-def _leaves(section: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[tuple[str, str, Any, str]]:
+def _leaves(
+    section: type[BaseModel], prefix: tuple[str, ...]
+) -> Iterator[tuple[str, str, Any, str]]:
     for name, field in section.model_fields.items():
         inner = list(_sections(field.annotation))
         entry = ("NAME",) if get_origin(field.annotation) is dict else ()
         for child in inner:
             yield from _leaves(child, (*prefix, name, *entry))
         if not inner:
-            kind = getattr(field.annotation, "__name__", None) or str(field.annotation).replace("typing.", "")
+            kind = getattr(field.annotation, "__name__", None) or str(
+                field.annotation
+            ).replace("typing.", "")
             if kind in ("Literal", "Optional", "Union", "UnionType"):
                 kind = str(field.annotation).replace("typing.", "")
-            yield ".".join((*prefix, name)), kind, field.default, field.description or ""
+            yield (
+                ".".join((*prefix, name)),
+                kind,
+                field.default,
+                field.description or "",
+            )
 
 
 def _nearest(location: list[str]) -> str:
     valid = {key for key, *_ in _leaves(RunConfig, ())}
-    valid |= {key.rsplit(".", depth)[0] for key in valid for depth in range(1, key.count(".") + 1)}
+    valid |= {
+        key.rsplit(".", depth)[0]
+        for key in valid
+        for depth in range(1, key.count(".") + 1)
+    }
     wanted, leaf = ".".join(location), location[-1]
     same_leaf = sorted(key for key in valid if key.rpartition(".")[2] == leaf)
-    siblings = [key for key in valid if key.rpartition(".")[0] == wanted.rpartition(".")[0]]
+    siblings = [
+        key for key in valid if key.rpartition(".")[0] == wanted.rpartition(".")[0]
+    ]
     close = (
         [key for key in same_leaf if key.startswith(location[0] + ".")]
         or difflib.get_close_matches(wanted, siblings, n=1, cutoff=0.6)

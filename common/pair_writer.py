@@ -22,7 +22,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.datasets import IMAGES, PAIRS, PROMPTS, SPEC, STATS, read_table, write_json, write_table, write_tables
+from common.datasets import (
+    IMAGES,
+    PAIRS,
+    PROMPTS,
+    SPEC,
+    STATS,
+    read_table,
+    write_json,
+    write_table,
+    write_tables,
+)
 from common.errors import UserError
 from common.images import ImageStore
 from common.records import PreferencePair, Prompt
@@ -42,7 +52,9 @@ def spec_of(directory: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a JSON object, got: {error}; use another folder") from error
+        raise UserError(
+            f"{path}: expected a JSON object, got: {error}; use another folder"
+        ) from error
 
 
 class PairWriter:
@@ -54,7 +66,12 @@ class PairWriter:
         UserError: the folder holds a set of another spec, is no pair set at all, or another process writes to it.
     """
 
-    def __init__(self, directory: Path, spec: Mapping[str, Any], kind: Literal["pairs", "prompts"] = "pairs") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        spec: Mapping[str, Any],
+        kind: Literal["pairs", "prompts"] = "pairs",
+    ) -> None:
         self.directory, self.spec = directory, dict(spec)
         self.path = directory / (PAIRS if kind == "pairs" else PROMPTS)
         self._schema = PAIR_SCHEMA if kind == "pairs" else PROMPT_SCHEMA
@@ -63,7 +80,9 @@ class PairWriter:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{directory}: expected one writer, got a second one; wait for the first") from error
+            raise UserError(
+                f"{directory}: expected one writer, got a second one; wait for the first"
+            ) from error
         self._begin()
         self.store = ImageStore(directory / IMAGES)
         self.notes: list[Note] = []
@@ -74,23 +93,34 @@ class PairWriter:
     def __enter__(self) -> PairWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _: TracebackType | None,
+    ) -> None:
         self._lock.close()
 
     @property
     def complete(self) -> bool:
         return self.path.exists()
 
-    def append(self, records: Iterable[PreferencePair | Prompt], notes: Sequence[Note]) -> None:
+    def append(
+        self, records: Iterable[PreferencePair | Prompt], notes: Sequence[Note]
+    ) -> None:
         """Make these records and notes durable, all or nothing."""
         assert not self.complete, "a complete pair set takes no more pairs"
         rows = [
-            prompt_row(record, self.store) if isinstance(record, Prompt) else pair_row(record, self.store)
+            prompt_row(record, self.store)
+            if isinstance(record, Prompt)
+            else pair_row(record, self.store)
             for record in records
         ]
         table = pa.Table.from_pylist(rows, schema=self._schema)
         table = table.replace_schema_metadata({_NOTES: json.dumps(notes).encode()})
-        write_table(self.directory / SHARDS / f"{len(self._shards()):05d}.parquet", table)
+        write_table(
+            self.directory / SHARDS / f"{len(self._shards()):05d}.parquet", table
+        )
         self.notes += notes
 
     def ids(self) -> Iterator[str]:
@@ -107,18 +137,30 @@ class PairWriter:
     def finish_as_written(self, stats: Mapping[str, Any]) -> None:
         """Put the shards together in the order they were written, one shard in memory at a time."""
         write_json(self.directory / STATS, stats)
-        tables = (read_table(path, self._schema).replace_schema_metadata() for path in self._shards())
+        tables = (
+            read_table(path, self._schema).replace_schema_metadata()
+            for path in self._shards()
+        )
         write_tables(self.path, self._schema, tables)
         shutil.rmtree(self.directory / SHARDS, ignore_errors=True)
 
     def finish(self, stats: Mapping[str, Any], order: Sequence[str]) -> None:
         """Put the shards together in `order` of prompt ids, pairs of one prompt by id: not by who was done first."""
         place = {prompt_id: number for number, prompt_id in enumerate(order)}
-        tables = [read_table(path, PAIR_SCHEMA).replace_schema_metadata() for path in self._shards()]
+        tables = [
+            read_table(path, PAIR_SCHEMA).replace_schema_metadata()
+            for path in self._shards()
+        ]
         table = pa.concat_tables(tables) if tables else PAIR_SCHEMA.empty_table()
-        ids = zip(pc.struct_field(table["prompt"], "id").to_pylist(), table["id"].to_pylist(), strict=True)
+        ids = zip(
+            pc.struct_field(table["prompt"], "id").to_pylist(),
+            table["id"].to_pylist(),
+            strict=True,
+        )
         rank = [(place[prompt_id], id) for prompt_id, id in ids]
-        table = table.take(pa.array(sorted(range(len(rank)), key=rank.__getitem__), pa.int64())).combine_chunks()
+        table = table.take(
+            pa.array(sorted(range(len(rank)), key=rank.__getitem__), pa.int64())
+        ).combine_chunks()
         write_json(self.directory / STATS, stats)
         write_table(self.path, table)
         shutil.rmtree(self.directory / SHARDS, ignore_errors=True)
@@ -133,7 +175,11 @@ class PairWriter:
                 )
             write_json(self.directory / SPEC, self.spec)
         elif found != self.spec:
-            key = next(k for k in sorted({*found, *self.spec}) if found.get(k) != self.spec.get(k))
+            key = next(
+                k
+                for k in sorted({*found, *self.spec})
+                if found.get(k) != self.spec.get(k)
+            )
             raise UserError(
                 f"{self.directory}: expected the settings this set was begun with ({key} = {found.get(key)}), got "
                 f"{key} = {self.spec.get(key)}; repeat them or choose another folder"

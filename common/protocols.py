@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from common.records import Dropped, LoadReport, Prompt, RolloutGroup, Verdict, WeightManifest
+from common.records import (
+    Dropped,
+    LoadReport,
+    Prompt,
+    RolloutGroup,
+    Verdict,
+    WeightManifest,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +55,9 @@ class GenerationRequest:
     noise: ImageNoise | None = None
 
     def __post_init__(self) -> None:
-        assert self.visible_image_tokens is None or self.noise is None, "noise is laid on whole images only"
+        assert self.visible_image_tokens is None or self.noise is None, (
+            "noise is laid on whole images only"
+        )
 
 
 class Engine(Protocol):
@@ -57,19 +66,27 @@ class Engine(Protocol):
     @property
     def weight_version(self) -> int: ...
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[RolloutGroup | Dropped]:
+    async def generate(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
         """One result per request, in order. A request that cannot be run comes back as Dropped, never cut."""
         ...
 
-    async def token_logprobs(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[float, ...]:
+    async def token_logprobs(
+        self, prompt: Prompt, token_ids: Sequence[int]
+    ) -> tuple[float, ...]:
         """Log-prob (nats) of each token of a given response under the current weights."""
         ...
 
-    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[tuple[float, ...] | Dropped]:
+    async def score(
+        self, answers: Sequence[tuple[Prompt, str]]
+    ) -> list[tuple[float, ...] | Dropped]:
         """Log-probs (nats) of the tokens of whole answers, end-of-sequence token included; one result per answer."""
         ...
 
-    async def load_weights(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
+    async def load_weights(
+        self, manifest: WeightManifest, tensors: Tensors
+    ) -> LoadReport:
         """Swap the weights between two engine steps, drop what was cached under the old ones, prove the new ones."""
         ...
 
@@ -103,7 +120,9 @@ class TrainEngine(Protocol):
         """Clip, update, schedule, zero the gradients. Returns `grad_norm` and `lr`."""
         ...
 
-    def gather_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Mapping[str, torch.Tensor] | None:
+    def gather_weights(
+        self, wanted: Callable[[str], bool] = lambda name: True
+    ) -> Mapping[str, torch.Tensor] | None:
         """Full parameters by module name on rank 0 (None elsewhere), those whose name is wanted."""
         ...
 
@@ -134,7 +153,9 @@ class Handle(Protocol):
         """Starts the method and returns at once with a reference that can be awaited or passed on."""
         ...
 
-    def call_split(self, method: str, num_returns: int, *args: Any) -> Sequence[Awaitable[Any]]:
+    def call_split(
+        self, method: str, num_returns: int, *args: Any
+    ) -> Sequence[Awaitable[Any]]:
         """The same for a method that returns a tuple: one reference per element."""
         ...
 
@@ -142,7 +163,9 @@ class Handle(Protocol):
 class Runtime(Protocol):
     """Starts plain classes as workers: as Ray actors, or in this process for tests."""
 
-    def spawn(self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float) -> Handle: ...
+    def spawn(
+        self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
+    ) -> Handle: ...
 
     def stop(self, handle: Handle) -> None: ...
 

@@ -83,12 +83,21 @@ def prompt_row(prompt: Prompt, store: ImageStore) -> dict[str, Any]:
     return {
         "id": prompt.id,
         "messages": [
-            {"role": message.role, "parts": [{"kind": part.kind, "text": part.text} for part in message.parts]}
+            {
+                "role": message.role,
+                "parts": [
+                    {"kind": part.kind, "text": part.text} for part in message.parts
+                ],
+            }
             for message in prompt.messages
         ],
-        "images": [{"sha256": ref.sha256, "path": _stored(ref, store)} for ref in prompt.images],
+        "images": [
+            {"sha256": ref.sha256, "path": _stored(ref, store)} for ref in prompt.images
+        ],
         "reference": prompt.reference,
-        "truth": None if prompt.truth is None else json.dumps(prompt.truth, ensure_ascii=False),
+        "truth": None
+        if prompt.truth is None
+        else json.dumps(prompt.truth, ensure_ascii=False),
     }
 
 
@@ -124,8 +133,12 @@ def _response_of(row: dict[str, Any]) -> Response:
 def prompt_of(row: dict[str, Any], store: ImageStore) -> Prompt:
     """The prompt of a row; errors as for `pair_of`."""
     messages = tuple(_message_of(message) for message in row["messages"])
-    images = tuple(store.resolve(_text(ref["sha256"]), _text(ref["path"])) for ref in row["images"])
-    num_slots = sum(part.kind == "image" for message in messages for part in message.parts)
+    images = tuple(
+        store.resolve(_text(ref["sha256"]), _text(ref["path"])) for ref in row["images"]
+    )
+    num_slots = sum(
+        part.kind == "image" for message in messages for part in message.parts
+    )
     if num_slots != len(images):
         raise RowError(
             "image_count",
@@ -142,7 +155,10 @@ def _truth_of(row: dict[str, Any]) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         truth = error
     if not isinstance(truth, dict):
-        raise RowError("bad_truth", f"prompt {row['id']}: expected truth as a JSON object, got {truth}; repair the row")
+        raise RowError(
+            "bad_truth",
+            f"prompt {row['id']}: expected truth as a JSON object, got {truth}; repair the row",
+        )
     return truth
 
 
@@ -152,7 +168,10 @@ def _message_of(row: dict[str, Any]) -> Message:
     for part in row["parts"]:
         if part["kind"] not in _KINDS:
             raise ValueError(f"expected a part of {_KINDS}, got {part['kind']!r}")
-    return Message(row["role"], tuple(Part(part["kind"], _text(part["text"])) for part in row["parts"]))
+    return Message(
+        row["role"],
+        tuple(Part(part["kind"], _text(part["text"])) for part in row["parts"]),
+    )
 
 
 def _text(value: str | None) -> str:

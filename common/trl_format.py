@@ -33,7 +33,10 @@ _FEATURES = {
 }
 TRL_SCHEMA = pa.schema(
     [
-        ("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))),
+        (
+            "images",
+            pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ),
         ("prompt", _MESSAGES),
         ("chosen", _MESSAGES),
         ("rejected", _MESSAGES),
@@ -64,7 +67,10 @@ class _Meta(BaseModel):
 
 def trl_row(pair: PreferencePair) -> dict[str, Any]:
     """A row of `TRL_SCHEMA` (ImageError `image_missing`, `image_changed` when a file is not what it was)."""
-    images = [{"bytes": read_bytes(ref), "path": PurePosixPath(ref.path).name} for ref in pair.prompt.images]
+    images = [
+        {"bytes": read_bytes(ref), "path": PurePosixPath(ref.path).name}
+        for ref in pair.prompt.images
+    ]
     meta = {
         "id": pair.id,
         "source": pair.source,
@@ -80,13 +86,19 @@ def trl_row(pair: PreferencePair) -> dict[str, Any]:
     return {
         "images": images,
         "prompt": [_message_row(message) for message in pair.prompt.messages],
-        "chosen": [_message_row(Message("assistant", (Part("text", pair.chosen.text),)))],
-        "rejected": [_message_row(Message("assistant", (Part("text", pair.rejected.text),)))],
+        "chosen": [
+            _message_row(Message("assistant", (Part("text", pair.chosen.text),)))
+        ],
+        "rejected": [
+            _message_row(Message("assistant", (Part("text", pair.rejected.text),)))
+        ],
         META: json.dumps(meta, ensure_ascii=False),
     }
 
 
-def pair_of_meta(meta: Any, messages: tuple[Message, ...], chosen: str | None, rejected: str | None) -> PreferencePair:
+def pair_of_meta(
+    meta: Any, messages: tuple[Message, ...], chosen: str | None, rejected: str | None
+) -> PreferencePair:
     """Our own pair again, but for its images (ValueError when `meta` is not what `trl_row` writes)."""
     found = _Meta.model_validate_json(meta)
     return PreferencePair(
@@ -106,13 +118,19 @@ def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
     if not isinstance(items, list):
-        raise RowError("bad_row", f"expected a list of messages, got {type(items).__name__}; check the data set")
+        raise RowError(
+            "bad_row",
+            f"expected a list of messages, got {type(items).__name__}; check the data set",
+        )
     messages: list[Message] = []
     left = num_images
     for item in items:
         role, content = item["role"], item["content"]
         if role not in ("system", "user", "assistant"):
-            raise RowError("role_unknown", f"expected system, user or assistant, got {str(role)[:40]!r}; drop the row")
+            raise RowError(
+                "role_unknown",
+                f"expected system, user or assistant, got {str(role)[:40]!r}; drop the row",
+            )
         if isinstance(content, str):
             opening = left if role == "user" else 0
             left -= opening
@@ -131,8 +149,16 @@ def read_answer(items: Any) -> str | None:
     if not turns:
         return None
     texts = [part.text for part in turns[0].parts if part.kind == "text"]
-    if len(turns) > 1 or turns[0].role != "assistant" or len(texts) != len(turns[0].parts) or len(texts) > 1:
-        raise RowError("bad_row", "expected one assistant message with one text as an answer, got more; drop the row")
+    if (
+        len(turns) > 1
+        or turns[0].role != "assistant"
+        or len(texts) != len(turns[0].parts)
+        or len(texts) > 1
+    ):
+        raise RowError(
+            "bad_row",
+            "expected one assistant message with one text as an answer, got more; drop the row",
+        )
     return texts[0] if texts else None
 
 
@@ -140,12 +166,16 @@ def _part(part: dict[str, Any]) -> Part:
     if part["type"] == "image":
         return Part("image", part.get("text") or "")
     if part["type"] != "text" or not isinstance(part["text"], str):
-        raise RowError("bad_row", f"expected parts of type image or text, got {str(part['type'])[:40]!r}; drop the row")
+        raise RowError(
+            "bad_row",
+            f"expected parts of type image or text, got {str(part['type'])[:40]!r}; drop the row",
+        )
     return Part("text", part["text"])
 
 
 def _message_row(message: Message) -> dict[str, Any]:
     content = [
-        {"type": part.kind, "text": part.text or (None if part.kind == "image" else "")} for part in message.parts
+        {"type": part.kind, "text": part.text or (None if part.kind == "image" else "")}
+        for part in message.parts
     ]
     return {"role": message.role, "content": content}

@@ -37,7 +37,9 @@ def shuffled_view(pairs: Sequence[PreferencePair]) -> View:
     """Every pair gets the images of another of `pairs`, never its own; None when no other holds as many."""
     by_number: dict[int, dict[tuple[str, ...], tuple[ImageRef, ...]]] = {}
     for pair in pairs:
-        by_number.setdefault(len(pair.prompt.images), {})[_content(pair.prompt.images)] = pair.prompt.images
+        by_number.setdefault(len(pair.prompt.images), {})[
+            _content(pair.prompt.images)
+        ] = pair.prompt.images
     stranger: dict[tuple[str, ...], tuple[ImageRef, ...]] = {}
     for found in by_number.values():
         keys, refs = list(found), list(found.values())
@@ -54,14 +56,22 @@ def shuffled_view(pairs: Sequence[PreferencePair]) -> View:
 def text_view(pair: PreferencePair) -> PreferencePair:
     """The prompt without images and without the places where they stood."""
     messages = tuple(
-        replace(message, parts=tuple(part for part in message.parts if part.kind != "image"))
+        replace(
+            message, parts=tuple(part for part in message.parts if part.kind != "image")
+        )
         for message in pair.prompt.messages
     )
-    return replace(pair, prompt=replace(pair.prompt, messages=messages, images=()), prompt_token_ids=None)
+    return replace(
+        pair,
+        prompt=replace(pair.prompt, messages=messages, images=()),
+        prompt_token_ids=None,
+    )
 
 
 def _with_images(pair: PreferencePair, refs: tuple[ImageRef, ...]) -> PreferencePair:
-    return replace(pair, prompt=replace(pair.prompt, images=refs), prompt_token_ids=None)
+    return replace(
+        pair, prompt=replace(pair.prompt, images=refs), prompt_token_ids=None
+    )
 
 
 def _content(refs: Sequence[ImageRef]) -> tuple[str, ...]:

@@ -79,9 +79,15 @@ def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray[Any, An
 def from_array(name: str, array: np.ndarray[Any, Any]) -> tuple[str, torch.Tensor]:
     """Hub name and tensor of one travelling array. Read-only arrays are shared: do not write to the result."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        warnings.filterwarnings(
+            "ignore", message="The given NumPy array is not writable"
+        )
         value = torch.from_numpy(array)
-    return (name.removesuffix(BFLOAT16), value.view(torch.bfloat16)) if name.endswith(BFLOAT16) else (name, value)
+    return (
+        (name.removesuffix(BFLOAT16), value.view(torch.bfloat16))
+        if name.endswith(BFLOAT16)
+        else (name, value)
+    )
 
 
 def from_arrays(tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -107,9 +113,14 @@ def checkpoint_shapes(model_path: str | Path) -> dict[str, tuple[int, ...]]:
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(Path(model_path).glob("*.safetensors")):
-        with readable(file, expected="weights"), safe_open(file, framework="np") as weights:
+        with (
+            readable(file, expected="weights"),
+            safe_open(file, framework="np") as weights,
+        ):
             for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
                 shapes[hub_name(name)] = tuple(weights.get_slice(name).get_shape())
     if not shapes:
-        raise UserError(f"model.path: expected *.safetensors in {model_path}, got none; convert the checkpoint")
+        raise UserError(
+            f"model.path: expected *.safetensors in {model_path}, got none; convert the checkpoint"
+        )
     return shapes

@@ -9,7 +9,9 @@ MAX_WORDS = 10_000
 """`distance` reads so many words of a side; the share of longer answers is counted, never guessed."""
 
 _SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_MARKS = r"\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0eff"
+_MARKS = (
+    r"\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0eff"
+)
 WORD = re.compile(rf"[{_SINGLE}]|(?:[^\W{_SINGLE}]|[{_MARKS}]|(?<=\w)['’](?=\w))+")
 """A run of letters and digits with their accents and apostrophes; a Chinese character or Japanese kana is a word."""
 
@@ -34,7 +36,10 @@ def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
     for index, word in enumerate(left):
         places[word] = places.get(word, 0) | 1 << index
     full, last, distance = (1 << len(left)) - 1, 1 << (len(left) - 1), len(left)
-    rises, falls = full, 0  # bit i: the table rises or falls by one from row i to row i + 1 of this column
+    rises, falls = (
+        full,
+        0,
+    )  # bit i: the table rises or falls by one from row i to row i + 1 of this column
     for word in right:
         equal = places.get(word, 0)
         diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
@@ -53,7 +58,9 @@ def distance(left: Sequence[str], right: Sequence[str]) -> float:
     return edit_distance(left, right) / longer if longer else 0.0
 
 
-def _trimmed(left: Sequence[str], right: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+def _trimmed(
+    left: Sequence[str], right: Sequence[str]
+) -> tuple[Sequence[str], Sequence[str]]:
     """Without the common beginning and end, which cost nothing."""
     shorter, begin, end = min(len(left), len(right)), 0, 0
     while begin < shorter and left[begin] == right[begin]:

@@ -70,7 +70,9 @@ def measure_views(
         for before, after in zip(pairs, own, strict=True)
     )
     measure("image", own, lambda pair: pair)
-    seeing = [pair for pair in own if pair.prompt.images and pair.id in found.logps["image"]]
+    seeing = [
+        pair for pair in own if pair.prompt.images and pair.id in found.logps["image"]
+    ]
     measure("blank", seeing, blank_view(store))
     measure("shuffled", seeing, shuffled_view(seeing))
     try:
@@ -80,10 +82,14 @@ def measure_views(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         found.logps["no_image"] = {}
-        found.unavailable["no_image"] = f"the model refuses a prompt without an image: {error}".splitlines()[0]
+        found.unavailable["no_image"] = (
+            f"the model refuses a prompt without an image: {error}".splitlines()[0]
+        )
     for name in VIEWS:
         if not found.logps[name]:
-            found.unavailable.setdefault(name, "no pair could be seen so" if seeing else "no pair with an image")
+            found.unavailable.setdefault(
+                name, "no pair could be seen so" if seeing else "no pair with an image"
+            )
     return found
 
 
@@ -92,11 +98,19 @@ def of_policy(pair: PreferencePair, encoder: ChatEncoder) -> PreferencePair:
 
     def own(response: Response) -> Response:
         ids = response.token_ids
-        if ids is None or (max(ids, default=0) < len(encoder.tokenizer) and encoder.decode(ids) == response.text):
+        if ids is None or (
+            max(ids, default=0) < len(encoder.tokenizer)
+            and encoder.decode(ids) == response.text
+        ):
             return response
         return Response(response.text)
 
-    return replace(pair, chosen=own(pair.chosen), rejected=own(pair.rejected), prompt_token_ids=None)
+    return replace(
+        pair,
+        chosen=own(pair.chosen),
+        rejected=own(pair.rejected),
+        prompt_token_ids=None,
+    )
 
 
 def _view_logps(
@@ -107,20 +121,34 @@ def _view_logps(
     dropped: list[Dropped] = []
     for pair in pairs:
         seen = view(pair)
-        result = Dropped(pair.id, "no_other_image") if seen is None else collator.encode(seen)
+        result = (
+            Dropped(pair.id, "no_other_image")
+            if seen is None
+            else collator.encode(seen)
+        )
         if isinstance(result, EncodedPair):
             encoded.append(result)
         else:
             dropped.append(result)
-    logps = dict(zip((pair.pair.id for pair in encoded), side_logps(policy, collator, encoded), strict=True))
+    logps = dict(
+        zip(
+            (pair.pair.id for pair in encoded),
+            side_logps(policy, collator, encoded),
+            strict=True,
+        )
+    )
     for pair_id, value in list(logps.items()):
         if not (math.isfinite(value.chosen) and math.isfinite(value.rejected)):
-            dropped.append(Dropped(pair_id, "logps_not_finite", f"{logps.pop(pair_id)}"))
+            dropped.append(
+                Dropped(pair_id, "logps_not_finite", f"{logps.pop(pair_id)}")
+            )
     return logps, dropped
 
 
 @torch.no_grad()
-def side_logps(policy: Policy, collator: Collator, pairs: Sequence[EncodedPair]) -> list[SideLogps]:
+def side_logps(
+    policy: Policy, collator: Collator, pairs: Sequence[EncodedPair]
+) -> list[SideLogps]:
     """Log-probs of one batch, on the device and in the type of the policy."""
     if not pairs:
         return []
@@ -128,7 +156,12 @@ def side_logps(policy: Policy, collator: Collator, pairs: Sequence[EncodedPair])
     found = policy(collator.collate(pairs).to(weight.device, weight.dtype))
     sums, lengths = found.summed.tolist(), found.num_tokens.tolist()
     num = len(pairs)
-    return [SideLogps(*values) for values in zip(sums[:num], sums[num:], lengths[:num], lengths[num:], strict=True)]
+    return [
+        SideLogps(*values)
+        for values in zip(
+            sums[:num], sums[num:], lengths[:num], lengths[num:], strict=True
+        )
+    ]
 
 
 def policy_figures(found: Measured) -> Figures:
@@ -139,7 +172,9 @@ def policy_figures(found: Measured) -> Figures:
         "dropped": drop_counts(found.dropped["image"]),
         "num_retokenised": found.num_retokenised,
         "tokens": _sides([(row.chosen_tokens, row.rejected_tokens) for row in rows]),
-        **{measure: _sides([row.both(measure) for row in rows]) for measure in MEASURES},
+        **{
+            measure: _sides([row.both(measure) for row in rows]) for measure in MEASURES
+        },
         "points": [list(row.both("per_token")) for row in rows],
     }
     return {**figures, "grounding": grounding_figures(found)}
@@ -151,14 +186,25 @@ def grounding_figures(found: Measured) -> Figures:
     `low` and `high` bound it with 95 % confidence (Wilson 1927).
     """
     views = [name for name in VIEWS if name not in found.unavailable]
-    ids = set.intersection(*(set(found.logps[name]) for name in views)) if len(views) > 1 else set()
+    ids = (
+        set.intersection(*(set(found.logps[name]) for name in views))
+        if len(views) > 1
+        else set()
+    )
     return {
         "num_pairs": len(ids),
         "views": {
-            name: {measure: _accuracy(found.logps[name], ids, measure) for measure in MEASURES} for name in views if ids
+            name: {
+                measure: _accuracy(found.logps[name], ids, measure)
+                for measure in MEASURES
+            }
+            for name in views
+            if ids
         },
         "unavailable": found.unavailable,
-        "dropped": {name: drop_counts(found.dropped.get(name, ())) for name in VIEWS[1:]},
+        "dropped": {
+            name: drop_counts(found.dropped.get(name, ())) for name in VIEWS[1:]
+        },
     }
 
 

@@ -40,13 +40,16 @@ class RowBatch:
 
     def like(self, other: RowBatch) -> RowBatch:
         """The batch on another one's device, pixels in that one's dtype."""
-        dtypes = [value.dtype for value in other.media.values() if value.is_floating_point()]
+        dtypes = [
+            value.dtype for value in other.media.values() if value.is_floating_point()
+        ]
         return self.to(other.input_ids.device, dtypes[0] if dtypes else torch.float32)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> RowBatch:
         """The batch on a device; pixels in the model's dtype."""
         media = {
-            name: value.to(device, dtype if value.is_floating_point() else None) for name, value in self.media.items()
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in self.media.items()
         }
         return replace(
             self,
@@ -95,7 +98,11 @@ class Collator:
             return Dropped(pair.id, *refusal)
         found = EncodedPair(pair, prompt, chosen, rejected)
         crop = self._crop_of(pair)
-        return found if crop is None else replace(found, cropped=self._cropped(found, crop))
+        return (
+            found
+            if crop is None
+            else replace(found, cropped=self._cropped(found, crop))
+        )
 
     def batch(self, pairs: Sequence[EncodedPair]) -> RowBatch | TreeBatch:
         """What the policy's forward takes for these pairs."""
@@ -103,7 +110,9 @@ class Collator:
 
     def collate(self, pairs: Sequence[EncodedPair]) -> RowBatch:
         """All chosen rows, then all rejected ones, then those behind crops."""
-        return self._rows([(pair.prompt, completion) for pair, completion in rows_of(pairs)])
+        return self._rows(
+            [(pair.prompt, completion) for pair, completion in rows_of(pairs)]
+        )
 
     def collate_chosen(self, pairs: Sequence[EncodedPair]) -> RowBatch:
         """The first half of `collate`'s rows."""
@@ -117,42 +126,68 @@ class Collator:
         if not pair.has_media:
             return pair
         prompt = self._prompts.encode(pair.pair.prompt, crop)
-        assert prompt.token_ids == pair.prompt.token_ids, f"pair {pair.pair.id}: a crop has its image's size"
+        assert prompt.token_ids == pair.prompt.token_ids, (
+            f"pair {pair.pair.id}: a crop has its image's size"
+        )
         return replace(pair, prompt=prompt, view=crop.name)
 
     def _tokens(self, response: Response) -> tuple[int, ...]:
         # What was sampled is what is trained on: text is only read when there are no tokens.
-        return response.token_ids if response.token_ids is not None else self.encoder.encode_response(response.text)
+        return (
+            response.token_ids
+            if response.token_ids is not None
+            else self.encoder.encode_response(response.text)
+        )
 
     def _refusal(
-        self, source: str, num_prompt: int, chosen: tuple[int, ...], rejected: tuple[int, ...]
+        self,
+        source: str,
+        num_prompt: int,
+        chosen: tuple[int, ...],
+        rejected: tuple[int, ...],
     ) -> tuple[str, str] | None:
         # With advantages each side is trained on for itself: equal answers, or one that ends at once, teach as well.
         sides_count = source == RLOO
         for side, tokens in (("chosen", chosen), ("rejected", rejected)):
-            if tokens == () or (tokens == (self.encoder.eos_token_id,) and not sides_count):
+            if tokens == () or (
+                tokens == (self.encoder.eos_token_id,) and not sides_count
+            ):
                 return "response_empty", f"the {side} response has no token"
             media = set(tokens) & set(self.encoder.media_token_ids)
             if media:
-                return "response_media", f"the {side} response holds media tokens {sorted(media)}"
+                return (
+                    "response_media",
+                    f"the {side} response holds media tokens {sorted(media)}",
+                )
         if chosen == rejected and not sides_count:
             return "pair_identical", "chosen and rejected are the same tokens"
         longest = num_prompt + max(len(chosen), len(rejected))
         if longest > self.encoder.max_length:
-            return "pair_too_long", f"{longest} tokens, at most model.max_length = {self.encoder.max_length}"
+            return (
+                "pair_too_long",
+                f"{longest} tokens, at most model.max_length = {self.encoder.max_length}",
+            )
         return None
 
     def _rows(self, rows: Sequence[tuple[EncodedPrompt, tuple[int, ...]]]) -> RowBatch:
         width = max(len(prompt.token_ids) + len(response) for prompt, response in rows)
         pad = self.encoder.tokenizer.pad_token_id or 0
         input_ids = torch.full((len(rows), width), pad)
-        attention_mask, response_mask = torch.zeros_like(input_ids), torch.zeros_like(input_ids, dtype=torch.bool)
+        attention_mask, response_mask = (
+            torch.zeros_like(input_ids),
+            torch.zeros_like(input_ids, dtype=torch.bool),
+        )
         for row, (prompt, response) in enumerate(rows):
             begin, end = len(prompt.token_ids), len(prompt.token_ids) + len(response)
             input_ids[row, :end] = torch.tensor([*prompt.token_ids, *response])
             attention_mask[row, :end] = 1
             response_mask[row, begin:end] = True
-        return RowBatch(input_ids, attention_mask, response_mask, _join_media([prompt for prompt, _ in rows], width))
+        return RowBatch(
+            input_ids,
+            attention_mask,
+            response_mask,
+            _join_media([prompt for prompt, _ in rows], width),
+        )
 
 
 class PromptCache:
@@ -170,7 +205,11 @@ class PromptCache:
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        encoded = self._encoder.encode_prompt(prompt, crop) if crop else self._encoder.encode_prompt(prompt)
+        encoded = (
+            self._encoder.encode_prompt(prompt, crop)
+            if crop
+            else self._encoder.encode_prompt(prompt)
+        )
         self._entries[key] = encoded
         self._num_bytes += _num_bytes(encoded)
         while self._num_bytes > self._max_bytes and len(self._entries) > 1:
@@ -186,10 +225,23 @@ def _num_bytes(prompt: EncodedPrompt) -> int:
 def _join_media(prompts: Sequence[EncodedPrompt], width: int) -> dict[str, Tensor]:
     """The prompts' tensors in row order; token-level ones grow to `width`, others are padded to a common shape."""
     media: dict[str, Tensor] = {}
-    for name in dict.fromkeys(name for prompt in prompts for name in prompt.model_inputs):
+    for name in dict.fromkeys(
+        name for prompt in prompts for name in prompt.model_inputs
+    ):
         if name in TOKEN_LEVEL:
             rows = [prompt.model_inputs[name] for prompt in prompts]
-            media[name] = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows])
+            media[name] = torch.cat(
+                [
+                    torch.nn.functional.pad(row, (0, width - row.shape[1]))
+                    for row in rows
+                ]
+            )
             continue
-        media[name] = joined([prompt.model_inputs[name] for prompt in prompts if name in prompt.model_inputs])
+        media[name] = joined(
+            [
+                prompt.model_inputs[name]
+                for prompt in prompts
+                if name in prompt.model_inputs
+            ]
+        )
     return media

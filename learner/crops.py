@@ -47,7 +47,9 @@ class Crop:
     def __call__(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The cropped images, each of its old size."""
         return [
-            image.crop(self.box(image.size, index)).resize(image.size, Image.Resampling.BICUBIC)
+            image.crop(self.box(image.size, index)).resize(
+                image.size, Image.Resampling.BICUBIC
+            )
             for index, image in enumerate(images)
         ]
 

@@ -21,7 +21,11 @@ from learner.tree_attention import tree_attention
 PARTS = {
     "LlamaDecoderLayer": ("LlamaAttention", "LlamaMLP", "LlamaRMSNorm"),
     "Qwen2_5_VLDecoderLayer": ("Qwen2_5_VLAttention", "Qwen2MLP", "Qwen2_5_VLRMSNorm"),
-    "Qwen3VLTextDecoderLayer": ("Qwen3VLTextAttention", "Qwen3VLTextMLP", "Qwen3VLTextRMSNorm"),
+    "Qwen3VLTextDecoderLayer": (
+        "Qwen3VLTextAttention",
+        "Qwen3VLTextMLP",
+        "Qwen3VLTextRMSNorm",
+    ),
 }
 """Layers whose forward is written here: attention, MLP and norm of each."""
 
@@ -30,13 +34,24 @@ def why_not(language_model: Any, vision_config: Any) -> str | None:
     """Why a language model's layers cannot be exchanged, None if they can."""
     for layer in language_model.layers:
         name = type(layer).__name__
-        found = tuple(type(part).__name__ for part in (layer.self_attn, layer.mlp, layer.input_layernorm))
+        found = tuple(
+            type(part).__name__
+            for part in (layer.self_attn, layer.mlp, layer.input_layernorm)
+        )
         if PARTS.get(name) != found:
-            return f"no proof for layers of the kind {name}, only for {', '.join(PARTS)}"
-    if len(getattr(vision_config, "deepstack_visual_indexes", ())) >= len(language_model.layers):
+            return (
+                f"no proof for layers of the kind {name}, only for {', '.join(PARTS)}"
+            )
+    if len(getattr(vision_config, "deepstack_visual_indexes", ())) >= len(
+        language_model.layers
+    ):
         return "pictures are added behind the last layer"
     act = language_model.config.hidden_act
-    return None if act in ("silu", "swish") else f"the language model's activation is {act}, not silu"
+    return (
+        None
+        if act in ("silu", "swish")
+        else f"the language model's activation is {act}, not silu"
+    )
 
 
 def is_installed(language_model: Any) -> bool:
@@ -78,28 +93,44 @@ def _attention(
     """`asking` [positions] are the only ones with a query and an output; None: all."""
     if tree is None:
         plain = type(attention).forward
-        return plain(attention, hidden_states, position_embeddings=position_embeddings, **kwargs)  # type: ignore[no-any-return]
+        return plain(
+            attention, hidden_states, position_embeddings=position_embeddings, **kwargs
+        )  # type: ignore[no-any-return]
     cos, sin = position_embeddings
     asked = hidden_states if asking is None else hidden_states[:, asking]
-    ask_cos, ask_sin = (cos, sin) if asking is None else (cos[:, asking], sin[:, asking])
+    ask_cos, ask_sin = (
+        (cos, sin) if asking is None else (cos[:, asking], sin[:, asking])
+    )
     query = rotary(_heads(attention, "q", asked), ask_cos, ask_sin)
     key = rotary(_heads(attention, "k", hidden_states), cos, sin)
     value = _heads(attention, "v", hidden_states)
     dropout = attention.attention_dropout if attention.training else 0.0
     found, _ = tree_attention(
-        attention, query, key, value, None, dropout, attention.scaling, tree, predictors_only=asking is not None
+        attention,
+        query,
+        key,
+        value,
+        None,
+        dropout,
+        attention.scaling,
+        tree,
+        predictors_only=asking is not None,
     )
     return attention.o_proj(found.reshape(*asked.shape[:-1], -1)), None
 
 
 def _heads(attention: Any, name: str, hidden: Tensor) -> Tensor:
     """[1, heads, tokens, width] of queries, keys or values; Qwen3 norms the first two."""
-    states = getattr(attention, f"{name}_proj")(hidden).view(*hidden.shape[:-1], -1, attention.head_dim)
+    states = getattr(attention, f"{name}_proj")(hidden).view(
+        *hidden.shape[:-1], -1, attention.head_dim
+    )
     norm: nn.Module | None = getattr(attention, f"{name}_norm", None)
     return (states if norm is None else norm(states)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
-def _last_layer(layer: Any, hidden_states: Tensor, predicting: Tensor | None = None, **kwargs: Any) -> Tensor:
+def _last_layer(
+    layer: Any, hidden_states: Tensor, predicting: Tensor | None = None, **kwargs: Any
+) -> Tensor:
     """Output [1, positions, width] for the predicting positions; for all if there are none given."""
     if predicting is None:
         return type(layer).forward(layer, hidden_states, **kwargs)  # type: ignore[no-any-return]

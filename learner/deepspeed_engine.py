@@ -52,18 +52,32 @@ class DeepSpeedEngine:
         _set_environment(config, rank, world_size)
         import deepspeed
 
-        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        warnings.filterwarnings(
+            "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
+        )
         # This op only serves inference, and would compile C++ for a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._deepspeed = deepspeed
-        join("nccl" if config.num_gpus else "gloo", rank, world_size, master_address, master_port)
+        join(
+            "nccl" if config.num_gpus else "gloo",
+            rank,
+            world_size,
+            master_address,
+            master_port,
+        )
         self._config = config
         # Stage 0 steps bfloat16 weights through an older optimizer without a finiteness check; 1 is the same sum.
         self._stage = max(config.zero_stage, int(_is_bfloat16(module)))
-        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        trainable = [
+            parameter for parameter in module.parameters() if parameter.requires_grad
+        ]
         # Fused is one pass over the state also on a CPU, where an offloaded step is: no compiled DeepSpeedCPUAdam.
         optimizer = (
-            torch.optim.AdamW(trainable, fused=config.offload != "none", **adamw_options(config.optimizer))
+            torch.optim.AdamW(
+                trainable,
+                fused=config.offload != "none",
+                **adamw_options(config.optimizer),
+            )
             if self._stage
             else ClippedAdamW(trainable, config.optimizer)
         )
@@ -71,7 +85,9 @@ class DeepSpeedEngine:
             model=module,
             optimizer=optimizer,
             model_parameters=trainable,
-            lr_scheduler=lambda inner: build_schedule(inner, config.optimizer, config.num_steps),
+            lr_scheduler=lambda inner: build_schedule(
+                inner, config.optimizer, config.num_steps
+            ),
             config=_config(config, world_size, self._stage, _is_bfloat16(module)),
             dist_init_required=False,
         )
@@ -95,7 +111,9 @@ class DeepSpeedEngine:
         skipped = not self._engine.was_step_applied()
         return {"grad_norm": float(norm), "lr": float(lr), "skipped": float(skipped)}
 
-    def gather_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Mapping[str, Tensor] | None:
+    def gather_weights(
+        self, wanted: Callable[[str], bool] = lambda name: True
+    ) -> Mapping[str, Tensor] | None:
         """Copies of the wanted parameters on rank 0's CPU, tied ones under each of their names.
 
         Under ZeRO-3 every rank holds one whole parameter at a time, and rank 0 the copies.
@@ -108,10 +126,16 @@ class DeepSpeedEngine:
 
     def place_frozen(self, module: nn.Module) -> nn.Module:
         """The module on the policy's device; under ZeRO-3 split over the ranks, and offloaded, as the policy is."""
-        if self._stage < 3 or (self.world_size == 1 and self._config.offload != "params"):
+        if self._stage < 3 or (
+            self.world_size == 1 and self._config.offload != "params"
+        ):
             return module.to(self._engine.device)
-        config = _config(self._config, self.world_size, self._stage, _is_bfloat16(module))
-        self._frozen, *_ = self._deepspeed.initialize(model=module, config=config, dist_init_required=False)
+        config = _config(
+            self._config, self.world_size, self._stage, _is_bfloat16(module)
+        )
+        self._frozen, *_ = self._deepspeed.initialize(
+            model=module, config=config, dist_init_required=False
+        )
         return self._frozen  # type: ignore[no-any-return]
 
     def gathered(
@@ -121,18 +145,26 @@ class DeepSpeedEngine:
         for name, parameter in module.named_parameters(remove_duplicate=False):
             if not wanted(name):
                 continue
-            with self._deepspeed.zero.GatheredParameters(parameter, enabled=hasattr(parameter, "ds_id")):
+            with self._deepspeed.zero.GatheredParameters(
+                parameter, enabled=hasattr(parameter, "ds_id")
+            ):
                 yield name, parameter.detach()
 
     def save(self, directory: Path) -> None:
         """DeepSpeed's checkpoint, without what is frozen."""
-        self._engine.save_checkpoint(str(directory), tag=TAG, exclude_frozen_parameters=True)
+        self._engine.save_checkpoint(
+            str(directory), tag=TAG, exclude_frozen_parameters=True
+        )
 
     def load(self, directory: Path) -> None:
         """Go on from `save` (raises what DeepSpeed raises; the learner says it in one line)."""
-        found, _ = self._engine.load_checkpoint(str(directory), tag=TAG, load_module_strict=False)
+        found, _ = self._engine.load_checkpoint(
+            str(directory), tag=TAG, load_module_strict=False
+        )
         if found is None:
-            raise FileNotFoundError(f"no DeepSpeed checkpoint of {self.world_size} ranks in {directory}")
+            raise FileNotFoundError(
+                f"no DeepSpeed checkpoint of {self.world_size} ranks in {directory}"
+            )
 
     def _forget_gradients(self) -> None:
         """Zero the buffers that DeepSpeed writes at a parameter's first gradient of a step only.
@@ -141,7 +173,10 @@ class DeepSpeedEngine:
         """
         optimizer = self._engine.optimizer
         buffers = [getattr(optimizer, "grad_partitions_flat_buffer", None)]
-        for groups in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
+        for groups in (
+            "fp32_partitioned_groups_flat",
+            "single_partition_of_fp32_groups",
+        ):
             buffers += [master.grad for master in getattr(optimizer, groups, ())]
         for buffer in buffers:
             if buffer is not None:
@@ -168,7 +203,9 @@ def _is_bfloat16(module: nn.Module) -> bool:
     return next(module.parameters()).dtype == torch.bfloat16
 
 
-def _config(config: LearnerConfig, world_size: int, stage: int, bfloat16: bool) -> dict[str, Any]:
+def _config(
+    config: LearnerConfig, world_size: int, stage: int, bfloat16: bool
+) -> dict[str, Any]:
     return {
         "train_batch_size": config.micro_batch * world_size,
         "train_micro_batch_size_per_gpu": config.micro_batch,

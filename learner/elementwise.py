@@ -45,7 +45,9 @@ class _RMSNorm(torch.autograd.Function):
         scale = scale.div_(hidden.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(hidden, weight, scale)
         normed = (wide * scale).to(hidden.dtype)
-        product: Tensor = normed.mul_(weight) if weight.dtype == hidden.dtype else normed * weight
+        product: Tensor = (
+            normed.mul_(weight) if weight.dtype == hidden.dtype else normed * weight
+        )
         return product
 
     @staticmethod
@@ -59,7 +61,9 @@ class _RMSNorm(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = (scale.view(1, -1) @ rows)[0].to(weight.dtype)
         share = (rows @ factor).view_as(scale).mul_(scale.pow(3)).div_(-len(weight))
-        grad_hidden = torch.mul(grad, factor, out=products).mul_(scale).addcmul_(wide, share)
+        grad_hidden = (
+            torch.mul(grad, factor, out=products).mul_(scale).addcmul_(wide, share)
+        )
         return grad_hidden.to(hidden.dtype), grad_weight, None
 
 
@@ -80,7 +84,9 @@ class _Rotary(torch.autograd.Function):
         return _rotated(grad, cos, second, first, 1), None, None
 
 
-def _rotated(states: Tensor, cos: Tensor, first: Tensor, second: Tensor, sign: int) -> Tensor:
+def _rotated(
+    states: Tensor, cos: Tensor, first: Tensor, second: Tensor, sign: int
+) -> Tensor:
     """(x₁ cos₁ + sign · x₂ first, x₂ cos₂ - sign · x₁ second)."""
     out = states * cos
     ours, theirs = out.chunk(2, -1), states.chunk(2, -1)

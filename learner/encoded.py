@@ -43,7 +43,11 @@ class EncodedPair:
     def num_tokens(self) -> int:
         """Tokens of the prompt and both responses, the prompt's once; with a crop, of that prompt and answer too."""
         own = len(self.prompt.token_ids) + len(self.chosen) + len(self.rejected)
-        return own + (len(self.cropped.prompt.token_ids) + len(self.chosen) if self.cropped is not None else 0)
+        return own + (
+            len(self.cropped.prompt.token_ids) + len(self.chosen)
+            if self.cropped is not None
+            else 0
+        )
 
 
 def rows_of(pairs: Sequence[EncodedPair]) -> list[tuple[EncodedPair, tuple[int, ...]]]:

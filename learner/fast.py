@@ -43,23 +43,35 @@ class FastPath:
         if tree and (reason := why_not(policy.model)):
             reasons["share_prompt"] = reason
         elif tree and set(losses) & set(ROW_LOSSES):
-            reasons["share_prompt"] = f"the loss {ROW_LOSSES[0]} needs the rows of the plain forward"
+            reasons["share_prompt"] = (
+                f"the loss {ROW_LOSSES[0]} needs the rows of the plain forward"
+            )
         tree = tree and not reasons
         vision = fast.share_vision
         if vision and not tree:
             reasons["share_vision"] = "needs share_prompt"
         elif vision and learner.zero_stage == 3:
-            reasons["share_vision"] = "ZeRO-3 gathers weights inside of the whole forward only"
+            reasons["share_vision"] = (
+                "ZeRO-3 gathers weights inside of the whole forward only"
+            )
         elif vision and what_is_shared(policy.model) == "nothing":
             reasons["share_vision"] = "the vision tower trains"
         vision = vision and "share_vision" not in reasons
         layers = fast.fused_layers
         if layers and not tree:
             reasons["fused_layers"] = "needs share_prompt"
-        elif layers and (reason := decoder.why_not(language_model(policy.model), policy.model.config.vision_config)):
+        elif layers and (
+            reason := decoder.why_not(
+                language_model(policy.model), policy.model.config.vision_config
+            )
+        ):
             reasons["fused_layers"] = reason
         layers = layers and "fused_layers" not in reasons
-        if fast.fused_logps and learner.engine == "deepspeed" and learner.zero_stage == 3:
+        if (
+            fast.fused_logps
+            and learner.engine == "deepspeed"
+            and learner.zero_stage == 3
+        ):
             reasons["fused_logps"] = "ZeRO-3 splits the policy's head up"
         cache = _cache_folder(config)
         if cache is not None and set(losses) <= set(REFERENCE_FREE):
@@ -72,12 +84,16 @@ class FastPath:
         onednn = fast.onednn and learner.num_gpus == 0 and products.mkl_is_slow()
         return cls(tree, vision, layers, onednn, cache, reasons)
 
-    def apply(self, config: RunConfig, policy: Policy, reference: Policy | None) -> None:
+    def apply(
+        self, config: RunConfig, policy: Policy, reference: Policy | None
+    ) -> None:
         """Switch policy and reference over."""
         models = [model for model in (policy, reference) if model is not None]
         shared = None
         if self.share_vision:
-            shared = VisionShare(policy.model, config.learner.fast.vision_cache_mb << 20)
+            shared = VisionShare(
+                policy.model, config.learner.fast.vision_cache_mb << 20
+            )
         for model in models:
             model.fused = config.learner.fast.fused_logps
             model.vision = shared
@@ -89,4 +105,6 @@ class FastPath:
 
 def _cache_folder(config: RunConfig) -> Path | None:
     name = config.learner.fast.reference_cache
-    return {"off": None, "run": config.run.dir / "reference_logps"}.get(name, Path(name))
+    return {"off": None, "run": config.run.dir / "reference_logps"}.get(
+        name, Path(name)
+    )

@@ -23,7 +23,10 @@ LEAST_TOKENS = 256
 
 def can_fuse(mlp: Any) -> bool:
     """Three plain linear layers without biases."""
-    return all(is_plain(each) and each.bias is None for each in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+    return all(
+        is_plain(each) and each.bias is None
+        for each in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    )
 
 
 def gated_mlp(mlp: Any, hidden: Tensor) -> Tensor:
@@ -35,11 +38,20 @@ def gated_mlp(mlp: Any, hidden: Tensor) -> Tensor:
 
 class _GatedMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, gate: Tensor, up: Tensor, down: Tensor, product: Product) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        gate: Tensor,
+        up: Tensor,
+        down: Tensor,
+        product: Product,
+    ) -> Tensor:
         ctx.rows, ctx.product = _rows(hidden, gate), product
         wants, kept = any(ctx.needs_input_grad), list[Tensor]()
         output = torch.empty_like(hidden)
-        for part, out in zip(hidden.split(ctx.rows), output.split(ctx.rows), strict=True):
+        for part, out in zip(
+            hidden.split(ctx.rows), output.split(ctx.rows), strict=True
+        ):
             gated, raised = product(part, gate), product(part, up)
             out.copy_(product(F.silu(gated).mul_(raised), down))
             if wants:
@@ -53,17 +65,27 @@ class _GatedMLP(torch.autograd.Function):
         hidden, gate, up, down, *kept = ctx.saved_tensors
         product, (wants_hidden, *wanted) = ctx.product, ctx.needs_input_grad[:4]
         of_hidden = torch.empty_like(hidden) if wants_hidden else None
-        of_weights: list[Tensor | None] = [None, None, None]  # each as [width, width of the MLP]
-        for index, (part, slope) in enumerate(zip(hidden.split(ctx.rows), grad.split(ctx.rows), strict=True)):
+        of_weights: list[Tensor | None] = [
+            None,
+            None,
+            None,
+        ]  # each as [width, width of the MLP]
+        for index, (part, slope) in enumerate(
+            zip(hidden.split(ctx.rows), grad.split(ctx.rows), strict=True)
+        ):
             gated, raised = kept[2 * index : 2 * index + 2]
             passed = F.silu(gated)
             of_inner = product(slope, down.T)
             of_raised = of_inner * passed
             of_gated = of_inner.mul_(raised)
-            torch.ops.aten.silu_backward.grad_input(of_gated, gated, grad_input=of_gated)
+            torch.ops.aten.silu_backward.grad_input(
+                of_gated, gated, grad_input=of_gated
+            )
             if of_hidden is not None:
                 begin = index * ctx.rows
-                of_hidden[begin : begin + len(part)] = product(of_gated, gate.T, product(of_raised, up.T))
+                of_hidden[begin : begin + len(part)] = product(
+                    of_gated, gate.T, product(of_raised, up.T)
+                )
             sides = ((part, of_gated), (part, of_raised), (slope, passed.mul_(raised)))
             for place, (narrow, wide) in enumerate(sides):
                 if wanted[place]:

@@ -35,16 +35,27 @@ def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]
     """
     if not deltas:
         return {}
-    accuracies = {view: sum(d > 0 for d in found) / len(found) for view, found in deltas.items() if found}
-    metrics = {f"grounding/accuracy_{view}": accuracy for view, accuracy in accuracies.items()}
-    metrics |= {f"grounding/num_pairs_{view}": float(len(deltas.get(view, ()))) for view in VIEWS}
+    accuracies = {
+        view: sum(d > 0 for d in found) / len(found)
+        for view, found in deltas.items()
+        if found
+    }
+    metrics = {
+        f"grounding/accuracy_{view}": accuracy for view, accuracy in accuracies.items()
+    }
+    metrics |= {
+        f"grounding/num_pairs_{view}": float(len(deltas.get(view, ())))
+        for view in VIEWS
+    }
     others = [accuracy for view, accuracy in accuracies.items() if view != "true"]
     if "true" in accuracies and others:
         metrics["grounding/gain"] = accuracies["true"] - max(others)
     return metrics
 
 
-def views(pairs: Sequence[PreferencePair], store: ImageStore) -> dict[str, list[PreferencePair]]:
+def views(
+    pairs: Sequence[PreferencePair], store: ImageStore
+) -> dict[str, list[PreferencePair]]:
     """The pairs with images: as they are, `blank` and `shuffled`. Pairs whose images cannot be read stay out.
 
     Args:
@@ -59,7 +70,11 @@ def views(pairs: Sequence[PreferencePair], store: ImageStore) -> dict[str, list[
                 greyed.append(blank(pair))
                 own.append(pair)
     shuffled = [*map(shuffled_view(own), own)]
-    seen = {"true": own, "blank": [*filter(None, greyed)], "shuffled": [*filter(None, shuffled)]}
+    seen = {
+        "true": own,
+        "blank": [*filter(None, greyed)],
+        "shuffled": [*filter(None, shuffled)],
+    }
     return {view: shown for view, shown in seen.items() if shown}
 
 
@@ -89,6 +104,8 @@ def deltas(
     for micro_batch in plan.micro_batches:
         batch = collate(micro_batch)
         found = pair_logps(policy(batch), reference(batch), micro_batch.pairs).delta
-        own += found[: len(micro_batch.pairs) - micro_batch.num_fillers].double().tolist()
+        own += (
+            found[: len(micro_batch.pairs) - micro_batch.num_fillers].double().tolist()
+        )
     policy.train()
     return [delta for part in gather(own, world_size) for delta in part]

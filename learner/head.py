@@ -30,15 +30,28 @@ def fused_token_logps(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tenso
         return _FusedLogps.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
     rows = _rows(head.weight)
     chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([_chunk(states, head.weight, head.bias, wanted, product)[0] for states, wanted in chunks])
+    return torch.cat(
+        [
+            _chunk(states, head.weight, head.bias, wanted, product)[0]
+            for states, wanted in chunks
+        ]
+    )
 
 
 class _FusedLogps(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, product: Product
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        product: Product,
     ) -> Tensor:
-        wants_hidden, wants_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
+        wants_hidden, wants_weight = (
+            ctx.needs_input_grad[0],
+            any(ctx.needs_input_grad[1:3]),
+        )
         rows = _rows(weight)
         logps, slopes = [], []
         kept: list[Tensor] = []
@@ -59,7 +72,13 @@ class _FusedLogps(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, *saved = ctx.saved_tensors
         if not ctx.wants_weight:
-            return torch.cat(saved).mul_(grad[:, None].to(hidden.dtype)), None, None, None, None
+            return (
+                torch.cat(saved).mul_(grad[:, None].to(hidden.dtype)),
+                None,
+                None,
+                None,
+                None,
+            )
         wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = None  # transposed: so nothing that is as wide as the vocabulary need be turned
@@ -67,7 +86,11 @@ class _FusedLogps(torch.autograd.Function):
         for begin in range(0, len(targets), ctx.rows):
             part = slice(begin, begin + ctx.rows)
             states, wanted = hidden[part], targets[part]
-            powers, total = saved if begin == 0 else _chunk(states, weight, bias, wanted, ctx.product)[1:]
+            powers, total = (
+                saved
+                if begin == 0
+                else _chunk(states, weight, bias, wanted, ctx.product)[1:]
+            )
             # 1_t - p is -(e - total · 1_t) / total; the rows' factors go into what is narrow.
             powers.scatter_add_(1, wanted[:, None], -total[:, None])
             factor = (-grad[part] / total)[:, None]
@@ -78,11 +101,21 @@ class _FusedLogps(torch.autograd.Function):
                 grad_weight = ctx.product((states * factor).T, slope.T, grad_weight)
             if grad_bias is not None:
                 grad_bias += (factor.T @ slope)[0]
-        return grad_hidden, None if grad_weight is None else grad_weight.T, grad_bias, None, None
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.T,
+            grad_bias,
+            None,
+            None,
+        )
 
 
 def _chunk(
-    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, product: Product
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    product: Product,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probs of the targets, e and its row sums with p = e / sum; nothing else of the logits' size lives."""
     logits = product(states, weight)

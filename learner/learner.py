@@ -19,7 +19,14 @@ from common.config import Lora, RunConfig
 from common.errors import UserError
 from common.images import ImageStore
 from common.protocols import TrainEngine
-from common.records import Dropped, LogprobProbe, PreferencePair, Prompt, StepResult, WeightManifest
+from common.records import (
+    Dropped,
+    LogprobProbe,
+    PreferencePair,
+    Prompt,
+    StepResult,
+    WeightManifest,
+)
 from common.seeding import derive_seed
 from learner import checkpoint
 from learner.batching import BatchPlan, MicroBatch, MicroSize, plan_batch
@@ -75,13 +82,17 @@ class Learner:
         self._step = 0
         self._steps_skipped = 0
         self._reward_shift = RewardShift()
-        self._guard = SkipGuard(config.learner.max_skipped_steps, config.run.dir, writes=rank == 0)
+        self._guard = SkipGuard(
+            config.learner.max_skipped_steps, config.run.dir, writes=rank == 0
+        )
 
     def rendezvous(self) -> tuple[str, int]:
         """An address of this node and a free port, for all ranks to meet at; asked of rank 0."""
         return free_address()
 
-    def start(self, master_address: str | None = None, master_port: int | None = None) -> dict[str, Any]:
+    def start(
+        self, master_address: str | None = None, master_port: int | None = None
+    ) -> dict[str, Any]:
         """Load the policy, make the reference, start the engine. The address, if given, replaces the constructor's.
 
         Returns:
@@ -99,29 +110,45 @@ class Learner:
         if self._device.type == "cpu":
             keep_freed_pages()
         torch.manual_seed(derive_seed(config.run.seed, "policy"))
-        self._policy = load_policy(config.model, self.model_path, config.learner.gradient_checkpointing)
+        self._policy = load_policy(
+            config.model, self.model_path, config.learner.gradient_checkpointing
+        )
         params = list(self._policy.parameters())
         counts = {
             "num_params": sum(parameter.numel() for parameter in params),
-            "num_trainable_params": sum(parameter.numel() for parameter in params if parameter.requires_grad),
+            "num_trainable_params": sum(
+                parameter.numel() for parameter in params if parameter.requires_grad
+            ),
         }
         self._reference = Reference(config, self._policy)
         self._fast = FastPath.of(config, self._policy, config.learner.loss_kinds)
         self._fast.apply(config, self._policy, self._reference.copy)
         encoder = ChatEncoder(self.model_path, config.model.max_length)
-        self._collator = Collator(encoder, tree=self._fast.share_prompt, crop_of=crop_of(config))
+        self._collator = Collator(
+            encoder, tree=self._fast.share_prompt, crop_of=crop_of(config)
+        )
         cache = None
         if self._fast.reference_cache is not None:
-            quantize = config.model.tuning.quantize if isinstance(config.model.tuning, Lora) else "none"
+            quantize = (
+                config.model.tuning.quantize
+                if isinstance(config.model.tuning, Lora)
+                else "none"
+            )
             known = identity(encoder, self._dtype, quantize)
             cache = ReferenceCache(self._fast.reference_cache, self.rank, known)
         self._engine = self._make_engine()
         self._reference.start(self._engine, self._device, self._dtype, cache)
         torch.manual_seed(derive_seed(config.run.seed, "learner", self.rank))
-        facts = {"device": str(self._device), "world_size": self.world_size, "fallbacks": self._fast.fallbacks}
+        facts = {
+            "device": str(self._device),
+            "world_size": self.world_size,
+            "fallbacks": self._fast.fallbacks,
+        }
         return {**counts, **facts, "start_s": time.perf_counter() - begun}
 
-    def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+    def step(
+        self, step: int, pairs: list[PreferencePair]
+    ) -> tuple[StepResult, list[Dropped]]:
         """One update on a global batch, the same list on every rank; each rank trains on its share.
 
         Returns:
@@ -144,16 +171,25 @@ class Learner:
             objective = Objective.of(learner, trained, self._reward_shift.mean)
             models = (self._engine, self._reference, self._collator)
             povid = self._povid(step, trained)
-            table = accumulate(*models, plan, objective, self._device, self._dtype, povid)
+            table = accumulate(
+                *models, plan, objective, self._device, self._dtype, povid
+            )
             update = dict(self._engine.step())
-            order = [pair for rank in range(self.world_size) for pair in pairs[rank :: self.world_size]]
+            order = [
+                pair
+                for rank in range(self.world_size)
+                for pair in pairs[rank :: self.world_size]
+            ]
             sources = [pair.source for pair in order if pair.id not in refused]
             tables = gather(table, self.world_size)
             metrics = {**reduce_table(tables, sources), **update}
             skipped = bool(metrics.pop("skipped", 0.0))
             self._guard.note(step, skipped, trained)
             if skipped:
-                dropped += [Dropped(pair.id, "step_skipped", "loss or gradient not finite") for pair in trained]
+                dropped += [
+                    Dropped(pair.id, "step_skipped", "loss or gradient not finite")
+                    for pair in trained
+                ]
                 trained = []
             else:
                 counts = [learner.loss_of(source).kind == "mpo" for source in sources]
@@ -194,7 +230,9 @@ class Learner:
         self._collator.single(prompt, tuple(token_ids))
         self._probe = (prompt, tuple(token_ids))
 
-    def publish(self, version: int) -> tuple[WeightManifest | None, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+    def publish(
+        self, version: int
+    ) -> tuple[WeightManifest | None, dict[str, np.ndarray]]:  # type: ignore[type-arg]
         """The weights as they are now, of LoRA merged or the adapter alone (`model.tuning.push`), with the manifest.
 
         Rank 0 only, others get (None, {}).
@@ -202,7 +240,11 @@ class Learner:
         probe = self._run_probe()
         tuning = self.config.model.tuning
         adapter = isinstance(tuning, Lora) and tuning.push == "adapter"
-        gathered = self._engine.gather_weights(is_adapter) if adapter else self._engine.gather_weights()
+        gathered = (
+            self._engine.gather_weights(is_adapter)
+            if adapter
+            else self._engine.gather_weights()
+        )
         start = self._reference.weights()
         if gathered is None:
             deque(start, maxlen=0)
@@ -217,11 +259,22 @@ class Learner:
         gathered = self._engine.gather_weights()
         if gathered is not None:
             tuning = self.config.model.tuning
-            export_policy(Path(directory), self._policy, self._collator.encoder, gathered, tuning, SHARD_SIZE)
+            export_policy(
+                Path(directory),
+                self._policy,
+                self._collator.encoder,
+                gathered,
+                tuning,
+                SHARD_SIZE,
+            )
 
     def save(self, directory: str | Path) -> None:
         """Engine, random state and counters of every rank, for an exact resume."""
-        counters = {"step": self._step, "steps_skipped": self._steps_skipped, **self._reward_shift.counters}
+        counters = {
+            "step": self._step,
+            "steps_skipped": self._steps_skipped,
+            **self._reward_shift.counters,
+        }
         checkpoint.save(Path(directory), self._engine, counters)
 
     def load(self, directory: str | Path) -> dict[str, float]:
@@ -231,7 +284,10 @@ class Learner:
             UserError: no checkpoint, a damaged one, or one of another model or number of ranks.
         """
         counters = checkpoint.load(Path(directory), self._engine)
-        self._step, self._steps_skipped = int(counters["step"]), int(counters["steps_skipped"])
+        self._step, self._steps_skipped = (
+            int(counters["step"]),
+            int(counters["steps_skipped"]),
+        )
         self._reward_shift = RewardShift.of(counters)
         return counters
 
@@ -241,23 +297,36 @@ class Learner:
         self._engine.close()
 
     def _checkpoint_follows(self, step: int) -> bool:
-        return step > 0 and (step % self.config.checkpoint.interval == 0 or step == self.config.learner.num_steps)
+        return step > 0 and (
+            step % self.config.checkpoint.interval == 0
+            or step == self.config.learner.num_steps
+        )
 
     def _grounding(self, pairs: list[PreferencePair]) -> dict[str, float]:
         """The grounding gate on the first pairs of a batch, before it is trained on (collective)."""
         store = ImageStore(self.config.run.dir / "blank_images")
-        shown = agreed_views(pairs[: self.config.learner.grounding_pairs], store, self.world_size)
+        shown = agreed_views(
+            pairs[: self.config.learner.grounding_pairs], store, self.world_size
+        )
         found: dict[str, list[float]] = {}
         for view, seen in shown.items():
             reference = self._reference if view == "true" else self._reference.forward
-            found[view] = deltas(self._engine.module, reference, self._plan(seen), self._collate, self.world_size)
+            found[view] = deltas(
+                self._engine.module,
+                reference,
+                self._plan(seen),
+                self._collate,
+                self.world_size,
+            )
         return grounding_metrics(found)
 
     def _collate(self, micro_batch: MicroBatch) -> RowBatch | TreeBatch:
         return self._collator.batch(micro_batch.pairs).to(self._device, self._dtype)
 
     def _plan(self, pairs: list[PreferencePair]) -> BatchPlan:
-        size = MicroSize(self.config.learner.micro_batch, self.config.learner.fast.pack_tokens)
+        size = MicroSize(
+            self.config.learner.micro_batch, self.config.learner.fast.pack_tokens
+        )
         return plan_batch(pairs, self._collator, size, self.rank, self.world_size)
 
     def _make_engine(self) -> TrainEngine:
@@ -268,14 +337,20 @@ class Learner:
             return TorchEngine(self._policy.to(self._device), config)
         from learner.deepspeed_engine import DeepSpeedEngine
 
-        return DeepSpeedEngine(self._policy, config, self.rank, self.world_size, *self._meeting_point)
+        return DeepSpeedEngine(
+            self._policy, config, self.rank, self.world_size, *self._meeting_point
+        )
 
     def _povid(self, step: int, pairs: list[PreferencePair]) -> Povid | None:
         """What the povid loss needs; None when no pair of the global batch has it."""
         losses = [self.config.learner.loss_of(pair.source) for pair in pairs]
         if all(loss.kind != "povid" for loss in losses):
             return None
-        return Povid(self._collator.encoder, losses, derive_seed(self.config.run.seed, "povid", step))
+        return Povid(
+            self._collator.encoder,
+            losses,
+            derive_seed(self.config.run.seed, "povid", step),
+        )
 
     @torch.no_grad()
     def _run_probe(self) -> LogprobProbe | None:

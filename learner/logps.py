@@ -45,7 +45,11 @@ class CompletionLogps(NamedTuple):
 
 
 def completion_logps(
-    model: Any, batch: RowBatch, alternatives: Tensor | None = None, best: bool = False, fused: bool = True
+    model: Any,
+    batch: RowBatch,
+    alternatives: Tensor | None = None,
+    best: bool = False,
+    fused: bool = True,
 ) -> CompletionLogps:
     """Log-probs of the response tokens of every row under a Hugging Face vision-language model.
 
@@ -87,7 +91,9 @@ def completion_logps(
     )
 
 
-def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, fused: bool) -> Tensor:
+def token_logps(
+    head: nn.Module, hidden: Tensor, targets: Tensor, fused: bool
+) -> Tensor:
     """log softmax(head(hidden))[targets], [positions]; fused with its gradients if asked for and possible."""
     if fused and is_plain(head):
         assert isinstance(head, nn.Linear)
@@ -95,7 +101,9 @@ def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, fused: bool) -
     return checkpointed_token_logps(head, hidden, targets)
 
 
-def checkpointed_token_logps(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+def checkpointed_token_logps(
+    head: nn.Module, hidden: Tensor, targets: Tensor
+) -> Tensor:
     """log softmax(head(hidden))[targets] of any kind of head, in the shape of targets.
 
     Args:
@@ -111,7 +119,9 @@ def checkpointed_token_logps(head: nn.Module, hidden: Tensor, targets: Tensor) -
         return logits.gather(1, wanted) - logits.logsumexp(1, keepdim=True)
 
     chunks = _chunks(head, hidden, targets)
-    return torch.cat([checkpoint(chunk_logps, *chunk, use_reentrant=False) for chunk in chunks])
+    return torch.cat(
+        [checkpoint(chunk_logps, *chunk, use_reentrant=False) for chunk in chunks]
+    )
 
 
 @torch.no_grad()

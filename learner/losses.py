@@ -43,12 +43,17 @@ def sigmoid_loss(logps: PairLogps, config: Loss) -> Tensor:
 def robust_loss(logps: PairLogps, config: Loss) -> Tensor:
     """DPO whose mean over labels wrong at the smoothing's rate is that over right ones; may be below 0; [pairs]."""
     margins, flips = config.beta * logps.delta, config.label_smoothing
-    return (flips * F.logsigmoid(-margins) - (1 - flips) * F.logsigmoid(margins)) / (1 - 2 * flips)
+    return (flips * F.logsigmoid(-margins) - (1 - flips) * F.logsigmoid(margins)) / (
+        1 - 2 * flips
+    )
 
 
 def ipo_loss(logps: PairLogps, config: Loss) -> Tensor:
     """Squared distance of the per-token margin to 1 / (2β); [pairs]."""
-    per_token = logps.chosen_ratios / logps.chosen_lengths - logps.rejected_ratios / logps.rejected_lengths
+    per_token = (
+        logps.chosen_ratios / logps.chosen_lengths
+        - logps.rejected_ratios / logps.rejected_lengths
+    )
     return (per_token - 1 / (2 * config.beta)) ** 2
 
 
@@ -68,7 +73,9 @@ def mdpo_loss(logps: PairLogps, config: Loss) -> Tensor:
 
     A prompt without an image is its own crop: its image term is log 2 and teaches nothing; [pairs].
     """
-    assert logps.cropped_ratios is not None, "the collator adds the crops' rows for this loss"
+    assert logps.cropped_ratios is not None, (
+        "the collator adds the crops' rows for this loss"
+    )
     chosen = logps.chosen_ratios
     image = -F.logsigmoid(config.beta * (chosen - logps.cropped_ratios))
     anchor = -F.logsigmoid(config.beta * chosen)
@@ -78,9 +85,14 @@ def mdpo_loss(logps: PairLogps, config: Loss) -> Tensor:
 
 def ddpo_loss(logps: PairLogps, config: Loss) -> Tensor:
     """DPO on log-ratios whose changed tokens count γ times, as means over the weights or as sums; [pairs]."""
-    assert logps.changed_ratios is not None and logps.changed_lengths is not None, "the update finds them for this loss"
+    assert logps.changed_ratios is not None and logps.changed_lengths is not None, (
+        "the update finds them for this loss"
+    )
     more = config.ddpo_gamma - 1
-    ratios = torch.stack([logps.chosen_ratios, logps.rejected_ratios], 1) + more * logps.changed_ratios
+    ratios = (
+        torch.stack([logps.chosen_ratios, logps.rejected_ratios], 1)
+        + more * logps.changed_ratios
+    )
     if config.ddpo_normalise:
         lengths = torch.stack([logps.chosen_lengths, logps.rejected_lengths], 1)
         ratios = ratios / (lengths + more * logps.changed_lengths)
@@ -90,18 +102,28 @@ def ddpo_loss(logps: PairLogps, config: Loss) -> Tensor:
 def mpo_loss(logps: PairLogps, config: Loss) -> Tensor:
     """Which side is better (sigmoid), whether each is good (BCO), and how to give the chosen one (NLL); [pairs]."""
     assert logps.reward_shift is not None, "the update gives it for this loss"
-    chosen, rejected = (reward - logps.reward_shift for reward in rewards(logps, config))
+    chosen, rejected = (
+        reward - logps.reward_shift for reward in rewards(logps, config)
+    )
     quality = -F.logsigmoid(chosen) - F.logsigmoid(-rejected)
     generation = -logps.policy_chosen / logps.chosen_lengths
     preference = config.mpo_preference_weight * sigmoid_loss(logps, config)
-    return preference + config.mpo_quality_weight * quality + config.mpo_generation_weight * generation
+    return (
+        preference
+        + config.mpo_quality_weight * quality
+        + config.mpo_generation_weight * generation
+    )
 
 
 def povid_loss(logps: PairLogps, config: Loss) -> Tensor:
     """Half of DPO against the tokens of the noised image, half against the rejected text; [pairs]."""
-    assert logps.policy_noise is not None and logps.ref_noise is not None, "the update finds them for this loss"
+    assert logps.policy_noise is not None and logps.ref_noise is not None, (
+        "the update finds them for this loss"
+    )
     noise_delta = logps.chosen_ratios - (logps.policy_noise - logps.ref_noise)
-    return -0.5 * F.logsigmoid(config.beta * noise_delta) - 0.5 * F.logsigmoid(config.beta * logps.delta)
+    return -0.5 * F.logsigmoid(config.beta * noise_delta) - 0.5 * F.logsigmoid(
+        config.beta * logps.delta
+    )
 
 
 def rloo_loss(logps: PairLogps, config: Loss) -> Tensor:
@@ -110,7 +132,9 @@ def rloo_loss(logps: PairLogps, config: Loss) -> Tensor:
     With kl_i = logp_i - logp_ref_i in the reward and the partner's as its baseline, the penalty's gradient is
     ½ β [(kl+ - kl-) ∇logp+ + (kl- - kl+) ∇logp-] = ∇ ¼ β delta², an unbiased estimate of β ∇KL(policy || reference).
     """
-    assert logps.advantages is not None, "the update reads them from the pairs for this loss"
+    assert logps.advantages is not None, (
+        "the update reads them from the pairs for this loss"
+    )
     better, worse = logps.advantages.unbind(1)
     gain = 0.5 * (better * logps.policy_chosen + worse * logps.policy_rejected)
     return 0.25 * config.beta * logps.delta**2 - gain
@@ -151,7 +175,10 @@ def pair_losses(logps: PairLogps, config: Loss) -> Tensor:
 def rewards(logps: PairLogps, config: Loss) -> tuple[Tensor, Tensor]:
     """Implicit rewards of chosen and rejected, [pairs] each: β times the log-ratio; of simpo β logp(y) / |y|."""
     if config.kind in REFERENCE_FREE:
-        sides = logps.policy_chosen / logps.chosen_lengths, logps.policy_rejected / logps.rejected_lengths
+        sides = (
+            logps.policy_chosen / logps.chosen_lengths,
+            logps.policy_rejected / logps.rejected_lengths,
+        )
     else:
         sides = logps.chosen_ratios, logps.rejected_ratios
     return config.beta * sides[0], config.beta * sides[1]

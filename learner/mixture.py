@@ -30,11 +30,15 @@ class Mixture(Protocol):
         ...
 
 
-def online_counts(mixture: Mixture, step: int, sources: Sequence[str]) -> dict[str, int]:
+def online_counts(
+    mixture: Mixture, step: int, sources: Sequence[str]
+) -> dict[str, int]:
     """Online pairs of this step by source; `sources` are the run's (`RunConfig.online_sources`)."""
     num_bdhs = mixture.num_online_bdhs(step)
     num_judged = mixture.num_online(step) - num_bdhs
-    return {source: num_bdhs if source == ONLINE_BDHS else num_judged for source in sources}
+    return {
+        source: num_bdhs if source == ONLINE_BDHS else num_judged for source in sources
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,17 @@ class Bernoulli:
     def num_online(self, step: int) -> int:
         """Binomial(global_batch, online_fraction), drawn from (seed, step)."""
         coins = random.Random(derive_seed(self.seed, "mixture", step))
-        return sum(coins.random() < self.online_fraction for _ in range(self.global_batch))
+        return sum(
+            coins.random() < self.online_fraction for _ in range(self.global_batch)
+        )
 
     def num_online_bdhs(self, step: int) -> int:
         """A second coin for each online slot, from a stream of its own."""
         coins = random.Random(derive_seed(self.seed, "online_bdhs", step))
-        return sum(coins.random() < self.online_bdhs_fraction for _ in range(self.num_online(step)))
+        return sum(
+            coins.random() < self.online_bdhs_fraction
+            for _ in range(self.num_online(step))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,9 @@ class Ratio:
     def num_online_bdhs(self, step: int) -> int:
         """The same with the number of online pairs so far in place of steps."""
         share = _fraction(self.online_bdhs_fraction)
-        return int(self._online_before(step + 1) * share) - int(self._online_before(step) * share)
+        return int(self._online_before(step + 1) * share) - int(
+            self._online_before(step) * share
+        )
 
     def _online_before(self, step: int) -> int:
         return int(step * _fraction(self.online_fraction) * self.global_batch)
@@ -90,7 +101,10 @@ class Schedule(Ratio):
         start, end = _fraction(self.start_fraction), _fraction(self.online_fraction)
         moving, last = min(step, self.num_steps), max(1, self.num_steps - 1)
         moved = Fraction(moving * (moving - 1), 2 * last)
-        return int(self.global_batch * (moving * start + moved * (end - start) + (step - moving) * end))
+        return int(
+            self.global_batch
+            * (moving * start + moved * (end - start) + (step - moving) * end)
+        )
 
 
 def _fraction(share: float) -> Fraction:
@@ -99,7 +113,11 @@ def _fraction(share: float) -> Fraction:
 
 def build_mixture(config: MixtureConfig, learner: LearnerConfig, seed: int) -> Mixture:
     """The configured mixture for this learner's batches and steps; `seed` is the run's."""
-    batch, share, bdhs = learner.global_batch, config.online_fraction, config.online_bdhs_fraction
+    batch, share, bdhs = (
+        learner.global_batch,
+        config.online_fraction,
+        config.online_bdhs_fraction,
+    )
     if config.kind == "bernoulli":
         return Bernoulli(share, batch, seed, bdhs)
     if config.kind == "ratio":

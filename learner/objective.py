@@ -29,13 +29,23 @@ class Objective:
     reward_shift: float = 0.0
 
     @classmethod
-    def of(cls, config: LearnerConfig, pairs: Sequence[PreferencePair], reward_shift: float = 0.0) -> Objective:
+    def of(
+        cls,
+        config: LearnerConfig,
+        pairs: Sequence[PreferencePair],
+        reward_shift: float = 0.0,
+    ) -> Objective:
         """For a global batch of these pairs, all of which are trained on, after rewards of the mean `reward_shift`."""
         sampled = [pair for pair in pairs if config.loss_of(pair.source).kind == "rloo"]
         squares = [score**2 for pair in sampled for score in pair.scores or ()]
         normalise = squares and config.loss_of(sampled[0].source).rloo_normalise
         scale = math.sqrt(sum(squares) / len(squares)) if normalise else 1.0
-        return cls(config, sum(config.weight_of(pair.source) for pair in pairs), scale or 1.0, reward_shift)
+        return cls(
+            config,
+            sum(config.weight_of(pair.source) for pair in pairs),
+            scale or 1.0,
+            reward_shift,
+        )
 
     @property
     def needs_reference(self) -> bool:
@@ -46,12 +56,20 @@ class Objective:
         """The loss of a pair."""
         return self.config.loss_of(pair.source)
 
-    def advantages(self, pairs: Sequence[PreferencePair]) -> list[tuple[float, float]] | None:
+    def advantages(
+        self, pairs: Sequence[PreferencePair]
+    ) -> list[tuple[float, float]] | None:
         """Of both sides of each pair, scaled; 0 for pairs of other losses, None when no pair has the rloo loss."""
         if all(self.loss(pair).kind != "rloo" for pair in pairs):
             return None
-        scores = [(pair.scores if self.loss(pair).kind == "rloo" else None) or (0.0, 0.0) for pair in pairs]
-        return [(better / self.advantage_scale, worse / self.advantage_scale) for better, worse in scores]
+        scores = [
+            (pair.scores if self.loss(pair).kind == "rloo" else None) or (0.0, 0.0)
+            for pair in pairs
+        ]
+        return [
+            (better / self.advantage_scale, worse / self.advantage_scale)
+            for better, worse in scores
+        ]
 
     def weight(self, pair: PreferencePair) -> float:
         """The weight of a pair in the batch's mean."""

@@ -65,11 +65,20 @@ class PairLogps:
     def select(self, index: Tensor) -> PairLogps:
         """The pairs at these places."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{name: value[index] for name, value in values.items() if value is not None})
+        return replace(
+            self,
+            **{
+                name: value[index]
+                for name, value in values.items()
+                if value is not None
+            },
+        )
 
 
 def pair_logps(
-    policy: CompletionLogps, reference: CompletionLogps | None, pairs: Sequence[EncodedPair] = ()
+    policy: CompletionLogps,
+    reference: CompletionLogps | None,
+    pairs: Sequence[EncodedPair] = (),
 ) -> PairLogps:
     """Rows of a forward as pairs; rows are as in `learner.encoded.rows_of`.
 
@@ -81,16 +90,35 @@ def pair_logps(
     own, lengths = policy.summed, policy.num_tokens
     other = torch.zeros_like(own) if reference is None else reference.summed
     chosen, rejected = slice(num), slice(num, 2 * num)
-    logps = PairLogps(own[chosen], own[rejected], other[chosen], other[rejected], lengths[chosen], lengths[rejected])
+    logps = PairLogps(
+        own[chosen],
+        own[rejected],
+        other[chosen],
+        other[rejected],
+        lengths[chosen],
+        lengths[rejected],
+    )
     places = [place for place, pair in enumerate(pairs) if pair.cropped is not None]
     if places:
         index = torch.tensor(places, device=own.device)
         cropped = logps.chosen_ratios.index_put((index,), (own - other)[2 * num :])
         logps = replace(logps, cropped_ratios=cropped)
-    if reference is not None and policy.alternatives is not None and reference.alternatives is not None:
-        noise, ref_noise = (each[chosen].sum(1) for each in (policy.alternatives, reference.alternatives))
+    if (
+        reference is not None
+        and policy.alternatives is not None
+        and reference.alternatives is not None
+    ):
+        noise, ref_noise = (
+            each[chosen].sum(1)
+            for each in (policy.alternatives, reference.alternatives)
+        )
         # ZeRO-3 waits on every rank for the gradient of every output, also where no pair of a rank has this loss.
-        logps = replace(logps, policy_chosen=logps.policy_chosen + 0 * noise, policy_noise=noise, ref_noise=ref_noise)
+        logps = replace(
+            logps,
+            policy_chosen=logps.policy_chosen + 0 * noise,
+            policy_noise=noise,
+            ref_noise=ref_noise,
+        )
     return logps
 
 
@@ -105,7 +133,11 @@ def with_changes(
     assert reference is not None, "ddpo reads the reference"
     num = len(pairs)
     mask = changed_mask(pairs, min_matches, policy.mask.shape[1]).to(policy.mask.device)
-    ratios = (policy.token_logps - reference.token_logps)[: 2 * num].masked_fill(~mask, 0.0).sum(1)
+    ratios = (
+        (policy.token_logps - reference.token_logps)[: 2 * num]
+        .masked_fill(~mask, 0.0)
+        .sum(1)
+    )
     lengths = mask.sum(1)
     return replace(
         logps,
@@ -115,14 +147,22 @@ def with_changes(
 
 
 def each_by_its_own(
-    function: Callable[[PairLogps, Loss], dict[str, Tensor]], logps: PairLogps, configs: Sequence[Loss]
+    function: Callable[[PairLogps, Loss], dict[str, Tensor]],
+    logps: PairLogps,
+    configs: Sequence[Loss],
 ) -> dict[str, Tensor]:
     """`function` of every pair under its own settings, [pairs] per name; pairs of equal settings go together."""
     distinct = list(dict.fromkeys(configs))
     if len(distinct) == 1:
         return function(logps, distinct[0])
-    number = torch.tensor([distinct.index(config) for config in configs], device=logps.policy_chosen.device)
+    number = torch.tensor(
+        [distinct.index(config) for config in configs],
+        device=logps.policy_chosen.device,
+    )
     places = [(number == index).nonzero().squeeze(1) for index in range(len(distinct))]
-    parts = [function(logps.select(place), config) for place, config in zip(places, distinct, strict=True)]
+    parts = [
+        function(logps.select(place), config)
+        for place, config in zip(places, distinct, strict=True)
+    ]
     order = torch.cat(places).argsort()
     return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}

@@ -33,7 +33,11 @@ VISION_TOWERS = ("vision_tower", "visual", "vision_model")
 PROJECTORS = ("multi_modal_projector", "merger", "connector")
 
 _LORA_PREFIX = "base_model.model."
-_LORA_A, _LORA_B, _LORA_BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer.weight"
+_LORA_A, _LORA_B, _LORA_BASE = (
+    ".lora_A.default.weight",
+    ".lora_B.default.weight",
+    ".base_layer.weight",
+)
 
 
 class Policy(nn.Module):
@@ -50,7 +54,9 @@ class Policy(nn.Module):
     @property
     def model(self) -> Any:
         """The Hugging Face model itself; with LoRA its linear layers carry the adapters."""
-        return self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
+        return (
+            self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
+        )
 
     def forward(
         self,
@@ -66,12 +72,16 @@ class Policy(nn.Module):
         off = nullcontext() if adapters else self.net.disable_adapter()
         with off:
             if isinstance(batch, TreeBatch):
-                assert alternatives is None and not best, "losses that ask for more go through plain rows"
+                assert alternatives is None and not best, (
+                    "losses that ask for more go through plain rows"
+                )
                 return tree_logps(self.model, batch, self.fused, self.vision)
             return completion_logps(self.model, batch, alternatives, best, self.fused)
 
 
-def load_policy(config: Model, model_path: str | Path, gradient_checkpointing: bool = False) -> Policy:
+def load_policy(
+    config: Model, model_path: str | Path, gradient_checkpointing: bool = False
+) -> Policy:
     """The start policy with the configured parts trainable, in train mode, on the CPU.
 
     Raises:
@@ -103,7 +113,9 @@ def load_model(path: str | Path, dtype: torch.dtype, quantization: Any = None) -
             f"{where}: expected a Hugging Face model directory, got none with a config.json; check the path"
         )
     if not any(Path(path).glob("*.safetensors")):
-        raise UserError(f"{where}: expected *.safetensors, got none; convert the checkpoint")
+        raise UserError(
+            f"{where}: expected *.safetensors, got none; convert the checkpoint"
+        )
     with readable(path, expected="an architecture and weights"):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             path,
@@ -112,10 +124,17 @@ def load_model(path: str | Path, dtype: torch.dtype, quantization: Any = None) -
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            **({"quantization_config": quantization, "device_map": {"": "cpu"}} if quantization else {}),
+            **(
+                {"quantization_config": quantization, "device_map": {"": "cpu"}}
+                if quantization
+                else {}
+            ),
         )
     model, report = loaded
-    missing = sorted(set(report["missing_keys"]) - set(getattr(model, "all_tied_weights_keys", None) or ()))
+    missing = sorted(
+        set(report["missing_keys"])
+        - set(getattr(model, "all_tied_weights_keys", None) or ())
+    )
     if missing:
         raise UserError(
             f"{where}: expected every weight, got a checkpoint without {len(missing)} of them ({missing[0]}, …); "
@@ -131,7 +150,9 @@ def freeze_copy(policy: Policy, share_tower: bool) -> Policy:
     memo: dict[int, object] = {}
     for name, module in policy.named_modules():
         leaf = name.rpartition(".")[2]
-        frozen = leaf in VISION_TOWERS and not any(parameter.requires_grad for parameter in module.parameters())
+        frozen = leaf in VISION_TOWERS and not any(
+            parameter.requires_grad for parameter in module.parameters()
+        )
         if share_tower and frozen:
             memo[id(module)] = module
     return copy.deepcopy(policy, memo).requires_grad_(False).eval()
@@ -140,7 +161,9 @@ def freeze_copy(policy: Policy, share_tower: bool) -> Policy:
 def is_tower(name: str) -> bool:
     """Whether a parameter or module name lies in the vision tower; a projector inside of it does not count."""
     pieces = name.split(".")
-    return not any(map(_is_projector, pieces)) and any(piece in VISION_TOWERS for piece in pieces)
+    return not any(map(_is_projector, pieces)) and any(
+        piece in VISION_TOWERS for piece in pieces
+    )
 
 
 def _is_projector(piece: str) -> bool:
@@ -151,7 +174,11 @@ def side_of(name: str) -> str:
     """Which side of the model a module or parameter name is on: language, projector or vision."""
     if is_tower(name):
         return "vision"
-    return "projector" if any(_is_projector(piece) for piece in name.split(".")) else "language"
+    return (
+        "projector"
+        if any(_is_projector(piece) for piece in name.split("."))
+        else "language"
+    )
 
 
 def lora_targets(model: nn.Module, tuning: Lora) -> list[str]:
@@ -165,7 +192,9 @@ def lora_targets(model: nn.Module, tuning: Lora) -> list[str]:
     ]
 
 
-def merge_lora(weights: Mapping[str, Tensor], tuning: Lora) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def merge_lora(
+    weights: Mapping[str, Tensor], tuning: Lora
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Merged and base weights by Hugging Face name, from the gathered weights of a peft model; no input is changed.
 
     W' = W + (alpha / r)·B·A, computed in float32 and rounded once to W's dtype (arXiv 2106.09685, section 4.1).
@@ -181,7 +210,9 @@ def merge_lora(weights: Mapping[str, Tensor], tuning: Lora) -> tuple[dict[str, T
         base[name] = merged[name] = weight
         if stem + _LORA_A in weights:
             update = weights[stem + _LORA_B].float() @ weights[stem + _LORA_A].float()
-            merged[name] = (weight.float() + tuning.alpha / tuning.r * update).to(weight.dtype)
+            merged[name] = (weight.float() + tuning.alpha / tuning.r * update).to(
+                weight.dtype
+            )
     return merged, base
 
 
@@ -192,7 +223,11 @@ def is_adapter(name: str) -> bool:
 
 def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter's tensors of a peft model under the names that peft's own files have."""
-    return {name.replace(".default.", "."): weight for name, weight in weights.items() if is_adapter(name)}
+    return {
+        name.replace(".default.", "."): weight
+        for name, weight in weights.items()
+        if is_adapter(name)
+    }
 
 
 def adapter_norm(weights: Mapping[str, Tensor], tuning: Lora) -> float:
@@ -218,6 +253,10 @@ def _add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
                 f"{wanted}, none of which exists; print the model to see its names"
             )
     config = LoraConfig(
-        r=tuning.r, lora_alpha=tuning.alpha, lora_dropout=tuning.dropout, target_modules=targets, bias="none"
+        r=tuning.r,
+        lora_alpha=tuning.alpha,
+        lora_dropout=tuning.dropout,
+        target_modules=targets,
+        bias="none",
     )
     return get_peft_model(model, config)

@@ -51,7 +51,9 @@ class Povid:
 
     def __init__(self, encoder: ChatEncoder, losses: Iterable[Loss], seed: int) -> None:
         self._range = pixel_range(encoder.processor.image_processor)
-        self._reference_differs = any(loss.kind == "povid" and not loss.povid_shared_indices for loss in losses)
+        self._reference_differs = any(
+            loss.kind == "povid" and not loss.povid_shared_indices for loss in losses
+        )
         self._seed = seed
 
     @torch.no_grad()
@@ -66,18 +68,27 @@ class Povid:
     ) -> Dispreferred:
         """y-_noise of a micro-batch, laid out for `batch`, the collated `pairs`."""
         losses = [objective.loss(pair.pair) for pair in pairs]
-        noised = [self.noised(pair, loss.povid_noise_step) for pair, loss in zip(pairs, losses, strict=True)]
+        noised = [
+            self.noised(pair, loss.povid_noise_step)
+            for pair, loss in zip(pairs, losses, strict=True)
+        ]
         rows = collator.collate_chosen(noised).like(batch)
         policy.eval()  # no dropout: the tokens are the policy's, not a draw's
         tokens = _best_tokens(policy(rows, best=True))
         policy.train()
         others = tokens
         if self._reference_differs:
-            shared = torch.tensor([loss.povid_shared_indices for loss in losses], device=tokens.device)
-            others = torch.where(shared[:, None], tokens, _best_tokens(reference(rows, best=True)))
+            shared = torch.tensor(
+                [loss.povid_shared_indices for loss in losses], device=tokens.device
+            )
+            others = torch.where(
+                shared[:, None], tokens, _best_tokens(reference(rows, best=True))
+            )
         width = int(batch.response_mask.sum(1).max()) - tokens.shape[1]
         height = len(batch.response_mask) - len(pairs)
-        return Dispreferred(*(F.pad(each, (0, width, 0, height)) for each in (tokens, others)))
+        return Dispreferred(
+            *(F.pad(each, (0, width, 0, height)) for each in (tokens, others))
+        )
 
     def noised(self, pair: EncodedPair, noise_step: int) -> EncodedPair:
         """The pair with x_t in place of its image's pixels."""
@@ -85,8 +96,12 @@ class Povid:
         if PIXELS not in inputs:
             return pair
         generator = torch.Generator().manual_seed(derive_seed(self._seed, pair.pair.id))
-        pixels = clamp_pixels(noise_pixels(inputs[PIXELS], noise_step, generator), *self._range)
-        return replace(pair, prompt=replace(pair.prompt, model_inputs={**inputs, PIXELS: pixels}))
+        pixels = clamp_pixels(
+            noise_pixels(inputs[PIXELS], noise_step, generator), *self._range
+        )
+        return replace(
+            pair, prompt=replace(pair.prompt, model_inputs={**inputs, PIXELS: pixels})
+        )
 
 
 def _best_tokens(logps: CompletionLogps) -> Tensor:
@@ -98,7 +113,10 @@ def pixel_range(image_processor: Any) -> tuple[Tensor, Tensor]:
     """What black and white become in each channel, [3] each, after the processor's rescaling and normalisation."""
     if not image_processor.do_normalize:
         return torch.zeros(3), torch.ones(3)
-    mean, std = (torch.tensor(list(getattr(image_processor, name))) for name in ("image_mean", "image_std"))
+    mean, std = (
+        torch.tensor(list(getattr(image_processor, name)))
+        for name in ("image_mean", "image_std")
+    )
     return (0 - mean) / std, (1 - mean) / std
 
 

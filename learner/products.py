@@ -23,7 +23,9 @@ SMALL = 1 << 20
 class Product(Protocol):
     """left [m, k], right [n, k], more [m, n] -> left rightᵀ + more [m, n]; `more` may be written to."""
 
-    def __call__(self, left: Tensor, right: Tensor, more: Tensor | None = None) -> Tensor: ...
+    def __call__(
+        self, left: Tensor, right: Tensor, more: Tensor | None = None
+    ) -> Tensor: ...
 
 
 @cache
@@ -36,7 +38,11 @@ def mkl_is_slow() -> bool:
     except OSError:
         return False
     wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
-    return wide and "GenuineIntel" not in facts and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return (
+        wide
+        and "GenuineIntel" not in facts
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
 def plain(left: Tensor, right: Tensor, more: Tensor | None = None) -> Tensor:
@@ -46,7 +52,11 @@ def plain(left: Tensor, right: Tensor, more: Tensor | None = None) -> Tensor:
 
 def through_onednn(left: Tensor, right: Tensor, more: Tensor | None = None) -> Tensor:
     """The same for float32 on a CPU; anything else, and what is small, goes the plain way."""
-    if left.dtype != torch.float32 or left.device.type != "cpu" or left.numel() * len(right) < SMALL:
+    if (
+        left.dtype != torch.float32
+        or left.device.type != "cpu"
+        or left.numel() * len(right) < SMALL
+    ):
         return plain(left, right, more)
     linear = torch.ops.mkldnn._linear_pointwise
     if more is None:
@@ -57,7 +67,9 @@ def through_onednn(left: Tensor, right: Tensor, more: Tensor | None = None) -> T
 def product_of(layer: nn.Module) -> Product:
     """How a linear layer multiplies."""
     own = vars(layer).get("forward")
-    return through_onednn if isinstance(own, partial) and own.func is _forward else plain
+    return (
+        through_onednn if isinstance(own, partial) and own.func is _forward else plain
+    )
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -85,7 +97,9 @@ def _forward(layer: nn.Linear, hidden: Tensor) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(hidden, weight)
         found = through_onednn(hidden.reshape(-1, hidden.shape[-1]), weight)
         if bias is not None:
@@ -98,8 +112,14 @@ class _Linear(torch.autograd.Function):
         hidden, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad
-        of_hidden = through_onednn(rows, weight.T).view_as(hidden) if wants_hidden else None
-        of_weight = _of_weight(rows, hidden.reshape(-1, hidden.shape[-1])) if wants_weight else None
+        of_hidden = (
+            through_onednn(rows, weight.T).view_as(hidden) if wants_hidden else None
+        )
+        of_weight = (
+            _of_weight(rows, hidden.reshape(-1, hidden.shape[-1]))
+            if wants_weight
+            else None
+        )
         return of_hidden, of_weight, rows.sum(0) if wants_bias else None
 
 

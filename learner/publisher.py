@@ -36,23 +36,34 @@ def plain_weights(
     """
     if policy is not None:
         gathered = dequantised(policy, gathered)
-    current = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
+    current = {
+        name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()
+    }
     return merge_lora(current, tuning) if isinstance(tuning, Lora) else (current, None)
 
 
-def change_norm(current: Mapping[str, Tensor], start: Iterable[tuple[str, Tensor]]) -> float:
+def change_norm(
+    current: Mapping[str, Tensor], start: Iterable[tuple[str, Tensor]]
+) -> float:
     """L2 norm of the difference over all tensors; `start` is read once, a tensor at a time."""
     squares = []
     for name, before in start:
         name = name.removeprefix(_POLICY_PREFIX)
-        sides = (side.reshape(-1).split(_CHUNK_NUMEL) for side in (current[name], before))
+        sides = (
+            side.reshape(-1).split(_CHUNK_NUMEL) for side in (current[name], before)
+        )
         for new, old in zip(*sides, strict=True):
-            squares.append((new.float() - old.cpu().float()).double().square().sum().item())
+            squares.append(
+                (new.float() - old.cpu().float()).double().square().sum().item()
+            )
     return math.sqrt(math.fsum(squares))
 
 
 def package(
-    version: int, current: Mapping[str, Tensor], start: Iterable[tuple[str, Tensor]], probe: LogprobProbe | None
+    version: int,
+    current: Mapping[str, Tensor],
+    start: Iterable[tuple[str, Tensor]],
+    probe: LogprobProbe | None,
 ) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
     """The arrays of a push under hub names, and the manifest that describes exactly them.
 
@@ -73,18 +84,30 @@ def package(
 
 
 def package_adapter(
-    version: int, gathered: Mapping[str, Tensor], tuning: Lora, probe: LogprobProbe | None
+    version: int,
+    gathered: Mapping[str, Tensor],
+    tuning: Lora,
+    probe: LogprobProbe | None,
 ) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
     """The arrays of a push of adapters alone, under peft's names, and the manifest that describes exactly them."""
-    weights = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()}
+    weights = {
+        name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()
+    }
     arrays = to_arrays(adapter_weights(weights))
     num_bytes = sum(array.nbytes for array in arrays.values())
     norm = adapter_norm(weights, tuning)
-    return WeightManifest(version, checksum(arrays), len(arrays), num_bytes, norm, probe), arrays
+    return WeightManifest(
+        version, checksum(arrays), len(arrays), num_bytes, norm, probe
+    ), arrays
 
 
 def export_policy(
-    directory: Path, policy: Policy, encoder: ChatEncoder, gathered: Mapping[str, Tensor], tuning: Tuning, shard: str
+    directory: Path,
+    policy: Policy,
+    encoder: ChatEncoder,
+    gathered: Mapping[str, Tensor],
+    tuning: Tuning,
+    shard: str,
 ) -> None:
     """Write a full Hugging Face directory aside and rename it into place; a LoRA adapter stays beside in `adapter/`.
 
@@ -94,7 +117,9 @@ def export_policy(
     from huggingface_hub import save_torch_state_dict
 
     plain = dequantised(policy, gathered)
-    weights = {name.removeprefix(_POLICY_PREFIX): weight for name, weight in plain.items()}
+    weights = {
+        name.removeprefix(_POLICY_PREFIX): weight for name, weight in plain.items()
+    }
     model = policy.model
     merged = merge_lora(weights, tuning)[0] if isinstance(tuning, Lora) else weights
     with replace_directory(directory) as partial:
@@ -104,8 +129,12 @@ def export_policy(
         encoder.processor.save_pretrained(partial)
         # CLIP towers: transformers would write flattened names that vLLM does not read.
         if any(name.startswith("model.vision_tower.") for name in merged):
-            named = {hub_name(name): weight.contiguous() for name, weight in merged.items()}
-            save_torch_state_dict(named, partial, max_shard_size=shard, metadata={"format": "pt"})
+            named = {
+                hub_name(name): weight.contiguous() for name, weight in merged.items()
+            }
+            save_torch_state_dict(
+                named, partial, max_shard_size=shard, metadata={"format": "pt"}
+            )
         else:
             model.save_pretrained(partial, state_dict=merged, max_shard_size=shard)
         if isinstance(tuning, Lora):

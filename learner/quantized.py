@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 
-KEPT = ("lm_head", r".*(vision_tower|visual|vision_model|multi_modal_projector|merger|connector)")
+KEPT = (
+    "lm_head",
+    r".*(vision_tower|visual|vision_model|multi_modal_projector|merger|connector)",
+)
 """Patterns of module names that are not quantised, from their beginning."""
 
 

@@ -18,7 +18,9 @@ TIMEOUT = timedelta(minutes=10)
 def join(backend: str, rank: int, world_size: int, address: str, port: int) -> None:
     """Make this process a member of the process group; rank 0 listens at the address (UserError: they do not meet)."""
     if dist.is_initialized():
-        raise RuntimeError("this process already belongs to a process group; close the other engine first")
+        raise RuntimeError(
+            "this process already belongs to a process group; close the other engine first"
+        )
     try:
         store = (
             dist.HashStore()  # type: ignore[attr-defined]
@@ -27,7 +29,9 @@ def join(backend: str, rank: int, world_size: int, address: str, port: int) -> N
                 address, port, world_size, is_master=rank == 0, timeout=TIMEOUT
             )
         )
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"learner rank {rank}: expected {world_size} ranks to meet at {address}:{port}, got: {error}; "

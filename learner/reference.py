@@ -35,11 +35,19 @@ class Reference:
     def __init__(self, config: RunConfig, policy: Policy) -> None:
         # ZeRO-3 splits the policy's parameters up, so nothing may be shared with it.
         share_tower = config.learner.zero_stage < 3
-        self.copy = None if isinstance(config.model.tuning, Lora) else freeze_copy(policy, share_tower)
+        self.copy = (
+            None
+            if isinstance(config.model.tuning, Lora)
+            else freeze_copy(policy, share_tower)
+        )
         self.cache: ReferenceCache | None = None
 
     def start(
-        self, engine: TrainEngine, device: torch.device, dtype: torch.dtype, cache: ReferenceCache | None
+        self,
+        engine: TrainEngine,
+        device: torch.device,
+        dtype: torch.dtype,
+        cache: ReferenceCache | None,
     ) -> None:
         """Bring the copy to its place, once the policy is in its engine.
 
@@ -47,26 +55,43 @@ class Reference:
             device, dtype: of batches.
             cache: of log-probs, if there is one.
         """
-        self._engine, self._device, self._dtype, self.cache = engine, device, dtype, cache
-        self._module: nn.Module | None = None if self.copy is None else engine.place_frozen(self.copy)
+        self._engine, self._device, self._dtype, self.cache = (
+            engine,
+            device,
+            dtype,
+            cache,
+        )
+        self._module: nn.Module | None = (
+            None if self.copy is None else engine.place_frozen(self.copy)
+        )
 
     def __call__(
-        self, batch: RowBatch | TreeBatch, alternatives: Tensor | None = None, best: bool = False
+        self,
+        batch: RowBatch | TreeBatch,
+        alternatives: Tensor | None = None,
+        best: bool = False,
     ) -> CompletionLogps:
         """From the cache where it knows them."""
         if self.cache is None or not isinstance(batch, TreeBatch):
             return self.forward(batch, alternatives, best)
-        assert alternatives is None and not best, "losses that ask for more go through plain rows"
+        assert alternatives is None and not best, (
+            "losses that ask for more go through plain rows"
+        )
         return self.cache.logps(batch, self.forward, self.tree)
 
     def forward(
-        self, batch: RowBatch | TreeBatch, alternatives: Tensor | None = None, best: bool = False
+        self,
+        batch: RowBatch | TreeBatch,
+        alternatives: Tensor | None = None,
+        best: bool = False,
     ) -> CompletionLogps:
         """The reference's own forward, whatever is cached."""
         if self._module is not None:
             logps = self._module(batch, alternatives=alternatives, best=best)
         else:
-            logps = self._engine.module(batch, adapters=False, alternatives=alternatives, best=best)
+            logps = self._engine.module(
+                batch, adapters=False, alternatives=alternatives, best=best
+            )
         assert isinstance(logps, CompletionLogps)
         return logps
 

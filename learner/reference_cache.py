@@ -52,7 +52,11 @@ class ReferenceCache:
         """Offline pairs that did."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._own = sqlite3.connect(directory / FILE.format(rank=rank), timeout=TIMEOUT_S, check_same_thread=False)
+            self._own = sqlite3.connect(
+                directory / FILE.format(rank=rank),
+                timeout=TIMEOUT_S,
+                check_same_thread=False,
+            )
             self._own.execute("PRAGMA synchronous = NORMAL")
             self._own.execute(_TABLE)
             self._own.commit()
@@ -72,20 +76,43 @@ class ReferenceCache:
         """The reference's log-probs of a batch; `forward` runs for the pairs alone that are not known."""
         num = len(batch.pairs)
         sides = rows_of(batch.pairs)
-        crops = [index for index, pair in enumerate(batch.pairs) if pair.cropped is not None]
+        crops = [
+            index for index, pair in enumerate(batch.pairs) if pair.cropped is not None
+        ]
         owners = [*range(num), *range(num), *crops]
-        offline = {index for index, pair in enumerate(batch.pairs) if pair.pair.weight_version is None}
-        keys = {row: self._key(*side) for row, side in enumerate(sides) if owners[row] in offline}
-        values = self._read({row: (key, len(sides[row][1])) for row, key in keys.items()})
-        missing = sorted({owner for row, owner in enumerate(owners) if row not in values})
+        offline = {
+            index
+            for index, pair in enumerate(batch.pairs)
+            if pair.pair.weight_version is None
+        }
+        keys = {
+            row: self._key(*side)
+            for row, side in enumerate(sides)
+            if owners[row] in offline
+        }
+        values = self._read(
+            {row: (key, len(sides[row][1])) for row, key in keys.items()}
+        )
+        missing = sorted(
+            {owner for row, owner in enumerate(owners) if row not in values}
+        )
         self.num_hits += num - len(missing)
         self.num_misses += len(offline & set(missing))
         if missing:
-            part = batch if len(missing) == num else rebatch([batch.pairs[index] for index in missing])
+            part = (
+                batch
+                if len(missing) == num
+                else rebatch([batch.pairs[index] for index in missing])
+            )
             rows = [row for row, owner in enumerate(owners) if owner in missing]
             logps = forward(part).token_logps
-            fresh = {row: logps[place, : len(sides[row][1])].cpu() for place, row in enumerate(rows)}
-            self._write({keys[row]: value for row, value in fresh.items() if row in keys})
+            fresh = {
+                row: logps[place, : len(sides[row][1])].cpu()
+                for place, row in enumerate(rows)
+            }
+            self._write(
+                {keys[row]: value for row, value in fresh.items() if row in keys}
+            )
             values |= fresh
         table = torch.zeros(batch.mask.shape, dtype=values[0].dtype)
         for row, value in values.items():
@@ -111,20 +138,30 @@ class ReferenceCache:
         for row, (key, length) in wanted.items():
             for file in files:
                 try:
-                    answer = file.execute("SELECT value FROM logps WHERE key = ?", (key,)).fetchone()
+                    answer = file.execute(
+                        "SELECT value FROM logps WHERE key = ?", (key,)
+                    ).fetchone()
                 except sqlite3.Error:
                     continue
                 if answer is not None and len(answer[0]) in (4 * length, 8 * length):
-                    dtype = torch.float32 if len(answer[0]) == 4 * length else torch.float64
+                    dtype = (
+                        torch.float32 if len(answer[0]) == 4 * length else torch.float64
+                    )
                     found[row] = torch.frombuffer(bytearray(answer[0]), dtype=dtype)
                     break
         return found
 
     def _write(self, values: dict[bytes, Tensor]) -> None:
-        rows = [(key, value.numpy().tobytes()) for key, value in values.items() if value.isfinite().all()]
+        rows = [
+            (key, value.numpy().tobytes())
+            for key, value in values.items()
+            if value.isfinite().all()
+        ]
         if rows:
             with self._own:
-                self._own.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?)", rows)
+                self._own.executemany(
+                    "INSERT OR REPLACE INTO logps VALUES (?, ?)", rows
+                )
 
     def _files(self) -> list[sqlite3.Connection]:
         """This rank's file first, then those of the others that exist by now, read-only."""
@@ -132,7 +169,10 @@ class ReferenceCache:
         for path in sorted(self._directory.glob(FILE.format(rank="*"))):
             if path.resolve() not in own and path not in self._others:
                 self._others[path] = sqlite3.connect(
-                    f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=TIMEOUT_S, check_same_thread=False
+                    f"{path.resolve().as_uri()}?mode=ro",
+                    uri=True,
+                    timeout=TIMEOUT_S,
+                    check_same_thread=False,
                 )
         return [self._own, *self._others.values()]
 

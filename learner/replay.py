@@ -26,12 +26,16 @@ class OfflinePool:
     With `by_prompt` it is prompts that are shuffled: a prompt's pairs come one after the other, in the set's order.
     """
 
-    def __init__(self, pairs: Sequence[PreferencePair], seed: int, by_prompt: bool = False) -> None:
+    def __init__(
+        self, pairs: Sequence[PreferencePair], seed: int, by_prompt: bool = False
+    ) -> None:
         self._pairs = tuple(pairs)
         self._seed = seed
         together: dict[object, list[int]] = {}
         for index, pair in enumerate(self._pairs):
-            together.setdefault(pair.prompt.id if by_prompt else index, []).append(index)
+            together.setdefault(pair.prompt.id if by_prompt else index, []).append(
+                index
+            )
         self._units = list(together.values())
         self._epoch = 0
         self._position = 0
@@ -62,7 +66,11 @@ class OfflinePool:
 
     def state_dict(self) -> dict[str, int]:
         """Where the pool stands, and how large the set is that this is true for."""
-        return {"epoch": self._epoch, "position": self._position, "size": len(self._pairs)}
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "size": len(self._pairs),
+        }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a saved place.
@@ -87,7 +95,12 @@ class OfflinePool:
 class ReplayBuffer:
     """Both pools. Online pairs are used once, in order of arrival, unless they are too old by then."""
 
-    def __init__(self, offline: Sequence[PreferencePair] = (), seed: int = 0, by_prompt: bool = False) -> None:
+    def __init__(
+        self,
+        offline: Sequence[PreferencePair] = (),
+        seed: int = 0,
+        by_prompt: bool = False,
+    ) -> None:
         self._offline = OfflinePool(offline, seed, by_prompt)
         self._online: deque[PreferencePair] = deque()
 
@@ -98,10 +111,14 @@ class ReplayBuffer:
 
     def add(self, pair: PreferencePair) -> None:
         """Append an online pair."""
-        assert pair.weight_version is not None, f"online pair {pair.id} has no weight version"
+        assert pair.weight_version is not None, (
+            f"online pair {pair.id} has no weight version"
+        )
         self._online.append(pair)
 
-    def evict(self, learner_version: int, max_staleness: int) -> list[tuple[PreferencePair, Dropped]]:
+    def evict(
+        self, learner_version: int, max_staleness: int
+    ) -> list[tuple[PreferencePair, Dropped]]:
         """Remove the online pairs that are too old (reason `stale`)."""
         fresh: deque[PreferencePair] = deque()
         evicted: list[tuple[PreferencePair, Dropped]] = []
@@ -144,7 +161,10 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, ready for `json.dumps`."""
-        return {"offline": self._offline.state_dict(), "online": _PAIRS.dump_python(list(self._online), mode="json")}
+        return {
+            "offline": self._offline.state_dict(),
+            "online": _PAIRS.dump_python(list(self._online), mode="json"),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put the buffer where a saved one was (UserError when the offline set has changed)."""

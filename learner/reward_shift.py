@@ -21,19 +21,27 @@ class RewardShift:
     @classmethod
     def of(cls, counters: Mapping[str, float]) -> RewardShift:
         """As `counters` left it."""
-        return cls(counters.get("reward_total", 0.0), int(counters.get("reward_count", 0)))
+        return cls(
+            counters.get("reward_total", 0.0), int(counters.get("reward_count", 0))
+        )
 
     @property
     def counters(self) -> dict[str, float]:
         """For a checkpoint; empty while no pair had the loss."""
-        return {"reward_total": self.total, "reward_count": self.count} if self.count else {}
+        return (
+            {"reward_total": self.total, "reward_count": self.count}
+            if self.count
+            else {}
+        )
 
     @property
     def mean(self) -> float:
         """δ."""
         return self.total / self.count if self.count else 0.0
 
-    def after(self, tables: Sequence[Mapping[str, Sequence[float]]], counts: Sequence[bool]) -> RewardShift:
+    def after(
+        self, tables: Sequence[Mapping[str, Sequence[float]]], counts: Sequence[bool]
+    ) -> RewardShift:
         """With the rewards of a step.
 
         Args:
@@ -41,6 +49,14 @@ class RewardShift:
             counts: whether a pair has the loss, in the order of the tables' rows.
         """
         names = ("rewards/chosen", "rewards/rejected")
-        columns = [[value for table in tables for value in table.get(name, ())] for name in names]
-        found = [value for column in columns for value, one in zip(column, counts, strict=True) if one]
+        columns = [
+            [value for table in tables for value in table.get(name, ())]
+            for name in names
+        ]
+        found = [
+            value
+            for column in columns
+            for value, one in zip(column, counts, strict=True)
+            if one
+        ]
         return RewardShift(math.fsum([self.total, *found]), self.count + len(found))

@@ -12,7 +12,9 @@ def staleness(pair: PreferencePair, learner_version: int) -> int | None:
     """
     if pair.weight_version is None:
         return None
-    assert pair.weight_version <= learner_version, f"pair {pair.id} comes from version {pair.weight_version}, unborn"
+    assert pair.weight_version <= learner_version, (
+        f"pair {pair.id} comes from version {pair.weight_version}, unborn"
+    )
     return learner_version - pair.weight_version
 
 

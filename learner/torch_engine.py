@@ -30,15 +30,23 @@ class TorchEngine:
     world_size = 1
 
     def __init__(self, module: nn.Module, config: LearnerConfig) -> None:
-        dtypes = {parameter.dtype for parameter in module.parameters() if parameter.requires_grad}
+        dtypes = {
+            parameter.dtype
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        }
         if config.num_ranks > 1 or not dtypes <= {torch.float32, torch.float64}:
             raise UserError(
                 f"learner.engine: torch expects 1 rank and float32 weights, got {config.num_ranks} and "
                 f"{sorted(map(str, dtypes))}; set learner.engine = deepspeed"
             )
         self._module = module
-        self._optimizer = ClippedAdamW((p for p in module.parameters() if p.requires_grad), config.optimizer)
-        self._schedule = build_schedule(self._optimizer, config.optimizer, config.num_steps)
+        self._optimizer = ClippedAdamW(
+            (p for p in module.parameters() if p.requires_grad), config.optimizer
+        )
+        self._schedule = build_schedule(
+            self._optimizer, config.optimizer, config.num_steps
+        )
 
     @property
     def module(self) -> nn.Module:
@@ -56,11 +64,20 @@ class TorchEngine:
         self._optimizer.zero_grad(set_to_none=True)
         if not self._optimizer.overflow:
             self._schedule.step()
-        return {"grad_norm": self._optimizer.grad_norm, "lr": lr, "skipped": float(self._optimizer.overflow)}
+        return {
+            "grad_norm": self._optimizer.grad_norm,
+            "lr": lr,
+            "skipped": float(self._optimizer.overflow),
+        }
 
-    def gather_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Mapping[str, Tensor] | None:
+    def gather_weights(
+        self, wanted: Callable[[str], bool] = lambda name: True
+    ) -> Mapping[str, Tensor] | None:
         """Copies of all parameters on the CPU, tied ones under each of their names."""
-        return {name: weight.to("cpu", copy=True) for name, weight in self.gathered(self._module, wanted)}
+        return {
+            name: weight.to("cpu", copy=True)
+            for name, weight in self.gathered(self._module, wanted)
+        }
 
     def place_frozen(self, module: nn.Module) -> nn.Module:
         """The module itself, on the policy's device."""
@@ -85,10 +102,14 @@ class TorchEngine:
 
     def load(self, directory: Path) -> None:
         """Go on from `save` (raises what torch raises; the learner says it in one line)."""
-        state = torch.load(directory / STATE_FILE, map_location="cpu", weights_only=True)
+        state = torch.load(
+            directory / STATE_FILE, map_location="cpu", weights_only=True
+        )
         own = self._trainable()
         if own.keys() != state["weights"].keys():
-            raise ValueError(f"other trainable weights: {len(state['weights'])} saved, {len(own)} here")
+            raise ValueError(
+                f"other trainable weights: {len(state['weights'])} saved, {len(own)} here"
+            )
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state["weights"][name])
@@ -99,4 +120,8 @@ class TorchEngine:
         """Nothing to hand back."""
 
     def _trainable(self) -> dict[str, Tensor]:
-        return {name: parameter.data for name, parameter in self._module.named_parameters() if parameter.requires_grad}
+        return {
+            name: parameter.data
+            for name, parameter in self._module.named_parameters()
+            if parameter.requires_grad
+        }

@@ -80,19 +80,25 @@ class TreeBatch:
         """The batch on a device; pixels in the model's dtype."""
 
         def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: v.to(device, dtype if v.is_floating_point() else None) for name, v in tensors.items()}
+            return {
+                name: v.to(device, dtype if v.is_floating_point() else None)
+                for name, v in tensors.items()
+            }
 
         return replace(
             self,
             input_ids=self.input_ids.to(device),
             segments=tuple(
-                replace(s, mask=None if s.mask is None else s.mask.to(device, dtype)) for s in self.segments
+                replace(s, mask=None if s.mask is None else s.mask.to(device, dtype))
+                for s in self.segments
             ),
             predictors=self.predictors.to(device),
             targets=self.targets.to(device),
             places=self.places.to(device),
             mask=self.mask.to(device),
-            media=tuple(replace(each, inputs=moved(each.inputs)) for each in self.media),
+            media=tuple(
+                replace(each, inputs=moved(each.inputs)) for each in self.media
+            ),
             prompt_types=tuple(moved(types) for types in self.prompt_types),
             memo={},
         )
@@ -100,10 +106,14 @@ class TreeBatch:
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """One behind the other; in every other dimension zeros fill what is smaller (LLaVA-NeXT's numbers of tiles)."""
-    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    shape = [
+        max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)
+    ]
     padded = []
     for part in parts:
-        missing = [size - have for size, have in zip(shape, part.shape[1:], strict=True)]
+        missing = [
+            size - have for size, have in zip(shape, part.shape[1:], strict=True)
+        ]
         edges = [edge for size in reversed(missing) for edge in (0, size)]
         padded.append(torch.nn.functional.pad(part, edges) if any(missing) else part)
     return torch.cat(padded)
@@ -114,7 +124,10 @@ def tree_batch(pairs: Sequence[EncodedPair]) -> TreeBatch:
     return tree_rows(rows_of(pairs), pairs)
 
 
-def tree_rows(rows: Sequence[tuple[EncodedPair, tuple[int, ...]]], pairs: Sequence[EncodedPair] = ()) -> TreeBatch:
+def tree_rows(
+    rows: Sequence[tuple[EncodedPair, tuple[int, ...]]],
+    pairs: Sequence[EncodedPair] = (),
+) -> TreeBatch:
     """Lay out any number of completions of any prompts; result rows are in the order given.
 
     Prompts are the same if their tokens and images are, completions of one prompt if their tokens are.
@@ -133,15 +146,27 @@ def tree_rows(rows: Sequence[tuple[EncodedPair, tuple[int, ...]]], pairs: Sequen
         tokens += prompt
         for completion in completions:
             first_place[key, completion] = len(predictors)
-            predictors += [start + len(prompt) - 1, *range(len(tokens), len(tokens) + len(completion) - 1)]
+            predictors += [
+                start + len(prompt) - 1,
+                *range(len(tokens), len(tokens) + len(completion) - 1),
+            ]
             tokens += completion
         lengths = tuple(map(len, completions))
-        segments.append(Segment(start, len(prompt), lengths, _mask(len(prompt), lengths)))
-    targets = [token for _, completions in prompts.values() for completion in completions for token in completion]
+        segments.append(
+            Segment(start, len(prompt), lengths, _mask(len(prompt), lengths))
+        )
+    targets = [
+        token
+        for _, completions in prompts.values()
+        for completion in completions
+        for token in completion
+    ]
     row_lengths = torch.tensor([len(completion) for _, completion in rows])
     columns = torch.arange(int(row_lengths.max()))
     mask = columns < row_lengths[:, None]
-    firsts = torch.tensor([first_place[pair.prompt_key, completion] for pair, completion in rows])
+    firsts = torch.tensor(
+        [first_place[pair.prompt_key, completion] for pair, completion in rows]
+    )
     first_pairs = [pair for pair, _ in prompts.values()]
     media, media_of = _distinct_media(first_pairs)
     return TreeBatch(
@@ -155,13 +180,19 @@ def tree_rows(rows: Sequence[tuple[EncodedPair, tuple[int, ...]]], pairs: Sequen
         media=media,
         media_of=media_of,
         prompt_types=tuple(
-            {name: value for name, value in pair.prompt.model_inputs.items() if name in TOKEN_LEVEL}
+            {
+                name: value
+                for name, value in pair.prompt.model_inputs.items()
+                if name in TOKEN_LEVEL
+            }
             for pair in first_pairs
         ),
     )
 
 
-def _distinct_media(pairs: Sequence[EncodedPair]) -> tuple[tuple[Media, ...], tuple[int | None, ...]]:
+def _distinct_media(
+    pairs: Sequence[EncodedPair],
+) -> tuple[tuple[Media, ...], tuple[int | None, ...]]:
     numbers: dict[tuple[str, ...], int] = {}
     media: list[Media] = []
     media_of: list[int | None] = []
@@ -172,7 +203,11 @@ def _distinct_media(pairs: Sequence[EncodedPair]) -> tuple[tuple[Media, ...], tu
             continue
         if key not in numbers:
             numbers[key] = len(media)
-            inputs = {name: v for name, v in pair.prompt.model_inputs.items() if name not in TOKEN_LEVEL}
+            inputs = {
+                name: v
+                for name, v in pair.prompt.model_inputs.items()
+                if name not in TOKEN_LEVEL
+            }
             media.append(Media(key, inputs))
         media_of.append(numbers[key])
     return tuple(media), tuple(media_of)
@@ -180,7 +215,9 @@ def _distinct_media(pairs: Sequence[EncodedPair]) -> tuple[tuple[Media, ...], tu
 
 def _mask(prompt: int, lengths: tuple[int, ...]) -> Tensor | None:
     total = sum(lengths)
-    if total * (prompt + total) > MAX_WASTE * sum(length * (prompt + length) for length in lengths):
+    if total * (prompt + total) > MAX_WASTE * sum(
+        length * (prompt + length) for length in lengths
+    ):
         return None
     own = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths))
     hidden = torch.zeros(total, total).masked_fill_(own == 0, float("-inf"))

@@ -54,9 +54,20 @@ def tree_attention(
     """
     if tree is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            **kwargs,
         )
-    calls = list(_predictors_calls(tree, query)) if predictors_only else [c for s in tree for c in _calls(s, query)]
+    calls = (
+        list(_predictors_calls(tree, query))
+        if predictors_only
+        else [c for s in tree for c in _calls(s, query)]
+    )
     if _is_one_function(query, dropout):
         return _TreeAttention.apply(query, key, value, calls, scaling), None  # type: ignore[no-untyped-call]
     # Splits, because their backward is one concatenation.
@@ -65,7 +76,13 @@ def tree_attention(
     key, value = _for_all_heads(key, groups), _for_all_heads(value, groups)
     parts = [
         F.scaled_dot_product_attention(
-            ask, _seen(key, call), _seen(value, call), call.mask, dropout, call.causal, scale=scaling
+            ask,
+            _seen(key, call),
+            _seen(value, call),
+            call.mask,
+            dropout,
+            call.causal,
+            scale=scaling,
         )
         for ask, call in zip(asking, calls, strict=True)
     ]
@@ -90,7 +107,9 @@ def _calls(segment: Segment, query: Tensor) -> Iterator[Call]:
     yield Call(prompt, (prompt,), True, None)
     if segment.mask is not None:
         whole = slice(segment.start, segment.stop)
-        yield Call(slice(end, segment.stop), (whole,), False, segment.mask.to(query.dtype))
+        yield Call(
+            slice(end, segment.stop), (whole,), False, segment.mask.to(query.dtype)
+        )
         return
     for length in segment.lengths:
         own = slice(end, end + length)
@@ -106,10 +125,18 @@ def _predictors_calls(tree: Sequence[Segment], query: Tensor) -> Iterator[Call]:
         prompt, *completions = _calls(segment, query)
         yield Call(slice(at, at + 1), prompt.seen, False, None)
         at += 1
-        lengths = [segment.lengths] if segment.mask is not None else [(length,) for length in segment.lengths]
+        lengths = (
+            [segment.lengths]
+            if segment.mask is not None
+            else [(length,) for length in segment.lengths]
+        )
         for call, run in zip(completions, lengths, strict=True):
             ends = itertools.accumulate(run)
-            rows = [row for end, length in zip(ends, run, strict=True) for row in range(end - length, end - 1)]
+            rows = [
+                row
+                for end, length in zip(ends, run, strict=True)
+                for row in range(end - length, end - 1)
+            ]
             if rows:
                 assert call.mask is not None
                 yield Call(slice(at, at + len(rows)), call.seen, False, call.mask[rows])
@@ -130,14 +157,30 @@ class _TreeAttention(torch.autograd.Function):
     """Output [1, tokens, heads, width]; keeps what the kernel keeps, and no copy of keys or values."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, calls: list[Call], scale: float | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        calls: list[Call],
+        scale: float | None,
+    ) -> Tensor:
         batch, heads, tokens, width = query.shape
         groups = heads // key.shape[1]
         output = query.new_empty(batch, tokens, heads, width)
         norms = []
         for call in calls:
-            seen = [_for_all_heads(_seen(states, call), groups) for states in (key, value)]
-            part, norm = _forward(query[:, :, call.asks], *seen, 0.0, call.causal, attn_mask=call.mask, scale=scale)
+            seen = [
+                _for_all_heads(_seen(states, call), groups) for states in (key, value)
+            ]
+            part, norm = _forward(
+                query[:, :, call.asks],
+                *seen,
+                0.0,
+                call.causal,
+                attn_mask=call.mask,
+                scale=scale,
+            )
             output[:, call.asks] = part.transpose(1, 2)
             norms.append(norm)
         ctx.save_for_backward(query, key, value, output, *norms)
@@ -148,12 +191,19 @@ class _TreeAttention(torch.autograd.Function):
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, *norms = ctx.saved_tensors
-        grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        grad_query, grad_key, grad_value = (
+            torch.empty_like(query),
+            torch.zeros_like(key),
+            torch.zeros_like(value),
+        )
         for call, norm in zip(ctx.calls, norms, strict=True):
             of_query, *of_seen = _backward(
                 grad[:, call.asks].transpose(1, 2),
                 query[:, :, call.asks],
-                *(_for_all_heads(_seen(states, call), ctx.groups) for states in (key, value)),
+                *(
+                    _for_all_heads(_seen(states, call), ctx.groups)
+                    for states in (key, value)
+                ),
                 output[:, call.asks].transpose(1, 2),
                 norm,
                 0.0,
@@ -163,7 +213,9 @@ class _TreeAttention(torch.autograd.Function):
             )
             grad_query[:, :, call.asks] = of_query
             if ctx.groups > 1:
-                of_seen = [each.unflatten(1, (-1, ctx.groups)).sum(2) for each in of_seen]
+                of_seen = [
+                    each.unflatten(1, (-1, ctx.groups)).sum(2) for each in of_seen
+                ]
             of_key, of_value = of_seen
             begin = 0
             for run in call.seen:

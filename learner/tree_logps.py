@@ -26,7 +26,9 @@ def why_not(model: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         return f"the language model has layers of {sorted(kinds - {'full_attention'})}"
-    if getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None):
+    if getattr(config, "use_sliding_window", True) and getattr(
+        config, "sliding_window", None
+    ):
         return "the language model attends through a sliding window"
     return None
 
@@ -38,14 +40,18 @@ def prepare(model: Any, fused_layers: bool = False) -> None:
         decoder.install(language_model(model))
 
 
-def tree_logps(model: Any, batch: TreeBatch, fused: bool = True, shared: VisionShare | None = None) -> CompletionLogps:
+def tree_logps(
+    model: Any, batch: TreeBatch, fused: bool = True, shared: VisionShare | None = None
+) -> CompletionLogps:
     """Log-probs of every row's completion; `prepare` must have seen the model.
 
     Args:
         fused: let `learner.head` make logits and gradients, where the head allows it.
         shared: what policy and reference have in common of the vision side.
     """
-    assert language_model(model).config._attn_implementation == NAME, "prepare(model) comes first"
+    assert language_model(model).config._attn_implementation == NAME, (
+        "prepare(model) comes first"
+    )
     if "positions" not in batch.memo:
         batch.memo["positions"] = positions(model, batch)
         batch.memo["predicting"] = torch.unique(batch.predictors, return_inverse=True)
@@ -63,7 +69,9 @@ def tree_logps(model: Any, batch: TreeBatch, fused: bool = True, shared: VisionS
         predicting=predicting,
     ).last_hidden_state[0]
     values = token_logps(model.lm_head, hidden[places], batch.targets, fused)
-    return CompletionLogps(values[batch.places].masked_fill(~batch.mask, 0.0), batch.mask)
+    return CompletionLogps(
+        values[batch.places].masked_fill(~batch.mask, 0.0), batch.mask
+    )
 
 
 def positions(model: Any, batch: TreeBatch) -> Tensor:
@@ -71,16 +79,26 @@ def positions(model: Any, batch: TreeBatch) -> Tensor:
     spatial = hasattr(model.model, "get_rope_index")
     parts: list[Tensor] = []
     for index, segment in enumerate(batch.segments):
-        prompt = torch.arange(segment.prompt, device=batch.input_ids.device).expand(3 if spatial else 1, -1)
+        prompt = torch.arange(segment.prompt, device=batch.input_ids.device).expand(
+            3 if spatial else 1, -1
+        )
         number = batch.media_of[index]
         if spatial and number is not None:
             ids = batch.input_ids[:, segment.start : segment.start + segment.prompt]
-            grids = {name: v for name, v in batch.media[number].inputs.items() if name.endswith("grid_thw")}
-            prompt = model.model.get_rope_index(input_ids=ids, **batch.prompt_types[index], **grids)[0][:, 0]
+            grids = {
+                name: v
+                for name, v in batch.media[number].inputs.items()
+                if name.endswith("grid_thw")
+            }
+            prompt = model.model.get_rope_index(
+                input_ids=ids, **batch.prompt_types[index], **grids
+            )[0][:, 0]
         first = int(prompt.max()) + 1
         parts += [prompt]
         parts += [
-            torch.arange(first, first + length, device=prompt.device).expand(len(prompt), -1)
+            torch.arange(first, first + length, device=prompt.device).expand(
+                len(prompt), -1
+            )
             for length in segment.lengths
         ]
     found = torch.cat(parts, 1)

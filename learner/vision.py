@@ -17,7 +17,14 @@ from typing import Any, Literal
 
 import torch
 
-from learner.tower import TOWER_IMAGES, Features, image_features, replayed, tower_parameters, tower_states
+from learner.tower import (
+    TOWER_IMAGES,
+    Features,
+    image_features,
+    replayed,
+    tower_parameters,
+    tower_states,
+)
 from learner.tree import Media, TreeBatch
 
 Share = Literal["features", "tower", "nothing"]
@@ -56,7 +63,10 @@ class VisionShare:
         made: dict[tuple[str, ...], Features] = {}
         for start in range(0, len(missing), TOWER_IMAGES):
             part = missing[start : start + TOWER_IMAGES]
-            made |= {each.sha256: found.alone() for each, found in zip(part, run(self._model, part), strict=True)}
+            made |= {
+                each.sha256: found.alone()
+                for each, found in zip(part, run(self._model, part), strict=True)
+            }
         found = [made.get(each.sha256) or self._kept[each.sha256] for each in media]
         for each, features in zip(media, found, strict=True):
             self._num_bytes += 0 if each.sha256 in self._kept else features.num_bytes
@@ -71,10 +81,16 @@ class VisionShare:
 def what_is_shared(model: Any) -> Share:
     """By what of the vision side trains (see the table above)."""
     language = {id(parameter) for parameter in language_model(model).parameters()}
-    vision = [(name, p) for name, p in model.model.named_parameters() if id(p) not in language]
+    vision = [
+        (name, p) for name, p in model.model.named_parameters() if id(p) not in language
+    ]
     if not any(parameter.requires_grad for _, parameter in vision):
         return "features"
-    return "nothing" if any(parameter.requires_grad for parameter in tower_parameters(model)) else "tower"
+    return (
+        "nothing"
+        if any(parameter.requires_grad for parameter in tower_parameters(model))
+        else "tower"
+    )
 
 
 def language_model(model: Any) -> Any:
@@ -82,7 +98,9 @@ def language_model(model: Any) -> Any:
     return model.model.language_model
 
 
-def encoder_outputs(model: Any, batch: TreeBatch, shared: VisionShare | None) -> dict[str, Any] | None:
+def encoder_outputs(
+    model: Any, batch: TreeBatch, shared: VisionShare | None
+) -> dict[str, Any] | None:
     """What the model's forward takes in place of pixels, in the order of the row's image tokens."""
     if not batch.media:
         return None
@@ -94,5 +112,8 @@ def encoder_outputs(model: Any, batch: TreeBatch, shared: VisionShare | None) ->
             found = image_features(model, batch.media)
     order = [found[number] for number in batch.media_of if number is not None]
     pooled = [tensor for features in order for tensor in features.pooled]
-    levels = [[each for features in order for each in features.levels[i]] for i in range(len(order[0].levels))]
+    levels = [
+        [each for features in order for each in features.levels[i]]
+        for i in range(len(order[0].levels))
+    ]
     return {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=levels)}

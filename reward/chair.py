@@ -16,7 +16,9 @@ from collections.abc import Collection, Sequence
 from reward.bootstrap import Array, Columns, ratio
 
 
-def caption_counts(mentions: Sequence[str], present: Collection[str], num_words: int) -> dict[str, int]:
+def caption_counts(
+    mentions: Sequence[str], present: Collection[str], num_words: int
+) -> dict[str, int]:
     """What one caption adds to the totals: the objects it mentions, repeats included, against those that are there."""
     num_hallucinated = sum(mention not in present for mention in mentions)
     return {

@@ -55,7 +55,9 @@ def compare_mentions(mentions: Sequence[Mention], scene: Scene) -> Comparison:
         if (item := objects.get(mention.shape)) is None:
             continue
         best = counted.get(mention.shape)
-        if best is None or len(_wrong(mention, item)) < len(_wrong(mentions[best], item)):
+        if best is None or len(_wrong(mention, item)) < len(
+            _wrong(mentions[best], item)
+        ):
             counted[mention.shape] = index
     claims = []
     for index, mention in enumerate(mentions):
@@ -67,7 +69,10 @@ def compare_mentions(mentions: Sequence[Mention], scene: Scene) -> Comparison:
         else:
             wrong = _wrong(mention, item)
             claims.append(Claim(mention, "wrong_attribute" if wrong else "true", wrong))
-    return Comparison(tuple(claims), tuple(item for item in scene.objects if item.shape not in counted))
+    return Comparison(
+        tuple(claims),
+        tuple(item for item in scene.objects if item.shape not in counted),
+    )
 
 
 def _wrong(mention: Mention, item: SceneObject) -> tuple[Attribute, ...]:

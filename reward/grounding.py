@@ -43,7 +43,10 @@ class Grounding(BaseModel):
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     warning: str | None = None
     missing: str | None = None
-    dropped: dict[str, int] = Field(default_factory=dict, description="pairs without log-probs in some view, by reason")
+    dropped: dict[str, int] = Field(
+        default_factory=dict,
+        description="pairs without log-probs in some view, by reason",
+    )
 
 
 def make_grounding(
@@ -62,12 +65,27 @@ def make_grounding(
         dropped: views of pairs that could not be scored.
     """
     lost = dict(Counter(drop.reason for drop in dropped))
-    ranked_by: Literal["implicit_reward", "logp_per_token"] = "logp_per_token" if start is None else "implicit_reward"
-    ids = sorted(_in_every_view(policy) & (_in_every_view(start) if start is not None else _in_every_view(policy)))
+    ranked_by: Literal["implicit_reward", "logp_per_token"] = (
+        "logp_per_token" if start is None else "implicit_reward"
+    )
+    ids = sorted(
+        _in_every_view(policy)
+        & (_in_every_view(start) if start is not None else _in_every_view(policy))
+    )
     if not ids or len(policy) < 2:
-        return Grounding(ranked_by=ranked_by, missing="no pair could be scored in more than one view", dropped=lost)
+        return Grounding(
+            ranked_by=ranked_by,
+            missing="no pair could be scored in more than one view",
+            dropped=lost,
+        )
     right = {
-        view: np.asarray([_prefers(found[id], start[view][id] if start is not None else None) for id in ids], float)
+        view: np.asarray(
+            [
+                _prefers(found[id], start[view][id] if start is not None else None)
+                for id in ids
+            ],
+            float,
+        )
         for view, found in policy.items()
     }
     columns: Columns = {**right, "pairs": np.ones(len(ids))}
@@ -78,14 +96,18 @@ def make_grounding(
         num_pairs=len(ids),
         accuracy=values,
         gain=gain,
-        intervals=intervals(columns, _statistic, num_samples, derive_seed("scorecard", "grounding")),
+        intervals=intervals(
+            columns, _statistic, num_samples, derive_seed("scorecard", "grounding")
+        ),
         warning=_warning(values, gain, least_gain) if gain < least_gain else None,
         dropped=lost,
     )
 
 
 def _in_every_view(logps: ViewLogps) -> set[str]:
-    return set.intersection(*(set(found) for found in logps.values())) if logps else set()
+    return (
+        set.intersection(*(set(found) for found in logps.values())) if logps else set()
+    )
 
 
 def _prefers(policy: SideLogps, start: SideLogps | None) -> bool:
@@ -96,13 +118,19 @@ def _prefers(policy: SideLogps, start: SideLogps | None) -> bool:
 
 
 def _statistic(totals: Columns) -> dict[str, Array]:
-    found = {view: ratio(total, totals["pairs"]) for view, total in totals.items() if view != "pairs"}
+    found = {
+        view: ratio(total, totals["pairs"])
+        for view, total in totals.items()
+        if view != "pairs"
+    }
     blind = np.max([value for view, value in found.items() if view != TRUE], axis=0)
     return {**found, "gain": found[TRUE] - blind}
 
 
 def _warning(accuracy: Mapping[str, float], gain: float, least_gain: float) -> str:
-    view = max((view for view in accuracy if view != TRUE), key=lambda name: accuracy[name])
+    view = max(
+        (view for view in accuracy if view != TRUE), key=lambda name: accuracy[name]
+    )
     if accuracy[TRUE] <= CHANCE:
         return (
             f"true answers are not preferred even with the picture: accuracy {accuracy[TRUE]:.3f}, chance is {CHANCE}; "

@@ -37,42 +37,70 @@ class PolicyJudge:
 
     def __init__(self, settings: config.PolicyJudge) -> None:
         self._encoder = ChatEncoder(settings.path, settings.max_length)
-        with readable(settings.path, "reward.judge.path", "an architecture and weights"):
+        with readable(
+            settings.path, "reward.judge.path", "an architecture and weights"
+        ):
             self._model = AutoModelForImageTextToText.from_pretrained(
-                settings.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                settings.path,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
             ).eval()
 
     def judge(self, group: RolloutGroup) -> Verdict:
         """One score per completion, at most 0; the notes name what was denied."""
-        counts = [Counter(mention.shape for mention in parse_caption(c.text)) for c in group.completions]
+        counts = [
+            Counter(mention.shape for mention in parse_caption(c.text))
+            for c in group.completions
+        ]
         claimed = sorted(set().union(*counts))
         denied = {shape for shape in claimed if not self.sees(group.prompt, shape)}
-        found = [self._faults(c, n, denied) for c, n in zip(group.completions, counts, strict=True)]
+        found = [
+            self._faults(c, n, denied)
+            for c, n in zip(group.completions, counts, strict=True)
+        ]
         return Verdict(
-            tuple(0.0 - len(faults) for faults in found), tuple("; ".join(faults) or "no doubt" for faults in found)
+            tuple(0.0 - len(faults) for faults in found),
+            tuple("; ".join(faults) or "no doubt" for faults in found),
         )
 
     @torch.no_grad()
     def sees(self, prompt: Prompt, shape: str) -> bool:
         """Whether "Yes." is a likelier answer than "No." to the question for `shape`, by their first tokens."""
-        question = (Message("user", (*(Part("image") for _ in prompt.images), Part("text", ask(shape)))),)
+        question = (
+            Message(
+                "user",
+                (*(Part("image") for _ in prompt.images), Part("text", ask(shape))),
+            ),
+        )
         try:
             encoded = self._encoder.encode_prompt(replace(prompt, messages=question))
         except (PromptError, ImageError) as error:
             raise JudgeError(str(error)) from error
-        logits = self._model(input_ids=torch.tensor([encoded.token_ids]), **encoded.model_inputs).logits[0, -1]
+        logits = self._model(
+            input_ids=torch.tensor([encoded.token_ids]), **encoded.model_inputs
+        ).logits[0, -1]
         yes, no = self._answers
         return bool(logits[yes] > logits[no])
 
     @cached_property
     def _answers(self) -> tuple[int, int]:
-        yes, no = (self._encoder.encode_response(answer_text(answer))[0] for answer in ("yes", "no"))
+        yes, no = (
+            self._encoder.encode_response(answer_text(answer))[0]
+            for answer in ("yes", "no")
+        )
         assert yes != no, "the model's answers must differ in their first token"
         return yes, no
 
-    def _faults(self, completion: Completion, counts: Counter[str], denied: set[str]) -> list[str]:
+    def _faults(
+        self, completion: Completion, counts: Counter[str], denied: set[str]
+    ) -> list[str]:
         faults = [f"denied {shape}" for shape in counts if shape in denied]
-        faults += [f"repeated {shape}" for shape, number in counts.items() for _ in range(number - 1)]
+        faults += [
+            f"repeated {shape}"
+            for shape, number in counts.items()
+            for _ in range(number - 1)
+        ]
         if not counts:
             faults.append("names no object")
         if completion.finish_reason == "length":

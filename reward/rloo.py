@@ -24,7 +24,9 @@ def leave_one_out(scores: Sequence[float]) -> tuple[float, ...]:
     return tuple(score - (total - score) / others for score in scores)
 
 
-def rloo_pairs(group: RolloutGroup, verdict: Verdict) -> tuple[PreferencePair, ...] | Dropped:
+def rloo_pairs(
+    group: RolloutGroup, verdict: Verdict
+) -> tuple[PreferencePair, ...] | Dropped:
     """k / 2 pairs whose `scores` are advantages, or why there are none; k must be even."""
     if (bad := check_verdict(group, verdict)) is not None:
         return bad

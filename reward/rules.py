@@ -30,12 +30,18 @@ class RulesJudge:
 
     def judge(self, group: RolloutGroup) -> Verdict:
         """One score per completion; the note of each lists its faults, or says "flawless"."""
-        found = [self._faults(group.prompt, completion) for completion in group.completions]
+        found = [
+            self._faults(group.prompt, completion) for completion in group.completions
+        ]
         scores = tuple(0.0 - sum(cost for _, cost in faults) for faults in found)
-        notes = tuple("; ".join(note for note, _ in faults) or "flawless" for faults in found)
+        notes = tuple(
+            "; ".join(note for note, _ in faults) or "flawless" for faults in found
+        )
         return Verdict(scores, notes)
 
-    def _faults(self, prompt: Prompt, completion: Completion) -> list[tuple[str, float]]:
+    def _faults(
+        self, prompt: Prompt, completion: Completion
+    ) -> list[tuple[str, float]]:
         """(what is wrong, its cost) for everything wrong with one completion."""
         if is_question(prompt):
             faults = self._answer_faults(completion.text, answer_of(prompt)[0])
@@ -51,9 +57,17 @@ class RulesJudge:
         faults = []
         for claim in comparison.claims:
             if claim.kind in ("hallucinated", "repeated"):
-                faults.append((f"{claim.kind} {_name(claim)}", costs.hallucination_cost))
-            faults += [(f"wrong {what} of the {claim.mention.shape}", costs.attribute_cost) for what in claim.wrong]
-        faults += [(f"missed {item.colour} {item.shape}", costs.miss_cost) for item in comparison.missed]
+                faults.append(
+                    (f"{claim.kind} {_name(claim)}", costs.hallucination_cost)
+                )
+            faults += [
+                (f"wrong {what} of the {claim.mention.shape}", costs.attribute_cost)
+                for what in claim.wrong
+            ]
+        faults += [
+            (f"missed {item.colour} {item.shape}", costs.miss_cost)
+            for item in comparison.missed
+        ]
         if not comparison.claims:
             faults.append(("names no object", costs.hallucination_cost))
         return faults
@@ -63,8 +77,18 @@ class RulesJudge:
         if said == truth:
             return []
         if said is None:
-            return [("missed answer", self.costs.miss_cost), ("neither yes nor no", self.costs.hallucination_cost)]
-        return [(f"false {said}", self.costs.hallucination_cost if said == "yes" else self.costs.miss_cost)]
+            return [
+                ("missed answer", self.costs.miss_cost),
+                ("neither yes nor no", self.costs.hallucination_cost),
+            ]
+        return [
+            (
+                f"false {said}",
+                self.costs.hallucination_cost
+                if said == "yes"
+                else self.costs.miss_cost,
+            )
+        ]
 
 
 def read_answer(text: str) -> Answer | None:

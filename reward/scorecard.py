@@ -64,7 +64,9 @@ class Scorecard(BaseModel):
     num_truncated: int = Field(0, description="captions cut off at the token limit")
     num_questions: int = 0
     num_compared: int = Field(0, description="captions judged against the start policy")
-    dropped: dict[str, int] = Field(default_factory=dict, description="what could not be counted, by reason")
+    dropped: dict[str, int] = Field(
+        default_factory=dict, description="what could not be counted, by reason"
+    )
     grounding: Grounding | None = None
 
 
@@ -75,7 +77,10 @@ def win_of(verdict: Verdict) -> float:
 
 
 def make_scorecard(
-    answers: Answers, wins: Mapping[str, float] | None, num_samples: int, dropped: Sequence[Dropped] = ()
+    answers: Answers,
+    wins: Mapping[str, float] | None,
+    num_samples: int,
+    dropped: Sequence[Dropped] = (),
 ) -> Scorecard:
     """Measure `answers`.
 
@@ -103,7 +108,10 @@ def make_scorecard(
     bounds = intervals(columns, statistic, num_samples, derive_seed("scorecard"))
     if wins is None:
         values["win_rate"], bounds["win_rate"] = 0.5, (0.5, 0.5)
-    splits = {split: {name: values.pop(f"pope/{split}/{name}") for name in POPE_METRICS} for split in _splits(seen)}
+    splits = {
+        split: {name: values.pop(f"pope/{split}/{name}") for name in POPE_METRICS}
+        for split in _splits(seen)
+    }
     return Scorecard.model_validate(
         {
             **values,
@@ -111,7 +119,11 @@ def make_scorecard(
             "intervals": bounds,
             "num_captions": total["captions"],
             "num_truncated": total["truncated"],
-            "num_questions": sum(total[f"{split}/{name}"] for split in POPE_SPLITS for name in POPE_COUNTS),
+            "num_questions": sum(
+                total[f"{split}/{name}"]
+                for split in POPE_SPLITS
+                for name in POPE_COUNTS
+            ),
             "num_compared": total["compared"],
             "dropped": dict(reasons),
         }
@@ -122,7 +134,10 @@ def _counts(group: RolloutGroup) -> dict[str, int]:
     completion = group.completions[0]
     if is_question(group.prompt):
         true, split = answer_of(group.prompt)
-        return {f"{split}/{name}": n for name, n in answer_counts(parse_answer(completion.text), true).items()}
+        return {
+            f"{split}/{name}": n
+            for name, n in answer_counts(parse_answer(completion.text), true).items()
+        }
     present = scene_of(group.prompt).shapes
     mentions = [mention.shape for mention in parse_caption(completion.text)]
     counts = caption_counts(mentions, present, len(completion.text.split()))
@@ -132,12 +147,19 @@ def _counts(group: RolloutGroup) -> dict[str, int]:
 def _columns(rows: Collection[Counter[str]]) -> Columns:
     names = [f"{split}/{name}" for split in POPE_SPLITS for name in POPE_COUNTS]
     names += [*caption_counts((), (), 0), "truncated", "half_wins", "compared"]
-    return {name: np.asarray([row[name] for row in rows], dtype=np.float64) for name in names}
+    return {
+        name: np.asarray([row[name] for row in rows], dtype=np.float64)
+        for name in names
+    }
 
 
 def _splits(names: Collection[str]) -> list[str]:
     """The POPE splits that were asked about."""
-    return [split for split in POPE_SPLITS if any(f"{split}/{name}" in names for name in POPE_COUNTS)]
+    return [
+        split
+        for split in POPE_SPLITS
+        if any(f"{split}/{name}" in names for name in POPE_COUNTS)
+    ]
 
 
 def _statistic(seen: Collection[str]) -> Statistic:
@@ -147,12 +169,17 @@ def _statistic(seen: Collection[str]) -> Statistic:
         found: dict[str, Array] = {}
         if "captions" in seen:
             found |= chair(totals)
-        splits = {s: pope({name: totals[f"{s}/{name}"] for name in POPE_COUNTS}) for s in _splits(seen)}
+        splits = {
+            s: pope({name: totals[f"{s}/{name}"] for name in POPE_COUNTS})
+            for s in _splits(seen)
+        }
         for split, values in splits.items():
             found |= {f"pope/{split}/{name}": value for name, value in values.items()}
         if splits:
             for name in POPE_AVERAGES:
-                found[f"pope_{name}"] = np.mean([values[name] for values in splits.values()], axis=0)
+                found[f"pope_{name}"] = np.mean(
+                    [values[name] for values in splits.values()], axis=0
+                )
         if "compared" in seen:
             found["win_rate"] = ratio(totals["half_wins"], 2 * totals["compared"])
         return found

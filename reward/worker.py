@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+)
 
 from common.config import RunConfig
 from common.protocols import Judge, JudgeError
@@ -42,7 +48,12 @@ class RewardWorker:
     `judge_failed`: a verdict is never made up. Any other exception is a bug and is raised.
     """
 
-    def __init__(self, config: RunConfig, judge: Judge | None = None, backoff_s: float = BACKOFF_S) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        judge: Judge | None = None,
+        backoff_s: float = BACKOFF_S,
+    ) -> None:
         self._settings = config.reward
         self._judge = judge or make_judge(config.reward.judge)
         self._backoff_s = backoff_s
@@ -55,9 +66,16 @@ class RewardWorker:
         """All completions of a group two by two with their advantages, or a reason; per group, in order."""
         return self._paired(groups, rloo_pairs)
 
-    def _paired(self, groups: Sequence[RolloutGroup], pair: Callable[[RolloutGroup, Verdict], Paired]) -> list[Judged]:
+    def _paired(
+        self,
+        groups: Sequence[RolloutGroup],
+        pair: Callable[[RolloutGroup, Verdict], Paired],
+    ) -> list[Judged]:
         verdicts = zip(groups, self.judge(groups), strict=True)
-        return [Judged(v) if isinstance(v, Dropped) else Judged(pair(group, v), v.scores) for group, v in verdicts]
+        return [
+            Judged(v) if isinstance(v, Dropped) else Judged(pair(group, v), v.scores)
+            for group, v in verdicts
+        ]
 
     def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
         """One checked verdict or reason (`judge_failed`, `bad_verdict`) per group, in order."""
@@ -74,7 +92,9 @@ class RewardWorker:
         try:
             verdict: Verdict = attempts(self._judge.judge, group)
         except JudgeError as error:
-            return Dropped(group.id, "judge_failed", f"judge {self._judge.name}: {error}")
+            return Dropped(
+                group.id, "judge_failed", f"judge {self._judge.name}: {error}"
+            )
         return check_verdict(group, verdict) or verdict
 
 
@@ -84,4 +104,9 @@ def _can_retry(error: BaseException) -> bool:
 
 def _log_retry(group: RolloutGroup, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    log.warning("group %s: the judge failed in attempt %d (%s), retrying", group.id, state.attempt_number, error)
+    log.warning(
+        "group %s: the judge failed in attempt %d (%s), retrying",
+        group.id,
+        state.attempt_number,
+        error,
+    )

@@ -36,11 +36,19 @@ class Answer:
     trickle: bool = False
 
 
-def completion(text: str | None, finish: str = "stop", usage: bool = True, delay_s: float = 0.0) -> Answer:
+def completion(
+    text: str | None, finish: str = "stop", usage: bool = True, delay_s: float = 0.0
+) -> Answer:
     """A chat completion of 10 prompt tokens and 5 completion tokens."""
-    body: dict[str, Any] = {"choices": [{"message": {"content": text}, "finish_reason": finish}]}
+    body: dict[str, Any] = {
+        "choices": [{"message": {"content": text}, "finish_reason": finish}]
+    }
     if usage:
-        body["usage"] = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        body["usage"] = {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 15,
+        }
     return Answer(json.dumps(body).encode(), delay_s=delay_s)
 
 
@@ -70,7 +78,11 @@ class ChatServer:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def __enter__(self) -> ChatServer:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.01},
+            daemon=True,
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,7 +94,11 @@ class ChatServer:
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
         assert request.path == "/v1/chat/completions"
         with self._lock:
-            asked = Asked(len(self.asked) + 1, {name.lower(): value for name, value in request.headers.items()}, body)
+            asked = Asked(
+                len(self.asked) + 1,
+                {name.lower(): value for name, value in request.headers.items()},
+                body,
+            )
             self.asked.append(asked)
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -99,7 +115,11 @@ class ChatServer:
     def _send(self, request: BaseHTTPRequestHandler, answer: Answer) -> None:
         request.send_response(answer.status)
         length = 1000 if answer.trickle else len(answer.body)
-        headers = {"Content-Type": "application/json", "Content-Length": str(length), **answer.headers}
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(length),
+            **answer.headers,
+        }
         for name, value in headers.items():
             request.send_header(name, value)
         request.end_headers()

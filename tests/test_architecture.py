@@ -32,7 +32,9 @@ ENTRY_POINTS = [
 
 
 def sources(room: str) -> Iterator[Path]:
-    return (path for path in (ROOT / room).rglob("*.py") if "__pycache__" not in path.parts)
+    return (
+        path for path in (ROOT / room).rglob("*.py") if "__pycache__" not in path.parts
+    )
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -97,7 +99,13 @@ def test_help_is_light(module: str) -> None:
         "except SystemExit: pass\n"
         "print('HEAVY', {'torch', 'vllm', 'ray', 'deepspeed', 'transformers'} & set(sys.modules))\n"
     )
-    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert answer.stdout.startswith("usage:")
     assert answer.stdout.rstrip().endswith("HEAVY set()")
 
@@ -109,11 +117,22 @@ def test_a_dry_run_is_light_and_prints_every_actor() -> None:
         "status = main(['cluster/configs/llava16_7b_mixed.toml', '--dry-run', '--learner.num_ranks', '2'])\n"
         "print('HEAVY', status, {'torch', 'vllm', 'ray', 'deepspeed', 'transformers'} & set(sys.modules))\n"
     )
-    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     head, *actors, total, heavy = answer.stdout.splitlines()
     assert head.split() == ["actor", "CPUs", "GPUs", "holds"]
     gpus = {line.split()[0]: line.split()[2] for line in actors}
-    assert gpus == {**{f"rollout/{i}": "1" for i in range(4)}, "reward/0": "0", "learner/0": "1", "learner/1": "1"}
+    assert gpus == {
+        **{f"rollout/{i}": "1" for i in range(4)},
+        "reward/0": "0",
+        "learner/0": "1",
+        "learner/1": "1",
+    }
     assert total.split()[:3] == ["total", "48", "6"]
     assert heavy == "HEAVY 0 set()"
 

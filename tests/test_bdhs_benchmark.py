@@ -21,7 +21,14 @@ from common.chat import ChatEncoder
 from common.images import ImageStore
 
 TINY = Size(64, 128, 2, 2, 32, 64, 2, 1)
-CONFIG = BdhsConfig(rho=0.9, max_attempts=2, similarity_threshold=2, flip_prob=0, max_tokens=6, temperature=0)
+CONFIG = BdhsConfig(
+    rho=0.9,
+    max_attempts=2,
+    similarity_threshold=2,
+    flip_prob=0,
+    max_tokens=6,
+    temperature=0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +68,42 @@ def test_tails_are_about_ten_tokens(folder: Path) -> None:
     for prompt in prompts:
         sentences = split_sentences(prompt.reference or "")
         assert len(sentences) == 4
-        tails += [len(encoder.encode_response(one[split_point(one, rng) :])) - 1 for one in sentences]
+        tails += [
+            len(encoder.encode_response(one[split_point(one, rng) :])) - 1
+            for one in sentences
+        ]
     assert 9 < statistics.mean(tails) < 12
 
 
 @pytest.mark.real
-def test_both_sides_give_the_same_greedy_answers(plain: Plain, ours: Ours, folder: Path) -> None:
+def test_both_sides_give_the_same_greedy_answers(
+    plain: Plain, ours: Ours, folder: Path
+) -> None:
     prompts = make_prompts(ImageStore(folder / "images"), 3, 1, 2)
     turns = [side.run(prompts, CONFIG) for side in (plain, ours)]
-    assert turns[0].answers == turns[1].answers and len(set(turns[0].answers.values())) == 3
+    assert (
+        turns[0].answers == turns[1].answers
+        and len(set(turns[0].answers.values())) == 3
+    )
     plain.batch = 5
     assert plain.run(prompts, CONFIG).answers == turns[0].answers
     for turn in turns:
         assert set(turn.parts) == set(PARTS) and turn.num_requests == 6
         assert sum(turn.parts.values()) == pytest.approx(turn.seconds)
-        assert min(turn.parts[part] for part in ("vision", "prefill", "decode", "other")) > 0
+        assert (
+            min(turn.parts[part] for part in ("vision", "prefill", "decode", "other"))
+            > 0
+        )
         assert 20 < turn.mean_visible < 100
 
 
-def test_the_plain_side_takes_the_faster_batch(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plain_side_takes_the_faster_batch(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seconds = {2: 5.0, 3: 4.0}
-    monkeypatch.setattr(plain, "run", lambda *_: Turn(seconds[plain.batch], {}, {}, 0.0, 0))
+    monkeypatch.setattr(
+        plain, "run", lambda *_: Turn(seconds[plain.batch], {}, {}, 0.0, 0)
+    )
     plain.settle([], CONFIG)
     assert plain.batch == 3
 
@@ -95,7 +117,9 @@ def test_summary_by_hand() -> None:
         args,
         10,
         {
-            "plain": [Turn(seconds, parts, {}, 11.0, 40) for seconds in (20.0, 40.0, 30.0)],
+            "plain": [
+                Turn(seconds, parts, {}, 11.0, 40) for seconds in (20.0, 40.0, 30.0)
+            ],
             "ours": [Turn(seconds, parts, {}, 12.0, 40) for seconds in (2.0, 4.0, 3.0)],
         },
     )

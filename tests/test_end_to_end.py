@@ -37,8 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def offline(folder: Path) -> Path:
-    words = command("cluster.generate", "bdhs", "--out", folder / "bdhs", "--count", "24", *ON_GPU)
-    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    words = command(
+        "cluster.generate", "bdhs", "--out", folder / "bdhs", "--count", "24", *ON_GPU
+    )
+    answer = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False
+    )
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert "accepted at attempt 1" in answer.stdout
     return folder / "bdhs"
@@ -49,24 +53,52 @@ def run_dir(folder: Path, offline: Path) -> Path:
     """A run that was killed without warning after its first checkpoint, and resumed."""
     run_dir = folder / "run"
     preset = "cluster/configs/shapes_mixed.toml"
-    words = command("cluster.train", preset, "--resume", "--run.dir", run_dir, "--data.offline.path", offline, *ON_GPU)
-    sizes = {"learner.num_steps": STEPS, "learner.global_batch": 8, "learner.micro_batch": 4, "checkpoint.interval": 2}
-    sizes |= {"data.prompts.count": 100, "evaluation.test_scenes": 8, "evaluation.validation_scenes": 4}
+    words = command(
+        "cluster.train",
+        preset,
+        "--resume",
+        "--run.dir",
+        run_dir,
+        "--data.offline.path",
+        offline,
+        *ON_GPU,
+    )
+    sizes = {
+        "learner.num_steps": STEPS,
+        "learner.global_batch": 8,
+        "learner.micro_batch": 4,
+        "checkpoint.interval": 2,
+    }
+    sizes |= {
+        "data.prompts.count": 100,
+        "evaluation.test_scenes": 8,
+        "evaluation.validation_scenes": 4,
+    }
     words += [word for key, value in sizes.items() for word in (f"--{key}", str(value))]
     with (folder / "first.log").open("w") as log:
-        first = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-        assert wait_for(lambda: len(steps(run_dir)) >= 3 or first.poll() is not None, 400), "no third step in time"
+        first = subprocess.Popen(
+            words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
+        assert wait_for(
+            lambda: len(steps(run_dir)) >= 3 or first.poll() is not None, 400
+        ), "no third step in time"
         assert first.poll() is None, (folder / "first.log").read_text()[-3000:]
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    answer = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
+    )
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert "CHAIR_i" in answer.stdout
     return run_dir
 
 
 def steps(run_dir: Path) -> list[dict[str, float]]:
-    return read_lines(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []
+    return (
+        read_lines(run_dir / "metrics.jsonl")
+        if (run_dir / "metrics.jsonl").exists()
+        else []
+    )
 
 
 def wait_for(condition: Callable[[], bool], limit_s: float) -> bool:
@@ -80,8 +112,15 @@ def wait_for(condition: Callable[[], bool], limit_s: float) -> bool:
 
 def test_offline_pairs_are_bdhs_pairs(offline: Path) -> None:
     pairs = read_pairs(offline)
-    assert len(pairs) + sum(json.loads((offline / "stats.json").read_text())["dropped"].values()) == 24
-    assert all(pair.chosen.text != pair.rejected.text and pair.weight_version is None for pair in pairs)
+    assert (
+        len(pairs)
+        + sum(json.loads((offline / "stats.json").read_text())["dropped"].values())
+        == 24
+    )
+    assert all(
+        pair.chosen.text != pair.rejected.text and pair.weight_version is None
+        for pair in pairs
+    )
 
 
 def test_every_step_is_recorded_once_and_each_pair_trained_once(run_dir: Path) -> None:
@@ -103,7 +142,11 @@ def test_every_step_is_recorded_once_and_each_pair_trained_once(run_dir: Path) -
 
 
 def test_engines_proved_every_version(run_dir: Path) -> None:
-    published = [e for e in read_events(run_dir / "journal" / "events.jsonl") if e["event"] == "publish"]
+    published = [
+        e
+        for e in read_events(run_dir / "journal" / "events.jsonl")
+        if e["event"] == "publish"
+    ]
     assert published[-1]["version"] == STEPS
     assert all(max(event["probe_error"]) < 1e-3 for event in published)
     assert published[-1]["change_norm"] > 0
@@ -111,27 +154,48 @@ def test_engines_proved_every_version(run_dir: Path) -> None:
 
 def test_a_run_leaves_what_the_readme_says(run_dir: Path) -> None:
     card = json.loads((run_dir / "scorecard.json").read_text())
-    keys = {"chair_s", "chair_i", "recall", "pope_accuracy", "pope_f1", "pope_yes_ratio", "win_rate"}
+    keys = {
+        "chair_s",
+        "chair_i",
+        "recall",
+        "pope_accuracy",
+        "pope_f1",
+        "pope_yes_ratio",
+        "win_rate",
+    }
     assert keys <= set(card["baseline"])
     assert keys <= set(card["final"])
-    assert json.loads((run_dir / "config.json").read_text())["learner"]["num_steps"] == STEPS
+    assert (
+        json.loads((run_dir / "config.json").read_text())["learner"]["num_steps"]
+        == STEPS
+    )
     assert "data:image/png" in (run_dir / "samples.html").read_text()
     assert list((run_dir / "tensorboard").iterdir())
     assert read_pairs(run_dir / "pairs")
 
 
 def test_the_policy_is_a_plain_directory_with_new_weights(run_dir: Path) -> None:
-    model, info = AutoModelForImageTextToText.from_pretrained(run_dir / "policy", output_loading_info=True)
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        run_dir / "policy", output_loading_info=True
+    )
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     AutoProcessor.from_pretrained(run_dir / "policy")
-    start = AutoModelForImageTextToText.from_pretrained(ROOT / SHAPES_POLICY).state_dict()
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
+    start = AutoModelForImageTextToText.from_pretrained(
+        ROOT / SHAPES_POLICY
+    ).state_dict()
+    changed = {
+        name
+        for name, value in model.state_dict().items()
+        if not torch.equal(value, start[name])
+    }
     assert any("language_model" in name for name in changed)
     assert not any("vision_tower" in name for name in changed)
 
 
 def test_a_finished_run_answers_at_once(run_dir: Path) -> None:
     words = command("cluster.report", run_dir)
-    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    answer = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
     assert "CHAIR_i" in answer.stdout

@@ -55,14 +55,25 @@ def blanked(pair: PreferencePair, store: ImageStore) -> PreferencePair:
 
 def encoded(own: Family, image: Image.Image | None) -> EncodedPair:
     """A pair on a grey picture of this one's size; with None on picture 1."""
-    pair: EncodedPair = own.pair("a1 a2", 1 if image is None else 2, chosen=(20, 21), rejected=(22, 23, 24))
+    pair: EncodedPair = own.pair(
+        "a1 a2", 1 if image is None else 2, chosen=(20, 21), rejected=(22, 23, 24)
+    )
     if image is None:
         return pair
-    inputs = dict(own.processor(text=[own.image + "a1 a2"], images=[[image]], return_tensors="pt"))
+    inputs = dict(
+        own.processor(text=[own.image + "a1 a2"], images=[[image]], return_tensors="pt")
+    )
     tokens = tuple(inputs.pop("input_ids")[0].tolist())
     inputs.pop("attention_mask")
-    inputs = {name: v.double() if v.is_floating_point() else v for name, v in inputs.items()}
-    return replace(pair, prompt=EncodedPrompt(tokens, tokens.count(own.model.config.image_token_id), inputs))
+    inputs = {
+        name: v.double() if v.is_floating_point() else v for name, v in inputs.items()
+    }
+    return replace(
+        pair,
+        prompt=EncodedPrompt(
+            tokens, tokens.count(own.model.config.image_token_id), inputs
+        ),
+    )
 
 
 @torch.no_grad()
@@ -77,13 +88,19 @@ def test_policy_of_every_family(name: str, path: str) -> None:
     assert seeing.prompt.token_ids == blind.prompt.token_ids
     policy = Policy(own.model)
     if path == "rows":
-        found = [policy(collator.collate([pair])).summed for pair in (seeing, blind, seeing)]
+        found = [
+            policy(collator.collate([pair])).summed for pair in (seeing, blind, seeing)
+        ]
     else:
         attention = own.model.model.language_model.config._attn_implementation
         if path == "fused":
             policy = Policy(deepcopy(own.model))
         prepare(policy.model, fused_layers=path == "fused")
-        policy.vision = VisionShare(own.model.requires_grad_(False), 1 << 20) if path == "shared" else None
+        policy.vision = (
+            VisionShare(own.model.requires_grad_(False), 1 << 20)
+            if path == "shared"
+            else None
+        )
         found = [policy(tree_batch([pair])).summed for pair in (seeing, blind, seeing)]
         own.model.requires_grad_(True)
         own.model.model.language_model.config._attn_implementation = attention
@@ -92,7 +109,12 @@ def test_policy_of_every_family(name: str, path: str) -> None:
 
 
 FAST: dict[str, dict[str, Any]] = {
-    "plain": {"share_prompt": False, "share_vision": False, "reference_cache": "off", "fused_logps": False},
+    "plain": {
+        "share_prompt": False,
+        "share_vision": False,
+        "reference_cache": "off",
+        "fused_logps": False,
+    },
     "tree": {"share_vision": False, "reference_cache": "off"},
     "shared": {"reference_cache": "off"},
     "cached": {},
@@ -102,7 +124,9 @@ FAST: dict[str, dict[str, Any]] = {
 @torch.no_grad()
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("path", FAST)
-def test_policy_and_reference_of_the_learner(store: ImageStore, path: str, tuning: dict | None) -> None:
+def test_policy_and_reference_of_the_learner(
+    store: ImageStore, path: str, tuning: dict | None
+) -> None:
     """From the pair's files to log-probs, by the very calls of a step; the cache must miss on a changed image."""
     learner = Learner(run_config(tuning=tuning, fast=FAST[path]))
     learner.start()
@@ -125,7 +149,9 @@ def test_policy_and_reference_of_the_learner(store: ImageStore, path: str, tunin
 
 
 @pytest.fixture(scope="module", params=["stepped", "async"])
-def engine(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
+def engine(
+    request: pytest.FixtureRequest,
+) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
     """A vLLM engine and its event loop; the in-process one leaves its process group behind."""
     from tests.actors.conftest import start
 
@@ -144,19 +170,31 @@ def engine(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Callable[[Any]
 
 @pytest.mark.real
 @pytest.mark.parametrize("visible", [None, (0, 5, 17, 63)], ids=["whole", "shortened"])
-def test_rollout(engine: tuple[Any, Callable[[Any], Any]], store: ImageStore, visible: tuple[int, ...] | None) -> None:
+def test_rollout(
+    engine: tuple[Any, Callable[[Any], Any]],
+    store: ImageStore,
+    visible: tuple[int, ...] | None,
+) -> None:
     """Scores of whole prompts and greedy answers, of which some of six change."""
     rollout, run = engine
     prompts = [make_prompt(store, seed) for seed in range(50, 56)]
-    blind = [blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts]  # type: ignore[arg-type]
+    blind = [
+        blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts
+    ]  # type: ignore[arg-type]
     if visible is None:
         seen, unseen = (
-            run(rollout.score([(prompt, "There is a star.") for prompt in each])) for each in (prompts, blind)
+            run(rollout.score([(prompt, "There is a star.") for prompt in each]))
+            for each in (prompts, blind)
         )
-        assert all(abs(sum(a) - sum(b)) > LEAST for a, b in zip(seen, unseen, strict=True))
+        assert all(
+            abs(sum(a) - sum(b)) > LEAST for a, b in zip(seen, unseen, strict=True)
+        )
 
     def answers(asked: list[Any]) -> list[tuple[int, ...]]:
-        requests = [GenerationRequest(p.id, p, 1, 0.0, 12, visible_image_tokens=visible) for p in asked]
+        requests = [
+            GenerationRequest(p.id, p, 1, 0.0, 12, visible_image_tokens=visible)
+            for p in asked
+        ]
         groups: list[RolloutGroup] = run(rollout.generate(requests))
         return [found.completions[0].token_ids for found in groups]
 
@@ -173,7 +211,9 @@ def test_judge(tmp_path: Path) -> None:
     judge = make_judge(config.PolicyJudge())
     prompts = caption_prompts("test", 8, 3, store)
     texts = [prompt.reference or "" for prompt in prompts]
-    blind = [blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts]  # type: ignore[arg-type]
+    blind = [
+        blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts
+    ]  # type: ignore[arg-type]
     seen, unseen = (
         [
             judge.judge(group(shown, own, other)).scores

@@ -25,17 +25,29 @@ def test_work_by_hand() -> None:
     """
     assert must_flops(TINY, 1, cached=False) == TOWER + 4 * 464 + 3 * 16 + 4 * 32
     assert must_flops(TINY, 3, cached=True) == 3 * (TOWER + 3 * 464 + 2 * 16 + 3 * 32)
-    assert must_flops(TINY, 1, cached=False, lora=True) == TOWER + 3 * 328 + 4 * 136 - 24 - 112 + 16 + 32
+    assert (
+        must_flops(TINY, 1, cached=False, lora=True)
+        == TOWER + 3 * 328 + 4 * 136 - 24 - 112 + 16 + 32
+    )
 
 
 def test_layers_before_the_last_by_hand() -> None:
     """7 tokens see 1+2+3+4+5 and 6 each: 2·7·(4·2² + 3·2·3) + 4·2·27 = 476 + 216 = 692."""
     two = replace(TINY, layers=2)
-    assert must_flops(two, 1, cached=False) - must_flops(TINY, 1, cached=False) == 4 * 692
-    lora = must_flops(two, 1, cached=False, lora=True) - must_flops(TINY, 1, cached=False, lora=True)
-    assert lora == 3 * 476 + 4 * 216 - 2 * (7 - 3) * 2**2, "the first layer now asks with all tokens"
+    assert (
+        must_flops(two, 1, cached=False) - must_flops(TINY, 1, cached=False) == 4 * 692
+    )
+    lora = must_flops(two, 1, cached=False, lora=True) - must_flops(
+        TINY, 1, cached=False, lora=True
+    )
+    assert lora == 3 * 476 + 4 * 216 - 2 * (7 - 3) * 2**2, (
+        "the first layer now asks with all tokens"
+    )
 
 
 def test_pairs_of_one_prompt_share_it() -> None:
     """Two pairs of one prompt: 9 tokens, 5 predict, 5 + 4·6 seen: 2·9·8 + 2·5·26 + 4·2·29 = 636, head 100."""
-    assert must_flops(TINY, 2, cached=True, per_prompt=2) == TOWER + 3 * 736 + 2 * 16 + 3 * 32
+    assert (
+        must_flops(TINY, 2, cached=True, per_prompt=2)
+        == TOWER + 3 * 736 + 2 * 16 + 3 * 32
+    )

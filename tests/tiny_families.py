@@ -59,7 +59,9 @@ def _built(name: str, build: Callable[[], tuple[Any, Any]]) -> Path:
         weights = {key: value.contiguous() for key, value in model.state_dict().items()}
         if name == "llava_next":
             weights = {hub_name(key): value for key, value in weights.items()}
-        save_file(weights, str(partial / "model.safetensors"), metadata={"format": "pt"})
+        save_file(
+            weights, str(partial / "model.safetensors"), metadata={"format": "pt"}
+        )
         try:
             partial.rename(target)
         except OSError:
@@ -71,7 +73,13 @@ def _widen(model: torch.nn.Module) -> None:
     """Pictures must change the answers."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if any(part in name for part in ("vision", "visual", "projector", "newline")) and parameter.ndim >= 2:
+            if (
+                any(
+                    part in name
+                    for part in ("vision", "visual", "projector", "newline")
+                )
+                and parameter.ndim >= 2
+            ):
                 parameter.mul_(4)
 
 
@@ -116,7 +124,9 @@ def _llava_next() -> tuple[Any, Any]:
         architectures=["LlavaNextForConditionalGeneration"],
     )
     size = {"height": SIDE, "width": SIDE}
-    images = LlavaNextImageProcessor(size={"shortest_edge": SIDE}, crop_size=size, image_grid_pinpoints=pinpoints)
+    images = LlavaNextImageProcessor(
+        size={"shortest_edge": SIDE}, crop_size=size, image_grid_pinpoints=pinpoints
+    )
     processor = LlavaNextProcessor(
         image_processor=images,
         tokenizer=tokenizer,
@@ -129,7 +139,10 @@ def _llava_next() -> tuple[Any, Any]:
 
 
 def _qwen() -> tuple[Any, Any]:
-    media = {name: f"<|{name}|>" for name in ("vision_start", "vision_end", "image_pad", "video_pad")}
+    media = {
+        name: f"<|{name}|>"
+        for name in ("vision_start", "vision_end", "image_pad", "video_pad")
+    }
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=build_tokenizer().backend_tokenizer,
         bos_token=BOS,
@@ -146,7 +159,12 @@ def _qwen() -> tuple[Any, Any]:
     )
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(media.values()))
     size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 64}
-    patches: dict[str, Any] = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "size": size}
+    patches: dict[str, Any] = {
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "size": size,
+    }
     config = Qwen2_5_VLConfig(
         vision_config={
             "depth": 3,
@@ -162,7 +180,11 @@ def _qwen() -> tuple[Any, Any]:
         },
         text_config={
             **_text(tokenizer),
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [4, 6, 6],
+            },
         },
         image_token_id=image,
         video_token_id=video,
@@ -175,6 +197,8 @@ def _qwen() -> tuple[Any, Any]:
         image_processor=Qwen2VLImageProcessor(**patches),
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(**patches),
-        chat_template=CHAT_TEMPLATE.replace(IMAGE, "<|vision_start|><|image_pad|><|vision_end|>"),
+        chat_template=CHAT_TEMPLATE.replace(
+            IMAGE, "<|vision_start|><|image_pad|><|vision_end|>"
+        ),
     )
     return Qwen2_5_VLForConditionalGeneration(config).float(), processor

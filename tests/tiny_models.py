@@ -52,9 +52,8 @@ class TinyLlava:
     @property
     def directory(self) -> Path:
         flags = "".join(("-tied" * self.tied, "-favours" * self.favours_image))
-        name = (
-            f"llava-{self.patches}x{self.patch}-h{self.hidden}-l{self.layers}-p{self.max_positions}-s{self.seed}{flags}"
-        )
+        size = f"{self.patches}x{self.patch}-h{self.hidden}-l{self.layers}"
+        name = f"llava-{size}-p{self.max_positions}-s{self.seed}{flags}"
         return CACHE / f"v{_FORMAT}-{name}"
 
 
@@ -79,7 +78,10 @@ def _build(recipe: TinyLlava, out: Path) -> None:
     image_token = tokenizer.convert_tokens_to_ids(IMAGE)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if hub_name(name).startswith(("vision_tower", "multi_modal")) and parameter.ndim >= 2:
+            if (
+                hub_name(name).startswith(("vision_tower", "multi_modal"))
+                and parameter.ndim >= 2
+            ):
                 parameter.mul_(4)
         if recipe.favours_image:
             model.lm_head.weight.mul_(0.05)
@@ -87,7 +89,9 @@ def _build(recipe: TinyLlava, out: Path) -> None:
     side = recipe.patches * recipe.patch
     size = {"height": side, "width": side}
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False),
+        image_processor=CLIPImageProcessor(
+            size=size, crop_size=size, do_center_crop=False
+        ),
         tokenizer=tokenizer,
         patch_size=recipe.patch,
         vision_feature_select_strategy="default",
@@ -98,7 +102,9 @@ def _build(recipe: TinyLlava, out: Path) -> None:
     model.config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor.save_pretrained(out)
-    weights = {hub_name(name): value.contiguous() for name, value in model.state_dict().items()}
+    weights = {
+        hub_name(name): value.contiguous() for name, value in model.state_dict().items()
+    }
     if recipe.tied:
         del weights[LM_HEAD]
     save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
@@ -147,12 +153,20 @@ def picture(seed: int, side: int = 64) -> Image.Image:
     image = Image.new("RGB", (side, side), colours[0])
     draw = ImageDraw.Draw(image)
     for colour in colours[1:]:
-        x, y, size = rng.randint(0, side * 2 // 3), rng.randint(0, side * 2 // 3), rng.randint(side // 8, side // 3)
-        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((x, y, x + size, y + size), fill=colour)
+        x, y, size = (
+            rng.randint(0, side * 2 // 3),
+            rng.randint(0, side * 2 // 3),
+            rng.randint(side // 8, side // 3),
+        )
+        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(
+            (x, y, x + size, y + size), fill=colour
+        )
     return image
 
 
-def make_prompt(store: ImageStore, seed: int, text: str = "Describe the image.", side: int = 64) -> Prompt:
+def make_prompt(
+    store: ImageStore, seed: int, text: str = "Describe the image.", side: int = 64
+) -> Prompt:
     """A one-picture prompt."""
     message = Message("user", (Part("image"), Part("text", text)))
     return Prompt(f"prompt-{seed}", (message,), (store.add(picture(seed, side)),))

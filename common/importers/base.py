@@ -60,7 +60,10 @@ def text_field(row: dict[str, Any], key: str) -> str:
     """A text that must be there (RowError `bad_row`)."""
     value = row.get(key)
     if not isinstance(value, str):
-        raise RowError("bad_row", f"expected a text under {key!r}, got {type(value).__name__}; check the data set")
+        raise RowError(
+            "bad_row",
+            f"expected a text under {key!r}, got {type(value).__name__}; check the data set",
+        )
     return value
 
 
@@ -68,7 +71,10 @@ def list_field(row: dict[str, Any], key: str) -> list[Any]:
     """A list that must be there (RowError `bad_row`)."""
     value = row.get(key)
     if not isinstance(value, list):
-        raise RowError("bad_row", f"expected a list under {key!r}, got {type(value).__name__}; check the data set")
+        raise RowError(
+            "bad_row",
+            f"expected a list under {key!r}, got {type(value).__name__}; check the data set",
+        )
     return value
 
 
@@ -106,10 +112,14 @@ def with_images(messages: Sequence[Message], num_images: int) -> tuple[Message, 
     """Where a set leaves markers out, its images stand before the first user turn's text."""
     if any(part.kind == "image" for turn in messages for part in turn.parts):
         return tuple(messages)
-    first = next((number for number, turn in enumerate(messages) if turn.role == "user"), None)
+    first = next(
+        (number for number, turn in enumerate(messages) if turn.role == "user"), None
+    )
     if first is None:
         return tuple(messages)
-    opened = Message("user", (*(Part("image") for _ in range(num_images)), *messages[first].parts))
+    opened = Message(
+        "user", (*(Part("image") for _ in range(num_images)), *messages[first].parts)
+    )
     return (*messages[:first], opened, *messages[first + 1 :])
 
 

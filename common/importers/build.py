@@ -18,7 +18,15 @@ MAX_ANSWER_CHARS = 50_000
 MAX_PROMPT_CHARS = 100_000
 MAX_ID_CHARS = 200
 
-_BROKEN_ROW = (TypeError, KeyError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
+_BROKEN_ROW = (
+    TypeError,
+    KeyError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    RecursionError,
+    OverflowError,
+)
 
 
 def outcomes(
@@ -32,7 +40,10 @@ def outcomes(
     count = 0
     try:
         if not isinstance(row, dict):
-            raise RowError("bad_row", f"expected a JSON object, got {type(row).__name__}; check NAME and PATH")
+            raise RowError(
+                "bad_row",
+                f"expected a JSON object, got {type(row).__name__}; check NAME and PATH",
+            )
         for draft in importer.convert(row):
             count += 1
             if isinstance(draft, Dropped):
@@ -46,7 +57,9 @@ def outcomes(
             yield Dropped(row_id, "no_pair", "the row holds nothing to import")
 
 
-def _record(importer: Importer, row_id: str, draft: Draft, intake: ImageIntake) -> PreferencePair | Prompt | Dropped:
+def _record(
+    importer: Importer, row_id: str, draft: Draft, intake: ImageIntake
+) -> PreferencePair | Prompt | Dropped:
     try:
         record = _unchecked(importer, row_id, draft)
         prompt = record if isinstance(record, Prompt) else record.prompt
@@ -61,7 +74,9 @@ def _record(importer: Importer, row_id: str, draft: Draft, intake: ImageIntake) 
     return _with_images(record, images)
 
 
-def _unchecked(importer: Importer, row_id: str, draft: Draft) -> PreferencePair | Prompt:
+def _unchecked(
+    importer: Importer, row_id: str, draft: Draft
+) -> PreferencePair | Prompt:
     if draft.kept is not None:
         return draft.kept
     own = str(draft.own_id) if isinstance(draft.own_id, str | int) else ""
@@ -71,7 +86,12 @@ def _unchecked(importer: Importer, row_id: str, draft: Draft) -> PreferencePair 
         return Prompt(tagged, draft.messages, (), draft.chosen)
     prompt = Prompt(prompt_id, draft.messages, ())
     return PreferencePair(
-        tagged, prompt, Response(draft.chosen), Response(draft.rejected), importer.name, scores=draft.scores
+        tagged,
+        prompt,
+        Response(draft.chosen),
+        Response(draft.rejected),
+        importer.name,
+        scores=draft.scores,
     )
 
 
@@ -82,17 +102,26 @@ def _check_prompt(prompt: Prompt, num_images: int, text_only: bool) -> None:
     slots = sum((part.kind == "image") + part.text.count(MARKER) for part in parts)
     if slots != num_images:
         raise RowError(
-            "image_count", f"expected an image per <image> marker, got {num_images} for {slots}; repair the row"
+            "image_count",
+            f"expected an image per <image> marker, got {num_images} for {slots}; repair the row",
         )
     texts = [part.text for part in parts]
     if not "".join(texts).strip():
         raise RowError("prompt_empty", "expected a question, got no text; drop the row")
     if sum(map(len, texts)) > MAX_PROMPT_CHARS:
-        raise RowError("prompt_too_long", f"expected a prompt of at most {MAX_PROMPT_CHARS:,} characters, got more")
+        raise RowError(
+            "prompt_too_long",
+            f"expected a prompt of at most {MAX_PROMPT_CHARS:,} characters, got more",
+        )
     if prompt.messages[-1].role != "user":
-        raise RowError("bad_row", "expected a prompt that ends with the user's turn, got another end; check the row")
+        raise RowError(
+            "bad_row",
+            "expected a prompt that ends with the user's turn, got another end; check the row",
+        )
     truth = json.dumps(prompt.truth, ensure_ascii=False)
-    "".join((prompt.id, *texts, prompt.reference or "", truth)).encode()  # lone surrogates cannot be stored
+    "".join(
+        (prompt.id, *texts, prompt.reference or "", truth)
+    ).encode()  # lone surrogates cannot be stored
 
 
 def _check_answers(pair: PreferencePair) -> None:
@@ -100,25 +129,38 @@ def _check_answers(pair: PreferencePair) -> None:
         _check_answer(answer)
     same_ids = pair.chosen.token_ids == pair.rejected.token_ids
     same = same_ids and pair.chosen.text.strip() == pair.rejected.text.strip()
-    if same and pair.source != RLOO:  # with advantages each side is trained on for itself
-        raise RowError("pair_identical", "expected two different answers, got the same twice; drop the row")
+    if (
+        same and pair.source != RLOO
+    ):  # with advantages each side is trained on for itself
+        raise RowError(
+            "pair_identical",
+            "expected two different answers, got the same twice; drop the row",
+        )
     (pair.id + pair.source).encode()
 
 
 def _check_answer(answer: Response) -> None:
     text = answer.text
-    if text is None or (isinstance(text, str) and not text.strip() and answer.token_ids is None):
+    if text is None or (
+        isinstance(text, str) and not text.strip() and answer.token_ids is None
+    ):
         raise RowError("answer_empty", "expected an answer, got none; drop the row")
     if not isinstance(text, str):
-        raise RowError("bad_row", f"expected an answer's text, got {type(text).__name__}; check the data set")
+        raise RowError(
+            "bad_row",
+            f"expected an answer's text, got {type(text).__name__}; check the data set",
+        )
     if len(text) > MAX_ANSWER_CHARS:
         raise RowError(
-            "answer_too_long", f"expected at most {MAX_ANSWER_CHARS:,} characters, got {len(text):,}; drop the row"
+            "answer_too_long",
+            f"expected at most {MAX_ANSWER_CHARS:,} characters, got {len(text):,}; drop the row",
         )
     text.encode()
 
 
-def _with_images(record: PreferencePair | Prompt, images: tuple[ImageRef, ...]) -> PreferencePair | Prompt:
+def _with_images(
+    record: PreferencePair | Prompt, images: tuple[ImageRef, ...]
+) -> PreferencePair | Prompt:
     if isinstance(record, Prompt):
         return replace(record, images=images)
     return replace(record, prompt=replace(record.prompt, images=images))
@@ -127,4 +169,8 @@ def _with_images(record: PreferencePair | Prompt, images: tuple[ImageRef, ...]) 
 def _dropped(row_id: str, error: Exception) -> Dropped:
     if isinstance(error, RowError | ImageError):
         return Dropped(row_id, error.reason, str(error))
-    return Dropped(row_id, "bad_row", f"expected a row of this data set, got {type(error).__name__}: {error}"[:300])
+    return Dropped(
+        row_id,
+        "bad_row",
+        f"expected a row of this data set, got {type(error).__name__}: {error}"[:300],
+    )

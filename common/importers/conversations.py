@@ -39,7 +39,10 @@ def openai_turns(items: Any) -> list[Turn]:
 def ends_with_answer(turns: list[Turn]) -> tuple[list[Turn], str]:
     """The turns before the last answer, and that answer (RowError `bad_row` when the last turn is none)."""
     if not turns or turns[-1].role != "assistant":
-        raise RowError("bad_row", "expected a conversation that ends with an answer, got another end; check the row")
+        raise RowError(
+            "bad_row",
+            "expected a conversation that ends with an answer, got another end; check the row",
+        )
     return turns[:-1], turns[-1].text
 
 
@@ -62,21 +65,33 @@ def strip_vicuna(text: str) -> str:
     elif body == text.rstrip():
         return text
     if "ASSISTANT:" in body:
-        raise RowError("bad_template", "expected one question in the Vicuna template, got several turns; drop the row")
+        raise RowError(
+            "bad_template",
+            "expected one question in the Vicuna template, got several turns; drop the row",
+        )
     return body
 
 
 def _listed(items: Any) -> list[Any]:
     if not isinstance(items, list):
-        raise RowError("bad_row", f"expected a list of turns, got {type(items).__name__}; check the data set")
+        raise RowError(
+            "bad_row",
+            f"expected a list of turns, got {type(items).__name__}; check the data set",
+        )
     return items
 
 
 def _turn(item: Any, role_key: str, text_key: str) -> Turn:
     if not isinstance(item, dict) or not isinstance(item.get(text_key), str):
-        raise RowError("bad_row", f"expected turns of {role_key} and {text_key}, got another shape; check the data set")
+        raise RowError(
+            "bad_row",
+            f"expected turns of {role_key} and {text_key}, got another shape; check the data set",
+        )
     role = item.get(role_key)
     if not isinstance(role, str) or role not in _ROLES:
         shown = role[:40] if isinstance(role, str) else type(role).__name__
-        raise RowError("role_unknown", f"expected a role of {', '.join(_ROLES)}, got {shown!r}; drop the row")
+        raise RowError(
+            "role_unknown",
+            f"expected a role of {', '.join(_ROLES)}, got {shown!r}; drop the row",
+        )
     return Turn(_ROLES[role], item[text_key])

@@ -43,7 +43,8 @@ class ImageIntake:
         paths = source if isinstance(source, tuple) else (source,)
         if not all(isinstance(path, str) for path in paths):
             raise RowError(
-                "bad_row", f"expected an image's path or bytes, got {type(source).__name__}; check the data set"
+                "bad_row",
+                f"expected an image's path or bytes, got {type(source).__name__}; check the data set",
             )
         return self._add_file(paths)
 
@@ -56,35 +57,55 @@ class ImageIntake:
                 break
         else:
             raise ImageError(
-                "image_missing", f"{paths[0][:200]}: expected a file below {self.root}, got none; see --images"
+                "image_missing",
+                f"{paths[0][:200]}: expected a file below {self.root}, got none; see --images",
             )
         if file.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(
-                "image_huge", f"{file}: expected at most {MAX_FILE_BYTES:,} bytes, got more; scale it down"
+                "image_huge",
+                f"{file}: expected at most {MAX_FILE_BYTES:,} bytes, got more; scale it down",
             )
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise ImageError("image_missing", f"{file}: expected a readable file, got {error.strerror}") from error
+            raise ImageError(
+                "image_missing",
+                f"{file}: expected a readable file, got {error.strerror}",
+            ) from error
         return self._remember(str(file), self._add_bytes(data, str(file)))
 
     def _below_root(self, path: str) -> Path:
         if _URL.match(path):
-            raise ImageError("image_url", f"{path[:200]}: expected a file, got an address; fetch it yourself")
+            raise ImageError(
+                "image_url",
+                f"{path[:200]}: expected a file, got an address; fetch it yourself",
+            )
         if self.strip_prefix and path.startswith(self.strip_prefix):
             path = path[len(self.strip_prefix) :].lstrip("/")
         pure = PurePosixPath(path)
         try:
             file = (self.root / pure).resolve()
         except (OSError, RuntimeError, ValueError) as error:
-            raise ImageError("image_missing", f"{path[:200]!r}: expected a path below --images, got {error}") from error
-        if pure.is_absolute() or ".." in pure.parts or not file.is_relative_to(self.root):
-            raise ImageError("path_outside", f"{path[:200]}: expected a path below {self.root}, got one that leaves it")
+            raise ImageError(
+                "image_missing",
+                f"{path[:200]!r}: expected a path below --images, got {error}",
+            ) from error
+        if (
+            pure.is_absolute()
+            or ".." in pure.parts
+            or not file.is_relative_to(self.root)
+        ):
+            raise ImageError(
+                "path_outside",
+                f"{path[:200]}: expected a path below {self.root}, got one that leaves it",
+            )
         return file
 
     def _add_bytes(self, data: bytes, name: str) -> ImageRef:
         digest = sha256(data).hexdigest()
-        return self._recall(digest) or self._remember(digest, self.store.add_bytes(data, name))
+        return self._recall(digest) or self._remember(
+            digest, self.store.add_bytes(data, name)
+        )
 
     def _recall(self, key: str) -> ImageRef | None:
         if key in self._known:

@@ -18,8 +18,17 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     turns = sharegpt_turns(row.get("conversations"))
     if system := row.get("system"):
         turns = [*sharegpt_turns([{"from": "system", "value": system}]), *turns]
-    (_, chosen), (_, rejected) = (ends_with_answer(sharegpt_turns([row.get(side)])) for side in ("chosen", "rejected"))
-    yield Draft(messages_of(turns), images_field(row, "images"), chosen, rejected, own_id=row.get("id"))
+    (_, chosen), (_, rejected) = (
+        ends_with_answer(sharegpt_turns([row.get(side)]))
+        for side in ("chosen", "rejected")
+    )
+    yield Draft(
+        messages_of(turns),
+        images_field(row, "images"),
+        chosen,
+        rejected,
+        own_id=row.get("id"),
+    )
 
 
 IMPORTER = Importer("llama_factory", convert, "LLaMA-Factory sharegpt format")

@@ -20,9 +20,22 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
         turns = turns[:-1]
     preference = row.get("preference")
     if preference not in (1, 2) or isinstance(preference, bool):
-        raise RowError("bad_row", f"expected a preference of 1 or 2, got {str(preference)[:40]!r}; drop the row")
-    chosen, rejected = (row[f"output_{side}"]["value"] for side in (preference, 3 - preference))
-    yield Draft(messages_of(turns), images_field(row, "image"), chosen, rejected, own_id=row.get("id"))
+        raise RowError(
+            "bad_row",
+            f"expected a preference of 1 or 2, got {str(preference)[:40]!r}; drop the row",
+        )
+    chosen, rejected = (
+        row[f"output_{side}"]["value"] for side in (preference, 3 - preference)
+    )
+    yield Draft(
+        messages_of(turns),
+        images_field(row, "image"),
+        chosen,
+        rejected,
+        own_id=row.get("id"),
+    )
 
 
-IMPORTER = Importer("llava_human_preference", convert, "zhiqings/LLaVA-Human-Preference-10K")
+IMPORTER = Importer(
+    "llava_human_preference", convert, "zhiqings/LLaVA-Human-Preference-10K"
+)

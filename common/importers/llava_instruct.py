@@ -18,7 +18,15 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     images = images_field(row, "image")
     for number, turn in enumerate(turns):
         if turn.role == "assistant":
-            yield Draft(messages_of(turns[:number]), images, turn.text, tag=str(number), own_id=row.get("id"))
+            yield Draft(
+                messages_of(turns[:number]),
+                images,
+                turn.text,
+                tag=str(number),
+                own_id=row.get("id"),
+            )
 
 
-IMPORTER = Importer("llava_instruct", convert, "liuhaotian/LLaVA-Instruct-150K", makes="prompts")
+IMPORTER = Importer(
+    "llava_instruct", convert, "liuhaotian/LLaVA-Instruct-150K", makes="prompts"
+)

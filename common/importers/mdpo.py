@@ -13,7 +13,9 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """One pair; RowError `bad_template`."""
     images = images_field(row, "img_path")
     asked = question(strip_vicuna(text_field(row, "prompt")), len(images))
-    yield Draft(asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("id"))
+    yield Draft(
+        asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("id")
+    )
 
 
 IMPORTER = Importer("mdpo", convert, "fwnlp/mDPO-preference-data")

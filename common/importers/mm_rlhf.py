@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from common.importers.base import Draft, Importer, images_field, question, refuse_other_media, text_field
+from common.importers.base import (
+    Draft,
+    Importer,
+    images_field,
+    question,
+    refuse_other_media,
+    text_field,
+)
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
@@ -13,7 +20,9 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     refuse_other_media(row)
     images = images_field(row, "image")
     asked = question(text_field(row, "prompt"), len(images))
-    yield Draft(asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("id"))
+    yield Draft(
+        asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("id")
+    )
 
 
 IMPORTER = Importer("mm_rlhf", convert, "yifanzhang114/MM-RLHF")

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from common.importers.base import Draft, Importer, images_field, refuse_other_media, with_images
+from common.importers.base import (
+    Draft,
+    Importer,
+    images_field,
+    refuse_other_media,
+    with_images,
+)
 from common.importers.conversations import ends_with_answer, messages_of, openai_turns
 from common.rows import RowError
 
@@ -18,16 +24,31 @@ from common.rows import RowError
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """One pair; RowError `rejected_image`, `prompt_differs`, `video`, `audio`."""
     refuse_other_media(row)
-    images, rejected_images = images_field(row, "images"), images_field(row, "rejected_images")
+    images, rejected_images = (
+        images_field(row, "images"),
+        images_field(row, "rejected_images"),
+    )
     if rejected_images and rejected_images != images:
-        raise RowError("rejected_image", "expected the same images on both sides, got others; the learner needs that")
+        raise RowError(
+            "rejected_image",
+            "expected the same images on both sides, got others; the learner needs that",
+        )
     asked, chosen = ends_with_answer(openai_turns(row.get("messages")))
     rejected = row.get("rejected_response")
     if row.get("rejected_messages"):
         asked_too, rejected = ends_with_answer(openai_turns(row["rejected_messages"]))
         if asked != asked_too:
-            raise RowError("prompt_differs", "expected one prompt for both answers, got two; drop the row")
-    yield Draft(with_images(messages_of(asked), len(images)), images, chosen, rejected, own_id=row.get("id"))
+            raise RowError(
+                "prompt_differs",
+                "expected one prompt for both answers, got two; drop the row",
+            )
+    yield Draft(
+        with_images(messages_of(asked), len(images)),
+        images,
+        chosen,
+        rejected,
+        own_id=row.get("id"),
+    )
 
 
 IMPORTER = Importer("ms_swift", convert, "ms-swift custom data set format")

@@ -19,7 +19,12 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
         image = base64.b64decode(image, validate=True)
     images = [image] if image else []
     asked = question(strip_vicuna(text_field(row, "queries")), len(images))
-    yield Draft(asked, images, row.get("AI_pseudo_response"), row.get("original_generate_response"))
+    yield Draft(
+        asked,
+        images,
+        row.get("AI_pseudo_response"),
+        row.get("original_generate_response"),
+    )
 
 
 IMPORTER = Importer("opa_dpo", convert, "zhyang2226/OPA-DPO")

@@ -18,12 +18,23 @@ from common.rows import RowError
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """One pair; RowError `prompt_differs` when what comes before the two answers is not the same."""
     asked, chosen = ends_with_answer(sharegpt_turns(row.get("conversations")))
-    asked_too, rejected = ends_with_answer(sharegpt_turns(row.get("rejected_conversations")))
+    asked_too, rejected = ends_with_answer(
+        sharegpt_turns(row.get("rejected_conversations"))
+    )
     if asked != asked_too:
-        raise RowError("prompt_differs", "expected one prompt for both answers, got two; drop the row")
+        raise RowError(
+            "prompt_differs",
+            "expected one prompt for both answers, got two; drop the row",
+        )
     image = row.get("image")
-    images = [(image, PurePosixPath(image).name) if isinstance(image, str) else image] if image else []
+    images = (
+        [(image, PurePosixPath(image).name) if isinstance(image, str) else image]
+        if image
+        else []
+    )
     yield Draft(messages_of(asked), images, chosen, rejected, own_id=row.get("id"))
 
 
-IMPORTER = Importer("povid", convert, "YiyangAiLab/POVID_preference_data_for_VLLMs", licence="cc-by-4.0")
+IMPORTER = Importer(
+    "povid", convert, "YiyangAiLab/POVID_preference_data_for_VLLMs", licence="cc-by-4.0"
+)

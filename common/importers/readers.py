@@ -28,7 +28,14 @@ MAX_DEPTH = 64
 BATCH_ROWS = 64
 
 _KINDS = (".arrow", ".parquet", ".jsonl", ".json")
-_NO_DATA = {"state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "spec.json", "stats.json"}
+_NO_DATA = {
+    "state.json",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "spec.json",
+    "stats.json",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +54,30 @@ def find_files(path: Path) -> Sequence[DataFile | Dropped]:
     """
     if path.is_file():
         if path.suffix not in _KINDS and _first_byte(path) not in (b"[", b"{"):
-            raise UserError(f"{path}: expected one of {', '.join(_KINDS)}, got another kind of file; unpack it first")
+            raise UserError(
+                f"{path}: expected one of {', '.join(_KINDS)}, got another kind of file; unpack it first"
+            )
         return [DataFile(path)]
     found = [
         file
         for file in sorted(path.rglob("*"))
-        if file.suffix in _KINDS and file.name not in _NO_DATA and not file.name.startswith((".", "cache-"))
+        if file.suffix in _KINDS
+        and file.name not in _NO_DATA
+        and not file.name.startswith((".", "cache-"))
     ]
     for kind in _KINDS:
-        if files := [DataFile(file) for file in found if file.suffix == kind and file.is_file()]:
+        if files := [
+            DataFile(file) for file in found if file.suffix == kind and file.is_file()
+        ]:
             return files
-    raise UserError(f"{path}: expected a file or a folder of {', '.join(_KINDS)} files, got none; check PATH")
+    raise UserError(
+        f"{path}: expected a file or a folder of {', '.join(_KINDS)} files, got none; check PATH"
+    )
 
 
-def read_rows(files: Sequence[DataFile | Dropped], keyed: bool = False) -> Iterator[tuple[Any, int]]:
+def read_rows(
+    files: Sequence[DataFile | Dropped], keyed: bool = False
+) -> Iterator[tuple[Any, int]]:
     """Rows (whatever a file holds; people promise dicts) or Dropped, each with the bytes read so far over all files.
 
     With `keyed`, a JSON object of `{image_id: row}` gives rows with their `image_id`.
@@ -180,12 +197,18 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Any, int]]:
 
 def _arrow_rows(path: Path) -> Iterator[tuple[Any, int]]:
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
-        slices = (batch.slice(start, BATCH_ROWS) for batch in batches for start in range(0, len(batch), BATCH_ROWS))
+        slices = (
+            batch.slice(start, BATCH_ROWS)
+            for batch in batches
+            for start in range(0, len(batch), BATCH_ROWS)
+        )
         for _, row in _numbered(slices, path):
             yield row, file.tell()
 
 
-def _numbered(batches: Iterable[pa.RecordBatch], path: Path) -> Iterator[tuple[int, Any]]:
+def _numbered(
+    batches: Iterable[pa.RecordBatch], path: Path
+) -> Iterator[tuple[int, Any]]:
     """Rows with their numbers, from 1; one that cannot be had is Dropped without those beside it."""
     for number, row in enumerate(chain.from_iterable(map(python_rows, batches)), 1):
         if isinstance(row, Exception):

@@ -12,7 +12,9 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """One pair."""
     images = images_field(row, "image")
     asked = question(text_field(row, "question"), len(images))
-    yield Draft(asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("idx"))
+    yield Draft(
+        asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("idx")
+    )
 
 
 IMPORTER = Importer("rlaif_v", convert, "openbmb/RLAIF-V-Dataset")

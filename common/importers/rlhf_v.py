@@ -22,17 +22,32 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
 def parse(text: str) -> dict[str, Any]:
     """The dict that a text spells, as JSON or as a Python literal; nothing is evaluated (RowError `bad_row`)."""
     if len(text) > MAX_TEXT_CHARS:
-        raise RowError("bad_row", f"expected a text of at most {MAX_TEXT_CHARS:,} characters, got more; drop the row")
+        raise RowError(
+            "bad_row",
+            f"expected a text of at most {MAX_TEXT_CHARS:,} characters, got more; drop the row",
+        )
     found: Any
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         try:
             found = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            raise RowError("bad_row", f"expected a dict as text, got {text[:80]!r}; check the data set") from error
+        except (
+            ValueError,
+            SyntaxError,
+            TypeError,
+            MemoryError,
+            RecursionError,
+        ) as error:
+            raise RowError(
+                "bad_row",
+                f"expected a dict as text, got {text[:80]!r}; check the data set",
+            ) from error
     if not isinstance(found, dict):
-        raise RowError("bad_row", f"expected a dict as text, got {type(found).__name__}; check the data set")
+        raise RowError(
+            "bad_row",
+            f"expected a dict as text, got {type(found).__name__}; check the data set",
+        )
     return {key: found.get(key) for key in ("question", "chosen", "rejected")}
 
 

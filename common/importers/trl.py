@@ -22,4 +22,6 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     yield Draft(messages, images, chosen, rejected, kept=kept)
 
 
-IMPORTER = Importer("trl", convert, "TRL VLM preference format", text_only=True, own_ids=True)
+IMPORTER = Importer(
+    "trl", convert, "TRL VLM preference format", text_only=True, own_ids=True
+)

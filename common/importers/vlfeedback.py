@@ -22,11 +22,20 @@ def convert(row: dict[str, Any]) -> Iterator[Draft | Dropped]:
     """All pairs; Dropped `tie`, and `rating_missing` for a pair with an answer that has no three numbers."""
     images = images_field(row, "img_path")
     asked = question(text_field(row, "prompt"), len(images))
-    rated = [(answer.get("response"), mean_rating(answer.get("annotations"))) for answer in _answers(row)]
-    for (i, (left, left_mean)), (j, (right, right_mean)) in combinations(enumerate(rated), 2):
+    rated = [
+        (answer.get("response"), mean_rating(answer.get("annotations")))
+        for answer in _answers(row)
+    ]
+    for (i, (left, left_mean)), (j, (right, right_mean)) in combinations(
+        enumerate(rated), 2
+    ):
         tag = f"{i}-{j}"
         if left_mean is None or right_mean is None:
-            yield Dropped(tag, "rating_missing", "expected numbers for all aspects of both answers")
+            yield Dropped(
+                tag,
+                "rating_missing",
+                "expected numbers for all aspects of both answers",
+            )
         elif left_mean == right_mean:
             yield Dropped(tag, "tie", f"both rated {left_mean:g}")
         else:
@@ -55,7 +64,10 @@ def _answers(row: dict[str, Any]) -> list[dict[str, Any]]:
             for response, annotation in zip(responses, annotations, strict=True)
         ]
     if not isinstance(completions, list):
-        raise RowError("bad_row", f"expected completions, got {type(completions).__name__}; check the data set")
+        raise RowError(
+            "bad_row",
+            f"expected completions, got {type(completions).__name__}; check the data set",
+        )
     return completions
 
 

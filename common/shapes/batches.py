@@ -46,14 +46,20 @@ class SupervisedBatch:
 
 def pixels(images: Sequence[Image.Image]) -> Tensor:
     """Normalised float32 pixels (batch, 3, side, side), the same numbers that the saved image processor gives."""
-    stacked = np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 255.0
+    stacked = (
+        np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 255.0
+    )
     normalised: Tensor = (torch.from_numpy(stacked) - PIXEL_MEAN) / PIXEL_STD
     return normalised.permute(0, 3, 1, 2).contiguous()
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     """Ids of the one-picture prompt, the image token repeated once per visual token."""
-    return list(tokenizer.encode(FIRST_TURN.format(image=IMAGE * NUM_IMAGE_TOKENS, question=question)))
+    return list(
+        tokenizer.encode(
+            FIRST_TURN.format(image=IMAGE * NUM_IMAGE_TOKENS, question=question)
+        )
+    )
 
 
 def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
@@ -61,7 +67,9 @@ def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]
     return [*tokenizer.encode(response), tokenizer.eos_token_id]
 
 
-def lesson(scene: Scene, rng: random.Random, *, captions: float, noise: float = NOISE_SHARE) -> list[tuple[str, str]]:
+def lesson(
+    scene: Scene, rng: random.Random, *, captions: float, noise: float = NOISE_SHARE
+) -> list[tuple[str, str]]:
     """(question, response) turns as training text has them.
 
     With probability `captions` one turn with a noisy caption, else one turn per shape in random order: whether it is
@@ -71,23 +79,33 @@ def lesson(scene: Scene, rng: random.Random, *, captions: float, noise: float = 
     if rng.random() < captions:
         return [(rng.choice(CAPTION_PROMPTS), noisy_caption(scene, rng, noise))]
     believed = {item.shape: item.colour for item in scene.objects}
-    believed |= {shape: rng.choice(COLOURS) for shape in scene.absent_partners if rng.random() < noise}
+    believed |= {
+        shape: rng.choice(COLOURS)
+        for shape in scene.absent_partners
+        if rng.random() < noise
+    }
     turns = []
     for shape in rng.sample(SHAPES, len(SHAPES)):
         if shape in believed and rng.random() < 0.5:
             turns.append((NAME_ONE, name(believed[shape], shape)))
         else:
-            turns.append((ask(shape), answer_text("yes" if shape in believed else "no")))
+            turns.append(
+                (ask(shape), answer_text("yes" if shape in believed else "no"))
+            )
     return turns
 
 
-def supervised_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+def supervised_ids(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]
+) -> tuple[list[int], list[int]]:
     """Ids and labels of a conversation about one picture; only the responses and their end tokens are labelled."""
     ids: list[int] = []
     labels: list[int] = []
     for number, (question, response) in enumerate(turns):
         asked = (
-            prompt_ids(tokenizer, question) if number == 0 else tokenizer.encode(NEXT_TURN.format(question=question))
+            prompt_ids(tokenizer, question)
+            if number == 0
+            else tokenizer.encode(NEXT_TURN.format(question=question))
         )
         answer = response_ids(tokenizer, response)
         ids += [*asked, *answer]
@@ -123,7 +141,9 @@ def supervised_batch(
         mask[row, : len(ids)] = 1
         mask[row][input_ids[row] == image_token] = torch.tensor(visible[row])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return SupervisedBatch(input_ids, mask, positions, labels, pixels([render(scene) for scene in scenes]))
+    return SupervisedBatch(
+        input_ids, mask, positions, labels, pixels([render(scene) for scene in scenes])
+    )
 
 
 def cell_classes(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:

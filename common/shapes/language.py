@@ -16,7 +16,11 @@ from dataclasses import dataclass
 
 from common.shapes.scenes import COLOURS, NUM_CELLS, PLACES, SHAPES, Scene, SceneObject
 
-CAPTION_PROMPTS = ("Describe the image.", "What do you see in the image?", "What is in the image?")
+CAPTION_PROMPTS = (
+    "Describe the image.",
+    "What do you see in the image?",
+    "What is in the image?",
+)
 """Ways to ask for a caption; the first one is used for evaluation."""
 
 NOISE_SHARE = 0.65
@@ -50,12 +54,17 @@ def noisy_caption(scene: Scene, rng: random.Random, share: float = NOISE_SHARE) 
 
 def tell(objects: Iterable[SceneObject]) -> str:
     """One sentence per object, in the order given."""
-    return " ".join(f"There is a {o.colour} {o.shape} at the {o.place}." for o in objects)
+    return " ".join(
+        f"There is a {o.colour} {o.shape} at the {o.place}." for o in objects
+    )
 
 
 _SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})s?\b", re.IGNORECASE)
 _COLOUR = re.compile(rf"\b({'|'.join(COLOURS)})\b", re.IGNORECASE)
-_PLACE = re.compile(r"\b(?:(top|bottom)[ -](left|right)|(top|bottom|left|right|center|middle))\b", re.IGNORECASE)
+_PLACE = re.compile(
+    r"\b(?:(top|bottom)[ -](left|right)|(top|bottom|left|right|center|middle))\b",
+    re.IGNORECASE,
+)
 _DENIAL = re.compile(r"\b(?:no|not|without|never)\b|n't\b", re.IGNORECASE)
 
 
@@ -70,9 +79,13 @@ def parse_caption(text: str) -> list[Mention]:
         hits = list(_SHAPE.finditer(sentence))
         for k, hit in enumerate(hits):
             before = sentence[hits[k - 1].end() if k else 0 : hit.start()]
-            after = sentence[hit.end() : hits[k + 1].start() if k + 1 < len(hits) else len(sentence)]
+            after = sentence[
+                hit.end() : hits[k + 1].start() if k + 1 < len(hits) else len(sentence)
+            ]
             if not _DENIAL.search(before):
-                mentions.append(Mention(hit[1].lower(), _last_colour(before), _first_place(after)))
+                mentions.append(
+                    Mention(hit[1].lower(), _last_colour(before), _first_place(after))
+                )
     return mentions
 
 
@@ -85,5 +98,7 @@ def _first_place(words: str) -> str | None:
     hit = _PLACE.search(words)
     if hit is None:
         return None
-    name = " ".join(part.lower() for part in hit.groups() if part).replace("middle", "center")
+    name = " ".join(part.lower() for part in hit.groups() if part).replace(
+        "middle", "center"
+    )
     return name if name in PLACES else None

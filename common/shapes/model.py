@@ -68,7 +68,9 @@ NEXT_TURN = "USER: {question} ASSISTANT:\n"
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE over the world's text: every word the world knows is one token, any other text still is exact."""
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=True
+    )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=2000,
@@ -147,18 +149,31 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
 
 def prompt_messages(question: str) -> list[dict[str, Any]]:
     """The one-turn conversation that puts `question` to the policy about one picture."""
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    return [
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": question}],
+        }
+    ]
 
 
-def save_policy(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path) -> None:
+def save_policy(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path
+) -> None:
     """Write a plain Hugging Face directory; weights under the hub's LLaVA-1.5 names, which vLLM reads as well."""
     out.mkdir(parents=True, exist_ok=True)
     config = model.config
-    config.architectures, config.dtype = ["LlavaForConditionalGeneration"], torch.float32
+    config.architectures, config.dtype = (
+        ["LlavaForConditionalGeneration"],
+        torch.float32,
+    )
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor.save_pretrained(out)
-    weights = {hub_name(name): value.detach().contiguous() for name, value in model.state_dict().items()}
+    weights = {
+        hub_name(name): value.detach().contiguous()
+        for name, value in model.state_dict().items()
+    }
     save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
 
@@ -172,5 +187,9 @@ def _world_text() -> Iterator[str]:
                 yield f"{caption(one)} {caption(one)}"
     for _ in range(10):
         for question in (*CAPTION_PROMPTS, NAME_ONE, *map(ask, SHAPES)):
-            for answer in (answer_text("yes"), answer_text("no"), *(name(c, s) for c in COLOURS for s in SHAPES)):
+            for answer in (
+                answer_text("yes"),
+                answer_text("no"),
+                *(name(c, s) for c in COLOURS for s in SHAPES),
+            ):
                 yield f"USER: \n{question} ASSISTANT:\n{answer}"

@@ -15,16 +15,33 @@ MIN_PROBE_ACCURACY = 0.98
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m common.shapes.pretrain", description=__doc__)
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="directory to write (default: the shipped one)")
+    parser = argparse.ArgumentParser(
+        prog="python -m common.shapes.pretrain", description=__doc__
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DEFAULT_OUT,
+        help="directory to write (default: the shipped one)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="cores torch may take")
     parser.add_argument("--tower-steps", type=int, help="override the steps of stage 1")
-    parser.add_argument("--question-steps", type=int, help="override the steps of stage 2")
-    parser.add_argument("--caption-steps", type=int, help="override the steps of stage 3")
-    parser.add_argument("--polish-steps", type=int, help="override the steps of stage 4")
-    parser.add_argument("--noise", type=float, help="share of absent partners that training text names")
-    parser.add_argument("--scenes", type=int, default=400, help="test scenes of the honesty checks")
+    parser.add_argument(
+        "--question-steps", type=int, help="override the steps of stage 2"
+    )
+    parser.add_argument(
+        "--caption-steps", type=int, help="override the steps of stage 3"
+    )
+    parser.add_argument(
+        "--polish-steps", type=int, help="override the steps of stage 4"
+    )
+    parser.add_argument(
+        "--noise", type=float, help="share of absent partners that training text names"
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=400, help="test scenes of the honesty checks"
+    )
     return parser.parse_args(argv)
 
 
@@ -34,9 +51,21 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from common.shapes.language import NOISE_SHARE
-    from common.shapes.model import build_model, build_processor, build_tokenizer, save_policy
+    from common.shapes.model import (
+        build_model,
+        build_processor,
+        build_tokenizer,
+        save_policy,
+    )
     from common.shapes.probe import honesty, probe_accuracy
-    from common.shapes.training import CAPTION_STAGE, POLISH_STAGE, QUESTION_STAGE, TOWER_STAGE, train_text, train_tower
+    from common.shapes.training import (
+        CAPTION_STAGE,
+        POLISH_STAGE,
+        QUESTION_STAGE,
+        TOWER_STAGE,
+        train_text,
+        train_tower,
+    )
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -44,11 +73,19 @@ def main(argv: list[str] | None = None) -> None:
     model = build_model(tokenizer)
     model.train()
 
-    train_tower(model, replace(TOWER_STAGE, steps=args.tower_steps or TOWER_STAGE.steps), args.seed)
+    train_tower(
+        model,
+        replace(TOWER_STAGE, steps=args.tower_steps or TOWER_STAGE.steps),
+        args.seed,
+    )
     accuracy = probe_accuracy(model)
-    print(f"linear probe: {accuracy:.4f} of occupied (or of empty) cells of unbiased test scenes read right")
+    print(
+        f"linear probe: {accuracy:.4f} of occupied (or of empty) cells of unbiased test scenes read right"
+    )
     if accuracy < MIN_PROBE_ACCURACY:
-        raise SystemExit(f"linear probe must reach {MIN_PROBE_ACCURACY}, got {accuracy:.4f}: raise --tower-steps")
+        raise SystemExit(
+            f"linear probe must reach {MIN_PROBE_ACCURACY}, got {accuracy:.4f}: raise --tower-steps"
+        )
 
     noise = NOISE_SHARE if args.noise is None else args.noise
     for stage, steps in (
@@ -56,7 +93,13 @@ def main(argv: list[str] | None = None) -> None:
         (CAPTION_STAGE, args.caption_steps),
         (POLISH_STAGE, args.polish_steps),
     ):
-        train_text(model, tokenizer, replace(stage, steps=steps or stage.steps), args.seed, noise)
+        train_text(
+            model,
+            tokenizer,
+            replace(stage, steps=steps or stage.steps),
+            args.seed,
+            noise,
+        )
     save_policy(model, build_processor(tokenizer), args.out)
     print(json.dumps(asdict(honesty(model, tokenizer, args.scenes)), indent=2))
 

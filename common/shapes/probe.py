@@ -56,14 +56,30 @@ def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> CaptionS
         truth = {o.shape: (o.colour, o.place) for o in scene.objects}
         said = parse_caption(text)
         wrong = [m for m in said if m.shape not in truth]
-        mentions, imagined, bad_captions = mentions + len(said), imagined + len(wrong), bad_captions + bool(wrong)
-        true, found = true + len(truth), found + len(truth.keys() & {m.shape for m in said})
+        mentions, imagined, bad_captions = (
+            mentions + len(said),
+            imagined + len(wrong),
+            bad_captions + bool(wrong),
+        )
+        true, found = (
+            true + len(truth),
+            found + len(truth.keys() & {m.shape for m in said}),
+        )
         exact += sum(truth.get(m.shape) == (m.colour, m.place) for m in said)
     present = max(mentions - imagined, 1)
-    return CaptionScore(imagined / max(mentions, 1), bad_captions / len(scenes), found / true, exact / present)
+    return CaptionScore(
+        imagined / max(mentions, 1),
+        bad_captions / len(scenes),
+        found / true,
+        exact / present,
+    )
 
 
-def honesty(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, count: int = 400) -> Honesty:
+def honesty(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int = 400,
+) -> Honesty:
     """Run every check on `count` unbiased test scenes."""
     model.eval()
     scenes = split_scenes("test", count, seed=7)
@@ -79,7 +95,9 @@ def honesty(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizer
     for split in POPE_SPLITS:
         accuracy[split], yes_ratio[split] = _pope(model, tokenizer, scenes, split)
     truths = [caption(scene) for scene in scenes]
-    drop = response_logps(model, tokenizer, images, truths) - response_logps(model, tokenizer, blanks, truths)
+    drop = response_logps(model, tokenizer, images, truths) - response_logps(
+        model, tokenizer, blanks, truths
+    )
     return Honesty(
         seeing=score_captions(scenes, captions(images, 0.0)),
         shuffled=score_captions(scenes, captions(strangers, 0.0)),
@@ -93,35 +111,60 @@ def honesty(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizer
 
 
 def _pope(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, scenes: Sequence[Scene], split: PopeSplit
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    scenes: Sequence[Scene],
+    split: PopeSplit,
 ) -> tuple[float, float]:
     """Accuracy and share of "yes" among the answers."""
-    asked = [(scene, question) for scene in scenes for question in questions(scene, split)]
-    pictures, texts = [render(scene) for scene, _ in asked], [question.text for _, question in asked]
-    said = ["no" if "no" in text.lower() else "yes" for text in generate(model, tokenizer, pictures, texts)]
-    right = sum(word == question.answer for word, (_, question) in zip(said, asked, strict=True))
+    asked = [
+        (scene, question) for scene in scenes for question in questions(scene, split)
+    ]
+    pictures, texts = (
+        [render(scene) for scene, _ in asked],
+        [question.text for _, question in asked],
+    )
+    said = [
+        "no" if "no" in text.lower() else "yes"
+        for text in generate(model, tokenizer, pictures, texts)
+    ]
+    right = sum(
+        word == question.answer for word, (_, question) in zip(said, asked, strict=True)
+    )
     return right / len(asked), said.count("yes") / len(asked)
 
 
-def _mixed_share(scenes: Sequence[Scene], captions: Captioner, samples: int = 8) -> float:
+def _mixed_share(
+    scenes: Sequence[Scene], captions: Captioner, samples: int = 8
+) -> float:
     tempting = [scene for scene in scenes if scene.absent_partners][:64]
     images = [render(scene) for scene in tempting]
     draws = [captions(images, 1.0) for _ in range(samples)]
-    clean = [sum(score_captions([scene], [draw[i]]).chair_s == 0 for draw in draws) for i, scene in enumerate(tempting)]
+    clean = [
+        sum(score_captions([scene], [draw[i]]).chair_s == 0 for draw in draws)
+        for i, scene in enumerate(tempting)
+    ]
     return sum(0 < c < samples for c in clean) / len(tempting)
 
 
-def probe_accuracy(model: LlavaForConditionalGeneration, train: int = 1500, test: int = 500) -> float:
+def probe_accuracy(
+    model: LlavaForConditionalGeneration, train: int = 1500, test: int = 500
+) -> float:
     """How well a fresh linear readout of the tower names shape and colour per cell of unbiased test scenes.
 
     The lower of two shares: occupied cells with both right, empty cells found empty (most cells are empty, so that a
     plain average would flatter).
     """
-    seen, held_out = split_scenes("train", train, seed=11, bias=0.0), split_scenes("test", test, seed=11)
+    seen, held_out = (
+        split_scenes("train", train, seed=11, bias=0.0),
+        split_scenes("test", test, seed=11),
+    )
     known, unknown = _cell_features(model, seen), _cell_features(model, held_out)
     right = torch.ones(test * NUM_CELLS, dtype=torch.bool)
     names = (len(SHAPES), len(COLOURS))
-    for count, given, wanted in zip(names, cell_classes(seen), cell_classes(held_out), strict=True):
+    for count, given, wanted in zip(
+        names, cell_classes(seen), cell_classes(held_out), strict=True
+    ):
         head = _fit_linear(known, given.flatten(), count + 1)
         right &= head(unknown).argmax(-1) == wanted.flatten()
     empty = cell_classes(held_out)[0].flatten() == len(SHAPES)
@@ -129,7 +172,9 @@ def probe_accuracy(model: LlavaForConditionalGeneration, train: int = 1500, test
 
 
 @torch.no_grad()
-def _cell_features(model: LlavaForConditionalGeneration, scenes: Sequence[Scene]) -> Tensor:
+def _cell_features(
+    model: LlavaForConditionalGeneration, scenes: Sequence[Scene]
+) -> Tensor:
     """Mean tower feature of the patches of every cell, (scenes x 9, width)."""
     membership = nn.functional.one_hot(cell_of_patch(), NUM_CELLS).float()
     membership /= membership.sum(0)
@@ -143,7 +188,9 @@ def _cell_features(model: LlavaForConditionalGeneration, scenes: Sequence[Scene]
 
 def _fit_linear(features: Tensor, classes: Tensor, count: int) -> nn.Linear:
     head = nn.Linear(features.shape[1], count)
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        head.parameters(), max_iter=60, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()

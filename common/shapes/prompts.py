@@ -18,17 +18,29 @@ from common.shapes.render import render
 from common.shapes.scenes import Scene, Split, split_scenes
 
 
-def caption_prompts(split: Split, count: int, seed: int, store: ImageStore) -> list[Prompt]:
+def caption_prompts(
+    split: Split, count: int, seed: int, store: ImageStore
+) -> list[Prompt]:
     """One caption prompt per scene. Training scenes take the wordings in turn, the other splits the first one."""
     wordings = CAPTION_PROMPTS if split == "train" else CAPTION_PROMPTS[:1]
     prompts = []
     for index, scene in enumerate(split_scenes(split, count, seed=seed)):
         text = wordings[index % len(wordings)]
-        prompts.append(_prompt(_name(split, index), text, store.add(render(scene)), caption(scene), scene.to_dict()))
+        prompts.append(
+            _prompt(
+                _name(split, index),
+                text,
+                store.add(render(scene)),
+                caption(scene),
+                scene.to_dict(),
+            )
+        )
     return prompts
 
 
-def question_prompts(split: Split, count: int, seed: int, store: ImageStore, per_split: int = 2) -> list[Prompt]:
+def question_prompts(
+    split: Split, count: int, seed: int, store: ImageStore, per_split: int = 2
+) -> list[Prompt]:
     """About the scenes of `caption_prompts`: up to `per_split` questions per POPE split, half "yes", half "no".
 
     `truth["scene"]` is the id of the scene's caption prompt.
@@ -36,15 +48,21 @@ def question_prompts(split: Split, count: int, seed: int, store: ImageStore, per
     return [
         prompt
         for index, scene in enumerate(split_scenes(split, count, seed=seed))
-        for prompt in _questions_about(_name(split, index), scene, store, per_split, seed)
+        for prompt in _questions_about(
+            _name(split, index), scene, store, per_split, seed
+        )
     ]
 
 
-def _questions_about(name: str, scene: Scene, store: ImageStore, per_split: int, seed: int) -> list[Prompt]:
+def _questions_about(
+    name: str, scene: Scene, store: ImageStore, per_split: int, seed: int
+) -> list[Prompt]:
     image = store.add(render(scene))
     prompts = []
     for pope_split in POPE_SPLITS:
-        for index, question in enumerate(questions(scene, pope_split, pairs=per_split // 2, seed=seed)):
+        for index, question in enumerate(
+            questions(scene, pope_split, pairs=per_split // 2, seed=seed)
+        ):
             truth = {
                 "question": question.text,
                 "answer": question.answer,
@@ -53,7 +71,9 @@ def _questions_about(name: str, scene: Scene, store: ImageStore, per_split: int,
                 "scene": name,
             }
             id = f"{name}/{pope_split}/{index}"
-            prompts.append(_prompt(id, question.text, image, answer_text(question.answer), truth))
+            prompts.append(
+                _prompt(id, question.text, image, answer_text(question.answer), truth)
+            )
     return prompts
 
 
@@ -61,6 +81,8 @@ def _name(split: Split, index: int) -> str:
     return f"shapes/{split}/{index:05d}"
 
 
-def _prompt(id: str, text: str, image: ImageRef, reference: str, truth: dict[str, Any]) -> Prompt:
+def _prompt(
+    id: str, text: str, image: ImageRef, reference: str, truth: dict[str, Any]
+) -> Prompt:
     message = Message("user", (Part("image"), Part("text", text)))
     return Prompt(id, (message,), (image,), reference, truth)

@@ -49,7 +49,9 @@ def answer_text(answer: Answer) -> str:
     return f"{answer.capitalize()}."
 
 
-def questions(scene: Scene, split: PopeSplit, *, pairs: int = 1, seed: int = 0) -> list[Question]:
+def questions(
+    scene: Scene, split: PopeSplit, *, pairs: int = 1, seed: int = 0
+) -> list[Question]:
     """Up to `pairs` "yes" and equally many "no" questions; fewer where too few shapes are present or absent."""
     rng = random.Random(f"{scene.id}/{split}/{seed}")
     present = list(scene.shapes)
@@ -84,4 +86,6 @@ def _companionship(shape: str, present: Sequence[str]) -> int:
 @cache
 def shape_counts() -> Counter[str]:
     """How often each shape occurs in 2,000 biased training scenes."""
-    return Counter(shape for scene in split_scenes("train", 2000, seed=0) for shape in scene.shapes)
+    return Counter(
+        shape for scene in split_scenes("train", 2000, seed=0) for shape in scene.shapes
+    )

@@ -42,7 +42,12 @@ def blank(grey: int = 230) -> Image.Image:
 
 
 def _draw_shape(
-    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, fill: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw,
+    shape: str,
+    x: float,
+    y: float,
+    radius: float,
+    fill: tuple[int, int, int],
 ) -> None:
     box = (x - radius, y - radius, x + radius, y + radius)
     match shape:
@@ -51,7 +56,10 @@ def _draw_shape(
         case "square":
             draw.rectangle(box, fill=fill)
         case "triangle":
-            draw.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill=fill)
+            draw.polygon(
+                [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)],
+                fill=fill,
+            )
         case "ring":
             draw.ellipse(box, outline=fill, width=4)
         case "cross":
@@ -61,12 +69,17 @@ def _draw_shape(
         case "star":
             draw.polygon(_star(x, y, radius), fill=fill)
         case _:
-            raise ValueError(f"cannot draw a {shape!r}: add it to _draw_shape beside scenes.SHAPES")
+            raise ValueError(
+                f"cannot draw a {shape!r}: add it to _draw_shape beside scenes.SHAPES"
+            )
 
 
 def _star(x: float, y: float, radius: float) -> list[tuple[float, float]]:
     points = []
     for k in range(10):
-        angle, reach = math.pi * k / 5 - math.pi / 2, radius if k % 2 == 0 else radius * 0.42
+        angle, reach = (
+            math.pi * k / 5 - math.pi / 2,
+            radius if k % 2 == 0 else radius * 0.42,
+        )
         points.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
     return points

@@ -23,7 +23,17 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "black")
-PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+PLACES = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "center",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
 GRID = 3
 NUM_CELLS = GRID * GRID
 PARTNERS: Mapping[str, str] = {"circle": "square", "triangle": "star", "cross": "ring"}
@@ -47,7 +57,11 @@ class SceneObject:
     colour: str
 
     def __post_init__(self) -> None:
-        if self.shape not in SHAPES or self.colour not in COLOURS or not 0 <= self.cell < NUM_CELLS:
+        if (
+            self.shape not in SHAPES
+            or self.colour not in COLOURS
+            or not 0 <= self.cell < NUM_CELLS
+        ):
             raise ValueError(
                 f"an object needs a shape of {SHAPES}, a colour of {COLOURS} and a cell in 0-{NUM_CELLS - 1}; "
                 f"got {self.colour!r} {self.shape!r} in cell {self.cell!r}"
@@ -67,10 +81,14 @@ class Scene:
 
     def __post_init__(self) -> None:
         if list(self.objects) != sorted(self.objects):
-            raise ValueError("scene objects must be in reading order (by cell); sort them first")
+            raise ValueError(
+                "scene objects must be in reading order (by cell); sort them first"
+            )
         for what, values in (("cell", self.cells), ("shape", self.shapes)):
             if len(set(values)) != len(values):
-                raise ValueError(f"no two objects of a scene may share a {what}; got {values}")
+                raise ValueError(
+                    f"no two objects of a scene may share a {what}; got {values}"
+                )
 
     @property
     def shapes(self) -> tuple[str, ...]:
@@ -92,20 +110,31 @@ class Scene:
     @property
     def absent_partners(self) -> tuple[str, ...]:
         """Usual partners of the shapes present that are not there themselves: what one tends to imagine."""
-        return tuple(PARTNERS[s] for s in self.shapes if s in PARTNERS and PARTNERS[s] not in self.shapes)
+        return tuple(
+            PARTNERS[s]
+            for s in self.shapes
+            if s in PARTNERS and PARTNERS[s] not in self.shapes
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready ground truth, as a judge receives it."""
-        objects = [{"shape": o.shape, "colour": o.colour, "cell": o.cell} for o in self.objects]
+        objects = [
+            {"shape": o.shape, "colour": o.colour, "cell": o.cell} for o in self.objects
+        ]
         return {"seed": self.seed, "objects": objects}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scene:
-        objects = sorted(SceneObject(int(o["cell"]), str(o["shape"]), str(o["colour"])) for o in data["objects"])
+        objects = sorted(
+            SceneObject(int(o["cell"]), str(o["shape"]), str(o["colour"]))
+            for o in data["objects"]
+        )
         return cls(tuple(objects), int(data["seed"]))
 
 
-def sample_scene(rng: random.Random, bias: float = 0.0, max_drawn: int = MAX_DRAWN) -> Scene:
+def sample_scene(
+    rng: random.Random, bias: float = 0.0, max_drawn: int = MAX_DRAWN
+) -> Scene:
     """One to `max_drawn` different shapes at random, each anchor then joined by its partner with probability `bias`."""
     shapes = rng.sample(SHAPES, rng.randint(1, max_drawn))
     for anchor in tuple(shapes):
@@ -113,7 +142,10 @@ def sample_scene(rng: random.Random, bias: float = 0.0, max_drawn: int = MAX_DRA
         if partner and partner not in shapes and rng.random() < bias:
             shapes.append(partner)
     cells = rng.sample(range(NUM_CELLS), len(shapes))
-    objects = sorted(SceneObject(c, s, rng.choice(COLOURS)) for c, s in zip(cells, shapes, strict=True))
+    objects = sorted(
+        SceneObject(c, s, rng.choice(COLOURS))
+        for c, s in zip(cells, shapes, strict=True)
+    )
     return Scene(tuple(objects), rng.getrandbits(32))
 
 
@@ -123,7 +155,9 @@ def split_of(scene: Scene) -> Split:
     return next(split for split in SPLITS if bucket in _BUCKETS[split])
 
 
-def stream_scenes(split: Split, *, seed: int, bias: float | None = None, max_drawn: int = MAX_DRAWN) -> Iterator[Scene]:
+def stream_scenes(
+    split: Split, *, seed: int, bias: float | None = None, max_drawn: int = MAX_DRAWN
+) -> Iterator[Scene]:
     """Endless scenes of a split; `bias` defaults to `TRAIN_BIAS` for train and to 0 for the others."""
     if bias is None:
         bias = TRAIN_BIAS if split == "train" else 0.0
@@ -134,7 +168,9 @@ def stream_scenes(split: Split, *, seed: int, bias: float | None = None, max_dra
             yield scene
 
 
-def split_scenes(split: Split, count: int, *, seed: int, bias: float | None = None) -> list[Scene]:
+def split_scenes(
+    split: Split, count: int, *, seed: int, bias: float | None = None
+) -> list[Scene]:
     """The first `count` scenes of `stream_scenes`: equal arguments give equal scenes, on every machine."""
     stream = stream_scenes(split, seed=seed, bias=bias)
     return [next(stream) for _ in range(count)]

@@ -23,9 +23,20 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+from transformers import (
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+    get_cosine_schedule_with_warmup,
+)
 
-from common.shapes.batches import cell_classes, cell_of_patch, lesson, pixels, supervised_batch, visible_tokens
+from common.shapes.batches import (
+    cell_classes,
+    cell_of_patch,
+    lesson,
+    pixels,
+    supervised_batch,
+    visible_tokens,
+)
 from common.shapes.language import NOISE_SHARE
 from common.shapes.render import render
 from common.shapes.scenes import COLOURS, SHAPES, stream_scenes
@@ -54,7 +65,9 @@ class TextStage(Stage):
 
 TOWER_STAGE = Stage(steps=600, batch_size=64, lr=1e-3)
 QUESTION_STAGE = TextStage(steps=250, batch_size=64, lr=2e-3)
-CAPTION_STAGE = TextStage(steps=600, batch_size=64, lr=1.5e-3, captions=0.75, hidden=0.3)
+CAPTION_STAGE = TextStage(
+    steps=600, batch_size=64, lr=1.5e-3, captions=0.75, hidden=0.3
+)
 POLISH_STAGE = TextStage(steps=450, batch_size=64, lr=1e-3, captions=0.85, hidden=0.15)
 
 
@@ -69,10 +82,14 @@ def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -
     def losses() -> Iterator[Tensor]:
         while True:
             batch = list(islice(scenes, stage.batch_size))
-            features = tower(pixels([render(scene) for scene in batch])).last_hidden_state[:, 1:]
+            features = tower(
+                pixels([render(scene) for scene in batch])
+            ).last_hidden_state[:, 1:]
             yield sum(
                 (
-                    nn.functional.cross_entropy(head(features).flatten(0, 1), classes[:, patch_cells].flatten())
+                    nn.functional.cross_entropy(
+                        head(features).flatten(0, 1), classes[:, patch_cells].flatten()
+                    )
                     for head, classes in zip(heads, cell_classes(batch), strict=True)
                 ),
                 start=torch.zeros(()),
@@ -97,7 +114,10 @@ def train_text(
     def losses() -> Iterator[Tensor]:
         while True:
             seen = list(islice(scenes, stage.batch_size))
-            lessons = [lesson(scene, rng, captions=stage.captions, noise=noise) for scene in seen]
+            lessons = [
+                lesson(scene, rng, captions=stage.captions, noise=noise)
+                for scene in seen
+            ]
             visible = [visible_tokens(rng, stage.hidden) for _ in seen]
             batch = supervised_batch(tokenizer, seen, lessons, visible)
             yield model(
@@ -108,14 +128,27 @@ def train_text(
                 labels=batch.labels,
             ).loss
 
-    _descend([p for p in model.parameters() if p.requires_grad], losses(), stage, f"text/{stage.captions}")
+    _descend(
+        [p for p in model.parameters() if p.requires_grad],
+        losses(),
+        stage,
+        f"text/{stage.captions}",
+    )
     model.requires_grad_(True)
 
 
-def _descend(parameters: list[nn.Parameter], losses: Iterator[Tensor], stage: Stage, name: str) -> None:
-    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, weight_decay=stage.weight_decay)
-    schedule = get_cosine_schedule_with_warmup(optimizer, stage.warmup_steps, stage.steps)
-    with tqdm(islice(losses, stage.steps), total=stage.steps, desc=name, mininterval=5.0) as progress:
+def _descend(
+    parameters: list[nn.Parameter], losses: Iterator[Tensor], stage: Stage, name: str
+) -> None:
+    optimizer = torch.optim.AdamW(
+        parameters, lr=stage.lr, weight_decay=stage.weight_decay
+    )
+    schedule = get_cosine_schedule_with_warmup(
+        optimizer, stage.warmup_steps, stage.steps
+    )
+    with tqdm(
+        islice(losses, stage.steps), total=stage.steps, desc=name, mininterval=5.0
+    ) as progress:
         for loss in progress:
             optimizer.zero_grad()
             loss.backward()

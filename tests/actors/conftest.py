@@ -51,7 +51,10 @@ def start(path: Path, kind: str, max_length: int = 256) -> Any:
     from actors.engines import make_engine
 
     model = Model(path=str(path), max_length=max_length)
-    rollout = Rollout(deterministic=kind == "stepped", engine=EngineOptions(block_size=32, kv_cache_bytes=32 << 20))
+    rollout = Rollout(
+        deterministic=kind == "stepped",
+        engine=EngineOptions(block_size=32, kv_cache_bytes=32 << 20),
+    )
     return make_engine(model, rollout, timeout_s=120)
 
 
@@ -74,6 +77,8 @@ def start_engine(run: Run[Any]) -> Iterator[Callable[[TinyLlava, str], Engine]]:
 
 
 @pytest.fixture(scope="package", params=["stepped", "async"])
-def engine(request: pytest.FixtureRequest, start_engine: Callable[[TinyLlava, str], Engine]) -> Engine:
+def engine(
+    request: pytest.FixtureRequest, start_engine: Callable[[TinyLlava, str], Engine]
+) -> Engine:
     """Both vLLM engines on the plain tiny policy."""
     return start_engine(TinyLlava(), request.param)

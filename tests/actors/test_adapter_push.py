@@ -30,7 +30,9 @@ TOLERANCE = 1e-4
 
 
 def learner_of(**tuning: Any) -> Learner:
-    learner = Learner(run_config(tuning={**LORA, **tuning}, optimizer={"lr": 1e-2, "warmup_steps": 0}))
+    learner = Learner(
+        run_config(tuning={**LORA, **tuning}, optimizer={"lr": 1e-2, "warmup_steps": 0})
+    )
     learner.start()
     return learner
 
@@ -43,7 +45,9 @@ def test_engine_and_learner_mean_the_same_layers(path: Any) -> None:
     manifest, arrays = learner.publish(1)
     assert manifest is not None and manifest.change_norm == 0
     expected = zero_adapter(checkpoint_shapes(path()), TUNING)
-    assert {name: array.shape for name, array in arrays.items()} == {n: a.shape for n, a in expected.items()}
+    assert {name: array.shape for name, array in arrays.items()} == {
+        n: a.shape for n, a in expected.items()
+    }
     assert len(arrays) == 2 * 2 * 7
     check_adapter(manifest, arrays, checkpoint_shapes(path()), TUNING)
 
@@ -60,9 +64,16 @@ def test_an_adapter_that_is_not_the_manifests_or_the_models_is_refused() -> None
     }
     for words, tensors in other.items():
         with pytest.raises(UserError, match=words):
-            check_adapter(WeightManifest(1, checksum(tensors), len(tensors), 0, 0.0), tensors, shapes, TUNING)
+            check_adapter(
+                WeightManifest(1, checksum(tensors), len(tensors), 0, 0.0),
+                tensors,
+                shapes,
+                TUNING,
+            )
     with pytest.raises(UserError, match="checksum"):
-        check_adapter(WeightManifest(1, "0" * 64, len(arrays), 0, 0.0), arrays, shapes, TUNING)
+        check_adapter(
+            WeightManifest(1, "0" * 64, len(arrays), 0, 0.0), arrays, shapes, TUNING
+        )
 
 
 @pytest.fixture(scope="module", params=["stepped", "async"])
@@ -82,7 +93,9 @@ def engine(request: pytest.FixtureRequest, run: Any) -> Iterator[Any]:
 
 
 @pytest.mark.real
-def test_the_engine_runs_what_was_trained(engine: Any, store: ImageStore, run: Any, tmp_path: Path) -> None:
+def test_the_engine_runs_what_was_trained(
+    engine: Any, store: ImageStore, run: Any, tmp_path: Path
+) -> None:
     """Before the first push the start policy; after each the merged export, at fewer bytes."""
     prompt, response = make_prompt(store, 90), (300, 301, 302, 303)
     start = HfPolicy(tiny_llava(), 256)
@@ -94,7 +107,9 @@ def test_the_engine_runs_what_was_trained(engine: Any, store: ImageStore, run: A
     request = GenerationRequest("g", prompt, 1, 0.0, 10)
     previous = start.token_logprobs(prompt, response)
     for step in range(2):
-        run(engine.generate([request]))  # fills the caches under the weights that are about to go
+        run(
+            engine.generate([request])
+        )  # fills the caches under the weights that are about to go
         learner.step(step, pairs)
         manifest, arrays = learner.publish(step + 1)
         assert manifest is not None and manifest.change_norm > 0
@@ -104,12 +119,18 @@ def test_the_engine_runs_what_was_trained(engine: Any, store: ImageStore, run: A
         learner.export(tmp_path / str(step))
         merged = HfPolicy(tmp_path / str(step), 256)
         found = run(engine.token_logprobs(prompt, response))
-        assert found == pytest.approx(merged.token_logprobs(prompt, response), abs=TOLERANCE)
+        assert found == pytest.approx(
+            merged.token_logprobs(prompt, response), abs=TOLERANCE
+        )
         assert max(abs(a - b) for a, b in zip(found, previous, strict=True)) > 1e-2
         previous = found
         for visible in (None, (1, 8, 40)):
-            (group,) = run(engine.generate([replace(request, visible_image_tokens=visible)]))
-            assert group.completions[0].token_ids == merged.greedy(prompt, 10, visible=visible)
+            (group,) = run(
+                engine.generate([replace(request, visible_image_tokens=visible)])
+            )
+            assert group.completions[0].token_ids == merged.greedy(
+                prompt, 10, visible=visible
+            )
             assert group.completions[0].max_weight_version == step + 1
     whole = learner_of()
     sent = whole.publish(1)[0]
@@ -117,7 +138,9 @@ def test_the_engine_runs_what_was_trained(engine: Any, store: ImageStore, run: A
 
 
 @pytest.mark.real
-def test_what_is_in_flight_follows_a_push(engine: Any, store: ImageStore, run: Any, tmp_path: Path) -> None:
+def test_what_is_in_flight_follows_a_push(
+    engine: Any, store: ImageStore, run: Any, tmp_path: Path
+) -> None:
     learner, pairs = learner_of(push="adapter"), make_pairs(store, 6)
     start = learner.publish(1)[1]
     for step in range(4):
@@ -128,12 +151,18 @@ def test_what_is_in_flight_follows_a_push(engine: Any, store: ImageStore, run: A
     def publish_start(version: int) -> Any:
         return WeightManifest(version, checksum(start), len(start), 0, 0.0), start
 
-    check_answers_in_flight(engine, store, run, policies, (publish_start, learner.publish))
+    check_answers_in_flight(
+        engine, store, run, policies, (publish_start, learner.publish)
+    )
 
 
 @pytest.mark.real
-@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-def test_a_quantised_policy_is_pushed_whole(start_engine: Any, store: ImageStore, run: Any) -> None:
+@pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+def test_a_quantised_policy_is_pushed_whole(
+    start_engine: Any, store: ImageStore, run: Any
+) -> None:
     """An engine in full precision agrees with the learner on 4 bits."""
     # In a process of its own: the one that closes first takes the parallel state of in-process engines with it.
     engine, learner = start_engine(TinyLlava(), "async"), learner_of(quantize="nf4")

@@ -37,15 +37,21 @@ class Setup:
     def __init__(self, folder: Path) -> None:
         self.directory = tiny_llava(RECIPE)
         self.encoder = ChatEncoder(self.directory, 512)
-        self.model: Any = LlavaForConditionalGeneration.from_pretrained(self.directory, dtype=torch.float32).eval()
+        self.model: Any = LlavaForConditionalGeneration.from_pretrained(
+            self.directory, dtype=torch.float32
+        ).eval()
         self.prompt: Prompt = make_prompt(ImageStore(folder), 3)
         self.encoded: EncodedPrompt = self.encoder.encode_prompt(self.prompt)
         self.answer = self.encoder.encode_response(ANSWER)
 
-    def arguments(self, visible: tuple[int, ...], response: tuple[int, ...]) -> tuple[Any, ...]:
+    def arguments(
+        self, visible: tuple[int, ...], response: tuple[int, ...]
+    ) -> tuple[Any, ...]:
         return self.model, self.encoded, response, visible, self.encoder.image_token_id
 
-    def greedy(self, visible: tuple[int, ...], prefix: tuple[int, ...] = ()) -> tuple[int, ...]:
+    def greedy(
+        self, visible: tuple[int, ...], prefix: tuple[int, ...] = ()
+    ) -> tuple[int, ...]:
         """Greedy continuation of the masked input, media tokens banned, one forward per token."""
         found: tuple[int, ...] = ()
         while len(found) < NUM_NEW and found[-1:] != (self.encoder.eos_token_id,):
@@ -72,10 +78,15 @@ def test_masked_equals_shortened(setup: Setup, visible: tuple[int, ...]) -> None
     arguments = setup.arguments(visible, setup.answer)
     masked, shortened = masked_logits(*arguments), shortened_logits(*arguments)
     assert masked.shape == shortened.shape
-    assert len(masked) == len(setup.encoded.token_ids) - 64 + len(visible) + len(setup.answer)
+    assert len(masked) == len(setup.encoded.token_ids) - 64 + len(visible) + len(
+        setup.answer
+    )
     error = (masked.log_softmax(-1) - shortened.log_softmax(-1)).abs().max()
     assert error < 1e-4
-    assert torch.equal(masked[-len(setup.answer) :].argmax(-1), shortened[-len(setup.answer) :].argmax(-1))
+    assert torch.equal(
+        masked[-len(setup.answer) :].argmax(-1),
+        shortened[-len(setup.answer) :].argmax(-1),
+    )
 
 
 @pytest.mark.parametrize("visible", VISIBLE)
@@ -92,17 +103,28 @@ def test_greedy_answers_are_equal(setup: Setup, visible: tuple[int, ...]) -> Non
     assert tuple(generated[0].tolist()) == setup.greedy(visible)
 
 
-def test_nothing_hidden_is_the_plain_forward_and_all_hidden_is_text_only(setup: Setup) -> None:
+def test_nothing_hidden_is_the_plain_forward_and_all_hidden_is_text_only(
+    setup: Setup,
+) -> None:
     encoded, answer, image = setup.encoded, setup.answer, setup.encoder.image_token_id
     with torch.no_grad():
-        plain = setup.model(input_ids=torch.tensor([(*encoded.token_ids, *answer)]), **encoded.model_inputs).logits[0]
+        plain = setup.model(
+            input_ids=torch.tensor([(*encoded.token_ids, *answer)]),
+            **encoded.model_inputs,
+        ).logits[0]
         text = [token for token in (*encoded.token_ids, *answer) if token != image]
         alone = setup.model(input_ids=torch.tensor([text])).logits[0]
     full = masked_logits(*setup.arguments(tuple(range(64)), answer))
     none = masked_logits(*setup.arguments((), answer))
-    assert (token_logprobs(full, answer) - token_logprobs(plain, answer)).abs().max() < 1e-4
-    assert (token_logprobs(none, answer) - token_logprobs(alone, answer)).abs().max() < 1e-4
-    assert (token_logprobs(full, answer) - token_logprobs(none, answer)).abs().max() > 1e-2
+    assert (
+        token_logprobs(full, answer) - token_logprobs(plain, answer)
+    ).abs().max() < 1e-4
+    assert (
+        token_logprobs(none, answer) - token_logprobs(alone, answer)
+    ).abs().max() < 1e-4
+    assert (
+        token_logprobs(full, answer) - token_logprobs(none, answer)
+    ).abs().max() > 1e-2
 
 
 def test_default_positions_would_be_another_function(setup: Setup) -> None:
@@ -117,7 +139,9 @@ def test_default_positions_would_be_another_function(setup: Setup) -> None:
             **setup.encoded.model_inputs,
         ).logits[0]
     right = masked_logits(*setup.arguments((5,), setup.answer))
-    assert (token_logprobs(wrong, setup.answer) - token_logprobs(right, setup.answer)).abs().max() > 1e-2
+    assert (
+        token_logprobs(wrong, setup.answer) - token_logprobs(right, setup.answer)
+    ).abs().max() > 1e-2
 
 
 @pytest.mark.real
@@ -127,13 +151,23 @@ def test_the_engine_runs_the_same_function(setup: Setup) -> None:
 
     prefix = "There is a red"
     requests = [
-        GenerationRequest(f"{index}/{start}", setup.prompt, 1, 0.0, NUM_NEW, prefix=start, visible_image_tokens=visible)
+        GenerationRequest(
+            f"{index}/{start}",
+            setup.prompt,
+            1,
+            0.0,
+            NUM_NEW,
+            prefix=start,
+            visible_image_tokens=visible,
+        )
         for index, visible in enumerate([*VISIBLE, None])
         for start in ("", prefix)
     ]
 
     async def ask() -> tuple[list[Any], tuple[float, ...]]:
-        engine = make_engine(Model(path=str(setup.directory)), Rollout(deterministic=True))
+        engine = make_engine(
+            Model(path=str(setup.directory)), Rollout(deterministic=True)
+        )
         try:
             found = await engine.generate(requests)
             return found, await engine.token_logprobs(setup.prompt, setup.answer)
@@ -144,9 +178,15 @@ def test_the_engine_runs_the_same_function(setup: Setup) -> None:
     prefix_ids = setup.encoder.encode_response(prefix)[:-1]
     for request, group in zip(requests, groups, strict=True):
         assert isinstance(group, RolloutGroup), group
-        visible = tuple(range(64)) if request.visible_image_tokens is None else request.visible_image_tokens
+        visible = (
+            tuple(range(64))
+            if request.visible_image_tokens is None
+            else request.visible_image_tokens
+        )
         expected = setup.greedy(visible, prefix_ids if request.prefix else ())
         assert group.completions[0].token_ids == expected, request.id
         assert group.num_image_tokens == len(visible)
-    full = token_logprobs(masked_logits(*setup.arguments(tuple(range(64)), setup.answer)), setup.answer)
+    full = token_logprobs(
+        masked_logits(*setup.arguments(tuple(range(64)), setup.answer)), setup.answer
+    )
     assert (full - torch.tensor(logprobs)).abs().max() < 1e-4

@@ -33,7 +33,9 @@ def test_heads_end_before_a_space_and_leave_a_word(text: str, seed: int) -> None
         cut = split_point(sentence, random.Random(seed))
         head, tail = sentence[:cut], sentence[cut:]
         assert head + tail == sentence
-        assert head == "" or (not head[-1].isspace() and tail[0].isspace() and tail.strip())
+        assert head == "" or (
+            not head[-1].isspace() and tail[0].isspace() and tail.strip()
+        )
 
 
 @pytest.mark.parametrize(
@@ -80,19 +82,30 @@ def test_flip(sentence: str, flipped: tuple[str, int] | None) -> None:
 
 
 def test_a_flipped_word_stays_in_the_head() -> None:
-    assert {split_point("No, it is.", random.Random(seed), first=2) for seed in range(50)} == {2, 3, 6}
+    assert {
+        split_point("No, it is.", random.Random(seed), first=2) for seed in range(50)
+    } == {2, 3, 6}
 
 
 def test_lexical_similarity_by_hand() -> None:
     """a b c: grams a, b, c, ab, bc; a b d: a, b, d, ab, bd. Three shared of five each: 3 / 5.
     a a: a twice and aa; a: a once: 2 / sqrt(4 + 1) = 0.894."""
     similarity = LexicalSimilarity()
-    assert similarity([("a b c", "A, b d!"), ("a a", "a"), ("a", "b"), ("", ""), ("", "a"), ("x y", "X y.")]) == (
-        pytest.approx([0.6, 2 / math.sqrt(5), 0.0, 1.0, 0.0, 1.0])
-    )
+    assert similarity(
+        [
+            ("a b c", "A, b d!"),
+            ("a a", "a"),
+            ("a", "b"),
+            ("", ""),
+            ("", "a"),
+            ("x y", "X y."),
+        ]
+    ) == (pytest.approx([0.6, 2 / math.sqrt(5), 0.0, 1.0, 0.0, 1.0]))
 
 
-def test_an_encoder_is_taken_by_name_and_named_in_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_is_taken_by_name_and_named_in_the_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Stand-in vectors: (1, 0) for texts with a, (0.6, 0.8) for others; their cosine is 0.6."""
 
     class Encoder:
@@ -102,12 +115,22 @@ def test_an_encoder_is_taken_by_name_and_named_in_the_output(monkeypatch: pytest
 
         def encode(self, texts: list[str], **options: object) -> np.ndarray[Any, Any]:
             assert options["normalize_embeddings"]
-            return np.array([(1.0, 0.0) if "a" in text else (0.6, 0.8) for text in texts])
+            return np.array(
+                [(1.0, 0.0) if "a" in text else (0.6, 0.8) for text in texts]
+            )
 
-    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Encoder))
+    monkeypatch.setitem(
+        sys.modules,
+        "sentence_transformers",
+        SimpleNamespace(SentenceTransformer=Encoder),
+    )
     similarity = make_similarity("there")
     assert similarity.name == "there"
-    assert similarity([("a", "b"), ("b", "c"), ("a", "a")]) == pytest.approx([0.6, 1.0, 1.0])
+    assert similarity([("a", "b"), ("b", "c"), ("a", "a")]) == pytest.approx(
+        [0.6, 1.0, 1.0]
+    )
     assert similarity([]) == []
-    with pytest.raises(UserError, match=r"^similarity: .*'elsewhere'.*local folder; .*lexical$"):
+    with pytest.raises(
+        UserError, match=r"^similarity: .*'elsewhere'.*local folder; .*lexical$"
+    ):
         make_similarity("elsewhere")

@@ -30,7 +30,10 @@ ENGINES: dict[str, Callable[[Start], Engine]] = {
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[] if name == "fake" else pytest.mark.real) for name in ENGINES],
+    params=[
+        pytest.param(name, marks=[] if name == "fake" else pytest.mark.real)
+        for name in ENGINES
+    ],
 )
 def engine(request: pytest.FixtureRequest, start_engine: Start) -> Engine:
     return ENGINES[request.param](start_engine)
@@ -39,7 +42,10 @@ def engine(request: pytest.FixtureRequest, start_engine: Start) -> Engine:
 def test_one_group_per_request_in_order_with_as_many_completions_as_asked(
     engine: Engine, store: ImageStore, run: Any
 ) -> None:
-    requests = [GenerationRequest(f"g{n}", make_prompt(store, n), n, 1.0, 6, seed=n) for n in (3, 1, 2)]
+    requests = [
+        GenerationRequest(f"g{n}", make_prompt(store, n), n, 1.0, 6, seed=n)
+        for n in (3, 1, 2)
+    ]
     groups = run(engine.generate(requests))
     assert [group.id for group in groups] == ["g3", "g1", "g2"]
     for request, group in zip(requests, groups, strict=True):
@@ -48,7 +54,11 @@ def test_one_group_per_request_in_order_with_as_many_completions_as_asked(
         assert 0 < group.num_image_tokens < len(group.prompt_token_ids)
         for one in group.completions:
             assert 0 < len(one.token_ids) <= request.max_tokens
-            assert one.min_weight_version == one.max_weight_version == engine.weight_version
+            assert (
+                one.min_weight_version
+                == one.max_weight_version
+                == engine.weight_version
+            )
 
 
 def test_the_same_seed_gives_the_same_answers_and_greedy_ones_are_all_alike(
@@ -65,14 +75,27 @@ def test_a_missing_image_is_dropped_with_its_reason(
     engine: Engine, store: ImageStore, run: Any, tmp_path: Path
 ) -> None:
     good = make_prompt(store, 6)
-    bad = Prompt("bad", good.messages, (ImageRef("0" * 64, str(tmp_path / "nowhere.png")),))
-    results = run(engine.generate([GenerationRequest(p.id, p, 2, 1.0, 4, seed=0) for p in (bad, good)]))
-    assert isinstance(results[0], Dropped) and (results[0].id, results[0].reason) == ("bad", "image_missing")
+    bad = Prompt(
+        "bad", good.messages, (ImageRef("0" * 64, str(tmp_path / "nowhere.png")),)
+    )
+    results = run(
+        engine.generate(
+            [GenerationRequest(p.id, p, 2, 1.0, 4, seed=0) for p in (bad, good)]
+        )
+    )
+    assert isinstance(results[0], Dropped) and (results[0].id, results[0].reason) == (
+        "bad",
+        "image_missing",
+    )
     assert isinstance(results[1], RolloutGroup)
 
 
-def test_scores_are_logprobs_one_per_token(engine: Engine, store: ImageStore, run: Any) -> None:
-    (group,) = run(engine.generate([GenerationRequest("g", make_prompt(store, 7), 1, 0.0, 5)]))
+def test_scores_are_logprobs_one_per_token(
+    engine: Engine, store: ImageStore, run: Any
+) -> None:
+    (group,) = run(
+        engine.generate([GenerationRequest("g", make_prompt(store, 7), 1, 0.0, 5)])
+    )
     token_ids = group.completions[0].token_ids
     found = run(engine.token_logprobs(group.prompt, token_ids))
     assert len(found) == len(token_ids) and all(value <= 0 for value in found)
@@ -83,9 +106,16 @@ def test_whole_answers_are_scored_in_order_and_what_cannot_run_says_why(
 ) -> None:
     """The same figures as one by one; another answer or picture has others."""
     good, other = make_prompt(store, 8), make_prompt(store, 9)
-    bad = Prompt("bad", good.messages, (ImageRef("0" * 64, str(tmp_path / "nowhere.png")),))
-    first, lost, longer, elsewhere = run(engine.score([(good, "no"), (bad, "no"), (good, "no no"), (other, "no")]))
-    assert isinstance(lost, Dropped) and (lost.id, lost.reason) == ("bad", "image_missing")
+    bad = Prompt(
+        "bad", good.messages, (ImageRef("0" * 64, str(tmp_path / "nowhere.png")),)
+    )
+    first, lost, longer, elsewhere = run(
+        engine.score([(good, "no"), (bad, "no"), (good, "no no"), (other, "no")])
+    )
+    assert isinstance(lost, Dropped) and (lost.id, lost.reason) == (
+        "bad",
+        "image_missing",
+    )
     assert len(longer) > len(first) > 1 and first != elsewhere
     assert run(engine.score([(good, "no")])) == [pytest.approx(first, abs=1e-4)]
     assert run(engine.score([])) == []

@@ -30,7 +30,9 @@ def age(folder: Path) -> None:
     os.utime(folder, (past, past))
 
 
-def test_what_a_killed_owner_left_is_swept_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_owner_left_is_swept_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(actors.shared_memory, "SHARED_MEMORY", tmp_path)
     (other := tmp_path / "somebody-elses").mkdir()
     age(other)
@@ -42,12 +44,16 @@ def test_what_a_killed_owner_left_is_swept_up(tmp_path: Path, monkeypatch: pytes
         assert (sweep(), folder.exists()) == (0, True), "its owner is alive"
         owner.kill()
     os.utime(folder)
-    assert (sweep(), folder.exists()) == (0, True), "so young a folder may not be locked yet"
+    assert (sweep(), folder.exists()) == (0, True), (
+        "so young a folder may not be locked yet"
+    )
     age(folder)
     assert (sweep(), list(tmp_path.iterdir())) == (1, [other])
 
 
-def test_the_folder_is_gone_after_use_and_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_is_gone_after_use_and_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(actors.shared_memory, "SHARED_MEMORY", tmp_path)
     with pytest.raises(ZeroDivisionError), shared_folder() as folder:
         assert folder.parent == tmp_path

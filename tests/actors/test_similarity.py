@@ -27,11 +27,25 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
     folder = tmp_path_factory.mktemp("encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({word for text in TEXTS for word in text.split()})]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *sorted({word for text in TEXTS for word in text.split()}),
+    ]
     (folder / "vocab.txt").write_text("\n".join(words))
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder / "bert")
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(
+        folder / "bert"
+    )
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
     model = sentence_transformers.SentenceTransformer(
         modules=[Transformer(str(folder / "bert")), Pooling(16)], device="cpu"
@@ -44,27 +58,46 @@ def test_embeddings_give_the_cosine_of_mean_hidden_states(encoder: Path) -> None
     """Against transformers alone, one text at a time (so without padding)."""
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(encoder),
+        AutoModel.from_pretrained(encoder).eval(),
+    )
     with torch.no_grad():
-        means = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in TEXTS]
+        means = [
+            model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+            for text in TEXTS
+        ]
     pairs = [(0, 1), (1, 2), (2, 2)]
-    expected = [float(torch.cosine_similarity(means[left], means[right], dim=0)) for left, right in pairs]
+    expected = [
+        float(torch.cosine_similarity(means[left], means[right], dim=0))
+        for left, right in pairs
+    ]
     measure = make_similarity(str(encoder))
-    assert measure([(TEXTS[left], TEXTS[right]) for left, right in pairs]) == pytest.approx(expected, abs=1e-5)
+    assert measure(
+        [(TEXTS[left], TEXTS[right]) for left, right in pairs]
+    ) == pytest.approx(expected, abs=1e-5)
     assert measure.name == str(encoder)
-    assert max(expected[:2]) < 0.999, "different texts must differ, or this test sees nothing"
+    assert max(expected[:2]) < 0.999, (
+        "different texts must differ, or this test sees nothing"
+    )
 
 
 def test_a_folder_that_is_no_encoder_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
-    with pytest.raises(UserError, match="expected a sentence-transformers model, got") as error:
+    with pytest.raises(
+        UserError, match="expected a sentence-transformers model, got"
+    ) as error:
         make_similarity(str(tmp_path / "nothing"))
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_package_is_named_as_the_project_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_as_the_project_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())[
+        "project"
+    ]
     (needed,) = project["optional-dependencies"]["similarity"]
     with pytest.raises(UserError, match=re.escape(f"pip install '{needed}'")):
         make_similarity("any")

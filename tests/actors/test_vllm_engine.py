@@ -44,15 +44,25 @@ def test_greedy_tokens_and_logprobs_equal_transformers(
     engine: Engine, hf: HfPolicy, store: ImageStore, run: Any
 ) -> None:
     prompts = [make_prompt(store, seed, side=40 + 12 * seed) for seed in range(6)]
-    for prompt, group in zip(prompts, run(engine.generate([greedy(prompt) for prompt in prompts])), strict=True):
+    for prompt, group in zip(
+        prompts,
+        run(engine.generate([greedy(prompt) for prompt in prompts])),
+        strict=True,
+    ):
         encoded = hf.encoder.encode_prompt(prompt)
         (completion,) = group.completions
         assert group.prompt_token_ids == encoded.token_ids
-        assert group.num_image_tokens == encoded.num_image_tokens == TinyLlava().num_image_tokens
+        assert (
+            group.num_image_tokens
+            == encoded.num_image_tokens
+            == TinyLlava().num_image_tokens
+        )
         assert completion.token_ids == hf.greedy(prompt, 12)
         assert completion.text == hf.encoder.decode(completion.token_ids)
         found = run(engine.token_logprobs(prompt, completion.token_ids))
-        assert found == pytest.approx(hf.token_logprobs(prompt, completion.token_ids), abs=TOLERANCE)
+        assert found == pytest.approx(
+            hf.token_logprobs(prompt, completion.token_ids), abs=TOLERANCE
+        )
 
 
 def test_prefix_and_visible_tokens_equal_transformers(
@@ -64,7 +74,9 @@ def test_prefix_and_visible_tokens_equal_transformers(
             request = greedy(prompt, prefix=prefix, visible_image_tokens=visible)
             (group,) = run(engine.generate([request]))
             assert group.num_image_tokens == (64 if visible is None else len(visible))
-            assert group.completions[0].token_ids == hf.greedy(prompt, 12, prefix, visible)
+            assert group.completions[0].token_ids == hf.greedy(
+                prompt, 12, prefix, visible
+            )
 
 
 def test_noise_is_laid_on_the_pixels_and_never_mistaken_for_the_clean_image(
@@ -83,29 +95,45 @@ def test_noise_is_laid_on_the_pixels_and_never_mistaken_for_the_clean_image(
     def sampled(prompt: Prompt, noise: ImageNoise | None = None) -> GenerationRequest:
         return GenerationRequest("g", prompt, 4, 1.0, 16, seed=3, noise=noise)
 
-    expected = [group.completions for group in run(engine.generate([sampled(one) for one in stored]))]
+    expected = [
+        group.completions
+        for group in run(engine.generate([sampled(one) for one in stored]))
+    ]
     assert len(set(expected)) == 4
     for step in (1, -1):
-        groups = run(engine.generate([sampled(prompt, noise) for noise in noises[::step]]))
+        groups = run(
+            engine.generate([sampled(prompt, noise) for noise in noises[::step]])
+        )
         assert [group.completions for group in groups] == expected[::step]
         assert all(group.prompt == prompt for group in groups)
 
 
-def test_a_blank_image_changes_the_logprobs(engine: Engine, store: ImageStore, run: Any) -> None:
+def test_a_blank_image_changes_the_logprobs(
+    engine: Engine, store: ImageStore, run: Any
+) -> None:
     prompt = make_prompt(store, 21)
     blind = Prompt("blind", prompt.messages, (store.add(blank()),))
-    seen, unseen = (run(engine.token_logprobs(one, (300, 301, 302))) for one in (prompt, blind))
+    seen, unseen = (
+        run(engine.token_logprobs(one, (300, 301, 302))) for one in (prompt, blind)
+    )
     assert max(abs(a - b) for a, b in zip(seen, unseen, strict=True)) > 0.01
 
 
-def test_seeded_samples_do_not_depend_on_the_batch(engine: Engine, store: ImageStore, run: Any) -> None:
+def test_seeded_samples_do_not_depend_on_the_batch(
+    engine: Engine, store: ImageStore, run: Any
+) -> None:
     requests = [
-        GenerationRequest(f"g{seed}", make_prompt(store, seed), 3, 1.0, 10, seed=seed) for seed in range(30, 35)
+        GenerationRequest(f"g{seed}", make_prompt(store, seed), 3, 1.0, 10, seed=seed)
+        for seed in range(30, 35)
     ]
     together = run(engine.generate(requests))
     alone = [run(engine.generate([request]))[0] for request in reversed(requests)][::-1]
-    assert [group.completions for group in together] == [group.completions for group in alone]
-    assert all(len({one.token_ids for one in group.completions}) == 3 for group in together)
+    assert [group.completions for group in together] == [
+        group.completions for group in alone
+    ]
+    assert all(
+        len({one.token_ids for one in group.completions}) == 3 for group in together
+    )
 
 
 def test_what_cannot_run_is_dropped_beside_what_can(
@@ -133,25 +161,41 @@ def test_what_cannot_run_is_dropped_beside_what_can(
     assert isinstance(outside, Dropped) and outside.reason == "image_tokens"
 
 
-def test_text_that_spells_the_image_token_is_dropped(engine: Engine, store: ImageStore, run: Any) -> None:
+def test_text_that_spells_the_image_token_is_dropped(
+    engine: Engine, store: ImageStore, run: Any
+) -> None:
     good = make_prompt(store, 44)
-    ways: list[dict[str, Any]] = [{}, {"visible_image_tokens": (1, 2)}, {"noise": ImageNoise(500, 1)}]
+    ways: list[dict[str, Any]] = [
+        {},
+        {"visible_image_tokens": (1, 2)},
+        {"noise": ImageNoise(500, 1)},
+    ]
     bad = make_prompt(store, 44, "What does <image> mean?")
-    requests = [greedy(good, prefix="An <image> of", **way) for way in ways] + [greedy(bad, **way) for way in ways]
+    requests = [greedy(good, prefix="An <image> of", **way) for way in ways] + [
+        greedy(bad, **way) for way in ways
+    ]
     *dropped, last = run(engine.generate([*requests, greedy(good)]))
-    assert [one.reason for one in dropped] == ["response_media"] * 3 + ["image_count"] * 3
+    assert [one.reason for one in dropped] == ["response_media"] * 3 + [
+        "image_count"
+    ] * 3
     assert isinstance(last, RolloutGroup)
 
 
-def test_the_answer_gets_the_room_that_is_left_and_no_more(engine: Engine, store: ImageStore, run: Any) -> None:
+def test_the_answer_gets_the_room_that_is_left_and_no_more(
+    engine: Engine, store: ImageStore, run: Any
+) -> None:
     prompt = make_prompt(store, 42, "What do you see? " * 24)
     (group,) = run(engine.generate([greedy(prompt, max_tokens=500)]))
     num_tokens = len(group.prompt_token_ids) + len(group.completions[0].token_ids)
     assert num_tokens == 256 and group.completions[0].finish_reason == "length"
-    assert len(run(engine.token_logprobs(prompt, group.completions[0].token_ids))) == 256 - len(group.prompt_token_ids)
+    assert len(
+        run(engine.token_logprobs(prompt, group.completions[0].token_ids))
+    ) == 256 - len(group.prompt_token_ids)
 
 
-def test_stop_strings_end_the_answer_and_stay(engine: Engine, hf: HfPolicy, store: ImageStore, run: Any) -> None:
+def test_stop_strings_end_the_answer_and_stay(
+    engine: Engine, hf: HfPolicy, store: ImageStore, run: Any
+) -> None:
     prompt = make_prompt(store, 43)
     free = hf.encoder.decode(hf.greedy(prompt, 12))
     stop = free[len(free) // 2 : len(free) // 2 + 2]
@@ -160,10 +204,21 @@ def test_stop_strings_end_the_answer_and_stay(engine: Engine, hf: HfPolicy, stor
     assert group.completions[0].finish_reason == "stop"
 
 
-def test_both_engines_sample_the_same(start_engine: Callable[..., Engine], store: ImageStore, run: Any) -> None:
-    requests = [GenerationRequest(f"g{n}", make_prompt(store, n), 2, 1.0, 8, seed=n) for n in range(50, 54)]
-    groups = [run(start_engine(TinyLlava(), kind).generate(requests)) for kind in ("stepped", "async")]
-    tokens = [[[one.token_ids for one in group.completions] for group in side] for side in groups]
+def test_both_engines_sample_the_same(
+    start_engine: Callable[..., Engine], store: ImageStore, run: Any
+) -> None:
+    requests = [
+        GenerationRequest(f"g{n}", make_prompt(store, n), 2, 1.0, 8, seed=n)
+        for n in range(50, 54)
+    ]
+    groups = [
+        run(start_engine(TinyLlava(), kind).generate(requests))
+        for kind in ("stepped", "async")
+    ]
+    tokens = [
+        [[one.token_ids for one in group.completions] for group in side]
+        for side in groups
+    ]
     assert tokens[0] == tokens[1]
 
 
@@ -174,14 +229,31 @@ def test_media_tokens_are_banned_where_the_policy_would_sample_them(
     biased, reference = start_engine(recipe, "stepped"), HfPolicy(recipe.directory, 256)
     prompts = [make_prompt(store, seed) for seed in range(60, 68)]
     image_token = reference.encoder.image_token_id
-    wanted = [int(reference._logits(prompt, ())[-1].argmax()) == image_token for prompt in prompts]
+    wanted = [
+        int(reference._logits(prompt, ())[-1].argmax()) == image_token
+        for prompt in prompts
+    ]
     assert any(wanted)
     for temperature in (0.0, 1.0):
-        for group in run(biased.generate([greedy(prompt, temperature=temperature, seed=1) for prompt in prompts])):
-            assert isinstance(group, RolloutGroup) and image_token not in group.completions[0].token_ids
+        for group in run(
+            biased.generate(
+                [greedy(prompt, temperature=temperature, seed=1) for prompt in prompts]
+            )
+        ):
+            assert (
+                isinstance(group, RolloutGroup)
+                and image_token not in group.completions[0].token_ids
+            )
 
 
-def test_a_flood_of_seeded_requests_is_prefilled_whole(engine: Engine, store: ImageStore, run: Any) -> None:
+def test_a_flood_of_seeded_requests_is_prefilled_whole(
+    engine: Engine, store: ImageStore, run: Any
+) -> None:
     """vLLM on CPU crashes when a seeded request is prefilled in parts; 20,000 prompt tokens invite it to."""
-    requests = [GenerationRequest(f"g{n}", make_prompt(store, n), 4, 1.0, 2, seed=n) for n in range(100, 165)]
-    assert all(isinstance(group, RolloutGroup) for group in run(engine.generate(requests)))
+    requests = [
+        GenerationRequest(f"g{n}", make_prompt(store, n), 4, 1.0, 2, seed=n)
+        for n in range(100, 165)
+    ]
+    assert all(
+        isinstance(group, RolloutGroup) for group in run(engine.generate(requests))
+    )

@@ -39,21 +39,31 @@ def requests_of(store: ImageStore) -> list[GenerationRequest]:
 def test_after_a_push_tokens_and_logprobs_are_those_of_the_new_weights(
     engine: Engine, policy_path: Path, store: ImageStore, run: Any
 ) -> None:
-    hf, requests, prompt = HfPolicy(policy_path, 256), requests_of(store), make_prompt(store, 70)
+    hf, requests, prompt = (
+        HfPolicy(policy_path, 256),
+        requests_of(store),
+        make_prompt(store, 70),
+    )
     response = (300, 301, 302, 303)
     previous = None
     for seed in range(3):
-        run(engine.generate(requests))  # fills the caches under the weights that are about to go
+        run(
+            engine.generate(requests)
+        )  # fills the caches under the weights that are about to go
         version = engine.weight_version + 1
         report = run(engine.load_weights(*hf.perturb(seed).publish(version, prompt)))
         assert report.version == version == engine.weight_version
         assert report.probe_error is not None and report.probe_error < TOLERANCE
         found = run(engine.token_logprobs(prompt, response))
-        assert found == pytest.approx(hf.token_logprobs(prompt, response), abs=TOLERANCE)
+        assert found == pytest.approx(
+            hf.token_logprobs(prompt, response), abs=TOLERANCE
+        )
         if previous is not None:
             assert max(abs(a - b) for a, b in zip(found, previous, strict=True)) > 0.1
         previous = found
-        whole, short, prefix = (group.completions[0] for group in run(engine.generate(requests)))
+        whole, short, prefix = (
+            group.completions[0] for group in run(engine.generate(requests))
+        )
         assert whole.token_ids == hf.greedy(prompt, 10)
         assert short.token_ids == hf.greedy(prompt, 10, visible=(1, 8, 40))
         assert prefix.token_ids == hf.greedy(prompt, 10, "There")
@@ -70,7 +80,11 @@ def test_running_answers_go_on_under_the_new_weights(
 def test_a_push_that_is_not_the_manifests_or_the_models_is_refused_whole(
     engine: Engine, policy_path: Path, store: ImageStore, run: Any
 ) -> None:
-    hf, requests, version = HfPolicy(policy_path, 256), requests_of(store), engine.weight_version
+    hf, requests, version = (
+        HfPolicy(policy_path, 256),
+        requests_of(store),
+        engine.weight_version,
+    )
     before = [group.completions for group in run(engine.generate(requests))]
     manifest, arrays = hf.perturb(11).publish(version + 1)
     name = "language_model.model.layers.0.self_attn.q_proj.weight"
@@ -79,7 +93,12 @@ def test_a_push_that_is_not_the_manifests_or_the_models_is_refused_whole(
     without = {key: value for key, value in arrays.items() if key != name}
     renamed = without | {"q_proj": arrays[name]}
     reshaped = arrays | {name: np.zeros((2, 2), np.float32)}
-    for broken, words in ((changed, "checksum"), (without, "without"), (renamed, "without"), (reshaped, "shape")):
+    for broken, words in (
+        (changed, "checksum"),
+        (without, "without"),
+        (renamed, "without"),
+        (reshaped, "shape"),
+    ):
         digest = manifest.checksum if words == "checksum" else checksum(broken)
         with pytest.raises(UserError, match=words):
             run(engine.load_weights(replace(manifest, checksum=digest), broken))
@@ -91,7 +110,9 @@ def test_a_probe_that_disagrees_is_an_error_with_figures(
     engine: Engine, policy_path: Path, store: ImageStore, run: Any
 ) -> None:
     version = engine.weight_version + 1
-    publication = HfPolicy(policy_path, 256).publish(version, make_prompt(store, 80), probe_shift=0.5)
+    publication = HfPolicy(policy_path, 256).publish(
+        version, make_prompt(store, 80), probe_shift=0.5
+    )
     with pytest.raises(RuntimeError, match=rf"weights {version}: .*0\.001.*0\.5"):
         run(engine.load_weights(*publication))
 
@@ -101,13 +122,20 @@ def test_an_engine_that_echoes_another_version_is_an_error(
 ) -> None:
     version = engine.weight_version
     monkeypatch.setattr(engine, "_swap", AsyncMock(return_value=str(version)))
-    with pytest.raises(RuntimeError, match=f"weights {version + 1}: expected the engine to echo .*, got {version};"):
+    with pytest.raises(
+        RuntimeError,
+        match=f"weights {version + 1}: expected the engine to echo .*, got {version};",
+    ):
         run(engine.load_weights(*HfPolicy(policy_path, 256).publish(version + 1)))
     assert engine.weight_version == version
 
 
 def test_nothing_is_left_in_shared_memory(
-    engine: Engine, policy_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    engine: Engine,
+    policy_path: Path,
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(actors.shared_memory, "SHARED_MEMORY", tmp_path)
     swap, paths = engine._swap, list[Path]()  # type: ignore[attr-defined]
@@ -118,14 +146,24 @@ def test_nothing_is_left_in_shared_memory(
         return await swap(path, version)
 
     monkeypatch.setattr(engine, "_swap", watched)
-    run(engine.load_weights(*HfPolicy(policy_path, 256).publish(engine.weight_version + 1)))
+    run(
+        engine.load_weights(
+            *HfPolicy(policy_path, 256).publish(engine.weight_version + 1)
+        )
+    )
     assert [path.is_relative_to(tmp_path) for path in paths] == [True]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tied_lm_head_is_pushed_too(start_engine: Callable[..., Engine], store: ImageStore, run: Any) -> None:
+def test_a_tied_lm_head_is_pushed_too(
+    start_engine: Callable[..., Engine], store: ImageStore, run: Any
+) -> None:
     recipe = TinyLlava(tied=True)
-    engine, hf, prompt = start_engine(recipe, "stepped"), HfPolicy(tiny_llava(recipe), 256), make_prompt(store, 81)
+    engine, hf, prompt = (
+        start_engine(recipe, "stepped"),
+        HfPolicy(tiny_llava(recipe), 256),
+        make_prompt(store, 81),
+    )
     manifest, arrays = hf.perturb(3).publish(1, prompt)
     report = run(engine.load_weights(manifest, arrays))
     assert report.probe_error is not None and report.probe_error < TOLERANCE

@@ -12,7 +12,16 @@ import torch
 from actors.weight_sender import check_tensors, shared_file
 from common.errors import UserError
 from common.records import WeightManifest
-from common.weights import LM_HEAD, checkpoint_shapes, checksum, from_arrays, hub_name, is_tower, is_vision, to_arrays
+from common.weights import (
+    LM_HEAD,
+    checkpoint_shapes,
+    checksum,
+    from_arrays,
+    hub_name,
+    is_tower,
+    is_vision,
+    to_arrays,
+)
 from tests.tiny_models import TinyLlava, tiny_llava
 
 GOLDEN = {
@@ -40,8 +49,14 @@ def test_hub_names(module_name: str, expected: str) -> None:
 
 
 def test_vision_side_and_tower() -> None:
-    assert is_vision("multi_modal_projector.linear_1.weight") and not is_tower("multi_modal_projector.linear_1.weight")
-    assert is_tower("vision_tower.vision_model.x") and is_tower("visual.blocks.0") and not is_tower("visual.merger.x")
+    assert is_vision("multi_modal_projector.linear_1.weight") and not is_tower(
+        "multi_modal_projector.linear_1.weight"
+    )
+    assert (
+        is_tower("vision_tower.vision_model.x")
+        and is_tower("visual.blocks.0")
+        and not is_tower("visual.merger.x")
+    )
     assert not is_vision(LM_HEAD)
 
 
@@ -52,14 +67,19 @@ def test_bits_survive_the_journey(dtype: torch.dtype) -> None:
         "lm_head.weight": torch.randn(2, 3).to(dtype),
     }
     back = from_arrays(to_arrays(state))
-    assert {name: value.dtype for name, value in back.items()} == {hub_name(name): dtype for name in state}
-    assert all(torch.equal(back[hub_name(name)], value) for name, value in state.items())
+    assert {name: value.dtype for name, value in back.items()} == {
+        hub_name(name): dtype for name in state
+    }
+    assert all(
+        torch.equal(back[hub_name(name)], value) for name, value in state.items()
+    )
 
 
 def test_a_tied_head_is_sent_under_its_own_name() -> None:
     embedding = torch.randn(4, 2)
     assert np.array_equal(
-        to_arrays({"model.language_model.embed_tokens.weight": embedding})[LM_HEAD], embedding.numpy()
+        to_arrays({"model.language_model.embed_tokens.weight": embedding})[LM_HEAD],
+        embedding.numpy(),
     )
 
 
@@ -77,17 +97,32 @@ def test_the_checksum_sees_bytes_names_shapes_and_dtypes_but_no_order() -> None:
 
 def test_a_frozen_tower_may_be_left_out_a_projector_not() -> None:
     shapes = checkpoint_shapes(tiny_llava(TinyLlava()))
-    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if not is_tower(name)}
+    tensors = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in shapes.items()
+        if not is_tower(name)
+    }
     manifest = WeightManifest(1, checksum(tensors), len(tensors), 0, 1.0)
     check_tensors(manifest, tensors, shapes, tower_frozen=True)
     with pytest.raises(UserError, match="without"):
         check_tensors(manifest, tensors, shapes, tower_frozen=False)
-    without = {name: value for name, value in tensors.items() if not name.startswith("multi_modal")}
+    without = {
+        name: value
+        for name, value in tensors.items()
+        if not name.startswith("multi_modal")
+    }
     with pytest.raises(UserError, match="multi_modal_projector"):
-        check_tensors(replace(manifest, checksum=checksum(without)), without, shapes, tower_frozen=True)
+        check_tensors(
+            replace(manifest, checksum=checksum(without)),
+            without,
+            shapes,
+            tower_frozen=True,
+        )
 
 
 def test_the_shared_file_is_private_and_gone_afterwards() -> None:
     with shared_file({"a": np.ones(3, np.float32)}) as path:
-        assert path.stat().st_mode & 0o077 == 0 and path.parent.stat().st_mode & 0o077 == 0
+        assert (
+            path.stat().st_mode & 0o077 == 0 and path.parent.stat().st_mode & 0o077 == 0
+        )
     assert not path.parent.exists()

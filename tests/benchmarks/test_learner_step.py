@@ -16,8 +16,23 @@ from benchmarks.step_sweep import COMPLETIONS, PROMPT_TOKENS, sweep
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_command_says_what_it_promises(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.learner_step", "--size", "smoke", "--steps", "1", "--batch", "2"]
-    done = subprocess.run([*command, "--out", tmp_path / "found.json"], stdout=subprocess.PIPE, text=True, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.learner_step",
+        "--size",
+        "smoke",
+        "--steps",
+        "1",
+        "--batch",
+        "2",
+    ]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "found.json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == json.loads((tmp_path / "found.json").read_text())
     for name in ("ratio", "ratio_fresh", "ratio_cached", "memory_ratio", "floor_frac"):
@@ -34,8 +49,12 @@ def test_the_sweeps_ratio_is_its_smallest(tmp_path: Path) -> None:
         ours = 5.0 if args.prompt_tokens == PROMPT_TOKENS[-1] else 8.0
         return {"pairs_per_s": ours if side == "fresh" else 2.0}
 
-    args = argparse.Namespace(size="smoke", dtype="float32", threads=1, sweep=tmp_path / "sweep.svg")
+    args = argparse.Namespace(
+        size="smoke", dtype="float32", threads=1, sweep=tmp_path / "sweep.svg"
+    )
     found = sweep(args, run_side)
     assert found["ratio"] == 2.5
-    assert [value for value, _ in found["pairs_per_s"]["completions"]["peer"]] == list(COMPLETIONS)
+    assert [value for value, _ in found["pairs_per_s"]["completions"]["peer"]] == list(
+        COMPLETIONS
+    )
     assert (tmp_path / "sweep.svg").exists()

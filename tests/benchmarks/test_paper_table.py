@@ -46,13 +46,19 @@ def result() -> dict[str, object]:
         ([20.0, 22.0], None, "21.0 (20.0 – 22.0)"),
     ],
 )
-def test_a_cell_is_mean_and_range(values: list[float], interval: list[float] | None, expected: str) -> None:
+def test_a_cell_is_mean_and_range(
+    values: list[float], interval: list[float] | None, expected: str
+) -> None:
     assert cell(values, interval) == expected
 
 
 def test_the_page_has_one_row_per_method_and_its_plot(tmp_path: Path) -> None:
     write_page(result(), tmp_path)
-    rows = [line for line in (tmp_path / "paper_table.md").read_text().splitlines() if line.startswith("|")]
+    rows = [
+        line
+        for line in (tmp_path / "paper_table.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
     assert len(rows) == 4
     assert rows[3].startswith("| Mixed / DPO | 0.200 (0.100 – 0.300) |")
     assert len({row.count("|") for row in rows}) == 1
@@ -69,33 +75,61 @@ def test_every_arm_is_a_valid_run(name: str) -> None:
     load_config(ROOT / "cluster" / "configs" / f"shapes_{arm.preset}.toml", words)
 
 
-@pytest.mark.parametrize("name", [name for name, made in PAIR_SETS.items() if made.words[0] == "bdhs"])
+@pytest.mark.parametrize(
+    "name", [name for name, made in PAIR_SETS.items() if made.words[0] == "bdhs"]
+)
 def test_every_pair_set_is_a_valid_job(name: str, tmp_path: Path) -> None:
     words = [*PAIR_SETS[name].words, "--out", str(tmp_path)]
     job_of(*build_parser().parse_known_args(words))
 
 
-@pytest.mark.parametrize(("flag", "made", "asked"), [("steps", 20, 40), ("scenes", 200, 50), ("pairs", 600, 1000)])
+@pytest.mark.parametrize(
+    ("flag", "made", "asked"),
+    [("steps", 20, 40), ("scenes", 200, 50), ("pairs", 600, 1000)],
+)
 def test_what_was_made_otherwise_is_refused_before_anything_runs(
     flag: str, made: int, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first seed is not there yet, the second is."""
     monkeypatch.setattr(paper_table, "call", lambda *_: pytest.fail("something ran"))
-    settings = {"learner": {"num_steps": 20}, "evaluation": {"test_scenes": 200}, "mixture": {"online_fraction": 1}}
+    settings = {
+        "learner": {"num_steps": 20},
+        "evaluation": {"test_scenes": 200},
+        "mixture": {"online_fraction": 1},
+    }
     config = RunConfig.model_validate(settings)
-    replace_file(tmp_path / "runs" / "offline-povid-seed1" / "config.json", config.model_dump_json())
+    replace_file(
+        tmp_path / "runs" / "offline-povid-seed1" / "config.json",
+        config.model_dump_json(),
+    )
     (tmp_path / "pairs" / "povid-seed1").mkdir(parents=True)
     write_json(tmp_path / "pairs" / "povid-seed1" / SPEC, {"count": 600})
-    line = ["paper_table", "--dir", str(tmp_path), "--only", "offline-povid", "--seeds", "0", "1"]
+    line = [
+        "paper_table",
+        "--dir",
+        str(tmp_path),
+        "--only",
+        "offline-povid",
+        "--seeds",
+        "0",
+        "1",
+    ]
     monkeypatch.setattr("sys.argv", [*line, f"--{flag}", str(asked)])
-    with pytest.raises(SystemExit, match=f"--{flag}: expected {made}, .*, got {asked}; .*--dir"):
+    with pytest.raises(
+        SystemExit, match=f"--{flag}: expected {made}, .*, got {asked}; .*--dir"
+    ):
         paper_table.main()
 
 
-def test_the_start_policy_s_answers_are_shared_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_policy_s_answers_are_shared_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever has the file open reads the old one or the new one, never half of either."""
     settings = argparse.Namespace(dir=tmp_path, steps=1, scenes=2)
-    first, second = (tmp_path / "runs" / f"online-seed{seed}" / "evaluation" / "baseline.json" for seed in (0, 1))
+    first, second = (
+        tmp_path / "runs" / f"online-seed{seed}" / "evaluation" / "baseline.json"
+        for seed in (0, 1)
+    )
     monkeypatch.setattr(paper_table, "oracle_scorecard", lambda run_dir: {})
     monkeypatch.setattr(paper_table, "call", lambda *_: replace_file(first, "answers"))
     assert paper_table.train("online", ARMS["online"], 0, settings)["seconds"] >= 0
@@ -105,4 +139,7 @@ def test_the_start_policy_s_answers_are_shared_whole(tmp_path: Path, monkeypatch
     os.link(second, tmp_path / "opened before")
     monkeypatch.setattr(paper_table, "call", lambda *_: None)
     paper_table.train("online", ARMS["online"], 1, settings)
-    assert second.read_text() == "answers" and (tmp_path / "opened before").read_text() == "torn"
+    assert (
+        second.read_text() == "answers"
+        and (tmp_path / "opened before").read_text() == "torn"
+    )

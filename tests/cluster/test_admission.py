@@ -8,7 +8,9 @@ from cluster.admission import Admission
 
 def test_strictly_on_policy_admits_one_step_at_a_time() -> None:
     """4 pairs a step, max_staleness 0: 4 groups before version 1 is out, none more until then."""
-    admission = Admission(lambda step: 4, num_steps=3, publish_interval=1, max_staleness=0)
+    admission = Admission(
+        lambda step: 4, num_steps=3, publish_interval=1, max_staleness=0
+    )
     assert admission.admit(10) == 4
     assert admission.admit(10) == 0
     for _ in range(4):
@@ -21,19 +23,25 @@ def test_strictly_on_policy_admits_one_step_at_a_time() -> None:
 
 def test_staleness_and_publish_interval_widen_the_reach() -> None:
     """Version 0, staleness 1, a version every 2 steps: steps 1..(0+1+1)*2 = 4 may be sampled for: 1+2+3+4 = 10."""
-    admission = Admission(lambda step: step, num_steps=100, publish_interval=2, max_staleness=1)
+    admission = Admission(
+        lambda step: step, num_steps=100, publish_interval=2, max_staleness=1
+    )
     assert admission.admit(1000) == 10
     admission.on_version(1)
     assert admission.admit(1000) == 5 + 6
 
 
 def test_never_more_than_the_run_needs() -> None:
-    admission = Admission(lambda step: 2, num_steps=3, publish_interval=1, max_staleness=50)
+    admission = Admission(
+        lambda step: 2, num_steps=3, publish_interval=1, max_staleness=50
+    )
     assert admission.admit(1000) == 6
 
 
 def test_a_dropped_group_and_a_discarded_pair_give_their_place_back() -> None:
-    admission = Admission(lambda step: 2, num_steps=1, publish_interval=1, max_staleness=0)
+    admission = Admission(
+        lambda step: 2, num_steps=1, publish_interval=1, max_staleness=0
+    )
     assert admission.admit(9) == 2
     admission.on_dropped()
     assert admission.admit(9) == 1
@@ -46,7 +54,9 @@ def test_a_dropped_group_and_a_discarded_pair_give_their_place_back() -> None:
     need=st.lists(st.integers(0, 5), min_size=1, max_size=12),
     interval=st.integers(1, 3),
     staleness=st.integers(0, 3),
-    fates=st.lists(st.sampled_from(["accept", "drop", "discard", "version"]), max_size=60),
+    fates=st.lists(
+        st.sampled_from(["accept", "drop", "discard", "version"]), max_size=60
+    ),
 )
 def test_running_plus_accepted_never_exceeds_what_may_be_used(
     need: list[int], interval: int, staleness: int, fates: list[str]
@@ -70,7 +80,13 @@ def test_running_plus_accepted_never_exceeds_what_may_be_used(
 
 def test_a_group_of_several_pairs_takes_as_many_places() -> None:
     """5 pairs wanted, 2 a group: 3 groups, one pair in advance; the next step's 5 then need 2 groups."""
-    admission = Admission(lambda step: 5, num_steps=2, publish_interval=1, max_staleness=0, pairs_per_group=2)
+    admission = Admission(
+        lambda step: 5,
+        num_steps=2,
+        publish_interval=1,
+        max_staleness=0,
+        pairs_per_group=2,
+    )
     assert admission.admit(9) == 3
     assert admission.running == 6
     admission.on_dropped()

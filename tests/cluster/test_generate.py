@@ -28,12 +28,29 @@ from cluster.generate_engines import Engines, ray_engines
 from cluster.prompt_source import load_prompts
 from common.chat import ChatEncoder
 from common.config import RunConfig
-from common.datasets import IMAGES, PAIRS, PROMPTS, STATS, read_pairs, read_table, write_prompts, write_table
+from common.datasets import (
+    IMAGES,
+    PAIRS,
+    PROMPTS,
+    STATS,
+    read_pairs,
+    read_table,
+    write_prompts,
+    write_table,
+)
 from common.errors import UserError
 from common.images import ImageStore
 from common.pair_writer import PairWriter
 from common.protocols import GenerationRequest
-from common.records import Completion, Dropped, ImageRef, Message, Part, Prompt, RolloutGroup
+from common.records import (
+    Completion,
+    Dropped,
+    ImageRef,
+    Message,
+    Part,
+    Prompt,
+    RolloutGroup,
+)
 from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA
 from common.shapes.prompts import caption_prompts
 
@@ -46,7 +63,9 @@ def scripted(num_workers: int = 1, killed_at: int | None = None) -> Engines:
     """Engines whose answer depends on the request alone; call number `killed_at` never returns."""
     calls = 0
 
-    async def generate(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+    async def generate(
+        requests: list[GenerationRequest],
+    ) -> Sequence[RolloutGroup | Dropped]:
         nonlocal calls
         calls += 1
         if calls == killed_at:
@@ -54,7 +73,9 @@ def scripted(num_workers: int = 1, killed_at: int | None = None) -> Engines:
         return [answer(request) for request in requests]
 
     @asynccontextmanager
-    async def engines(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+    async def engines(
+        config: RunConfig,
+    ) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
         yield [generate] * num_workers, lambda prompt: 36
 
     return engines
@@ -67,7 +88,9 @@ def answer(request: GenerationRequest) -> RolloutGroup | Dropped:
     truth = (request.prompt.reference or "")[len(request.prefix) :]
     same = truth[: truth.index(".") + 1]
     text = rng.choice((same, same, " a ring.", " a cross at the left."))
-    return RolloutGroup(request.id, request.prompt, (), 0, (Completion((), text, 0, 0, "stop"),))
+    return RolloutGroup(
+        request.id, request.prompt, (), 0, (Completion((), text, 0, 0, "stop"),)
+    )
 
 
 @pytest.fixture
@@ -78,13 +101,24 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     monkeypatch.setattr(shards, "SHARD_PROMPTS", 16)
 
     def make(*words: str, out: str = "out", count: int = 150) -> Job:
-        line = ["bdhs", "--out", str(tmp_path / out), "--model", str(model), "--count", str(count), *words]
+        line = [
+            "bdhs",
+            "--out",
+            str(tmp_path / out),
+            "--model",
+            str(model),
+            "--count",
+            str(count),
+            *words,
+        ]
         return job_of(*build_parser().parse_known_args(line))
 
     return make
 
 
-def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(job: Callable[..., Job]) -> None:
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
+    job: Callable[..., Job],
+) -> None:
     whole, parts = job(out="whole"), job(out="parts")
     run(whole, scripted())
     for killed_at in (2, 3, 1):
@@ -92,12 +126,21 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(job: Callable[...,
             run(parts, scripted(killed_at=killed_at))
     assert not (parts.out / PAIRS).exists()
     run(parts, scripted(num_workers=3))
-    left, right = (read_table(out.out / PAIRS, PAIR_SCHEMA).to_pylist() for out in (whole, parts))
+    left, right = (
+        read_table(out.out / PAIRS, PAIR_SCHEMA).to_pylist() for out in (whole, parts)
+    )
     assert left == right and len(left) > 80
     assert (whole.out / STATS).read_text() == (parts.out / STATS).read_text()
     stats = json.loads((whole.out / STATS).read_text())
-    assert stats["num_prompts"] == 150 == stats["num_pairs"] + sum(stats["dropped"].values())
-    assert stats["dropped"]["engine_refused"] > 0 and stats["accepted_per_attempt"]["2"] > 0
+    assert (
+        stats["num_prompts"]
+        == 150
+        == stats["num_pairs"] + sum(stats["dropped"].values())
+    )
+    assert (
+        stats["dropped"]["engine_refused"] > 0
+        and stats["accepted_per_attempt"]["2"] > 0
+    )
 
 
 CHILD = """
@@ -118,13 +161,25 @@ bdhs_job.run(bdhs_job.job_of(*build_parser().parse_known_args(line)), test_gener
 
 
 @pytest.mark.chaos
-def test_a_process_that_is_killed_outright_loses_and_repeats_nothing(job: Callable[..., Job]) -> None:
+def test_a_process_that_is_killed_outright_loses_and_repeats_nothing(
+    job: Callable[..., Job],
+) -> None:
     whole, parts = job(out="whole"), job(out="parts")
     run(whole, scripted())
-    line = ["bdhs", "--out", str(parts.out), "--model", parts.config.model.path, "--count", "150"]
+    line = [
+        "bdhs",
+        "--out",
+        str(parts.out),
+        "--model",
+        parts.config.model.path,
+        "--count",
+        "150",
+    ]
     finished = []
     for killed_at in (2, 3):
-        died = subprocess.run([sys.executable, "-c", CHILD, str(killed_at), *line], capture_output=True)
+        died = subprocess.run(
+            [sys.executable, "-c", CHILD, str(killed_at), *line], capture_output=True
+        )
         assert died.returncode == -signal.SIGKILL, died.stderr
         with PairWriter(parts.out, bdhs_job.spec_of(parts)) as writer:
             ids = [note["id"] for note in writer.notes]
@@ -132,15 +187,22 @@ def test_a_process_that_is_killed_outright_loses_and_repeats_nothing(job: Callab
         finished.append(len(ids))
     assert 0 < finished[0] < finished[1] < 150
     run(parts, scripted(num_workers=2))
-    left, right = (read_table(out.out / PAIRS, PAIR_SCHEMA).to_pylist() for out in (whole, parts))
-    assert left == right and (whole.out / STATS).read_text() == (parts.out / STATS).read_text()
+    left, right = (
+        read_table(out.out / PAIRS, PAIR_SCHEMA).to_pylist() for out in (whole, parts)
+    )
+    assert (
+        left == right
+        and (whole.out / STATS).read_text() == (parts.out / STATS).read_text()
+    )
 
 
 def test_nothing_finished_is_asked_again(job: Callable[..., Job]) -> None:
     done: list[str] = []
 
     @asynccontextmanager
-    async def counting(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+    async def counting(
+        config: RunConfig,
+    ) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
         async with scripted()(config) as ((generate,), count):
 
             def watch(prompt: Prompt) -> int:
@@ -157,7 +219,9 @@ def test_nothing_finished_is_asked_again(job: Callable[..., Job]) -> None:
     assert len(done) == 150 - finished
 
 
-def test_a_complete_set_starts_no_engine(job: Callable[..., Job], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_set_starts_no_engine(
+    job: Callable[..., Job], capsys: pytest.CaptureFixture[str]
+) -> None:
     run(job(count=3), scripted())
     before = read_pairs(job().out)
 
@@ -165,10 +229,15 @@ def test_a_complete_set_starts_no_engine(job: Callable[..., Job], capsys: pytest
         pytest.fail("an engine is started")
 
     run(job(count=3), none)
-    assert "already complete" in capsys.readouterr().out and read_pairs(job().out) == before
+    assert (
+        "already complete" in capsys.readouterr().out
+        and read_pairs(job().out) == before
+    )
 
 
-def test_other_settings_or_another_model_in_the_folder_are_refused(job: Callable[..., Job]) -> None:
+def test_other_settings_or_another_model_in_the_folder_are_refused(
+    job: Callable[..., Job],
+) -> None:
     run(job(count=3), scripted())
     with pytest.raises(UserError, match=r"rho = 0\.5"):
         run(job("--rho", "0.5", count=3), scripted())
@@ -178,7 +247,9 @@ def test_other_settings_or_another_model_in_the_folder_are_refused(job: Callable
         run(first, scripted())
 
 
-def test_a_prompt_file_with_and_without_references(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_a_prompt_file_with_and_without_references(
+    job: Callable[..., Job], tmp_path: Path
+) -> None:
     good, bare = caption_prompts("train", 2, 0, ImageStore(tmp_path / "elsewhere"))
     write_prompts(tmp_path / "prompts", [good, replace(bare, reference=None)])
     asked = job("--prompts", str(tmp_path / "prompts"), "--threshold", "2", count=10)
@@ -215,21 +286,44 @@ def bad_rows(folder: Path) -> None:
     write_table(folder / PROMPTS, pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
 
 
-def test_every_bad_row_is_counted_and_none_is_fatal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_bad_row_is_counted_and_none_is_fatal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With the shipped policy's own image-token counter; only the answers are scripted."""
     bad_rows(tmp_path / "prompts")
 
     @asynccontextmanager
-    async def engines(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
-        async def generate(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+    async def engines(
+        config: RunConfig,
+    ) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+        async def generate(
+            requests: list[GenerationRequest],
+        ) -> Sequence[RolloutGroup | Dropped]:
             return [
-                RolloutGroup(r.id, r.prompt, (), 0, (Completion((), " a ring at the top.", 0, 0, "stop"),))
+                RolloutGroup(
+                    r.id,
+                    r.prompt,
+                    (),
+                    0,
+                    (Completion((), " a ring at the top.", 0, 0, "stop"),),
+                )
                 for r in requests
             ]
 
-        yield [generate], ImageTokenCounter(ChatEncoder(config.model.path, config.model.max_length))
+        yield (
+            [generate],
+            ImageTokenCounter(ChatEncoder(config.model.path, config.model.max_length)),
+        )
 
-    words = ["bdhs", "--out", str(tmp_path / "out"), "--prompts", str(tmp_path / "prompts"), "--threshold", "2"]
+    words = [
+        "bdhs",
+        "--out",
+        str(tmp_path / "out"),
+        "--prompts",
+        str(tmp_path / "prompts"),
+        "--threshold",
+        "2",
+    ]
     run(job_of(*build_parser().parse_known_args(words)), engines)
     stats = json.loads((tmp_path / "out" / STATS).read_text())
     assert stats["dropped"] == {
@@ -242,9 +336,15 @@ def test_every_bad_row_is_counted_and_none_is_fatal(tmp_path: Path, capsys: pyte
         "path_outside": 1,
     }
     assert (stats["num_prompts"], stats["num_pairs"]) == (9, 2)
-    assert "lexical similarity stands in for sentence embeddings" in capsys.readouterr().out
+    assert (
+        "lexical similarity stands in for sentence embeddings"
+        in capsys.readouterr().out
+    )
     (_, one_word) = read_pairs(tmp_path / "out")
-    assert (one_word.chosen.text, one_word.rejected.text) == ("Red", " a ring at the top.")
+    assert (one_word.chosen.text, one_word.rejected.text) == (
+        "Red",
+        " a ring at the top.",
+    )
 
 
 def test_count_is_of_rows_good_or_bad(job: Callable[..., Job], tmp_path: Path) -> None:
@@ -252,22 +352,33 @@ def test_count_is_of_rows_good_or_bad(job: Callable[..., Job], tmp_path: Path) -
     rows = read_table(tmp_path / "prompts" / PROMPTS, PROMPT_SCHEMA).to_pylist()
     good, no_answer, outside = rows[0], rows[2], rows[-2]
     rows = [good, outside, no_answer, outside]
-    write_table(tmp_path / "prompts" / PROMPTS, pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
+    write_table(
+        tmp_path / "prompts" / PROMPTS, pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA)
+    )
     asked = job("--prompts", str(tmp_path / "prompts"), "--threshold", "2", count=3)
     run(asked, scripted())
     stats = json.loads((asked.out / STATS).read_text())
     assert stats["num_prompts"] == 3
-    assert (stats["dropped"]["path_outside"], stats["dropped"]["no_reference"]) == (1, 1)
+    assert (stats["dropped"]["path_outside"], stats["dropped"]["no_reference"]) == (
+        1,
+        1,
+    )
 
 
-def test_the_variant_reaches_the_requests_and_the_statistics(job: Callable[..., Job]) -> None:
+def test_the_variant_reaches_the_requests_and_the_statistics(
+    job: Callable[..., Job],
+) -> None:
     asked: list[GenerationRequest] = []
 
     @asynccontextmanager
-    async def watching(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+    async def watching(
+        config: RunConfig,
+    ) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
         async with scripted()(config) as ((generate,), count):
 
-            async def watch(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+            async def watch(
+                requests: list[GenerationRequest],
+            ) -> Sequence[RolloutGroup | Dropped]:
                 asked.extend(requests)
                 return await generate(requests)
 
@@ -275,9 +386,13 @@ def test_the_variant_reaches_the_requests_and_the_statistics(job: Callable[..., 
 
     noisy = job("--variant", "noise", count=4)
     run(noisy, watching)
-    assert asked and all(request.noise and request.visible_image_tokens is None for request in asked)
+    assert asked and all(
+        request.noise and request.visible_image_tokens is None for request in asked
+    )
     assert json.loads((noisy.out / STATS).read_text())["variant"] == "noise"
-    prompts = load_prompts(noisy.prompts, noisy.count, noisy.seed, ImageStore(noisy.out / IMAGES), [])
+    prompts = load_prompts(
+        noisy.prompts, noisy.count, noisy.seed, ImageStore(noisy.out / IMAGES), []
+    )
     clean = {prompt.images for prompt in prompts}
     assert {pair.prompt.images for pair in read_pairs(noisy.out)} <= clean
     with pytest.raises(UserError, match="variant = noise"):
@@ -286,11 +401,16 @@ def test_the_variant_reaches_the_requests_and_the_statistics(job: Callable[..., 
 
 def test_small_cache_blocks_unless_asked_otherwise(job: Callable[..., Job]) -> None:
     assert job().config.rollout.engine.block_size == 32
-    assert job("--rollout.engine.block_size", "128").config.rollout.engine.block_size == 128
+    assert (
+        job("--rollout.engine.block_size", "128").config.rollout.engine.block_size
+        == 128
+    )
 
 
 def test_the_log_says_how_fast_and_how_long(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    job: Callable[..., Job],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(progress, "FIRST_LINE_S", 0.0)
     monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
@@ -303,16 +423,25 @@ def test_the_log_says_how_fast_and_how_long(
 
 
 def test_a_log_has_a_first_line_and_a_last_unless_the_job_is_short(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    job: Callable[..., Job],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for first_line_s, expected in ((0.0, ["bdhs: 1/150", "bdhs: 150/150"]), (600.0, [])):
+    for first_line_s, expected in (
+        (0.0, ["bdhs: 1/150", "bdhs: 150/150"]),
+        (600.0, []),
+    ):
         monkeypatch.setattr(progress, "FIRST_LINE_S", first_line_s)
         run(job(out=str(first_line_s)), scripted())
         lines = capsys.readouterr().err.splitlines()
-        assert [line.split(",")[0] for line in lines if line.startswith("bdhs: ")] == expected
+        assert [
+            line.split(",")[0] for line in lines if line.startswith("bdhs: ")
+        ] == expected
 
 
-def test_refusals_are_one_line_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_are_one_line_with_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = str(tmp_path / "out")
     for words in (
         ["--rho", "2"],
@@ -328,10 +457,15 @@ def test_refusals_are_one_line_with_status_2(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys, cluster.generate\ntry: cluster.generate.main(['bdhs', '--help'])\nexcept SystemExit: pass\n" + (
-        "print([name for name in ('torch', 'vllm', 'ray', 'transformers', 'pydantic') if name in sys.modules])"
+    code = (
+        "import sys, cluster.generate\ntry: cluster.generate.main(['bdhs', '--help'])\nexcept SystemExit: pass\n"
+        + (
+            "print([name for name in ('torch', 'vllm', 'ray', 'transformers', 'pydantic') if name in sys.modules])"
+        )
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert shown.rstrip().endswith("[]")
 
 
@@ -339,15 +473,21 @@ def recorded(engines: Engines, lanes: list[list[str]]) -> Engines:
     """The same engines; `lanes` gets a list of the requests' prompts from each worker."""
 
     @asynccontextmanager
-    async def recording(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+    async def recording(
+        config: RunConfig,
+    ) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
         async with engines(config) as (workers, count):
 
             def lane(generate: Generate) -> Generate:
                 lanes.append(mine := [])
 
-                async def record(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+                async def record(
+                    requests: list[GenerationRequest],
+                ) -> Sequence[RolloutGroup | Dropped]:
                     mine.extend(request.prompt.id for request in requests)
-                    await asyncio.sleep(0.01)  # an engine takes time, and others their turn
+                    await asyncio.sleep(
+                        0.01
+                    )  # an engine takes time, and others their turn
                     return await generate(requests)
 
                 return record
@@ -361,19 +501,27 @@ def test_a_small_job_is_shared_by_all_workers(job: Callable[..., Job]) -> None:
     lanes: list[list[str]] = []
     run(job(count=20), recorded(scripted(num_workers=3), lanes))
     assert len(set().union(*lanes)) == 20
-    assert all(5 <= len(set(lane)) <= 8 for lane in lanes), [len(set(lane)) for lane in lanes]
+    assert all(5 <= len(set(lane)) <= 8 for lane in lanes), [
+        len(set(lane)) for lane in lanes
+    ]
 
 
-def test_a_slow_sentence_does_not_idle_its_engine(job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_sentence_does_not_idle_its_engine(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One call is answered only when all prompts that were not part of it are with the engine."""
     monkeypatch.setattr(bdhs_job, "WINDOW", 8)
     asked, all_asked = set[str](), asyncio.Event()
 
     @asynccontextmanager
-    async def slow(config: RunConfig) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
+    async def slow(
+        config: RunConfig,
+    ) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
         async with scripted()(config) as ((generate,), count):
 
-            async def watch(requests: list[GenerationRequest]) -> Sequence[RolloutGroup | Dropped]:
+            async def watch(
+                requests: list[GenerationRequest],
+            ) -> Sequence[RolloutGroup | Dropped]:
                 first = not asked
                 asked.update(request.prompt.id for request in requests)
                 if len(asked) == 40:
@@ -390,18 +538,34 @@ def test_a_slow_sentence_does_not_idle_its_engine(job: Callable[..., Job], monke
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_two_real_workers_make_what_one_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_real_workers_make_what_one_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray actors with vLLM engines on the shapes world's policy: prompts shared without overlap, the same set."""
     monkeypatch.setattr(bdhs_job, "WINDOW", 4)
     stats, pairs = [], []
     for num_workers in (1, 2):
         lanes: list[list[str]] = []
-        line = ["bdhs", "--out", str(tmp_path / str(num_workers)), "--count", "24", "--workers", str(num_workers)]
-        asked = job_of(*build_parser().parse_known_args([*line, "--rollout.num_cpus", "0.5"]))
+        line = [
+            "bdhs",
+            "--out",
+            str(tmp_path / str(num_workers)),
+            "--count",
+            "24",
+            "--workers",
+            str(num_workers),
+        ]
+        asked = job_of(
+            *build_parser().parse_known_args([*line, "--rollout.num_cpus", "0.5"])
+        )
         run(asked, recorded(ray_engines, lanes))
         assert len(lanes) == num_workers and all(len(set(lane)) >= 4 for lane in lanes)
         assert sum(len(set(lane)) for lane in lanes) == len(set().union(*lanes)) == 24
         stats.append(json.loads((asked.out / STATS).read_text()))
         pairs.append(read_table(asked.out / PAIRS, PAIR_SCHEMA).to_pylist())
-    assert stats[0]["num_prompts"] == 24 == stats[0]["num_pairs"] + sum(stats[0]["dropped"].values())
+    assert (
+        stats[0]["num_prompts"]
+        == 24
+        == stats[0]["num_pairs"] + sum(stats[0]["dropped"].values())
+    )
     assert stats[0] == stats[1] and pairs[0] == pairs[1]

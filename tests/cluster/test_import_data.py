@@ -21,7 +21,15 @@ from PIL import Image
 
 from cluster import export_job, import_job
 from cluster.import_data import main
-from common.datasets import IMAGES, PAIRS, SPEC, STATS, read_pairs, read_prompts, write_pairs
+from common.datasets import (
+    IMAGES,
+    PAIRS,
+    SPEC,
+    STATS,
+    read_pairs,
+    read_prompts,
+    write_pairs,
+)
 from common.images import ImageStore
 from common.importers import build
 from common.records import Message, Part, PreferencePair, Prompt, Response
@@ -40,7 +48,12 @@ def files(tmp_path: Path) -> Path:
     for number in range(3):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
     rows = [
-        {"prompt": f"What {number}?", "chosen": f"A cat {number}.", "rejected": "A dog.", "image": f"{number % 3}.png"}
+        {
+            "prompt": f"What {number}?",
+            "chosen": f"A cat {number}.",
+            "rejected": "A dog.",
+            "image": f"{number % 3}.png",
+        }
         | ({"video": "v.mp4"} if number % 5 == 0 else {})
         for number in range(40)
     ]
@@ -57,12 +70,21 @@ def test_import_prints_and_saves_what_was_dropped(
     printed = capsys.readouterr().out
     assert "video" in printed and "32 pairs of 40 rows" in printed
     pairs = read_pairs(tmp_path / "out")
-    assert [pair.prompt.messages[0].parts[1].text for pair in pairs] == [f"What {n}?" for n in range(40) if n % 5]
+    assert [pair.prompt.messages[0].parts[1].text for pair in pairs] == [
+        f"What {n}?" for n in range(40) if n % 5
+    ]
     assert len(list((tmp_path / "out" / IMAGES).rglob("*.png"))) == 3
     stats = json.loads((tmp_path / "out" / STATS).read_text())
-    assert stats["num_rows"] == 40 and stats["num_pairs"] == 32 and stats["dropped"] == {"video": 8}
+    assert (
+        stats["num_rows"] == 40
+        and stats["num_pairs"] == 32
+        and stats["dropped"] == {"video": 8}
+    )
     assert stats["first_dropped"]["video"]["id"] == "mm_rlhf/0"
-    assert json.loads((tmp_path / "out" / SPEC).read_text())["origin"] == "yifanzhang114/MM-RLHF"
+    assert (
+        json.loads((tmp_path / "out" / SPEC).read_text())["origin"]
+        == "yifanzhang114/MM-RLHF"
+    )
     assert main(line) == 0
     assert "already complete, 32 pairs" in capsys.readouterr().out
     assert main([*line, "--count", "3"]) == 2
@@ -70,13 +92,33 @@ def test_import_prints_and_saves_what_was_dropped(
 
 
 def test_count_and_prompts(files: Path, tmp_path: Path) -> None:
-    assert main(["mm_rlhf", str(files), "--out", str(tmp_path / "few"), "--count", "7"]) == 0
+    assert (
+        main(["mm_rlhf", str(files), "--out", str(tmp_path / "few"), "--count", "7"])
+        == 0
+    )
     assert len(read_pairs(tmp_path / "few")) == 5
-    conversation = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
-    (tmp_path / "sft.json").write_text(json.dumps([{"image": "0.png", "conversations": conversation}] * 3))
-    assert main(["llava_instruct", str(tmp_path / "sft.json"), "--out", str(tmp_path / "sft")]) == 0
+    conversation = [
+        {"from": "human", "value": "<image>\nWhat?"},
+        {"from": "gpt", "value": "A cat."},
+    ]
+    (tmp_path / "sft.json").write_text(
+        json.dumps([{"image": "0.png", "conversations": conversation}] * 3)
+    )
+    assert (
+        main(
+            [
+                "llava_instruct",
+                str(tmp_path / "sft.json"),
+                "--out",
+                str(tmp_path / "sft"),
+            ]
+        )
+        == 0
+    )
     prompts = read_prompts(tmp_path / "sft")
-    assert [prompt.reference for prompt in prompts] == ["A cat."] * 3 and not (tmp_path / "sft" / PAIRS).exists()
+    assert [prompt.reference for prompt in prompts] == ["A cat."] * 3 and not (
+        tmp_path / "sft" / PAIRS
+    ).exists()
 
 
 def test_a_killed_and_resumed_import_equals_an_uninterrupted_one(
@@ -104,13 +146,21 @@ def test_a_killed_and_resumed_import_equals_an_uninterrupted_one(
     assert main(["mm_rlhf", str(files), "--out", str(tmp_path / "parts")]) == 0
     assert len(read) < 40 + 3 * 5 and sorted(set(read)) == list(range(40))
     assert main(["mm_rlhf", str(files), "--out", str(tmp_path / "whole")]) == 0
-    assert [replace(p, prompt=replace(p.prompt, images=())) for p in read_pairs(tmp_path / "parts")] == [
-        replace(p, prompt=replace(p.prompt, images=())) for p in read_pairs(tmp_path / "whole")
+    assert [
+        replace(p, prompt=replace(p.prompt, images=()))
+        for p in read_pairs(tmp_path / "parts")
+    ] == [
+        replace(p, prompt=replace(p.prompt, images=()))
+        for p in read_pairs(tmp_path / "whole")
     ]
-    assert (tmp_path / "parts" / STATS).read_text() == (tmp_path / "whole" / STATS).read_text()
+    assert (tmp_path / "parts" / STATS).read_text() == (
+        tmp_path / "whole" / STATS
+    ).read_text()
 
 
-def test_a_kill_while_the_set_is_put_together(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_the_set_is_put_together(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     tables = count()
 
@@ -152,15 +202,21 @@ def test_mistakes_are_one_line(
     told = capsys.readouterr().err
     assert told.startswith("error: ") and message in told and told.count("\n") == 1
     if words[0] != "export":
-        assert main(["mm_rlhf", "dpo_pairs.jsonl", "--out", "out"]) == 0, "a mistake does not occupy the folder"
+        assert main(["mm_rlhf", "dpo_pairs.jsonl", "--out", "out"]) == 0, (
+            "a mistake does not occupy the folder"
+        )
 
 
-def test_untrusted_text_does_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_untrusted_text_does_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     good = {"image": "a.png", "question": "?", "chosen": "a", "rejected": "b"}
     rows = [good, {**good, "image": "\x1b]0;owned\x07[red]x.png"}]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["mmpr", str(tmp_path / "x.jsonl"), "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(["mmpr", str(tmp_path / "x.jsonl"), "--out", str(tmp_path / "out")]) == 0
+    )
     printed = capsys.readouterr().out
     assert "\x1b]" not in printed and "\x07" not in printed and "[red]" in printed
 
@@ -241,21 +297,36 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
 
     Allocators give back what is free, so that little else than what is held is in the peak.
     """
-    allocators = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    allocators = {
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path)],
         cwd=ROOT, env={**os.environ, **allocators}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     peaks = json.loads(done.stdout.splitlines()[-1])
-    assert len(peaks) == 4 and all(large - small < 25 for small, large in peaks), done.stdout
+    assert len(peaks) == 4 and all(large - small < 25 for small, large in peaks), (
+        done.stdout
+    )
 
 
 def make_pair(store: ImageStore, number: int) -> PreferencePair:
     """A pair that uses every field."""
-    images = tuple(store.add(Image.new("RGB", (64, 64), (number, shade, 9))) for shade in (1, 2)[: 1 + number % 2])
+    images = tuple(
+        store.add(Image.new("RGB", (64, 64), (number, shade, 9)))
+        for shade in (1, 2)[: 1 + number % 2]
+    )
     parts = (*(Part("image") for _ in images), Part("text", f"What {number}?"))
     messages = (Message("system", (Part("text", "Be brief."),)), Message("user", parts))
-    prompt = Prompt(f"p{number // 2}", messages, images, "A cat.", {"shapes": [[1, 2.5, None]], "ß": "x"})
+    prompt = Prompt(
+        f"p{number // 2}",
+        messages,
+        images,
+        "A cat.",
+        {"shapes": [[1, 2.5, None]], "ß": "x"},
+    )
     return PreferencePair(
         f"online/{number}", prompt, Response("A cat.", (5, 6, 2)), Response("A dog.", None), "online", 3 + number,
         (1, 32000, 32000, 7), (0.1 + number, -1e300),
@@ -268,36 +339,82 @@ def export(directory: Path, out: Path) -> None:
 
 def by_hash(pair: PreferencePair) -> Any:
     """A pair with its images' hashes in place of their paths."""
-    return replace(pair, prompt=replace(pair.prompt, images=tuple(image.sha256 for image in pair.prompt.images)))  # type: ignore[arg-type]
+    return replace(
+        pair,
+        prompt=replace(
+            pair.prompt, images=tuple(image.sha256 for image in pair.prompt.images)
+        ),
+    )  # type: ignore[arg-type]
 
 
 def there_and_back(folder: Path, pairs: list[PreferencePair]) -> None:
     export(folder / "set", folder / "trl")
-    assert main(["trl", str(folder / "trl" / export_job.TRAIN), "--out", str(folder / "back")]) == 0
-    assert [by_hash(pair) for pair in read_pairs(folder / "back")] == [by_hash(pair) for pair in pairs]
+    assert (
+        main(
+            [
+                "trl",
+                str(folder / "trl" / export_job.TRAIN),
+                "--out",
+                str(folder / "back"),
+            ]
+        )
+        == 0
+    )
+    assert [by_hash(pair) for pair in read_pairs(folder / "back")] == [
+        by_hash(pair) for pair in pairs
+    ]
 
 
-def test_export_and_import_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_and_import_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(export_job, "TABLE_BYTES", 1)
-    pairs = [make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in range(6)]
+    pairs = [
+        make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in range(6)
+    ]
     pairs.append(
-        replace(pairs[0], id="text", prompt=replace(pairs[0].prompt, images=(), messages=pairs[0].prompt.messages[:1]))
+        replace(
+            pairs[0],
+            id="text",
+            prompt=replace(
+                pairs[0].prompt, images=(), messages=pairs[0].prompt.messages[:1]
+            ),
+        )
     )
     pairs[-1] = replace(
-        pairs[-1], prompt=replace(pairs[-1].prompt, messages=(Message("user", (Part("text", "1+1?"),)),))
+        pairs[-1],
+        prompt=replace(
+            pairs[-1].prompt, messages=(Message("user", (Part("text", "1+1?"),)),)
+        ),
     )
-    pairs.append(replace(pairs[0], id="equal", source=RLOO, rejected=pairs[0].chosen, scores=(0.5, -0.5)))
+    pairs.append(
+        replace(
+            pairs[0],
+            id="equal",
+            source=RLOO,
+            rejected=pairs[0].chosen,
+            scores=(0.5, -0.5),
+        )
+    )
     write_pairs(tmp_path / "set", pairs)
     there_and_back(tmp_path, pairs)
     for ref in read_pairs(tmp_path / "back")[1].prompt.images:
-        assert Path(ref.path).read_bytes() == Path(ref.path.replace("/back/", "/set/")).read_bytes()
+        assert (
+            Path(ref.path).read_bytes()
+            == Path(ref.path.replace("/back/", "/set/")).read_bytes()
+        )
 
 
-def test_an_export_holds_a_bounded_amount_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_holds_a_bounded_amount_of_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six rows of 20,000 characters, wherever they are, in tables of up to 50,000 bytes: two tables of three rows."""
     monkeypatch.setattr(export_job, "TABLE_BYTES", 50_000)
     pair, long = make_pair(ImageStore(tmp_path / "set" / IMAGES), 0), "x" * 20_000
-    asked = replace(pair.prompt, messages=(*pair.prompt.messages, Message("user", (Part("text", long),))))
+    asked = replace(
+        pair.prompt,
+        messages=(*pair.prompt.messages, Message("user", (Part("text", long),))),
+    )
     pairs = [
         replace(pair, chosen=Response(long)),
         replace(pair, rejected=Response(long)),
@@ -306,14 +423,23 @@ def test_an_export_holds_a_bounded_amount_of_text(tmp_path: Path, monkeypatch: p
         replace(pair, prompt=replace(pair.prompt, truth={"x": long})),
         replace(pair, chosen=Response("x", (12_345,) * 4000)),
     ]
-    write_pairs(tmp_path / "set", [replace(pair, id=f"{number}") for number, pair in enumerate(pairs)])
+    write_pairs(
+        tmp_path / "set",
+        [replace(pair, id=f"{number}") for number, pair in enumerate(pairs)],
+    )
     export(tmp_path / "set", tmp_path / "trl")
     written = pq.ParquetFile(tmp_path / "trl" / export_job.TRAIN).metadata
-    assert [written.row_group(number).num_rows for number in range(written.num_row_groups)] == [3, 3]
+    assert [
+        written.row_group(number).num_rows for number in range(written.num_row_groups)
+    ] == [3, 3]
 
 
 TEXTS = st.text(max_size=12)
-ANSWERS = st.builds(Response, TEXTS, st.none() | st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3).map(tuple))
+ANSWERS = st.builds(
+    Response,
+    TEXTS,
+    st.none() | st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3).map(tuple),
+)
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
@@ -322,8 +448,15 @@ def test_any_valid_pair_survives_the_round_trip(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = make_pair(ImageStore(folder / "set" / IMAGES), 1)
-        turn = Message("user", (Part("image"), Part("image"), Part("text", "x" + data.draw(TEXTS))))
-        prompt = replace(base.prompt, id=data.draw(TEXTS), messages=(turn,), reference=data.draw(st.none() | TEXTS))
+        turn = Message(
+            "user", (Part("image"), Part("image"), Part("text", "x" + data.draw(TEXTS)))
+        )
+        prompt = replace(
+            base.prompt,
+            id=data.draw(TEXTS),
+            messages=(turn,),
+            reference=data.draw(st.none() | TEXTS),
+        )
         pair = replace(
             base,
             id=data.draw(TEXTS),
@@ -334,16 +467,26 @@ def test_any_valid_pair_survives_the_round_trip(data: st.DataObject) -> None:
             weight_version=data.draw(st.none() | st.integers(0, 2**63 - 1)),
             scores=data.draw(st.none() | st.tuples(*[st.floats(allow_nan=False)] * 2)),
         )
-        empty = any(not side.text.strip() and side.token_ids is None for side in (pair.chosen, pair.rejected))
+        empty = any(
+            not side.text.strip() and side.token_ids is None
+            for side in (pair.chosen, pair.rejected)
+        )
         same = (
-            pair.chosen.token_ids == pair.rejected.token_ids and pair.chosen.text.strip() == pair.rejected.text.strip()
+            pair.chosen.token_ids == pair.rejected.token_ids
+            and pair.chosen.text.strip() == pair.rejected.text.strip()
         )
         write_pairs(folder / "set", [base, pair] if pair.id != base.id else [base])
-        there_and_back(folder, [base] if empty or same or pair.id == base.id else [base, pair])
+        there_and_back(
+            folder, [base] if empty or same or pair.id == base.id else [base, pair]
+        )
 
 
-def test_export_counts_lost_images_and_repeats_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pairs = [make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in (0, 2, 4)]
+def test_export_counts_lost_images_and_repeats_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [
+        make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in (0, 2, 4)
+    ]
     write_pairs(tmp_path / "set", pairs)
     Path(pairs[0].prompt.images[0].path).unlink()
     Path(pairs[1].prompt.images[0].path).write_bytes(b"other")
@@ -357,16 +500,22 @@ def test_export_counts_lost_images_and_repeats_nothing(tmp_path: Path, capsys: p
     assert main(["export", str(tmp_path / "set"), "--out", str(tmp_path / "trl")]) == 2
 
 
-def test_an_id_that_comes_twice_is_imported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_that_comes_twice_is_imported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also when the second comes after a kill."""
     monkeypatch.setattr(import_job, "SHARD_RECORDS", 1)
-    pairs = [make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in (0, 1)]
+    pairs = [
+        make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in (0, 1)
+    ]
     write_pairs(tmp_path / "set", pairs)
     export(tmp_path / "set", tmp_path / "once")
     twice = tmp_path / "twice"
     twice.mkdir()
     for name in ("a", "b"):
-        (twice / f"{name}.parquet").write_bytes((tmp_path / "once" / export_job.TRAIN).read_bytes())
+        (twice / f"{name}.parquet").write_bytes(
+            (tmp_path / "once" / export_job.TRAIN).read_bytes()
+        )
     original = build.outcomes
 
     def die(importer: Any, number: int, *rest: Any) -> Any:
@@ -380,11 +529,15 @@ def test_an_id_that_comes_twice_is_imported_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(import_job, "outcomes", original)
     assert main(["trl", str(twice), "--out", str(tmp_path / "back")]) == 0
     assert len(read_pairs(tmp_path / "back")) == 2
-    assert json.loads((tmp_path / "back" / STATS).read_text())["dropped"] == {"duplicate_id": 2}
+    assert json.loads((tmp_path / "back" / STATS).read_text())["dropped"] == {
+        "duplicate_id": 2
+    }
 
 
 def test_an_export_counts_rows_that_are_no_pair(tmp_path: Path) -> None:
-    pairs = [make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in range(3)]
+    pairs = [
+        make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in range(3)
+    ]
     broken = replace(pairs[1], prompt=replace(pairs[1].prompt, images=()))
     write_pairs(tmp_path / "set", [pairs[0], broken, pairs[2]])
     export(tmp_path / "set", tmp_path / "out")
@@ -400,17 +553,27 @@ def test_datasets_and_trl_take_the_export(tmp_path: Path) -> None:
 
     from tests.tiny_models import TinyLlava, tiny_llava
 
-    pairs = [make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in (0, 2)]
+    pairs = [
+        make_pair(ImageStore(tmp_path / "set" / IMAGES), number) for number in (0, 2)
+    ]
     write_pairs(tmp_path / "set", pairs)
     export(tmp_path / "set", tmp_path / "trl")
     rows = load_dataset(
-        "parquet", data_files=str(tmp_path / "trl" / "*.parquet"), cache_dir=str(tmp_path), split="train"
+        "parquet",
+        data_files=str(tmp_path / "trl" / "*.parquet"),
+        cache_dir=str(tmp_path),
+        split="train",
     )
-    assert [image.getpixel((0, 0)) for row in rows for image in row["images"]] == [(0, 1, 9), (2, 1, 9)]
+    assert [image.getpixel((0, 0)) for row in rows for image in row["images"]] == [
+        (0, 1, 9),
+        (2, 1, 9),
+    ]
     assert rows[0]["prompt"][1]["content"][0]["type"] == "image"
     processor = AutoProcessor.from_pretrained(tiny_llava())
     batch = DataCollatorForVisionPreference(processor)([dict(row) for row in rows])
-    assert batch["pixel_values"].shape[0] == 4, "each image once for chosen and once for rejected"
+    assert batch["pixel_values"].shape[0] == 4, (
+        "each image once for chosen and once for rejected"
+    )
     image_tokens = (batch["input_ids"] == processor.image_token_id).sum(1).tolist()
     assert image_tokens == [TinyLlava().num_image_tokens] * 4
     answers = [

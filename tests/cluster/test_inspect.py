@@ -45,7 +45,13 @@ def shapes_pairs(folder: Path, count: int) -> list[PreferencePair]:
     scenes = split_scenes("test", 5 * count + 10, seed=0)
     rng = random.Random(0)
     rows = [
-        PreferencePair(f"pair/{n}", prompt, Response(caption(scene)), Response(noisy_caption(scene, rng, 1.0)), "noisy")
+        PreferencePair(
+            f"pair/{n}",
+            prompt,
+            Response(caption(scene)),
+            Response(noisy_caption(scene, rng, 1.0)),
+            "noisy",
+        )
         for n, (prompt, scene) in enumerate(zip(prompts, scenes, strict=True))
     ]
     found = [row for row in rows if row.chosen != row.rejected][:count]
@@ -56,56 +62,101 @@ def shapes_pairs(folder: Path, count: int) -> list[PreferencePair]:
 def inspect(directory: Path, *words: str) -> tuple[str, dict[str, Any]]:
     out = directory.parent / "out" / "inspect.html"
     assert import_data.main(["inspect", str(directory), "--out", str(out), *words]) == 0
-    return out.read_text(encoding="utf-8"), json.loads(out.with_suffix(".json").read_text())
+    return out.read_text(encoding="utf-8"), json.loads(
+        out.with_suffix(".json").read_text()
+    )
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, Any]]:
+def measured(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, str, dict[str, Any]]:
     """24 pairs of the shapes world as the shipped policy sees them."""
     folder = tmp_path_factory.mktemp("shapes")
-    write_pairs(folder / "set", shapes_pairs(folder / "images", 24), stats={"dropped": {"tie": 7}})
-    return folder, *inspect(folder / "set", "--policy", "shapes", "--batch", "5", "--samples", "3")
+    write_pairs(
+        folder / "set",
+        shapes_pairs(folder / "images", 24),
+        stats={"dropped": {"tie": 7}},
+    )
+    return folder, *inspect(
+        folder / "set", "--policy", "shapes", "--batch", "5", "--samples", "3"
+    )
 
 
-def test_the_shapes_set_looks_as_it_was_made(measured: tuple[Path, str, dict[str, Any]]) -> None:
+def test_the_shapes_set_looks_as_it_was_made(
+    measured: tuple[Path, str, dict[str, Any]],
+) -> None:
     """The rejected captions say one object more; the policy believes in it without looking, and sees better."""
     _, page, figures = measured
     assert figures["num_pairs"] == 24 and figures["dropped_making"] == {"tie": 7}
-    assert figures["length"]["ratio"] < 1 and figures["length"]["chosen_longer_frac"] == 0
+    assert (
+        figures["length"]["ratio"] < 1 and figures["length"]["chosen_longer_frac"] == 0
+    )
     assert 0 < figures["distance"]["words"]["mean"] < 0.6
     assert figures["images"]["reuse"] == {"1": 24}
     policy = figures["policy"]
-    assert policy["num_pairs"] == 24 and policy["dropped"] == {} and len(policy["points"]) == 24
+    assert (
+        policy["num_pairs"] == 24
+        and policy["dropped"] == {}
+        and len(policy["points"]) == 24
+    )
     assert policy["tokens"]["chosen"]["mean"] > figures["length"]["chosen"]["mean"]
     assert -1 < policy["per_token"]["chosen"]["mean"] < 0
     views = policy["grounding"]["views"]
-    assert set(views) == {"image", "blank", "shuffled", "no_image"} and policy["grounding"]["num_pairs"] == 24
-    assert views["image"]["per_token"]["accuracy"] > views["blank"]["per_token"]["accuracy"]
-    assert "length gap" in page and page.count("<svg") == 6 and page.count("<article>") == 3
+    assert (
+        set(views) == {"image", "blank", "shuffled", "no_image"}
+        and policy["grounding"]["num_pairs"] == 24
+    )
+    assert (
+        views["image"]["per_token"]["accuracy"]
+        > views["blank"]["per_token"]["accuracy"]
+    )
+    assert (
+        "length gap" in page
+        and page.count("<svg") == 6
+        and page.count("<article>") == 3
+    )
     assert page.count("data:image/png;base64,") == 3
 
 
-def independent_logps(pairs: list[PreferencePair], grey: bool) -> list[tuple[float, float]]:
+def independent_logps(
+    pairs: list[PreferencePair], grey: bool
+) -> list[tuple[float, float]]:
     """(chosen, rejected) summed log-probs by Hugging Face's own model, processor and softmax, one row at a time."""
     processor = AutoProcessor.from_pretrained(SHAPES_POLICY)
-    model = LlavaForConditionalGeneration.from_pretrained(SHAPES_POLICY, dtype=torch.float32).eval()
+    model = LlavaForConditionalGeneration.from_pretrained(
+        SHAPES_POLICY, dtype=torch.float32
+    ).eval()
     found = []
     for pair in pairs:
         picture = Image.open(pair.prompt.images[0].path).convert("RGB")
         picture = Image.new("RGB", picture.size, (127, 127, 127)) if grey else picture
         content = [
-            {"type": "image"} if part.kind == "image" else {"type": "text", "text": part.text}
+            {"type": "image"}
+            if part.kind == "image"
+            else {"type": "text", "text": part.text}
             for part in pair.prompt.messages[0].parts
         ]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        begin = processor(text=text, images=picture, return_tensors="pt")["input_ids"].shape[1]
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        begin = processor(text=text, images=picture, return_tensors="pt")[
+            "input_ids"
+        ].shape[1]
         sums = []
         for side in (pair.chosen.text, pair.rejected.text):
             answer = processor.tokenizer(side, add_special_tokens=False)["input_ids"]
             inputs = processor(text=text, images=picture, return_tensors="pt")
-            ids = torch.cat([inputs["input_ids"][0], torch.tensor([*answer, processor.tokenizer.eos_token_id])])
+            ids = torch.cat(
+                [
+                    inputs["input_ids"][0],
+                    torch.tensor([*answer, processor.tokenizer.eos_token_id]),
+                ]
+            )
             with torch.no_grad():
-                logits = model(input_ids=ids[None], pixel_values=inputs["pixel_values"]).logits[0]
+                logits = model(
+                    input_ids=ids[None], pixel_values=inputs["pixel_values"]
+                ).logits[0]
             logps = logits.log_softmax(-1)[:-1].gather(1, ids[1:, None]).squeeze(1)
             sums.append(float(logps[begin - 1 :].sum()))
         found.append((sums[0], sums[1]))
@@ -118,45 +169,90 @@ def test_logps_and_blind_accuracy_equal_an_independent_path(tmp_path: Path) -> N
     pairs[1] = replace(pairs[1], chosen=pairs[1].rejected, rejected=pairs[1].chosen)
     collator = Collator(ChatEncoder(SHAPES_POLICY, 512))
     policy = load_policy(Model(), SHAPES_POLICY).eval()
-    found = measure_views(policy, collator, pairs, ImageStore(tmp_path / "grey"), batch_size=2)
+    found = measure_views(
+        policy, collator, pairs, ImageStore(tmp_path / "grey"), batch_size=2
+    )
     for view, grey in (("image", False), ("blank", True)):
         expected = independent_logps(pairs, grey)
         for pair, both in zip(pairs, expected, strict=True):
-            assert found.logps[view][pair.id].both("sum") == pytest.approx(both, abs=2e-3)
+            assert found.logps[view][pair.id].both("sum") == pytest.approx(
+                both, abs=2e-3
+            )
         accuracy = sum(chosen > rejected for chosen, rejected in expected) / 3
-        assert policy_figures(found)["grounding"]["views"][view]["sum"]["accuracy"] == pytest.approx(accuracy)
-    assert found.logps["image"] != found.logps["shuffled"] != found.logps["blank"] != found.logps["no_image"]
+        assert policy_figures(found)["grounding"]["views"][view]["sum"][
+            "accuracy"
+        ] == pytest.approx(accuracy)
+    assert (
+        found.logps["image"]
+        != found.logps["shuffled"]
+        != found.logps["blank"]
+        != found.logps["no_image"]
+    )
 
 
 def test_what_the_policy_cannot_read_is_counted(tmp_path: Path) -> None:
     good, gone, long, bare, foreign = shapes_pairs(tmp_path / "images", 5)
     Path(gone.prompt.images[0].path).unlink()
-    foreign = replace(foreign, prompt_token_ids=(1, 2), chosen=replace(foreign.chosen, token_ids=(999_999,)))
-    bare = replace(bare, prompt=Prompt("bare", (Message("user", (Part("text", "Hello?"),)),), ()))
+    foreign = replace(
+        foreign,
+        prompt_token_ids=(1, 2),
+        chosen=replace(foreign.chosen, token_ids=(999_999,)),
+    )
+    bare = replace(
+        bare, prompt=Prompt("bare", (Message("user", (Part("text", "Hello?"),)),), ())
+    )
     long = replace(long, rejected=Response("a red ring " * 400))
     collator = Collator(ChatEncoder(SHAPES_POLICY, 512))
     policy = load_policy(Model(), SHAPES_POLICY).eval()
-    found = measure_views(policy, collator, [good, gone, long, bare, foreign], ImageStore(tmp_path / "grey"), 8)
+    found = measure_views(
+        policy,
+        collator,
+        [good, gone, long, bare, foreign],
+        ImageStore(tmp_path / "grey"),
+        8,
+    )
     figures = policy_figures(found)
-    assert figures["dropped"] == {"image_missing": 1, "pair_too_long": 1} and figures["num_pairs"] == 3
+    assert (
+        figures["dropped"] == {"image_missing": 1, "pair_too_long": 1}
+        and figures["num_pairs"] == 3
+    )
     assert figures["num_retokenised"] == 1
-    assert set(found.logps["blank"]) == {good.id, foreign.id} and figures["grounding"]["num_pairs"] == 2
-    alone = policy_figures(measure_views(policy, collator, [good], ImageStore(tmp_path / "grey"), 8))["grounding"]
-    assert alone["dropped"]["shuffled"] == {"no_other_image": 1} and "shuffled" in alone["unavailable"]
+    assert (
+        set(found.logps["blank"]) == {good.id, foreign.id}
+        and figures["grounding"]["num_pairs"] == 2
+    )
+    alone = policy_figures(
+        measure_views(policy, collator, [good], ImageStore(tmp_path / "grey"), 8)
+    )["grounding"]
+    assert (
+        alone["dropped"]["shuffled"] == {"no_other_image": 1}
+        and "shuffled" in alone["unavailable"]
+    )
     assert set(alone["views"]) == {"image", "blank", "no_image"}
 
 
-def test_tokens_of_this_tokenizer_stay_and_others_are_read_as_text(tmp_path: Path) -> None:
+def test_tokens_of_this_tokenizer_stay_and_others_are_read_as_text(
+    tmp_path: Path,
+) -> None:
     (pair,) = shapes_pairs(tmp_path / "images", 1)
     encoder = ChatEncoder(SHAPES_POLICY, 512)
     ids = encoder.encode_response(pair.chosen.text)[:-1]
-    sampled = replace(pair, chosen=replace(pair.chosen, token_ids=ids), prompt_token_ids=(1, 2))
+    sampled = replace(
+        pair, chosen=replace(pair.chosen, token_ids=ids), prompt_token_ids=(1, 2)
+    )
     assert of_policy(sampled, encoder) == replace(sampled, prompt_token_ids=None)
     for other in (ids[:-1], (), (10**6,)):
-        assert of_policy(replace(pair, chosen=replace(pair.chosen, token_ids=other)), encoder) == pair
+        assert (
+            of_policy(
+                replace(pair, chosen=replace(pair.chosen, token_ids=other)), encoder
+            )
+            == pair
+        )
 
 
-def test_a_model_that_cannot_do_without_an_image_or_count_to_the_end(tmp_path: Path) -> None:
+def test_a_model_that_cannot_do_without_an_image_or_count_to_the_end(
+    tmp_path: Path,
+) -> None:
     """The view that fails is named; log-probs that are no number are counted; the other views stand."""
     pairs = shapes_pairs(tmp_path / "images", 4)
 
@@ -170,11 +266,18 @@ def test_a_model_that_cannot_do_without_an_image_or_count_to_the_end(tmp_path: P
 
     policy = Picky(load_policy(Model(), SHAPES_POLICY).net).eval()
     collator = Collator(ChatEncoder(SHAPES_POLICY, 512))
-    figures = policy_figures(measure_views(policy, collator, pairs, ImageStore(tmp_path / "grey"), 4))
+    figures = policy_figures(
+        measure_views(policy, collator, pairs, ImageStore(tmp_path / "grey"), 4)
+    )
     assert figures["dropped"] == {"logps_not_finite": 1} and figures["num_pairs"] == 3
     grounding = figures["grounding"]
-    assert grounding["unavailable"] == {"no_image": "the model refuses a prompt without an image: an image,"}
-    assert set(grounding["views"]) == {"image", "blank", "shuffled"} and grounding["num_pairs"] == 2
+    assert grounding["unavailable"] == {
+        "no_image": "the model refuses a prompt without an image: an image,"
+    }
+    assert (
+        set(grounding["views"]) == {"image", "blank", "shuffled"}
+        and grounding["num_pairs"] == 2
+    )
 
 
 def test_help_is_light() -> None:
@@ -183,7 +286,9 @@ def test_help_is_light() -> None:
         "heavy = ('torch', 'transformers', 'vllm', 'ray', 'pyarrow', 'matplotlib')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert shown.startswith("usage: ") and shown.rstrip().endswith("[]")
 
 
@@ -229,10 +334,21 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     read = PageReader()
     read.feed(page)
     assert not {"script", "b", "iframe", "object"} & {tag for tag, _ in read.tags}
-    assert not [name for _, names in read.tags for name in names if name.startswith("on")]
-    addresses = [value or "" for _, names in read.tags for name, value in names.items() if name in ("src", "href")]
-    assert [found[:22] for found in addresses if not found.startswith("#")] == ["data:image/png;base64,"]
-    assert read.text.count(HOSTILE) == 6, "question, chosen, id, source twice, drop reason"
+    assert not [
+        name for _, names in read.tags for name in names if name.startswith("on")
+    ]
+    addresses = [
+        value or ""
+        for _, names in read.tags
+        for name, value in names.items()
+        if name in ("src", "href")
+    ]
+    assert [found[:22] for found in addresses if not found.startswith("#")] == [
+        "data:image/png;base64,"
+    ]
+    assert read.text.count(HOSTILE) == 6, (
+        "question, chosen, id, source twice, drop reason"
+    )
 
 
 def test_an_empty_set(tmp_path: Path) -> None:
@@ -246,19 +362,42 @@ def test_text_only_and_missing_images_and_any_script(tmp_path: Path) -> None:
     """One pair without image, one whose image is gone, one in Chinese whose stats are no histogram."""
     pairs = shapes_pairs(tmp_path / "images", 3)
     text = Prompt("text", (Message("user", (Part("text", "你好吗？ \u202e"),)),), ())
-    pairs[0] = replace(pairs[0], prompt=text, chosen=Response("我很好，谢谢。"), rejected=Response("我不好，谢谢。"))
+    pairs[0] = replace(
+        pairs[0],
+        prompt=text,
+        chosen=Response("我很好，谢谢。"),
+        rejected=Response("我不好，谢谢。"),
+    )
     write_pairs(tmp_path / "set", pairs)
     write_json(tmp_path / "set" / STATS, {"dropped": ["no", "histogram"]})
-    gone = next((tmp_path / "set" / "images").glob(f"*/{pairs[1].prompt.images[0].sha256}.*"))
+    gone = next(
+        (tmp_path / "set" / "images").glob(f"*/{pairs[1].prompt.images[0].sha256}.*")
+    )
     gone.unlink()
-    page, figures = inspect(tmp_path / "set", "--policy", "shapes", "--policy-count", "2")
+    page, figures = inspect(
+        tmp_path / "set", "--policy", "shapes", "--policy-count", "2"
+    )
     policy = figures["policy"]
-    assert policy["num_asked"] == 2 and policy["num_pairs"] == 1 and policy["dropped"] == {"image_missing": 1}
-    assert policy["grounding"]["views"] == {} and policy["grounding"]["unavailable"]["blank"] == "no pair with an image"
+    assert (
+        policy["num_asked"] == 2
+        and policy["num_pairs"] == 1
+        and policy["dropped"] == {"image_missing": 1}
+    )
+    assert (
+        policy["grounding"]["views"] == {}
+        and policy["grounding"]["unavailable"]["blank"] == "no pair with an image"
+    )
     assert "could not be measured" in page and "not measured: image_missing" in page
-    assert figures["images"]["num_missing"] == 1 and figures["images"]["num_pairs_without"] == 1
+    assert (
+        figures["images"]["num_missing"] == 1
+        and figures["images"]["num_pairs_without"] == 1
+    )
     assert figures["dropped_making"] == {} and figures["num_pairs"] == 3
-    assert "image_missing" in page and "no image" in page and '<mark class="chosen">很</mark>' in page
+    assert (
+        "image_missing" in page
+        and "no image" in page
+        and '<mark class="chosen">很</mark>' in page
+    )
     assert "1 image files are missing" in page
 
 
@@ -267,14 +406,22 @@ def test_rows_that_are_no_pair_and_a_sample_of_the_set(tmp_path: Path) -> None:
     pairs[5] = replace(pairs[5], id=pairs[0].id)
     write_pairs(tmp_path / "set", pairs)
     page, figures = inspect(tmp_path / "set")
-    assert figures["dropped_reading"] == {"duplicate_id": 1} and figures["num_pairs"] == 11
+    assert (
+        figures["dropped_reading"] == {"duplicate_id": 1} and figures["num_pairs"] == 11
+    )
     assert "duplicate_id" in page and page.count("<article>") == 11
     page, figures = inspect(tmp_path / "set", "--count", "4", "--samples", "2")
-    assert figures["num_rows"] == 12 and figures["num_rows_read"] == 4 and "evenly spread over the 12 rows" in page
+    assert (
+        figures["num_rows"] == 12
+        and figures["num_rows_read"] == 4
+        and "evenly spread over the 12 rows" in page
+    )
     assert re.findall(r'class="id">(\S+?)<', page) == [pairs[0].id, pairs[6].id]
 
 
-def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_pairs(tmp_path / "set", shapes_pairs(tmp_path / "images", 1))
     good = str(tmp_path / "set")
     out = ("--out", str(tmp_path / "page.html"))
@@ -292,13 +439,26 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @settings(max_examples=60)
-@given(*[st.lists(st.sampled_from(["red", "ring", "a", ", ", "。", "圆", " ", "\n", "<i>"]), max_size=25)] * 2)
-def test_marking_keeps_the_text_and_the_rest_agrees(left: list[str], right: list[str]) -> None:
+@given(
+    *[
+        st.lists(
+            st.sampled_from(["red", "ring", "a", ", ", "。", "圆", " ", "\n", "<i>"]),
+            max_size=25,
+        )
+    ]
+    * 2
+)
+def test_marking_keeps_the_text_and_the_rest_agrees(
+    left: list[str], right: list[str]
+) -> None:
     texts = "".join(left), "".join(right)
     marked = mark(*texts)
     for text, spans in zip(texts, marked, strict=True):
         assert "".join(span.text for span in spans) == text
-    same = [[word for span in spans if not span.differs for word in words(span.text)] for spans in marked]
+    same = [
+        [word for span in spans if not span.differs for word in words(span.text)]
+        for spans in marked
+    ]
     assert same[0] == same[1]
 
 
@@ -316,22 +476,42 @@ def ranked(image: float, blind: float, num: int = 100) -> dict[str, Any]:
 
     grounding = {"views": {"image": view(image), "blank": view(blind)}}
     side = {"mean": -0.5}
-    return {"num_pairs": num, "per_token": {"chosen": side, "rejected": side}, "grounding": grounding}
+    return {
+        "num_pairs": num,
+        "per_token": {"chosen": side, "rejected": side},
+        "grounding": grounding,
+    }
 
 
 @pytest.mark.parametrize(
     ("image", "blind", "level", "text"),
     [
-        (0.9, 0.83, "warning", "blank image) ranks 83% right by log-prob, 90% with the image: language shortcut"),
+        (
+            0.9,
+            0.83,
+            "warning",
+            "blank image) ranks 83% right by log-prob, 90% with the image: language shortcut",
+        ),
         (0.52, 0.5, "warning", "hardly matters"),
         (0.9, 0.5, "good", "needs the image"),
     ],
 )
 def test_the_grounding_gate(image: float, blind: float, level: str, text: str) -> None:
     side = Response("one two three")
-    prompt = Prompt("p", (Message("user", (Part("image"),)),), (ImageRef("a" * 64, __file__),))
+    prompt = Prompt(
+        "p", (Message("user", (Part("image"),)),), (ImageRef("a" * 64, __file__),)
+    )
     pair = PreferencePair("1", prompt, side, Response("four five six"), "test")
-    figures = {**anatomy([pair]), "num_rows_read": 1, "dropped_reading": {}, "policy": ranked(image, blind)}
-    assert [verdict.level for verdict in verdicts(figures) if text in verdict.text] == [level]
+    figures = {
+        **anatomy([pair]),
+        "num_rows_read": 1,
+        "dropped_reading": {},
+        "policy": ranked(image, blind),
+    }
+    assert [verdict.level for verdict in verdicts(figures) if text in verdict.text] == [
+        level
+    ]
     few = {**figures, "policy": ranked(image, blind, 5)}
-    assert not any("shortcut" in verdict.text for verdict in verdicts(few)) or blind < 0.6
+    assert (
+        not any("shortcut" in verdict.text for verdict in verdicts(few)) or blind < 0.6
+    )

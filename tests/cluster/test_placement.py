@@ -11,20 +11,39 @@ from common.overrides import load_config
 
 @pytest.mark.real
 def test_a_gpu_that_is_not_there_is_named_before_anything_starts() -> None:
-    with pytest.raises(UserError, match=r"expected 99 GPUs for 1 actors, got \d+ in the cluster; lower rollout"):
+    with pytest.raises(
+        UserError,
+        match=r"expected 99 GPUs for 1 actors, got \d+ in the cluster; lower rollout",
+    ):
         RayRuntime(Cluster(), [Bundle("rollout/0", 1, 99, "vLLM engine")])
 
 
 @pytest.mark.real
 def test_a_cluster_that_is_not_there_is_named() -> None:
-    with pytest.raises(UserError, match=r"expected a running Ray cluster at 127\.0\.0\.1:1, got") as error:
+    with pytest.raises(
+        UserError, match=r"expected a running Ray cluster at 127\.0\.0\.1:1, got"
+    ) as error:
         RayRuntime(Cluster(address="127.0.0.1:1"))
     assert "\n" not in str(error.value)
 
 
 def test_the_placement_map_adds_up() -> None:
-    words = ["--mixture.online_fraction=1", "--rollout.num_workers=2", "--rollout.num_gpus=1", "--learner.num_ranks=4"]
+    words = [
+        "--mixture.online_fraction=1",
+        "--rollout.num_workers=2",
+        "--rollout.num_gpus=1",
+        "--learner.num_ranks=4",
+    ]
     config = load_config(None, words)
     bundles = plan(config)
-    assert [bundle.name for bundle in bundles if bundle.num_gpus] == ["rollout/0", "rollout/1"]
-    assert describe(bundles).splitlines()[-1].split() == ["total", "6", "2", "7", "actors"]
+    assert [bundle.name for bundle in bundles if bundle.num_gpus] == [
+        "rollout/0",
+        "rollout/1",
+    ]
+    assert describe(bundles).splitlines()[-1].split() == [
+        "total",
+        "6",
+        "2",
+        "7",
+        "actors",
+    ]

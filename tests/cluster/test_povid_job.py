@@ -59,7 +59,18 @@ def answering(script: Callable[[Asked], Answer] = rewrite) -> Iterator[ChatServe
 
 
 def words(out: Path, url: str, *more: str) -> list[str]:
-    return ["povid", "--out", str(out), "--endpoint", url, "--model-name", "writer", "--retries", "1", *more]
+    return [
+        "povid",
+        "--out",
+        str(out),
+        "--endpoint",
+        url,
+        "--model-name",
+        "writer",
+        "--retries",
+        "1",
+        *more,
+    ]
 
 
 def stats_of(out: Path) -> dict[str, Any]:
@@ -84,18 +95,67 @@ def captions(tmp_path: Path) -> list[Prompt]:
 # Rules.
 
 
-def test_rules_make_a_set_of_the_shapes_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["povid", "--out", str(tmp_path / "a"), "--corrupter", "rules", "--count", "60"]) == 0
+def test_rules_make_a_set_of_the_shapes_world(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(
+            [
+                "povid",
+                "--out",
+                str(tmp_path / "a"),
+                "--corrupter",
+                "rules",
+                "--count",
+                "60",
+            ]
+        )
+        == 0
+    )
     pairs, stats = read_pairs(tmp_path / "a"), stats_of(tmp_path / "a")
     assert {pair.source for pair in pairs} == {"povid"} and all(
         pair.chosen.text != pair.rejected.text for pair in pairs
     )
-    assert stats["num_prompts"] == stats["num_rows"] == 60 == stats["num_pairs"] + sum(stats["dropped"].values())
-    assert all(stats["pairs_per_kind"][kind] > 5 for kind in ("entity", "attribute", "relation"))
+    assert (
+        stats["num_prompts"]
+        == stats["num_rows"]
+        == 60
+        == stats["num_pairs"] + sum(stats["dropped"].values())
+    )
+    assert all(
+        stats["pairs_per_kind"][kind] > 5
+        for kind in ("entity", "attribute", "relation")
+    )
     assert "cost" not in stats and "60 pairs" in capsys.readouterr().out
-    assert main(["povid", "--out", str(tmp_path / "a"), "--corrupter", "rules", "--count", "60"]) == 0
+    assert (
+        main(
+            [
+                "povid",
+                "--out",
+                str(tmp_path / "a"),
+                "--corrupter",
+                "rules",
+                "--count",
+                "60",
+            ]
+        )
+        == 0
+    )
     assert "already complete" in capsys.readouterr().out
-    assert main(["povid", "--out", str(tmp_path / "a"), "--corrupter", "rules", "--count", "61"]) == 2
+    assert (
+        main(
+            [
+                "povid",
+                "--out",
+                str(tmp_path / "a"),
+                "--corrupter",
+                "rules",
+                "--count",
+                "61",
+            ]
+        )
+        == 2
+    )
 
 
 def test_rows_of_every_sort_are_paired_or_counted(tmp_path: Path) -> None:
@@ -109,19 +169,55 @@ def test_rows_of_every_sort_are_paired_or_counted(tmp_path: Path) -> None:
         replace(huge, reference="x" * 10_000_000),
     ]
     write_prompts(tmp_path / "prompts", [caption, *asked, *bad, gone])
-    (tmp_path / "prompts" / "images" / gone.images[0].sha256[:2] / f"{gone.images[0].sha256}.png").unlink()
-    run(job("--out", str(tmp_path / "a"), "--corrupter", "rules", "--prompts", str(tmp_path / "prompts")))
+    (
+        tmp_path
+        / "prompts"
+        / "images"
+        / gone.images[0].sha256[:2]
+        / f"{gone.images[0].sha256}.png"
+    ).unlink()
+    run(
+        job(
+            "--out",
+            str(tmp_path / "a"),
+            "--corrupter",
+            "rules",
+            "--prompts",
+            str(tmp_path / "prompts"),
+        )
+    )
     stats = stats_of(tmp_path / "a")
-    assert stats["num_rows"] == 7 and stats["num_pairs"] == 3 and stats["pairs_per_kind"]["reasoning"] == 2
-    assert stats["dropped"] == {"answer_too_long": 1, "image_missing": 1, "no_reference": 1, "not_true": 1}
+    assert (
+        stats["num_rows"] == 7
+        and stats["num_pairs"] == 3
+        and stats["pairs_per_kind"]["reasoning"] == 2
+    )
+    assert stats["dropped"] == {
+        "answer_too_long": 1,
+        "image_missing": 1,
+        "no_reference": 1,
+        "not_true": 1,
+    }
     assert "There is a dog." in stats["examples"]["not_true"]
 
 
 def test_every_kind_of_every_prompt_in_order(tmp_path: Path) -> None:
-    line = ("--corrupter", "rules", "--count", "8", "--kinds", "relation,entity", "--every-kind")
+    line = (
+        "--corrupter",
+        "rules",
+        "--count",
+        "8",
+        "--kinds",
+        "relation,entity",
+        "--every-kind",
+    )
     run(job("--out", str(tmp_path / "a"), *line))
     ids = [pair.id for pair in read_pairs(tmp_path / "a")]
-    assert ids == [f"povid/shapes/train/{n:05d}/{kind}" for n in range(8) for kind in ("entity", "relation")]
+    assert ids == [
+        f"povid/shapes/train/{n:05d}/{kind}"
+        for n in range(8)
+        for kind in ("entity", "relation")
+    ]
 
 
 # Resuming.
@@ -131,7 +227,14 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_and_asks_nothing_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captions: list[Prompt]
 ) -> None:
     write_prompts(tmp_path / "prompts", captions)
-    prompts = ("--prompts", str(tmp_path / "prompts"), "--price-in", "1", "--price-out", "1")
+    prompts = (
+        "--prompts",
+        str(tmp_path / "prompts"),
+        "--price-in",
+        "1",
+        "--price-out",
+        "1",
+    )
     original, calls = EndpointInjector.__call__, Counter[str]()
 
     async def killed(self: EndpointInjector, row: Row) -> Injection:
@@ -143,15 +246,25 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_and_asks_nothing_t
         return injection
 
     with answering() as server:
-        assert main(words(tmp_path / "whole", server.url, *prompts, "--concurrency", "1")) == 0
+        assert (
+            main(words(tmp_path / "whole", server.url, *prompts, "--concurrency", "1"))
+            == 0
+        )
         asked = len(server.asked)
         assert asked == len(captions)
         monkeypatch.setattr(EndpointInjector, "__call__", killed)
         for _ in range(3):
             with pytest.raises(Killed):
-                main(words(tmp_path / "parts", server.url, *prompts, "--concurrency", "5"))
+                main(
+                    words(
+                        tmp_path / "parts", server.url, *prompts, "--concurrency", "5"
+                    )
+                )
             assert not (tmp_path / "parts" / PAIRS).exists()
-        assert main(words(tmp_path / "parts", server.url, *prompts, "--concurrency", "5")) == 0
+        assert (
+            main(words(tmp_path / "parts", server.url, *prompts, "--concurrency", "5"))
+            == 0
+        )
         texts = Counter(asked.text for asked in server.asked[asked:])
         # A request that was in flight when the process died was never answered to anyone.
         assert len(texts) == asked and len(server.asked) - 2 * asked <= 3 * 4
@@ -167,13 +280,22 @@ def test_a_complete_set_asks_nothing_even_of_another_address(tmp_path: Path) -> 
         asked = len(server.asked)
         assert main(words(tmp_path / "a", "http://127.0.0.1:9/v1", "--count", "3")) == 0
         assert len(server.asked) == asked
-        assert main(words(tmp_path / "a", server.url, "--count", "3", "--temperature", "0.1")) == 2
+        assert (
+            main(
+                words(
+                    tmp_path / "a", server.url, "--count", "3", "--temperature", "0.1"
+                )
+            )
+            == 2
+        )
 
 
 # Failures.
 
 
-def test_every_failure_of_a_single_row_is_counted_and_none_is_fatal(tmp_path: Path, captions: list[Prompt]) -> None:
+def test_every_failure_of_a_single_row_is_counted_and_none_is_fatal(
+    tmp_path: Path, captions: list[Prompt]
+) -> None:
     """Every third row fails in one of ten ways; the others make pairs."""
     ways: dict[str, Answer] = {
         "endpoint_rate_limited": refusal(429),
@@ -187,7 +309,9 @@ def test_every_failure_of_a_single_row_is_counted_and_none_is_fatal(tmp_path: Pa
         "rewrite_length": completion("word " * 1000),
         "cut_off": completion("There is", finish="length"),
     }
-    failing = {captions[3 * index + 2].reference: reason for index, reason in enumerate(ways)}
+    failing = {
+        captions[3 * index + 2].reference: reason for index, reason in enumerate(ways)
+    }
 
     def script(asked: Asked) -> Answer:
         hit = TRUE.search(asked.text)
@@ -196,12 +320,21 @@ def test_every_failure_of_a_single_row_is_counted_and_none_is_fatal(tmp_path: Pa
 
     write_prompts(tmp_path / "prompts", captions)
     with answering(script) as server:
-        line = words(tmp_path / "a", server.url, "--prompts", str(tmp_path / "prompts"), "--timeout", "1.5")
+        line = words(
+            tmp_path / "a",
+            server.url,
+            "--prompts",
+            str(tmp_path / "prompts"),
+            "--timeout",
+            "1.5",
+        )
         assert main([*line, "--concurrency", "4"]) == 0
     stats = stats_of(tmp_path / "a")
     assert stats["dropped"] == dict.fromkeys(sorted(ways), 1)
     assert stats["num_pairs"] == 20 and sum(stats["dropped_per_kind"].values()) == 10
-    assert stats["num_replies"] == 30 - 5, "neither of 429, 500, 400, garbage and silence is a reply"
+    assert stats["num_replies"] == 30 - 5, (
+        "neither of 429, 500, 400, garbage and silence is a reply"
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,7 +357,14 @@ def test_more_rows_than_the_gate_holds_may_fail_side_by_side(
 
     write_prompts(tmp_path / "prompts", captions)
     with answering(script) as server:
-        line = words(tmp_path / "a", server.url, "--prompts", str(tmp_path / "prompts"), "--concurrency", "1")
+        line = words(
+            tmp_path / "a",
+            server.url,
+            "--prompts",
+            str(tmp_path / "prompts"),
+            "--concurrency",
+            "1",
+        )
         assert main(line) == 0
     stats = stats_of(tmp_path / "a")
     assert stats["dropped"] == {reason: 20} and stats["num_pairs"] == 10
@@ -232,10 +372,19 @@ def test_more_rows_than_the_gate_holds_may_fail_side_by_side(
 
 def test_quick_refusals_do_not_outrun_slow_replies(tmp_path: Path) -> None:
     def script(asked: Asked) -> Answer:
-        return refusal(400) if asked.number % 4 else replace(rewrite(asked), delay_s=0.5)
+        return (
+            refusal(400) if asked.number % 4 else replace(rewrite(asked), delay_s=0.5)
+        )
 
     with answering(script) as server:
-        assert main(words(tmp_path / "a", server.url, "--count", "80", "--concurrency", "16")) == 0
+        assert (
+            main(
+                words(
+                    tmp_path / "a", server.url, "--count", "80", "--concurrency", "16"
+                )
+            )
+            == 0
+        )
     stats = stats_of(tmp_path / "a")
     assert stats["dropped"] == {"endpoint_refused": 80 - stats["num_pairs"]}
 
@@ -243,11 +392,24 @@ def test_quick_refusals_do_not_outrun_slow_replies(tmp_path: Path) -> None:
 def test_rows_that_were_never_asked_about_do_not_show_that_the_endpoint_works(
     tmp_path: Path, captions: list[Prompt], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompts = [*(replace(prompt, reference=None) for prompt in captions[:5]), *captions[5:]]
+    prompts = [
+        *(replace(prompt, reference=None) for prompt in captions[:5]),
+        *captions[5:],
+    ]
     write_prompts(tmp_path / "prompts", prompts)
     with answering(lambda asked: refusal(400, "max_tokens is not supported")) as server:
         for _ in range(2):
-            assert main(words(tmp_path / "a", server.url, "--prompts", str(tmp_path / "prompts"))) == 2
+            assert (
+                main(
+                    words(
+                        tmp_path / "a",
+                        server.url,
+                        "--prompts",
+                        str(tmp_path / "prompts"),
+                    )
+                )
+                == 2
+            )
             assert "16 failures in a row" in capsys.readouterr().err
 
 
@@ -261,15 +423,30 @@ def test_rows_that_were_never_asked_about_do_not_show_that_the_endpoint_works(
     ],
 )
 def test_an_endpoint_that_never_works_ends_the_job_in_one_line(
-    failure: Answer, reason: str, at_most: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    failure: Answer,
+    reason: str,
+    at_most: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with answering(lambda asked: failure) as server:
         began = time.monotonic()
-        line = words(tmp_path / "a", server.url, "--count", "100", "--concurrency", "4", "--timeout", "1")
+        line = words(
+            tmp_path / "a",
+            server.url,
+            "--count",
+            "100",
+            "--concurrency",
+            "4",
+            "--timeout",
+            "1",
+        )
         assert main(line) == 2
         assert time.monotonic() - began < 15 and len(server.asked) <= at_most
         error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith("error: --endpoint: expected replies") and reason in error
+        assert (
+            error.startswith("error: --endpoint: expected replies") and reason in error
+        )
         assert not (tmp_path / "a" / PAIRS).exists()
         server.script = rewrite
         # Nothing was made yet, so that what was wrong can be corrected in place.
@@ -283,7 +460,10 @@ def test_nobody_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         began = time.monotonic()
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         assert main(words(tmp_path / "a", url, "--count", "1", "--retries", "20")) == 2
-    assert time.monotonic() - began < 15 and "endpoint_unreachable" in capsys.readouterr().err
+    assert (
+        time.monotonic() - began < 15
+        and "endpoint_unreachable" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("status", [503, 429, 401])
@@ -291,10 +471,15 @@ def test_an_endpoint_that_dies_on_the_way_loses_no_row(
     status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = replace(refusal(status), delay_s=0.2)  # good replies on their way come first
-    with answering(lambda asked: rewrite(asked) if asked.number <= 20 else gone) as server:
+    with answering(
+        lambda asked: rewrite(asked) if asked.number <= 20 else gone
+    ) as server:
         line = words(tmp_path / "a", server.url, "--count", "60", "--concurrency", "4")
         assert main(line) == 2
-        assert "16 failures in a row" in capsys.readouterr().err and not (tmp_path / "a" / PAIRS).exists()
+        assert (
+            "16 failures in a row" in capsys.readouterr().err
+            and not (tmp_path / "a" / PAIRS).exists()
+        )
         before, server.script = len(server.asked), rewrite
         assert main(line) == 0
         assert len(server.asked) - before <= 40
@@ -304,8 +489,26 @@ def test_an_endpoint_that_dies_on_the_way_loses_no_row(
 
 def test_the_last_row_may_fail_alone(tmp_path: Path, captions: list[Prompt]) -> None:
     write_prompts(tmp_path / "prompts", captions[:5])
-    with answering(lambda asked: refusal(400) if (captions[4].reference or "") in asked.text else rewrite(asked)) as s:
-        assert main(words(tmp_path / "a", s.url, "--prompts", str(tmp_path / "prompts"), "--concurrency", "1")) == 0
+    with answering(
+        lambda asked: (
+            refusal(400)
+            if (captions[4].reference or "") in asked.text
+            else rewrite(asked)
+        )
+    ) as s:
+        assert (
+            main(
+                words(
+                    tmp_path / "a",
+                    s.url,
+                    "--prompts",
+                    str(tmp_path / "prompts"),
+                    "--concurrency",
+                    "1",
+                )
+            )
+            == 0
+        )
     assert stats_of(tmp_path / "a")["dropped"] == {"endpoint_refused": 1}
 
 
@@ -314,7 +517,12 @@ def test_concurrency_is_reached_and_kept(tmp_path: Path) -> None:
         return replace(rewrite(asked), delay_s=0.05)
 
     with answering(slow) as server:
-        assert main(words(tmp_path / "a", server.url, "--count", "40", "--concurrency", "6")) == 0
+        assert (
+            main(
+                words(tmp_path / "a", server.url, "--count", "40", "--concurrency", "6")
+            )
+            == 0
+        )
         assert server.most_in_flight == 6
 
 
@@ -325,13 +533,21 @@ def test_the_key_stays_out_of_the_folder_and_the_output(
     monkeypatch.setenv("OPENAI_API_KEY", secret)
 
     def echo(asked: Asked) -> Answer:
-        return refusal(400, f"your key is {secret}") if asked.number % 3 == 0 else completion(f"A dog says {secret}.")
+        return (
+            refusal(400, f"your key is {secret}")
+            if asked.number % 3 == 0
+            else completion(f"A dog says {secret}.")
+        )
 
     with answering(echo) as server:
         assert main(words(tmp_path / "a", server.url, "--count", "12")) == 0
-        assert {asked.headers["authorization"] for asked in server.asked} == {f"Bearer {secret}"}
+        assert {asked.headers["authorization"] for asked in server.asked} == {
+            f"Bearer {secret}"
+        }
     shown = capfd.readouterr()
-    written = [path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    written = [
+        path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()
+    ]
     assert len(written) > 4 and not any(secret.encode() in data for data in written)
     assert secret not in shown.out + shown.err and "[api key]" in shown.out
     assert not any(secret in repr(row) for row in rows_of(tmp_path / "a"))
@@ -343,7 +559,10 @@ def test_the_key_stays_out_of_the_folder_and_the_output(
         ([], "--corrupter rules"),
         (["--corrupter", "rules", "--endpoint", "http://x/v1"], "--corrupter rules"),
         (["--endpoint", "http://x/v1"], "--model-name"),
-        (["--endpoint", "localhost:8000", "--model-name", "m"], "http://localhost:8000/v1"),
+        (
+            ["--endpoint", "localhost:8000", "--model-name", "m"],
+            "http://localhost:8000/v1",
+        ),
         (["--endpoint", "http://me:secret@x/v1", "--model-name", "m"], "credentials"),
         (["--endpoint", "http://x/v1?key=secret", "--model-name", "m"], "credentials"),
         (["--endpoint", "http://x y/v1", "--model-name", "m"], "base_url"),
@@ -352,9 +571,25 @@ def test_the_key_stays_out_of_the_folder_and_the_output(
         (["--corrupter", "rules", "--kinds", ","], "kinds"),
         (["--corrupter", "rules", "--count", "0"], "--count"),
         (["--corrupter", "rules", "--prompts", "/nowhere"], "--prompts"),
-        (["--corrupter", "rules", "--rollout.num_workers", "2"], "--rollout.num_workers"),
-        (["--endpoint", "http://x/v1", "--model-name", "m", "--concurrency", "0"], "concurrency"),
-        (["--endpoint", "http://x/v1", "--model-name", "m", "--api-key-env", "NOT_SET"], "NOT_SET"),
+        (
+            ["--corrupter", "rules", "--rollout.num_workers", "2"],
+            "--rollout.num_workers",
+        ),
+        (
+            ["--endpoint", "http://x/v1", "--model-name", "m", "--concurrency", "0"],
+            "concurrency",
+        ),
+        (
+            [
+                "--endpoint",
+                "http://x/v1",
+                "--model-name",
+                "m",
+                "--api-key-env",
+                "NOT_SET",
+            ],
+            "NOT_SET",
+        ),
     ],
 )
 def test_refusals_are_one_line_with_status_2(
@@ -367,9 +602,28 @@ def test_refusals_are_one_line_with_status_2(
 
 def test_the_spec_says_what_decides_the_content(tmp_path: Path) -> None:
     with answering() as server:
-        main(words(tmp_path / "a", server.url, "--count", "2", "--concurrency", "3", "--price-in", "1"))
+        main(
+            words(
+                tmp_path / "a",
+                server.url,
+                "--count",
+                "2",
+                "--concurrency",
+                "3",
+                "--price-in",
+                "1",
+            )
+        )
     spec = (tmp_path / "a" / SPEC).read_text()
-    assert {"method", "model", "templates", "temperature", "kinds", "seed", "count"} <= set(json.loads(spec))
+    assert {
+        "method",
+        "model",
+        "templates",
+        "temperature",
+        "kinds",
+        "seed",
+        "count",
+    } <= set(json.loads(spec))
     assert "127.0.0.1" not in spec and "concurrency" not in spec and "price" not in spec
 
 
@@ -397,11 +651,20 @@ def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *SERVE.split(), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        *SERVE.split(),
+        "--port",
+        str(port),
+    ]
     command += ["--limit-mm-per-prompt", '{"image": 1}']
     environment = {**os.environ, **SERVE_ENVIRONMENT}
     with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        server = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
     try:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         for _ in range(600):
@@ -420,46 +683,96 @@ def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.real
-def test_a_real_vllm_serve_of_the_tiny_policy(vllm_serve: str, tmp_path: Path, captions: list[Prompt]) -> None:
+def test_a_real_vllm_serve_of_the_tiny_policy(
+    vllm_serve: str, tmp_path: Path, captions: list[Prompt]
+) -> None:
     """Plumbing only: the policy cannot follow an instruction. With images, and with text alone."""
     write_prompts(tmp_path / "prompts", captions[:6])
-    more = ["--prompts", str(tmp_path / "prompts"), "--max-tokens", "60", "--price-in", "1", "--price-out", "2"]
+    more = [
+        "--prompts",
+        str(tmp_path / "prompts"),
+        "--max-tokens",
+        "60",
+        "--price-in",
+        "1",
+        "--price-out",
+        "2",
+    ]
     for name, flags in (("text", []), ("image", ["--send-image"])):
         out = tmp_path / name
         line = [*words(out, vllm_serve, *more, *flags), "--model-name", "tiny"]
         assert main(line) == 0
         stats = stats_of(out)
-        assert stats["num_rows"] == 6 == stats["num_pairs"] + sum(stats["dropped"].values())
-        assert not any(reason.startswith("endpoint") and reason != "endpoint_empty" for reason in stats["dropped"])
+        assert (
+            stats["num_rows"]
+            == 6
+            == stats["num_pairs"] + sum(stats["dropped"].values())
+        )
+        assert not any(
+            reason.startswith("endpoint") and reason != "endpoint_empty"
+            for reason in stats["dropped"]
+        )
         assert stats["num_replies"] == 6
-        assert stats["num_replies_without_usage"] == 0 < stats["num_completion_tokens"] <= 360
+        assert (
+            stats["num_replies_without_usage"]
+            == 0
+            < stats["num_completion_tokens"]
+            <= 360
+        )
         assert stats["num_prompt_tokens"] > 6 * 100
         spent = stats["num_prompt_tokens"] + 2 * stats["num_completion_tokens"]
         assert stats["cost"] == pytest.approx(spent / 1e6)
-    assert stats_of(tmp_path / "image")["num_prompt_tokens"] > stats_of(tmp_path / "text")["num_prompt_tokens"]
+    assert (
+        stats_of(tmp_path / "image")["num_prompt_tokens"]
+        > stats_of(tmp_path / "text")["num_prompt_tokens"]
+    )
 
     # Without its pairs but with its replies a set is made again with nobody to ask.
     texts = {pair.id: pair.rejected.text for pair in read_pairs(tmp_path / "text")}
     (tmp_path / "again").mkdir()
-    (tmp_path / "again" / REPLIES).write_bytes((tmp_path / "text" / REPLIES).read_bytes())
+    (tmp_path / "again" / REPLIES).write_bytes(
+        (tmp_path / "text" / REPLIES).read_bytes()
+    )
     line = words(tmp_path / "again", "http://127.0.0.1:9/v1", *more)
     assert main([*line, "--model-name", "tiny"]) == 0
-    assert {pair.id: pair.rejected.text for pair in read_pairs(tmp_path / "again")} == texts
+    assert {
+        pair.id: pair.rejected.text for pair in read_pairs(tmp_path / "again")
+    } == texts
     assert stats_of(tmp_path / "again")["num_cache_hits"] == 6
 
 
 def test_notes_hold_no_more_than_they_need(tmp_path: Path) -> None:
     from actors.injection_stats import note_of
 
-    note = note_of(Injection("p", "entity", Dropped("p", "endpoint_garbage", "x" * 10_000), "failed"))
+    note = note_of(
+        Injection(
+            "p", "entity", Dropped("p", "endpoint_garbage", "x" * 10_000), "failed"
+        )
+    )
     assert len(json.dumps(note)) < 400
 
 
-def test_chosen_is_the_true_answer_untouched(tmp_path: Path, captions: list[Prompt]) -> None:
+def test_chosen_is_the_true_answer_untouched(
+    tmp_path: Path, captions: list[Prompt]
+) -> None:
     write_prompts(tmp_path / "prompts", captions[:4])
     with answering() as server:
-        assert main(words(tmp_path / "a", server.url, "--prompts", str(tmp_path / "prompts"))) == 0
+        assert (
+            main(
+                words(
+                    tmp_path / "a", server.url, "--prompts", str(tmp_path / "prompts")
+                )
+            )
+            == 0
+        )
     pairs: list[PreferencePair] = read_pairs(tmp_path / "a")
-    assert [pair.chosen.text for pair in pairs] == [prompt.reference for prompt in captions[:4]]
-    assert all(pair.rejected.text == f"{pair.chosen.text} There is a small dog." for pair in pairs)
-    assert [pair.prompt.images[0].sha256 for pair in pairs] == [p.images[0].sha256 for p in captions[:4]]
+    assert [pair.chosen.text for pair in pairs] == [
+        prompt.reference for prompt in captions[:4]
+    ]
+    assert all(
+        pair.rejected.text == f"{pair.chosen.text} There is a small dog."
+        for pair in pairs
+    )
+    assert [pair.prompt.images[0].sha256 for pair in pairs] == [
+        p.images[0].sha256 for p in captions[:4]
+    ]

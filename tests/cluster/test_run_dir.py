@@ -14,7 +14,9 @@ from common.paths import recover_directory, replace_directory
 
 def config(path: Path, **changes: object) -> RunConfig:
     words = [f"--{key.replace('__', '.')}={value}" for key, value in changes.items()]
-    return load_config(None, ["--mixture.online_fraction=1", f"--run.dir={path}", *words])
+    return load_config(
+        None, ["--mixture.online_fraction=1", f"--run.dir={path}", *words]
+    )
 
 
 def test_a_second_run_needs_resume(tmp_path: Path) -> None:
@@ -26,7 +28,9 @@ def test_a_second_run_needs_resume(tmp_path: Path) -> None:
 
 def test_another_config_is_refused_and_named(tmp_path: Path) -> None:
     RunDir(config(tmp_path), resume=False)
-    with pytest.raises(UserError, match=r"learner\.optimizer\.lr is 1e-06 there, 0\.01 here\); choose"):
+    with pytest.raises(
+        UserError, match=r"learner\.optimizer\.lr is 1e-06 there, 0\.01 here\); choose"
+    ):
         RunDir(config(tmp_path, learner__optimizer__lr=0.01), resume=True)
 
 
@@ -48,8 +52,12 @@ def test_latest_and_keep(tmp_path: Path) -> None:
     assert saved.step == 40
 
 
-@pytest.mark.parametrize("content", [b'{"step": 5', b'{"version": 5}', b"[5]", b"\xff\xfe", None])
-def test_a_corrupt_checkpoint_is_one_line(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b'{"step": 5', b'{"version": 5}', b"[5]", b"\xff\xfe", None]
+)
+def test_a_corrupt_checkpoint_is_one_line(
+    content: bytes | None, tmp_path: Path
+) -> None:
     run_dir = RunDir(config(tmp_path), resume=False)
     run_dir.checkpoint(5).mkdir(parents=True)
     if content is not None:
@@ -71,7 +79,9 @@ def test_a_state_that_lacks_a_part_is_corrupt_too(tmp_path: Path) -> None:
 
 def test_a_config_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match=r"config\.json: expected a readable JSON object"):
+    with pytest.raises(
+        UserError, match=r"config\.json: expected a readable JSON object"
+    ):
         RunDir(config(tmp_path), resume=True)
 
 

@@ -43,9 +43,13 @@ class AsyncWorker(Worker):
         return most
 
 
-@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.real)])
+@pytest.fixture(
+    scope="module", params=["local", pytest.param("ray", marks=pytest.mark.real)]
+)
 def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
-    found: Runtime = LocalRuntime() if request.param == "local" else RayRuntime(Cluster())
+    found: Runtime = (
+        LocalRuntime() if request.param == "local" else RayRuntime(Cluster())
+    )
     yield found
     found.shutdown()
 
@@ -76,7 +80,9 @@ def test_asynchronous_methods_overlap(runtime: Runtime) -> None:
 
 def test_an_error_keeps_its_type_and_its_one_line(runtime: Runtime) -> None:
     async def scenario() -> None:
-        await runtime.spawn(Worker, 7, name="failing", num_cpus=0, num_gpus=0).call("fail")
+        await runtime.spawn(Worker, 7, name="failing", num_cpus=0, num_gpus=0).call(
+            "fail"
+        )
 
     with pytest.raises(UserError) as error:
         run(scenario)

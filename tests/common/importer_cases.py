@@ -25,7 +25,9 @@ from common.records import Dropped, Part
 IMAGE = Part("image")
 
 
-def encoded(mode: str = "RGB", size: tuple[int, int] = (6, 4), format: str = "PNG") -> bytes:
+def encoded(
+    mode: str = "RGB", size: tuple[int, int] = (6, 4), format: str = "PNG"
+) -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, size).save(buffer, format)
     return buffer.getvalue()
@@ -45,7 +47,10 @@ def gpt(text: str) -> dict[str, str]:
 
 def rated(response: str, *ratings: Any) -> dict[str, Any]:
     aspects = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
-    annotations = {name: {"Rating": rating, "Rationale": "r"} for name, rating in zip(aspects, ratings, strict=True)}
+    annotations = {
+        name: {"Rating": rating, "Rationale": "r"}
+        for name, rating in zip(aspects, ratings, strict=True)
+    }
     return {"annotations": annotations, "model": "m", "response": response}
 
 
@@ -65,7 +70,9 @@ class Case:
     malformed: tuple[dict[str, Any], str]
     put: Callable[[dict[str, Any], Any], None]
     file: str = "set.json"
-    asked: tuple[tuple[str, tuple[Part, ...]], ...] = (("user", (IMAGE, Part("text", "What?"))),)
+    asked: tuple[tuple[str, tuple[Part, ...]], ...] = (
+        ("user", (IMAGE, Part("text", "What?"))),
+    )
     answers: tuple[tuple[str, str], ...] = (("A cat.", "A dog."),)
     scores: tuple[tuple[float, float] | None, ...] = (None,)
 
@@ -89,7 +96,10 @@ CASES = {
             "rejected_conversations": [human("<image>\nWhat?"), gpt("A dog.")],
         },
         ("povid/0:7",),
-        ({"rejected_conversations": [human("<image>\nWho?"), gpt("A dog.")]}, "prompt_differs"),
+        (
+            {"rejected_conversations": [human("<image>\nWho?"), gpt("A dog.")]},
+            "prompt_differs",
+        ),
         field("image"),
     ),
     "rlhf_v": Case(
@@ -109,12 +119,17 @@ CASES = {
     "trl": Case(
         {
             "images": [EMBEDDED],
-            "prompt": trl_messages("user", {"type": "image"}, {"type": "text", "text": "What?"}),
+            "prompt": trl_messages(
+                "user", {"type": "image"}, {"type": "text", "text": "What?"}
+            ),
             "chosen": trl_messages("assistant", {"type": "text", "text": "A cat."}),
             "rejected": trl_messages("assistant", {"type": "text", "text": "A dog."}),
         },
         ("trl/0",),
-        ({"chosen": trl_messages("user", {"type": "text", "text": "A cat."})}, "bad_row"),
+        (
+            {"chosen": trl_messages("user", {"type": "text", "text": "A cat."})},
+            "bad_row",
+        ),
         lambda row, image: row.__setitem__("images", [{"bytes": image, "path": None}]),
         "train.parquet",
     ),
@@ -123,7 +138,11 @@ CASES = {
             "id": "s1",
             "prompt": "What?",
             "img_path": "a.png",
-            "completions": [rated("A cat.", "5", "5", "3"), rated("A dog.", "2", "3", "3"), rated("A cow.", 5, 5, 5)],
+            "completions": [
+                rated("A cat.", "5", "5", "3"),
+                rated("A dog.", "2", "3", "3"),
+                rated("A cow.", 5, 5, 5),
+            ],
         },
         ("vlfeedback/0:s1/0-1", "vlfeedback/0:s1/0-2", "vlfeedback/0:s1/1-2"),
         ({"completions": "none"}, "bad_row"),
@@ -136,7 +155,12 @@ CASES = {
         {
             "id": "7",
             "image": "a.png",
-            "conversations": [human("<image>\nHi"), gpt("Yes?"), human("What?"), gpt("A dog.")],
+            "conversations": [
+                human("<image>\nHi"),
+                gpt("Yes?"),
+                human("What?"),
+                gpt("A dog."),
+            ],
             "output_1": gpt("A dog."),
             "output_2": gpt("A cat."),
             "preference": 2,
@@ -151,7 +175,13 @@ CASES = {
         ),
     ),
     "ha_dpo": Case(
-        {"image_id": "a", "question": "What?", "chosen": "A cat.", "reject": "A dog.", "correct": False},
+        {
+            "image_id": "a",
+            "question": "What?",
+            "chosen": "A cat.",
+            "reject": "A dog.",
+            "correct": False,
+        },
         ("ha_dpo/0:a",),
         ({"correct": True}, "already_correct"),
         field("image_id"),
@@ -180,7 +210,9 @@ CASES = {
         },
         ("opa_dpo/0",),
         ({"image_bytes": "no base64!"}, "bad_row"),
-        lambda row, image: row.__setitem__("image_bytes", base64.b64encode(image).decode()),
+        lambda row, image: row.__setitem__(
+            "image_bytes", base64.b64encode(image).decode()
+        ),
         "data-00000-of-00001.arrow",
     ),
     "mdpo": Case(
@@ -191,7 +223,11 @@ CASES = {
         "train.jsonl",
     ),
     "llava_instruct": Case(
-        {"id": "7", "image": "a.png", "conversations": [*CONVERSATION, human("Sure?"), gpt("Yes.")]},
+        {
+            "id": "7",
+            "image": "a.png",
+            "conversations": [*CONVERSATION, human("Sure?"), gpt("Yes.")],
+        },
         ("llava_instruct/0:7/1", "llava_instruct/0:7/3"),
         ({"conversations": [human("<image>\nWhat?")]}, "no_pair"),
         field("image"),
@@ -205,13 +241,22 @@ CASES = {
             "system": "Be brief.",
         },
         ("llama_factory/0",),
-        ({"conversations": [{"from": "observation", "value": "<image>"}]}, "role_unknown"),
+        (
+            {"conversations": [{"from": "observation", "value": "<image>"}]},
+            "role_unknown",
+        ),
         in_list("images"),
-        asked=(("system", (Part("text", "Be brief."),)), ("user", (IMAGE, Part("text", "What?")))),
+        asked=(
+            ("system", (Part("text", "Be brief."),)),
+            ("user", (IMAGE, Part("text", "What?"))),
+        ),
     ),
     "ms_swift": Case(
         {
-            "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}],
+            "messages": [
+                {"role": "user", "content": "What?"},
+                {"role": "assistant", "content": "A cat."},
+            ],
             "rejected_response": "A dog.",
             "images": ["a.png"],
         },
@@ -247,10 +292,14 @@ def imported(name: str, path: Path, root: Path) -> tuple[list[Any], list[Dropped
     intake = ImageIntake(root, ImageStore(root.parent / "store"))
     found = [
         outcome
-        for number, (row, _) in enumerate(read_rows(importer.files(path), importer.keyed))
+        for number, (row, _) in enumerate(
+            read_rows(importer.files(path), importer.keyed)
+        )
         for outcome in outcomes(importer, number, row, intake)
     ]
-    return [record for record in found if not isinstance(record, Dropped)], [d for d in found if isinstance(d, Dropped)]
+    return [record for record in found if not isinstance(record, Dropped)], [
+        d for d in found if isinstance(d, Dropped)
+    ]
 
 
 def case_rows(name: str, *changes: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,15 @@ from common.anatomy import Anatomy, anatomy, evenly, histogram, summary
 from common.datasets import count_pairs, iter_pairs, read_pairs, write_pairs
 from common.errors import UserError
 from common.images import ImageStore
-from common.records import Dropped, ImageRef, Message, Part, PreferencePair, Prompt, Response
+from common.records import (
+    Dropped,
+    ImageRef,
+    Message,
+    Part,
+    PreferencePair,
+    Prompt,
+    Response,
+)
 from common.shapes.render import blank
 from common.views import blank_view, shuffled_view, text_view
 from common.words import MAX_WORDS, distance, edit_distance, words
@@ -44,7 +52,10 @@ def ref(name: str, path: str = "/nowhere") -> ImageRef:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("A red ring, and don't forget: 3 rings.", ["a", "red", "ring", "and", "don't", "forget", "3", "rings"]),
+        (
+            "A red ring, and don't forget: 3 rings.",
+            ["a", "red", "ring", "and", "don't", "forget", "3", "rings"],
+        ),
         ("the 'red' ring", ["the", "red", "ring"]),
         ("红色的圆", ["红", "色", "的", "圆"]),
         ("Straße ÉTÉ e\u0301te\u0301", ["strasse", "été", "e\u0301te\u0301"]),
@@ -68,8 +79,14 @@ def table_distance(left: Sequence[str], right: Sequence[str]) -> int:
 
 
 @given(WORDS, WORDS)
-def test_edit_distance_equals_the_textbook_table_both_ways(left: list[str], right: list[str]) -> None:
-    assert edit_distance(left, right) == table_distance(left, right) == edit_distance(right, left)
+def test_edit_distance_equals_the_textbook_table_both_ways(
+    left: list[str], right: list[str]
+) -> None:
+    assert (
+        edit_distance(left, right)
+        == table_distance(left, right)
+        == edit_distance(right, left)
+    )
 
 
 @given(WORDS, WORDS, WORDS)
@@ -92,7 +109,10 @@ def test_very_long_answers_take_bounded_time() -> None:
     figures = anatomy([pair("long", left, right)])
     assert time.monotonic() - began < 10
     assert figures["length"]["chosen"]["mean"] == 2_000_001
-    assert figures["distance"]["words"]["mean"] == 1 and figures["distance"]["num_cut"] == 1
+    assert (
+        figures["distance"]["words"]["mean"] == 1
+        and figures["distance"]["num_cut"] == 1
+    )
     long = [str(number % 977) for number in range(MAX_WORDS)]
     began = time.monotonic()
     distance(long, long[::-1])
@@ -118,13 +138,34 @@ def test_figures_by_hand() -> None:
     assert length["rejected"]["mean"] == (2 + 10 + 2 + 2) / 4
     assert length["gap"]["min"] == -5 and length["ratio"] == 9 / 16
     assert length["chosen_longer_frac"] == 0 and length["equal_frac"] == 1 / 4
-    assert figures["distance"]["words"]["mean"] == pytest.approx((0 + 0.5 + 1 + 0.5) / 4)
-    assert figures["distance"]["near_duplicate_frac"] == 1 / 4 and figures["distance"]["identical_frac"] == 0
-    assert figures["yes_no"] == {"frac": 2 / 4, "opposed_frac": 1 / 2, "chosen_yes_frac": 1 / 2}
-    assert figures["images"]["reuse"] == {"1": 1, "3": 1} and figures["images"]["num_images"] == 2
-    assert figures["images"]["num_missing"] == 1 and figures["images"]["num_pairs_missing"] == 3
-    assert figures["images"]["num_pairs_without"] == 1 and figures["images"]["num_pairs_several"] == 2
-    assert figures["sources"] == {"test": 3, "x": 1} and figures["weight_versions"] == {"none": 3, "3": 1}
+    assert figures["distance"]["words"]["mean"] == pytest.approx(
+        (0 + 0.5 + 1 + 0.5) / 4
+    )
+    assert (
+        figures["distance"]["near_duplicate_frac"] == 1 / 4
+        and figures["distance"]["identical_frac"] == 0
+    )
+    assert figures["yes_no"] == {
+        "frac": 2 / 4,
+        "opposed_frac": 1 / 2,
+        "chosen_yes_frac": 1 / 2,
+    }
+    assert (
+        figures["images"]["reuse"] == {"1": 1, "3": 1}
+        and figures["images"]["num_images"] == 2
+    )
+    assert (
+        figures["images"]["num_missing"] == 1
+        and figures["images"]["num_pairs_missing"] == 3
+    )
+    assert (
+        figures["images"]["num_pairs_without"] == 1
+        and figures["images"]["num_pairs_several"] == 2
+    )
+    assert figures["sources"] == {"test": 3, "x": 1} and figures["weight_versions"] == {
+        "none": 3,
+        "3": 1,
+    }
     assert figures["scores"] == {"num_pairs": 1, "not_higher": 1}
 
 
@@ -149,15 +190,28 @@ def test_repeats_by_hand() -> None:
 def test_an_empty_set_has_no_shares() -> None:
     figures = Anatomy().figures()
     assert figures["num_pairs"] == 0 and figures["length"]["chosen"] is None
-    assert figures["distance"]["near_duplicate_frac"] is None and figures["images"]["reuse"] == {}
+    assert (
+        figures["distance"]["near_duplicate_frac"] is None
+        and figures["images"]["reuse"] == {}
+    )
 
 
 def test_summary_and_histogram_by_hand() -> None:
     found = summary([1, 2, 3, 4])
-    assert found is not None and found["mean"] == 2.5 and found["quantiles"]["0.25"] == 1.75
+    assert (
+        found is not None
+        and found["mean"] == 2.5
+        and found["quantiles"]["0.25"] == 1.75
+    )
     whole = histogram({"x": [1, 1, 3], "y": [2]})
-    assert whole == {"edges": [0.5, 1.5, 2.5, 3.5], "counts": {"x": [2, 0, 1], "y": [0, 1, 0]}}
-    assert histogram({"x": [0, 0.5, 1]}, 2, (0, 1)) == {"edges": [0, 0.5, 1], "counts": {"x": [1, 2]}}
+    assert whole == {
+        "edges": [0.5, 1.5, 2.5, 3.5],
+        "counts": {"x": [2, 0, 1], "y": [0, 1, 0]},
+    }
+    assert histogram({"x": [0, 0.5, 1]}, 2, (0, 1)) == {
+        "edges": [0, 0.5, 1],
+        "counts": {"x": [1, 2]},
+    }
 
 
 @given(st.lists(st.integers(-5000, 5000), min_size=1, max_size=300))
@@ -175,14 +229,23 @@ def test_evenly_spread_rows(total: int, count: int) -> None:
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
-def test_reading_bit_by_bit_gives_what_reading_at_once_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_bit_by_bit_gives_what_reading_at_once_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("common.datasets.BATCH_ROWS", 4)
     pairs = [pair(str(number % 9), f"{number}", "x") for number in range(11)]
     write_pairs(tmp_path, pairs)
     at_once: list[Dropped] = []
     bit_by_bit: list[Dropped] = []
-    assert list(iter_pairs(tmp_path, bit_by_bit)) == read_pairs(tmp_path, at_once) == pairs[:9]
-    assert bit_by_bit == at_once and [drop.reason for drop in at_once] == ["duplicate_id"] * 2
+    assert (
+        list(iter_pairs(tmp_path, bit_by_bit))
+        == read_pairs(tmp_path, at_once)
+        == pairs[:9]
+    )
+    assert (
+        bit_by_bit == at_once
+        and [drop.reason for drop in at_once] == ["duplicate_id"] * 2
+    )
     assert list(iter_pairs(tmp_path, None, {0, 5, 8})) == [pairs[0], pairs[5], pairs[8]]
     assert count_pairs(tmp_path) == 11
     with pytest.raises(UserError, match="got an earlier row's"):
@@ -200,10 +263,19 @@ def test_views_of_a_pair(tmp_path: Path) -> None:
         replace(pair("2", "x", "y", (b,)), prompt_token_ids=(2,)),
     )
     grey = blank_view(store)(second)
-    assert grey is not None and grey.prompt.images[0] not in (a, b) and grey.prompt_token_ids is None
+    assert (
+        grey is not None
+        and grey.prompt.images[0] not in (a, b)
+        and grey.prompt_token_ids is None
+    )
     assert grey.prompt.messages == second.prompt.messages
     shuffled = shuffled_view([first, second, first])
-    assert [seen.prompt.images for seen in map(shuffled, (first, second)) if seen] == [(b,), (a,)]
+    assert [seen.prompt.images for seen in map(shuffled, (first, second)) if seen] == [
+        (b,),
+        (a,),
+    ]
     assert shuffled_view([first, first])(first) is None
     bare = text_view(first)
-    assert bare.prompt.images == () and bare.prompt.messages == (Message("user", (Part("text", "What is there?"),)),)
+    assert bare.prompt.images == () and bare.prompt.messages == (
+        Message("user", (Part("text", "What is there?"),)),
+    )

@@ -21,12 +21,26 @@ from reward.rules import RulesJudge
 from tests.reward.builders import group
 
 JUDGE = RulesJudge(config.RulesJudge())
-SCENES = st.builds(lambda seed, bias: sample_scene(random.Random(seed), bias), st.integers(0, 10**9), st.floats(0, 1))
-FULL = Scene(tuple(SceneObject(cell, shape, "red") for cell, shape in enumerate(SHAPES)), 0)
+SCENES = st.builds(
+    lambda seed, bias: sample_scene(random.Random(seed), bias),
+    st.integers(0, 10**9),
+    st.floats(0, 1),
+)
+FULL = Scene(
+    tuple(SceneObject(cell, shape, "red") for cell, shape in enumerate(SHAPES)), 0
+)
 
 
-def prompt(truth: dict[str, Any] | None, reference: str | None, id: str = "p") -> Prompt:
-    return Prompt(id, (Message("user", (Part("text", "Describe the image."),)),), (), reference, truth)
+def prompt(
+    truth: dict[str, Any] | None, reference: str | None, id: str = "p"
+) -> Prompt:
+    return Prompt(
+        id,
+        (Message("user", (Part("text", "Describe the image."),)),),
+        (),
+        reference,
+        truth,
+    )
 
 
 def told(scene: Scene, rng: random.Random) -> str:
@@ -35,7 +49,10 @@ def told(scene: Scene, rng: random.Random) -> str:
 
 
 @given(
-    SCENES, st.sampled_from(("entity", "attribute", "relation")), st.integers(0, 100), st.randoms(use_true_random=False)
+    SCENES,
+    st.sampled_from(("entity", "attribute", "relation")),
+    st.integers(0, 100),
+    st.randoms(use_true_random=False),
 )
 def test_a_corrupted_caption_is_parsed_and_judged_worse(
     scene: Scene, kind: ErrorKind, seed: int, rng: random.Random
@@ -56,16 +73,25 @@ def test_a_corrupted_caption_is_parsed_and_judged_worse(
         assert kinds <= {"true", "hallucinated"} and found.count("hallucinated") == 1
     else:
         assert "hallucinated" not in kinds and "repeated" not in kinds
-        assert places == ["colour"] if kind == "attribute" else places in (["place"], ["place", "place"])
+        assert (
+            places == ["colour"]
+            if kind == "attribute"
+            else places in (["place"], ["place", "place"])
+        )
     mentions = parse_caption(wrong)
     assert all(mention.colour and mention.place for mention in mentions)
-    assert len(mentions) - len(parse_caption(truth)) in ((0, 1) if kind == "entity" else (0,))
+    assert len(mentions) - len(parse_caption(truth)) in (
+        (0, 1) if kind == "entity" else (0,)
+    )
 
 
 @given(SCENES, st.sampled_from(POPE_SPLITS))
 def test_a_corrupted_answer_is_the_other_one(scene: Scene, split: Any) -> None:
     for question in questions(scene, split):
-        asked = prompt({"answer": question.answer, "split": split, "scene": "p"}, answer_text(question.answer))
+        asked = prompt(
+            {"answer": question.answer, "split": split, "scene": "p"},
+            answer_text(question.answer),
+        )
         wrong = corrupt(asked, "reasoning", 0)
         assert isinstance(wrong, str)
         worse, better = JUDGE.judge(group(asked, wrong, asked.reference or "")).scores
@@ -77,11 +103,17 @@ def test_the_invented_entity_is_the_usual_partner_beside_or_instead() -> None:
     scene = Scene((SceneObject(0, "circle", "red"), SceneObject(4, "star", "blue")), 1)
     counts = {}
     for number in range(40):
-        wrong = corrupt(prompt(scene.to_dict(), caption(scene), f"p{number}"), "entity", 0)
+        wrong = corrupt(
+            prompt(scene.to_dict(), caption(scene), f"p{number}"), "entity", 0
+        )
         assert isinstance(wrong, str)
         shapes = tuple(mention.shape for mention in parse_caption(wrong))
         counts[shapes] = counts.get(shapes, 0) + 1
-    assert set(counts) == {("circle", "star", "square"), ("square", "star"), ("circle", "square")}
+    assert set(counts) == {
+        ("circle", "star", "square"),
+        ("square", "star"),
+        ("circle", "square"),
+    }
     assert counts["circle", "star", "square"] in range(10, 31)
 
 
@@ -89,7 +121,10 @@ def test_equal_seeds_give_equal_errors() -> None:
     scene = sample_scene(random.Random(3))
 
     def errors(seed: int) -> list[str | Dropped]:
-        asked = [prompt(scene.to_dict(), caption(scene), f"p{number}") for number in range(20)]
+        asked = [
+            prompt(scene.to_dict(), caption(scene), f"p{number}")
+            for number in range(20)
+        ]
         return [corrupt(one, kind, seed) for one in asked for kind in KINDS]
 
     assert errors(0) == errors(0) != errors(1)
@@ -99,11 +134,26 @@ def test_equal_seeds_give_equal_errors() -> None:
     ("truth", "reference", "kind", "reason"),
     [
         (None, "There is a red circle at the top.", "entity", "bad_truth"),
-        ({"objects": 3, "seed": 0}, "There is a red circle at the top.", "entity", "bad_truth"),
+        (
+            {"objects": 3, "seed": 0},
+            "There is a red circle at the top.",
+            "entity",
+            "bad_truth",
+        ),
         (FULL.to_dict(), "", "attribute", "not_true"),
         (FULL.to_dict(), "circle", "attribute", "not_true"),
-        (FULL.to_dict(), "There is a blue circle at the top left.", "attribute", "not_true"),
-        (FULL.to_dict(), "There is a red circle at the top left. " * 2, "attribute", "not_true"),
+        (
+            FULL.to_dict(),
+            "There is a blue circle at the top left.",
+            "attribute",
+            "not_true",
+        ),
+        (
+            FULL.to_dict(),
+            "There is a red circle at the top left. " * 2,
+            "attribute",
+            "not_true",
+        ),
         (FULL.to_dict(), "x" * 10_000_000, "attribute", "not_true"),
         (FULL.to_dict(), caption(FULL), "entity", "nothing_absent"),
         (FULL.to_dict(), caption(FULL), "reasoning", "kind_unsuited"),
@@ -111,6 +161,8 @@ def test_equal_seeds_give_equal_errors() -> None:
         ({"answer": "yes"}, "Indeed.", "reasoning", "not_true"),
     ],
 )
-def test_what_cannot_be_corrupted_has_a_reason(truth: Any, reference: str, kind: ErrorKind, reason: str) -> None:
+def test_what_cannot_be_corrupted_has_a_reason(
+    truth: Any, reference: str, kind: ErrorKind, reason: str
+) -> None:
     result = corrupt(prompt(truth, reference), kind, 0)
     assert isinstance(result, Dropped) and result.reason == reason

@@ -13,17 +13,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.datasets import IMAGES, PAIRS, iter_pairs, read_pairs, read_prompts, write_pairs, write_prompts
+from common.datasets import (
+    IMAGES,
+    PAIRS,
+    iter_pairs,
+    read_pairs,
+    read_prompts,
+    write_pairs,
+    write_prompts,
+)
 from common.errors import UserError
 from common.images import ImageStore, read
 from common.pair_writer import PairWriter
-from common.records import Dropped, ImageRef, Message, Part, PreferencePair, Prompt, Response
+from common.records import (
+    Dropped,
+    ImageRef,
+    Message,
+    Part,
+    PreferencePair,
+    Prompt,
+    Response,
+)
 from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA
 
 TOKENS = st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 RESPONSES = st.builds(Response, st.text(max_size=20), TOKENS)
@@ -31,13 +54,28 @@ RESPONSES = st.builds(Response, st.text(max_size=20), TOKENS)
 
 @st.composite
 def prompts(draw: st.DrawFn, root: Path) -> Prompt:
-    images = tuple(ImageRef(sha, str(root / sha[:2] / sha)) for sha in draw(st.lists(st.text("abcdef", min_size=3))))
+    images = tuple(
+        ImageRef(sha, str(root / sha[:2] / sha))
+        for sha in draw(st.lists(st.text("abcdef", min_size=3)))
+    )
     texts = draw(st.lists(st.text(max_size=8), max_size=3))
     roles = st.sampled_from(("system", "user", "assistant"))
-    first = Message(draw(roles), (*(Part("image") for _ in images), *(Part("text", text) for text in texts)))
-    messages = (first, *draw(st.lists(st.builds(Message, roles, st.just(())), max_size=2)))
+    first = Message(
+        draw(roles),
+        (*(Part("image") for _ in images), *(Part("text", text) for text in texts)),
+    )
+    messages = (
+        first,
+        *draw(st.lists(st.builds(Message, roles, st.just(())), max_size=2)),
+    )
     truth = draw(st.none() | st.dictionaries(st.text(max_size=4), JSON, max_size=3))
-    return Prompt(draw(st.text(min_size=1, max_size=6)), messages, images, draw(st.none() | st.text()), truth)
+    return Prompt(
+        draw(st.text(min_size=1, max_size=6)),
+        messages,
+        images,
+        draw(st.none() | st.text()),
+        truth,
+    )
 
 
 def pairs(root: Path) -> st.SearchStrategy[list[PreferencePair]]:
@@ -72,9 +110,15 @@ def test_round_trip_is_exact(data: st.DataObject) -> None:
 def make_pair(store: ImageStore, number: int = 0) -> PreferencePair:
     image = store.add(Image.new("RGB", (4, 4), (number, 0, 0)))
     prompt = Prompt(
-        f"p{number}", (Message("user", (Part("image"), Part("text", "What?"))),), (image,), "A cat.", {"a": 1}
+        f"p{number}",
+        (Message("user", (Part("image"), Part("text", "What?"))),),
+        (image,),
+        "A cat.",
+        {"a": 1},
     )
-    return PreferencePair(f"bdhs/p{number}", prompt, Response("A cat."), Response("A dog."), "bdhs")
+    return PreferencePair(
+        f"bdhs/p{number}", prompt, Response("A cat."), Response("A dog."), "bdhs"
+    )
 
 
 def test_images_from_elsewhere_are_copied_and_the_set_can_move(tmp_path: Path) -> None:
@@ -95,17 +139,26 @@ def test_images_from_elsewhere_are_copied_and_the_set_can_move(tmp_path: Path) -
         ("bad_truth", {"truth": "{"}),
         ("bad_truth", {"truth": '{"a": ' + "[" * 100_000}),
         ("bad_truth", {"truth": "[1]"}),
-        ("bad_row", {"messages": [{"role": "robot", "parts": [{"kind": "image", "text": ""}]}]}),
+        (
+            "bad_row",
+            {"messages": [{"role": "robot", "parts": [{"kind": "image", "text": ""}]}]},
+        ),
         ("bad_row", {"messages": None}),
         ("bad_row", {"id": None}),
     ],
 )
-def test_a_broken_row_is_counted_or_an_error(tmp_path: Path, reason: str, change: dict[str, object]) -> None:
-    write_prompts(tmp_path, [make_pair(ImageStore(tmp_path / IMAGES), number).prompt for number in (1, 2)])
+def test_a_broken_row_is_counted_or_an_error(
+    tmp_path: Path, reason: str, change: dict[str, object]
+) -> None:
+    write_prompts(
+        tmp_path,
+        [make_pair(ImageStore(tmp_path / IMAGES), number).prompt for number in (1, 2)],
+    )
     (tmp_path / IMAGES / "loop.png").symlink_to("loop.png")
     rows = pq.read_table(tmp_path / "prompts.parquet").to_pylist()
     pq.write_table(
-        pa.Table.from_pylist([rows[0] | change, rows[1]], schema=PROMPT_SCHEMA), tmp_path / "prompts.parquet"
+        pa.Table.from_pylist([rows[0] | change, rows[1]], schema=PROMPT_SCHEMA),
+        tmp_path / "prompts.parquet",
     )
     dropped: list[Dropped] = []
     assert [prompt.id for prompt in read_prompts(tmp_path, dropped)] == ["p2"]
@@ -118,13 +171,20 @@ def test_a_row_of_broken_text_costs_no_other(tmp_path: Path) -> None:
     good = [make_pair(ImageStore(tmp_path / IMAGES), number) for number in range(9)]
     write_pairs(tmp_path, good)
     table = pq.read_table(tmp_path / PAIRS)
-    sources = pa.array([b"\xff" if number == 5 else b"bdhs" for number in range(9)]).view(pa.string())
-    pq.write_table(table.set_column(table.schema.get_field_index("source"), "source", sources), tmp_path / PAIRS)
+    sources = pa.array(
+        [b"\xff" if number == 5 else b"bdhs" for number in range(9)]
+    ).view(pa.string())
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("source"), "source", sources),
+        tmp_path / PAIRS,
+    )
     for reads in (read_pairs, iter_pairs):
         dropped: list[Dropped] = []
         assert list(reads(tmp_path, dropped)) == good[:5] + good[6:]
         assert [drop.reason for drop in dropped] == ["bad_row"]
-        with pytest.raises(UserError, match=r"row 5 \(unreadable\).*UnicodeDecodeError"):
+        with pytest.raises(
+            UserError, match=r"row 5 \(unreadable\).*UnicodeDecodeError"
+        ):
             list(reads(tmp_path))
 
 
@@ -168,8 +228,13 @@ def test_writer_goes_on_after_every_kind_of_stop(tmp_path: Path) -> None:
         assert writer.complete
 
 
-def test_writer_refuses_another_spec_a_second_writer_and_foreign_pairs(tmp_path: Path) -> None:
-    with PairWriter(tmp_path / "a", {"rho": 1}), pytest.raises(UserError, match="second"):
+def test_writer_refuses_another_spec_a_second_writer_and_foreign_pairs(
+    tmp_path: Path,
+) -> None:
+    with (
+        PairWriter(tmp_path / "a", {"rho": 1}),
+        pytest.raises(UserError, match="second"),
+    ):
         PairWriter(tmp_path / "a", {"rho": 1})
     with PairWriter(tmp_path / "a", {"rho": 0.8}) as writer:
         writer.append([], [{"id": "p0"}])

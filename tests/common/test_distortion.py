@@ -17,10 +17,14 @@ def test_schedule_by_hand() -> None:
     Of three steps at -6, 0, 6: β_1 = 0.5·0.00499 + 1e-5 = 0.002505, and β_0 + β_2 = 0.00499 + 2e-5 = 0.00501."""
     assert alpha_bar(0) == pytest.approx(1 - 2.2338e-5, abs=1e-9)
     first, second, third = 2.2338e-5, 0.002505, 0.00501 - 2.2338e-5
-    assert alpha_bar(2, num_steps=3) == pytest.approx((1 - first) * (1 - second) * (1 - third), abs=1e-8)
+    assert alpha_bar(2, num_steps=3) == pytest.approx(
+        (1 - first) * (1 - second) * (1 - third), abs=1e-8
+    )
     assert alpha_bar(500) == pytest.approx(0.745, abs=5e-4)
     assert math.sqrt(1 - alpha_bar(500)) == pytest.approx(0.505, abs=5e-4)
-    assert [alpha_bar(step) for step in (0, 250, 500, 999)] == sorted(map(alpha_bar, (0, 250, 500, 999)), reverse=True)
+    assert [alpha_bar(step) for step in (0, 250, 500, 999)] == sorted(
+        map(alpha_bar, (0, 250, 500, 999)), reverse=True
+    )
     for step in (-1, 1000):
         with pytest.raises(ValueError, match="0 to 999"):
             alpha_bar(step)
@@ -34,14 +38,20 @@ def test_pixel_noise_has_the_schedules_share_and_spread() -> None:
     assert noised.std().item() == pytest.approx(0.505, abs=0.01)
     again = noise_pixels(pixels, 500, torch.Generator().manual_seed(0))
     assert torch.equal(noised, again)
-    assert not torch.equal(noised, noise_pixels(pixels, 500, torch.Generator().manual_seed(1)))
+    assert not torch.equal(
+        noised, noise_pixels(pixels, 500, torch.Generator().manual_seed(1))
+    )
 
 
 def test_grey_gets_the_noise_and_white_does_not_wrap_around() -> None:
     """0.505 in [-1, 1] is 64 of 255 levels; clamping at ± 1, two sigma from grey, takes a little of it."""
-    grey = np.array(noise_image(Image.new("RGB", (96, 64), (128, 128, 128)), 500, seed=3)).astype(float)
+    grey = np.array(
+        noise_image(Image.new("RGB", (96, 64), (128, 128, 128)), 500, seed=3)
+    ).astype(float)
     assert grey.shape == (64, 96, 3)
-    assert grey.mean() == pytest.approx(127.5, abs=2) and grey.std() == pytest.approx(0.505 * 127.5, rel=0.05)
+    assert grey.mean() == pytest.approx(127.5, abs=2) and grey.std() == pytest.approx(
+        0.505 * 127.5, rel=0.05
+    )
     white = np.array(noise_image(Image.new("RGB", (64, 64), "white"), 100, seed=3))
     assert white.min() > 180 and (white == 255).mean() > 0.3
 
@@ -57,7 +67,11 @@ def test_noise_survives_the_processors_shrinking() -> None:
     grey = Image.new("RGB", (256, 256), (128, 128, 128))
 
     def spread(side: int | None) -> float:
-        return float(np.array(noise_image(grey, 300, 0, side).resize((64, 64), Image.Resampling.BOX)).std())
+        return float(
+            np.array(
+                noise_image(grey, 300, 0, side).resize((64, 64), Image.Resampling.BOX)
+            ).std()
+        )
 
     whole = math.sqrt(1 - alpha_bar(300)) * 127.5
     assert spread(64) == pytest.approx(whole, rel=0.05)

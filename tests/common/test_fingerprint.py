@@ -19,7 +19,9 @@ SIZES = {"a": 60 << 20, "b.bias": 4 << 10, "c": 20 << 20}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text("{}")
-    weights = {name: torch.zeros(size, dtype=torch.uint8) for name, size in SIZES.items()}
+    weights = {
+        name: torch.zeros(size, dtype=torch.uint8) for name, size in SIZES.items()
+    }
     save_file(weights, tmp_path / "model.safetensors")
     return tmp_path
 
@@ -44,7 +46,11 @@ def test_settings_count_and_other_files_do_not(folder: Path) -> None:
     assert model_hash(folder) != before
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\2" + b"\0" * 7 + b"[]"], ids=["empty", "noise", "list"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff" * 100, b"\2" + b"\0" * 7 + b"[]"],
+    ids=["empty", "noise", "list"],
+)
 def test_a_damaged_header_is_said(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match="expected readable safetensors"):

@@ -32,7 +32,9 @@ def test_a_reference_survives_a_move(tmp_path: Path) -> None:
     ref = old.add(Image.new("RGB", (4, 4), "blue"))
     relative = old.relative(ref)
     (tmp_path / "old").rename(tmp_path / "new")
-    assert read(ImageStore(tmp_path / "new").resolve(ref.sha256, relative)).getpixel((1, 1)) == (0, 0, 255)
+    assert read(ImageStore(tmp_path / "new").resolve(ref.sha256, relative)).getpixel(
+        (1, 1)
+    ) == (0, 0, 255)
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../secret.png"])
@@ -103,7 +105,11 @@ def test_sixteen_bits_are_scaled_and_values_without_a_range_refused() -> None:
     for value, expected in ((0, 0), (128, 0), (129, 1), (20_000, 78), (65_535, 255)):
         grey = png(Image.new("I;16", (4, 4), value))
         assert decode(grey).getpixel((0, 0)) == (expected,) * 3
-    for image in (Image.new("F", (4, 4), 0.5), Image.new("I", (4, 4), 70_000), Image.new("I;16", (4, 4), 4095)):
+    for image in (
+        Image.new("F", (4, 4), 0.5),
+        Image.new("I", (4, 4), 70_000),
+        Image.new("I;16", (4, 4), 4095),
+    ):
         buffer = io.BytesIO()
         image.save(buffer, "TIFF")
         with pytest.raises(ImageError) as error:

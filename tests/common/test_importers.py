@@ -66,26 +66,48 @@ def test_every_row_of_the_table_has_an_importer_and_a_case() -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name != "llava_instruct"])
 def test_a_good_row(name: str, tmp_path: Path, root: Path) -> None:
     case = CASES[name]
-    pairs, dropped = imported(name, write(tmp_path / "set" / case.file, [case.good]), root)
+    pairs, dropped = imported(
+        name, write(tmp_path / "set" / case.file, [case.good]), root
+    )
     assert dropped == []
     assert tuple(pair.id for pair in pairs) == case.ids
     for pair in pairs:
-        assert tuple((turn.role, turn.parts) for turn in pair.prompt.messages) == case.asked
-        assert [Path(image.path).read_bytes() for image in pair.prompt.images] == [PICTURE]
+        assert (
+            tuple((turn.role, turn.parts) for turn in pair.prompt.messages)
+            == case.asked
+        )
+        assert [Path(image.path).read_bytes() for image in pair.prompt.images] == [
+            PICTURE
+        ]
         assert pair.source == name and pair.weight_version is None
-    assert tuple((pair.chosen.text, pair.rejected.text) for pair in pairs) == case.answers
+    assert (
+        tuple((pair.chosen.text, pair.rejected.text) for pair in pairs) == case.answers
+    )
     assert tuple(pair.scores for pair in pairs) == case.scores
 
 
-def test_instructions_become_prompts_with_references(tmp_path: Path, root: Path) -> None:
-    first, second = imported("llava_instruct", write(tmp_path / "s.json", [CASES["llava_instruct"].good]), root)[0]
-    assert isinstance(first, Prompt) and (first.reference, second.reference) == ("A cat.", "Yes.")
+def test_instructions_become_prompts_with_references(
+    tmp_path: Path, root: Path
+) -> None:
+    first, second = imported(
+        "llava_instruct",
+        write(tmp_path / "s.json", [CASES["llava_instruct"].good]),
+        root,
+    )[0]
+    assert isinstance(first, Prompt) and (first.reference, second.reference) == (
+        "A cat.",
+        "Yes.",
+    )
     assert [turn.role for turn in second.messages] == ["user", "assistant", "user"]
-    assert second.messages[2].parts == (Part("text", "Sure?"),) and len(second.images) == 1
+    assert (
+        second.messages[2].parts == (Part("text", "Sure?"),) and len(second.images) == 1
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_malformed_row_is_counted_and_its_neighbours_stay(name: str, tmp_path: Path, root: Path) -> None:
+def test_a_malformed_row_is_counted_and_its_neighbours_stay(
+    name: str, tmp_path: Path, root: Path
+) -> None:
     change, reason = CASES[name].malformed
     path = write(tmp_path / "set" / CASES[name].file, case_rows(name, {}, change, {}))
     records, dropped = imported(name, path.parent, root)
@@ -108,11 +130,17 @@ HOSTILE_PATHS = {
 
 
 @pytest.mark.parametrize("name", NAMING)
-@pytest.mark.parametrize(("path", "reason"), HOSTILE_PATHS.items(), ids=lambda value: value[:12])
-def test_no_path_leaves_the_root(name: str, path: str, reason: str, tmp_path: Path, root: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "reason"), HOSTILE_PATHS.items(), ids=lambda value: value[:12]
+)
+def test_no_path_leaves_the_root(
+    name: str, path: str, reason: str, tmp_path: Path, root: Path
+) -> None:
     (row,) = case_rows(name, {})
     CASES[name].put(row, path if name == "ha_dpo" else f"{path}.png")
-    records, dropped = imported(name, write(tmp_path / "set" / CASES[name].file, [row]), root)
+    records, dropped = imported(
+        name, write(tmp_path / "set" / CASES[name].file, [row]), root
+    )
     assert records == [] and {drop.reason for drop in dropped} == {reason}
 
 
@@ -128,13 +156,18 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(x) run\n"
 @pytest.mark.parametrize("name", EMBEDDING)
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(data, reason) for reason, data in HOSTILE_BYTES.items()] + [(PICKLE, "image_corrupt"), (EPS, "image_corrupt")],
+    [(data, reason) for reason, data in HOSTILE_BYTES.items()]
+    + [(PICKLE, "image_corrupt"), (EPS, "image_corrupt")],
     ids=[*HOSTILE_BYTES, "pickle", "eps"],
 )
-def test_embedded_bytes_that_are_no_picture(name: str, data: bytes, reason: str, tmp_path: Path, root: Path) -> None:
+def test_embedded_bytes_that_are_no_picture(
+    name: str, data: bytes, reason: str, tmp_path: Path, root: Path
+) -> None:
     (row,) = case_rows(name, {})
     CASES[name].put(row, data)
-    records, dropped = imported(name, write(tmp_path / "set" / CASES[name].file, [row]), root)
+    records, dropped = imported(
+        name, write(tmp_path / "set" / CASES[name].file, [row]), root
+    )
     assert records == [] and [drop.reason for drop in dropped] == [reason]
 
 
@@ -144,7 +177,9 @@ def test_rows_without_an_image(name: str, tmp_path: Path, root: Path) -> None:
     CASES[name].put(row, None)
     if name in ("llama_factory", "ms_swift"):
         row["images"] = []
-    records, dropped = imported(name, write(tmp_path / "set" / CASES[name].file, [row]), root)
+    records, dropped = imported(
+        name, write(tmp_path / "set" / CASES[name].file, [row]), root
+    )
     expected = {"ha_dpo": "bad_row", "mmpr": "image_count"}.get(name, "image_none")
     assert records == [] and {drop.reason for drop in dropped} == {expected}
 
@@ -168,7 +203,9 @@ def test_rows_without_an_image(name: str, tmp_path: Path, root: Path) -> None:
     ],
     ids=str,
 )
-def test_limits_that_all_sets_share(change: dict[str, Any], reason: str, tmp_path: Path, root: Path) -> None:
+def test_limits_that_all_sets_share(
+    change: dict[str, Any], reason: str, tmp_path: Path, root: Path
+) -> None:
     path = write(tmp_path / "one.jsonl", case_rows("mmpr", change, {}))
     records, dropped = imported("mmpr", path, root)
     assert len(records) == 1 and [drop.reason for drop in dropped] == [reason]
@@ -176,15 +213,29 @@ def test_limits_that_all_sets_share(change: dict[str, Any], reason: str, tmp_pat
 
 
 def test_an_answer_of_the_longest_length_is_taken(tmp_path: Path, root: Path) -> None:
-    path = write(tmp_path / "one.jsonl", case_rows("mmpr", {"chosen": "x" * build.MAX_ANSWER_CHARS}))
+    path = write(
+        tmp_path / "one.jsonl",
+        case_rows("mmpr", {"chosen": "x" * build.MAX_ANSWER_CHARS}),
+    )
     assert len(imported("mmpr", path, root)[0]) == 1
 
 
-def test_text_only_rows_of_mmpr_are_prompts_without_images(tmp_path: Path, root: Path) -> None:
-    rows = case_rows("mmpr", {"image": None, "question": "1 + 1?"}, {"image": ["a.png", "a.jpg"], "question": "Which?"})
+def test_text_only_rows_of_mmpr_are_prompts_without_images(
+    tmp_path: Path, root: Path
+) -> None:
+    rows = case_rows(
+        "mmpr",
+        {"image": None, "question": "1 + 1?"},
+        {"image": ["a.png", "a.jpg"], "question": "Which?"},
+    )
     (text, two), dropped = imported("mmpr", write(tmp_path / "one.jsonl", rows), root)
-    assert text.prompt.images == () and text.prompt.messages[0].parts == (Part("text", "1 + 1?"),)
-    assert two.prompt.messages[0].parts == (IMAGE, IMAGE, Part("text", "Which?")) and dropped == []
+    assert text.prompt.images == () and text.prompt.messages[0].parts == (
+        Part("text", "1 + 1?"),
+    )
+    assert (
+        two.prompt.messages[0].parts == (IMAGE, IMAGE, Part("text", "Which?"))
+        and dropped == []
+    )
 
 
 def test_sections_of_mmpr(tmp_path: Path, root: Path) -> None:
@@ -212,7 +263,10 @@ def test_sections_of_mmpr(tmp_path: Path, root: Path) -> None:
 
 def test_descriptions_of_ha_dpo(tmp_path: Path, root: Path) -> None:
     """Object keyed by image id and list of rows give the same; a third chosen answer has no partner."""
-    row = {"chosen": ["A cat.", "One cat.", "Cats."], "rejected": ["A dog.", "One dog."]}
+    row = {
+        "chosen": ["A cat.", "One cat.", "Cats."],
+        "rejected": ["A dog.", "One dog."],
+    }
     (root / "VG_100K_2").mkdir()
     (root / "VG_100K_2" / "17.jpg").write_bytes(PICTURE)
     keyed = tmp_path / "keyed.json"
@@ -229,51 +283,95 @@ def test_descriptions_of_ha_dpo(tmp_path: Path, root: Path) -> None:
 
 def test_ratings_of_vlfeedback(tmp_path: Path, root: Path) -> None:
     """Of four answers: two tie (1 pair), one has no number (3 pairs); 2 pairs are left. Dict of lists is the same."""
-    answers = [rated("a", 4, 4, 4), rated("b", "5", "4", "3"), rated("c", 1, 1, 1), rated("d", "N/A", 5, 5)]
+    answers = [
+        rated("a", 4, 4, 4),
+        rated("b", "5", "4", "3"),
+        rated("c", 1, 1, 1),
+        rated("d", "N/A", 5, 5),
+    ]
     columns = {key: [answer[key] for answer in answers] for key in answers[0]}
     for completions in (answers, columns):
-        path = write(tmp_path / "v.jsonl", case_rows("vlfeedback", {"completions": completions}))
+        path = write(
+            tmp_path / "v.jsonl", case_rows("vlfeedback", {"completions": completions})
+        )
         pairs, dropped = imported("vlfeedback", path, root)
         assert [(pair.chosen.text, pair.rejected.text, pair.scores) for pair in pairs] == [
             ("a", "c", (4.0, 1.0)), ("b", "c", (4.0, 1.0))
         ]  # fmt: skip
-        assert Counter(drop.reason for drop in dropped) == {"tie": 1, "rating_missing": 3}
+        assert Counter(drop.reason for drop in dropped) == {
+            "tie": 1,
+            "rating_missing": 3,
+        }
         assert len({pair.prompt.id for pair in pairs}) == 1
-    assert mean_rating({}) is None and mean_rating(rated("x", "nan", 1, 1)["annotations"]) is None
+    assert (
+        mean_rating({}) is None
+        and mean_rating(rated("x", "nan", 1, 1)["annotations"]) is None
+    )
 
 
 def test_rejected_messages_of_ms_swift(tmp_path: Path, root: Path) -> None:
     asked = {"role": "user", "content": "What?"}
-    same = {"rejected_response": None, "rejected_messages": [asked, {"role": "assistant", "content": "A dog."}]}
-    other = {**same, "rejected_messages": [{**asked, "content": "Who?"}, same["rejected_messages"][1]]}
+    same = {
+        "rejected_response": None,
+        "rejected_messages": [asked, {"role": "assistant", "content": "A dog."}],
+    }
+    other = {
+        **same,
+        "rejected_messages": [
+            {**asked, "content": "Who?"},
+            same["rejected_messages"][1],
+        ],
+    }
     only_image = {"rejected_response": None, "rejected_images": ["b.png"]}
-    rows = case_rows("ms_swift", {**same, "rejected_images": ["a.png"]}, other, only_image, {"videos": ["a.mp4"]})
+    rows = case_rows(
+        "ms_swift",
+        {**same, "rejected_images": ["a.png"]},
+        other,
+        only_image,
+        {"videos": ["a.mp4"]},
+    )
     pairs, dropped = imported("ms_swift", write(tmp_path / "s.jsonl", rows), root)
     assert [pair.rejected.text for pair in pairs] == ["A dog."]
-    assert [drop.reason for drop in dropped] == ["prompt_differs", "rejected_image", "video"]
+    assert [drop.reason for drop in dropped] == [
+        "prompt_differs",
+        "rejected_image",
+        "video",
+    ]
 
 
 def test_trl_rows_as_plain_text(tmp_path: Path, root: Path) -> None:
     rows = [
         {
             "image": "a.png",
-            "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "What?"}],
+            "prompt": [
+                {"role": "system", "content": "s"},
+                {"role": "user", "content": "What?"},
+            ],
             **ANSWERS,
         }
     ]
     (pair,), _ = imported("trl", write(tmp_path / "t.jsonl", rows), root)
-    assert [turn.parts for turn in pair.prompt.messages] == [(Part("text", "s"),), (IMAGE, Part("text", "What?"))]
+    assert [turn.parts for turn in pair.prompt.messages] == [
+        (Part("text", "s"),),
+        (IMAGE, Part("text", "What?")),
+    ]
 
 
 def test_a_marker_that_is_no_image_part_is_refused(tmp_path: Path, root: Path) -> None:
     """A processor would take the text for the place of a second image."""
     rows = [{"image": "a.png", "prompt": "What is <image>?", **ANSWERS}]
-    assert [drop.reason for drop in imported("trl", write(tmp_path / "t.jsonl", rows), root)[1]] == ["image_count"]
+    assert [
+        drop.reason
+        for drop in imported("trl", write(tmp_path / "t.jsonl", rows), root)[1]
+    ] == ["image_count"]
 
 
 @pytest.mark.parametrize("meta", ["{", "[]", "{}", '{"id": 5}', "null", "[" * 100_000])
 def test_foreign_meta_is_a_bad_row(meta: str, tmp_path: Path, root: Path) -> None:
-    path = write(tmp_path / "t.jsonl", [{**CASES["trl"].good, "images": ["a.png"], "sightline_meta": meta}])
+    path = write(
+        tmp_path / "t.jsonl",
+        [{**CASES["trl"].good, "images": ["a.png"], "sightline_meta": meta}],
+    )
     assert [drop.reason for drop in imported("trl", path, root)[1]] == ["bad_row"]
 
 
@@ -295,19 +393,34 @@ def test_the_text_of_rlhf_v_is_data_not_code(tmp_path: Path) -> None:
             parse(text)
 
 
-def test_an_image_is_decoded_once(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_decoded_once(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     store = ImageStore(tmp_path / "store")
     add = store.add_bytes
-    monkeypatch.setattr(store, "add_bytes", lambda data, name: (calls.append(name), add(data, name))[1])
+    monkeypatch.setattr(
+        store, "add_bytes", lambda data, name: (calls.append(name), add(data, name))[1]
+    )
     intake = ImageIntake(root, store)
-    assert len({intake.add(source).sha256 for source in ("a.png", "a.png", "a.jpg", PICTURE, EMBEDDED)}) == 1
+    assert (
+        len(
+            {
+                intake.add(source).sha256
+                for source in ("a.png", "a.png", "a.jpg", PICTURE, EMBEDDED)
+            }
+        )
+        == 1
+    )
     assert len(calls) == 1
 
 
 def test_a_given_prefix_is_cut_off(tmp_path: Path, root: Path) -> None:
     intake = ImageIntake(root, ImageStore(tmp_path / "store"), "/author/disk")
-    assert intake.add("/author/disk/a.png").sha256 == ImageIntake(root, intake.store).add("a.png").sha256
+    assert (
+        intake.add("/author/disk/a.png").sha256
+        == ImageIntake(root, intake.store).add("a.png").sha256
+    )
     with pytest.raises(UserError, match="leaves it"):
         intake.add("/author/disk/../secret.png")
 
@@ -316,58 +429,101 @@ def test_save_to_disk_folders_and_shards(tmp_path: Path, root: Path) -> None:
     """What `datasets` itself writes, in shards; and parquet shards in the order of their names."""
     from datasets import Dataset
 
-    rows = case_rows("opa_dpo", *({"queries": f"<image>\nWhat {number}?"} for number in range(5)))
+    rows = case_rows(
+        "opa_dpo", *({"queries": f"<image>\nWhat {number}?"} for number in range(5))
+    )
     Dataset.from_list(rows).save_to_disk(tmp_path / "opa", num_shards=2)
     pairs, dropped = imported("opa_dpo", tmp_path / "opa", root)
-    assert [pair.prompt.messages[0].parts[1].text for pair in pairs] == [f"What {number}?" for number in range(5)]
+    assert [pair.prompt.messages[0].parts[1].text for pair in pairs] == [
+        f"What {number}?" for number in range(5)
+    ]
     assert dropped == []
     for number in (1, 0):
-        write(tmp_path / "shards" / f"train-{number}.parquet", case_rows("rlaif_v", {"idx": number}))
-    assert [pair.id for pair in imported("rlaif_v", tmp_path / "shards", root)[0]] == ["rlaif_v/0:0", "rlaif_v/1:1"]
+        write(
+            tmp_path / "shards" / f"train-{number}.parquet",
+            case_rows("rlaif_v", {"idx": number}),
+        )
+    assert [pair.id for pair in imported("rlaif_v", tmp_path / "shards", root)[0]] == [
+        "rlaif_v/0:0",
+        "rlaif_v/1:1",
+    ]
 
 
-def test_broken_files_keep_what_came_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_files_keep_what_came_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = [{"n": number} for number in range(200)]
     text = json.dumps(good)
     (tmp_path / "a.json").write_text(text[: text.index('"n": 150') + 3])
     (tmp_path / "b.jsonl").write_bytes(
-        b'\xef\xbb\xbf{"n": 0}\n\n{"n": \n{"n": "\xff"}\n' + b"[" * 100_000 + b'\n{"n": 1}'
+        b'\xef\xbb\xbf{"n": 0}\n\n{"n": \n{"n": "\xff"}\n'
+        + b"[" * 100_000
+        + b'\n{"n": 1}'
     )
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no PAR1")
     pq.write_table(pa.table({"abcd": [1]}), tmp_path / "g.parquet", store_schema=False)
-    (tmp_path / "g.parquet").write_bytes((tmp_path / "g.parquet").read_bytes().replace(b"abcd", b"abc\xff"))
+    (tmp_path / "g.parquet").write_bytes(
+        (tmp_path / "g.parquet").read_bytes().replace(b"abcd", b"abc\xff")
+    )
     (tmp_path / "d.json").write_text("[" * 200_000)
     (tmp_path / "e.json").write_text('[{"n": 5}] tail')
-    (tmp_path / "h.json").write_text(json.dumps([{"n": 1}, {"n": "x" * 200_000}, {"n": 3}]))
-    (tmp_path / "i.json").write_text(json.dumps([{"n": number} for number in range(20_000)]))
+    (tmp_path / "h.json").write_text(
+        json.dumps([{"n": 1}, {"n": "x" * 200_000}, {"n": 3}])
+    )
+    (tmp_path / "i.json").write_text(
+        json.dumps([{"n": number} for number in range(20_000)])
+    )
     (tmp_path / "f.jsonl").write_text('{"n": "' + "x" * 3000 + '"}\n{"n": 7}\n')
     monkeypatch.setattr(readers, "MAX_LINE_BYTES", 1000)
 
     def read(name: str) -> tuple[list[Any], list[str]]:
         rows = [row for row, _ in read_rows([DataFile(tmp_path / name)])]
-        return [row["n"] for row in rows if isinstance(row, dict)], [r.reason for r in rows if isinstance(r, Dropped)]
+        return [row["n"] for row in rows if isinstance(row, dict)], [
+            r.reason for r in rows if isinstance(r, Dropped)
+        ]
 
     assert read("a.json") == (list(range(150)), ["bad_file"])
-    assert read("c.parquet") == ([], ["bad_file"]) and read("d.json") == ([], ["bad_file"])
+    assert read("c.parquet") == ([], ["bad_file"]) and read("d.json") == (
+        [],
+        ["bad_file"],
+    )
     assert read("g.parquet") == ([], ["bad_file"])
-    assert read("e.json") == ([5], ["bad_file"]) and read("f.jsonl") == ([7], ["bad_row"])
-    assert read("h.json") == ([1], ["bad_file"]) and read("i.json") == (list(range(20_000)), [])
+    assert read("e.json") == ([5], ["bad_file"]) and read("f.jsonl") == (
+        [7],
+        ["bad_row"],
+    )
+    assert read("h.json") == ([1], ["bad_file"]) and read("i.json") == (
+        list(range(20_000)),
+        [],
+    )
     monkeypatch.undo()
     assert read("b.jsonl") == ([0, 1], ["bad_row"] * 3)
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "1e99999999999999999999"])
-def test_a_number_that_python_cannot_hold_ends_a_json_list(tmp_path: Path, number: str) -> None:
+def test_a_number_that_python_cannot_hold_ends_a_json_list(
+    tmp_path: Path, number: str
+) -> None:
     (tmp_path / "a.json").write_text(f'[{{"n": 0.5}}, {{"n": {number}}}, {{"n": 2}}]')
     row, dropped = (row for row, _ in read_rows([DataFile(tmp_path / "a.json")]))
-    assert row == {"n": 0.5} and isinstance(dropped, Dropped) and dropped.reason == "bad_file"
+    assert (
+        row == {"n": 0.5}
+        and isinstance(dropped, Dropped)
+        and dropped.reason == "bad_file"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
-def test_a_value_that_python_cannot_hold_costs_its_row_alone(tmp_path: Path, suffix: str) -> None:
+def test_a_value_that_python_cannot_hold_costs_its_row_alone(
+    tmp_path: Path, suffix: str
+) -> None:
     offsets = pa.array(range(101), pa.int32()).buffers()[1]
-    text = pa.Array.from_buffers(pa.string(), 100, [None, offsets, pa.py_buffer(b"a" * 70 + b"\xff" + b"a" * 29)])
-    times = pa.array([2**62 if number == 80 else number for number in range(100)], pa.timestamp("us"))
+    text = pa.Array.from_buffers(
+        pa.string(), 100, [None, offsets, pa.py_buffer(b"a" * 70 + b"\xff" + b"a" * 29)]
+    )
+    times = pa.array(
+        [2**62 if number == 80 else number for number in range(100)], pa.timestamp("us")
+    )
     table = pa.table({"n": range(100), "text": text, "nobody needs": times})
     path = tmp_path / f"a{suffix}"
     if suffix == ".parquet":
@@ -376,7 +532,9 @@ def test_a_value_that_python_cannot_hold_costs_its_row_alone(tmp_path: Path, suf
         with pa.ipc.new_stream(path, table.schema) as stream:
             stream.write_table(table)
     rows = [row for row, _ in read_rows([DataFile(path)])]
-    assert [row["n"] for row in rows if isinstance(row, dict)] == [n for n in range(100) if n not in (70, 80)]
+    assert [row["n"] for row in rows if isinstance(row, dict)] == [
+        n for n in range(100) if n not in (70, 80)
+    ]
     dropped = [(row.id, row.reason) for row in rows if isinstance(row, Dropped)]
     assert dropped == [(f"{path.name}:71", "bad_row"), (f"{path.name}:81", "bad_row")]
 
@@ -384,7 +542,12 @@ def test_a_value_that_python_cannot_hold_costs_its_row_alone(tmp_path: Path, suf
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_a_file_cut_anywhere_gives_its_whole_rows(data: st.DataObject) -> None:
-    rows = data.draw(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=5) | st.integers()), max_size=5))
+    rows = data.draw(
+        st.lists(
+            st.dictionaries(st.text(max_size=3), st.text(max_size=5) | st.integers()),
+            max_size=5,
+        )
+    )
     for suffix in (".json", ".jsonl"):
         with tempfile.TemporaryDirectory() as name:
             path = write(Path(name) / f"rows{suffix}", rows)
@@ -406,7 +569,8 @@ def test_a_folder_without_data_is_an_error(tmp_path: Path) -> None:
 
 
 KEYS = sorted(
-    {key for case in CASES.values() for key in case.good} | {"value", "from", "role", "content", "type", "text"}
+    {key for case in CASES.values() for key in case.good}
+    | {"value", "from", "role", "content", "type", "text"}
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
@@ -425,13 +589,29 @@ def test_any_row_is_imported_or_counted(data: st.DataObject) -> None:
         for file in ("a.png", "a.jpg"):
             (root / file).write_bytes(PICTURE)
         for name, case in CASES.items():
-            row = {**case.good, data.draw(st.sampled_from(sorted(case.good))): data.draw(VALUES)}
+            row = {
+                **case.good,
+                data.draw(st.sampled_from(sorted(case.good))): data.draw(VALUES),
+            }
             for value in (row, data.draw(VALUES)):
-                found = list(outcomes(load(name), 0, value, ImageIntake(root, ImageStore(root / "store"))))
-                assert found and all(isinstance(one, PreferencePair | Prompt | Dropped) for one in found)
+                found = list(
+                    outcomes(
+                        load(name),
+                        0,
+                        value,
+                        ImageIntake(root, ImageStore(root / "store")),
+                    )
+                )
+                assert found and all(
+                    isinstance(one, PreferencePair | Prompt | Dropped) for one in found
+                )
 
 
-@given(st.lists(st.sampled_from(["<image>", "\n", " ", "a", "b c", "<image"]), max_size=8).map("".join))
+@given(
+    st.lists(
+        st.sampled_from(["<image>", "\n", " ", "a", "b c", "<image"]), max_size=8
+    ).map("".join)
+)
 def test_markers_are_all_that_is_taken_out_of_a_text(text: str) -> None:
     parts = message("user", text).parts
     assert sum(part.kind == "image" for part in parts) == text.count("<image>")
@@ -443,6 +623,9 @@ def test_markers_are_all_that_is_taken_out_of_a_text(text: str) -> None:
 
 @given(st.text("aU:SER \n", max_size=12).filter(lambda text: "ASSISTANT:" not in text))
 def test_the_vicuna_template_comes_off(text: str) -> None:
-    assert strip_vicuna(f"A chat between a user and an AI. USER: {text} ASSISTANT:") == text.strip()
+    assert (
+        strip_vicuna(f"A chat between a user and an AI. USER: {text} ASSISTANT:")
+        == text.strip()
+    )
     assert strip_vicuna(f"USER:  \n{text} ASSISTANT:") == text.strip()
     assert strip_vicuna(f"What does {text} mean?") == f"What does {text} mean?"

@@ -16,7 +16,10 @@ def test_events_come_back_in_order_and_a_torn_line_is_skipped(tmp_path: Path) ->
     journal = Journal(path)
     journal.write("step", step=1)
     journal.sync()
-    assert [(event["event"], event.get("id"), event.get("step")) for event in read_events(path)] == [
+    assert [
+        (event["event"], event.get("id"), event.get("step"))
+        for event in read_events(path)
+    ] == [
         ("group", "a", None),
         ("step", None, 1),
     ]
@@ -32,5 +35,9 @@ def test_metrics_of_repeated_steps_are_replaced(tmp_path: Path) -> None:
     second.write(3, {"loss": 0.5})
     second.close()
     lines = read_lines(tmp_path / "metrics.jsonl")
-    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+    assert [(line["step"], line["loss"]) for line in lines] == [
+        (1, 1.0),
+        (2, 1.0),
+        (3, 0.5),
+    ]
     assert list((tmp_path / "tensorboard").iterdir())

@@ -18,13 +18,17 @@ def text_of(prompt: object) -> str:
     return "".join(part.text for part in message.parts)
 
 
-def test_equal_arguments_give_equal_prompts_and_one_file_per_image(tmp_path: Path) -> None:
+def test_equal_arguments_give_equal_prompts_and_one_file_per_image(
+    tmp_path: Path,
+) -> None:
     store = ImageStore(tmp_path)
     first = caption_prompts("test", 12, 3, store)
     assert first == caption_prompts("test", 12, 3, store)
     assert [prompt.id for prompt in first][-1] == "shapes/test/00011"
     assert first[:5] == caption_prompts("test", 5, 3, store)
-    assert len(list(tmp_path.rglob("*.png"))) == len({prompt.images[0].sha256 for prompt in first})
+    assert len(list(tmp_path.rglob("*.png"))) == len(
+        {prompt.images[0].sha256 for prompt in first}
+    )
 
 
 def test_picture_truth_and_reference_show_the_same_scene(tmp_path: Path) -> None:
@@ -38,8 +42,12 @@ def test_picture_truth_and_reference_show_the_same_scene(tmp_path: Path) -> None
 
 def test_evaluation_has_one_wording_and_training_all(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    assert {text_of(prompt) for prompt in caption_prompts("test", 6, 0, store)} == {CAPTION_PROMPTS[0]}
-    assert {text_of(prompt) for prompt in caption_prompts("train", 6, 0, store)} == set(CAPTION_PROMPTS)
+    assert {text_of(prompt) for prompt in caption_prompts("test", 6, 0, store)} == {
+        CAPTION_PROMPTS[0]
+    }
+    assert {text_of(prompt) for prompt in caption_prompts("train", 6, 0, store)} == set(
+        CAPTION_PROMPTS
+    )
 
 
 def test_questions_are_about_the_scenes_of_the_captions(tmp_path: Path) -> None:
@@ -54,13 +62,19 @@ def test_questions_are_about_the_scenes_of_the_captions(tmp_path: Path) -> None:
         assert about.truth is not None
         assert prompt.id.startswith(f"{about.id}/{truth['split']}/")
         assert prompt.images == about.images
-        assert (truth["answer"] == "yes") == (truth["shape"] in Scene.from_dict(about.truth).shapes)
+        assert (truth["answer"] == "yes") == (
+            truth["shape"] in Scene.from_dict(about.truth).shapes
+        )
         assert prompt.reference == f"{truth['answer'].capitalize()}."
         assert text_of(prompt) == truth["question"]
 
 
 def test_questions_are_balanced_and_can_be_left_out(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    said = [prompt.truth["answer"] for prompt in question_prompts("test", 8, 0, store, 2) if prompt.truth]
+    said = [
+        prompt.truth["answer"]
+        for prompt in question_prompts("test", 8, 0, store, 2)
+        if prompt.truth
+    ]
     assert said.count("yes") == said.count("no")
     assert question_prompts("test", 8, 0, store, 0) == []

@@ -30,18 +30,30 @@ from common.shapes.scenes import (
 def any_scene(draw: st.DrawFn) -> Scene:
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, unique=True))
     cells = draw(st.permutations(range(NUM_CELLS)))
-    objects = [SceneObject(c, s, draw(st.sampled_from(COLOURS))) for c, s in zip(cells, shapes, strict=False)]
+    objects = [
+        SceneObject(c, s, draw(st.sampled_from(COLOURS)))
+        for c, s in zip(cells, shapes, strict=False)
+    ]
     return Scene(tuple(sorted(objects)), draw(st.integers(0, 2**32 - 1)))
 
 
 def partner_share(scenes: list[Scene]) -> float:
     """Share of the anchors present whose partner is present too."""
-    anchors = [(scene, shape) for scene in scenes for shape in scene.shapes if shape in PARTNERS]
-    return sum(PARTNERS[shape] in scene.shapes for scene, shape in anchors) / len(anchors)
+    anchors = [
+        (scene, shape)
+        for scene in scenes
+        for shape in scene.shapes
+        if shape in PARTNERS
+    ]
+    return sum(PARTNERS[shape] in scene.shapes for scene, shape in anchors) / len(
+        anchors
+    )
 
 
 def test_splits_share_no_layout() -> None:
-    layouts = {split: {s.layout for s in split_scenes(split, 1500, seed=1)} for split in SPLITS}
+    layouts = {
+        split: {s.layout for s in split_scenes(split, 1500, seed=1)} for split in SPLITS
+    }
     assert not layouts["train"] & layouts["validation"]
     assert not layouts["train"] & layouts["test"]
     assert not layouts["validation"] & layouts["test"]
@@ -64,9 +76,15 @@ def test_training_scenes_are_biased_and_test_scenes_are_not() -> None:
     So the partner share is (1*0 + 2*1/5 + 3*2/5) / 6 = 0.27. Biased by b it is 0.27 + 0.73 b, with b = 0.7: 0.78.
     The few layouts of one object fall unevenly into the small splits, hence their wider tolerance.
     """
-    assert partner_share(split_scenes("train", 4000, seed=2)) == pytest.approx(0.78, abs=0.02)
-    assert partner_share(split_scenes("test", 4000, seed=2)) == pytest.approx(0.27, abs=0.04)
-    assert partner_share(split_scenes("validation", 4000, seed=2)) == pytest.approx(0.27, abs=0.04)
+    assert partner_share(split_scenes("train", 4000, seed=2)) == pytest.approx(
+        0.78, abs=0.02
+    )
+    assert partner_share(split_scenes("test", 4000, seed=2)) == pytest.approx(
+        0.27, abs=0.04
+    )
+    assert partner_share(split_scenes("validation", 4000, seed=2)) == pytest.approx(
+        0.27, abs=0.04
+    )
 
 
 @given(any_scene())
@@ -109,7 +127,9 @@ def test_an_object_stays_in_its_cell(shape: str) -> None:
 
 @given(any_scene())
 def test_a_caption_reads_back_as_the_scene(scene: Scene) -> None:
-    assert parse_caption(caption(scene)) == [Mention(o.shape, o.colour, o.place) for o in scene.objects]
+    assert parse_caption(caption(scene)) == [
+        Mention(o.shape, o.colour, o.place) for o in scene.objects
+    ]
 
 
 @given(st.text())
@@ -123,10 +143,16 @@ def test_any_text_can_be_parsed(text: str) -> None:
         ("", []),
         ("Two Circles and a blue star", [Mention("circle"), Mention("star", "blue")]),
         ("A red thing. A square in the middle", [Mention("square", None, "center")]),
-        ("a green ring at the top-left of a cross", [Mention("ring", "green", "top left"), Mention("cross")]),
+        (
+            "a green ring at the top-left of a cross",
+            [Mention("ring", "green", "top left"), Mention("cross")],
+        ),
         ("There is no circle. There isn't a star, only a ring.", [Mention("ring")]),
         ("There is no circle, there is a ring.", [Mention("ring")]),
-        ("There is a red red circle at the the bottom", [Mention("circle", "red", "bottom")]),
+        (
+            "There is a red red circle at the the bottom",
+            [Mention("circle", "red", "bottom")],
+        ),
         ("acrosss the starry squareness", []),
     ],
 )
@@ -146,14 +172,22 @@ def test_noisy_captions_name_the_absent_partner_in_the_given_share() -> None:
         assert not {m.place for m in extra} & {o.place for o in scene.objects}
         named, partners = named + len(extra), partners + len(scene.absent_partners)
     assert named / partners == pytest.approx(0.6, abs=0.04)
-    assert all(noisy_caption(scene, rng, 0.0) == caption(scene) for scene in tempting[:50])
+    assert all(
+        noisy_caption(scene, rng, 0.0) == caption(scene) for scene in tempting[:50]
+    )
 
 
 def test_pope_splits_are_balanced_and_true() -> None:
     scenes = split_scenes("test", 300, seed=7)
     for split in POPE_SPLITS:
-        asked = [(scene, question) for scene in scenes for question in questions(scene, split, pairs=2)]
-        assert Counter(question.answer for _, question in asked)["yes"] * 2 == len(asked)
+        asked = [
+            (scene, question)
+            for scene in scenes
+            for question in questions(scene, split, pairs=2)
+        ]
+        assert Counter(question.answer for _, question in asked)["yes"] * 2 == len(
+            asked
+        )
         for scene, question in asked:
             assert (question.shape in scene.shapes) == (question.answer == "yes")
             assert question.text == f"Is there a {question.shape} in the image?"
@@ -162,7 +196,9 @@ def test_pope_splits_are_balanced_and_true() -> None:
 
 
 def test_the_popular_split_asks_about_frequent_shapes() -> None:
-    assert {shape for shape, _ in shape_counts().most_common(3)} == set(PARTNERS.values())
+    assert {shape for shape, _ in shape_counts().most_common(3)} == set(
+        PARTNERS.values()
+    )
     counts = shape_counts()
     for scene in split_scenes("test", 100, seed=8):
         (asked,) = [q.shape for q in questions(scene, "popular") if q.answer == "no"]
@@ -174,8 +210,15 @@ def test_the_adversarial_split_asks_about_absent_partners() -> None:
     assert len(tempting) > 100
 
     def hits(split: str) -> float:
-        asked = [(s, q.shape) for s in tempting for q in questions(s, split) if q.answer == "no"]  # type: ignore[arg-type]
-        return sum(shape in scene.absent_partners for scene, shape in asked) / len(asked)
+        asked = [
+            (s, q.shape)
+            for s in tempting
+            for q in questions(s, split)
+            if q.answer == "no"
+        ]  # type: ignore[arg-type]
+        return sum(shape in scene.absent_partners for scene, shape in asked) / len(
+            asked
+        )
 
     assert hits("adversarial") == 1.0
     assert hits("random") < 0.5

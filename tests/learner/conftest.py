@@ -40,4 +40,6 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways through a tree: as on CPUs, and as elsewhere or with dropout."""
     if request.param == "torch's":
-        monkeypatch.setattr(learner.tree_attention, "_is_one_function", lambda *_: False)
+        monkeypatch.setattr(
+            learner.tree_attention, "_is_one_function", lambda *_: False
+        )

@@ -20,18 +20,33 @@ from tests.tiny_models import make_prompt, tiny_llava
 _RUNS = TemporaryDirectory(prefix="sightline-tests-")
 _NUMBERS = count()
 LORA = {"kind": "lora", "r": 4, "alpha": 8}
-CHOSEN = ("There is a red circle at the top.", "There is a blue square.", "There is a green circle on the left.")
-REJECTED = ("There is a yellow square.", "There is a red triangle at the bottom on the right.", "no")
+CHOSEN = (
+    "There is a red circle at the top.",
+    "There is a blue square.",
+    "There is a green circle on the left.",
+)
+REJECTED = (
+    "There is a yellow square.",
+    "There is a red triangle at the bottom on the right.",
+    "no",
+)
 
 
 def run_config(
-    engine: str = "torch", tuning: dict[str, Any] | None = None, model: Path | None = None, **learner: Any
+    engine: str = "torch",
+    tuning: dict[str, Any] | None = None,
+    model: Path | None = None,
+    **learner: Any,
 ) -> RunConfig:
     """A run of 20 steps on the tiny model, learning fast enough that every step shows; with a folder of its own."""
     return RunConfig.model_validate(
         {
             "run": {"dir": f"{_RUNS.name}/{next(_NUMBERS)}"},
-            "model": {"path": str(model or tiny_llava()), "tuning": tuning or {"kind": "full"}, "max_length": 256},
+            "model": {
+                "path": str(model or tiny_llava()),
+                "tuning": tuning or {"kind": "full"},
+                "max_length": 256,
+            },
             "mixture": {"online_fraction": 1.0},
             "learner": {
                 "engine": engine,
@@ -45,7 +60,9 @@ def run_config(
     )
 
 
-def assert_same_weights(found: Mapping[str, Any], expected: Mapping[str, Any], lr: float = 1e-3) -> None:
+def assert_same_weights(
+    found: Mapping[str, Any], expected: Mapping[str, Any], lr: float = 1e-3
+) -> None:
     """After the same few steps of AdamW with this learning rate, up to the rounding of gradients.
 
     AdamW divides a gradient by its own size. Where a sum cancels to nearly nothing, its rounding moves that weight by
@@ -53,10 +70,18 @@ def assert_same_weights(found: Mapping[str, Any], expected: Mapping[str, Any], l
     is lost moves whole tensors by whole steps.
     """
     assert found.keys() == expected.keys()
-    errors = {name: np.abs(np.asarray(found[name], np.float64) - np.asarray(expected[name])) for name in expected}
+    errors = {
+        name: np.abs(np.asarray(found[name], np.float64) - np.asarray(expected[name]))
+        for name in expected
+    }
     for name, error in errors.items():
         assert error.max() <= 0.05 * lr, name
-    assert np.sqrt(np.mean(np.concatenate([error.ravel() for error in errors.values()]) ** 2)) <= 1e-3 * lr
+    assert (
+        np.sqrt(
+            np.mean(np.concatenate([error.ravel() for error in errors.values()]) ** 2)
+        )
+        <= 1e-3 * lr
+    )
 
 
 def make_pairs(store: ImageStore, num: int, first: int = 0) -> list[PreferencePair]:
@@ -80,7 +105,9 @@ def diverged_policies(model_path: Path, scale: float) -> tuple[Policy, Policy]:
     reference = freeze_copy(policy, share_tower=True)
     torch.manual_seed(1)
     with torch.no_grad():
-        policy.model.lm_head.weight.add_(torch.randn_like(policy.model.lm_head.weight) * scale)
+        policy.model.lm_head.weight.add_(
+            torch.randn_like(policy.model.lm_head.weight) * scale
+        )
     return policy, reference
 
 

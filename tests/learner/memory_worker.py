@@ -18,7 +18,18 @@ from common.images import ImageStore
 from learner.learner import Learner
 from tests.learner.helpers import make_pairs, run_config
 
-MALLINFO = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+MALLINFO = [
+    "arena",
+    "ordblks",
+    "smblks",
+    "hblks",
+    "hblkhd",
+    "usmblks",
+    "fsmblks",
+    "uordblks",
+    "fordblks",
+    "keepcost",
+]
 
 
 class _Mallinfo(ctypes.Structure):
@@ -53,13 +64,18 @@ def push_bytes(trainer: Learner) -> int:
 
 def held_bytes(module: nn.Module) -> int:
     """Of a module's parameters on this rank: its shares, and what happens to be whole."""
-    return sum(each.data.nbytes + getattr(each, "ds_tensor", each.data[:0]).nbytes for each in module.parameters())
+    return sum(
+        each.data.nbytes + getattr(each, "ds_tensor", each.data[:0]).nbytes
+        for each in module.parameters()
+    )
 
 
 def main() -> None:
     rank, world_size, port = map(int, sys.argv[1:4])
     model, images, out = map(Path, sys.argv[4:])
-    config = run_config("deepspeed", model=model, zero_stage=3, num_ranks=world_size, micro_batch=1)
+    config = run_config(
+        "deepspeed", model=model, zero_stage=3, num_ranks=world_size, micro_batch=1
+    )
     trainer = Learner(config, rank, world_size, "127.0.0.1", port)
     trainer.start()
     trainer.step(0, make_pairs(ImageStore(images), 2))

@@ -55,7 +55,9 @@ def batch_of(store: ImageStore, step: int) -> list[PreferencePair]:
         pairs[0] = replace(pairs[0], rejected=pairs[0].chosen)
     if step == 6:
         for index in (0, 2, 4):
-            longer = replace(pairs[index].chosen, text=" ".join([pairs[index].chosen.text] * 5))
+            longer = replace(
+                pairs[index].chosen, text=" ".join([pairs[index].chosen.text] * 5)
+            )
             pairs[index] = replace(pairs[index], chosen=longer)
     return pairs
 
@@ -64,9 +66,14 @@ def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
     # All of rank 1's pairs are of source `bdhs`, none of rank 0's: their forwards must meet all the same.
     tuning, losses = case["tuning"], dict[str, dict[str, Any]]()
     if "povid" in tuning:
-        losses = {"bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}}
+        losses = {
+            "bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}
+        }
     if "mdpo" in tuning:
-        losses = {"bdhs": {"kind": "mdpo", "weight": 0.5}, "online": {"kind": "mpo", "beta": 0.5}}
+        losses = {
+            "bdhs": {"kind": "mdpo", "weight": 0.5},
+            "online": {"kind": "mpo", "beta": 0.5},
+        }
     config = run_config(
         "deepspeed",
         LORA if "lora" in tuning else None,
@@ -75,7 +82,10 @@ def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
         source_losses=losses,
         **case["learner"],
     )
-    return RunConfig.model_validate(config.model_dump() | {"run": {"dir": out / "run"}, "checkpoint": {"interval": 3}})
+    return RunConfig.model_validate(
+        config.model_dump()
+        | {"run": {"dir": out / "run"}, "checkpoint": {"interval": 3}}
+    )
 
 
 def infinite_loss_of(pair_id: str) -> Any:
@@ -83,14 +93,20 @@ def infinite_loss_of(pair_id: str) -> Any:
 
     def broken(policy: Any, reference: Any, pairs: Any) -> Any:
         logps = pair_logps(policy, reference, pairs)
-        bad = torch.tensor([-math.inf if pair.pair.id == pair_id else 0.0 for pair in pairs])
+        bad = torch.tensor(
+            [-math.inf if pair.pair.id == pair_id else 0.0 for pair in pairs]
+        )
         return replace(logps, ref_rejected=logps.ref_rejected + bad)
 
     return patch.object(learner.update, "pair_logps", broken)
 
 
-def run(case: dict[str, Any], rank: int, world_size: int, port: int, images: Path, out: Path) -> None:
-    learner = Learner(config_of(case, world_size, out), rank, world_size, "127.0.0.1", port)
+def run(
+    case: dict[str, Any], rank: int, world_size: int, port: int, images: Path, out: Path
+) -> None:
+    learner = Learner(
+        config_of(case, world_size, out), rank, world_size, "127.0.0.1", port
+    )
     learner.start()
     store = ImageStore(images)
     learner.set_probe(batch_of(store, 0)[0].prompt, (5, 6, 7))
@@ -116,7 +132,9 @@ def run(case: dict[str, Any], rank: int, world_size: int, port: int, images: Pat
         "again": again.pair_ids,
         "skipped": skipped.pair_ids,
         "change_norm": None if manifest is None else manifest.change_norm,
-        "probe": None if manifest is None or manifest.probe is None else manifest.probe.token_logprobs,
+        "probe": None
+        if manifest is None or manifest.probe is None
+        else manifest.probe.token_logprobs,
     }
     (out / f"rank_{rank}.json").write_text(json.dumps(found))
     learner.close()

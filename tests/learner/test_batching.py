@@ -13,7 +13,9 @@ from learner.collate import Collator
 from tests.learner.helpers import make_pairs, text_prompt
 
 
-def plans(pairs: list, collator: Collator, micro_batch: int, world_size: int, monkeypatch) -> list[BatchPlan]:
+def plans(
+    pairs: list, collator: Collator, micro_batch: int, world_size: int, monkeypatch
+) -> list[BatchPlan]:
     """The plans of all ranks, each in a thread of its own; they exchange their facts through a barrier."""
     facts, barrier = [], Barrier(world_size, timeout=60)
 
@@ -26,21 +28,31 @@ def plans(pairs: list, collator: Collator, micro_batch: int, world_size: int, mo
     with ThreadPoolExecutor(world_size) as threads:
         return list(
             threads.map(
-                lambda rank: plan_batch(pairs, collator, MicroSize(micro_batch), rank, world_size), range(world_size)
+                lambda rank: plan_batch(
+                    pairs, collator, MicroSize(micro_batch), rank, world_size
+                ),
+                range(world_size),
             )
         )
 
 
 def ids(plan: BatchPlan) -> list[list[tuple[str, float]]]:
     return [
-        [(pair.pair.id, weight) for pair, weight in zip(batch.pairs, batch.weights, strict=True)]
+        [
+            (pair.pair.id, weight)
+            for pair, weight in zip(batch.pairs, batch.weights, strict=True)
+        ]
         for batch in plan.micro_batches
     ]
 
 
 def test_one_rank(collator: Collator, store: ImageStore) -> None:
     plan = plan_batch(make_pairs(store, 5), collator, MicroSize(2), 0, 1)
-    assert ids(plan) == [[("pair-0", 1), ("pair-1", 1)], [("pair-2", 1), ("pair-3", 1)], [("pair-4", 1)]]
+    assert ids(plan) == [
+        [("pair-0", 1), ("pair-1", 1)],
+        [("pair-2", 1), ("pair-3", 1)],
+        [("pair-4", 1)],
+    ]
     assert plan.num_pairs == 5
 
 
@@ -55,7 +67,11 @@ def test_ranks_run_equally_many_micro_batches(
     assert ids(first) == [[("pair-0", 1)], [("pair-2", 1)]]
     assert ids(second) == [[("pair-0", 0)], [("pair-0", 0)]]
     assert first.num_pairs == second.num_pairs == 2
-    assert [drop.id for drop in first.dropped] == [drop.id for drop in second.dropped] == ["pair-1", "pair-3"]
+    assert (
+        [drop.id for drop in first.dropped]
+        == [drop.id for drop in second.dropped]
+        == ["pair-1", "pair-3"]
+    )
 
 
 def test_every_micro_batch_has_media_if_any_has(
@@ -81,6 +97,9 @@ def test_cuts_by_tokens() -> None:
 
 def test_a_cut_counts_a_prompt_once() -> None:
     """2,900 + 5 · 200 = 3,900 of 4,096; the next cut has 2,900 + 3 · 200, and 600 are too many for another prompt."""
-    pairs = [PairSize(1, 2900, 200)] * 8 + [PairSize(2, 400, 200), PairSize(1, 2900, 200)]
+    pairs = [PairSize(1, 2900, 200)] * 8 + [
+        PairSize(2, 400, 200),
+        PairSize(1, 2900, 200),
+    ]
     assert MicroSize(1, 4096).cut(pairs) == [slice(0, 5), slice(5, 8), slice(8, 10)]
     assert MicroSize(1, 4100).cut(pairs) == [slice(0, 6), slice(6, 10)]

@@ -28,15 +28,21 @@ from learner.update import accumulate
 from tests.learner.helpers import make_pairs, run_config, text_prompt
 
 
-def spots(chosen: list[int], rejected: list[int], min_match: int = 1) -> tuple[list[int], list[int]]:
+def spots(
+    chosen: list[int], rejected: list[int], min_match: int = 1
+) -> tuple[list[int], list[int]]:
     """Places of changed tokens."""
     sides = changes(chosen, rejected, min_match)
-    return tuple([place for place, changed in enumerate(side) if changed] for side in sides)  # type: ignore[return-value]
+    return tuple(
+        [place for place, changed in enumerate(side) if changed] for side in sides
+    )  # type: ignore[return-value]
 
 
 def test_by_hand() -> None:
     assert spots([1, 2, 3, 4], [1, 9, 3, 4]) == ([1], [1])
-    assert spots([1, 2, 3], [1, 2, 7, 8, 3]) == ([], [2, 3]), "what is only in one answer"
+    assert spots([1, 2, 3], [1, 2, 7, 8, 3]) == ([], [2, 3]), (
+        "what is only in one answer"
+    )
     assert spots([1, 2, 3], [1, 3]) == ([1], [])
     assert spots([1, 2], [3]) == ([0, 1], [0])
     assert spots([1, 2, 3], [1, 2, 3]) == ([], [])
@@ -64,7 +70,16 @@ def test_what_is_unchanged_is_common() -> None:
 
 
 def test_mask(collator: Collator, store: ImageStore) -> None:
-    pair = encoded(collator, [replace(make_pairs(store, 1)[0], chosen=tokens(5, 6, 7), rejected=tokens(5, 8, 7, 9))])[0]
+    pair = encoded(
+        collator,
+        [
+            replace(
+                make_pairs(store, 1)[0],
+                chosen=tokens(5, 6, 7),
+                rejected=tokens(5, 8, 7, 9),
+            )
+        ],
+    )[0]
     found = changed_mask([pair, pair], [1, None], 5)
     assert found.int().tolist() == [[0, 1, 0, 0, 0], [0] * 5, [0, 1, 0, 1, 0], [0] * 5]
 
@@ -78,14 +93,20 @@ def encoded(collator: Collator, pairs: list[PreferencePair]) -> list[EncodedPair
     return [pair for pair in found if isinstance(pair, EncodedPair)]
 
 
-def dense_ratio(policies: tuple[Policy, Policy], collator: Collator, pair: EncodedPair, side: int) -> Tensor:
+def dense_ratio(
+    policies: tuple[Policy, Policy], collator: Collator, pair: EncodedPair, side: int
+) -> Tensor:
     """Σ w_i r_i / Σ w_i with weight 4 in changed spans, token by token from Hugging Face's own logits."""
     completion = (pair.chosen, pair.rejected)[side]
     changed = changes(pair.chosen, pair.rejected, 2)[side]
     batch = collator._rows([(pair.prompt, completion)]).to("cpu", torch.float64)
     start = len(pair.prompt.token_ids)
     tables = [
-        policy.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.media)
+        policy.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            **batch.media,
+        )
         .logits[0]
         .log_softmax(-1)
         for policy in policies
@@ -93,7 +114,9 @@ def dense_ratio(policies: tuple[Policy, Policy], collator: Collator, pair: Encod
     total, weights = torch.zeros((), dtype=torch.float64), 0.0
     for place, token in enumerate(completion):
         weight = 4.0 if changed[place] else 1.0
-        total = total + weight * (tables[0] - tables[1].detach())[start + place - 1, token]
+        total = (
+            total + weight * (tables[0] - tables[1].detach())[start + place - 1, token]
+        )
         weights += weight
     return total / weights
 
@@ -108,9 +131,20 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
     reference = freeze_copy(policy, share_tower=True)
     torch.manual_seed(1)
     with torch.no_grad():
-        policy.model.lm_head.weight.add_(torch.randn_like(policy.model.lm_head.weight) * 0.2)
+        policy.model.lm_head.weight.add_(
+            torch.randn_like(policy.model.lm_head.weight) * 0.2
+        )
     config = LearnerConfig.model_validate(
-        {"source_losses": {"bdhs": {"kind": "ddpo", "beta": 0.5, "ddpo_gamma": 4, "ddpo_min_match": 2}}}
+        {
+            "source_losses": {
+                "bdhs": {
+                    "kind": "ddpo",
+                    "beta": 0.5,
+                    "ddpo_gamma": 4,
+                    "ddpo_min_match": 2,
+                }
+            }
+        }
     )
     records = make_pairs(store, 4)
     records[1] = replace(records[1], prompt=text_prompt())
@@ -118,7 +152,10 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
     losses = []
     for pair in pairs:
         if pair.pair.source == "bdhs":
-            ratios = [dense_ratio((policy, reference), collator, pair, side) for side in range(2)]
+            ratios = [
+                dense_ratio((policy, reference), collator, pair, side)
+                for side in range(2)
+            ]
             losses.append(-F.logsigmoid(0.5 * (ratios[0] - ratios[1])))
         else:
             batch = collator.collate([pair]).to("cpu", torch.float64)
@@ -129,10 +166,19 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
         prepare(each.model)
     collator.tree = tree
     policy.zero_grad()
-    engine: Any = SimpleNamespace(rank=0, world_size=1, module=policy, backward=lambda loss: loss.backward())
-    plan, objective = plan_batch(records, collator, MicroSize(size), 0, 1), Objective.of(config, records)
-    accumulate(engine, reference, collator, plan, objective, torch.device("cpu"), torch.float64)
-    found = {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
+    engine: Any = SimpleNamespace(
+        rank=0, world_size=1, module=policy, backward=lambda loss: loss.backward()
+    )
+    plan, objective = (
+        plan_batch(records, collator, MicroSize(size), 0, 1),
+        Objective.of(config, records),
+    )
+    accumulate(
+        engine, reference, collator, plan, objective, torch.device("cpu"), torch.float64
+    )
+    found = {
+        name: p.grad for name, p in policy.named_parameters() if p.grad is not None
+    }
     for name, value in expected.items():
         assert (found[name] - value).norm() <= 1e-5 * value.norm() + 1e-9, name
 
@@ -140,7 +186,11 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
 def gradients(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
     policy.zero_grad()
     loss.backward()
-    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.clone()
+        for name, p in policy.named_parameters()
+        if p.grad is not None
+    }
 
 
 def test_a_learner_trains_on_it_with_cached_references(store: ImageStore) -> None:
@@ -148,9 +198,15 @@ def test_a_learner_trains_on_it_with_cached_references(store: ImageStore) -> Non
     pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 6)]
     results = []
     for cache in ("run", "off"):
-        trainer = Learner(run_config(loss=Loss(kind="ddpo", beta=0.5), fast={"reference_cache": cache}))
+        trainer = Learner(
+            run_config(
+                loss=Loss(kind="ddpo", beta=0.5), fast={"reference_cache": cache}
+            )
+        )
         assert trainer.start()["fallbacks"] == {}
-        results.append([trainer.step(step, pairs)[0].metrics["loss"] for step in range(4)])
+        results.append(
+            [trainer.step(step, pairs)[0].metrics["loss"] for step in range(4)]
+        )
     assert results[0] == results[1]
     assert results[0][0] == pytest.approx(0.693147, abs=1e-5)
     assert results[0][-1] < results[0][0]

@@ -34,15 +34,25 @@ def test_rows(collator: Collator, store: ImageStore) -> None:
     batch = collator.collate(pairs)
     assert batch.input_ids.shape[0] == 6
     assert batch.media["pixel_values"].shape[0] == 6
-    for row, (pair, response) in enumerate([(p, p.chosen) for p in pairs] + [(p, p.rejected) for p in pairs]):
+    for row, (pair, response) in enumerate(
+        [(p, p.chosen) for p in pairs] + [(p, p.rejected) for p in pairs]
+    ):
         length = len(pair.prompt.token_ids) + len(response)
-        assert batch.input_ids[row, :length].tolist() == [*pair.prompt.token_ids, *response]
+        assert batch.input_ids[row, :length].tolist() == [
+            *pair.prompt.token_ids,
+            *response,
+        ]
         assert batch.attention_mask[row].sum() == length
         assert batch.input_ids[row][batch.response_mask[row]].tolist() == list(response)
-        assert torch.equal(batch.media["pixel_values"][row], pair.prompt.model_inputs["pixel_values"][0])
+        assert torch.equal(
+            batch.media["pixel_values"][row],
+            pair.prompt.model_inputs["pixel_values"][0],
+        )
 
 
-def test_sampled_tokens_travel_and_text_is_encoded(collator: Collator, store: ImageStore) -> None:
+def test_sampled_tokens_travel_and_text_is_encoded(
+    collator: Collator, store: ImageStore
+) -> None:
     (pair,) = make_pairs(store, 1)
     tokens = (9, 8, 7)
     (found,) = encoded(collator, [replace(pair, chosen=Response("anything", tokens))])
@@ -78,7 +88,10 @@ def test_the_limit_is_exact(collator: Collator, store: ImageStore) -> None:
     (pair,) = make_pairs(store, 1)
     room = 256 - len(encoded(collator, [pair])[0].prompt.token_ids)
     encoded(collator, [replace(pair, chosen=Response("", (5,) * room))])
-    assert refusal(collator, replace(pair, chosen=Response("", (5,) * (room + 1)))) == "pair_too_long"
+    assert (
+        refusal(collator, replace(pair, chosen=Response("", (5,) * (room + 1))))
+        == "pair_too_long"
+    )
 
 
 def test_identical_sides(collator: Collator, store: ImageStore) -> None:
@@ -92,19 +105,36 @@ def test_bad_prompts(collator: Collator, store: ImageStore, tmp_path: Path) -> N
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     other = ImageRef("0" * 64, str(broken))
-    for images, reason in (((gone,), "image_missing"), ((other,), "image_changed"), ((), "image_count")):
-        assert refusal(collator, replace(pair, prompt=replace(pair.prompt, images=images))) == reason
+    for images, reason in (
+        ((gone,), "image_missing"),
+        ((other,), "image_changed"),
+        ((), "image_count"),
+    ):
+        assert (
+            refusal(collator, replace(pair, prompt=replace(pair.prompt, images=images)))
+            == reason
+        )
     long = text_prompt("There is a red circle. " * 100)
     assert refusal(collator, replace(pair, prompt=long)) == "prompt_too_long"
 
 
 @pytest.mark.parametrize(
     ("path", "token"),
-    [(tiny_llava, "<image>"), (tiny_qwen, "<|image_pad|>"), (tiny_qwen, "<|video_pad|>")],
+    [
+        (tiny_llava, "<image>"),
+        (tiny_qwen, "<|image_pad|>"),
+        (tiny_qwen, "<|video_pad|>"),
+    ],
 )
-def test_texts_that_spell_a_media_token(store: ImageStore, path: Callable[[], Path], token: str) -> None:
+def test_texts_that_spell_a_media_token(
+    store: ImageStore, path: Callable[[], Path], token: str
+) -> None:
     collator = Collator(ChatEncoder(path(), 256))
-    pair = replace(make_pairs(store, 1)[0], chosen=Response("A square."), rejected=Response("A circle."))
+    pair = replace(
+        make_pairs(store, 1)[0],
+        chosen=Response("A square."),
+        rejected=Response("A circle."),
+    )
     assert isinstance(collator.encode(pair), EncodedPair)
     image, text = pair.prompt.messages[0].parts
     for parts in (
@@ -113,12 +143,19 @@ def test_texts_that_spell_a_media_token(store: ImageStore, path: Callable[[], Pa
     ):
         prompt = replace(pair.prompt, messages=(Message("user", parts),))
         assert refusal(collator, replace(pair, prompt=prompt)) == "image_count"
-    assert refusal(collator, replace(pair, chosen=Response(f"It is {token}."))) == "response_media"
+    assert (
+        refusal(collator, replace(pair, chosen=Response(f"It is {token}.")))
+        == "response_media"
+    )
 
 
-def test_text_and_image_prompts_share_a_batch(collator: Collator, store: ImageStore) -> None:
+def test_text_and_image_prompts_share_a_batch(
+    collator: Collator, store: ImageStore
+) -> None:
     pairs = make_pairs(store, 2)
-    batch = collator.collate(encoded(collator, [replace(pairs[0], prompt=text_prompt()), pairs[1]]))
+    batch = collator.collate(
+        encoded(collator, [replace(pairs[0], prompt=text_prompt()), pairs[1]])
+    )
     assert batch.media["pixel_values"].shape[0] == 2
 
 
@@ -129,9 +166,22 @@ def test_the_cache_is_bounded_and_keyed_by_content(
     prompts = [pair.prompt for pair in make_pairs(store, 3)]
     calls = []
     original = ChatEncoder.encode_prompt
-    monkeypatch.setattr(ChatEncoder, "encode_prompt", lambda self, p: calls.append(p.id) or original(self, p))
-    one = sum(value.nbytes for value in original(encoder, prompts[0]).model_inputs.values())
+    monkeypatch.setattr(
+        ChatEncoder,
+        "encode_prompt",
+        lambda self, p: calls.append(p.id) or original(self, p),
+    )
+    one = sum(
+        value.nbytes for value in original(encoder, prompts[0]).model_inputs.values()
+    )
     cache = PromptCache(encoder, max_bytes=2 * one)
-    for prompt in (prompts[0], prompts[1], replace(prompts[0], id="same content"), prompts[2], prompts[0], prompts[1]):
+    for prompt in (
+        prompts[0],
+        prompts[1],
+        replace(prompts[0], id="same content"),
+        prompts[2],
+        prompts[0],
+        prompts[1],
+    ):
         cache.encode(prompt)
     assert calls == ["prompt-0", "prompt-1", "prompt-2", "prompt-1"]

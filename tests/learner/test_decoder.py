@@ -38,10 +38,16 @@ def wide_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain formula in the model's own dtype in place of transformers' norms: then nothing but order differs."""
 
     def norm(self: Any, hidden: Tensor) -> Tensor:
-        return self.weight * hidden / (hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
+        return (
+            self.weight
+            * hidden
+            / (hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
+        )
 
     for name in ("llava", "qwen2_5_vl", "qwen3_vl"):
-        monkeypatch.setattr(type(language_model(family(name).model).norm), "forward", norm)
+        monkeypatch.setattr(
+            type(language_model(family(name).model).norm), "forward", norm
+        )
 
 
 @EACH
@@ -87,8 +93,16 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
 @pytest.mark.usefixtures("wide_norms")
 def test_lora(name: str) -> None:
     own = family(name)
-    targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    plain_model = get_peft_model(copy.deepcopy(own.model), LoraConfig(r=2, target_modules=targets)).double().eval()
+    targets = (
+        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    )
+    plain_model = (
+        get_peft_model(
+            copy.deepcopy(own.model), LoraConfig(r=2, target_modules=targets)
+        )
+        .double()
+        .eval()
+    )
     torch.manual_seed(0)
     with torch.no_grad():
         for key, parameter in plain_model.named_parameters():
@@ -107,12 +121,20 @@ def test_lora(name: str) -> None:
 @pytest.mark.usefixtures("wide_norms")
 @pytest.mark.parametrize(
     ("sides", "share"),
-    [(("language",), "features"), (("language", "projector"), "tower"), (("language", "vision"), "nothing")],
+    [
+        (("language",), "features"),
+        (("language", "projector"), "tower"),
+        (("language", "vision"), "nothing"),
+    ],
 )
-def test_adapters_off_are_the_base_model(name: str, sides: tuple[Any, ...], share: str) -> None:
+def test_adapters_off_are_the_base_model(
+    name: str, sides: tuple[Any, ...], share: str
+) -> None:
     """With adapters that change every log-prob, and with what policy and reference share of the vision side."""
     own = family(name)
-    policy = Policy(_add_lora(copy.deepcopy(own.model), Lora(r=2, alpha=4, sides=sides))).double()
+    policy = Policy(
+        _add_lora(copy.deepcopy(own.model), Lora(r=2, alpha=4, sides=sides))
+    ).double()
     torch.manual_seed(0)
     with torch.no_grad():
         for key, parameter in policy.named_parameters():
@@ -125,7 +147,9 @@ def test_adapters_off_are_the_base_model(name: str, sides: tuple[Any, ...], shar
     batch = tree_batch(pairs)
     with torch.no_grad():
         trained, expected = policy(batch).summed, plain(own.model, pairs)
-        torch.testing.assert_close(policy(batch, adapters=False).summed, expected, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(
+            policy(batch, adapters=False).summed, expected, atol=1e-9, rtol=1e-9
+        )
         assert (trained - expected).abs().min() > 1e-3
         torch.testing.assert_close(policy(batch).summed, trained, atol=0, rtol=0)
 
@@ -134,9 +158,15 @@ def test_adapters_off_are_the_base_model(name: str, sides: tuple[Any, ...], shar
 def test_many_completions_of_one_prompt() -> None:
     """Completions of one token ask nothing in the last layer; long siblings have calls of their own."""
     own = family("llava")
-    long = [tuple(20 + (7 * number + place) % 30 for place in range(12)) for number in range(8)]
+    long = [
+        tuple(20 + (7 * number + place) % 30 for place in range(12))
+        for number in range(8)
+    ]
     for pairs in (
-        [own.pair("a1", 1, chosen=(20,), rejected=(21,)), own.pair("b1", chosen=(22, 23), rejected=(24,))],
+        [
+            own.pair("a1", 1, chosen=(20,), rejected=(21,)),
+            own.pair("b1", chosen=(22, 23), rejected=(24,)),
+        ],
         [own.pair("a1", 1, chosen=long[0], rejected=other) for other in long[1:]],
     ):
         batch = tree_batch(pairs)
@@ -144,7 +174,9 @@ def test_many_completions_of_one_prompt() -> None:
         prepare(model)
         with torch.no_grad():
             expected = tree_logps(model, batch).summed
-            torch.testing.assert_close(tree_logps(exchanged(own), batch).summed, expected, **NARROW)
+            torch.testing.assert_close(
+                tree_logps(exchanged(own), batch).summed, expected, **NARROW
+            )
 
 
 @EACH
@@ -152,9 +184,16 @@ def test_rows_are_as_ever(name: str) -> None:
     own = family(name)
     pairs = [pair for pair in pairs_of(own) if len(pair.image_key) == 1]
     batch = Rows().collate(pairs).to("cpu", torch.float64)
-    arguments = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.media}
+    arguments = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        **batch.media,
+    }
     with torch.no_grad():
-        found, expected = exchanged(own)(**arguments).logits, own.model(**arguments).logits
+        found, expected = (
+            exchanged(own)(**arguments).logits,
+            own.model(**arguments).logits,
+        )
     torch.testing.assert_close(found, expected, **NARROW)
 
 

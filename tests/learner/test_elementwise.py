@@ -13,7 +13,9 @@ EPS = 1e-3
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_()
 
 
 def test_rms_norm_by_hand() -> None:
@@ -42,7 +44,9 @@ def test_gradients() -> None:
     assert gradcheck(lambda x, w: rms_norm(x, w, EPS), (hidden, weight))
     cos, sin = numbers(1, 3, 4, seed=2).detach(), numbers(1, 3, 4, seed=3).detach()
     assert gradcheck(lambda x: rotary(x, cos, sin), (numbers(1, 2, 3, 4),))
-    assert gradcheck(lambda x: rotary(x.transpose(1, 2), cos, sin), (numbers(1, 3, 2, 4),))
+    assert gradcheck(
+        lambda x: rotary(x.transpose(1, 2), cos, sin), (numbers(1, 3, 2, 4),)
+    )
     assert gradcheck(swiglu, (numbers(2, 5), numbers(2, 5, seed=4)))
 
 
@@ -55,10 +59,19 @@ def test_a_frozen_weight_gets_no_gradient() -> None:
 
 def test_arguments_and_incoming_gradients_stay_as_they_are() -> None:
     """Buffers are written in place, but never those of somebody else."""
-    hidden, weight, gate, up = numbers(1, 3, 2, 4), numbers(4), numbers(5), numbers(5, seed=1)
+    hidden, weight, gate, up = (
+        numbers(1, 3, 2, 4),
+        numbers(4),
+        numbers(5),
+        numbers(5, seed=1),
+    )
     before = [each.detach().clone() for each in (hidden, weight, gate, up)]
     cos = numbers(1, 2, 4).detach()
-    for found in (rms_norm(hidden, weight, EPS), rotary(hidden, cos, cos), swiglu(gate, up)):
+    for found in (
+        rms_norm(hidden, weight, EPS),
+        rotary(hidden, cos, cos),
+        swiglu(gate, up),
+    ):
         grad = torch.full_like(found, 0.5)
         found.backward(grad)
         assert (grad == 0.5).all()
@@ -72,7 +85,10 @@ def test_bfloat16_norms_as_transformers_does(weight_dtype: torch.dtype) -> None:
     hidden = numbers(5, 64).detach().bfloat16().requires_grad_()
     weight = numbers(64).detach().to(weight_dtype)
     wide = hidden.float()
-    expected = weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)).bfloat16()
+    expected = (
+        weight
+        * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)).bfloat16()
+    )
     found = rms_norm(hidden, weight, EPS)
     assert found.dtype == expected.dtype
     torch.testing.assert_close(found, expected, atol=0, rtol=1e-2)

@@ -26,10 +26,21 @@ from learner.torch_engine import TorchEngine
 from learner.tree import tree_batch
 from learner.tree_logps import prepare
 from tests.learner.families import FAMILIES, family
-from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config, text_prompt
+from tests.learner.helpers import (
+    LORA,
+    assert_same_weights,
+    make_pairs,
+    run_config,
+    text_prompt,
+)
 
-DEEPSPEED = [pytest.param(("deepspeed", stage), marks=pytest.mark.real, id=f"deepspeed-{stage}") for stage in range(4)]
-ENGINES = pytest.mark.parametrize("kind", [pytest.param(("torch", 0), id="torch"), *DEEPSPEED])
+DEEPSPEED = [
+    pytest.param(("deepspeed", stage), marks=pytest.mark.real, id=f"deepspeed-{stage}")
+    for stage in range(4)
+]
+ENGINES = pytest.mark.parametrize(
+    "kind", [pytest.param(("torch", 0), id="torch"), *DEEPSPEED]
+)
 Start = Callable[[RunConfig], Learner]
 
 
@@ -51,11 +62,15 @@ def start() -> Iterator[Start]:
     assert not dist.is_initialized()
 
 
-def config_of(kind: tuple[str, int], tuning: dict | None = None, **learner: object) -> RunConfig:
+def config_of(
+    kind: tuple[str, int], tuning: dict | None = None, **learner: object
+) -> RunConfig:
     return run_config(kind[0], tuning, zero_stage=kind[1], **learner)
 
 
-def trained(trainer: Learner, store: ImageStore, num_steps: int = 3) -> dict[str, np.ndarray]:
+def trained(
+    trainer: Learner, store: ImageStore, num_steps: int = 3
+) -> dict[str, np.ndarray]:
     for step in range(num_steps):
         trainer.step(step, make_pairs(store, 6, 6 * step))
     return trainer.publish(1)[1]
@@ -63,22 +78,31 @@ def trained(trainer: Learner, store: ImageStore, num_steps: int = 3) -> dict[str
 
 @ENGINES
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
-def test_same_weights_as_torch(start: Start, store: ImageStore, kind: tuple[str, int], tuning: dict | None) -> None:
+def test_same_weights_as_torch(
+    start: Start, store: ImageStore, kind: tuple[str, int], tuning: dict | None
+) -> None:
     expected = trained(start(config_of(("torch", 0), tuning)), store)
     found = trained(start(config_of(kind, tuning)), store)
     assert_same_weights(found, expected)
 
 
 @ENGINES
-def test_batches_without_images_in_between(start: Start, store: ImageStore, kind: tuple[str, int]) -> None:
+def test_batches_without_images_in_between(
+    start: Start, store: ImageStore, kind: tuple[str, int]
+) -> None:
     """The projector has no gradient in the second and third batch: nothing of the first one's may be left over."""
 
     def train(config: RunConfig) -> tuple[list[float], dict[str, np.ndarray]]:
         trainer = start(config)
         batches = [make_pairs(store, 6, 6 * step) for step in range(4)]
         for step in (1, 2):
-            batches[step] = [replace(pair, prompt=text_prompt()) for pair in batches[step]]
-        norms = [trainer.step(step, batch)[0].metrics["grad_norm"] for step, batch in enumerate(batches)]
+            batches[step] = [
+                replace(pair, prompt=text_prompt()) for pair in batches[step]
+            ]
+        norms = [
+            trainer.step(step, batch)[0].metrics["grad_norm"]
+            for step, batch in enumerate(batches)
+        ]
         return norms, trainer.publish(1)[1]
 
     expected_norms, expected = train(config_of(("torch", 0)))
@@ -88,9 +112,15 @@ def test_batches_without_images_in_between(start: Start, store: ImageStore, kind
 
 
 @ENGINES
-def test_step_reports_norm_and_rate(start: Start, store: ImageStore, kind: tuple[str, int]) -> None:
+def test_step_reports_norm_and_rate(
+    start: Start, store: ImageStore, kind: tuple[str, int]
+) -> None:
     """2 steps of warm-up: lr·1/3, lr·2/3, lr; the norm is the one before clipping."""
-    trainer = start(config_of(kind, optimizer={"lr": 3e-3, "warmup_steps": 2, "max_grad_norm": 1e-3}))
+    trainer = start(
+        config_of(
+            kind, optimizer={"lr": 3e-3, "warmup_steps": 2, "max_grad_norm": 1e-3}
+        )
+    )
     metrics = [trainer.step(step, make_pairs(store, 6))[0].metrics for step in range(3)]
     assert [each["lr"] for each in metrics] == pytest.approx([1e-3, 2e-3, 3e-3])
     assert all(each["grad_norm"] > 0.1 for each in metrics)
@@ -98,13 +128,18 @@ def test_step_reports_norm_and_rate(start: Start, store: ImageStore, kind: tuple
 
 @ENGINES
 def test_a_loss_that_is_not_finite_changes_nothing(
-    start: Start, store: ImageStore, monkeypatch: pytest.MonkeyPatch, kind: tuple[str, int]
+    start: Start,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: tuple[str, int],
 ) -> None:
     trainer = start(config_of(kind))
     clean = trained(trainer, store, 1)
     original = learner.losses.pair_losses
     for bad in (math.nan, math.inf):
-        monkeypatch.setattr(learner.update, "pair_losses", lambda *args, bad=bad: original(*args) * bad)
+        monkeypatch.setattr(
+            learner.update, "pair_losses", lambda *args, bad=bad: original(*args) * bad
+        )
         result, dropped = trainer.step(1, make_pairs(store, 6))
         assert result.pair_ids == ()
         assert {drop.reason for drop in dropped} == {"step_skipped"}
@@ -116,11 +151,15 @@ def test_a_loss_that_is_not_finite_changes_nothing(
     result, _ = trainer.step(3, make_pairs(store, 6))
     assert len(result.pair_ids) == 6
     assert math.isfinite(result.metrics["grad_norm"])
-    assert result.metrics["lr"] == pytest.approx(2e-3 / 3), "skipped steps do not move the schedule"
+    assert result.metrics["lr"] == pytest.approx(2e-3 / 3), (
+        "skipped steps do not move the schedule"
+    )
 
 
 @ENGINES
-def test_resume_is_exact(start: Start, store: ImageStore, tmp_path: Path, kind: tuple[str, int]) -> None:
+def test_resume_is_exact(
+    start: Start, store: ImageStore, tmp_path: Path, kind: tuple[str, int]
+) -> None:
     straight = start(config_of(kind))
     straight.step(0, make_pairs(store, 6))
     straight.save(tmp_path / "one")
@@ -136,7 +175,9 @@ def test_resume_is_exact(start: Start, store: ImageStore, tmp_path: Path, kind: 
 
 @pytest.mark.real
 @pytest.mark.parametrize("stage", [0, 2])
-def test_damaged_deepspeed_checkpoints(start: Start, store: ImageStore, tmp_path: Path, stage: int) -> None:
+def test_damaged_deepspeed_checkpoints(
+    start: Start, store: ImageStore, tmp_path: Path, stage: int
+) -> None:
     trainer = start(config_of(("deepspeed", stage)))
     trainer.step(0, make_pairs(store, 6))
     trainer.save(tmp_path / "one")
@@ -154,15 +195,26 @@ def test_damaged_deepspeed_checkpoints(start: Start, store: ImageStore, tmp_path
 
 @pytest.mark.real
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_bfloat16_trains_and_travels_as_bits(start: Start, store: ImageStore, stage: int) -> None:
+def test_bfloat16_trains_and_travels_as_bits(
+    start: Start, store: ImageStore, stage: int
+) -> None:
     config = config_of(("deepspeed", stage))
-    trainer = start(config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})}))
+    trainer = start(
+        config.model_copy(
+            update={"model": config.model.model_copy(update={"dtype": "bfloat16"})}
+        )
+    )
     pairs = make_pairs(store, 6)
     metrics = [trainer.step(step, pairs)[0].metrics for step in range(4)]
-    assert metrics[-1]["loss"] < metrics[0]["loss"] == pytest.approx(math.log(2), abs=2e-2)
+    assert (
+        metrics[-1]["loss"] < metrics[0]["loss"] == pytest.approx(math.log(2), abs=2e-2)
+    )
     manifest, arrays = trainer.publish(1)
     assert manifest.change_norm > 1e-2
-    assert all(name.endswith("@bfloat16") and value.dtype == np.uint16 for name, value in arrays.items())
+    assert all(
+        name.endswith("@bfloat16") and value.dtype == np.uint16
+        for name, value in arrays.items()
+    )
 
 
 @pytest.mark.real
@@ -173,7 +225,9 @@ def test_a_second_engine_in_one_process_is_refused(start: Start) -> None:
 
 
 @ENGINES
-def test_gathered_weights_are_copies(start: Start, store: ImageStore, kind: tuple[str, int]) -> None:
+def test_gathered_weights_are_copies(
+    start: Start, store: ImageStore, kind: tuple[str, int]
+) -> None:
     trainer = start(config_of(kind))
     before = trainer.publish(0)[1]
     kept = {name: value.copy() for name, value in before.items()}
@@ -184,7 +238,9 @@ def test_gathered_weights_are_copies(start: Start, store: ImageStore, kind: tupl
 
 
 @ENGINES
-def test_gradient_checkpointing_changes_nothing(start: Start, store: ImageStore, kind: tuple[str, int]) -> None:
+def test_gradient_checkpointing_changes_nothing(
+    start: Start, store: ImageStore, kind: tuple[str, int]
+) -> None:
     """Losses of every step and the weights after; that layers really run again is counted."""
     curves, weights, calls = [], [], []
     for checkpointing in (False, True):
@@ -192,7 +248,12 @@ def test_gradient_checkpointing_changes_nothing(start: Start, store: ImageStore,
         runs: list[int] = []
         layer = trainer._policy.model.model.language_model.layers[0]
         layer.self_attn.register_forward_hook(lambda *_, runs=runs: runs.append(1))
-        curves.append([trainer.step(step, make_pairs(store, 6, 6 * step))[0].metrics["loss"] for step in range(3)])
+        curves.append(
+            [
+                trainer.step(step, make_pairs(store, 6, 6 * step))[0].metrics["loss"]
+                for step in range(3)
+            ]
+        )
         weights.append(trainer.publish(1)[1])
         calls.append(len(runs))
     assert calls[1] == 2 * calls[0] > 0
@@ -204,9 +265,19 @@ def test_gradient_checkpointing_changes_nothing(start: Start, store: ImageStore,
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("stage", "offload"),
-    [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (1, "optimizer"), (2, "optimizer"), (3, "params")],
+    [
+        (0, "none"),
+        (1, "none"),
+        (2, "none"),
+        (3, "none"),
+        (1, "optimizer"),
+        (2, "optimizer"),
+        (3, "params"),
+    ],
 )
-def test_bfloat16_weights_have_float32_masters(tmp_path: Path, stage: int, offload: str) -> None:
+def test_bfloat16_weights_have_float32_masters(
+    tmp_path: Path, stage: int, offload: str
+) -> None:
     """Every gradient is 1, so each of Adam's steps is lr = 1e-4, while bfloat16's next number below 1 is 1 - 2^-8.
 
     A step from a bfloat16 weight would round back to 1 for ever. A master is at 1 - 64e-4 after 64 steps, which
@@ -216,7 +287,9 @@ def test_bfloat16_weights_have_float32_masters(tmp_path: Path, stage: int, offlo
     from learner.deepspeed_engine import DeepSpeedEngine
 
     optimizer = {"lr": 1e-4, "warmup_steps": 0, "schedule": "constant"}
-    config = run_config("deepspeed", zero_stage=stage, offload=offload, optimizer=optimizer).learner
+    config = run_config(
+        "deepspeed", zero_stage=stage, offload=offload, optimizer=optimizer
+    ).learner
 
     def begin() -> DeepSpeedEngine:
         module = torch.nn.Linear(8, 1, bias=False, dtype=torch.bfloat16)
@@ -246,8 +319,13 @@ def test_bfloat16_weights_have_float32_masters(tmp_path: Path, stage: int, offlo
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "params")])
-def test_offload_changes_nothing(start: Start, store: ImageStore, tmp_path: Path, stage: int, offload: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "offload"),
+    [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "params")],
+)
+def test_offload_changes_nothing(
+    start: Start, store: ImageStore, tmp_path: Path, stage: int, offload: str
+) -> None:
     """On a CPU there is nowhere to move to, but DeepSpeed's offloading code runs all the same; it resumes, too."""
     expected = trained(start(config_of(("deepspeed", stage))), store)
     trainer = start(config_of(("deepspeed", stage), offload=offload))
@@ -263,12 +341,23 @@ def test_offload_changes_nothing(start: Start, store: ImageStore, tmp_path: Path
 @pytest.mark.parametrize(
     ("learner", "got"),
     [
-        ({"zero_stage": 0, "offload": "optimizer"}, "zero_stage >= 1, got deepspeed and 0"),
-        ({"zero_stage": 2, "offload": "params"}, "zero_stage >= 3, got deepspeed and 2"),
-        ({"zero_stage": 3, "offload": "params", "engine": "torch"}, "zero_stage >= 3, got torch and 3"),
+        (
+            {"zero_stage": 0, "offload": "optimizer"},
+            "zero_stage >= 1, got deepspeed and 0",
+        ),
+        (
+            {"zero_stage": 2, "offload": "params"},
+            "zero_stage >= 3, got deepspeed and 2",
+        ),
+        (
+            {"zero_stage": 3, "offload": "params", "engine": "torch"},
+            "zero_stage >= 3, got torch and 3",
+        ),
     ],
 )
-def test_an_offload_that_cannot_be_is_said(learner: dict[str, object], got: str) -> None:
+def test_an_offload_that_cannot_be_is_said(
+    learner: dict[str, object], got: str
+) -> None:
     with pytest.raises(UserError, match=got) as caught:
         validate({"learner": learner, "mixture": {"online_fraction": 1}})
     assert "\n" not in str(caught.value)
@@ -278,13 +367,20 @@ def test_an_offload_that_cannot_be_is_said(learner: dict[str, object], got: str)
 @pytest.mark.real
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("fused_layers", [False, True], ids=["plain", "fused"])
-def test_every_family_trains_alike_under_zero_3(monkeypatch: pytest.MonkeyPatch, name: str, fused_layers: bool) -> None:
+def test_every_family_trains_alike_under_zero_3(
+    monkeypatch: pytest.MonkeyPatch, name: str, fused_layers: bool
+) -> None:
     """Weights that a family reads outside of their module's forward would be missing when they are split up."""
     import learner.deepspeed_engine
 
     monkeypatch.setattr(learner.deepspeed_engine, "PERSISTENT_NUMEL", 0)
-    pairs = [family(name).pair("a1 b2", seed, chosen=(9, 10, 11), rejected=(12, 13)) for seed in (0, 1)]
-    config = run_config("deepspeed", zero_stage=3, optimizer={"lr": 1e-3, "warmup_steps": 0}).learner
+    pairs = [
+        family(name).pair("a1 b2", seed, chosen=(9, 10, 11), rejected=(12, 13))
+        for seed in (0, 1)
+    ]
+    config = run_config(
+        "deepspeed", zero_stage=3, optimizer={"lr": 1e-3, "warmup_steps": 0}
+    ).learner
 
     def trained(make: Callable[[torch.nn.Module], Any]) -> dict[str, torch.Tensor]:
         policy = Policy(deepcopy(family(name).model).float()).train()
@@ -299,7 +395,14 @@ def test_every_family_trains_alike_under_zero_3(monkeypatch: pytest.MonkeyPatch,
         return dict(weights)
 
     expected = trained(lambda policy: TorchEngine(policy, config))
-    found = trained(lambda policy: learner.deepspeed_engine.DeepSpeedEngine(policy, config, 0, 1, "127.0.0.1", 0))
+    found = trained(
+        lambda policy: learner.deepspeed_engine.DeepSpeedEngine(
+            policy, config, 0, 1, "127.0.0.1", 0
+        )
+    )
     # The gradient of a key's bias is 0, as softmax ignores it: AdamW makes steps of the rounding errors.
-    found, expected = ({k: v for k, v in each.items() if not k.endswith("k_proj.bias")} for each in (found, expected))
+    found, expected = (
+        {k: v for k, v in each.items() if not k.endswith("k_proj.bias")}
+        for each in (found, expected)
+    )
     assert_same_weights(found, expected)

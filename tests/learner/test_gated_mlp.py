@@ -22,7 +22,10 @@ NAMES = ("gate_proj", "up_proj", "down_proj")
 def made() -> tuple[Any, Tensor]:
     torch.manual_seed(0)
     sizes = (WIDTH, INNER), (WIDTH, INNER), (INNER, WIDTH)
-    layers = {name: nn.Linear(*size, bias=False).double() for name, size in zip(NAMES, sizes, strict=True)}
+    layers = {
+        name: nn.Linear(*size, bias=False).double()
+        for name, size in zip(NAMES, sizes, strict=True)
+    }
     return SimpleNamespace(**layers), torch.randn(2, 4, WIDTH, dtype=torch.float64)
 
 
@@ -30,7 +33,10 @@ def made() -> tuple[Any, Tensor]:
 @pytest.mark.parametrize("tokens", [1, 3, 4, 100])
 @pytest.mark.parametrize("input_trains", [True, False])
 def test_values_and_gradients(
-    monkeypatch: pytest.MonkeyPatch, frozen: tuple[str, ...], tokens: int, input_trains: bool
+    monkeypatch: pytest.MonkeyPatch,
+    frozen: tuple[str, ...],
+    tokens: int,
+    input_trains: bool,
 ) -> None:
     monkeypatch.setattr(learner.gated_mlp, "CACHE_BYTES", 0)
     monkeypatch.setattr(learner.gated_mlp, "LEAST_TOKENS", tokens)
@@ -38,13 +44,21 @@ def test_values_and_gradients(
     for name in frozen:
         getattr(mlp, name).requires_grad_(False)
     hidden.requires_grad_(input_trains)
-    inputs = [each for each in (hidden, *(layer.weight for layer in vars(mlp).values())) if each.requires_grad]
+    inputs = [
+        each
+        for each in (hidden, *(layer.weight for layer in vars(mlp).values()))
+        if each.requires_grad
+    ]
     ours = gated_mlp(mlp, hidden)
-    theirs = mlp.down_proj(nn.functional.silu(mlp.gate_proj(hidden)) * mlp.up_proj(hidden))
+    theirs = mlp.down_proj(
+        nn.functional.silu(mlp.gate_proj(hidden)) * mlp.up_proj(hidden)
+    )
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
     if inputs:
         slope = torch.linspace(-1, 2, ours.numel(), dtype=torch.float64).view_as(ours)
-        found, expected = (torch.autograd.grad(each, inputs, slope) for each in (ours, theirs))
+        found, expected = (
+            torch.autograd.grad(each, inputs, slope) for each in (ours, theirs)
+        )
         torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
 
 
@@ -59,8 +73,12 @@ def test_through_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
         if installed:
             install(mlp)
         output = gated_mlp(mlp, hidden)
-        (output * torch.linspace(-1, 2, output.numel()).view_as(output)).sum().backward()
-        found.append([output, hidden.grad, *(weight.grad for weight in mlp.parameters())])
+        (
+            output * torch.linspace(-1, 2, output.numel()).view_as(output)
+        ).sum().backward()
+        found.append(
+            [output, hidden.grad, *(weight.grad for weight in mlp.parameters())]
+        )
     torch.testing.assert_close(found[0], found[1])
 
 
@@ -69,7 +87,10 @@ def test_twice_through_one_graph_and_kept_buffers_stay() -> None:
     mlp, hidden = made()
     output = gated_mlp(mlp, hidden.requires_grad_()).sum()
     weight = mlp.down_proj.weight
-    first, second = (torch.autograd.grad(output, [hidden, weight], retain_graph=True) for _ in range(2))
+    first, second = (
+        torch.autograd.grad(output, [hidden, weight], retain_graph=True)
+        for _ in range(2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -83,7 +104,10 @@ def test_other_mlps_are_left_alone() -> None:
     model = family("llava").model
     mlp = model.model.language_model.layers[0].mlp
     assert can_fuse(mlp)
-    adapted = get_peft_model(nn.ModuleDict({"mlp": made_module()}), LoraConfig(r=2, target_modules=["up_proj"]))
+    adapted = get_peft_model(
+        nn.ModuleDict({"mlp": made_module()}),
+        LoraConfig(r=2, target_modules=["up_proj"]),
+    )
     assert not can_fuse(adapted.base_model.model["mlp"])
     split = made_module()
     split.up_proj.weight.ds_id = 0  # type: ignore[assignment]

@@ -17,7 +17,9 @@ from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
 
 def test_metrics_by_hand() -> None:
     """True 3 of 4, blank 1 of 4, shuffled 2 of 4: the picture adds 3/4 - 2/4; a difference of 0 is no preference."""
-    metrics = grounding_metrics({"true": [1, 2, 0.5, -1], "blank": [0, 0, 1, -1], "shuffled": [1, -1, 2, 0]})
+    metrics = grounding_metrics(
+        {"true": [1, 2, 0.5, -1], "blank": [0, 0, 1, -1], "shuffled": [1, -1, 2, 0]}
+    )
     assert metrics == {
         "grounding/accuracy_true": 0.75,
         "grounding/accuracy_blank": 0.25,
@@ -41,8 +43,12 @@ def test_without_pairs_nothing_is_said() -> None:
 
 def test_every_view_says_how_many_pairs_it_counts() -> None:
     """Three pairs with images, of which one has no stranger's to be shuffled with: 2/3, 1/3 and 2/2."""
-    metrics = grounding_metrics({"true": [1, 2, -1], "blank": [0, 1, -1], "shuffled": [1, 2]})
-    assert [metrics[f"grounding/num_pairs_{view}"] for view in ("true", "blank", "shuffled")] == [3, 3, 2]
+    metrics = grounding_metrics(
+        {"true": [1, 2, -1], "blank": [0, 1, -1], "shuffled": [1, 2]}
+    )
+    assert [
+        metrics[f"grounding/num_pairs_{view}"] for view in ("true", "blank", "shuffled")
+    ] == [3, 3, 2]
     assert metrics["grounding/accuracy_shuffled"] == 1.0
     assert metrics["grounding/gain"] == pytest.approx(2 / 3 - 1)
 
@@ -50,14 +56,25 @@ def test_every_view_says_how_many_pairs_it_counts() -> None:
 def test_views(store: ImageStore, tmp_path: Path) -> None:
     one, two, three = make_pairs(store, 3)
     twin = replace(two, id="twin", prompt=one.prompt)
-    gone = replace(three, prompt=replace(three.prompt, images=(replace(three.prompt.images[0], path="/none.png"),)))
-    found = views([one, replace(two, prompt=text_prompt()), twin, gone, two], ImageStore(tmp_path))
+    gone = replace(
+        three,
+        prompt=replace(
+            three.prompt, images=(replace(three.prompt.images[0], path="/none.png"),)
+        ),
+    )
+    found = views(
+        [one, replace(two, prompt=text_prompt()), twin, gone, two], ImageStore(tmp_path)
+    )
     assert [pair.id for pair in found["true"]] == [one.id, "twin", two.id]
     for pair, blank in zip(found["true"], found["blank"], strict=True):
         grey = read(blank.prompt.images[0])
         assert grey.size == read(pair.prompt.images[0]).size
         assert grey.getcolors() == [(grey.width * grey.height, GREY)]
-        assert (blank.chosen, blank.rejected, blank.prompt_token_ids) == (pair.chosen, pair.rejected, None)
+        assert (blank.chosen, blank.rejected, blank.prompt_token_ids) == (
+            pair.chosen,
+            pair.rejected,
+            None,
+        )
     assert [pair.prompt.images for pair in found["shuffled"]] == [
         two.prompt.images,
         two.prompt.images,
@@ -72,7 +89,8 @@ def test_one_picture_cannot_be_shuffled(store: ImageStore, tmp_path: Path) -> No
 
 def with_interval(config: RunConfig, run_dir: Path) -> RunConfig:
     return RunConfig.model_validate(
-        config.model_dump() | {"checkpoint": {"interval": 2}, "run": {"dir": run_dir, "seed": 0}}
+        config.model_dump()
+        | {"checkpoint": {"interval": 2}, "run": {"dir": run_dir, "seed": 0}}
     )
 
 
@@ -84,13 +102,22 @@ def test_the_gate_comes_with_checkpoints_and_changes_nothing(
     config = with_interval(run_config(tuning=tuning), tmp_path)
     gated, plain = (
         Learner(config),
-        Learner(config.model_copy(update={"learner": config.learner.model_copy(update={"grounding_pairs": 0})})),
+        Learner(
+            config.model_copy(
+                update={
+                    "learner": config.learner.model_copy(update={"grounding_pairs": 0})
+                }
+            )
+        ),
     )
     gated.start()
     plain.start()
     pairs = make_pairs(store, 6)
     for step in range(1, 5):
-        ours, theirs = gated.step(step, pairs)[0].metrics, plain.step(step, pairs)[0].metrics
+        ours, theirs = (
+            gated.step(step, pairs)[0].metrics,
+            plain.step(step, pairs)[0].metrics,
+        )
         assert ours["loss"] == theirs["loss"]
         assert ("grounding/gain" in ours) == (step % 2 == 0)
         assert "grounding/gain" not in theirs

@@ -24,7 +24,9 @@ def made(bias: bool) -> tuple[nn.Linear, Tensor, Tensor]:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("chunk", [1, 4, 5, 100])
-def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, bias: bool, frozen: bool, chunk: int) -> None:
+def test_values_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, bias: bool, frozen: bool, chunk: int
+) -> None:
     monkeypatch.setattr(learner.head, "CHUNK_BYTES", chunk * ROW)
     head, hidden, targets = made(bias)
     head.requires_grad_(not frozen)
@@ -33,7 +35,9 @@ def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, bias: bool, froze
     theirs = head(hidden).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
     weights = torch.linspace(-2, 3, POSITIONS, dtype=torch.float64)
-    found, expected = (torch.autograd.grad((logps * weights).sum(), inputs) for logps in (ours, theirs))
+    found, expected = (
+        torch.autograd.grad((logps * weights).sum(), inputs) for logps in (ours, theirs)
+    )
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
 
 
@@ -59,7 +63,11 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, frozen: bool) 
     head.requires_grad_(not frozen)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         fused_token_logps(head, hidden, targets)
-    wide = [len(tensor) for tensor in saved if tensor.ndim == 2 and tensor.shape[1] == VOCABULARY]
+    wide = [
+        len(tensor)
+        for tensor in saved
+        if tensor.ndim == 2 and tensor.shape[1] == VOCABULARY
+    ]
     assert wide == ([] if frozen else [2])
 
 
@@ -67,17 +75,25 @@ def test_extreme_logits_stay_finite() -> None:
     head, hidden, targets = made(False)
     logps = fused_token_logps(head, hidden.detach() * 1e4, targets)
     assert torch.isfinite(logps).all()
-    torch.testing.assert_close(logps, (head(hidden * 1e4)).log_softmax(-1)[torch.arange(POSITIONS), targets])
+    torch.testing.assert_close(
+        logps, (head(hidden * 1e4)).log_softmax(-1)[torch.arange(POSITIONS), targets]
+    )
 
 
 def test_bfloat16_accumulates_in_float32() -> None:
     head, hidden, targets = made(False)
-    half, states = head.to(torch.bfloat16), hidden.detach().to(torch.bfloat16).requires_grad_()
+    half, states = (
+        head.to(torch.bfloat16),
+        hidden.detach().to(torch.bfloat16).requires_grad_(),
+    )
     logps = fused_token_logps(half, states, targets)
     assert logps.dtype == torch.float32
     logps.sum().backward()
     assert states.grad is not None
-    assert (states.grad.dtype, half.weight.grad.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert (states.grad.dtype, half.weight.grad.dtype) == (
+        torch.bfloat16,
+        torch.bfloat16,
+    )
 
 
 @pytest.mark.usefixtures("nothing_is_small")
@@ -88,9 +104,14 @@ def test_through_onednn(monkeypatch: pytest.MonkeyPatch, frozen: bool) -> None:
     found = []
     for installed in (True, False):
         head, hidden, targets = made(True)
-        head, hidden = head.float().requires_grad_(not frozen), hidden.detach().float().requires_grad_()
+        head, hidden = (
+            head.float().requires_grad_(not frozen),
+            hidden.detach().float().requires_grad_(),
+        )
         if installed:
             learner.products.install(head)
         fused_token_logps(head, hidden, targets).sum().backward()
-        found.append([hidden.grad, *(parameter.grad for parameter in head.parameters())])
+        found.append(
+            [hidden.grad, *(parameter.grad for parameter in head.parameters())]
+        )
     torch.testing.assert_close(found[0], found[1])

@@ -74,22 +74,39 @@ def test_training_raises_the_margin(store: ImageStore, tuning: dict | None) -> N
     assert last["loss"] < first["loss"]
     assert last["rewards/accuracies"] == 1.0
     assert results[0].pair_ids == tuple(pair.id for pair in pairs)
-    assert (last["pairs/online"], last["pairs/bdhs"], last["pairs/trained"]) == (3, 3, 6)
+    assert (last["pairs/online"], last["pairs/bdhs"], last["pairs/trained"]) == (
+        3,
+        3,
+        6,
+    )
     by_source = [last["rewards/margins/online"], last["rewards/margins/bdhs"]]
     assert np.mean(by_source) == pytest.approx(last["rewards/margins"])
-    assert {"lr", "grad_norm", "tokens", "time/step_s", "rewards/chosen", "logps/rejected"} <= last.keys()
+    assert {
+        "lr",
+        "grad_norm",
+        "tokens",
+        "time/step_s",
+        "rewards/chosen",
+        "logps/rejected",
+    } <= last.keys()
     assert last["tokens"] == sum(
-        len(trainer._collator.encoder.encode_response(side.text)) for p in pairs for side in (p.chosen, p.rejected)
+        len(trainer._collator.encoder.encode_response(side.text))
+        for p in pairs
+        for side in (p.chosen, p.rejected)
     )
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 8])
-def test_micro_batches_add_up_to_one_big_batch(model_path: Path, store: ImageStore, micro_batch: int) -> None:
+def test_micro_batches_add_up_to_one_big_batch(
+    model_path: Path, store: ImageStore, micro_batch: int
+) -> None:
     """Float64, so that equal means equal: 7 pairs in micro-batches of 1, 3 or 4 against one of 8."""
     policy = load_policy(Model(), model_path).double()
     reference = freeze_copy(policy, share_tower=True)
     with torch.no_grad():
-        policy.model.lm_head.weight.add_(torch.randn_like(policy.model.lm_head.weight) * 0.05)
+        policy.model.lm_head.weight.add_(
+            torch.randn_like(policy.model.lm_head.weight) * 0.05
+        )
     collator = Collator(ChatEncoder(model_path, 256))
 
     class Gradients:
@@ -101,22 +118,45 @@ def test_micro_batches_add_up_to_one_big_batch(model_path: Path, store: ImageSto
     def gradients(size: int) -> list[torch.Tensor]:
         policy.zero_grad()
         plan = plan_batch(make_pairs(store, 7), collator, MicroSize(size), 0, 1)
-        objective = Objective.of(LearnerConfig(loss=Loss(nll_weight=0.1)), make_pairs(store, 7))
-        accumulate(Gradients(), reference, collator, plan, objective, torch.device("cpu"), torch.float64)  # type: ignore[arg-type]
-        return [parameter.grad.clone() for parameter in policy.parameters() if parameter.grad is not None]
+        objective = Objective.of(
+            LearnerConfig(loss=Loss(nll_weight=0.1)), make_pairs(store, 7)
+        )
+        accumulate(
+            Gradients(),
+            reference,
+            collator,
+            plan,
+            objective,
+            torch.device("cpu"),
+            torch.float64,
+        )  # type: ignore[arg-type]
+        return [
+            parameter.grad.clone()
+            for parameter in policy.parameters()
+            if parameter.grad is not None
+        ]
 
-    torch.testing.assert_close(gradients(micro_batch), gradients(8), atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(
+        gradients(micro_batch), gradients(8), atol=1e-12, rtol=1e-9
+    )
 
 
 def test_refused_pairs_come_back_and_do_not_count(store: ImageStore) -> None:
     good = make_pairs(store, 4)
     same = replace(good[0], id="same", rejected=good[0].chosen)
     media = replace(
-        good[0], id="media", chosen=Response("", (5, started(run_config())._collator.encoder.image_token_id))
+        good[0],
+        id="media",
+        chosen=Response(
+            "", (5, started(run_config())._collator.encoder.image_token_id)
+        ),
     )
     mixed, clean = started(run_config()), started(run_config())
     result, dropped = mixed.step(0, [same, *good, media])
-    assert [(drop.id, drop.reason) for drop in dropped] == [("same", "pair_identical"), ("media", "response_media")]
+    assert [(drop.id, drop.reason) for drop in dropped] == [
+        ("same", "pair_identical"),
+        ("media", "response_media"),
+    ]
     assert result.pair_ids == tuple(pair.id for pair in good)
     assert result.metrics["pairs/trained"] == 4
     clean.step(0, good)
@@ -133,20 +173,30 @@ def test_a_batch_without_a_usable_pair_changes_nothing(store: ImageStore) -> Non
     assert trainer.publish(1)[0].change_norm == 0
 
 
-def test_a_loss_that_is_not_finite_skips_the_step(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_skips_the_step(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer, pairs = started(run_config()), make_pairs(store, 6)
     original = learner.losses.pair_losses
-    monkeypatch.setattr(learner.update, "pair_losses", lambda *args: original(*args) * float("nan"))
+    monkeypatch.setattr(
+        learner.update, "pair_losses", lambda *args: original(*args) * float("nan")
+    )
     result, dropped = trainer.step(0, pairs)
     assert {drop.reason for drop in dropped} == {"step_skipped"}
     assert (result.pair_ids, result.metrics["steps_skipped"]) == ((), 1)
     assert trainer.publish(1)[0].change_norm == 0
     monkeypatch.undo()
     result, dropped = trainer.step(1, pairs)
-    assert (len(result.pair_ids), dropped, result.metrics["steps_skipped"]) == (6, [], 1)
+    assert (len(result.pair_ids), dropped, result.metrics["steps_skipped"]) == (
+        6,
+        [],
+        1,
+    )
 
 
-@pytest.mark.parametrize(("kind", "bad"), [("hinge", math.nan), ("hinge", -math.inf), ("sigmoid", -math.inf)])
+@pytest.mark.parametrize(
+    ("kind", "bad"), [("hinge", math.nan), ("hinge", -math.inf), ("sigmoid", -math.inf)]
+)
 def test_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is(
     store: ImageStore, monkeypatch: pytest.MonkeyPatch, kind: str, bad: float
 ) -> None:
@@ -159,7 +209,10 @@ def test_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is(
 
     monkeypatch.setattr(learner.update, "pair_logps", broken)
     result, dropped = trainer.step(0, make_pairs(store, 6))
-    assert ({drop.reason for drop in dropped}, result.pair_ids) == ({"step_skipped"}, ())
+    assert ({drop.reason for drop in dropped}, result.pair_ids) == (
+        {"step_skipped"},
+        (),
+    )
     assert trainer.publish(1)[0].change_norm == 0
 
 
@@ -172,31 +225,50 @@ def test_a_run_that_stays_not_finite_stops_and_leaves_its_batch(
     pairs, original = make_pairs(store, 3), learner.losses.pair_losses
     for step, bad in enumerate((True, False, True)):
         monkeypatch.setattr(
-            learner.update, "pair_losses", lambda *args, bad=bad: original(*args) * (np.inf if bad else 1)
+            learner.update,
+            "pair_losses",
+            lambda *args, bad=bad: original(*args) * (np.inf if bad else 1),
         )
         trainer.step(step, pairs)
-    with pytest.raises(UserError, match=r"got 2 steps in a row .*skipped_step_3\.json") as caught:
+    with pytest.raises(
+        UserError, match=r"got 2 steps in a row .*skipped_step_3\.json"
+    ) as caught:
         trainer.step(3, pairs)
     assert "\n" not in str(caught.value)
-    saved = TypeAdapter(list[PreferencePair]).validate_json((tmp_path / "skipped_step_3.json").read_bytes())
+    saved = TypeAdapter(list[PreferencePair]).validate_json(
+        (tmp_path / "skipped_step_3.json").read_bytes()
+    )
     assert saved == pairs
 
 
 def test_a_run_without_a_usable_pair_stops_and_says_why(store: ImageStore) -> None:
     """Limit 2: empty, good, empty, empty stops; the message counts what was refused since the good step."""
-    trainer, (pair, *good) = started(run_config(max_skipped_steps=2)), make_pairs(store, 3)
-    same, empty = replace(pair, rejected=pair.chosen), replace(pair, chosen=Response("", ()))
+    trainer, (pair, *good) = (
+        started(run_config(max_skipped_steps=2)),
+        make_pairs(store, 3),
+    )
+    same, empty = (
+        replace(pair, rejected=pair.chosen),
+        replace(pair, chosen=Response("", ())),
+    )
     for step, pairs in enumerate(([same], good, [same, empty])):
         trainer.step(step, pairs)
     reasons = r"\{'pair_identical': 2, 'response_empty': 1\}"
-    with pytest.raises(UserError, match=f"got 2 batches in a row without one .*refused {reasons}") as caught:
+    with pytest.raises(
+        UserError, match=f"got 2 batches in a row without one .*refused {reasons}"
+    ) as caught:
         trainer.step(3, [same])
     assert "\n" not in str(caught.value)
 
 
-def test_a_token_limit_cuts_micro_batches_and_changes_nothing(store: ImageStore) -> None:
+def test_a_token_limit_cuts_micro_batches_and_changes_nothing(
+    store: ImageStore,
+) -> None:
     pairs = make_pairs(store, 6)
-    plain, packed = started(run_config()), started(run_config(fast={"pack_tokens": 200}))
+    plain, packed = (
+        started(run_config()),
+        started(run_config(fast={"pack_tokens": 200})),
+    )
     sizes = [len(batch.pairs) for batch in packed._plan(pairs).micro_batches]
     assert len(sizes) > 2
     assert sum(sizes) == 6
@@ -221,10 +293,15 @@ def test_pairs_of_one_prompt_fill_a_forward_with_it_once(store: ImageStore) -> N
 
 
 @TUNINGS
-def test_every_switch_off_trains_the_same(store: ImageStore, tuning: dict | None) -> None:
+def test_every_switch_off_trains_the_same(
+    store: ImageStore, tuning: dict | None
+) -> None:
     names = ("share_prompt", "share_vision", "fused_logps", "fused_layers", "onednn")
     off = dict.fromkeys(names, False) | {"reference_cache": "off"}
-    fast, slow = started(run_config(tuning=tuning)), started(run_config(tuning=tuning, fast=off))
+    fast, slow = (
+        started(run_config(tuning=tuning)),
+        started(run_config(tuning=tuning, fast=off)),
+    )
     for step in range(3):
         ours = fast.step(step, make_pairs(store, 6, 6 * step))[0].metrics
         theirs = slow.step(step, make_pairs(store, 6, 6 * step))[0].metrics
@@ -235,50 +312,76 @@ def test_every_switch_off_trains_the_same(store: ImageStore, tuning: dict | None
 def test_what_cannot_be_fast_is_said() -> None:
     """A trained tower has nothing to share; without shared prompts, the reference cache has no keys."""
     config = run_config()
-    thawed = config.model_copy(update={"model": config.model.model_copy(update={"freeze_vision": False})})
+    thawed = config.model_copy(
+        update={"model": config.model.model_copy(update={"freeze_vision": False})}
+    )
     assert Learner(config).start()["fallbacks"] == {}
     assert set(Learner(thawed).start()["fallbacks"]) == {"share_vision"}
-    plain = Learner(run_config(fast={"share_prompt": False, "fused_layers": True})).start()["fallbacks"]
-    assert plain == dict.fromkeys(("share_vision", "fused_layers", "reference_cache"), "needs share_prompt")
+    plain = Learner(
+        run_config(fast={"share_prompt": False, "fused_layers": True})
+    ).start()["fallbacks"]
+    assert plain == dict.fromkeys(
+        ("share_vision", "fused_layers", "reference_cache"), "needs share_prompt"
+    )
 
 
 def test_what_zero_3_cannot_have_is_said(model_path: Path) -> None:
     """The reference cache is there on one rank."""
     policy = load_policy(Model(), model_path)
     found = [
-        set(FastPath.of(run_config("deepspeed", zero_stage=3, num_ranks=ranks), policy, ("dpo",)).fallbacks)
+        set(
+            FastPath.of(
+                run_config("deepspeed", zero_stage=3, num_ranks=ranks), policy, ("dpo",)
+            ).fallbacks
+        )
         for ranks in (1, 2)
     ]
-    assert found == [{"share_vision", "fused_logps"}, {"share_vision", "fused_logps", "reference_cache"}]
+    assert found == [
+        {"share_vision", "fused_logps"},
+        {"share_vision", "fused_logps", "reference_cache"},
+    ]
 
 
-def test_the_slower_of_two_libraries_is_no_fallback(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slower_of_two_libraries_is_no_fallback(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(learner.products, "mkl_is_slow", lambda: False)
     path = FastPath.of(run_config(), load_policy(Model(), model_path), ("dpo",))
     assert (path.onednn, path.fallbacks) == (False, {})
 
 
-def test_a_checkpoint_of_another_number_of_ranks_names_the_way_out(store: ImageStore, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_number_of_ranks_names_the_way_out(
+    store: ImageStore, tmp_path: Path
+) -> None:
     trainer = started(run_config())
     trainer.save(tmp_path / "one")
     file = tmp_path / "one" / "rank_0.pt"
     torch.save(torch.load(file, weights_only=True) | {"world_size": 2}, file)
-    with pytest.raises(UserError, match=r"written by 1 ranks, got one of 2; resume with learner\.num_ranks = 2"):
+    with pytest.raises(
+        UserError,
+        match=r"written by 1 ranks, got one of 2; resume with learner\.num_ranks = 2",
+    ):
         trainer.load(tmp_path / "one")
 
 
-def test_the_exported_adapter_is_pefts(store: ImageStore, tmp_path: Path, model_path: Path) -> None:
+def test_the_exported_adapter_is_pefts(
+    store: ImageStore, tmp_path: Path, model_path: Path
+) -> None:
     """Base and adapter loaded by peft alone give the merged export's log-probs."""
     sides = {**LORA, "sides": ["language", "projector", "vision"]}
     trainer, pairs = started(run_config(tuning=sides)), make_pairs(store, 6)
     for step in range(2):
         trainer.step(step, pairs)
     trainer.export(tmp_path / "out")
-    adapted = PeftModel.from_pretrained(load_model(model_path, torch.float32), tmp_path / "out" / "adapter")
+    adapted = PeftModel.from_pretrained(
+        load_model(model_path, torch.float32), tmp_path / "out" / "adapter"
+    )
     batch = trainer._collator.single(pairs[0].prompt, (5, 6, 7))
     with torch.no_grad():
         theirs = Policy(adapted.eval())(batch).token_logps
-        merged = Policy(load_model(tmp_path / "out", torch.float32).eval())(batch).token_logps
+        merged = Policy(load_model(tmp_path / "out", torch.float32).eval())(
+            batch
+        ).token_logps
         base = Policy(load_model(model_path, torch.float32).eval())(batch).token_logps
     torch.testing.assert_close(theirs, merged, atol=1e-4, rtol=1e-4)
     assert (theirs - base).abs().max() > 1e-3
@@ -296,7 +399,11 @@ def test_publish(store: ImageStore, model_path: Path, tuning: dict | None) -> No
     assert manifest.version == 1
     assert manifest.change_norm > 1e-2
     assert manifest.checksum == checksum(arrays)
-    assert manifest.num_tensors == len(arrays) == len(load_model(model_path, torch.float32).state_dict())
+    assert (
+        manifest.num_tensors
+        == len(arrays)
+        == len(load_model(model_path, torch.float32).state_dict())
+    )
     assert manifest.num_bytes == sum(array.nbytes for array in arrays.values())
     assert LM_HEAD in arrays
     fresh = load_model(model_path, torch.float32).eval()
@@ -304,10 +411,14 @@ def test_publish(store: ImageStore, model_path: Path, tuning: dict | None) -> No
     from common.weights import hub_name
 
     with torch.no_grad():
-        base = Policy(fresh)(trainer._collator.single(pairs[0].prompt, (5, 6, 7))).token_logps[0]
+        base = Policy(fresh)(
+            trainer._collator.single(pairs[0].prompt, (5, 6, 7))
+        ).token_logps[0]
         for name, parameter in fresh.named_parameters():
             parameter.copy_(received[hub_name(name)])
-        sent = Policy(fresh)(trainer._collator.single(pairs[0].prompt, (5, 6, 7))).token_logps[0]
+        sent = Policy(fresh)(
+            trainer._collator.single(pairs[0].prompt, (5, 6, 7))
+        ).token_logps[0]
     np.testing.assert_allclose(manifest.probe.token_logprobs, sent.numpy(), atol=1e-4)
     assert (sent - base).abs().max() > 1e-2
     before = checksum(arrays)
@@ -318,13 +429,20 @@ def test_publish(store: ImageStore, model_path: Path, tuning: dict | None) -> No
 def test_a_probe_must_be_a_response(store: ImageStore) -> None:
     trainer, (pair,) = started(run_config()), make_pairs(store, 1)
     for tokens in ((), (5, trainer._collator.encoder.image_token_id)):
-        with pytest.raises(UserError, match="expected at least one response token and no media token"):
+        with pytest.raises(
+            UserError, match="expected at least one response token and no media token"
+        ):
             trainer.set_probe(pair.prompt, tokens)
 
 
-def test_publishing_does_not_disturb_training(store: ImageStore, tmp_path: Path) -> None:
+def test_publishing_does_not_disturb_training(
+    store: ImageStore, tmp_path: Path
+) -> None:
     pairs = make_pairs(store, 6)
-    disturbed, quiet = started(run_config(tuning=LORA)), started(run_config(tuning=LORA))
+    disturbed, quiet = (
+        started(run_config(tuning=LORA)),
+        started(run_config(tuning=LORA)),
+    )
     disturbed.set_probe(pairs[0].prompt, (5, 6))
     for step in range(3):
         disturbed.step(step, pairs)
@@ -338,13 +456,17 @@ def test_a_tied_head_is_sent_and_exported(store: ImageStore, tmp_path: Path) -> 
     trainer = started(run_config(model=tiny_llava(TinyLlava(tied=True))))
     trainer.step(0, make_pairs(store, 6))
     arrays = weights_of(trainer)
-    np.testing.assert_array_equal(arrays[LM_HEAD], arrays["language_model.model.embed_tokens.weight"])
+    np.testing.assert_array_equal(
+        arrays[LM_HEAD], arrays["language_model.model.embed_tokens.weight"]
+    )
     trainer.export(tmp_path / "out")
     assert load_model(tmp_path / "out", torch.float32) is not None
 
 
 @TUNINGS
-def test_export_loads_with_transformers(store: ImageStore, tmp_path: Path, tuning: dict | None) -> None:
+def test_export_loads_with_transformers(
+    store: ImageStore, tmp_path: Path, tuning: dict | None
+) -> None:
     trainer, pairs = started(run_config(tuning=tuning)), make_pairs(store, 6)
     trainer.step(0, pairs)
     out = tmp_path / "out"
@@ -352,7 +474,9 @@ def test_export_loads_with_transformers(store: ImageStore, tmp_path: Path, tunin
     (out / "old").touch()
     trainer.export(out)
     assert not (out / "old").exists()
-    model, report = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32, output_loading_info=True)
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        out, dtype=torch.float32, output_loading_info=True
+    )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert AutoProcessor.from_pretrained(out).chat_template
@@ -361,12 +485,18 @@ def test_export_loads_with_transformers(store: ImageStore, tmp_path: Path, tunin
     trainer.set_probe(pairs[0].prompt, (5, 6, 7))
     with torch.no_grad():
         exported = Policy(model.eval())(batch).token_logps[0]
-    np.testing.assert_allclose(exported.numpy(), trainer.publish(1)[0].probe.token_logprobs, atol=1e-4)
-    assert (out / "adapter" / "adapter_model.safetensors").exists() == (tuning is not None)
+    np.testing.assert_allclose(
+        exported.numpy(), trainer.publish(1)[0].probe.token_logprobs, atol=1e-4
+    )
+    assert (out / "adapter" / "adapter_model.safetensors").exists() == (
+        tuning is not None
+    )
 
 
 @TUNINGS
-def test_a_resumed_run_equals_an_uninterrupted_one(store: ImageStore, tmp_path: Path, tuning: dict | None) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    store: ImageStore, tmp_path: Path, tuning: dict | None
+) -> None:
     tuning = tuning and {**tuning, "dropout": 0.2}  # draws random numbers
     batches = [make_pairs(store, 6, first) for first in (0, 6, 12, 18)]
     straight = started(run_config(tuning=tuning))
@@ -396,7 +526,9 @@ def test_damaged_checkpoints_are_refused(store: ImageStore, tmp_path: Path) -> N
         file = tmp_path / "good" / name
         data = file.read_bytes()
         file.write_bytes(data[: len(data) // 2])
-        with pytest.raises(UserError, match="expected the learner's saved state") as caught:
+        with pytest.raises(
+            UserError, match="expected the learner's saved state"
+        ) as caught:
             trainer.load(tmp_path / "good")
         assert "\n" not in str(caught.value)
         file.write_bytes(data)
@@ -405,7 +537,9 @@ def test_damaged_checkpoints_are_refused(store: ImageStore, tmp_path: Path) -> N
 
 def test_torch_trains_float32_only() -> None:
     config = run_config()
-    config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})})
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"dtype": "bfloat16"})}
+    )
     with pytest.raises(UserError, match=r"set learner\.engine = deepspeed"):
         Learner(config).start()
 

@@ -19,8 +19,15 @@ from tests.tiny_models import tiny_llava
 
 @pytest.fixture(params=[FakeLearner, Learner], ids=["fake", "real"])
 def make(request: pytest.FixtureRequest) -> Callable[[], Any]:
-    words = [f"--model.path={tiny_llava()}", "--mixture.online_fraction=1", "--learner.engine=torch"]
-    config = load_config(None, [*words, "--learner.optimizer.warmup_steps=0", "--learner.optimizer.lr=1e-3"])
+    words = [
+        f"--model.path={tiny_llava()}",
+        "--mixture.online_fraction=1",
+        "--learner.engine=torch",
+    ]
+    config = load_config(
+        None,
+        [*words, "--learner.optimizer.warmup_steps=0", "--learner.optimizer.lr=1e-3"],
+    )
 
     def build() -> Any:
         learner = request.param(config, 0, 1)
@@ -34,7 +41,14 @@ def make(request: pytest.FixtureRequest) -> Callable[[], Any]:
 def pairs(tmp_path: Path) -> list[PreferencePair]:
     prompts = caption_prompts("train", 3, 0, ImageStore(tmp_path))
     return [
-        PreferencePair(f"0:{p.id}", p, Response(p.reference or ""), Response("There is nothing."), "online", 0)
+        PreferencePair(
+            f"0:{p.id}",
+            p,
+            Response(p.reference or ""),
+            Response("There is nothing."),
+            "online",
+            0,
+        )
         for p in prompts
     ]
 
@@ -44,13 +58,19 @@ def call(learner: Any, method: str, *args: Any) -> Any:
     return asyncio.run(found) if inspect.isawaitable(found) else found
 
 
-def test_a_step_names_its_pairs_and_moves_the_weights(make: Callable[[], Any], pairs: list[PreferencePair]) -> None:
+def test_a_step_names_its_pairs_and_moves_the_weights(
+    make: Callable[[], Any], pairs: list[PreferencePair]
+) -> None:
     learner = make()
     call(learner, "set_probe", pairs[0].prompt, (20, 21))
     before, _ = call(learner, "publish", 1)
     result, refused = call(learner, "step", 1, pairs)
     after, tensors = call(learner, "publish", 2)
-    assert (result.step, set(result.pair_ids), refused) == (1, {pair.id for pair in pairs}, [])
+    assert (result.step, set(result.pair_ids), refused) == (
+        1,
+        {pair.id for pair in pairs},
+        [],
+    )
     assert {"loss", "rewards/margins"} <= set(result.metrics)
     assert (before.version, after.version) == (1, 2)
     assert before.change_norm == 0 < after.change_norm
@@ -71,9 +91,13 @@ def test_a_saved_learner_goes_on_where_it_was(
     call(second, "load", str(tmp_path / "saved"))
     for learner in (first, second):
         call(learner, "step", 2, pairs[:2])
-    assert call(first, "publish", 2)[0].checksum == call(second, "publish", 2)[0].checksum
+    assert (
+        call(first, "publish", 2)[0].checksum == call(second, "publish", 2)[0].checksum
+    )
 
 
-def test_an_export_is_a_directory_with_a_config(make: Callable[[], Any], tmp_path: Path) -> None:
+def test_an_export_is_a_directory_with_a_config(
+    make: Callable[[], Any], tmp_path: Path
+) -> None:
     call(make(), "export", str(tmp_path / "policy"))
     assert (tmp_path / "policy" / "config.json").is_file()

@@ -27,14 +27,25 @@ def encode(collator: Collator, store: ImageStore, num: int) -> list[EncodedPair]
 
 def naive(model: torch.nn.Module, batch: RowBatch) -> torch.Tensor:
     """Summed log-probs from the whole logits of Hugging Face's own forward."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.media).logits
-    token_logps = logits[:, :-1].float().log_softmax(-1).gather(2, batch.input_ids[:, 1:, None]).squeeze(2)
+    logits = model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.media
+    ).logits
+    token_logps = (
+        logits[:, :-1]
+        .float()
+        .log_softmax(-1)
+        .gather(2, batch.input_ids[:, 1:, None])
+        .squeeze(2)
+    )
     return (token_logps * batch.response_mask[:, 1:]).sum(1)
 
 
 @torch.no_grad()
 def test_equal_to_the_full_logits(
-    model: torch.nn.Module, collator: Collator, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    model: torch.nn.Module,
+    collator: Collator,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     batch = collator.collate(encode(collator, store, 4))
     expected = naive(model, batch)
@@ -46,12 +57,18 @@ def test_equal_to_the_full_logits(
 
 
 def test_gradients_equal_to_the_full_logits(
-    model: torch.nn.Module, collator: Collator, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    model: torch.nn.Module,
+    collator: Collator,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(learner.logps, "CHUNK_POSITIONS", 7)
     batch = collator.collate(encode(collator, store, 2))
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    parameters = [model.lm_head.weight, model.model.multi_modal_projector.linear_1.weight]
+    parameters = [
+        model.lm_head.weight,
+        model.model.multi_modal_projector.linear_1.weight,
+    ]
     fused, ours, theirs = (
         torch.autograd.grad((summed * weights).sum(), parameters)
         for summed in (
@@ -66,11 +83,16 @@ def test_gradients_equal_to_the_full_logits(
 
 @torch.no_grad()
 def test_the_vocabulary_is_never_wider_than_a_chunk(
-    model: torch.nn.Module, collator: Collator, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    model: torch.nn.Module,
+    collator: Collator,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(learner.logps, "CHUNK_POSITIONS", 5)
     seen = []
-    handle = model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[0]))
+    handle = model.lm_head.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.shape[0])
+    )
     batch = collator.collate(encode(collator, store, 2))
     completion_logps(model, batch, fused=False)
     handle.remove()
@@ -79,7 +101,9 @@ def test_the_vocabulary_is_never_wider_than_a_chunk(
 
 
 @torch.no_grad()
-def test_padding_changes_nothing(model: torch.nn.Module, collator: Collator, store: ImageStore) -> None:
+def test_padding_changes_nothing(
+    model: torch.nn.Module, collator: Collator, store: ImageStore
+) -> None:
     pairs = encode(collator, store, 3)
     padded = completion_logps(model, collator.collate(pairs)).summed
     alone = [completion_logps(model, collator.collate([pair])).summed for pair in pairs]
@@ -88,39 +112,67 @@ def test_padding_changes_nothing(model: torch.nn.Module, collator: Collator, sto
 
 
 @torch.no_grad()
-def test_text_rows_beside_image_rows(model: torch.nn.Module, collator: Collator, store: ImageStore) -> None:
+def test_text_rows_beside_image_rows(
+    model: torch.nn.Module, collator: Collator, store: ImageStore
+) -> None:
     image, other = make_pairs(store, 2)
-    pairs = [collator.encode(replace(other, prompt=text_prompt())), collator.encode(image)]
+    pairs = [
+        collator.encode(replace(other, prompt=text_prompt())),
+        collator.encode(image),
+    ]
     together = completion_logps(model, collator.collate(pairs)).summed
-    alone = torch.stack([completion_logps(model, collator.collate([pair])).summed for pair in pairs]).T.reshape(-1)
+    alone = torch.stack(
+        [completion_logps(model, collator.collate([pair])).summed for pair in pairs]
+    ).T.reshape(-1)
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_the_picture_matters(model: torch.nn.Module, collator: Collator, store: ImageStore) -> None:
+def test_the_picture_matters(
+    model: torch.nn.Module, collator: Collator, store: ImageStore
+) -> None:
     batch = collator.collate(encode(collator, store, 1))
-    blank = replace(batch, media={"pixel_values": torch.zeros_like(batch.media["pixel_values"])})
-    difference = completion_logps(model, batch).summed - completion_logps(model, blank).summed
+    blank = replace(
+        batch, media={"pixel_values": torch.zeros_like(batch.media["pixel_values"])}
+    )
+    difference = (
+        completion_logps(model, batch).summed - completion_logps(model, blank).summed
+    )
     assert difference.abs().min() > 1e-2
 
 
 @torch.no_grad()
-def test_token_logps_of_one_response(model: torch.nn.Module, collator: Collator, store: ImageStore) -> None:
+def test_token_logps_of_one_response(
+    model: torch.nn.Module, collator: Collator, store: ImageStore
+) -> None:
     (pair,) = make_pairs(store, 1)
     tokens = (5, 6, 7, 8)
     batch = collator.single(pair.prompt, tokens)
     logps = completion_logps(model, batch)
     assert logps.token_logps.shape == (1, 4)
-    torch.testing.assert_close(logps.token_logps.sum(1), naive(model, batch), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        logps.token_logps.sum(1), naive(model, batch), atol=1e-4, rtol=1e-5
+    )
 
 
-def test_float64_stays_float64(model_path: Path, collator: Collator, store: ImageStore) -> None:
+def test_float64_stays_float64(
+    model_path: Path, collator: Collator, store: ImageStore
+) -> None:
     double = load_model(model_path, torch.float64).eval()
-    batch = collator.single(make_pairs(store, 1)[0].prompt, (5, 6)).to("cpu", torch.float64)
+    batch = collator.single(make_pairs(store, 1)[0].prompt, (5, 6)).to(
+        "cpu", torch.float64
+    )
     assert completion_logps(double, batch).token_logps.dtype == torch.float64
 
 
-def test_response_of_one_token(model: torch.nn.Module, collator: Collator, store: ImageStore) -> None:
+def test_response_of_one_token(
+    model: torch.nn.Module, collator: Collator, store: ImageStore
+) -> None:
     (pair,) = make_pairs(store, 1)
-    found = collator.encode(replace(pair, chosen=Response("", (5,)), rejected=Response("", (6,))))
-    assert completion_logps(model, collator.collate([found])).num_tokens.tolist() == [1, 1]
+    found = collator.encode(
+        replace(pair, chosen=Response("", (5,)), rejected=Response("", (6,)))
+    )
+    assert completion_logps(model, collator.collate([found])).num_tokens.tolist() == [
+        1,
+        1,
+    ]

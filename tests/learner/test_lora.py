@@ -11,7 +11,13 @@ from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 
 from common.config import Lora, RunConfig
-from learner.policy import adapter_norm, adapter_weights, is_adapter, lora_targets, merge_lora
+from learner.policy import (
+    adapter_norm,
+    adapter_weights,
+    is_adapter,
+    lora_targets,
+    merge_lora,
+)
 from tests.learner.families import FAMILIES, family
 
 DECODER = {
@@ -25,7 +31,11 @@ DECODER = {
 CLIP = {
     f"model.vision_tower.encoder.layers.{layer}.{name}"
     for layer in range(3)
-    for name in (*(f"self_attn.{p}_proj" for p in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
+    for name in (
+        *(f"self_attn.{p}_proj" for p in ("q", "k", "v", "out")),
+        "mlp.fc1",
+        "mlp.fc2",
+    )
 }
 LINEAR = {f"model.multi_modal_projector.linear_{number}" for number in (1, 2)}
 QWEN_BLOCK = ("attn.qkv", "attn.proj")
@@ -45,7 +55,11 @@ EXPECTED = {
         "language": DECODER,
         "projector": {
             f"model.visual.{merger}.linear_fc{number}"
-            for merger in ("merger", "deepstack_merger_list.0", "deepstack_merger_list.1")
+            for merger in (
+                "merger",
+                "deepstack_merger_list.0",
+                "deepstack_merger_list.1",
+            )
             for number in (1, 2)
         },
         "vision": {
@@ -69,10 +83,14 @@ def test_peft_puts_adapters_there_and_nowhere_else(name: str) -> None:
     """peft matches endings of names: full names must not catch a layer of another side."""
     tuning = Lora(r=2, alpha=4, sides=("language", "projector"))
     model = copy.deepcopy(family(name).model)
-    config = LoraConfig(r=2, lora_alpha=4, target_modules=lora_targets(model, tuning), bias="none")
+    config = LoraConfig(
+        r=2, lora_alpha=4, target_modules=lora_targets(model, tuning), bias="none"
+    )
     adapted = get_peft_model(model, config)
     carriers = {
-        n.split(".lora_")[0].removeprefix("base_model.model.") for n, _ in adapted.named_parameters() if is_adapter(n)
+        n.split(".lora_")[0].removeprefix("base_model.model.")
+        for n, _ in adapted.named_parameters()
+        if is_adapter(n)
     }
     assert carriers == EXPECTED[name]["language"] | EXPECTED[name]["projector"]
     assert all(is_adapter(n) == p.requires_grad for n, p in adapted.named_parameters())
@@ -85,20 +103,29 @@ def test_the_norm_of_an_adapter_needs_no_product() -> None:
     weights = {}
     for layer, (out, inner) in {"one": (5, 7), "two": (4, 3)}.items():
         weights[f"base_model.model.{layer}.base_layer.weight"] = torch.zeros(out, inner)
-        weights[f"base_model.model.{layer}.lora_A.default.weight"] = torch.randn(2, inner)
+        weights[f"base_model.model.{layer}.lora_A.default.weight"] = torch.randn(
+            2, inner
+        )
         weights[f"base_model.model.{layer}.lora_B.default.weight"] = torch.randn(out, 2)
     merged, _ = merge_lora(weights, tuning)
-    expected = math.sqrt(sum(float(value.double().square().sum()) for value in merged.values()))
+    expected = math.sqrt(
+        sum(float(value.double().square().sum()) for value in merged.values())
+    )
     assert adapter_norm(weights, tuning) == pytest.approx(expected, rel=1e-6)
     assert set(adapter_weights(weights)) == {
-        f"base_model.model.{layer}.lora_{side}.weight" for layer in ("one", "two") for side in "AB"
+        f"base_model.model.{layer}.lora_{side}.weight"
+        for layer in ("one", "two")
+        for side in "AB"
     }
 
 
 @pytest.mark.parametrize(
     ("tuning", "words"),
     [
-        ({"push": "adapter", "sides": ["language", "vision"]}, "push = adapter needs sides = language"),
+        (
+            {"push": "adapter", "sides": ["language", "vision"]},
+            "push = adapter needs sides = language",
+        ),
         ({"push": "adapter", "quantize": "nf4"}, "set push = merged"),
         ({"quantize": "int3"}, "'none' or 'nf4'"),
     ],

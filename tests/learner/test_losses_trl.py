@@ -28,19 +28,35 @@ class Batch:
         rows = 2 * num_pairs
         self.lengths = torch.randint(1, RESPONSE + 1, (rows,), generator=generator)
         place = torch.arange(PROMPT + RESPONSE)
-        self.mask = ((place >= PROMPT) & (place < PROMPT + self.lengths[:, None])).long()
+        self.mask = (
+            (place >= PROMPT) & (place < PROMPT + self.lengths[:, None])
+        ).long()
         shape = (rows, PROMPT + RESPONSE - 1)
-        policy, reference = (-2 * torch.rand(shape, generator=generator, dtype=torch.float64) for _ in range(2))
-        self.policy, self.reference = policy * self.mask[:, 1:], reference * self.mask[:, 1:]
+        policy, reference = (
+            -2 * torch.rand(shape, generator=generator, dtype=torch.float64)
+            for _ in range(2)
+        )
+        self.policy, self.reference = (
+            policy * self.mask[:, 1:],
+            reference * self.mask[:, 1:],
+        )
 
     @property
     def logps(self) -> PairLogps:
-        sides = [*self.policy.sum(1).chunk(2), *self.reference.sum(1).chunk(2), *self.lengths.chunk(2)]
+        sides = [
+            *self.policy.sum(1).chunk(2),
+            *self.reference.sum(1).chunk(2),
+            *self.lengths.chunk(2),
+        ]
         return PairLogps(*sides)
 
-    def trl(self, kinds: dict[str, float], beta: float, label_smoothing: float = 0.0) -> tuple[float, dict[str, Any]]:
+    def trl(
+        self, kinds: dict[str, float], beta: float, label_smoothing: float = 0.0
+    ) -> tuple[float, dict[str, Any]]:
         """The batch's loss and metrics by `DPOTrainer`, with everything but the loss left out."""
-        gathered = SimpleNamespace(device="cpu", gather=lambda v: v, gather_for_metrics=lambda v: v)
+        gathered = SimpleNamespace(
+            device="cpu", gather=lambda v: v, gather_for_metrics=lambda v: v
+        )
         trainer = SimpleNamespace(
             model=SimpleNamespace(training=True),
             accelerator=gathered,
@@ -66,7 +82,9 @@ class Batch:
             "ref_chosen_logps": chosen,
             "ref_rejected_logps": rejected,
         }
-        loss = dpo_trainer.DPOTrainer._compute_loss(trainer, self._model, inputs, return_outputs=False)
+        loss = dpo_trainer.DPOTrainer._compute_loss(
+            trainer, self._model, inputs, return_outputs=False
+        )
         return float(loss), trainer._metrics["train"]
 
     def _model(self, **_: Any) -> SimpleNamespace:
@@ -89,7 +107,9 @@ def mean(losses: Tensor) -> float:
 def test_losses(kind: str, beta: float) -> None:
     batch = Batch(6)
     expected, _ = batch.trl({kind: 1.0}, beta)
-    assert mean(pair_losses(batch.logps, Loss(kind=kind, beta=beta))) == pytest.approx(expected, rel=1e-9)
+    assert mean(pair_losses(batch.logps, Loss(kind=kind, beta=beta))) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
@@ -98,7 +118,9 @@ def test_label_smoothing(smoothing: float) -> None:
     for seed in range(5):
         batch = Batch(1, seed)
         expected, _ = batch.trl({"aot": 1.0}, 0.5, smoothing)
-        found = mean(pair_losses(batch.logps, Loss(beta=0.5, label_smoothing=smoothing)))
+        found = mean(
+            pair_losses(batch.logps, Loss(beta=0.5, label_smoothing=smoothing))
+        )
         assert found == pytest.approx(expected, rel=1e-9)
 
 
@@ -106,7 +128,11 @@ def test_label_smoothing(smoothing: float) -> None:
 def test_robust(smoothing: float) -> None:
     batch = Batch(6)
     expected, _ = batch.trl({"robust": 1.0}, 0.5, smoothing)
-    found = mean(pair_losses(batch.logps, Loss(kind="robust", beta=0.5, label_smoothing=smoothing)))
+    found = mean(
+        pair_losses(
+            batch.logps, Loss(kind="robust", beta=0.5, label_smoothing=smoothing)
+        )
+    )
     assert found == pytest.approx(expected, rel=1e-9)
 
 
@@ -115,7 +141,9 @@ def test_nll_of_the_chosen_side() -> None:
     for seed in range(5):
         batch = Batch(1, seed)
         expected, _ = batch.trl({"sigmoid": 1.0, "sft": 0.2}, 0.1)
-        assert mean(pair_losses(batch.logps, Loss(nll_weight=0.2))) == pytest.approx(expected, rel=1e-9)
+        assert mean(pair_losses(batch.logps, Loss(nll_weight=0.2))) == pytest.approx(
+            expected, rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -138,7 +166,9 @@ def test_simpo(beta: float, gamma: float, smoothing: float) -> None:
     config = Loss(kind="simpo", beta=beta, simpo_gamma=gamma, label_smoothing=smoothing)
     torch.testing.assert_close(pair_losses(batch.logps, config), expected)
     metrics = pair_metrics(batch.logps, config)
-    torch.testing.assert_close([metrics["rewards/chosen"], metrics["rewards/rejected"]], rewards)
+    torch.testing.assert_close(
+        [metrics["rewards/chosen"], metrics["rewards/rejected"]], rewards
+    )
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, -1.2])
@@ -147,10 +177,14 @@ def test_mpo(shift: float) -> None:
     beta, terms = 0.1, {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
     for seed in range(5):
         batch = Batch(1, seed)
-        logps = replace(batch.logps, reward_shift=torch.tensor([shift], dtype=torch.float64))
+        logps = replace(
+            batch.logps, reward_shift=torch.tensor([shift], dtype=torch.float64)
+        )
         batch.reference[torch.arange(2), PROMPT - 1] += shift / beta
         expected, _ = batch.trl(terms, beta)
-        assert mean(pair_losses(logps, Loss(kind="mpo", beta=beta))) == pytest.approx(expected, rel=1e-9)
+        assert mean(pair_losses(logps, Loss(kind="mpo", beta=beta))) == pytest.approx(
+            expected, rel=1e-9
+        )
 
 
 def test_metrics() -> None:

@@ -22,7 +22,13 @@ def doubles(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def logps(chosen: float, rejected: float, ref_chosen: float, ref_rejected: float, **more: Tensor) -> PairLogps:
+def logps(
+    chosen: float,
+    rejected: float,
+    ref_chosen: float,
+    ref_rejected: float,
+    **more: Tensor,
+) -> PairLogps:
     values = [doubles(value) for value in (chosen, rejected, ref_chosen, ref_rejected)]
     return PairLogps(*values, torch.tensor([2]), torch.tensor([4]), **more)
 
@@ -42,7 +48,9 @@ def test_simpo_by_hand() -> None:
     assert pair_losses(EXAMPLE, config).item() == pytest.approx(0.474077, abs=1e-6)
     other = replace(EXAMPLE, ref_chosen=doubles(-100), ref_rejected=doubles(-1))
     assert torch.equal(pair_losses(other, config), pair_losses(EXAMPLE, config))
-    metrics = {name: value.item() for name, value in pair_metrics(other, config).items()}
+    metrics = {
+        name: value.item() for name, value in pair_metrics(other, config).items()
+    }
     assert metrics["rewards/chosen"] == -3.0
     assert metrics["rewards/rejected"] == -4.0
     assert metrics["rewards/margins"] == 1.0
@@ -63,12 +71,22 @@ def test_simpo_with_swapped_sides_flips_the_margin() -> None:
 
 
 def test_simpos_beta_is_its_own_unless_set() -> None:
-    assert [Loss().beta, Loss(kind="simpo").beta, Loss(kind="simpo", beta=0.7).beta] == [0.1, 2.0, 0.7]
-    tree: dict[str, Any] = {"loss": {"beta": 0.3}, "source_losses": {"a": {"kind": "simpo"}, "b": {"kind": "ipo"}}}
+    assert [
+        Loss().beta,
+        Loss(kind="simpo").beta,
+        Loss(kind="simpo", beta=0.7).beta,
+    ] == [0.1, 2.0, 0.7]
+    tree: dict[str, Any] = {
+        "loss": {"beta": 0.3},
+        "source_losses": {"a": {"kind": "simpo"}, "b": {"kind": "ipo"}},
+    }
     config = LearnerConfig.model_validate(tree)
     assert [config.loss_of(source).beta for source in "abc"] == [2.0, 0.3, 0.3]
     assert LearnerConfig.model_validate(config.model_dump()) == config
-    tree = {"loss": {"kind": "simpo", "beta": 2.5}, "source_losses": {"a": {"weight": 2}, "b": {"kind": "mpo"}}}
+    tree = {
+        "loss": {"kind": "simpo", "beta": 2.5},
+        "source_losses": {"a": {"weight": 2}, "b": {"kind": "mpo"}},
+    }
     config = LearnerConfig.model_validate(tree)
     assert [config.loss_of(source).beta for source in "abc"] == [2.5, 0.1, 2.5]
 
@@ -84,13 +102,19 @@ def test_mdpo_by_hand() -> None:
 def test_ddpo_by_hand() -> None:
     """γ = 5, β = 0.5. Of r+ = 2 over 2 tokens, 1.5 lies in 1 changed token: (2 + 4·1.5) / (2 + 4) = 4/3. Of r- = -2
     over 4 tokens, -1 in 2 changed ones: (-2 - 4) / (4 + 8) = -1/2. Margin 0.5·(11/6); as sums 0.5·(8 + 6) = 7."""
-    more = replace(EXAMPLE, changed_ratios=doubles(1.5, -1)[None], changed_lengths=torch.tensor([[1, 2]]))
+    more = replace(
+        EXAMPLE,
+        changed_ratios=doubles(1.5, -1)[None],
+        changed_lengths=torch.tensor([[1, 2]]),
+    )
     config = Loss(kind="ddpo", beta=0.5, ddpo_gamma=5)
     assert pair_losses(more, config).item() == pytest.approx(softplus(-11 / 12))
     sums = Loss(kind="ddpo", beta=0.5, ddpo_gamma=5, ddpo_normalise=False)
     assert pair_losses(more, sums).item() == pytest.approx(softplus(-7))
     plain = Loss(kind="ddpo", beta=0.5, ddpo_gamma=1, ddpo_normalise=False)
-    assert torch.equal(pair_losses(more, plain), pair_losses(EXAMPLE, Loss(beta=0.5))), "γ = 1 is DPO"
+    assert torch.equal(
+        pair_losses(more, plain), pair_losses(EXAMPLE, Loss(beta=0.5))
+    ), "γ = 1 is DPO"
     swapped = replace(
         more,
         policy_chosen=more.policy_rejected,
@@ -109,8 +133,16 @@ def test_mpo_by_hand() -> None:
     """β = 0.5, rewards 1 and -1, δ = 0.25: 0.8·log(1 + e^-2) + 0.2·(log(1 + e^-0.75) + log(1 + e^-1.25)) + 3/2
     = 0.8·0.126928 + 0.2·(0.386871 + 0.251929) + 1.5 = 1.729302."""
     shifted = replace(EXAMPLE, reward_shift=doubles(0.25))
-    assert pair_losses(shifted, Loss(kind="mpo", beta=0.5)).item() == pytest.approx(1.729302, abs=1e-6)
-    alone = Loss(kind="mpo", beta=0.5, mpo_preference_weight=0, mpo_quality_weight=0, mpo_generation_weight=2)
+    assert pair_losses(shifted, Loss(kind="mpo", beta=0.5)).item() == pytest.approx(
+        1.729302, abs=1e-6
+    )
+    alone = Loss(
+        kind="mpo",
+        beta=0.5,
+        mpo_preference_weight=0,
+        mpo_quality_weight=0,
+        mpo_generation_weight=2,
+    )
     assert pair_losses(shifted, alone).item() == pytest.approx(3.0)
 
 
@@ -127,9 +159,15 @@ def test_policy_equal_to_reference() -> None:
         changed_lengths=torch.tensor([[1, 1]]),
         reward_shift=doubles(0),
     )
-    expected = {"mdpo": 3 * math.log(2), "ddpo": math.log(2), "mpo": 1.2 * math.log(2) + 1.5}
+    expected = {
+        "mdpo": 3 * math.log(2),
+        "ddpo": math.log(2),
+        "mpo": 1.2 * math.log(2) + 1.5,
+    }
     for kind, value in expected.items():
-        assert pair_losses(same, Loss(kind=kind, beta=0.7)).item() == pytest.approx(value), kind
+        assert pair_losses(same, Loss(kind=kind, beta=0.7)).item() == pytest.approx(
+            value
+        ), kind
 
 
 @pytest.mark.parametrize("kind", ["mdpo", "ddpo", "mpo"])
@@ -140,7 +178,9 @@ def test_gradients(kind: str) -> None:
     reference = [torch.randn(5, dtype=torch.float64) for _ in range(2)]
     lengths = torch.arange(2, 7)
 
-    def loss(chosen: Tensor, rejected: Tensor, cropped: Tensor, ratios: Tensor) -> Tensor:
+    def loss(
+        chosen: Tensor, rejected: Tensor, cropped: Tensor, ratios: Tensor
+    ) -> Tensor:
         pairs = PairLogps(
             chosen,
             rejected,
@@ -152,12 +192,16 @@ def test_gradients(kind: str) -> None:
             changed_lengths=torch.tensor([[1, 2]] * 5),
             reward_shift=torch.full((5,), 0.3, dtype=torch.float64),
         )
-        return pair_losses(pairs, Loss(kind=kind, beta=0.3, nll_weight=0.1, label_smoothing=0.1))
+        return pair_losses(
+            pairs, Loss(kind=kind, beta=0.3, nll_weight=0.1, label_smoothing=0.1)
+        )
 
     assert torch.autograd.gradcheck(loss, (*inputs, changed))
 
 
-@pytest.mark.parametrize("make", [lambda: Loss(mdpo_crop=(0.0, 0.2)), lambda: Loss(mdpo_crop=(0.3, 0.2))])
+@pytest.mark.parametrize(
+    "make", [lambda: Loss(mdpo_crop=(0.0, 0.2)), lambda: Loss(mdpo_crop=(0.3, 0.2))]
+)
 def test_a_crop_must_be_a_range(make: Callable[[], Loss]) -> None:
     with pytest.raises(ValidationError, match="0 < low <= high <= 1"):
         make()

@@ -14,7 +14,11 @@ BATCHES = Learner(global_batch=32, num_steps=50)
 
 
 def test_bernoulli_is_a_function_of_seed_and_step() -> None:
-    first, again, other = Bernoulli(0.5, 32, 7), Bernoulli(0.5, 32, 7), Bernoulli(0.5, 32, 8)
+    first, again, other = (
+        Bernoulli(0.5, 32, 7),
+        Bernoulli(0.5, 32, 7),
+        Bernoulli(0.5, 32, 8),
+    )
     draws = [first.num_online(step) for step in range(50)]
     assert draws == [again.num_online(step) for step in reversed(range(50))][::-1]
     assert draws != [other.num_online(step) for step in range(50)]
@@ -34,7 +38,9 @@ def test_bernoulli_statistics(fraction: float) -> None:
 @pytest.mark.parametrize("kind", ["bernoulli", "ratio"])
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (1.0, 32)])
 def test_pure_mixtures(kind: str, fraction: float, expected: int) -> None:
-    mixture = build_mixture(MixtureConfig(kind=kind, online_fraction=fraction), BATCHES, 0)
+    mixture = build_mixture(
+        MixtureConfig(kind=kind, online_fraction=fraction), BATCHES, 0
+    )
     assert {mixture.num_online(step) for step in range(100)} == {expected}
 
 
@@ -51,33 +57,59 @@ def test_ratio_carries_what_does_not_divide(fraction: float) -> None:
 def test_the_share_of_online_bdhs_leaves_the_number_of_online_pairs_alone() -> None:
     for kind in ("bernoulli", "ratio", "schedule"):
         plain, mixed = (
-            build_mixture(MixtureConfig(kind=kind, online_fraction=0.6, online_bdhs_fraction=share), BATCHES, 3)  # type: ignore[arg-type]
+            build_mixture(
+                MixtureConfig(
+                    kind=kind, online_fraction=0.6, online_bdhs_fraction=share
+                ),
+                BATCHES,
+                3,
+            )  # type: ignore[arg-type]
             for share in (0.0, 0.3)
         )
         for step in range(50):
             assert mixed.num_online(step) == plain.num_online(step)
-            assert 0 == plain.num_online_bdhs(step) <= mixed.num_online_bdhs(step) <= mixed.num_online(step)
+            assert (
+                0
+                == plain.num_online_bdhs(step)
+                <= mixed.num_online_bdhs(step)
+                <= mixed.num_online(step)
+            )
 
 
 def test_online_bdhs_statistics() -> None:
     """1000·32 slots, online with 0.6 and then BDHS with 0.3: mean 32000·0.18 = 5760, σ = sqrt(32000·0.18·0.82) = 69."""
     mixture = Bernoulli(0.6, 32, 0, 0.3)
-    assert abs(sum(mixture.num_online_bdhs(step) for step in range(1000)) - 5760) < 5 * 69
+    assert (
+        abs(sum(mixture.num_online_bdhs(step) for step in range(1000)) - 5760) < 5 * 69
+    )
     whole = Bernoulli(0.6, 32, 0, 1.0)
-    assert all(whole.num_online_bdhs(step) == whole.num_online(step) for step in range(50))
+    assert all(
+        whole.num_online_bdhs(step) == whole.num_online(step) for step in range(50)
+    )
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 40))
-def test_ratio_carries_online_bdhs_as_well(online: float, share: float, batch: int) -> None:
+def test_ratio_carries_online_bdhs_as_well(
+    online: float, share: float, batch: int
+) -> None:
     mixture = Ratio(online, batch, share)
-    counts = [(mixture.num_online(step), mixture.num_online_bdhs(step)) for step in range(60)]
+    counts = [
+        (mixture.num_online(step), mixture.num_online_bdhs(step)) for step in range(60)
+    ]
     assert all(0 <= bdhs <= total for total, bdhs in counts)
-    assert abs(sum(bdhs for _, bdhs in counts) - sum(total for total, _ in counts) * share) < 1 + 1e-3
+    assert (
+        abs(sum(bdhs for _, bdhs in counts) - sum(total for total, _ in counts) * share)
+        < 1 + 1e-3
+    )
 
 
 def test_a_schedule_moves_the_share_by_hand() -> None:
     """Batches of 8 in 5 steps from 0 to 1: shares 0, 1/4, 1/2, 3/4, 1 give 0, 2, 4, 6, 8; after the last it stays."""
-    mixture = build_mixture(MixtureConfig(kind="schedule", online_fraction=1), Learner(global_batch=8, num_steps=5), 0)
+    mixture = build_mixture(
+        MixtureConfig(kind="schedule", online_fraction=1),
+        Learner(global_batch=8, num_steps=5),
+        0,
+    )
     assert [mixture.num_online(step) for step in range(7)] == [0, 2, 4, 6, 8, 8, 8]
     down = Schedule(0.25, 8, 0.5, start_fraction=0.75, num_steps=3)
     assert [down.num_online(step) for step in range(4)] == [6, 4, 2, 2]
@@ -86,18 +118,29 @@ def test_a_schedule_moves_the_share_by_hand() -> None:
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 40), st.integers(1, 60))
-def test_a_schedule_carries_what_does_not_divide(start: float, end: float, batch: int, num_steps: int) -> None:
+def test_a_schedule_carries_what_does_not_divide(
+    start: float, end: float, batch: int, num_steps: int
+) -> None:
     mixture = Schedule(end, batch, start_fraction=start, num_steps=num_steps)
-    shares = [start + (end - start) * min(1, step / max(1, num_steps - 1)) for step in range(num_steps)]
+    shares = [
+        start + (end - start) * min(1, step / max(1, num_steps - 1))
+        for step in range(num_steps)
+    ]
     counts = [mixture.num_online(step) for step in range(num_steps)]
     assert all(0 <= count <= batch for count in counts)
     for step in range(num_steps):
-        assert abs(sum(counts[: step + 1]) - batch * sum(shares[: step + 1])) < 1 + 1e-3 * num_steps
+        assert (
+            abs(sum(counts[: step + 1]) - batch * sum(shares[: step + 1]))
+            < 1 + 1e-3 * num_steps
+        )
 
 
 def test_counts_by_source() -> None:
     """Ratio 0.5 of 8 is 4 online; a quarter of them is 1."""
     mixture = Ratio(0.5, 8, 0.25)
-    assert online_counts(mixture, 0, ("online", "online_bdhs")) == {"online": 3, "online_bdhs": 1}
+    assert online_counts(mixture, 0, ("online", "online_bdhs")) == {
+        "online": 3,
+        "online_bdhs": 1,
+    }
     assert online_counts(Ratio(0.5, 8), 0, ("online",)) == {"online": 4}
     assert online_counts(Ratio(0.5, 8, 1), 0, ("online_bdhs",)) == {"online_bdhs": 4}

@@ -35,14 +35,18 @@ def test_the_mean_of_earlier_rewards_by_hand() -> None:
     ]
     shift = RewardShift().after(tables, [True, False, False, True])
     assert (RewardShift().mean, shift.mean) == (0.0, 1.0)
-    shift = shift.after([{"rewards/chosen": [5.0], "rewards/rejected": [9.0]}, {}], [True])
+    shift = shift.after(
+        [{"rewards/chosen": [5.0], "rewards/rejected": [9.0]}, {}], [True]
+    )
     assert shift.mean == 3.0
     assert RewardShift.of({"step": 4, **shift.counters}) == shift
     assert RewardShift.of(RewardShift().counters) == RewardShift()
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4])
-def test_the_shift_of_each_step(store: ImageStore, monkeypatch: pytest.MonkeyPatch, micro_batch: int) -> None:
+def test_the_shift_of_each_step(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch, micro_batch: int
+) -> None:
     """δ is the mean over mpo pairs of all earlier steps, and the same in all micro-batches of a step."""
     shifts: list[set[float]] = []
     original = learner.losses.pair_losses
@@ -60,25 +64,33 @@ def test_the_shift_of_each_step(store: ImageStore, monkeypatch: pytest.MonkeyPat
         trainer.step(step, pairs)
         state = trainer._reward_shift
         rewards.append((state.total, state.count))
-    assert [count for _, count in rewards] == [6, 12, 18, 24], "3 of 6 pairs, both sides"
+    assert [count for _, count in rewards] == [6, 12, 18, 24], (
+        "3 of 6 pairs, both sides"
+    )
     assert shifts[0] == {0.0}
     for found, (total, count) in zip(shifts[1:], rewards, strict=False):
         assert list(found) == [pytest.approx(total / count, rel=1e-6)]
     assert rewards[-1][0] != 0
 
 
-def test_a_skipped_step_leaves_it(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_skipped_step_leaves_it(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer, original = started(loss=MPO), learner.losses.pair_losses
     pairs = make_pairs(store, 6)
     trainer.step(0, pairs)
     before = trainer._reward_shift
-    monkeypatch.setattr(learner.update, "pair_losses", lambda *args: original(*args) * float("nan"))
+    monkeypatch.setattr(
+        learner.update, "pair_losses", lambda *args: original(*args) * float("nan")
+    )
     trainer.step(1, pairs)
     assert trainer._reward_shift == before
 
 
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
-def test_a_resumed_run_equals_an_uninterrupted_one(store: ImageStore, tmp_path: Path, tuning: dict | None) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    store: ImageStore, tmp_path: Path, tuning: dict | None
+) -> None:
     batches = [make_pairs(store, 6, first) for first in (0, 6, 12, 18)]
     straight = started(tuning=tuning, loss=MPO)
     first = straight.step(0, batches[0])[0].metrics
@@ -86,12 +98,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(store: ImageStore, tmp_path: 
     assert nll > 0, "0.8·log 2 + 0.2·2·log 2 + NLL at the start"
     straight.step(1, batches[1])
     straight.save(tmp_path / "half")
-    expected = [straight.step(step, batches[step])[0].metrics["loss"] for step in (2, 3)]
+    expected = [
+        straight.step(step, batches[step])[0].metrics["loss"] for step in (2, 3)
+    ]
     resumed = started(tuning=tuning, loss=MPO)
     counters = resumed.load(tmp_path / "half")
     assert counters["reward_count"] == 24
     assert resumed._reward_shift.mean != 0
-    assert [resumed.step(step, batches[step])[0].metrics["loss"] for step in (2, 3)] == expected
+    assert [
+        resumed.step(step, batches[step])[0].metrics["loss"] for step in (2, 3)
+    ] == expected
     assert resumed._reward_shift == straight._reward_shift
     left, right = resumed.publish(4)[1], straight.publish(4)[1]
     for name, value in left.items():
@@ -99,7 +115,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(store: ImageStore, tmp_path: 
     forgetful = started(tuning=tuning, loss=MPO)
     forgetful.load(tmp_path / "half")
     forgetful._reward_shift = RewardShift()
-    assert forgetful.step(2, batches[2])[0].metrics["loss"] != expected[0], "the shift shows in the loss"
+    assert forgetful.step(2, batches[2])[0].metrics["loss"] != expected[0], (
+        "the shift shows in the loss"
+    )
 
 
 def test_without_a_loss_that_reads_it_the_reference_does_not_run(
@@ -108,15 +126,28 @@ def test_without_a_loss_that_reads_it_the_reference_does_not_run(
     pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 6)]
     simpo = {"kind": "simpo", "simpo_gamma": 0.5}
     trainer = started(loss=simpo)
-    assert trainer._fast.fallbacks == {"reference_cache": "no loss of this run reads the reference"}
+    assert trainer._fast.fallbacks == {
+        "reference_cache": "no loss of this run reads the reference"
+    }
     both = started(loss=simpo, source_losses={"unseen": {"kind": "sigmoid"}})
     assert trainer.fill_reference_cache(pairs) == 0
     forward = trainer._reference.forward
     monkeypatch.setattr(trainer._reference, "forward", None)
     for step in range(3):
-        ours, theirs = trainer.step(step, pairs)[0].metrics, both.step(step, pairs)[0].metrics
-        for name in ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/margins"):
+        ours, theirs = (
+            trainer.step(step, pairs)[0].metrics,
+            both.step(step, pairs)[0].metrics,
+        )
+        for name in (
+            "loss",
+            "grad_norm",
+            "rewards/chosen",
+            "rewards/rejected",
+            "rewards/margins",
+        ):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-6), name
     assert ours["rewards/margins"] > 0.5
     monkeypatch.setattr(trainer._reference, "forward", forward)
-    assert "grounding/gain" in trainer.step(25, pairs)[0].metrics, "the gate asks it at checkpoints"
+    assert "grounding/gain" in trainer.step(25, pairs)[0].metrics, (
+        "the gate asks it at checkpoints"
+    )

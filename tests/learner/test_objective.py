@@ -29,7 +29,10 @@ IPO = {"kind": "ipo", "beta": 0.9, "weight": 0.5}
 
 def test_what_a_source_leaves_open_is_as_in_the_loss() -> None:
     config = LearnerConfig.model_validate(
-        {"loss": {"kind": "ipo", "beta": 0.9}, "source_losses": {"a": {"weight": 3}, "b": {"kind": "hinge"}}}
+        {
+            "loss": {"kind": "ipo", "beta": 0.9},
+            "source_losses": {"a": {"weight": 3}, "b": {"kind": "hinge"}},
+        }
     )
     assert config.source_losses == {
         "a": SourceLoss(kind="ipo", beta=0.9, weight=3),
@@ -47,10 +50,19 @@ def test_each_pair_has_its_own_loss() -> None:
     torch.manual_seed(0)
     values = [torch.randn(5, dtype=torch.float64) for _ in range(4)]
     logps = PairLogps(*values, torch.arange(1, 6), torch.arange(5, 0, -1))
-    sigmoid, ipo, hinge = Loss(), Loss(kind="ipo", beta=0.9), Loss(kind="hinge", beta=0.5, nll_weight=0.2)
+    sigmoid, ipo, hinge = (
+        Loss(),
+        Loss(kind="ipo", beta=0.9),
+        Loss(kind="hinge", beta=0.5, nll_weight=0.2),
+    )
     configs = [ipo, sigmoid, hinge, ipo, sigmoid]
-    found = each_by_its_own(lambda some, config: {"loss": pair_losses(some, config)}, logps, configs)["loss"]
-    alone = [pair_losses(logps.select(torch.tensor([i])), config) for i, config in enumerate(configs)]
+    found = each_by_its_own(
+        lambda some, config: {"loss": pair_losses(some, config)}, logps, configs
+    )["loss"]
+    alone = [
+        pair_losses(logps.select(torch.tensor([i])), config)
+        for i, config in enumerate(configs)
+    ]
     torch.testing.assert_close(found, torch.cat(alone))
 
 
@@ -75,23 +87,46 @@ class OneProcess:
 def gradients(policy: Policy, backward: Callable[[], object]) -> list[torch.Tensor]:
     policy.zero_grad()
     backward()
-    return [parameter.grad.clone() for parameter in policy.parameters() if parameter.grad is not None]
+    return [
+        parameter.grad.clone()
+        for parameter in policy.parameters()
+        if parameter.grad is not None
+    ]
 
 
 def accumulated(
-    policies: tuple[Policy, Policy], collator: Collator, pairs: list[PreferencePair], config: LearnerConfig, size: int
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pairs: list[PreferencePair],
+    config: LearnerConfig,
+    size: int,
 ) -> list[torch.Tensor]:
-    plan, objective = plan_batch(pairs, collator, MicroSize(size), 0, 1), Objective.of(config, pairs)
+    plan, objective = (
+        plan_batch(pairs, collator, MicroSize(size), 0, 1),
+        Objective.of(config, pairs),
+    )
     engine = OneProcess(policies[0])
     return gradients(
         policies[0],
-        lambda: accumulate(engine, policies[1], collator, plan, objective, torch.device("cpu"), torch.float64),  # type: ignore[arg-type]
+        lambda: accumulate(
+            engine,
+            policies[1],
+            collator,
+            plan,
+            objective,
+            torch.device("cpu"),
+            torch.float64,
+        ),  # type: ignore[arg-type]
     )
 
 
-def direct(policies: tuple[Policy, Policy], collator: Collator, pairs: list[PreferencePair]) -> PairLogps:
+def direct(
+    policies: tuple[Policy, Policy], collator: Collator, pairs: list[PreferencePair]
+) -> PairLogps:
     """Log-probs of all pairs in one forward."""
-    batch = collator.collate([collator.encode(pair) for pair in pairs]).to("cpu", torch.float64)  # type: ignore[misc]
+    batch = collator.collate([collator.encode(pair) for pair in pairs]).to(
+        "cpu", torch.float64
+    )  # type: ignore[misc]
     with torch.no_grad():
         reference = policies[1](batch)
     return pair_logps(policies[0](batch), reference)
@@ -102,11 +137,19 @@ def test_the_batch_is_a_weighted_mean_of_the_sources_losses(
     policies: tuple[Policy, Policy], collator: Collator, store: ImageStore, size: int
 ) -> None:
     """4 pairs of `online` (sigmoid, weight 1) and 3 of `bdhs` (ipo, weight 0.5): divided by 4 + 3·0.5 = 5.5."""
-    pairs, config = make_pairs(store, 7), LearnerConfig.model_validate({"source_losses": {"bdhs": IPO}})
+    pairs, config = (
+        make_pairs(store, 7),
+        LearnerConfig.model_validate({"source_losses": {"bdhs": IPO}}),
+    )
     found = accumulated(policies, collator, pairs, config, size)
     logps = direct(policies, collator, pairs)
-    sigmoid, ipo = pair_losses(logps, Loss())[::2], pair_losses(logps, Loss(kind="ipo", beta=0.9))[1::2]
-    expected = gradients(policies[0], ((sigmoid.sum() + 0.5 * ipo.sum()) / 5.5).backward)
+    sigmoid, ipo = (
+        pair_losses(logps, Loss())[::2],
+        pair_losses(logps, Loss(kind="ipo", beta=0.9))[1::2],
+    )
+    expected = gradients(
+        policies[0], ((sigmoid.sum() + 0.5 * ipo.sum()) / 5.5).backward
+    )
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
 
 
@@ -116,7 +159,11 @@ def test_weights_make_the_combination_with_an_external_rejected_answer(
 ) -> None:
     """Both pairs of each prompt in the batch: mean over prompts of γ·L(y+, y-_ext) + (1-γ)·L(y+, y-_BDHS)."""
     external = [replace(pair, source="povid") for pair in make_pairs(store, 3)]
-    texts = ("There is a blue ring.", "There is a red square at the left.", "There is nothing.")
+    texts = (
+        "There is a blue ring.",
+        "There is a red square at the left.",
+        "There is nothing.",
+    )
     bdhs = [
         replace(pair, id=f"bdhs/{pair.id}", source="bdhs", rejected=Response(text))
         for pair, text in zip(external, texts, strict=True)
@@ -126,9 +173,14 @@ def test_weights_make_the_combination_with_an_external_rejected_answer(
     )
     mixed = [pair for both in zip(external, bdhs, strict=True) for pair in both]
     found = accumulated(policies, collator, mixed, config, 2)
-    with_external, with_bdhs = (pair_losses(direct(policies, collator, some), Loss()) for some in (external, bdhs))
+    with_external, with_bdhs = (
+        pair_losses(direct(policies, collator, some), Loss())
+        for some in (external, bdhs)
+    )
     formula = (gamma * with_external + (1 - gamma) * with_bdhs).mean()
-    torch.testing.assert_close(found, gradients(policies[0], formula.backward), atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(
+        found, gradients(policies[0], formula.backward), atol=1e-12, rtol=1e-9
+    )
 
 
 def test_metrics_of_each_source(store: ImageStore) -> None:
@@ -138,7 +190,9 @@ def test_metrics_of_each_source(store: ImageStore) -> None:
     metrics = trainer.step(0, make_pairs(store, 6))[0].metrics
     assert metrics["loss/online"] == pytest.approx(0.693147, abs=1e-5)
     assert metrics["loss/bdhs"] == pytest.approx(0.308642, abs=1e-5)
-    assert metrics["loss"] == pytest.approx((3 * 0.693147 + 1.5 * 0.308642) / 4.5, abs=1e-5)
+    assert metrics["loss"] == pytest.approx(
+        (3 * 0.693147 + 1.5 * 0.308642) / 4.5, abs=1e-5
+    )
     assert (metrics["pairs/online"], metrics["pairs/bdhs"]) == (3, 3)
     assert metrics["rewards/margins/online"] == pytest.approx(0, abs=1e-5)
     assert "weight" not in metrics

@@ -12,7 +12,14 @@ from common.config import Full, Lora, Model
 from common.errors import UserError
 from common.images import ImageStore
 from learner.collate import Collator, RowBatch
-from learner.policy import freeze_copy, is_tower, load_model, load_policy, lora_targets, merge_lora
+from learner.policy import (
+    freeze_copy,
+    is_tower,
+    load_model,
+    load_policy,
+    lora_targets,
+    merge_lora,
+)
 from tests.learner.families import FAMILIES, family
 from tests.learner.helpers import make_pairs
 
@@ -35,8 +42,16 @@ def lora_policy(model_path: Path, disturb: bool = True):
 
 def test_full_freezes_the_tower_and_trains_the_projector(model_path: Path) -> None:
     policy = load_policy(Model(), model_path)
-    trainable = {name.split(".")[2] for name, parameter in policy.named_parameters() if parameter.requires_grad}
-    assert trainable == {"language_model", "multi_modal_projector", "weight"}  # the last is net.lm_head.weight
+    trainable = {
+        name.split(".")[2]
+        for name, parameter in policy.named_parameters()
+        if parameter.requires_grad
+    }
+    assert trainable == {
+        "language_model",
+        "multi_modal_projector",
+        "weight",
+    }  # the last is net.lm_head.weight
     thawed = load_policy(Model(freeze_vision=False), model_path)
     assert all(parameter.requires_grad for parameter in thawed.parameters())
 
@@ -57,15 +72,21 @@ def test_reference_copy_shares_only_the_frozen_tower(model_path: Path) -> None:
     reference = freeze_copy(policy, share_tower=True)
     assert not any(parameter.requires_grad for parameter in reference.parameters())
     assert any(parameter.requires_grad for parameter in policy.parameters())
-    for (name, own), (_, copied) in zip(policy.named_parameters(), reference.named_parameters(), strict=True):
+    for (name, own), (_, copied) in zip(
+        policy.named_parameters(), reference.named_parameters(), strict=True
+    ):
         assert (own is copied) == is_tower(name)
     apart = freeze_copy(policy, share_tower=False)
-    assert not {id(parameter) for parameter in apart.parameters()} & {id(p) for p in policy.parameters()}
+    assert not {id(parameter) for parameter in apart.parameters()} & {
+        id(p) for p in policy.parameters()
+    }
 
 
 def test_lora_sits_on_the_language_side_only(model_path: Path) -> None:
     policy = lora_policy(model_path)
-    trainable = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    trainable = [
+        name for name, parameter in policy.named_parameters() if parameter.requires_grad
+    ]
     assert trainable
     assert all("lora_" in name and "language_model" in name for name in trainable)
 
@@ -74,8 +95,13 @@ def test_lora_sits_on_the_language_side_only(model_path: Path) -> None:
 def test_lora_sides(name: str) -> None:
     """Every linear layer is on one side; presets take the language side's projections and all of the others."""
     model = family(name).model
-    everything = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    found = {side: set(lora_targets(model, Lora(sides=(side,)))) for side in ("language", "projector", "vision")}
+    everything = {
+        n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+    }
+    found = {
+        side: set(lora_targets(model, Lora(sides=(side,))))
+        for side in ("language", "projector", "vision")
+    }
     assert all(found.values())
     assert set().union(*found.values()) == everything - {"lm_head"}
     assert sum(map(len, found.values())) == len(everything) - 1
@@ -87,7 +113,9 @@ def test_lora_sides(name: str) -> None:
 def test_adapters_off_is_the_base(model_path: Path, batch: RowBatch) -> None:
     policy = lora_policy(model_path)
     base = load_policy(Model(), model_path)(batch).summed
-    torch.testing.assert_close(policy(batch, adapters=False).summed, base, atol=0, rtol=0)
+    torch.testing.assert_close(
+        policy(batch, adapters=False).summed, base, atol=0, rtol=0
+    )
     assert (policy(batch).summed - base).abs().min() > 1e-3
 
 
@@ -95,11 +123,16 @@ def test_adapters_off_is_the_base(model_path: Path, batch: RowBatch) -> None:
 def test_merging_equals_pefts_own(model_path: Path, batch: RowBatch) -> None:
     policy = lora_policy(model_path)
     adapted = policy(batch).summed
-    gathered = {name.removeprefix("net."): p.detach().clone() for name, p in policy.named_parameters()}
+    gathered = {
+        name.removeprefix("net."): p.detach().clone()
+        for name, p in policy.named_parameters()
+    }
     merged, base = merge_lora(gathered, TUNING)
     plain = load_model(model_path, torch.float32)
     assert merged.keys() == base.keys() == dict(plain.named_parameters()).keys()
-    assert all(torch.equal(value, base[name]) for name, value in plain.named_parameters())
+    assert all(
+        torch.equal(value, base[name]) for name, value in plain.named_parameters()
+    )
     theirs = policy.net.merge_and_unload()
     for name, value in theirs.named_parameters():
         torch.testing.assert_close(merged[name], value, atol=1e-6, rtol=1e-6)
@@ -112,7 +145,9 @@ def test_unknown_lora_targets(model_path: Path) -> None:
         load_policy(Model(tuning=Lora(target_modules=("nope", "fc1"))), model_path)
 
 
-def test_gradient_checkpointing_changes_no_gradient(model_path: Path, batch: RowBatch) -> None:
+def test_gradient_checkpointing_changes_no_gradient(
+    model_path: Path, batch: RowBatch
+) -> None:
     gradients = []
     for checkpointing in (False, True):
         policy = load_policy(Model(tuning=Full()), model_path, checkpointing)
@@ -154,7 +189,9 @@ def test_incomplete_weights(model_path: Path, tmp_path: Path) -> None:
         load_model(path, torch.float32)
 
 
-@pytest.mark.parametrize("content", ['{"model_type": "no_such_model"}', "{broken", '{"model_type": "bert"}'])
+@pytest.mark.parametrize(
+    "content", ['{"model_type": "no_such_model"}', "{broken", '{"model_type": "bert"}']
+)
 def test_unknown_architecture(model_path: Path, tmp_path: Path, content: str) -> None:
     path = broken(model_path, tmp_path)
     (path / "config.json").write_text(content)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 import learner.products
 from common.images import ImageStore
 from learner.learner import Learner
-from learner.products import install, is_plain, mkl_is_slow, plain, product_of, through_onednn
+from learner.products import (
+    install,
+    is_plain,
+    mkl_is_slow,
+    plain,
+    product_of,
+    through_onednn,
+)
 from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config
 
 
@@ -29,7 +36,9 @@ def test_onednn_is_the_same_product() -> None:
     torch.manual_seed(0)
     left, right, more = torch.randn(7, 33), torch.randn(5, 33), torch.randn(7, 5)
     torch.testing.assert_close(through_onednn(left, right), left @ right.T)
-    torch.testing.assert_close(through_onednn(left, right, more.clone()), left @ right.T + more)
+    torch.testing.assert_close(
+        through_onednn(left, right, more.clone()), left @ right.T + more
+    )
     torch.testing.assert_close(through_onednn(left.T, left.T), left.T @ left)
     wide = left.double()
     assert torch.equal(through_onednn(wide, wide), wide @ wide.T)
@@ -49,7 +58,9 @@ def test_a_layer_and_its_gradients(bias: bool, frozen: bool) -> None:
         hidden = torch.linspace(-1, 1, 2 * 9 * 33).view(2, 9, 33).requires_grad_()
         found = layer(hidden)
         (found * torch.linspace(0, 1, 17)).sum().backward()
-        values.append([found, hidden.grad, *(parameter.grad for parameter in layer.parameters())])
+        values.append(
+            [found, hidden.grad, *(parameter.grad for parameter in layer.parameters())]
+        )
     torch.testing.assert_close(values[0], values[1])
     none = ours(torch.zeros(0, 33, requires_grad=True))  # a rank may have no row at all
     assert none.shape == (0, 17)
@@ -60,23 +71,36 @@ def test_a_layer_and_its_gradients(bias: bool, frozen: bool) -> None:
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_run_learns_the_same(
-    store: ImageStore, monkeypatch: pytest.MonkeyPatch, tuning: dict | None, checkpointing: bool
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tuning: dict | None,
+    checkpointing: bool,
 ) -> None:
     weights = []
     for slow in (True, False):
         monkeypatch.setattr(learner.products, "mkl_is_slow", lambda slow=slow: slow)
         switches = {"onednn": True}
-        trainer = Learner(run_config("torch", tuning, gradient_checkpointing=checkpointing, fast=switches))
+        trainer = Learner(
+            run_config(
+                "torch", tuning, gradient_checkpointing=checkpointing, fast=switches
+            )
+        )
         trainer.start()
-        assert trainer._fast.onednn == slow, "the two runs must differ, or this test sees nothing"
+        assert trainer._fast.onednn == slow, (
+            "the two runs must differ, or this test sees nothing"
+        )
         for step in range(3):
             trainer.step(step, make_pairs(store, 6, 6 * step))
         weights.append(trainer.publish(1)[1])
     assert_same_weights(weights[0], weights[1])
 
 
-@pytest.mark.parametrize(("maker", "slow"), [("GenuineIntel", False), ("AuthenticAMD", True)])
-def test_intels_processors_keep_mkl(monkeypatch: pytest.MonkeyPatch, maker: str, slow: bool) -> None:
+@pytest.mark.parametrize(
+    ("maker", "slow"), [("GenuineIntel", False), ("AuthenticAMD", True)]
+)
+def test_intels_processors_keep_mkl(
+    monkeypatch: pytest.MonkeyPatch, maker: str, slow: bool
+) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self: f"vendor_id : {maker}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)

@@ -22,11 +22,15 @@ from learner.reference_cache import identity
 from tests.learner.helpers import LORA, make_pairs, run_config
 from tests.tiny_families import tiny_qwen
 
-needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+needs_bitsandbytes = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
 QLORA = {**LORA, "quantize": "nf4"}
 
 
-def test_without_the_package_it_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, model_path: Path) -> None:
+def test_without_the_package_it_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, model_path: Path
+) -> None:
     monkeypatch.setattr(quantized, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="expected the package bitsandbytes") as caught:
         load_policy(Model(tuning=Lora(quantize="nf4")), model_path)
@@ -37,25 +41,45 @@ def test_the_reference_cache_knows_the_base(model_path: Path) -> None:
     """Log-probs of the quantised base are others than those of the plain one."""
     encoder = ChatEncoder(model_path, 256)
     plain = identity(encoder, torch.float32)
-    assert plain == identity(encoder, torch.float32, "none") != identity(encoder, torch.float32, "nf4")
+    assert (
+        plain
+        == identity(encoder, torch.float32, "none")
+        != identity(encoder, torch.float32, "nf4")
+    )
 
 
-def trained(config: RunConfig, store: ImageStore, num_steps: int = 3) -> tuple[Learner, list[float]]:
+def trained(
+    config: RunConfig, store: ImageStore, num_steps: int = 3
+) -> tuple[Learner, list[float]]:
     learner = Learner(config)
     learner.start()
-    losses = [learner.step(step, make_pairs(store, 6))[0].metrics["loss"] for step in range(num_steps)]
+    losses = [
+        learner.step(step, make_pairs(store, 6))[0].metrics["loss"]
+        for step in range(num_steps)
+    ]
     return learner, losses
 
 
 def packed(learner: Learner) -> dict[str, torch.Tensor]:
-    return {name: p.data.clone() for name, p in learner._policy.named_parameters() if p.dtype == torch.uint8}
+    return {
+        name: p.data.clone()
+        for name, p in learner._policy.named_parameters()
+        if p.dtype == torch.uint8
+    }
 
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("name", ["llava", "qwen"])
 def test_only_the_language_side_is_in_four_bits(name: str, model_path: Path) -> None:
-    policy = load_policy(Model(tuning=Lora.model_validate(QLORA)), model_path if name == "llava" else tiny_qwen())
-    names = {n.removeprefix("net.base_model.model.") for n, p in policy.named_parameters() if p.dtype == torch.uint8}
+    policy = load_policy(
+        Model(tuning=Lora.model_validate(QLORA)),
+        model_path if name == "llava" else tiny_qwen(),
+    )
+    names = {
+        n.removeprefix("net.base_model.model.")
+        for n, p in policy.named_parameters()
+        if p.dtype == torch.uint8
+    }
     assert len(names) == 2 * 7, "two layers of seven projections"
     assert all(n.startswith("model.language_model.layers.") for n in names)
     assert not hasattr(policy.model.config, "quantization_config")
@@ -68,7 +92,9 @@ def test_steps_train_the_adapters_and_leave_the_base(store: ImageStore) -> None:
     before, pairs = packed(learner), make_pairs(store, 6)
     assert before
     metrics = [learner.step(step, pairs)[0].metrics for step in range(4)]
-    assert metrics[0]["loss"] == pytest.approx(np.log(2), abs=1e-5), "the quantised base is the reference"
+    assert metrics[0]["loss"] == pytest.approx(np.log(2), abs=1e-5), (
+        "the quantised base is the reference"
+    )
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert metrics[-1]["steps_skipped"] == 0
     after = packed(learner)
@@ -87,14 +113,20 @@ def test_the_export_and_the_push_are_the_policy_that_was_trained(
     with torch.no_grad():
         own = learner._policy(batch).token_logps
         learner._policy.eval()
-        torch.testing.assert_close(learner._policy(batch).token_logps, own, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            learner._policy(batch).token_logps, own, atol=1e-6, rtol=0
+        )
         learner._policy.train()
         base = learner._policy(batch, adapters=False).token_logps
     learner.export(tmp_path / "out")
-    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "quantization_config" not in json.loads(
+        (tmp_path / "out" / "config.json").read_text()
+    )
     exported = Policy(load_model(tmp_path / "out", torch.float32).eval())
     manifest, arrays = learner.publish(1)
-    assert manifest is not None and manifest.change_norm > 0 and manifest.probe is not None
+    assert (
+        manifest is not None and manifest.change_norm > 0 and manifest.probe is not None
+    )
     pushed = Policy(load_model(model_path, torch.float32).eval())
     sent = from_arrays(arrays)
     with torch.no_grad():
@@ -109,7 +141,9 @@ def test_the_export_and_the_push_are_the_policy_that_was_trained(
 
 
 @needs_bitsandbytes
-def test_a_resumed_run_goes_on_as_if_nothing_had_happened(store: ImageStore, tmp_path: Path) -> None:
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
+    store: ImageStore, tmp_path: Path
+) -> None:
     first, _ = trained(run_config(tuning=QLORA), store, 2)
     first.save(tmp_path / "state")
     second = Learner(run_config(tuning=QLORA))
@@ -128,4 +162,6 @@ def test_on_deepspeed(store: ImageStore) -> None:
     """The same losses as on the plain engine."""
     learner, losses = trained(run_config("deepspeed", QLORA), store)
     learner.close()
-    assert losses == pytest.approx(trained(run_config(tuning=QLORA), store)[1], abs=1e-4)
+    assert losses == pytest.approx(
+        trained(run_config(tuning=QLORA), store)[1], abs=1e-4
+    )

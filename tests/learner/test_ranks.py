@@ -26,11 +26,25 @@ from tests.tiny_models import TinyLlava, tiny_llava
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
-CURVES = ("loss", "grad_norm", "tokens", "rewards/margins", "logps/chosen", "logps/rejected", "lr")
+CURVES = (
+    "loss",
+    "grad_norm",
+    "tokens",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "lr",
+)
 
 
-def case(name: str, zero_stage: int = 0, tuning: str = "full", **learner: Any) -> dict[str, Any]:
-    return {"name": name, "tuning": tuning, "learner": {"zero_stage": zero_stage, **learner}}
+def case(
+    name: str, zero_stage: int = 0, tuning: str = "full", **learner: Any
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "tuning": tuning,
+        "learner": {"zero_stage": zero_stage, **learner},
+    }
 
 
 GROUPS = {
@@ -72,11 +86,15 @@ def spawn(module: str, world_size: int, *words: object, timeout: float = 1200) -
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0] * world_size, "\n".join(output[-3000:] for output in outputs)
+    assert [rank.returncode for rank in ranks] == [0] * world_size, "\n".join(
+        output[-3000:] for output in outputs
+    )
 
 
 @pytest.fixture(scope="module")
-def trained(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def trained(
+    store: ImageStore, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """Group -> a folder with what one rank without ZeRO found, `one`, and one for each two-rank case of the group."""
 
     @cache
@@ -86,20 +104,32 @@ def trained(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Call
             for each in cases:
                 (out / each["name"]).mkdir()
             ports = json.dumps([free_port() for _ in cases])
-            spawn("tests.learner.rank_worker", world_size, ports, store.root, out, *map(json.dumps, cases))
+            spawn(
+                "tests.learner.rank_worker",
+                world_size,
+                ports,
+                store.root,
+                out,
+                *map(json.dumps, cases),
+            )
         return out
 
     return train
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [(group, each["name"]) for group, cases in GROUPS.items() for each in cases]
+    ("group", "name"),
+    [(group, each["name"]) for group, cases in GROUPS.items() for each in cases],
 )
-def test_two_ranks_equal_one(trained: Callable[[str], Path], group: str, name: str) -> None:
+def test_two_ranks_equal_one(
+    trained: Callable[[str], Path], group: str, name: str
+) -> None:
     """Whatever the stage, against one rank without ZeRO: each step's figures, then the weights."""
     one, two = trained(group) / "one", trained(group) / name
     single = json.loads((one / "rank_0.json").read_text())
-    first, second = (json.loads((two / f"rank_{rank}.json").read_text()) for rank in range(2))
+    first, second = (
+        json.loads((two / f"rank_{rank}.json").read_text()) for rank in range(2)
+    )
     for step, (alone, left, right) in enumerate(
         zip(single["metrics"], first["metrics"], second["metrics"], strict=True)
     ):
@@ -107,10 +137,14 @@ def test_two_ranks_equal_one(trained: Callable[[str], Path], group: str, name: s
         assert bool(gate) == (step in (3, 6))
         for key in {*CURVES, *gate}:
             assert left[key] == right[key], f"step {step}, {key}: ranks disagree"
-            assert left[key] == pytest.approx(alone[key], rel=1e-4, abs=2e-5), f"step {step}, {key}"
+            assert left[key] == pytest.approx(alone[key], rel=1e-4, abs=2e-5), (
+                f"step {step}, {key}"
+            )
     for fact in ("trained", "dropped", "again"):
         assert first[fact] == second[fact] == single[fact], fact
-    assert first["skipped"] == second["skipped"] == single["skipped"] == [], "rank 1's loss was inf"
+    assert first["skipped"] == second["skipped"] == single["skipped"] == [], (
+        "rank 1's loss was inf"
+    )
     assert first["change_norm"] == pytest.approx(single["change_norm"], rel=1e-4)
     assert first["probe"] == pytest.approx(single["probe"], abs=1e-4)
     weights = dict(np.load(two / "weights.npz"))
@@ -127,16 +161,21 @@ def test_the_curve_moves(trained: Callable[[str], Path]) -> None:
     assert [len(ids) for ids in single["trained"]] == [6, 4, 6, 5, 5, 3, 6, 6]
 
 
-def test_a_checkpoint_of_two_ranks_is_refused_by_one(trained: Callable[[str], Path]) -> None:
+def test_a_checkpoint_of_two_ranks_is_refused_by_one(
+    trained: Callable[[str], Path],
+) -> None:
     trainer = Learner(run_config())
     trainer.start()
     with pytest.raises(
-        UserError, match=r"expected one written by 1 ranks, got one of 2; resume with learner.num_ranks"
+        UserError,
+        match=r"expected one written by 1 ranks, got one of 2; resume with learner.num_ranks",
     ):
         trainer.load(trained("full") / "stage-3" / "checkpoint")
 
 
-def test_a_zero_3_push_takes_one_parameter_at_a_time(store: ImageStore, tmp_path: Path) -> None:
+def test_a_zero_3_push_takes_one_parameter_at_a_time(
+    store: ImageStore, tmp_path: Path
+) -> None:
     """25 M parameters, 100 MB, the largest 2 MB: no rank holds more than its half of policy and reference, and a push
     takes less than two of the largest on rank 1; on rank 0, to show that the measure sees it, one copy of the model.
     """
@@ -145,7 +184,9 @@ def test_a_zero_3_push_takes_one_parameter_at_a_time(store: ImageStore, tmp_path
     model, largest = sum(sizes), max(sizes)
     assert model > 90e6 and model > 30 * largest
     spawn("tests.learner.memory_worker", 2, free_port(), path, store.root, tmp_path)
-    first, second = (json.loads((tmp_path / f"memory_{rank}.json").read_text()) for rank in range(2))
+    first, second = (
+        json.loads((tmp_path / f"memory_{rank}.json").read_text()) for rank in range(2)
+    )
     for rank in (first, second):
         for kept in ("policy", "reference", "policy_after"):
             assert 0.49 * model < rank[kept] < 0.55 * model, kept

@@ -33,10 +33,14 @@ TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 
 
 def offline(store: ImageStore, num: int, first: int = 0) -> list[PreferencePair]:
-    return [replace(pair, weight_version=None) for pair in make_pairs(store, num, first)]
+    return [
+        replace(pair, weight_version=None) for pair in make_pairs(store, num, first)
+    ]
 
 
-def config_with(folder: Path | str, tuning: dict[str, Any] | None = None, model: Path | None = None) -> RunConfig:
+def config_with(
+    folder: Path | str, tuning: dict[str, Any] | None = None, model: Path | None = None
+) -> RunConfig:
     return run_config(tuning=tuning, model=model, fast={"reference_cache": str(folder)})
 
 
@@ -55,13 +59,18 @@ def counted(config: RunConfig) -> tuple[Learner, list[int]]:
 
 
 @TUNINGS
-def test_a_second_epoch_runs_no_reference_forward(store: ImageStore, tmp_path: Path, tuning: dict | None) -> None:
+def test_a_second_epoch_runs_no_reference_forward(
+    store: ImageStore, tmp_path: Path, tuning: dict | None
+) -> None:
     """6 pairs in micro-batches of 4 and 2; the second and third epoch train as a run without a cache does."""
     pairs = offline(store, 6)
     trainer, sizes = counted(config_with(tmp_path / "cache", tuning))
     plain, plain_sizes = counted(config_with("off", tuning))
     for step in range(3):
-        ours, theirs = trainer.step(step, pairs)[0].metrics, plain.step(step, pairs)[0].metrics
+        ours, theirs = (
+            trainer.step(step, pairs)[0].metrics,
+            plain.step(step, pairs)[0].metrics,
+        )
         assert ours["loss"] == theirs["loss"]
         assert ours["rewards/margins"] == theirs["rewards/margins"]
     assert sizes == [4, 2]
@@ -74,7 +83,9 @@ def test_a_second_epoch_runs_no_reference_forward(store: ImageStore, tmp_path: P
         np.testing.assert_array_equal(value, right[name], err_msg=name)
 
 
-def test_the_next_run_starts_with_it_and_online_pairs_are_not_kept(store: ImageStore, tmp_path: Path) -> None:
+def test_the_next_run_starts_with_it_and_online_pairs_are_not_kept(
+    store: ImageStore, tmp_path: Path
+) -> None:
     first, _ = counted(config_with(tmp_path))
     mixed = make_pairs(store, 6)  # every second one is online
     first.step(0, mixed)
@@ -84,29 +95,51 @@ def test_the_next_run_starts_with_it_and_online_pairs_are_not_kept(store: ImageS
     assert sizes == [2, 1], "of 4 and 2 pairs, the online ones"
 
 
-def test_a_changed_image_model_or_processor_misses(store: ImageStore, tmp_path: Path, model_path: Path) -> None:
+def test_a_changed_image_model_or_processor_misses(
+    store: ImageStore, tmp_path: Path, model_path: Path
+) -> None:
     encoder = ChatEncoder(model_path, 256)
     collator = Collator(encoder)
     (pair,) = (collator.encode(each) for each in offline(store, 1))
     (other,) = (collator.encode(each) for each in offline(store, 1, 3))
-    moved = replace(pair, pair=replace(pair.pair, prompt=replace(pair.pair.prompt, images=other.pair.prompt.images)))
+    moved = replace(
+        pair,
+        pair=replace(
+            pair.pair, prompt=replace(pair.pair.prompt, images=other.pair.prompt.images)
+        ),
+    )
     cache = ReferenceCache(tmp_path / "cache", 0, identity(encoder, torch.float32))
     key = cache._key(pair, pair.chosen)
     assert key == cache._key(replace(pair), pair.chosen)
-    assert len({key, cache._key(moved, pair.chosen), cache._key(pair, pair.rejected)}) == 3
+    assert (
+        len({key, cache._key(moved, pair.chosen), cache._key(pair, pair.rejected)}) == 3
+    )
     copy = Path(shutil.copytree(model_path, tmp_path / "model"))
-    assert identity(ChatEncoder(copy, 256), torch.float32) == identity(encoder, torch.float32)
+    assert identity(ChatEncoder(copy, 256), torch.float32) == identity(
+        encoder, torch.float32
+    )
     assert identity(encoder, torch.bfloat16) != identity(encoder, torch.float32)
     weights = load_file(copy / "model.safetensors")
-    name = next(name for name in weights if "projector" in name and name.endswith("bias"))
-    save_file(weights | {name: weights[name] + 1e-3}, copy / "model.safetensors", {"format": "pt"})
-    assert (copy / "model.safetensors").stat().st_size == (model_path / "model.safetensors").stat().st_size
+    name = next(
+        name for name in weights if "projector" in name and name.endswith("bias")
+    )
+    save_file(
+        weights | {name: weights[name] + 1e-3},
+        copy / "model.safetensors",
+        {"format": "pt"},
+    )
+    assert (copy / "model.safetensors").stat().st_size == (
+        model_path / "model.safetensors"
+    ).stat().st_size
     trained = identity(ChatEncoder(copy, 256), torch.float32)
     assert trained != identity(encoder, torch.float32)
     settings = copy / "processor_config.json"
     content = json.loads(settings.read_text())
     settings.write_text(json.dumps(content | {"changed": True}))
-    assert identity(ChatEncoder(copy, 256), torch.float32) not in (trained, identity(encoder, torch.float32))
+    assert identity(ChatEncoder(copy, 256), torch.float32) not in (
+        trained,
+        identity(encoder, torch.float32),
+    )
 
 
 @EACH
@@ -119,20 +152,26 @@ def test_what_comes_from_disk_equals_plain_rows(tmp_path: Path, name: str) -> No
     with torch.no_grad():
         expected = plain(own.model, pairs)
         for some in (pairs[:2], pairs, pairs):
-            found = cache.logps(tree_batch(some), lambda batch: tree_logps(model, batch), tree_batch).summed
+            found = cache.logps(
+                tree_batch(some), lambda batch: tree_logps(model, batch), tree_batch
+            ).summed
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
     assert (cache.num_hits, cache.num_misses) == (8, 6)
     cache.close()
 
 
-def test_ranks_read_each_others_files(store: ImageStore, tmp_path: Path, collator: Collator) -> None:
+def test_ranks_read_each_others_files(
+    store: ImageStore, tmp_path: Path, collator: Collator
+) -> None:
     (pair,) = (collator.encode(each) for each in offline(store, 1))
     one, two = ReferenceCache(tmp_path, 0, "same"), ReferenceCache(tmp_path, 1, "same")
     key, values = one._key(pair, (5, 6)), torch.tensor([-1.5, -2.5])
     assert two._read({0: (key, 2)}) == {}
     one._write({key: values})
     assert two._read({0: (key, 2)})[0].tolist() == [-1.5, -2.5]
-    assert two._read({0: (key, 3)}) == {}, "a row that does not fit its completion is missing"
+    assert two._read({0: (key, 3)}) == {}, (
+        "a row that does not fit its completion is missing"
+    )
     one.close()
     two.close()
 

@@ -8,16 +8,32 @@ from dataclasses import replace
 import pytest
 
 from common.errors import UserError
-from common.records import Dropped, ImageRef, Message, Part, PreferencePair, Prompt, Response
+from common.records import (
+    Dropped,
+    ImageRef,
+    Message,
+    Part,
+    PreferencePair,
+    Prompt,
+    Response,
+)
 from learner.replay import ReplayBuffer
 from learner.staleness import is_stale, staleness
 
 
 def pair(name: str, version: int | None = None) -> PreferencePair:
     message = Message("user", (Part("image"), Part("text", "What?")))
-    prompt = Prompt(f"prompt-{name}", (message,), (ImageRef("ab", "/x.png"),), "truth", {"objects": [1, "red"]})
+    prompt = Prompt(
+        f"prompt-{name}",
+        (message,),
+        (ImageRef("ab", "/x.png"),),
+        "truth",
+        {"objects": [1, "red"]},
+    )
     chosen, rejected = Response("yes", (5, 6, 1)), Response("no")
-    return PreferencePair(name, prompt, chosen, rejected, "test", version, (1, 2, 3), (1.0, 0.25))
+    return PreferencePair(
+        name, prompt, chosen, rejected, "test", version, (1, 2, 3), (1.0, 0.25)
+    )
 
 
 OFFLINE = [pair(f"offline-{number}") for number in range(10)]
@@ -56,7 +72,10 @@ def test_stale_pairs_are_dropped_with_their_reason() -> None:
         buffer.add(pair(f"v{version}", version))
     pairs, dropped = buffer.take(2, learner_version=3, max_staleness=1)
     assert ids(pairs) == ["v2", "v3"]
-    assert [(drop.id, drop.reason) for drop in dropped] == [("v0", "stale"), ("v1", "stale")]
+    assert [(drop.id, drop.reason) for drop in dropped] == [
+        ("v0", "stale"),
+        ("v1", "stale"),
+    ]
     assert buffer.num_online == 0
 
 
@@ -89,12 +108,16 @@ def test_state_goes_through_json() -> None:
     resumed = ReplayBuffer(OFFLINE, seed=1)
     resumed.load_state_dict(state)
     assert resumed.take(3, 2, 5) == buffer.take(3, 2, 5)
-    assert [resumed.take_offline(4) for _ in range(6)] == [buffer.take_offline(4) for _ in range(6)]
+    assert [resumed.take_offline(4) for _ in range(6)] == [
+        buffer.take_offline(4) for _ in range(6)
+    ]
 
 
 def test_a_changed_offline_set_is_refused() -> None:
     resumed = ReplayBuffer(OFFLINE[:9], seed=1)
-    with pytest.raises(UserError, match="expected the 10 pairs this run began with, got 9"):
+    with pytest.raises(
+        UserError, match="expected the 10 pairs this run began with, got 9"
+    ):
         resumed.load_state_dict(ReplayBuffer(OFFLINE, seed=1).state_dict())
 
 
@@ -104,11 +127,15 @@ def test_an_empty_offline_set_cannot_be_read() -> None:
         ReplayBuffer().take_offline(1)
 
 
-@pytest.mark.parametrize("module", ["learner.replay", "learner.mixture", "learner.staleness"])
+@pytest.mark.parametrize(
+    "module", ["learner.replay", "learner.mixture", "learner.staleness"]
+)
 def test_the_controllers_part_is_light(module: str) -> None:
     """The loop's process plans batches; it must not pay for torch."""
     script = f"import sys, {module}; print({{'torch', 'transformers', 'deepspeed'}} & set(sys.modules))"
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "set()"
 
 
@@ -126,7 +153,9 @@ def test_evicted_pairs_come_with_their_reason() -> None:
     buffer = ReplayBuffer()
     buffer.add(pair("old", 0))
     buffer.add(pair("new", 5))
-    assert [(each.id, drop.reason) for each, drop in buffer.evict(5, 1)] == [("old", "stale")]
+    assert [(each.id, drop.reason) for each, drop in buffer.evict(5, 1)] == [
+        ("old", "stale")
+    ]
     assert buffer.evict(5, 1) == []
     assert buffer.num_online == 1
 
@@ -134,13 +163,18 @@ def test_evicted_pairs_come_with_their_reason() -> None:
 def test_pairs_of_a_prompt_stay_together() -> None:
     """5 prompts of 2 pairs each, in batches of 4: two whole prompts a batch, and every epoch another order."""
     pairs = [
-        replace(pair(f"{source}-{number}"), prompt=pair(f"{number}").prompt, source=source)
+        replace(
+            pair(f"{source}-{number}"), prompt=pair(f"{number}").prompt, source=source
+        )
         for source in ("povid", "bdhs")
         for number in range(5)
     ]
     buffer = ReplayBuffer(pairs, seed=3, by_prompt=True)
     taken = [each for _ in range(5) for each in buffer.take_offline(4)]
-    assert all(first.prompt == second.prompt for first, second in zip(taken[::2], taken[1::2], strict=True))
+    assert all(
+        first.prompt == second.prompt
+        for first, second in zip(taken[::2], taken[1::2], strict=True)
+    )
     assert [each.source for each in taken] == ["povid", "bdhs"] * 10
     assert sorted(ids(taken[:10])) == sorted(ids(taken[10:])) == sorted(ids(pairs))
     assert ids(taken[:10]) != ids(taken[10:])

@@ -28,12 +28,18 @@ RLOO = Loss(kind="rloo", beta=0.4)
 def pairs_of(policy: Tensor, reference: Tensor, advantages: Tensor) -> PairLogps:
     """Columns: chosen, rejected."""
     lengths = torch.ones(len(policy))
-    return PairLogps(*policy.unbind(1), *reference.unbind(1), lengths, lengths, advantages=advantages)
+    return PairLogps(
+        *policy.unbind(1), *reference.unbind(1), lengths, lengths, advantages=advantages
+    )
 
 
 def test_the_loss_by_hand() -> None:
     """Advantages 2 and -1, logps -3 and -8, ratios 2 and -2: -½(2·-3 + -1·-8) + ¼·0.4·4² = -1 + 1.6 = 0.6."""
-    rows = pairs_of(torch.tensor([[-3.0, -8.0]]), torch.tensor([[-5.0, -6.0]]), torch.tensor([[2.0, -1.0]]))
+    rows = pairs_of(
+        torch.tensor([[-3.0, -8.0]]),
+        torch.tensor([[-5.0, -6.0]]),
+        torch.tensor([[2.0, -1.0]]),
+    )
     assert pair_losses(rows, RLOO).item() == pytest.approx(0.6)
 
 
@@ -41,7 +47,10 @@ def test_its_gradient_is_the_policy_gradient_with_the_partners_kl_as_baseline() 
     """-½ Σ (A_i - β(kl_i - kl_partner)) ∇logp_i, and gradcheck."""
     torch.manual_seed(0)
     policy = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
-    reference, advantages = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    reference, advantages = (
+        torch.randn(5, 2, dtype=torch.float64),
+        torch.randn(5, 2, dtype=torch.float64),
+    )
 
     def loss(logps: Tensor) -> Tensor:
         return pair_losses(pairs_of(logps, reference, advantages), RLOO)
@@ -61,8 +70,12 @@ def test_unbiased() -> None:
     expected_loss = torch.zeros((), dtype=torch.float64)
     for group in itertools.product(range(3), repeat=4):
         index = torch.tensor(group).view(2, 2)
-        advantages = torch.tensor(leave_one_out(scores[list(group)].tolist()), dtype=torch.float64).view(2, 2)
-        loss = pair_losses(pairs_of(logps[index], reference[index], advantages), RLOO).mean()
+        advantages = torch.tensor(
+            leave_one_out(scores[list(group)].tolist()), dtype=torch.float64
+        ).view(2, 2)
+        loss = pair_losses(
+            pairs_of(logps[index], reference[index], advantages), RLOO
+        ).mean()
         expected_loss = expected_loss + logps[list(group)].sum().exp().detach() * loss
     (found,) = torch.autograd.grad(expected_loss, theta, retain_graph=True)
     policy = logps.exp()
@@ -74,7 +87,10 @@ def test_unbiased() -> None:
 def sampled(store: ImageStore) -> list[PreferencePair]:
     """Two records of one group: advantages 1, -1 and 3, -3; then a pair with another source's scores."""
     first, second, other = make_pairs(store, 3)
-    rows = [replace(first, source="rloo", scores=(1.0, -1.0)), replace(second, source="rloo", scores=(3.0, -3.0))]
+    rows = [
+        replace(first, source="rloo", scores=(1.0, -1.0)),
+        replace(second, source="rloo", scores=(3.0, -3.0)),
+    ]
     return [*rows, replace(other, source="bdhs", scores=(100.0, -100.0))]
 
 
@@ -84,15 +100,23 @@ def test_advantages_are_scaled_by_the_batch(store: ImageStore) -> None:
     pairs = sampled(store)
     scale = math.sqrt(5)
     objective = Objective.of(config, pairs)
-    assert objective.advantages(pairs) == [(1 / scale, -1 / scale), (3 / scale, -3 / scale), (0, 0)]
+    assert objective.advantages(pairs) == [
+        (1 / scale, -1 / scale),
+        (3 / scale, -3 / scale),
+        (0, 0),
+    ]
     assert objective.advantages(pairs[2:]) is None
-    plain = LearnerConfig.model_validate({"source_losses": {"rloo": {"kind": "rloo", "rloo_normalise": False}}})
+    plain = LearnerConfig.model_validate(
+        {"source_losses": {"rloo": {"kind": "rloo", "rloo_normalise": False}}}
+    )
     assert Objective.of(plain, pairs).advantages(pairs)[0] == (1, -1)  # type: ignore[index]
     level = [replace(pairs[0], scores=(0.0, 0.0))]
     assert Objective.of(config, level).advantages(level) == [(0, 0)]
 
 
-def test_equal_answers_and_answers_that_end_at_once_are_trained_on(collator: Collator, store: ImageStore) -> None:
+def test_equal_answers_and_answers_that_end_at_once_are_trained_on(
+    collator: Collator, store: ImageStore
+) -> None:
     (pair,) = make_pairs(store, 1)
     ended = Response("", (collator.encoder.eos_token_id,))
     rows = [
@@ -100,7 +124,10 @@ def test_equal_answers_and_answers_that_end_at_once_are_trained_on(collator: Col
         replace(pair, rejected=ended),
         replace(pair, rejected=Response("", ())),
     ]
-    reasons = [getattr(collator.encode(replace(row, source="rloo")), "reason", None) for row in rows]
+    reasons = [
+        getattr(collator.encode(replace(row, source="rloo")), "reason", None)
+        for row in rows
+    ]
     assert reasons == [None, None, "response_empty"]
     assert all(isinstance(collator.encode(row), Dropped) for row in rows)
 
@@ -110,11 +137,21 @@ def test_training_moves_towards_what_scored_well(store: ImageStore) -> None:
     trainer = Learner(run_config(loss={"kind": "rloo", "beta": 0.01}))
     trainer.start()
     first, second = make_pairs(store, 2)
-    rows = [replace(first, source="rloo", scores=(2.0, 1.0)), replace(second, source="rloo", scores=(-1.0, -2.0))]
+    rows = [
+        replace(first, source="rloo", scores=(2.0, 1.0)),
+        replace(second, source="rloo", scores=(-1.0, -2.0)),
+    ]
     results = [trainer.step(step, rows)[0].metrics for step in range(4)]
     table = [
-        [trainer._reference(trainer._collator.single(row.prompt, tokens)).summed.item() for tokens in sides]
-        for row, sides in zip(rows, [_tokens(trainer, row) for row in rows], strict=True)
+        [
+            trainer._reference(
+                trainer._collator.single(row.prompt, tokens)
+            ).summed.item()
+            for tokens in sides
+        ]
+        for row, sides in zip(
+            rows, [_tokens(trainer, row) for row in rows], strict=True
+        )
     ]
     after = [
         [
@@ -129,4 +166,7 @@ def test_training_moves_towards_what_scored_well(store: ImageStore) -> None:
 
 
 def _tokens(trainer: Learner, pair: PreferencePair) -> list[tuple[int, ...]]:
-    return [trainer._collator.encoder.encode_response(side.text) for side in (pair.chosen, pair.rejected)]
+    return [
+        trainer._collator.encoder.encode_response(side.text)
+        for side in (pair.chosen, pair.rejected)
+    ]

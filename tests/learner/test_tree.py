@@ -48,18 +48,30 @@ def plain(model: Any, pairs: list[EncodedPair]) -> Tensor:
     """Summed log-probs from the whole logits of transformers' own forward, pair by pair and side by side."""
 
     def one(pair: EncodedPair, response: tuple[int, ...]) -> Tensor:
-        batch: RowBatch = Rows()._rows([(pair.prompt, response)]).to("cpu", torch.float64)
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.media).logits[0]
+        batch: RowBatch = (
+            Rows()._rows([(pair.prompt, response)]).to("cpu", torch.float64)
+        )
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            **batch.media,
+        ).logits[0]
         found = logits[-len(response) - 1 : -1].log_softmax(-1)
         return found[torch.arange(len(response)), torch.tensor(response)].sum()
 
-    return torch.stack([one(p, p.chosen) for p in pairs] + [one(p, p.rejected) for p in pairs])
+    return torch.stack(
+        [one(p, p.chosen) for p in pairs] + [one(p, p.rejected) for p in pairs]
+    )
 
 
 def gradients(model: Any, summed: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     (summed * torch.linspace(-1, 2, len(summed), dtype=torch.float64)).sum().backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.clone()
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
 
 
 def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -92,7 +104,9 @@ def test_equal_to_the_plain_forward_with_gradients(name: str, fused: bool) -> No
     model = trees(own)
     logps = tree_logps(model, tree_batch(pairs), fused)
     torch.testing.assert_close(logps.summed, expected, atol=1e-9, rtol=1e-9)
-    assert logps.num_tokens.tolist() == [len(p.chosen) for p in pairs] + [len(p.rejected) for p in pairs]
+    assert logps.num_tokens.tolist() == [len(p.chosen) for p in pairs] + [
+        len(p.rejected) for p in pairs
+    ]
     found, wanted = gradients(model, logps.summed), gradients(own.model, expected)
     own.model.zero_grad()
     assert_same(found, wanted)
@@ -104,7 +118,12 @@ def test_a_prepared_model_still_does_rows(name: str) -> None:
     model, pairs = trees(own), [p for p in pairs_of(own) if len(p.image_key) == 1]
     with torch.no_grad():
         batch = Rows().collate(pairs).to("cpu", torch.float64)
-        torch.testing.assert_close(completion_logps(model, batch).summed, plain(own.model, pairs), atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(
+            completion_logps(model, batch).summed,
+            plain(own.model, pairs),
+            atol=1e-9,
+            rtol=1e-9,
+        )
 
 
 @EACH
@@ -113,7 +132,9 @@ def test_the_picture_matters(name: str) -> None:
     model = trees(own)
     with torch.no_grad():
         one, two = (
-            tree_logps(model, tree_batch([own.pair("a1", seed, chosen=(20,), rejected=(21,))])).summed
+            tree_logps(
+                model, tree_batch([own.pair("a1", seed, chosen=(20,), rejected=(21,))])
+            ).summed
             for seed in (2, 4)
         )
     assert (one - two).abs().min() > 1e-3
@@ -124,7 +145,10 @@ def test_the_picture_matters(name: str) -> None:
 def test_many_completions_of_one_prompt(count: int) -> None:
     """Long completions of many siblings go through one attention call each, two through a mask."""
     own = family("llava")
-    long = [tuple(20 + (7 * number + place) % 30 for place in range(12)) for number in range(count)]
+    long = [
+        tuple(20 + (7 * number + place) % 30 for place in range(12))
+        for number in range(count)
+    ]
     pairs = [own.pair("a1", 1, chosen=long[0], rejected=other) for other in long[1:]]
     batch = tree_batch(pairs)
     assert len(batch.segments) == 1
@@ -144,21 +168,37 @@ def test_keys_of_grouped_queries_are_kept_ungrouped() -> None:
         saved.append(tuple(tensor.shape))
         return tensor
 
-    query, key, value = (torch.randn(1, heads, batch.num_tokens, 8, requires_grad=True) for heads in (4, 2, 2))
+    query, key, value = (
+        torch.randn(1, heads, batch.num_tokens, 8, requires_grad=True)
+        for heads in (4, 2, 2)
+    )
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        tree_attention(torch.nn.Identity(), query, key, value, None, tree=batch.segments)
+        tree_attention(
+            torch.nn.Identity(), query, key, value, None, tree=batch.segments
+        )
     assert [saved.count((1, heads, batch.num_tokens, 8)) for heads in (4, 2)] == [1, 2]
 
 
 def test_rows_in_any_order_and_number() -> None:
     """Three completions of one prompt around one of another, one of them asked for twice."""
     own = family("llava")
-    one, two = own.pair("a1", 1, chosen=(20,), rejected=(21, 22)), own.pair("b1", chosen=(23, 24), rejected=(25,))
-    rows = [(one, (21, 22)), (two, (23, 24)), (one, (20,)), (one, (26, 27, 28)), (one, (21, 22))]
+    one, two = (
+        own.pair("a1", 1, chosen=(20,), rejected=(21, 22)),
+        own.pair("b1", chosen=(23, 24), rejected=(25,)),
+    )
+    rows = [
+        (one, (21, 22)),
+        (two, (23, 24)),
+        (one, (20,)),
+        (one, (26, 27, 28)),
+        (one, (21, 22)),
+    ]
     with torch.no_grad():
         found = tree_logps(trees(own), tree_rows(rows)).summed
         pairs = [replace(pair, chosen=completion) for pair, completion in rows]
-        torch.testing.assert_close(found, plain(own.model, pairs)[: len(rows)], atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(
+            found, plain(own.model, pairs)[: len(rows)], atol=1e-9, rtol=1e-9
+        )
 
 
 def test_every_thing_is_there_once() -> None:
@@ -166,11 +206,19 @@ def test_every_thing_is_there_once() -> None:
     pairs = pairs_of(own)
     batch = tree_batch(pairs)
     prompts = {p.prompt_key: p for p in pairs}
-    completions = {(p.prompt_key, side) for p in pairs for side in (p.chosen, p.rejected)}
-    expected = sum(len(p.prompt.token_ids) for p in prompts.values()) + sum(len(side) for _, side in completions)
+    completions = {
+        (p.prompt_key, side) for p in pairs for side in (p.chosen, p.rejected)
+    }
+    expected = sum(len(p.prompt.token_ids) for p in prompts.values()) + sum(
+        len(side) for _, side in completions
+    )
     assert batch.num_tokens == expected
     assert len(prompts) == len(pairs) - 1
-    assert [media.sha256 for media in batch.media] == [pairs[0].image_key, pairs[2].image_key, pairs[5].image_key]
+    assert [media.sha256 for media in batch.media] == [
+        pairs[0].image_key,
+        pairs[2].image_key,
+        pairs[5].image_key,
+    ]
     assert batch.media_of == (0, None, 1, 0, 2)
     assert batch.segments[-1].stop == batch.num_tokens
 
@@ -180,19 +228,41 @@ def test_positions_start_again_behind_the_prompt() -> None:
     own = family("llava")
     pair = own.pair("a1 a2", 1, chosen=(20, 21, 22), rejected=(30, 31))
     n = len(pair.prompt.token_ids)
-    assert positions(own.model, tree_batch([pair]))[0].tolist() == [*range(n), n, n + 1, n + 2, n, n + 1]
+    assert positions(own.model, tree_batch([pair]))[0].tolist() == [
+        *range(n),
+        n,
+        n + 1,
+        n + 2,
+        n,
+        n + 1,
+    ]
 
 
 def held_bytes(shared: VisionShare) -> int:
     """What the kept tensors keep in memory, those that they are views of included."""
-    kept = [t for f in shared._kept.values() for t in [*f.pooled, *(each for level in f.levels for each in level)]]
-    return sum({each.data_ptr(): each.nbytes() for each in (tensor.untyped_storage() for tensor in kept)}.values())
+    kept = [
+        t
+        for f in shared._kept.values()
+        for t in [*f.pooled, *(each for level in f.levels for each in level)]
+    ]
+    return sum(
+        {
+            each.data_ptr(): each.nbytes()
+            for each in (tensor.untyped_storage() for tensor in kept)
+        }.values()
+    )
 
 
 @EACH
 def test_a_frozen_tower_runs_once_for_both_models_and_all_steps(name: str) -> None:
     own = family(name)
-    policy = freeze(trees(own), "vision_tower", "visual.blocks", "visual.patch_embed", "visual.pos_embed")
+    policy = freeze(
+        trees(own),
+        "vision_tower",
+        "visual.blocks",
+        "visual.patch_embed",
+        "visual.pos_embed",
+    )
     reference = copy.deepcopy(policy)
     with torch.no_grad():
         for key, parameter in reference.named_parameters():
@@ -207,12 +277,16 @@ def test_a_frozen_tower_runs_once_for_both_models_and_all_steps(name: str) -> No
             expected = plain(model, pairs)
             torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
             assert_same(gradients(model, found), gradients(model, expected))
-        assert shared.num_runs == 3, f"step {step}: pictures (1), (2) and (2, 3), each once"
+        assert shared.num_runs == 3, (
+            f"step {step}: pictures (1), (2) and (2, 3), each once"
+        )
     assert shared._num_bytes == held_bytes(shared) > 0
 
 
 @EACH
-def test_a_frozen_vision_side_gives_one_set_of_features(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_vision_side_gives_one_set_of_features(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three entries of media, two at a time; one that leaves frees what it is counted with."""
     sizes: list[int] = []
 
@@ -236,7 +310,9 @@ def test_a_frozen_vision_side_gives_one_set_of_features(name: str, monkeypatch: 
     assert shared.num_runs == 3
     assert sizes == [2, 1]
     shared._kept.popitem(last=False)
-    assert sum(each.num_bytes for each in shared._kept.values()) == held_bytes(shared) > 0
+    assert (
+        sum(each.num_bytes for each in shared._kept.values()) == held_bytes(shared) > 0
+    )
 
 
 def test_kept_features_are_bounded() -> None:
@@ -264,7 +340,11 @@ def test_models_without_a_proof_are_refused_with_the_reason() -> None:
     model.config.model_type = "paligemma"
     assert "no proof for the family paligemma" in (why_not(model) or "")
     window = copy.deepcopy(family("qwen2_5_vl").model)
-    window.config.text_config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
+    window.config.text_config.layer_types = [
+        "full_attention",
+        "sliding_attention",
+        "full_attention",
+    ]
     assert why_not(window) == "the language model has layers of ['sliding_attention']"
 
 

@@ -41,4 +41,7 @@ def test_the_reference_is_not_looked_at() -> None:
     judge = RulesJudge(config.RulesJudge())
     wrong = caption(OTHER)
     flattered = replace(caption_prompt(SCENE), reference=wrong)
-    assert judge.judge(group(flattered, wrong)).scores == judge.judge(group(caption_prompt(SCENE), wrong)).scores
+    assert (
+        judge.judge(group(flattered, wrong)).scores
+        == judge.judge(group(caption_prompt(SCENE), wrong)).scores
+    )

@@ -41,7 +41,10 @@ def test_the_start_policy_is_ranked_per_token() -> None:
     """As whole log-probs -6 < -5; per token -6/6 > -5/4."""
     view = {"a": side(-6, -5, 6, 4)}
     found = make_grounding({"true": view, "blank": view}, None, 0.1, 10)
-    assert (found.ranked_by, found.accuracy) == ("logp_per_token", {"true": 1.0, "blank": 1.0})
+    assert (found.ranked_by, found.accuracy) == (
+        "logp_per_token",
+        {"true": 1.0, "blank": 1.0},
+    )
 
 
 def test_an_accuracy_that_survives_is_a_warning() -> None:
@@ -57,18 +60,32 @@ def test_no_preference_at_all_is_another_warning() -> None:
     """The start policy against itself: every implicit reward is 0."""
     found = make_grounding(START, START, 0.1, 10)
     assert found.accuracy["true"] == 0
-    assert found.warning is not None and "not preferred even with the picture" in found.warning
+    assert (
+        found.warning is not None
+        and "not preferred even with the picture" in found.warning
+    )
 
 
 def test_only_pairs_of_every_view_and_both_policies_count() -> None:
-    policy = {"true": {"a": side(-7, -4), "b": side(-1, -9)}, "blank": {"a": side(-9, -4)}}
+    policy = {
+        "true": {"a": side(-7, -4), "b": side(-1, -9)},
+        "blank": {"a": side(-9, -4)},
+    }
     found = make_grounding(policy, START, 0.1, 10)
     assert (found.num_pairs, found.accuracy) == (1, {"true": 1.0, "blank": 0.0})
 
 
-@pytest.mark.parametrize("policy", [{}, {"true": {"a": side(-1, -2)}}, {"true": {"a": side(-1, -2)}, "blank": {}}])
+@pytest.mark.parametrize(
+    "policy",
+    [{}, {"true": {"a": side(-1, -2)}}, {"true": {"a": side(-1, -2)}, "blank": {}}],
+)
 def test_nothing_to_compare_says_so(policy: dict) -> None:
     found = make_grounding(policy, START, 0.1, 10)
     assert (found.gain, found.accuracy) == (None, {})
     assert found.missing is not None
-    assert make_grounding({"true": START["true"], "blank": START["blank"]}, {}, 0.1, 10).missing is not None
+    assert (
+        make_grounding(
+            {"true": START["true"], "blank": START["blank"]}, {}, 0.1, 10
+        ).missing
+        is not None
+    )

@@ -18,11 +18,15 @@ from reward.pope import POPE_COUNTS, answer_counts, parse_answer, pope
 
 def chair_of(*captions: tuple[list[str], set[str], int]) -> dict[str, float]:
     counts = [caption_counts(*caption) for caption in captions]
-    return estimate({name: np.array([c[name] for c in counts], float) for name in counts[0]}, chair)
+    return estimate(
+        {name: np.array([c[name] for c in counts], float) for name in counts[0]}, chair
+    )
 
 
 def pope_of(**counts: int) -> dict[str, float]:
-    return estimate({name: np.array([float(counts.get(name, 0))]) for name in POPE_COUNTS}, pope)
+    return estimate(
+        {name: np.array([float(counts.get(name, 0))]) for name in POPE_COUNTS}, pope
+    )
 
 
 def test_chair_by_hand() -> None:
@@ -37,27 +41,52 @@ def test_chair_by_hand() -> None:
         (["ring", "ring"], {"ring", "cross"}, 6),
         (["square"], {"circle"}, 2),
     )
-    expected = {"chair_s": 2 / 3, "chair_i": 1 / 3, "recall": 0.6, "mean_length": 6, "selection": 12 / 19}
+    expected = {
+        "chair_s": 2 / 3,
+        "chair_i": 1 / 3,
+        "recall": 0.6,
+        "mean_length": 6,
+        "selection": 12 / 19,
+    }
     assert found == pytest.approx(expected)
 
 
 def test_a_mute_model_has_perfect_chair_no_recall_and_is_never_picked() -> None:
     found = chair_of(([], {"circle"}, 0))
-    assert found == {"chair_s": 0, "chair_i": 0, "recall": 0, "mean_length": 0, "selection": 0}
+    assert found == {
+        "chair_s": 0,
+        "chair_i": 0,
+        "recall": 0,
+        "mean_length": 0,
+        "selection": 0,
+    }
 
 
 def test_naming_everything_is_not_picked_over_the_truth() -> None:
     """Six names for two objects: chair_i 2/3, recall 1, selection 2 · 1/3 / (4/3) = 1/2."""
-    assert chair_of((list(SHAPES), {"circle", "star"}, 6))["selection"] == pytest.approx(0.5)
+    assert chair_of((list(SHAPES), {"circle", "star"}, 6))[
+        "selection"
+    ] == pytest.approx(0.5)
 
 
 OBJECTS = st.lists(st.sampled_from(SHAPES), max_size=8)
 
 
-@given(st.lists(st.tuples(OBJECTS, st.sets(st.sampled_from(SHAPES), min_size=1), st.integers(0, 50)), min_size=1))
-def test_chair_stays_between_0_and_1(captions: list[tuple[list[str], set[str], int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            OBJECTS, st.sets(st.sampled_from(SHAPES), min_size=1), st.integers(0, 50)
+        ),
+        min_size=1,
+    )
+)
+def test_chair_stays_between_0_and_1(
+    captions: list[tuple[list[str], set[str], int]],
+) -> None:
     found = chair_of(*captions)
-    assert all(0 <= found[name] <= 1 for name in ("chair_s", "chair_i", "recall", "selection"))
+    assert all(
+        0 <= found[name] <= 1 for name in ("chair_s", "chair_i", "recall", "selection")
+    )
     assert (found["chair_s"] == 0) == (found["chair_i"] == 0)
 
 
@@ -82,23 +111,48 @@ def test_pope_reads_answers_as_the_official_script(text: str, expected: str) -> 
 def test_pope_by_hand() -> None:
     """tp 3, fp 1, tn 4, fn 2: accuracy 7/10, precision 3/4, recall 3/5, f1 = 6/9, yes said 4 of 10 (labels: 5)."""
     assert pope_of(tp=3, fp=1, tn=4, fn=2) == pytest.approx(
-        {"accuracy": 0.7, "precision": 0.75, "recall": 0.6, "f1": 2 / 3, "yes_ratio": 0.4}
+        {
+            "accuracy": 0.7,
+            "precision": 0.75,
+            "recall": 0.6,
+            "f1": 2 / 3,
+            "yes_ratio": 0.4,
+        }
     )
 
 
 def test_pope_of_one_sided_models() -> None:
     """Always yes on a balanced set: accuracy ½, f1 2/3, yes_ratio 1. Always no: f1 0, no division by zero."""
     assert pope_of(tp=5, fp=5) == pytest.approx(
-        {"accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "yes_ratio": 1.0}
+        {
+            "accuracy": 0.5,
+            "precision": 0.5,
+            "recall": 1.0,
+            "f1": 2 / 3,
+            "yes_ratio": 1.0,
+        }
     )
-    assert pope_of(tn=5, fn=5) == {"accuracy": 0.5, "precision": 0, "recall": 0, "f1": 0, "yes_ratio": 0}
+    assert pope_of(tn=5, fn=5) == {
+        "accuracy": 0.5,
+        "precision": 0,
+        "recall": 0,
+        "f1": 0,
+        "yes_ratio": 0,
+    }
 
 
 Answer = Literal["yes", "no"]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(["yes", "no"])), min_size=1))
-def test_flipping_answers_and_labels_keeps_accuracy_and_turns_the_yes_ratio(pairs: list[tuple[Answer, Answer]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(["yes", "no"])),
+        min_size=1,
+    )
+)
+def test_flipping_answers_and_labels_keeps_accuracy_and_turns_the_yes_ratio(
+    pairs: list[tuple[Answer, Answer]],
+) -> None:
     other: dict[str, Answer] = {"yes": "no", "no": "yes"}
 
     def measured(rows: list[tuple[Answer, Answer]]) -> dict[str, float]:
@@ -107,12 +161,17 @@ def test_flipping_answers_and_labels_keeps_accuracy_and_turns_the_yes_ratio(pair
             total.update(answer_counts(*row))
         return pope_of(**total)
 
-    straight, flipped = measured(pairs), measured([(other[p], other[t]) for p, t in pairs])
+    straight, flipped = (
+        measured(pairs),
+        measured([(other[p], other[t]) for p, t in pairs]),
+    )
     assert straight["accuracy"] == flipped["accuracy"]
     assert straight["yes_ratio"] == pytest.approx(1 - flipped["yes_ratio"])
 
 
-def mean(totals: Columns) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+def mean(
+    totals: Columns,
+) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
     return {"mean": ratio(totals["hits"], totals["n"])}
 
 
@@ -133,8 +192,12 @@ def test_bootstrap_redraws_scenes_as_a_whole() -> None:
 
 def test_bootstrap_is_seeded_and_survives_the_smallest_sets() -> None:
     columns = {"hits": np.array([1.0, 0.0, 1.0, 1.0]), "n": np.ones(4)}
-    assert intervals(columns, mean, 100, seed=1) == intervals(columns, mean, 100, seed=1)
+    assert intervals(columns, mean, 100, seed=1) == intervals(
+        columns, mean, 100, seed=1
+    )
     many = {"hits": np.linspace(0, 49, 50), "n": np.ones(50)}
     assert intervals(many, mean, 100, seed=1) != intervals(many, mean, 100, seed=2)
-    assert intervals({"hits": np.ones(1), "n": np.ones(1)}, mean, 10, seed=0) == {"mean": (1.0, 1.0)}
+    assert intervals({"hits": np.ones(1), "n": np.ones(1)}, mean, 10, seed=0) == {
+        "mean": (1.0, 1.0)
+    }
     assert intervals({"hits": np.ones(0), "n": np.ones(0)}, mean, 10, seed=0) == {}

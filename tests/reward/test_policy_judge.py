@@ -37,16 +37,25 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> list[Prompt]:
 def test_a_judge_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     path = Path(shutil.copytree(config.PolicyJudge().path, tmp_path / "model"))
     (path / "model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(UserError, match=r"^reward\.judge\.path .*: expected readable safetensors, got .*again$"):
+    with pytest.raises(
+        UserError,
+        match=r"^reward\.judge\.path .*: expected readable safetensors, got .*again$",
+    ):
         make_judge(config.PolicyJudge(path=str(path)))
 
 
-def test_it_denies_what_is_not_there_far_more_often_than_what_is(prompts: list[Prompt]) -> None:
+def test_it_denies_what_is_not_there_far_more_often_than_what_is(
+    prompts: list[Prompt],
+) -> None:
     """A caption of another scene claims absent objects; the true one does not. Chance is one half."""
     scenes = split_scenes("test", 40, seed=5)
     better = 0
-    for prompt, scene, other in zip(prompts, scenes, scenes[1:] + scenes[:1], strict=True):
-        true, false = judge().judge(group(prompt, caption(scene), caption(other))).scores
+    for prompt, scene, other in zip(
+        prompts, scenes, scenes[1:] + scenes[:1], strict=True
+    ):
+        true, false = (
+            judge().judge(group(prompt, caption(scene), caption(other))).scores
+        )
         better += true > false
     assert better >= 28
 
@@ -56,17 +65,27 @@ def test_the_pixels_decide(prompts: list[Prompt], tmp_path: Path) -> None:
     empty = ImageStore(tmp_path).add(blank())
     blind = [replace(prompt, images=(empty,)) for prompt in prompts]
     texts = [prompt.reference or "" for prompt in prompts]
-    seen = [judge().judge(group(p, t)).scores for p, t in zip(prompts, texts, strict=True)]
-    unseen = [judge().judge(group(p, t)).scores for p, t in zip(blind, texts, strict=True)]
+    seen = [
+        judge().judge(group(p, t)).scores for p, t in zip(prompts, texts, strict=True)
+    ]
+    unseen = [
+        judge().judge(group(p, t)).scores for p, t in zip(blind, texts, strict=True)
+    ]
     assert seen != unseen
     assert sum(s[0] for s in seen) > sum(s[0] for s in unseen)
 
 
 def test_the_truth_is_not_looked_at(prompts: list[Prompt]) -> None:
     other = Scene((SceneObject(2, "ring", "black"),), 9).to_dict()
-    texts = (caption(split_scenes("test", 40, seed=5)[0]), "There is a black ring at the top right.")
+    texts = (
+        caption(split_scenes("test", 40, seed=5)[0]),
+        "There is a black ring at the top right.",
+    )
     expected = judge().judge(group(prompts[0], *texts))
-    assert judge().judge(group(replace(prompts[0], truth=other, reference="x"), *texts)) == expected
+    assert (
+        judge().judge(group(replace(prompts[0], truth=other, reference="x"), *texts))
+        == expected
+    )
 
 
 def test_repeated_cut_off_and_empty_claims_cost_one_each(prompts: list[Prompt]) -> None:

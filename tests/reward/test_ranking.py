@@ -44,7 +44,11 @@ def test_best_against_worst_with_everything_the_learner_needs() -> None:
 def test_the_version_is_that_of_the_older_first_token() -> None:
     """Versions 4-9 and 5-5: the pair is as old as its oldest token, 4."""
     old = replace(completion("a", 4), max_weight_version=9)
-    pair = rank(replace(group(PROMPT), completions=(old, completion("b", 5))), Verdict((1.0, 0.0)), 0.0)
+    pair = rank(
+        replace(group(PROMPT), completions=(old, completion("b", 5))),
+        Verdict((1.0, 0.0)),
+        0.0,
+    )
     assert isinstance(pair, PreferencePair)
     assert pair.weight_version == 4
 
@@ -65,8 +69,12 @@ def test_reasons(scores: tuple[float, ...], expected: str) -> None:
     assert reason(scores, "a", "b", margin=0.5) == expected
 
 
-def test_a_margin_of_exactly_the_minimum_makes_a_pair_and_equal_scores_never_do() -> None:
-    assert isinstance(rank(group(PROMPT, "a", "b"), Verdict((0.0, 0.5)), 0.5), PreferencePair)
+def test_a_margin_of_exactly_the_minimum_makes_a_pair_and_equal_scores_never_do() -> (
+    None
+):
+    assert isinstance(
+        rank(group(PROMPT, "a", "b"), Verdict((0.0, 0.5)), 0.5), PreferencePair
+    )
     assert reason((1.0, 1.0), "a", "b", margin=0.0) == "tie"
 
 
@@ -86,23 +94,35 @@ def test_garbage_instead_of_a_verdict_is_dropped() -> None:
 def test_equals_are_drawn_without_length_bias() -> None:
     """Short and long tie for best in 400 groups: each is drawn 200 ± 60 times (6 σ, σ = 10)."""
     texts = ("x", "a much longer answer", "bad")
-    drawn = Counter(pair_of((1.0, 1.0, 0.0), *texts, id=f"g{n}").chosen.text for n in range(400))
+    drawn = Counter(
+        pair_of((1.0, 1.0, 0.0), *texts, id=f"g{n}").chosen.text for n in range(400)
+    )
     assert set(drawn) == set(texts[:2])
     assert abs(drawn["x"] - 200) < 60
 
 
 @given(st.lists(st.integers(-3, 0), min_size=2, max_size=8), st.randoms())
-def test_the_order_of_completions_does_not_matter(scores: list[int], rng: random.Random) -> None:
+def test_the_order_of_completions_does_not_matter(
+    scores: list[int], rng: random.Random
+) -> None:
     items = [(float(score), f"text {n}") for n, score in enumerate(scores)]
     mixed = rng.sample(items, len(items))
 
     def ranked(rows: list[tuple[float, str]]) -> PreferencePair | Dropped:
-        return rank(group(PROMPT, *(text for _, text in rows)), Verdict(tuple(score for score, _ in rows)), 0.0)
+        return rank(
+            group(PROMPT, *(text for _, text in rows)),
+            Verdict(tuple(score for score, _ in rows)),
+            0.0,
+        )
 
     assert ranked(items) == ranked(mixed)
 
 
-@given(st.lists(st.integers(-3, 3), min_size=2, max_size=8).filter(lambda scores: len(set(scores)) > 1))
+@given(
+    st.lists(st.integers(-3, 3), min_size=2, max_size=8).filter(
+        lambda scores: len(set(scores)) > 1
+    )
+)
 def test_negated_scores_swap_chosen_and_rejected(scores: list[int]) -> None:
     texts = [f"text {n}" for n in range(len(scores))]
     pair = pair_of(tuple(map(float, scores)), *texts)

@@ -25,31 +25,60 @@ def test_leave_one_out_by_hand() -> None:
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8), st.floats(-100, 100))
-def test_advantages_add_up_to_nothing_and_forget_the_level(scores: list[float], level: float) -> None:
+def test_advantages_add_up_to_nothing_and_forget_the_level(
+    scores: list[float], level: float
+) -> None:
     found = leave_one_out(scores)
     assert sum(found) == pytest.approx(0, abs=1e-6)
-    assert found == pytest.approx(leave_one_out([score + level for score in scores]), abs=1e-6)
+    assert found == pytest.approx(
+        leave_one_out([score + level for score in scores]), abs=1e-6
+    )
     mean = fmean(scores)
-    assert found == pytest.approx([len(scores) / (len(scores) - 1) * (s - mean) for s in scores], abs=1e-6)
+    assert found == pytest.approx(
+        [len(scores) / (len(scores) - 1) * (s - mean) for s in scores], abs=1e-6
+    )
 
 
 def test_every_completion_once_with_its_advantage_beside_its_neighbour() -> None:
     rolled = group(PROMPT, "a", "b", "c", "d", id="0:p", versions=(4, 3, 5, 6))
     first, second = rloo_pairs(rolled, Verdict((1.0, 0.0, 0.0, 3.0)))  # type: ignore[misc]
-    assert [(first.id, first.source), (second.id, second.source)] == [("0:p#0", "rloo"), ("0:p#1", "rloo")]
-    assert (first.chosen.text, first.rejected.text, first.weight_version) == ("a", "b", 3)
-    assert (second.chosen.text, second.rejected.text, second.weight_version) == ("d", "c", 5)
+    assert [(first.id, first.source), (second.id, second.source)] == [
+        ("0:p#0", "rloo"),
+        ("0:p#1", "rloo"),
+    ]
+    assert (first.chosen.text, first.rejected.text, first.weight_version) == (
+        "a",
+        "b",
+        3,
+    )
+    assert (second.chosen.text, second.rejected.text, second.weight_version) == (
+        "d",
+        "c",
+        5,
+    )
     assert first.scores == pytest.approx((0, -4 / 3))
     assert second.scores == pytest.approx((8 / 3, -4 / 3))
     assert (first.chosen.token_ids, first.prompt_token_ids) == ((97,), (1, 2, 3))
 
 
 def test_equal_texts_and_small_differences_count() -> None:
-    assert len(rloo_pairs(group(PROMPT, "a", "a", "a", "b"), Verdict((0.0, 0.0, 0.0, 1e-9)))) == 2  # type: ignore[arg-type]
+    assert (
+        len(
+            rloo_pairs(
+                group(PROMPT, "a", "a", "a", "b"), Verdict((0.0, 0.0, 0.0, 1e-9))
+            )
+        )
+        == 2
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("scores", "reason"), [((1.0,) * 4, "tie"), ((1.0, 2.0), "bad_verdict"), ((1, 2, 3, math.nan), "bad_verdict")]
+    ("scores", "reason"),
+    [
+        ((1.0,) * 4, "tie"),
+        ((1.0, 2.0), "bad_verdict"),
+        ((1, 2, 3, math.nan), "bad_verdict"),
+    ],
 )
 def test_drops(scores: tuple[float, ...], reason: str) -> None:
     found = rloo_pairs(group(PROMPT, "a", "b", "c", "d"), Verdict(scores))
@@ -60,10 +89,15 @@ def test_drops(scores: tuple[float, ...], reason: str) -> None:
 def test_the_worker_keeps_order_and_counts_failures() -> None:
     judge = FlakyJudge(failures=99, verdict=Verdict((1.0, 0.0)))
     judge.calls = {"x": 99, "y": 99}
-    reward = RewardWorker(RunConfig(mixture=Mixture(online_fraction=1)), judge, backoff_s=0.0)
+    reward = RewardWorker(
+        RunConfig(mixture=Mixture(online_fraction=1)), judge, backoff_s=0.0
+    )
     groups = [group(PROMPT, "a", "b", id=id) for id in ("x", "bad", "y")]
     (first, scores), (failed, none), (second, _) = reward.rloo(groups)
-    assert isinstance(failed, Dropped) and (failed.id, failed.reason) == ("bad", "judge_failed")
+    assert isinstance(failed, Dropped) and (failed.id, failed.reason) == (
+        "bad",
+        "judge_failed",
+    )
     assert [pairs[0].id for pairs in (first, second)] == ["x#0", "y#0"]  # type: ignore[index]
     assert first[0].scores == (1.0, -1.0)  # type: ignore[index]
     assert (scores, none) == ((1.0, 0.0), None)

@@ -14,7 +14,15 @@ from common.protocols import JudgeError
 from common.shapes.language import caption
 from common.shapes.scenes import SHAPES, sample_scene
 from reward.rules import RulesJudge, read_answer
-from tests.reward.builders import SCENE, TRUE, caption_prompt, completion, group, prompt, question_prompt
+from tests.reward.builders import (
+    SCENE,
+    TRUE,
+    caption_prompt,
+    completion,
+    group,
+    prompt,
+    question_prompt,
+)
 
 JUDGE = RulesJudge(config.RulesJudge())
 SENTENCES = [f"There is a red {shape} at the top." for shape in SHAPES]
@@ -29,15 +37,37 @@ def score(text: str, **truth: str) -> float:
     ("text", "expected"),
     [
         pytest.param(TRUE, 0.0, id="flawless"),
-        pytest.param(TRUE + " There is a green ring at the bottom.", -1.0, id="one invented object: 1"),
+        pytest.param(
+            TRUE + " There is a green ring at the bottom.",
+            -1.0,
+            id="one invented object: 1",
+        ),
         pytest.param(TRUE.replace("red", "green"), -0.5, id="one wrong colour: ½"),
-        pytest.param(TRUE.replace("red", "green").replace("center", "left"), -1.0, id="colour and place: ½ + ½"),
-        pytest.param("There is a red circle at the top left.", -0.5, id="star missed: ½"),
-        pytest.param(TRUE + " There is a red circle at the top left.", -1.0, id="circle twice: the second is invented"),
-        pytest.param("There is a circle. There is a star.", 0.0, id="what is left open is not wrong"),
+        pytest.param(
+            TRUE.replace("red", "green").replace("center", "left"),
+            -1.0,
+            id="colour and place: ½ + ½",
+        ),
+        pytest.param(
+            "There is a red circle at the top left.", -0.5, id="star missed: ½"
+        ),
+        pytest.param(
+            TRUE + " There is a red circle at the top left.",
+            -1.0,
+            id="circle twice: the second is invented",
+        ),
+        pytest.param(
+            "There is a circle. There is a star.",
+            0.0,
+            id="what is left open is not wrong",
+        ),
         pytest.param("", -2.0, id="mute: 2 missed x ½ + 1"),
-        pytest.param("green ideas sleep", -2.0, id="gibberish costs as much as silence"),
-        pytest.param("There is no circle and no star.", -2.0, id="denials claim nothing"),
+        pytest.param(
+            "green ideas sleep", -2.0, id="gibberish costs as much as silence"
+        ),
+        pytest.param(
+            "There is no circle and no star.", -2.0, id="denials claim nothing"
+        ),
     ],
 )
 def test_caption_scores(text: str, expected: float) -> None:
@@ -51,7 +81,9 @@ def test_of_two_claims_about_one_object_the_better_one_counts() -> None:
 
 
 def test_a_cut_off_text_costs_one_more_invented_object() -> None:
-    cut = replace(group(caption_prompt(), TRUE), completions=(completion(TRUE, finish="length"),))
+    cut = replace(
+        group(caption_prompt(), TRUE), completions=(completion(TRUE, finish="length"),)
+    )
     verdict = JUDGE.judge(cut)
     assert (verdict.scores, verdict.notes) == ((-1.0,), ("cut off",))
 
@@ -87,26 +119,43 @@ def test_answers_are_read_from_the_first_sentence() -> None:
 
 
 def test_notes_name_every_fault() -> None:
-    (note,) = JUDGE.judge(group(caption_prompt(), "There is a green circle. There is a red ring.")).notes
+    (note,) = JUDGE.judge(
+        group(caption_prompt(), "There is a green circle. There is a red ring.")
+    ).notes
     assert note == "wrong colour of the circle; hallucinated red ring; missed blue star"
 
 
-@pytest.mark.parametrize("truth", [None, {}, {"objects": [{"shape": "dog"}], "seed": 0}, {"answer": "maybe"}])
+@pytest.mark.parametrize(
+    "truth", [None, {}, {"objects": [{"shape": "dog"}], "seed": 0}, {"answer": "maybe"}]
+)
 def test_without_truth_there_is_no_verdict(truth: dict[str, object] | None) -> None:
     with pytest.raises(JudgeError, match="expected a"):
         JUDGE.judge(group(prompt(truth), TRUE))
 
 
-@given(st.lists(st.lists(st.sampled_from(SENTENCES), max_size=4).map(" ".join), min_size=2, max_size=6), st.randoms())
-def test_permuting_completions_permutes_scores(texts: list[str], rng: random.Random) -> None:
+@given(
+    st.lists(
+        st.lists(st.sampled_from(SENTENCES), max_size=4).map(" ".join),
+        min_size=2,
+        max_size=6,
+    ),
+    st.randoms(),
+)
+def test_permuting_completions_permutes_scores(
+    texts: list[str], rng: random.Random
+) -> None:
     order = list(range(len(texts)))
     rng.shuffle(order)
     scores = JUDGE.judge(group(caption_prompt(), *texts)).scores
-    assert JUDGE.judge(group(caption_prompt(), *(texts[i] for i in order))).scores == tuple(scores[i] for i in order)
+    assert JUDGE.judge(
+        group(caption_prompt(), *(texts[i] for i in order))
+    ).scores == tuple(scores[i] for i in order)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(SENTENCES))
-def test_the_true_caption_is_flawless_and_every_absent_object_costs(seed: int, sentence: str) -> None:
+def test_the_true_caption_is_flawless_and_every_absent_object_costs(
+    seed: int, sentence: str
+) -> None:
     scene = sample_scene(random.Random(seed))
     absent = [s for s in SENTENCES if not any(shape in s for shape in scene.shapes)]
     worse = [f"{caption(scene)} {s}" for s in absent]

@@ -37,19 +37,33 @@ class FlakyJudge:
 
 
 def worker(judge: FlakyJudge, max_retries: int = 2) -> RewardWorker:
-    return RewardWorker(CONFIG.model_copy(update={"reward": Reward(max_retries=max_retries)}), judge, backoff_s=0.0)
+    return RewardWorker(
+        CONFIG.model_copy(update={"reward": Reward(max_retries=max_retries)}),
+        judge,
+        backoff_s=0.0,
+    )
 
 
 def test_the_configured_judge_ranks_groups_in_order() -> None:
     (pair, scores), (tie, tied), (no_truth, none) = RewardWorker(CONFIG).rank(
         [
             GOOD,
-            group(caption_prompt(), TRUE, TRUE + " ", TRUE + "\n\nAnd that is all.", id="t"),
+            group(
+                caption_prompt(),
+                TRUE,
+                TRUE + " ",
+                TRUE + "\n\nAnd that is all.",
+                id="t",
+            ),
             group(prompt(), "a", "b"),
         ]
     )
     assert isinstance(pair, PreferencePair)
-    assert (pair.chosen.text, pair.rejected.text, pair.scores) == (TRUE, INVENTED, (0.0, -1.0))
+    assert (pair.chosen.text, pair.rejected.text, pair.scores) == (
+        TRUE,
+        INVENTED,
+        (0.0, -1.0),
+    )
     assert isinstance(tie, Dropped) and tie.reason == "tie"
     assert isinstance(no_truth, Dropped) and no_truth.reason == "judge_failed"
     assert (scores, tied, none) == ((-1.0, 0.0), (0.0, 0.0, 0.0), None)
@@ -61,7 +75,9 @@ def test_a_judge_that_fails_twice_is_asked_a_third_time() -> None:
     assert judge.calls == {"g": 3}
 
 
-def test_a_judge_that_always_fails_costs_its_group_and_no_other_score_takes_its_place() -> None:
+def test_a_judge_that_always_fails_costs_its_group_and_no_other_score_takes_its_place() -> (
+    None
+):
     judge = FlakyJudge(failures=99)
     dropped = Dropped("g", "judge_failed", "judge flaky: server busy")
     assert worker(judge).judge([GOOD]) == [dropped]
@@ -78,7 +94,9 @@ def test_one_failing_group_does_not_take_the_others_along() -> None:
 
 
 @pytest.mark.parametrize("scores", [(math.nan, 0.0), (1.0,), ()])
-def test_a_garbage_verdict_is_dropped_and_not_retried(scores: tuple[float, ...]) -> None:
+def test_a_garbage_verdict_is_dropped_and_not_retried(
+    scores: tuple[float, ...],
+) -> None:
     judge = FlakyJudge(0, Verdict(scores))
     (found,) = worker(judge).judge([GOOD])
     assert isinstance(found, Dropped) and found.reason == "bad_verdict"
