@@ -93,9 +93,10 @@ def _attention(
     """`asking` [positions] are the only ones with a query and an output; None: all."""
     if tree is None:
         plain = type(attention).forward
-        return plain(
+        outputs: tuple[Tensor, Tensor | None] = plain(
             attention, hidden_states, position_embeddings=position_embeddings, **kwargs
-        )  # type: ignore[no-any-return]
+        )
+        return outputs
     cos, sin = position_embeddings
     asked = hidden_states if asking is None else hidden_states[:, asking]
     ask_cos, ask_sin = (

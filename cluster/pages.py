@@ -1,0 +1,86 @@
+"""What every HTML page shares: one template environment, marked text, images inlined as data URLs.
+
+Whatever comes from data is text to the templates and is escaped there.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import (
+    Environment,
+    FileSystemLoader,
+    StrictUndefined,
+    Template,
+    select_autoescape,
+)
+from PIL import Image
+
+from common import images
+from common.records import ImageRef
+
+TEMPLATES = Path(__file__).parent / "templates"
+IMAGE_SIDE = 240
+"""Pixels of the longer side of an inlined image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of text; `kind` names how it is marked, "" for plain text."""
+
+    text: str
+    kind: str = ""
+
+
+def marked(text: str, marks: list[tuple[int, int, str]]) -> tuple[Span, ...]:
+    """Cut `text` into spans by (begin, end, kind) marks; of overlapping marks the first wins."""
+    spans: list[Span] = []
+    cursor = 0
+    for begin, end, kind in sorted(marks):
+        if end <= cursor:
+            continue
+        begin = max(begin, cursor)
+        spans.append(Span(text[cursor:begin]))
+        spans.append(Span(text[begin:end], kind))
+        cursor = end
+    spans.append(Span(text[cursor:]))
+    return tuple(span for span in spans if span.text)
+
+
+def data_url(ref: ImageRef) -> str:
+    """An image as a data URL, at most `IMAGE_SIDE` pixels a side.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    image = images.read(ref)
+    if max(image.size) <= IMAGE_SIDE:
+        return _encoded(image, "png")
+    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    return _encoded(image, "jpeg", quality=82)
+
+
+def template(name: str) -> Template:
+    """A template of `cluster/templates`."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(("html", "j2")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{kind};base64,{encoded}"
