@@ -23,11 +23,11 @@ from jinja2 import (
 
 from common.protocols import JudgeError
 from common.records import RolloutGroup
+from common.shapes.claims import Claim, Comparison, compare_mentions
 from common.shapes.language import Mention, parse_caption
 from common.shapes.scenes import SHAPES, Scene
-from reward.claims import Claim, Comparison, compare_mentions
+from common.shapes.truth import scene_of
 from reward.scorecard import Answers, Scorecard
-from reward.truth import scene_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 METRICS = {

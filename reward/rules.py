@@ -5,7 +5,7 @@
     both       one further hallucination_cost each for being cut off, and for a text that says nothing (no object
                claimed; neither yes nor no, which is also a missed answer), so that silence never beats one slip
 
-A repeated object counts as invented: whoever says "a circle" twice claims two (see `reward/claims.py`).
+A repeated object counts as invented: whoever says "a circle" twice claims two (see `common/shapes/claims.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import re
 
 from common import config
 from common.records import Completion, Prompt, RolloutGroup, Verdict
+from common.shapes.claims import Claim, compare
 from common.shapes.questions import Answer
 from common.shapes.scenes import Scene
-from reward.claims import Claim, compare
-from reward.truth import answer_of, is_question, scene_of
+from common.shapes.truth import answer_of, is_question, scene_of
 
 
 class RulesJudge:

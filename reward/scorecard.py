@@ -17,11 +17,11 @@ from common.records import Dropped, RolloutGroup, SideLogps, Verdict
 from common.seeding import derive_seed
 from common.shapes.language import parse_caption
 from common.shapes.questions import POPE_SPLITS
+from common.shapes.truth import MissingTruth, answer_of, group_of, is_question, scene_of
 from reward.bootstrap import Array, Columns, Statistic, estimate, intervals, ratio
 from reward.chair import caption_counts, chair
 from reward.grounding import Grounding
 from reward.pope import POPE_COUNTS, POPE_METRICS, answer_counts, parse_answer, pope
-from reward.truth import MissingTruth, answer_of, group_of, is_question, scene_of
 
 POPE_AVERAGES = ("accuracy", "f1", "yes_ratio")
 """Metrics whose mean over the splits the scorecard carries."""

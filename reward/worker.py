@@ -18,10 +18,10 @@ from tenacity import (
 from common.config import RunConfig
 from common.protocols import Judge, JudgeError
 from common.records import Dropped, PreferencePair, RolloutGroup, Verdict
+from common.shapes.truth import MissingTruth
 from reward.judges import make_judge
 from reward.ranking import check_verdict, rank
 from reward.rloo import rloo_pairs
-from reward.truth import MissingTruth
 
 log = logging.getLogger(__name__)
 

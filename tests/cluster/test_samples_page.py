@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from cluster.samples_page import Span, mark, metric_rows, write_samples
 from common.images import ImageStore
 from common.records import Completion, Prompt, RolloutGroup
+from common.shapes.claims import compare
 from common.shapes.language import parse_caption
 from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import COLOURS, PLACES, SHAPES
-from reward.claims import compare
 from reward.scorecard import Answers, Scorecard, make_scorecard
 from tests.reward.builders import SCENE, TRUE
 

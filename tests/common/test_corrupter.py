@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from common import config
 from common.povid_config import KINDS, ErrorKind
 from common.records import Dropped, Message, Part, Prompt
+from common.shapes.claims import compare
 from common.shapes.corrupter import corrupt
 from common.shapes.language import caption, parse_caption, tell
 from common.shapes.questions import POPE_SPLITS, answer_text, questions
 from common.shapes.scenes import SHAPES, Scene, SceneObject, sample_scene
-from reward.claims import compare
 from reward.rules import RulesJudge
 from tests.reward.builders import group
 
