@@ -152,7 +152,7 @@ def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
     worker = RewardWorker(config.model_copy(update={"reward": Reward()}))
 
     async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
-        return worker.judge(groups)
+        return await worker.judge(groups)
 
     baseline, final = (
         read_measured(run_dir / "evaluation" / f"{name}.json")

@@ -94,15 +94,24 @@ class Engine(Protocol):
 
 
 class Judge(Protocol):
-    """Scores the completions of one group. Raises JudgeError when it has no verdict; never makes one up."""
+    """Scores the completions of rollout groups. It never makes a verdict up."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What drops and logs call it."""
+        ...
 
-    def judge(self, group: RolloutGroup) -> Verdict: ...
+    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+        """One verdict per group, in order, or the reason why asking about this group again cannot help.
+
+        Raises:
+            JudgeError: it failed for now, on any of these groups; asking again may help.
+        """
+        ...
 
 
 class JudgeError(RuntimeError):
-    """The judge failed on this group (after a retry the group is dropped and counted)."""
+    """The judge has no verdict. After the retries the group is dropped and counted."""
 
 
 class TrainEngine(Protocol):

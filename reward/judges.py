@@ -1,18 +1,19 @@
-"""The place to add a judge: a config section with a `kind` in `common/config.py`, a class, and a line here."""
+"""Which judge a `[reward.judge]` section asks for: a config section with a `kind`, a class, and a case here."""
 
 from __future__ import annotations
 
 from common.config import JudgeConfig
 from common.protocols import Judge
-from reward.rules import RulesJudge
 
 
 def make_judge(config: JudgeConfig) -> Judge:
-    """The judge that a `[reward.judge]` section asks for."""
+    """The judge of this kind. Its module is imported only when it is asked for."""
     match config.kind:
         case "rules":
-            return RulesJudge(config)
-        case "policy":
-            from reward.policy_judge import PolicyJudge
+            from reward.shapes_world import rules_judge
 
-            return PolicyJudge(config)
+            return rules_judge(config)
+        case "policy":
+            from reward.shapes_world import policy_judge
+
+            return policy_judge(config)

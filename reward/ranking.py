@@ -1,10 +1,10 @@
 """From a group and its verdict to one preference pair: the best completion against the worst.
 
-Of equally scored completions one is drawn by a hash of group id and tokens: the same on every machine and in any order
-of the completions, and blind to length. What makes no honest pair is dropped, with a reason:
+Of equally scored completions one is drawn by a hash of group id and tokens: the draw is the same on every machine and
+in any order of the completions, and does not look at length. A group that makes no honest pair is dropped:
 
     bad_verdict   a score is missing, too many, or not finite
-    identical     all completions, or best and worst, say the same
+    identical     all completions, or best and worst, have the same text
     tie           best and worst are closer than `min_margin`
 """
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 
 from common.records import (
-    Completion,
     Dropped,
+    Judged,
     PreferencePair,
     Response,
     RolloutGroup,
@@ -26,47 +26,49 @@ from common.sources import ONLINE
 
 def check_verdict(group: RolloutGroup, verdict: Verdict) -> Dropped | None:
     """None for a verdict with one finite score per completion, else why it cannot be used."""
-    num = len(group.completions)
-    scores = verdict.scores if isinstance(verdict, Verdict) else None
-    if scores is not None and len(scores) == num and all(map(_is_finite, scores)):
+    num_completions = len(group.completions)
+    # A judge may be anybody's class: what it returns is not trusted to be a Verdict.
+    scores = verdict.scores if isinstance(verdict, Verdict) else ()
+    if len(scores) == num_completions and all(map(_is_finite, scores)):
         return None
     return Dropped(
         group.id,
         "bad_verdict",
-        f"expected {num} finite scores, got {verdict!r:.200}; repair the judge",
+        f"expected {num_completions} finite scores, got {verdict!r:.200}; "
+        "repair the judge",
     )
 
 
-def rank(
+def best_against_worst(
     group: RolloutGroup, verdict: Verdict, min_margin: float
-) -> PreferencePair | Dropped:
+) -> Judged:
     """The pair of a group, or why there is none. A score difference of exactly `min_margin` makes a pair, 0 never."""
-    if (bad := check_verdict(group, verdict)) is not None:
-        return bad
-    if len({completion.text.strip() for completion in group.completions}) < 2:
-        return Dropped(
-            group.id, "identical", f"{len(group.completions)} completions, one text"
-        )
-    best, worst = max(verdict.scores), min(verdict.scores)
-    if best == worst or best - worst < min_margin:
-        return Dropped(
-            group.id, "tie", f"scores {worst:g} to {best:g}, margin {min_margin:g}"
-        )
-    chosen, rejected = _draw(group, verdict, best), _draw(group, verdict, worst)
-    if chosen.text.strip() == rejected.text.strip():
-        return Dropped(group.id, "identical", "best and worst say the same")
-    return pair_of(group, group.id, ONLINE, (chosen, best), (rejected, worst))
+    dropped = check_verdict(group, verdict)
+    if dropped is not None:
+        return Judged(group.id, dropped=dropped)
+    dropped = _same_text(group) or _tie(group, verdict, min_margin)
+    if dropped is not None:
+        return Judged(group.id, dropped=dropped, verdict=verdict)
+    best = _draw(group, verdict, max(verdict.scores))
+    worst = _draw(group, verdict, min(verdict.scores))
+    if _text(group, best) == _text(group, worst):
+        dropped = Dropped(group.id, "identical", "best and worst say the same")
+        return Judged(group.id, dropped=dropped, verdict=verdict)
+    scores = verdict.scores[best], verdict.scores[worst]
+    pair = pair_of(group, group.id, ONLINE, best, worst, scores)
+    return Judged(group.id, (pair,), None, verdict, (best,), (worst,))
 
 
 def pair_of(
     group: RolloutGroup,
     id: str,
     source: str,
-    better: tuple[Completion, float],
-    worse: tuple[Completion, float],
+    better: int,
+    worse: int,
+    scores: tuple[float, float],
 ) -> PreferencePair:
-    """Two completions of a group with their scores as a pair, as old as its oldest token."""
-    (chosen, high), (rejected, low) = better, worse
+    """Two completions of a group, by index, as a pair that is as old as its oldest token."""
+    chosen, rejected = group.completions[better], group.completions[worse]
     return PreferencePair(
         id=id,
         prompt=group.prompt,
@@ -75,18 +77,42 @@ def pair_of(
         source=source,
         weight_version=min(chosen.min_weight_version, rejected.min_weight_version),
         prompt_token_ids=group.prompt_token_ids,
-        scores=(high, low),
+        scores=scores,
     )
 
 
-def _draw(group: RolloutGroup, verdict: Verdict, score: float) -> Completion:
-    drawn = [
-        c for c, s in zip(group.completions, verdict.scores, strict=True) if s == score
-    ]
-    # Equal tokens can differ in weight versions only; the oldest one stands for all, so that staleness is never hidden.
-    return min(
-        drawn, key=lambda c: (derive_seed(group.id, *c.token_ids), c.min_weight_version)
-    )
+def _same_text(group: RolloutGroup) -> Dropped | None:
+    num_completions = len(group.completions)
+    texts = {completion.text.strip() for completion in group.completions}
+    if len(texts) > 1:
+        return None
+    return Dropped(group.id, "identical", f"{num_completions} completions, one text")
+
+
+def _tie(group: RolloutGroup, verdict: Verdict, min_margin: float) -> Dropped | None:
+    best, worst = max(verdict.scores), min(verdict.scores)
+    if best > worst and best - worst >= min_margin:
+        return None
+    detail = f"scores {worst:g} to {best:g}, margin {min_margin:g}"
+    return Dropped(group.id, "tie", detail)
+
+
+def _draw(group: RolloutGroup, verdict: Verdict, score: float) -> int:
+    """The index of one completion with this score."""
+
+    def key(index: int) -> tuple[int, int]:
+        completion = group.completions[index]
+        draw = derive_seed(group.id, *completion.token_ids)
+        # Equal tokens can differ in weight versions only; the oldest one stands
+        # for all of them, so that staleness is never hidden.
+        return draw, completion.min_weight_version
+
+    equals = [index for index, other in enumerate(verdict.scores) if other == score]
+    return min(equals, key=key)
+
+
+def _text(group: RolloutGroup, index: int) -> str:
+    return group.completions[index].text.strip()
 
 
 def _is_finite(score: object) -> bool:

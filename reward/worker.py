@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
 
 from tenacity import (
+    AsyncRetrying,
     RetryCallState,
-    Retrying,
-    retry_if_exception,
+    retry_if_exception_type,
     stop_after_attempt,
     wait_exponential,
 )
 
 from common.config import RunConfig
 from common.protocols import Judge, JudgeError
-from common.records import Dropped, PreferencePair, RolloutGroup, Verdict
-from common.shapes.truth import MissingTruth
+from common.records import Dropped, Judged, RolloutGroup, Verdict
+from common.sources import RLOO
 from reward.judges import make_judge
-from reward.ranking import check_verdict, rank
+from reward.ranking import best_against_worst, check_verdict
 from reward.rloo import rloo_pairs
 
 log = logging.getLogger(__name__)
@@ -31,21 +30,15 @@ BACKOFF_S = 0.2
 MAX_BACKOFF_S = 5.0
 
 
-Paired: TypeAlias = PreferencePair | tuple[PreferencePair, ...] | Dropped
-
-
-class Judged(NamedTuple):
-    """What became of a group, and the score of each of its completions; None when there is no verdict."""
-
-    result: Paired
-    scores: tuple[float, ...] | None = None
-
-
 class RewardWorker:
-    """Judges groups and pairs the best completion with the worst.
+    """Judges groups and makes pairs of them: best against worst, or with the RLOO loss all completions two by two.
 
     A judge that fails (JudgeError) is asked again up to `reward.max_retries` times, then the group is dropped as
     `judge_failed`: a verdict is never made up. Any other exception is a bug and is raised.
+
+    Args:
+        judge: takes the place of the configured one.
+        backoff_s: pause before the first retry.
     """
 
     def __init__(
@@ -55,51 +48,67 @@ class RewardWorker:
         backoff_s: float = BACKOFF_S,
     ) -> None:
         self._settings = config.reward
+        self._wants_rloo = config.judged_source == RLOO
         self._judge = judge or make_judge(config.reward.judge)
         self._backoff_s = backoff_s
 
-    def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
-        """One pair or reason per group, in order."""
-        return self._paired(groups, partial(rank, min_margin=self._settings.min_margin))
+    async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
+        """What becomes of every group, in order."""
+        verdicts = await self.judge(groups)
+        judged: list[Judged] = []
+        for group, verdict in zip(groups, verdicts, strict=True):
+            if isinstance(verdict, Dropped):
+                judged.append(Judged(group.id, dropped=verdict))
+            elif self._wants_rloo:
+                judged.append(rloo_pairs(group, verdict))
+            else:
+                margin = self._settings.min_margin
+                judged.append(best_against_worst(group, verdict, margin))
+        return judged
 
-    def rloo(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
-        """All completions of a group two by two with their advantages, or a reason; per group, in order."""
-        return self._paired(groups, rloo_pairs)
-
-    def _paired(
-        self,
-        groups: Sequence[RolloutGroup],
-        pair: Callable[[RolloutGroup, Verdict], Paired],
-    ) -> list[Judged]:
-        verdicts = zip(groups, self.judge(groups), strict=True)
-        return [
-            Judged(v) if isinstance(v, Dropped) else Judged(pair(group, v), v.scores)
-            for group, v in verdicts
-        ]
-
-    def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
         """One checked verdict or reason (`judge_failed`, `bad_verdict`) per group, in order."""
-        return [self._judge_one(group) for group in groups]
+        if len(groups) > 1:
+            try:
+                return self._checked(groups, await self._judge.judge(groups))
+            except JudgeError as error:
+                # One group may have failed the call for all: ask about each alone.
+                log.warning("the judge failed on %d groups (%s)", len(groups), error)
+        alone = await asyncio.gather(*(self._judge_alone(group) for group in groups))
+        return list(alone)
 
-    def _judge_one(self, group: RolloutGroup) -> Verdict | Dropped:
-        attempts = Retrying(
+    async def _judge_alone(self, group: RolloutGroup) -> Verdict | Dropped:
+        attempts = AsyncRetrying(
             stop=stop_after_attempt(self._settings.max_retries + 1),
             wait=wait_exponential(multiplier=self._backoff_s, max=MAX_BACKOFF_S),
-            retry=retry_if_exception(_can_retry),
+            retry=retry_if_exception_type(JudgeError),
             before_sleep=lambda state: _log_retry(group, state),
             reraise=True,
         )
         try:
-            verdict: Verdict = attempts(self._judge.judge, group)
-        except JudgeError as error:
-            return Dropped(
-                group.id, "judge_failed", f"judge {self._judge.name}: {error}"
+            verdicts: list[Verdict | Dropped] = await attempts(
+                self._judge.judge, [group]
             )
-        return check_verdict(group, verdict) or verdict
+        except JudgeError as error:
+            detail = f"judge {self._judge.name}: {error}"
+            return Dropped(group.id, "judge_failed", detail)
+        return self._checked([group], verdicts)[0]
 
-
-def _can_retry(error: BaseException) -> bool:
-    return isinstance(error, JudgeError) and not isinstance(error, MissingTruth)
+    def _checked(
+        self, groups: Sequence[RolloutGroup], verdicts: Sequence[Verdict | Dropped]
+    ) -> list[Verdict | Dropped]:
+        if len(verdicts) != len(groups):
+            raise RuntimeError(
+                f"judge {self._judge.name}: expected one verdict for each of "
+                f"{len(groups)} groups, got {len(verdicts)}; repair the judge"
+            )
+        checked: list[Verdict | Dropped] = []
+        for group, verdict in zip(groups, verdicts, strict=True):
+            if isinstance(verdict, Dropped):
+                checked.append(verdict)
+            else:
+                checked.append(check_verdict(group, verdict) or verdict)
+        return checked
 
 
 def _log_retry(group: RolloutGroup, state: RetryCallState) -> None:

@@ -36,6 +36,7 @@ from learner.vision import VisionShare
 from tests.learner.families import FAMILIES, Family, family
 from tests.learner.helpers import LORA, make_pairs, run_config
 from tests.reward.builders import group
+from tests.reward.judging import scores_of
 from tests.tiny_models import make_prompt, tiny_llava
 
 LEAST = 0.01
@@ -216,7 +217,7 @@ def test_judge(tmp_path: Path) -> None:
     ]  # type: ignore[arg-type]
     seen, unseen = (
         [
-            judge.judge(group(shown, own, other)).scores
+            scores_of(judge, group(shown, own, other))
             for shown, own, other in zip(each, texts, texts[::-1], strict=True)
         ]
         for each in (prompts, blind)

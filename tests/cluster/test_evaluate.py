@@ -79,7 +79,7 @@ class FakePolicy:
 
 
 async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
-    return RewardWorker(CONFIG).judge(groups)
+    return await RewardWorker(CONFIG).judge(groups)
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from common.shapes.corrupter import corrupt
 from common.shapes.language import caption, parse_caption, tell
 from common.shapes.questions import POPE_SPLITS, answer_text, questions
 from common.shapes.scenes import SHAPES, Scene, SceneObject, sample_scene
-from reward.rules import RulesJudge
+from reward.shapes_world import rules_judge
 from tests.reward.builders import group
+from tests.reward.judging import scores_of
 
-JUDGE = RulesJudge(config.RulesJudge())
+JUDGE = rules_judge(config.RulesJudge())
 SCENES = st.builds(
     lambda seed, bias: sample_scene(random.Random(seed), bias),
     st.integers(0, 10**9),
@@ -64,7 +65,7 @@ def test_a_corrupted_caption_is_parsed_and_judged_worse(
         assert isinstance(wrong, Dropped) and wrong.reason == "nothing_absent"
         return
     assert isinstance(wrong, str)
-    worse, better = JUDGE.judge(group(asked, wrong, truth)).scores
+    worse, better = scores_of(JUDGE, group(asked, wrong, truth))
     assert worse < better
     found = compare(wrong, scene)
     kinds = {claim.kind for claim in found.claims}
@@ -94,7 +95,7 @@ def test_a_corrupted_answer_is_the_other_one(scene: Scene, split: Any) -> None:
         )
         wrong = corrupt(asked, "reasoning", 0)
         assert isinstance(wrong, str)
-        worse, better = JUDGE.judge(group(asked, wrong, asked.reference or "")).scores
+        worse, better = scores_of(JUDGE, group(asked, wrong, asked.reference or ""))
         assert worse < better
 
 

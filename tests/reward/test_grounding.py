@@ -7,19 +7,20 @@ from dataclasses import replace
 from common import config
 from common.shapes.language import caption
 from common.shapes.scenes import Scene, SceneObject
-from reward.rules import RulesJudge
 from reward.scorecard import Answers, make_scorecard
+from reward.shapes_world import rules_judge
 from tests.reward.builders import SCENE, caption_prompt, group, question_prompt
+from tests.reward.judging import scores_of
 
 OTHER = Scene((SceneObject(2, "ring", "black"), SceneObject(8, "cross", "green")), 2)
 
 
 def test_swapped_truths_turn_the_verdict() -> None:
     """Against the other scene two objects are invented (2) and two missed (1)."""
-    judge = RulesJudge(config.RulesJudge())
+    judge = rules_judge(config.RulesJudge())
     texts = (caption(SCENE), caption(OTHER))
-    assert judge.judge(group(caption_prompt(SCENE), *texts)).scores == (0.0, -3.0)
-    assert judge.judge(group(caption_prompt(OTHER), *texts)).scores == (-3.0, 0.0)
+    assert scores_of(judge, group(caption_prompt(SCENE), *texts)) == (0.0, -3.0)
+    assert scores_of(judge, group(caption_prompt(OTHER), *texts)) == (-3.0, 0.0)
 
 
 def test_swapped_truths_turn_the_scorecard() -> None:
@@ -38,10 +39,9 @@ def test_swapped_truths_turn_the_scorecard() -> None:
 
 def test_the_reference_is_not_looked_at() -> None:
     """Only `truth` counts: a reference that flatters a wrong caption changes nothing."""
-    judge = RulesJudge(config.RulesJudge())
+    judge = rules_judge(config.RulesJudge())
     wrong = caption(OTHER)
     flattered = replace(caption_prompt(SCENE), reference=wrong)
-    assert (
-        judge.judge(group(flattered, wrong)).scores
-        == judge.judge(group(caption_prompt(SCENE), wrong)).scores
+    assert scores_of(judge, group(flattered, wrong)) == scores_of(
+        judge, group(caption_prompt(SCENE), wrong)
     )

@@ -13,14 +13,15 @@ import torch
 from common import config
 from common.errors import UserError
 from common.images import ImageStore
-from common.protocols import Judge, JudgeError
-from common.records import ImageRef, Prompt
+from common.protocols import Judge
+from common.records import Dropped, ImageRef, Prompt
 from common.shapes.language import caption
 from common.shapes.prompts import caption_prompts
 from common.shapes.render import blank
 from common.shapes.scenes import Scene, SceneObject, split_scenes
 from reward.judges import make_judge
 from tests.reward.builders import completion, group
+from tests.reward.judging import scores_of, verdict_of
 
 
 @cache
@@ -53,9 +54,7 @@ def test_it_denies_what_is_not_there_far_more_often_than_what_is(
     for prompt, scene, other in zip(
         prompts, scenes, scenes[1:] + scenes[:1], strict=True
     ):
-        true, false = (
-            judge().judge(group(prompt, caption(scene), caption(other))).scores
-        )
+        true, false = scores_of(judge(), group(prompt, caption(scene), caption(other)))
         better += true > false
     assert better >= 28
 
@@ -66,10 +65,10 @@ def test_the_pixels_decide(prompts: list[Prompt], tmp_path: Path) -> None:
     blind = [replace(prompt, images=(empty,)) for prompt in prompts]
     texts = [prompt.reference or "" for prompt in prompts]
     seen = [
-        judge().judge(group(p, t)).scores for p, t in zip(prompts, texts, strict=True)
+        scores_of(judge(), group(p, t)) for p, t in zip(prompts, texts, strict=True)
     ]
     unseen = [
-        judge().judge(group(p, t)).scores for p, t in zip(blind, texts, strict=True)
+        scores_of(judge(), group(p, t)) for p, t in zip(blind, texts, strict=True)
     ]
     assert seen != unseen
     assert sum(s[0] for s in seen) > sum(s[0] for s in unseen)
@@ -81,25 +80,25 @@ def test_the_truth_is_not_looked_at(prompts: list[Prompt]) -> None:
         caption(split_scenes("test", 40, seed=5)[0]),
         "There is a black ring at the top right.",
     )
-    expected = judge().judge(group(prompts[0], *texts))
-    assert (
-        judge().judge(group(replace(prompts[0], truth=other, reference="x"), *texts))
-        == expected
-    )
+    expected = verdict_of(judge(), group(prompts[0], *texts))
+    lied_to = replace(prompts[0], truth=other, reference="x")
+    assert verdict_of(judge(), group(lied_to, *texts)) == expected
 
 
 def test_repeated_cut_off_and_empty_claims_cost_one_each(prompts: list[Prompt]) -> None:
     scene = split_scenes("test", 40, seed=5)[0]
     once, twice = caption(scene), f"{caption(scene)} {caption(scene)}"
-    one, two, nothing = judge().judge(group(prompts[0], once, twice, "Hello.")).scores
+    rolled = group(prompts[0], once, twice, "Hello.")
+    one, two, nothing = scores_of(judge(), rolled)
     assert two == one - len(scene.objects)
     assert nothing == -1.0
     cut = group(prompts[0], once)
     cut = replace(cut, completions=(completion(once, finish="length"),))
-    assert judge().judge(cut).scores == (one - 1,)
+    assert scores_of(judge(), cut) == (one - 1,)
 
 
 def test_a_picture_it_cannot_read_gives_no_verdict(prompts: list[Prompt]) -> None:
     lost = replace(prompts[0], images=(ImageRef("0" * 64, "/nowhere.png"),))
-    with pytest.raises(JudgeError, match="nowhere"):
-        judge().judge(group(lost, "There is a star."))
+    dropped = verdict_of(judge(), group(lost, "There is a star."))
+    assert isinstance(dropped, Dropped) and dropped.reason == "judge_failed"
+    assert "nowhere" in dropped.detail

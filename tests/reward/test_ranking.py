@@ -11,29 +11,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.records import Dropped, PreferencePair, Verdict
-from reward.ranking import rank
+from common.records import Judged, PreferencePair, Verdict
+from reward.ranking import best_against_worst
 from tests.reward.builders import caption_prompt, completion, group
 
 PROMPT = caption_prompt()
 
 
 def pair_of(scores: tuple[float, ...], *texts: str, id: str = "g") -> PreferencePair:
-    found = rank(group(PROMPT, *texts, id=id), Verdict(scores), 0.0)
-    assert isinstance(found, PreferencePair)
-    return found
+    judged = best_against_worst(group(PROMPT, *texts, id=id), Verdict(scores), 0.0)
+    (pair,) = judged.pairs
+    return pair
 
 
 def reason(scores: tuple[float, ...], *texts: str, margin: float = 1e-6) -> str:
-    found = rank(group(PROMPT, *texts), Verdict(scores), margin)
-    assert isinstance(found, Dropped)
-    return found.reason
+    judged = best_against_worst(group(PROMPT, *texts), Verdict(scores), margin)
+    assert judged.dropped is not None
+    return judged.dropped.reason
 
 
 def test_best_against_worst_with_everything_the_learner_needs() -> None:
     rolled = group(PROMPT, "a", "b", "c", id="epoch-2/p", versions=(7, 5, 6))
-    pair = rank(rolled, Verdict((-1.0, -0.5, -2.0)), 1e-6)
-    assert isinstance(pair, PreferencePair)
+    judged = best_against_worst(rolled, Verdict((-1.0, -0.5, -2.0)), 1e-6)
+    (pair,) = judged.pairs
+    assert (judged.chosen, judged.rejected) == ((1,), (2,))
     assert (pair.id, pair.source, pair.scores) == ("epoch-2/p", "online", (-0.5, -2.0))
     assert (pair.chosen.text, pair.chosen.token_ids) == ("b", (98,))
     assert (pair.rejected.text, pair.rejected.token_ids) == ("c", (99,))
@@ -44,12 +45,8 @@ def test_best_against_worst_with_everything_the_learner_needs() -> None:
 def test_the_version_is_that_of_the_older_first_token() -> None:
     """Versions 4-9 and 5-5: the pair is as old as its oldest token, 4."""
     old = replace(completion("a", 4), max_weight_version=9)
-    pair = rank(
-        replace(group(PROMPT), completions=(old, completion("b", 5))),
-        Verdict((1.0, 0.0)),
-        0.0,
-    )
-    assert isinstance(pair, PreferencePair)
+    rolled = replace(group(PROMPT), completions=(old, completion("b", 5)))
+    (pair,) = best_against_worst(rolled, Verdict((1.0, 0.0)), 0.0).pairs
     assert pair.weight_version == 4
 
 
@@ -72,9 +69,8 @@ def test_reasons(scores: tuple[float, ...], expected: str) -> None:
 def test_a_margin_of_exactly_the_minimum_makes_a_pair_and_equal_scores_never_do() -> (
     None
 ):
-    assert isinstance(
-        rank(group(PROMPT, "a", "b"), Verdict((0.0, 0.5)), 0.5), PreferencePair
-    )
+    verdict = Verdict((0.0, 0.5))
+    assert best_against_worst(group(PROMPT, "a", "b"), verdict, 0.5).pairs
     assert reason((1.0, 1.0), "a", "b", margin=0.0) == "tie"
 
 
@@ -86,9 +82,9 @@ def test_one_text_makes_no_pair_whatever_the_scores() -> None:
 
 def test_garbage_instead_of_a_verdict_is_dropped() -> None:
     for garbage in (None, Verdict(("good", "bad")), Verdict((None, 1.0))):  # type: ignore[arg-type]
-        found = rank(group(PROMPT, "a", "b"), garbage, 0.0)  # type: ignore[arg-type]
-        assert isinstance(found, Dropped)
-        assert found.reason == "bad_verdict"
+        judged = best_against_worst(group(PROMPT, "a", "b"), garbage, 0.0)
+        assert judged.dropped.reason == "bad_verdict"
+        assert judged.verdict is None
 
 
 def test_equals_are_drawn_without_length_bias() -> None:
@@ -108,14 +104,14 @@ def test_the_order_of_completions_does_not_matter(
     items = [(float(score), f"text {n}") for n, score in enumerate(scores)]
     mixed = rng.sample(items, len(items))
 
-    def ranked(rows: list[tuple[float, str]]) -> PreferencePair | Dropped:
-        return rank(
-            group(PROMPT, *(text for _, text in rows)),
-            Verdict(tuple(score for score, _ in rows)),
-            0.0,
-        )
+    def ranked(rows: list[tuple[float, str]]) -> Judged:
+        rolled = group(PROMPT, *(text for _, text in rows))
+        verdict = Verdict(tuple(score for score, _ in rows))
+        return best_against_worst(rolled, verdict, 0.0)
 
-    assert ranked(items) == ranked(mixed)
+    in_order, in_disorder = ranked(items), ranked(mixed)
+    assert in_order.pairs == in_disorder.pairs
+    assert in_order.dropped == in_disorder.dropped
 
 
 @given(

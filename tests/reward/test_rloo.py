@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from statistics import fmean
 
@@ -9,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Mixture, RunConfig
-from common.records import Dropped, Verdict
+from common.config import Learner, Loss, Mixture, RunConfig
+from common.records import Verdict
 from reward.rloo import leave_one_out, rloo_pairs
 from reward.worker import RewardWorker
 from tests.reward.builders import caption_prompt, group
-from tests.reward.test_worker import FlakyJudge
+from tests.reward.judging import FlakyJudge
 
 PROMPT = caption_prompt()
 
@@ -28,20 +29,22 @@ def test_leave_one_out_by_hand() -> None:
 def test_advantages_add_up_to_nothing_and_forget_the_level(
     scores: list[float], level: float
 ) -> None:
-    found = leave_one_out(scores)
-    assert sum(found) == pytest.approx(0, abs=1e-6)
-    assert found == pytest.approx(
+    advantages = leave_one_out(scores)
+    assert sum(advantages) == pytest.approx(0, abs=1e-6)
+    assert advantages == pytest.approx(
         leave_one_out([score + level for score in scores]), abs=1e-6
     )
     mean = fmean(scores)
-    assert found == pytest.approx(
+    assert advantages == pytest.approx(
         [len(scores) / (len(scores) - 1) * (s - mean) for s in scores], abs=1e-6
     )
 
 
 def test_every_completion_once_with_its_advantage_beside_its_neighbour() -> None:
     rolled = group(PROMPT, "a", "b", "c", "d", id="0:p", versions=(4, 3, 5, 6))
-    first, second = rloo_pairs(rolled, Verdict((1.0, 0.0, 0.0, 3.0)))  # type: ignore[misc]
+    judged = rloo_pairs(rolled, Verdict((1.0, 0.0, 0.0, 3.0)))
+    first, second = judged.pairs
+    assert (judged.chosen, judged.rejected) == ((0, 3), (1, 2))
     assert [(first.id, first.source), (second.id, second.source)] == [
         ("0:p#0", "rloo"),
         ("0:p#1", "rloo"),
@@ -62,14 +65,9 @@ def test_every_completion_once_with_its_advantage_beside_its_neighbour() -> None
 
 
 def test_equal_texts_and_small_differences_count() -> None:
-    assert (
-        len(
-            rloo_pairs(
-                group(PROMPT, "a", "a", "a", "b"), Verdict((0.0, 0.0, 0.0, 1e-9))
-            )
-        )
-        == 2
-    )  # type: ignore[arg-type]
+    rolled = group(PROMPT, "a", "a", "a", "b")
+    judged = rloo_pairs(rolled, Verdict((0.0, 0.0, 0.0, 1e-9)))
+    assert len(judged.pairs) == 2
 
 
 @pytest.mark.parametrize(
@@ -81,23 +79,27 @@ def test_equal_texts_and_small_differences_count() -> None:
     ],
 )
 def test_drops(scores: tuple[float, ...], reason: str) -> None:
-    found = rloo_pairs(group(PROMPT, "a", "b", "c", "d"), Verdict(scores))
-    assert isinstance(found, Dropped)
-    assert (found.id, found.reason) == ("g", reason)
+    judged = rloo_pairs(group(PROMPT, "a", "b", "c", "d"), Verdict(scores))
+    assert (judged.group_id, judged.dropped.reason) == ("g", reason)
+    # A tie is a verdict, garbage is none.
+    assert (judged.verdict is None) == (reason == "bad_verdict")
 
 
 def test_the_worker_keeps_order_and_counts_failures() -> None:
     judge = FlakyJudge(failures=99, verdict=Verdict((1.0, 0.0)))
     judge.calls = {"x": 99, "y": 99}
     reward = RewardWorker(
-        RunConfig(mixture=Mixture(online_fraction=1)), judge, backoff_s=0.0
+        RunConfig(
+            mixture=Mixture(online_fraction=1),
+            learner=Learner(loss=Loss(kind="rloo")),
+        ),
+        judge,
+        backoff_s=0.0,
     )
     groups = [group(PROMPT, "a", "b", id=id) for id in ("x", "bad", "y")]
-    (first, scores), (failed, none), (second, _) = reward.rloo(groups)
-    assert isinstance(failed, Dropped) and (failed.id, failed.reason) == (
-        "bad",
-        "judge_failed",
-    )
-    assert [pairs[0].id for pairs in (first, second)] == ["x#0", "y#0"]  # type: ignore[index]
-    assert first[0].scores == (1.0, -1.0)  # type: ignore[index]
-    assert (scores, none) == ((1.0, 0.0), None)
+    first, failed, second = asyncio.run(reward.rank(groups))
+    assert (failed.dropped.id, failed.dropped.reason) == ("bad", "judge_failed")
+    assert failed.verdict is None
+    assert (first.pairs[0].id, second.pairs[0].id) == ("x#0", "y#0")
+    assert first.pairs[0].scores == (1.0, -1.0)
+    assert first.verdict.scores == (1.0, 0.0)

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import config
-from common.protocols import JudgeError
+from common.records import Dropped
+from common.shapes.faults import read_answer
 from common.shapes.language import caption
 from common.shapes.scenes import SHAPES, sample_scene
-from reward.rules import RulesJudge, read_answer
+from reward.shapes_world import rules_judge
 from tests.reward.builders import (
     SCENE,
     TRUE,
@@ -23,14 +24,15 @@ from tests.reward.builders import (
     prompt,
     question_prompt,
 )
+from tests.reward.judging import scores_of, verdict_of
 
-JUDGE = RulesJudge(config.RulesJudge())
+JUDGE = rules_judge(config.RulesJudge())
 SENTENCES = [f"There is a red {shape} at the top." for shape in SHAPES]
 
 
 def score(text: str, **truth: str) -> float:
     asked = question_prompt(**truth) if truth else caption_prompt()
-    return JUDGE.judge(group(asked, text)).scores[0]
+    return scores_of(JUDGE, group(asked, text))[0]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_a_cut_off_text_costs_one_more_invented_object() -> None:
     cut = replace(
         group(caption_prompt(), TRUE), completions=(completion(TRUE, finish="length"),)
     )
-    verdict = JUDGE.judge(cut)
+    verdict = verdict_of(JUDGE, cut)
     assert (verdict.scores, verdict.notes) == ((-1.0,), ("cut off",))
 
 
@@ -92,7 +94,7 @@ def test_silence_never_beats_one_slip() -> None:
     """One object, one slip: -1; mute: ½ + 1 = 1.5."""
     scene = replace(SCENE, objects=SCENE.objects[:1])
     slip = "There is a red circle at the top left. There is a ring."
-    verdict = JUDGE.judge(group(caption_prompt(scene), slip, ""))
+    verdict = verdict_of(JUDGE, group(caption_prompt(scene), slip, ""))
     assert verdict.scores == (-1.0, -1.5)
 
 
@@ -119,9 +121,8 @@ def test_answers_are_read_from_the_first_sentence() -> None:
 
 
 def test_notes_name_every_fault() -> None:
-    (note,) = JUDGE.judge(
-        group(caption_prompt(), "There is a green circle. There is a red ring.")
-    ).notes
+    text = "There is a green circle. There is a red ring."
+    (note,) = verdict_of(JUDGE, group(caption_prompt(), text)).notes
     assert note == "wrong colour of the circle; hallucinated red ring; missed blue star"
 
 
@@ -129,8 +130,10 @@ def test_notes_name_every_fault() -> None:
     "truth", [None, {}, {"objects": [{"shape": "dog"}], "seed": 0}, {"answer": "maybe"}]
 )
 def test_without_truth_there_is_no_verdict(truth: dict[str, object] | None) -> None:
-    with pytest.raises(JudgeError, match="expected a"):
-        JUDGE.judge(group(prompt(truth), TRUE))
+    dropped = verdict_of(JUDGE, group(prompt(truth), TRUE))
+    assert isinstance(dropped, Dropped)
+    assert dropped.reason == "judge_failed"
+    assert "expected a" in dropped.detail
 
 
 @given(
@@ -146,10 +149,10 @@ def test_permuting_completions_permutes_scores(
 ) -> None:
     order = list(range(len(texts)))
     rng.shuffle(order)
-    scores = JUDGE.judge(group(caption_prompt(), *texts)).scores
-    assert JUDGE.judge(
-        group(caption_prompt(), *(texts[i] for i in order))
-    ).scores == tuple(scores[i] for i in order)
+    shuffled = [texts[index] for index in order]
+    scores = scores_of(JUDGE, group(caption_prompt(), *texts))
+    expected = tuple(scores[index] for index in order)
+    assert scores_of(JUDGE, group(caption_prompt(), *shuffled)) == expected
 
 
 @given(st.integers(0, 10_000), st.sampled_from(SENTENCES))
@@ -159,5 +162,5 @@ def test_the_true_caption_is_flawless_and_every_absent_object_costs(
     scene = sample_scene(random.Random(seed))
     absent = [s for s in SENTENCES if not any(shape in s for shape in scene.shapes)]
     worse = [f"{caption(scene)} {s}" for s in absent]
-    scores = JUDGE.judge(group(caption_prompt(scene), caption(scene), *worse)).scores
+    scores = scores_of(JUDGE, group(caption_prompt(scene), caption(scene), *worse))
     assert scores == (0.0, *[-1.0] * len(absent))

@@ -2,76 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Sequence
 
 import pytest
 
 from common import config
 from common.config import Mixture, Reward, RunConfig
-from common.protocols import JudgeError
-from common.records import Dropped, PreferencePair, RolloutGroup, Verdict
-from reward.rules import RulesJudge
+from common.protocols import Judge
+from common.records import Dropped, Judged, RolloutGroup, Verdict
+from reward.shapes_world import rules_judge
 from reward.worker import RewardWorker
 from tests.reward.builders import TRUE, caption_prompt, group, prompt
+from tests.reward.judging import FlakyJudge
 
 CONFIG = RunConfig(mixture=Mixture(online_fraction=1))
-CLEAR = Verdict((1.0, 0.0))
 INVENTED = TRUE + " There is a green ring at the bottom."
 GOOD = group(caption_prompt(), INVENTED, TRUE)
 
 
-class FlakyJudge:
-    """Fails `failures` times per group, then returns `verdict`."""
-
-    name = "flaky"
-
-    def __init__(self, failures: int, verdict: Verdict = CLEAR) -> None:
-        self.failures, self.verdict = failures, verdict
-        self.calls: dict[str, int] = {}
-
-    def judge(self, group: RolloutGroup) -> Verdict:
-        self.calls[group.id] = self.calls.get(group.id, 0) + 1
-        if self.calls[group.id] <= self.failures:
-            raise JudgeError("server busy")
-        return self.verdict
+def worker(judge: Judge, max_retries: int = 2) -> RewardWorker:
+    settings = CONFIG.model_copy(update={"reward": Reward(max_retries=max_retries)})
+    return RewardWorker(settings, judge, backoff_s=0.0)
 
 
-def worker(judge: FlakyJudge, max_retries: int = 2) -> RewardWorker:
-    return RewardWorker(
-        CONFIG.model_copy(update={"reward": Reward(max_retries=max_retries)}),
-        judge,
-        backoff_s=0.0,
-    )
+def ranked(worker: RewardWorker, *groups: RolloutGroup) -> list[Judged]:
+    return asyncio.run(worker.rank(groups))
+
+
+def judged(worker: RewardWorker, *groups: RolloutGroup) -> list[Verdict | Dropped]:
+    return asyncio.run(worker.judge(groups))
 
 
 def test_the_configured_judge_ranks_groups_in_order() -> None:
-    (pair, scores), (tie, tied), (no_truth, none) = RewardWorker(CONFIG).rank(
-        [
-            GOOD,
-            group(
-                caption_prompt(),
-                TRUE,
-                TRUE + " ",
-                TRUE + "\n\nAnd that is all.",
-                id="t",
-            ),
-            group(prompt(), "a", "b"),
-        ]
+    same = (TRUE, TRUE + " ", TRUE + "\n\nAnd that is all.")
+    good, tie, no_truth = ranked(
+        RewardWorker(CONFIG),
+        GOOD,
+        group(caption_prompt(), *same, id="t"),
+        group(prompt(), "a", "b", id="n"),
     )
-    assert isinstance(pair, PreferencePair)
-    assert (pair.chosen.text, pair.rejected.text, pair.scores) == (
-        TRUE,
-        INVENTED,
-        (0.0, -1.0),
-    )
-    assert isinstance(tie, Dropped) and tie.reason == "tie"
-    assert isinstance(no_truth, Dropped) and no_truth.reason == "judge_failed"
-    assert (scores, tied, none) == ((-1.0, 0.0), (0.0, 0.0, 0.0), None)
+    (pair,) = good.pairs
+    assert (pair.chosen.text, pair.rejected.text) == (TRUE, INVENTED)
+    assert pair.scores == (0.0, -1.0)
+    assert (good.chosen, good.rejected) == ((1,), (0,))
+    assert good.verdict.scores == (-1.0, 0.0)
+    assert good.verdict.notes == ("hallucinated green ring", "flawless")
+    assert tie.dropped.reason == "tie"
+    assert tie.verdict.scores == (0.0, 0.0, 0.0)
+    assert no_truth.dropped.reason == "judge_failed"
+    assert no_truth.verdict is None
+    assert [good.group_id, tie.group_id, no_truth.group_id] == ["g", "t", "n"]
 
 
 def test_a_judge_that_fails_twice_is_asked_a_third_time() -> None:
     judge = FlakyJudge(failures=2)
-    assert worker(judge).judge([GOOD]) == [judge.verdict]
+    assert judged(worker(judge), GOOD) == [judge.verdict]
     assert judge.calls == {"g": 3}
 
 
@@ -80,17 +67,34 @@ def test_a_judge_that_always_fails_costs_its_group_and_no_other_score_takes_its_
 ):
     judge = FlakyJudge(failures=99)
     dropped = Dropped("g", "judge_failed", "judge flaky: server busy")
-    assert worker(judge).judge([GOOD]) == [dropped]
-    assert worker(judge).rank([GOOD]) == [(dropped, None)]
+    assert judged(worker(judge), GOOD) == [dropped]
+    assert ranked(worker(judge), GOOD) == [Judged("g", dropped=dropped)]
     assert judge.calls == {"g": 6}
 
 
 def test_one_failing_group_does_not_take_the_others_along() -> None:
-    judge = FlakyJudge(failures=1)
-    judge.calls["fine"] = 1
+    """Both are asked about at once, which fails for the first one's sake; then each alone."""
+    judge = FlakyJudge(failures=2)
+    judge.calls["fine"] = 2
     fine = group(caption_prompt(), "a", "b", id="fine")
-    (first, _), (second, _) = worker(judge, max_retries=0).rank([GOOD, fine])
-    assert isinstance(first, Dropped) and isinstance(second, PreferencePair)
+    first, second = ranked(worker(judge, max_retries=0), GOOD, fine)
+    assert first.dropped.reason == "judge_failed"
+    assert len(second.pairs) == 1
+
+
+def test_a_judge_that_works_is_asked_once_for_all_groups() -> None:
+    sizes: list[int] = []
+
+    class Counting(FlakyJudge):
+        async def judge(
+            self, groups: Sequence[RolloutGroup]
+        ) -> list[Verdict | Dropped]:
+            sizes.append(len(groups))
+            return await super().judge(groups)
+
+    others = [group(caption_prompt(), "a", "b", id=id) for id in "xyz"]
+    ranked(worker(Counting(failures=0)), GOOD, *others)
+    assert sizes == [4]
 
 
 @pytest.mark.parametrize("scores", [(math.nan, 0.0), (1.0,), ()])
@@ -98,31 +102,48 @@ def test_a_garbage_verdict_is_dropped_and_not_retried(
     scores: tuple[float, ...],
 ) -> None:
     judge = FlakyJudge(0, Verdict(scores))
-    (found,) = worker(judge).judge([GOOD])
-    assert isinstance(found, Dropped) and found.reason == "bad_verdict"
+    (dropped,) = judged(worker(judge), GOOD)
+    assert isinstance(dropped, Dropped) and dropped.reason == "bad_verdict"
     assert judge.calls == {"g": 1}
 
 
 def test_missing_truth_is_not_retried() -> None:
-    class Counting(RulesJudge):
-        calls = 0
+    calls: list[int] = []
+    rules = rules_judge(config.RulesJudge())
 
-        def judge(self, group: RolloutGroup) -> Verdict:
-            self.calls += 1
-            return super().judge(group)
+    class Counting:
+        name = "rules"
 
-    judge = Counting(config.RulesJudge())
-    (found,) = RewardWorker(CONFIG, judge).judge([group(prompt(), "a", "b")])
-    assert isinstance(found, Dropped) and found.reason == "judge_failed"
-    assert judge.calls == 1
+        async def judge(
+            self, groups: Sequence[RolloutGroup]
+        ) -> list[Verdict | Dropped]:
+            calls.append(len(groups))
+            return await rules.judge(groups)
+
+    (dropped,) = judged(RewardWorker(CONFIG, Counting()), group(prompt(), "a", "b"))
+    assert isinstance(dropped, Dropped) and dropped.reason == "judge_failed"
+    assert calls == [1]
+
+
+class Broken:
+    name = "broken"
+
+    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+        raise ZeroDivisionError
+
+
+class Forgetful:
+    name = "forgetful"
+
+    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+        return []
 
 
 def test_a_bug_is_not_swallowed() -> None:
-    class Broken:
-        name = "broken"
-
-        def judge(self, group: RolloutGroup) -> Verdict:
-            raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        RewardWorker(CONFIG, Broken()).judge([GOOD])
+        judged(RewardWorker(CONFIG, Broken()), GOOD)
+
+
+def test_a_judge_that_leaves_a_group_out_is_a_bug() -> None:
+    with pytest.raises(RuntimeError, match="one verdict for each of 1 groups, got 0"):
+        judged(RewardWorker(CONFIG, Forgetful()), GOOD)
