@@ -16,9 +16,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModel
 
-from common.chat import ChatEncoder, PromptError
-from common.errors import UserError
-from common.images import ImageError
+from common.chat import ChatEncoder
+from common.errors import Refused, UserError
 from common.protocols import GenerationRequest, Tensors
 from common.records import Prompt
 from common.weights import from_array, hub_name, is_vision
@@ -51,7 +50,7 @@ class VisionFeatures:
         for prompt in prompts:
             for image in prompt.images[:1]:
                 if image.sha256 not in self._cache and image.sha256 not in wanted:
-                    with suppress(PromptError, ImageError):
+                    with suppress(Refused):
                         wanted[image.sha256] = self._inputs(prompt)
         self._encode(wanted)
 
@@ -59,10 +58,10 @@ class VisionFeatures:
         """Rows `indices` of the prompt's only image, shape (len(indices), hidden), on the CPU.
 
         Raises:
-            PromptError: `image_count` unless there is one image, `image_tokens` when the indices are none of its.
+            Refused: `image_count` unless there is one image, `image_tokens` when the indices are none of its.
         """
         if len(prompt.images) != 1:
-            raise PromptError(
+            raise Refused(
                 "image_count",
                 f"prompt {prompt.id}: expected one image to be shortened, got {len(prompt.images)}",
             )
@@ -77,7 +76,7 @@ class VisionFeatures:
             or indices[0] < 0
             or indices[-1] >= len(rows)
         ):
-            raise PromptError(
+            raise Refused(
                 "image_tokens",
                 f"prompt {prompt.id}: expected rising indices of {len(rows)} image tokens, got {list(indices)[:8]}",
             )

@@ -17,17 +17,9 @@ from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 
 from common import images
-from common.errors import UserError
+from common.errors import Refused, UserError
 from common.loading import readable
 from common.records import Prompt
-
-
-class PromptError(UserError):
-    """A prompt that cannot be run. `reason` is the counted key."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +99,7 @@ class ChatEncoder:
         """The chat template's text, one unexpanded placeholder per image, ready to be answered.
 
         Raises:
-            PromptError: `image_count` when images and image parts differ in number, or a text spells a media token.
+            Refused: `image_count` when images and image parts differ in number, or a text spells a media token.
         """
         num_slots = sum(
             part.kind == "image"
@@ -115,7 +107,7 @@ class ChatEncoder:
             for part in message.parts
         )
         if num_slots != len(prompt.images):
-            raise PromptError(
+            raise Refused(
                 "image_count",
                 f"prompt {prompt.id}: expected as many images as image parts, got {len(prompt.images)} images for "
                 f"{num_slots} parts; repair the row",
@@ -129,7 +121,7 @@ class ChatEncoder:
             for token in self._media_tokens
             if any(token in text for text in texts)
         ]:
-            raise PromptError(
+            raise Refused(
                 "image_count",
                 f"prompt {prompt.id}: expected images as image parts, got {', '.join(spelled)} as text; take it out",
             )
@@ -152,7 +144,7 @@ class ChatEncoder:
         )
 
     def load_images(self, prompt: Prompt) -> list[Image.Image]:
-        """RGB pixels of the prompt's images (ImageError names the reason when one cannot be used)."""
+        """RGB pixels of the prompt's images (Refused names the reason when one cannot be used)."""
         return [images.read(ref) for ref in prompt.images]
 
     def encode_prompt(
@@ -160,7 +152,7 @@ class ChatEncoder:
         prompt: Prompt,
         view: Callable[[list[Image.Image]], list[Image.Image]] | None = None,
     ) -> EncodedPrompt:
-        """Expanded token ids and pixel tensors. Raises PromptError `prompt_too_long`, `image_count`; ImageError.
+        """Expanded token ids and pixel tensors. Raises Refused `prompt_too_long`, `image_count`; Refused.
 
         `view` changes the images before the processor sees them.
         """
@@ -179,7 +171,7 @@ class ChatEncoder:
     def check_length(self, prompt: Prompt, num_tokens: int) -> None:
         """Room for at least one response token must be left; never truncates."""
         if num_tokens >= self.max_length:
-            raise PromptError(
+            raise Refused(
                 "prompt_too_long",
                 f"prompt {prompt.id}: expected fewer than model.max_length = {self.max_length} tokens, got "
                 f"{num_tokens}; shorten it or raise model.max_length",

@@ -20,14 +20,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import UserError
-from common.images import ImageError, ImageStore
+from common.errors import Refused, UserError
+from common.images import ImageStore
 from common.paths import replace_file
 from common.records import Dropped, PreferencePair, Prompt
 from common.rows import (
     PAIR_SCHEMA,
     PROMPT_SCHEMA,
-    RowError,
     pair_of,
     pair_row,
     prompt_of,
@@ -218,17 +217,17 @@ def _records(
                 raise row
             record = build(row, store)
             if record.id in seen:
-                raise RowError(
+                raise Refused(
                     "duplicate_id",
                     f"{name}: expected an id of its own, got an earlier row's; rename it",
                 )
-        except (RowError, ImageError) as error:
+        except Refused as error:
             if dropped is None:
                 raise
             dropped.append(Dropped(id, error.reason, str(error)))
         except (TypeError, KeyError, ValueError, ArithmeticError) as error:
             if dropped is None:
-                raise RowError(
+                raise Refused(
                     "bad_row",
                     f"{name}: expected a complete record, got {error!r}; repair it",
                 ) from error

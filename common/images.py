@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from common.errors import UserError
+from common.errors import Refused
 from common.records import ImageRef
 
 MAX_PIXELS = 64_000_000
@@ -19,19 +19,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
 """Pillow reads more, some of them by starting other programs (EPS)."""
 
 
-class ImageError(UserError):
-    """An image that cannot be used. `reason` is the counted key."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 def decode(data: bytes, name: str = "image") -> Image.Image:
     """RGB pixels of an encoded image, EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
 
     Raises:
-        ImageError: `image_huge` over 64 megapixels, `image_corrupt` when it does not decode, `image_strip` when a
+        Refused: `image_huge` over 64 megapixels, `image_corrupt` when it does not decode, `image_strip` when a
             side is shorter than 2 pixels, `image_mode` when its values say no brightness (floats, 32-bit integers).
     """
     try:
@@ -39,7 +31,7 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
-                raise ImageError("image_huge", _size_message(name, image))
+                raise Refused("image_huge", _size_message(name, image))
             is_png = image.format == "PNG"
             image = ImageOps.exif_transpose(image)
             if image.mode == "F" or image.mode.startswith("I"):
@@ -49,21 +41,21 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
                 image = Image.new("RGBA", layer.size, "white")
                 image.alpha_composite(layer)
             pixels = image.convert("RGB")
-    except ImageError:
+    except Refused:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(
+        raise Refused(
             "image_huge",
             f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}; scale it down",
         ) from error
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
         what = str(error).partition("\n")[0] or type(error).__name__
-        raise ImageError(
+        raise Refused(
             "image_corrupt",
             f"{name}: expected a PNG, JPEG or WebP image, got {what}; re-export it",
         ) from error
     if min(pixels.size) < MIN_SIDE:
-        raise ImageError(
+        raise Refused(
             "image_strip",
             f"{name}: expected sides of at least {MIN_SIDE} pixels, got {pixels.size}; drop it",
         )
@@ -73,7 +65,7 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
 def _eight_bits(image: Image.Image, name: str, is_png: bool) -> Image.Image:
     """Grey of 8 bits from a PNG's 16, which Pillow would clip; where else such values come from, no range is given."""
     if not is_png or "transparency" in image.info:
-        raise ImageError(
+        raise Refused(
             "image_mode",
             f"{name}: expected 8 bits per channel, or grey PNG of 16, got mode {image.mode}; convert it",
         )
@@ -85,7 +77,7 @@ def _size_message(name: str, image: Image.Image) -> str:
 
 
 def read(ref: ImageRef) -> Image.Image:
-    """Pixels behind a reference (ImageError as for `read_bytes` and `decode`)."""
+    """Pixels behind a reference (Refused as for `read_bytes` and `decode`)."""
     return decode(read_bytes(ref), ref.path)
 
 
@@ -93,17 +85,17 @@ def read_bytes(ref: ImageRef) -> bytes:
     """The encoded image behind a reference; the content must still be what the hash says.
 
     Raises:
-        ImageError: `image_missing`, `image_changed`.
+        Refused: `image_missing`, `image_changed`.
     """
     try:
         data = Path(ref.path).read_bytes()
     except OSError as error:
-        raise ImageError(
+        raise Refused(
             "image_missing",
             f"{ref.path}: expected a readable image file, got {error.strerror}",
         ) from error
     if hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise ImageError(
+        raise Refused(
             "image_changed",
             f"{ref.path}: content no longer matches its hash; import the data set again",
         )
@@ -117,7 +109,7 @@ class ImageStore:
         self.root = root.resolve()
 
     def add_bytes(self, data: bytes, name: str = "image") -> ImageRef:
-        """Store an encoded image after checking that it decodes (ImageError otherwise)."""
+        """Store an encoded image after checking that it decodes (Refused otherwise)."""
         decode(data, name)
         suffix = (Image.open(io.BytesIO(data), formats=FORMATS).format or "png").lower()
         digest = hashlib.sha256(data).hexdigest()
@@ -140,16 +132,16 @@ class ImageStore:
         return Path(ref.path).resolve().relative_to(self.root).as_posix()
 
     def resolve(self, sha256: str, relative: str) -> ImageRef:
-        """A reference from a path read off disk (ImageError `path_outside` if it leaves the store, `image_missing`)."""
+        """A reference from a path read off disk (Refused `path_outside` if it leaves the store, `image_missing`)."""
         try:
             path = (self.root / relative).resolve()
         except (OSError, RuntimeError) as error:  # a loop of symbolic links
-            raise ImageError(
+            raise Refused(
                 "image_missing",
                 f"{relative}: expected a path of a file, got {error}; repair it",
             ) from error
         if not path.is_relative_to(self.root):
-            raise ImageError(
+            raise Refused(
                 "path_outside",
                 f"{relative}: expected a path below {self.root}, got one that leaves it",
             )

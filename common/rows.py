@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 
-from common.errors import UserError
+from common.errors import Refused
 from common.images import ImageStore
 from common.records import ImageRef, Message, Part, PreferencePair, Prompt, Response
 
@@ -43,14 +43,6 @@ PAIR_SCHEMA = pa.schema(
 )
 _ROLES = get_args(get_type_hints(Message)["role"])
 _KINDS = get_args(get_type_hints(Part)["kind"])
-
-
-class RowError(UserError):
-    """A row that is no record. `reason` is the counted key."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 def python_rows(table: pa.Table | pa.RecordBatch) -> list[Any]:
@@ -109,7 +101,7 @@ def _stored(ref: ImageRef, store: ImageStore) -> str:
 
 
 def pair_of(row: dict[str, Any], store: ImageStore) -> PreferencePair:
-    """The pair of a row. Raises RowError, ImageError `path_outside`, or ValueError, TypeError, KeyError when broken."""
+    """The pair of a row. Raises Refused `path_outside`, or ValueError, TypeError, KeyError when broken."""
     scores, token_ids = row["scores"], row["prompt_token_ids"]
     if scores is not None and len(scores) != 2:
         raise ValueError(f"expected two scores, got {len(scores)}")
@@ -140,7 +132,7 @@ def prompt_of(row: dict[str, Any], store: ImageStore) -> Prompt:
         part.kind == "image" for message in messages for part in message.parts
     )
     if num_slots != len(images):
-        raise RowError(
+        raise Refused(
             "image_count",
             f"prompt {row['id']}: expected an image per image part, got {len(images)} for {num_slots}; repair the row",
         )
@@ -155,7 +147,7 @@ def _truth_of(row: dict[str, Any]) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         truth = error
     if not isinstance(truth, dict):
-        raise RowError(
+        raise Refused(
             "bad_truth",
             f"prompt {row['id']}: expected truth as a JSON object, got {truth}; repair the row",
         )

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from common.chat import ChatEncoder, EncodedPrompt, PromptError
-from common.images import ImageError
+from common.chat import ChatEncoder, EncodedPrompt
+from common.errors import Refused
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.sources import RLOO
 from learner.crops import Crop
@@ -86,7 +86,7 @@ class Collator:
         """
         try:
             prompt = self._prompts.encode(pair.prompt)
-        except (PromptError, ImageError) as error:
+        except Refused as error:
             return Dropped(pair.id, error.reason, str(error))
         assert pair.prompt_token_ids in (None, prompt.token_ids), (
             f"pair {pair.id}: the engine ran {len(pair.prompt_token_ids or ())} prompt tokens, the learner makes "
@@ -119,7 +119,7 @@ class Collator:
         return self._rows([(pair.prompt, pair.chosen) for pair in pairs])
 
     def single(self, prompt: Prompt, token_ids: tuple[int, ...]) -> RowBatch:
-        """One row: a prompt and a response (PromptError, ImageError when it cannot be encoded)."""
+        """One row: a prompt and a response (Refused when it cannot be encoded)."""
         return self._rows([(self._prompts.encode(prompt), token_ids)])
 
     def _cropped(self, pair: EncodedPair, crop: Crop) -> EncodedPair:

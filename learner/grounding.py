@@ -14,7 +14,8 @@ from contextlib import suppress
 import torch
 from torch import nn
 
-from common.images import ImageError, ImageStore
+from common.errors import Refused
+from common.images import ImageStore
 from common.records import PreferencePair
 from common.views import blank_view, shuffled_view
 from learner.batching import BatchPlan, MicroBatch
@@ -66,7 +67,7 @@ def views(
     greyed: list[PreferencePair | None] = []
     for pair in pairs:
         if pair.prompt.images:
-            with suppress(ImageError):
+            with suppress(Refused):
                 greyed.append(blank(pair))
                 own.append(pair)
     shuffled = [*map(shuffled_view(own), own)]

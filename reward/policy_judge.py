@@ -17,8 +17,8 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from common import config
-from common.chat import ChatEncoder, PromptError
-from common.images import ImageError
+from common.chat import ChatEncoder
+from common.errors import Refused
 from common.loading import readable
 from common.protocols import JudgeError
 from common.records import Completion, Message, Part, Prompt, RolloutGroup, Verdict
@@ -75,7 +75,7 @@ class PolicyJudge:
         )
         try:
             encoded = self._encoder.encode_prompt(replace(prompt, messages=question))
-        except (PromptError, ImageError) as error:
+        except Refused as error:
             raise JudgeError(str(error)) from error
         logits = self._model(
             input_ids=torch.tensor([encoded.token_ids]), **encoded.model_inputs

@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from common.images import ImageError, ImageStore
+from common.errors import Refused
+from common.images import ImageStore
 from common.records import ImageRef
-from common.rows import RowError
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 REMEMBERED = 8192
@@ -31,18 +31,18 @@ class ImageIntake:
         """Add encoded bytes, a path, `{bytes, path}` as `datasets` has it, or the first file of a tuple of paths.
 
         Raises:
-            ImageError: `image_none`, `image_url`, `path_outside`, `image_missing`, or what `ImageStore` finds.
-            RowError: `bad_row` when it is nothing of these.
+            Refused: `image_none`, `image_url`, `path_outside`, `image_missing`, or what `ImageStore` finds.
+            Refused: `bad_row` when it is nothing of these.
         """
         if isinstance(source, Mapping):
             source = source.get("bytes") or source.get("path")
         if not source:
-            raise ImageError("image_none", "expected an image, got none; drop the row")
+            raise Refused("image_none", "expected an image, got none; drop the row")
         if isinstance(source, bytes):
             return self._add_bytes(source, "embedded image")
         paths = source if isinstance(source, tuple) else (source,)
         if not all(isinstance(path, str) for path in paths):
-            raise RowError(
+            raise Refused(
                 "bad_row",
                 f"expected an image's path or bytes, got {type(source).__name__}; check the data set",
             )
@@ -56,19 +56,19 @@ class ImageIntake:
             if _is_file(file):
                 break
         else:
-            raise ImageError(
+            raise Refused(
                 "image_missing",
                 f"{paths[0][:200]}: expected a file below {self.root}, got none; see --images",
             )
         if file.stat().st_size > MAX_FILE_BYTES:
-            raise ImageError(
+            raise Refused(
                 "image_huge",
                 f"{file}: expected at most {MAX_FILE_BYTES:,} bytes, got more; scale it down",
             )
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise ImageError(
+            raise Refused(
                 "image_missing",
                 f"{file}: expected a readable file, got {error.strerror}",
             ) from error
@@ -76,7 +76,7 @@ class ImageIntake:
 
     def _below_root(self, path: str) -> Path:
         if _URL.match(path):
-            raise ImageError(
+            raise Refused(
                 "image_url",
                 f"{path[:200]}: expected a file, got an address; fetch it yourself",
             )
@@ -86,7 +86,7 @@ class ImageIntake:
         try:
             file = (self.root / pure).resolve()
         except (OSError, RuntimeError, ValueError) as error:
-            raise ImageError(
+            raise Refused(
                 "image_missing",
                 f"{path[:200]!r}: expected a path below --images, got {error}",
             ) from error
@@ -95,7 +95,7 @@ class ImageIntake:
             or ".." in pure.parts
             or not file.is_relative_to(self.root)
         ):
-            raise ImageError(
+            raise Refused(
                 "path_outside",
                 f"{path[:200]}: expected a path below {self.root}, got one that leaves it",
             )
