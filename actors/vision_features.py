@@ -6,13 +6,14 @@ An image is encoded once under the same weights, together with others that are a
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from cachetools import LRUCache
 from safetensors import safe_open
 from transformers import AutoModel
 
@@ -39,7 +40,7 @@ class VisionFeatures:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = None
         self._pushed: dict[str, torch.Tensor] = {}
-        self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._cache: LRUCache[str, torch.Tensor] = LRUCache(CAPACITY)
 
     def prepare(self, prompts: Iterable[Prompt]) -> None:
         """Encode the images of these prompts together, those that cannot be had aside: `visible` says why.
@@ -68,7 +69,6 @@ class VisionFeatures:
         key = prompt.images[0].sha256
         if key not in self._cache:
             self._encode({key: self._inputs(prompt)})
-        self._cache.move_to_end(key)
         rows = self._cache[key]
         if (
             list(indices) != sorted(set(indices))
@@ -111,8 +111,6 @@ class VisionFeatures:
         for keys in alike.values():
             for at in range(0, len(keys), BATCH):
                 self._encode_batch({key: wanted[key] for key in keys[at : at + BATCH]})
-        while len(self._cache) > CAPACITY:
-            self._cache.popitem(last=False)
 
     def _encode_batch(self, batch: Mapping[str, Inputs]) -> None:
         inputs = {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from cachetools import LRUCache
 
 from common.errors import Refused
 from common.images import ImageStore
@@ -25,7 +26,7 @@ class ImageIntake:
 
     def __init__(self, root: Path, store: ImageStore, strip_prefix: str = "") -> None:
         self.root, self.store, self.strip_prefix = root.resolve(), store, strip_prefix
-        self._known: OrderedDict[str, ImageRef] = OrderedDict()
+        self._known: LRUCache[str, ImageRef] = LRUCache(REMEMBERED)
 
     def add(self, source: Any) -> ImageRef:
         """Add encoded bytes, a path, `{bytes, path}` as `datasets` has it, or the first file of a tuple of paths.
@@ -51,8 +52,8 @@ class ImageIntake:
     def _add_file(self, paths: tuple[str, ...]) -> ImageRef:
         for path in paths:
             file = self._below_root(path)
-            if known := self._recall(str(file)):
-                return known
+            if str(file) in self._known:
+                return self._known[str(file)]
             if _is_file(file):
                 break
         else:
@@ -72,7 +73,9 @@ class ImageIntake:
                 "image_missing",
                 f"{file}: expected a readable file, got {error.strerror}",
             ) from error
-        return self._remember(str(file), self._add_bytes(data, str(file)))
+        ref = self._add_bytes(data, str(file))
+        self._known[str(file)] = ref
+        return ref
 
     def _below_root(self, path: str) -> Path:
         if _URL.match(path):
@@ -103,20 +106,9 @@ class ImageIntake:
 
     def _add_bytes(self, data: bytes, name: str) -> ImageRef:
         digest = sha256(data).hexdigest()
-        return self._recall(digest) or self._remember(
-            digest, self.store.add_bytes(data, name)
-        )
-
-    def _recall(self, key: str) -> ImageRef | None:
-        if key in self._known:
-            self._known.move_to_end(key)
-        return self._known.get(key)
-
-    def _remember(self, key: str, ref: ImageRef) -> ImageRef:
-        self._known[key] = ref
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return ref
+        if digest not in self._known:
+            self._known[digest] = self.store.add_bytes(data, name)
+        return self._known[digest]
 
 
 def _is_file(path: Path) -> bool:
