@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from actors.bdhs import Outcome
 from common.records import Dropped
 
@@ -64,8 +66,5 @@ def summarise(notes: Sequence[Mapping[str, Any]], max_attempts: int) -> dict[str
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Linear interpolation between the neighbours in sorted, non-empty `values`."""
-    place = share * (len(values) - 1)
-    low = int(place)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (values[high] - values[low]) * (place - low)
+    """The value below which `share` of non-empty `values` lie, linearly interpolated."""
+    return float(np.quantile(values, share))

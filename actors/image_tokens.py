@@ -14,7 +14,7 @@ class ImageTokenCounter:
         self._known: dict[tuple[int, int], int] = {}
 
     def __call__(self, prompt: Prompt) -> int:
-        """Raises PromptError or ImageError for a prompt that the policy cannot be given."""
+        """Raises Refused for a prompt that the policy cannot be given."""
         (image,) = self._encoder.load_images(prompt)
         if image.size not in self._known:
             self._known[image.size] = self._encoder.encode_prompt(

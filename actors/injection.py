@@ -19,7 +19,8 @@ from typing import Literal, Protocol
 from actors.chat_endpoint import ChatEndpoint, EndpointError
 from actors.injection_prompt import question_of, render_messages
 from actors.injection_reply import read_reply
-from common.images import ImageError, read
+from common.errors import Refused
+from common.images import read
 from common.povid_config import ErrorKind, PovidConfig
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.seeding import derive_seed
@@ -171,7 +172,7 @@ def _refusal(row: Row, config: PovidConfig) -> Dropped | None:
     try:
         for ref in row.prompt.images:
             read(ref)
-    except ImageError as error:
+    except Refused as error:
         return Dropped(row.id, error.reason, str(error))
     return None
 

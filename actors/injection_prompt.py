@@ -37,7 +37,7 @@ def question_of(prompt: Prompt) -> str:
 def render_messages(
     prompt: Prompt, kind: ErrorKind, send_image: bool
 ) -> list[dict[str, Any]]:
-    """The request in OpenAI's message format, images as data: URLs (ImageError for one that cannot be used)."""
+    """The request in OpenAI's message format, images as data: URLs (Refused for one that cannot be used)."""
     images = [
         {"type": "image_url", "image_url": {"url": _data_url(ref)}}
         for ref in prompt.images

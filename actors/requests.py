@@ -21,8 +21,9 @@ from actors.vllm_api import (
     RequestOutputKind,
     SamplingParams,
 )
-from common.chat import ChatEncoder, PromptError, has_grid_positions
+from common.chat import ChatEncoder, has_grid_positions
 from common.distortion import noise_image
+from common.errors import Refused
 from common.protocols import GenerationRequest, ImageNoise
 from common.records import Completion, Dropped, Prompt, RolloutGroup
 
@@ -63,16 +64,16 @@ class PromptBuilder:
         """A prompt followed by tokens of its answer; `visible` image tokens only, or noised images, when given.
 
         Raises:
-            PromptError, ImageError: it cannot be run; `reason` says why.
+            Refused: it cannot be run; `reason` says why.
         """
         encoder = self._encoder
         if len(prompt.images) > MAX_IMAGES:
-            raise PromptError(
+            raise Refused(
                 "image_count",
                 f"prompt {prompt.id}: expected at most {MAX_IMAGES} images, got {len(prompt.images)}",
             )
         if media := set(suffix) & set(encoder.media_token_ids):
-            raise PromptError(
+            raise Refused(
                 "response_media",
                 f"prompt {prompt.id}: expected an answer of text, got media tokens {sorted(media)}; take them out",
             )
@@ -143,7 +144,7 @@ class PromptBuilder:
         """The engine's sequence must be the processor's: in full once per image size, then by its number of tokens.
 
         Raises:
-            PromptError: too long. RuntimeError: engine and processor disagree, which would train on other inputs.
+            Refused: too long. RuntimeError: engine and processor disagree, which would train on other inputs.
         """
         encoder, prompt = self._encoder, built.prompt
         encoder.check_length(prompt, len(token_ids))

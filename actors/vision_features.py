@@ -6,19 +6,19 @@ An image is encoded once under the same weights, together with others that are a
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from cachetools import LRUCache
 from safetensors import safe_open
 from transformers import AutoModel
 
-from common.chat import ChatEncoder, PromptError
-from common.errors import UserError
-from common.images import ImageError
+from common.chat import ChatEncoder
+from common.errors import Refused, UserError
 from common.protocols import GenerationRequest, Tensors
 from common.records import Prompt
 from common.weights import from_array, hub_name, is_vision
@@ -40,7 +40,7 @@ class VisionFeatures:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = None
         self._pushed: dict[str, torch.Tensor] = {}
-        self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._cache: LRUCache[str, torch.Tensor] = LRUCache(CAPACITY)
 
     def prepare(self, prompts: Iterable[Prompt]) -> None:
         """Encode the images of these prompts together, those that cannot be had aside: `visible` says why.
@@ -51,7 +51,7 @@ class VisionFeatures:
         for prompt in prompts:
             for image in prompt.images[:1]:
                 if image.sha256 not in self._cache and image.sha256 not in wanted:
-                    with suppress(PromptError, ImageError):
+                    with suppress(Refused):
                         wanted[image.sha256] = self._inputs(prompt)
         self._encode(wanted)
 
@@ -59,17 +59,16 @@ class VisionFeatures:
         """Rows `indices` of the prompt's only image, shape (len(indices), hidden), on the CPU.
 
         Raises:
-            PromptError: `image_count` unless there is one image, `image_tokens` when the indices are none of its.
+            Refused: `image_count` unless there is one image, `image_tokens` when the indices are none of its.
         """
         if len(prompt.images) != 1:
-            raise PromptError(
+            raise Refused(
                 "image_count",
                 f"prompt {prompt.id}: expected one image to be shortened, got {len(prompt.images)}",
             )
         key = prompt.images[0].sha256
         if key not in self._cache:
             self._encode({key: self._inputs(prompt)})
-        self._cache.move_to_end(key)
         rows = self._cache[key]
         if (
             list(indices) != sorted(set(indices))
@@ -77,7 +76,7 @@ class VisionFeatures:
             or indices[0] < 0
             or indices[-1] >= len(rows)
         ):
-            raise PromptError(
+            raise Refused(
                 "image_tokens",
                 f"prompt {prompt.id}: expected rising indices of {len(rows)} image tokens, got {list(indices)[:8]}",
             )
@@ -112,8 +111,6 @@ class VisionFeatures:
         for keys in alike.values():
             for at in range(0, len(keys), BATCH):
                 self._encode_batch({key: wanted[key] for key in keys[at : at + BATCH]})
-        while len(self._cache) > CAPACITY:
-            self._cache.popitem(last=False)
 
     def _encode_batch(self, batch: Mapping[str, Inputs]) -> None:
         inputs = {}

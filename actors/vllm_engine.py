@@ -38,9 +38,9 @@ from actors.shared_memory import sweep
 from actors.vision_features import VisionFeatures, by_images
 from actors.vllm_api import LoRARequest, RequestOutput, SamplingParams
 from actors.weight_sender import check_tensors, shared_file
-from common.chat import ChatEncoder, PromptError
+from common.chat import ChatEncoder
 from common.config import Model, Rollout
-from common.images import ImageError
+from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
 from common.weights import checkpoint_shapes
@@ -106,7 +106,7 @@ class VllmEngine(ABC):
     async def token_logprobs(
         self, prompt: Prompt, token_ids: Sequence[int]
     ) -> tuple[float, ...]:
-        """Log-prob (nats) of each token of a given response. Raises PromptError, ImageError when it cannot be run."""
+        """Log-prob (nats) of each token of a given response. Raises Refused when it cannot be run."""
         async with self._swap_lock:
             return await self._score(prompt, token_ids)
 
@@ -213,7 +213,7 @@ class VllmEngine(ABC):
                 )
                 request_id = next(self._ids)
                 return request_id, await self._submit(request_id, rendered, params)
-        except (PromptError, ImageError) as error:
+        except Refused as error:
             return Dropped(request.id, error.reason, str(error))
 
     async def _start_scoring(
@@ -223,7 +223,7 @@ class VllmEngine(ABC):
         try:
             request_id = next(self._ids)
             return request_id, await self._submit_scoring(request_id, prompt, token_ids)
-        except (PromptError, ImageError) as error:
+        except Refused as error:
             return Dropped(prompt.id, error.reason, str(error))
 
     async def _score(
@@ -236,7 +236,7 @@ class VllmEngine(ABC):
         self, request_id: str, prompt: Prompt, token_ids: Sequence[int]
     ) -> Awaitable[RequestOutput]:
         if not token_ids or set(token_ids) & set(self.encoder.media_token_ids):
-            raise PromptError(
+            raise Refused(
                 "response",
                 f"prompt {prompt.id}: expected a response of text tokens, got {token_ids}",
             )

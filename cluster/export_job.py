@@ -19,8 +19,7 @@ from common.datasets import (
     write_json,
     write_tables,
 )
-from common.errors import UserError
-from common.images import ImageError
+from common.errors import Refused, UserError
 from common.pair_writer import spec_of
 from common.records import Dropped, PreferencePair
 from common.trl_format import META, TRL_SCHEMA, trl_row
@@ -115,5 +114,5 @@ def _num_bytes(row: dict[str, Any]) -> int:
 def _row(pair: PreferencePair) -> dict[str, Any] | Dropped:
     try:
         return trl_row(pair)
-    except ImageError as error:
+    except Refused as error:
         return Dropped(pair.id, error.reason, str(error))

@@ -20,7 +20,7 @@ from cluster.inspect_plots import VIEW_NAMES, plots
 from cluster.inspect_verdicts import percent, verdicts
 from common import images
 from common.anatomy import Figures, question_of
-from common.images import ImageError
+from common.errors import Refused
 from common.records import ImageRef, PreferencePair
 from common.words import WORD, distance, words
 
@@ -192,7 +192,7 @@ def sample_of(pair: PreferencePair, notes: Sequence[str] = ("", "", "")) -> Samp
     for ref in pair.prompt.images:
         try:
             pictures.append(picture_url(ref))
-        except ImageError as error:
+        except Refused as error:
             missing.append(error.reason)
     texts = [pair.chosen.text, pair.rejected.text]
     marked = mark(*(text[:SHOWN_CHARACTERS] for text in texts))
@@ -229,7 +229,7 @@ def _words(text: str) -> str:
 
 
 def picture_url(ref: ImageRef) -> str:
-    """An image as data URL, at most `IMAGE_SIDE` pixels a side (ImageError when it cannot be used)."""
+    """An image as data URL, at most `IMAGE_SIDE` pixels a side (Refused when it cannot be used)."""
     image = images.read(ref)
     small = max(image.size) <= IMAGE_SIDE
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))

@@ -55,7 +55,7 @@ def data_url(ref: ImageRef) -> str:
     """An image as a data URL, at most `IMAGE_SIDE` pixels a side.
 
     Raises:
-        ImageError: the image cannot be read.
+        Refused: the image cannot be read.
     """
     image = images.read(ref)
     if max(image.size) <= IMAGE_SIDE:

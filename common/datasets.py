@@ -1,11 +1,12 @@
-"""Prompts and preference pairs on disk: one folder per set, which can be moved as a whole.
+"""Prompts and preference pairs on disk: one folder per data set, which can be moved as a whole.
 
-    pairs.parquet   one row per pair         images/      ImageStore, rows name its files relative to it
-    prompts.parquet one row per prompt       spec.json    what made the set: resolved settings and the model's hash
-                                             stats.json   how making it went
+    pairs.parquet     one row per pair (or prompts.parquet: one row per prompt)
+    images/           an ImageStore; rows name its files relative to it
+    spec.json         what the set was made with: resolved settings and the model's hash
+    stats.json        how making it went
 
-A row holds what the record holds: messages as lists of (role, parts), `truth` as JSON text (so it must be made of
-JSON's own types), token ids as int32. What is read equals what was written; only image paths move with the folder.
+A row holds what its record holds (`common.rows`). Reading gives back exactly what was written, except that image paths
+follow the folder to where it now is.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import UserError
-from common.images import ImageError, ImageStore
+from common.errors import Refused, UserError
+from common.images import ImageStore
 from common.paths import replace_file
 from common.records import Dropped, PreferencePair, Prompt
 from common.rows import (
     PAIR_SCHEMA,
     PROMPT_SCHEMA,
-    RowError,
     pair_of,
     pair_row,
     prompt_of,
@@ -35,40 +35,36 @@ from common.rows import (
     python_rows,
 )
 
-PAIRS, PROMPTS, SPEC, STATS, IMAGES = (
-    "pairs.parquet",
-    "prompts.parquet",
-    "spec.json",
-    "stats.json",
-    "images",
-)
+PAIRS = "pairs.parquet"
+PROMPTS = "prompts.parquet"
+SPEC = "spec.json"
+STATS = "stats.json"
+IMAGES = "images"
 
 BATCH_ROWS = 1024
-"""Rows that `iter_pairs` holds in memory."""
+"""How many rows `iter_pairs` holds in memory."""
 
 Record = TypeVar("Record", Prompt, PreferencePair)
 
 
 def read_pairs(
-    directory: Path, dropped: list[Dropped] | None = None
+    directory: Path,
+    dropped: list[Dropped] | None = None,
 ) -> list[PreferencePair]:
     """All pairs of a set, in order.
 
-    With `dropped`, rows that are no pair are left out and appended to it under the reasons `bad_row`, `bad_truth`,
-    `image_count`, `image_missing`, `path_outside` and `duplicate_id`; without it the first such row is an error.
+    Args:
+        dropped: collects the rows that are not usable, under the reasons `bad_row`, `bad_truth`, `image_count`,
+            `image_missing`, `path_outside` and `duplicate_id`. Without it, the first such row is an error.
 
     Raises:
         UserError: there is no readable `pairs.parquet`, or it has other columns.
+        Refused: a row is not usable, and `dropped` is not given.
     """
     table = read_table(directory / PAIRS, PAIR_SCHEMA)
-    return list(
-        _records(
-            enumerate(python_rows(table)),
-            pair_of,
-            ImageStore(directory / IMAGES),
-            dropped,
-        )
-    )
+    rows = enumerate(python_rows(table))
+    store = ImageStore(directory / IMAGES)
+    return list(_records(rows, pair_of, store, dropped))
 
 
 def iter_pairs(
@@ -76,56 +72,52 @@ def iter_pairs(
     dropped: list[Dropped] | None = None,
     rows: Collection[int] | None = None,
 ) -> Iterator[PreferencePair]:
-    """What `read_pairs` gives, one by one in bounded memory; with `rows`, of these row numbers only."""
+    """The pairs that `read_pairs` gives, one at a time in bounded memory; with `rows`, only those row numbers."""
+    numbered = _numbered_rows(directory / PAIRS, rows)
+    return _records(numbered, pair_of, ImageStore(directory / IMAGES), dropped)
 
-    def chosen_rows() -> Iterator[tuple[int, Any]]:
-        path, first = directory / PAIRS, 0
-        with (
-            _parquet_errors(path, PAIR_SCHEMA),
-            pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file,
-        ):
-            for batch in file.iter_batches(BATCH_ROWS, columns=PAIR_SCHEMA.names):
-                numbers = [
-                    n
-                    for n in range(first, first + len(batch))
-                    if rows is None or n in rows
-                ]
-                first += len(batch)
-                table = (
-                    pa.Table.from_batches([batch])
-                    .select(PAIR_SCHEMA.names)
-                    .cast(PAIR_SCHEMA)
-                )
-                found = (
-                    table.take([n - first + len(batch) for n in numbers])
-                    if numbers
-                    else table.slice(0, 0)
-                )
-                yield from zip(numbers, python_rows(found), strict=True)
 
-    return _records(chosen_rows(), pair_of, ImageStore(directory / IMAGES), dropped)
+def _numbered_rows(
+    path: Path,
+    wanted: Collection[int] | None,
+) -> Iterator[tuple[int, Any]]:
+    """(row number, row) of a pair set, for the wanted row numbers or for all."""
+    first = 0
+    with (
+        _parquet_errors(path, PAIR_SCHEMA),
+        # Pre-buffering would read a whole row group, however large, into memory.
+        pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file,
+    ):
+        for batch in file.iter_batches(BATCH_ROWS, columns=PAIR_SCHEMA.names):
+            offsets = range(len(batch))
+            if wanted is not None:
+                offsets = [offset for offset in offsets if first + offset in wanted]
+            if offsets:
+                table = pa.Table.from_batches([batch])
+                table = table.select(PAIR_SCHEMA.names).cast(PAIR_SCHEMA)
+                rows = python_rows(table.take(list(offsets)))
+                for offset, row in zip(offsets, rows, strict=True):
+                    yield first + offset, row
+            first += len(batch)
 
 
 def count_pairs(directory: Path) -> int:
-    """Rows of a pair set, read from the file's footer alone (UserError as for `read_pairs`)."""
+    """The number of rows of a pair set, from the file's footer alone (UserError as for `read_pairs`)."""
     path = directory / PAIRS
     with _parquet_errors(path, PAIR_SCHEMA), pq.ParquetFile(path) as file:
         return int(file.metadata.num_rows)
 
 
 def read_prompts(
-    directory: Path, dropped: list[Dropped] | None = None, count: int | None = None
+    directory: Path,
+    dropped: list[Dropped] | None = None,
+    count: int | None = None,
 ) -> list[Prompt]:
-    """All prompts of a set, or those of its first `count` rows, in order; `dropped` and errors as for `read_pairs`."""
+    """All prompts of a set, in order, or those of its first `count` rows; `dropped` and errors as for `read_pairs`."""
     table = read_table(directory / PROMPTS, PROMPT_SCHEMA).slice(0, count)
-    return list(
-        _records(
-            enumerate(python_rows(table)),
-            prompt_of,
-            ImageStore(directory / IMAGES),
-            dropped,
-        )
-    )
+    rows = enumerate(python_rows(table))
+    store = ImageStore(directory / IMAGES)
+    return list(_records(rows, prompt_of, store, dropped))
 
 
 def write_pairs(
@@ -134,36 +126,42 @@ def write_pairs(
     spec: Mapping[str, Any] | None = None,
     stats: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a whole set at once (`common.pair_writer` writes one bit by bit). Images from elsewhere are copied in."""
+    """Write a whole set of pairs at once; `common.pair_writer` writes one step by step. Images are copied in."""
     write_json(directory / SPEC, spec or {})
     write_json(directory / STATS, stats or {})
     write_table(directory / PAIRS, pair_table(pairs, ImageStore(directory / IMAGES)))
 
 
 def write_prompts(directory: Path, prompts: Iterable[Prompt]) -> None:
-    """Write a whole set of prompts at once. Images from elsewhere are copied in."""
+    """Write a whole set of prompts at once. Images are copied in."""
     store = ImageStore(directory / IMAGES)
     rows = [prompt_row(prompt, store) for prompt in prompts]
-    write_table(directory / PROMPTS, pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
+    table = pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA)
+    write_table(directory / PROMPTS, table)
 
 
 def pair_table(pairs: Iterable[PreferencePair], store: ImageStore) -> pa.Table:
-    """Rows of `PAIR_SCHEMA`; images that `store` does not hold are added to it."""
-    return pa.Table.from_pylist(
-        [pair_row(pair, store) for pair in pairs], schema=PAIR_SCHEMA
-    )
+    """A table of `PAIR_SCHEMA`; images that lie outside `store` are copied into it."""
+    rows = [pair_row(pair, store) for pair in pairs]
+    return pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A parquet file's columns of `schema`, file metadata kept (UserError when missing, damaged or different)."""
+    """The columns of `schema` of a parquet file, with the file's metadata.
+
+    Raises:
+        UserError: the file is missing or damaged, or has other columns.
+    """
     with _parquet_errors(path, schema):
         table = pq.ParquetFile(path).read()
-        metadata = table.schema.metadata
-        return table.select(schema.names).cast(schema).replace_schema_metadata(metadata)
+        columns = table.select(schema.names).cast(schema)
+        # A cast takes over the metadata of `schema`, which has none.
+        return columns.replace_schema_metadata(table.schema.metadata)
 
 
 @contextmanager
 def _parquet_errors(path: Path, schema: pa.Schema) -> Iterator[None]:
+    """Turn what pyarrow raises about the file at `path` into a UserError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -178,12 +176,15 @@ def _parquet_errors(path: Path, schema: pa.Schema) -> Iterator[None]:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write aside, fsync, rename: under `path` there is never half a file."""
+    """Write a parquet file aside, fsync it and rename it into place: there is never half a file under `path`."""
     write_tables(path, table.schema, [table])
 
 
 def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """As `write_table`, from tables of which one at a time need be in memory; what they raise leaves `path` alone."""
+    """Write one file from several tables, as `write_table` does, with one of them in memory at a time.
+
+    An exception that the iterator raises leaves the old file at `path` as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -199,7 +200,7 @@ def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> N
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write aside, then rename."""
+    """Write a JSON file as a whole or not at all."""
     replace_file(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -209,6 +210,7 @@ def _records(
     store: ImageStore,
     dropped: list[Dropped] | None,
 ) -> Iterator[Record]:
+    """The records of numbered rows; unusable rows go to `dropped`, or are raised when it is None."""
     seen: set[str] = set()
     for number, row in rows:
         id = "unreadable" if isinstance(row, Exception) else str(row["id"])
@@ -218,17 +220,17 @@ def _records(
                 raise row
             record = build(row, store)
             if record.id in seen:
-                raise RowError(
+                raise Refused(
                     "duplicate_id",
                     f"{name}: expected an id of its own, got an earlier row's; rename it",
                 )
-        except (RowError, ImageError) as error:
+        except Refused as error:
             if dropped is None:
                 raise
             dropped.append(Dropped(id, error.reason, str(error)))
         except (TypeError, KeyError, ValueError, ArithmeticError) as error:
             if dropped is None:
-                raise RowError(
+                raise Refused(
                     "bad_row",
                     f"{name}: expected a complete record, got {error!r}; repair it",
                 ) from error

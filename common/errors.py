@@ -7,6 +7,22 @@ class UserError(ValueError):
     """Bad input or set-up. Entry points print the message alone, without a traceback, and exit with status 2."""
 
 
+class Refused(UserError):
+    """One prompt, image or row that cannot be used, while the rest of the run goes on.
+
+    `reason` is the short key it is counted under, as of `Dropped`: `image_missing`, `prompt_too_long`, `bad_row`, …
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        # Both arguments go to the base class: unpickling (Ray) calls the class with `args`.
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 def plain_message(error: BaseException) -> str:
     """The message alone; an error that crossed a process boundary carries its remote traceback around it."""
     return str(getattr(error, "cause", None) or error)

@@ -1,4 +1,8 @@
-"""The image store: files named by the SHA-256 of their content. Rooms pass ImageRefs; pixels are read where used."""
+"""The image store: files named by the SHA-256 of their content.
+
+The rooms pass `ImageRef`s to each other and read pixels only where they need them. Images come from untrusted data
+sets, so every one is decoded once before it is stored, and everything that is wrong with one has a counted reason.
+"""
 
 from __future__ import annotations
 
@@ -10,100 +14,100 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from common.errors import UserError
+from common.errors import Refused
 from common.records import ImageRef
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 2
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
-"""Pillow reads more, some of them by starting other programs (EPS)."""
-
-
-class ImageError(UserError):
-    """An image that cannot be used. `reason` is the counted key."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+"""The formats that are read. Pillow knows more, but opens some of them by starting other programs (EPS)."""
 
 
 def decode(data: bytes, name: str = "image") -> Image.Image:
-    """RGB pixels of an encoded image, EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
+    """RGB pixels of an encoded image: EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
+
+    Args:
+        name: what error messages call the image.
 
     Raises:
-        ImageError: `image_huge` over 64 megapixels, `image_corrupt` when it does not decode, `image_strip` when a
-            side is shorter than 2 pixels, `image_mode` when its values say no brightness (floats, 32-bit integers).
+        Refused: `image_huge` over 64 megapixels, `image_corrupt` when it does not decode, `image_strip` when a side is
+            shorter than 2 pixels, `image_mode` when its values have no known range (floats, 32-bit integers).
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError("image_huge", _size_message(name, image))
-            is_png = image.format == "PNG"
-            image = ImageOps.exif_transpose(image)
-            if image.mode == "F" or image.mode.startswith("I"):
-                image = _eight_bits(image, name, is_png)
-            if "A" in image.getbands() or "transparency" in image.info:
-                layer = image.convert("RGBA")
-                image = Image.new("RGBA", layer.size, "white")
-                image.alpha_composite(layer)
-            pixels = image.convert("RGB")
-    except ImageError:
+            pixels = _decode_to_rgb(data, name)
+    except Refused:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(
+        raise Refused(
             "image_huge",
             f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}; scale it down",
         ) from error
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
-        what = str(error).partition("\n")[0] or type(error).__name__
-        raise ImageError(
+        first_line = str(error).partition("\n")[0]
+        raise Refused(
             "image_corrupt",
-            f"{name}: expected a PNG, JPEG or WebP image, got {what}; re-export it",
+            f"{name}: expected a PNG, JPEG or WebP image, got {first_line or type(error).__name__}; re-export it",
         ) from error
     if min(pixels.size) < MIN_SIDE:
-        raise ImageError(
+        raise Refused(
             "image_strip",
             f"{name}: expected sides of at least {MIN_SIDE} pixels, got {pixels.size}; drop it",
         )
     return pixels
 
 
-def _eight_bits(image: Image.Image, name: str, is_png: bool) -> Image.Image:
-    """Grey of 8 bits from a PNG's 16, which Pillow would clip; where else such values come from, no range is given."""
+def _decode_to_rgb(data: bytes, name: str) -> Image.Image:
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    # The header gives the size: a decompression bomb is refused before any pixel is decoded.
+    if image.width * image.height > MAX_PIXELS:
+        raise Refused(
+            "image_huge",
+            f"{name}: expected at most {MAX_PIXELS:,} pixels, got {image.width}x{image.height}; scale it down",
+        )
+    # Rotating makes a copy that has forgotten its format.
+    is_png = image.format == "PNG"
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _to_eight_bits(image, name, is_png)
+    if "A" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image, name: str, is_png: bool) -> Image.Image:
+    """Scale 16-bit grey to 8 bits. Only PNG states the range of such values; Pillow itself would clip them."""
     if not is_png or "transparency" in image.info:
-        raise ImageError(
+        raise Refused(
             "image_mode",
             f"{name}: expected 8 bits per channel, or grey PNG of 16, got mode {image.mode}; convert it",
         )
     return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
 
 
-def _size_message(name: str, image: Image.Image) -> str:
-    return f"{name}: expected at most {MAX_PIXELS:,} pixels, got {image.width}x{image.height}; scale it down"
-
-
 def read(ref: ImageRef) -> Image.Image:
-    """Pixels behind a reference (ImageError as for `read_bytes` and `decode`)."""
+    """The RGB pixels of a stored image (Refused as for `read_bytes` and `decode`)."""
     return decode(read_bytes(ref), ref.path)
 
 
 def read_bytes(ref: ImageRef) -> bytes:
-    """The encoded image behind a reference; the content must still be what the hash says.
+    """The encoded bytes of a stored image, checked against its hash.
 
     Raises:
-        ImageError: `image_missing`, `image_changed`.
+        Refused: `image_missing` when the file cannot be read, `image_changed` when its content has another hash.
     """
     try:
         data = Path(ref.path).read_bytes()
     except OSError as error:
-        raise ImageError(
+        raise Refused(
             "image_missing",
             f"{ref.path}: expected a readable image file, got {error.strerror}",
         ) from error
     if hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise ImageError(
+        raise Refused(
             "image_changed",
             f"{ref.path}: content no longer matches its hash; import the data set again",
         )
@@ -111,19 +115,21 @@ def read_bytes(ref: ImageRef) -> bytes:
 
 
 class ImageStore:
-    """A folder of images, `ab/abcdef….png`. Adding the same content twice keeps one file."""
+    """A folder of images named by their hash, `ab/abcdef….png`. Equal content is stored once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
     def add_bytes(self, data: bytes, name: str = "image") -> ImageRef:
-        """Store an encoded image after checking that it decodes (ImageError otherwise)."""
+        """Store an encoded image as it is (Refused as for `decode` when it cannot be used)."""
         decode(data, name)
-        suffix = (Image.open(io.BytesIO(data), formats=FORMATS).format or "png").lower()
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        suffix = (image.format or "png").lower()
         digest = hashlib.sha256(data).hexdigest()
         path = self.root / digest[:2] / f"{digest}.{suffix}"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
+            # Several processes may store the same image; each renames a whole file into place.
             partial = path.with_suffix(f".{os.getpid()}.partial")
             partial.write_bytes(data)
             partial.replace(path)
@@ -136,20 +142,25 @@ class ImageStore:
         return self.add_bytes(buffer.getvalue())
 
     def relative(self, ref: ImageRef) -> str:
-        """The reference's path below this store (ValueError when it is not inside)."""
-        return Path(ref.path).resolve().relative_to(self.root).as_posix()
+        """The reference's path relative to this store (ValueError when the image lies elsewhere)."""
+        path = Path(ref.path).resolve()
+        return path.relative_to(self.root).as_posix()
 
     def resolve(self, sha256: str, relative: str) -> ImageRef:
-        """A reference from a path read off disk (ImageError `path_outside` if it leaves the store, `image_missing`)."""
+        """The reference for a relative path that was read from a data set. The file is not opened.
+
+        Raises:
+            Refused: `path_outside` when the path leaves the store, `image_missing` when it cannot be resolved.
+        """
         try:
             path = (self.root / relative).resolve()
-        except (OSError, RuntimeError) as error:  # a loop of symbolic links
-            raise ImageError(
+        except (OSError, RuntimeError) as error:  # symbolic links in a circle
+            raise Refused(
                 "image_missing",
                 f"{relative}: expected a path of a file, got {error}; repair it",
             ) from error
         if not path.is_relative_to(self.root):
-            raise ImageError(
+            raise Refused(
                 "path_outside",
                 f"{relative}: expected a path below {self.root}, got one that leaves it",
             )

@@ -1,7 +1,11 @@
-"""Records that travel between the rooms. Frozen, without pixels, and each explains itself.
+"""The records that travel between the rooms: plain frozen dataclasses, without pixels and without tensors.
 
-Images travel as :class:`ImageRef`, completions as token ids: what was sampled is what is trained on.
-`weight_version` counts published weights: 0 is the start policy.
+    Prompt -> RolloutGroup (k Completions) -> Verdict (k scores) -> PreferencePair -> StepResult
+                 actors                         reward                                learner
+
+Images travel as `ImageRef`, a hash and a path; pixels are read where they are used. Completions travel as token ids,
+so that the learner trains on exactly the tokens that were sampled. A `weight_version` counts published weights;
+version 0 is the start policy.
 """
 
 from __future__ import annotations
@@ -15,7 +19,10 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image by content. `path` is absolute in memory; data sets on disk keep it relative to their own folder."""
+    """An image, identified by the SHA-256 of its encoded bytes.
+
+    `path` is absolute in memory. A data set on disk stores it relative to its folder, so that the folder can move.
+    """
 
     sha256: str
     path: str
@@ -23,7 +30,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of a message: a text, or the place of the next image."""
+    """One piece of a message: a text, or the place where the prompt's next image stands."""
 
     kind: Literal["text", "image"]
     text: str = ""
@@ -31,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation, its parts in order."""
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[Part, ...]
@@ -39,10 +46,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the policy is asked: messages and the images their `image` parts stand for, in order.
+    """What the policy is asked: a conversation and its images.
 
-    `reference` is a ground-truth answer when the data has one; `truth` is what a rule-based judge needs
-    (for the shapes world the scene itself). Neither is ever shown to the policy.
+    The n-th `image` part of the messages stands for `images[n]`. `reference` is a correct answer, where the data has
+    one. `truth` is what a rule-based judge checks an answer against, made of JSON types (for the shapes world: the
+    scene). The policy never sees `reference` or `truth`.
     """
 
     id: str
@@ -54,10 +62,12 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer. `token_ids` ends with the end-of-sequence token iff the policy ended it (`finish_reason` is
-    "stop" for an answer ended by a stop string as well).
+    """One sampled answer.
 
-    The weights may change while it is being sampled: `min_weight_version` made its first token,
+    `token_ids` ends with the end-of-sequence token if and only if the policy produced it. `finish_reason` is "stop"
+    also for an answer that a stop string ended, and "length" for one that reached its token limit.
+
+    Weights may be swapped while an answer is being sampled: `min_weight_version` sampled its first token and
     `max_weight_version` its last.
     """
 
@@ -70,9 +80,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
-    """k completions of one prompt. `prompt_token_ids` is the engine's own sequence, image tokens expanded.
+    """The k completions that were sampled for one prompt.
 
-    `id` is unique within a run (a prompt comes back in a later epoch under another group id).
+    `prompt_token_ids` is the sequence that the engine ran, with every image expanded into its `num_image_tokens`
+    placeholder tokens (counted over all images). `id` is unique within a run: a prompt that returns in a later epoch
+    gets a new group id.
     """
 
     id: str
@@ -84,7 +96,10 @@ class RolloutGroup:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judge's scores, one per completion of the group, higher is better. `notes` say why, for people."""
+    """A judge's scores: one per completion of a group, in order, higher is better.
+
+    `notes` explain the scores to people, one per completion, or are empty.
+    """
 
     scores: tuple[float, ...]
     notes: tuple[str, ...] = ()
@@ -92,7 +107,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One side of a pair. `token_ids` is None when the answer is only known as text (offline data)."""
+    """One side of a pair. `token_ids` is None where the answer is only known as text, as in most offline data."""
 
     text: str
     token_ids: tuple[int, ...] | None = None
@@ -100,7 +115,12 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """Chosen over rejected for one prompt. Offline pairs have no weight version and never go stale."""
+    """Two answers to one prompt, of which `chosen` is preferred over `rejected`.
+
+    `source` names where the pair comes from (`common.sources`, or an importer's name) and decides its loss.
+    `weight_version` is the oldest policy that sampled it; an offline pair has none and never goes stale.
+    `prompt_token_ids` is the prompt as the engine ran it, and `scores` the judge's (chosen, rejected), where known.
+    """
 
     id: str
     prompt: Prompt
@@ -114,7 +134,7 @@ class PreferencePair:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row, group or pair that is not used, and why. `reason` is a short counted key, `detail` is for people."""
+    """A row, group or pair that is not used. `reason` is the short key it is counted under, `detail` is for people."""
 
     id: str
     reason: str
@@ -143,7 +163,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class SideLogps:
-    """Log-probs of a pair's whole responses in nats, end-of-sequence token included, and their lengths in tokens."""
+    """Summed log-probs (nats) of a pair's two responses and their lengths in tokens, end-of-sequence included."""
 
     chosen: float
     rejected: float
@@ -151,15 +171,20 @@ class SideLogps:
     rejected_tokens: int
 
     def both(self, measure: str) -> tuple[float, float]:
-        """(chosen, rejected) as `sum` or `per_token`."""
+        """(chosen, rejected) log-probs: summed for the measure "sum", per token for any other."""
         if measure == "sum":
             return self.chosen, self.rejected
-        return self.chosen / self.chosen_tokens, self.rejected / self.rejected_tokens
+        chosen = self.chosen / self.chosen_tokens
+        rejected = self.rejected / self.rejected_tokens
+        return chosen, rejected
 
 
 @dataclass(frozen=True, slots=True)
 class LogprobProbe:
-    """Log-probs (nats, one per response token) that the learner finds with the weights it publishes."""
+    """The learner's log-probs (nats) of one response, one per token, under the weights it publishes.
+
+    The engine scores the same response after a push; equal values prove that it runs the same weights.
+    """
 
     prompt: Prompt
     token_ids: tuple[int, ...]
@@ -170,8 +195,8 @@ class LogprobProbe:
 class WeightManifest:
     """Describes one published set of weights. The tensors travel beside it, by reference.
 
-    `checksum` is over names, shapes and bytes of all tensors; `change_norm` is the L2 norm of the difference
-    to the start policy, 0 only when nothing was trained.
+    `checksum` covers names, shapes and bytes of all tensors. `change_norm` is the L2 norm of the difference from the
+    start policy; it is 0 only when nothing was trained.
     """
 
     version: int
@@ -184,7 +209,11 @@ class WeightManifest:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """An engine's proof that it runs the weights of a manifest. `probe_error` is max |Δ token log-prob| in nats."""
+    """An engine's proof that it runs the weights of a manifest.
+
+    `probe_error` is max |engine - learner| over the probe's token log-probs (nats), None without a probe. `seconds` is
+    how long loading took.
+    """
 
     version: int
     probe_error: float | None
@@ -193,7 +222,7 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One learner step: its metrics (already reduced over ranks) and the pairs it trained on."""
+    """One learner step: its metrics, already reduced over ranks, and the ids of the pairs it trained on."""
 
     step: int
     metrics: Mapping[str, float]

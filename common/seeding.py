@@ -7,5 +7,7 @@ import hashlib
 
 def derive_seed(*parts: str | int) -> int:
     """A 31-bit seed from the run's seed and a name, equal on every machine: `derive_seed(7, "mixture", step)`."""
-    text = "\x1f".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
+    name = "\x1f".join(str(part) for part in parts)
+    digest = hashlib.sha256(name.encode()).digest()
+    # 31 bits: a seed must fit into a signed 32-bit integer.
+    return int.from_bytes(digest[:4], "big") >> 1

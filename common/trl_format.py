@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.errors import Refused
 from common.images import read_bytes
 from common.records import Message, Part, PreferencePair, Prompt, Response
-from common.rows import RowError
 
 META = "sightline_meta"
 
@@ -66,7 +66,7 @@ class _Meta(BaseModel):
 
 
 def trl_row(pair: PreferencePair) -> dict[str, Any]:
-    """A row of `TRL_SCHEMA` (ImageError `image_missing`, `image_changed` when a file is not what it was)."""
+    """A row of `TRL_SCHEMA` (Refused `image_missing`, `image_changed` when a file is not what it was)."""
     images = [
         {"bytes": read_bytes(ref), "path": PurePosixPath(ref.path).name}
         for ref in pair.prompt.images
@@ -114,11 +114,11 @@ def pair_of_meta(
 
 
 def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
-    """A prompt, which may be a plain text (RowError `bad_row`, `role_unknown`)."""
+    """A prompt, which may be a plain text (Refused `bad_row`, `role_unknown`)."""
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
     if not isinstance(items, list):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected a list of messages, got {type(items).__name__}; check the data set",
         )
@@ -127,7 +127,7 @@ def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
     for item in items:
         role, content = item["role"], item["content"]
         if role not in ("system", "user", "assistant"):
-            raise RowError(
+            raise Refused(
                 "role_unknown",
                 f"expected system, user or assistant, got {str(role)[:40]!r}; drop the row",
             )
@@ -142,7 +142,7 @@ def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
 
 
 def read_answer(items: Any) -> str | None:
-    """The text of one assistant message, or a plain text; None when there is none (RowError `bad_row`)."""
+    """The text of one assistant message, or a plain text; None when there is none (Refused `bad_row`)."""
     if items is None or isinstance(items, str):
         return items
     turns = read_messages(items, 0)
@@ -155,7 +155,7 @@ def read_answer(items: Any) -> str | None:
         or len(texts) != len(turns[0].parts)
         or len(texts) > 1
     ):
-        raise RowError(
+        raise Refused(
             "bad_row",
             "expected one assistant message with one text as an answer, got more; drop the row",
         )
@@ -166,7 +166,7 @@ def _part(part: dict[str, Any]) -> Part:
     if part["type"] == "image":
         return Part("image", part.get("text") or "")
     if part["type"] != "text" or not isinstance(part["text"], str):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected parts of type image or text, got {str(part['type'])[:40]!r}; drop the row",
         )

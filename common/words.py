@@ -6,65 +6,82 @@ import re
 from collections.abc import Sequence
 
 MAX_WORDS = 10_000
-"""`distance` reads so many words of a side; the share of longer answers is counted, never guessed."""
+"""`distance` compares at most this many words of each answer."""
 
 _SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _MARKS = (
     r"\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0eff"
 )
 WORD = re.compile(rf"[{_SINGLE}]|(?:[^\W{_SINGLE}]|[{_MARKS}]|(?<=\w)['’](?=\w))+")
-"""A run of letters and digits with their accents and apostrophes; a Chinese character or Japanese kana is a word."""
+"""A run of letters and digits with their accents and apostrophes. Every Chinese character and Japanese kana, written
+without spaces, is a word by itself."""
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in order, case folded, without punctuation."""
+    """The words of a text in order, case-folded and without punctuation."""
     return [word.casefold() for word in WORD.findall(text)]
 
 
 def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
-    """Levenshtein distance in words: the fewest insertions, deletions and replacements from one to the other.
+    """Levenshtein distance: the fewest insertions, deletions and replacements of words that turn `left` into `right`.
 
-    Bit-parallel over whole columns of the table (Myers 1999, in Hyyrö's form for the global distance): one step per
-    word of the shorter side, on integers with a bit per word of the longer one.
+    Bit-parallel (Myers 1999, in the form of Hyyrö 2003 for the distance of whole sequences). The table of distances
+    has a row per word of the longer side and a column per word of the shorter one. Neighbouring entries differ by at
+    most one, so a column is two integers: bit i of `rises` (`falls`) says that row i + 1 is one more (less) than row i.
     """
-    left, right = _trimmed(left, right)
+    left, right = _without_common_ends(left, right)
     if len(left) < len(right):
         left, right = right, left
     if not right:
         return len(left)
-    places: dict[str, int] = {}
-    for index, word in enumerate(left):
-        places[word] = places.get(word, 0) | 1 << index
-    full, last, distance = (1 << len(left)) - 1, 1 << (len(left) - 1), len(left)
-    rises, falls = (
-        full,
-        0,
-    )  # bit i: the table rises or falls by one from row i to row i + 1 of this column
+    rows_of_word: dict[str, int] = {}
+    for row, word in enumerate(left):
+        rows_of_word[word] = rows_of_word.get(word, 0) | 1 << row
+    all_rows = (1 << len(left)) - 1
+    last_row = 1 << (len(left) - 1)
+    distance = len(left)
+    rises = all_rows
+    falls = 0
     for word in right:
-        equal = places.get(word, 0)
+        equal = rows_of_word.get(word, 0)
+        # A cell costs nothing more than its upper left neighbour where the words are equal or a cheaper path arrives.
         diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
-        up, down = falls | ~(diagonal | rises) & full, rises & diagonal
-        distance += bool(up & last) - bool(down & last)
-        up, down = up << 1 | 1, down << 1
-        rises = (down | ~(diagonal | up)) & full
-        falls = up & diagonal & full
+        right_rises = falls | ~(diagonal | rises) & all_rows
+        right_falls = rises & diagonal
+        if right_rises & last_row:
+            distance += 1
+        if right_falls & last_row:
+            distance -= 1
+        # The first row of the table rises with every column: the distance of nothing from so many words.
+        right_rises = right_rises << 1 | 1
+        right_falls = right_falls << 1
+        rises = (right_falls | ~(diagonal | right_rises)) & all_rows
+        falls = right_rises & diagonal & all_rows
     return distance
 
 
 def distance(left: Sequence[str], right: Sequence[str]) -> float:
-    """Edit distance over the length of the longer side: 0 equal words, 1 nothing in common; first `MAX_WORDS` only."""
-    left, right = left[:MAX_WORDS], right[:MAX_WORDS]
+    """Edit distance over the length of the longer side: 0 for equal words, 1 for nothing in common.
+
+    Only the first `MAX_WORDS` of each side are compared; `Anatomy` counts how many pairs that cuts.
+    """
+    left = left[:MAX_WORDS]
+    right = right[:MAX_WORDS]
     longer = max(len(left), len(right))
-    return edit_distance(left, right) / longer if longer else 0.0
+    if not longer:
+        return 0.0
+    return edit_distance(left, right) / longer
 
 
-def _trimmed(
+def _without_common_ends(
     left: Sequence[str], right: Sequence[str]
 ) -> tuple[Sequence[str], Sequence[str]]:
-    """Without the common beginning and end, which cost nothing."""
-    shorter, begin, end = min(len(left), len(right)), 0, 0
+    """Cut off the common beginning and end, which cost nothing."""
+    shorter = min(len(left), len(right))
+    begin = 0
     while begin < shorter and left[begin] == right[begin]:
         begin += 1
+    end = 0
     while end < shorter - begin and left[-1 - end] == right[-1 - end]:
         end += 1
     return left[begin : len(left) - end], right[begin : len(right) - end]

@@ -20,7 +20,7 @@ from common.chat import ChatEncoder
 from common.images import ImageStore
 from common.records import Dropped, PreferencePair, Response
 from common.records import SideLogps as SideLogps
-from common.views import View, blank_view, shuffled_view, text_view
+from common.views import ChangeImages, blank_images, shuffled_images, without_images
 from learner.collate import Collator, EncodedPair
 from learner.policy import Policy
 
@@ -55,7 +55,7 @@ def measure_views(
     """
     found = Measured()
 
-    def measure(name: str, rows: Sequence[PreferencePair], view: View) -> None:
+    def measure(name: str, rows: Sequence[PreferencePair], view: ChangeImages) -> None:
         found.logps[name], found.dropped[name] = {}, []
         for start in range(0, len(rows), batch_size):
             chunk = rows[start : start + batch_size]
@@ -73,10 +73,10 @@ def measure_views(
     seeing = [
         pair for pair in own if pair.prompt.images and pair.id in found.logps["image"]
     ]
-    measure("blank", seeing, blank_view(store))
-    measure("shuffled", seeing, shuffled_view(seeing))
+    measure("blank", seeing, blank_images(store))
+    measure("shuffled", seeing, shuffled_images(seeing))
     try:
-        measure("no_image", seeing, text_view)
+        measure("no_image", seeing, without_images)
     except (RuntimeError, TypeError, ValueError) as error:
         # Families differ in whether they run without pixels, and in how they refuse.
         if isinstance(error, torch.OutOfMemoryError):
@@ -114,7 +114,10 @@ def of_policy(pair: PreferencePair, encoder: ChatEncoder) -> PreferencePair:
 
 
 def _view_logps(
-    policy: Policy, collator: Collator, pairs: Sequence[PreferencePair], view: View
+    policy: Policy,
+    collator: Collator,
+    pairs: Sequence[PreferencePair],
+    view: ChangeImages,
 ) -> tuple[dict[str, SideLogps], list[Dropped]]:
     """Log-probs of one batch of pairs by id, and the pairs that have none."""
     encoded: list[EncodedPair] = []

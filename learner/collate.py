@@ -10,15 +10,15 @@ With `tree` a batch is one flat row that holds every prompt, completion and imag
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
-from common.chat import ChatEncoder, EncodedPrompt, PromptError
-from common.images import ImageError
+from common.chat import ChatEncoder, EncodedPrompt
+from common.errors import Refused
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.sources import RLOO
 from learner.crops import Crop
@@ -86,7 +86,7 @@ class Collator:
         """
         try:
             prompt = self._prompts.encode(pair.prompt)
-        except (PromptError, ImageError) as error:
+        except Refused as error:
             return Dropped(pair.id, error.reason, str(error))
         assert pair.prompt_token_ids in (None, prompt.token_ids), (
             f"pair {pair.id}: the engine ran {len(pair.prompt_token_ids or ())} prompt tokens, the learner makes "
@@ -119,7 +119,7 @@ class Collator:
         return self._rows([(pair.prompt, pair.chosen) for pair in pairs])
 
     def single(self, prompt: Prompt, token_ids: tuple[int, ...]) -> RowBatch:
-        """One row: a prompt and a response (PromptError, ImageError when it cannot be encoded)."""
+        """One row: a prompt and a response (Refused when it cannot be encoded)."""
         return self._rows([(self._prompts.encode(prompt), token_ids)])
 
     def _cropped(self, pair: EncodedPair, crop: Crop) -> EncodedPair:
@@ -195,26 +195,23 @@ class PromptCache:
 
     def __init__(self, encoder: ChatEncoder, max_bytes: int) -> None:
         self._encoder = encoder
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._entries: OrderedDict[object, EncodedPrompt] = OrderedDict()
+        self._entries: LRUCache[object, EncodedPrompt] = LRUCache(
+            max_bytes, getsizeof=_num_bytes
+        )
 
     def encode(self, prompt: Prompt, crop: Crop | None = None) -> EncodedPrompt:
         """The prompt's tensors, made or remembered."""
         key = (prompt.messages, tuple(image.sha256 for image in prompt.images), crop)
         if key in self._entries:
-            self._entries.move_to_end(key)
             return self._entries[key]
         encoded = (
             self._encoder.encode_prompt(prompt, crop)
             if crop
             else self._encoder.encode_prompt(prompt)
         )
-        self._entries[key] = encoded
-        self._num_bytes += _num_bytes(encoded)
-        while self._num_bytes > self._max_bytes and len(self._entries) > 1:
-            _, oldest = self._entries.popitem(last=False)
-            self._num_bytes -= _num_bytes(oldest)
+        # LRUCache raises ValueError for an entry larger than the whole cache.
+        if _num_bytes(encoded) <= self._entries.maxsize:
+            self._entries[key] = encoded
         return encoded
 
 

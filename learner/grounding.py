@@ -14,9 +14,10 @@ from contextlib import suppress
 import torch
 from torch import nn
 
-from common.images import ImageError, ImageStore
+from common.errors import Refused
+from common.images import ImageStore
 from common.records import PreferencePair
-from common.views import blank_view, shuffled_view
+from common.views import blank_images, shuffled_images
 from learner.batching import BatchPlan, MicroBatch
 from learner.collate import RowBatch
 from learner.pair_logps import pair_logps
@@ -61,15 +62,15 @@ def views(
     Args:
         store: where grey pictures are put.
     """
-    blank = blank_view(store)
+    blank = blank_images(store)
     own: list[PreferencePair] = []
     greyed: list[PreferencePair | None] = []
     for pair in pairs:
         if pair.prompt.images:
-            with suppress(ImageError):
+            with suppress(Refused):
                 greyed.append(blank(pair))
                 own.append(pair)
-    shuffled = [*map(shuffled_view(own), own)]
+    shuffled = [*map(shuffled_images(own), own)]
     seen = {
         "true": own,
         "blank": [*filter(None, greyed)],

@@ -10,12 +10,12 @@ Nothing is kept of a tower that trains.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
+from cachetools import LRUCache
 
 from learner.tower import (
     TOWER_IMAGES,
@@ -41,9 +41,9 @@ class VisionShare:
     def __init__(self, model: Any, max_bytes: int) -> None:
         self.share = what_is_shared(model)
         self._model = model
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._kept: OrderedDict[tuple[str, ...], Features] = OrderedDict()
+        self._kept: LRUCache[tuple[str, ...], Features] = LRUCache(
+            max_bytes, getsizeof=lambda features: features.num_bytes
+        )
         self.num_runs = 0
         """How many entries of media went through the tower."""
 
@@ -69,12 +69,9 @@ class VisionShare:
             }
         found = [made.get(each.sha256) or self._kept[each.sha256] for each in media]
         for each, features in zip(media, found, strict=True):
-            self._num_bytes += 0 if each.sha256 in self._kept else features.num_bytes
-            self._kept[each.sha256] = features
-            self._kept.move_to_end(each.sha256)
-        while self._num_bytes > self._max_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            self._num_bytes -= oldest.num_bytes
+            # LRUCache raises ValueError for an entry larger than the whole cache.
+            if features.num_bytes <= self._kept.maxsize:
+                self._kept[each.sha256] = features
         return found
 
 

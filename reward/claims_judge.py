@@ -20,9 +20,9 @@ from functools import cached_property
 import torch
 from transformers import AutoModelForImageTextToText
 
-from common.chat import ChatEncoder, PromptError
+from common.chat import ChatEncoder
 from common.config import PolicyJudge
-from common.images import ImageError
+from common.errors import Refused
 from common.loading import readable
 from common.protocols import JudgeError
 from common.records import (
@@ -119,7 +119,7 @@ class ClaimsJudge:
         question = Message("user", (*image_parts, text_part))
         try:
             encoded = self._encoder.encode_prompt(replace(prompt, messages=(question,)))
-        except (PromptError, ImageError) as error:
+        except Refused as error:
             raise JudgeError(str(error)) from error
         outputs = self._model(
             input_ids=torch.tensor([encoded.token_ids]), **encoded.model_inputs

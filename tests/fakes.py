@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from actors.online_bdhs import OnlineBdhsSampler
-from common.chat import PromptError
 from common.config import RunConfig
-from common.images import ImageError, read
+from common.errors import Refused
+from common.images import read
 from common.protocols import GenerationRequest, Tensors
 from common.records import (
     Completion,
@@ -119,7 +119,7 @@ class FakeEngine:
             for ref in request.prompt.images:
                 read(ref)
             ids = self._prompt_ids(request.prompt)
-        except (ImageError, PromptError) as error:
+        except Refused as error:
             return Dropped(request.id, error.reason, str(error))
         completions = []
         for index in range(request.num_completions):
@@ -145,7 +145,7 @@ class FakeEngine:
             for part in message.parts
         )
         if slots != len(prompt.images):
-            raise PromptError(
+            raise Refused(
                 "image_count",
                 f"prompt {prompt.id}: {len(prompt.images)} images for {slots} parts",
             )
@@ -154,9 +154,7 @@ class FakeEngine:
         )
         ids = (1, *(IMAGE_TOKEN,) * 4 * slots, *(10 + byte for byte in text.encode()))
         if len(ids) >= self._max_length:
-            raise PromptError(
-                "prompt_too_long", f"prompt {prompt.id}: {len(ids)} tokens"
-            )
+            raise Refused("prompt_too_long", f"prompt {prompt.id}: {len(ids)} tokens")
         return ids
 
     def _stamped(
@@ -196,7 +194,7 @@ class FakeEngine:
                 for ref in prompt.images:
                     read(ref)
                 self._prompt_ids(prompt)
-            except (ImageError, PromptError) as error:
+            except Refused as error:
                 results.append(Dropped(prompt.id, error.reason, str(error)))
             else:
                 results.append(

@@ -25,7 +25,7 @@ from common.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import PreferencePair, RolloutGroup
 from common.shapes.prompts import caption_prompts
-from common.views import GREY, blank_view
+from common.views import GREY, blank_images
 from learner.collate import Collator
 from learner.encoded import EncodedPair
 from learner.learner import Learner
@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
 
 
 def blanked(pair: PreferencePair, store: ImageStore) -> PreferencePair:
-    blind = blank_view(store)(pair)
+    blind = blank_images(store)(pair)
     assert blind is not None
     return blind
 

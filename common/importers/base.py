@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from common.errors import Refused
 from common.importers.readers import DataFile, find_files
 from common.records import Dropped, Message, Part, PreferencePair
-from common.rows import RowError
 
 MARKER = "<image>"
 
@@ -38,7 +38,7 @@ Convert = Callable[[dict[str, Any]], Iterator[Draft | Dropped]]
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """`convert` turns a row into drafts, or into Dropped under a reason (the id is filled in); it raises RowError, or
+    """`convert` turns a row into drafts, or into Dropped under a reason (the id is filled in); it raises Refused, or
     whatever a row of the wrong shape makes it raise, for a row that is none.
 
     `origin` and `licence` go into the spec of the set that is made. `text_only` says that prompts without images are
@@ -57,10 +57,10 @@ class Importer:
 
 
 def text_field(row: dict[str, Any], key: str) -> str:
-    """A text that must be there (RowError `bad_row`)."""
+    """A text that must be there (Refused `bad_row`)."""
     value = row.get(key)
     if not isinstance(value, str):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected a text under {key!r}, got {type(value).__name__}; check the data set",
         )
@@ -68,10 +68,10 @@ def text_field(row: dict[str, Any], key: str) -> str:
 
 
 def list_field(row: dict[str, Any], key: str) -> list[Any]:
-    """A list that must be there (RowError `bad_row`)."""
+    """A list that must be there (Refused `bad_row`)."""
     value = row.get(key)
     if not isinstance(value, list):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected a list under {key!r}, got {type(value).__name__}; check the data set",
         )
@@ -87,10 +87,10 @@ def images_field(row: dict[str, Any], key: str) -> list[Any]:
 
 
 def refuse_other_media(row: dict[str, Any]) -> None:
-    """A row with videos or audios cannot be imported (RowError `video`, `audio`)."""
+    """A row with videos or audios cannot be imported (Refused `video`, `audio`)."""
     for kind in ("video", "audio"):
         if row.get(kind) or row.get(f"{kind}s"):
-            raise RowError(kind, f"expected images only, got a {kind}; drop the row")
+            raise Refused(kind, f"expected images only, got a {kind}; drop the row")
 
 
 def message(role: Literal["system", "user", "assistant"], text: str) -> Message:

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from common.images import ImageError
+from common.errors import Refused
 from common.importers.base import MARKER, Draft, Importer
 from common.importers.image_intake import ImageIntake
 from common.records import Dropped, ImageRef, PreferencePair, Prompt, Response
-from common.rows import RowError
 from common.sources import RLOO
 
 MAX_ANSWER_CHARS = 50_000
@@ -40,7 +39,7 @@ def outcomes(
     count = 0
     try:
         if not isinstance(row, dict):
-            raise RowError(
+            raise Refused(
                 "bad_row",
                 f"expected a JSON object, got {type(row).__name__}; check NAME and PATH",
             )
@@ -97,24 +96,24 @@ def _unchecked(
 
 def _check_prompt(prompt: Prompt, num_images: int, text_only: bool) -> None:
     if num_images == 0 and not text_only:
-        raise RowError("image_none", "expected an image, got none; drop the row")
+        raise Refused("image_none", "expected an image, got none; drop the row")
     parts = [part for message in prompt.messages for part in message.parts]
     slots = sum((part.kind == "image") + part.text.count(MARKER) for part in parts)
     if slots != num_images:
-        raise RowError(
+        raise Refused(
             "image_count",
             f"expected an image per <image> marker, got {num_images} for {slots}; repair the row",
         )
     texts = [part.text for part in parts]
     if not "".join(texts).strip():
-        raise RowError("prompt_empty", "expected a question, got no text; drop the row")
+        raise Refused("prompt_empty", "expected a question, got no text; drop the row")
     if sum(map(len, texts)) > MAX_PROMPT_CHARS:
-        raise RowError(
+        raise Refused(
             "prompt_too_long",
             f"expected a prompt of at most {MAX_PROMPT_CHARS:,} characters, got more",
         )
     if prompt.messages[-1].role != "user":
-        raise RowError(
+        raise Refused(
             "bad_row",
             "expected a prompt that ends with the user's turn, got another end; check the row",
         )
@@ -132,7 +131,7 @@ def _check_answers(pair: PreferencePair) -> None:
     if (
         same and pair.source != RLOO
     ):  # with advantages each side is trained on for itself
-        raise RowError(
+        raise Refused(
             "pair_identical",
             "expected two different answers, got the same twice; drop the row",
         )
@@ -144,14 +143,14 @@ def _check_answer(answer: Response) -> None:
     if text is None or (
         isinstance(text, str) and not text.strip() and answer.token_ids is None
     ):
-        raise RowError("answer_empty", "expected an answer, got none; drop the row")
+        raise Refused("answer_empty", "expected an answer, got none; drop the row")
     if not isinstance(text, str):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected an answer's text, got {type(text).__name__}; check the data set",
         )
     if len(text) > MAX_ANSWER_CHARS:
-        raise RowError(
+        raise Refused(
             "answer_too_long",
             f"expected at most {MAX_ANSWER_CHARS:,} characters, got {len(text):,}; drop the row",
         )
@@ -167,7 +166,7 @@ def _with_images(
 
 
 def _dropped(row_id: str, error: Exception) -> Dropped:
-    if isinstance(error, RowError | ImageError):
+    if isinstance(error, Refused):
         return Dropped(row_id, error.reason, str(error))
     return Dropped(
         row_id,

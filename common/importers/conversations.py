@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from common.errors import Refused
 from common.importers.base import message
 from common.records import Message
-from common.rows import RowError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -27,19 +27,19 @@ class Turn(NamedTuple):
 
 
 def sharegpt_turns(items: Any) -> list[Turn]:
-    """Turns of `[{from, value}]` (RowError `bad_row`, `role_unknown`)."""
+    """Turns of `[{from, value}]` (Refused `bad_row`, `role_unknown`)."""
     return [_turn(item, "from", "value") for item in _listed(items)]
 
 
 def openai_turns(items: Any) -> list[Turn]:
-    """Turns of `[{role, content}]` with texts as content (RowError `bad_row`, `role_unknown`)."""
+    """Turns of `[{role, content}]` with texts as content (Refused `bad_row`, `role_unknown`)."""
     return [_turn(item, "role", "content") for item in _listed(items)]
 
 
 def ends_with_answer(turns: list[Turn]) -> tuple[list[Turn], str]:
-    """The turns before the last answer, and that answer (RowError `bad_row` when the last turn is none)."""
+    """The turns before the last answer, and that answer (Refused `bad_row` when the last turn is none)."""
     if not turns or turns[-1].role != "assistant":
-        raise RowError(
+        raise Refused(
             "bad_row",
             "expected a conversation that ends with an answer, got another end; check the row",
         )
@@ -54,7 +54,7 @@ def messages_of(turns: list[Turn]) -> tuple[Message, ...]:
 def strip_vicuna(text: str) -> str:
     """The question inside `… USER: question ASSISTANT:`, or the text itself where there is no such template.
 
-    RowError `bad_template` when a conversation of several turns is baked in.
+    Refused `bad_template` when a conversation of several turns is baked in.
     """
     body = text.rstrip()
     if body.endswith("ASSISTANT:"):
@@ -65,7 +65,7 @@ def strip_vicuna(text: str) -> str:
     elif body == text.rstrip():
         return text
     if "ASSISTANT:" in body:
-        raise RowError(
+        raise Refused(
             "bad_template",
             "expected one question in the Vicuna template, got several turns; drop the row",
         )
@@ -74,7 +74,7 @@ def strip_vicuna(text: str) -> str:
 
 def _listed(items: Any) -> list[Any]:
     if not isinstance(items, list):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected a list of turns, got {type(items).__name__}; check the data set",
         )
@@ -83,14 +83,14 @@ def _listed(items: Any) -> list[Any]:
 
 def _turn(item: Any, role_key: str, text_key: str) -> Turn:
     if not isinstance(item, dict) or not isinstance(item.get(text_key), str):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected turns of {role_key} and {text_key}, got another shape; check the data set",
         )
     role = item.get(role_key)
     if not isinstance(role, str) or role not in _ROLES:
         shown = role[:40] if isinstance(role, str) else type(role).__name__
-        raise RowError(
+        raise Refused(
             "role_unknown",
             f"expected a role of {', '.join(_ROLES)}, got {shown!r}; drop the row",
         )

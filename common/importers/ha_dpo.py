@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
+from common.errors import Refused
 from common.importers.base import Draft, Importer, list_field, question, text_field
 from common.records import Dropped
-from common.rows import RowError
 
 DESCRIBE = "Describe this image in detail."
 
@@ -25,7 +25,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft | Dropped]:
     """One pair of a POPE row, several of a description; Dropped `already_correct`, `answer_unpaired`."""
     image_id = row.get("image_id")
     if not isinstance(image_id, str | int) or isinstance(image_id, bool):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected an image_id, got {type(image_id).__name__}; check the data set",
         )

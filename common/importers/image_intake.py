@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from common.images import ImageError, ImageStore
+from cachetools import LRUCache
+
+from common.errors import Refused
+from common.images import ImageStore
 from common.records import ImageRef
-from common.rows import RowError
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 REMEMBERED = 8192
@@ -25,24 +26,24 @@ class ImageIntake:
 
     def __init__(self, root: Path, store: ImageStore, strip_prefix: str = "") -> None:
         self.root, self.store, self.strip_prefix = root.resolve(), store, strip_prefix
-        self._known: OrderedDict[str, ImageRef] = OrderedDict()
+        self._known: LRUCache[str, ImageRef] = LRUCache(REMEMBERED)
 
     def add(self, source: Any) -> ImageRef:
         """Add encoded bytes, a path, `{bytes, path}` as `datasets` has it, or the first file of a tuple of paths.
 
         Raises:
-            ImageError: `image_none`, `image_url`, `path_outside`, `image_missing`, or what `ImageStore` finds.
-            RowError: `bad_row` when it is nothing of these.
+            Refused: `image_none`, `image_url`, `path_outside`, `image_missing`, or what `ImageStore` finds.
+            Refused: `bad_row` when it is nothing of these.
         """
         if isinstance(source, Mapping):
             source = source.get("bytes") or source.get("path")
         if not source:
-            raise ImageError("image_none", "expected an image, got none; drop the row")
+            raise Refused("image_none", "expected an image, got none; drop the row")
         if isinstance(source, bytes):
             return self._add_bytes(source, "embedded image")
         paths = source if isinstance(source, tuple) else (source,)
         if not all(isinstance(path, str) for path in paths):
-            raise RowError(
+            raise Refused(
                 "bad_row",
                 f"expected an image's path or bytes, got {type(source).__name__}; check the data set",
             )
@@ -51,32 +52,34 @@ class ImageIntake:
     def _add_file(self, paths: tuple[str, ...]) -> ImageRef:
         for path in paths:
             file = self._below_root(path)
-            if known := self._recall(str(file)):
-                return known
+            if str(file) in self._known:
+                return self._known[str(file)]
             if _is_file(file):
                 break
         else:
-            raise ImageError(
+            raise Refused(
                 "image_missing",
                 f"{paths[0][:200]}: expected a file below {self.root}, got none; see --images",
             )
         if file.stat().st_size > MAX_FILE_BYTES:
-            raise ImageError(
+            raise Refused(
                 "image_huge",
                 f"{file}: expected at most {MAX_FILE_BYTES:,} bytes, got more; scale it down",
             )
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise ImageError(
+            raise Refused(
                 "image_missing",
                 f"{file}: expected a readable file, got {error.strerror}",
             ) from error
-        return self._remember(str(file), self._add_bytes(data, str(file)))
+        ref = self._add_bytes(data, str(file))
+        self._known[str(file)] = ref
+        return ref
 
     def _below_root(self, path: str) -> Path:
         if _URL.match(path):
-            raise ImageError(
+            raise Refused(
                 "image_url",
                 f"{path[:200]}: expected a file, got an address; fetch it yourself",
             )
@@ -86,7 +89,7 @@ class ImageIntake:
         try:
             file = (self.root / pure).resolve()
         except (OSError, RuntimeError, ValueError) as error:
-            raise ImageError(
+            raise Refused(
                 "image_missing",
                 f"{path[:200]!r}: expected a path below --images, got {error}",
             ) from error
@@ -95,7 +98,7 @@ class ImageIntake:
             or ".." in pure.parts
             or not file.is_relative_to(self.root)
         ):
-            raise ImageError(
+            raise Refused(
                 "path_outside",
                 f"{path[:200]}: expected a path below {self.root}, got one that leaves it",
             )
@@ -103,20 +106,9 @@ class ImageIntake:
 
     def _add_bytes(self, data: bytes, name: str) -> ImageRef:
         digest = sha256(data).hexdigest()
-        return self._recall(digest) or self._remember(
-            digest, self.store.add_bytes(data, name)
-        )
-
-    def _recall(self, key: str) -> ImageRef | None:
-        if key in self._known:
-            self._known.move_to_end(key)
-        return self._known.get(key)
-
-    def _remember(self, key: str, ref: ImageRef) -> ImageRef:
-        self._known[key] = ref
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return ref
+        if digest not in self._known:
+            self._known[digest] = self.store.add_bytes(data, name)
+        return self._known[digest]
 
 
 def _is_file(path: Path) -> bool:

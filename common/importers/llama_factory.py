@@ -13,7 +13,7 @@ from common.importers.conversations import ends_with_answer, messages_of, shareg
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; RowError `role_unknown` (tools), `video`, `audio`."""
+    """One pair; Refused `role_unknown` (tools), `video`, `audio`."""
     refuse_other_media(row)
     turns = sharegpt_turns(row.get("conversations"))
     if system := row.get("system"):

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from common.errors import Refused
 from common.importers.base import Draft, Importer, images_field
 from common.importers.conversations import messages_of, sharegpt_turns
-from common.rows import RowError
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
@@ -20,7 +20,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
         turns = turns[:-1]
     preference = row.get("preference")
     if preference not in (1, 2) or isinstance(preference, bool):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected a preference of 1 or 2, got {str(preference)[:40]!r}; drop the row",
         )

@@ -10,7 +10,7 @@ from common.importers.conversations import strip_vicuna
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; RowError `bad_template`."""
+    """One pair; Refused `bad_template`."""
     images = images_field(row, "img_path")
     asked = question(strip_vicuna(text_field(row, "prompt")), len(images))
     yield Draft(

@@ -16,7 +16,7 @@ from common.importers.base import (
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; RowError `video`."""
+    """One pair; Refused `video`."""
     refuse_other_media(row)
     images = images_field(row, "image")
     asked = question(text_field(row, "prompt"), len(images))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from common.errors import Refused
 from common.importers.base import (
     Draft,
     Importer,
@@ -18,18 +19,17 @@ from common.importers.base import (
     with_images,
 )
 from common.importers.conversations import ends_with_answer, messages_of, openai_turns
-from common.rows import RowError
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; RowError `rejected_image`, `prompt_differs`, `video`, `audio`."""
+    """One pair; Refused `rejected_image`, `prompt_differs`, `video`, `audio`."""
     refuse_other_media(row)
     images, rejected_images = (
         images_field(row, "images"),
         images_field(row, "rejected_images"),
     )
     if rejected_images and rejected_images != images:
-        raise RowError(
+        raise Refused(
             "rejected_image",
             "expected the same images on both sides, got others; the learner needs that",
         )
@@ -38,7 +38,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     if row.get("rejected_messages"):
         asked_too, rejected = ends_with_answer(openai_turns(row["rejected_messages"]))
         if asked != asked_too:
-            raise RowError(
+            raise Refused(
                 "prompt_differs",
                 "expected one prompt for both answers, got two; drop the row",
             )

@@ -13,7 +13,7 @@ from common.importers.conversations import strip_vicuna
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; RowError `bad_template`."""
+    """One pair; Refused `bad_template`."""
     image = row.get("image_bytes")
     if isinstance(image, str):
         image = base64.b64decode(image, validate=True)

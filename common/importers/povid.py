@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from common.errors import Refused
 from common.importers.base import Draft, Importer
 from common.importers.conversations import ends_with_answer, messages_of, sharegpt_turns
-from common.rows import RowError
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; RowError `prompt_differs` when what comes before the two answers is not the same."""
+    """One pair; Refused `prompt_differs` when what comes before the two answers is not the same."""
     asked, chosen = ends_with_answer(sharegpt_turns(row.get("conversations")))
     asked_too, rejected = ends_with_answer(
         sharegpt_turns(row.get("rejected_conversations"))
     )
     if asked != asked_too:
-        raise RowError(
+        raise Refused(
             "prompt_differs",
             "expected one prompt for both answers, got two; drop the row",
         )

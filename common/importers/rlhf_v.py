@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from common.errors import Refused
 from common.importers import rlaif_v
 from common.importers.base import Draft, Importer, text_field
-from common.rows import RowError
 
 MAX_TEXT_CHARS = 400_000
 
@@ -20,9 +20,9 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The dict that a text spells, as JSON or as a Python literal; nothing is evaluated (RowError `bad_row`)."""
+    """The dict that a text spells, as JSON or as a Python literal; nothing is evaluated (Refused `bad_row`)."""
     if len(text) > MAX_TEXT_CHARS:
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected a text of at most {MAX_TEXT_CHARS:,} characters, got more; drop the row",
         )
@@ -39,12 +39,12 @@ def parse(text: str) -> dict[str, Any]:
             MemoryError,
             RecursionError,
         ) as error:
-            raise RowError(
+            raise Refused(
                 "bad_row",
                 f"expected a dict as text, got {text[:80]!r}; check the data set",
             ) from error
     if not isinstance(found, dict):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected a dict as text, got {type(found).__name__}; check the data set",
         )

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
+from common.errors import Refused
 from common.importers.base import Draft, Importer, images_field, question, text_field
 from common.records import Dropped
-from common.rows import RowError
 
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 
@@ -64,7 +64,7 @@ def _answers(row: dict[str, Any]) -> list[dict[str, Any]]:
             for response, annotation in zip(responses, annotations, strict=True)
         ]
     if not isinstance(completions, list):
-        raise RowError(
+        raise Refused(
             "bad_row",
             f"expected completions, got {type(completions).__name__}; check the data set",
         )

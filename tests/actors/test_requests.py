@@ -12,9 +12,9 @@ import actors.engine_arguments
 from actors.engine_arguments import engine_arguments
 from actors.requests import PromptBuilder, to_group
 from actors.vision_features import VisionFeatures
-from common.chat import ChatEncoder, PromptError
+from common.chat import ChatEncoder
 from common.config import Model, Rollout
-from common.errors import UserError
+from common.errors import Refused, UserError
 from common.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import Dropped, RolloutGroup
@@ -48,7 +48,7 @@ def test_a_sequence_that_is_not_the_processors_is_an_error(
     for wrong in (fewer, [*whole, 5]):
         with pytest.raises(RuntimeError, match="expected the processor's sequence"):
             builder.check(builder.build(prompt, ()), wrong)
-    with pytest.raises(PromptError, match="256"):
+    with pytest.raises(Refused, match="256"):
         builder.check(built, [5] * 257)
 
 

@@ -26,7 +26,7 @@ from common.records import (
     Response,
 )
 from common.shapes.render import blank
-from common.views import blank_view, shuffled_view, text_view
+from common.views import blank_images, shuffled_images, without_images
 from common.words import MAX_WORDS, distance, edit_distance, words
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=90)
@@ -262,20 +262,20 @@ def test_views_of_a_pair(tmp_path: Path) -> None:
         replace(pair("1", "x", "y", (a,)), prompt_token_ids=(1,)),
         replace(pair("2", "x", "y", (b,)), prompt_token_ids=(2,)),
     )
-    grey = blank_view(store)(second)
+    grey = blank_images(store)(second)
     assert (
         grey is not None
         and grey.prompt.images[0] not in (a, b)
         and grey.prompt_token_ids is None
     )
     assert grey.prompt.messages == second.prompt.messages
-    shuffled = shuffled_view([first, second, first])
+    shuffled = shuffled_images([first, second, first])
     assert [seen.prompt.images for seen in map(shuffled, (first, second)) if seen] == [
         (b,),
         (a,),
     ]
-    assert shuffled_view([first, first])(first) is None
-    bare = text_view(first)
+    assert shuffled_images([first, first])(first) is None
+    bare = without_images(first)
     assert bare.prompt.images == () and bare.prompt.messages == (
         Message("user", (Part("text", "What is there?"),)),
     )

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common import images
-from common.images import ImageError, ImageStore, decode, read
+from common.errors import Refused
+from common.images import ImageStore, decode, read
 from common.records import ImageRef
 
 
@@ -39,7 +40,7 @@ def test_a_reference_survives_a_move(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../secret.png"])
 def test_paths_may_not_leave_the_store(tmp_path: Path, path: str) -> None:
-    with pytest.raises(ImageError) as error:
+    with pytest.raises(Refused) as error:
         ImageStore(tmp_path / "store").resolve("0", path)
     assert error.value.reason == "path_outside"
 
@@ -47,7 +48,7 @@ def test_paths_may_not_leave_the_store(tmp_path: Path, path: str) -> None:
 def test_symlinks_may_not_leave_the_store(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "link").symlink_to(tmp_path)
-    with pytest.raises(ImageError):
+    with pytest.raises(Refused):
         ImageStore(tmp_path / "store").resolve("0", "link/secret.png")
 
 
@@ -59,12 +60,12 @@ def test_bad_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     }
     for reason, contents in cases.items():
         for data in contents:
-            with pytest.raises(ImageError) as error:
+            with pytest.raises(Refused) as error:
                 decode(data)
             assert error.value.reason == reason
             assert "\n" not in str(error.value)
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
-    with pytest.raises(ImageError, match="at most 1,000 pixels, got 64x64") as error:
+    with pytest.raises(Refused, match="at most 1,000 pixels, got 64x64") as error:
         decode(good)
     assert error.value.reason == "image_huge"
 
@@ -72,7 +73,7 @@ def test_bad_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
     bomb = png(Image.new("1", (16_000, 16_000)))
     assert len(bomb) < 100_000
-    with pytest.raises(ImageError) as error:
+    with pytest.raises(Refused) as error:
         decode(bomb)
     assert error.value.reason == "image_huge"
 
@@ -80,10 +81,10 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
 def test_missing_and_changed_files(tmp_path: Path) -> None:
     ref = ImageStore(tmp_path).add(Image.new("RGB", (4, 4)))
     Path(ref.path).write_bytes(png(Image.new("RGB", (4, 4), "red")))
-    with pytest.raises(ImageError) as error:
+    with pytest.raises(Refused) as error:
         read(ref)
     assert error.value.reason == "image_changed"
-    with pytest.raises(ImageError) as error:
+    with pytest.raises(Refused) as error:
         read(ImageRef("0", str(tmp_path / "none.png")))
     assert error.value.reason == "image_missing"
 
@@ -112,7 +113,7 @@ def test_sixteen_bits_are_scaled_and_values_without_a_range_refused() -> None:
     ):
         buffer = io.BytesIO()
         image.save(buffer, "TIFF")
-        with pytest.raises(ImageError) as error:
+        with pytest.raises(Refused) as error:
             decode(buffer.getvalue())
         assert error.value.reason == "image_mode"
 
@@ -121,5 +122,5 @@ def test_sixteen_bits_are_scaled_and_values_without_a_range_refused() -> None:
 def test_any_bytes_are_an_image_or_a_named_reason(data: bytes) -> None:
     try:
         assert decode(data).mode == "RGB"
-    except ImageError as error:
+    except Refused as error:
         assert error.reason.startswith("image_")
