@@ -34,8 +34,8 @@ from common.protocols import Handle, Runtime
 from common.records import Dropped, Prompt
 from common.sources import ONLINE_BDHS
 from learner.learner import Learner
-from learner.mixture import Mixture, build_mixture, online_counts
-from learner.replay import ReplayBuffer
+from cluster.mixture import Mixture, build_mixture, online_counts
+from cluster.replay import ReplayBuffer
 from reward.scorecard import Answers, Scorecard
 from reward.worker import RewardWorker
 

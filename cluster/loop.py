@@ -45,7 +45,7 @@ from common.metrics import MetricsWriter
 from common.paths import replace_directory, replace_file
 from common.protocols import Handle
 from common.records import Dropped, PreferencePair, StepResult, WeightManifest
-from learner.mixture import Mixture, online_counts
+from cluster.mixture import Mixture, online_counts
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
 """Per worker: while one call's groups are ranked, the engine works on the other's."""

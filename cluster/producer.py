@@ -26,7 +26,7 @@ from common.protocols import GenerationRequest, Handle
 from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
 from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS, RLOO
-from learner.replay import ReplayBuffer
+from cluster.replay import ReplayBuffer
 from reward.worker import Paired
 
 log = logging.getLogger("sightline")

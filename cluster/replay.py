@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from common.errors import UserError
 from common.records import Dropped, PreferencePair
 from common.seeding import derive_seed
-from learner.staleness import is_stale, staleness
+from cluster.staleness import is_stale, staleness
 
 _PAIRS = TypeAdapter(list[PreferencePair])
 

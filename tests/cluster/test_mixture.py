@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.config import Learner
 from common.config import Mixture as MixtureConfig
-from learner.mixture import Bernoulli, Ratio, Schedule, build_mixture, online_counts
+from cluster.mixture import Bernoulli, Ratio, Schedule, build_mixture, online_counts
 
 BATCHES = Learner(global_batch=32, num_steps=50)
 

@@ -17,8 +17,8 @@ from common.records import (
     Prompt,
     Response,
 )
-from learner.replay import ReplayBuffer
-from learner.staleness import is_stale, staleness
+from cluster.replay import ReplayBuffer
+from cluster.staleness import is_stale, staleness
 
 
 def pair(name: str, version: int | None = None) -> PreferencePair:
@@ -128,7 +128,7 @@ def test_an_empty_offline_set_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["learner.replay", "learner.mixture", "learner.staleness"]
+    "module", ["cluster.replay", "cluster.mixture", "cluster.staleness"]
 )
 def test_the_controllers_part_is_light(module: str) -> None:
     """The loop's process plans batches; it must not pay for torch."""
