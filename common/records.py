@@ -122,6 +122,26 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of one rollout group: its pairs, or the reason why it has none.
+
+    Exactly one of `pairs` (then not empty) and `dropped` is set. `verdict` is None when the judge gave none.
+    `chosen[i]` and `rejected[i]` say which of the group's completions the sides of `pairs[i]` are.
+    """
+
+    group_id: str
+    pairs: tuple[PreferencePair, ...] = ()
+    dropped: Dropped | None = None
+    verdict: Verdict | None = None
+    chosen: tuple[int, ...] = ()
+    rejected: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert bool(self.pairs) != (self.dropped is not None), "pairs or a reason"
+        assert len(self.chosen) == len(self.rejected) == len(self.pairs)
+
+
+@dataclass(frozen=True, slots=True)
 class SideLogps:
     """Log-probs of a pair's whole responses in nats, end-of-sequence token included, and their lengths in tokens."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from tenacity import (
     RetryCallState,
@@ -17,8 +17,9 @@ from tenacity import (
 
 from common.config import RunConfig
 from common.protocols import Judge, JudgeError
-from common.records import Dropped, PreferencePair, RolloutGroup, Verdict
+from common.records import Dropped, Judged, PreferencePair, RolloutGroup, Verdict
 from common.shapes.truth import MissingTruth
+from common.sources import RLOO
 from reward.judges import make_judge
 from reward.ranking import check_verdict, rank
 from reward.rloo import rloo_pairs
@@ -32,13 +33,6 @@ MAX_BACKOFF_S = 5.0
 
 
 Paired: TypeAlias = PreferencePair | tuple[PreferencePair, ...] | Dropped
-
-
-class Judged(NamedTuple):
-    """What became of a group, and the score of each of its completions; None when there is no verdict."""
-
-    result: Paired
-    scores: tuple[float, ...] | None = None
 
 
 class RewardWorker:
@@ -55,29 +49,24 @@ class RewardWorker:
         backoff_s: float = BACKOFF_S,
     ) -> None:
         self._settings = config.reward
+        self._judged_source = config.judged_source
         self._judge = judge or make_judge(config.reward.judge)
         self._backoff_s = backoff_s
 
-    def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
-        """One pair or reason per group, in order."""
-        return self._paired(groups, partial(rank, min_margin=self._settings.min_margin))
+    async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
+        """What becomes of every group, in order."""
+        pair: Callable[[RolloutGroup, Verdict], Paired] = rloo_pairs
+        if self._judged_source != RLOO:
+            pair = partial(rank, min_margin=self._settings.min_margin)
+        judged = []
+        for group, verdict in zip(groups, await self.judge(groups), strict=True):
+            if isinstance(verdict, Dropped):
+                judged.append(Judged(group.id, dropped=verdict))
+            else:
+                judged.append(_judged(group, verdict, pair(group, verdict)))
+        return judged
 
-    def rloo(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
-        """All completions of a group two by two with their advantages, or a reason; per group, in order."""
-        return self._paired(groups, rloo_pairs)
-
-    def _paired(
-        self,
-        groups: Sequence[RolloutGroup],
-        pair: Callable[[RolloutGroup, Verdict], Paired],
-    ) -> list[Judged]:
-        verdicts = zip(groups, self.judge(groups), strict=True)
-        return [
-            Judged(v) if isinstance(v, Dropped) else Judged(pair(group, v), v.scores)
-            for group, v in verdicts
-        ]
-
-    def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
         """One checked verdict or reason (`judge_failed`, `bad_verdict`) per group, in order."""
         return [self._judge_one(group) for group in groups]
 
@@ -96,6 +85,16 @@ class RewardWorker:
                 group.id, "judge_failed", f"judge {self._judge.name}: {error}"
             )
         return check_verdict(group, verdict) or verdict
+
+
+def _judged(group: RolloutGroup, verdict: Verdict, result: Paired) -> Judged:
+    if isinstance(result, Dropped):
+        return Judged(group.id, dropped=result, verdict=verdict)
+    pairs = (result,) if isinstance(result, PreferencePair) else result
+    tokens = [completion.token_ids for completion in group.completions]
+    chosen = tuple(tokens.index(pair.chosen.token_ids) for pair in pairs)
+    rejected = tuple(tokens.index(pair.rejected.token_ids) for pair in pairs)
+    return Judged(group.id, pairs, None, verdict, chosen, rejected)
 
 
 def _can_retry(error: BaseException) -> bool:
