@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.chat import ChatEncoder
@@ -15,6 +15,28 @@ from common.records import Dropped, PreferencePair, Prompt
 from common.shapes.prompts import caption_prompts
 from common.sources import ONLINE_BDHS, RLOO
 from learner.anatomy_logps import of_policy
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Prompts to sample from, and offline pairs."""
+
+    prompts: Sequence[Prompt]
+    offline: Sequence[PreferencePair]
+
+
+def load_training_data(
+    config: RunConfig, store: ImageStore, dropped: list[Dropped]
+) -> TrainingData:
+    """What a run starts from; rows that cannot be used are appended to `dropped`.
+
+    Raises:
+        UserError: the data does not fit what the config wants of it.
+    """
+    prompts = load_prompts(config, store, dropped)
+    offline = load_offline(config, dropped)
+    check_sources(config, offline)
+    return TrainingData(prompts, offline)
 
 
 def load_prompts(

@@ -1,15 +1,19 @@
+"""The replay buffer: seeded epochs offline, first in first out online, and states that go through JSON."""
+
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 
+from cluster.replay import BufferState, ReplayBuffer
+from cluster.staleness import is_stale, staleness
 from common.errors import UserError
 from common.records import (
-    Dropped,
     ImageRef,
     Message,
     Part,
@@ -17,8 +21,6 @@ from common.records import (
     Prompt,
     Response,
 )
-from cluster.replay import ReplayBuffer
-from cluster.staleness import is_stale, staleness
 
 
 def pair(name: str, version: int | None = None) -> PreferencePair:
@@ -39,30 +41,44 @@ def pair(name: str, version: int | None = None) -> PreferencePair:
 OFFLINE = [pair(f"offline-{number}") for number in range(10)]
 
 
-def ids(pairs: list[PreferencePair]) -> list[str]:
-    return [each.id for each in pairs]
+def online_buffer(*names: str) -> ReplayBuffer:
+    """A buffer with online pairs of version 0."""
+    buffer = ReplayBuffer()
+    for name in names:
+        buffer.add(pair(name, version=0))
+    return buffer
+
+
+def ids(pairs: Iterable[PreferencePair]) -> list[str]:
+    return [pair.id for pair in pairs]
+
+
+def take(buffer: ReplayBuffer, num: int) -> list[str]:
+    """Ids of the next online pairs, which all have one source here."""
+    return ids(buffer.take({"test": num}))
 
 
 def test_offline_epochs_repeat_nothing() -> None:
     buffer = ReplayBuffer(OFFLINE, seed=3)
-    taken = ids([pair for _ in range(10) for pair in buffer.take_offline(3)])
-    epochs = [taken[:10], taken[10:20], taken[20:]]
-    assert all(sorted(epoch) == ids(OFFLINE) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
+    taken: list[str] = []
+    for _ in range(10):
+        taken += ids(buffer.take_offline(3))
+    first, second, third = taken[:10], taken[10:20], taken[20:]
+    assert sorted(first) == sorted(second) == sorted(third) == ids(OFFLINE)
+    assert first != second != third
 
 
 def test_offline_order_is_seeded() -> None:
-    orders = [ids(ReplayBuffer(OFFLINE, seed).take_offline(10)) for seed in (3, 3, 4)]
-    assert orders[0] == orders[1] != orders[2]
+    first = ReplayBuffer(OFFLINE, seed=3).take_offline(10)
+    assert ReplayBuffer(OFFLINE, seed=3).take_offline(10) == first
+    assert ReplayBuffer(OFFLINE, seed=4).take_offline(10) != first
 
 
 def test_online_is_first_in_first_out() -> None:
-    buffer = ReplayBuffer()
-    for number in range(4):
-        buffer.add(pair(f"online-{number}", version=0))
+    buffer = online_buffer("a", "b", "c", "d")
     assert buffer.num_online == 4
-    assert ids(buffer.take(2, 0, 0)[0]) == ["online-0", "online-1"]
-    assert ids(buffer.take(2, 0, 0)[0]) == ["online-2", "online-3"]
+    assert take(buffer, 2) == ["a", "b"]
+    assert take(buffer, 2) == ["c", "d"]
 
 
 def test_stale_pairs_are_dropped_with_their_reason() -> None:
@@ -70,12 +86,12 @@ def test_stale_pairs_are_dropped_with_their_reason() -> None:
     buffer = ReplayBuffer()
     for version in (0, 2, 1, 3):
         buffer.add(pair(f"v{version}", version))
-    pairs, dropped = buffer.take(2, learner_version=3, max_staleness=1)
-    assert ids(pairs) == ["v2", "v3"]
-    assert [(drop.id, drop.reason) for drop in dropped] == [
-        ("v0", "stale"),
-        ("v1", "stale"),
-    ]
+    evicted = buffer.evict(learner_version=3, max_staleness=1)
+    assert ids(stale for stale, _ in evicted) == ["v0", "v1"]
+    for stale, dropped in evicted:
+        assert dropped.id == stale.id
+        assert dropped.reason == "stale"
+    assert take(buffer, 2) == ["v2", "v3"]
     assert buffer.num_online == 0
 
 
@@ -83,14 +99,19 @@ def test_too_few_fresh_pairs_stay_in_the_buffer() -> None:
     buffer = ReplayBuffer()
     buffer.add(pair("old", 0))
     buffer.add(pair("new", 5))
-    pairs, dropped = buffer.take(2, learner_version=5, max_staleness=1)
-    assert pairs == []
-    assert ids_of(dropped) == ["old"]
-    assert ids(buffer.take(1, 5, 1)[0]) == ["new"]
+    evicted = buffer.evict(learner_version=5, max_staleness=1)
+    assert ids(stale for stale, _ in evicted) == ["old"]
+    assert take(buffer, 2) == []
+    assert take(buffer, 1) == ["new"]
 
 
-def ids_of(dropped: list[Dropped]) -> list[str]:
-    return [drop.id for drop in dropped]
+def test_what_is_fresh_stays_when_pairs_are_evicted() -> None:
+    buffer = ReplayBuffer()
+    buffer.add(pair("old", 0))
+    buffer.add(pair("new", 5))
+    assert len(buffer.evict(5, 1)) == 1
+    assert buffer.evict(5, 1) == []
+    assert buffer.num_online == 1
 
 
 def test_staleness() -> None:
@@ -104,21 +125,20 @@ def test_state_goes_through_json() -> None:
     buffer.take_offline(13)
     for number in range(3):
         buffer.add(pair(f"online-{number}", version=number))
-    state = json.loads(json.dumps(buffer.state_dict()))
-    resumed = ReplayBuffer(OFFLINE, seed=1)
-    resumed.load_state_dict(state)
-    assert resumed.take(3, 2, 5) == buffer.take(3, 2, 5)
-    assert [resumed.take_offline(4) for _ in range(6)] == [
-        buffer.take_offline(4) for _ in range(6)
-    ]
+    adapter = TypeAdapter(BufferState)
+    state = adapter.validate_json(adapter.dump_json(buffer.state))
+    resumed = ReplayBuffer(OFFLINE, seed=1, state=state)
+    assert resumed.take({"test": 3}) == buffer.take({"test": 3})
+    for _ in range(6):
+        assert resumed.take_offline(4) == buffer.take_offline(4)
 
 
 def test_a_changed_offline_set_is_refused() -> None:
-    resumed = ReplayBuffer(OFFLINE[:9], seed=1)
+    state = ReplayBuffer(OFFLINE, seed=1).state
     with pytest.raises(
         UserError, match="expected the 10 pairs this run began with, got 9"
     ):
-        resumed.load_state_dict(ReplayBuffer(OFFLINE, seed=1).state_dict())
+        ReplayBuffer(OFFLINE[:9], seed=1, state=state)
 
 
 def test_an_empty_offline_set_cannot_be_read() -> None:
@@ -142,39 +162,29 @@ def test_the_controllers_part_is_light(module: str) -> None:
 def test_pairs_are_taken_by_source_oldest_first() -> None:
     buffer = ReplayBuffer()
     for number in range(6):
-        buffer.add(replace(pair(f"p{number}", version=0), source="ab"[number % 2]))
-    assert buffer.take({"a": 2, "b": 4}, 0, 0) == ([], [])
-    assert ids(buffer.take({"a": 1, "b": 2}, 0, 0)[0]) == ["p0", "p1", "p3"]
-    assert ids(buffer.take({"a": 2, "b": 0}, 0, 0)[0]) == ["p2", "p4"]
-    assert ids(buffer.take(1, 0, 0)[0]) == ["p5"]
-
-
-def test_evicted_pairs_come_with_their_reason() -> None:
-    buffer = ReplayBuffer()
-    buffer.add(pair("old", 0))
-    buffer.add(pair("new", 5))
-    assert [(each.id, drop.reason) for each, drop in buffer.evict(5, 1)] == [
-        ("old", "stale")
-    ]
-    assert buffer.evict(5, 1) == []
-    assert buffer.num_online == 1
+        source = "even" if number % 2 == 0 else "odd"
+        buffer.add(replace(pair(f"p{number}", version=0), source=source))
+    assert buffer.take({"even": 2, "odd": 4}) == []
+    assert ids(buffer.take({"even": 1, "odd": 2})) == ["p0", "p1", "p3"]
+    assert ids(buffer.take({"even": 2, "odd": 0})) == ["p2", "p4"]
+    assert ids(buffer.take({"odd": 1})) == ["p5"]
 
 
 def test_pairs_of_a_prompt_stay_together() -> None:
     """5 prompts of 2 pairs each, in batches of 4: two whole prompts a batch, and every epoch another order."""
-    pairs = [
-        replace(
-            pair(f"{source}-{number}"), prompt=pair(f"{number}").prompt, source=source
-        )
-        for source in ("povid", "bdhs")
-        for number in range(5)
-    ]
+    pairs = []
+    for source in ("povid", "bdhs"):
+        for number in range(5):
+            prompt = pair(f"{number}").prompt
+            name = f"{source}-{number}"
+            pairs.append(replace(pair(name), prompt=prompt, source=source))
     buffer = ReplayBuffer(pairs, seed=3, by_prompt=True)
-    taken = [each for _ in range(5) for each in buffer.take_offline(4)]
-    assert all(
-        first.prompt == second.prompt
-        for first, second in zip(taken[::2], taken[1::2], strict=True)
-    )
-    assert [each.source for each in taken] == ["povid", "bdhs"] * 10
-    assert sorted(ids(taken[:10])) == sorted(ids(taken[10:])) == sorted(ids(pairs))
-    assert ids(taken[:10]) != ids(taken[10:])
+    taken: list[PreferencePair] = []
+    for _ in range(5):
+        taken += buffer.take_offline(4)
+    for first, second in zip(taken[::2], taken[1::2], strict=True):
+        assert first.prompt == second.prompt
+        assert (first.source, second.source) == ("povid", "bdhs")
+    first_epoch, second_epoch = ids(taken[:10]), ids(taken[10:])
+    assert sorted(first_epoch) == sorted(second_epoch) == sorted(ids(pairs))
+    assert first_epoch != second_epoch
