@@ -90,11 +90,24 @@ class RewardWorker:
 def _judged(group: RolloutGroup, verdict: Verdict, result: Paired) -> Judged:
     if isinstance(result, Dropped):
         return Judged(group.id, dropped=result, verdict=verdict)
-    pairs = (result,) if isinstance(result, PreferencePair) else result
-    tokens = [completion.token_ids for completion in group.completions]
-    chosen = tuple(tokens.index(pair.chosen.token_ids) for pair in pairs)
-    rejected = tuple(tokens.index(pair.rejected.token_ids) for pair in pairs)
-    return Judged(group.id, pairs, None, verdict, chosen, rejected)
+    if isinstance(result, PreferencePair):
+        texts = [completion.text for completion in group.completions]
+        chosen = texts.index(result.chosen.text)
+        rejected = texts.index(result.rejected.text)
+        return Judged(group.id, (result,), None, verdict, (chosen,), (rejected,))
+    scores = verdict.scores
+    sides = []
+    for index in range(0, len(scores), 2):
+        first_is_better = scores[index] >= scores[index + 1]
+        sides.append((index, index + 1) if first_is_better else (index + 1, index))
+    return Judged(
+        group.id,
+        result,
+        None,
+        verdict,
+        tuple(better for better, _ in sides),
+        tuple(worse for _, worse in sides),
+    )
 
 
 def _can_retry(error: BaseException) -> bool:
