@@ -135,6 +135,7 @@ class LearnerClient:
         self, version: int
     ) -> tuple[Awaitable[WeightManifest], Awaitable[Tensors]]:
         """References to the manifest and the weights of rank 0, to be passed on to engines."""
+        # Gathering sharded weights is a collective: all ranks are called, rank 0 answers.
         published = [
             handle.call_split("publish", 2, version) for handle in self.handles
         ]
