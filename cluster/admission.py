@@ -6,8 +6,8 @@ The learner step that follows weight version v trains on pairs sampled from vers
     running + accepted ≤ Σ need(step)   over steps 1 … (version + max_staleness + 1) · publish_interval
 
 where need(step) is the number of online pairs that step takes (the mixture's coins are known in advance) and
-`accepted` counts pairs trained or waiting. A dropped group or a stale pair gives its place back. Each online source of
-a run has an admission of its own, so that what one source drops is not made up for by another.
+`accepted` counts pairs trained or waiting. A dropped group or a stale pair gives its place back. Every online source
+of a run has an admission of its own, so that what one source drops is not made up for by another.
 
 A group that becomes g > 1 pairs takes g places. The last group admitted may take up to g - 1 more than are left, which
 the next step then has in advance: fewer would leave a step waiting for the rest of a group.
@@ -15,7 +15,25 @@ the next step then has in advance: fewer would leave a step waiting for the rest
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.sources import ONLINE
+
+
+@dataclass(frozen=True, slots=True)
+class StalenessWindow:
+    """How far ahead of the published weights a run may sample."""
+
+    num_steps: int
+    publish_interval: int
+    max_staleness: int
+
+    def last_step(self, version: int) -> int:
+        """The last learner step that groups may be started for while the engines hold `version`."""
+        num_versions = version + self.max_staleness + 1
+        return min(num_versions * self.publish_interval, self.num_steps)
 
 
 class Admission:
@@ -24,38 +42,44 @@ class Admission:
     def __init__(
         self,
         need: Callable[[int], int],
-        num_steps: int,
-        publish_interval: int,
-        max_staleness: int,
-        version: int = 0,
+        window: StalenessWindow,
         pairs_per_group: int = 1,
+        source: str = ONLINE,
+        totals: Counter[str] | None = None,
     ) -> None:
-        """`need(step)` gives the online pairs of step 1 … num_steps."""
+        """Admit for version 0.
+
+        Args:
+            need: the online pairs of step 1 … num_steps.
+            totals: accepted pairs by source; this admission counts in `totals[source]`, so that a resume goes on there.
+        """
         self._need = need
-        self._num_steps = num_steps
-        self._publish_interval = publish_interval
-        self._max_staleness = max_staleness
+        self._window = window
         self._pairs_per_group = pairs_per_group
+        self._source = source
+        self._totals = Counter() if totals is None else totals
         self._allowed = 0
         self._counted_steps = 0
         self.running = 0
-        self.accepted = 0
-        self.on_version(version)
+        self.on_version(0)
+
+    @property
+    def accepted(self) -> int:
+        """Pairs trained or waiting."""
+        return self._totals[self._source]
 
     def on_version(self, version: int) -> None:
         """A new weight version is out: more steps come into reach."""
-        reach = min(
-            (version + self._max_staleness + 1) * self._publish_interval,
-            self._num_steps,
-        )
-        for step in range(self._counted_steps + 1, reach + 1):
+        last_step = self._window.last_step(version)
+        for step in range(self._counted_steps + 1, last_step + 1):
             self._allowed += self._need(step)
-        self._counted_steps = max(self._counted_steps, reach)
+        self._counted_steps = max(self._counted_steps, last_step)
 
     @property
     def free(self) -> int:
         """Groups that may start."""
         places = max(0, self._allowed - self.accepted - self.running)
+        # Rounded up: see the module's docstring.
         return -(-places // self._pairs_per_group)
 
     def admit(self, most: int) -> int:
@@ -66,15 +90,18 @@ class Admission:
 
     def on_accepted(self) -> None:
         """A running group became its pairs."""
-        self.on_dropped()
-        self.accepted += self._pairs_per_group
+        self._end_group()
+        self._totals[self._source] += self._pairs_per_group
 
     def on_dropped(self) -> None:
-        """A running group came to nothing."""
-        assert self.running > 0
-        self.running -= self._pairs_per_group
+        """A running group was dropped."""
+        self._end_group()
 
     def on_discarded(self) -> None:
         """An accepted pair went stale or was refused by the learner."""
         assert self.accepted > 0
-        self.accepted -= 1
+        self._totals[self._source] -= 1
+
+    def _end_group(self) -> None:
+        assert self.running > 0
+        self.running -= self._pairs_per_group

@@ -16,6 +16,7 @@ from cluster.waiting import answer, answers
 from common.protocols import GenerationRequest, Handle, Tensors
 from common.records import (
     Dropped,
+    Judged,
     LoadReport,
     PreferencePair,
     Prompt,
@@ -24,7 +25,6 @@ from common.records import (
     Verdict,
     WeightManifest,
 )
-from reward.worker import Judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,7 @@ class LearnerClient:
         self, version: int
     ) -> tuple[Awaitable[WeightManifest], Awaitable[Tensors]]:
         """References to the manifest and the weights of rank 0, to be passed on to engines."""
+        # Gathering sharded weights is a collective: all ranks are called, rank 0 answers.
         published = [
             handle.call_split("publish", 2, version) for handle in self.handles
         ]
@@ -158,11 +159,16 @@ class LearnerClient:
         return await answers(calls, self.limit_s, "learner")
 
 
-async def start_all(
-    learner: LearnerClient, rollout: Sequence[RolloutClient]
-) -> list[dict[str, Any]]:
-    """Start learner ranks and engines side by side; returns reports, learner ranks first."""
-    ranks, *engines = await asyncio.gather(
-        learner.start(), *(client.start() for client in rollout)
-    )
-    return [*ranks, *engines]
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The actors of a run."""
+
+    rollout: Sequence[RolloutClient]
+    reward: Sequence[RewardClient]
+    learner: LearnerClient
+
+    async def start(self) -> list[dict[str, Any]]:
+        """Start learner ranks and engines side by side; returns reports, learner ranks first."""
+        engines = [client.start() for client in self.rollout]
+        ranks, *reports = await asyncio.gather(self.learner.start(), *engines)
+        return [*ranks, *reports]

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from actors.rollout import RolloutWorker
-from cluster.admission import Admission
+from cluster.clients import LearnerClient, RewardClient, RolloutClient, Workers
 from cluster.evaluate import write_scorecards
-from cluster.frontier import Frontier
 from cluster.grounding import grounding_gate, with_grounding
-from cluster.loop import Loop, Progress, Workers
+from cluster.loop import Loop
 from cluster.measure import evaluate, evaluation_prompts, read_measured, write_measured
-from cluster.online_pairs import OnlinePairs
 from cluster.placement import Bundle
-from cluster.producer import Producer
 from cluster.progress import ProgressReport
-from cluster.run_dir import RunDir, Saved
+from cluster.recorder import Recorder
+from cluster.run_dir import RunDir
 from cluster.samples_page import write_samples
-from cluster.training_data import check_sources, load_offline, load_prompts
-from cluster.waiting import answer, answers
+from cluster.training_data import TrainingData, load_training_data
 from common.chat import ChatEncoder
 from common.config import RunConfig
 from common.images import ImageStore
-from common.journal import Journal
-from common.metrics import MetricsWriter
 from common.paths import replace_directory
 from common.protocols import Handle, Runtime
 from common.records import Dropped, Prompt
-from common.sources import ONLINE_BDHS
 from learner.learner import Learner
-from learner.mixture import Mixture, build_mixture, online_counts
-from learner.replay import ReplayBuffer
 from reward.scorecard import Answers, Scorecard
 from reward.worker import RewardWorker
 
@@ -67,72 +58,66 @@ class Experiment:
         self.runtime = runtime
         self._bundles = bundles
         self._types = types or WorkerTypes()
-        self._pairs = OnlinePairs(run_dir.path / "pairs")
         self._scenes = ImageStore(run_dir.path / "evaluation" / "images")
-        self._journal = Journal(run_dir.path / "journal" / "events.jsonl")
+        self._recorder = Recorder(run_dir.path)
 
     async def run(self) -> tuple[Scorecard, Scorecard]:
         """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
-        saved = self.run_dir.latest()
-        prompts, offline = self._training_data()
+        # A checkpoint that cannot be read is refused before anything starts.
+        self.run_dir.latest()
+        data = self._load_data()
         workers = await self._start_workers()
         baseline = await self._score(
             "baseline", workers.rollout[0], workers.reward[0], None
         )
-        await self._train(saved, prompts, offline, workers)
-        for handle in (*workers.rollout, *workers.learner):
+        await self._train(data, workers)
+        for client in workers.rollout:
+            self.runtime.stop(client.handle)
+        for handle in workers.learner.handles:
             self.runtime.stop(handle)
         self._take_best()
-        final_worker = self._spawn(
-            "rollout/0", self._types.rollout, self.config, 0, str(self.run_dir.policy)
-        )
-        await self._answer(final_worker.call("start"), "rollout worker")
+        final_worker = self._spawn_rollout(0, str(self.run_dir.policy))
+        await final_worker.start()
         final = await self._score("final", final_worker, workers.reward[0], baseline[1])
         self._report(baseline, final)
         return baseline[0], final[0]
 
-    def _training_data(self) -> tuple[list[Prompt], list[Any]]:
-        """Prompts to sample from and offline pairs; rows that cannot be used are counted in the journal."""
-        config, dropped = self.config, list[Dropped]()
-        prompts = load_prompts(config, self._pairs.store, dropped)
-        offline = load_offline(config, dropped)
-        check_sources(config, offline)
+    def _load_data(self) -> TrainingData:
+        """Prompts and offline pairs; rows that cannot be used are counted in the journal."""
+        dropped: list[Dropped] = []
+        store = self._recorder.pairs.store
+        data = load_training_data(self.config, store, dropped)
         for row in dropped:
-            self._journal.write("row", id=row.id, outcome=row.reason, detail=row.detail)
-        return prompts, offline
+            self._recorder.row(row)
+        return data
 
     async def _start_workers(self) -> Workers:
-        """Start every actor at once and wait until each says that it is ready."""
-        config, types, ranks = self.config, self._types, self.config.learner.num_ranks
-        learner = [
-            self._spawn(f"learner/{i}", types.learner, config, i, ranks)
-            for i in range(ranks)
-        ]
-        rollout = [
-            self._spawn(f"rollout/{i}", types.rollout, config, i)
-            for i in range(config.rollout.num_workers)
-        ]
-        reward = [
-            self._spawn(f"reward/{i}", types.reward, config)
-            for i in range(config.reward.num_workers)
-        ]
-        address = await self._answer(learner[0].call("rendezvous"), "learner")
-        starting = [handle.call("start", *address) for handle in learner] + [
-            h.call("start") for h in rollout
-        ]
-        ready = await self._answers(starting, "a worker that starts")
-        self._journal.write("start", workers=ready)
-        for switch, reason in ready[0]["fallbacks"].items():
+        """Start every actor at once and wait until all say that they are ready."""
+        config, limit_s = self.config, self.config.loop.call_timeout_s
+        num_ranks = config.learner.num_ranks
+        ranks = []
+        for rank in range(num_ranks):
+            name = f"learner/{rank}"
+            ranks.append(
+                self._spawn(name, self._types.learner, config, rank, num_ranks)
+            )
+        engines = [self._spawn_rollout(i) for i in range(config.rollout.num_workers)]
+        judges = []
+        for index in range(config.reward.num_workers):
+            judge = self._spawn(f"reward/{index}", self._types.reward, config)
+            judges.append(RewardClient(judge, limit_s))
+        workers = Workers(engines, judges, LearnerClient(ranks, limit_s))
+        reports = await workers.start()
+        self._recorder.start(reports)
+        for switch, reason in reports[0]["fallbacks"].items():
             log.warning("learner.fast.%s is off: %s", switch, reason)
-        return Workers(rollout, reward, learner)
+        return workers
 
-    async def _answer(self, reference: Awaitable[Any], peer: str) -> Any:
-        return await answer(reference, self.config.loop.call_timeout_s, peer)
-
-    async def _answers(
-        self, references: Sequence[Awaitable[Any]], peer: str
-    ) -> list[Any]:
-        return await answers(references, self.config.loop.call_timeout_s, peer)
+    def _spawn_rollout(self, index: int, *model_path: str) -> RolloutClient:
+        worker = self._types.rollout
+        name = f"rollout/{index}"
+        handle = self._spawn(name, worker, self.config, index, *model_path)
+        return RolloutClient(handle, self.config.loop.call_timeout_s)
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
         bundle = next(bundle for bundle in self._bundles if bundle.name == name)
@@ -140,129 +125,41 @@ class Experiment:
             worker, *args, name=name, num_cpus=bundle.num_cpus, num_gpus=bundle.num_gpus
         )
 
-    async def _train(
-        self,
-        saved: Saved | None,
-        prompts: list[Prompt],
-        offline: list[Any],
-        workers: Workers,
-    ) -> None:
-        config, seed = self.config, self.config.run.seed
-        by_prompt = config.data.offline is not None and config.data.offline.by_prompt
-        buffer = ReplayBuffer(offline, seed, by_prompt)
-        mixture = build_mixture(config.mixture, config.learner, seed)
-        progress = Progress()
-        if saved is not None:
-            best = saved.state["best_step"], saved.state["best_score"]
-            progress = Progress(
-                saved.step,
-                saved.state["version"],
-                *best,
-                saved.state.get("trained", False),
-            )
-            buffer.load_state_dict(saved.state["buffer"])
-            self._journal.write("resume", step=saved.step)
-        frontier = Frontier(prompts, seed, saved.state["frontier"] if saved else None)
-        admissions = self._admissions(
-            mixture, progress.version, saved.state["accepted"] if saved else {}
-        )
-        producer = Producer(
-            config,
-            workers.reward,
-            frontier,
-            admissions,
-            buffer,
-            self._journal,
-            self._pairs,
-        )
-        if saved is not None:
-            producer.drops.update(saved.state["drops"])
+    async def _train(self, data: TrainingData, workers: Workers) -> None:
+        config = self.config
         validation, _ = evaluation_prompts(
             "validation",
             config.evaluation.validation_scenes,
             config.evaluation,
             self._scenes,
         )
-        await self._set_probe(workers, (validation or prompts)[0])
-        metrics = MetricsWriter(self.run_dir.path, progress.step + 1)
+        loop = Loop(config, self.run_dir, workers, data, self._recorder)
+        await self._set_probe(workers.learner, (validation or data.prompts)[0])
 
         async def validate(step: int) -> float:
             card, _ = await self._ask(
                 workers.rollout[0], workers.reward[0], (validation, []), None
             )
-            self._journal.write(
-                "validation",
-                step=step,
-                **card.model_dump(exclude={"intervals", "pope"}),
+            self._recorder.validation(
+                step, card.model_dump(exclude={"intervals", "pope"})
             )
             return card.selection
 
-        try:
-            with ProgressReport(
-                "training", config.learner.num_steps, progress.step
-            ) as bar:
-                loop = Loop(
-                    config,
-                    self.run_dir,
-                    workers,
-                    producer,
-                    mixture,
-                    self._journal,
-                    metrics,
-                    bar,
-                    validate,
-                    progress,
-                )
-                if saved is not None:
-                    await self._answers(
-                        [
-                            rank.call("load", str(saved.learner))
-                            for rank in workers.learner
-                        ],
-                        "learner",
-                    )
-                    await loop.publish(progress.version)
-                await loop.run()
-        finally:
-            metrics.close()
-            self._journal.sync()
-        self._pairs.finish()
+        with self._recorder.training(config.learner, loop.state.step):
+            await loop.run(validate)
 
-    def _admissions(
-        self, mixture: Mixture, version: int, accepted: Mapping[str, int]
-    ) -> dict[str, Admission]:
-        """One per online source, with the pairs accepted before a resume."""
-        loop, sources = self.config.loop, self.config.online_sources
-
-        def need(source: str, step: int) -> int:
-            return online_counts(mixture, step - 1, sources)[source]
-
-        admissions = {
-            source: Admission(
-                partial(need, source),
-                self.config.learner.num_steps,
-                loop.publish_interval,
-                loop.max_staleness,
-                version,
-                1 if source == ONLINE_BDHS else self.config.pairs_per_group,
-            )
-            for source in sources
-        }
-        for source, count in accepted.items():
-            admissions[source].accepted = count
-        return admissions
-
-    async def _set_probe(self, workers: Workers, prompt: Prompt) -> None:
-        """The learner will find log-probs of this answer with each published version, the engine must find the same."""
+    async def _set_probe(self, learner: LearnerClient, prompt: Prompt) -> None:
+        """Learner and engine must find the same log-probs of this answer with every published version."""
         encoder = ChatEncoder(self.config.model.path, self.config.model.max_length)
         response = encoder.encode_response(prompt.reference or "yes")
-        await self._answers(
-            [rank.call("set_probe", prompt, response) for rank in workers.learner],
-            "learner",
-        )
+        await learner.set_probe(prompt, response)
 
     async def _score(
-        self, name: str, rollout: Handle, reward: Handle, baseline: Answers | None
+        self,
+        name: str,
+        rollout: RolloutClient,
+        reward: RewardClient,
+        baseline: Answers | None,
     ) -> tuple[Scorecard, Answers]:
         """The scorecard of what the engine holds now on the test split; kept on disk, so that a resume reads it."""
         path = self.run_dir.path / "evaluation" / f"{name}.json"
@@ -280,7 +177,7 @@ class Experiment:
     async def _look_away(
         self,
         found: tuple[Scorecard, Answers],
-        rollout: Handle,
+        rollout: RolloutClient,
         captions: list[Prompt],
         baseline: Answers | None,
         name: str,
@@ -288,38 +185,34 @@ class Experiment:
         """The grounding gate on top of a scorecard."""
         gate = grounding_gate(self.config, captions, self._scenes)
 
-        async def score(answers: Any) -> Any:
-            return await self._answer(rollout.call("score", answers), "rollout worker")
-
         with ProgressReport(f"grounding {name}", gate.num_scored) as bar:
             settings = self.config.evaluation
             return await with_grounding(
-                found, score, gate, baseline, settings, lambda n: bar.advance(count=n)
+                found,
+                rollout.score,
+                gate,
+                baseline,
+                settings,
+                lambda n: bar.advance(count=n),
             )
 
     async def _ask(
         self,
-        rollout: Handle,
-        reward: Handle,
+        rollout: RolloutClient,
+        reward: RewardClient,
         prompts: tuple[list[Prompt], list[Prompt]],
         baseline: Answers | None,
         title: str | None = None,
     ) -> tuple[Scorecard, Answers]:
-        async def generate(requests: Any) -> Any:
-            return await self._answer(
-                rollout.call("generate", requests), "rollout worker"
-            )
-
-        async def judge(groups: Any) -> Any:
-            return await self._answer(reward.call("judge", groups), "reward worker")
-
         settings, limit = self.config.evaluation, self.config.rollout.max_tokens
         if title is None:
-            return await evaluate(generate, judge, *prompts, baseline, settings, limit)
+            return await evaluate(
+                rollout.generate, reward.judge, *prompts, baseline, settings, limit
+            )
         with ProgressReport(f"scoring {title}", sum(map(len, prompts))) as bar:
             return await evaluate(
-                generate,
-                judge,
+                rollout.generate,
+                reward.judge,
                 *prompts,
                 baseline,
                 settings,
@@ -329,9 +222,11 @@ class Experiment:
 
     def _take_best(self) -> None:
         """`policy/` is the checkpoint that validation picked."""
-        saved = self.run_dir.latest()
-        assert saved is not None, "the last step always leaves a checkpoint"
-        best = self.run_dir.checkpoint(saved.state["best_step"]) / "policy"
+        checkpoint = self.run_dir.latest()
+        assert checkpoint is not None, "the last step always leaves a checkpoint"
+        best_step = checkpoint.state.best_step
+        assert best_step is not None, "a checkpoint always knows the best one"
+        best = self.run_dir.checkpoint(best_step) / "policy"
         with replace_directory(self.run_dir.policy) as folder:
             shutil.copytree(best, folder, dirs_exist_ok=True)
 

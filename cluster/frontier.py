@@ -4,62 +4,75 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import PlainSerializer
 
 from common.records import Prompt
 from common.seeding import derive_seed
 
+SortedIds = Annotated[set[str], PlainSerializer(sorted, return_type=list[str])]
+"""A set that is written to disk in the same order every time."""
 
-class Frontier:
+
+@dataclass(slots=True)
+class SamplerState:
+    """The first epoch that is not finished, and the groups that are: of this epoch and of later ones already begun."""
+
+    epoch: int = 0
+    finished: SortedIds = field(default_factory=set)
+
+
+class PromptSampler:
     """Hands out (group id, prompt). A group id is `EPOCH:PROMPT_ID`; unfinished groups come again after a resume."""
 
     def __init__(
         self,
         prompts: Sequence[Prompt],
         seed: int,
-        state: Mapping[str, Any] | None = None,
+        state: SamplerState | None = None,
     ) -> None:
+        """Start with the first epoch, or continue at a saved `state`, which is advanced in place."""
         assert prompts, "the caller refuses an empty prompt set"
+        self.state = state or SamplerState()
         self._prompts = {prompt.id: prompt for prompt in prompts}
         self._seed = seed
-        state = state or {"epoch": 0, "finished": []}
-        self._epoch = int(state["epoch"])
-        self._finished: set[str] = set(state["finished"])
-        self._queue = deque(
-            group_id
-            for group_id in self._order(self._epoch)
-            if group_id not in self._finished
-        )
-        self._ahead = 0
+        # Epochs handed out beyond `state.epoch`.
+        self._num_ahead = 0
+        self._queue: deque[str] = deque()
+        self._enqueue(self.state.epoch)
 
     def next(self) -> tuple[str, Prompt]:
         """The next group; starts another epoch when this one is handed out."""
         while not self._queue:
-            self._ahead += 1
-            order = self._order(self._epoch + self._ahead)
-            self._queue.extend(
-                group_id for group_id in order if group_id not in self._finished
-            )
+            self._num_ahead += 1
+            self._enqueue(self.state.epoch + self._num_ahead)
         group_id = self._queue.popleft()
-        return group_id, self._prompts[group_id.partition(":")[2]]
+        prompt_id = group_id.partition(":")[2]
+        return group_id, self._prompts[prompt_id]
 
     def finish(self, group_id: str) -> None:
-        """The group came to a pair or a counted drop; it will not be handed out again."""
-        self._finished.add(group_id)
-        while (
-            len(self._finished) >= len(self._prompts)
-            and (done := set(self._order(self._epoch))) <= self._finished
-        ):
-            self._finished -= done
-            self._epoch += 1
-            self._ahead -= 1
+        """The group became pairs or a counted drop; it will not be handed out again."""
+        state = self.state
+        state.finished.add(group_id)
+        # Cheap test first: an epoch is only drawn again when it can be complete.
+        while len(state.finished) >= len(self._prompts):
+            epoch_ids = set(self._order(state.epoch))
+            if not epoch_ids <= state.finished:
+                return
+            state.finished -= epoch_ids
+            state.epoch += 1
+            self._num_ahead -= 1
 
-    def state(self) -> dict[str, Any]:
-        """JSON-able; `finished` holds ids of the current epoch and of later ones already begun."""
-        return {"epoch": self._epoch, "finished": sorted(self._finished)}
+    def _enqueue(self, epoch: int) -> None:
+        for group_id in self._order(epoch):
+            if group_id not in self.state.finished:
+                self._queue.append(group_id)
 
     def _order(self, epoch: int) -> list[str]:
+        """The group ids of an epoch: a function of (seed, epoch)."""
         ids = sorted(self._prompts)
         random.Random(derive_seed(self._seed, "frontier", epoch)).shuffle(ids)
         return [f"{epoch}:{prompt_id}" for prompt_id in ids]

@@ -28,20 +28,17 @@ class ProgressReport:
     """
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self.what, self.total, self.done, self._first = what, total, done, done
-        self._began, self._next_line_s = time.monotonic(), FIRST_LINE_S
+        self.what = what
+        self.total = total
+        self.done = done
+        self._done_before = done
+        self._began = time.monotonic()
+        self._next_line_s = FIRST_LINE_S
         self._unprinted = ""
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            self._bar = _make_bar()
             self._task = self._bar.add_task(what, total=total, completed=done, note="")
 
     def __enter__(self) -> ProgressReport:
@@ -63,12 +60,13 @@ class ProgressReport:
     @property
     def elapsed_s(self) -> float:
         """Seconds since this process began counting."""
+        # Never 0: it divides.
         return max(time.monotonic() - self._began, 1e-9)
 
     @property
     def rate(self) -> float:
         """Steps per second since this process began counting."""
-        return (self.done - self._first) / self.elapsed_s
+        return (self.done - self._done_before) / self.elapsed_s
 
     def advance(self, note: str = "", count: int = 1) -> None:
         """`count` more are done."""
@@ -77,15 +75,26 @@ class ProgressReport:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=text)
             return
-        left = (self.total - self.done) / max(self.rate, 1e-9)
-        self._unprinted = (
-            f"{self.what}: {self.done}/{self.total}, {text}, {left:.0f} s left"
-        )
+        left_s = (self.total - self.done) / max(self.rate, 1e-9)
+        counts = f"{self.done}/{self.total}"
+        self._unprinted = f"{self.what}: {counts}, {text}, {left_s:.0f} s left"
         if self.elapsed_s >= self._next_line_s:
             self._next_line_s = self.elapsed_s + LINE_INTERVAL_S
             self._print()
 
     def _print(self) -> None:
+        # The last line of a job may have been printed by the last `advance` already.
         if self._unprinted:
             print(self._unprinted, file=sys.stderr, flush=True)
         self._unprinted = ""
+
+
+def _make_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

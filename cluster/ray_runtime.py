@@ -14,14 +14,16 @@ from common.config import Cluster
 from common.errors import UserError
 from common.protocols import Handle
 
-KNOCK_S = 10.0
+CONNECT_LIMIT_S = 10.0
 
 
-def _import_ray(local: bool) -> ModuleType:
-    """Ray reads its environment at import. A local cluster binds to loopback, as Ray does on Windows and macOS."""
+def _import_ray(is_local: bool) -> ModuleType:
+    """Import Ray with the environment that it reads at import."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # An actor without GPUs must not see those of the machine.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    if local:
+    if is_local:
+        # Bind to loopback, as Ray does on Windows and macOS.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     import ray
@@ -30,11 +32,12 @@ def _import_ray(local: bool) -> ModuleType:
     return ray
 
 
-def _knock(address: str) -> None:
-    """Fail at once where nobody listens; Ray itself would try for minutes."""
+def _check_listening(address: str) -> None:
+    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        peer = (host.strip("[]"), int(port))
+        socket.create_connection(peer, timeout=CONNECT_LIMIT_S).close()
 
 
 class RayHandle:
@@ -59,19 +62,20 @@ class RayHandle:
 
     def retire(self) -> Any:
         """The actor, to be killed; no call is sent to it any more."""
-        actor, self._stopped = self.actor, True
+        actor = self.actor
+        self._stopped = True
         return actor
 
     def call(self, method: str, *args: Any) -> Awaitable[Any]:
-        reference: Awaitable[Any] = getattr(self.actor, method).remote(*args)
+        remote_method = getattr(self.actor, method)
+        reference: Awaitable[Any] = remote_method.remote(*args)
         return reference
 
     def call_split(
         self, method: str, num_returns: int, *args: Any
     ) -> Sequence[Awaitable[Any]]:
-        references: Sequence[Awaitable[Any]] = (
-            getattr(self.actor, method).options(num_returns=num_returns).remote(*args)
-        )
+        remote_method = getattr(self.actor, method).options(num_returns=num_returns)
+        references: Sequence[Awaitable[Any]] = remote_method.remote(*args)
         return references
 
 
@@ -86,62 +90,68 @@ class RayRuntime:
         self._config = config
         self._actors: list[Any] = []
         self._group: Any = None
-        self._index: dict[str, int] = {}
+        self._bundle_index: dict[str, int] = {}
         address = config.address or os.environ.get("RAY_ADDRESS")
-        self._ray = _import_ray(local=not address)
-        quiet: dict[str, Any] = {
-            "logging_level": logging.WARNING,
-            "log_to_driver": bool(os.environ.get("SIGHTLINE_DEBUG")),
-        }
-        try:
-            if address:
-                _knock(address)
-                self._ray.init(address=address, **quiet)
-            else:
-                self._ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    object_store_memory=1 << 29,
-                    **quiet,
-                )
-        except (
-            Exception
-        ) as error:  # Ray raises it bare where its node does not come up in time
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"cluster.address: expected a running Ray cluster at {address}, got: {first}; start one with "
-                "`ray start --head` or leave the address out"
-                if address
-                else f"cluster: expected Ray to start on this machine, got: {first}; free processors or memory and try "
-                "again, or give cluster.address"
-            ) from error
+        self._ray = _import_ray(is_local=not address)
+        self._connect(address)
         try:
             self._reserve(bundles)
         except BaseException:
             self.shutdown()
             raise
 
+    def _connect(self, address: str | None) -> None:
+        options: dict[str, Any] = {
+            "logging_level": logging.WARNING,
+            "log_to_driver": bool(os.environ.get("SIGHTLINE_DEBUG")),
+        }
+        if address:
+            options["address"] = address
+            remedy = "start one with `ray start --head` or leave the address out"
+            expected = f"cluster.address: expected a running Ray cluster at {address}"
+        else:
+            options["address"] = "local"
+            options["include_dashboard"] = False
+            options["object_store_memory"] = 1 << 29
+            remedy = "free processors or memory and try again, or give cluster.address"
+            expected = "cluster: expected Ray to start on this machine"
+        try:
+            if address:
+                _check_listening(address)
+            self._ray.init(**options)
+        # Ray raises a bare Exception where its node does not come up in time.
+        except Exception as error:
+            lines = str(error).splitlines()
+            reason = lines[0] if lines else type(error).__name__
+            raise UserError(f"{expected}, got: {reason}; {remedy}") from error
+
     def _reserve(self, bundles: Sequence[Bundle]) -> None:
         """Take all resources at once, so that two half-started runs cannot wait for each other."""
         if not bundles:
             return
-        have = self._ray.cluster_resources()
-        for resource, field in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-            need = sum(getattr(bundle, field) for bundle in bundles)
-            if need > have.get(resource, 0):
-                raise UserError(
-                    f"placement: expected {need:g} {resource}s for {len(bundles)} actors, got "
-                    f"{have.get(resource, 0):g} in the cluster; lower rollout.{field}, learner.{field} or num_workers"
-                )
-        placed = [bundle for bundle in bundles if bundle.num_cpus or bundle.num_gpus]
-        self._index = {bundle.name: index for index, bundle in enumerate(placed)}
-        self._group = self._ray.util.placement_group(
-            [{"CPU": b.num_cpus, "GPU": b.num_gpus} for b in placed], strategy="PACK"
-        )
-        if not self._group.wait(self._config.start_timeout_s):
+        self._check_size("CPU", "num_cpus", bundles)
+        self._check_size("GPU", "num_gpus", bundles)
+        resources: list[dict[str, float]] = []
+        for bundle in bundles:
+            # Ray refuses a bundle without resources; such an actor needs no place.
+            if bundle.num_cpus or bundle.num_gpus:
+                self._bundle_index[bundle.name] = len(resources)
+                resources.append({"CPU": bundle.num_cpus, "GPU": bundle.num_gpus})
+        self._group = self._ray.util.placement_group(resources, strategy="PACK")
+        limit_s = self._config.start_timeout_s
+        if not self._group.wait(limit_s):
             raise UserError(
-                f"placement: expected the reservation within {self._config.start_timeout_s:g} s, got none; other jobs "
+                f"placement: expected the reservation within {limit_s:g} s, got none; other jobs "
                 "hold the resources: `ray status` lists them"
+            )
+
+    def _check_size(self, resource: str, field: str, bundles: Sequence[Bundle]) -> None:
+        wanted = sum(getattr(bundle, field) for bundle in bundles)
+        available = self._ray.cluster_resources().get(resource, 0)
+        if wanted > available:
+            raise UserError(
+                f"placement: expected {wanted:g} {resource}s for {len(bundles)} actors, got "
+                f"{available:g} in the cluster; lower rollout.{field}, learner.{field} or num_workers"
             )
 
     def spawn(
@@ -153,13 +163,16 @@ class RayRuntime:
             "num_gpus": num_gpus,
             "max_restarts": 0,
         }
-        if self._group is not None and name in self._index:
+        if name in self._bundle_index:
+            strategies = self._ray.util.scheduling_strategies
             options["scheduling_strategy"] = (
-                self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-                    self._group, placement_group_bundle_index=self._index[name]
+                strategies.PlacementGroupSchedulingStrategy(
+                    self._group,
+                    placement_group_bundle_index=self._bundle_index[name],
                 )
             )
-        actor: Any = self._ray.remote(**options)(worker).remote(*args)
+        actor_class = self._ray.remote(**options)(worker)
+        actor: Any = actor_class.remote(*args)
         self._actors.append(actor)
         return RayHandle(actor)
 

@@ -12,59 +12,54 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from cluster.run_state import RunState
 from common.config import RunConfig
 from common.errors import UserError
 from common.paths import recover_directory, replace_file
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """A whole checkpoint. `state` is the controller's half (see cluster/loop.py), `learner` the learner's folder."""
+class Checkpoint:
+    """A whole checkpoint: the controller's state and the folder of the learner's."""
 
-    step: int
     learner: Path
-    state: dict[str, Any]
-
-
-class _State(dict[str, Any]):
-    """A state.json; a key that is looked up and not there means that the file is not whole."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(_read_json(path))
-        self._path = path
-
-    def __missing__(self, key: str) -> Any:
-        raise _unreadable(self._path, f"none with the key {key!r}")
+    state: RunState
 
 
 class RunDir:
     """Paths of one run. Opening it checks that it is empty, or that --resume continues the same config."""
 
     def __init__(self, config: RunConfig, resume: bool) -> None:
-        """Claims the directory.
+        """Claim the directory.
 
         Raises:
             UserError: it holds another config, or a run and `resume` is off.
         """
         self.path = config.run.dir.resolve()
         resolved = json.loads(config.model_dump_json())
-        existing = self.path / "config.json"
-        if existing.exists():
-            found = _read_json(existing)
-            different = _first_difference(resolved, found)
-            if different:
-                key, ours, theirs = different
-                raise UserError(
-                    f"run.dir: expected {self.path} to hold this config, got another one ({key} is {theirs!r} there, "
-                    f"{ours!r} here); choose another --run.dir"
-                )
-            if not resume:
-                raise UserError(
-                    f"run.dir: expected an empty directory, got {self.path} with a run in it; add --resume to continue "
-                    "it or choose another --run.dir"
-                )
+        config_file = self.path / "config.json"
+        if config_file.exists():
+            self._check_same_run(resolved, _read_json(config_file), resume)
         self.path.mkdir(parents=True, exist_ok=True)
-        replace_file(existing, json.dumps(resolved, indent=2) + "\n")
+        replace_file(config_file, json.dumps(resolved, indent=2) + "\n")
+
+    def _check_same_run(
+        self, config: dict[str, Any], existing: dict[str, Any], resume: bool
+    ) -> None:
+        difference = _first_difference(config, existing)
+        if difference is not None:
+            key, ours, theirs = difference
+            raise UserError(
+                f"run.dir: expected {self.path} to hold this config, got another one ({key} is {theirs!r} there, "
+                f"{ours!r} here); choose another --run.dir"
+            )
+        if not resume:
+            raise UserError(
+                f"run.dir: expected an empty directory, got {self.path} with a run in it; add --resume to continue "
+                "it or choose another --run.dir"
+            )
 
     @property
     def checkpoints(self) -> Path:
@@ -77,33 +72,52 @@ class RunDir:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:06d}"
 
-    def latest(self) -> Saved | None:
+    def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, None when there is none.
 
         Raises:
             UserError: the newest one cannot be read.
         """
         recover_directory(self.policy)
-        for found in sorted(self.checkpoints.glob("step_*"), reverse=True):
-            state = _State(found / "state.json")
-            return Saved(int(state["step"]), found / "learner", state)
-        return None
+        folders = sorted(self.checkpoints.glob("step_*"))
+        if not folders:
+            return None
+        return Checkpoint(folders[-1] / "learner", _read_state(folders[-1]))
 
     def keep(self, newest: int, best_step: int | None) -> None:
         """Delete all checkpoints but the newest few and the one that validation picked."""
-        for old in sorted(self.checkpoints.glob("step_*"))[:-newest]:
-            if best_step is None or old != self.checkpoint(best_step):
-                shutil.rmtree(old)
+        for folder in sorted(self.checkpoints.glob("step_*"))[:-newest]:
+            if best_step is None or folder != self.checkpoint(best_step):
+                shutil.rmtree(folder)
+
+
+def _read_state(folder: Path) -> RunState:
+    path = folder / "state.json"
+    try:
+        return RunState.restored(_read_json(path))
+    except ValidationError as error:
+        raise _unreadable(path, _describe(error)) from error
+
+
+def _describe(error: ValidationError) -> str:
+    """One line: the keys that are missing, or the first one that is wrong."""
+    missing = []
+    for problem in error.errors():
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] != "missing":
+            return f"one with a wrong {key!r} ({problem['msg']})"
+        missing.append(repr(key))
+    return f"one without {', '.join(missing)}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    if not isinstance(found, dict):
-        raise _unreadable(path, f"a {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise _unreadable(path, f"a {type(content).__name__}")
+    return content
 
 
 def _unreadable(path: Path, got: object) -> UserError:
@@ -115,12 +129,12 @@ def _unreadable(path: Path, got: object) -> UserError:
 def _first_difference(
     ours: Any, theirs: Any, key: str = ""
 ) -> tuple[str, Any, Any] | None:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for name in sorted({*ours, *theirs}):
-            found = _first_difference(
-                ours.get(name), theirs.get(name), f"{key}.{name}" if key else name
-            )
-            if found:
-                return found
-        return None
-    return None if ours == theirs else (key, ours, theirs)
+    """The first key path whose values differ, with both values."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return None if ours == theirs else (key, ours, theirs)
+    for name in sorted({*ours, *theirs}):
+        path = f"{key}.{name}" if key else name
+        difference = _first_difference(ours.get(name), theirs.get(name), path)
+        if difference is not None:
+            return difference
+    return None

@@ -15,20 +15,15 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torn = (
-            path.exists()
-            and path.stat().st_size > 0
-            and path.read_bytes()[-1:] != b"\n"
-        )
+        is_torn = _ends_inside_a_line(path)
         self._file = path.open("a", encoding="utf-8")
-        if torn:
+        if is_torn:
             self._file.write("\n")
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event; buffered until `sync`."""
-        self._file.write(
-            json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
-        )
+        line = {"event": event, "time": round(time.time(), 3), **fields}
+        self._file.write(json.dumps(line) + "\n")
 
     def sync(self) -> None:
         """Flush to the disk itself. Called once per learner step."""
@@ -49,4 +44,12 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:
+                # Cut by a crash; the run went on in a new line.
                 continue
+
+
+def _ends_inside_a_line(path: Path) -> bool:
+    if not path.exists():
+        return False
+    content = path.read_bytes()
+    return bool(content) and not content.endswith(b"\n")

@@ -15,20 +15,21 @@ class MetricsWriter:
 
     def __init__(self, run_dir: Path, first_step: int) -> None:
         """`first_step` is the next step that will be written, counted from 1."""
+        # Imports torch: not when a file that only reads metrics is imported.
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._path = run_dir / "metrics.jsonl"
-        if self._path.exists():
-            kept = [
-                line for line in read_lines(self._path) if line["step"] < first_step
-            ]
-            replace_file(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)  # type: ignore[no-untyped-call]
+        path = run_dir / "metrics.jsonl"
+        if path.exists():
+            _drop_lines_from(path, first_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(  # type: ignore[no-untyped-call]
+            str(run_dir / "tensorboard"), purge_step=first_step
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one step, durably."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        line = {"step": step, **values}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         for name, value in values.items():
@@ -46,5 +47,12 @@ def read_lines(path: Path) -> list[dict[str, float]]:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
+            # Cut by a crash.
             continue
     return lines
+
+
+def _drop_lines_from(path: Path, first_step: int) -> None:
+    kept = [line for line in read_lines(path) if line["step"] < first_step]
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    replace_file(path, text)

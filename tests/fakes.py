@@ -7,6 +7,7 @@ import inspect
 import json
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from common.records import (
 )
 from common.seeding import derive_seed
 
-IMAGE_TOKEN, EOS = 4, 2
+BOS, EOS, IMAGE_TOKEN = 1, 2, 4
 
 
 class LocalHandle:
@@ -56,15 +57,17 @@ class LocalHandle:
 
     async def _run(self, method: str, args: Sequence[Any]) -> Any:
         assert not self.stopped, f"{method} called on a stopped worker"
-        read_args = [
-            await arg if isinstance(arg, asyncio.Future) else arg for arg in args
-        ]
+        # As on Ray, references are read by the receiver.
+        values = list(args)
+        for index, arg in enumerate(args):
+            if isinstance(arg, asyncio.Future):
+                values[index] = await arg
         function = getattr(self.worker, method)
         if inspect.iscoroutinefunction(function):
-            return await function(*read_args)
+            return await function(*values)
         async with self._lock:
             await asyncio.sleep(0)
-            return function(*read_args)
+            return function(*values)
 
 
 class LocalRuntime:
@@ -109,99 +112,94 @@ class FakeEngine:
     async def generate(
         self, requests: Sequence[GenerationRequest]
     ) -> list[RolloutGroup | Dropped]:
-        first = self._version
-        results = [self._one(request, first) for request in requests]
+        results = [self._complete(request) for request in requests]
+        # New weights may arrive here, as in the middle of a real call.
         await asyncio.sleep(self._delay_s)
-        return [self._stamped(result, self._version) for result in results]
+        return [self._with_last_version(result) for result in results]
 
-    def _one(self, request: GenerationRequest, version: int) -> RolloutGroup | Dropped:
-        try:
-            for ref in request.prompt.images:
-                read(ref)
-            ids = self._prompt_ids(request.prompt)
-        except Refused as error:
-            return Dropped(request.id, error.reason, str(error))
-        completions = []
-        for index in range(request.num_completions):
-            seed = derive_seed(request.seed or 0, request.id, index, version)
-            greedy = request.temperature == 0
-            text = self._phrases[0 if greedy else seed % len(self._phrases)]
-            words = text.encode()[: request.max_tokens]
-            whole = len(words) < request.max_tokens
-            tokens = (*(10 + byte for byte in words), *((EOS,) if whole else ()))
-            completions.append(
-                Completion(
-                    tokens, text, version, version, "stop" if whole else "length"
-                )
-            )
+    def _complete(self, request: GenerationRequest) -> RolloutGroup | Dropped:
+        prompt_ids = self._read_prompt(request.id, request.prompt)
+        if isinstance(prompt_ids, Dropped):
+            return prompt_ids
+        indices = range(request.num_completions)
+        completions = [self._completion(request, index) for index in indices]
         return RolloutGroup(
-            request.id, request.prompt, ids, ids.count(IMAGE_TOKEN), tuple(completions)
+            id=request.id,
+            prompt=request.prompt,
+            prompt_token_ids=prompt_ids,
+            num_image_tokens=prompt_ids.count(IMAGE_TOKEN),
+            completions=tuple(completions),
         )
+
+    def _completion(self, request: GenerationRequest, index: int) -> Completion:
+        seed = derive_seed(request.seed or 0, request.id, index, self._version)
+        phrase = 0 if request.temperature == 0 else seed % len(self._phrases)
+        text = self._phrases[phrase]
+        tokens = _text_ids(text)[: request.max_tokens]
+        is_whole = len(tokens) < request.max_tokens
+        return Completion(
+            token_ids=(*tokens, EOS) if is_whole else tokens,
+            text=text,
+            min_weight_version=self._version,
+            max_weight_version=self._version,
+            finish_reason="stop" if is_whole else "length",
+        )
+
+    def _read_prompt(self, id: str, prompt: Prompt) -> tuple[int, ...] | Dropped:
+        """The prompt's token ids, or why it cannot be run."""
+        try:
+            for image in prompt.images:
+                read(image)
+            return self._prompt_ids(prompt)
+        except Refused as error:
+            return Dropped(id, error.reason, str(error))
 
     def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        slots = sum(
-            part.kind == "image"
-            for message in prompt.messages
-            for part in message.parts
-        )
-        if slots != len(prompt.images):
-            raise Refused(
+        parts = [part for message in prompt.messages for part in message.parts]
+        num_slots = sum(part.kind == "image" for part in parts)
+        if num_slots != len(prompt.images):
+            raise PromptError(
                 "image_count",
-                f"prompt {prompt.id}: {len(prompt.images)} images for {slots} parts",
+                f"prompt {prompt.id}: {len(prompt.images)} images for {num_slots} parts",
             )
-        text = "".join(
-            part.text for message in prompt.messages for part in message.parts
-        )
-        ids = (1, *(IMAGE_TOKEN,) * 4 * slots, *(10 + byte for byte in text.encode()))
+        image_ids = (IMAGE_TOKEN,) * 4 * num_slots
+        text = "".join(part.text for part in parts)
+        ids = (BOS, *image_ids, *_text_ids(text))
         if len(ids) >= self._max_length:
-            raise Refused("prompt_too_long", f"prompt {prompt.id}: {len(ids)} tokens")
+            raise PromptError(
+                "prompt_too_long", f"prompt {prompt.id}: {len(ids)} tokens"
+            )
         return ids
 
-    def _stamped(
-        self, result: RolloutGroup | Dropped, version: int
+    def _with_last_version(
+        self, result: RolloutGroup | Dropped
     ) -> RolloutGroup | Dropped:
-        if (
-            isinstance(result, Dropped)
-            or version == result.completions[0].min_weight_version
-        ):
+        """The engine may hold newer weights by the time that a call ends."""
+        if isinstance(result, Dropped):
             return result
-        stamped = tuple(
-            Completion(
-                c.token_ids, c.text, c.min_weight_version, version, c.finish_reason
-            )
-            for c in result.completions
-        )
-        return RolloutGroup(
-            result.id,
-            result.prompt,
-            result.prompt_token_ids,
-            result.num_image_tokens,
-            stamped,
-        )
+        version = self._version
+        completions = [
+            replace(completion, max_weight_version=version)
+            for completion in result.completions
+        ]
+        return replace(result, completions=tuple(completions))
 
     async def token_logprobs(
         self, prompt: Prompt, token_ids: Sequence[int]
     ) -> tuple[float, ...]:
-        seen = derive_seed(*(ref.sha256 for ref in prompt.images)) % 1000 / 1000
-        return tuple(-1.0 - seen - self._bias - token / 1000 for token in token_ids)
+        return fake_logprobs(prompt, token_ids, self._bias)
 
     async def score(
         self, answers: Sequence[tuple[Prompt, str]]
     ) -> list[tuple[float, ...] | Dropped]:
         results: list[tuple[float, ...] | Dropped] = []
         for prompt, text in answers:
-            try:
-                for ref in prompt.images:
-                    read(ref)
-                self._prompt_ids(prompt)
-            except Refused as error:
-                results.append(Dropped(prompt.id, error.reason, str(error)))
+            prompt_ids = self._read_prompt(prompt.id, prompt)
+            if isinstance(prompt_ids, Dropped):
+                results.append(prompt_ids)
             else:
-                results.append(
-                    await self.token_logprobs(
-                        prompt, (*(10 + byte for byte in text.encode()), EOS)
-                    )
-                )
+                answer_ids = (*_text_ids(text), EOS)
+                results.append(await self.token_logprobs(prompt, answer_ids))
         return results
 
     async def load_weights(
@@ -211,28 +209,40 @@ class FakeEngine:
             raise RuntimeError(
                 f"version {manifest.version}: the checksum does not fit the tensors"
             )
-        self._version, self._bias = manifest.version, float(tensors["bias"][0])
-        error = None
-        if manifest.probe is not None:
-            found = await self.token_logprobs(
-                manifest.probe.prompt, manifest.probe.token_ids
-            )
-            error = max(
-                abs(a - b)
-                for a, b in zip(found, manifest.probe.token_logprobs, strict=True)
-            )
-        return LoadReport(manifest.version, error, 0.0)
+        self._version = manifest.version
+        self._bias = float(tensors["bias"][0])
+        probe = manifest.probe
+        if probe is None:
+            return LoadReport(manifest.version, None, 0.0)
+        logprobs = await self.token_logprobs(probe.prompt, probe.token_ids)
+        differences = np.subtract(logprobs, probe.token_logprobs)
+        probe_error = float(np.abs(differences).max())
+        return LoadReport(manifest.version, probe_error, 0.0)
 
     async def close(self) -> None:
         return None
 
 
+def _text_ids(text: str) -> tuple[int, ...]:
+    """One token per byte, after the special ones."""
+    return tuple(10 + byte for byte in text.encode())
+
+
+def fake_logprobs(
+    prompt: Prompt, token_ids: Sequence[int], weight: float
+) -> tuple[float, ...]:
+    """A log-prob per token that depends on the images, on the weights and on the token."""
+    hashes = [image.sha256 for image in prompt.images]
+    of_images = derive_seed(*hashes) % 1000 / 1000
+    return tuple(-1.0 - of_images - weight - token / 1000 for token in token_ids)
+
+
 def fake_checksum(tensors: Tensors) -> str:
-    return str(
-        derive_seed(
-            *(f"{name}{np.asarray(tensors[name]).tolist()}" for name in sorted(tensors))
-        )
-    )
+    parts = []
+    for name in sorted(tensors):
+        values = np.asarray(tensors[name]).tolist()
+        parts.append(f"{name}{values}")
+    return str(derive_seed(*parts))
 
 
 class FakeRolloutWorker:
@@ -249,7 +259,6 @@ class FakeRolloutWorker:
     ) -> None:
         self.engine = FakeEngine(self.phrases, self.delay_s)
         self._bdhs = OnlineBdhsSampler(config, lambda prompt: 4)
-        self.loaded: list[int] = []
 
     async def start(self) -> dict[str, Any]:
         return {"engine": "fake", "weight_version": self.engine.weight_version}
@@ -270,7 +279,6 @@ class FakeRolloutWorker:
         return await self.engine.score(answers)
 
     async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
-        self.loaded.append(manifest.version)
         return await self.engine.load_weights(manifest, tensors)
 
     async def close(self) -> None:
@@ -284,7 +292,6 @@ class FakeLearner:
 
     def __init__(self, config: RunConfig, rank: int = 0, world_size: int = 1) -> None:
         self.weight = 0
-        self.trained: list[tuple[int, tuple[str, ...]]] = []
 
     def rendezvous(self) -> tuple[str, int]:
         return "127.0.0.1", 1
@@ -301,32 +308,34 @@ class FakeLearner:
         await asyncio.sleep(self.step_s)
         self.weight += len(pairs)
         ids = tuple(pair.id for pair in pairs)
-        self.trained.append((step, ids))
-        return StepResult(
-            step, {"loss": 1.0 / step, "rewards/margins": float(step)}, ids
-        ), []
+        metrics = {"loss": 1.0 / step, "rewards/margins": float(step)}
+        return StepResult(step, metrics, ids), []
 
     def publish(self, version: int) -> tuple[WeightManifest, Mapping[str, Any]]:
         tensors = {"bias": np.array([float(self.weight)], dtype=np.float32)}
         prompt, token_ids = self._probe
-        seen = derive_seed(*(ref.sha256 for ref in prompt.images)) % 1000 / 1000
-        logprobs = tuple(
-            -1.0 - seen - self.weight - token / 1000 for token in token_ids
+        logprobs = fake_logprobs(prompt, token_ids, self.weight)
+        manifest = WeightManifest(
+            version,
+            fake_checksum(tensors),
+            num_tensors=1,
+            num_bytes=4,
+            change_norm=float(self.weight),
+            probe=LogprobProbe(prompt, token_ids, logprobs),
         )
-        probe = LogprobProbe(prompt, token_ids, logprobs)
-        return WeightManifest(
-            version, fake_checksum(tensors), 1, 4, float(self.weight), probe
-        ), tensors
+        return manifest, tensors
 
     def save(self, directory: str) -> None:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        (Path(directory) / "weight.json").write_text(json.dumps(self.weight))
+        self._write(directory, "weight.json", self.weight)
 
     def load(self, directory: str) -> None:
         self.weight = json.loads((Path(directory) / "weight.json").read_text())
 
     def export(self, directory: str) -> None:
+        # The time makes every export a different file, as another policy would be.
+        content = {"weight": self.weight, "time": time.time()}
+        self._write(directory, "config.json", content)
+
+    def _write(self, directory: str, name: str, content: object) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)
-        (Path(directory) / "config.json").write_text(
-            json.dumps({"weight": self.weight, "time": time.time()})
-        )
+        (Path(directory) / name).write_text(json.dumps(content))

@@ -21,6 +21,7 @@ HEAVY_HOME = {
     "deepspeed": "learner/deepspeed_engine.py",
     "ray": "cluster/ray_runtime.py",
 }
+HANDLE_METHODS = {"call", "call_split"}
 ENTRY_POINTS = [
     "cluster.train",
     "cluster.generate",
@@ -135,6 +136,17 @@ def test_a_dry_run_is_light_and_prints_every_actor() -> None:
     }
     assert total.split()[:3] == ["total", "48", "6"]
     assert heavy == "HEAVY 0 set()"
+
+
+def test_workers_are_called_by_typed_clients_only() -> None:
+    """`handle.call("method", …)` stands in one file; everything else calls a method of a client."""
+    callers = set()
+    for room in MAY_IMPORT:
+        for path in sources(room):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and node.attr in HANDLE_METHODS:
+                    callers.add(path.relative_to(ROOT).as_posix())
+    assert callers == {"cluster/clients.py"}
 
 
 def test_functions_stay_short() -> None:

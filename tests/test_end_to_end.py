@@ -1,12 +1,6 @@
 """The README's path on real parts: BDHS pairs, then mixed online DPO on Ray, vLLM and DeepSpeed, killed and resumed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,18 +10,20 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from cluster.doctor import list_gpus
 from common.config import SHAPES_POLICY
 from common.datasets import read_pairs
-from common.journal import read_events
-from common.metrics import read_lines
+from tests.real_runs import (
+    ROOT,
+    command,
+    events,
+    kill_when,
+    metric_lines,
+    run_to_end,
+    settings,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.chaos]
 
-ROOT = Path(__file__).parents[1]
 STEPS = 6
 ON_GPU = ("--rollout.num_gpus", "1") if list_gpus() else ()
-
-
-def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", *map(str, words)]
 
 
 @pytest.fixture(scope="module")
@@ -37,119 +33,72 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def offline(folder: Path) -> Path:
-    words = command(
-        "cluster.generate", "bdhs", "--out", folder / "bdhs", "--count", "24", *ON_GPU
-    )
-    answer = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    assert "accepted at attempt 1" in answer.stdout
-    return folder / "bdhs"
+    out = folder / "bdhs"
+    words = command("cluster.generate", "bdhs", "--out", out, "--count", "24", *ON_GPU)
+    assert "accepted at attempt 1" in run_to_end(words, 400)
+    return out
 
 
 @pytest.fixture(scope="module")
 def run_dir(folder: Path, offline: Path) -> Path:
     """A run that was killed without warning after its first checkpoint, and resumed."""
     run_dir = folder / "run"
-    preset = "cluster/configs/shapes_mixed.toml"
-    words = command(
-        "cluster.train",
-        preset,
-        "--resume",
-        "--run.dir",
-        run_dir,
-        "--data.offline.path",
-        offline,
-        *ON_GPU,
-    )
-    sizes = {
+    values = {
+        "run.dir": run_dir,
+        "data.offline.path": offline,
+        "data.prompts.count": 100,
         "learner.num_steps": STEPS,
         "learner.global_batch": 8,
         "learner.micro_batch": 4,
         "checkpoint.interval": 2,
-    }
-    sizes |= {
-        "data.prompts.count": 100,
         "evaluation.test_scenes": 8,
         "evaluation.validation_scenes": 4,
     }
-    words += [word for key, value in sizes.items() for word in (f"--{key}", str(value))]
-    with (folder / "first.log").open("w") as log:
-        first = subprocess.Popen(
-            words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-        )
-        assert wait_for(
-            lambda: len(steps(run_dir)) >= 3 or first.poll() is not None, 400
-        ), "no third step in time"
-        assert first.poll() is None, (folder / "first.log").read_text()[-3000:]
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    answer = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    assert "CHAIR_i" in answer.stdout
+    preset = "cluster/configs/shapes_mixed.toml"
+    words = command("cluster.train", preset, "--resume", *settings(values), *ON_GPU)
+
+    def third_step_is_done() -> bool:
+        return len(metric_lines(run_dir)) >= 3
+
+    kill_when(third_step_is_done, words, folder / "first.log")
+    assert "CHAIR_i" in run_to_end(words, 500)
     return run_dir
-
-
-def steps(run_dir: Path) -> list[dict[str, float]]:
-    return (
-        read_lines(run_dir / "metrics.jsonl")
-        if (run_dir / "metrics.jsonl").exists()
-        else []
-    )
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float) -> bool:
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def test_offline_pairs_are_bdhs_pairs(offline: Path) -> None:
     pairs = read_pairs(offline)
-    assert (
-        len(pairs)
-        + sum(json.loads((offline / "stats.json").read_text())["dropped"].values())
-        == 24
-    )
-    assert all(
-        pair.chosen.text != pair.rejected.text and pair.weight_version is None
-        for pair in pairs
-    )
+    dropped = json.loads((offline / "stats.json").read_text())["dropped"]
+    assert len(pairs) + sum(dropped.values()) == 24
+    for pair in pairs:
+        assert pair.chosen.text != pair.rejected.text
+        assert pair.weight_version is None
 
 
 def test_every_step_is_recorded_once_and_each_pair_trained_once(run_dir: Path) -> None:
-    assert [line["step"] for line in steps(run_dir)] == list(range(1, STEPS + 1))
-    last: dict[int, list[str]] = {}
-    online: set[str] = set()
-    resumed = 0
-    for event in read_events(run_dir / "journal" / "events.jsonl"):
-        if event["event"] == "step":
-            last[event["step"]] = event["pairs"]
-        online |= {event["id"]} if event.get("outcome") == "pair" else set()
-        resumed += event["event"] == "resume"
-    assert resumed == 1
-    trained = [pair for step in range(1, STEPS + 1) for pair in last[step]]
-    fresh = [pair for pair in trained if pair in online]
+    steps = [line["step"] for line in metric_lines(run_dir)]
+    assert steps == list(range(1, STEPS + 1))
+    assert len(events(run_dir, "resume")) == 1
+    # Steps that the resume repeated count as it trained them.
+    pairs_of_step = {}
+    for event in events(run_dir, "step"):
+        pairs_of_step[event["step"]] = event["pairs"]
+    trained = []
+    for step in range(1, STEPS + 1):
+        trained += pairs_of_step[step]
     assert len(trained) == STEPS * 8
-    assert len(fresh) == len(set(fresh)) > 0
-    assert len(fresh) < len(trained)
+    groups = events(run_dir, "group")
+    online = {event["id"] for event in groups if event["outcome"] == "pair"}
+    fresh = [pair for pair in trained if pair in online]
+    assert len(set(fresh)) == len(fresh)
+    assert 0 < len(fresh) < len(trained)
 
 
 def test_engines_proved_every_version(run_dir: Path) -> None:
-    published = [
-        e
-        for e in read_events(run_dir / "journal" / "events.jsonl")
-        if e["event"] == "publish"
-    ]
+    published = events(run_dir, "publish")
     assert published[-1]["version"] == STEPS
-    assert all(max(event["probe_error"]) < 1e-3 for event in published)
     assert published[-1]["change_norm"] > 0
+    for event in published:
+        assert max(event["probe_error"]) < 1e-3
 
 
 def test_a_run_leaves_what_the_readme_says(run_dir: Path) -> None:
@@ -165,10 +114,8 @@ def test_a_run_leaves_what_the_readme_says(run_dir: Path) -> None:
     }
     assert keys <= set(card["baseline"])
     assert keys <= set(card["final"])
-    assert (
-        json.loads((run_dir / "config.json").read_text())["learner"]["num_steps"]
-        == STEPS
-    )
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["learner"]["num_steps"] == STEPS
     assert "data:image/png" in (run_dir / "samples.html").read_text()
     assert list((run_dir / "tensorboard").iterdir())
     assert read_pairs(run_dir / "pairs")
@@ -181,21 +128,15 @@ def test_the_policy_is_a_plain_directory_with_new_weights(run_dir: Path) -> None
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     AutoProcessor.from_pretrained(run_dir / "policy")
-    start = AutoModelForImageTextToText.from_pretrained(
-        ROOT / SHAPES_POLICY
-    ).state_dict()
-    changed = {
-        name
-        for name, value in model.state_dict().items()
-        if not torch.equal(value, start[name])
-    }
+    start = AutoModelForImageTextToText.from_pretrained(ROOT / SHAPES_POLICY)
+    start_weights = start.state_dict()
+    changed = set()
+    for name, value in model.state_dict().items():
+        if not torch.equal(value, start_weights[name]):
+            changed.add(name)
     assert any("language_model" in name for name in changed)
     assert not any("vision_tower" in name for name in changed)
 
 
 def test_a_finished_run_answers_at_once(run_dir: Path) -> None:
-    words = command("cluster.report", run_dir)
-    answer = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert "CHAIR_i" in answer.stdout
+    assert "CHAIR_i" in run_to_end(command("cluster.report", run_dir), 60)

@@ -10,68 +10,22 @@ from typing import Any, ClassVar
 
 import pytest
 
-from cluster.experiment import Experiment, WorkerTypes
-from cluster.placement import plan
-from cluster.run_dir import RunDir
 from common.config import RunConfig
-from common.datasets import read_pairs, write_pairs
+from common.datasets import read_pairs
 from common.errors import UserError
-from common.images import ImageStore
 from common.journal import read_events
 from common.metrics import read_lines
-from common.overrides import load_config
-from common.records import Dropped, PreferencePair, Response, StepResult, WeightManifest
-from common.shapes.prompts import caption_prompts
-from reward.worker import RewardWorker
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalRuntime
-from tests.tiny_models import tiny_llava
-
-STEPS = 8
-
-
-def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
-    values = {
-        "run.dir": tmp_path / "run",
-        "model.path": tiny_llava(),
-        "data.prompts.count": 40,
-        "rollout.prompts_per_call": 2,
-        "learner.num_steps": STEPS,
-        "learner.global_batch": 4,
-        "mixture.online_fraction": 1,
-        "checkpoint.interval": 4,
-        "evaluation.validation_scenes": 4,
-        "evaluation.test_scenes": 6,
-        "evaluation.bootstrap_samples": 20,
-        "evaluation.samples_shown": 2,
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    }
-    return load_config(None, [f"--{key}={value}" for key, value in values.items()])
-
-
-def run(
-    config: RunConfig,
-    resume: bool = False,
-    rollout: type = FakeRolloutWorker,
-    learner: type = FakeLearner,
-) -> tuple[LocalRuntime, Path]:
-    runtime, run_dir = LocalRuntime(), RunDir(config, resume)
-    experiment = Experiment(
-        config,
-        run_dir,
-        runtime,
-        plan(config),
-        WorkerTypes(rollout, RewardWorker, learner),
-    )
-    asyncio.run(asyncio.wait_for(experiment.run(), 60))
-    return runtime, run_dir.path
-
-
-def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    return [
-        event
-        for event in read_events(run_dir / "journal" / "events.jsonl")
-        if event["event"] == kind
-    ]
+from common.records import Dropped, PreferencePair, StepResult, WeightManifest
+from tests.cluster.runs import (
+    STEPS,
+    events,
+    killed_at,
+    make_config,
+    offline_set,
+    run,
+    trained_pairs,
+)
+from tests.fakes import FakeLearner, FakeRolloutWorker
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
@@ -83,7 +37,7 @@ def test_a_run_leaves_everything_and_trains_each_pair_once(
     lines = read_lines(run_dir / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert max(line["staleness/max"] for line in lines) <= max_staleness
-    trained = [pair for event in events(run_dir, "step") for pair in event["pairs"]]
+    trained = trained_pairs(run_dir)
     assert len(trained) == STEPS * 4
     assert max(Counter(trained).values()) == 1
     versions = [event["version"] for event in events(run_dir, "publish")]
@@ -102,37 +56,27 @@ def test_a_run_leaves_everything_and_trains_each_pair_once(
     assert keys <= set(card["final"])
     assert (run_dir / "samples.html").read_text().count("data:image/png;base64,") == 2
     assert (run_dir / "policy" / "config.json").exists()
-    assert len(read_pairs(run_dir / "pairs")) >= len(trained)
-    assert set(trained) <= {pair.id for pair in read_pairs(run_dir / "pairs")}
+    kept = read_pairs(run_dir / "pairs")
+    assert len(kept) >= len(trained)
+    assert set(trained) <= {pair.id for pair in kept}
 
 
 def test_the_journal_holds_every_score_of_every_verdict(tmp_path: Path) -> None:
     _, run_dir = run(make_config(tmp_path))
-    judged = events(run_dir, "group")
-    assert {
-        len(event["verdict"]) == len(event["completions"]) > 1 for event in judged
-    } == {True}
-    made = [event for event in judged if event["outcome"] == "pair"]
-    assert made and all(
-        event["scores"] == [max(event["verdict"]), min(event["verdict"])]
-        for event in made
-    )
-
-
-def offline_set(tmp_path: Path, count: int) -> Path:
-    prompts = caption_prompts("train", count, 5, ImageStore(tmp_path / "images"))
-    pairs = [
-        PreferencePair(
-            f"offline/{p.id}",
-            p,
-            Response(p.reference or ""),
-            Response("There is nothing."),
-            "bdhs",
-        )
-        for p in prompts
-    ]
-    write_pairs(tmp_path / "offline", pairs)
-    return tmp_path / "offline"
+    num_pairs = 0
+    for event in events(run_dir, "group"):
+        scores = event["verdict"]
+        assert len(scores) == len(event["completions"]) > 1
+        assert len(event["notes"]) == len(scores)
+        if event["outcome"] != "pair":
+            assert event["chosen"] == event["rejected"] == []
+            continue
+        num_pairs += 1
+        assert event["scores"] == [max(scores), min(scores)]
+        (chosen,) = event["chosen"]
+        (rejected,) = event["rejected"]
+        assert event["scores"] == [scores[chosen], scores[rejected]]
+    assert num_pairs > 0
 
 
 def test_the_mixture_decides_who_is_trained_on(tmp_path: Path) -> None:
@@ -141,18 +85,17 @@ def test_the_mixture_decides_who_is_trained_on(tmp_path: Path) -> None:
         tmp_path,
         mixture__online_fraction=0.5,
         mixture__kind="ratio",
-        data__offline__path=offline_set(tmp_path, 10),
+        data__offline__path=offline_set(tmp_path / "bdhs", "bdhs", 10),
     )
     _, run_dir = run(config)
-    steps = [event["pairs"] for event in events(run_dir, "step")]
-    assert [
-        sum(not pair.startswith("offline/") for pair in step) for step in steps
-    ] == [2] * STEPS
-    offline = [pair for step in steps for pair in step if pair.startswith("offline/")]
+    offline: list[str] = []
+    for event in events(run_dir, "step"):
+        offline_of_step = [id for id in event["pairs"] if id.startswith("bdhs/")]
+        assert len(event["pairs"]) - len(offline_of_step) == 2
+        offline += offline_of_step
     assert len(set(offline[:10])) == 10
-    assert {
-        line["pairs/online_frac"] for line in read_lines(run_dir / "metrics.jsonl")
-    } == {0.5}
+    for line in read_lines(run_dir / "metrics.jsonl"):
+        assert line["pairs/online_frac"] == 0.5
 
 
 def test_switches_that_the_learner_cannot_have_are_told(
@@ -166,7 +109,7 @@ def test_offline_only_asks_for_no_rollouts(tmp_path: Path) -> None:
     config = make_config(
         tmp_path,
         mixture__online_fraction=0,
-        data__offline__path=offline_set(tmp_path, 10),
+        data__offline__path=offline_set(tmp_path / "bdhs", "bdhs", 10),
     )
     _, run_dir = run(config)
     assert events(run_dir, "group") == []
@@ -185,16 +128,13 @@ def test_when_every_group_ties_the_run_stops_with_the_histogram(
         UserError, match=r"got no new pair for .*dropped \{'(identical|tie)': \d+\}"
     ):
         run(config, rollout=SilentWorker)
-    beats = [
-        line
-        for line in caplog.messages
-        if line.startswith("waiting for 4 online pairs: 0 buffered, ")
-    ]
-    assert beats and "groups in flight, dropped so far {" in beats[-1]
+    waiting = "waiting for 4 online pairs: 0 buffered, "
+    heartbeats = [line for line in caplog.messages if line.startswith(waiting)]
+    assert "groups in flight, dropped so far {" in heartbeats[-1]
     groups = events(config.run.dir, "group")
-    assert groups and all(
-        len(event["verdict"]) == config.rollout.num_completions for event in groups
-    )
+    assert groups
+    for event in groups:
+        assert len(event["verdict"]) == config.rollout.num_completions
 
 
 class HangingWorker(FakeRolloutWorker):
@@ -213,21 +153,9 @@ def test_a_worker_that_never_answers_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, greedy: bool
 ) -> None:
     monkeypatch.setattr(HangingWorker, "greedy", greedy)
+    config = make_config(tmp_path, loop__call_timeout_s=0.2)
     with pytest.raises(UserError, match=r"rollout worker: got no answer within 0\.2 s"):
-        run(make_config(tmp_path, loop__call_timeout_s=0.2), rollout=HangingWorker)
-
-
-class KilledLearner(FakeLearner):
-    """Dies at a step, as a killed process would: nothing after the call happens."""
-
-    dies_at: ClassVar[int] = 0
-
-    async def step(
-        self, step: int, pairs: list[PreferencePair]
-    ) -> tuple[StepResult, list[Dropped]]:
-        if step == self.dies_at:
-            raise RuntimeError("killed")
-        return await super().step(step, pairs)
+        run(config, rollout=HangingWorker)
 
 
 async def hang(*args: Any) -> None:
@@ -251,9 +179,8 @@ def test_calls_outside_of_the_loop_have_a_limit_too(
     peer: str,
 ) -> None:
     config = make_config(tmp_path, loop__call_timeout_s=1)
-    monkeypatch.setattr(KilledLearner, "dies_at", 5)
     with pytest.raises(RuntimeError, match="killed"):
-        run(config, learner=KilledLearner)
+        run(config, learner=killed_at(5))
     monkeypatch.setattr(worker, method, hang)
     with pytest.raises(UserError, match=f"{peer}: got no answer within 1 s"):
         run(config, resume=True)
@@ -262,24 +189,14 @@ def test_calls_outside_of_the_loop_have_a_limit_too(
 @pytest.mark.parametrize("dies_at", [1, 3, 4, 5, 8])
 def test_kill_and_resume_trains_each_pair_once(tmp_path: Path, dies_at: int) -> None:
     config = make_config(tmp_path)
-    KilledLearner.dies_at = dies_at
     with pytest.raises(RuntimeError, match="killed"):
-        run(config, learner=KilledLearner)
-    KilledLearner.dies_at = 0
-    runtime, run_dir = run(config, resume=True, learner=KilledLearner)
-    kept = 4 * ((dies_at - 1) // 4)
-    history = list(read_events(run_dir / "journal" / "events.jsonl"))
-    resumes = [
-        index for index, event in enumerate(history) if event["event"] == "resume"
-    ]
-    assert len(resumes) == (kept > 0)
-    final: dict[int, list[str]] = {}
-    for event in history:
-        if event["event"] == "step":
-            final[event["step"]] = event["pairs"]
-    assert sorted(final) == list(range(1, STEPS + 1))
-    trained = [pair for step in final.values() for pair in step]
-    assert len(trained) == STEPS * 4 == len(set(trained))
+        run(config, learner=killed_at(dies_at))
+    runtime, run_dir = run(config, resume=True)
+    has_checkpoint = dies_at > 4
+    assert len(events(run_dir, "resume")) == int(has_checkpoint)
+    trained = trained_pairs(run_dir)
+    assert len(trained) == STEPS * 4
+    assert len(set(trained)) == len(trained)
     lines = read_lines(run_dir / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert runtime.handles["learner/0"].worker.weight == STEPS * 4
@@ -289,7 +206,8 @@ class SettlingWorker(FakeRolloutWorker):
     """Its groups take longer than validation, and less than a save of `SlowSavingLearner`."""
 
     async def generate(self, requests: list[Any]) -> list[Any]:
-        await asyncio.sleep(0.3 if requests[0].num_completions > 1 else 0)
+        if requests[0].num_completions > 1:
+            await asyncio.sleep(0.3)
         return await super().generate(requests)
 
 
@@ -313,32 +231,36 @@ class SlowSavingLearner(FakeLearner):
         super().save(directory)
 
 
+def last_index(kinds: list[str], kind: str) -> int:
+    return len(kinds) - 1 - kinds[::-1].index(kind)
+
+
 def test_what_settles_while_a_checkpoint_is_written_belongs_to_the_next(
     tmp_path: Path,
 ) -> None:
     config = make_config(tmp_path, loop__max_staleness=1)
     with pytest.raises(RuntimeError, match="killed"):
         run(config, rollout=SettlingWorker, learner=SlowSavingLearner)
-    kinds = [
-        event["event"]
-        for event in read_events(tmp_path / "run" / "journal" / "events.jsonl")
-    ]
-    validated, saved = (
-        len(kinds) - kinds[::-1].index(kind) for kind in ("validation", "checkpoint")
-    )
+    journal = tmp_path / "run" / "journal" / "events.jsonl"
+    kinds = [event["event"] for event in read_events(journal)]
+    validated = last_index(kinds, "validation")
+    saved = last_index(kinds, "checkpoint")
     assert "group" in kinds[validated:saved]
+
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "killed").rename(tmp_path / "run")
     _, run_dir = run(config, resume=True)
-    trained = {pair for event in events(run_dir, "step") for pair in event["pairs"]}
+    trained = set(trained_pairs(run_dir))
     assert len(trained) == STEPS * 4
     assert trained <= {pair.id for pair in read_pairs(run_dir / "pairs")}
-    assert trained <= {
-        event["id"] for event in events(run_dir, "group") if event["outcome"] == "pair"
-    }
+    outcomes = {event["id"]: event["outcome"] for event in events(run_dir, "group")}
+    for pair_id in trained:
+        assert outcomes[pair_id] == "pair"
 
 
 class RefusingLearner(FakeLearner):
+    """Refuses the first pair of every batch."""
+
     async def step(
         self, step: int, pairs: list[PreferencePair]
     ) -> tuple[StepResult, list[Dropped]]:
@@ -348,16 +270,10 @@ class RefusingLearner(FakeLearner):
 
 def test_pairs_that_the_learner_refuses_are_counted(tmp_path: Path) -> None:
     _, run_dir = run(make_config(tmp_path), learner=RefusingLearner)
-    assert (
-        read_lines(run_dir / "metrics.jsonl")[-1]["pairs/dropped/pair_too_long"]
-        == STEPS
-    )
-    refused = [
-        event
-        for event in events(run_dir, "discard")
-        if event["reason"] == "pair_too_long"
-    ]
-    assert len(refused) == STEPS
+    last_line = read_lines(run_dir / "metrics.jsonl")[-1]
+    assert last_line["pairs/dropped/pair_too_long"] == STEPS
+    reasons = Counter(event["reason"] for event in events(run_dir, "discard"))
+    assert reasons["pair_too_long"] == STEPS
 
 
 class UnmovedLearner(FakeLearner):
@@ -371,12 +287,13 @@ class UnmovedLearner(FakeLearner):
 
 
 class SkippingLearner(UnmovedLearner):
+    """Refuses every pair, so that no step trains."""
+
     async def step(
         self, step: int, pairs: list[PreferencePair]
     ) -> tuple[StepResult, list[Dropped]]:
-        return StepResult(step, {}, ()), [
-            Dropped(pair.id, "step_skipped") for pair in pairs
-        ]
+        refused = [Dropped(pair.id, "step_skipped") for pair in pairs]
+        return StepResult(step, {}, ()), refused
 
 
 def test_engines_that_got_the_start_policy_after_training_stop_the_run(
@@ -392,9 +309,8 @@ def test_engines_that_got_the_start_policy_after_training_stop_the_run(
 
 def test_a_resume_that_lost_the_training_stops(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    KilledLearner.dies_at = 5
     with pytest.raises(RuntimeError, match="killed"):
-        run(config, learner=KilledLearner)
+        run(config, learner=killed_at(5))
     with pytest.raises(UserError, match="weight version 4: expected trained weights"):
         run(config, resume=True, learner=UnmovedLearner)
 
@@ -420,11 +336,11 @@ class SlowLearner(FakeLearner):
 
 def test_rollouts_overlap_with_learning_when_staleness_allows(tmp_path: Path) -> None:
     """One group call takes 0.05 s, a step 0.1 s: on-policy they add up, with staleness 1 the wait nearly vanishes."""
-    waits = {}
+    waited_s = {}
     for staleness in (0, 1):
         config = make_config(tmp_path / str(staleness), loop__max_staleness=staleness)
         _, run_dir = run(config, rollout=SlowWorker, learner=SlowLearner)
-        waits[staleness] = sum(
-            line["time/wait_s"] for line in read_lines(run_dir / "metrics.jsonl")[1:]
-        )
-    assert waits[1] < 0.5 * waits[0]
+        # The first step begins with an empty buffer in both.
+        lines = read_lines(run_dir / "metrics.jsonl")[1:]
+        waited_s[staleness] = sum(line["time/wait_s"] for line in lines)
+    assert waited_s[1] < 0.5 * waited_s[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.run_dir import RunDir
+from cluster.run_state import RunState
 from common.config import RunConfig
 from common.errors import UserError
 from common.overrides import load_config
@@ -17,6 +18,12 @@ def config(path: Path, **changes: object) -> RunConfig:
     return load_config(
         None, ["--mixture.online_fraction=1", f"--run.dir={path}", *words]
     )
+
+
+def write_state(folder: Path, **changes: object) -> None:
+    """A whole state.json, apart from `changes`."""
+    content = json.loads(RunState.fresh(num_offline=0).to_json())
+    (folder / "state.json").write_text(json.dumps({**content, **changes}))
 
 
 def test_a_second_run_needs_resume(tmp_path: Path) -> None:
@@ -39,7 +46,7 @@ def test_latest_and_keep(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         folder = run_dir.checkpoint(step)
         folder.mkdir(parents=True)
-        (folder / "state.json").write_text(json.dumps({"step": step}))
+        write_state(folder, step=step)
     (run_dir.checkpoints / ".step_000050.partial").mkdir()
     run_dir.keep(2, best_step=10)
     assert sorted(path.name for path in run_dir.checkpoints.glob("step_*")) == [
@@ -47,9 +54,10 @@ def test_latest_and_keep(tmp_path: Path) -> None:
         "step_000030",
         "step_000040",
     ]
-    saved = run_dir.latest()
-    assert saved is not None
-    assert saved.step == 40
+    checkpoint = run_dir.latest()
+    assert checkpoint is not None
+    assert checkpoint.state.step == 40
+    assert checkpoint.learner == run_dir.checkpoint(40) / "learner"
 
 
 @pytest.mark.parametrize(
@@ -67,14 +75,31 @@ def test_a_corrupt_checkpoint_is_one_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"buffer": None}, r"one with a wrong 'buffer' \("),
+        ({"stepp": 5}, r"one with a wrong 'stepp' \("),
+        ({"step": "five"}, r"one with a wrong 'step' \("),
+    ],
+)
+def test_a_state_of_another_shape_is_corrupt_too(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    run_dir = RunDir(config(tmp_path), resume=False)
+    run_dir.checkpoint(5).mkdir(parents=True)
+    write_state(run_dir.checkpoint(5), **change)
+    with pytest.raises(UserError, match=message) as error:
+        run_dir.latest()
+    assert "\n" not in str(error.value)
+
+
 def test_a_state_that_lacks_a_part_is_corrupt_too(tmp_path: Path) -> None:
     run_dir = RunDir(config(tmp_path), resume=False)
     run_dir.checkpoint(5).mkdir(parents=True)
     (run_dir.checkpoint(5) / "state.json").write_text('{"step": 5}')
-    saved = run_dir.latest()
-    assert saved is not None
     with pytest.raises(UserError, match=r"state\.json: .*'buffer'.*delete its folder"):
-        saved.state["buffer"]
+        run_dir.latest()
 
 
 def test_a_config_that_is_no_text_is_one_line(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""How many pairs of a step's global batch are online, and how many of these are BDHS's. A function of (seed, step):
-resume needs no state.
+"""How many pairs of a step's global batch are online, and how many of these come from online BDHS.
 
-The controller asks for future steps as well: that is how it knows how many prompts are worth sampling.
+A function of (seed, step), so that a resume needs no state. The controller asks for future steps as well: that is how
+it knows how many prompts are worth sampling. Steps count from 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from common.sources import ONLINE_BDHS
 
 
 class Mixture(Protocol):
-    """The share of online pairs, step by step (from 0)."""
+    """The share of online pairs, step by step (from 1)."""
 
     def num_online(self, step: int) -> int:
         """Online pairs of this step, 0..global_batch."""
@@ -36,9 +36,10 @@ def online_counts(
     """Online pairs of this step by source; `sources` are the run's (`RunConfig.online_sources`)."""
     num_bdhs = mixture.num_online_bdhs(step)
     num_judged = mixture.num_online(step) - num_bdhs
-    return {
-        source: num_bdhs if source == ONLINE_BDHS else num_judged for source in sources
-    }
+    counts = {}
+    for source in sources:
+        counts[source] = num_bdhs if source == ONLINE_BDHS else num_judged
+    return counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +53,17 @@ class Bernoulli:
 
     def num_online(self, step: int) -> int:
         """Binomial(global_batch, online_fraction), drawn from (seed, step)."""
-        coins = random.Random(derive_seed(self.seed, "mixture", step))
-        return sum(
-            coins.random() < self.online_fraction for _ in range(self.global_batch)
-        )
+        return self._heads("mixture", step, self.global_batch, self.online_fraction)
 
     def num_online_bdhs(self, step: int) -> int:
         """A second coin for each online slot, from a stream of its own."""
-        coins = random.Random(derive_seed(self.seed, "online_bdhs", step))
-        return sum(
-            coins.random() < self.online_bdhs_fraction
-            for _ in range(self.num_online(step))
-        )
+        num_online = self.num_online(step)
+        return self._heads("online_bdhs", step, num_online, self.online_bdhs_fraction)
+
+    def _heads(self, stream: str, step: int, num_coins: int, fraction: float) -> int:
+        # The streams are numbered from 0: old runs must resume with the same coins.
+        coins = random.Random(derive_seed(self.seed, stream, step - 1))
+        return sum(coins.random() < fraction for _ in range(num_coins))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +75,20 @@ class Ratio:
     online_bdhs_fraction: float = 0.0
 
     def num_online(self, step: int) -> int:
-        """floor((step + 1)·share) - floor(step·share) with share = online_fraction·global_batch."""
-        return self._online_before(step + 1) - self._online_before(step)
+        """floor(step·share) - floor((step - 1)·share) with share = online_fraction·global_batch."""
+        return self._online_until(step) - self._online_until(step - 1)
 
     def num_online_bdhs(self, step: int) -> int:
         """The same with the number of online pairs so far in place of steps."""
-        share = _fraction(self.online_bdhs_fraction)
-        return int(self._online_before(step + 1) * share) - int(
-            self._online_before(step) * share
-        )
+        return self._bdhs_until(step) - self._bdhs_until(step - 1)
 
-    def _online_before(self, step: int) -> int:
+    def _online_until(self, step: int) -> int:
+        """Online pairs of steps 1 … step together."""
         return int(step * _fraction(self.online_fraction) * self.global_batch)
+
+    def _bdhs_until(self, step: int) -> int:
+        """BDHS pairs among them."""
+        return int(self._online_until(step) * _fraction(self.online_bdhs_fraction))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +98,29 @@ class Schedule(Ratio):
     start_fraction: float = 0.0
     num_steps: int = 1
 
-    def _online_before(self, step: int) -> int:
-        """floor(global_batch · sum of the shares of all steps before)."""
-        start, end = _fraction(self.start_fraction), _fraction(self.online_fraction)
-        moving, last = min(step, self.num_steps), max(1, self.num_steps - 1)
-        moved = Fraction(moving * (moving - 1), 2 * last)
-        return int(
-            self.global_batch
-            * (moving * start + moved * (end - start) + (step - moving) * end)
-        )
+    def _online_until(self, step: int) -> int:
+        """floor(global_batch · sum of the shares of steps 1 … step)."""
+        start = _fraction(self.start_fraction)
+        end = _fraction(self.online_fraction)
+        num_moving = min(step, self.num_steps)
+        num_after = step - num_moving
+        # Share of step s: start + (s - 1)/(num_steps - 1)·(end - start), and Σ (s - 1) = n(n - 1)/2.
+        intervals = max(1, self.num_steps - 1)
+        moved = Fraction(num_moving * (num_moving - 1), 2 * intervals)
+        shares = num_moving * start + moved * (end - start) + num_after * end
+        return int(self.global_batch * shares)
 
 
 def _fraction(share: float) -> Fraction:
+    """The decimal that was written in the config; sums of floats would drift."""
     return Fraction(share).limit_denominator(1_000_000)
 
 
 def build_mixture(config: MixtureConfig, learner: LearnerConfig, seed: int) -> Mixture:
     """The configured mixture for this learner's batches and steps; `seed` is the run's."""
-    batch, share, bdhs = (
-        learner.global_batch,
-        config.online_fraction,
-        config.online_bdhs_fraction,
-    )
+    batch = learner.global_batch
+    share = config.online_fraction
+    bdhs = config.online_bdhs_fraction
     if config.kind == "bernoulli":
         return Bernoulli(share, batch, seed, bdhs)
     if config.kind == "ratio":

@@ -10,12 +10,14 @@ def staleness(pair: PreferencePair, learner_version: int) -> int | None:
 
     None for offline pairs, which never go stale.
     """
-    if pair.weight_version is None:
+    version = pair.weight_version
+    if version is None:
         return None
-    assert pair.weight_version <= learner_version, (
-        f"pair {pair.id} comes from version {pair.weight_version}, unborn"
+    assert version <= learner_version, (
+        f"pair {pair.id} has weight version {version}, "
+        f"but the learner is at {learner_version}"
     )
-    return learner_version - pair.weight_version
+    return learner_version - version
 
 
 def is_stale(pair: PreferencePair, learner_version: int, max_staleness: int) -> bool:

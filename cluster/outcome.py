@@ -1,0 +1,73 @@
+"""What became of an admitted group, whatever its source, and how the journal tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.records import Dropped, Judged, PreferencePair, RolloutGroup
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutcome:
+    """The pairs of a group (with RLOO several), or the reason why it has none.
+
+    `rollout` holds the judged completions. It is None when they could not be sampled, and for online BDHS, which asks
+    no judge.
+    """
+
+    group_id: str
+    pairs: tuple[PreferencePair, ...] = ()
+    dropped: Dropped | None = None
+    rollout: RolloutGroup | None = None
+    judged: Judged | None = None
+
+    @classmethod
+    def of_judged(cls, rollout: RolloutGroup, judged: Judged) -> GroupOutcome:
+        """A group with what the reward worker made of it."""
+        return cls(rollout.id, judged.pairs, judged.dropped, rollout, judged)
+
+    @classmethod
+    def of_bdhs(cls, group_id: str, result: PreferencePair | Dropped) -> GroupOutcome:
+        """A group that was sampled by BDHS."""
+        if isinstance(result, Dropped):
+            return cls(group_id, dropped=result)
+        return cls(group_id, pairs=(result,))
+
+    def journal_fields(self) -> dict[str, Any]:
+        """Texts and their weight versions, the verdict, and the outcome."""
+        return {**self._texts(), **self._verdict(), **self._result()}
+
+    def _texts(self) -> dict[str, Any]:
+        if self.rollout is not None:
+            completions = self.rollout.completions
+            return {
+                "completions": [completion.text for completion in completions],
+                "weight_versions": [c.min_weight_version for c in completions],
+            }
+        if self.pairs:
+            return {
+                "completions": [pair.rejected.text for pair in self.pairs],
+                "weight_versions": [pair.weight_version for pair in self.pairs],
+            }
+        return {}
+
+    def _verdict(self) -> dict[str, Any]:
+        """Scores and notes of the judge; which completions became the sides of the pairs."""
+        judged = self.judged
+        if judged is None or judged.verdict is None:
+            return {}
+        return {
+            "verdict": judged.verdict.scores,
+            "notes": judged.verdict.notes,
+            "chosen": judged.chosen,
+            "rejected": judged.rejected,
+        }
+
+    def _result(self) -> dict[str, Any]:
+        if self.dropped is not None:
+            return {"outcome": self.dropped.reason, "detail": self.dropped.detail}
+        if len(self.pairs) == 1 and self.pairs[0].id == self.group_id:
+            return {"outcome": "pair", "scores": self.pairs[0].scores}
+        scores = {pair.id: pair.scores for pair in self.pairs}
+        return {"outcome": "pair", "pairs": scores}

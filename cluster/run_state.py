@@ -1,0 +1,67 @@
+"""Everything the controller must remember of a run: one record, saved and restored as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.frontier import SamplerState
+from cluster.replay import BufferState, OfflineState
+
+
+class RunState(BaseModel):
+    """The state of the loop and of its parts, which they advance in place.
+
+    What runs at the moment is not part of it: groups in flight come again after a resume.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    step: int
+    """Learner steps done."""
+    version: int
+    """The weight version that the engines hold."""
+    best_step: int | None
+    """The checkpoint that validation picked so far."""
+    best_score: float
+    trained: bool = False
+    """Whether any step has changed the weights."""
+    # `frontier` is the name in state.json since the first runs; they must stay resumable.
+    sampler: SamplerState = Field(
+        validation_alias="frontier", serialization_alias="frontier"
+    )
+    buffer: BufferState
+    accepted: Counter[str]
+    """Online pairs trained or waiting, by source."""
+    drops: Counter[str]
+    """Groups and pairs that were not used, by reason."""
+
+    @classmethod
+    def fresh(cls, num_offline: int) -> RunState:
+        """The state of a run that has not begun; `num_offline` is the size of its offline set."""
+        return cls(
+            step=0,
+            version=0,
+            best_step=None,
+            best_score=-1.0,
+            sampler=SamplerState(),
+            buffer=BufferState(OfflineState(num_offline)),
+            accepted=Counter(),
+            drops=Counter(),
+        )
+
+    @classmethod
+    def restored(cls, content: dict[str, Any]) -> RunState:
+        """The state that `to_json` wrote, parsed.
+
+        Raises:
+            pydantic.ValidationError: a key is missing, unknown or of another type.
+        """
+        return cls.model_validate(content)
+
+    def to_json(self) -> str:
+        """The content of state.json."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True))

@@ -1,0 +1,64 @@
+"""Commands of this repository as processes of their own, run to the end or killed; for tests on real parts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.journal import read_events
+from common.metrics import read_lines
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(module: str, *words: str | Path) -> list[str]:
+    """The words that start `python -m module words`."""
+    return [sys.executable, "-m", module, *map(str, words)]
+
+
+def settings(values: Mapping[str, object]) -> list[str]:
+    """Config keys and their values as words of a command."""
+    return [f"--{key}={value}" for key, value in values.items()]
+
+
+def run_to_end(words: list[str], limit_s: float) -> str:
+    """Run a command that must succeed; returns what it wrote to standard output."""
+    answer = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, timeout=limit_s, check=False
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return answer.stdout
+
+
+def kill_when(condition: Callable[[], bool], words: list[str], log: Path) -> None:
+    """Start a command and kill it without warning as soon as the condition holds."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            words, cwd=ROOT, stdout=file, stderr=file, start_new_session=True
+        )
+        end = time.monotonic() + 400
+        while not condition():
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < end, "the condition did not hold in time"
+            time.sleep(0.2)
+        # The whole session: Ray's and vLLM's processes must not survive the command.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def metric_lines(run_dir: Path) -> list[dict[str, float]]:
+    """The steps of a run so far."""
+    path = run_dir / "metrics.jsonl"
+    return read_lines(path) if path.exists() else []
+
+
+def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    """The journal's events of one kind, in order."""
+    journal = run_dir / "journal" / "events.jsonl"
+    return [event for event in read_events(journal) if event["event"] == kind]
