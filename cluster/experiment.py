@@ -11,22 +11,19 @@ from typing import Any
 
 from actors.rollout import RolloutWorker
 from cluster.admission import Admission
-from cluster.evaluate import write_scorecards
+from cluster.clients import RewardClient, RolloutClient
 from cluster.frontier import Frontier
-from cluster.grounding import grounding_gate, with_grounding
 from cluster.loop import Loop, Progress, Workers
-from cluster.measure import evaluate, evaluation_prompts, read_measured, write_measured
 from cluster.online_pairs import OnlinePairs
 from cluster.placement import Bundle
 from cluster.producer import Producer
 from cluster.progress import ProgressReport
 from cluster.run_dir import RunDir, Saved
-from cluster.samples_page import write_samples
+from cluster.scoring import RunScoring
 from cluster.training_data import check_sources, load_offline, load_prompts
 from cluster.waiting import answer, answers
 from common.chat import ChatEncoder
 from common.config import RunConfig
-from common.images import ImageStore
 from common.journal import Journal
 from common.metrics import MetricsWriter
 from common.paths import replace_directory
@@ -36,7 +33,7 @@ from common.sources import ONLINE_BDHS
 from learner.learner import Learner
 from learner.mixture import Mixture, build_mixture, online_counts
 from learner.replay import ReplayBuffer
-from reward.scorecard import Answers, Scorecard
+from reward.scorecard import Scorecard
 from reward.worker import RewardWorker
 
 log = logging.getLogger("sightline")
@@ -68,16 +65,19 @@ class Experiment:
         self._bundles = bundles
         self._types = types or WorkerTypes()
         self._pairs = OnlinePairs(run_dir.path / "pairs")
-        self._scenes = ImageStore(run_dir.path / "evaluation" / "images")
         self._journal = Journal(run_dir.path / "journal" / "events.jsonl")
+        self._scoring = RunScoring(config, run_dir.path, self._journal.write)
 
     async def run(self) -> tuple[Scorecard, Scorecard]:
         """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
         saved = self.run_dir.latest()
         prompts, offline = self._training_data()
+        self._scoring.announce()
         workers = await self._start_workers()
-        baseline = await self._score(
-            "baseline", workers.rollout[0], workers.reward[0], None
+        limit = self.config.loop.call_timeout_s
+        rewards = RewardClient(workers.reward[0], limit)
+        baseline = await self._scoring.score(
+            "baseline", RolloutClient(workers.rollout[0], limit), rewards, None
         )
         await self._train(saved, prompts, offline, workers)
         for handle in (*workers.rollout, *workers.learner):
@@ -87,9 +87,11 @@ class Experiment:
             "rollout/0", self._types.rollout, self.config, 0, str(self.run_dir.policy)
         )
         await self._answer(final_worker.call("start"), "rollout worker")
-        final = await self._score("final", final_worker, workers.reward[0], baseline[1])
-        self._report(baseline, final)
-        return baseline[0], final[0]
+        final = await self._scoring.score(
+            "final", RolloutClient(final_worker, limit), rewards, baseline.answers
+        )
+        self._journal.sync()
+        return self._scoring.write_report(baseline, final)
 
     def _training_data(self) -> tuple[list[Prompt], list[Any]]:
         """Prompts to sample from and offline pairs; rows that cannot be used are counted in the journal."""
@@ -177,25 +179,14 @@ class Experiment:
         )
         if saved is not None:
             producer.drops.update(saved.state["drops"])
-        validation, _ = evaluation_prompts(
-            "validation",
-            config.evaluation.validation_scenes,
-            config.evaluation,
-            self._scenes,
-        )
+        validation = self._scoring.validation_prompts()
         await self._set_probe(workers, (validation or prompts)[0])
         metrics = MetricsWriter(self.run_dir.path, progress.step + 1)
 
-        async def validate(step: int) -> float:
-            card, _ = await self._ask(
-                workers.rollout[0], workers.reward[0], (validation, []), None
-            )
-            self._journal.write(
-                "validation",
-                step=step,
-                **card.model_dump(exclude={"intervals", "pope"}),
-            )
-            return card.selection
+        engine = RolloutClient(workers.rollout[0], config.loop.call_timeout_s)
+
+        async def validate(step: int) -> float | None:
+            return await self._scoring.validate(step, engine)
 
         try:
             with ProgressReport(
@@ -261,72 +252,6 @@ class Experiment:
             "learner",
         )
 
-    async def _score(
-        self, name: str, rollout: Handle, reward: Handle, baseline: Answers | None
-    ) -> tuple[Scorecard, Answers]:
-        """The scorecard of what the engine holds now on the test split; kept on disk, so that a resume reads it."""
-        path = self.run_dir.path / "evaluation" / f"{name}.json"
-        if path.exists():
-            return read_measured(path)
-        settings = self.config.evaluation
-        prompts = evaluation_prompts(
-            "test", settings.test_scenes, settings, self._scenes
-        )
-        found = await self._ask(rollout, reward, prompts, baseline, name)
-        measured = await self._look_away(found, rollout, prompts[0], baseline, name)
-        write_measured(path, measured)
-        return measured
-
-    async def _look_away(
-        self,
-        found: tuple[Scorecard, Answers],
-        rollout: Handle,
-        captions: list[Prompt],
-        baseline: Answers | None,
-        name: str,
-    ) -> tuple[Scorecard, Answers]:
-        """The grounding gate on top of a scorecard."""
-        gate = grounding_gate(self.config, captions, self._scenes)
-
-        async def score(answers: Any) -> Any:
-            return await self._answer(rollout.call("score", answers), "rollout worker")
-
-        with ProgressReport(f"grounding {name}", gate.num_scored) as bar:
-            settings = self.config.evaluation
-            return await with_grounding(
-                found, score, gate, baseline, settings, lambda n: bar.advance(count=n)
-            )
-
-    async def _ask(
-        self,
-        rollout: Handle,
-        reward: Handle,
-        prompts: tuple[list[Prompt], list[Prompt]],
-        baseline: Answers | None,
-        title: str | None = None,
-    ) -> tuple[Scorecard, Answers]:
-        async def generate(requests: Any) -> Any:
-            return await self._answer(
-                rollout.call("generate", requests), "rollout worker"
-            )
-
-        async def judge(groups: Any) -> Any:
-            return await self._answer(reward.call("judge", groups), "reward worker")
-
-        settings, limit = self.config.evaluation, self.config.rollout.max_tokens
-        if title is None:
-            return await evaluate(generate, judge, *prompts, baseline, settings, limit)
-        with ProgressReport(f"scoring {title}", sum(map(len, prompts))) as bar:
-            return await evaluate(
-                generate,
-                judge,
-                *prompts,
-                baseline,
-                settings,
-                limit,
-                lambda n: bar.advance(count=n),
-            )
-
     def _take_best(self) -> None:
         """`policy/` is the checkpoint that validation picked."""
         saved = self.run_dir.latest()
@@ -334,18 +259,4 @@ class Experiment:
         best = self.run_dir.checkpoint(saved.state["best_step"]) / "policy"
         with replace_directory(self.run_dir.policy) as folder:
             shutil.copytree(best, folder, dirs_exist_ok=True)
-
-    def _report(
-        self, baseline: tuple[Scorecard, Answers], final: tuple[Scorecard, Answers]
-    ) -> None:
-        path, shown = self.run_dir.path, self.config.evaluation.samples_shown
-        write_samples(
-            path / "samples.html",
-            final,
-            baseline,
-            shown,
-            f"{path.name}: test scenes before and after",
-        )
-        write_scorecards(
-            path / "scorecard.json", {"baseline": baseline[0], "final": final[0]}
-        )
+        self._scoring.record_pick(saved.state["best_step"])

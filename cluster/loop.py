@@ -85,10 +85,11 @@ class Loop:
         journal: Journal,
         metrics: MetricsWriter,
         bar: ProgressReport,
-        validate: Callable[[int], Awaitable[float]],
+        validate: Callable[[int], Awaitable[float | None]],
         progress: Progress,
     ) -> None:
-        """`validate(step)` scores the weights the engines hold now on the validation split, higher is better."""
+        """`validate(step)` scores the weights the engines hold now on the validation split, higher is better; None when
+        nothing can be measured."""
         self._config = config
         self._run_dir = run_dir
         self._workers = workers
@@ -173,12 +174,13 @@ class Loop:
                     self.progress.version + 1
                 )
             due = step % checkpoint.interval == 0 or step == last
-            if due:
-                metrics["validation/score"] = await self._validate(step)
+            score = await self._validate(step) if due else None
+            if score is not None:
+                metrics["validation/score"] = score
             self._journal.sync()
             self._metrics.write(step, metrics)
             if due:
-                await self._checkpoint(step, metrics["validation/score"])
+                await self._checkpoint(step, score)
             self._bar.advance(self._note(metrics))
 
     def _note(self, metrics: dict[str, float]) -> str:
@@ -240,7 +242,7 @@ class Loop:
             "weight_version": float(version),
         }
 
-    async def _checkpoint(self, step: int, score: float) -> None:
+    async def _checkpoint(self, step: int, score: float | None) -> None:
         """Save everything in one directory that appears whole or not at all.
 
         What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
@@ -248,9 +250,15 @@ class Loop:
         the pairs and the journal stand at the same place.
         """
         progress = self.progress
-        is_best = score >= progress.best_score
+        # Without any score so far the last checkpoint is the one to take.
+        if score is None:
+            is_best = progress.best_score < 0
+        else:
+            is_best = score >= progress.best_score
         if is_best:
-            progress.best_step, progress.best_score = step, score
+            progress.best_step = step
+            if score is not None:
+                progress.best_score = score
         state = self._state()
         self._producer.save_pairs(step)
         self._journal.sync()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal, TypeAlias, get_args
 
 from PIL import Image
 
@@ -15,6 +16,11 @@ from common.images import ImageStore
 from common.records import ImageRef, PreferencePair
 
 GREY = (127, 127, 127)
+
+Condition: TypeAlias = Literal["true", "blank", "shuffled"]
+"""What a policy sees in the grounding gates: the pair's image, a grey one, or that of another pair."""
+
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 View = Callable[[PreferencePair], PreferencePair | None]
 """The pair seen otherwise; None when there is no such view of it."""

@@ -71,8 +71,8 @@ def run_dir(folder: Path, offline: Path) -> Path:
     }
     sizes |= {
         "data.prompts.count": 100,
-        "evaluation.test_scenes": 8,
-        "evaluation.validation_scenes": 4,
+        "evaluation.suites.0.test_scenes": 8,
+        "evaluation.suites.0.validation_scenes": 4,
     }
     words += [word for key, value in sizes.items() for word in (f"--{key}", str(value))]
     with (folder / "first.log").open("w") as log:
@@ -163,8 +163,8 @@ def test_a_run_leaves_what_the_readme_says(run_dir: Path) -> None:
         "pope_yes_ratio",
         "win_rate",
     }
-    assert keys <= set(card["baseline"])
-    assert keys <= set(card["final"])
+    for policy in ("baseline", "final"):
+        assert keys <= set(card[policy]["suites"]["shapes"]["metrics"])
     assert (
         json.loads((run_dir / "config.json").read_text())["learner"]["num_steps"]
         == STEPS

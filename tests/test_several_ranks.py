@@ -58,8 +58,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "learner.micro_batch": 2,
     }
     settings |= {
-        "evaluation.test_scenes": 1,
-        "evaluation.validation_scenes": 1,
+        "evaluation.suites.0.test_scenes": 1,
+        "evaluation.suites.0.validation_scenes": 1,
         "evaluation.grounding_pairs": 0,
     }
     words += [

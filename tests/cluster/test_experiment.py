@@ -27,6 +27,7 @@ from tests.fakes import FakeLearner, FakeRolloutWorker, LocalRuntime
 from tests.tiny_models import tiny_llava
 
 STEPS = 8
+SUITES = '[{ kind = "shapes", validation_scenes = 4, test_scenes = 6 }]'
 
 
 def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
@@ -39,8 +40,7 @@ def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
         "learner.global_batch": 4,
         "mixture.online_fraction": 1,
         "checkpoint.interval": 4,
-        "evaluation.validation_scenes": 4,
-        "evaluation.test_scenes": 6,
+        "evaluation.suites": SUITES,
         "evaluation.bootstrap_samples": 20,
         "evaluation.samples_shown": 2,
         **{key.replace("__", "."): value for key, value in changes.items()},
@@ -98,8 +98,8 @@ def test_a_run_leaves_everything_and_trains_each_pair_once(
         "pope_yes_ratio",
         "win_rate",
     }
-    assert keys <= set(card["baseline"])
-    assert keys <= set(card["final"])
+    for policy in ("baseline", "final"):
+        assert keys <= set(card[policy]["suites"]["shapes"]["metrics"])
     assert (run_dir / "samples.html").read_text().count("data:image/png;base64,") == 2
     assert (run_dir / "policy" / "config.json").exists()
     assert len(read_pairs(run_dir / "pairs")) >= len(trained)
