@@ -26,8 +26,9 @@ from typing import Any
 
 from benchmarks.paper_arms import ARMS, PAIR_SETS, Arm
 from benchmarks.paper_page import METRICS, write_page
-from cluster.measure import read_measured, score
+from cluster.measure import Evaluator, read_measured
 from common.config import Reward, RunConfig
+from common.images import ImageStore
 from common.pair_writer import spec_of
 from common.paths import replace_file
 from common.records import Dropped, RolloutGroup, Verdict
@@ -67,7 +68,7 @@ def expect_as_asked(
         config = read_config(run_dir)
         there += [
             ("steps", run_dir, config.learner.num_steps),
-            ("scenes", run_dir, config.evaluation.test_scenes),
+            ("scenes", run_dir, config.evaluation.suites[0].test_scenes),
         ]
     if (
         arm.pairs is not None
@@ -118,8 +119,8 @@ def train(
             "learner.num_steps": arguments.steps,
             "rollout.deterministic": True,
             "checkpoint.interval": max(arguments.steps // 2, 1),
-            "evaluation.validation_scenes": arguments.scenes // 2,
-            "evaluation.test_scenes": arguments.scenes,
+            "evaluation.suites.0.validation_scenes": arguments.scenes // 2,
+            "evaluation.suites.0.test_scenes": arguments.scenes,
             "evaluation.samples_shown": 0,
         }
         if arm.pairs is not None:
@@ -146,28 +147,44 @@ def train(
     return {**oracle_scorecard(run_dir), "seconds": json.loads(took.read_text())}
 
 
+class Oracle:
+    """The rule-based judge, in this process."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._worker = RewardWorker(config.model_copy(update={"reward": Reward()}))
+
+    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+        return self._worker.judge(groups)
+
+
 def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
     """The run's answers under the rule-based judge, whichever judge it trained with: win rates are comparable."""
     config = read_config(run_dir)
-    worker = RewardWorker(config.model_copy(update={"reward": Reward()}))
-
-    async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
-        return await worker.judge(groups)
-
-    baseline, final = (
-        read_measured(run_dir / "evaluation" / f"{name}.json")
-        for name in ("baseline", "final")
+    baseline = read_measured(run_dir / "evaluation" / "baseline.json")
+    final = read_measured(run_dir / "evaluation" / "final.json")
+    evaluator = Evaluator(config, ImageStore(run_dir / "evaluation" / "images"))
+    card = asyncio.run(
+        evaluator.compare(Oracle(config), final.answers, baseline.answers)
     )
-    card = asyncio.run(score(judge, final[1], baseline[1], config.evaluation))
     return {
-        "baseline": baseline[0].model_dump(mode="json"),
+        "baseline": baseline.card.model_dump(mode="json"),
         "final": card.model_dump(mode="json"),
     }
 
 
 def figures(card: dict[str, Any]) -> dict[str, float]:
     """The table's columns of one scorecard."""
-    return {name: card[name] for name, _ in METRICS}
+    return {name: shapes_metrics(card)[name]["value"] for name, _ in METRICS}
+
+
+def bounds(card: dict[str, Any]) -> dict[str, list[float]]:
+    """The 95 % intervals of the table's columns."""
+    return {name: shapes_metrics(card)[name]["interval"] for name, _ in METRICS}
+
+
+def shapes_metrics(card: dict[str, Any]) -> dict[str, Any]:
+    metrics: dict[str, Any] = card["suites"]["shapes"]["metrics"]
+    return metrics
 
 
 def main() -> None:
@@ -223,16 +240,12 @@ def main() -> None:
     baseline = next(iter(runs.values()))[0]["baseline"]
     result = {
         "benchmark": "paper_table",
-        "baseline": figures(baseline)
-        | {"intervals": {name: baseline["intervals"][name] for name, _ in METRICS}},
+        "baseline": figures(baseline) | {"intervals": bounds(baseline)},
         "arms": {
             name: {
                 "title": arms[name].title,
                 "seeds": [figures(run["final"]) for run in found],
-                "intervals": [
-                    {key: run["final"]["intervals"][key] for key, _ in METRICS}
-                    for run in found
-                ],
+                "intervals": [bounds(run["final"]) for run in found],
                 "seconds": [round(run["seconds"], 1) for run in found],
             }
             for name, found in runs.items()

@@ -35,8 +35,8 @@ def measure(
         "learner.num_steps": arguments.steps,
         "learner.global_batch": arguments.batch,
         "checkpoint.interval": arguments.steps,
-        "evaluation.validation_scenes": 1,
-        "evaluation.test_scenes": 1,
+        "evaluation.suites.0.validation_scenes": 1,
+        "evaluation.suites.0.test_scenes": 1,
     }
     words = [sys.executable, "-m", "cluster.train", arguments.preset]
     subprocess.run(

@@ -1,28 +1,26 @@
-"""Measure a policy on scenes it was not trained on, beside the policy it started from.
+"""Measure a policy on prompts it was not trained on, beside the policy it started from.
 
-python -m cluster.evaluate runs/first/policy --baseline common/shapes/policy --samples samples.html
+python -m cluster.evaluate runs/first/policy --baseline common/shapes/policy --preset cluster/configs/shapes_mixed.toml
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from cluster.entry import exit_status
 
 if TYPE_CHECKING:
-    from cluster.grounding import Gate
+    from cluster.clients import RewardClient
+    from cluster.measure import Evaluator, Measured
     from cluster.ray_runtime import RayRuntime
     from common.config import RunConfig
-    from common.protocols import GenerationRequest
-    from common.records import Dropped, Prompt, RolloutGroup, Verdict
-    from reward.scorecard import Answers, Scorecard
+    from common.evaluation import Answers, Split
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,16 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = _parser().parse_known_args(argv)
 
     def call() -> None:
-        from common.errors import UserError
         from common.overrides import load_config
 
         # Nothing is trained here, so no offline pairs are asked for.
         config = load_config(args.preset, ["--mixture.online_fraction=1", *overrides])
-        for directory in filter(None, (args.policy, args.baseline)):
-            if not (directory / "config.json").is_file():
-                raise UserError(
-                    f"policy: expected a Hugging Face directory with config.json, got {directory}; check the path"
-                )
+        if args.scenes is not None:
+            config = _with_scenes(config, args.split, args.scenes)
+        _check_policies(args)
         asyncio.run(_run(args, config))
 
     return exit_status(
@@ -50,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.evaluate",
-        description="CHAIR, POPE and win rate of a policy on held-out scenes, with 95 % intervals.",
-        epilog="Further --section.key value words override the preset, as in cluster.train.",
+        description="What the suites of a config measure of a policy on held-out prompts, with 95 % intervals.",
+        epilog="Further --section.key value words override the preset, as in cluster.train; "
+        """--evaluation.suites '["shapes"]' names suites without a preset.""",
     )
     parser.add_argument(
         "policy",
@@ -66,14 +62,17 @@ def _parser() -> argparse.ArgumentParser:
         help="policy it started from, measured first",
     )
     parser.add_argument(
-        "--preset", type=Path, metavar="FILE", help="TOML preset (engine, costs, sizes)"
+        "--preset",
+        type=Path,
+        metavar="FILE",
+        help="TOML preset (suites, engine, costs, sizes)",
     )
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument(
         "--scenes",
         type=int,
         metavar="N",
-        help="default: evaluation.test_scenes / validation_scenes",
+        help="short for evaluation.suites.*.test_scenes / validation_scenes",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the scorecards as JSON"
@@ -82,157 +81,137 @@ def _parser() -> argparse.ArgumentParser:
         "--samples",
         type=Path,
         metavar="FILE",
-        help="write an HTML page of marked captions",
+        help="write an HTML page of marked answers",
     )
     return parser
 
 
-async def _run(args: argparse.Namespace, config: RunConfig) -> None:
-    from cluster.grounding import grounding_gate
-    from cluster.measure import evaluation_prompts
-    from cluster.ray_runtime import RayRuntime
-    from cluster.samples_page import write_samples
+def _check_policies(args: argparse.Namespace) -> None:
     from common.errors import UserError
+
+    for directory in (args.policy, args.baseline):
+        if directory is not None and not (directory / "config.json").is_file():
+            raise UserError(
+                f"policy: expected a Hugging Face directory with config.json, got {directory}; check the path"
+            )
+
+
+def _with_scenes(config: RunConfig, split: str, num_scenes: int) -> RunConfig:
+    """The config with this many scenes in every suite that has scenes."""
+    from common.errors import UserError
+
+    if num_scenes < 1:
+        raise UserError(f"--scenes: expected at least 1, got {num_scenes}; raise it")
+    key = f"{split}_scenes"
+    suites = []
+    for suite in config.evaluation.suites:
+        has_scenes = key in type(suite).model_fields
+        update = {key: num_scenes} if has_scenes else {}
+        suites.append(suite.model_copy(update=update))
+    evaluation = config.evaluation.model_copy(update={"suites": tuple(suites)})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
+async def _run(args: argparse.Namespace, config: RunConfig) -> None:
+    from cluster.measure import Evaluator
+    from cluster.ray_runtime import RayRuntime
+    from cluster.report import print_scorecards, write_scorecards
+    from cluster.samples_page import write_samples
     from common.images import ImageStore
 
-    settings = config.evaluation
-    scenes = (
-        args.scenes
-        if args.scenes is not None
-        else getattr(settings, f"{args.split}_scenes")
-    )
-    if scenes < 1:
-        raise UserError(
-            f"--scenes: expected at least 1, got {scenes}; raise it or evaluation.{args.split}_scenes"
-        )
-    measured: dict[str, tuple[Scorecard, Answers]] = {}
+    measured: dict[str, Measured] = {}
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
-        store = ImageStore(Path(folder))
-        prompts = evaluation_prompts(args.split, scenes, settings, store)
+        evaluator = Evaluator(config, ImageStore(Path(folder)))
+        _check_prompts(evaluator, args.split)
         runtime = RayRuntime(config.cluster)
+        split: Split = args.split
         try:
-            gate = grounding_gate(config, prompts[0], store)
+            start = None
             if args.baseline:
                 measured["start"] = await _measure(
-                    runtime, args.baseline, config, prompts, gate, None
+                    runtime, evaluator, config, split, args.baseline, None
                 )
-            start = measured["start"][1] if measured else None
+                start = measured["start"].answers
             measured["policy"] = await _measure(
-                runtime, args.policy, config, prompts, gate, start
+                runtime, evaluator, config, split, args.policy, start
             )
         finally:
             runtime.shutdown()
         if args.samples:
-            title = f"{args.policy} on {scenes} {args.split} scenes"
             write_samples(
                 args.samples,
+                evaluator.suites,
                 measured["policy"],
                 measured.get("start"),
-                settings.samples_shown,
-                title,
+                config.evaluation.samples_shown,
+                f"{args.policy} on the {args.split} split",
             )
-    cards = {name: card for name, (card, _) in measured.items()}
+    cards = {name: policy.card for name, policy in measured.items()}
     print_scorecards(cards)
     if args.out:
         write_scorecards(args.out, cards)
 
 
+def _check_prompts(evaluator: Evaluator, split: Split) -> None:
+    """Refuse (UserError) to start engines when there is nothing to measure."""
+    from common.errors import UserError
+
+    if not evaluator.num_prompts(split) and evaluator.gate(split).missing is not None:
+        raise UserError(
+            f"evaluation.suites: expected suites with prompts of the {split} split, or evaluation.pairs, got none; "
+            """name some: --evaluation.suites '["shapes"]', or --preset FILE"""
+        )
+
+
 async def _measure(
     runtime: RayRuntime,
-    policy: Path,
+    evaluator: Evaluator,
     config: RunConfig,
-    prompts: tuple[list[Prompt], list[Prompt]],
-    gate: Gate,
+    split: Split,
+    policy: Path,
     baseline: Answers | None,
-) -> tuple[Scorecard, Answers]:
-    """Start a rollout worker on `policy`, evaluate it, stop it."""
+) -> Measured:
+    """Start workers for a policy, measure it, and stop them.
+
+    `baseline` is None for the start policy, which is compared with nothing.
+    """
     from actors.rollout import RolloutWorker
-    from cluster.grounding import with_grounding
-    from cluster.measure import evaluate
-    from cluster.progress import ProgressReport
+    from cluster.clients import RewardClient, RolloutClient
     from reward.worker import RewardWorker
 
-    options = config.rollout
-    handle = runtime.spawn(
+    limit_s = config.loop.call_timeout_s
+    engine = runtime.spawn(
         RolloutWorker,
         config,
         0,
         str(policy),
         name="rollout-0",
-        num_cpus=options.num_cpus,
-        num_gpus=options.num_gpus,
+        num_cpus=config.rollout.num_cpus,
+        num_gpus=config.rollout.num_gpus,
     )
-    rewards = RewardWorker(config)
-
-    async def generate(
-        requests: list[GenerationRequest],
-    ) -> list[RolloutGroup | Dropped]:
-        return cast(
-            "list[RolloutGroup | Dropped]", await handle.call("generate", requests)
-        )
-
-    async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
-        return await asyncio.to_thread(rewards.judge, groups)
-
-    async def score(
-        answers: list[tuple[Prompt, str]],
-    ) -> list[tuple[float, ...] | Dropped]:
-        return cast(
-            "list[tuple[float, ...] | Dropped]", await handle.call("score", answers)
-        )
-
-    def count_up(num_answers: int) -> None:
-        bar.advance(count=num_answers)
-
+    handles = [engine]
     try:
-        with ProgressReport(
-            f"asking {policy}", sum(map(len, prompts)) + gate.num_scored
-        ) as bar:
-            await handle.call("start")
-            limit, settings = options.max_tokens, config.evaluation
-            found = await evaluate(
-                generate, judge, *prompts, baseline, settings, limit, count_up
+        reward: RewardClient | None = None
+        if baseline is not None:
+            judge = runtime.spawn(
+                RewardWorker,
+                config,
+                name="reward-0",
+                num_cpus=config.reward.num_cpus,
+                num_gpus=0,
             )
-            found = await with_grounding(
-                found, score, gate, baseline, settings, count_up
-            )
-            await handle.call("close")
-            return found
-    finally:
-        runtime.stop(handle)
-
-
-def print_scorecards(cards: dict[str, Scorecard]) -> None:
-    """A table with one column per policy, values with their 95 % intervals."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from cluster.samples_page import grounding_lines, metric_rows
-
-    table = Table("metric", *cards, "", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name, better, _, cells in metric_rows(list(cards.values())):
-        table.add_row(
-            name,
-            *(f"{v}  [dim]{bounds}[/dim]" for v, bounds in cells),
-            better and f"{better} is better",
+            handles.append(judge)
+            reward = RewardClient(judge, limit_s)
+        rollout = RolloutClient(engine, limit_s)
+        await rollout.start()
+        measured = await evaluator.measure(
+            split, rollout, reward, baseline, f"asking {policy}"
         )
-    Console().print(table)
-    for name, card in cards.items():
-        if card.dropped:
-            Console().print(f"{name}: not counted {card.dropped}")
-    for name, card in cards.items():
-        for line, warns in grounding_lines(card):
-            Console(soft_wrap=True).print(
-                f"{name}: {line}", style="bold yellow" if warns else None, markup=False
-            )
-
-
-def write_scorecards(path: Path, cards: dict[str, Scorecard]) -> None:
-    """JSON: policy name -> scorecard."""
-    from common.paths import replace_file
-
-    content = {name: card.model_dump(mode="json") for name, card in cards.items()}
-    replace_file(path, json.dumps(content, indent=2) + "\n")
+        await rollout.close()
+        return measured
+    finally:
+        for handle in handles:
+            runtime.stop(handle)
 
 
 if __name__ == "__main__":

@@ -10,24 +10,19 @@ from typing import Any
 
 from actors.rollout import RolloutWorker
 from cluster.clients import LearnerClient, RewardClient, RolloutClient, Workers
-from cluster.evaluate import write_scorecards
-from cluster.grounding import grounding_gate, with_grounding
 from cluster.loop import Loop
-from cluster.measure import evaluate, evaluation_prompts, read_measured, write_measured
 from cluster.placement import Bundle
-from cluster.progress import ProgressReport
 from cluster.recorder import Recorder
 from cluster.run_dir import RunDir
-from cluster.samples_page import write_samples
+from cluster.scoring import RunScoring
 from cluster.training_data import TrainingData, load_training_data
 from common.chat import ChatEncoder
 from common.config import RunConfig
-from common.images import ImageStore
 from common.paths import replace_directory
 from common.protocols import Handle, Runtime
 from common.records import Dropped, Prompt
 from learner.learner import Learner
-from reward.scorecard import Answers, Scorecard
+from reward.scorecard import Scorecard
 from reward.worker import RewardWorker
 
 log = logging.getLogger("sightline")
@@ -58,17 +53,19 @@ class Experiment:
         self.runtime = runtime
         self._bundles = bundles
         self._types = types or WorkerTypes()
-        self._scenes = ImageStore(run_dir.path / "evaluation" / "images")
         self._recorder = Recorder(run_dir.path)
+        self._scoring = RunScoring(config, run_dir.path, self._recorder)
 
     async def run(self) -> tuple[Scorecard, Scorecard]:
         """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
         # A checkpoint that cannot be read is refused before anything starts.
         self.run_dir.latest()
         data = self._load_data()
+        self._scoring.announce()
         workers = await self._start_workers()
-        baseline = await self._score(
-            "baseline", workers.rollout[0], workers.reward[0], None
+        judge = workers.reward[0]
+        baseline = await self._scoring.score(
+            "baseline", workers.rollout[0], judge, None
         )
         await self._train(data, workers)
         for client in workers.rollout:
@@ -78,9 +75,11 @@ class Experiment:
         self._take_best()
         final_worker = self._spawn_rollout(0, str(self.run_dir.policy))
         await final_worker.start()
-        final = await self._score("final", final_worker, workers.reward[0], baseline[1])
-        self._report(baseline, final)
-        return baseline[0], final[0]
+        final = await self._scoring.score(
+            "final", final_worker, judge, baseline.answers
+        )
+        self._recorder.sync()
+        return self._scoring.write_report(baseline, final)
 
     def _load_data(self) -> TrainingData:
         """Prompts and offline pairs; rows that cannot be used are counted in the journal."""
@@ -126,26 +125,14 @@ class Experiment:
         )
 
     async def _train(self, data: TrainingData, workers: Workers) -> None:
-        config = self.config
-        validation, _ = evaluation_prompts(
-            "validation",
-            config.evaluation.validation_scenes,
-            config.evaluation,
-            self._scenes,
-        )
-        loop = Loop(config, self.run_dir, workers, data, self._recorder)
-        await self._set_probe(workers.learner, (validation or data.prompts)[0])
+        loop = Loop(self.config, self.run_dir, workers, data, self._recorder)
+        prompts = self._scoring.validation_prompts() or data.prompts
+        await self._set_probe(workers.learner, prompts[0])
 
-        async def validate(step: int) -> float:
-            card, _ = await self._ask(
-                workers.rollout[0], workers.reward[0], (validation, []), None
-            )
-            self._recorder.validation(
-                step, card.model_dump(exclude={"intervals", "pope"})
-            )
-            return card.selection
+        async def validate(step: int) -> float | None:
+            return await self._scoring.validate(step, workers.rollout[0])
 
-        with self._recorder.training(config.learner, loop.state.step):
+        with self._recorder.training(self.config.learner, loop.state.step):
             await loop.run(validate)
 
     async def _set_probe(self, learner: LearnerClient, prompt: Prompt) -> None:
@@ -153,72 +140,6 @@ class Experiment:
         encoder = ChatEncoder(self.config.model.path, self.config.model.max_length)
         response = encoder.encode_response(prompt.reference or "yes")
         await learner.set_probe(prompt, response)
-
-    async def _score(
-        self,
-        name: str,
-        rollout: RolloutClient,
-        reward: RewardClient,
-        baseline: Answers | None,
-    ) -> tuple[Scorecard, Answers]:
-        """The scorecard of what the engine holds now on the test split; kept on disk, so that a resume reads it."""
-        path = self.run_dir.path / "evaluation" / f"{name}.json"
-        if path.exists():
-            return read_measured(path)
-        settings = self.config.evaluation
-        prompts = evaluation_prompts(
-            "test", settings.test_scenes, settings, self._scenes
-        )
-        found = await self._ask(rollout, reward, prompts, baseline, name)
-        measured = await self._look_away(found, rollout, prompts[0], baseline, name)
-        write_measured(path, measured)
-        return measured
-
-    async def _look_away(
-        self,
-        found: tuple[Scorecard, Answers],
-        rollout: RolloutClient,
-        captions: list[Prompt],
-        baseline: Answers | None,
-        name: str,
-    ) -> tuple[Scorecard, Answers]:
-        """The grounding gate on top of a scorecard."""
-        gate = grounding_gate(self.config, captions, self._scenes)
-
-        with ProgressReport(f"grounding {name}", gate.num_scored) as bar:
-            settings = self.config.evaluation
-            return await with_grounding(
-                found,
-                rollout.score,
-                gate,
-                baseline,
-                settings,
-                lambda n: bar.advance(count=n),
-            )
-
-    async def _ask(
-        self,
-        rollout: RolloutClient,
-        reward: RewardClient,
-        prompts: tuple[list[Prompt], list[Prompt]],
-        baseline: Answers | None,
-        title: str | None = None,
-    ) -> tuple[Scorecard, Answers]:
-        settings, limit = self.config.evaluation, self.config.rollout.max_tokens
-        if title is None:
-            return await evaluate(
-                rollout.generate, reward.judge, *prompts, baseline, settings, limit
-            )
-        with ProgressReport(f"scoring {title}", sum(map(len, prompts))) as bar:
-            return await evaluate(
-                rollout.generate,
-                reward.judge,
-                *prompts,
-                baseline,
-                settings,
-                limit,
-                lambda n: bar.advance(count=n),
-            )
 
     def _take_best(self) -> None:
         """`policy/` is the checkpoint that validation picked."""
@@ -229,18 +150,4 @@ class Experiment:
         best = self.run_dir.checkpoint(best_step) / "policy"
         with replace_directory(self.run_dir.policy) as folder:
             shutil.copytree(best, folder, dirs_exist_ok=True)
-
-    def _report(
-        self, baseline: tuple[Scorecard, Answers], final: tuple[Scorecard, Answers]
-    ) -> None:
-        path, shown = self.run_dir.path, self.config.evaluation.samples_shown
-        write_samples(
-            path / "samples.html",
-            final,
-            baseline,
-            shown,
-            f"{path.name}: test scenes before and after",
-        )
-        write_scorecards(
-            path / "scorecard.json", {"baseline": baseline[0], "final": final[0]}
-        )
+        self._scoring.record_pick(best_step)

@@ -1,155 +1,135 @@
-"""Pairs for the scorecard's grounding gate, and what an engine's policy makes of them. Knows neither Ray nor vLLM."""
+"""The scorecard's grounding gate: its held-out pairs, and how an engine's policy ranks them."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from cluster.measure import CHUNK, SEED
-from common.config import Evaluation, RunConfig, ShapesPrompts
+from cluster.chunks import OnProgress, ignore_progress, in_chunks
+from common.config import Evaluation
 from common.datasets import read_pairs
+from common.evaluation import ConditionLogps, TaskPrompts
 from common.images import ImageStore
-from common.povid_config import ErrorKind
+from common.protocols import Suite
 from common.records import Dropped, PreferencePair, Prompt, Response, SideLogps
-from common.shapes.corrupter import corrupt
+from common.views import CONDITIONS, Condition
 from learner.grounding import views
 from reward.grounding import Grounding, make_grounding
-from reward.scorecard import Answers, Scorecard
 
-Score: TypeAlias = Callable[
-    [list[tuple[Prompt, str]]], Awaitable[list[tuple[float, ...] | Dropped]]
-]
+Scored: TypeAlias = tuple[float, ...] | Dropped
+Score: TypeAlias = Callable[[Sequence[tuple[Prompt, str]]], Awaitable[list[Scored]]]
 """Token log-probs of answers by the policy that is measured, see `common.protocols.Engine.score`."""
 
-KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
+PairLogps: TypeAlias = dict[Condition, dict[str, SideLogps]]
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Held-out pairs by view (`true`, `blank`, `shuffled`), or why there are none."""
+    """Held-out pairs under every image condition, or why there are none."""
 
-    shown: Mapping[str, Sequence[PreferencePair]]
+    pairs: Mapping[Condition, Sequence[PreferencePair]]
     missing: str | None = None
 
     @property
-    def num_scored(self) -> int:
-        """Answers to be scored: two per pair and view."""
-        return 2 * sum(map(len, self.shown.values()))
+    def num_answers(self) -> int:
+        """Answers to be scored: two per pair and condition."""
+        return 2 * sum(len(pairs) for pairs in self.pairs.values())
 
 
 def grounding_gate(
-    config: RunConfig, captions: Sequence[Prompt], store: ImageStore
+    settings: Evaluation,
+    suites: Sequence[tuple[Suite, TaskPrompts]],
+    store: ImageStore,
 ) -> Gate:
-    """`evaluation.pairs`, or in the shapes world true captions of these scenes against those corrupted by rule.
+    """The pairs of `evaluation.pairs`, or those of the first suite that has held-out pairs.
 
     Args:
-        captions: caption prompts of scenes that nobody trains on.
+        suites: with their prompts of a split that nobody trains on.
         store: takes grey pictures.
 
     Raises:
         UserError: `evaluation.pairs` is no pair set.
     """
-    settings = config.evaluation
-    if not settings.grounding_pairs:
+    limit = settings.grounding_pairs
+    if not limit:
         return Gate({}, "evaluation.grounding_pairs is 0")
     if settings.pairs is not None:
-        pairs = read_pairs(Path(settings.pairs), [])
-        none = f"evaluation.pairs {settings.pairs} holds no pair with images"
-    elif isinstance(config.data.prompts, ShapesPrompts):
-        pairs = [
-            pair
-            for prompt, kind in _in_turn(captions)
-            if (pair := corrupted_pair(prompt, kind))
-        ]
-        none = "there are no caption scenes"
+        pairs = read_pairs(Path(settings.pairs), [])[:limit]
+        reason = f"evaluation.pairs {settings.pairs} holds no pair with images"
     else:
-        return Gate(
-            {},
-            "no rule corrupts answers to data.prompts; name a held-out pair set as evaluation.pairs",
+        pairs = _suite_pairs(suites, limit)
+        reason = (
+            "no suite of evaluation.suites has held-out pairs; name a held-out pair set "
+            "as evaluation.pairs"
         )
-    # Texts, not tokens: another tokenizer may have made those of a data set.
-    read = [
-        replace(p, chosen=Response(p.chosen.text), rejected=Response(p.rejected.text))
-        for p in pairs
-    ]
-    shown = views(read[: settings.grounding_pairs], store)
-    return Gate(shown) if shown else Gate({}, none)
+    by_view = views([_as_text(pair) for pair in pairs], store)
+    by_condition = {name: by_view[name] for name in CONDITIONS if name in by_view}
+    return Gate(by_condition) if by_condition else Gate({}, reason)
 
 
-def corrupted_pair(prompt: Prompt, kind: ErrorKind) -> PreferencePair | None:
-    """The prompt's reference over the same text with an error of this kind, or the next one that the scene allows."""
-    first = KINDS.index(kind)
-    for each in (*KINDS[first:], *KINDS[:first]):
-        wrong = corrupt(prompt, each, SEED)
-        if isinstance(wrong, str):
-            id = f"{prompt.id}/{each}"
-            return PreferencePair(
-                id,
-                prompt,
-                Response(prompt.reference or ""),
-                Response(wrong),
-                "corrupted",
-            )
-    return None
+def _suite_pairs(
+    suites: Sequence[tuple[Suite, TaskPrompts]], limit: int
+) -> list[PreferencePair]:
+    for suite, prompts in suites:
+        pairs = suite.heldout_pairs(prompts, limit)
+        if pairs:
+            return pairs
+    return []
 
 
-def _in_turn(prompts: Sequence[Prompt]) -> list[tuple[Prompt, ErrorKind]]:
-    return [(prompt, KINDS[index % len(KINDS)]) for index, prompt in enumerate(prompts)]
+def _as_text(pair: PreferencePair) -> PreferencePair:
+    """The pair without token ids: another tokenizer may have made those of a data set."""
+    return PreferencePair(
+        pair.id,
+        pair.prompt,
+        Response(pair.chosen.text),
+        Response(pair.rejected.text),
+        pair.source,
+    )
 
 
-async def with_grounding(
-    found: tuple[Scorecard, Answers],
-    score: Score,
+async def pass_gate(
     gate: Gate,
-    baseline: Answers | None,
+    score: Score,
+    start: ConditionLogps | None,
     settings: Evaluation,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> tuple[Scorecard, Answers]:
-    """The scorecard with its grounding gate, and the answers with the log-probs behind it.
+    on_progress: OnProgress = ignore_progress,
+) -> tuple[Grounding, PairLogps]:
+    """Score the gate's pairs and measure the policy; returns the log-probs behind it as well.
 
     Args:
-        score: of the policy that gave `found`.
-        baseline: answers of the start policy, with its log-probs; None says that this is the start policy.
+        score: of the policy that is measured.
+        start: the start policy's log-probs; None says that this is the start policy.
     """
-    card, answers = found
     if gate.missing is not None:
-        return card.model_copy(
-            update={"grounding": Grounding(missing=gate.missing)}
-        ), answers
-    logps: dict[str, dict[str, SideLogps]] = {}
+        return Grounding(missing=gate.missing), {}
+    logps: PairLogps = {}
     dropped: list[Dropped] = []
-    for view, pairs in gate.shown.items():
-        logps[view], lost = await _score_view(score, pairs, on_progress)
+    for condition, pairs in gate.pairs.items():
+        logps[condition], lost = await _score_pairs(score, pairs, on_progress)
         dropped += lost
-    start = None if baseline is None else baseline.grounding
     grounding = make_grounding(
         logps, start, settings.grounding_gain, settings.bootstrap_samples, dropped
     )
-    return card.model_copy(update={"grounding": grounding}), replace(
-        answers, grounding=logps
-    )
+    return grounding, logps
 
 
-async def _score_view(
-    score: Score, pairs: Sequence[PreferencePair], on_progress: Callable[[int], None]
+async def _score_pairs(
+    score: Score, pairs: Sequence[PreferencePair], on_progress: OnProgress
 ) -> tuple[dict[str, SideLogps], list[Dropped]]:
     """Log-probs by pair id, and the answers that have none."""
-    sides = list(
-        chain.from_iterable((pair.chosen.text, pair.rejected.text) for pair in pairs)
-    )
-    asked = [(pairs[index // 2].prompt, text) for index, text in enumerate(sides)]
-    found: list[tuple[float, ...] | Dropped] = []
-    for start in range(0, len(asked), CHUNK):
-        chunk = asked[start : start + CHUNK]
-        found += await score(chunk)
-        on_progress(len(chunk))
+    answers: list[tuple[Prompt, str]] = []
+    for pair in pairs:
+        answers.append((pair.prompt, pair.chosen.text))
+        answers.append((pair.prompt, pair.rejected.text))
+    scores = await in_chunks(score, answers, on_progress)
     logps: dict[str, SideLogps] = {}
-    for pair, chosen, rejected in zip(pairs, found[::2], found[1::2], strict=True):
+    for pair, chosen, rejected in zip(pairs, scores[::2], scores[1::2], strict=True):
         if not isinstance(chosen, Dropped) and not isinstance(rejected, Dropped):
             logps[pair.id] = SideLogps(
                 sum(chosen), sum(rejected), len(chosen), len(rejected)
             )
-    return logps, [result for result in found if isinstance(result, Dropped)]
+    dropped = [result for result in scores if isinstance(result, Dropped)]
+    return logps, dropped

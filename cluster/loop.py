@@ -46,8 +46,11 @@ from common.records import PreferencePair, WeightManifest
 ROLLOUT_CALLS_IN_FLIGHT = 2
 """Per worker: while one call's groups are ranked, the engine works on the other's."""
 
-Validate: TypeAlias = Callable[[int], Awaitable[float]]
-"""Scores the weights that the engines hold after this step on the validation split; higher is better."""
+Validate: TypeAlias = Callable[[int], Awaitable[float | None]]
+"""Scores the weights that the engines hold after this step on the validation split; higher is better.
+
+None when nothing can be measured.
+"""
 
 
 class Loop:
@@ -111,7 +114,9 @@ class Loop:
                 metrics["time/publish_s"] = await self._publish(state.version + 1)
             if is_last or step % self._config.checkpoint.interval == 0:
                 score = await validate(step)
-                self._recorder.step(step, {**metrics, "validation/score": score})
+                if score is not None:
+                    metrics["validation/score"] = score
+                self._recorder.step(step, metrics)
                 await self._checkpoint(step, score)
             else:
                 self._recorder.step(step, metrics)
@@ -185,16 +190,13 @@ class Loop:
                 "raise learner.optimizer.lr, or look at what model.tuning trains"
             )
 
-    async def _checkpoint(self, step: int, score: float) -> None:
+    async def _checkpoint(self, step: int, score: float | None) -> None:
         """Save everything in one directory that appears whole or not at all.
 
         What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
         """
         state, learner = self.state, self._workers.learner
-        is_best = score >= state.best_score
-        if is_best:
-            state.best_step = step
-            state.best_score = score
+        is_best = state.note_score(step, score)
         # Groups that settle while the ranks save belong to the next checkpoint: nothing is awaited before the state,
         # the pairs and the journal stand at the same place.
         state_json = state.to_json()

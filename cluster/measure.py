@@ -1,157 +1,290 @@
-"""A policy's scorecard: ask greedily, measure, compare with the start policy. Knows neither Ray nor vLLM."""
+"""The one way to measure a policy, shared by runs and `cluster.evaluate`. Knows neither Ray nor vLLM.
+
+suites' tasks ──▶ RolloutClient.generate (greedy) ──answers──▶ RewardClient.judge (against the start policy)
+                                                                    │ wins
+Scorecard ◀── grounding gate (RolloutClient.score) ◀── Suite.measure ◀┘
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Protocol
 
 from pydantic import TypeAdapter
 
-from common.config import Evaluation
+from cluster.chunks import OnProgress, ignore_progress, in_chunks
+from cluster.clients import RolloutClient
+from cluster.grounding import Gate, grounding_gate, pass_gate
+from cluster.progress import ProgressReport
+from common.config import RunConfig
+from common.evaluation import (
+    Answers,
+    Split,
+    SuiteAnswers,
+    TaskPrompts,
+    Wins,
+    count_reasons,
+)
 from common.images import ImageStore
 from common.paths import replace_file
 from common.protocols import GenerationRequest
-from common.records import Dropped, Prompt, RolloutGroup, Verdict
-from common.shapes.prompts import caption_prompts, question_prompts
-from common.shapes.scenes import Split
-from reward.scorecard import Answers, Scorecard, make_scorecard, win_of
-
-Generate: TypeAlias = Callable[
-    [list[GenerationRequest]], Awaitable[list[RolloutGroup | Dropped]]
-]
-JudgeAll: TypeAlias = Callable[[list[RolloutGroup]], Awaitable[list[Verdict | Dropped]]]
-
-Measured: TypeAlias = tuple[Scorecard, Answers]
+from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
+from reward.scorecard import Scorecard, SuiteCard
+from reward.suites import make_suites
+from reward.wins import win_of
 
 _ANSWERS = TypeAdapter(Answers)
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
-CHUNK = 64
-"""Prompts per call of a rollout worker: enough to fill its engine, few enough to see progress."""
+class Comparer(Protocol):
+    """Judges groups of two answers; a `RewardClient`."""
 
-SEED = 0
-"""The scenes of an evaluation are the same in every run, whatever its seed."""
-
-
-async def evaluate(
-    generate: Generate,
-    judge: JudgeAll,
-    captions: Sequence[Prompt],
-    questions: Sequence[Prompt],
-    baseline: Answers | None,
-    settings: Evaluation,
-    max_tokens: int = 96,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> Measured:
-    """Ask greedily, measure, and compare captions with those of the start policy.
-
-    Args:
-        baseline: answers of the start policy to the same prompts; None says that this is the start policy.
-        on_progress: called with the number of prompts answered since its last call.
-
-    Returns:
-        The scorecard and the answers, which serve as `baseline` of the next policy. What could not be generated or
-        judged is counted in `scorecard.dropped`.
-    """
-    told, lost = await _ask(generate, captions, max_tokens, on_progress)
-    answered, lost_too = await _ask(generate, questions, max_tokens, on_progress)
-    answers = Answers(told, answered, (*lost, *lost_too))
-    return await score(judge, answers, baseline, settings), answers
+    async def judge(
+        self, groups: Sequence[RolloutGroup]
+    ) -> list[Verdict | Dropped]: ...
 
 
-async def score(
-    judge: JudgeAll, answers: Answers, baseline: Answers | None, settings: Evaluation
-) -> Scorecard:
-    """The scorecard of answers that are there already; arguments as of `evaluate`."""
-    wins, failed = (
-        (None, []) if baseline is None else await _compare(judge, answers, baseline)
-    )
-    return make_scorecard(answers, wins, settings.bootstrap_samples, failed)
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A policy's scorecard and the answers behind it, which serve as the baseline of the next policy."""
+
+    card: Scorecard
+    answers: Answers
+
+
+class Evaluator:
+    """Asks the suites of a config and measures what a policy answers."""
+
+    def __init__(self, config: RunConfig, store: ImageStore) -> None:
+        """`store` takes the pictures that suites and the grounding gate make."""
+        self.suites = make_suites(config.evaluation.suites)
+        self._settings = config.evaluation
+        self._max_tokens = config.rollout.max_tokens
+        self._store = store
+        self._prompts: dict[Split, dict[str, TaskPrompts]] = {}
+
+    def prompts(self, split: Split) -> dict[str, TaskPrompts]:
+        """The prompts of a split by suite and task."""
+        if split not in self._prompts:
+            self._prompts[split] = {
+                suite.name: suite.prompts(split, self._store) for suite in self.suites
+            }
+        return self._prompts[split]
+
+    def num_prompts(self, split: Split) -> int:
+        """How many prompts a split has in all suites."""
+        num_prompts = 0
+        for tasks in self.prompts(split).values():
+            num_prompts += sum(len(prompts) for prompts in tasks.values())
+        return num_prompts
+
+    def validation_prompts(self) -> list[Prompt]:
+        """The prompts whose answers pick a checkpoint."""
+        selecting: list[Prompt] = []
+        for tasks in self._selecting().values():
+            for prompts in tasks.values():
+                selecting += prompts
+        return selecting
+
+    def gate(self, split: Split) -> Gate:
+        """The grounding gate's pairs (UserError when `evaluation.pairs` is no pair set)."""
+        prompts = self.prompts(split)
+        suites = [(suite, prompts[suite.name]) for suite in self.suites]
+        return grounding_gate(self._settings, suites, self._store)
+
+    async def measure(
+        self,
+        split: Split,
+        rollout: RolloutClient,
+        reward: Comparer | None,
+        baseline: Answers | None,
+        title: str,
+    ) -> Measured:
+        """Ask everything, compare with the start policy, measure, and pass the grounding gate.
+
+        Args:
+            rollout: a worker with the weights that are measured.
+            reward: compares with the baseline; None compares nothing.
+            baseline: the start policy's answers to the same tasks; None says that this is the start policy.
+            title: of the progress bar.
+
+        Returns:
+            The scorecard and the answers. What could not be generated or judged is counted in the scorecard.
+
+        Raises:
+            UserError: a worker does not answer within its limit.
+        """
+        gate = self.gate(split)
+        num_items = self.num_prompts(split) + gate.num_answers
+        with ProgressReport(title, num_items) as bar:
+
+            def count_up(num_done: int) -> None:
+                bar.advance(count=num_done)
+
+            answers = await self._ask(rollout, self.prompts(split), count_up)
+            if baseline is None:
+                card = self._card(answers, None, {})
+            else:
+                card = await self.compare(reward, answers, baseline)
+            start = None if baseline is None else baseline.grounding
+            grounding, logps = await pass_gate(
+                gate, rollout.score, start, self._settings, count_up
+            )
+        return Measured(
+            card.model_copy(update={"grounding": grounding}),
+            replace(answers, grounding=logps),
+        )
+
+    async def compare(
+        self, reward: Comparer | None, answers: Answers, baseline: Answers
+    ) -> Scorecard:
+        """The scorecard of answers that are there already, without the grounding gate; arguments as of `measure`."""
+        wins: dict[str, Wins] = {}
+        failures: dict[str, list[Dropped]] = {}
+        for suite in self.suites:
+            if reward is None:
+                continue
+            before = baseline.suites.get(suite.name, SuiteAnswers())
+            wins[suite.name], failures[suite.name] = await _compare(
+                reward, suite.compared_tasks, answers.suites[suite.name], before
+            )
+        return self._card(answers, wins, failures)
+
+    async def validate(self, rollout: RolloutClient) -> Scorecard:
+        """Measure on the validation split what picks a checkpoint. Nothing is compared, so there is no win rate."""
+        answers = await self._ask(rollout, self._selecting(), ignore_progress)
+        return self._card(answers, {}, {})
+
+    def selection(self, card: Scorecard) -> float | None:
+        """The mean over suites of the number that picks a checkpoint; None when no suite could measure its own."""
+        scores: list[float] = []
+        for suite in self.suites:
+            score = suite.selection(card.suites[suite.name].metrics)
+            if score is not None:
+                scores.append(score)
+        return sum(scores) / len(scores) if scores else None
+
+    def _selecting(self) -> dict[str, TaskPrompts]:
+        """The validation prompts of `selecting_tasks`."""
+        selecting: dict[str, TaskPrompts] = {}
+        for suite in self.suites:
+            tasks = self.prompts("validation")[suite.name]
+            selecting[suite.name] = {
+                task: tasks[task] for task in suite.selecting_tasks
+            }
+        return selecting
+
+    async def _ask(
+        self,
+        rollout: RolloutClient,
+        prompts: Mapping[str, TaskPrompts],
+        on_progress: OnProgress,
+    ) -> Answers:
+        suites: dict[str, SuiteAnswers] = {}
+        for suite, tasks in prompts.items():
+            groups: dict[str, tuple[RolloutGroup, ...]] = {}
+            dropped: list[Dropped] = []
+            for task, task_prompts in tasks.items():
+                requests = [self._request(prompt) for prompt in task_prompts]
+                results = await in_chunks(rollout.generate, requests, on_progress)
+                groups[task], lost = _split_dropped(results)
+                dropped += lost
+            suites[suite] = SuiteAnswers(groups, tuple(dropped))
+        return Answers(suites)
+
+    def _request(self, prompt: Prompt) -> GenerationRequest:
+        return GenerationRequest(
+            f"evaluation/{prompt.id}",
+            prompt,
+            num_completions=1,
+            temperature=0.0,
+            max_tokens=self._max_tokens,
+        )
+
+    def _card(
+        self,
+        answers: Answers,
+        wins: dict[str, Wins] | None,
+        failures: dict[str, list[Dropped]],
+    ) -> Scorecard:
+        """`wins` by suite; None says that this is the start policy. `failures` are the judge's."""
+        cards: dict[str, SuiteCard] = {}
+        for suite in self.suites:
+            suite_answers = answers.suites[suite.name]
+            suite_wins = None if wins is None else wins.get(suite.name, {})
+            measurement = suite.measure(
+                suite_answers, suite_wins, self._settings.bootstrap_samples
+            )
+            lost = [*suite_answers.dropped, *failures.get(suite.name, ())]
+            cards[suite.name] = SuiteCard(
+                metrics=dict(measurement.metrics),
+                counts=dict(measurement.counts),
+                dropped=dict(
+                    Counter(count_reasons(lost)) + Counter(measurement.dropped)
+                ),
+                summary=measurement.summary,
+            )
+        return Scorecard(suites=cards)
+
+
+def _split_dropped(
+    results: Sequence[RolloutGroup | Dropped],
+) -> tuple[tuple[RolloutGroup, ...], list[Dropped]]:
+    groups: list[RolloutGroup] = []
+    dropped: list[Dropped] = []
+    for result in results:
+        if isinstance(result, Dropped):
+            dropped.append(result)
+        else:
+            groups.append(result)
+    return tuple(groups), dropped
+
+
+async def _compare(
+    reward: Comparer,
+    tasks: Sequence[str],
+    answers: SuiteAnswers,
+    baseline: SuiteAnswers,
+) -> tuple[dict[str, float], list[Dropped]]:
+    """Prompt id -> win of an answer over the start policy's, and the comparisons that failed."""
+    comparisons: list[RolloutGroup] = []
+    dropped: list[Dropped] = []
+    for task in tasks:
+        start: dict[str, Completion] = {}
+        for group in baseline.tasks.get(task, ()):
+            start[group.prompt.id] = group.completions[0]
+        for group in answers.tasks[task]:
+            if group.prompt.id in start:
+                both = (group.completions[0], start[group.prompt.id])
+                comparisons.append(replace(group, completions=both))
+            else:
+                dropped.append(Dropped(group.id, "no_baseline"))
+    wins: dict[str, float] = {}
+    verdicts = await in_chunks(reward.judge, comparisons)
+    for group, verdict in zip(comparisons, verdicts, strict=True):
+        if isinstance(verdict, Dropped):
+            dropped.append(verdict)
+        else:
+            wins[group.prompt.id] = win_of(verdict)
+    return wins, dropped
 
 
 def write_measured(path: Path, measured: Measured) -> None:
     """Keep a scorecard and its answers, so that a resume or another judge reads them instead of asking again."""
-    card, answers = measured
     content = {
-        "scorecard": card.model_dump(mode="json"),
-        "answers": _ANSWERS.dump_python(answers, mode="json"),
+        "scorecard": measured.card.model_dump(mode="json"),
+        "answers": _ANSWERS.dump_python(measured.answers, mode="json"),
     }
     replace_file(path, json.dumps(content))
 
 
 def read_measured(path: Path) -> Measured:
     """What `write_measured` wrote."""
-    found = json.loads(path.read_text())
-    return Scorecard.model_validate(found["scorecard"]), _ANSWERS.validate_python(
-        found["answers"], strict=False
-    )
-
-
-def evaluation_prompts(
-    split: Split, scenes: int, settings: Evaluation, store: ImageStore
-) -> tuple[list[Prompt], list[Prompt]]:
-    """Caption and question prompts of the first `scenes` scenes of a split."""
-    questions = question_prompts(
-        split, scenes, SEED, store, settings.questions_per_scene
-    )
-    return caption_prompts(split, scenes, SEED, store), questions
-
-
-async def _ask(
-    generate: Generate,
-    prompts: Sequence[Prompt],
-    max_tokens: int,
-    on_progress: Callable[[int], None],
-) -> tuple[tuple[RolloutGroup, ...], list[Dropped]]:
-    requests = [
-        GenerationRequest(f"evaluation/{prompt.id}", prompt, 1, 0.0, max_tokens)
-        for prompt in prompts
-    ]
-    answered, dropped = await _in_chunks(generate, requests, on_progress)
-    return tuple(group for _, group in answered), dropped
-
-
-async def _compare(
-    judge: JudgeAll, answers: Answers, baseline: Answers
-) -> tuple[dict[str, float], list[Dropped]]:
-    """Caption prompt id -> win of `answers` over `baseline`, and the comparisons that failed."""
-    before = {group.prompt.id: group.completions[0] for group in baseline.captions}
-    both = [group for group in answers.captions if group.prompt.id in before]
-    versus = [
-        replace(group, completions=(group.completions[0], before[group.prompt.id]))
-        for group in both
-    ]
-    judged, failed = await _in_chunks(judge, versus)
-    missing = [
-        Dropped(group.id, "no_baseline")
-        for group in answers.captions
-        if group.prompt.id not in before
-    ]
-    return {group.prompt.id: win_of(verdict) for group, verdict in judged}, [
-        *missing,
-        *failed,
-    ]
-
-
-async def _in_chunks(
-    call: Callable[[list[Item]], Awaitable[list[Result | Dropped]]],
-    items: Sequence[Item],
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> tuple[list[tuple[Item, Result]], list[Dropped]]:
-    """Each item with its result, `CHUNK` items per call, and the drops."""
-    done: list[tuple[Item, Result]] = []
-    dropped: list[Dropped] = []
-    for start in range(0, len(items), CHUNK):
-        chunk = list(items[start : start + CHUNK])
-        for item, result in zip(chunk, await call(chunk), strict=True):
-            if isinstance(result, Dropped):
-                dropped.append(result)
-            else:
-                done.append((item, result))
-        on_progress(len(chunk))
-    return done, dropped
+    content = json.loads(path.read_text())
+    card = Scorecard.model_validate(content["scorecard"])
+    answers = _ANSWERS.validate_python(content["answers"], strict=False)
+    return Measured(card, answers)

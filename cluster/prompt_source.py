@@ -43,6 +43,6 @@ def load_prompts(
     """The prompts, of the first `count` rows or scenes, with references; rows that are no prompt go to `dropped`."""
     if directory is not None:
         return read_prompts(directory, dropped, count)
-    from common.shapes.prompts import caption_prompts
+    from cluster.shapes_world import training_prompts
 
-    return caption_prompts("train", count or DEMO_COUNT, seed, store)
+    return training_prompts(count or DEMO_COUNT, seed, store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cluster.online_pairs import OnlinePairs
 from cluster.outcome import GroupOutcome
@@ -80,9 +80,21 @@ class Recorder:
             probe_error=[report.probe_error for report in reports],
         )
 
+    def no_validation(self) -> None:
+        """There are no validation prompts, so the last checkpoint becomes the policy."""
+        self._journal.write("no_validation", picks="last")
+
     def validation(self, step: int, scores: Mapping[str, Any]) -> None:
-        """The weights after `step` were scored on the validation split."""
+        """The weights after `step` were scored on the validation split of one suite."""
         self._journal.write("validation", step=step, **scores)
+
+    def picked(self, step: int, by: Literal["validation", "last"]) -> None:
+        """The checkpoint of `step` became the policy."""
+        self._journal.write("picked", step=step, by=by)
+
+    def sync(self) -> None:
+        """Bring every event so far to disk."""
+        self._journal.sync()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is over: its events and metrics are on disk when this returns."""
@@ -96,7 +108,7 @@ class Recorder:
         self._unsaved_pairs = []
         self._journal.sync()
 
-    def checkpoint(self, step: int, score: float, best_step: int | None) -> None:
+    def checkpoint(self, step: int, score: float | None, best_step: int | None) -> None:
         """The checkpoint of `step` is whole."""
         self._journal.write("checkpoint", step=step, score=score, best_step=best_step)
 

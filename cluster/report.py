@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.entry import exit_status
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from reward.scorecard import Scorecard
 
 
 def print_report(run_dir: Path) -> None:
@@ -18,23 +24,71 @@ def print_report(run_dir: Path) -> None:
     Raises:
         UserError: the directory holds no finished run.
     """
-    from cluster.evaluate import print_scorecards
     from reward.scorecard import Scorecard
 
     path = run_dir / "scorecard.json"
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text())
+        cards = {
+            name: Scorecard.model_validate(content[name])
+            for name in ("baseline", "final")
+        }
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path}: expected the scorecard of a finished run, got {error}; resume the run"
+            f"{path}: expected the scorecard of a finished run, got {reason}; resume the run"
         ) from error
-    print_scorecards(
-        {name: Scorecard.model_validate(found[name]) for name in ("baseline", "final")}
-    )
-    print(
-        f"look: {run_dir / 'samples.html'}   curves: tensorboard --logdir {run_dir / 'tensorboard'}"
-    )
+    print_scorecards(cards)
+    samples = run_dir / "samples.html"
+    curves = f"curves: tensorboard --logdir {run_dir / 'tensorboard'}"
+    print(f"look: {samples}   {curves}" if samples.exists() else curves)
     print(f"policy: {run_dir / 'policy'}   (transformers and `vllm serve` load it)")
+
+
+def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
+    """A table per suite with one column per policy, values with their 95 % intervals, and the grounding gate."""
+    from rich.console import Console
+
+    from cluster.score_table import grounding_lines, suite_names
+
+    console = Console()
+    names = suite_names(list(cards.values()))
+    for name in names:
+        if len(names) > 1:
+            console.print(name, style="bold")
+        console.print(_table(cards, name))
+    if not names:
+        console.print("no suite measured the policy: evaluation.suites is empty")
+    for policy, card in cards.items():
+        for suite_card in card.suites.values():
+            if suite_card.dropped:
+                console.print(f"{policy}: not counted {suite_card.dropped}")
+    for policy, card in cards.items():
+        for line, is_warning in grounding_lines(card):
+            style = "bold yellow" if is_warning else None
+            unwrapped = Console(soft_wrap=True)
+            unwrapped.print(f"{policy}: {line}", style=style, markup=False)
+
+
+def write_scorecards(path: Path, cards: Mapping[str, Scorecard]) -> None:
+    """JSON: policy name -> scorecard."""
+    from common.paths import replace_file
+
+    content = {name: card.model_dump(mode="json") for name, card in cards.items()}
+    replace_file(path, json.dumps(content, indent=2) + "\n")
+
+
+def _table(cards: Mapping[str, Scorecard], suite: str) -> Table:
+    from rich.table import Table
+
+    from cluster.score_table import metric_rows
+
+    table = Table("metric", *cards, "", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for row in metric_rows(list(cards.values()), suite):
+        cells = [f"{value}  [dim]{interval}[/dim]" for value, interval in row.cells]
+        hint = f"{row.better} is better" if row.better else ""
+        table.add_row(row.label, *cells, hint)
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -62,6 +62,20 @@ class RunState(BaseModel):
         """
         return cls.model_validate(content)
 
+    def note_score(self, step: int, score: float | None) -> bool:
+        """Whether the checkpoint of this step is the best so far, which it then is called.
+
+        `score` is None when nothing was measured: without any score the last checkpoint is the one to take.
+        """
+        if score is None:
+            is_best = self.best_score < 0
+        else:
+            is_best = score >= self.best_score
+        if is_best:
+            self.best_step = step
+            self.best_score = self.best_score if score is None else score
+        return is_best
+
     def to_json(self) -> str:
         """The content of state.json."""
         return json.dumps(self.model_dump(mode="json", by_alias=True))

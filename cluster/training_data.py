@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cluster.shapes_world import training_prompts
 from common.chat import ChatEncoder
 from common.config import RunConfig, ShapesPrompts
 from common.datasets import read_pairs, read_prompts
 from common.errors import UserError
 from common.images import ImageStore
 from common.records import Dropped, PreferencePair, Prompt
-from common.shapes.prompts import caption_prompts
 from common.sources import ONLINE_BDHS, RLOO
 from learner.anatomy_logps import of_policy
 
@@ -49,7 +49,7 @@ def load_prompts(
     """
     source = config.data.prompts
     if isinstance(source, ShapesPrompts):
-        prompts = caption_prompts("train", source.count, source.seed, store)
+        prompts = training_prompts(source.count, source.seed, store)
     else:
         prompts = read_prompts(Path(source.path), dropped)
     if not prompts:

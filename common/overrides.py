@@ -55,7 +55,7 @@ def _location(loc: Sequence[int | str], tree: Any) -> list[str]:
     """The key as the user wrote it: pydantic's own path names the chosen kind of a union as well."""
     location: list[str] = []
     for index, part in enumerate(loc):
-        known = isinstance(tree, dict) and part in tree
+        known = (isinstance(tree, dict) and part in tree) or isinstance(tree, list)
         if known or index == len(loc) - 1:
             location.append(str(part))
         tree = tree[part] if known else tree
@@ -98,15 +98,32 @@ def _parse(value: str) -> Any:
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set one key; a number is the index of an entry in a list (`evaluation.suites.0.test_scenes`)."""
     *sections, leaf = key.split(".")
+    node: Any = tree
     for section in sections:
-        found = tree.setdefault(section, {})
-        if not isinstance(found, dict):
+        is_list = isinstance(node, list)
+        node = _entry(node, section, key) if is_list else node.setdefault(section, {})
+        if not isinstance(node, dict | list):
             raise UserError(
-                f"--{key}: expected {section} to be a section, got the value {found!r}"
+                f"--{key}: expected {section} to be a section, got the value {node!r}"
             )
-        tree = found
-    tree[leaf] = value
+    if isinstance(node, list):
+        _entry(node, leaf, key)
+        node[int(leaf)] = value
+    else:
+        node[leaf] = value
+
+
+def _entry(entries: list[Any], index: str, key: str) -> Any:
+    """An entry of a list of sections; a bare name becomes the section that it is short for."""
+    if not index.isdigit() or int(index) >= len(entries):
+        raise UserError(
+            f"--{key}: expected an index below {len(entries)}, the number of entries so far, got {index}"
+        )
+    if isinstance(entries[int(index)], str):
+        entries[int(index)] = {"kind": entries[int(index)]}
+    return entries[int(index)]
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -122,10 +139,10 @@ def _leaves(
 ) -> Iterator[tuple[str, str, Any, str]]:
     for name, field in section.model_fields.items():
         inner = list(_sections(field.annotation))
-        entry = ("NAME",) if get_origin(field.annotation) is dict else ()
+        entry = {dict: ("NAME",), tuple: ("0",)}.get(get_origin(field.annotation), ())
         for child in inner:
             yield from _leaves(child, (*prefix, name, *entry))
-        if not inner:
+        if not inner or get_origin(field.annotation) is tuple:
             kind = getattr(field.annotation, "__name__", None) or str(
                 field.annotation
             ).replace("typing.", "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from common.records import (
     Dropped,
     LoadReport,
+    PreferencePair,
     Prompt,
     RolloutGroup,
     Verdict,
@@ -19,6 +20,18 @@ from common.records import (
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from common.evaluation import (
+        LegendEntry,
+        Measurement,
+        Metric,
+        ShownAnswer,
+        Split,
+        SuiteAnswers,
+        TaskPrompts,
+        Wins,
+    )
+    from common.images import ImageStore
 
 Tensors = Mapping[str, "np.ndarray[Any, Any]"]
 """Weights in flight: hub parameter name -> array. bfloat16 travels as `uint16` bits under the name + "@bfloat16"."""
@@ -112,6 +125,50 @@ class Judge(Protocol):
 
 class JudgeError(RuntimeError):
     """The judge has no verdict. After the retries the group is dropped and counted."""
+
+
+class Suite(Protocol):
+    """What a policy is asked, and how its answers are measured. Suites know no engine, worker or page.
+
+    Prompts belong to named tasks. Answers to `selecting_tasks` pick a checkpoint, and validation asks no others; the
+    judge compares those to `compared_tasks` with the start policy's; the samples page shows those to `shown_tasks`.
+    `unit` says what one row of that page is ("scenes"), `legend` explains the marks of `show`.
+    """
+
+    name: str
+    selecting_tasks: Sequence[str]
+    compared_tasks: Sequence[str]
+    shown_tasks: Sequence[str]
+    unit: str
+    legend: Sequence[LegendEntry]
+
+    def prompts(self, split: Split, store: ImageStore) -> TaskPrompts:
+        """The prompts of a split by task; images are put into `store`. The same in every run, whatever its seed."""
+        ...
+
+    def measure(
+        self, answers: SuiteAnswers, wins: Wins | None, num_samples: int
+    ) -> Measurement:
+        """Measure one policy's answers.
+
+        Args:
+            answers: to the prompts of one split.
+            wins: of the `compared_tasks`; empty when nothing was compared, None when this *is* the start policy.
+            num_samples: bootstrap draws of the intervals.
+        """
+        ...
+
+    def selection(self, metrics: Mapping[str, Metric]) -> float | None:
+        """The number in 0-1 that picks a checkpoint, higher is better; None when it cannot be measured."""
+        ...
+
+    def show(self, prompt: Prompt, text: str) -> ShownAnswer:
+        """How the samples page shows an answer to one of `shown_tasks`."""
+        ...
+
+    def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
+        """Right answers over wrong ones for the grounding gate, at most `limit`; empty when the suite has no such."""
+        ...
 
 
 class TrainEngine(Protocol):

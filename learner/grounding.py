@@ -17,15 +17,13 @@ from torch import nn
 from common.errors import Refused
 from common.images import ImageStore
 from common.records import PreferencePair
-from common.views import blank_images, shuffled_images
+from common.views import CONDITIONS, blank_images, shuffled_images
 from learner.batching import BatchPlan, MicroBatch
 from learner.collate import RowBatch
 from learner.pair_logps import pair_logps
 from learner.ranks import gather
 from learner.tree import TreeBatch
 from learner.update import Reference
-
-VIEWS = ("true", "blank", "shuffled")
 
 
 def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -46,7 +44,7 @@ def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]
     }
     metrics |= {
         f"grounding/num_pairs_{view}": float(len(deltas.get(view, ())))
-        for view in VIEWS
+        for view in CONDITIONS
     }
     others = [accuracy for view, accuracy in accuracies.items() if view != "true"]
     if "true" in accuracies and others:

@@ -1,13 +1,13 @@
 """Metrics with intervals. A metric is a ratio of totals; the percentile bootstrap redraws scenes, not single answers.
 
-Counts come as columns with one value per scene. A statistic gets the columns' totals, each an array with one value per
-resampling, and returns metrics of the same shape: point estimate and bootstrap share every line of the formulas.
+Counts come as columns with one value per scene. A statistic takes the columns' totals, arrays with one value per
+resampling, and returns metrics of the same shape. Point estimate and bootstrap thus share every line of the formulas.
 Source: Efron, Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -20,18 +20,28 @@ Statistic: TypeAlias = Callable[[Columns], dict[str, Array]]
 
 def ratio(part: Array, whole: Array) -> Array:
     """part / whole, and 0 where the whole is 0."""
-    return np.divide(
-        part, whole, out=np.zeros_like(part, dtype=np.float64), where=whole != 0
-    )
+    zeros = np.zeros_like(part, dtype=np.float64)
+    return np.divide(part, whole, out=zeros, where=whole != 0)
+
+
+def columns_of(
+    rows: Collection[Mapping[str, int]], names: Collection[str]
+) -> dict[str, Array]:
+    """Rows of counts, one per scene, as columns; a count that a row lacks is 0."""
+    columns: dict[str, Array] = {}
+    for name in names:
+        counts = [row.get(name, 0) for row in rows]
+        columns[name] = np.asarray(counts, dtype=np.float64)
+    return columns
 
 
 def estimate(columns: Columns, statistic: Statistic) -> dict[str, float]:
     """The statistic of all scenes."""
-    totals = {
-        name: np.asarray([values.sum()], dtype=np.float64)
-        for name, values in columns.items()
-    }
-    return {name: float(values[0]) for name, values in statistic(totals).items()}
+    totals: dict[str, Array] = {}
+    for name, column in columns.items():
+        totals[name] = np.asarray([column.sum()], dtype=np.float64)
+    metrics = statistic(totals)
+    return {name: float(value[0]) for name, value in metrics.items()}
 
 
 def intervals(
@@ -41,20 +51,23 @@ def intervals(
     seed: int,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals over `num_samples` draws of scenes with replacement; equal seeds give equal intervals."""
+    """Percentile intervals over `num_samples` draws of scenes with replacement.
+
+    Equal seeds give equal draws. Without scenes there are no intervals.
+    """
     num_scenes = len(next(iter(columns.values())))
     if num_scenes == 0:
         return {}
     # How often each scene is drawn is multinomial, so one matrix product redraws all totals.
-    times = np.random.default_rng(seed).multinomial(
-        num_scenes, np.full(num_scenes, 1 / num_scenes), num_samples
-    )
-    totals = {
-        name: times.astype(np.float64) @ values for name, values in columns.items()
-    }
+    rng = np.random.default_rng(seed)
+    shares = np.full(num_scenes, 1 / num_scenes)
+    draws = rng.multinomial(num_scenes, shares, num_samples).astype(np.float64)
+    totals: dict[str, Array] = {}
+    for name, column in columns.items():
+        totals[name] = draws @ column
     tail = 100 * (1 - level) / 2
-    bounds = {
-        name: np.percentile(values, (tail, 100 - tail))
-        for name, values in statistic(totals).items()
-    }
-    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+    bounds: dict[str, tuple[float, float]] = {}
+    for name, samples in statistic(totals).items():
+        low, high = np.percentile(samples, (tail, 100 - tail))
+        bounds[name] = (float(low), float(high))
+    return bounds

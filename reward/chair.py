@@ -15,19 +15,36 @@ from collections.abc import Collection, Sequence
 
 from reward.bootstrap import Array, Columns, ratio
 
+CHAIR_COUNTS = (
+    "captions",
+    "hallucinated_captions",
+    "mentions",
+    "hallucinated_mentions",
+    "named",
+    "present",
+    "words",
+)
+
 
 def caption_counts(
     mentions: Sequence[str], present: Collection[str], num_words: int
 ) -> dict[str, int]:
-    """What one caption adds to the totals: the objects it mentions, repeats included, against those that are there."""
-    num_hallucinated = sum(mention not in present for mention in mentions)
+    """What one caption adds to the totals.
+
+    Args:
+        mentions: the objects it names, repeats included.
+        present: the objects in the picture.
+    """
+    mentioned = set(mentions)
+    true_objects = set(present)
+    num_hallucinated = sum(mention not in true_objects for mention in mentions)
     return {
         "captions": 1,
         "hallucinated_captions": int(num_hallucinated > 0),
         "mentions": len(mentions),
         "hallucinated_mentions": num_hallucinated,
-        "found": len(set(mentions) & set(present)),
-        "present": len(set(present)),
+        "named": len(mentioned & true_objects),
+        "present": len(true_objects),
         "words": num_words,
     }
 
@@ -38,12 +55,15 @@ def chair(totals: Columns) -> dict[str, Array]:
     `selection` is the harmonic mean of recall and 1 - chair_i, the F1 of naming objects: neither silence nor naming
     everything raises it.
     """
+    captions = totals["captions"]
+    chair_s = ratio(totals["hallucinated_captions"], captions)
     chair_i = ratio(totals["hallucinated_mentions"], totals["mentions"])
-    recall = ratio(totals["found"], totals["present"])
+    recall = ratio(totals["named"], totals["present"])
+    precision = 1 - chair_i
     return {
-        "chair_s": ratio(totals["hallucinated_captions"], totals["captions"]),
+        "chair_s": chair_s,
         "chair_i": chair_i,
         "recall": recall,
-        "mean_length": ratio(totals["words"], totals["captions"]),
-        "selection": ratio(2 * (1 - chair_i) * recall, (1 - chair_i) + recall),
+        "mean_length": ratio(totals["words"], captions),
+        "selection": ratio(2 * precision * recall, precision + recall),
     }

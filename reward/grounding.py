@@ -1,42 +1,46 @@
 """The grounding gate on the scorecard: would the policy still prefer the true answer if it did not see the picture?
 
-Accuracy is the share of pairs ranked right, a tie is not right, in three views: the pair's own picture, a grey one of
-its size, and that of another pair. Ranked by
+Accuracy is the share of pairs ranked right (a tie is not right) under three image conditions: the pair's own picture, a
+grey one of its size, and that of another pair. Pairs are ranked by
 
     implicit_reward   log(policy / start) of chosen - of rejected > 0 (DPO's β·log-ratio, arXiv 2305.18290; β > 0
                       changes no sign)
-    logp_per_token    mean log-prob of chosen > of rejected, for the start policy: its implicit rewards are all 0, and
-                      whole log-probs would rank by length
+    logp_per_token    mean log-prob of chosen > of rejected. Used for the start policy, whose implicit rewards are all
+                      0; whole log-probs would rank by length
 
-The gain is what the true picture adds to the better of the two others; a small one says that words decide, not sight.
+The gain is what the true picture adds to the better of the two other conditions. A small gain says that the policy
+decides by the words, not by sight.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.evaluation import ConditionLogps, count_reasons
 from common.records import Dropped, SideLogps
 from common.seeding import derive_seed
+from common.views import CONDITIONS
 from reward.bootstrap import Array, Columns, estimate, intervals, ratio
 
-TRUE = "true"
+TRUE = CONDITIONS[0]
 CHANCE = 0.5
-ViewLogps: TypeAlias = Mapping[str, Mapping[str, SideLogps]]
-"""View name -> pair id -> log-probs; `true` is the pair's own picture."""
+RankedBy: TypeAlias = Literal["implicit_reward", "logp_per_token"]
 
 
 class Grounding(BaseModel):
-    """Accuracies are shares in 0-1 by view, over the same pairs; `intervals` are 95 % bootstrap intervals by view, and
-    of "gain". `missing` says why there is nothing, `warning` that the gain is too small."""
+    """Accuracies are shares in 0-1 by image condition, all over the same pairs.
+
+    `intervals` are 95 % bootstrap intervals by condition, and of "gain". `missing` says why nothing was measured,
+    `warning` that the gain is too small.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ranked_by: Literal["implicit_reward", "logp_per_token"] = "logp_per_token"
+    ranked_by: RankedBy = "logp_per_token"
     num_pairs: int = 0
     accuracy: dict[str, float] = Field(default_factory=dict)
     gain: float | None = None
@@ -50,8 +54,8 @@ class Grounding(BaseModel):
 
 
 def make_grounding(
-    policy: ViewLogps,
-    start: ViewLogps | None,
+    policy: ConditionLogps,
+    start: ConditionLogps | None,
     least_gain: float,
     num_samples: int,
     dropped: Sequence[Dropped] = (),
@@ -62,82 +66,85 @@ def make_grounding(
         start: the start policy's log-probs of the same pairs; None says that this *is* the start policy.
         least_gain: a smaller gain is a warning.
         num_samples: bootstrap draws over pairs.
-        dropped: views of pairs that could not be scored.
+        dropped: answers that could not be scored.
     """
-    lost = dict(Counter(drop.reason for drop in dropped))
-    ranked_by: Literal["implicit_reward", "logp_per_token"] = (
-        "logp_per_token" if start is None else "implicit_reward"
-    )
-    ids = sorted(
-        _in_every_view(policy)
-        & (_in_every_view(start) if start is not None else _in_every_view(policy))
-    )
-    if not ids or len(policy) < 2:
+    reasons = count_reasons(dropped)
+    ranked_by: RankedBy = "logp_per_token" if start is None else "implicit_reward"
+    pair_ids = _complete_pairs(policy)
+    if start is not None:
+        pair_ids &= _complete_pairs(start)
+    if not pair_ids or len(policy) < 2:
         return Grounding(
             ranked_by=ranked_by,
             missing="no pair could be scored in more than one view",
-            dropped=lost,
+            dropped=reasons,
         )
-    right = {
-        view: np.asarray(
-            [
-                _prefers(found[id], start[view][id] if start is not None else None)
-                for id in ids
-            ],
-            float,
-        )
-        for view, found in policy.items()
-    }
-    columns: Columns = {**right, "pairs": np.ones(len(ids))}
-    values = estimate(columns, _statistic)
-    gain = values.pop("gain")
+    columns = _columns(policy, start, sorted(pair_ids))
+    accuracy = estimate(columns, _statistic)
+    gain = accuracy.pop("gain")
+    seed = derive_seed("scorecard", "grounding")
     return Grounding(
         ranked_by=ranked_by,
-        num_pairs=len(ids),
-        accuracy=values,
+        num_pairs=len(pair_ids),
+        accuracy=accuracy,
         gain=gain,
-        intervals=intervals(
-            columns, _statistic, num_samples, derive_seed("scorecard", "grounding")
-        ),
-        warning=_warning(values, gain, least_gain) if gain < least_gain else None,
-        dropped=lost,
+        intervals=intervals(columns, _statistic, num_samples, seed),
+        warning=_warning(accuracy, gain, least_gain) if gain < least_gain else None,
+        dropped=reasons,
     )
 
 
-def _in_every_view(logps: ViewLogps) -> set[str]:
-    return (
-        set.intersection(*(set(found) for found in logps.values())) if logps else set()
-    )
+def _complete_pairs(logps: ConditionLogps) -> set[str]:
+    """Ids of the pairs that have log-probs under every condition."""
+    by_condition = [set(by_pair) for by_pair in logps.values()]
+    return set.intersection(*by_condition) if by_condition else set()
 
 
-def _prefers(policy: SideLogps, start: SideLogps | None) -> bool:
+def _columns(
+    policy: ConditionLogps, start: ConditionLogps | None, pair_ids: Sequence[str]
+) -> Columns:
+    """One row per pair: 1 where a condition ranks it right, and the number of pairs."""
+    columns: dict[str, Array] = {}
+    for condition, by_pair in policy.items():
+        ranked_right = []
+        for pair_id in pair_ids:
+            start_logps = None if start is None else start[condition][pair_id]
+            ranked_right.append(_prefers_chosen(by_pair[pair_id], start_logps))
+        columns[condition] = np.asarray(ranked_right, float)
+    columns["pairs"] = np.ones(len(pair_ids))
+    return columns
+
+
+def _prefers_chosen(policy: SideLogps, start: SideLogps | None) -> bool:
     if start is None:
         chosen, rejected = policy.both("per_token")
         return chosen > rejected
-    return policy.chosen - start.chosen > policy.rejected - start.rejected
+    chosen_reward = policy.chosen - start.chosen
+    rejected_reward = policy.rejected - start.rejected
+    return chosen_reward > rejected_reward
 
 
 def _statistic(totals: Columns) -> dict[str, Array]:
-    found = {
-        view: ratio(total, totals["pairs"])
-        for view, total in totals.items()
-        if view != "pairs"
-    }
-    blind = np.max([value for view, value in found.items() if view != TRUE], axis=0)
-    return {**found, "gain": found[TRUE] - blind}
+    metrics: dict[str, Array] = {}
+    for condition, total in totals.items():
+        if condition != "pairs":
+            metrics[condition] = ratio(total, totals["pairs"])
+    blind = [metrics[condition] for condition in metrics if condition != TRUE]
+    metrics["gain"] = metrics[TRUE] - np.max(blind, axis=0)
+    return metrics
 
 
 def _warning(accuracy: Mapping[str, float], gain: float, least_gain: float) -> str:
-    view = max(
-        (view for view in accuracy if view != TRUE), key=lambda name: accuracy[name]
-    )
-    if accuracy[TRUE] <= CHANCE:
+    seeing = accuracy[TRUE]
+    if seeing <= CHANCE:
         return (
-            f"true answers are not preferred even with the picture: accuracy {accuracy[TRUE]:.3f}, chance is {CHANCE}; "
+            f"true answers are not preferred even with the picture: accuracy {seeing:.3f}, chance is {CHANCE}; "
             "there is no preference whose grounding could be told"
         )
+    blind = {name: share for name, share in accuracy.items() if name != TRUE}
+    best = max(blind, key=lambda name: blind[name])
     return (
-        f"preferences rest on words, not on sight: accuracy {accuracy[TRUE]:.3f} with the picture, "
-        f"{accuracy[view]:.3f} with a {view} one; the picture adds {gain:.3f}, expected at least "
+        f"preferences rest on words, not on sight: accuracy {seeing:.3f} with the picture, "
+        f"{blind[best]:.3f} with a {best} one; the picture adds {gain:.3f}, expected at least "
         f"evaluation.grounding_gain = {least_gain:g}"
     )

@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
-from common.shapes.questions import Answer
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+
 from reward.bootstrap import Array, Columns, ratio
+
+Answer: TypeAlias = Literal["yes", "no"]
 
 POPE_COUNTS = ("tp", "fp", "tn", "fn")
 POPE_METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+POPE_AVERAGES = ("accuracy", "f1", "yes_ratio")
+"""Metrics whose mean over the splits is reported as well."""
 
 
 def parse_answer(text: str) -> Answer:
-    """The official script's rule, its blind spots included, so that numbers compare.
+    """Read yes or no by the official script's rule, its blind spots included, so that numbers compare.
 
     Of the first sentence, without commas: any word No, not or no means no, everything else means yes.
     """
-    words = text.split(".")[0].replace(",", "").split(" ")
-    return "no" if {"No", "not", "no"} & set(words) else "yes"
+    sentence = text.split(".")[0].replace(",", "")
+    words = set(sentence.split(" "))
+    return "no" if {"No", "not", "no"} & words else "yes"
 
 
 def answer_counts(predicted: Answer, true: Answer) -> dict[str, int]:
     """What one answer adds to the totals: one of tp, fp, tn, fn."""
+    right = predicted == true
+    positive = predicted == "yes"
     return {
-        "tp": int(predicted == "yes" and true == "yes"),
-        "fp": int(predicted == "yes" and true == "no"),
-        "tn": int(predicted == "no" and true == "no"),
-        "fn": int(predicted == "no" and true == "yes"),
+        "tp": int(positive and right),
+        "fp": int(positive and not right),
+        "tn": int(not positive and right),
+        "fn": int(not positive and not right),
     }
 
 
 def pope(totals: Columns) -> dict[str, Array]:
     """Metrics of summed counts; a ratio of nothing is 0. `yes_ratio` is of the predictions, not of the labels."""
-    tp, fp, tn, fn = (totals[name] for name in POPE_COUNTS)
+    tp, fp = totals["tp"], totals["fp"]
+    tn, fn = totals["tn"], totals["fn"]
+    answers = tp + fp + tn + fn
     return {
-        "accuracy": ratio(tp + tn, tp + fp + tn + fn),
+        "accuracy": ratio(tp + tn, answers),
         "precision": ratio(tp, tp + fp),
         "recall": ratio(tp, tp + fn),
         "f1": ratio(2 * tp, 2 * tp + fp + fn),
-        "yes_ratio": ratio(tp + fp, tp + fp + tn + fn),
+        "yes_ratio": ratio(tp + fp, answers),
     }
+
+
+def pope_by_split(totals: Columns, splits: Sequence[str]) -> dict[str, Array]:
+    """`pope/SPLIT/METRIC` of every split and `pope_METRIC`, the mean over splits of `POPE_AVERAGES`.
+
+    Args:
+        totals: columns `SPLIT/COUNT`.
+    """
+    metrics: dict[str, Array] = {}
+    for split in splits:
+        counts = {name: totals[f"{split}/{name}"] for name in POPE_COUNTS}
+        for name, value in pope(counts).items():
+            metrics[f"pope/{split}/{name}"] = value
+    for name in POPE_AVERAGES if splits else ():
+        values = [metrics[f"pope/{split}/{name}"] for split in splits]
+        metrics[f"pope_{name}"] = np.mean(values, axis=0)
+    return metrics

@@ -1,18 +1,75 @@
-"""The shapes world in this room: its judges and its suite. No other file of the room knows rendered scenes."""
+"""The shapes world's plug-in of the reward room: the only file here that knows `common.shapes`.
+
+`ShapesSuite` asks for captions, measured by CHAIR and by the judge against the start policy, and POPE's yes/no
+questions about the same scenes.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from common import config
+from common.evaluation import (
+    LegendEntry,
+    Measurement,
+    Metric,
+    ShownAnswer,
+    Split,
+    SuiteAnswers,
+    TaskPrompts,
+    Wins,
+)
+from common.images import ImageStore
+from common.povid_config import ErrorKind
+from common.protocols import JudgeError
+from common.records import PreferencePair, Prompt, Response, RolloutGroup
+from common.seeding import derive_seed
+from common.shapes.corrupter import corrupt
 from common.shapes.faults import faults_of
 from common.shapes.language import parse_caption
-from common.shapes.questions import answer_text, ask
+from common.shapes.marks import marked_caption
+from common.shapes.prompts import caption_prompts, question_prompts
+from common.shapes.questions import POPE_SPLITS, answer_text, ask
+from common.shapes.truth import MissingTruth, answer_of, group_of, scene_of
+from reward.bootstrap import (
+    Array,
+    Columns,
+    Statistic,
+    columns_of,
+    estimate,
+    intervals,
+)
+from reward.chair import CHAIR_COUNTS, caption_counts, chair
+from reward.pope import POPE_COUNTS, answer_counts, parse_answer, pope_by_split
 from reward.rules import RulesJudge
+from reward.scorecard import MetricInfo, described
+from reward.wins import WIN_COUNTS, win_counts, win_rate
 
 if TYPE_CHECKING:
     from reward.claims_judge import ClaimsJudge
+
+CAPTIONS, QUESTIONS = "captions", "questions"
+
+SEED = 0
+"""The scenes of an evaluation are the same in every run, whatever its seed."""
+
+METRICS = {
+    "chair_s": MetricInfo("CHAIR_s", "lower", "captions that make something up"),
+    "chair_i": MetricInfo("CHAIR_i", "lower", "mentions of things that are not there"),
+    "recall": MetricInfo("recall", "higher", "true objects that are named"),
+    "pope_accuracy": MetricInfo("POPE accuracy", "higher", "mean of three splits"),
+    "pope_f1": MetricInfo("POPE F1", "higher", "mean of three splits"),
+    "pope_yes_ratio": MetricInfo("POPE yes ratio", "", "0.5 is balanced"),
+    "win_rate": MetricInfo("win rate", "higher", "against the start policy"),
+    "mean_length": MetricInfo("length", "", "words per caption", digits=1),
+}
+"""What tables show, in this order."""
+
+ERROR_KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
+"""Errors that a caption can be given, taken in turn."""
 
 
 def rules_judge(costs: config.RulesJudge) -> RulesJudge:
@@ -37,3 +94,159 @@ def policy_judge(settings: config.PolicyJudge) -> ClaimsJudge:
 
 def _claimed_shapes(text: str) -> list[str]:
     return [mention.shape for mention in parse_caption(text)]
+
+
+class ShapesSuite:
+    """A `common.protocols.Suite` of rendered scenes whose content is known."""
+
+    selecting_tasks = (CAPTIONS,)
+    compared_tasks = (CAPTIONS,)
+    shown_tasks = (CAPTIONS,)
+    unit = "scenes"
+    legend = (
+        LegendEntry("made-up", "red", "not in the picture, or said twice"),
+        LegendEntry("wrong", "orange", "wrong colour or place"),
+        LegendEntry("note", "grey", "never mentioned"),
+    )
+
+    def __init__(self, settings: config.ShapesSuite) -> None:
+        self.name = settings.name
+        self._num_scenes: dict[Split, int] = {
+            "validation": settings.validation_scenes,
+            "test": settings.test_scenes,
+        }
+        self._questions_per_scene = settings.questions_per_scene
+
+    def prompts(self, split: Split, store: ImageStore) -> dict[str, list[Prompt]]:
+        """A caption of every scene, and questions about the same scenes."""
+        num_scenes = self._num_scenes[split]
+        questions = question_prompts(
+            split, num_scenes, SEED, store, self._questions_per_scene
+        )
+        captions = caption_prompts(split, num_scenes, SEED, store)
+        return {CAPTIONS: captions, QUESTIONS: questions}
+
+    def measure(
+        self, answers: SuiteAnswers, wins: Wins | None, num_samples: int
+    ) -> Measurement:
+        """CHAIR, POPE and win rate; see `common.protocols.Suite`.
+
+        The table behind them has one row per scene: a caption, its questions and its comparison with the start policy
+        are redrawn together. Two policies that answer the same scenes are measured with the same draws.
+        """
+        rows, num_without_truth = _count(answers)
+        for prompt_id, win in (wins or {}).items():
+            rows[prompt_id].update(win_counts(win))
+        columns = columns_of(rows.values(), _COLUMN_NAMES)
+        totals = {name: int(column.sum()) for name, column in columns.items()}
+        measured = {name for name, total in totals.items() if total}
+        statistic = _statistic(measured)
+        values = estimate(columns, statistic)
+        bounds = intervals(columns, statistic, num_samples, derive_seed("scorecard"))
+        if wins is None:
+            # Against itself the start policy ties every time.
+            values["win_rate"], bounds["win_rate"] = 0.5, (0.5, 0.5)
+        counts = _answer_counts(totals)
+        return Measurement(
+            metrics=described(values, bounds, METRICS),
+            counts=counts,
+            dropped={"no_truth": num_without_truth} if num_without_truth else {},
+            summary=f"{counts['num_captions']} captions and {counts['num_questions']} yes/no questions; "
+            "95 % bootstrap intervals over scenes",
+        )
+
+    def selection(self, metrics: Mapping[str, Metric]) -> float | None:
+        """The F1 of naming objects, see `reward.chair.chair`."""
+        metric = metrics.get("selection")
+        return None if metric is None else metric.value
+
+    def show(self, prompt: Prompt, text: str) -> ShownAnswer:
+        """The caption with its errors marked; plain when the prompt has no scene."""
+        try:
+            scene = scene_of(prompt)
+        except JudgeError:
+            scene = None
+        return marked_caption(text, scene)
+
+    def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
+        """True captions of these scenes over the same captions corrupted by rule, kinds of error in turn."""
+        pairs: list[PreferencePair] = []
+        for index, prompt in enumerate(prompts[CAPTIONS]):
+            pair = _corrupted_pair(prompt, index % len(ERROR_KINDS))
+            if pair is not None and len(pairs) < limit:
+                pairs.append(pair)
+        return pairs
+
+
+def _corrupted_pair(prompt: Prompt, first_kind: int) -> PreferencePair | None:
+    """The prompt's reference over the same text with an error of this kind, or of the next that the scene allows."""
+    for kind in (*ERROR_KINDS[first_kind:], *ERROR_KINDS[:first_kind]):
+        wrong = corrupt(prompt, kind, SEED)
+        if isinstance(wrong, str):
+            right = Response(prompt.reference or "")
+            pair_id = f"{prompt.id}/{kind}"
+            return PreferencePair(pair_id, prompt, right, Response(wrong), "corrupted")
+    return None
+
+
+def _count(answers: SuiteAnswers) -> tuple[defaultdict[str, Counter[str]], int]:
+    """Counts by scene, and the number of answers whose prompt has no usable truth."""
+    rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    num_without_truth = 0
+    for task, count in ((CAPTIONS, _caption_row), (QUESTIONS, _question_row)):
+        for group in answers.tasks.get(task, ()):
+            try:
+                row = count(group)
+            except MissingTruth:
+                num_without_truth += 1
+            else:
+                rows[group_of(group.prompt)].update(row)
+    return rows, num_without_truth
+
+
+def _caption_row(group: RolloutGroup) -> dict[str, int]:
+    completion = group.completions[0]
+    present = scene_of(group.prompt).shapes
+    mentions = [mention.shape for mention in parse_caption(completion.text)]
+    counts = caption_counts(mentions, present, len(completion.text.split()))
+    counts["truncated"] = int(completion.finish_reason == "length")
+    return counts
+
+
+def _question_row(group: RolloutGroup) -> dict[str, int]:
+    true_answer, split = answer_of(group.prompt)
+    predicted = parse_answer(group.completions[0].text)
+    counts = answer_counts(predicted, true_answer)
+    return {f"{split}/{name}": count for name, count in counts.items()}
+
+
+_POPE_COLUMNS = [f"{split}/{name}" for split in POPE_SPLITS for name in POPE_COUNTS]
+_COLUMN_NAMES = (*_POPE_COLUMNS, *CHAIR_COUNTS, "truncated", *WIN_COUNTS)
+
+
+def _statistic(measured: Collection[str]) -> Statistic:
+    """All metrics that something was measured of; `measured` names the columns that are not all zero."""
+    splits: list[str] = []
+    for split in POPE_SPLITS:
+        columns = {f"{split}/{name}" for name in POPE_COUNTS}
+        splits += [split] if columns & set(measured) else []
+
+    def statistic(totals: Columns) -> dict[str, Array]:
+        metrics: dict[str, Array] = {}
+        if "captions" in measured:
+            metrics |= chair(totals)
+        metrics |= pope_by_split(totals, splits)
+        if "compared" in measured:
+            metrics |= win_rate(totals)
+        return metrics
+
+    return statistic
+
+
+def _answer_counts(totals: dict[str, int]) -> dict[str, int]:
+    return {
+        "num_captions": totals["captions"],
+        "num_truncated": totals["truncated"],
+        "num_questions": sum(totals[name] for name in _POPE_COLUMNS),
+        "num_compared": totals["compared"],
+    }

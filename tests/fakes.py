@@ -158,7 +158,7 @@ class FakeEngine:
         parts = [part for message in prompt.messages for part in message.parts]
         num_slots = sum(part.kind == "image" for part in parts)
         if num_slots != len(prompt.images):
-            raise PromptError(
+            raise Refused(
                 "image_count",
                 f"prompt {prompt.id}: {len(prompt.images)} images for {num_slots} parts",
             )
@@ -166,9 +166,7 @@ class FakeEngine:
         text = "".join(part.text for part in parts)
         ids = (BOS, *image_ids, *_text_ids(text))
         if len(ids) >= self._max_length:
-            raise PromptError(
-                "prompt_too_long", f"prompt {prompt.id}: {len(ids)} tokens"
-            )
+            raise Refused("prompt_too_long", f"prompt {prompt.id}: {len(ids)} tokens")
         return ids
 
     def _with_last_version(

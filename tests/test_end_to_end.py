@@ -51,8 +51,8 @@ def run_dir(folder: Path, offline: Path) -> Path:
         "learner.global_batch": 8,
         "learner.micro_batch": 4,
         "checkpoint.interval": 2,
-        "evaluation.test_scenes": 8,
-        "evaluation.validation_scenes": 4,
+        "evaluation.suites.0.test_scenes": 8,
+        "evaluation.suites.0.validation_scenes": 4,
     }
     preset = "cluster/configs/shapes_mixed.toml"
     words = command("cluster.train", preset, "--resume", *settings(values), *ON_GPU)
@@ -112,8 +112,8 @@ def test_a_run_leaves_what_the_readme_says(run_dir: Path) -> None:
         "pope_yes_ratio",
         "win_rate",
     }
-    assert keys <= set(card["baseline"])
-    assert keys <= set(card["final"])
+    for policy in ("baseline", "final"):
+        assert keys <= set(card[policy]["suites"]["shapes"]["metrics"])
     config = json.loads((run_dir / "config.json").read_text())
     assert config["learner"]["num_steps"] == STEPS
     assert "data:image/png" in (run_dir / "samples.html").read_text()

@@ -32,8 +32,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "learner.num_steps": STEPS,
         "learner.global_batch": 4,
         "learner.micro_batch": 2,
-        "evaluation.test_scenes": 1,
-        "evaluation.validation_scenes": 1,
+        "evaluation.suites.0.test_scenes": 1,
+        "evaluation.suites.0.validation_scenes": 1,
         "evaluation.grounding_pairs": 0,
     }
     preset = "cluster/configs/shapes_offline.toml"

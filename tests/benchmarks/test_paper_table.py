@@ -94,7 +94,7 @@ def test_what_was_made_otherwise_is_refused_before_anything_runs(
     monkeypatch.setattr(paper_table, "call", lambda *_: pytest.fail("something ran"))
     settings = {
         "learner": {"num_steps": 20},
-        "evaluation": {"test_scenes": 200},
+        "evaluation": {"suites": [{"kind": "shapes", "test_scenes": 200}]},
         "mixture": {"online_fraction": 1},
     }
     config = RunConfig.model_validate(settings)

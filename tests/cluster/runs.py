@@ -21,6 +21,7 @@ from tests.fakes import FakeLearner, FakeRolloutWorker, LocalRuntime
 from tests.tiny_models import tiny_llava
 
 STEPS = 8
+SUITES = '[{ kind = "shapes", validation_scenes = 4, test_scenes = 6 }]'
 
 
 def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
@@ -34,8 +35,7 @@ def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
         "learner.global_batch": 4,
         "mixture.online_fraction": 1,
         "checkpoint.interval": 4,
-        "evaluation.validation_scenes": 4,
-        "evaluation.test_scenes": 6,
+        "evaluation.suites": SUITES,
         "evaluation.bootstrap_samples": 20,
         "evaluation.samples_shown": 2,
     }

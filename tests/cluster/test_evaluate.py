@@ -8,27 +8,39 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from cluster import evaluate as command
-from cluster.measure import CHUNK, evaluate, evaluation_prompts
+from cluster import measure as measuring
+from cluster.chunks import CHUNK
+from cluster.clients import RewardClient, RolloutClient
+from cluster.measure import Evaluator, Measured
 from common import config
 from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY, Mixture, RunConfig
+from common.evaluation import Answers
 from common.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
 from common.shapes.questions import answer_text
 from common.weights import checkpoint_shapes
-from reward.scorecard import Answers, Scorecard
+from reward.scorecard import Scorecard, SuiteCard
 from reward.worker import RewardWorker
+from tests.fakes import LocalHandle, LocalRuntime
 
-SETTINGS = config.Evaluation(bootstrap_samples=50)
-CONFIG = RunConfig(mixture=Mixture(online_fraction=1))
+SUITE = config.ShapesSuite(test_scenes=12, validation_scenes=5)
+CONFIG = RunConfig(
+    mixture=Mixture(online_fraction=1),
+    rollout=config.Rollout(max_tokens=40),
+    evaluation=config.Evaluation(
+        suites=(SUITE,), bootstrap_samples=50, grounding_pairs=0
+    ),
+)
+LIMIT_S = 30.0
 
 
 def honest(prompt: Prompt) -> str:
@@ -78,94 +90,127 @@ class FakePolicy:
         )
 
 
-async def judge(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
-    return await RewardWorker(CONFIG).judge(groups)
-
-
 @pytest.fixture
-def prompts(tmp_path: Path) -> tuple[list[Prompt], list[Prompt]]:
-    return evaluation_prompts("test", 12, SETTINGS, ImageStore(tmp_path / "images"))
+def evaluator(tmp_path: Path) -> Evaluator:
+    return Evaluator(CONFIG, ImageStore(tmp_path / "images"))
 
 
 def measure(
     policy: FakePolicy,
-    prompts: tuple[list[Prompt], list[Prompt]],
+    evaluator: Evaluator,
     baseline: Answers | None = None,
-    judge: Callable[[list[RolloutGroup]], Awaitable[list[Verdict | Dropped]]] = judge,
-) -> tuple[Scorecard, Answers]:
-    return asyncio.run(
-        evaluate(policy.generate, judge, *prompts, baseline, SETTINGS, 40)
-    )
+    judge: object | None = None,
+) -> Measured:
+    async def run() -> Measured:
+        rollout = RolloutClient(LocalHandle(policy), LIMIT_S)
+        reward = RewardClient(LocalHandle(judge or RewardWorker(CONFIG)), LIMIT_S)
+        return await evaluator.measure("test", rollout, reward, baseline, "test")
+
+    return asyncio.run(run())
 
 
-def test_an_honest_policy_beats_the_dreamer(
-    prompts: tuple[list[Prompt], list[Prompt]],
-) -> None:
+def shapes_card(measured: Measured) -> SuiteCard:
+    return measured.card.suites["shapes"]
+
+
+def test_an_honest_policy_beats_the_dreamer(evaluator: Evaluator) -> None:
     """Scenes have at most 3 of the 6 shapes, so each dream invents at least 3; "always yes" is right half the time."""
-    before, said_before = measure(FakePolicy(dreamer), prompts)
-    after, said = measure(FakePolicy(honest), prompts, said_before)
-    assert (
-        before.chair_s,
-        before.recall,
-        before.pope_accuracy,
-        before.pope_yes_ratio,
-    ) == (1, 1, 0.5, 1)
-    assert before.chair_i is not None and before.chair_i >= 0.5
-    assert before.win_rate == 0.5
-    assert (
-        after.chair_s,
-        after.chair_i,
-        after.recall,
-        after.pope_f1,
-        after.win_rate,
-    ) == (0, 0, 1, 1, 1)
-    assert after.selection == 1 > before.selection
-    assert (after.num_captions, after.num_questions, after.num_compared) == (12, 72, 12)
-    back, _ = measure(FakePolicy(dreamer), prompts, said)
-    assert back.win_rate == 0
-    same, _ = measure(FakePolicy(honest), prompts, said)
-    assert same.win_rate == 0.5
+    dreaming = measure(FakePolicy(dreamer), evaluator)
+    before = shapes_card(dreaming)
+    assert before.value("chair_s") == 1
+    assert before.value("recall") == 1
+    assert before.value("pope_accuracy") == 0.5
+    assert before.value("pope_yes_ratio") == 1
+    chair_i = before.value("chair_i")
+    assert chair_i is not None and chair_i >= 0.5
+    assert before.value("win_rate") == 0.5
+
+    seeing = measure(FakePolicy(honest), evaluator, dreaming.answers)
+    after = shapes_card(seeing)
+    assert after.value("chair_s") == 0
+    assert after.value("chair_i") == 0
+    assert after.value("recall") == 1
+    assert after.value("pope_f1") == 1
+    assert after.value("win_rate") == 1
+    selection = evaluator.selection(dreaming.card)
+    assert selection is not None and selection < 1
+    assert evaluator.selection(seeing.card) == 1
+    assert after.counts["num_captions"] == 12
+    assert after.counts["num_questions"] == 72
+    assert after.counts["num_compared"] == 12
+
+    back = measure(FakePolicy(dreamer), evaluator, seeing.answers)
+    assert shapes_card(back).value("win_rate") == 0
+    same = measure(FakePolicy(honest), evaluator, seeing.answers)
+    assert shapes_card(same).value("win_rate") == 0.5
+
+
+class CountingReport(measuring.ProgressReport):
+    advances: ClassVar[list[int]] = []
+
+    def advance(self, note: str = "", count: int = 1) -> None:
+        self.advances.append(count)
+        super().advance(note, count)
 
 
 def test_asks_greedily_once_and_in_chunks(
-    prompts: tuple[list[Prompt], list[Prompt]],
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, done = FakePolicy(honest), list[int]()
-    asyncio.run(
-        evaluate(policy.generate, judge, *prompts, None, SETTINGS, 40, done.append)
-    )
-    assert {
+    monkeypatch.setattr(measuring, "ProgressReport", CountingReport)
+    monkeypatch.setattr(CountingReport, "advances", [])
+    policy = FakePolicy(honest)
+    measure(policy, evaluator)
+    settings = {
         (r.num_completions, r.temperature, r.max_tokens, r.prefix)
         for r in policy.requests
-    } == {(1, 0.0, 40, "")}
-    assert policy.chunks == done == [12, CHUNK, 72 - CHUNK]
+    }
+    assert settings == {(1, 0.0, 40, "")}
+    assert policy.chunks == CountingReport.advances == [12, CHUNK, 72 - CHUNK]
     assert len({request.id for request in policy.requests}) == 84
 
 
-def test_what_cannot_be_generated_or_compared_is_counted(
-    prompts: tuple[list[Prompt], list[Prompt]],
-) -> None:
-    first, second = (prompt.id for prompt in prompts[0][:2])
-    _, start = measure(FakePolicy(honest, refuses=(first,)), prompts)
-    card, answers = measure(FakePolicy(honest, refuses=(second,)), prompts, start)
+def test_what_cannot_be_generated_or_compared_is_counted(evaluator: Evaluator) -> None:
+    first, second, *_ = evaluator.prompts("test")["shapes"]["captions"]
+    start = measure(FakePolicy(honest, refuses=(first.id,)), evaluator)
+    policy = FakePolicy(honest, refuses=(second.id,))
+    measured = measure(policy, evaluator, start.answers)
+    card = shapes_card(measured)
     assert card.dropped == {"prompt_too_long": 1, "no_baseline": 1}
-    assert (card.num_captions, card.num_compared) == (11, 10)
-    assert [drop.id for drop in answers.dropped] == [f"evaluation/{second}"]
+    assert card.counts["num_captions"] == 11
+    assert card.counts["num_compared"] == 10
+    dropped = measured.answers.suites["shapes"].dropped
+    assert [drop.id for drop in dropped] == [f"evaluation/{second.id}"]
 
 
-def test_a_judge_without_verdicts_leaves_no_win_rate(
-    prompts: tuple[list[Prompt], list[Prompt]],
-) -> None:
-    async def silent(groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
+class SilentJudge:
+    async def judge(self, groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
         return [Dropped(group.id, "judge_failed") for group in groups]
 
-    _, start = measure(FakePolicy(honest), prompts)
-    card, _ = measure(FakePolicy(honest), prompts, start, silent)
-    assert (card.win_rate, card.dropped, card.num_captions) == (
-        None,
-        {"judge_failed": 12},
-        12,
-    )
+
+def test_a_judge_without_verdicts_leaves_no_win_rate(evaluator: Evaluator) -> None:
+    start = measure(FakePolicy(honest), evaluator)
+    measured = measure(FakePolicy(honest), evaluator, start.answers, SilentJudge())
+    card = shapes_card(measured)
+    assert card.value("win_rate") is None
+    assert card.dropped == {"judge_failed": 12}
+    assert card.counts["num_captions"] == 12
+
+
+def test_validation_asks_only_what_picks_the_checkpoint(evaluator: Evaluator) -> None:
+    policy = FakePolicy(honest)
+    client = RolloutClient(LocalHandle(policy), LIMIT_S)
+    card = asyncio.run(evaluator.validate(client))
+    assert policy.chunks == [5]
+    assert evaluator.selection(card) == 1
+    metrics = card.suites["shapes"].metrics
+    assert "chair_s" in metrics
+    assert not {"pope_f1", "win_rate"} & set(metrics)
+
+
+def test_what_was_measured_is_read_back(evaluator: Evaluator, tmp_path: Path) -> None:
+    measured = measure(FakePolicy(dreamer), evaluator)
+    measuring.write_measured(tmp_path / "start.json", measured)
+    assert measuring.read_measured(tmp_path / "start.json") == measured
 
 
 class FakeWorker:
@@ -183,35 +228,37 @@ class FakeWorker:
     async def close(self) -> None: ...
 
 
-class FakeRuntime:
+class LoggingRuntime(LocalRuntime):
     """Runs workers in this process and remembers what became of them."""
 
-    log: list[str] = []  # noqa: RUF012
+    log: ClassVar[list[str]] = []
 
     def __init__(self, config: object) -> None:
+        super().__init__()
         self.log.clear()
 
     def spawn(
         self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
-    ) -> FakeRuntime:
-        self.worker = worker(*args)
-        self.log.append("spawn")
-        return self
+    ) -> LocalHandle:
+        handle = super().spawn(
+            worker, *args, name=name, num_cpus=num_cpus, num_gpus=num_gpus
+        )
+        self.log.append(f"spawn {name}")
+        return handle
 
-    def call(self, method: str, *args: Any) -> Any:
-        return getattr(self.worker, method)(*args)
-
-    def stop(self, handle: object) -> None:
+    def stop(self, handle: LocalHandle) -> None:
+        super().stop(handle)
         self.log.append("stop")
 
     def shutdown(self) -> None:
+        super().shutdown()
         self.log.append("shutdown")
 
 
 @pytest.fixture
 def policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fakes = (
-        ("cluster.ray_runtime", "RayRuntime", FakeRuntime),
+        ("cluster.ray_runtime", "RayRuntime", LoggingRuntime),
         ("actors.rollout", "RolloutWorker", FakeWorker),
     )
     for module, name, fake in fakes:
@@ -224,40 +271,53 @@ def policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_command_measures_both_and_writes_what_it_found(
+SHAPES = ("--evaluation.suites", '["shapes"]')
+
+
+def test_the_command_measures_both_and_writes_what_it_measured(
     policies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "--scenes",
-        "5",
-        "--out",
-        str(policies / "out" / "card.json"),
-        "--samples",
-        str(policies / "samples.html"),
+    out, samples = policies / "out" / "card.json", policies / "samples.html"
+    words = [str(policies / "honest"), "--baseline", str(policies / "dreamer")]
+    words += ["--scenes", "5", "--out", str(out), "--samples", str(samples)]
+    words += [*SHAPES, "--evaluation.bootstrap_samples", "20"]
+    assert command.main(words) == 0
+    assert LoggingRuntime.log == [
+        "spawn rollout-0",
+        "stop",
+        "spawn rollout-0",
+        "spawn reward-0",
+        "stop",
+        "stop",
+        "shutdown",
     ]
-    words += ["--evaluation.bootstrap_samples", "20"]
-    assert (
-        command.main(
-            [str(policies / "honest"), "--baseline", str(policies / "dreamer"), *words]
-        )
-        == 0
-    )
-    assert FakeRuntime.log == ["spawn", "stop", "spawn", "stop", "shutdown"]
-    cards = json.loads((policies / "out" / "card.json").read_text())
-    assert Scorecard.model_validate(cards["policy"]).win_rate == 1
-    assert Scorecard.model_validate(cards["start"]).win_rate == 0.5
-    told = capsys.readouterr().out
-    assert "CHAIR_i" in told
-    assert cards["policy"]["grounding"]["accuracy"] == {
-        "true": 1,
-        "blank": 1,
-        "shuffled": 1,
-    }
-    assert "WARNING preferences rest on words" in told and "grounding_gain" in told
-    assert (
-        "WARNING preferences rest on words" in (policies / "samples.html").read_text()
-    )
-    assert "made-up" in (policies / "samples.html").read_text()
+    content = json.loads(out.read_text())
+    policy = Scorecard.model_validate(content["policy"])
+    start = Scorecard.model_validate(content["start"])
+    assert policy.suites["shapes"].value("win_rate") == 1
+    assert policy.suites["shapes"].counts["num_captions"] == 5
+    assert start.suites["shapes"].value("win_rate") == 0.5
+    assert policy.grounding is not None
+    assert policy.grounding.accuracy == {"true": 1, "blank": 1, "shuffled": 1}
+    printed = capsys.readouterr().out
+    warning = "WARNING preferences rest on words"
+    assert "CHAIR_i" in printed
+    assert warning in printed and "grounding_gain" in printed
+    page = samples.read_text()
+    assert warning in page
+    assert "made-up" in page
+
+
+def test_suites_and_their_sizes_come_from_the_preset(policies: Path) -> None:
+    preset = policies / "preset.toml"
+    preset.write_text('[evaluation]\nsuites = ["shapes"]\nbootstrap_samples = 20\n')
+    out = policies / "card.json"
+    words = ["--preset", str(preset), "--out", str(out)]
+    words += ["--split", "validation", "--evaluation.suites.0.validation_scenes", "3"]
+    assert command.main([str(policies / "honest"), *words]) == 0
+    card = Scorecard.model_validate(json.loads(out.read_text())["policy"])
+    assert card.suites["shapes"].counts["num_captions"] == 3
+    assert card.suites["shapes"].counts["num_questions"] == 18
 
 
 def test_a_failing_policy_still_stops_the_runtime(
@@ -268,8 +328,38 @@ def test_a_failing_policy_still_stops_the_runtime(
 
     monkeypatch.setattr(FakeWorker, "start", broken)
     with pytest.raises(RuntimeError, match="no engine"):
-        command.main([str(policies / "honest"), "--scenes", "2"])
-    assert FakeRuntime.log == ["spawn", "stop", "shutdown"]
+        command.main([str(policies / "honest"), "--scenes", "2", *SHAPES])
+    assert LoggingRuntime.log == ["spawn rollout-0", "stop", "shutdown"]
+
+
+async def hang(*_: object) -> None:
+    await asyncio.sleep(1000)
+
+
+@pytest.mark.parametrize(
+    ("worker", "method", "peer"),
+    [
+        (FakeWorker, "start", "rollout worker"),
+        (FakePolicy, "generate", "rollout worker"),
+        (FakePolicy, "score", "rollout worker"),
+        (RewardWorker, "judge", "reward worker"),
+    ],
+)
+def test_a_worker_that_never_answers_ends_the_command(
+    worker: type,
+    method: str,
+    peer: str,
+    policies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(worker, method, hang)
+    words = [str(policies / "honest"), "--baseline", str(policies / "dreamer")]
+    words += ["--scenes", "2", *SHAPES, "--loop.call_timeout_s", "0.5"]
+    assert command.main(words) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith(f"error: {peer}: got no answer within 0.5 s")
+    assert LoggingRuntime.log[-1] == "shutdown"
 
 
 @pytest.mark.parametrize(
@@ -277,22 +367,27 @@ def test_a_failing_policy_still_stops_the_runtime(
     [
         (["nowhere"], "expected a Hugging Face directory"),
         (["{honest}", "--baseline", "nowhere"], "expected a Hugging Face directory"),
-        (["{honest}", "--scenes", "0"], "expected at least 1, got 0"),
+        (["{honest}", *SHAPES, "--scenes", "0"], "expected at least 1, got 0"),
+        (["{honest}"], "expected suites with prompts of the test split"),
         (
-            ["{honest}", "--evaluation.test_scene", "5"],
-            "did you mean evaluation.test_scenes",
+            ["{honest}", *SHAPES, "--evaluation.suites.0.test_scenes", "0"],
+            "expected suites with prompts of the test split",
+        ),
+        (
+            ["{honest}", *SHAPES, "--evaluation.suites.0.test_scene", "5"],
+            "did you mean evaluation.suites.",
         ),
     ],
 )
 def test_wrong_input_is_one_line(
     words: list[str], message: str, policies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        command.main([word.format(honest=policies / "honest") for word in words]) == 2
-    )
-    said = capsys.readouterr().err.strip()
-    assert message in said
-    assert "\n" not in said
+    honest_policy = str(policies / "honest")
+    filled_in = [word.replace("{honest}", honest_policy) for word in words]
+    assert command.main(filled_in) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert "\n" not in printed
 
 
 @pytest.mark.parametrize(
@@ -334,9 +429,10 @@ def test_a_broken_policy_is_one_line(
             checkpoint_shapes(model_path)
 
     monkeypatch.setattr(sys.modules["actors.rollout"], "RolloutWorker", Reader)
-    assert command.main([str(path), "--scenes", "2"]) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"error: model.path {path}") and message in said
+    assert command.main([str(path), "--scenes", "2", *SHAPES]) == 2
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert printed.startswith(f"error: model.path {path}")
+    assert message in printed
 
 
 def test_help_loads_nothing_heavy() -> None:

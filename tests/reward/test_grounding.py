@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common import config
+from common.evaluation import SuiteAnswers
 from common.shapes.language import caption
 from common.shapes.scenes import Scene, SceneObject
-from reward.scorecard import Answers, make_scorecard
-from reward.shapes_world import rules_judge
+from reward.shapes_world import ShapesSuite, rules_judge
 from tests.reward.builders import SCENE, caption_prompt, group, question_prompt
 from tests.reward.judging import scores_of
 
 OTHER = Scene((SceneObject(2, "ring", "black"), SceneObject(8, "cross", "green")), 2)
+METRICS = ("chair_i", "recall", "pope_accuracy", "selection")
 
 
 def test_swapped_truths_turn_the_verdict() -> None:
@@ -23,18 +24,21 @@ def test_swapped_truths_turn_the_verdict() -> None:
     assert scores_of(judge, group(caption_prompt(OTHER), *texts)) == (-3.0, 0.0)
 
 
-def test_swapped_truths_turn_the_scorecard() -> None:
-    def card(first: Scene, second: Scene, answer: str) -> tuple[float | None, ...]:
-        told = (
-            group(caption_prompt(first, "a"), caption(SCENE)),
-            group(caption_prompt(second, "b"), caption(OTHER)),
-        )
-        answers = Answers(told, (group(question_prompt(answer, scene="a"), "Yes."),))
-        found = make_scorecard(answers, None, 10)
-        return found.chair_i, found.recall, found.pope_accuracy, found.selection
+def measured(first: Scene, second: Scene, answer: str) -> list[float]:
+    """The metrics of true captions of `SCENE` and `OTHER` when the truth says `first` and `second`."""
+    captions = (
+        group(caption_prompt(first, "a"), caption(SCENE)),
+        group(caption_prompt(second, "b"), caption(OTHER)),
+    )
+    questions = (group(question_prompt(answer, scene="a"), "Yes."),)
+    answers = SuiteAnswers({"captions": captions, "questions": questions})
+    metrics = ShapesSuite(config.ShapesSuite()).measure(answers, None, 10).metrics
+    return [metrics[name].value for name in METRICS]
 
-    assert card(SCENE, OTHER, "yes") == (0.0, 1.0, 1.0, 1.0)
-    assert card(OTHER, SCENE, "no") == (1.0, 0.0, 0.0, 0.0)
+
+def test_swapped_truths_turn_the_scorecard() -> None:
+    assert measured(SCENE, OTHER, "yes") == [0.0, 1.0, 1.0, 1.0]
+    assert measured(OTHER, SCENE, "no") == [1.0, 0.0, 0.0, 0.0]
 
 
 def test_the_reference_is_not_looked_at() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,32 +10,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.shapes.scenes import SHAPES
-from reward.bootstrap import Columns, estimate, intervals, ratio
-from reward.chair import caption_counts, chair
-from reward.pope import POPE_COUNTS, answer_counts, parse_answer, pope
+from reward.bootstrap import (
+    Array,
+    Columns,
+    columns_of,
+    estimate,
+    intervals,
+    ratio,
+)
+from reward.chair import CHAIR_COUNTS, caption_counts, chair
+from reward.pope import POPE_COUNTS, Answer, answer_counts, parse_answer, pope
 
 
 def chair_of(*captions: tuple[list[str], set[str], int]) -> dict[str, float]:
-    counts = [caption_counts(*caption) for caption in captions]
-    return estimate(
-        {name: np.array([c[name] for c in counts], float) for name in counts[0]}, chair
-    )
+    rows = [caption_counts(*caption) for caption in captions]
+    return estimate(columns_of(rows, CHAIR_COUNTS), chair)
 
 
 def pope_of(**counts: int) -> dict[str, float]:
-    return estimate(
-        {name: np.array([float(counts.get(name, 0))]) for name in POPE_COUNTS}, pope
-    )
+    return estimate(columns_of([counts], POPE_COUNTS), pope)
 
 
 def test_chair_by_hand() -> None:
     """Three captions: (circle star ring | circle star), (ring ring | ring cross), (square | circle).
 
     chair_s = 2 of 3; mentions 3 + 2 + 1 = 6, hallucinated 1 + 0 + 1 = 2: chair_i = 1/3;
-    found 2 + 1 + 0 = 3 of 2 + 2 + 1 = 5: recall 0.6; words 10 + 6 + 2 = 18: length 6;
+    named 2 + 1 + 0 = 3 of 2 + 2 + 1 = 5: recall 0.6; words 10 + 6 + 2 = 18: length 6;
     selection = 2 · 2/3 · 3/5 / (2/3 + 3/5) = 0.8 / (19/15) = 12/19.
     """
-    found = chair_of(
+    measured = chair_of(
         (["circle", "star", "ring"], {"circle", "star"}, 10),
         (["ring", "ring"], {"ring", "cross"}, 6),
         (["square"], {"circle"}, 2),
@@ -48,12 +50,12 @@ def test_chair_by_hand() -> None:
         "mean_length": 6,
         "selection": 12 / 19,
     }
-    assert found == pytest.approx(expected)
+    assert measured == pytest.approx(expected)
 
 
 def test_a_mute_model_has_perfect_chair_no_recall_and_is_never_picked() -> None:
-    found = chair_of(([], {"circle"}, 0))
-    assert found == {
+    measured = chair_of(([], {"circle"}, 0))
+    assert measured == {
         "chair_s": 0,
         "chair_i": 0,
         "recall": 0,
@@ -83,11 +85,10 @@ OBJECTS = st.lists(st.sampled_from(SHAPES), max_size=8)
 def test_chair_stays_between_0_and_1(
     captions: list[tuple[list[str], set[str], int]],
 ) -> None:
-    found = chair_of(*captions)
-    assert all(
-        0 <= found[name] <= 1 for name in ("chair_s", "chair_i", "recall", "selection")
-    )
-    assert (found["chair_s"] == 0) == (found["chair_i"] == 0)
+    measured = chair_of(*captions)
+    for name in ("chair_s", "chair_i", "recall", "selection"):
+        assert 0 <= measured[name] <= 1
+    assert (measured["chair_s"] == 0) == (measured["chair_i"] == 0)
 
 
 @pytest.mark.parametrize(
@@ -141,9 +142,6 @@ def test_pope_of_one_sided_models() -> None:
     }
 
 
-Answer = Literal["yes", "no"]
-
-
 @given(
     st.lists(
         st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(["yes", "no"])),
@@ -153,7 +151,7 @@ Answer = Literal["yes", "no"]
 def test_flipping_answers_and_labels_keeps_accuracy_and_turns_the_yes_ratio(
     pairs: list[tuple[Answer, Answer]],
 ) -> None:
-    other: dict[str, Answer] = {"yes": "no", "no": "yes"}
+    other: dict[Answer, Answer] = {"yes": "no", "no": "yes"}
 
     def measured(rows: list[tuple[Answer, Answer]]) -> dict[str, float]:
         total: Counter[str] = Counter()
@@ -161,17 +159,14 @@ def test_flipping_answers_and_labels_keeps_accuracy_and_turns_the_yes_ratio(
             total.update(answer_counts(*row))
         return pope_of(**total)
 
-    straight, flipped = (
-        measured(pairs),
-        measured([(other[p], other[t]) for p, t in pairs]),
-    )
+    flipped_pairs = [(other[predicted], other[true]) for predicted, true in pairs]
+    straight = measured(pairs)
+    flipped = measured(flipped_pairs)
     assert straight["accuracy"] == flipped["accuracy"]
     assert straight["yes_ratio"] == pytest.approx(1 - flipped["yes_ratio"])
 
 
-def mean(
-    totals: Columns,
-) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+def mean(totals: Columns) -> dict[str, Array]:
     return {"mean": ratio(totals["hits"], totals["n"])}
 
 
@@ -192,12 +187,11 @@ def test_bootstrap_redraws_scenes_as_a_whole() -> None:
 
 def test_bootstrap_is_seeded_and_survives_the_smallest_sets() -> None:
     columns = {"hits": np.array([1.0, 0.0, 1.0, 1.0]), "n": np.ones(4)}
-    assert intervals(columns, mean, 100, seed=1) == intervals(
-        columns, mean, 100, seed=1
-    )
+    first = intervals(columns, mean, 100, seed=1)
+    assert first == intervals(columns, mean, 100, seed=1)
     many = {"hits": np.linspace(0, 49, 50), "n": np.ones(50)}
     assert intervals(many, mean, 100, seed=1) != intervals(many, mean, 100, seed=2)
-    assert intervals({"hits": np.ones(1), "n": np.ones(1)}, mean, 10, seed=0) == {
-        "mean": (1.0, 1.0)
-    }
-    assert intervals({"hits": np.ones(0), "n": np.ones(0)}, mean, 10, seed=0) == {}
+    one_scene = {"hits": np.ones(1), "n": np.ones(1)}
+    assert intervals(one_scene, mean, 10, seed=0) == {"mean": (1.0, 1.0)}
+    no_scene = {"hits": np.ones(0), "n": np.ones(0)}
+    assert intervals(no_scene, mean, 10, seed=0) == {}

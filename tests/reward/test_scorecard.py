@@ -1,11 +1,15 @@
-"""The scorecard: what it measures, what it counts as lost, and that it travels as JSON."""
+"""The shapes suite: what it measures, what it counts as lost, and that scorecards travel as JSON."""
 
 from __future__ import annotations
 
 import pytest
 
-from common.records import Dropped, Verdict
-from reward.scorecard import Answers, Scorecard, make_scorecard, win_of
+from common import config
+from common.evaluation import Measurement, SuiteAnswers, Wins
+from common.records import Verdict
+from reward.scorecard import Scorecard, SuiteCard
+from reward.shapes_world import ShapesSuite
+from reward.wins import win_of
 from tests.reward.builders import (
     SCENE,
     TRUE,
@@ -18,91 +22,115 @@ from tests.reward.builders import (
 INVENTED = "There is a red circle. There is a green ring."
 
 
-def answers() -> Answers:
+def answers() -> SuiteAnswers:
     captions = (
         group(caption_prompt(SCENE, "a"), TRUE),
         group(caption_prompt(SCENE, "b"), INVENTED),
     )
-    asked = [
-        ("yes", "random", "Yes."),
-        ("no", "random", "Yes."),
-        ("yes", "popular", "Yes."),
-        ("no", "popular", "No."),
-    ]
-    questions = tuple(
-        group(question_prompt(true, split, "a"), said) for true, split, said in asked
+    questions = (
+        group(question_prompt("yes", "random", "a"), "Yes."),
+        group(question_prompt("no", "random", "a"), "Yes."),
+        group(question_prompt("yes", "popular", "a"), "Yes."),
+        group(question_prompt("no", "popular", "a"), "No."),
     )
-    return Answers(captions, questions, (Dropped("c", "prompt_too_long"),))
+    return SuiteAnswers({"captions": captions, "questions": questions})
+
+
+def measure(
+    answers: SuiteAnswers, wins: Wins | None, num_samples: int = 10
+) -> Measurement:
+    return ShapesSuite(config.ShapesSuite()).measure(answers, wins, num_samples)
+
+
+def values(measurement: Measurement) -> dict[str, float]:
+    return {name: metric.value for name, metric in measurement.metrics.items()}
 
 
 def test_by_hand() -> None:
-    """Captions: 1 of 2 hallucinates; 1 of 4 mentions; 3 of 4 objects found; (17 + 10) / 2 = 13.5 words.
+    """Captions: 1 of 2 hallucinates; 1 of 4 mentions; 3 of 4 objects named; (17 + 10) / 2 = 13.5 words.
 
     random: tp 1, fp 1: accuracy ½, f1 2/3, yes 1. popular: tp 1, tn 1: accuracy 1, f1 1, yes ½.
     Means over the two splits asked about: ¾, 5/6, ¾. Wins: 1 and ½ of 2 = ¾.
     """
-    card = make_scorecard(
-        answers(), {"a": 1.0, "b": 0.5}, 200, [Dropped("g", "judge_failed")]
-    )
-    assert (card.chair_s, card.chair_i, card.recall, card.mean_length) == (
-        0.5,
-        0.25,
-        0.75,
-        13.5,
-    )
-    assert (card.pope_accuracy, card.pope_f1, card.pope_yes_ratio) == pytest.approx(
-        (0.75, 5 / 6, 0.75)
-    )
-    assert set(card.pope) == {"random", "popular"}
-    assert card.pope["random"]["precision"] == 0.5
-    assert card.win_rate == 0.75
-    assert card.selection == pytest.approx(0.75)
-    assert (
-        card.num_captions,
-        card.num_questions,
-        card.num_compared,
-        card.num_truncated,
-    ) == (2, 4, 2, 0)
-    assert card.dropped == {"prompt_too_long": 1, "judge_failed": 1}
-    assert {
-        "chair_s",
-        "win_rate",
-        "pope_f1",
-        "pope/popular/recall",
-        "selection",
-    } <= set(card.intervals)
-    assert all(low <= high for low, high in card.intervals.values())
-    assert card.intervals["chair_s"] == (0.0, 1.0)
+    measurement = measure(answers(), {"a": 1.0, "b": 0.5}, num_samples=200)
+    value = values(measurement)
+    assert value["chair_s"] == 0.5
+    assert value["chair_i"] == 0.25
+    assert value["recall"] == 0.75
+    assert value["mean_length"] == 13.5
+    assert value["pope_accuracy"] == pytest.approx(0.75)
+    assert value["pope_f1"] == pytest.approx(5 / 6)
+    assert value["pope_yes_ratio"] == pytest.approx(0.75)
+    splits = {name.split("/")[1] for name in value if name.startswith("pope/")}
+    assert splits == {"random", "popular"}
+    assert value["pope/random/precision"] == 0.5
+    assert value["win_rate"] == 0.75
+    assert value["selection"] == pytest.approx(0.75)
+    assert measurement.counts == {
+        "num_captions": 2,
+        "num_questions": 4,
+        "num_compared": 2,
+        "num_truncated": 0,
+    }
+    assert measurement.dropped == {}
+    assert measurement.summary.startswith("2 captions and 4 yes/no questions")
+
+
+def test_every_metric_has_an_interval() -> None:
+    metrics = measure(answers(), {"a": 1.0, "b": 0.5}, num_samples=200).metrics
+    expected = {"chair_s", "win_rate", "pope_f1", "pope/popular/recall", "selection"}
+    assert expected <= set(metrics)
+    for metric in metrics.values():
+        assert metric.interval is not None
+        low, high = metric.interval
+        assert low <= high
+    assert metrics["chair_s"].interval == (0.0, 1.0)
+
+
+def test_tables_show_the_metrics_in_this_order_and_no_others() -> None:
+    metrics = measure(answers(), {"a": 1.0}).metrics.values()
+    assert [metric.label for metric in metrics if metric.label] == [
+        "CHAIR_s",
+        "CHAIR_i",
+        "recall",
+        "POPE accuracy",
+        "POPE F1",
+        "POPE yes ratio",
+        "win rate",
+        "length",
+    ]
 
 
 def test_the_start_policy_draws_with_itself() -> None:
-    card = make_scorecard(answers(), None, 10)
-    assert (card.win_rate, card.intervals["win_rate"], card.num_compared) == (
-        0.5,
-        (0.5, 0.5),
-        0,
-    )
+    measurement = measure(answers(), None)
+    win_rate = measurement.metrics["win_rate"]
+    assert (win_rate.value, win_rate.interval) == (0.5, (0.5, 0.5))
+    assert measurement.counts["num_compared"] == 0
 
 
 def test_no_comparison_that_worked_is_no_win_rate() -> None:
-    assert make_scorecard(answers(), {}, 10).win_rate is None
+    assert "win_rate" not in measure(answers(), {}).metrics
 
 
-def test_nothing_to_measure_is_none_and_not_zero() -> None:
-    card = make_scorecard(Answers(captions=(group(prompt(), "A dog."),)), {}, 10)
-    assert (
-        card.chair_i,
-        card.recall,
-        card.pope_accuracy,
-        card.win_rate,
-        card.selection,
-    ) == (None,) * 4 + (0.0,)
-    assert (card.pope, card.intervals, card.dropped) == ({}, {}, {"no_truth": 1})
+def test_nothing_to_measure_is_absent_and_not_zero() -> None:
+    without_truth = SuiteAnswers({"captions": (group(prompt(), "A dog."),)})
+    suite = ShapesSuite(config.ShapesSuite())
+    measurement = suite.measure(without_truth, {}, 10)
+    assert measurement.metrics == {}
+    assert measurement.dropped == {"no_truth": 1}
+    assert suite.selection(measurement.metrics) is None
 
 
 def test_equal_answers_give_equal_cards_and_json_brings_them_back() -> None:
-    card = make_scorecard(answers(), None, 50)
-    assert card == make_scorecard(answers(), None, 50)
+    measurement = measure(answers(), None, num_samples=50)
+    assert measurement == measure(answers(), None, num_samples=50)
+    suite_card = SuiteCard(
+        metrics=dict(measurement.metrics),
+        counts=dict(measurement.counts),
+        dropped={"judge_failed": 1},
+        summary=measurement.summary,
+    )
+    card = Scorecard(suites={"shapes": suite_card})
     assert Scorecard.model_validate_json(card.model_dump_json()) == card
 
 

@@ -1,0 +1,104 @@
+"""Records of an evaluation: what a policy was asked, what it answered, and what came of it.
+
+They travel between the suites of `reward/` and the code of `cluster/` that asks, judges and shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from common.records import Dropped, Prompt, RolloutGroup, SideLogps
+from common.views import Condition
+
+Split: TypeAlias = Literal["validation", "test"]
+"""Validation picks the checkpoint, test is only reported."""
+
+Wins: TypeAlias = Mapping[str, float]
+"""Prompt id -> 1, ½ or 0: the policy's answer against that of the start policy."""
+
+TaskPrompts: TypeAlias = Mapping[str, Sequence[Prompt]]
+"""The prompts of a suite by task, such as "captions" and "questions"."""
+
+ConditionLogps: TypeAlias = Mapping[Condition, Mapping[str, SideLogps]]
+"""Image condition -> pair id -> log-probs."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteAnswers:
+    """Greedy answers to one suite by task, one completion per group, and the prompts without an answer."""
+
+    tasks: dict[str, tuple[RolloutGroup, ...]] = field(default_factory=dict)
+    dropped: tuple[Dropped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Everything one policy answered: by suite, and its log-probs for the grounding gate."""
+
+    suites: dict[str, SuiteAnswers] = field(default_factory=dict)
+    grounding: dict[Condition, dict[str, SideLogps]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One measured number with its 95 % interval.
+
+    A metric without a `label` is kept in the JSON only, in no table. `digits` stand after the decimal point.
+    """
+
+    value: float
+    interval: tuple[float, float] | None = None
+    label: str = ""
+    better: Literal["higher", "lower", ""] = ""
+    meaning: str = ""
+    digits: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a suite measured. A metric that could not be measured is absent, never 0.
+
+    `counts` say how many answers are behind the metrics, `dropped` why answers could not be counted, `summary` the
+    same in a sentence for people.
+    """
+
+    metrics: Mapping[str, Metric]
+    counts: Mapping[str, int]
+    dropped: Mapping[str, int]
+    summary: str
+
+
+Mark: TypeAlias = tuple[int, int, str]
+"""(begin, end, kind) of a stretch of text; the kinds are "made-up" and "wrong"."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAnswer:
+    """One answer as the samples page shows it.
+
+    `notes` are listed below the text after `note_label`, for example the objects that a caption missed. Answers with
+    the largest `weight` come first.
+    """
+
+    text: str
+    marks: Sequence[Mark] = ()
+    note_label: str = ""
+    notes: tuple[str, ...] = ()
+    weight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LegendEntry:
+    """What a kind of mark means; `kind` "note" stands for the notes. `sample` is a word shown in that look."""
+
+    kind: str
+    sample: str
+    meaning: str
+
+
+def count_reasons(dropped: Sequence[Dropped]) -> dict[str, int]:
+    """How many were dropped, by reason."""
+    return dict(Counter(drop.reason for drop in dropped))

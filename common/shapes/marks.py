@@ -1,0 +1,100 @@
+"""A caption with its errors marked: where it names what is not there, or gives a wrong colour or place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from common.evaluation import Mark, ShownAnswer
+from common.shapes.claims import Claim, Comparison, compare_mentions
+from common.shapes.language import Mention, parse_caption
+from common.shapes.scenes import SHAPES, Scene
+
+_SENTENCE = re.compile(r"[^.!?\n]+")
+_SHAPE = re.compile(rf"\b(?:{'|'.join(SHAPES)})s?\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a mention stands: its words begin at `begin` and end at `end`, its shape is `shape_begin:shape_end`."""
+
+    mention: Mention
+    begin: int
+    shape_begin: int
+    shape_end: int
+    end: int
+
+
+def marked_caption(text: str, scene: Scene | None) -> ShownAnswer:
+    """Mark what is wrong in a caption and name the objects it missed; without a scene it stays plain."""
+    if scene is None:
+        return ShownAnswer(text)
+    places = list(_places(text))
+    mentions = [place.mention for place in places]
+    comparison = compare_mentions(mentions, scene)
+    marks: list[Mark] = []
+    for place, claim in zip(places, comparison.claims, strict=True):
+        marks += _marks(text, place, claim)
+    missed = [
+        f"{item.colour} {item.shape} ({item.place})" for item in comparison.missed
+    ]
+    return ShownAnswer(text, marks, "missed", tuple(missed), _weight(comparison))
+
+
+def _weight(comparison: Comparison) -> int:
+    """Rough weight for sorting: made up before missed before wrong."""
+    made_up = comparison.count("hallucinated", "repeated")
+    num_missed = len(comparison.missed)
+    return 100 * made_up + 10 * num_missed + comparison.num_wrong_attributes
+
+
+def _places(text: str) -> Iterator[_Place]:
+    """All mentions with their places. Sentences are cut between shapes, as `parse_caption` cuts them."""
+    for sentence in _SENTENCE.finditer(text):
+        shapes = list(_SHAPE.finditer(text, sentence.start(), sentence.end()))
+        for index, shape in enumerate(shapes):
+            is_first, is_last = index == 0, index == len(shapes) - 1
+            begin = sentence.start() if is_first else shapes[index - 1].end()
+            end = sentence.end() if is_last else shapes[index + 1].start()
+            for mention in parse_caption(text[begin:end]):
+                yield _Place(mention, begin, shape.start(), shape.end(), end)
+
+
+def _marks(text: str, place: _Place, claim: Claim) -> list[Mark]:
+    """The marks of one claim: all of its words when it is made up, else its wrong attributes."""
+    colour = _colour_span(text, place)
+    position = _position_span(text, place)
+    if claim.kind in ("hallucinated", "repeated"):
+        begin = colour[0] if colour else place.shape_begin
+        end = position[1] if position else place.shape_end
+        return [(begin, end, "made-up")]
+    marks: list[Mark] = []
+    if "colour" in claim.wrong and colour:
+        marks.append((*colour, "wrong"))
+    if "place" in claim.wrong and position:
+        marks.append((*position, "wrong"))
+    return marks
+
+
+def _colour_span(text: str, place: _Place) -> tuple[int, int] | None:
+    """The last mention of the colour before the shape."""
+    if place.mention.colour is None:
+        return None
+    pattern = re.compile(rf"(?i)\b{place.mention.colour}\b")
+    span = None
+    for match in pattern.finditer(text[: place.shape_begin]):
+        if match.start() >= place.begin:
+            span = match.span()
+    return span
+
+
+def _position_span(text: str, place: _Place) -> tuple[int, int] | None:
+    """The place in the picture, named after the shape; a caption may say "middle" for the center."""
+    if not place.mention.place:
+        return None
+    words = place.mention.place.replace(" ", "[ -]")
+    words = words.replace("center", "(?:center|middle)")
+    pattern = re.compile(rf"(?i)\b{words}\b")
+    match = pattern.search(text, place.shape_end, place.end)
+    return match.span() if match else None
