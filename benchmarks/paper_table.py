@@ -154,7 +154,7 @@ class Oracle:
         self._worker = RewardWorker(config.model_copy(update={"reward": Reward()}))
 
     async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
-        return self._worker.judge(groups)
+        return await self._worker.judge(groups)
 
 
 def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
