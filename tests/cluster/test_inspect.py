@@ -21,7 +21,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from cluster import import_data
-from cluster.inspect_page import mark
+from cluster.inspect_page import mark_differences
 from cluster.inspect_verdicts import verdicts
 from common.anatomy import anatomy
 from common.chat import ChatEncoder
@@ -452,11 +452,11 @@ def test_marking_keeps_the_text_and_the_rest_agrees(
     left: list[str], right: list[str]
 ) -> None:
     texts = "".join(left), "".join(right)
-    marked = mark(*texts)
+    marked = mark_differences(*texts)
     for text, spans in zip(texts, marked, strict=True):
         assert "".join(span.text for span in spans) == text
     same = [
-        [word for span in spans if not span.differs for word in words(span.text)]
+        [word for span in spans if not span.kind for word in words(span.text)]
         for spans in marked
     ]
     assert same[0] == same[1]
@@ -464,8 +464,8 @@ def test_marking_keeps_the_text_and_the_rest_agrees(
 
 def test_marking_repetitive_texts_takes_bounded_time() -> None:
     began = time.monotonic()
-    mark("红色" * 1200, "色红圆" * 800)
-    mark("a b " * 600, "b a a " * 400)
+    mark_differences("红色" * 1200, "色红圆" * 800)
+    mark_differences("a b " * 600, "b a a " * 400)
     assert time.monotonic() - began < 10, "the time grows with the cube of the length"
 
 
