@@ -15,6 +15,14 @@ if IS_WORKER:
 
 SHARED_ENGINES = "tests/actors"
 """Tests of this folder that need a vLLM engine share those of its conftest."""
+RAY_MODULES = (
+    "test_end_to_end",
+    "test_generate",
+    "test_placement",
+    "test_runtime",
+    "test_several_ranks",
+)
+"""Real tests of these modules start a local Ray cluster, which takes the whole machine: one at a time."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -28,26 +36,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         name = group_of(item)
-        # xdist appends the marker's name to the node id and sends equal names to one process.
+        # xdist sends all tests with the same mark to the same process.
         item.add_marker(pytest.mark.xdist_group(name))
         groups[name].append(item)
-    longest_first = sorted(groups.values(), key=weight, reverse=True)
-    items[:] = [item for group in longest_first for item in group]
+    items.clear()
+    for group in sorted(groups.values(), key=weight, reverse=True):
+        items += group
 
 
 def group_of(item: pytest.Item) -> str:
-    """The module of a test; the folder for tests that share started engines."""
+    """The module of a test, or the name of what real tests of several modules share."""
     module = item.nodeid.partition("::")[0]
-    if module.startswith(SHARED_ENGINES) and is_marked(item, "real"):
-        return SHARED_ENGINES
+    if is_marked(item, "real"):
+        if module.startswith(SHARED_ENGINES):
+            return "engines"
+        if item.path.stem in RAY_MODULES:
+            return "ray"
     return module
 
 
-def weight(group: list[pytest.Item]) -> tuple[int, int]:
-    """How long a group takes, roughly: slow tests, then real ones."""
-    num_slow = sum(is_marked(item, "slow") for item in group)
-    num_real = sum(is_marked(item, "real") for item in group)
-    return num_slow, num_real
+def weight(group: list[pytest.Item]) -> tuple[bool, bool, int]:
+    """How long a group takes, roughly: those with slow tests, then those with real ones."""
+    any_slow = any(is_marked(item, "slow") for item in group)
+    any_real = any(is_marked(item, "real") for item in group)
+    return any_slow, any_real, len(group)
 
 
 def is_marked(item: pytest.Item, name: str) -> bool:
