@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 SEED ?= 0
-# Processes that run the tests, one thread each; tests/conftest.py says which tests stay together.
+# Processes that run the tests, one thread each; tests/scheduling.py says which tests stay together.
 WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 # The engine runs where its build can: on a GPU with the CUDA build.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
 REQUIREMENTS := requirements/$(if $(filter 1,$(GPU)),gpu,cpu).txt

@@ -1,9 +1,10 @@
-"""How pytest-xdist shares the tests between processes (`make check`, `make test`)."""
+"""How `make check` and `make test` share the tests between processes, with pytest-xdist."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
+from typing import Any
 
 import pytest
 
@@ -13,53 +14,36 @@ if IS_WORKER:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-SHARED_ENGINES = "tests/actors"
-"""Tests of this folder that need a vLLM engine share those of its conftest."""
-RAY_MODULES = (
-    "test_end_to_end",
-    "test_generate",
-    "test_placement",
-    "test_runtime",
-    "test_several_ranks",
-)
-"""Real tests of these modules start a local Ray cluster, which takes the whole machine: one at a time."""
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.scheduling import GroupScheduling
+
+    # Groups start in the order of collection, which the hook below has chosen.
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module in one process and start the long groups first.
-
-    A long group that comes last would leave the other process idle.
-    """
+    """Start the long groups first: one that came last would leave the other process idle."""
     if not IS_WORKER:
         return
+    from tests.scheduling import group_of
+
     groups: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        name = group_of(item)
-        # xdist sends all tests with the same mark to the same process.
-        item.add_marker(pytest.mark.xdist_group(name))
-        groups[name].append(item)
+        groups[group_of(item.nodeid)].append(item)
     items.clear()
     for group in sorted(groups.values(), key=weight, reverse=True):
         items += group
 
 
-def group_of(item: pytest.Item) -> str:
-    """The module of a test, or the name of what real tests of several modules share."""
-    module = item.nodeid.partition("::")[0]
-    if is_marked(item, "real"):
-        if module.startswith(SHARED_ENGINES):
-            return "engines"
-        if item.path.stem in RAY_MODULES:
-            return "ray"
-    return module
-
-
-def weight(group: list[pytest.Item]) -> tuple[bool, bool, int]:
-    """How long a group takes, roughly: those with slow tests, then those with real ones."""
-    any_slow = any(is_marked(item, "slow") for item in group)
-    any_real = any(is_marked(item, "real") for item in group)
-    return any_slow, any_real, len(group)
+def weight(group: list[pytest.Item]) -> tuple[int, int, int]:
+    """How long a group takes, roughly: first those with slow tests, then those with real ones."""
+    num_slow = sum(is_marked(item, "slow") for item in group)
+    num_real = sum(is_marked(item, "real") for item in group)
+    return num_slow, num_real, len(group)
 
 
 def is_marked(item: pytest.Item, name: str) -> bool:
