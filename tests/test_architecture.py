@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -234,7 +235,8 @@ def num_code_lines(path: Path) -> int:
     prose: set[int] = set()
     for node in ast.walk(tree_of(path)):
         if is_docstring(node):
-            prose.update(range(node.lineno, node.end_lineno + 1))
+            last = node.end_lineno or node.lineno
+            prose.update(range(node.lineno, last + 1))
     count = 0
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         is_code = line.strip() and not line.strip().startswith("#")
@@ -243,7 +245,7 @@ def num_code_lines(path: Path) -> int:
     return count
 
 
-def is_docstring(node: ast.AST) -> bool:
+def is_docstring(node: ast.AST) -> TypeGuard[ast.Expr]:
     """A string that stands alone: the docstring of a module, class, function or constant."""
     if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
         return False
@@ -252,23 +254,28 @@ def is_docstring(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_names_say_what_they_hold(folder: str) -> None:
-    vague: set[str] = set()
+    vague: list[str] = []
     for path in sources(folder):
-        for node in ast.walk(tree_of(path)):
-            name = name_bound_by(node)
-            if name in VAGUE_NAMES:
-                vague.add(f"{short(path)}:{node.lineno} {name}")
-    assert not vague, "\n".join(sorted(vague))
+        vague += vague_names(path)
+    assert not vague, "\n".join(vague)
 
 
-def name_bound_by(node: ast.AST) -> str | None:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.arg):
-        return node.arg
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ExceptHandler):
-        return node.name
-    return None
+def vague_names(path: Path) -> list[str]:
+    places: set[tuple[int, str]] = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Name):
+            name: str | None = node.id
+        elif isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ExceptHandler
+        ):
+            name = node.name
+        else:
+            continue
+        if name in VAGUE_NAMES:
+            places.add((node.lineno, name))
+    return [f"{short(path)}:{line} {name}" for line, name in sorted(places)]
 
 
 def test_tests_use_public_names() -> None:
