@@ -13,7 +13,7 @@ GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null
 REQUIREMENTS := requirements/$(if $(filter 1,$(GPU)),gpu,cpu).txt
 STAMP := $(VENV)/.installed-$(notdir $(REQUIREMENTS))
 
-.PHONY: setup demo lint check test lock clean
+.PHONY: setup demo lint check fast test lock clean
 
 setup: $(STAMP)
 
@@ -36,8 +36,11 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# Two minutes, before every commit: no test that starts vLLM, DeepSpeed or Ray.
-check: lint
+# Two minutes, before every commit: lint and, at the same time, the tests that start no vLLM, DeepSpeed or Ray.
+check: $(STAMP)
+	@$(MAKE) --no-print-directory -j 2 lint fast
+
+fast: $(STAMP)
 	@$(PYTEST) -m "not real and not slow and not gpu" $(ARGS)
 
 # Every test that needs no GPU; ARGS="tests/reward -x" runs one folder.

@@ -107,22 +107,33 @@ def fact_rows(figures: Figures) -> list[FactRow]:
 
 
 def _distance_rows(distances: Figures) -> list[FactRow]:
-    near = f"sides alike from {distances['near_duplicate_from']} on"
     return [
         (
             "word edit distance",
             spread(distances["words"]),
             "0 equal words, 1 nothing in common; mean and middle half",
         ),
-        ("near-duplicates", percent(distances["near_duplicate_frac"]), near),
-        ("identical sides", percent(distances["identical_frac"]), ""),
+        (
+            "near-duplicates",
+            percent(distances["near_duplicate_frac"]),
+            f"sides alike from {distances['near_duplicate_from']} on",
+        ),
+        (
+            "identical sides",
+            percent(distances["identical_frac"]),
+            "",
+        ),
     ]
 
 
 def _answer_rows(yes_no: Figures, length: Figures) -> list[FactRow]:
     says_yes = percent(yes_no["chosen_yes_frac"])
     return [
-        ("yes/no rows", percent(yes_no["frac"]), f"{says_yes} of them choose yes"),
+        (
+            "yes/no rows",
+            percent(yes_no["frac"]),
+            f"{says_yes} of them choose yes",
+        ),
         (
             "chosen is longer",
             percent(length["chosen_longer_frac"]),
@@ -132,17 +143,26 @@ def _answer_rows(yes_no: Figures, length: Figures) -> list[FactRow]:
 
 
 def _repeat_rows(repeats: Figures) -> list[FactRow]:
-    num_prompts = repeats["prompt"]["num_distinct"]
-    num_questions = repeats["question"]["num_distinct"]
-    same = "some other pair has the same"
     return [
-        ("different prompts", f"{num_prompts:,}", "question and images"),
-        ("different questions", f"{num_questions:,}", "whatever the image"),
-        ("repeated chosen answers", percent(repeats["chosen"]["repeated_frac"]), same),
+        (
+            "different prompts",
+            _count(repeats["prompt"]["num_distinct"]),
+            "question and images",
+        ),
+        (
+            "different questions",
+            _count(repeats["question"]["num_distinct"]),
+            "whatever the image",
+        ),
+        (
+            "repeated chosen answers",
+            percent(repeats["chosen"]["repeated_frac"]),
+            "some other pair has the same",
+        ),
         (
             "repeated rejected answers",
             percent(repeats["rejected"]["repeated_frac"]),
-            same,
+            "some other pair has the same",
         ),
         (
             "rejected here, chosen there",
@@ -153,12 +173,27 @@ def _repeat_rows(repeats: Figures) -> list[FactRow]:
 
 
 def _image_rows(images: Figures) -> list[FactRow]:
-    missing = f"{images['num_missing']:,} files missing"
     return [
-        ("images", f"{images['num_images']:,}", missing),
-        ("pairs without an image", f"{images['num_pairs_without']:,}", ""),
-        ("pairs with several images", f"{images['num_pairs_several']:,}", ""),
+        (
+            "images",
+            _count(images["num_images"]),
+            f"{_count(images['num_missing'])} files missing",
+        ),
+        (
+            "pairs without an image",
+            _count(images["num_pairs_without"]),
+            "",
+        ),
+        (
+            "pairs with several images",
+            _count(images["num_pairs_several"]),
+            "",
+        ),
     ]
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
 
 
 def count_tables(figures: Figures) -> list[tuple[str, Mapping[str, Any]]]:
@@ -180,25 +215,36 @@ def count_tables(figures: Figures) -> list[tuple[str, Mapping[str, Any]]]:
 def sample_of(pair: PreferencePair, notes: Sequence[str] = ("", "", "")) -> Sample:
     """Show a pair; `notes` are lines of figures for chosen, rejected and both."""
     chosen, rejected = pair.chosen.text, pair.rejected.text
+    # Only what is shown is compared, whatever follows in the longer text.
     chosen_spans, rejected_spans = mark_differences(
-        chosen[:SHOWN_CHARACTERS], rejected[:SHOWN_CHARACTERS]
-    )
-    sides = (
-        _side("chosen", chosen, chosen_spans, notes[0]),
-        _side("rejected", rejected, rejected_spans, notes[1]),
+        chosen[:SHOWN_CHARACTERS],
+        rejected[:SHOWN_CHARACTERS],
     )
     edit_distance = distance(words(chosen), words(rejected))
-    note = _joined(f"edit distance {edit_distance:.2f}", notes[2])
     pictures, missing = _pictures(pair)
-    question = _shown_question(pair)
-    return Sample(pair.id, pair.source, question, pictures, missing, sides, note)
+    return Sample(
+        id=pair.id,
+        source=pair.source,
+        question=_shown_question(pair),
+        pictures=pictures,
+        missing=missing,
+        sides=(
+            _side("chosen", chosen, chosen_spans, notes[0]),
+            _side("rejected", rejected, rejected_spans, notes[1]),
+        ),
+        note=_joined(f"edit distance {edit_distance:.2f}", notes[2]),
+    )
 
 
 def _side(name: str, text: str, spans: tuple[Span, ...], note: str) -> Side:
     num_words = len(words(text))
     unit = "word" if num_words == 1 else "words"
-    left_out = max(0, len(text) - SHOWN_CHARACTERS)
-    return Side(name, spans, left_out, _joined(f"{num_words:,} {unit}", note))
+    return Side(
+        name=name,
+        spans=spans,
+        left_out=max(0, len(text) - SHOWN_CHARACTERS),
+        note=_joined(f"{num_words:,} {unit}", note),
+    )
 
 
 def _joined(first: str, second: str) -> str:
