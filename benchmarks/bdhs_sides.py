@@ -204,6 +204,10 @@ class Ours(Side):
     def settle(self, prompts: Sequence[Prompt], config: BdhsConfig) -> None:
         """Nothing to choose."""
 
+    def close(self) -> None:
+        """Stop the engine."""
+        self._runner.run(self._engine.close())
+
 
 class Plain(Side):
     """Hugging Face `generate` with hidden image tokens masked: left-padded batches of rows of similar length."""

@@ -20,7 +20,7 @@ METRICS = (
 
 
 def write_page(result: Mapping[str, Any], out: Path) -> None:
-    """Write both files into `out`."""
+    """Write the table and the plot into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "paper_table.md").write_text(table(result))
     plot(result, out / "paper_table.svg")
@@ -28,61 +28,105 @@ def write_page(result: Mapping[str, Any], out: Path) -> None:
 
 def table(result: Mapping[str, Any]) -> str:
     """A Markdown page: mean over seeds and, in brackets, the lowest and the highest seed."""
+    seeds = ", ".join(str(seed) for seed in result["seeds"])
     names = [title for _, title in METRICS]
     lines = [
         "# Offline, online and mixed alignment on the shapes world",
         "",
-        f"`python -m benchmarks.paper_table`: {result['steps']} learner steps of each method from the same policy, "
-        f"{result['scenes']} test scenes, seeds {', '.join(map(str, result['seeds']))}. Mean over seeds, in brackets "
-        "the lowest and the highest seed; the 95 % bootstrap interval over scenes is in the baseline's row, and of "
-        "every run in `benchmarks/results/paper_table.json`. Win rate: by the oracle judge against the start policy.",
+        f"`python -m benchmarks.paper_table`: {result['steps']} learner steps of each "
+        f"method from the same policy, {result['scenes']} test scenes, seeds {seeds}. "
+        "Mean over seeds, in brackets the lowest and the highest seed; the 95 % "
+        "bootstrap interval over scenes is in the baseline's row, and of every run in "
+        "`benchmarks/results/paper_table.json`. Win rate: by the oracle judge against "
+        "the start policy.",
         "",
-        f"| method | {' | '.join(names)} |",
+        row("method", names),
         f"|---|{'---|' * len(names)}",
+        row("start policy", baseline_cells(result["baseline"])),
     ]
-    baseline = result["baseline"]
-    cells = [
-        cell([baseline[key]], baseline["intervals"].get(key)) for key, _ in METRICS
-    ]
-    lines.append(f"| start policy | {' | '.join(cells)} |")
     for arm in result["arms"].values():
-        cells = [cell([seed[key] for seed in arm["seeds"]]) for key, _ in METRICS]
-        lines.append(f"| {arm['title'].replace('|', '/')} | {' | '.join(cells)} |")
+        # A bar would end the cell.
+        title = arm["title"].replace("|", "/")
+        lines.append(row(title, seed_cells(arm["seeds"])))
     if result["not_run"]:
-        lines += ["", f"Not run here: {'; '.join(result['not_run'])}."]
-    return "\n".join([*lines, "", "![CHAIR_i of each method](paper_table.svg)", ""])
+        titles = "; ".join(result["not_run"])
+        lines += ["", f"Not run here: {titles}."]
+    lines += ["", "![CHAIR_i of each method](paper_table.svg)", ""]
+    return "\n".join(lines)
+
+
+def row(name: str, cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def baseline_cells(baseline: Mapping[str, Any]) -> list[str]:
+    """The start policy's figures with their intervals over scenes."""
+    cells = []
+    for key, _ in METRICS:
+        interval = baseline["intervals"].get(key)
+        cells.append(cell([baseline[key]], interval))
+    return cells
+
+
+def seed_cells(seeds: Sequence[Mapping[str, float]]) -> list[str]:
+    """A method's figures over its seeds."""
+    cells = []
+    for key, _ in METRICS:
+        values = [seed[key] for seed in seeds]
+        cells.append(cell(values))
+    return cells
 
 
 def cell(values: Sequence[float], interval: Sequence[float] | None = None) -> str:
-    """ "0.123 (0.100 – 0.150)"; three digits, one for lengths."""
+    """Format a mean with its range, "0.123 (0.100 – 0.150)": three digits, one for lengths."""
+    # Lengths are the only figures above 1.
     digits = 1 if max(values) > 2 else 3
     low, high = interval or (min(values), max(values))
     text = f"{mean(values):.{digits}f}"
-    return text if low == high else f"{text} ({low:.{digits}f} – {high:.{digits}f})"
+    if low == high:
+        return text
+    return f"{text} ({low:.{digits}f} – {high:.{digits}f})"
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """CHAIR_i of every seed as dots, their mean as a bar, and the start policy as a line."""
+    """Draw CHAIR_i and recall: every seed as a dot, their mean as a bar, the start policy as a line."""
     from matplotlib.figure import Figure
 
+    # The first method of the table at the top.
     arms = list(result["arms"].values())[::-1]
+    titles = [arm["title"] for arm in arms]
     figure = Figure(figsize=(9, 0.42 * len(arms) + 1.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    for axis, key, title in (
-        (left, "chair_i", "CHAIR_i on test scenes (lower is better)"),
-        (right, "recall", "recall"),
-    ):
-        for place, arm in enumerate(arms):
-            values = [seed[key] for seed in arm["seeds"]]
-            axis.barh(place, mean(values), color="#9ecae1", height=0.6)
-            axis.plot(values, [place] * len(values), "o", color="#08519c", markersize=4)
-        axis.axvline(
-            result["baseline"][key],
-            color="#d94801",
-            linestyle="--",
-            label="start policy",
-        )
-        axis.set_title(title, fontsize=10)
-    left.set_yticks(range(len(arms)), [arm["title"] for arm in arms], fontsize=8)
+    draw_metric(left, result["baseline"], arms, "chair_i")
+    draw_metric(right, result["baseline"], arms, "recall")
+    left.set_title("CHAIR_i on test scenes (lower is better)", fontsize=10)
+    right.set_title("recall", fontsize=10)
+    left.set_yticks(range(len(arms)), titles, fontsize=8)
     left.legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None})
+
+
+def draw_metric(
+    axis: Any,
+    baseline: Mapping[str, Any],
+    arms: Sequence[Mapping[str, Any]],
+    key: str,
+) -> None:
+    """Draw one figure of all methods as horizontal bars."""
+    for place, arm in enumerate(arms):
+        values = [seed[key] for seed in arm["seeds"]]
+        axis.barh(place, mean(values), color="#9ecae1", height=0.6)
+        axis.plot(
+            values,
+            [place] * len(values),
+            "o",
+            color="#08519c",
+            markersize=4,
+        )
+    axis.axvline(
+        baseline[key],
+        color="#d94801",
+        linestyle="--",
+        label="start policy",
+    )

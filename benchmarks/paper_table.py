@@ -5,9 +5,9 @@
 
 Several of these commands, say one per seed, may share `--dir`; a last one, over all seeds, then only reads.
 
-Every arm starts from the same policy and takes the same number of learner steps on the same prompts; every seed has
-its own pair sets, data order and rollouts. The checkpoint is picked on validation scenes, the figures are those of test
-scenes; the start policy, the same in all runs, answers them once. Writes docs/paper_table.md and .svg, prints one JSON
+Every arm starts from the same policy and takes the same number of learner steps on the same prompts. Every seed has
+its own pair sets, data order and rollouts. Validation scenes pick the checkpoint, test scenes give the figures. The
+start policy is the same in all runs and answers them once. Writes docs/paper_table.md and .svg and prints one JSON
 object as its last line.
 """
 
@@ -31,22 +31,22 @@ from common.config import Reward, RunConfig
 from common.images import ImageStore
 from common.pair_writer import spec_of
 from common.paths import replace_file
-from common.records import Dropped, RolloutGroup, Verdict
 from reward.worker import RewardWorker
 
 
 def call(words: Sequence[object], log: Path) -> None:
-    """Run a module of ours; its output goes to `log`."""
+    """Run one of our modules and append its output to `log` (SystemExit when it fails)."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    texts = [str(word) for word in words]
     with log.open("a") as file:
-        done = subprocess.run(
-            [sys.executable, "-m", *map(str, words)],
+        process = subprocess.run(
+            [sys.executable, "-m", *texts],
             stdout=file,
             stderr=subprocess.STDOUT,
         )
-    if done.returncode:
+    if process.returncode:
         raise SystemExit(
-            f"{' '.join(map(str, words))} failed with status {done.returncode}; see {log}"
+            f"{' '.join(texts)} failed with status {process.returncode}; see {log}"
         )
 
 
@@ -61,27 +61,29 @@ def pairs_folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:
 def expect_as_asked(
     name: str, arm: Arm, seed: int, arguments: argparse.Namespace
 ) -> None:
-    """What is there of a run must be what is asked for: folder names do not say it (SystemExit otherwise)."""
-    there: list[tuple[str, Path, object]] = []
+    """Refuse an arm whose folders were made with other settings: their names do not say it (SystemExit)."""
     run_dir = run_folder(name, seed, arguments)
     if (run_dir / "config.json").exists():
         config = read_config(run_dir)
-        there += [
-            ("steps", run_dir, config.learner.num_steps),
-            ("scenes", run_dir, config.evaluation.suites[0].test_scenes),
-        ]
-    if (
-        arm.pairs is not None
-        and (spec := spec_of(pairs := pairs_folder(arm.pairs, seed, arguments)))
-        is not None
-    ):
-        there.append(("pairs", pairs, spec.get("count")))
-    for flag, folder, found in there:
-        if found != (asked := getattr(arguments, flag)):
-            raise SystemExit(
-                f"--{flag}: expected {found}, with which {folder} was made, got {asked}; repeat it or choose another "
-                "--dir"
-            )
+        expect("steps", config.learner.num_steps, run_dir, arguments)
+        expect("scenes", config.evaluation.suites[0].test_scenes, run_dir, arguments)
+    if arm.pairs is not None:
+        folder = pairs_folder(arm.pairs, seed, arguments)
+        spec = spec_of(folder)
+        if spec is not None:
+            expect("pairs", spec.get("count"), folder, arguments)
+
+
+def expect(
+    flag: str, made_with: object, folder: Path, arguments: argparse.Namespace
+) -> None:
+    """Refuse a folder that was made with another value of a flag (SystemExit)."""
+    asked = getattr(arguments, flag)
+    if asked != made_with:
+        raise SystemExit(
+            f"--{flag}: expected {made_with}, with which {folder} was made, "
+            f"got {asked}; repeat it or choose another --dir"
+        )
 
 
 def read_config(run_dir: Path) -> RunConfig:
@@ -90,71 +92,61 @@ def read_config(run_dir: Path) -> RunConfig:
 
 
 def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
-    """The pair set of a seed, made if it is not there."""
+    """The pair set of a seed; generated when it is not there yet."""
     out = pairs_folder(name, seed, arguments)
     if not (out / "pairs.parquet").exists():
-        words = [
-            *PAIR_SETS[name].words,
-            "--out",
-            out,
-            "--count",
-            arguments.pairs,
-            "--seed",
-            seed,
-        ]
-        call(["cluster.generate", *words], arguments.dir / "logs" / f"{out.name}.log")
+        words: list[object] = ["cluster.generate", *PAIR_SETS[name].words]
+        words += ["--out", out]
+        words += ["--count", arguments.pairs]
+        words += ["--seed", seed]
+        call(words, arguments.dir / "logs" / f"{out.name}.log")
     return out
 
 
 def train(
     name: str, arm: Arm, seed: int, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Scorecards of one run, {"baseline": …, "final": …}, and its seconds."""
+    """Train an arm unless that is done: its scorecards, {"baseline": …, "final": …}, and its seconds."""
     run_dir = run_folder(name, seed, arguments)
-    took = run_dir / "seconds.json"
-    if not took.exists():
-        settings: dict[str, object] = {
-            "run.dir": run_dir,
-            "run.seed": seed,
-            "learner.num_steps": arguments.steps,
-            "rollout.deterministic": True,
-            "checkpoint.interval": max(arguments.steps // 2, 1),
-            "evaluation.suites.0.validation_scenes": arguments.scenes // 2,
-            "evaluation.suites.0.test_scenes": arguments.scenes,
-            "evaluation.samples_shown": 0,
-        }
-        if arm.pairs is not None:
-            settings["data.offline.path"] = make_pairs(arm.pairs, seed, arguments)
-        words = [f"cluster/configs/shapes_{arm.preset}.toml", "--resume", *arm.words]
-        start, own = (
-            arguments.dir / f"start_{arguments.scenes}_scenes.json",
-            run_dir / "evaluation" / "baseline.json",
-        )
+    # Written last, so that a run without it goes on where it was killed.
+    duration = run_dir / "seconds.json"
+    if not duration.exists():
+        words: list[object] = ["cluster.train"]
+        words += [f"cluster/configs/shapes_{arm.preset}.toml", "--resume"]
+        words += arm.words
+        for key, value in run_settings(run_dir, arm, seed, arguments).items():
+            words.append(f"--{key}={value}")
+        # The start policy is the same in all runs: the first one answers for all.
+        start = arguments.dir / f"start_{arguments.scenes}_scenes.json"
+        baseline = run_dir / "evaluation" / "baseline.json"
         if start.exists():
-            replace_file(own, start.read_text())
+            replace_file(baseline, start.read_text())
         begun = time.perf_counter()
-        call(
-            [
-                "cluster.train",
-                *words,
-                *(f"--{key}={value}" for key, value in settings.items()),
-            ],
-            arguments.dir / "logs" / f"{run_dir.name}.log",
-        )
+        call(words, arguments.dir / "logs" / f"{run_dir.name}.log")
+        seconds = time.perf_counter() - begun
         if not start.exists():
-            replace_file(start, own.read_text())
-        took.write_text(json.dumps(time.perf_counter() - begun))
-    return {**oracle_scorecard(run_dir), "seconds": json.loads(took.read_text())}
+            replace_file(start, baseline.read_text())
+        duration.write_text(json.dumps(seconds))
+    return {**oracle_scorecard(run_dir), "seconds": json.loads(duration.read_text())}
 
 
-class Oracle:
-    """The rule-based judge, in this process."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self._worker = RewardWorker(config.model_copy(update={"reward": Reward()}))
-
-    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
-        return await self._worker.judge(groups)
+def run_settings(
+    run_dir: Path, arm: Arm, seed: int, arguments: argparse.Namespace
+) -> dict[str, object]:
+    """Overrides of the preset that all arms share, by config key."""
+    settings: dict[str, object] = {
+        "run.dir": run_dir,
+        "run.seed": seed,
+        "learner.num_steps": arguments.steps,
+        "rollout.deterministic": True,
+        "checkpoint.interval": max(arguments.steps // 2, 1),
+        "evaluation.suites.0.validation_scenes": arguments.scenes // 2,
+        "evaluation.suites.0.test_scenes": arguments.scenes,
+        "evaluation.samples_shown": 0,
+    }
+    if arm.pairs is not None:
+        settings["data.offline.path"] = make_pairs(arm.pairs, seed, arguments)
+    return settings
 
 
 def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
@@ -163,9 +155,8 @@ def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
     baseline = read_measured(run_dir / "evaluation" / "baseline.json")
     final = read_measured(run_dir / "evaluation" / "final.json")
     evaluator = Evaluator(config, ImageStore(run_dir / "evaluation" / "images"))
-    card = asyncio.run(
-        evaluator.compare(Oracle(config), final.answers, baseline.answers)
-    )
+    oracle = RewardWorker(config.model_copy(update={"reward": Reward()}))
+    card = asyncio.run(evaluator.compare(oracle, final.answers, baseline.answers))
     return {
         "baseline": baseline.card.model_dump(mode="json"),
         "final": card.model_dump(mode="json"),
@@ -173,28 +164,43 @@ def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
 
 
 def figures(card: dict[str, Any]) -> dict[str, float]:
-    """The table's columns of one scorecard."""
+    """The table's columns of a scorecard."""
     return {name: shapes_metrics(card)[name]["value"] for name, _ in METRICS}
 
 
-def bounds(card: dict[str, Any]) -> dict[str, list[float]]:
+def bounds(card: dict[str, Any]) -> dict[str, Any]:
     """The 95 % intervals of the table's columns."""
     return {name: shapes_metrics(card)[name]["interval"] for name, _ in METRICS}
 
 
 def shapes_metrics(card: dict[str, Any]) -> dict[str, Any]:
+    """Metric name -> value, interval and the like, of a scorecard of the shapes suite."""
     metrics: dict[str, Any] = card["suites"]["shapes"]["metrics"]
     return metrics
 
 
-def main() -> None:
-    """Prints one JSON object as its last line."""
+def arm_result(title: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the table from the runs of all seeds."""
+    finals = [run["final"] for run in runs]
+    return {
+        "title": title,
+        "seeds": [figures(card) for card in finals],
+        "intervals": [bounds(card) for card in finals],
+        "seconds": [round(run["seconds"], 1) for run in runs],
+    }
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.paper_table",
         description=(__doc__ or "").split("\n", 1)[0],
     )
     parser.add_argument(
-        "--dir", type=Path, default=Path("runs/paper_table"), help="runs and pair sets"
+        "--dir",
+        type=Path,
+        default=Path("runs/paper_table"),
+        help="runs and pair sets",
     )
     parser.add_argument(
         "--out",
@@ -210,7 +216,10 @@ def main() -> None:
         help="learner steps of every arm, 32 pairs each",
     )
     parser.add_argument(
-        "--pairs", type=int, default=600, help="prompts of every offline pair set"
+        "--pairs",
+        type=int,
+        default=600,
+        help="prompts of every offline pair set",
     )
     parser.add_argument(
         "--scenes",
@@ -219,45 +228,44 @@ def main() -> None:
         help="test scenes; validation takes half as many",
     )
     parser.add_argument(
-        "--only", nargs="+", choices=ARMS, help="some arms; default: all"
+        "--only",
+        nargs="+",
+        choices=ARMS,
+        help="some arms; default: all",
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print one JSON object as the last line."""
+    arguments = build_parser().parse_args()
     arms = {name: ARMS[name] for name in arguments.only or ARMS}
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
-    total = len(arms) * len(arguments.seeds)
+    # Every refusal comes before the first run: an hour later would be too late.
     for seed in arguments.seeds:
         for name, arm in arms.items():
             expect_as_asked(name, arm, seed, arguments)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    num_done, num_runs = 0, len(arms) * len(arguments.seeds)
     for seed in arguments.seeds:
         for name, arm in arms.items():
-            runs[name].append(train(name, arm, seed, arguments))
-            done = sum(map(len, runs.values()))
-            print(
-                f"{done}/{total} {name} seed {seed}: {figures(runs[name][-1]['final'])}",
-                file=sys.stderr,
-                flush=True,
-            )
-    baseline = next(iter(runs.values()))[0]["baseline"]
+            run = train(name, arm, seed, arguments)
+            runs[name].append(run)
+            num_done += 1
+            progress = f"{num_done}/{num_runs} {name} seed {seed}"
+            print(f"{progress}: {figures(run['final'])}", file=sys.stderr, flush=True)
+    # All runs share the start policy's answers.
+    first_run = next(iter(runs.values()))[0]
+    baseline = first_run["baseline"]
+    packages = ("torch", "transformers", "deepspeed", "ray")
     result = {
         "benchmark": "paper_table",
-        "baseline": figures(baseline) | {"intervals": bounds(baseline)},
-        "arms": {
-            name: {
-                "title": arms[name].title,
-                "seeds": [figures(run["final"]) for run in found],
-                "intervals": [bounds(run["final"]) for run in found],
-                "seconds": [round(run["seconds"], 1) for run in found],
-            }
-            for name, found in runs.items()
-        },
+        "baseline": {**figures(baseline), "intervals": bounds(baseline)},
+        "arms": {name: arm_result(arms[name].title, runs[name]) for name in arms},
         "not_run": [arm.title for name, arm in ARMS.items() if name not in arms],
         "seeds": arguments.seeds,
         "steps": arguments.steps,
         "scenes": arguments.scenes,
-        "versions": {
-            name: metadata.version(name)
-            for name in ("torch", "transformers", "deepspeed", "ray")
-        },
+        "versions": {name: metadata.version(name) for name in packages},
     }
     write_page(result, arguments.out)
     print(json.dumps(result))

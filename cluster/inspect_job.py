@@ -12,15 +12,19 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from cluster.inspect_page import Sample
     from common.anatomy import Figures
     from common.records import Dropped, PreferencePair
     from learner.anatomy_logps import Measured
 
 MARKS = {"warning": "!", "note": "·", "good": "✓"}
+LEAST = {"count": 1, "samples": 0, "policy_count": 1, "batch": 1, "max_length": 16}
+"""The least value of each number among the arguments."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,63 +79,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the page and its JSON, and print the verdicts (UserError when an argument or the set is wrong)."""
+    """Write the page and its JSON, and print the verdicts.
+
+    Raises:
+        UserError: an argument or the set is wrong.
+    """
     check(arguments)
 
+    # Heavy imports wait until the arguments are known to be right.
     from cluster.inspect_page import render_page
     from cluster.inspect_verdicts import verdicts
     from common.datasets import write_json
     from common.paths import replace_file
 
-    figures, kept = read_set(arguments)
+    figures, pairs = read_set(arguments)
     measured = None
     if arguments.policy is not None:
-        figures["policy"], measured = ask_policy(arguments, kept)
-    found = verdicts(figures)
-    samples = samples_of(kept, arguments.samples, measured)
+        figures["policy"], measured = ask_policy(arguments, pairs)
+    samples = samples_of(pairs, arguments.samples, measured)
     replace_file(arguments.out, render_page(figures, samples))
-    data = arguments.out.with_suffix(".json")
-    write_json(
-        data,
+    conclusions = verdicts(figures)
+    rows = [
         {
-            **figures,
-            "verdicts": [
-                {"level": verdict.level, "text": verdict.text} for verdict in found
-            ],
-        },
-    )
-    print(
-        f"{figures['title']}: {figures['num_pairs']:,} pairs of {figures['num_rows_read']:,} rows read"
-    )
-    for verdict in found:
+            "level": verdict.level,
+            "text": verdict.text,
+        }
+        for verdict in conclusions
+    ]
+    data = arguments.out.with_suffix(".json")
+    write_json(data, {**figures, "verdicts": rows})
+    num_pairs, num_rows = figures["num_pairs"], figures["num_rows_read"]
+    print(f"{figures['title']}: {num_pairs:,} pairs of {num_rows:,} rows read")
+    for verdict in conclusions:
         print(f"  {MARKS[verdict.level]} {verdict.text}")
     print(f"look: {arguments.out}   figures: {data}")
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse values that mean nothing, before anything is read."""
+    """Refuse values that mean nothing, before anything is read (UserError)."""
     from common.errors import UserError
 
-    for name, least in (
-        ("count", 1),
-        ("samples", 0),
-        ("policy_count", 1),
-        ("batch", 1),
-        ("max_length", 16),
-    ):
+    for name, least in LEAST.items():
         value = getattr(arguments, name)
         if value is not None and value < least:
+            flag = name.replace("_", "-")
             raise UserError(
-                f"--{name.replace('_', '-')}: expected at least {least}, got {value}; raise it"
+                f"--{flag}: expected at least {least}, got {value}; raise it"
             )
     if arguments.out.suffix == ".json" or arguments.out.is_dir():
         raise UserError(
-            f"--out: expected a file name such as inspect.html, got {arguments.out}; name the page"
+            f"--out: expected a file name such as inspect.html, got {arguments.out}; "
+            "name the page"
         )
 
 
 def read_set(arguments: argparse.Namespace) -> tuple[Figures, list[PreferencePair]]:
-    """One pass over the rows: the figures, and evenly spread pairs for the policy and as samples.
+    """Read the rows in one pass: the figures, and evenly spread pairs for the policy and as samples.
 
     Rows that are no pair are counted under their reasons.
     """
@@ -140,17 +143,21 @@ def read_set(arguments: argparse.Namespace) -> tuple[Figures, list[PreferencePai
     from common.datasets import count_pairs, iter_pairs
 
     total = count_pairs(arguments.directory)
-    rows = sorted(evenly(total, arguments.count))
-    wanted = max(arguments.samples, arguments.policy_count if arguments.policy else 0)
-    keep = evenly(len(rows), wanted)
+    rows = frozenset(evenly(total, arguments.count))
+    num_wanted = arguments.samples
+    if arguments.policy:
+        num_wanted = max(num_wanted, arguments.policy_count)
+    wanted = evenly(len(rows), num_wanted)
     dropped: list[Dropped] = []
-    counted, kept = Anatomy(), []
+    kept: list[PreferencePair] = []
+    anatomy = Anatomy()
     with ProgressReport("reading", len(rows)) as progress:
-        for pair in iter_pairs(arguments.directory, dropped, frozenset(rows)):
-            # The place of the row among those read; rows that are no pair came in between.
-            if counted.num_pairs + len(dropped) in keep:
+        for pair in iter_pairs(arguments.directory, dropped, rows):
+            # Rows that are no pair never reach this loop but count as read.
+            place = anatomy.num_pairs + len(dropped)
+            if place in wanted:
                 kept.append(pair)
-            counted.add(pair)
+            anatomy.add(pair)
             progress.advance()
     figures = {
         "title": arguments.directory.resolve().name,
@@ -158,53 +165,45 @@ def read_set(arguments: argparse.Namespace) -> tuple[Figures, list[PreferencePai
         "num_rows_read": len(rows),
         "dropped_reading": drop_counts(dropped),
         "dropped_making": dropped_making(arguments.directory),
-        **counted.figures(),
+        **anatomy.figures(),
         "policy": None,
     }
     return figures, kept
 
 
 def dropped_making(directory: Path) -> dict[str, int]:
-    """The drop histogram of `stats.json`; empty when there is none."""
+    """The drop histogram of `stats.json`; empty when the file is missing or no histogram."""
     from common.datasets import STATS
 
     try:
-        found = json.loads((directory / STATS).read_text(encoding="utf-8"))
+        stats = json.loads((directory / STATS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    counts = found.get("dropped") if isinstance(found, dict) else None
+    counts = stats.get("dropped") if isinstance(stats, dict) else None
     if not isinstance(counts, dict):
         return {}
-    return {
-        str(reason): count for reason, count in counts.items() if isinstance(count, int)
-    }
+    histogram = {}
+    for reason, count in counts.items():
+        if isinstance(count, int):
+            histogram[str(reason)] = count
+    return histogram
 
 
 def ask_policy(
     arguments: argparse.Namespace, pairs: Sequence[PreferencePair]
 ) -> tuple[Figures, Measured]:
-    """Log-probs of the policy on `--policy-count` of these pairs, and figures of them."""
-    import torch
-
+    """Measure log-probs of `--policy-count` of the pairs under the policy, and figures of them."""
     from cluster.progress import ProgressReport
     from common.anatomy import evenly
     from common.chat import ChatEncoder
     from common.config import SHAPES_POLICY, Model
-    from common.errors import UserError
     from common.images import ImageStore
     from learner.anatomy_logps import VIEWS, measure_views, policy_figures
     from learner.collate import Collator
     from learner.policy import load_policy
 
     path = SHAPES_POLICY if arguments.policy == "shapes" else arguments.policy
-    name = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        what = str(error).splitlines()[0]
-        raise UserError(
-            f"--device: expected a device of this machine, got {name}: {what}; choose another"
-        ) from error
+    device = device_of(arguments)
     config = Model(
         path=path,
         dtype="float32" if device.type == "cpu" else "bfloat16",
@@ -212,12 +211,12 @@ def ask_policy(
     )
     collator = Collator(ChatEncoder(path, config.max_length))
     policy = load_policy(config, path).to(device).eval()
-    asked = [
-        pairs[index] for index in sorted(evenly(len(pairs), arguments.policy_count))
-    ]
+    places = sorted(evenly(len(pairs), arguments.policy_count))
+    asked = [pairs[place] for place in places]
+    num_forwards = len(VIEWS) * len(asked)
     with (
         tempfile.TemporaryDirectory(prefix="sightline-blank-") as folder,
-        ProgressReport("log-probs", len(VIEWS) * len(asked)) as progress,
+        ProgressReport("log-probs", num_forwards) as progress,
     ):
         measured = measure_views(
             policy,
@@ -227,52 +226,74 @@ def ask_policy(
             arguments.batch,
             progress.advance,
         )
-    return {
+    figures = {
         "name": arguments.policy,
         "num_asked": len(asked),
         **policy_figures(measured),
-    }, measured
+    }
+    return figures, measured
+
+
+def device_of(arguments: argparse.Namespace) -> torch.device:
+    """The device of `--device`; by default CUDA where there is one.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    import torch
+
+    from common.errors import UserError
+
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    name = arguments.device or default
+    try:
+        # A name can be valid although the device is missing: only an allocation tells.
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device: expected a device of this machine, got {name}: {reason}; "
+            "choose another"
+        ) from error
 
 
 def samples_of(
     pairs: Sequence[PreferencePair], count: int, measured: Measured | None
 ) -> list[Sample]:
-    """Evenly spread samples with what the policy says of them."""
+    """Pick evenly spread pairs and show them with what the policy says of them."""
     from cluster.inspect_page import sample_of
     from common.anatomy import evenly
 
-    shown = [pairs[index] for index in sorted(evenly(len(pairs), count))]
-    return [sample_of(pair, notes_of(pair.id, measured)) for pair in shown]
+    samples = []
+    for place in sorted(evenly(len(pairs), count)):
+        pair = pairs[place]
+        samples.append(sample_of(pair, notes_of(pair.id, measured)))
+    return samples
 
 
 def notes_of(pair_id: str, measured: Measured | None) -> tuple[str, str, str]:
-    """Lines for chosen, rejected and both: log-probs as they are, and the margins of all views."""
+    """Lines for chosen, rejected and both: log-probs with the pair's image, and the margins of all views."""
     if measured is None:
         return "", "", ""
-    own = measured.logps["image"].get(pair_id)
-    if own is None:
-        why = next(
-            (drop.reason for drop in measured.dropped["image"] if drop.id == pair_id),
-            "",
-        )
-        return "", "", f"not measured: {why}" if why else ""
-    sides: Any = zip(
-        own.both("sum"),
-        own.both("per_token"),
-        (own.chosen_tokens, own.rejected_tokens),
-        strict=True,
+    logps = measured.logps["image"].get(pair_id)
+    if logps is None:
+        for drop in measured.dropped["image"]:
+            if drop.id == pair_id:
+                return "", "", f"not measured: {drop.reason}"
+        return "", "", ""
+    margins = []
+    for view, logps_by_id in measured.logps.items():
+        if pair_id in logps_by_id:
+            seen = logps_by_id[pair_id]
+            name = view.replace("_", " ")
+            margins.append(f"{name} {seen.chosen - seen.rejected:+.1f}")
+    per_token = logps.both("per_token")
+    return (
+        _side_note(logps.chosen_tokens, logps.chosen, per_token[0]),
+        _side_note(logps.rejected_tokens, logps.rejected, per_token[1]),
+        f"log-prob margin: {', '.join(margins)}",
     )
-    chosen, rejected = (
-        f"{num} tokens · log-prob {total:.1f}, {each:.2f} per token"
-        for total, each, num in sides
-    )
-    margins = {
-        name: logps[pair_id]
-        for name, logps in measured.logps.items()
-        if pair_id in logps
-    }
-    told = ", ".join(
-        f"{name.replace('_', ' ')} {value.chosen - value.rejected:+.1f}"
-        for name, value in margins.items()
-    )
-    return chosen, rejected, f"log-prob margin: {told}"
+
+
+def _side_note(num_tokens: int, total: float, per_token: float) -> str:
+    return f"{num_tokens} tokens · log-prob {total:.1f}, {per_token:.2f} per token"

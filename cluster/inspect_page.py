@@ -5,43 +5,31 @@ Whatever comes from the data is text to the template and is escaped there; only 
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from cluster.inspect_plots import VIEW_NAMES, plots
 from cluster.inspect_verdicts import percent, verdicts
-from common import images
+from cluster.pages import Span, data_url, marked, template
 from common.anatomy import Figures, question_of
 from common.errors import Refused
-from common.records import ImageRef, PreferencePair
+from common.records import PreferencePair
 from common.words import WORD, distance, words
 
-TEMPLATES = Path(__file__).parent / "templates"
-IMAGE_SIDE = 240
-"""Pixels of the longer side of an inlined image."""
 SHOWN_CHARACTERS = 1200
-"""Longer texts are shown up to here, with a word about the rest."""
+"""Longer texts are cut here; the page says how much is left out."""
 
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of an answer; `differs` when the other side does not say it there."""
-
-    text: str
-    differs: bool = False
+FactRow = tuple[str, str, str]
+"""Name, value and meaning of one figure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One answer as shown; `left_out` characters are not. `note` is a line of figures."""
+    """One answer as shown. `left_out` counts the characters that are cut; `note` is a line of figures."""
 
     name: str
     spans: tuple[Span, ...]
@@ -51,7 +39,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One pair as shown. `pictures` are data URLs, `missing` the reasons of those that could not be read."""
+    """One pair as shown. `pictures` are data URLs, `missing` the reasons of images that could not be read."""
 
     id: str
     source: str
@@ -63,17 +51,12 @@ class Sample:
 
 
 def render_page(figures: Figures, samples: Sequence[Sample]) -> str:
-    """The whole page as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(("html", "j2")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template("inspect.html.j2").render(
+    """Render the whole page as HTML."""
+    drawings = [(caption, Markup(svg)) for caption, svg in plots(figures)]
+    return template("inspect.html.j2").render(
         figures=figures,
         verdicts=verdicts(figures),
-        plots=[(caption, Markup(svg)) for caption, svg in plots(figures)],
+        plots=drawings,
         facts=fact_rows(figures),
         sides=side_rows(figures),
         counts=count_tables(figures),
@@ -83,61 +66,92 @@ def render_page(figures: Figures, samples: Sequence[Sample]) -> str:
 
 
 def side_rows(figures: Figures) -> list[tuple[str, str, str, str]]:
-    """(what, chosen, rejected, chosen - rejected): means with the middle half of the pairs."""
-    rows = [("words", figures["length"])]
+    """List (measure, chosen, rejected, chosen - rejected), each a mean with the middle half of the pairs."""
+    measures = {"words": figures["length"]}
     policy = figures["policy"]
     if policy:
-        rows += [("tokens", policy["tokens"]), ("log-prob, nats", policy["sum"])]
-        rows += [("log-prob per token", policy["per_token"])]
-    return [
-        (name, _spread(both["chosen"]), _spread(both["rejected"]), _spread(both["gap"]))
-        for name, both in rows
-    ]
+        measures["tokens"] = policy["tokens"]
+        measures["log-prob, nats"] = policy["sum"]
+        measures["log-prob per token"] = policy["per_token"]
+    rows = []
+    for name, sides in measures.items():
+        chosen, rejected = spread(sides["chosen"]), spread(sides["rejected"])
+        rows.append((name, chosen, rejected, spread(sides["gap"])))
+    return rows
 
 
-def _spread(found: Figures | None) -> str:
-    if found is None:
+def spread(summary: Figures | None) -> str:
+    """Format a mean with the first and the third quartile."""
+    if summary is None:
         return "–"
-    digits = 1 if abs(found["mean"]) >= 10 else 2
-    low, high = found["quantiles"]["0.25"], found["quantiles"]["0.75"]
-    return f"{found['mean']:,.{digits}f} ({low:,.{digits}f} … {high:,.{digits}f})"
+    mean = summary["mean"]
+    low, high = summary["quantiles"]["0.25"], summary["quantiles"]["0.75"]
+    digits = 1 if abs(mean) >= 10 else 2
+    return f"{mean:,.{digits}f} ({low:,.{digits}f} … {high:,.{digits}f})"
 
 
-def fact_rows(figures: Figures) -> list[tuple[str, str, str]]:
-    """(what, value, meaning)."""
-    repeats, seen, far, yes_no = (
-        figures[name] for name in ("repeats", "images", "distance", "yes_no")
-    )
+def fact_rows(figures: Figures) -> list[FactRow]:
+    """List the figures of the set as (name, value, meaning)."""
     rows = [
+        *_distance_rows(figures["distance"]),
+        *_answer_rows(figures["yes_no"], figures["length"]),
+        *_repeat_rows(figures["repeats"]),
+        *_image_rows(figures["images"]),
+    ]
+    num_cut = figures["distance"]["num_cut"]
+    if num_cut:
+        max_words = figures["distance"]["max_words"]
+        meaning = f"compared over their first {max_words:,} words"
+        rows.append(("very long answers", f"{num_cut:,}", meaning))
+    return rows
+
+
+def _distance_rows(distances: Figures) -> list[FactRow]:
+    return [
         (
             "word edit distance",
-            _spread(far["words"]),
+            spread(distances["words"]),
             "0 equal words, 1 nothing in common; mean and middle half",
         ),
         (
             "near-duplicates",
-            percent(far["near_duplicate_frac"]),
-            f"sides alike from {far['near_duplicate_from']} on",
+            percent(distances["near_duplicate_frac"]),
+            f"sides alike from {distances['near_duplicate_from']} on",
         ),
-        ("identical sides", percent(far["identical_frac"]), ""),
+        (
+            "identical sides",
+            percent(distances["identical_frac"]),
+            "",
+        ),
+    ]
+
+
+def _answer_rows(yes_no: Figures, length: Figures) -> list[FactRow]:
+    says_yes = percent(yes_no["chosen_yes_frac"])
+    return [
         (
             "yes/no rows",
             percent(yes_no["frac"]),
-            f"{percent(yes_no['chosen_yes_frac'])} of them choose yes",
+            f"{says_yes} of them choose yes",
         ),
         (
             "chosen is longer",
-            percent(figures["length"]["chosen_longer_frac"]),
+            percent(length["chosen_longer_frac"]),
             "of the pairs that differ in length",
         ),
+    ]
+
+
+def _repeat_rows(repeats: Figures) -> list[FactRow]:
+    return [
         (
             "different prompts",
-            f"{repeats['prompt']['num_distinct']:,}",
+            _count(repeats["prompt"]["num_distinct"]),
             "question and images",
         ),
         (
             "different questions",
-            f"{repeats['question']['num_distinct']:,}",
+            _count(repeats["question"]["num_distinct"]),
             "whatever the image",
         ),
         (
@@ -155,117 +169,133 @@ def fact_rows(figures: Figures) -> list[tuple[str, str, str]]:
             percent(repeats["both_sides_frac"]),
             "for the same prompt",
         ),
-        ("images", f"{seen['num_images']:,}", f"{seen['num_missing']:,} files missing"),
-        ("pairs without an image", f"{seen['num_pairs_without']:,}", ""),
-        ("pairs with several images", f"{seen['num_pairs_several']:,}", ""),
     ]
-    if far["num_cut"]:
-        rows.append(
-            (
-                "very long answers",
-                f"{far['num_cut']:,}",
-                f"compared over their first {far['max_words']:,} words",
-            )
-        )
-    return rows
+
+
+def _image_rows(images: Figures) -> list[FactRow]:
+    return [
+        (
+            "images",
+            _count(images["num_images"]),
+            f"{_count(images['num_missing'])} files missing",
+        ),
+        (
+            "pairs without an image",
+            _count(images["num_pairs_without"]),
+            "",
+        ),
+        (
+            "pairs with several images",
+            _count(images["num_pairs_several"]),
+            "",
+        ),
+    ]
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
 
 
 def count_tables(figures: Figures) -> list[tuple[str, Mapping[str, Any]]]:
-    """(title, counts by name) of all that is not empty."""
-    tables: list[tuple[str, Mapping[str, Any]]] = [
-        ("Sources", figures["sources"]),
-        ("Weight versions", figures["weight_versions"]),
-        ("Rows left out while reading", figures["dropped_reading"]),
-        ("Dropped when the set was made", figures["dropped_making"]),
-    ]
+    """List (title, counts by name) of every histogram that is not empty."""
+    tables: dict[str, Mapping[str, Any]] = {
+        "Sources": figures["sources"],
+        "Weight versions": figures["weight_versions"],
+        "Rows left out while reading": figures["dropped_reading"],
+        "Dropped when the set was made": figures["dropped_making"],
+    }
     policy = figures["policy"]
     if policy:
-        tables.append(("Pairs the policy cannot read", policy["dropped"]))
-        for name, dropped in policy["grounding"]["dropped"].items():
-            tables.append((f"Not measured with {VIEW_NAMES[name]}", dropped))
-    return [(title, counts) for title, counts in tables if counts]
+        tables["Pairs the policy cannot read"] = policy["dropped"]
+        for view, dropped in policy["grounding"]["dropped"].items():
+            tables[f"Not measured with {VIEW_NAMES[view]}"] = dropped
+    return [(title, counts) for title, counts in tables.items() if counts]
 
 
 def sample_of(pair: PreferencePair, notes: Sequence[str] = ("", "", "")) -> Sample:
-    """A pair as the page shows it; `notes` are lines of figures for chosen, rejected and both."""
-    pictures, missing = [], []
+    """Show a pair; `notes` are lines of figures for chosen, rejected and both."""
+    chosen, rejected = pair.chosen.text, pair.rejected.text
+    # Only what is shown is compared, whatever follows in the longer text.
+    chosen_spans, rejected_spans = mark_differences(
+        chosen[:SHOWN_CHARACTERS],
+        rejected[:SHOWN_CHARACTERS],
+    )
+    edit_distance = distance(words(chosen), words(rejected))
+    pictures, missing = _pictures(pair)
+    return Sample(
+        id=pair.id,
+        source=pair.source,
+        question=_shown_question(pair),
+        pictures=pictures,
+        missing=missing,
+        sides=(
+            _side("chosen", chosen, chosen_spans, notes[0]),
+            _side("rejected", rejected, rejected_spans, notes[1]),
+        ),
+        note=_joined(f"edit distance {edit_distance:.2f}", notes[2]),
+    )
+
+
+def _side(name: str, text: str, spans: tuple[Span, ...], note: str) -> Side:
+    num_words = len(words(text))
+    unit = "word" if num_words == 1 else "words"
+    return Side(
+        name=name,
+        spans=spans,
+        left_out=max(0, len(text) - SHOWN_CHARACTERS),
+        note=_joined(f"{num_words:,} {unit}", note),
+    )
+
+
+def _joined(first: str, second: str) -> str:
+    return f"{first} · {second}" if second else first
+
+
+def _pictures(pair: PreferencePair) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Data URLs of the pair's images, and the reasons of those that cannot be shown."""
+    urls: list[str] = []
+    missing: list[str] = []
     for ref in pair.prompt.images:
         try:
-            pictures.append(picture_url(ref))
+            urls.append(data_url(ref))
         except Refused as error:
             missing.append(error.reason)
-    texts = [pair.chosen.text, pair.rejected.text]
-    marked = mark(*(text[:SHOWN_CHARACTERS] for text in texts))
-    sides = [
-        Side(
-            name,
-            spans,
-            max(0, len(text) - SHOWN_CHARACTERS),
-            " · ".join(filter(None, (_words(text), note))),
-        )
-        for name, spans, text, note in zip(
-            ("chosen", "rejected"), marked, texts, notes, strict=False
-        )
-    ]
-    apart = f"edit distance {distance(*map(words, texts)):.2f}"
-    note = " · ".join(filter(None, (apart, notes[2])))
+    return tuple(urls), tuple(missing)
+
+
+def _shown_question(pair: PreferencePair) -> str:
     question = question_of(pair.prompt)
-    if len(question) > SHOWN_CHARACTERS:
-        question = f"{question[:SHOWN_CHARACTERS]} … ({len(question) - SHOWN_CHARACTERS:,} more characters)"
-    return Sample(
-        pair.id,
-        pair.source,
-        question,
-        tuple(pictures),
-        tuple(missing),
-        (sides[0], sides[1]),
-        note,
-    )
+    left_out = len(question) - SHOWN_CHARACTERS
+    if left_out <= 0:
+        return question
+    return f"{question[:SHOWN_CHARACTERS]} … ({left_out:,} more characters)"
 
 
-def _words(text: str) -> str:
-    num = len(words(text))
-    return f"{num:,} word{'' if num == 1 else 's'}"
+def mark_differences(
+    chosen: str, rejected: str
+) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """Cut both texts into spans and mark the words that the other text does not have at their place.
 
-
-def picture_url(ref: ImageRef) -> str:
-    """An image as data URL, at most `IMAGE_SIDE` pixels a side (Refused when it cannot be used)."""
-    image = images.read(ref)
-    small = max(image.size) <= IMAGE_SIDE
-    image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    buffer = io.BytesIO()
-    kind = "png" if small else "jpeg"
-    image.save(buffer, kind, **({} if small else {"quality": 82}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def mark(chosen: str, rejected: str) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
-    """Both texts cut into spans; words that do not stand in the other text at their place differ."""
-    places = [
-        [found.span() for found in WORD.finditer(text)] for text in (chosen, rejected)
-    ]
-    left, right = words(chosen), words(rejected)
+    Marked spans of the chosen text are of kind "chosen", those of the rejected text of kind "rejected".
+    """
+    chosen_marks: list[tuple[int, int, str]] = []
+    rejected_marks: list[tuple[int, int, str]] = []
+    chosen_places = _word_places(chosen)
+    rejected_places = _word_places(rejected)
     # From 200 words on difflib anchors on rare words only, which bounds the time for repetitive texts.
-    blocks = SequenceMatcher(None, left, right).get_opcodes()
-    differing = [
-        (begin, end, first, last)
-        for kind, begin, end, first, last in blocks
-        if kind != "equal"
-    ]
-    return (
-        _spans(chosen, places[0], [(begin, end) for begin, end, _, _ in differing]),
-        _spans(rejected, places[1], [(begin, end) for _, _, begin, end in differing]),
-    )
+    matcher = SequenceMatcher(None, words(chosen), words(rejected))
+    for kind, begin, end, other_begin, other_end in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        if begin < end:
+            first, last = chosen_places[begin], chosen_places[end - 1]
+            chosen_marks.append((first[0], last[1], "chosen"))
+        if other_begin < other_end:
+            first, last = rejected_places[other_begin], rejected_places[other_end - 1]
+            rejected_marks.append((first[0], last[1], "rejected"))
+    return marked(chosen, chosen_marks), marked(rejected, rejected_marks)
 
 
-def _spans(
-    text: str, places: list[tuple[int, int]], differing: list[tuple[int, int]]
-) -> tuple[Span, ...]:
-    spans, cursor = [], 0
-    for first, last in differing:
-        if first < last:
-            begin, end = places[first][0], places[last - 1][1]
-            spans += [Span(text[cursor:begin]), Span(text[begin:end], True)]
-            cursor = end
-    spans.append(Span(text[cursor:]))
-    return tuple(span for span in spans if span.text)
+def _word_places(text: str) -> list[tuple[int, int]]:
+    """First and past-the-last character of every word, in the order of `words`."""
+    return [match.span() for match in WORD.finditer(text)]

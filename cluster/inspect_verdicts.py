@@ -11,6 +11,10 @@ from typing import Literal
 
 from common.anatomy import Figures
 
+Level = Literal["warning", "note", "good"]
+LEVELS: tuple[Level, ...] = ("warning", "note", "good")
+"""In the order shown."""
+
 LENGTH_RATIO = 1.25
 LENGTH_ALONE = 0.65
 NEAR_DUPLICATES = 0.05
@@ -31,179 +35,200 @@ _MEASURE_NAMES = {"sum": "log-prob", "per_token": "log-prob per token"}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`warning` asks for a decision, `note` is good to know, `good` is a danger looked for and not found."""
+    """One conclusion: `warning` asks for a decision, `note` is good to know, `good` rules a danger out."""
 
-    level: Literal["warning", "note", "good"]
+    level: Level
     text: str
 
 
 def verdicts(figures: Figures) -> list[Verdict]:
-    """What the figures of `cluster.inspect_job` say, warnings first."""
+    """Conclude from the figures of `cluster.inspect_job`, warnings first."""
     if not figures["num_pairs"]:
-        return [Verdict("warning", "empty set: there is no pair to learn from")]
-    found = [
+        return [_warning("empty set: there is no pair to learn from")]
+    conclusions = [
         *_rows(figures),
         *_lengths(figures["length"]),
-        *_likeness(figures),
-        *_images(figures),
+        *_likeness(figures["distance"], figures["repeats"]),
+        *_yes_no(figures["yes_no"]),
+        *_images(figures["images"], figures["num_pairs"]),
     ]
-    if figures["policy"]:
-        found += [
-            *_on_policy(figures["policy"]),
-            *_grounding(figures["policy"]["grounding"]),
-        ]
-    return sorted(
-        found, key=lambda verdict: ("warning", "note", "good").index(verdict.level)
-    )
+    policy = figures["policy"]
+    if policy:
+        conclusions += _on_policy(policy)
+        conclusions += _grounding(policy["grounding"])
+    return sorted(conclusions, key=_rank)
+
+
+def _rank(verdict: Verdict) -> int:
+    return LEVELS.index(verdict.level)
 
 
 def percent(value: float | None) -> str:
-    """A share for people; – for None."""
+    """Format a share; "–" for None."""
     if value is None:
         return "–"
-    return (
-        f"{value:.0%}" if value in (0, 1) or 0.01 <= value <= 0.99 else f"{value:.1%}"
-    )
+    # Shares near 0 and 1 keep a digit, so that a few pairs do not read as none or all.
+    if 0 < value < 0.01 or 0.99 < value < 1:
+        return f"{value:.1%}"
+    return f"{value:.0%}"
+
+
+def _warning(text: str) -> Verdict:
+    return Verdict("warning", text)
+
+
+def _note(text: str) -> Verdict:
+    return Verdict("note", text)
+
+
+def _good(text: str) -> Verdict:
+    return Verdict("good", text)
 
 
 def _rows(figures: Figures) -> Iterator[Verdict]:
-    unread = sum(figures["dropped_reading"].values())
-    if unread:
-        yield Verdict(
-            "warning",
-            f"{unread:,} of {figures['num_rows_read']:,} rows are no pair and were left out",
+    num_unread = sum(figures["dropped_reading"].values())
+    if num_unread:
+        num_rows = figures["num_rows_read"]
+        yield _warning(
+            f"{num_unread:,} of {num_rows:,} rows are no pair and were left out"
         )
-    wrong = figures["scores"]["not_higher"]
-    if wrong:
-        yield Verdict(
-            "warning",
-            f"{wrong:,} pairs whose chosen side has no higher score than the rejected one",
+    num_wrong = figures["scores"]["not_higher"]
+    if num_wrong:
+        yield _warning(
+            f"{num_wrong:,} pairs whose chosen side has no higher score "
+            "than the rejected one"
         )
 
 
 def _lengths(length: Figures) -> Iterator[Verdict]:
-    if length["num_empty"]:
-        yield Verdict(
-            "warning", f"{length['num_empty']:,} pairs have a side without a word"
-        )
-    ratio, alone = length["ratio"], length["chosen_longer_frac"]
-    if ratio is None or alone is None:
+    num_empty = length["num_empty"]
+    if num_empty:
+        yield _warning(f"{num_empty:,} pairs have a side without a word")
+    ratio = length["ratio"]
+    chosen_longer = length["chosen_longer_frac"]
+    if ratio is None or chosen_longer is None:
         return
-    longer, times = (
-        ("longer", ratio)
-        if ratio >= 1
-        else ("shorter", 1 / ratio if ratio else float("inf"))
-    )
-    right = max(alone, 1 - alone)
-    if times >= LENGTH_RATIO or right >= LENGTH_ALONE:
-        side = "longer" if alone >= 0.5 else "shorter"
-        yield Verdict(
-            "warning",
-            f"chosen is {times:.1f}× {longer} on average: length gap; "
-            f"of the pairs that differ in length {percent(right)} have the {side} side chosen",
+    if ratio >= 1:
+        comparative, factor = "longer", ratio
+    else:
+        comparative, factor = "shorter", 1 / ratio if ratio else float("inf")
+    # How many pairs "the longer one" or "the shorter one" alone would rank right.
+    ranked_right = max(chosen_longer, 1 - chosen_longer)
+    if factor >= LENGTH_RATIO or ranked_right >= LENGTH_ALONE:
+        side = "longer" if chosen_longer >= 0.5 else "shorter"
+        yield _warning(
+            f"chosen is {factor:.1f}× {comparative} on average: length gap; "
+            f"of the pairs that differ in length {percent(ranked_right)} "
+            f"have the {side} side chosen"
         )
     else:
-        yield Verdict(
-            "good",
-            f"no length gap: chosen is {times:.2f}× {longer}, length alone ranks {percent(right)} right",
+        yield _good(
+            f"no length gap: chosen is {factor:.2f}× {comparative}, "
+            f"length alone ranks {percent(ranked_right)} right"
         )
 
 
-def _likeness(figures: Figures) -> Iterator[Verdict]:
-    distance, repeats, yes_no = (
-        figures["distance"],
-        figures["repeats"],
-        figures["yes_no"],
+def _likeness(distance: Figures, repeats: Figures) -> Iterator[Verdict]:
+    identical = distance["identical_frac"]
+    if identical:
+        yield _warning(
+            f"{percent(identical)} of the pairs have two identical sides",
+        )
+    near = distance["near_duplicate_frac"]
+    if near >= NEAR_DUPLICATES:
+        yield _note(
+            f"{percent(near)} of the pairs are near-duplicates: "
+            "they teach a few words each"
+        )
+    repeated = repeats["pair"]["repeated_frac"]
+    if repeated:
+        yield _warning(f"{percent(repeated)} of the pairs come more than once")
+    both_sides = repeats["both_sides_frac"]
+    # Pairs with identical sides are chosen and rejected by themselves.
+    if both_sides > identical:
+        yield _warning(
+            f"{percent(both_sides)} of the rejected answers are chosen elsewhere "
+            "for the same prompt"
+        )
+
+
+def _yes_no(yes_no: Figures) -> Iterator[Verdict]:
+    if not yes_no["frac"]:
+        return
+    says_yes = yes_no["chosen_yes_frac"]
+    text = (
+        f"{percent(yes_no['frac'])} of the pairs are yes/no answers; "
+        f"{percent(says_yes)} of them choose yes"
     )
-    if distance["identical_frac"]:
-        yield Verdict(
-            "warning",
-            f"{percent(distance['identical_frac'])} of the pairs have two identical sides",
-        )
-    if distance["near_duplicate_frac"] >= NEAR_DUPLICATES:
-        yield Verdict(
-            "note",
-            f"{percent(distance['near_duplicate_frac'])} of the pairs are near-duplicates: they teach a few words each",
-        )
-    if repeats["pair"]["repeated_frac"]:
-        yield Verdict(
-            "warning",
-            f"{percent(repeats['pair']['repeated_frac'])} of the pairs come more than once",
-        )
-    both = repeats["both_sides_frac"]
-    if both > distance["identical_frac"]:
-        yield Verdict(
-            "warning",
-            f"{percent(both)} of the rejected answers are chosen elsewhere for the same prompt",
-        )
-    if yes_no["frac"]:
-        says_yes = yes_no["chosen_yes_frac"]
-        level: Literal["warning", "note"] = (
-            "warning" if abs(says_yes - 0.5) > YES_BIAS else "note"
-        )
-        yield Verdict(
-            level,
-            f"{percent(yes_no['frac'])} of the pairs are yes/no answers; {percent(says_yes)} of them choose yes",
-        )
+    if abs(says_yes - 0.5) > YES_BIAS:
+        yield _warning(text)
+    else:
+        yield _note(text)
 
 
-def _images(figures: Figures) -> Iterator[Verdict]:
-    images, num = figures["images"], figures["num_pairs"]
-    if images["num_missing"]:
-        yield Verdict(
-            "warning",
-            f"{images['num_missing']:,} image files are missing ({images['num_pairs_missing']:,} uses)",
-        )
-    if images["num_pairs_without"]:
-        yield Verdict(
-            "note",
-            f"{percent(images['num_pairs_without'] / num)} of the pairs have no image",
-        )
-    used = images["pairs_per_image"]
-    if used and used["mean"] >= 1.5:
-        yield Verdict(
-            "note",
-            f"an image is used {used['mean']:.1f} times on average, {used['max']:.0f} times at most",
+def _images(images: Figures, num_pairs: int) -> Iterator[Verdict]:
+    num_missing = images["num_missing"]
+    if num_missing:
+        num_uses = images["num_pairs_missing"]
+        yield _warning(f"{num_missing:,} image files are missing ({num_uses:,} uses)")
+    num_without = images["num_pairs_without"]
+    if num_without:
+        yield _note(f"{percent(num_without / num_pairs)} of the pairs have no image")
+    uses = images["pairs_per_image"]
+    if uses and uses["mean"] >= 1.5:
+        yield _note(
+            f"an image is used {uses['mean']:.1f} times on average, "
+            f"{uses['max']:.0f} times at most"
         )
 
 
 def _on_policy(policy: Figures) -> Iterator[Verdict]:
     if not policy["num_pairs"]:
-        yield Verdict("warning", "the policy can read none of the pairs: see why below")
+        yield _warning("the policy can read none of the pairs: see why below")
         return
-    chosen, rejected = (
-        policy["per_token"]["chosen"]["mean"],
-        policy["per_token"]["rejected"]["mean"],
-    )
-    what = f"per token, in nats: chosen {chosen:.2f}, rejected {rejected:.2f}"
+    chosen = policy["per_token"]["chosen"]["mean"]
+    rejected = policy["per_token"]["rejected"]["mean"]
+    means = f"per token, in nats: chosen {chosen:.2f}, rejected {rejected:.2f}"
     if abs(chosen - rejected) >= OFF_POLICY:
         side = "chosen" if chosen < rejected else "rejected"
-        yield Verdict("warning", f"the {side} side is far off-policy ({what})")
+        yield _warning(f"the {side} side is far off-policy ({means})")
     else:
-        yield Verdict(
-            "note", f"both sides are about equally likely to the policy ({what})"
+        yield _note(
+            f"both sides are about equally likely to the policy ({means})",
         )
 
 
 def _grounding(grounding: Figures) -> Iterator[Verdict]:
     views = grounding["views"]
-    blind = {name: view for name, view in views.items() if name != "image"}
-    if not blind:
-        yield Verdict(
-            "note", "vision grounding could not be measured: no view without the image"
+    blind_views = [name for name in views if name != "image"]
+    if not blind_views:
+        yield _note(
+            "vision grounding could not be measured: no view without the image",
         )
         return
     for measure, seeing in views["image"].items():
-        name = max(blind, key=lambda view: blind[view][measure]["accuracy"])
+
+        def accuracy(name: str, measure: str = measure) -> float:
+            return float(views[name][measure]["accuracy"])
+
+        # The blind view that ranks best is the strictest comparison.
+        best = max(blind_views, key=accuracy)
         yield _gate(
-            _BLIND_NAMES[name], _MEASURE_NAMES[measure], blind[name][measure], seeing
+            _BLIND_NAMES[best],
+            _MEASURE_NAMES[measure],
+            views[best][measure],
+            seeing,
         )
 
 
-def _gate(who: str, scale: str, worst: Figures, seeing: Figures) -> Verdict:
-    told = f"{who} ranks {percent(worst['accuracy'])} right by {scale}, {percent(seeing['accuracy'])} with the image"
-    if worst["accuracy"] >= BLIND and worst["low"] > 0.5:
-        return Verdict("warning", f"{told}: language shortcut")
-    if seeing["accuracy"] - worst["accuracy"] < GATE_DROP:
-        return Verdict("warning", f"{told}: the image hardly matters to this policy")
-    return Verdict("good", f"{told}: the ranking needs the image")
+def _gate(who: str, scale: str, blind: Figures, seeing: Figures) -> Verdict:
+    without, with_image = blind["accuracy"], seeing["accuracy"]
+    shares = (
+        f"{who} ranks {percent(without)} right by {scale}, "
+        f"{percent(with_image)} with the image"
+    )
+    if without >= BLIND and blind["low"] > 0.5:
+        return _warning(f"{shares}: language shortcut")
+    if with_image - without < GATE_DROP:
+        return _warning(f"{shares}: the image hardly matters to this policy")
+    return _good(f"{shares}: the ranking needs the image")

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from actors.image_tokens import ImageTokenCounter
 from actors.online_bdhs import OnlineBdhsSampler
 from common.config import RunConfig
@@ -137,6 +139,7 @@ def test_one_result_per_group_in_order_with_reasons() -> None:
     assert [each.id for each in found] == ["0:a", "0:b", "0:c"]
 
 
+@pytest.mark.real
 def test_an_engine_draws_pairs(
     engine: Engine, run: Callable[[Any], Any], store: ImageStore, policy_path: Path
 ) -> None:

@@ -16,45 +16,35 @@ from benchmarks.step_sweep import COMPLETIONS, PROMPT_TOKENS, sweep
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_command_says_what_it_promises(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.learner_step",
-        "--size",
-        "smoke",
-        "--steps",
-        "1",
-        "--batch",
-        "2",
-    ]
-    done = subprocess.run(
-        [*command, "--out", tmp_path / "found.json"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found == json.loads((tmp_path / "found.json").read_text())
+    out = tmp_path / "result.json"
+    command = [sys.executable, "-m", "benchmarks.learner_step"]
+    command += ["--size", "smoke"]
+    command += ["--steps", "1"]
+    command += ["--batch", "2"]
+    command += ["--out", str(out)]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert result == json.loads(out.read_text())
     for name in ("ratio", "ratio_fresh", "ratio_cached", "memory_ratio", "floor_frac"):
-        assert found[name] > 0, name
-    assert found["loss_error"] < 1e-4
-    assert found["sides"]["peer"]["liger_kernel"] is False
-    assert set(found["versions"]) == {"torch", "transformers", "trl", "peft"}
+        assert result[name] > 0, name
+    assert result["loss_error"] < 1e-4
+    assert result["sides"]["peer"]["liger_kernel"] is False
+    assert set(result["versions"]) == {"torch", "transformers", "trl", "peft"}
 
 
 def test_the_sweeps_ratio_is_its_smallest(tmp_path: Path) -> None:
     """TRL makes 2 pairs per second everywhere, ours 8, but 5 at the longest prompt."""
 
     def run_side(args: argparse.Namespace, side: str, *_: Path) -> dict[str, float]:
-        ours = 5.0 if args.prompt_tokens == PROMPT_TOKENS[-1] else 8.0
-        return {"pairs_per_s": ours if side == "fresh" else 2.0}
+        if side != "fresh":
+            return {"pairs_per_s": 2.0}
+        is_longest = args.prompt_tokens == PROMPT_TOKENS[-1]
+        return {"pairs_per_s": 5.0 if is_longest else 8.0}
 
-    args = argparse.Namespace(
-        size="smoke", dtype="float32", threads=1, sweep=tmp_path / "sweep.svg"
-    )
-    found = sweep(args, run_side)
-    assert found["ratio"] == 2.5
-    assert [value for value, _ in found["pairs_per_s"]["completions"]["peer"]] == list(
-        COMPLETIONS
-    )
-    assert (tmp_path / "sweep.svg").exists()
+    plot = tmp_path / "sweep.svg"
+    args = argparse.Namespace(size="smoke", dtype="float32", threads=1, sweep=plot)
+    result = sweep(args, run_side)
+    assert result["ratio"] == 2.5
+    points = result["pairs_per_s"]["completions"]["peer"]
+    assert [num_completions for num_completions, _ in points] == list(COMPLETIONS)
+    assert plot.exists()

@@ -8,8 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +45,21 @@ def case(
     }
 
 
-GROUPS = {
-    "full": [
-        *(case(f"stage-{stage}", stage) for stage in range(4)),
-        case("stage-2,optimizer-on-cpu", 2, offload="optimizer"),
-        case("stage-3,params-on-cpu", 3, offload="params", gradient_checkpointing=True),
-    ],
-    "lora": [case(f"stage-{stage}", stage, "lora") for stage in (0, 2, 3)],
-    "full+povid": [case(f"stage-{stage}", stage, "full+povid") for stage in (0, 2, 3)],
-    "lora+povid": [case(f"stage-{stage}", stage, "lora+povid") for stage in (2, 3)],
-    "full+mdpo+mpo": [case("stage-2", 2, "full+mdpo+mpo")],
-    "lora+mdpo+mpo": [case("stage-3", 3, "lora+mdpo+mpo")],
-}
+TWO_RANKS = [
+    *(case(f"full/stage-{stage}", stage) for stage in range(4)),
+    case("full/stage-2,optimizer-on-cpu", 2, offload="optimizer"),
+    case(
+        "full/stage-3,params-on-cpu", 3, offload="params", gradient_checkpointing=True
+    ),
+    *(case(f"lora/stage-{stage}", stage, "lora") for stage in (0, 2, 3)),
+    *(case(f"full+povid/stage-{stage}", stage, "full+povid") for stage in (0, 2, 3)),
+    *(case(f"lora+povid/stage-{stage}", stage, "lora+povid") for stage in (2, 3)),
+    case("full+mdpo+mpo/stage-2", 2, "full+mdpo+mpo"),
+    case("lora+mdpo+mpo/stage-3", 3, "lora+mdpo+mpo"),
+]
+TUNINGS = sorted({two["tuning"] for two in TWO_RANKS})
+ONE_RANK = [case(f"{tuning}/one", tuning=tuning) for tuning in TUNINGS]
+"""What the cases of a tuning are compared with: one rank without ZeRO."""
 
 
 def free_port() -> int:
@@ -91,45 +92,38 @@ def spawn(module: str, world_size: int, *words: object, timeout: float = 1200) -
     )
 
 
-@pytest.fixture(scope="module")
-def trained(
-    store: ImageStore, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """Group -> a folder with what one rank without ZeRO found, `one`, and one for each two-rank case of the group."""
-
-    @cache
-    def train(group: str) -> Path:
-        out = tmp_path_factory.mktemp("ranks")
-        for world_size, cases in ((1, [case("one", tuning=group)]), (2, GROUPS[group])):
-            for each in cases:
-                (out / each["name"]).mkdir()
-            ports = json.dumps([free_port() for _ in cases])
-            spawn(
-                "tests.learner.rank_worker",
-                world_size,
-                ports,
-                store.root,
-                out,
-                *map(json.dumps, cases),
-            )
-        return out
-
-    return train
-
-
-@pytest.mark.parametrize(
-    ("group", "name"),
-    [(group, each["name"]) for group, cases in GROUPS.items() for each in cases],
-)
-def test_two_ranks_equal_one(
-    trained: Callable[[str], Path], group: str, name: str
-) -> None:
-    """Whatever the stage, against one rank without ZeRO: each step's figures, then the weights."""
-    one, two = trained(group) / "one", trained(group) / name
-    single = json.loads((one / "rank_0.json").read_text())
-    first, second = (
-        json.loads((two / f"rank_{rank}.json").read_text()) for rank in range(2)
+def facts_of(folder: Path, name: str, rank: int = 0) -> dict[str, Any]:
+    """What one rank of a case wrote down."""
+    facts: dict[str, Any] = json.loads(
+        (folder / name / f"rank_{rank}.json").read_text()
     )
+    return facts
+
+
+@pytest.fixture(scope="module")
+def trained(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per case with what its ranks found.
+
+    All cases go through the same three processes: to start torch and DeepSpeed takes longer than a case does.
+    """
+    out = tmp_path_factory.mktemp("ranks")
+    for world_size, cases in ((1, ONE_RANK), (2, TWO_RANKS)):
+        for one in cases:
+            (out / one["name"]).mkdir(parents=True)
+        # A process group per case, and a port of its own for each of them.
+        ports = json.dumps([free_port() for _ in cases])
+        words = [json.dumps(one) for one in cases]
+        module = "tests.learner.rank_worker"
+        spawn(module, world_size, ports, store.root, out, *words)
+    return out
+
+
+@pytest.mark.parametrize("two", TWO_RANKS, ids=lambda two: two["name"])
+def test_two_ranks_equal_one(trained: Path, two: dict[str, Any]) -> None:
+    """Whatever the stage, against one rank without ZeRO: each step's figures, then the weights."""
+    single = facts_of(trained, f"{two['tuning']}/one")
+    first = facts_of(trained, two["name"])
+    second = facts_of(trained, two["name"], rank=1)
     for step, (alone, left, right) in enumerate(
         zip(single["metrics"], first["metrics"], second["metrics"], strict=True)
     ):
@@ -147,13 +141,14 @@ def test_two_ranks_equal_one(
     )
     assert first["change_norm"] == pytest.approx(single["change_norm"], rel=1e-4)
     assert first["probe"] == pytest.approx(single["probe"], abs=1e-4)
-    weights = dict(np.load(two / "weights.npz"))
-    assert_same_weights(weights, dict(np.load(one / "weights.npz")))
+    weights = dict(np.load(trained / two["name"] / "weights.npz"))
+    expected = dict(np.load(trained / two["tuning"] / "one" / "weights.npz"))
+    assert_same_weights(weights, expected)
 
 
-def test_the_curve_moves(trained: Callable[[str], Path]) -> None:
+def test_the_curve_moves(trained: Path) -> None:
     """What is compared above is no constant: every step trains, and the first batch's loss has fallen at the end."""
-    single = json.loads((trained("full") / "one" / "rank_0.json").read_text())
+    single = facts_of(trained, "full/one")
     losses = [metrics["loss"] for metrics in single["metrics"]]
     assert len(losses) == NUM_STEPS + 1
     assert losses[0] == pytest.approx(np.log(2), abs=1e-5)
@@ -161,16 +156,14 @@ def test_the_curve_moves(trained: Callable[[str], Path]) -> None:
     assert [len(ids) for ids in single["trained"]] == [6, 4, 6, 5, 5, 3, 6, 6]
 
 
-def test_a_checkpoint_of_two_ranks_is_refused_by_one(
-    trained: Callable[[str], Path],
-) -> None:
+def test_a_checkpoint_of_two_ranks_is_refused_by_one(trained: Path) -> None:
     trainer = Learner(run_config())
     trainer.start()
     with pytest.raises(
         UserError,
         match=r"expected one written by 1 ranks, got one of 2; resume with learner.num_ranks",
     ):
-        trainer.load(trained("full") / "stage-3" / "checkpoint")
+        trainer.load(trained / "full" / "stage-3" / "checkpoint")
 
 
 def test_a_zero_3_push_takes_one_parameter_at_a_time(

@@ -1,0 +1,38 @@
+"""Which tests stay together when pytest-xdist shares them between processes."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from xdist.scheduler import LoadScopeScheduling
+
+SHARED_ENGINES = "tests/actors/"
+"""Tests of this folder share the vLLM engines of its conftest."""
+RAY_MODULES = (
+    "test_end_to_end",
+    "test_generate",
+    "test_placement",
+    "test_runtime",
+    "test_several_ranks",
+)
+"""These start a local Ray cluster, which takes the whole machine: one at a time."""
+
+
+def group_of(nodeid: str) -> str:
+    """The module of a test, or the name of what tests of several modules share."""
+    module = nodeid.partition("::")[0]
+    if module.startswith(SHARED_ENGINES):
+        return "engines"
+    if PurePosixPath(module).stem in RAY_MODULES:
+        return "ray"
+    return module
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """Sends all tests of a group to the same process.
+
+    xdist's own `--dist loadgroup` does nothing here: it marks node ids in a way that pytest 9.2 ignores.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
