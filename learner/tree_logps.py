@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.model_parts import language_model
 from learner import decoder
 from learner.logps import CompletionLogps, token_logps
 from learner.tree import TreeBatch
 from learner.tree_attention import NAME, install
-from learner.vision import VisionShare, encoder_outputs, language_model
+from learner.vision import VisionShare, encoder_outputs
 
 PROVEN = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl")
 """Families for which tests prove the equality."""

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from common.config import Lora
 from common.images import ImageStore
+from common.model_parts import language_model
 from learner.decoder import is_installed, why_not
 from learner.learner import Learner
-from learner.policy import Policy, _add_lora
+from learner.policy import Policy, add_lora
 from learner.tree import tree_batch
 from learner.tree_logps import prepare, tree_logps
-from learner.vision import VisionShare, language_model
+from learner.vision import VisionShare
 from tests.learner.families import Family, family
 from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config
 from tests.learner.test_tree import EACH, Rows, assert_same, gradients, pairs_of, plain
@@ -133,7 +134,7 @@ def test_adapters_off_are_the_base_model(
     """With adapters that change every log-prob, and with what policy and reference share of the vision side."""
     own = family(name)
     policy = Policy(
-        _add_lora(copy.deepcopy(own.model), Lora(r=2, alpha=4, sides=sides))
+        add_lora(copy.deepcopy(own.model), Lora(r=2, alpha=4, sides=sides))
     ).double()
     torch.manual_seed(0)
     with torch.no_grad():

@@ -242,7 +242,7 @@ def held_bytes(shared: VisionShare) -> int:
     """What the kept tensors keep in memory, those that they are views of included."""
     kept = [
         t
-        for f in shared._kept.values()
+        for f in shared.kept.values()
         for t in [*f.pooled, *(each for level in f.levels for each in level)]
     ]
     return sum(
@@ -280,7 +280,7 @@ def test_a_frozen_tower_runs_once_for_both_models_and_all_steps(name: str) -> No
         assert shared.num_runs == 3, (
             f"step {step}: pictures (1), (2) and (2, 3), each once"
         )
-    assert shared._num_bytes == held_bytes(shared) > 0
+    assert shared.kept.currsize == held_bytes(shared) > 0
 
 
 @EACH
@@ -294,7 +294,7 @@ def test_a_frozen_vision_side_gives_one_set_of_features(
         sizes.append(len(media))
         return image_features(model, media)
 
-    monkeypatch.setattr(learner.vision, "TOWER_IMAGES", 2)
+    monkeypatch.setattr(learner.vision, "IMAGES_PER_RUN", 2)
     monkeypatch.setattr(learner.vision, "image_features", counted)
     own = family(name)
     vision = ("vision", "visual", "projector", "connector", "image_newline")
@@ -309,9 +309,9 @@ def test_a_frozen_vision_side_gives_one_set_of_features(
         assert_same(gradients(model, found), gradients(model, expected))
     assert shared.num_runs == 3
     assert sizes == [2, 1]
-    shared._kept.popitem(last=False)
+    shared.kept.popitem()
     assert (
-        sum(each.num_bytes for each in shared._kept.values()) == held_bytes(shared) > 0
+        sum(each.num_bytes for each in shared.kept.values()) == held_bytes(shared) > 0
     )
 
 
@@ -323,7 +323,7 @@ def test_kept_features_are_bounded() -> None:
         for _ in range(2):
             tree_logps(model, tree_batch(pairs_of(own)), shared=shared)
     assert shared.num_runs == 6
-    assert (shared._num_bytes, len(shared._kept)) == (0, 0)
+    assert (shared.kept.currsize, len(shared.kept)) == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
