@@ -138,7 +138,11 @@ def _attention_forward(
     return attention.o_proj(output), None
 
 
-def _heads(attention: Any, name: str, hidden: Tensor) -> Tensor:
+def _heads(
+    attention: Any,
+    name: str,
+    hidden: Tensor,
+) -> Tensor:
     """Queries, keys or values ("q", "k", "v") of hidden [1, tokens, width] as [1, heads, tokens, head width]."""
     projection: nn.Module = getattr(attention, f"{name}_proj")
     states = projection(hidden)

@@ -195,7 +195,11 @@ class DeepSpeedEngine:
             self._deepspeed.comm.destroy_process_group()
 
 
-def _set_environment(config: LearnerConfig, rank: int, world_size: int) -> None:
+def _set_environment(
+    config: LearnerConfig,
+    rank: int,
+    world_size: int,
+) -> None:
     """Set the variables that DeepSpeed reads when it is imported and initialised."""
     if config.num_gpus == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"

@@ -19,12 +19,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(
+    hidden: Tensor,
+    weight: Tensor,
+    eps: float,
+) -> Tensor:
     """w · x / √(mean(x²) + eps) over the last dimension (arXiv 1910.07467), computed in float32 or wider."""
     return _RMSNorm.apply(hidden, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def rotary(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotary(
+    states: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+) -> Tensor:
     """x · cos + (-x₂, x₁) · sin with x = (x₁, x₂) cut in the middle of the last dimension (arXiv 2104.09864).
 
     `states` is [batch, heads, tokens, width]; `cos` and `sin` are [batch, tokens, width] and have no gradient.
@@ -45,7 +53,12 @@ class _RMSNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        eps: float,
+    ) -> Tensor:
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         # s as [..., 1]; a norm reads x once and writes no x² of its size.
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
@@ -81,7 +94,12 @@ class _Rotary(torch.autograd.Function):
     """Every pair of numbers is rotated by an angle, so its gradient is rotated back by the same angle."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(cos, sin)
         sin1, sin2 = sin.chunk(2, -1)
         return _rotated(states, cos, sin1, sin2, -1)
@@ -115,7 +133,11 @@ class _SwiGLU(torch.autograd.Function):
     """With g the gradient of the output: ∂up = g · silu(gate), ∂gate = g · up · silu'(gate)."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        gate: Tensor,
+        up: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(gate, up)
         return F.silu(gate).mul_(up)
 

@@ -27,7 +27,11 @@ CHUNK_BYTES = 128 << 20
 """Size of a chunk of logits, whatever the batch and the vocabulary. Few large chunks: each reads the whole head."""
 
 
-def fused_token_logps(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+def fused_token_logps(
+    head: nn.Linear,
+    hidden: Tensor,
+    targets: Tensor,
+) -> Tensor:
     """log softmax(head(hidden))[targets], [positions], float32 (float64 for such models).
 
     Args:

@@ -12,7 +12,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from common.config import Optimizer as OptimizerConfig
 
 
-def lr_factor(config: OptimizerConfig, num_steps: int, update: int) -> float:
+def lr_factor(
+    config: OptimizerConfig,
+    num_steps: int,
+    update: int,
+) -> float:
     """Share of `lr` for the update of this number, from 0: linear warm-up, then the schedule down to 0.
 
     Warm-up ends at update `warmup_steps`, and begins above 0, so that no update is wasted.

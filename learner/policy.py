@@ -109,7 +109,11 @@ def load_policy(
     return Policy(model).train()
 
 
-def load_model(path: str | Path, dtype: torch.dtype, quantization: Any = None) -> Any:
+def load_model(
+    path: str | Path,
+    dtype: torch.dtype,
+    quantization: Any = None,
+) -> Any:
     """A vision-language model from safetensors; code that comes with a checkpoint is never run.
 
     Args:

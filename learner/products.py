@@ -52,14 +52,22 @@ def mkl_is_slow() -> bool:
     return has_avx512 and not is_intel and has_operator
 
 
-def torch_matmul(left: Tensor, right: Tensor, add: Tensor | None = None) -> Tensor:
+def torch_matmul(
+    left: Tensor,
+    right: Tensor,
+    add: Tensor | None = None,
+) -> Tensor:
     """A `Matmul` by torch's default library."""
     if add is None:
         return left @ right.T
     return add.addmm_(left, right.T)
 
 
-def onednn_matmul(left: Tensor, right: Tensor, add: Tensor | None = None) -> Tensor:
+def onednn_matmul(
+    left: Tensor,
+    right: Tensor,
+    add: Tensor | None = None,
+) -> Tensor:
     """A `Matmul` by oneDNN for float32 on a CPU; other tensors and small products go to torch's default."""
     is_small = left.numel() * len(right) < MIN_MULTIPLY_ADDS
     if is_small or not _is_float32_on_cpu(left):

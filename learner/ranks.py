@@ -16,7 +16,13 @@ TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other, at the start and in every exchange."""
 
 
-def join(backend: str, rank: int, world_size: int, address: str, port: int) -> None:
+def join(
+    backend: str,
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+) -> None:
     """Make this process a member of the process group; rank 0 listens at the address.
 
     Raises:

@@ -29,7 +29,11 @@ class TorchEngine:
     rank = 0
     world_size = 1
 
-    def __init__(self, module: nn.Module, config: LearnerConfig) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        config: LearnerConfig,
+    ) -> None:
         trainable = [weight for weight in module.parameters() if weight.requires_grad]
         dtypes = {weight.dtype for weight in trainable}
         if config.num_ranks > 1 or not dtypes <= {torch.float32, torch.float64}:

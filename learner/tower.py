@@ -111,7 +111,11 @@ class _ReplayedBlock(nn.Module):
         super().__init__()
         self.states = states
 
-    def forward(self, hidden: Tensor, **kwargs: Any) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        **kwargs: Any,
+    ) -> Tensor:
         return hidden if self.states is None else self.states
 
 
@@ -126,7 +130,11 @@ def _block_states(model: Any, media: Media) -> list[Tensor]:
     tower = vision_tower(model)
     states: list[Tensor] = []
 
-    def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def record(
+        module: nn.Module,
+        inputs: Any,
+        output: Tensor,
+    ) -> None:
         states.append(output)
 
     blocks = [tower.blocks[index] for index in _merger_blocks(tower)]
@@ -185,7 +193,11 @@ def _num_tiles(config: Any, size: Tensor) -> int:
     return int(image_size_to_num_patches(size, config.image_grid_pinpoints, tile_side))
 
 
-def _run_layers(tower: Any, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
+def _run_layers(
+    tower: Any,
+    pixels: Tensor,
+    layers: Sequence[int],
+) -> list[Tensor]:
     """Hidden states behind these layers, numbered as in transformers: 0 is the embedding, -1 the last layer."""
     if tower.config.model_type != "clip_vision_model":
         output = tower(pixels, output_hidden_states=True, return_dict=True)
@@ -214,7 +226,11 @@ def _replayed_layers(model: Any, states: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(module: Any, name: str, replacement: nn.ModuleList) -> Iterator[None]:
+def _replaced(
+    module: Any,
+    name: str,
+    replacement: nn.ModuleList,
+) -> Iterator[None]:
     """Inside, a submodule is replaced by another."""
     original = getattr(module, name)
     setattr(module, name, replacement)

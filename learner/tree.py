@@ -52,7 +52,11 @@ class Segment:
         """Position behind the last token."""
         return self.start + self.prompt + sum(self.lengths)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Segment:
+    def to(
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> Segment:
         """The segment with its mask on a device."""
         if self.mask is None:
             return self
@@ -66,7 +70,11 @@ class Media:
     sha256: tuple[str, ...]
     inputs: dict[str, Tensor]
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Media:
+    def to(
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> Media:
         """The images on a device; pixels in the model's dtype."""
         return replace(self, inputs=_moved(self.inputs, device, dtype))
 
@@ -98,7 +106,11 @@ class TreeBatch:
         """Tokens that go through the language model."""
         return self.input_ids.shape[1]
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> TreeBatch:
+    def to(
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> TreeBatch:
         """The batch on a device, with an empty memo; pixels and masks in the model's dtype."""
         types = tuple(_moved(types, device, dtype) for types in self.prompt_types)
         return replace(

@@ -116,7 +116,11 @@ def use_cpu_kernel(query: Tensor, dropout: float) -> bool:
     return query.device.type == "cpu" and not dropout
 
 
-def _calls(segment: Segment, first_query: int, query: Tensor) -> Iterator[Call]:
+def _calls(
+    segment: Segment,
+    first_query: int,
+    query: Tensor,
+) -> Iterator[Call]:
     """Calls of a segment, in the order of the tokens that ask; `first_query` is the segment's start."""
     prompt_end = segment.start + segment.prompt
     prompt = slice(segment.start, prompt_end)

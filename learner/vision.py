@@ -42,7 +42,11 @@ class VisionShare:
         max_bytes: bound of what is kept across steps; an entry larger than this is not kept.
     """
 
-    def __init__(self, model: Any, max_bytes: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        max_bytes: int,
+    ) -> None:
         self.share = what_is_shared(model)
         self.num_runs = 0
         self.kept: LRUCache[tuple[str, ...], Features] = LRUCache(
@@ -92,7 +96,9 @@ def what_is_shared(model: Any) -> Share:
 
 
 def encoder_outputs(
-    model: Any, batch: TreeBatch, shared: VisionShare | None
+    model: Any,
+    batch: TreeBatch,
+    shared: VisionShare | None,
 ) -> dict[str, Any] | None:
     """Image features that a model's forward takes in place of pixels (`mm_encoder_outputs`); None for text alone.
 
