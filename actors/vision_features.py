@@ -19,9 +19,10 @@ from transformers import AutoModel
 
 from common.chat import ChatEncoder
 from common.errors import Refused, UserError
+from common.model_parts import is_vision_side
 from common.protocols import GenerationRequest, Tensors
 from common.records import Prompt
-from common.weights import from_array, hub_name, is_vision
+from common.weights import from_array, hub_name
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 CAPACITY = 256
@@ -85,7 +86,7 @@ class VisionFeatures:
     def load(self, tensors: Tensors) -> None:
         """Take over the vision side of pushed weights and forget features of the old ones."""
         for name, array in tensors.items():
-            if is_vision(name):
+            if is_vision_side(name):
                 key, value = from_array(name, array)
                 self._pushed[key] = (
                     value.clone()
@@ -200,6 +201,6 @@ def _read_vision(model_path: Path) -> dict[str, torch.Tensor]:
     for file in sorted(model_path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if is_vision(hub_name(name)):
+                if is_vision_side(hub_name(name)):
                     found[hub_name(name)] = weights.get_tensor(name)
     return found

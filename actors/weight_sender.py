@@ -11,9 +11,10 @@ from safetensors.numpy import save_file
 
 from actors.shared_memory import check_room, shared_folder
 from common.errors import UserError
+from common.model_parts import is_vision_tower
 from common.protocols import Tensors
 from common.records import WeightManifest
-from common.weights import BFLOAT16, LM_HEAD, checksum, is_tower
+from common.weights import BFLOAT16, LM_HEAD, checksum
 
 
 def check_tensors(
@@ -33,7 +34,9 @@ def check_tensors(
         name.removesuffix(BFLOAT16): array.shape for name, array in tensors.items()
     }
     missing = sorted(
-        n for n in shapes.keys() - found.keys() if not (tower_frozen and is_tower(n))
+        n
+        for n in shapes.keys() - found.keys()
+        if not (tower_frozen and is_vision_tower(n))
     )
     unknown = sorted(found.keys() - shapes.keys() - {LM_HEAD})
     wrong = sorted(

@@ -29,6 +29,7 @@ from torch import Tensor
 from common.chat import ChatEncoder
 from common.config import Loss, Model
 from common.images import ImageStore
+from common.model_parts import is_vision_tower
 from common.records import PreferencePair, Response
 from common.shapes.language import caption
 from common.shapes.prompts import caption_prompts
@@ -36,7 +37,7 @@ from common.shapes.scenes import split_scenes
 from learner.collate import Collator, EncodedPair, RowBatch
 from learner.losses import LOSSES, pair_losses
 from learner.pair_logps import pair_logps
-from learner.policy import Policy, is_tower, load_model
+from learner.policy import Policy, load_model
 
 DISTURBANCE = 0.02
 
@@ -63,8 +64,8 @@ def make_policies(path: str, seed: int) -> tuple[Policy, Policy]:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
-            parameter.requires_grad_(not is_tower(name))
-            if not is_tower(name) and parameter.ndim > 1:
+            parameter.requires_grad_(not is_vision_tower(name))
+            if not is_vision_tower(name) and parameter.ndim > 1:
                 noise = torch.randn(
                     parameter.shape, generator=generator, dtype=torch.float64
                 )

@@ -59,7 +59,7 @@ def gemm_rates(
     """
     import torch
 
-    from learner.products import plain, through_onednn
+    from learner.products import onednn_matmul, torch_matmul
 
     side = 8192 if device == "cuda" else side
     left, right = (
@@ -77,9 +77,9 @@ def gemm_rates(
             best = min(best, time.perf_counter() - started)
         return 2 * side**3 / best
 
-    matmul = rate(plain)
+    matmul = rate(torch_matmul)
     onednn = (
-        rate(through_onednn)
+        rate(onednn_matmul)
         if device == "cpu" and torch.backends.mkldnn.is_available()
         else 0.0
     )

@@ -49,16 +49,6 @@ def hub_name(name: str) -> str:
     return name
 
 
-def is_vision(name: str) -> bool:
-    """Whether a hub name belongs to the vision side: tower, projector, image separators."""
-    return not name.startswith("language_model.")
-
-
-def is_tower(name: str) -> bool:
-    """Whether a hub name belongs to the vision tower itself."""
-    return name.startswith((_TOWER, "visual.")) and not name.startswith("visual.merger")
-
-
 def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
     """Arrays by hub name, sharing memory with contiguous CPU tensors.
 

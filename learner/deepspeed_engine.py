@@ -1,7 +1,8 @@
-"""The training engine on DeepSpeed: ZeRO 0-3, any number of ranks, CPU (gloo) or GPU (nccl). Only file that imports it.
+"""The training engine on DeepSpeed: ZeRO 0-3, any number of ranks, CPU (gloo) or GPU (nccl).
 
-DeepSpeed runs with `managed_gradient_accumulation: false`: `backward` only accumulates, `step` is the boundary, so
-that micro-batches of any size and number weigh as the learner says. Its loss is averaged over ranks.
+DeepSpeed runs with `managed_gradient_accumulation: false`: `backward` only adds gradients up and `step` ends the batch,
+so that micro-batches of any size and number weigh as the learner says. Gradients are averaged over ranks.
+No other file imports deepspeed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from learner.ranks import join
 TAG = "learner"
 
 PERSISTENT_NUMEL = 100_000
-"""Parameters up to this size stay whole on every rank under ZeRO-3 between steps: gathering them costs more."""
+"""Under ZeRO-3, smaller parameters stay whole on every rank: gathering them costs more than keeping them."""
 
 
 class DeepSpeedEngine:
@@ -49,6 +50,7 @@ class DeepSpeedEngine:
     ) -> None:
         self.rank = rank
         self.world_size = world_size
+        # Before the import, which reads it.
         _set_environment(config, rank, world_size)
         import deepspeed
 
@@ -58,44 +60,29 @@ class DeepSpeedEngine:
         # This op only serves inference, and would compile C++ for a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._deepspeed = deepspeed
-        join(
-            "nccl" if config.num_gpus else "gloo",
-            rank,
-            world_size,
-            master_address,
-            master_port,
-        )
+        backend = "nccl" if config.num_gpus else "gloo"
+        join(backend, rank, world_size, master_address, master_port)
         self._config = config
-        # Stage 0 steps bfloat16 weights through an older optimizer without a finiteness check; 1 is the same sum.
+        # Stage 0 steps bfloat16 weights through an older optimizer without a finiteness check; stage 1 computes the
+        # same sum with one.
         self._stage = max(config.zero_stage, int(_is_bfloat16(module)))
-        trainable = [
-            parameter for parameter in module.parameters() if parameter.requires_grad
-        ]
-        # Fused is one pass over the state also on a CPU, where an offloaded step is: no compiled DeepSpeedCPUAdam.
-        optimizer = (
-            torch.optim.AdamW(
-                trainable,
-                fused=config.offload != "none",
-                **adamw_options(config.optimizer),
-            )
-            if self._stage
-            else ClippedAdamW(trainable, config.optimizer)
-        )
+        trainable = [weight for weight in module.parameters() if weight.requires_grad]
         self._engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=optimizer,
+            optimizer=_optimizer(trainable, config, self._stage),
             model_parameters=trainable,
-            lr_scheduler=lambda inner: build_schedule(
-                inner, config.optimizer, config.num_steps
+            lr_scheduler=lambda optimizer: build_schedule(
+                optimizer, config.optimizer, config.num_steps
             ),
             config=_config(config, world_size, self._stage, _is_bfloat16(module)),
             dist_init_required=False,
         )
+        # A second DeepSpeed engine, around the reference; see `place_frozen`.
         self._frozen: Any = None
 
     @property
     def module(self) -> nn.Module:
-        """What is called for the forward pass: DeepSpeed's wrapper around the policy."""
+        """The module to call for the forward pass: DeepSpeed's wrapper around the policy."""
         return self._engine  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor) -> None:
@@ -112,9 +99,10 @@ class DeepSpeedEngine:
         return {"grad_norm": float(norm), "lr": float(lr), "skipped": float(skipped)}
 
     def gather_weights(
-        self, wanted: Callable[[str], bool] = lambda name: True
+        self,
+        wanted: Callable[[str], bool] = lambda name: True,
     ) -> Mapping[str, Tensor] | None:
-        """Copies of the wanted parameters on rank 0's CPU, tied ones under each of their names.
+        """Copies of the wanted parameters on rank 0's CPU, tied ones under each of their names; None on other ranks.
 
         Under ZeRO-3 every rank holds one whole parameter at a time, and rank 0 the copies.
         """
@@ -126,64 +114,80 @@ class DeepSpeedEngine:
 
     def place_frozen(self, module: nn.Module) -> nn.Module:
         """The module on the policy's device; under ZeRO-3 split over the ranks, and offloaded, as the policy is."""
-        if self._stage < 3 or (
-            self.world_size == 1 and self._config.offload != "params"
-        ):
+        is_split = self.world_size > 1 or self._config.offload == "params"
+        if self._stage < 3 or not is_split:
             return module.to(self._engine.device)
-        config = _config(
-            self._config, self.world_size, self._stage, _is_bfloat16(module)
-        )
+        bfloat16 = _is_bfloat16(module)
         self._frozen, *_ = self._deepspeed.initialize(
-            model=module, config=config, dist_init_required=False
+            model=module,
+            config=_config(self._config, self.world_size, self._stage, bfloat16),
+            dist_init_required=False,
         )
         return self._frozen  # type: ignore[no-any-return]
 
     def gathered(
-        self, module: nn.Module, wanted: Callable[[str], bool] = lambda name: True
+        self,
+        module: nn.Module,
+        wanted: Callable[[str], bool] = lambda name: True,
     ) -> Iterator[tuple[str, Tensor]]:
-        """Parameters by name, each whole on all ranks until the next is asked for; tied ones under each name."""
+        """The wanted parameters by name, tied ones under each of their names.
+
+        Each is whole, on all ranks, until the next is asked for.
+        """
+        gather = self._deepspeed.zero.GatheredParameters
         for name, parameter in module.named_parameters(remove_duplicate=False):
             if not wanted(name):
                 continue
-            with self._deepspeed.zero.GatheredParameters(
-                parameter, enabled=hasattr(parameter, "ds_id")
-            ):
+            # ZeRO-3 marks the parameters that it has split.
+            with gather(parameter, enabled=hasattr(parameter, "ds_id")):
                 yield name, parameter.detach()
 
     def save(self, directory: Path) -> None:
-        """DeepSpeed's checkpoint, without what is frozen."""
+        """Write DeepSpeed's checkpoint, without frozen parameters."""
         self._engine.save_checkpoint(
-            str(directory), tag=TAG, exclude_frozen_parameters=True
+            str(directory),
+            tag=TAG,
+            exclude_frozen_parameters=True,
         )
 
     def load(self, directory: Path) -> None:
-        """Go on from `save` (raises what DeepSpeed raises; the learner says it in one line)."""
-        found, _ = self._engine.load_checkpoint(
-            str(directory), tag=TAG, load_module_strict=False
+        """Go on from a `save`.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint of so many ranks. Other errors are DeepSpeed's own; the learner
+                turns all of them into one line.
+        """
+        # Not strict: frozen parameters are not in the checkpoint.
+        path, _ = self._engine.load_checkpoint(
+            str(directory),
+            tag=TAG,
+            load_module_strict=False,
         )
-        if found is None:
+        if path is None:
             raise FileNotFoundError(
                 f"no DeepSpeed checkpoint of {self.world_size} ranks in {directory}"
             )
 
     def _forget_gradients(self) -> None:
-        """Zero the buffers that DeepSpeed writes at a parameter's first gradient of a step only.
+        """Zero DeepSpeed's gradient buffers, which it overwrites only at a parameter's first gradient of a step.
 
-        One that a step does not use (the projector, in a batch without images) would be moved by its last gradient.
+        A parameter that a step does not use (the projector, in a batch without images) would else be moved by the
+        gradient of an earlier step.
         """
         optimizer = self._engine.optimizer
+        # Gradients of ZeRO-3; then master weights of ZeRO-3, and of ZeRO-1 and 2, which may hold gradients.
         buffers = [getattr(optimizer, "grad_partitions_flat_buffer", None)]
-        for groups in (
-            "fp32_partitioned_groups_flat",
-            "single_partition_of_fp32_groups",
-        ):
-            buffers += [master.grad for master in getattr(optimizer, groups, ())]
+        masters = [
+            *getattr(optimizer, "fp32_partitioned_groups_flat", ()),
+            *getattr(optimizer, "single_partition_of_fp32_groups", ()),
+        ]
+        buffers += [master.grad for master in masters]
         for buffer in buffers:
             if buffer is not None:
                 buffer.zero_()
 
     def close(self) -> None:
-        """Leave the process group (without this ZeRO-3 aborts at exit)."""
+        """Leave the process group; without this ZeRO-3 aborts at exit."""
         self._engine.destroy()
         if self._frozen is not None:
             self._frozen.destroy()
@@ -191,11 +195,16 @@ class DeepSpeedEngine:
             self._deepspeed.comm.destroy_process_group()
 
 
-def _set_environment(config: LearnerConfig, rank: int, world_size: int) -> None:
-    """What DeepSpeed reads when it is imported and initialised. Ray shows a GPU rank its own device only."""
+def _set_environment(
+    config: LearnerConfig,
+    rank: int,
+    world_size: int,
+) -> None:
+    """Set the variables that DeepSpeed reads when it is imported and initialised."""
     if config.num_gpus == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    # Ray shows a GPU rank its own device only, so that it is number 0 for every rank.
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
 
 
@@ -203,9 +212,27 @@ def _is_bfloat16(module: nn.Module) -> bool:
     return next(module.parameters()).dtype == torch.bfloat16
 
 
+def _optimizer(
+    trainable: list[nn.Parameter],
+    config: LearnerConfig,
+    stage: int,
+) -> torch.optim.Optimizer:
+    """AdamW for DeepSpeed to step: from ZeRO-1 on it clips and checks gradients itself."""
+    if stage == 0:
+        return ClippedAdamW(trainable, config.optimizer)
+    # An offloaded step runs on the CPU. Fused is one pass over the state there, too, and needs no DeepSpeedCPUAdam,
+    # which is compiled at the first start.
+    fused = config.offload != "none"
+    return torch.optim.AdamW(trainable, fused=fused, **adamw_options(config.optimizer))
+
+
 def _config(
-    config: LearnerConfig, world_size: int, stage: int, bfloat16: bool
+    config: LearnerConfig,
+    world_size: int,
+    stage: int,
+    bfloat16: bool,
 ) -> dict[str, Any]:
+    """DeepSpeed's configuration."""
     return {
         "train_batch_size": config.micro_batch * world_size,
         "train_micro_batch_size_per_gpu": config.micro_batch,
@@ -221,6 +248,7 @@ def _config(
 
 
 def _zero(config: LearnerConfig, stage: int) -> dict[str, Any]:
+    """The section `zero_optimization` of DeepSpeed's configuration."""
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
     if stage == 3:
         zero["stage3_param_persistence_threshold"] = PERSISTENT_NUMEL

@@ -1,7 +1,12 @@
-"""Element-wise work of decoder layers in few passes over memory, each with its gradient by hand.
+"""Element-wise functions of decoder layers in few passes over memory, each with a gradient written by hand.
 
-transformers writes these as chains of small operations, of which autograd keeps most links. Here each keeps its
-arguments only (and one number per row), and writes into one buffer.
+transformers writes these as chains of small operations, and autograd saves most of their intermediate results. Here a
+function saves its arguments (and one number per row) only, and writes into one buffer.
+
+    function   formula                                  saved for the backward pass
+    rms_norm   w · x / √(mean(x²) + eps)                x, w, 1 / √(…) per row
+    rotary     x · cos + (-x₂, x₁) · sin                cos, sin
+    swiglu     silu(gate) · up                          gate, up
 """
 
 from __future__ import annotations
@@ -14,17 +19,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """w · x / √(mean(x²) + eps) over the last dimension (arXiv 1910.07467), at least in float32 inside."""
+def rms_norm(
+    hidden: Tensor,
+    weight: Tensor,
+    eps: float,
+) -> Tensor:
+    """w · x / √(mean(x²) + eps) over the last dimension (arXiv 1910.07467), computed in float32 or wider."""
     return _RMSNorm.apply(hidden, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def rotary(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotary(
+    states: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+) -> Tensor:
     """x · cos + (-x₂, x₁) · sin with x = (x₁, x₂) cut in the middle of the last dimension (arXiv 2104.09864).
 
     `states` is [batch, heads, tokens, width]; `cos` and `sin` are [batch, tokens, width] and have no gradient.
     """
-    return _Rotary.apply(states, cos.unsqueeze(1), sin.unsqueeze(1))  # type: ignore[no-any-return, no-untyped-call]
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return _Rotary.apply(states, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -39,65 +53,91 @@ class _RMSNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        eps: float,
+    ) -> Tensor:
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
-        scale = scale.div_(hidden.shape[-1]).add_(eps).rsqrt_()
+        # s as [..., 1]; a norm reads x once and writes no x² of its size.
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        scale = scale.square_().div_(hidden.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(hidden, weight, scale)
-        normed = (wide * scale).to(hidden.dtype)
-        product: Tensor = (
-            normed.mul_(weight) if weight.dtype == hidden.dtype else normed * weight
-        )
-        return product
+        normed: Tensor = (wide * scale).to(hidden.dtype)
+        if weight.dtype == hidden.dtype:
+            return normed.mul_(weight)
+        return normed * weight
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, scale = ctx.saved_tensors
-        wide, factor = hidden.to(scale.dtype), weight.to(scale.dtype)
-        products = wide * grad
-        rows = products.reshape(-1, products.shape[-1])
+        wide = hidden.to(scale.dtype)
+        wide_weight = weight.to(scale.dtype)
+        # g · x, also as a matrix [rows, n]: both sums are then matrix products.
+        grad_x = wide * grad
+        rows = grad_x.reshape(-1, grad_x.shape[-1])
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = (scale.view(1, -1) @ rows)[0].to(weight.dtype)
-        share = (rows @ factor).view_as(scale).mul_(scale.pow(3)).div_(-len(weight))
-        grad_hidden = (
-            torch.mul(grad, factor, out=products).mul_(scale).addcmul_(wide, share)
-        )
+        # -s³ / n · Σ_row g · x · w, as [..., 1]
+        row_sums = (rows @ wide_weight).view_as(scale)
+        along_x = row_sums.mul_(scale.pow(3)).div_(-len(weight))
+        # g · x is used up: its buffer takes the result.
+        grad_hidden = torch.mul(grad, wide_weight, out=grad_x)
+        grad_hidden = grad_hidden.mul_(scale).addcmul_(wide, along_x)
         return grad_hidden.to(hidden.dtype), grad_weight, None
 
 
 class _Rotary(torch.autograd.Function):
-    """A rotation per pair of numbers, so the gradient is rotated back (with the sines of the other half)."""
+    """Every pair of numbers is rotated by an angle, so its gradient is rotated back by the same angle."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        first, second = sin.chunk(2, -1)
-        return _rotated(states, cos, first, second, -1)
+        sin1, sin2 = sin.chunk(2, -1)
+        return _rotated(states, cos, sin1, sin2, -1)
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        first, second = sin.chunk(2, -1)
-        return _rotated(grad, cos, second, first, 1), None, None
+        # The transposed matrix has the two sines in each other's place.
+        sin1, sin2 = sin.chunk(2, -1)
+        return _rotated(grad, cos, sin2, sin1, 1), None, None
 
 
 def _rotated(
-    states: Tensor, cos: Tensor, first: Tensor, second: Tensor, sign: int
+    states: Tensor,
+    cos: Tensor,
+    first_sin: Tensor,
+    second_sin: Tensor,
+    sign: int,
 ) -> Tensor:
-    """(x₁ cos₁ + sign · x₂ first, x₂ cos₂ - sign · x₁ second)."""
-    out = states * cos
-    ours, theirs = out.chunk(2, -1), states.chunk(2, -1)
-    ours[0].addcmul_(theirs[1], first, value=sign)
-    ours[1].addcmul_(theirs[0], second, value=-sign)
-    return out
+    """(x₁ · cos₁ + sign · x₂ · first_sin, x₂ · cos₂ - sign · x₁ · second_sin)."""
+    output = states * cos
+    x1, x2 = states.chunk(2, -1)
+    output1, output2 = output.chunk(2, -1)
+    output1.addcmul_(x2, first_sin, value=sign)
+    output2.addcmul_(x1, second_sin, value=-sign)
+    return output
 
 
 class _SwiGLU(torch.autograd.Function):
+    """With g the gradient of the output: ∂up = g · silu(gate), ∂gate = g · up · silu'(gate)."""
+
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        gate: Tensor,
+        up: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(gate, up)
         return F.silu(gate).mul_(up)
 
@@ -105,6 +145,7 @@ class _SwiGLU(torch.autograd.Function):
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        of_gate = torch.mul(grad, up)
-        torch.ops.aten.silu_backward.grad_input(of_gate, gate, grad_input=of_gate)
-        return of_gate, F.silu(gate).mul_(grad)
+        grad_gate = torch.mul(grad, up)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        grad_up = F.silu(gate).mul_(grad)
+        return grad_gate, grad_up

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import RunConfig
+from common.model_parts import language_model
 from learner import decoder, products
 from learner.losses import REFERENCE_FREE
 from learner.policy import Policy
 from learner.tree_logps import prepare, why_not
-from learner.vision import VisionShare, language_model, what_is_shared
+from learner.vision import VisionShare, what_is_shared
 
 ROW_LOSSES = ("povid",)
 """Losses that look at the rows of the plain forward."""

@@ -4,8 +4,13 @@ With h a hidden state, W the head, p = softmax(W h) and t the target, logp = log
 
     ∂logp/∂h = W_t - pᵀ W            ∂logp/∂W = (1_t - p) hᵀ
 
-A frozen head (LoRA) has ∂logp/∂h made in the forward pass, where p is at hand, so its backward costs nothing. A
-trained head keeps p (before the division by its sum) of the first chunk, and makes the others' again from h.
+When they are computed depends on what trains:
+
+    head              in the forward pass, per chunk              in the backward pass
+    frozen (LoRA)     logp and ∂logp/∂h, while p is there         one multiplication by the incoming gradient
+    trained           logp; keeps e of the first chunk            e of the other chunks again, from h
+
+where e = exp(logits - their maximum), so that p = e / Σ e.
 """
 
 from __future__ import annotations
@@ -16,29 +21,39 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from learner.products import Product, product_of
+from learner.products import Matmul, matmul_of
 
 CHUNK_BYTES = 128 << 20
-"""Of logits at a time, whatever the batch and the vocabulary. Few large chunks: each reads the whole head."""
+"""Size of a chunk of logits, whatever the batch and the vocabulary. Few large chunks: each reads the whole head."""
 
 
-def fused_token_logps(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(head(hidden))[targets], [positions], float32 (float64 for such models)."""
-    product = product_of(head)
+def fused_token_logps(
+    head: nn.Linear,
+    hidden: Tensor,
+    targets: Tensor,
+) -> Tensor:
+    """log softmax(head(hidden))[targets], [positions], float32 (float64 for such models).
+
+    Args:
+        hidden: [positions, width].
+        targets: token ids [positions].
+    """
+    matmul = matmul_of(head)
     if torch.is_grad_enabled():
-        arguments = (hidden, head.weight, head.bias, targets, product)
+        arguments = (hidden, head.weight, head.bias, targets, matmul)
         return _FusedLogps.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
-    rows = _rows(head.weight)
-    chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat(
-        [
-            _chunk(states, head.weight, head.bias, wanted, product)[0]
-            for states, wanted in chunks
-        ]
-    )
+    chunk_rows = _chunk_rows(head.weight)
+    chunks = zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True)
+    logps = []
+    for states, tokens in chunks:
+        logp, _, _ = _softmax_chunk(states, head.weight, head.bias, tokens, matmul)
+        logps.append(logp)
+    return torch.cat(logps)
 
 
 class _FusedLogps(torch.autograd.Function):
+    """`fused_token_logps` with gradients; see the table in the module's docstring."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -46,88 +61,95 @@ class _FusedLogps(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        product: Product,
+        matmul: Matmul,
     ) -> Tensor:
-        wants_hidden, wants_weight = (
-            ctx.needs_input_grad[0],
-            any(ctx.needs_input_grad[1:3]),
-        )
-        rows = _rows(weight)
-        logps, slopes = [], []
-        kept: list[Tensor] = []
-        for states, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
-            logp, powers, total = _chunk(states, weight, bias, wanted, product)
+        wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        head_trains = wants_weight or wants_bias
+        chunk_rows = _chunk_rows(weight)
+        chunks = zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True)
+        logps: list[Tensor] = []
+        saved: list[Tensor] = []
+        for states, tokens in chunks:
+            logp, exps, sums = _softmax_chunk(states, weight, bias, tokens, matmul)
             logps.append(logp)
-            if wants_hidden and not wants_weight:
-                means = product(powers.to(weight.dtype), weight.T).div_(total[:, None])
-                slopes.append((weight[wanted] - means).to(hidden.dtype))
-            if wants_weight and not kept:
-                kept = [powers, total]
-        ctx.save_for_backward(hidden, weight, bias, targets, *kept, *slopes)
-        ctx.rows, ctx.wants_weight, ctx.product = rows, wants_weight, product
+            if head_trains:
+                # Of the first chunk alone: most batches are not longer, and memory stays bounded.
+                saved = saved or [exps, sums]
+            elif wants_hidden:
+                # W_t - pᵀ W, [rows, width]
+                mean_weight = matmul(exps.to(weight.dtype), weight.T)
+                mean_weight = mean_weight.div_(sums[:, None])
+                saved.append((weight[tokens] - mean_weight).to(hidden.dtype))
+        ctx.save_for_backward(hidden, weight, bias, targets, *saved)
+        ctx.chunk_rows = chunk_rows
+        ctx.head_trains = head_trains
+        ctx.matmul = matmul
         return torch.cat(logps)
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, *saved = ctx.saved_tensors
-        if not ctx.wants_weight:
-            return (
-                torch.cat(saved).mul_(grad[:, None].to(hidden.dtype)),
-                None,
-                None,
-                None,
-                None,
-            )
-        wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = None  # transposed: so nothing that is as wide as the vocabulary need be turned
-        grad_bias = torch.zeros_like(bias) if wants_bias else None
-        for begin in range(0, len(targets), ctx.rows):
-            part = slice(begin, begin + ctx.rows)
-            states, wanted = hidden[part], targets[part]
-            powers, total = (
-                saved
-                if begin == 0
-                else _chunk(states, weight, bias, wanted, ctx.product)[1:]
-            )
-            # 1_t - p is -(e - total · 1_t) / total; the rows' factors go into what is narrow.
-            powers.scatter_add_(1, wanted[:, None], -total[:, None])
-            factor = (-grad[part] / total)[:, None]
-            slope, factor = powers.to(weight.dtype), factor.to(weight.dtype)
-            if grad_hidden is not None:
-                torch.mul(ctx.product(slope, weight.T), factor, out=grad_hidden[part])
-            if wants_weight:
-                grad_weight = ctx.product((states * factor).T, slope.T, grad_weight)
-            if grad_bias is not None:
-                grad_bias += (factor.T @ slope)[0]
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.T,
-            grad_bias,
-            None,
-            None,
-        )
+        hidden, _, _, _, *saved = ctx.saved_tensors
+        if ctx.head_trains:
+            return _trained_head_gradients(ctx, grad)
+        grad_hidden = torch.cat(saved).mul_(grad[:, None].to(hidden.dtype))
+        return grad_hidden, None, None, None, None
 
 
-def _chunk(
+def _trained_head_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The backward pass of `_FusedLogps` where the head trains; grad is [positions]."""
+    hidden, weight, bias, targets, *saved = ctx.saved_tensors
+    wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+    matmul = ctx.matmul
+    grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+    # As [width, vocabulary]: so nothing as wide as the vocabulary is transposed on the left of a product.
+    grad_weight: Tensor | None = None
+    grad_bias = torch.zeros_like(bias) if wants_bias else None
+    for start in range(0, len(targets), ctx.chunk_rows):
+        rows = slice(start, start + ctx.chunk_rows)
+        states, tokens = hidden[rows], targets[rows]
+        if start == 0:
+            exps, sums = saved
+        else:
+            _, exps, sums = _softmax_chunk(states, weight, bias, tokens, matmul)
+        # 1_t - p = -(e - Σe · 1_t) / Σe. The bracket is made in place of e, [rows, vocabulary]; the factor
+        # -grad / Σe of each row goes into the narrow matrices.
+        exps.scatter_add_(1, tokens[:, None], -sums[:, None])
+        factor = (-grad[rows] / sums)[:, None]
+        slope, factor = exps.to(weight.dtype), factor.to(weight.dtype)
+        if grad_hidden is not None:
+            torch.mul(matmul(slope, weight.T), factor, out=grad_hidden[rows])
+        if wants_weight:
+            grad_weight = matmul((states * factor).T, slope.T, grad_weight)
+        if grad_bias is not None:
+            grad_bias += (factor.T @ slope)[0]
+    turned = None if grad_weight is None else grad_weight.T
+    return grad_hidden, turned, grad_bias, None, None
+
+
+def _softmax_chunk(
     states: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    product: Product,
+    matmul: Matmul,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs of the targets, e and its row sums with p = e / sum; nothing else of the logits' size lives."""
-    logits = product(states, weight)
+    """Log-probs of the targets [rows], e [rows, vocabulary] and its row sums [rows], with p = e / sum.
+
+    Everything happens in place of the logits: no second tensor of their size is made.
+    """
+    logits = matmul(states, weight)
     if bias is not None:
         logits += bias
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits -= logits.amax(1, keepdim=True)
-    wanted = logits.gather(1, targets[:, None]).squeeze(1)
-    total = logits.exp_().sum(1)
-    return wanted - total.log(), logits, total
+    target_logits = logits.gather(1, targets[:, None]).squeeze(1)
+    exps = logits.exp_()
+    sums = exps.sum(1)
+    return target_logits - sums.log(), exps, sums
 
 
-def _rows(weight: Tensor) -> int:
-    size = torch.promote_types(weight.dtype, torch.float32).itemsize
-    return max(1, CHUNK_BYTES // (len(weight) * size))
+def _chunk_rows(weight: Tensor) -> int:
+    """Positions per chunk of logits of CHUNK_BYTES."""
+    logit_bytes = torch.promote_types(weight.dtype, torch.float32).itemsize
+    return max(1, CHUNK_BYTES // (len(weight) * logit_bytes))

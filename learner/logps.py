@@ -1,8 +1,12 @@
 """Log-probs of completions: the head runs at completion positions only, a chunk of them at a time.
 
-Of the tokens x vocabulary tensor a chunk exists at a time, and one number per token is kept. `learner.head` does that
-fused with its gradients, and keeps one chunk, of at most 128 MiB, until the backward pass of a head that trains; heads
-that it cannot take go through gradient checkpointing.
+Logits of a whole batch [tokens, vocabulary] never exist: there is a chunk of them at a time, of which one number per
+token is kept.
+
+    head                                 way of the logits
+    a plain linear layer                 `learner.head`: fused with log softmax and its gradients. A head that trains
+                                         keeps one chunk, of at most 128 MiB, for the backward pass
+    any other (LoRA, nf4, ZeRO-3)        gradient checkpointing: each chunk again in the backward pass
 """
 
 from __future__ import annotations
@@ -15,14 +19,15 @@ from torch.utils.checkpoint import checkpoint
 
 from learner.collate import RowBatch
 from learner.head import fused_token_logps
-from learner.products import is_plain
+from learner.products import is_plain_linear
 from learner.ranks import most
 
 CHUNK_POSITIONS = 1024
+"""Positions per chunk on the way through gradient checkpointing."""
 
 
 class CompletionLogps(NamedTuple):
-    """`token_logps` [rows, response columns] in nats, 0 where `mask` is False; float32, or float64 models' own.
+    """`token_logps` [rows, response columns] in nats, 0 where `mask` is False; float32, float64 for such models.
 
     Of the same shape and on demand only: `alternatives`, the log-probs of other tokens at the same positions, and
     `best`, the most likely token ids. A tuple, because ZeRO-3's hooks look for tensors inside of tuples only.
@@ -61,48 +66,56 @@ def completion_logps(
         best: whether to name the most likely tokens, without gradients.
         fused: as in `learner.head`; alternatives are never fused.
     """
-    hidden = model.model(
+    output = model.model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         use_cache=False,
         **batch.media,
-    ).last_hidden_state
+    )
+    # Row and column of every response token; from here on [response tokens] is the first dimension.
     rows, columns = batch.response_mask.nonzero(as_tuple=True)
-    states = hidden[rows, columns - 1]
+    hidden = output.last_hidden_state[rows, columns - 1]
+    targets = batch.input_ids[rows, columns]
+    # A response's tokens are contiguous: its column in the result counts from its first token.
+    first_columns = batch.response_mask.int().argmax(1)
+    places = columns - first_columns[rows]
     lengths = batch.response_mask.sum(1)
-    places = columns - batch.response_mask.int().argmax(1)[rows]
     mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
 
-    def laid_out(values: Tensor) -> Tensor:
+    def in_rows(values: Tensor) -> Tensor:
+        """Values [response tokens] laid out as [rows, response columns]."""
         return values.new_zeros(mask.shape).index_put((rows, places), values)
 
-    targets = batch.input_ids[rows, columns][:, None]
-    if alternatives is not None:
-        targets = torch.cat([targets, alternatives[rows, places][:, None]], 1)
-        values = checkpointed_token_logps(model.lm_head, states, targets)
+    head = model.lm_head
+    other_logps = None
+    if alternatives is None:
+        logps = in_rows(token_logps(head, hidden, targets, fused))
     else:
-        values = token_logps(model.lm_head, states, targets[:, 0], fused)[:, None]
-    own, *others = map(laid_out, values.unbind(1))
-    return CompletionLogps(
-        own,
-        mask,
-        others[0] if others else None,
-        laid_out(_best_tokens(model.lm_head, states)) if best else None,
-    )
+        # One run of the head for both: targets [response tokens, 2].
+        both = torch.stack([targets, alternatives[rows, places]], 1)
+        both_logps = checkpointed_token_logps(head, hidden, both)
+        logps, other_logps = in_rows(both_logps[:, 0]), in_rows(both_logps[:, 1])
+    best_tokens = in_rows(_best_tokens(head, hidden)) if best else None
+    return CompletionLogps(logps, mask, other_logps, best_tokens)
 
 
 def token_logps(
-    head: nn.Module, hidden: Tensor, targets: Tensor, fused: bool
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    fused: bool,
 ) -> Tensor:
     """log softmax(head(hidden))[targets], [positions]; fused with its gradients if asked for and possible."""
-    if fused and is_plain(head):
+    if fused and is_plain_linear(head):
         assert isinstance(head, nn.Linear)
         return fused_token_logps(head, hidden, targets)
     return checkpointed_token_logps(head, hidden, targets)
 
 
 def checkpointed_token_logps(
-    head: nn.Module, hidden: Tensor, targets: Tensor
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
 ) -> Tensor:
     """log softmax(head(hidden))[targets] of any kind of head, in the shape of targets.
 
@@ -113,15 +126,16 @@ def checkpointed_token_logps(
     if targets.ndim == 1:
         return checkpointed_token_logps(head, hidden, targets[:, None]).squeeze(1)
 
-    def chunk_logps(states: Tensor, wanted: Tensor) -> Tensor:
+    def chunk_logps(states: Tensor, tokens: Tensor) -> Tensor:
         logits: Tensor = head(states)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.gather(1, wanted) - logits.logsumexp(1, keepdim=True)
+        return logits.gather(1, tokens) - logits.logsumexp(1, keepdim=True)
 
-    chunks = _chunks(head, hidden, targets)
-    return torch.cat(
-        [checkpoint(chunk_logps, *chunk, use_reentrant=False) for chunk in chunks]
-    )
+    logps = []
+    for states, tokens in _chunks(head, hidden, targets):
+        logp = checkpoint(chunk_logps, states, tokens, use_reentrant=False)
+        logps.append(logp)
+    return torch.cat(logps)
 
 
 @torch.no_grad()
@@ -130,10 +144,13 @@ def _best_tokens(head: nn.Module, hidden: Tensor) -> Tensor:
     return torch.cat([head(states).argmax(1) for (states,) in _chunks(head, hidden)])
 
 
-def _chunks(head: nn.Module, *rows: Tensor) -> list[tuple[Tensor, ...]]:
-    """CHUNK_POSITIONS rows of each at a time; on all ranks equally many for a head that ZeRO-3 gathers for each."""
-    chunks = list(zip(*(each.split(CHUNK_POSITIONS) for each in rows), strict=True))
+def _chunks(head: nn.Module, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """The tensors cut into chunks of CHUNK_POSITIONS rows."""
+    splits = [tensor.split(CHUNK_POSITIONS) for tensor in tensors]
+    chunks = list(zip(*splits, strict=True))
     if any(hasattr(parameter, "ds_id") for parameter in head.parameters()):
-        nothing = tuple(each[:0] for each in rows)
-        chunks += [nothing] * (most(len(chunks), rows[0].device) - len(chunks))
+        # ZeRO-3 gathers the head once per chunk, with all ranks: who has fewer chunks adds empty ones, or all hang.
+        num_missing = most(len(chunks), tensors[0].device) - len(chunks)
+        empty = tuple(tensor[:0] for tensor in tensors)
+        chunks += [empty] * num_missing
     return chunks

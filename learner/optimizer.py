@@ -1,4 +1,4 @@
-"""AdamW, warm-up and schedule: one definition for every engine, so that engines cannot disagree."""
+"""AdamW, warm-up and learning-rate schedule: one definition for all engines, so that they cannot disagree."""
 
 from __future__ import annotations
 
@@ -12,25 +12,38 @@ from torch.optim.lr_scheduler import LambdaLR
 from common.config import Optimizer as OptimizerConfig
 
 
-def lr_factor(config: OptimizerConfig, num_steps: int, update: int) -> float:
-    """Share of `lr` for update number `update` (from 0): linear warm-up that never is 0, then the schedule to 0."""
-    if update < config.warmup_steps:
-        return (update + 1) / (config.warmup_steps + 1)
+def lr_factor(
+    config: OptimizerConfig,
+    num_steps: int,
+    update: int,
+) -> float:
+    """Share of `lr` for the update of this number, from 0: linear warm-up, then the schedule down to 0.
+
+    Warm-up ends at update `warmup_steps`, and begins above 0, so that no update is wasted.
+    """
+    warmup_steps = config.warmup_steps
+    if update < warmup_steps:
+        return (update + 1) / (warmup_steps + 1)
     if config.schedule == "constant":
         return 1.0
-    progress = min(
-        1.0, (update - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
-    )
+    num_decay_steps = max(1, num_steps - warmup_steps)
+    progress = min(1.0, (update - warmup_steps) / num_decay_steps)
     if config.schedule == "linear":
         return 1.0 - progress
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, config: OptimizerConfig, num_steps: int
+    optimizer: torch.optim.Optimizer,
+    config: OptimizerConfig,
+    num_steps: int,
 ) -> LambdaLR:
     """`lr_factor` as a scheduler; it moves once per applied update."""
-    return LambdaLR(optimizer, lambda update: lr_factor(config, num_steps, update))
+
+    def factor(update: int) -> float:
+        return lr_factor(config, num_steps, update)
+
+    return LambdaLR(optimizer, factor)
 
 
 def adamw_options(config: OptimizerConfig) -> dict[str, Any]:
@@ -39,13 +52,15 @@ def adamw_options(config: OptimizerConfig) -> dict[str, Any]:
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """AdamW that clips the global gradient norm first and leaves everything as it is when that norm is not finite.
+    """AdamW that first clips the global gradient norm, and changes nothing when that norm is not finite.
 
-    `overflow` and `_global_grad_norm` are the names under which DeepSpeed looks for both facts.
+    DeepSpeed reads `overflow` and `_global_grad_norm` under these names.
     """
 
     def __init__(
-        self, params: Iterable[torch.nn.Parameter], config: OptimizerConfig
+        self,
+        params: Iterable[torch.nn.Parameter],
+        config: OptimizerConfig,
     ) -> None:
         super().__init__(params, fused=True, **adamw_options(config))
         self._max_grad_norm = config.max_grad_norm
@@ -59,18 +74,16 @@ class ClippedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Clip and update, or count as overflow. Gradients must already be averaged over ranks."""
-        parameters = [
-            parameter for group in self.param_groups for parameter in group["params"]
-        ]
+        """Clip and update, or set `overflow` and change nothing. Gradients must be averaged over ranks already."""
+        parameters: list[torch.nn.Parameter] = []
+        for group in self.param_groups:
+            parameters += group["params"]
         for parameter in parameters:
-            if (
-                parameter.grad is None
-            ):  # as in ZeRO: what a batch does not use goes on with its momentum
+            # As in ZeRO: a parameter that the batch did not use goes on with its momentum. AdamW would leave it out.
+            if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self._global_grad_norm = float(
-            torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
-        )
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
+        self._global_grad_norm = float(norm)
         self.overflow = not math.isfinite(self._global_grad_norm)
         if not self.overflow:
             super().step()

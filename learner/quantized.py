@@ -1,9 +1,9 @@
-"""QLoRA: the language side's linear layers held in 4 bits, adapters in full precision (arXiv 2305.14314, sections 2-3).
+"""QLoRA: the language model's linear layers in 4 bits, adapters in full precision (arXiv 2305.14314, sections 2-3).
 
-Vision tower, projector, embeddings, norms and head stay as they are. The quantised model is the reference, and what
-leaves the learner is the dequantised base with the adapters merged: an engine then computes what was trained. Before
-the first push it runs the start policy as it is on disk, which differs from the reference by the rounding to 4 bits.
-bitsandbytes is imported here only.
+Vision tower, projector, embeddings, norms and head are not quantised. The quantised model is the reference. Pushes and
+exports carry the dequantised base with the adapters merged, so that an engine computes what was trained. Before the
+first push an engine runs the start policy from disk, which differs from the reference by the rounding to 4 bits.
+bitsandbytes is imported in this file only.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.model_parts import PROJECTORS, VISION_TOWERS
 
-KEPT = (
-    "lm_head",
-    r".*(vision_tower|visual|vision_model|multi_modal_projector|merger|connector)",
-)
-"""Patterns of module names that are not quantised, from their beginning."""
+_VISION_SIDE = "|".join([*VISION_TOWERS, *PROJECTORS])
+NOT_QUANTIZED = ("lm_head", f".*({_VISION_SIDE})")
+"""Patterns of module names that stay in full precision, matched from a name's beginning."""
 
 
 def nf4_settings(dtype: torch.dtype) -> Any:
@@ -42,31 +41,39 @@ def nf4_settings(dtype: torch.dtype) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(KEPT),  # the name is shared with 8 bits
+        # In spite of its name it holds for 4 bits, too.
+        llm_int8_skip_modules=list(NOT_QUANTIZED),
     )
 
 
-def settle(model: Any) -> None:
-    """Once per loaded model: one arithmetic in training and in evaluation, and a config of the plain model.
+def clean_up_quantized(model: Any) -> None:
+    """Give a quantised model one arithmetic for training and evaluation, and the config of the plain model.
 
-    On a CPU that has it bitsandbytes would repack weights in place for a bfloat16 kernel at the first evaluation; the
-    config goes into exports, whose weights are not quantised.
+    To be called once, after loading.
     """
     for module in model.modules():
-        if getattr(getattr(module, "weight", None), "quant_state", None) is not None:
+        weight = getattr(module, "weight", None)
+        if getattr(weight, "quant_state", None) is not None:
+            # Else bitsandbytes repacks weights in place, for a bfloat16 kernel, at the first evaluation on a CPU.
             module.support_avx512bf16_for_cpu = False
+    # The config goes into exports, whose weights are not quantised.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
 
 
 def dequantised(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by the names of `module.named_parameters()`, the 4-bit ones in full shape and the model's dtype."""
-    found = dict(weights)
+    """The weights with the 4-bit ones in full shape and the model's dtype.
+
+    Args:
+        module: where the 4-bit weights and their scales are.
+        weights: by the names of `module.named_parameters()`.
+    """
+    full = dict(weights)
     for name, parameter in module.named_parameters(remove_duplicate=False):
         state = getattr(parameter, "quant_state", None)
-        if name in found and state is not None:
+        if name in full and state is not None:
             from bitsandbytes.functional import dequantize_4bit
 
-            found[name] = dequantize_4bit(parameter.data, state).to("cpu")
-    return found
+            full[name] = dequantize_4bit(parameter.data, state).to("cpu")
+    return full

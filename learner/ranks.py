@@ -1,4 +1,4 @@
-"""How the learner's ranks find each other, and small exchanges between them."""
+"""How the learner's ranks meet in a process group, and small exchanges between them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,43 @@ from common.errors import UserError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
+"""How long ranks wait for each other, at the start and in every exchange."""
 
 
-def join(backend: str, rank: int, world_size: int, address: str, port: int) -> None:
-    """Make this process a member of the process group; rank 0 listens at the address (UserError: they do not meet)."""
+def join(
+    backend: str,
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+) -> None:
+    """Make this process a member of the process group; rank 0 listens at the address.
+
+    Raises:
+        UserError: the ranks do not meet in time.
+        RuntimeError: this process is a member already.
+    """
     if dist.is_initialized():
         raise RuntimeError(
             "this process already belongs to a process group; close the other engine first"
         )
     try:
-        store = (
-            dist.HashStore()  # type: ignore[attr-defined]
-            if world_size == 1
-            else dist.TCPStore(  # type: ignore[attr-defined]
-                address, port, world_size, is_master=rank == 0, timeout=TIMEOUT
+        # A single rank needs no port, which somebody else could take.
+        store: Any = dist.HashStore()  # type: ignore[attr-defined]
+        if world_size > 1:
+            store = dist.TCPStore(  # type: ignore[attr-defined]
+                address,
+                port,
+                world_size,
+                is_master=rank == 0,
+                timeout=TIMEOUT,
             )
-        )
         dist.init_process_group(
-            backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
+            backend,
+            store=store,
+            rank=rank,
+            world_size=world_size,
+            timeout=TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -40,14 +59,14 @@ def join(backend: str, rank: int, world_size: int, address: str, port: int) -> N
 
 
 def most(number: int, device: torch.device) -> int:
-    """The largest of all ranks' numbers (collective)."""
+    """The largest of all ranks' numbers; every rank must call it."""
     value = torch.tensor(number, device=device)
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return int(value)
 
 
 def gather(value: T, world_size: int) -> list[T]:
-    """Every rank's value, on every rank."""
+    """Every rank's value, in the order of ranks, on every rank; every rank must call it."""
     if world_size == 1:
         return [value]
     values: list[Any] = [None] * world_size

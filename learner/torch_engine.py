@@ -1,4 +1,4 @@
-"""The training engine in plain torch: one process, float32. The yardstick for the DeepSpeed engine."""
+"""The training engine in plain torch: one process, float32. Tests measure the DeepSpeed engine against it."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ class TorchEngine:
     rank = 0
     world_size = 1
 
-    def __init__(self, module: nn.Module, config: LearnerConfig) -> None:
-        dtypes = {
-            parameter.dtype
-            for parameter in module.parameters()
-            if parameter.requires_grad
-        }
+    def __init__(
+        self,
+        module: nn.Module,
+        config: LearnerConfig,
+    ) -> None:
+        trainable = [weight for weight in module.parameters() if weight.requires_grad]
+        dtypes = {weight.dtype for weight in trainable}
         if config.num_ranks > 1 or not dtypes <= {torch.float32, torch.float64}:
             raise UserError(
                 f"learner.engine: torch expects 1 rank and float32 weights, got {config.num_ranks} and "
                 f"{sorted(map(str, dtypes))}; set learner.engine = deepspeed"
             )
         self._module = module
-        self._optimizer = ClippedAdamW(
-            (p for p in module.parameters() if p.requires_grad), config.optimizer
-        )
+        self._optimizer = ClippedAdamW(trainable, config.optimizer)
         self._schedule = build_schedule(
-            self._optimizer, config.optimizer, config.num_steps
+            self._optimizer,
+            config.optimizer,
+            config.num_steps,
         )
 
     @property
     def module(self) -> nn.Module:
-        """What is called for the forward pass."""
+        """The module to call for the forward pass."""
         return self._module
 
     def backward(self, loss: Tensor) -> None:
@@ -71,24 +72,28 @@ class TorchEngine:
         }
 
     def gather_weights(
-        self, wanted: Callable[[str], bool] = lambda name: True
+        self,
+        wanted: Callable[[str], bool] = lambda name: True,
     ) -> Mapping[str, Tensor] | None:
-        """Copies of all parameters on the CPU, tied ones under each of their names."""
-        return {
-            name: weight.to("cpu", copy=True)
-            for name, weight in self.gathered(self._module, wanted)
-        }
+        """Copies of the wanted parameters on the CPU, tied ones under each of their names."""
+        weights = {}
+        for name, weight in self.gathered(self._module, wanted):
+            weights[name] = weight.to("cpu", copy=True)
+        return weights
 
     def place_frozen(self, module: nn.Module) -> nn.Module:
         """The module itself, on the policy's device."""
         return module.to(next(self._module.parameters()).device)
 
     def gathered(
-        self, module: nn.Module, wanted: Callable[[str], bool] = lambda name: True
+        self,
+        module: nn.Module,
+        wanted: Callable[[str], bool] = lambda name: True,
     ) -> Iterator[tuple[str, Tensor]]:
-        """Parameters by name, tied ones under each of their names."""
-        named = module.named_parameters(remove_duplicate=False)
-        return ((name, each.detach()) for name, each in named if wanted(name))
+        """The wanted parameters by name, tied ones under each of their names."""
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if wanted(name):
+                yield name, parameter.detach()
 
     def save(self, directory: Path) -> None:
         """Trainable weights, optimizer and schedule."""
@@ -101,27 +106,33 @@ class TorchEngine:
         torch.save(state, directory / STATE_FILE)
 
     def load(self, directory: Path) -> None:
-        """Go on from `save` (raises what torch raises; the learner says it in one line)."""
-        state = torch.load(
-            directory / STATE_FILE, map_location="cpu", weights_only=True
-        )
-        own = self._trainable()
-        if own.keys() != state["weights"].keys():
+        """Go on from a `save`.
+
+        Raises:
+            ValueError: other weights train here than in the saved run. Other errors are torch's own; the learner turns
+                all of them into one line.
+        """
+        file = directory / STATE_FILE
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        saved = state["weights"]
+        trainable = self._trainable()
+        if trainable.keys() != saved.keys():
             raise ValueError(
-                f"other trainable weights: {len(state['weights'])} saved, {len(own)} here"
+                f"other trainable weights: {len(saved)} saved, {len(trainable)} here"
             )
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(state["weights"][name])
+            for name, parameter in trainable.items():
+                parameter.copy_(saved[name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
 
     def close(self) -> None:
-        """Nothing to hand back."""
+        """Nothing is held that must be given back."""
 
     def _trainable(self) -> dict[str, Tensor]:
-        return {
-            name: parameter.data
-            for name, parameter in self._module.named_parameters()
-            if parameter.requires_grad
-        }
+        """Trainable parameters by name, sharing their memory."""
+        trainable = {}
+        for name, parameter in self._module.named_parameters():
+            if parameter.requires_grad:
+                trainable[name] = parameter.data
+        return trainable

@@ -1,4 +1,13 @@
-"""Vision towers run on their own, and their states replayed to the projector behind (or, for Qwen, inside of) them."""
+"""Run the vision tower alone, and replay its states later to the projector.
+
+A frozen tower gives the same states to policy and reference, but each of the two has its own projector. So the tower
+runs once (`tower_states`), and both models read the result (`replayed`). What is recorded depends on where the
+projector reads:
+
+    family    projector                      recorded states
+    LLaVA     behind the tower               hidden states [images or tiles, patches, width] per layer it reads
+    Qwen      mergers inside of the tower    block outputs [patches, width] per block that a merger reads
+"""
 
 from __future__ import annotations
 
@@ -12,145 +21,126 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
+from common.model_parts import has_projector_inside, vision_tower
 from learner.tree import Media, joined
 
-TOWER_IMAGES = 8
-"""Images (tiles) per run of a CLIP tower, entries of media per run for features: bounds what it needs at a time."""
+IMAGES_PER_RUN = 8
+"""Images (or tiles) per run of a CLIP tower, entries of media per run for features: bounds the memory of a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Of one entry of media: a tensor [tokens, width] per image; the same per level for DeepStack models."""
+    """What the vision side makes of one entry of media: image features, or states of the tower.
+
+    `pooled` has a tensor [tokens, width] per image. `levels` has the same once per DeepStack level (Qwen3-VL), and is
+    empty for other families.
+    """
 
     pooled: list[Tensor]
     levels: list[list[Tensor]]
 
     @property
     def num_bytes(self) -> int:
-        return sum(
-            tensor.nbytes
-            for tensor in [
-                *self.pooled,
-                *(each for level in self.levels for each in level),
-            ]
-        )
+        """Bytes of all tensors."""
+        total = sum(tensor.nbytes for tensor in self.pooled)
+        for level in self.levels:
+            total += sum(tensor.nbytes for tensor in level)
+        return total
 
-    def alone(self) -> Features:
-        """The same without views of what several images share: one that is kept would keep them all."""
-        return Features(
-            [_alone(each) for each in self.pooled],
-            [[_alone(e) for e in level] for level in self.levels],
-        )
+    def unshared(self) -> Features:
+        """The same with storage of its own: a kept slice of a run's output would keep the output of the whole run."""
+        levels = [_unshared(level) for level in self.levels]
+        return Features(_unshared(self.pooled), levels)
+
+
+def _unshared(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of those tensors that are a part of a larger storage."""
+    unshared = []
+    for tensor in tensors:
+        is_whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        unshared.append(tensor if is_whole else tensor.clone())
+    return unshared
 
 
 def image_features(model: Any, media: Sequence[Media]) -> list[Features]:
-    """The family's own features (projector included), one run for all media."""
-    inputs = {
-        name: joined([each.inputs[name] for each in media]) for name in media[0].inputs
-    }
+    """Image features as the family computes them, projector included, in one run for all entries of media."""
+    inputs = {}
+    for name in media[0].inputs:
+        inputs[name] = joined([entry.inputs[name] for entry in media])
     output = model.model.get_image_features(**inputs, return_dict=True)
-    pooled, levels = (
-        list(output.pooler_output),
-        [list(level) for level in getattr(output, "deepstack_features", ())],
-    )
-    counts = [len(each.sha256) for each in media]
-    assert len(pooled) == sum(counts), (
-        f"{len(pooled)} features for {sum(counts)} images"
-    )
-    starts = [sum(counts[:index]) for index in range(len(counts))]
-    cuts = [
-        slice(start, start + count) for start, count in zip(starts, counts, strict=True)
-    ]
-    return [Features(pooled[cut], [level[cut] for level in levels]) for cut in cuts]
+    pooled = list(output.pooler_output)
+    levels = [list(level) for level in getattr(output, "deepstack_features", ())]
+    num_images = sum(len(entry.sha256) for entry in media)
+    assert len(pooled) == num_images, f"{len(pooled)} features for {num_images} images"
 
-
-def _alone(tensor: Tensor) -> Tensor:
-    return (
-        tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-    )
-
-
-def tower_parameters(model: Any) -> Iterator[nn.Parameter]:
-    """Of the tower without projectors; Qwen's mergers are such, and sit inside of it."""
-    tower = (
-        model.model.visual
-        if hasattr(model.model, "visual")
-        else model.model.vision_tower
-    )
-    return (
-        parameter
-        for name, parameter in tower.named_parameters()
-        if "merger" not in name
-    )
+    features = []
+    start = 0
+    for entry in media:
+        images = slice(start, start + len(entry.sha256))
+        features.append(Features(pooled[images], [level[images] for level in levels]))
+        start = images.stop
+    return features
 
 
 def tower_states(model: Any, media: Sequence[Media]) -> list[Features]:
-    """What projectors read, per entry of media: a tensor for each place in the tower that one of them is at."""
-    return [
-        Features(
-            _block_states(model, each)
-            if hasattr(model.model, "visual")
-            else _layer_states(model, each),
-            [],
-        )
-        for each in media
-    ]
+    """The states that projectors read, per entry of media: `pooled` has one tensor per place where one is read."""
+    record = _block_states if has_projector_inside(model) else _layer_states
+    return [Features(record(model, entry), []) for entry in media]
 
 
 @contextmanager
 def replayed(model: Any, states: Sequence[Features]) -> Iterator[None]:
-    """The tower answers with these states, whatever pixels it is given; everything behind it runs as ever."""
-    joint = [
-        torch.cat(parts)
-        for parts in zip(*(each.pooled for each in states), strict=True)
-    ]
-    if hasattr(model.model, "visual"):
-        visual = model.model.visual
-        known = dict(zip(_levels(visual), joint, strict=True))
-        blocks = nn.ModuleList(
-            _Replay(known.get(index)) for index in range(len(visual.blocks))
-        )
-        with _exchanged(visual, "blocks", blocks):
+    """Inside, the tower answers with these `tower_states` whatever pixels it is given; the projector runs as usual."""
+    per_entry = [entry.pooled for entry in states]
+    joint = [torch.cat(parts) for parts in zip(*per_entry, strict=True)]
+    if has_projector_inside(model):
+        with _replayed_blocks(vision_tower(model), joint):
             yield
-        return
-    hidden: Mapping[int, Tensor] = dict(zip(_layers(model.config), joint, strict=True))
-    tower = model.model.vision_tower
-    tower.forward = lambda *args, **kwargs: SimpleNamespace(hidden_states=hidden)
-    try:
-        yield
-    finally:
-        del tower.forward
+    else:
+        with _replayed_layers(model, joint):
+            yield
 
 
-class _Replay(nn.Module):
-    """Stands in for a block: gives what the block gave, or what it is given where nothing reads the block."""
+# Projector inside of the tower (Qwen): blocks are recorded and replaced.
+
+
+class _ReplayedBlock(nn.Module):
+    """Stands in for a block: returns the block's recorded output, or its input where no merger reads the block."""
 
     def __init__(self, states: Tensor | None) -> None:
         super().__init__()
         self.states = states
 
-    def forward(self, hidden: Tensor, **kwargs: Any) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        **kwargs: Any,
+    ) -> Tensor:
         return hidden if self.states is None else self.states
 
 
-def _levels(visual: Any) -> list[int]:
-    """Blocks of a Qwen tower that a merger reads: DeepStack's, and the last."""
-    return sorted(
-        {*getattr(visual, "deepstack_visual_indexes", ()), len(visual.blocks) - 1}
-    )
+def _merger_blocks(tower: Any) -> list[int]:
+    """Indices of the blocks that a merger reads: DeepStack's, and the last."""
+    deepstack = getattr(tower, "deepstack_visual_indexes", ())
+    return sorted({*deepstack, len(tower.blocks) - 1})
 
 
 def _block_states(model: Any, media: Media) -> list[Tensor]:
-    visual = model.model.visual
+    """Outputs [patches, width] of the blocks that a merger reads."""
+    tower = vision_tower(model)
     states: list[Tensor] = []
-    handles = [
-        visual.blocks[level].register_forward_hook(
-            lambda module, inputs, output: states.append(output)
-        )
-        for level in _levels(visual)
-    ]
+
+    def record(
+        module: nn.Module,
+        inputs: Any,
+        output: Tensor,
+    ) -> None:
+        states.append(output)
+
+    blocks = [tower.blocks[index] for index in _merger_blocks(tower)]
+    handles = [block.register_forward_hook(record) for block in blocks]
     try:
-        visual(
+        tower(
             media.inputs["pixel_values"],
             grid_thw=media.inputs["image_grid_thw"],
             return_dict=True,
@@ -161,65 +151,90 @@ def _block_states(model: Any, media: Media) -> list[Tensor]:
     return states
 
 
-def _layers(config: Any) -> list[int]:
-    """Layers of a LLaVA's tower that its projector reads, as its configuration counts them."""
-    wanted = config.vision_feature_layer
-    return [wanted] if isinstance(wanted, int) else list(wanted)
+@contextmanager
+def _replayed_blocks(tower: Any, states: Sequence[Tensor]) -> Iterator[None]:
+    recorded = dict(zip(_merger_blocks(tower), states, strict=True))
+    blocks = nn.ModuleList()
+    for index in range(len(tower.blocks)):
+        blocks.append(_ReplayedBlock(recorded.get(index)))
+    with _replaced(tower, "blocks", blocks):
+        yield
+
+
+# Projector behind the tower (LLaVA): hidden states are recorded, and the tower's forward is replaced.
+
+
+def _projected_layers(config: Any) -> list[int]:
+    """Layers of the tower that the projector reads, numbered as in `vision_feature_layer`."""
+    layers = config.vision_feature_layer
+    return [layers] if isinstance(layers, int) else list(layers)
 
 
 def _layer_states(model: Any, media: Media) -> list[Tensor]:
-    """[images or tiles, patches, width] per layer. Layers of CLIP behind the last one read are not run."""
-    config, tower, pixels = (
-        model.config,
-        model.model.vision_tower,
-        media.inputs["pixel_values"],
-    )
+    """Hidden states [images or tiles, patches, width] per layer that the projector reads."""
+    config = model.config
+    pixels = media.inputs["pixel_values"]
+    # LLaVA-NeXT: [images, tiles, channels, height, width], padded to the image with most tiles.
     if pixels.ndim == 5:
         sizes = media.inputs["image_sizes"]
-        pixels = torch.cat(
-            [
-                tiles[: _num_tiles(config, size)]
-                for tiles, size in zip(pixels, sizes, strict=True)
-            ]
-        )
-    parts = [
-        _run_layers(tower, chunk, _layers(config))
-        for chunk in pixels.split(TOWER_IMAGES)
-    ]
-    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+        tiles = []
+        for image, size in zip(pixels, sizes, strict=True):
+            tiles.append(image[: _num_tiles(config, size)])
+        pixels = torch.cat(tiles)
+    tower, layers = vision_tower(model), _projected_layers(config)
+    chunks = pixels.split(IMAGES_PER_RUN)
+    runs = [_run_layers(tower, chunk, layers) for chunk in chunks]
+    return [torch.cat(layer_runs) for layer_runs in zip(*runs, strict=True)]
 
 
 def _num_tiles(config: Any, size: Tensor) -> int:
-    """Tiles of a LLaVA-NeXT image of this (height, width); those behind are padding."""
-    return int(
-        image_size_to_num_patches(
-            size, config.image_grid_pinpoints, config.vision_config.image_size
-        )
-    )
+    """Number of tiles, without padding, of a LLaVA-NeXT image of this (height, width)."""
+    tile_side = config.vision_config.image_size
+    return int(image_size_to_num_patches(size, config.image_grid_pinpoints, tile_side))
 
 
-def _run_layers(tower: Any, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-    """Hidden states behind these layers, counted as transformers does (0 is the embedding, -1 the last)."""
+def _run_layers(
+    tower: Any,
+    pixels: Tensor,
+    layers: Sequence[int],
+) -> list[Tensor]:
+    """Hidden states behind these layers, numbered as in transformers: 0 is the embedding, -1 the last layer."""
     if tower.config.model_type != "clip_vision_model":
-        states = tower(
-            pixels, output_hidden_states=True, return_dict=True
-        ).hidden_states
-        return [states[layer] for layer in layers]
+        output = tower(pixels, output_hidden_states=True, return_dict=True)
+        return [output.hidden_states[layer] for layer in layers]
+    # Layers of CLIP behind the last one that is read are not run at all.
     all_layers = tower.encoder.layers
-    places = [layer % (len(all_layers) + 1) for layer in layers]
-    with _exchanged(tower.encoder, "layers", all_layers[: max(places)]):
-        output = tower(pixels, output_hidden_states=len(places) > 1, return_dict=True)
-    return [
-        output.last_hidden_state if len(places) == 1 else output.hidden_states[place]
-        for place in places
-    ]
+    depths = [layer % (len(all_layers) + 1) for layer in layers]
+    several = len(depths) > 1
+    with _replaced(tower.encoder, "layers", all_layers[: max(depths)]):
+        output = tower(pixels, output_hidden_states=several, return_dict=True)
+    if not several:
+        return [output.last_hidden_state]
+    return [output.hidden_states[depth] for depth in depths]
 
 
 @contextmanager
-def _exchanged(module: Any, name: str, other: nn.ModuleList) -> Iterator[None]:
-    own = getattr(module, name)
-    setattr(module, name, other)
+def _replayed_layers(model: Any, states: Sequence[Tensor]) -> Iterator[None]:
+    tower, layers = vision_tower(model), _projected_layers(model.config)
+    hidden: Mapping[int, Tensor] = dict(zip(layers, states, strict=True))
+    tower.forward = lambda *args, **kwargs: SimpleNamespace(hidden_states=hidden)
     try:
         yield
     finally:
-        setattr(module, name, own)
+        # Uncovers the class's own forward.
+        del tower.forward
+
+
+@contextmanager
+def _replaced(
+    module: Any,
+    name: str,
+    replacement: nn.ModuleList,
+) -> Iterator[None]:
+    """Inside, a submodule is replaced by another."""
+    original = getattr(module, name)
+    setattr(module, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)

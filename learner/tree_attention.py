@@ -1,13 +1,19 @@
 """Attention over a `TreeBatch`, as an attention implementation of transformers.
 
-Within a segment the prompt attends causally, each completion to the prompt and to itself. Nothing else is computed:
-no mask over the whole row exists, and pairs in one row cost no more than in rows of their own. On a CPU one autograd
-function writes outputs and gradients of all segments in place: slices would each bring a zeroed gradient of the row.
+Within a segment the prompt attends causally, and each completion attends to the prompt and causally to itself:
+
+    queries         keys           call
+    prompt          prompt         causal
+    completions     segment        one call with the segment's mask (see `learner.tree.Segment`), or
+    completion i    prompt, i      a call for each completion, with a mask that is causal over i
+
+Nothing else is computed: no mask over the whole row exists, and pairs in one row cost no more than in rows of their
+own. On a CPU one autograd function writes outputs and gradients of all segments in place; slices of the row would each
+bring a zeroed gradient as long as the row.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,15 +29,16 @@ from learner.tree import Segment
 
 NAME = "sightline_tree"
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+# The kernels behind F.scaled_dot_product_attention on a CPU, called directly for the sake of their backward.
+_flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class Call(NamedTuple):
-    """One attention call: tokens that ask, runs of tokens that are seen, and how (causal, or an additive mask)."""
+    """One attention call: `queries` attend to the `keys`, runs of tokens, causally or with an additive `mask`."""
 
-    asks: slice
-    seen: tuple[slice, ...]
+    queries: slice
+    keys: tuple[slice, ...]
     causal: bool
     mask: Tensor | None
 
@@ -48,9 +55,15 @@ def tree_attention(
     predictors_only: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """SDPA within the segments of `tree`; without one, transformers' own SDPA. query is [1, heads, tokens, width].
+    """SDPA within the segments of `tree`; without a tree, transformers' own SDPA.
 
-    With `predictors_only` query has only tokens that predict: each prompt's last, each completion's but its last.
+    Args:
+        query: [1, heads, tokens, width]; with `predictors_only` it has only the tokens that predict: the last of each
+            prompt, and all but the last of each completion.
+        key, value: [1, key heads, tokens, width], of all tokens; with grouped queries there are fewer key heads.
+
+    Returns:
+        Output [1, queries, heads, width], and None in place of attention weights.
     """
     if tree is None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
@@ -63,98 +76,131 @@ def tree_attention(
             scaling=scaling,
             **kwargs,
         )
-    calls = (
-        list(_predictors_calls(tree, query))
-        if predictors_only
-        else [c for s in tree for c in _calls(s, query)]
-    )
-    if _is_one_function(query, dropout):
-        return _TreeAttention.apply(query, key, value, calls, scaling), None  # type: ignore[no-untyped-call]
-    # Splits, because their backward is one concatenation.
-    asking = query.split([call.asks.stop - call.asks.start for call in calls], 2)
-    groups = query.shape[1] // key.shape[1]
-    key, value = _for_all_heads(key, groups), _for_all_heads(value, groups)
-    parts = [
-        F.scaled_dot_product_attention(
-            ask,
-            _seen(key, call),
-            _seen(value, call),
+    make_calls = _predictor_calls if predictors_only else _calls
+    calls: list[Call] = []
+    for segment in tree:
+        first_query = calls[-1].queries.stop if calls else 0
+        calls += make_calls(segment, first_query, query)
+    if use_cpu_kernel(query, dropout):
+        output = _CPUTreeAttention.apply(query, key, value, calls, scaling)  # type: ignore[no-untyped-call]
+        return output, None
+    # The query is split, not sliced, because the backward of a split is one concatenation.
+    queries = query.split([_length(call.queries) for call in calls], 2)
+    group_size = query.shape[1] // key.shape[1]
+    key = _for_all_heads(key, group_size)
+    value = _for_all_heads(value, group_size)
+    outputs = []
+    for call, call_query in zip(calls, queries, strict=True):
+        output = F.scaled_dot_product_attention(
+            call_query,
+            _runs(key, call.keys),
+            _runs(value, call.keys),
             call.mask,
             dropout,
             call.causal,
             scale=scaling,
         )
-        for ask, call in zip(asking, calls, strict=True)
-    ]
-    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+        outputs.append(output)
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
 
 
 def install(language_model: Any) -> None:
-    """Make a language model attend by trees when it is given one; it stays SDPA otherwise."""
+    """Make a language model attend by trees when it is given one; without one it is SDPA as before."""
     AttentionInterface.register(NAME, tree_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     language_model.config._attn_implementation = NAME
 
 
-def _is_one_function(query: Tensor, dropout: float) -> bool:
+def use_cpu_kernel(query: Tensor, dropout: float) -> bool:
+    """Whether attention goes through `_CPUTreeAttention`; its kernel knows no dropout."""
     return query.device.type == "cpu" and not dropout
 
 
-def _calls(segment: Segment, query: Tensor) -> Iterator[Call]:
-    """In the order of the tokens that ask."""
-    end = segment.start + segment.prompt
-    prompt = slice(segment.start, end)
-    yield Call(prompt, (prompt,), True, None)
+def _calls(
+    segment: Segment,
+    first_query: int,
+    query: Tensor,
+) -> Iterator[Call]:
+    """Calls of a segment, in the order of the tokens that ask; `first_query` is the segment's start."""
+    prompt_end = segment.start + segment.prompt
+    prompt = slice(segment.start, prompt_end)
+    yield Call(prompt, (prompt,), causal=True, mask=None)
     if segment.mask is not None:
-        whole = slice(segment.start, segment.stop)
-        yield Call(
-            slice(end, segment.stop), (whole,), False, segment.mask.to(query.dtype)
-        )
+        completions = slice(prompt_end, segment.stop)
+        everything = slice(segment.start, segment.stop)
+        mask = segment.mask.to(query.dtype)
+        yield Call(completions, (everything,), causal=False, mask=mask)
         return
+    start = prompt_end
     for length in segment.lengths:
-        own = slice(end, end + length)
-        hidden = query.new_full((length, length), float("-inf")).triu(1)
-        yield Call(own, (prompt, own), False, F.pad(hidden, (segment.prompt, 0)))
-        end += length
+        completion = slice(start, start + length)
+        # SDPA's own causal mask would be aligned to the first key, not to the last.
+        future = query.new_full((length, length), float("-inf")).triu(1)
+        mask = F.pad(future, (segment.prompt, 0))
+        yield Call(completion, (prompt, completion), causal=False, mask=mask)
+        start = completion.stop
 
 
-def _predictors_calls(tree: Sequence[Segment], query: Tensor) -> Iterator[Call]:
-    """The same for a query of predictors alone."""
-    at = 0
-    for segment in tree:
-        prompt, *completions = _calls(segment, query)
-        yield Call(slice(at, at + 1), prompt.seen, False, None)
-        at += 1
-        lengths = (
-            [segment.lengths]
-            if segment.mask is not None
-            else [(length,) for length in segment.lengths]
-        )
-        for call, run in zip(completions, lengths, strict=True):
-            ends = itertools.accumulate(run)
-            rows = [
-                row
-                for end, length in zip(ends, run, strict=True)
-                for row in range(end - length, end - 1)
-            ]
-            if rows:
-                assert call.mask is not None
-                yield Call(slice(at, at + len(rows)), call.seen, False, call.mask[rows])
-                at += len(rows)
+def _predictor_calls(
+    segment: Segment,
+    first_query: int,
+    query: Tensor,
+) -> Iterator[Call]:
+    """The same for a query of predicting tokens alone, of which the segment's begin at `first_query`.
+
+    Of the calls of `_calls` the prompt's keeps its last query, a completion's all but its last; keys stay as they are.
+    """
+    prompt_call, *completion_calls = _calls(segment, first_query, query)
+    start = first_query + 1
+    # The prompt's last token sees the whole prompt: no mask.
+    yield Call(slice(first_query, start), prompt_call.keys, causal=False, mask=None)
+    in_one_call = segment.mask is not None
+    for index, call in enumerate(completion_calls):
+        assert call.mask is not None
+        lengths = segment.lengths if in_one_call else segment.lengths[index : index + 1]
+        predicting: list[int] = []
+        end = 0
+        for length in lengths:
+            predicting += range(end, end + length - 1)
+            end += length
+        # A completion of one token predicts nothing.
+        if predicting:
+            queries = slice(start, start + len(predicting))
+            mask = call.mask[predicting]
+            yield Call(queries, call.keys, causal=False, mask=mask)
+            start = queries.stop
 
 
-def _seen(tensor: Tensor, call: Call) -> Tensor:
-    runs = [tensor[:, :, run] for run in call.seen]
-    return runs[0] if len(runs) == 1 else torch.cat(runs, 2)
+def _length(run: slice) -> int:
+    return int(run.stop - run.start)
 
 
-def _for_all_heads(tensor: Tensor, groups: int) -> Tensor:
-    """Keys or values of grouped queries, repeated for each query of a group; a view where each has one."""
-    return tensor.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
+def _runs(states: Tensor, runs: Sequence[slice]) -> Tensor:
+    """Runs of tokens out of keys or values [1, heads, tokens, width], one behind the other."""
+    parts = [states[:, :, run] for run in runs]
+    # A single run stays a view.
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
-class _TreeAttention(torch.autograd.Function):
-    """Output [1, tokens, heads, width]; keeps what the kernel keeps, and no copy of keys or values."""
+def _for_all_heads(states: Tensor, group_size: int) -> Tensor:
+    """Keys or values of grouped queries, repeated for each query of a group; a view where a group is one query."""
+    return states.unsqueeze(2).expand(-1, -1, group_size, -1, -1).flatten(1, 2)
+
+
+def _for_key_heads(gradient: Tensor, group_size: int) -> Tensor:
+    """The gradient of `_for_all_heads`: the sum over each group."""
+    if group_size == 1:
+        return gradient
+    grouped: Tensor = gradient.unflatten(1, (-1, group_size))
+    return grouped.sum(2)
+
+
+class _CPUTreeAttention(torch.autograd.Function):
+    """Tree attention as one function with output [1, queries, heads, width].
+
+    Saved are query, key, value, output and the kernel's log-sum-exp per call; no copy of keys or values, neither of
+    those that several calls see nor of those repeated for grouped queries.
+    """
 
     @staticmethod
     def forward(
@@ -166,61 +212,56 @@ class _TreeAttention(torch.autograd.Function):
         scale: float | None,
     ) -> Tensor:
         batch, heads, tokens, width = query.shape
-        groups = heads // key.shape[1]
+        group_size = heads // key.shape[1]
         output = query.new_empty(batch, tokens, heads, width)
-        norms = []
+        log_sums = []
         for call in calls:
-            seen = [
-                _for_all_heads(_seen(states, call), groups) for states in (key, value)
-            ]
-            part, norm = _forward(
-                query[:, :, call.asks],
-                *seen,
+            call_output, log_sum = _flash_forward(
+                query[:, :, call.queries],
+                _for_all_heads(_runs(key, call.keys), group_size),
+                _for_all_heads(_runs(value, call.keys), group_size),
                 0.0,
                 call.causal,
                 attn_mask=call.mask,
                 scale=scale,
             )
-            output[:, call.asks] = part.transpose(1, 2)
-            norms.append(norm)
-        ctx.save_for_backward(query, key, value, output, *norms)
-        ctx.calls, ctx.scale, ctx.groups = calls, scale, groups
+            output[:, call.queries] = call_output.transpose(1, 2)
+            log_sums.append(log_sum)
+        ctx.save_for_backward(query, key, value, output, *log_sums)
+        ctx.calls = calls
+        ctx.scale = scale
+        ctx.group_size = group_size
         return output
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, output, *norms = ctx.saved_tensors
-        grad_query, grad_key, grad_value = (
-            torch.empty_like(query),
-            torch.zeros_like(key),
-            torch.zeros_like(value),
-        )
-        for call, norm in zip(ctx.calls, norms, strict=True):
-            of_query, *of_seen = _backward(
-                grad[:, call.asks].transpose(1, 2),
-                query[:, :, call.asks],
-                *(
-                    _for_all_heads(_seen(states, call), ctx.groups)
-                    for states in (key, value)
-                ),
-                output[:, call.asks].transpose(1, 2),
-                norm,
+        query, key, value, output, *log_sums = ctx.saved_tensors
+        group_size = ctx.group_size
+        # Every query is in one call, keys and values in several: theirs are added up.
+        grad_query = torch.empty_like(query)
+        grad_key = torch.zeros_like(key)
+        grad_value = torch.zeros_like(value)
+        for call, log_sum in zip(ctx.calls, log_sums, strict=True):
+            call_grads = _flash_backward(
+                grad[:, call.queries].transpose(1, 2),
+                query[:, :, call.queries],
+                _for_all_heads(_runs(key, call.keys), group_size),
+                _for_all_heads(_runs(value, call.keys), group_size),
+                output[:, call.queries].transpose(1, 2),
+                log_sum,
                 0.0,
                 call.causal,
                 attn_mask=call.mask,
                 scale=ctx.scale,
             )
-            grad_query[:, :, call.asks] = of_query
-            if ctx.groups > 1:
-                of_seen = [
-                    each.unflatten(1, (-1, ctx.groups)).sum(2) for each in of_seen
-                ]
-            of_key, of_value = of_seen
-            begin = 0
-            for run in call.seen:
-                end = begin + run.stop - run.start
-                grad_key[:, :, run] += of_key[:, :, begin:end]
-                grad_value[:, :, run] += of_value[:, :, begin:end]
-                begin = end
+            grad_query[:, :, call.queries] = call_grads[0]
+            call_grad_key = _for_key_heads(call_grads[1], group_size)
+            call_grad_value = _for_key_heads(call_grads[2], group_size)
+            start = 0
+            for run in call.keys:
+                stop = start + _length(run)
+                grad_key[:, :, run] += call_grad_key[:, :, start:stop]
+                grad_value[:, :, run] += call_grad_value[:, :, start:stop]
+                start = stop
         return grad_query, grad_key, grad_value, None, None

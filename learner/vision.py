@@ -1,11 +1,11 @@
 """Image features once per distinct image: shared by policy and reference, kept across steps while they cannot change.
 
-    what is frozen                          what is shared and kept (by image hash)     what each model runs
-    the whole vision side (LoRA)            the features                                nothing
-    the tower                               the tower's states                          its own projector
-    less                                    nothing; one run per distinct image         its own vision side
+    frozen                            shared and kept, by image hash          what each model still runs
+    the whole vision side (LoRA)      the features                            nothing
+    the vision tower                  the tower's states                      its projector
+    less than the tower               nothing                                 its vision side, once per distinct image
 
-Nothing is kept of a tower that trains.
+Of a tower that trains, nothing is kept.
 """
 
 from __future__ import annotations
@@ -17,100 +17,108 @@ from typing import Any, Literal
 import torch
 from cachetools import LRUCache
 
+from common.model_parts import vision_side_parameters, vision_tower_parameters
 from learner.tower import (
-    TOWER_IMAGES,
+    IMAGES_PER_RUN,
     Features,
     image_features,
     replayed,
-    tower_parameters,
     tower_states,
 )
 from learner.tree import Media, TreeBatch
 
 Share = Literal["features", "tower", "nothing"]
+MEMO_KEY = "vision"
 
 
 class VisionShare:
-    """What policy and reference share of the vision side.
+    """The part of the vision side that policy and reference share, with a cache across steps.
+
+    `kept` maps the image hashes of an entry of media to its features (or states of the tower), least recently used
+    first out. `num_runs` counts the entries of media that went through the tower.
 
     Args:
         model: the policy's Hugging Face model, its trainable parameters already marked.
-        max_bytes: of what is kept across steps, least recently used first out.
+        max_bytes: bound of what is kept across steps; an entry larger than this is not kept.
     """
 
-    def __init__(self, model: Any, max_bytes: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        max_bytes: int,
+    ) -> None:
         self.share = what_is_shared(model)
-        self._model = model
-        self._kept: LRUCache[tuple[str, ...], Features] = LRUCache(
+        self.num_runs = 0
+        self.kept: LRUCache[tuple[str, ...], Features] = LRUCache(
             max_bytes, getsizeof=lambda features: features.num_bytes
         )
-        self.num_runs = 0
-        """How many entries of media went through the tower."""
+        self._model = model
 
     def of(self, batch: TreeBatch) -> list[Features] | None:
-        """Features or tower states of every entry of `batch.media`; None where models must run their own."""
+        """Features or tower states of every entry of `batch.media`; None if each model must run its own."""
         if self.share == "nothing" or not batch.media:
             return None
-        if "vision" not in batch.memo:
-            batch.memo["vision"] = self._look_up(batch.media)
-        return batch.memo["vision"]  # type: ignore[no-any-return]
+        # The batch remembers them, so that the reference's forward does not depend on what the cache still has.
+        if MEMO_KEY not in batch.memo:
+            batch.memo[MEMO_KEY] = self._look_up(batch.media)
+        return batch.memo[MEMO_KEY]  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _look_up(self, media: Sequence[Media]) -> list[Features]:
-        missing = [each for each in media if each.sha256 not in self._kept]
-        self.num_runs += len(missing)
+        by_hash = {}
+        missing = []
+        for entry in media:
+            if entry.sha256 in self.kept:
+                by_hash[entry.sha256] = self.kept[entry.sha256]
+            else:
+                missing.append(entry)
         run = image_features if self.share == "features" else tower_states
-        made: dict[tuple[str, ...], Features] = {}
-        for start in range(0, len(missing), TOWER_IMAGES):
-            part = missing[start : start + TOWER_IMAGES]
-            made |= {
-                each.sha256: found.alone()
-                for each, found in zip(part, run(self._model, part), strict=True)
-            }
-        found = [made.get(each.sha256) or self._kept[each.sha256] for each in media]
-        for each, features in zip(media, found, strict=True):
-            # LRUCache raises ValueError for an entry larger than the whole cache.
-            if features.num_bytes <= self._kept.maxsize:
-                self._kept[each.sha256] = features
-        return found
+        for start in range(0, len(missing), IMAGES_PER_RUN):
+            chunk = missing[start : start + IMAGES_PER_RUN]
+            for entry, features in zip(chunk, run(self._model, chunk), strict=True):
+                by_hash[entry.sha256] = features.unshared()
+        self.num_runs += len(missing)
+        for entry in missing:
+            features = by_hash[entry.sha256]
+            # cachetools raises ValueError for an entry that can never fit.
+            if features.num_bytes <= self.kept.maxsize:
+                self.kept[entry.sha256] = features
+        return [by_hash[entry.sha256] for entry in media]
 
 
 def what_is_shared(model: Any) -> Share:
-    """By what of the vision side trains (see the table above)."""
-    language = {id(parameter) for parameter in language_model(model).parameters()}
-    vision = [
-        (name, p) for name, p in model.model.named_parameters() if id(p) not in language
-    ]
-    if not any(parameter.requires_grad for _, parameter in vision):
+    """What policy and reference can share, by the parts of the vision side that train (see the table above)."""
+    if not any(parameter.requires_grad for parameter in vision_side_parameters(model)):
         return "features"
-    return (
-        "nothing"
-        if any(parameter.requires_grad for parameter in tower_parameters(model))
-        else "tower"
-    )
-
-
-def language_model(model: Any) -> Any:
-    """The decoder without its head."""
-    return model.model.language_model
+    if any(parameter.requires_grad for parameter in vision_tower_parameters(model)):
+        return "nothing"
+    return "tower"
 
 
 def encoder_outputs(
-    model: Any, batch: TreeBatch, shared: VisionShare | None
+    model: Any,
+    batch: TreeBatch,
+    shared: VisionShare | None,
 ) -> dict[str, Any] | None:
-    """What the model's forward takes in place of pixels, in the order of the row's image tokens."""
+    """Image features that a model's forward takes in place of pixels (`mm_encoder_outputs`); None for text alone.
+
+    Features are in the order of the row's image tokens.
+    """
     if not batch.media:
         return None
-    found = shared.of(batch) if shared is not None else None
-    if found is None:
-        found = image_features(model, batch.media)
+    features = None if shared is None else shared.of(batch)
+    if features is None:
+        features = image_features(model, batch.media)
     elif shared is not None and shared.share == "tower":
-        with replayed(model, found):
-            found = image_features(model, batch.media)
-    order = [found[number] for number in batch.media_of if number is not None]
-    pooled = [tensor for features in order for tensor in features.pooled]
-    levels = [
-        [each for features in order for each in features.levels[i]]
-        for i in range(len(order[0].levels))
-    ]
+        with replayed(model, features):
+            features = image_features(model, batch.media)
+
+    # One entry per prompt: prompts with the same images repeat it.
+    by_prompt = [features[index] for index in batch.media_of if index is not None]
+    pooled: list[torch.Tensor] = []
+    levels: list[list[torch.Tensor]] = [[] for _ in by_prompt[0].levels]
+    for prompt_features in by_prompt:
+        pooled += prompt_features.pooled
+        for level, tensors in zip(levels, prompt_features.levels, strict=True):
+            level += tensors
     return {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=levels)}

@@ -11,6 +11,7 @@ import torch
 
 from actors.weight_sender import check_tensors, shared_file
 from common.errors import UserError
+from common.model_parts import is_vision_tower
 from common.records import WeightManifest
 from common.weights import (
     LM_HEAD,
@@ -18,8 +19,6 @@ from common.weights import (
     checksum,
     from_arrays,
     hub_name,
-    is_tower,
-    is_vision,
     to_arrays,
 )
 from tests.tiny_models import TinyLlava, tiny_llava
@@ -46,18 +45,6 @@ GOLDEN = {
 def test_hub_names(module_name: str, expected: str) -> None:
     assert hub_name(module_name) == expected
     assert hub_name(expected) == expected
-
-
-def test_vision_side_and_tower() -> None:
-    assert is_vision("multi_modal_projector.linear_1.weight") and not is_tower(
-        "multi_modal_projector.linear_1.weight"
-    )
-    assert (
-        is_tower("vision_tower.vision_model.x")
-        and is_tower("visual.blocks.0")
-        and not is_tower("visual.merger.x")
-    )
-    assert not is_vision(LM_HEAD)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -100,7 +87,7 @@ def test_a_frozen_tower_may_be_left_out_a_projector_not() -> None:
     tensors = {
         name: np.zeros(shape, np.float32)
         for name, shape in shapes.items()
-        if not is_tower(name)
+        if not is_vision_tower(name)
     }
     manifest = WeightManifest(1, checksum(tensors), len(tensors), 0, 1.0)
     check_tensors(manifest, tensors, shapes, tower_frozen=True)

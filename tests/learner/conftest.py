@@ -33,13 +33,11 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What may go through oneDNN does, however little it is."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch without oneDNN")
-    monkeypatch.setattr(learner.products, "SMALL", 1)
+    monkeypatch.setattr(learner.products, "MIN_MULTIPLY_ADDS", 1)
 
 
 @pytest.fixture(params=["one function", "torch's"])
 def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways through a tree: as on CPUs, and as elsewhere or with dropout."""
     if request.param == "torch's":
-        monkeypatch.setattr(
-            learner.tree_attention, "_is_one_function", lambda *_: False
-        )
+        monkeypatch.setattr(learner.tree_attention, "use_cpu_kernel", lambda *_: False)

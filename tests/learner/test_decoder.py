@@ -1,4 +1,4 @@
-"""Exchanged decoder layers equal transformers' own, in float64 and gradients included, for every proven family."""
+"""Exchanged decoder layers equal transformers' tiny, in float64 and gradients included, for every proven family."""
 
 from __future__ import annotations
 
@@ -12,22 +12,32 @@ from torch import Tensor, nn
 
 from common.config import Lora
 from common.images import ImageStore
+from common.model_parts import language_model
 from learner.decoder import is_installed, why_not
 from learner.learner import Learner
-from learner.policy import Policy, _add_lora
+from learner.policy import Policy, add_lora
 from learner.tree import tree_batch
 from learner.tree_logps import prepare, tree_logps
-from learner.vision import VisionShare, language_model
-from tests.learner.families import Family, family
+from learner.vision import VisionShare
+from tests.learner.families import FAMILIES, Family, family
 from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config
-from tests.learner.test_tree import EACH, Rows, assert_same, gradients, pairs_of, plain
+from tests.learner.trees import (
+    Rows,
+    assert_same_gradients,
+    gradients,
+    pairs_of,
+    plain,
+    tree_model,
+)
+
+EACH_FAMILY = pytest.mark.parametrize("name", FAMILIES)
 
 NARROW = {"atol": 2e-5, "rtol": 1e-6}
 """Summed log-probs: transformers' norms round to float32 in any model."""
 
 
-def exchanged(own: Family) -> Any:
-    model = copy.deepcopy(own.model)
+def exchanged(tiny: Family) -> Any:
+    model = copy.deepcopy(tiny.model)
     assert why_not(language_model(model), model.config.vision_config) is None
     prepare(model, fused_layers=True)
     return model
@@ -38,86 +48,90 @@ def wide_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain formula in the model's own dtype in place of transformers' norms: then nothing but order differs."""
 
     def norm(self: Any, hidden: Tensor) -> Tensor:
-        return (
-            self.weight
-            * hidden
-            / (hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
-        )
+        mean_square = hidden.pow(2).mean(-1, keepdim=True)
+        root = (mean_square + self.variance_epsilon).sqrt()
+        return self.weight * hidden / root
 
     for name in ("llava", "qwen2_5_vl", "qwen3_vl"):
-        monkeypatch.setattr(
-            type(language_model(family(name).model).norm), "forward", norm
-        )
+        norm_class = type(language_model(family(name).model).norm)
+        monkeypatch.setattr(norm_class, "forward", norm)
 
 
-@EACH
+@EACH_FAMILY
 @pytest.mark.usefixtures("wide_norms", "attention")
 def test_equal_to_the_plain_forward_with_gradients(name: str) -> None:
-    own = family(name)
-    pairs = pairs_of(own)
-    expected = plain(own.model, pairs)
-    model = exchanged(own)
+    tiny = family(name)
+    pairs = pairs_of(tiny)
+    expected = plain(tiny.model, pairs)
+    model = exchanged(tiny)
     logps = tree_logps(model, tree_batch(pairs))
     torch.testing.assert_close(logps.summed, expected, atol=1e-9, rtol=1e-9)
-    found, wanted = gradients(model, logps.summed), gradients(own.model, expected)
-    own.model.zero_grad()
-    assert_same(found, wanted)
-    for key, value in wanted.items():
+    actual_gradients = gradients(model, logps.summed)
+    expected_gradients = gradients(tiny.model, expected)
+    tiny.model.zero_grad()
+    assert_same_gradients(actual_gradients, expected_gradients)
+    for key, value in expected_gradients.items():
         if "language_model.layers" in key:
-            assert (found[key] - value).norm() <= 1e-10 * value.norm() + 1e-12, key
+            error = (actual_gradients[key] - value).norm()
+            assert error <= 1e-10 * value.norm() + 1e-12, key
 
 
-@EACH
+@EACH_FAMILY
 def test_equal_to_transformers_up_to_its_float32_norms(name: str) -> None:
-    own = family(name)
-    pairs = pairs_of(own)
+    tiny = family(name)
+    pairs = pairs_of(tiny)
     with torch.no_grad():
-        found = tree_logps(exchanged(own), tree_batch(pairs)).summed
-        torch.testing.assert_close(found, plain(own.model, pairs), **NARROW)
+        actual = tree_logps(exchanged(tiny), tree_batch(pairs)).summed
+        expected = plain(tiny.model, pairs)
+    torch.testing.assert_close(actual, expected, **NARROW)
 
 
-@EACH
+@EACH_FAMILY
 def test_gradient_checkpointing_changes_nothing(name: str) -> None:
-    own = family(name)
-    model, batch = exchanged(own).train(), tree_batch(pairs_of(own))
+    tiny = family(name)
+    model = exchanged(tiny).train()
+    batch = tree_batch(pairs_of(tiny))
     expected = tree_logps(model, batch).summed
-    wanted = gradients(model, expected)
+    expected_gradients = gradients(model, expected)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    found = tree_logps(model, batch).summed
-    assert torch.equal(found, expected)
-    for key, value in gradients(model, found).items():
-        torch.testing.assert_close(value, wanted[key], atol=1e-12, rtol=1e-12)
-
-
-@EACH
-@pytest.mark.usefixtures("wide_norms")
-def test_lora(name: str) -> None:
-    own = family(name)
-    targets = (
-        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    )
-    plain_model = (
-        get_peft_model(
-            copy.deepcopy(own.model), LoraConfig(r=2, target_modules=targets)
+    actual = tree_logps(model, batch).summed
+    assert torch.equal(actual, expected)
+    for key, value in gradients(model, actual).items():
+        torch.testing.assert_close(
+            value,
+            expected_gradients[key],
+            atol=1e-12,
+            rtol=1e-12,
         )
-        .double()
-        .eval()
-    )
+
+
+def disturb_adapters(model: nn.Module) -> None:
+    """New adapters add nothing, because B is 0; these do."""
     torch.manual_seed(0)
     with torch.no_grad():
-        for key, parameter in plain_model.named_parameters():
-            if "lora_B" in key:
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
                 parameter.normal_(std=0.3)
+
+
+@EACH_FAMILY
+@pytest.mark.usefixtures("wide_norms")
+def test_lora(name: str) -> None:
+    tiny = family(name)
+    projections = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+    config = LoraConfig(r=2, target_modules=rf".*language_model.*\.({projections})")
+    plain_model = get_peft_model(copy.deepcopy(tiny.model), config).double().eval()
+    disturb_adapters(plain_model)
     model = copy.deepcopy(plain_model)
     prepare(model.get_base_model(), fused_layers=True)
-    pairs = pairs_of(own)[:3]
+    pairs = pairs_of(tiny)[:3]
     expected = plain(plain_model.get_base_model(), pairs)
-    found = tree_logps(model.get_base_model(), tree_batch(pairs)).summed
-    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
-    assert_same(gradients(model, found), gradients(plain_model, expected))
+    actual = tree_logps(model.get_base_model(), tree_batch(pairs)).summed
+    torch.testing.assert_close(actual, expected, atol=1e-9, rtol=1e-9)
+    assert_same_gradients(gradients(model, actual), gradients(plain_model, expected))
 
 
-@EACH
+@EACH_FAMILY
 @pytest.mark.usefixtures("wide_norms")
 @pytest.mark.parametrize(
     ("sides", "share"),
@@ -131,58 +145,51 @@ def test_adapters_off_are_the_base_model(
     name: str, sides: tuple[Any, ...], share: str
 ) -> None:
     """With adapters that change every log-prob, and with what policy and reference share of the vision side."""
-    own = family(name)
-    policy = Policy(
-        _add_lora(copy.deepcopy(own.model), Lora(r=2, alpha=4, sides=sides))
-    ).double()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for key, parameter in policy.named_parameters():
-            if "lora_B" in key:
-                parameter.normal_(std=0.3)
+    tiny = family(name)
+    tuning = Lora(r=2, alpha=4, sides=sides)
+    policy = Policy(add_lora(copy.deepcopy(tiny.model), tuning)).double()
+    disturb_adapters(policy)
     prepare(policy.model, fused_layers=True)
     policy.vision = VisionShare(policy.model, 1 << 30)
     assert policy.vision.share == share
-    pairs = pairs_of(own)
+    pairs = pairs_of(tiny)
     batch = tree_batch(pairs)
     with torch.no_grad():
-        trained, expected = policy(batch).summed, plain(own.model, pairs)
-        torch.testing.assert_close(
-            policy(batch, adapters=False).summed, expected, atol=1e-9, rtol=1e-9
-        )
-        assert (trained - expected).abs().min() > 1e-3
-        torch.testing.assert_close(policy(batch).summed, trained, atol=0, rtol=0)
+        expected = plain(tiny.model, pairs)
+        trained = policy(batch).summed
+        base = policy(batch, adapters=False).summed
+        again = policy(batch).summed
+    torch.testing.assert_close(base, expected, atol=1e-9, rtol=1e-9)
+    assert (trained - expected).abs().min() > 1e-3
+    assert torch.equal(again, trained)
 
 
 @pytest.mark.usefixtures("attention")
 def test_many_completions_of_one_prompt() -> None:
-    """Completions of one token ask nothing in the last layer; long siblings have calls of their own."""
-    own = family("llava")
-    long = [
-        tuple(20 + (7 * number + place) % 30 for place in range(12))
-        for number in range(8)
+    """Completions of one token ask nothing in the last layer; long siblings have calls of their tiny."""
+    tiny = family("llava")
+    short_pairs = [
+        tiny.pair("a1", 1, chosen=(20,), rejected=(21,)),
+        tiny.pair("b1", chosen=(22, 23), rejected=(24,)),
     ]
-    for pairs in (
-        [
-            own.pair("a1", 1, chosen=(20,), rejected=(21,)),
-            own.pair("b1", chosen=(22, 23), rejected=(24,)),
-        ],
-        [own.pair("a1", 1, chosen=long[0], rejected=other) for other in long[1:]],
-    ):
+    completions = []
+    for number in range(8):
+        tokens = (7 * number + torch.arange(12)) % 30 + 20
+        completions.append(tuple(tokens.tolist()))
+    chosen, *others = completions
+    siblings = [tiny.pair("a1", 1, chosen=chosen, rejected=other) for other in others]
+    for pairs in (short_pairs, siblings):
         batch = tree_batch(pairs)
-        model = copy.deepcopy(own.model)
-        prepare(model)
         with torch.no_grad():
-            expected = tree_logps(model, batch).summed
-            torch.testing.assert_close(
-                tree_logps(exchanged(own), batch).summed, expected, **NARROW
-            )
+            expected = tree_logps(tree_model(tiny), batch).summed
+            actual = tree_logps(exchanged(tiny), batch).summed
+        torch.testing.assert_close(actual, expected, **NARROW)
 
 
-@EACH
-def test_rows_are_as_ever(name: str) -> None:
-    own = family(name)
-    pairs = [pair for pair in pairs_of(own) if len(pair.image_key) == 1]
+@EACH_FAMILY
+def test_rows_stay_as_they_are(name: str) -> None:
+    tiny = family(name)
+    pairs = [pair for pair in pairs_of(tiny) if len(pair.image_key) == 1]
     batch = Rows().collate(pairs).to("cpu", torch.float64)
     arguments = {
         "input_ids": batch.input_ids,
@@ -190,21 +197,20 @@ def test_rows_are_as_ever(name: str) -> None:
         **batch.media,
     }
     with torch.no_grad():
-        found, expected = (
-            exchanged(own)(**arguments).logits,
-            own.model(**arguments).logits,
-        )
-    torch.testing.assert_close(found, expected, **NARROW)
+        actual = exchanged(tiny)(**arguments).logits
+        expected = tiny.model(**arguments).logits
+    torch.testing.assert_close(actual, expected, **NARROW)
 
 
 def test_what_is_not_known_is_refused() -> None:
     model = copy.deepcopy(family("qwen3_vl").model)
-    assert not is_installed(language_model(model))
-    vision = model.config.vision_config
-    language_model(model).layers = language_model(model).layers[:2]
-    assert "behind the last layer" in (why_not(language_model(model), vision) or "")
-    language_model(model).layers[0].mlp = nn.Identity()
-    assert "no proof" in (why_not(language_model(model), vision) or "")
+    vision_config = model.config.vision_config
+    decoder = language_model(model)
+    assert not is_installed(decoder)
+    decoder.layers = decoder.layers[:2]
+    assert "behind the last layer" in (why_not(decoder, vision_config) or "")
+    decoder.layers[0].mlp = nn.Identity()
+    assert "no proof" in (why_not(decoder, vision_config) or "")
 
 
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])

@@ -39,7 +39,7 @@ def test_values_and_gradients(
     input_trains: bool,
 ) -> None:
     monkeypatch.setattr(learner.gated_mlp, "CACHE_BYTES", 0)
-    monkeypatch.setattr(learner.gated_mlp, "LEAST_TOKENS", tokens)
+    monkeypatch.setattr(learner.gated_mlp, "MIN_TOKENS", tokens)
     mlp, hidden = made()
     for name in frozen:
         getattr(mlp, name).requires_grad_(False)
@@ -66,7 +66,7 @@ def test_values_and_gradients(
 def test_through_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in float32, in runs of 3 tokens, so that gradients of the weights are added up."""
     monkeypatch.setattr(learner.gated_mlp, "CACHE_BYTES", 0)
-    monkeypatch.setattr(learner.gated_mlp, "LEAST_TOKENS", 3)
+    monkeypatch.setattr(learner.gated_mlp, "MIN_TOKENS", 3)
     found = []
     for installed in (True, False):
         mlp, hidden = made_module().float(), made()[1].float().requires_grad_()

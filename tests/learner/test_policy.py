@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from common.config import Full, Lora, Model
 from common.errors import UserError
 from common.images import ImageStore
+from common.model_parts import is_vision_tower
 from learner.collate import Collator, RowBatch
 from learner.policy import (
     freeze_copy,
-    is_tower,
     load_model,
     load_policy,
     lora_targets,
@@ -56,17 +56,6 @@ def test_full_freezes_the_tower_and_trains_the_projector(model_path: Path) -> No
     assert all(parameter.requires_grad for parameter in thawed.parameters())
 
 
-def test_is_tower() -> None:
-    assert is_tower("model.vision_tower.encoder.layers.0.mlp.fc1.weight")
-    assert is_tower("model.visual.blocks.0.attn.qkv.weight")
-    for name in (
-        "model.visual.merger.mlp.0.weight",
-        "model.visual.deepstack_merger_list.0.norm.weight",
-        "lm_head.weight",
-    ):
-        assert not is_tower(name)
-
-
 def test_reference_copy_shares_only_the_frozen_tower(model_path: Path) -> None:
     policy = load_policy(Model(), model_path)
     reference = freeze_copy(policy, share_tower=True)
@@ -75,7 +64,7 @@ def test_reference_copy_shares_only_the_frozen_tower(model_path: Path) -> None:
     for (name, own), (_, copied) in zip(
         policy.named_parameters(), reference.named_parameters(), strict=True
     ):
-        assert (own is copied) == is_tower(name)
+        assert (own is copied) == is_vision_tower(name)
     apart = freeze_copy(policy, share_tower=False)
     assert not {id(parameter) for parameter in apart.parameters()} & {
         id(p) for p in policy.parameters()

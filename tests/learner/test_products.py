@@ -14,11 +14,11 @@ from common.images import ImageStore
 from learner.learner import Learner
 from learner.products import (
     install,
-    is_plain,
+    is_plain_linear,
+    matmul_of,
     mkl_is_slow,
-    plain,
-    product_of,
-    through_onednn,
+    onednn_matmul,
+    torch_matmul,
 )
 from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config
 
@@ -26,8 +26,8 @@ from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_con
 def test_products_by_hand() -> None:
     """(1, 2) · (3, 4) = 11 and (1, 2) · (5, 6) = 17, one more of each."""
     left, right = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])
-    assert plain(left, right).tolist() == [[11, 17]]
-    assert plain(left, right, torch.ones(1, 2)).tolist() == [[12, 18]]
+    assert torch_matmul(left, right).tolist() == [[11, 17]]
+    assert torch_matmul(left, right, torch.ones(1, 2)).tolist() == [[12, 18]]
 
 
 @pytest.mark.usefixtures("nothing_is_small")
@@ -35,13 +35,13 @@ def test_onednn_is_the_same_product() -> None:
     """Also of transposed views, as gradients need them."""
     torch.manual_seed(0)
     left, right, more = torch.randn(7, 33), torch.randn(5, 33), torch.randn(7, 5)
-    torch.testing.assert_close(through_onednn(left, right), left @ right.T)
+    torch.testing.assert_close(onednn_matmul(left, right), left @ right.T)
     torch.testing.assert_close(
-        through_onednn(left, right, more.clone()), left @ right.T + more
+        onednn_matmul(left, right, more.clone()), left @ right.T + more
     )
-    torch.testing.assert_close(through_onednn(left.T, left.T), left.T @ left)
+    torch.testing.assert_close(onednn_matmul(left.T, left.T), left.T @ left)
     wide = left.double()
-    assert torch.equal(through_onednn(wide, wide), wide @ wide.T)
+    assert torch.equal(onednn_matmul(wide, wide), wide @ wide.T)
 
 
 @pytest.mark.usefixtures("nothing_is_small")
@@ -52,7 +52,7 @@ def test_a_layer_and_its_gradients(bias: bool, frozen: bool) -> None:
     theirs = nn.Linear(33, 17, bias=bias).requires_grad_(not frozen)
     ours = copy.deepcopy(theirs)
     install(ours)
-    assert (product_of(ours), product_of(theirs)) == (through_onednn, plain)
+    assert (matmul_of(ours), matmul_of(theirs)) == (onednn_matmul, torch_matmul)
     values: list[list[Tensor | None]] = []
     for layer in (ours, theirs):
         hidden = torch.linspace(-1, 1, 2 * 9 * 33).view(2, 9, 33).requires_grad_()
@@ -109,16 +109,16 @@ def test_intels_processors_keep_mkl(
 
 
 def test_what_is_not_a_whole_linear_layer_is_left_alone() -> None:
-    assert is_plain(nn.Linear(3, 4))
-    assert not is_plain(nn.Sequential(nn.Linear(3, 4)))
+    assert is_plain_linear(nn.Linear(3, 4))
+    assert not is_plain_linear(nn.Sequential(nn.Linear(3, 4)))
     split, gathered = nn.Linear(3, 4), nn.Linear(3, 4)
     split.weight.data = torch.empty(0)
     gathered.weight.ds_id = 0  # type: ignore[attr-defined]
-    assert not is_plain(split)
-    assert not is_plain(gathered)
+    assert not is_plain_linear(split)
+    assert not is_plain_linear(gathered)
 
 
 def test_a_forward_of_somebody_else_is_no_product_of_ours() -> None:
     layer = nn.Linear(3, 4)
     layer.forward = lambda hidden: hidden
-    assert product_of(layer) is plain
+    assert matmul_of(layer) is torch_matmul

@@ -25,10 +25,11 @@ from learner.learner import Learner
 from learner.reference_cache import FILE, ReferenceCache, identity
 from learner.tree import tree_batch
 from learner.tree_logps import prepare, tree_logps
-from tests.learner.families import family
+from tests.learner.families import FAMILIES, family
 from tests.learner.helpers import LORA, make_pairs, run_config
-from tests.learner.test_tree import EACH, pairs_of, plain
+from tests.learner.trees import pairs_of, plain
 
+EACH = pytest.mark.parametrize("name", FAMILIES)
 TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 
 
