@@ -19,10 +19,10 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from actors.bdhs import generate_pairs
-from actors.masked_forward import visible_mask
 from actors.similarity import LexicalSimilarity
 from actors.vision_features import vision_inputs
 from benchmarks.bdhs_model import MAX_LENGTH, NUM_IMAGE_TOKENS
+from benchmarks.masked_forward import visible_mask
 from common.bdhs_config import BdhsConfig
 from common.chat import ChatEncoder, EncodedPrompt
 from common.config import EngineOptions, Model, Rollout

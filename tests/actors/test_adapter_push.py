@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.adapter_push import check_adapter, zero_adapter
+from actors.adapter_push import adapter_shapes, zero_adapter
+from actors.push_check import adapter_alone
 from common.config import EngineOptions, Lora, Model, Rollout
 from common.errors import UserError
 from common.images import ImageStore
@@ -44,17 +45,16 @@ def test_engine_and_learner_mean_the_same_layers(path: Any) -> None:
     learner.start()
     manifest, arrays = learner.publish(1)
     assert manifest is not None and manifest.change_norm == 0
-    expected = zero_adapter(checkpoint_shapes(path()), TUNING)
-    assert {name: array.shape for name, array in arrays.items()} == {
-        n: a.shape for n, a in expected.items()
-    }
+    expected = adapter_shapes(checkpoint_shapes(path()), TUNING)
+    assert {name: array.shape for name, array in arrays.items()} == expected
     assert len(arrays) == 2 * 2 * 7
-    check_adapter(manifest, arrays, checkpoint_shapes(path()), TUNING)
+    adapter_alone(expected).check(manifest, arrays)
 
 
 def test_an_adapter_that_is_not_the_manifests_or_the_models_is_refused() -> None:
-    shapes = checkpoint_shapes(tiny_llava())
-    arrays = zero_adapter(shapes, TUNING)
+    checkpoint = checkpoint_shapes(tiny_llava())
+    expected = adapter_alone(adapter_shapes(checkpoint, TUNING))
+    arrays = zero_adapter(checkpoint, TUNING)
     name = next(iter(arrays))
     without = {key: value for key, value in arrays.items() if key != name}
     other = {
@@ -64,16 +64,10 @@ def test_an_adapter_that_is_not_the_manifests_or_the_models_is_refused() -> None
     }
     for words, tensors in other.items():
         with pytest.raises(UserError, match=words):
-            check_adapter(
-                WeightManifest(1, checksum(tensors), len(tensors), 0, 0.0),
-                tensors,
-                shapes,
-                TUNING,
-            )
+            manifest = WeightManifest(1, checksum(tensors), len(tensors), 0, 0.0)
+            expected.check(manifest, tensors)
     with pytest.raises(UserError, match="checksum"):
-        check_adapter(
-            WeightManifest(1, "0" * 64, len(arrays), 0, 0.0), arrays, shapes, TUNING
-        )
+        expected.check(WeightManifest(1, "0" * 64, len(arrays), 0, 0.0), arrays)
 
 
 @pytest.fixture(scope="module", params=["stepped", "async"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.bdhs import Outcome, assemble, draw_attempt, draw_visible, generate_pairs
-from actors.bdhs_stats import note_of, quantile, summarise
+from actors.bdhs_stats import note_of, summarise
 from actors.similarity import LexicalSimilarity
 from common.bdhs_config import BdhsConfig
 from common.errors import UserError
@@ -346,9 +346,18 @@ def test_statistics_by_hand() -> None:
 
 
 def test_quantile_interpolates() -> None:
-    assert [quantile([1.0, 2.0, 4.0], share) for share in (0, 0.25, 0.5, 1)] == [
-        1.0,
-        1.5,
-        2.0,
-        4.0,
-    ]
+    """Of 1, 2, 4: a quarter of the way lies half way between the first two."""
+    notes = []
+    for value in (4.0, 1.0, 2.0):
+        notes.append(
+            {
+                "dropped": None,
+                "attempts": 1,
+                "similarity": value,
+                "num_visible": 1,
+                "num_image_tokens": 1,
+            }
+        )
+    quantiles = summarise(notes, 1)["similarity"]
+    shares = ("0.0", "0.25", "0.5", "1.0")
+    assert [quantiles[share] for share in shares] == [1.0, 1.5, 2.0, 4.0]

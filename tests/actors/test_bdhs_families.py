@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from actors.masked_forward import (
+from actors.vision_features import VisionFeatures, by_images
+from benchmarks.masked_forward import (
     grid_positions,
     masked_logits,
     shortened_logits,
     token_logprobs,
     visible_mask,
 )
-from actors.vision_features import VisionFeatures, by_images
 from common.chat import ChatEncoder, EncodedPrompt
 from common.config import Model, Rollout
 from common.images import ImageStore

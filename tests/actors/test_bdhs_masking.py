@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from actors.masked_forward import (
+from benchmarks.masked_forward import (
     masked_logits,
     shortened_embeddings,
     shortened_logits,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.weight_sender import check_tensors, shared_file
+from actors.push_check import whole_weights
+from actors.weight_sender import shared_file
 from common.errors import UserError
 from common.records import WeightManifest
 from common.weights import (
@@ -18,8 +19,8 @@ from common.weights import (
     checksum,
     from_arrays,
     hub_name,
-    is_tower,
     is_vision,
+    is_vision_encoder,
     to_arrays,
 )
 from tests.tiny_models import TinyLlava, tiny_llava
@@ -49,13 +50,13 @@ def test_hub_names(module_name: str, expected: str) -> None:
 
 
 def test_vision_side_and_tower() -> None:
-    assert is_vision("multi_modal_projector.linear_1.weight") and not is_tower(
+    assert is_vision("multi_modal_projector.linear_1.weight") and not is_vision_encoder(
         "multi_modal_projector.linear_1.weight"
     )
     assert (
-        is_tower("vision_tower.vision_model.x")
-        and is_tower("visual.blocks.0")
-        and not is_tower("visual.merger.x")
+        is_vision_encoder("vision_tower.vision_model.x")
+        and is_vision_encoder("visual.blocks.0")
+        and not is_vision_encoder("visual.merger.x")
     )
     assert not is_vision(LM_HEAD)
 
@@ -100,24 +101,20 @@ def test_a_frozen_tower_may_be_left_out_a_projector_not() -> None:
     tensors = {
         name: np.zeros(shape, np.float32)
         for name, shape in shapes.items()
-        if not is_tower(name)
+        if not is_vision_encoder(name)
     }
     manifest = WeightManifest(1, checksum(tensors), len(tensors), 0, 1.0)
-    check_tensors(manifest, tensors, shapes, tower_frozen=True)
+    frozen = whole_weights(shapes, vision_frozen=True)
+    frozen.check(manifest, tensors)
     with pytest.raises(UserError, match="without"):
-        check_tensors(manifest, tensors, shapes, tower_frozen=False)
+        whole_weights(shapes, vision_frozen=False).check(manifest, tensors)
     without = {
         name: value
         for name, value in tensors.items()
         if not name.startswith("multi_modal")
     }
     with pytest.raises(UserError, match="multi_modal_projector"):
-        check_tensors(
-            replace(manifest, checksum=checksum(without)),
-            without,
-            shapes,
-            tower_frozen=True,
-        )
+        frozen.check(replace(manifest, checksum=checksum(without)), without)
 
 
 def test_the_shared_file_is_private_and_gone_afterwards() -> None:
