@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from common.errors import UserError
 from common.protocols import Tensors
 from common.records import WeightManifest
-from common.weights import BFLOAT16, LM_HEAD, Shape, checksum, is_vision_encoder
+from common.weights import BFLOAT16, LM_HEAD, Shape, checksum, is_vision_tower
 
 NAMES_SHOWN = 3
 """Names of tensors in an error message."""
@@ -83,7 +83,7 @@ def whole_weights(shapes: Mapping[str, Shape], vision_frozen: bool) -> ExpectedP
     # Checkpoints of tied models hold no output head, although every push carries one.
     optional = [LM_HEAD] if LM_HEAD not in shapes else []
     if vision_frozen:
-        optional += filter(is_vision_encoder, shapes)
+        optional += filter(is_vision_tower, shapes)
     return ExpectedPush(
         shapes,
         optional,

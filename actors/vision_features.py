@@ -6,13 +6,13 @@ An image is encoded once under the same weights, in a batch with others that are
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from cachetools import LRUCache
 from safetensors import safe_open
 from transformers import AutoModel
 
@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.images import ImageError
 from common.protocols import GenerationRequest, Tensors
 from common.records import Prompt
-from common.weights import from_array, hub_name, is_vision
+from common.weights import from_array, hub_name, is_vision_side
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 CAPACITY = 256
@@ -42,7 +42,7 @@ class VisionFeatures:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = None
         self._pushed: dict[str, torch.Tensor] = {}
-        self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._cache: LRUCache[str, torch.Tensor] = LRUCache(CAPACITY)
 
     def prepare(self, prompts: Iterable[Prompt]) -> None:
         """Encode the images of these prompts in batches; for one that cannot be read, `visible` says why.
@@ -77,7 +77,6 @@ class VisionFeatures:
         key = prompt.images[0].sha256
         if key not in self._cache:
             self._encode({key: self._inputs(prompt)})
-        self._cache.move_to_end(key)
         features = self._cache[key]
         rows = list(indices)
         is_rising = rows == sorted(set(rows))
@@ -91,7 +90,7 @@ class VisionFeatures:
     def load(self, tensors: Tensors) -> None:
         """Take the vision side of pushed weights and forget the features of the old ones."""
         for name, array in tensors.items():
-            if is_vision(name):
+            if is_vision_side(name):
                 key, value = from_array(name, array)
                 # The array may be mapped memory that is gone after the push.
                 self._pushed[key] = value.clone()
@@ -118,8 +117,6 @@ class VisionFeatures:
             for start in range(0, len(keys), BATCH):
                 batch = keys[start : start + BATCH]
                 self._encode_batch({key: wanted[key] for key in batch})
-        while len(self._cache) > CAPACITY:
-            self._cache.popitem(last=False)
 
     def _encode_batch(self, batch: Mapping[str, Inputs]) -> None:
         inputs = {}
@@ -207,6 +204,6 @@ def _read_vision(model_path: Path) -> dict[str, torch.Tensor]:
     for file in sorted(model_path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if is_vision(hub_name(name)):
+                if is_vision_side(hub_name(name)):
                     tensors[hub_name(name)] = weights.get_tensor(name)
     return tensors

@@ -55,12 +55,12 @@ def hub_name(name: str) -> str:
     return name
 
 
-def is_vision(name: str) -> bool:
+def is_vision_side(name: str) -> bool:
     """Whether a hub name belongs to the vision side: encoder, projector, image separators."""
     return not name.startswith("language_model.")
 
 
-def is_vision_encoder(name: str) -> bool:
+def is_vision_tower(name: str) -> bool:
     """Whether a hub name belongs to the vision encoder itself; Qwen's projector lies inside of it and does not."""
     if name.startswith(_QWEN_PROJECTOR):
         return False
