@@ -24,7 +24,10 @@ class AsyncVllmEngine(VllmEngine):
         engine_args = AsyncEngineArgs(**arguments, enable_log_requests=False)
         self._llm = AsyncLLM.from_engine_args(engine_args)
 
-    async def _render(self, payload: dict[str, Any]) -> Any:
+    async def _render(
+        self,
+        payload: dict[str, Any],
+    ) -> Any:
         parsed = parse_model_prompt(self._llm.model_config, payload)
         (rendered,) = await self._llm.renderer.render_cmpl_async([parsed])
         return rendered

@@ -214,7 +214,10 @@ def _wants_another(
     return similarity >= config.similarity_threshold
 
 
-def _pair_of(prompt: Prompt, answer: str | Dropped) -> PreferencePair | Dropped:
+def _pair_of(
+    prompt: Prompt,
+    answer: str | Dropped,
+) -> PreferencePair | Dropped:
     if isinstance(answer, Dropped):
         return answer
     assert prompt.reference is not None

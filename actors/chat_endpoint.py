@@ -187,7 +187,10 @@ class ChatEndpoint:
         asked_s = getattr(_error_of(state), "retry_after_s", 0.0)
         return max(self._backoff(state), min(asked_s, MAX_RETRY_AFTER_S))
 
-    async def _request(self, request: dict[str, Any]) -> Reply:
+    async def _request(
+        self,
+        request: dict[str, Any],
+    ) -> Reply:
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 completions = self._client.chat.completions.with_raw_response

@@ -165,7 +165,10 @@ def refusal(row: Row, config: PovidConfig) -> Dropped | None:
     return None
 
 
-def pair_of(row: Row, answer: str | Dropped) -> PreferencePair | Dropped:
+def pair_of(
+    row: Row,
+    answer: str | Dropped,
+) -> PreferencePair | Dropped:
     """The pair of the row's true answer and a hallucinated one, or why there is none, under the row's id."""
     if isinstance(answer, Dropped):
         return Dropped(row.id, answer.reason, answer.detail)

@@ -73,7 +73,10 @@ class ExpectedPush:
             )
 
 
-def whole_weights(shapes: Mapping[str, Shape], vision_frozen: bool) -> ExpectedPush:
+def whole_weights(
+    shapes: Mapping[str, Shape],
+    vision_frozen: bool,
+) -> ExpectedPush:
     """A push of all parameters; the vision encoder may be left out if it is frozen.
 
     Args:

@@ -116,7 +116,11 @@ class PromptBuilder:
         sizes = tuple(image.size for image in images)
         return EnginePrompt(prompt, payload, sizes, tuple(suffix))
 
-    def _check_media(self, prompt: Prompt, suffix: Sequence[int]) -> None:
+    def _check_media(
+        self,
+        prompt: Prompt,
+        suffix: Sequence[int],
+    ) -> None:
         if len(prompt.images) > MAX_IMAGES:
             raise PromptError(
                 "image_count",
@@ -165,7 +169,11 @@ class PromptBuilder:
         grid = torch.tensor([[1, merge, merge * len(rows)]])
         return {"image_embeds": rows, "image_grid_thw": grid}
 
-    def check(self, built: EnginePrompt, token_ids: Sequence[int]) -> None:
+    def check(
+        self,
+        built: EnginePrompt,
+        token_ids: Sequence[int],
+    ) -> None:
         """Check that the engine's expanded sequence is the processor's.
 
         It is compared in full once per tuple of image sizes, afterwards by its number of tokens.
@@ -195,7 +203,11 @@ class PromptBuilder:
             raise _disagreement(prompt, expected, num_image_tokens)
 
 
-def _disagreement(prompt: Prompt, expected: int, got: int) -> RuntimeError:
+def _disagreement(
+    prompt: Prompt,
+    expected: int,
+    got: int,
+) -> RuntimeError:
     return RuntimeError(
         f"prompt {prompt.id}: expected the processor's sequence with {expected} image tokens, got another one with "
         f"{got} from vLLM; transformers and vLLM do not fit together (see requirements/)"

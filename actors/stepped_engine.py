@@ -28,7 +28,10 @@ class SteppedVllmEngine(VllmEngine):
         self._waiting: dict[str, asyncio.Future[RequestOutput]] = {}
         self._stepper: asyncio.Task[None] | None = None
 
-    async def _render(self, payload: dict[str, Any]) -> Any:
+    async def _render(
+        self,
+        payload: dict[str, Any],
+    ) -> Any:
         parsed = parse_model_prompt(self._engine.model_config, payload)
         (rendered,) = self._engine.renderer.render_cmpl([parsed])
         return rendered

@@ -36,7 +36,11 @@ Inputs: TypeAlias = dict[str, torch.Tensor]
 class VisionFeatures:
     """Features by image content under the current weights. The model is read from disk at the first use."""
 
-    def __init__(self, encoder: ChatEncoder, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        encoder: ChatEncoder,
+        dtype: torch.dtype,
+    ) -> None:
         self._encoder = encoder
         self._dtype = dtype
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -151,7 +155,10 @@ class VisionFeatures:
         self._assign(_read_vision(model_path) | self._pushed)
         self._pushed.clear()
 
-    def _assign(self, weights: dict[str, torch.Tensor]) -> None:
+    def _assign(
+        self,
+        weights: dict[str, torch.Tensor],
+    ) -> None:
         for name, parameter in self._model.state_dict().items():
             value = weights.get(hub_name(f"model.{name}"))
             if value is not None:

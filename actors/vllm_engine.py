@@ -292,7 +292,10 @@ class VllmEngine(ABC):
         """Start vLLM; the last thing that the constructor does."""
 
     @abstractmethod
-    async def _render(self, payload: dict[str, Any]) -> Any:
+    async def _render(
+        self,
+        payload: dict[str, Any],
+    ) -> Any:
         """vLLM's own form of a prompt, with image tokens expanded in `prompt_token_ids`."""
 
     @abstractmethod

@@ -57,7 +57,12 @@ def parser() -> argparse.ArgumentParser:
         help="cuda: LLaVA-1.5-7B's size in bfloat16",
     )
     add("--pairs", type=int, help="per seed; default 24, on cuda 256")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+    )
     add("--rho", type=float, default=0.98)
     add("--sentences", type=int, default=4, help="per true answer")
     add("--tail", type=int, default=10, help="tokens of a sentence's continuation")
@@ -72,7 +77,10 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(
+    args: argparse.Namespace,
+    folder: Path,
+) -> dict[str, Any]:
     """Build the model, start both sides and let them take turns."""
     import torch
 
@@ -152,13 +160,23 @@ def _take_turns(
     try:
         # Enough sentences to fill the largest batch.
         num_warm_up = max(2, max(options.batches) // args.sentences)
-        few = make_prompts(store, num_warm_up, -1, args.sentences)
+        few = make_prompts(
+            store,
+            num_warm_up,
+            -1,
+            args.sentences,
+        )
         for name, pool in pools.items():
             pool.submit(bdhs_sides.start, name, options, len(args.cores)).result()
             warm_up[name] = pool.submit(bdhs_sides.run, few, greedy).result()
             batch = pool.submit(bdhs_sides.settle, few, config).result() or batch
         for number, seed in enumerate(args.seeds):
-            prompts = make_prompts(store, num_pairs, seed, args.sentences)
+            prompts = make_prompts(
+                store,
+                num_pairs,
+                seed,
+                args.sentences,
+            )
             # The side that goes first changes with every seed.
             order = SIDES if number % 2 else SIDES[::-1]
             for name in order:
@@ -235,7 +253,10 @@ def _seconds_per_pair(
     return seconds
 
 
-def _rounded(values: dict[str, float], num_digits: int) -> dict[str, float]:
+def _rounded(
+    values: dict[str, float],
+    num_digits: int,
+) -> dict[str, float]:
     return {name: round(value, num_digits) for name, value in values.items()}
 
 

@@ -25,7 +25,12 @@ SMALL = Size(512, 1408, 8, 8, 160, 640, 5, 5)
 NUM_IMAGE_TOKENS = SMALL.image_tokens
 
 
-def build(size: Size, out: Path, dtype: torch.dtype, device: str) -> int:
+def build(
+    size: Size,
+    out: Path,
+    dtype: torch.dtype,
+    device: str,
+) -> int:
     """Write a model directory with the shapes world's tokenizer, filled up to the size's vocabulary.
 
     Returns:
@@ -58,7 +63,11 @@ def make_prompts(
     The sentences of their true answers have about 20 tokens, so tails of about 10.
     """
     message = Message("user", (Part("image"), Part("text", "Describe the image.")))
-    scenes = split_scenes("train", count, seed=derive_seed(seed, "bdhs-benchmark"))
+    scenes = split_scenes(
+        "train",
+        count,
+        seed=derive_seed(seed, "bdhs-benchmark"),
+    )
     prompts = []
     for index, scene in enumerate(scenes):
         rng = random.Random(derive_seed(seed, "answer", index))

@@ -93,10 +93,18 @@ class Side(ABC):
         """One result per request, in order. Adds to `parts`."""
 
     @abstractmethod
-    def settle(self, prompts: Sequence[Prompt], config: BdhsConfig) -> None:
+    def settle(
+        self,
+        prompts: Sequence[Prompt],
+        config: BdhsConfig,
+    ) -> None:
         """Choose what is fastest on this machine, before anything is measured."""
 
-    def run(self, prompts: Sequence[Prompt], config: BdhsConfig) -> Turn:
+    def run(
+        self,
+        prompts: Sequence[Prompt],
+        config: BdhsConfig,
+    ) -> Turn:
         """Make a pair of every prompt, all of them in flight together."""
         self.parts.clear()
         self._num_requests = 0
@@ -177,7 +185,10 @@ class _Named:
     measure: Callable[..., list[float]]
     name: str = "lexical"
 
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    def __call__(
+        self,
+        pairs: Sequence[tuple[str, str]],
+    ) -> list[float]:
         return self.measure(pairs)
 
 
@@ -244,7 +255,11 @@ class Ours(Side):
     ) -> list[RolloutGroup | Dropped]:
         return await self._engine.generate(requests)  # type: ignore[no-any-return]
 
-    def settle(self, prompts: Sequence[Prompt], config: BdhsConfig) -> None:
+    def settle(
+        self,
+        prompts: Sequence[Prompt],
+        config: BdhsConfig,
+    ) -> None:
         """Does nothing: there is nothing to choose."""
 
 
@@ -275,7 +290,11 @@ class Plain(Side):
 
         inner.language_model.forward = timed_forward
 
-    def settle(self, prompts: Sequence[Prompt], config: BdhsConfig) -> None:
+    def settle(
+        self,
+        prompts: Sequence[Prompt],
+        config: BdhsConfig,
+    ) -> None:
         """Choose the batch size that is fastest here."""
         if len(self._batches) == 1:
             return
@@ -356,7 +375,11 @@ class Plain(Side):
         answers: list[list[int]] = sequences[:, longest:].tolist()
         return answers
 
-    def _group(self, request: GenerationRequest, token_ids: list[int]) -> RolloutGroup:
+    def _group(
+        self,
+        request: GenerationRequest,
+        token_ids: list[int],
+    ) -> RolloutGroup:
         # vLLM, too, keeps back characters that are not finished.
         text = self._encoder.decode(tuple(token_ids)).rstrip("\ufffd")
         end = len(text)
@@ -364,21 +387,40 @@ class Plain(Side):
             place = text.find(stop)
             if place >= 0:
                 end = min(end, place + len(stop))
-        completion = Completion(tuple(token_ids), text[:end], 0, 0, "stop")
-        return RolloutGroup(request.id, request.prompt, (), 0, (completion,))
+        completion = Completion(
+            tuple(token_ids),
+            text[:end],
+            0,
+            0,
+            "stop",
+        )
+        return RolloutGroup(
+            request.id,
+            request.prompt,
+            (),
+            0,
+            (completion,),
+        )
 
 
 _side: Ours | Plain
 
 
-def start(kind: str, options: Options, threads: int) -> None:
+def start(
+    kind: str,
+    options: Options,
+    threads: int,
+) -> None:
     """Make this process one of the sides."""
     global _side
     torch.set_num_threads(threads)
     _side = Ours(options) if kind == Ours.name else Plain(options)
 
 
-def settle(prompts: Sequence[Prompt], config: BdhsConfig) -> int | None:
+def settle(
+    prompts: Sequence[Prompt],
+    config: BdhsConfig,
+) -> int | None:
     """Let the side choose, and return the batch size if it is the plain one."""
     _side.settle(prompts, config)
     return _side.batch if isinstance(_side, Plain) else None

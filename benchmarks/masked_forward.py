@@ -46,7 +46,10 @@ def visible_positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def grid_positions(mask: torch.Tensor, is_image: torch.Tensor) -> torch.Tensor:
+def grid_positions(
+    mask: torch.Tensor,
+    is_image: torch.Tensor,
+) -> torch.Tensor:
     """(3, 1, length) position ids (time, height, width) for one image, whose visible tokens are a grid of one row.
 
     `mask` and `is_image` have shape (1, length). Hidden tokens have positions that nobody reads.
@@ -155,7 +158,10 @@ def shortened_embeddings(
     return embeddings[:, mask[0].bool()]
 
 
-def token_logprobs(logits: torch.Tensor, response: Sequence[int]) -> torch.Tensor:
+def token_logprobs(
+    logits: torch.Tensor,
+    response: Sequence[int],
+) -> torch.Tensor:
     """(len(response),) log-probs in nats of a response that ends the sequence to which `logits` belong."""
     # The logits of a place predict the token after it.
     predicting = logits[-len(response) - 1 : -1]

@@ -47,7 +47,11 @@ def pin(cores: list[int]) -> None:
 class PinnedWorker(RolloutWorker):
     """The worker under test."""
 
-    def __init__(self, config: RunConfig, cores: list[int]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        cores: list[int],
+    ) -> None:
         pin(cores)
         super().__init__(config, 0)
 
@@ -55,7 +59,11 @@ class PinnedWorker(RolloutWorker):
 class BareVllm:
     """The peer: `LLM.generate` with nothing around it."""
 
-    def __init__(self, config: RunConfig, cores: list[int]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        cores: list[int],
+    ) -> None:
         pin(cores)
         self._config = config
 
@@ -68,11 +76,19 @@ class BareVllm:
 
         model = self._config.model
         self._encoder = ChatEncoder(model.path, model.max_length)
-        arguments = engine_arguments(model, self._config.rollout, self._encoder, 0)
+        arguments = engine_arguments(
+            model,
+            self._config.rollout,
+            self._encoder,
+            0,
+        )
         self._llm = LLM(**arguments)
         return {"engine": "LLM", "vllm": VERSION}
 
-    def run(self, requests: list[GenerationRequest]) -> tuple[int, float]:
+    def run(
+        self,
+        requests: list[GenerationRequest],
+    ) -> tuple[int, float]:
         """Sampled tokens and seconds."""
         from actors.vllm_api import SamplingParams
 
@@ -95,7 +111,11 @@ class BareVllm:
             )
             params.append(sampling)
         started = time.perf_counter()
-        outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        outputs = self._llm.generate(
+            prompts,
+            params,
+            use_tqdm=False,
+        )
         seconds = time.perf_counter() - started
         num_tokens = 0
         for output in outputs:
@@ -111,7 +131,11 @@ def make_requests(
 ) -> list[GenerationRequest]:
     """Caption requests on scenes that no other seed has."""
     message = Message("user", (Part("image"), Part("text", "Describe the image.")))
-    scenes = split_scenes("train", num_prompts, seed=derive_seed(seed, "benchmark"))
+    scenes = split_scenes(
+        "train",
+        num_prompts,
+        seed=derive_seed(seed, "benchmark"),
+    )
     requests = []
     for index, scene in enumerate(scenes):
         id = f"{seed}/{index}"
@@ -194,7 +218,12 @@ async def measure(
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for turn, seed in enumerate([WARM_UP, *args.seeds]):
-        requests = make_requests(store, args.prompts, seed, rollout)
+        requests = make_requests(
+            store,
+            args.prompts,
+            seed,
+            rollout,
+        )
         # Another side goes first in every turn.
         first = turn % len(names)
         for name in names[first:] + names[:first]:
@@ -257,7 +286,12 @@ def main() -> None:
     add = parser.add_argument
     add("--model", default=Model().path, help="Hugging Face directory of a LLaVA")
     add("--prompts", type=int, default=64)
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+    )
     all_cores = sorted(os.sched_getaffinity(0))
     add("--cores", type=int, nargs="+", default=all_cores)
     args = parser.parse_args()

@@ -35,7 +35,12 @@ CONFIG = BdhsConfig(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds the tiny model."""
     path = tmp_path_factory.mktemp("benchmark")
-    build(TINY, path / "model", torch.float32, "cpu")
+    build(
+        TINY,
+        path / "model",
+        torch.float32,
+        "cpu",
+    )
     return path
 
 
@@ -72,7 +77,12 @@ def test_the_model_is_as_large_as_it_says(tmp_path: Path) -> None:
 
 def test_tails_are_about_ten_tokens(folder: Path) -> None:
     encoder = ChatEncoder(folder / "model", 1024)
-    prompts = make_prompts(ImageStore(folder / "images"), 20, 0, 4)
+    prompts = make_prompts(
+        ImageStore(folder / "images"),
+        20,
+        0,
+        4,
+    )
     assert len({prompt.images[0].sha256 for prompt in prompts}) == 20
     assert encoder.encode_prompt(prompts[0]).num_image_tokens == NUM_IMAGE_TOKENS == 576
     rng = random.Random(0)
@@ -93,7 +103,12 @@ def test_both_sides_give_the_same_greedy_answers(
     ours: Ours,
     folder: Path,
 ) -> None:
-    prompts = make_prompts(ImageStore(folder / "images"), 3, 1, 2)
+    prompts = make_prompts(
+        ImageStore(folder / "images"),
+        3,
+        1,
+        2,
+    )
     turns = [plain.run(prompts, CONFIG), ours.run(prompts, CONFIG)]
     answers = turns[0].answers
     assert turns[1].answers == answers
@@ -116,7 +131,13 @@ def test_the_plain_side_takes_the_faster_batch(
     seconds = {2: 5.0, 3: 4.0}
 
     def run(*_: object) -> Turn:
-        return Turn(seconds[plain.batch], {}, {}, 0.0, 0)
+        return Turn(
+            seconds[plain.batch],
+            {},
+            {},
+            0.0,
+            0,
+        )
 
     monkeypatch.setattr(plain, "run", run)
     plain.settle([], CONFIG)

@@ -41,7 +41,12 @@ class EnginePool:
         self._engines: dict[EngineSpec, Any] = {}
         self._start_versions: dict[EngineSpec, int] = {}
 
-    def get(self, path: Path, kind: Kind, tuning: Lora | None = None) -> Any:
+    def get(
+        self,
+        path: Path,
+        kind: Kind,
+        tuning: Lora | None = None,
+    ) -> Any:
         """The engine on this model directory. With `tuning`, adapters are pushed to it."""
         spec = EngineSpec(path, kind, tuning)
         if spec not in self._engines:

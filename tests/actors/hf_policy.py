@@ -25,7 +25,11 @@ class HfPolicy:
         model = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
         self.model = model.eval()
 
-    def perturb(self, seed: int, scale: float = 0.3) -> HfPolicy:
+    def perturb(
+        self,
+        seed: int,
+        scale: float = 0.3,
+    ) -> HfPolicy:
         """Move every parameter by `scale` of its standard deviation, vision side included."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -69,7 +73,11 @@ class HfPolicy:
         places = range(len(token_ids))
         return tuple(logprobs[places, list(token_ids)].tolist())
 
-    def predicted(self, prompt: Prompt, token_ids: Sequence[int]) -> tuple[int, ...]:
+    def predicted(
+        self,
+        prompt: Prompt,
+        token_ids: Sequence[int],
+    ) -> tuple[int, ...]:
         """The greedy token at each place of a given answer, media tokens banned."""
         logits = self.logits(prompt, token_ids)[-len(token_ids) - 1 : -1]
         logits[:, list(self.encoder.media_token_ids)] = -torch.inf

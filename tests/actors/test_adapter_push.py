@@ -70,7 +70,13 @@ def test_an_adapter_that_is_not_the_manifests_or_the_models_is_refused() -> None
         "shape": {**arrays, name: np.zeros((1, 1), np.float32)},
     }
     for words, tensors in wrong_pushes.items():
-        manifest = WeightManifest(1, checksum(tensors), len(tensors), 0, 0.0)
+        manifest = WeightManifest(
+            1,
+            checksum(tensors),
+            len(tensors),
+            0,
+            0.0,
+        )
         with pytest.raises(UserError, match=words):
             expected.check(manifest, tensors)
     with pytest.raises(UserError, match="checksum"):
@@ -152,7 +158,13 @@ def test_what_is_in_flight_follows_a_push(
     new = HfPolicy(tmp_path / "new", 256)
 
     def publish_start(version: int) -> Any:
-        manifest = WeightManifest(version, checksum(start), len(start), 0, 0.0)
+        manifest = WeightManifest(
+            version,
+            checksum(start),
+            len(start),
+            0,
+            0.0,
+        )
         return manifest, start
 
     check_answers_in_flight(

@@ -52,7 +52,13 @@ def group_of(
         return answer
     reason: Literal["stop", "length"] = "length" if answer.endswith("…") else "stop"
     completion = Completion((), answer, 0, 0, reason)
-    return RolloutGroup(request.id, request.prompt, (), 0, (completion,))
+    return RolloutGroup(
+        request.id,
+        request.prompt,
+        (),
+        0,
+        (completion,),
+    )
 
 
 def ten_tokens(prompt: Prompt) -> int:
@@ -126,7 +132,11 @@ def similar(request: GenerationRequest) -> str:
 
 
 @given(st.integers(0, 50), st.floats(0, 1), st.integers())
-def test_mask_follows_its_draws(num_tokens: int, rho: float, seed: int) -> None:
+def test_mask_follows_its_draws(
+    num_tokens: int,
+    rho: float,
+    seed: int,
+) -> None:
     rng = random.Random(seed)
     draws = [rng.random() for _ in range(num_tokens)]
     expected = [index for index, draw in enumerate(draws) if draw >= rho]
@@ -146,7 +156,12 @@ def test_rho_zero_hides_nothing_and_one_everything() -> None:
 
 @given(st.integers(0, 10_000))
 def test_prefixes_are_true_text_and_never_end_in_a_space(seed: int) -> None:
-    attempt = draw_attempt(make_prompt(), 1, 10, BdhsConfig(seed=seed, rho=0.5))
+    attempt = draw_attempt(
+        make_prompt(),
+        1,
+        10,
+        BdhsConfig(seed=seed, rho=0.5),
+    )
     first, second = attempt.requests
     first_head, second_head = attempt.heads
     assert TRUTH.startswith(first.prefix)
@@ -242,7 +257,12 @@ def test_masks_and_cuts_are_redrawn_for_each_attempt() -> None:
     masks = set()
     seeds = set()
     for number in (1, 2, 3, 4):
-        attempt = draw_attempt(make_prompt(), number, 64, BdhsConfig(rho=0.5))
+        attempt = draw_attempt(
+            make_prompt(),
+            number,
+            64,
+            BdhsConfig(rho=0.5),
+        )
         first = attempt.requests[0]
         masks.add(first.visible_image_tokens)
         seeds.add(first.seed)
@@ -340,13 +360,23 @@ def test_outcomes_do_not_depend_on_order_or_batch(
 ) -> None:
     config = BdhsConfig(seed=seed, rho=0.8, similarity_threshold=0.6)
     expected, _ = outcomes(map(make_prompt, IDS), seeded, config)
-    by_id, _ = outcomes(map(make_prompt, ids), seeded, config, window=window)
+    by_id, _ = outcomes(
+        map(make_prompt, ids),
+        seeded,
+        config,
+        window=window,
+    )
     assert by_id == expected
 
 
 def test_all_sentences_of_all_prompts_are_in_flight_together() -> None:
     prompts = [make_prompt(f"p{number}") for number in range(10)]
-    _, calls = outcomes(prompts, a_dog, BdhsConfig(), window=8)
+    _, calls = outcomes(
+        prompts,
+        a_dog,
+        BdhsConfig(),
+        window=8,
+    )
     assert [len(requests) for requests in calls] == [16, 4]
 
 

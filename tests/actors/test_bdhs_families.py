@@ -49,14 +49,21 @@ class Setup:
             self.prompts.append(Prompt(f"prompt-{index}", (message,), (image,)))
         self.encoded = [self.encoder.encode_prompt(prompt) for prompt in self.prompts]
 
-    def visibles(self, index: int) -> list[tuple[int, ...]]:
+    def visibles(
+        self,
+        index: int,
+    ) -> list[tuple[int, ...]]:
         """Sets of visible image tokens of a prompt, from none to all."""
         num_tokens = self.encoded[index].num_image_tokens
         everything = tuple(range(num_tokens))
         last = (num_tokens - 1,)
         return [(), last, (0, num_tokens // 2), everything[1::3], everything]
 
-    def arguments(self, index: int, visible: tuple[int, ...]) -> tuple[Any, ...]:
+    def arguments(
+        self,
+        index: int,
+        visible: tuple[int, ...],
+    ) -> tuple[Any, ...]:
         return self.policy.arguments(self.encoded[index], self.answer, visible)
 
 
@@ -168,7 +175,10 @@ def test_features_in_a_batch_are_those_of_each_image_alone(
         assert (expected - reference).abs().max() < 1e-4
 
 
-def _request(name: str, visible: tuple[int, ...] | None = (0,)) -> GenerationRequest:
+def _request(
+    name: str,
+    visible: tuple[int, ...] | None = (0,),
+) -> GenerationRequest:
     """About an image of this name."""
     prompt = Prompt(name, (), (ImageRef(name, "/none.png"),))
     return GenerationRequest(name, prompt, 1, 1.0, 4, visible_image_tokens=visible)

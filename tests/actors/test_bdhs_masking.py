@@ -39,12 +39,19 @@ class Setup:
         self.encoded: EncodedPrompt = self.encoder.encode_prompt(self.prompt)
         self.answer = self.encoder.encode_response(ANSWER)
 
-    def masked(self, visible: tuple[int, ...]) -> torch.Tensor:
+    def masked(
+        self,
+        visible: tuple[int, ...],
+    ) -> torch.Tensor:
         """Logits of prompt and answer behind a mask."""
         arguments = self.policy.arguments(self.encoded, self.answer, visible)
         return masked_logits(*arguments)
 
-    def largest_difference(self, left: torch.Tensor, right: torch.Tensor) -> float:
+    def largest_difference(
+        self,
+        left: torch.Tensor,
+        right: torch.Tensor,
+    ) -> float:
         """Of the answer's log-probs, in nats."""
         difference = token_logprobs(left, self.answer)
         difference = difference - token_logprobs(right, self.answer)
@@ -58,13 +65,20 @@ def setup(store: ImageStore) -> Setup:
 
 def test_mask_and_positions_by_hand() -> None:
     """Image token 9 four times, the second and the last one visible."""
-    mask = visible_mask((1, 9, 9, 9, 9, 5, 6), image_token_id=9, visible=(1, 3))
+    mask = visible_mask(
+        (1, 9, 9, 9, 9, 5, 6),
+        image_token_id=9,
+        visible=(1, 3),
+    )
     assert mask.tolist() == [[1, 0, 1, 0, 1, 1, 1]]
     assert visible_positions(mask).tolist() == [[0, 0, 1, 1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("visible", VISIBLE)
-def test_masked_equals_shortened(setup: Setup, visible: tuple[int, ...]) -> None:
+def test_masked_equals_shortened(
+    setup: Setup,
+    visible: tuple[int, ...],
+) -> None:
     masked = setup.masked(visible)
     arguments = setup.policy.arguments(setup.encoded, setup.answer, visible)
     shortened = shortened_logits(*arguments)
@@ -79,7 +93,10 @@ def test_masked_equals_shortened(setup: Setup, visible: tuple[int, ...]) -> None
 
 
 @pytest.mark.parametrize("visible", VISIBLE)
-def test_greedy_answers_are_equal(setup: Setup, visible: tuple[int, ...]) -> None:
+def test_greedy_answers_are_equal(
+    setup: Setup,
+    visible: tuple[int, ...],
+) -> None:
     arguments = setup.policy.arguments(setup.encoded, (), visible)
     embeddings = shortened_embeddings(*arguments)
     generated = setup.model.generate(

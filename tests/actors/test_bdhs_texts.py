@@ -79,14 +79,21 @@ def test_split_points_are_uniform_over_word_boundaries() -> None:
         ("It says yes.", None),
     ],
 )
-def test_flip(sentence: str, flipped: tuple[str, int] | None) -> None:
+def test_flip(
+    sentence: str,
+    flipped: tuple[str, int] | None,
+) -> None:
     assert flip_answer(sentence) == flipped
 
 
 def test_a_flipped_word_stays_in_the_head() -> None:
     cuts = set()
     for seed in range(50):
-        cut = split_point("No, it is.", random.Random(seed), first=2)
+        cut = split_point(
+            "No, it is.",
+            random.Random(seed),
+            first=2,
+        )
         cuts.add(cut)
     assert cuts == {2, 3, 6}
 

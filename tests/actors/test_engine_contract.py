@@ -42,7 +42,14 @@ def test_one_group_per_request_in_order_with_as_many_completions_as_asked(
     requests = []
     for number in (3, 1, 2):
         prompt = make_prompt(store, number)
-        request = GenerationRequest(f"g{number}", prompt, number, 1.0, 6, seed=number)
+        request = GenerationRequest(
+            f"g{number}",
+            prompt,
+            number,
+            1.0,
+            6,
+            seed=number,
+        )
         requests.append(request)
     groups = run(engine.generate(requests))
     assert [group.id for group in groups] == ["g3", "g1", "g2"]
@@ -63,8 +70,21 @@ def test_the_same_seed_gives_the_same_answers_and_greedy_ones_are_all_alike(
     store: ImageStore,
     run: Run,
 ) -> None:
-    sampled = GenerationRequest("s", make_prompt(store, 5), 3, 1.0, 6, seed=9)
-    greedy = GenerationRequest("t", make_prompt(store, 5), 3, 0.0, 6)
+    sampled = GenerationRequest(
+        "s",
+        make_prompt(store, 5),
+        3,
+        1.0,
+        6,
+        seed=9,
+    )
+    greedy = GenerationRequest(
+        "t",
+        make_prompt(store, 5),
+        3,
+        0.0,
+        6,
+    )
     first = run(engine.generate([sampled, greedy]))
     second = run(engine.generate([sampled, greedy]))
     assert first == second
@@ -96,7 +116,13 @@ def test_scores_are_logprobs_one_per_token(
     store: ImageStore,
     run: Run,
 ) -> None:
-    request = GenerationRequest("g", make_prompt(store, 7), 1, 0.0, 5)
+    request = GenerationRequest(
+        "g",
+        make_prompt(store, 7),
+        1,
+        0.0,
+        5,
+    )
     (group,) = run(engine.generate([request]))
     token_ids = group.completions[0].token_ids
     logprobs = run(engine.token_logprobs(group.prompt, token_ids))

@@ -26,7 +26,10 @@ def prompts(store: ImageStore) -> list[Prompt]:
 
 
 @pytest.fixture(scope="module")
-def blind_prompts(prompts: list[Prompt], store: ImageStore) -> list[Prompt]:
+def blind_prompts(
+    prompts: list[Prompt],
+    store: ImageStore,
+) -> list[Prompt]:
     """The same prompts about grey images."""
     blind = []
     for prompt in prompts:

@@ -88,7 +88,11 @@ def inject_all(
     return asyncio.run(all_of_them())
 
 
-def inject(settings: PovidConfig, cache: Path, prompt: Prompt) -> Injection:
+def inject(
+    settings: PovidConfig,
+    cache: Path,
+    prompt: Prompt,
+) -> Injection:
     (injection,), _ = inject_all(settings, cache, [prompt])
     return injection
 
@@ -263,7 +267,12 @@ def test_an_answer_of_one_word_may_become_another_or_a_short_sentence() -> None:
     assert another == "No."
     sentence = read_reply("p", "No, the bench is empty.", "Yes.", 2.0)
     assert isinstance(sentence, str)
-    too_long = read_reply("p", "No, " + "x" * 45, "Yes.", 2.0)
+    too_long = read_reply(
+        "p",
+        "No, " + "x" * 45,
+        "Yes.",
+        2.0,
+    )
     assert isinstance(too_long, Dropped)
 
 
@@ -281,11 +290,20 @@ def test_what_the_true_answer_does_itself_is_no_fault(answer: str, truth: str) -
 # Rows and replies through the endpoint.
 
 
-def test_a_pair_and_what_it_cost(prompt: Prompt, image: ImageRef, cache: Path) -> None:
+def test_a_pair_and_what_it_cost(
+    prompt: Prompt,
+    image: ImageRef,
+    cache: Path,
+) -> None:
     """Two replies of 10 + 5 tokens at 2 and 4 per million: (20 · 2 + 10 · 4) / 10⁶."""
     other = replace(make_prompt("Describe it.", image), id="other")
     with always(completion(WRONG)) as server:
-        settings = config(server.url, price_in=2.0, price_out=4.0, temperature=0.3)
+        settings = config(
+            server.url,
+            price_in=2.0,
+            price_out=4.0,
+            temperature=0.3,
+        )
         injections, usage = inject_all(settings, cache, [prompt, other])
         body = server.asked[0].body
     pair = injections[0].result

@@ -61,7 +61,13 @@ def draw(
         for request in requests:
             text, version = answer(request)
             completion = Completion((), text, version, 9, "stop")
-            group = RolloutGroup(request.id, request.prompt, (), 0, (completion,))
+            group = RolloutGroup(
+                request.id,
+                request.prompt,
+                (),
+                0,
+                (completion,),
+            )
             results.append(group)
         return results
 

@@ -53,7 +53,10 @@ def test_a_sequence_that_is_not_the_processors_is_an_error(
         builder.check(built, [5] * 257)
 
 
-def finished(token_ids: list[int], prompt_token_ids: list[int]) -> Any:
+def finished(
+    token_ids: list[int],
+    prompt_token_ids: list[int],
+) -> Any:
     """vLLM's output of one answer, begun before the first push and ended after push 3."""
     sequence = SimpleNamespace(
         token_ids=token_ids,
@@ -71,7 +74,13 @@ def test_an_answer_with_a_media_token_is_dropped(
     encoder: ChatEncoder,
     store: ImageStore,
 ) -> None:
-    request = GenerationRequest("g", make_prompt(store, 1), 1, 1.0, 8)
+    request = GenerationRequest(
+        "g",
+        make_prompt(store, 1),
+        1,
+        1.0,
+        8,
+    )
     image = encoder.image_token_id
     dropped = to_group(request, finished([300, image, 301], [5, image]), encoder)
     assert isinstance(dropped, Dropped)

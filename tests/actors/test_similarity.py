@@ -63,7 +63,11 @@ def test_embeddings_give_the_cosine_of_mean_hidden_states(encoder: Path) -> None
     expected = []
     for left, right in ((0, 1), (1, 2), (2, 2)):
         pairs.append((TEXTS[left], TEXTS[right]))
-        cosine = torch.cosine_similarity(means[left], means[right], dim=0)
+        cosine = torch.cosine_similarity(
+            means[left],
+            means[right],
+            dim=0,
+        )
         expected.append(float(cosine))
     similarity = make_similarity(str(encoder))
     assert similarity(pairs) == pytest.approx(expected, abs=1e-5)

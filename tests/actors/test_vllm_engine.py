@@ -74,7 +74,12 @@ def test_prefix_and_visible_tokens_equal_transformers(
     request = greedy(prompt, prefix=prefix, visible_image_tokens=visible)
     (group,) = run(engine.generate([request]))
     assert group.num_image_tokens == (64 if visible is None else len(visible))
-    expected = hf.greedy(prompt, NUM_NEW, prefix, visible)
+    expected = hf.greedy(
+        prompt,
+        NUM_NEW,
+        prefix,
+        visible,
+    )
     assert group.completions[0].token_ids == expected
 
 
@@ -91,7 +96,12 @@ def test_noise_is_laid_on_the_pixels_and_never_mistaken_for_the_clean_image(
     noises = [ImageNoise(900, 1), ImageNoise(900, 2), ImageNoise(100, 1)]
     stored = [prompt]
     for noise in noises:
-        picture = noise_image(read(prompt.images[0]), noise.step, noise.seed, side=64)
+        picture = noise_image(
+            read(prompt.images[0]),
+            noise.step,
+            noise.seed,
+            side=64,
+        )
         stored.append(Prompt("stored", prompt.messages, (store.add(picture),)))
 
     def sampled(prompt: Prompt, noise: ImageNoise | None = None) -> GenerationRequest:

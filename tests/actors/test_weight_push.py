@@ -37,7 +37,13 @@ def hf(policy_path: Path) -> HfPolicy:
 
 def make_requests(store: ImageStore) -> list[GenerationRequest]:
     """Whole and shortened images, all of them seen before by caches that must not survive a push."""
-    whole = GenerationRequest("whole", make_prompt(store, 70), 1, 0.0, 10)
+    whole = GenerationRequest(
+        "whole",
+        make_prompt(store, 70),
+        1,
+        0.0,
+        10,
+    )
     return [
         whole,
         replace(whole, id="short", visible_image_tokens=(1, 8, 40)),
@@ -136,7 +142,11 @@ def test_a_probe_that_disagrees_is_an_error_with_figures(
     run: Run,
 ) -> None:
     version = engine.weight_version + 1
-    wrong = hf.publish(version, make_prompt(store, 80), probe_shift=0.5)
+    wrong = hf.publish(
+        version,
+        make_prompt(store, 80),
+        probe_shift=0.5,
+    )
     with pytest.raises(RuntimeError, match=rf"weights {version}: .*0\.001.*0\.5"):
         run(engine.load_weights(*wrong))
 

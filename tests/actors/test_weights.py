@@ -99,7 +99,13 @@ def test_a_frozen_tower_may_be_left_out_a_projector_not() -> None:
     for name, shape in shapes.items():
         if not is_vision_tower(name):
             tensors[name] = np.zeros(shape, np.float32)
-    manifest = WeightManifest(1, checksum(tensors), len(tensors), 0, 1.0)
+    manifest = WeightManifest(
+        1,
+        checksum(tensors),
+        len(tensors),
+        0,
+        1.0,
+    )
     frozen = whole_weights(shapes, vision_frozen=True)
     frozen.check(manifest, tensors)
     with pytest.raises(UserError, match="without"):
