@@ -33,9 +33,8 @@ from common.protocols import GenerationRequest, ImageNoise
 from common.records import Dropped, PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
 
-Generate: TypeAlias = Callable[
-    [list[GenerationRequest]], Awaitable[Sequence[RolloutGroup | Dropped]]
-]
+Result: TypeAlias = RolloutGroup | Dropped
+Generate: TypeAlias = Callable[[list[GenerationRequest]], Awaitable[Sequence[Result]]]
 """Answers requests: one result per request, in order."""
 
 
@@ -76,7 +75,12 @@ def draw_visible(
     num_image_tokens: int, rho: float, rng: random.Random
 ) -> tuple[int, ...]:
     """Indices of the image tokens that stay visible: token i iff its draw from U(0, 1) is >= rho."""
-    return tuple(index for index in range(num_image_tokens) if rng.random() >= rho)
+    visible = []
+    for index in range(num_image_tokens):
+        draw = rng.random()
+        if draw >= rho:
+            visible.append(index)
+    return tuple(visible)
 
 
 def draw_attempt(
@@ -91,6 +95,7 @@ def draw_attempt(
     noise_seed = derive_seed(config.seed, prompt.id, number, "noise")
     text_seed = derive_seed(config.seed, prompt.id, number, "sentences")
 
+    # Noise hides nothing: all tokens of the noised image are seen.
     noise = None
     visible = None
     num_visible = num_image_tokens
@@ -101,7 +106,8 @@ def draw_attempt(
         visible = draw_visible(num_image_tokens, config.rho, mask_rng)
         num_visible = len(visible)
 
-    is_guided = config.variant != "unguided" and number < config.max_attempts
+    is_last = number >= config.max_attempts
+    is_guided = config.variant != "unguided" and not is_last
     # An unguided attempt completes one empty head: a whole answer.
     cuts = [("", "")]
     if is_guided:
@@ -144,9 +150,12 @@ def _cuts(
         # The draw is made only where there is something to flip: it is part of the seed stream.
         if flipped is not None and rng.random() < flip_prob:
             text, word_end = flipped
-            yield before, text[: split_point(text, rng, first=word_end)]
+            cut = split_point(text, rng, first=word_end)
         else:
-            yield before, sentence[: split_point(sentence, rng)]
+            text = sentence
+            cut = split_point(text, rng)
+        yield before, text[:cut]
+        # The true sentence, even if its head was flipped.
         before += sentence
 
 
@@ -318,7 +327,8 @@ async def _answers(
     start = 0
     for attempt in attempts:
         end = start + len(attempt.requests)
-        answers.append(assemble(attempt, groups[start:end]))
+        answer = assemble(attempt, groups[start:end])
+        answers.append(answer)
         start = end
     return answers
 
@@ -334,7 +344,11 @@ def _similarities(
         if isinstance(answer, str):
             texts.append((answer, attempt.prompt.reference or ""))
     measured = iter(similarity(texts))
-    return [next(measured) if isinstance(answer, str) else None for answer in answers]
+    values: list[float | None] = []
+    for answer in answers:
+        value = next(measured) if isinstance(answer, str) else None
+        values.append(value)
+    return values
 
 
 def _refuse(prompt: Prompt, config: BdhsConfig) -> Dropped | None:
@@ -346,6 +360,7 @@ def _refuse(prompt: Prompt, config: BdhsConfig) -> Dropped | None:
             "answer_too_long",
             f"expected an answer of at most {limit} characters, got {len(reference)}",
         )
+    # After the length, so that a huge text is not copied.
     if not reference.strip():
         return Dropped(prompt.id, "no_reference", "BDHS needs a true answer to corrupt")
     if len(prompt.images) != 1:

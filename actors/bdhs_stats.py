@@ -53,6 +53,7 @@ def summarise(
             similarities.append(note["similarity"])
         else:
             dropped[note["dropped"]] += 1
+        # Refused prompts have no attempt.
         if note["attempts"]:
             num_tried += 1
             num_repeated += note["attempts"] > 1
@@ -77,5 +78,8 @@ def summarise(
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
-    quantiles = np.quantile(np.asarray(values, np.float64), QUANTILES)
-    return dict(zip(map(str, QUANTILES), quantiles.tolist(), strict=True))
+    quantiles = {}
+    for share in QUANTILES:
+        value = np.quantile(values, share)
+        quantiles[str(share)] = float(value)
+    return quantiles

@@ -82,6 +82,7 @@ class ChatEndpoint:
             timeout=openai.Timeout(config.timeout_s, connect=connect_s),
         )
         self._cache = ReplyCache(cache)
+        # Requests under way, by the same key as the cache.
         self._pending: dict[str, asyncio.Task[Reply]] = {}
         self._backoff = wait_random_exponential(multiplier=BACKOFF_S, max=MAX_BACKOFF_S)
         self.answered = False
@@ -202,7 +203,9 @@ class ChatEndpoint:
             self.answered = True
             raise self._status_error(error) from error
         except openai.APIConnectionError as error:
-            message = self._clean(str(error.__cause__ or error))
+            # The cause has the address; the client says "Connection error." only.
+            cause = error.__cause__ or error
+            message = self._clean(str(cause))
             raise EndpointError(
                 "endpoint_unreachable", message, retryable=True
             ) from error
@@ -258,7 +261,8 @@ class ChatEndpoint:
         """One short line without control characters, safe to print on a terminal."""
         shortened = self._without_key(message)[:DETAIL_CHARS]
         line = " ".join(shortened.split())
-        return "".join(letter if letter.isprintable() else "?" for letter in line)
+        letters = [letter if letter.isprintable() else "?" for letter in line]
+        return "".join(letters)
 
 
 def _is_retryable(error: BaseException) -> bool:

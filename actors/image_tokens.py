@@ -11,6 +11,7 @@ class ImageTokenCounter:
 
     def __init__(self, encoder: ChatEncoder) -> None:
         self._encoder = encoder
+        # Width and height in pixels -> tokens.
         self._by_size: dict[tuple[int, int], int] = {}
 
     def __call__(self, prompt: Prompt) -> int:

@@ -75,7 +75,8 @@ def rows_of(prompt: Prompt, config: PovidConfig) -> list[Row]:
     if config.every_kind:
         return [Row(f"{prompt.id}/{kind}", prompt, kind) for kind in kinds]
     draw = derive_seed(config.seed, "povid/kind", prompt.id)
-    return [Row(prompt.id, prompt, kinds[draw % len(kinds)])]
+    kind = kinds[draw % len(kinds)]
+    return [Row(prompt.id, prompt, kind)]
 
 
 def suited_kinds(
@@ -89,8 +90,9 @@ def suited_kinds(
     """
     is_caption = _CAPTION_REQUEST.search(question_of(prompt)) is not None
     suited = CAPTION_KINDS if is_caption else QUESTION_KINDS
-    distinct = tuple(dict.fromkeys(kinds))
-    return tuple(kind for kind in distinct if kind in suited) or distinct
+    distinct = list(dict.fromkeys(kinds))
+    suiting = [kind for kind in distinct if kind in suited]
+    return tuple(suiting or distinct)
 
 
 class EndpointInjector:
@@ -119,6 +121,7 @@ class EndpointInjector:
 
     def _read(self, row: Row, reply: Reply) -> Injection:
         unreadable = None
+        # A reply that thinking has used up is empty as well; the limit is the reason.
         if reply.cut_off:
             unreadable = Dropped(row.id, "cut_off", "the reply reached max_tokens")
         elif not reply.text.strip():

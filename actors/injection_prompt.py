@@ -28,11 +28,16 @@ def question_of(prompt: Prompt) -> str:
     """The text of the conversation; speakers are named if it has more than one turn."""
     if len(prompt.messages) == 1:
         return _text_of(prompt.messages[0])
-    return "\n".join(f"{turn.role}: {_text_of(turn)}" for turn in prompt.messages)
+    turns = []
+    for message in prompt.messages:
+        text = _text_of(message)
+        turns.append(f"{message.role}: {text}")
+    return "\n".join(turns)
 
 
 def _text_of(message: Message) -> str:
-    return "\n".join(part.text for part in message.parts if part.kind == "text")
+    texts = [part.text for part in message.parts if part.kind == "text"]
+    return "\n".join(texts)
 
 
 def render_messages(
@@ -51,7 +56,9 @@ def render_messages(
         num_images=len(images),
     )
     # Endpoints without vision know only plain strings.
-    content = [*images, {"type": "text", "text": text}] if images else text
+    content: Any = text
+    if images:
+        content = [*images, {"type": "text", "text": text}]
     return [{"role": "user", "content": content}]
 
 

@@ -45,6 +45,7 @@ def read_reply(
     """
     without_thoughts = _THOUGHT.sub("", reply)
     marked = _MARKED.findall(without_thoughts)
+    # The last pair: a model may quote the instruction first.
     answer = marked[-1] if marked else without_thoughts
     answer = answer.strip()
     reason = _fault(answer, truth, max_ratio)
@@ -62,13 +63,15 @@ def _fault(
         return "rewrite_empty"
     if _REFUSAL.search(answer) and not _REFUSAL.search(truth):
         return "rewrite_refused"
+    # A true answer about code may have fences of its own.
     leftovers = set(_LEFTOVER.findall(answer))
     if leftovers.difference(_LEFTOVER.findall(truth)):
         return "rewrite_leftover"
     if _words(answer) == _words(truth):
         return "rewrite_unchanged"
-    num_true_chars = len(truth.strip())
-    ratio = (len(answer) + LENGTH_SLACK) / (num_true_chars + LENGTH_SLACK)
+    length = len(answer) + LENGTH_SLACK
+    true_length = len(truth.strip()) + LENGTH_SLACK
+    ratio = length / true_length
     if not 1 / max_ratio <= ratio <= max_ratio:
         return "rewrite_length"
     return None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from actors.injection import Injection
 from common.povid_config import KINDS
 from common.records import Dropped
 
 DETAIL_CHARS = 200
+Note: TypeAlias = Mapping[str, Any]
+"""What is counted of one row, as JSON."""
 
 
-def note_of(injection: Injection) -> dict[str, Any]:
+def note_of(injection: Injection) -> Note:
     """The part of an injection that is counted, as JSON."""
     reason = None
     detail = None
@@ -29,7 +31,7 @@ def note_of(injection: Injection) -> dict[str, Any]:
     }
 
 
-def summarise(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise(notes: Sequence[Note]) -> dict[str, Any]:
     """Counts over all rows.
 
     Returns:
@@ -55,6 +57,7 @@ def summarise(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "num_rows": len(notes),
         "num_pairs": pairs.total(),
+        # Every kind has a count, be it 0.
         "pairs_per_kind": {kind: pairs[kind] for kind in KINDS},
         "dropped_per_kind": {kind: drops[kind] for kind in KINDS},
         "dropped": dict(sorted(reasons.items())),

@@ -44,7 +44,9 @@ class OnlineBdhsSampler:
         """One pair or reason per (group id, prompt), in order; reasons as in `actors.bdhs`."""
         attempts = _AttemptVersions(generate)
         # A prompt comes back in later epochs under other group ids, and is to be cut and masked anew then.
-        renamed = [replace(prompt, id=group_id) for group_id, prompt in groups]
+        renamed = []
+        for group_id, prompt in groups:
+            renamed.append(replace(prompt, id=group_id))
         outcomes: dict[str, Outcome] = {}
         async for outcome in generate_pairs(
             iter(renamed),
@@ -58,7 +60,8 @@ class OnlineBdhsSampler:
 
         results = []
         for group_id, prompt in groups:
-            results.append(_result(outcomes[group_id], prompt, attempts))
+            outcome = outcomes[group_id]
+            results.append(_result(outcome, prompt, attempts))
         return results
 
 

@@ -7,7 +7,7 @@ goes wrong in silence.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from common.errors import UserError
@@ -17,6 +17,8 @@ from common.weights import BFLOAT16, LM_HEAD, Shape, checksum, is_vision_tower
 
 NAMES_SHOWN = 3
 """Names of tensors in an error message."""
+DIGITS_SHOWN = 16
+"""Hexadecimal digits of a checksum in an error message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +47,33 @@ class ExpectedPush:
         for name, array in tensors.items():
             pushed[name.removesuffix(BFLOAT16)] = tuple(array.shape)
 
-        optional = set(self.optional)
-        missing = self.shapes.keys() - pushed.keys() - optional
-        unknown = pushed.keys() - self.shapes.keys() - optional
-        both = self.shapes.keys() & pushed.keys()
-        misshapen = [name for name in both if pushed[name] != self.shapes[name]]
+        missing = self.shapes.keys() - pushed.keys()
+        missing -= set(self.optional)
+        unknown = pushed.keys() - self.shapes.keys()
+        unknown -= set(self.optional)
+        misshapen = set()
+        for name in self.shapes.keys() & pushed.keys():
+            if pushed[name] != self.shapes[name]:
+                misshapen.add(name)
 
-        self._refuse_any(manifest, "without", sorted(missing))
-        self._refuse_any(manifest, "unknown", sorted(unknown))
-        self._refuse_any(manifest, "of another shape", sorted(misshapen))
+        self._refuse_any(manifest, "without", missing)
+        self._refuse_any(manifest, "unknown", unknown)
+        self._refuse_any(manifest, "of another shape", misshapen)
 
+        # Last: hashing reads every byte, and a wrong set of names says more.
         digest = checksum(tensors)
         if digest != manifest.checksum:
+            expected = manifest.checksum[:DIGITS_SHOWN]
+            got = digest[:DIGITS_SHOWN]
             raise UserError(
-                f"weights {manifest.version}: expected checksum {manifest.checksum[:16]}, got {digest[:16]}; "
-                "publish again"
+                f"weights {manifest.version}: expected checksum {expected}, got {got}; publish again"
             )
 
     def _refuse_any(
-        self, manifest: WeightManifest, fault: str, names: Sequence[str]
+        self, manifest: WeightManifest, fault: str, names: Collection[str]
     ) -> None:
         if names:
-            shown = ", ".join(names[:NAMES_SHOWN])
+            shown = ", ".join(sorted(names)[:NAMES_SHOWN])
             raise UserError(
                 f"weights {manifest.version}: expected the {len(self.shapes)} tensors of {self.source}, "
                 f"got {len(names)} {fault}: {shown}; {self.remedy}"

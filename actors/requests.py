@@ -32,7 +32,8 @@ BAN = -100.0
 _MAX_SIZES = 4096
 _START_LABEL = "default"  # vLLM's version label before the first push
 
-Sizes: TypeAlias = tuple[tuple[int, int], ...]
+Size: TypeAlias = tuple[int, int]
+Sizes: TypeAlias = tuple[Size, ...]
 """Width and height in pixels of each image of a prompt."""
 
 
@@ -84,8 +85,9 @@ class PromptBuilder:
         """
         self._check_media(prompt, suffix)
         encoder = self._encoder
-        text = encoder.prompt_text(prompt)
-        prompt_ids = [int(token) for token in encoder.tokenizer(text)["input_ids"]]
+        encoding = encoder.tokenizer(encoder.prompt_text(prompt))
+        prompt_ids = [int(token) for token in encoding["input_ids"]]
+        # Shortened prompts bring features instead of pixels.
         if visible is not None:
             return self._shortened(
                 prompt,
@@ -109,7 +111,7 @@ class PromptBuilder:
                     seed,
                     self._image_side,
                 )
-                names[i] = f"{names[i]}/noise-{noise.step}-{seed}"
+                names[i] += f"/noise-{noise.step}-{seed}"
         if images:
             payload["multi_modal_data"] = {"image": images}
             payload["multi_modal_uuids"] = {"image": names}
@@ -166,8 +168,11 @@ class PromptBuilder:
             return [rows]  # a list: vLLM would read a bare tensor as one image per row
         # The grid counts patches before the projector merges `merge` x `merge` of them into a token.
         merge = config.vision_config.spatial_merge_size
-        grid = torch.tensor([[1, merge, merge * len(rows)]])
-        return {"image_embeds": rows, "image_grid_thw": grid}
+        time_height_width = [1, merge, merge * len(rows)]
+        return {
+            "image_embeds": rows,
+            "image_grid_thw": torch.tensor([time_height_width]),
+        }
 
     def check(
         self,
@@ -185,18 +190,22 @@ class PromptBuilder:
         encoder = self._encoder
         prompt = built.prompt
         encoder.check_length(prompt, len(token_ids))
+        # Text alone and shortened sequences are not expanded by the engine.
         if not built.sizes:
             return
         num_image_tokens = token_ids.count(encoder.image_token_id)
         expected = self._num_image_tokens.get(built.sizes)
         if expected is None:
             encoded = encoder.encode_prompt(prompt)
-            if (*encoded.token_ids, *built.suffix) != tuple(token_ids):
+            processors_ids = (*encoded.token_ids, *built.suffix)
+            if processors_ids != tuple(token_ids):
                 raise _disagreement(prompt, encoded.num_image_tokens, num_image_tokens)
+            # Pictures of a data set may be of any number of sizes.
             if len(self._num_image_tokens) >= _MAX_SIZES:
                 self._num_image_tokens.clear()
             self._num_image_tokens[built.sizes] = encoded.num_image_tokens
             return
+        # Every image is one token before it is expanded.
         num_unexpanded = len(built.payload["prompt_token_ids"])
         expected_length = num_unexpanded - len(built.sizes) + num_image_tokens
         if num_image_tokens != expected or len(token_ids) != expected_length:
@@ -306,8 +315,11 @@ def token_logprobs(
     output: RequestOutput, token_ids: Sequence[int]
 ) -> tuple[float, ...]:
     """Log-probs (nats) of the last tokens of a scored sequence."""
-    candidates: Any = output.prompt_logprobs  # one dict by token id per position
+    # One dict by token id per position.
+    candidates: Any = output.prompt_logprobs
+    of_response = candidates[-len(token_ids) :]
     logprobs = []
-    for by_token, token in zip(candidates[-len(token_ids) :], token_ids, strict=True):
-        logprobs.append(float(by_token[token].logprob))
+    for by_token, token in zip(of_response, token_ids, strict=True):
+        logprob = by_token[token].logprob
+        logprobs.append(float(logprob))
     return tuple(logprobs)

@@ -31,7 +31,8 @@ def split_sentences(text: str) -> list[str]:
         if _ABBREVIATION.search(text, 0, end):
             continue
         # White space at either end of the text stays with the first or last sentence.
-        if text[:end].strip() and text[end:].strip():
+        is_inside = text[:end].strip() and text[end:].strip()
+        if is_inside:
             sentences.append(text[start:end])
             start = end
     if start < len(text):
@@ -57,7 +58,8 @@ def flip_answer(sentence: str) -> tuple[str, int] | None:
     elif word[0].isupper():
         other = other.capitalize()
     head = sentence[: match.start(1)] + other
-    return head + sentence[match.end(1) :], len(head)
+    rest = sentence[match.end(1) :]
+    return head + rest, len(head)
 
 
 def split_point(
@@ -69,6 +71,9 @@ def split_point(
 
     `first` itself is one of the choices (ours: a flipped answer stays in the head, else the flip would be undone).
     """
-    word_ends = [match.start() for match in _WORD_END.finditer(sentence)]
-    places = [first, *(place for place in word_ends if place > first)]
+    places = [first]
+    for match in _WORD_END.finditer(sentence):
+        place = match.start()
+        if place > first:
+            places.append(place)
     return rng.choice(places)

@@ -39,6 +39,7 @@ def shared_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY, prefix=_PREFIX) as name:
         descriptor = os.open(name, os.O_RDONLY)
         try:
+            # Released by the kernel when this process ends, however it ends.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield Path(name)
         finally:
@@ -55,9 +56,12 @@ def sweep() -> int:
         # Locked by a living owner, another user's, or just removed by somebody else.
         with suppress(OSError):
             # Its owner may have created a young folder without having locked it yet.
-            if time.time() - folder.stat().st_mtime < _YOUNG_S:
+            age_s = time.time() - folder.stat().st_mtime
+            if age_s < _YOUNG_S:
                 continue
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            # Not through a link: the folder is removed with all that is in it.
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            descriptor = os.open(folder, flags)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder)

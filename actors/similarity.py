@@ -11,12 +11,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from common.errors import UserError
 
 PAPER_ENCODER = "sentence-transformers/all-mpnet-base-v2"
 _WORD = re.compile(r"\w+")
+GramCounts: TypeAlias = Counter[tuple[str, ...]]
+"""How often each word, and each pair of neighbouring words, occurs."""
+TextPairs: TypeAlias = Sequence[tuple[str, str]]
 
 
 class Similarity(Protocol):
@@ -27,7 +30,7 @@ class Similarity(Protocol):
 
     def __call__(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: TextPairs,
     ) -> list[float]: ...
 
 
@@ -43,21 +46,27 @@ class LexicalSimilarity:
 
     def __call__(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: TextPairs,
     ) -> list[float]:
-        return [_cosine(_counts(left), _counts(right)) for left, right in pairs]
+        similarities = []
+        for left, right in pairs:
+            similarity = _cosine(_counts(left), _counts(right))
+            similarities.append(similarity)
+        return similarities
 
 
-def _counts(text: str) -> Counter[tuple[str, ...]]:
+def _counts(text: str) -> GramCounts:
     words = _WORD.findall(text.lower())
-    counts: Counter[tuple[str, ...]] = Counter((word,) for word in words)
+    counts: GramCounts = Counter()
+    for word in words:
+        counts[(word,)] += 1
     counts.update(pairwise(words))
     return counts
 
 
 def _cosine(
-    left: Counter[tuple[str, ...]],
-    right: Counter[tuple[str, ...]],
+    left: GramCounts,
+    right: GramCounts,
 ) -> float:
     # Two texts without words are the same.
     if not left or not right:
@@ -94,7 +103,7 @@ class EmbeddingSimilarity:
 
     def __call__(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: TextPairs,
     ) -> list[float]:
         texts: list[str] = []
         for pair in pairs:
@@ -103,5 +112,8 @@ class EmbeddingSimilarity:
         vectors = self._model.encode(
             texts, normalize_embeddings=True, show_progress_bar=False
         )
-        lefts, rights = vectors[::2], vectors[1::2]
-        return [float(left @ right) for left, right in zip(lefts, rights, strict=True)]
+        similarities = []
+        for start in range(0, len(texts), 2):
+            left, right = vectors[start : start + 2]
+            similarities.append(float(left @ right))
+        return similarities

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from actors.adapter_push import adapter_request
 from actors.vllm_api import (
@@ -17,6 +17,8 @@ from actors.vllm_api import (
 )
 from actors.vllm_engine import VllmEngine
 
+Future: TypeAlias = asyncio.Future[RequestOutput]
+
 
 class SteppedVllmEngine(VllmEngine):
     """Requests of one call are enqueued in order before the next step; weights change between two steps."""
@@ -25,7 +27,8 @@ class SteppedVllmEngine(VllmEngine):
         # Asynchronous scheduling would let the batch depend on timing.
         engine_args = EngineArgs(**arguments, async_scheduling=False)
         self._engine = LLMEngine.from_engine_args(engine_args)
-        self._waiting: dict[str, asyncio.Future[RequestOutput]] = {}
+        # Request id -> what its caller awaits.
+        self._waiting: dict[str, Future] = {}
         self._stepper: asyncio.Task[None] | None = None
 
     async def _render(
@@ -40,7 +43,7 @@ class SteppedVllmEngine(VllmEngine):
         self, request_id: str, rendered: Any, params: SamplingParams
     ) -> Awaitable[RequestOutput]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[RequestOutput] = loop.create_future()
+        future: Future = loop.create_future()
         adapter = await self._policy()
         self._engine.add_request(
             request_id,
@@ -61,6 +64,7 @@ class SteppedVllmEngine(VllmEngine):
                     assert isinstance(output, RequestOutput)
                     if output.finished:
                         self._finish(output)
+                # Lets callers submit their next requests.
                 await asyncio.sleep(0)
         except Exception as error:
             for future in self._waiting.values():
@@ -87,6 +91,7 @@ class SteppedVllmEngine(VllmEngine):
         else:
             await self._policy()
             await self._load_adapter(adapter_request(path, load=True))
+        # After the load: what is sampled from now on is of the new weights.
         engine.set_weight_version(version)
         engine.reset_prefix_cache(reset_running_requests=True)
         engine.reset_mm_cache()

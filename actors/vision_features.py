@@ -43,8 +43,10 @@ class VisionFeatures:
     ) -> None:
         self._encoder = encoder
         self._dtype = dtype
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device)
         self._model: Any = None
+        # Weights that were pushed before the model was built.
         self._pushed: dict[str, torch.Tensor] = {}
         self._cache: LRUCache[str, torch.Tensor] = LRUCache(CAPACITY)
 
@@ -83,8 +85,7 @@ class VisionFeatures:
             self._encode({key: self._inputs(prompt)})
         features = self._cache[key]
         rows = list(indices)
-        is_rising = rows == sorted(set(rows))
-        if not rows or not is_rising or rows[0] < 0 or rows[-1] >= len(features):
+        if not _are_rising_indices(rows, len(features)):
             raise PromptError(
                 "image_tokens",
                 f"prompt {prompt.id}: expected rising indices of {len(features)} image tokens, got {rows[:8]}",
@@ -112,21 +113,27 @@ class VisionFeatures:
         """Fill the cache, at most `BATCH` images of like-shaped inputs in one forward."""
         if wanted and self._model is None:
             self._build()
-        alike: dict[Any, list[str]] = {}
+        alike: dict[Any, list[str]] = {}  # input shapes -> images
         for key, inputs in wanted.items():
             # Images are concatenated along the first axis; the others have to agree.
-            shapes = tuple((name, inputs[name].shape[1:]) for name in sorted(inputs))
-            alike.setdefault(shapes, []).append(key)
+            shapes = []
+            for name in sorted(inputs):
+                row_shape = inputs[name].shape[1:]
+                shapes.append((name, row_shape))
+            alike.setdefault(tuple(shapes), []).append(key)
         for keys in alike.values():
             for start in range(0, len(keys), BATCH):
-                batch = keys[start : start + BATCH]
-                self._encode_batch({key: wanted[key] for key in batch})
+                batch = {}
+                for key in keys[start : start + BATCH]:
+                    batch[key] = wanted[key]
+                self._encode_batch(batch)
 
     def _encode_batch(self, batch: Mapping[str, Inputs]) -> None:
         inputs = {}
-        first, *_ = batch.values()
-        for name in first:
-            value = torch.cat([image[name] for image in batch.values()])
+        images = list(batch.values())
+        for name in images[0]:
+            value = torch.cat([image[name] for image in images])
+            # Sizes and grids are integers and stay so.
             dtype = self._dtype if value.is_floating_point() else None
             inputs[name] = value.to(self._device, dtype)
         features = self._model.get_image_features(**inputs).pooler_output
@@ -151,7 +158,10 @@ class VisionFeatures:
         }
         config.text_config.update(without_layers)
         _leave_out_unread_layers(config)
-        self._model = AutoModel.from_config(config).to(self._device, self._dtype).eval()
+        model = AutoModel.from_config(config)
+        self._model = model.to(self._device, self._dtype)
+        # No dropout.
+        self._model.eval()
         self._assign(_read_vision(model_path) | self._pushed)
         self._pushed.clear()
 
@@ -160,6 +170,7 @@ class VisionFeatures:
         weights: dict[str, torch.Tensor],
     ) -> None:
         for name, parameter in self._model.state_dict().items():
+            # AutoModel builds what is `model.` in the policy with its head.
             value = weights.get(hub_name(f"model.{name}"))
             if value is not None:
                 parameter.copy_(value)
@@ -178,8 +189,10 @@ def by_images(
         images: set[str] = set()
         if request.visible_image_tokens:
             images.update(image.sha256 for image in request.prompt.images)
-        num_after = len(in_batch | images)
-        if batch and num_after > len(in_batch) and num_after > num_images:
+        # A request that brings no new image never starts a batch.
+        is_new = not images <= in_batch
+        is_full = len(in_batch | images) > num_images
+        if batch and is_new and is_full:
             yield batch
             batch = []
             in_batch = set()
@@ -187,6 +200,14 @@ def by_images(
         in_batch |= images
     if batch:
         yield batch
+
+
+def _are_rising_indices(indices: list[int], length: int) -> bool:
+    if not indices:
+        return False
+    if indices[0] < 0 or indices[-1] >= length:
+        return False
+    return indices == sorted(set(indices))
 
 
 def vision_inputs(model_inputs: Mapping[str, Any]) -> Inputs:
@@ -211,6 +232,7 @@ def _read_vision(model_path: Path) -> dict[str, torch.Tensor]:
     for file in sorted(model_path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if is_vision_side(hub_name(name)):
-                    tensors[hub_name(name)] = weights.get_tensor(name)
+                key = hub_name(name)
+                if is_vision_side(key):
+                    tensors[key] = weights.get_tensor(name)
     return tensors

@@ -74,7 +74,8 @@ class VllmEngine(ABC):
         self.encoder = encoder = ChatEncoder(model.path, model.max_length)
         self._probe_tolerance = probe_tolerance
         self._timeout_s = timeout_s
-        self._features = VisionFeatures(encoder, getattr(torch, model.dtype))
+        dtype = getattr(torch, model.dtype)
+        self._features = VisionFeatures(encoder, dtype)
         self._builder = PromptBuilder(encoder, self._features)
         self._shapes = checkpoint_shapes(model.path)
         self._swap_lock = asyncio.Lock()
@@ -85,7 +86,9 @@ class VllmEngine(ABC):
         if self._adapter is None:
             self._expected = whole_weights(self._shapes, model.freeze_vision)
         else:
-            self._expected = adapter_alone(adapter_shapes(self._shapes, self._adapter))
+            shapes = adapter_shapes(self._shapes, self._adapter)
+            self._expected = adapter_alone(shapes)
+        # Before this engine creates a folder of its own.
         sweep()
         self._launch(engine_arguments(model, rollout, encoder, seed))
 
@@ -117,6 +120,7 @@ class VllmEngine(ABC):
                 output = await entry.output
                 results.append(to_group(request, output, self.encoder))
             return results
+        # A caller that is cancelled leaves no requests behind, either.
         except BaseException:
             await self._abort_submitted(submitted)
             raise
@@ -134,6 +138,7 @@ class VllmEngine(ABC):
         """Token log-probs (nats) of whole answers under one set of weights, one result per answer, in order."""
         responses = [self.encoder.encode_response(text) for _, text in answers]
         submitted: list[Submitted | Dropped] = []
+        # Held to the end, so that one set of weights scores all answers.
         async with self._swap_lock:
             try:
                 for (prompt, _), token_ids in zip(answers, responses, strict=True):
@@ -174,6 +179,7 @@ class VllmEngine(ABC):
                         f"weights {version}: expected the engine to echo this version, got {echo}; restart it"
                     )
                 self._version = manifest.version
+                # Adapters are on the language model only.
                 if self._adapter is None:
                     self._features.load(tensors)
                 probe_error = await self._prove(manifest)
@@ -182,7 +188,8 @@ class VllmEngine(ABC):
                 f"weights {version}: expected a load within {self._timeout_s:g} s, got none; see the engine's "
                 "log or raise loop.call_timeout_s"
             ) from late
-        return LoadReport(manifest.version, probe_error, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return LoadReport(manifest.version, probe_error, seconds)
 
     def _shared(self, tensors: Tensors) -> AbstractContextManager[Path]:
         """The tensors in shared memory, in the form that `_swap` reads."""
@@ -263,8 +270,9 @@ class VllmEngine(ABC):
         # The last token is only predicted, so it does not count towards the length that is checked.
         built = self._builder.build(prompt, token_ids[:-1])
         rendered = await self._render(built.payload)
-        self._builder.check(built, rendered["prompt_token_ids"])
-        rendered["prompt_token_ids"] = [*rendered["prompt_token_ids"], token_ids[-1]]
+        expanded = rendered["prompt_token_ids"]
+        self._builder.check(built, expanded)
+        rendered["prompt_token_ids"] = [*expanded, token_ids[-1]]
         return await self._submit(request_id, rendered, scoring_params())
 
     async def _abort_submitted(self, submitted: Sequence[Submitted | Dropped]) -> None:

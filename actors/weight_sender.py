@@ -21,7 +21,10 @@ def shared_file(tensors: Tensors) -> Iterator[Path]:
         UserError: shared memory is too small for it.
     """
     check_room(tensors)
-    contiguous = {name: np.ascontiguousarray(tensors[name]) for name in tensors}
+    # safetensors writes an array's memory as it lies, strides ignored.
+    contiguous = {}
+    for name, array in tensors.items():
+        contiguous[name] = np.ascontiguousarray(array)
     with shared_folder() as folder:
         path = folder / "weights.safetensors"
         # Created first: `save_file` would create a file that others may read.

@@ -72,7 +72,9 @@ def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, Array]:
 
     A tied `lm_head` is sent under its own name too: engines keep a packed copy of it, which would silently stay stale.
     """
-    tensors = {hub_name(name): tensor for name, tensor in state.items()}
+    tensors = {}
+    for name, tensor in state.items():
+        tensors[hub_name(name)] = tensor
     if LM_HEAD not in tensors and EMBEDDING in tensors:
         tensors[LM_HEAD] = tensors[EMBEDDING]
     arrays = {}
@@ -103,7 +105,11 @@ def from_array(
 
 def from_arrays(tensors: Tensors) -> dict[str, torch.Tensor]:
     """Tensors by hub name, sharing memory with the arrays."""
-    return dict(from_array(name, array) for name, array in tensors.items())
+    by_name = {}
+    for travelling_name, array in tensors.items():
+        name, value = from_array(travelling_name, array)
+        by_name[name] = value
+    return by_name
 
 
 def checksum(tensors: Tensors) -> str:
@@ -111,9 +117,11 @@ def checksum(tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
+        # Separators that no name contains, so that no two sets have the same bytes.
         header = f"{name}\x1f{array.dtype.str}\x1f{array.shape}\x1e"
         digest.update(header.encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        flat_bytes = array.reshape(-1).view(np.uint8)
+        digest.update(flat_bytes.data)
     return digest.hexdigest()
 
 
