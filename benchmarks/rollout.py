@@ -214,7 +214,9 @@ async def measure(
     )
     rollout = config.rollout
     sides = start_sides(config, runtime, args.cores)
-    started = {name: await side.call("start") for name, side in sides.items()}
+    started = {}
+    for name, side in sides.items():
+        started[name] = await side.call("start")
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for turn, seed in enumerate([WARM_UP, *args.seeds]):

@@ -11,12 +11,16 @@ from typing import Any, Literal, TypeAlias
 
 from actors.adapter_push import zero_adapter
 from common.config import EngineOptions, Full, Lora, Model, Rollout
+from common.images import ImageStore
+from common.protocols import GenerationRequest
 from common.records import WeightManifest
 from common.weights import checkpoint_shapes, checksum
 from tests.actors.hf_policy import HfPolicy
+from tests.tiny_models import make_prompt
 
 Kind: TypeAlias = Literal["stepped", "async"]
-Run: TypeAlias = Callable[[Coroutine[Any, Any, Any]], Any]
+AnyCoroutine: TypeAlias = Coroutine[Any, Any, Any]
+Run: TypeAlias = Callable[[AnyCoroutine], Any]
 KINDS: tuple[Kind, ...] = ("stepped", "async")
 MAX_LENGTH = 256
 
@@ -59,6 +63,7 @@ class EnginePool:
         for spec, engine in self._engines.items():
             if engine.weight_version == self._start_versions[spec]:
                 continue
+            # Versions only rise; the weights behind them go back.
             version = engine.weight_version + 1
             manifest, arrays = _start_weights(spec)
             load = engine.load_weights(replace(manifest, version=version), arrays)
@@ -76,6 +81,27 @@ class EnginePool:
                 self._run(engine.close())
 
 
+def seeded_requests(
+    store: ImageStore,
+    seeds: range,
+    num_completions: int,
+    max_tokens: int,
+) -> list[GenerationRequest]:
+    """One sampling request per seed, each about an image of its own."""
+    requests = []
+    for seed in seeds:
+        request = GenerationRequest(
+            f"g{seed}",
+            make_prompt(store, seed),
+            num_completions,
+            temperature=1.0,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+        requests.append(request)
+    return requests
+
+
 async def _start(spec: EngineSpec) -> Any:
     from actors.engines import make_engine
 
@@ -86,7 +112,8 @@ async def _start(spec: EngineSpec) -> Any:
     )
     # Small blocks, so that short prompts do use the prefix cache.
     options = EngineOptions(block_size=32, kv_cache_bytes=32 << 20)
-    rollout = Rollout(deterministic=spec.kind == "stepped", engine=options)
+    is_stepped = spec.kind == "stepped"
+    rollout = Rollout(deterministic=is_stepped, engine=options)
     return make_engine(
         model,
         rollout,

@@ -49,15 +49,20 @@ class HfPolicy:
     ) -> torch.Tensor:
         """(length, vocabulary) logits of a prompt and tokens of its answer; None shows the whole image."""
         encoded = self.encoder.encode_prompt(prompt)
-        ids = torch.tensor([[*encoded.token_ids, *suffix]])
+        sequence = [*encoded.token_ids, *suffix]
+        ids = torch.tensor([sequence])
         is_image = ids[0] == self.encoder.image_token_id
         output = self.model.get_image_features(**encoded.model_inputs)
         embeddings = self.model.get_input_embeddings()(ids)
-        embeddings[0, is_image] = torch.cat(list(output.pooler_output))
+        # One tensor of features per image.
+        features = torch.cat(list(output.pooler_output))
+        embeddings[0, is_image] = features
         if visible is not None:
             image_places = is_image.nonzero()[:, 0]
+            visible_places = image_places[list(visible)]
             is_kept = ~is_image
-            is_kept[image_places[list(visible)]] = True
+            is_kept[visible_places] = True
+            # Positions count what is left, as in the engine.
             embeddings = embeddings[:, is_kept]
         logits: torch.Tensor = self.model(inputs_embeds=embeddings).logits[0]
         return logits
@@ -79,9 +84,13 @@ class HfPolicy:
         token_ids: Sequence[int],
     ) -> tuple[int, ...]:
         """The greedy token at each place of a given answer, media tokens banned."""
-        logits = self.logits(prompt, token_ids)[-len(token_ids) - 1 : -1]
-        logits[:, list(self.encoder.media_token_ids)] = -torch.inf
-        return tuple(logits.argmax(-1).tolist())
+        logits = self.logits(prompt, token_ids)
+        # The logits of a place predict the token after it.
+        predicting = logits[-len(token_ids) - 1 : -1]
+        banned = list(self.encoder.media_token_ids)
+        predicting[:, banned] = -torch.inf
+        predicted = predicting.argmax(-1)
+        return tuple(predicted.tolist())
 
     def greedy(
         self,
@@ -92,12 +101,17 @@ class HfPolicy:
     ) -> tuple[int, ...]:
         """Greedy answer with media tokens banned; ends after the end-of-sequence token."""
         encoder = self.encoder
+        banned = list(encoder.media_token_ids)
+        # Without the end-of-sequence token: the answer goes on after its prefix.
         start = encoder.encode_response(prefix)[:-1] if prefix else ()
         answer: list[int] = []
         while len(answer) < num_tokens and encoder.eos_token_id not in answer:
-            logits = self.logits(prompt, [*start, *answer], visible)[-1]
-            logits[list(encoder.media_token_ids)] = -torch.inf
-            answer.append(int(logits.argmax()))
+            sequence = [*start, *answer]
+            logits = self.logits(prompt, sequence, visible)
+            predicting = logits[-1]
+            predicting[banned] = -torch.inf
+            token = predicting.argmax()
+            answer.append(int(token))
         return tuple(answer)
 
     def publish(

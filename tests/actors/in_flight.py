@@ -77,9 +77,14 @@ def _goes_over(
     prompt: Prompt,
     token_ids: tuple[int, ...],
 ) -> bool:
+    # Teacher forcing: what either policy would say next at every place of the answer.
     by_old = old.predicted(prompt, token_ids)
     by_new = new.predicted(prompt, token_ids)
     if by_old == by_new:
         return False
-    mixtures = [by_old[:cut] + by_new[cut:] for cut in range(1, len(token_ids))]
+    # Where the swap came is not known.
+    mixtures = set()
+    for cut in range(1, len(token_ids)):
+        mixture = by_old[:cut] + by_new[cut:]
+        mixtures.add(mixture)
     return token_ids in mixtures

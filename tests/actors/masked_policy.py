@@ -47,9 +47,16 @@ class MaskedPolicy:
         eos = self.encoder.eos_token_id
         if eos in answer[:-1]:
             return False
-        if len(answer) != num_tokens and answer[-1:] != (eos,):
+        # An answer that is not full must have ended.
+        is_full = len(answer) == num_tokens
+        has_ended = answer[-1:] == (eos,)
+        if not is_full and not has_ended:
             return False
-        logits = masked_logits(*self.arguments(prompt, (*prefix, *answer), visible))
+        sequence = (*prefix, *answer)
+        logits = masked_logits(*self.arguments(prompt, sequence, visible))
+        # The logits of a place predict the token after it.
         predicting = logits[-len(answer) - 1 : -1]
-        predicting[:, list(self.encoder.media_token_ids)] = -torch.inf
-        return tuple(predicting.argmax(-1).tolist()) == answer
+        banned = list(self.encoder.media_token_ids)
+        predicting[:, banned] = -torch.inf
+        predicted = predicting.argmax(-1).tolist()
+        return tuple(predicted) == answer

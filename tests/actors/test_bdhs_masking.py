@@ -23,7 +23,13 @@ from tests.tiny_models import make_prompt, tiny_llava
 
 NUM_IMAGE_TOKENS = 64
 ALL = tuple(range(NUM_IMAGE_TOKENS))
-VISIBLE: list[tuple[int, ...]] = [(), (5,), (0, 63), ALL[::7], ALL]
+VISIBLE: list[tuple[int, ...]] = [
+    (),
+    (5,),
+    (0, 63),
+    ALL[::7],
+    ALL,
+]
 ANSWER = "There is a red circle at the top left."
 NUM_NEW = 16
 
@@ -84,12 +90,15 @@ def test_masked_equals_shortened(
     shortened = shortened_logits(*arguments)
     assert masked.shape == shortened.shape
     num_answer = len(setup.answer)
+    # Both have logits at the visible places only.
     num_hidden = NUM_IMAGE_TOKENS - len(visible)
-    assert len(masked) == len(setup.encoded.token_ids) - num_hidden + num_answer
+    num_prompt = len(setup.encoded.token_ids) - num_hidden
+    assert len(masked) == num_prompt + num_answer
     error = masked.log_softmax(-1) - shortened.log_softmax(-1)
     assert error.abs().max() < 1e-4
-    predicted = masked[-num_answer:].argmax(-1)
-    assert torch.equal(predicted, shortened[-num_answer:].argmax(-1))
+    by_masked = masked[-num_answer:].argmax(-1)
+    by_shortened = shortened[-num_answer:].argmax(-1)
+    assert torch.equal(by_masked, by_shortened)
 
 
 @pytest.mark.parametrize("visible", VISIBLE)
@@ -127,7 +136,8 @@ def test_nothing_hidden_is_the_plain_forward_and_all_hidden_is_text_only(
             input_ids=torch.tensor([sequence]),
             **setup.encoded.model_inputs,
         ).logits[0]
-        text_only = setup.model(input_ids=torch.tensor([text])).logits[0]
+        text_ids = torch.tensor([text])
+        text_only = setup.model(input_ids=text_ids).logits[0]
     all_visible = setup.masked(ALL)
     all_hidden = setup.masked(())
     assert setup.largest_difference(all_visible, plain) < 1e-4
@@ -137,8 +147,9 @@ def test_nothing_hidden_is_the_plain_forward_and_all_hidden_is_text_only(
 
 def test_default_positions_would_be_another_function(setup: Setup) -> None:
     """Why the position ids are passed: counted over all tokens they change the answer."""
-    token_ids = torch.tensor([(*setup.encoded.token_ids, *setup.answer)])
-    mask = visible_mask(token_ids[0].tolist(), setup.encoder.image_token_id, (5,))
+    sequence = [*setup.encoded.token_ids, *setup.answer]
+    token_ids = torch.tensor([sequence])
+    mask = visible_mask(sequence, setup.encoder.image_token_id, (5,))
     with torch.no_grad():
         counted_over_all = setup.model(
             input_ids=token_ids,
@@ -157,6 +168,7 @@ def test_the_engine_runs_the_same_function(
 ) -> None:
     """vLLM's shortened sequences of several lengths in one call, greedy, with and without a prefix; and rho = 0."""
     engine = engines.get(tiny_llava(), "stepped")
+    # None shows the whole image, which vLLM encodes itself.
     prefix = "There is a red"
     requests = []
     for index, visible in enumerate([*VISIBLE, None]):

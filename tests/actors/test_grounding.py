@@ -46,10 +46,13 @@ def test_scores_change_behind_a_blank_picture(
     blind_prompts: list[Prompt],
 ) -> None:
     answer = "There is a star."
-    with_image = run(engine.score([(prompt, answer) for prompt in prompts]))
-    without_image = run(engine.score([(prompt, answer) for prompt in blind_prompts]))
+    answers = [(prompt, answer) for prompt in prompts]
+    blind_answers = [(prompt, answer) for prompt in blind_prompts]
+    with_image = run(engine.score(answers))
+    without_image = run(engine.score(blind_answers))
     for left, right in zip(with_image, without_image, strict=True):
-        assert abs(np.sum(left) - np.sum(right)) > LEAST
+        difference = np.sum(left) - np.sum(right)
+        assert abs(difference) > LEAST
 
 
 @pytest.mark.parametrize("visible", [None, (0, 5, 17, 63)], ids=["whole", "shortened"])

@@ -174,7 +174,8 @@ def test_an_image_that_is_gone_drops_its_row_unasked(
         injection = inject(with_image, cache, replace(prompt, images=(gone,)))
         assert reason_of(injection) == "image_missing"
         assert injection.asked == "no"
-        injection = inject(config(server.url), cache, replace(prompt, images=()))
+        without_image = replace(prompt, images=())
+        injection = inject(config(server.url), cache, without_image)
         assert reason_of(injection) == "no_image"
         assert not server.asked
 
@@ -309,7 +310,8 @@ def test_a_pair_and_what_it_cost(
     pair = injections[0].result
     assert isinstance(pair, PreferencePair)
     assert (pair.id, pair.source) == ("povid/p", "povid")
-    assert (pair.chosen.text, pair.rejected.text) == (TRUTH, WRONG)
+    assert pair.chosen.text == TRUTH
+    assert pair.rejected.text == WRONG
     assert pair.weight_version is None
     assert body["model"] == "writer"
     assert body["temperature"] == 0.3
@@ -455,7 +457,8 @@ def test_what_was_paid_for_is_counted_although_it_is_empty(
 ) -> None:
     with always(completion(None)) as server:
         for expected in ("failed", "cache"):
-            (injection,), usage = inject_all(config(server.url), cache, [prompt])
+            settings = config(server.url)
+            (injection,), usage = inject_all(settings, cache, [prompt])
             assert reason_of(injection) == "endpoint_empty"
             assert injection.asked == expected
             assert usage["num_prompt_tokens"] == 10
@@ -635,7 +638,14 @@ def test_the_key_is_sent_and_nowhere_else(
     on_disk = cache.read_text()
     assert "[api key]" in repr(injections)
     assert "[api key]" in on_disk
-    for text in (repr(injections), caplog.text, printed.out, printed.err, on_disk):
+    places = [
+        repr(injections),
+        caplog.text,
+        printed.out,
+        printed.err,
+        on_disk,
+    ]
+    for text in places:
         assert SECRET not in text
 
 

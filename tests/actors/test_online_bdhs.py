@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -37,7 +38,9 @@ PROMPT = Prompt(
     (ImageRef("00", "/none.png"),),
     TRUTH,
 )
-Answer = Callable[[GenerationRequest], tuple[str, int]]
+GroupPrompt: TypeAlias = tuple[str, Prompt]
+"""Group id and prompt."""
+Answer: TypeAlias = Callable[[GenerationRequest], tuple[str, int]]
 """Text of an answer, and the weight version that sampled it."""
 
 
@@ -50,7 +53,7 @@ def config_of(*overrides: str) -> RunConfig:
 
 
 def draw(
-    groups: Sequence[tuple[str, Prompt]],
+    groups: Sequence[GroupPrompt],
     answer: Answer,
     config: RunConfig | None = None,
 ) -> list[PreferencePair | Dropped]:
@@ -109,7 +112,7 @@ def test_the_version_is_that_of_the_oldest_sentence_of_the_attempt_that_counts()
     assert pair.weight_version == 5
 
 
-def _rejected(groups: Sequence[tuple[str, Prompt]], *overrides: str) -> dict[str, str]:
+def _rejected(groups: Sequence[GroupPrompt], *overrides: str) -> dict[str, str]:
     """Rejected texts by group id."""
     texts = {}
     for pair in draw(groups, seeded, config_of(*overrides)):

@@ -45,6 +45,7 @@ def test_a_sequence_that_is_not_the_processors_is_an_error(
         )
         with pytest.raises(RuntimeError, match=message):
             builder.check(built, wrong)
+    # From now on the number of tokens of this size is known, and the texts are not compared.
     builder.check(built, right)
     for wrong in (one_fewer, [*right, 5]):
         with pytest.raises(RuntimeError, match="expected the processor's sequence"):
@@ -82,10 +83,12 @@ def test_an_answer_with_a_media_token_is_dropped(
         8,
     )
     image = encoder.image_token_id
-    dropped = to_group(request, finished([300, image, 301], [5, image]), encoder)
+    output = finished([300, image, 301], [5, image])
+    dropped = to_group(request, output, encoder)
     assert isinstance(dropped, Dropped)
     assert (dropped.id, dropped.reason) == ("g", "media_token")
-    group = to_group(request, finished([300, 301], [5, image, image]), encoder)
+    output = finished([300, 301], [5, image, image])
+    group = to_group(request, output, encoder)
     assert isinstance(group, RolloutGroup)
     assert group.num_image_tokens == 2
     (answer,) = group.completions

@@ -14,7 +14,7 @@ from common.images import ImageStore, read
 from common.protocols import Engine, GenerationRequest, ImageNoise
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
 from common.shapes.render import blank
-from tests.actors.engines import EnginePool, Run
+from tests.actors.engines import EnginePool, Run, seeded_requests
 from tests.actors.hf_policy import HfPolicy
 from tests.tiny_models import TinyLlava, make_prompt, tiny_llava
 
@@ -45,9 +45,14 @@ def test_greedy_tokens_and_logprobs_equal_transformers(
     store: ImageStore,
     run: Run,
 ) -> None:
-    prompts = [make_prompt(store, seed, side=40 + 12 * seed) for seed in range(6)]
-    groups = run(engine.generate([greedy(prompt) for prompt in prompts]))
-    for prompt, group in zip(prompts, groups, strict=True):
+    requests = []
+    for seed in range(6):
+        # Pictures of several sizes.
+        side = 40 + 12 * seed
+        requests.append(greedy(make_prompt(store, seed, side=side)))
+    groups = run(engine.generate(requests))
+    for request, group in zip(requests, groups, strict=True):
+        prompt = request.prompt
         encoded = hf.encoder.encode_prompt(prompt)
         assert group.prompt_token_ids == encoded.token_ids
         assert group.num_image_tokens == encoded.num_image_tokens
@@ -102,12 +107,14 @@ def test_noise_is_laid_on_the_pixels_and_never_mistaken_for_the_clean_image(
             noise.seed,
             side=64,
         )
-        stored.append(Prompt("stored", prompt.messages, (store.add(picture),)))
+        image = store.add(picture)
+        stored.append(Prompt("stored", prompt.messages, (image,)))
 
     def sampled(prompt: Prompt, noise: ImageNoise | None = None) -> GenerationRequest:
         return GenerationRequest("g", prompt, 4, 1.0, 16, seed=3, noise=noise)
 
-    groups = run(engine.generate([sampled(stored_prompt) for stored_prompt in stored]))
+    stored_requests = [sampled(clean) for clean in stored]
+    groups = run(engine.generate(stored_requests))
     expected = [group.completions for group in groups]
     assert len(set(expected)) == 4
     requests = [sampled(prompt, noise) for noise in (None, *noises)]
@@ -135,10 +142,7 @@ def test_seeded_samples_do_not_depend_on_the_batch(
     store: ImageStore,
     run: Run,
 ) -> None:
-    requests = []
-    for seed in range(30, 35):
-        prompt = make_prompt(store, seed)
-        requests.append(GenerationRequest(f"g{seed}", prompt, 3, 1.0, 10, seed=seed))
+    requests = seeded_requests(store, range(30, 35), 3, max_tokens=10)
     together = run(engine.generate(requests))
     alone = {}
     for request in reversed(requests):
@@ -178,7 +182,9 @@ def test_what_cannot_run_is_dropped_beside_what_can(
         assert isinstance(dropped, Dropped)
         assert (dropped.id, dropped.reason) == (prompt.id, reason)
 
-    (outside,) = run(engine.generate([greedy(good, visible_image_tokens=(0, 64))]))
+    # The image has tokens 0 to 63.
+    request = greedy(good, visible_image_tokens=(0, 64))
+    (outside,) = run(engine.generate([request]))
     assert isinstance(outside, Dropped)
     assert outside.reason == "image_tokens"
 
@@ -213,12 +219,15 @@ def test_the_answer_gets_the_room_that_is_left_and_no_more(
     run: Run,
 ) -> None:
     prompt = make_prompt(store, 42, "What do you see? " * 24)
-    (group,) = run(engine.generate([greedy(prompt, max_tokens=500)]))
+    request = greedy(prompt, max_tokens=500)
+    (group,) = run(engine.generate([request]))
     (completion,) = group.completions
-    assert len(group.prompt_token_ids) + len(completion.token_ids) == 256
+    num_prompt_tokens = len(group.prompt_token_ids)
+    assert num_prompt_tokens + len(completion.token_ids) == 256
     assert completion.finish_reason == "length"
+    # A sequence of full length can be scored as well.
     logprobs = run(engine.token_logprobs(prompt, completion.token_ids))
-    assert len(logprobs) == 256 - len(group.prompt_token_ids)
+    assert len(logprobs) == 256 - num_prompt_tokens
 
 
 def test_stop_strings_end_the_answer_and_stay(
@@ -231,7 +240,8 @@ def test_stop_strings_end_the_answer_and_stay(
     unstopped = hf.encoder.decode(hf.greedy(prompt, NUM_NEW))
     middle = len(unstopped) // 2
     stop = unstopped[middle : middle + 2]
-    (group,) = run(engine.generate([greedy(prompt, stop=(stop,))]))
+    request = greedy(prompt, stop=(stop,))
+    (group,) = run(engine.generate([request]))
     (completion,) = group.completions
     end = unstopped.index(stop) + len(stop)
     assert completion.text == unstopped[:end]
@@ -243,10 +253,7 @@ def test_both_engines_sample_the_same(
     store: ImageStore,
     run: Run,
 ) -> None:
-    requests = []
-    for seed in range(50, 54):
-        prompt = make_prompt(store, seed)
-        requests.append(GenerationRequest(f"g{seed}", prompt, 2, 1.0, 8, seed=seed))
+    requests = seeded_requests(store, range(50, 54), 2, max_tokens=8)
     stepped = run(engines.get(tiny_llava(), "stepped").generate(requests))
     concurrent = run(engines.get(tiny_llava(), "async").generate(requests))
     for ours, theirs in zip(stepped, concurrent, strict=True):
@@ -284,9 +291,6 @@ def test_a_flood_of_seeded_requests_is_prefilled_whole(
     run: Run,
 ) -> None:
     """vLLM on CPU crashes when a seeded request is prefilled in parts; 20,000 prompt tokens invite it to."""
-    requests = []
-    for seed in range(100, 165):
-        prompt = make_prompt(store, seed)
-        requests.append(GenerationRequest(f"g{seed}", prompt, 4, 1.0, 2, seed=seed))
+    requests = seeded_requests(store, range(100, 165), 4, max_tokens=2)
     for group in run(engine.generate(requests)):
         assert isinstance(group, RolloutGroup)

@@ -66,7 +66,8 @@ def test_after_a_push_tokens_and_logprobs_are_those_of_the_new_weights(
         run(engine.generate(requests))
         version = engine.weight_version + 1
         hf.perturb(seed)
-        report = run(engine.load_weights(*hf.publish(version, prompt)))
+        publication = hf.publish(version, prompt)
+        report = run(engine.load_weights(*publication))
         assert report.version == version == engine.weight_version
         assert report.probe_error is not None
         assert report.probe_error < TOLERANCE
@@ -75,7 +76,9 @@ def test_after_a_push_tokens_and_logprobs_are_those_of_the_new_weights(
         expected = hf.token_logprobs(prompt, response)
         assert logprobs == pytest.approx(expected, abs=TOLERANCE)
         if previous is not None:
-            assert np.abs(np.subtract(logprobs, previous)).max() > 0.1
+            # Or the test would not see stale weights.
+            difference = np.subtract(logprobs, previous)
+            assert np.abs(difference).max() > 0.1
         previous = logprobs
 
         groups = run(engine.generate(requests))
@@ -123,7 +126,8 @@ def test_a_push_that_is_not_the_manifests_or_the_models_is_refused_whole(
     without = dict(arrays)
     del without[name]
     renamed = without | {"q_proj": arrays[name]}
-    reshaped = arrays | {name: np.zeros((2, 2), np.float32)}
+    small = np.zeros((2, 2), np.float32)
+    reshaped = arrays | {name: small}
     wrong_pushes = ((without, "without"), (renamed, "without"), (reshaped, "shape"))
     for tensors, words in wrong_pushes:
         described = replace(manifest, checksum=checksum(tensors))
@@ -183,7 +187,8 @@ def test_nothing_is_left_in_shared_memory(
             yield path
 
     monkeypatch.setattr(actors.vllm_engine, "shared_file", watched)
-    run(engine.load_weights(*hf.publish(engine.weight_version + 1)))
+    publication = hf.publish(engine.weight_version + 1)
+    run(engine.load_weights(*publication))
     (path,) = paths
     assert path.is_relative_to(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -80,10 +80,14 @@ def test_a_tied_head_is_sent_under_its_own_name() -> None:
 
 
 def test_the_checksum_sees_bytes_names_shapes_and_dtypes_but_no_order() -> None:
-    first = {"a": np.arange(4, dtype=np.float32), "b": np.zeros(2, np.float32)}
+    first: dict[str, Array] = {
+        "a": np.arange(4, dtype=np.float32),
+        "b": np.zeros(2, np.float32),
+    }
     reordered = dict(reversed(first.items()))
     assert checksum(first) == checksum(reordered)
     others: list[dict[str, Array]] = [
+        # Bytes, names, shapes, dtypes.
         first | {"a": first["a"] + 1},
         {"a": first["a"], "c": first["b"]},
         first | {"a": first["a"].reshape(2, 2)},
@@ -111,6 +115,7 @@ def test_a_frozen_tower_may_be_left_out_a_projector_not() -> None:
     with pytest.raises(UserError, match="without"):
         whole_weights(shapes, vision_frozen=False).check(manifest, tensors)
 
+    # The projector is trained even if the tower is not.
     without_projector = dict(tensors)
     for name in tensors:
         if name.startswith("multi_modal"):
