@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.protocols import Tensors
 from common.weights import Array, Shape, from_arrays
 
+# A layer of the language model is called differently in hub checkpoints and in peft files.
 _HUB_PREFIX = "language_model.model.layers."
 _PEFT_PREFIX = "base_model.model.model.language_model.layers."
 
@@ -41,6 +42,7 @@ def lora_arguments(tuning: Lora) -> dict[str, object]:
         UserError: vLLM takes no adapter of this rank.
     """
     supported = get_args(MaxLoRARanks)
+    # vLLM allocates for one of a few ranks, and smaller adapters fit in.
     large_enough = [rank for rank in supported if rank >= tuning.r]
     if not large_enough:
         raise UserError(
@@ -56,6 +58,7 @@ def lora_arguments(tuning: Lora) -> dict[str, object]:
 
 def adapter_request(folder: Path | str, load: bool) -> LoRARequest:
     """How a request names the adapter. With `load`, vLLM reads the folder again and replaces the adapter it has."""
+    # One name and number for ever: requests in flight keep theirs when the weights behind it change.
     return LoRARequest("policy", 1, str(folder), load_inplace=load)
 
 

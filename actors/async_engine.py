@@ -36,6 +36,7 @@ class AsyncVllmEngine(VllmEngine):
         self, request_id: str, rendered: Any, params: SamplingParams
     ) -> Awaitable[RequestOutput]:
         adapter = await self._policy()
+        # The queue, not the generator of `generate`: it can be awaited long after the request was enqueued.
         queue = await self._llm.add_request(
             request_id, rendered, params, lora_request=adapter
         )
@@ -65,6 +66,7 @@ class AsyncVllmEngine(VllmEngine):
             else:
                 await self._policy()
                 await self._load_adapter(adapter_request(path, load=True))
+            # Before generation goes on, so that every token is labelled with its weights.
             await llm.update_weight_version(version)
             return str(await llm.get_weight_version())
         finally:

@@ -112,6 +112,7 @@ def draw_attempt(
     cuts = [("", "")]
     if is_guided:
         text_rng = random.Random(text_seed)
+        # A generator of its own, so that the mask does not depend on the text.
         cuts = list(_cuts(prompt.reference, config.flip_prob, text_rng))
 
     requests = []
@@ -166,6 +167,7 @@ def assemble(
 
     Reasons: the engine's own, `cut_off` when a continuation ran into its token limit, `empty`.
     """
+    # The first sentence without a continuation decides: an answer has all of them or none.
     prompt_id = attempt.prompt.id
     pieces = []
     for head, group in zip(attempt.heads, groups, strict=True):
@@ -230,6 +232,7 @@ def _pair_of(
     if isinstance(answer, Dropped):
         return answer
     assert prompt.reference is not None
+    # A pair of two equal answers would teach nothing.
     if answer.strip() == prompt.reference.strip():
         return Dropped(
             prompt.id, "identical", "the last attempt repeated the chosen answer"
@@ -281,6 +284,7 @@ async def generate_pairs(
         if not active:
             return
 
+        # Attempts of all kinds go out together; those that are repeated join the next round.
         answers = await _answers(active, generate)
         similarities = _similarities(active, answers, similarity)
         undecided = []

@@ -60,6 +60,7 @@ def summarise(
             num_visible += note["num_visible"]
             num_tokens += note["num_image_tokens"]
 
+    # Attempts that accepted nothing are listed, too.
     accepted = {}
     for number in range(1, max_attempts + 1):
         accepted[str(number)] = pairs_at[number]

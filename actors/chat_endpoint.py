@@ -136,6 +136,7 @@ class ChatEndpoint:
             "messages": list(messages),
             "temperature": config.temperature,
             "top_p": config.top_p,
+            # Newer models of OpenAI know max_completion_tokens only.
             config.max_tokens_key: config.max_tokens,
         }
         canonical = json.dumps(request, sort_keys=True)

@@ -74,6 +74,7 @@ def rows_of(prompt: Prompt, config: PovidConfig) -> list[Row]:
     kinds = suited_kinds(prompt, config.kinds)
     if config.every_kind:
         return [Row(f"{prompt.id}/{kind}", prompt, kind) for kind in kinds]
+    # By the prompt alone: the same kind whatever other prompts are in the set.
     draw = derive_seed(config.seed, "povid/kind", prompt.id)
     kind = kinds[draw % len(kinds)]
     return [Row(prompt.id, prompt, kind)]
@@ -148,6 +149,7 @@ def refusal(row: Row, config: PovidConfig) -> Dropped | None:
     answer = row.prompt.reference
     if answer is None or not answer.strip():
         return Dropped(row.id, "no_reference", "POVID needs a true answer to corrupt")
+    # Counted before an image is read or a token paid for.
     lengths = {
         "answer_too_long": len(answer),
         "question_too_long": len(question_of(row.prompt)),

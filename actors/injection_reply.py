@@ -17,6 +17,7 @@ _LEFTOVER = re.compile(
     r"|\b(?:true|mistaken) answer\b|\brewritten (?:answer|version)\b",
     re.IGNORECASE,
 )
+# At the start of a reply only: in the middle of an answer these words are content.
 _REFUSAL = re.compile(
     r"\A\W*(?:i['’]?m sorry|i am sorry|sorry|i apologi[sz]e|as an ai"
     r"|i (?:can['’]?t|cannot|can not|am unable|won['’]?t|must decline)|i['’]m unable)\b",

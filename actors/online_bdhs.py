@@ -97,6 +97,7 @@ def _result(
     if isinstance(outcome.result, Dropped):
         return outcome.result
     version = attempts.oldest(outcome.prompt_id, outcome.attempts)
+    # The pair is about the prompt as the loop knows it, not about its copy under the group id.
     return replace(
         outcome.result,
         id=outcome.prompt_id,

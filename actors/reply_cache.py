@@ -56,6 +56,7 @@ class ReplyCache:
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
         )
+        # A reply is paid for: it must survive a crash before anybody builds on it.
         self._journal.sync()
         self.replies[key] = replace(reply, cached=True)
 

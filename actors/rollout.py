@@ -47,6 +47,7 @@ class RolloutWorker:
     ) -> None:
         self._config = config
         self._index = index
+        # Evaluation starts workers of this class on an exported checkpoint.
         self._model = config.model
         if model_path is not None:
             self._model = config.model.model_copy(update={"path": model_path})
@@ -66,6 +67,7 @@ class RolloutWorker:
         import torch
 
         torch.set_num_threads(num_threads)
+        # Only now: vLLM reads the number of threads when it is imported.
         from actors.engines import make_engine
         from actors.vllm_api import VERSION, current_platform
 
@@ -82,6 +84,7 @@ class RolloutWorker:
             from actors.online_bdhs import OnlineBdhsSampler
 
             self._bdhs = OnlineBdhsSampler(config, ImageTokenCounter(engine.encoder))
+        # Raises when vLLM and the processor expand the image differently.
         group = await _first_answer(engine)
         if isinstance(group, Dropped):
             raise RuntimeError(

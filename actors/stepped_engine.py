@@ -93,6 +93,7 @@ class SteppedVllmEngine(VllmEngine):
             await self._load_adapter(adapter_request(path, load=True))
         # After the load: what is sampled from now on is of the new weights.
         engine.set_weight_version(version)
+        # Running answers compute their prefix again, under the new weights.
         engine.reset_prefix_cache(reset_running_requests=True)
         engine.reset_mm_cache()
         engine.reset_encoder_cache()

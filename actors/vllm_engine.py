@@ -90,6 +90,7 @@ class VllmEngine(ABC):
             self._expected = adapter_alone(shapes)
         # Before this engine creates a folder of its own.
         sweep()
+        # Last: a failure above must not leave a process behind.
         self._launch(engine_arguments(model, rollout, encoder, seed))
 
     @property
@@ -234,6 +235,7 @@ class VllmEngine(ABC):
                 token_ids = rendered["prompt_token_ids"]
                 self._builder.check(built, token_ids)
                 room = encoder.max_length - len(token_ids)
+                # The answer ends where the model does, however many tokens were asked for.
                 params = sampling_params(request, room, encoder.media_token_ids)
                 request_id = self._next_id()
                 output = await self._submit(request_id, rendered, params)
@@ -286,6 +288,7 @@ class VllmEngine(ABC):
         """The adapter that every request carries, zeros before the first push; None if whole weights are pushed."""
         if self._adapter is not None and self._lora_request is None:
             zeros = zero_adapter(self._shapes, self._adapter)
+            # Loaded before the first request, so that no request is without an adapter.
             with shared_adapter(zeros, self._adapter) as folder:
                 await self._load_adapter(adapter_request(folder, load=True))
                 self._lora_request = adapter_request(folder, load=False)

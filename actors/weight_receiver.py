@@ -74,6 +74,7 @@ class WeightReceiver:
 
     def swap_weights(self: Any, path: str) -> None:
         """Replace all weights of the model by those of a file, between two engine steps."""
+        # Undoes fusing and packing, so that names and shapes are those of a checkpoint again.
         self.start_weight_update()
         self.update_weights({"path": path})
         self.finish_weight_update()

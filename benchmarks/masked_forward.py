@@ -106,6 +106,7 @@ def shortened_logits(
 
     Positions are the model's own count: of a plain sequence, or of one with an image of one row.
     """
+    # Features are computed before tokens are left out: every image token sees the whole picture.
     embeddings = shortened_embeddings(
         model,
         prompt,

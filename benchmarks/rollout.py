@@ -93,10 +93,12 @@ class BareVllm:
         from actors.vllm_api import SamplingParams
 
         encoder = self._encoder
+        # The same ban as in our engine, which costs time as well.
         banned = dict.fromkeys(encoder.media_token_ids, -100.0)
         prompts: list[Any] = []
         params = []
         for request in requests:
+            # Pictures are decoded before the clock starts, in favour of the peer.
             prompt = {
                 "prompt": encoder.prompt_text(request.prompt),
                 "multi_modal_data": {"image": encoder.load_images(request.prompt)},
@@ -190,6 +192,7 @@ def start_sides(
             num_cpus=0.1,
             num_gpus=0,
         )
+    # All at once: each is idle while another is measured.
     sides["bare"] = runtime.spawn(
         BareVllm,
         base,
@@ -236,6 +239,7 @@ async def measure(
                 num_tokens, seconds = await time_worker(
                     side, requests, rollout.prompts_per_call
                 )
+            # Prompt tokens do not count.
             speed = num_tokens / seconds
             print(
                 f"seed {seed:2d}  {name:8s} {num_tokens} tokens in {seconds:.2f} s = {speed:.0f} per s"

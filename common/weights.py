@@ -79,6 +79,7 @@ def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, Array]:
         tensors[LM_HEAD] = tensors[EMBEDDING]
     arrays = {}
     for name, tensor in tensors.items():
+        # A view where the tensor already lies on the CPU in order.
         value = tensor.detach().cpu().contiguous()
         if value.dtype == torch.bfloat16:
             name = name + BFLOAT16

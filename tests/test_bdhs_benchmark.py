@@ -113,6 +113,7 @@ def test_both_sides_give_the_same_greedy_answers(
     answers = turns[0].answers
     assert turns[1].answers == answers
     assert len(set(answers.values())) == 3
+    # More than there are rows of one prompt: padding must not change an answer.
     plain.batch = 5
     assert plain.run(prompts, CONFIG).answers == answers
     for turn in turns:
@@ -150,6 +151,7 @@ def test_summary_by_hand() -> None:
     Plain spends 1 s of 3 per pair on vision for 4 sentences; encoded once that is 0.25, so 2.25 s against our 0.3: 7.5.
     """
     args: argparse.Namespace = parser().parse_args(["--cores", "0"])
+    # Seconds per turn of 10 pairs.
     parts = {"vision": 10.0, "prefill": 1.0, "decode": 1.0, "filter": 0.0, "other": 0.0}
     plain = [Turn(seconds, parts, {}, 11.0, 40) for seconds in (20.0, 40.0, 30.0)]
     ours = [Turn(seconds, parts, {}, 12.0, 40) for seconds in (2.0, 4.0, 3.0)]

@@ -20,6 +20,7 @@ from tests.tiny_models import tiny_llava
 def leave_process_group() -> Iterator[None]:
     """vLLM's in-process engine leaves its process group behind, and DeepSpeed's tests need one of their own."""
     yield
+    # Not imported when no engine was started.
     if "vllm" in sys.modules:
         from vllm.distributed import cleanup_dist_env_and_memory
 

@@ -124,6 +124,7 @@ def test_the_engine_runs_what_was_trained(
         assert report.probe_error < TOLERANCE
 
         export = tmp_path / str(step)
+        # Adapters merged into the weights: what is shipped in the end.
         learner.export(export)
         merged = HfPolicy(export, 256)
         logprobs = run(engine.token_logprobs(prompt, response))
@@ -140,6 +141,7 @@ def test_the_engine_runs_what_was_trained(
             assert completion.token_ids == merged.greedy(prompt, 10, visible=visible)
             assert completion.max_weight_version == version
 
+    # The same training, pushed as merged weights.
     whole, _ = learner_of().publish(1)
     assert whole is not None
     assert manifest.num_bytes < whole.num_bytes / 5
@@ -194,6 +196,7 @@ def test_a_quantised_policy_is_pushed_whole(
     learner = learner_of(quantize="nf4")
     learner.set_probe(make_prompt(store, 90), (300, 301, 302, 303))
     learner.step(0, make_pairs(store, 6))
+    # Dequantised weights with the adapters merged in.
     publication = learner.publish(engine.weight_version + 1)
     report = run(engine.load_weights(*publication))
     assert report.probe_error is not None

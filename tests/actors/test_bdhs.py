@@ -50,6 +50,7 @@ def group_of(
 ) -> RolloutGroup | Dropped:
     if isinstance(answer, Dropped):
         return answer
+    # The scripted policy has no tokens to count.
     reason: Literal["stop", "length"] = "length" if answer.endswith("…") else "stop"
     completion = Completion((), answer, 0, 0, reason)
     return RolloutGroup(
@@ -166,6 +167,7 @@ def test_prefixes_are_true_text_and_never_end_in_a_space(seed: int) -> None:
     first_head, second_head = attempt.heads
     assert TRUTH.startswith(first.prefix)
     assert first.prefix == first_head
+    # Never the corrupted text of the sentence before.
     assert TRUTH.startswith(second.prefix)
     assert second.prefix == "There is a red circle at the top." + second_head
     assert not second.prefix.endswith(" ")
@@ -197,6 +199,7 @@ def test_flip_changes_the_head_but_not_the_truth_before_the_next_sentence() -> N
 def test_last_attempt_is_unguided_and_taken_although_similar() -> None:
     config = BdhsConfig(max_attempts=3, rho=0.5)
     by_id, calls = outcomes([make_prompt()], similar, config)
+    # Two sentences while guided, one whole answer at last.
     assert [len(requests) for requests in calls] == [2, 2, 1]
     (last,) = calls[2]
     assert (last.prefix, last.stop, last.max_tokens) == ("", (), 256)
@@ -225,6 +228,7 @@ def test_noise_attempts_keep_every_token_and_draw_new_noise() -> None:
             noises.add(request.noise)
     assert num_requests == [2, 2, 1]
     assert len(noises) == 3, "one noise per attempt"
+    # The prompt id is part of the seed.
     other_prompt = draw_attempt(make_prompt("q"), 1, 10, config)
     assert other_prompt.requests[0].noise not in noises
 
@@ -249,6 +253,7 @@ def test_every_attempt_of_the_unguided_variant_is_a_whole_answer_from_a_masked_i
     assert len(masks) == 3
     assert isinstance(by_id["p"].result, PreferencePair)
     assert by_id["p"].attempts == 3
+    # Another answer is taken at once.
     by_id, calls = outcomes([make_prompt()], lambda request: "A dog runs.", config)
     assert by_id["p"].attempts == len(calls) == 1
 
@@ -269,6 +274,7 @@ def test_masks_and_cuts_are_redrawn_for_each_attempt() -> None:
     assert len(masks) == len(seeds) == 4
 
 
+# Line breaks at the end do not make another answer.
 def repeat_the_truth(request: GenerationRequest) -> str:
     return rest_of_sentence(request) if request.stop else TRUTH + "\n"
 
@@ -314,6 +320,7 @@ def test_prompts_that_cannot_be_used_are_refused_without_a_request() -> None:
     assert drop_of(by_id["c"]).reason == "image_count"
     assert drop_of(by_id["d"]).reason == "image_count"
     assert drop_of(by_id["e"]).reason == "answer_too_long"
+    # The reason must not repeat ten million characters.
     assert len(drop_of(by_id["e"]).detail) < 100
 
 
@@ -324,11 +331,13 @@ def test_an_answer_of_one_word_is_continued_from_nothing_or_flipped(
     prompt = make_prompt(reference=reference)
     by_id, calls = outcomes([prompt], a_dog, BdhsConfig())
     (request,) = calls[0]
+    # Cut before the only word, or flipped and kept.
     assert request.prefix.strip().lower() in ("", "yes", "no")
     assert isinstance(by_id["p"].result, PreferencePair)
 
 
 def test_an_unreadable_image_drops_its_prompt_only() -> None:
+    # As raised by the counter of image tokens, whose errors have a reason.
     class Unreadable(UserError):
         reason = "image_missing"
 
@@ -359,6 +368,7 @@ def test_outcomes_do_not_depend_on_order_or_batch(
     seed: int,
 ) -> None:
     config = BdhsConfig(seed=seed, rho=0.8, similarity_threshold=0.6)
+    # Also what a resumed run relies on.
     expected, _ = outcomes(map(make_prompt, IDS), seeded, config)
     by_id, _ = outcomes(
         map(make_prompt, ids),
@@ -377,6 +387,7 @@ def test_all_sentences_of_all_prompts_are_in_flight_together() -> None:
         BdhsConfig(),
         window=8,
     )
+    # Eight prompts of two sentences, then the other two.
     assert [len(requests) for requests in calls] == [16, 4]
 
 

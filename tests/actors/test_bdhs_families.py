@@ -159,6 +159,7 @@ def test_features_in_a_batch_are_those_of_each_image_alone(
         return output
 
     missing = ImageRef("0" * 64, "/nowhere.png")
+    # Must be left out without disturbing the others of its batch.
     broken = Prompt("broken", setup.prompts[0].messages, (missing,))
     together = VisionFeatures(setup.encoder, torch.float32)
     with monkeypatch.context() as patch:
@@ -167,6 +168,7 @@ def test_features_in_a_batch_are_those_of_each_image_alone(
     assert sum(batch_sizes) == len(setup.prompts), (
         "every image once, the broken one not at all"
     )
+    # Some images were encoded together.
     assert len(batch_sizes) < len(setup.prompts)
 
     alone = VisionFeatures(setup.encoder, torch.float32)

@@ -24,6 +24,7 @@ TEXTS = st.text("aB1 .!?\n\t\"')é", max_size=40) | st.text(max_size=40)
 def test_sentences_concatenate_to_the_text(text: str) -> None:
     sentences = split_sentences(text)
     assert "".join(sentences) == text
+    # A text of nothing but white space is one sentence.
     if len(sentences) > 1:
         for sentence in sentences:
             assert sentence.strip()

@@ -87,6 +87,7 @@ def test_the_same_seed_gives_the_same_answers_and_greedy_ones_are_all_alike(
     )
     first = run(engine.generate([sampled, greedy]))
     second = run(engine.generate([sampled, greedy]))
+    # Also from warm caches.
     assert first == second
     _, greedy_group = first
     answers = {completion.token_ids for completion in greedy_group.completions}
@@ -149,6 +150,7 @@ def test_whole_answers_are_scored_in_order_and_what_cannot_run_says_why(
     first, dropped, longer, elsewhere = run(engine.score(answers))
     assert isinstance(dropped, Dropped)
     assert (dropped.id, dropped.reason) == ("bad", "image_missing")
+    # The end-of-sequence token is scored, too.
     assert len(longer) > len(first) > 1
     assert first != elsewhere
     (alone,) = run(engine.score([(good, "no")]))

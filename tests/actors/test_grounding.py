@@ -34,6 +34,7 @@ def blind_prompts(
     blind = []
     for prompt in prompts:
         (image,) = prompt.images
+        # Of the same size, so that the number of image tokens stays.
         grey = Image.new("RGB", read(image).size, GREY)
         blind.append(replace(prompt, images=(store.add(grey),)))
     return blind

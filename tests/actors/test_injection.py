@@ -129,7 +129,9 @@ def test_every_kind_has_its_own_instruction_and_shows_question_and_answer(
         assert question in text
         assert answer in text
         assert "<rewritten>" in text
+        # The instruction for models without the image.
         assert "do not see it" in text
+        # No leftover of the template language.
         assert "{#" not in text
         assert "\n\n\n" not in text
         texts.add(text)
@@ -168,6 +170,7 @@ def test_an_image_that_is_gone_drops_its_row_unasked(
     cache: Path,
 ) -> None:
     gone = ImageStore(tmp_path).add(blank())
+    # After it was stored, as when a data set has moved.
     Path(gone.path).unlink()
     with always(completion(WRONG)) as server:
         with_image = config(server.url, send_image=True)
@@ -196,6 +199,7 @@ def drawn_kinds(
 
 
 def test_kinds_follow_request_seed_and_id(prompt: Prompt) -> None:
+    # The wording decides what is a caption.
     captions = drawn_kinds(0, "What do you see in the image?")
     assert set(captions) == {"entity", "attribute", "relation"}
     assert captions == drawn_kinds(0, "Describe the image in detail.")
@@ -268,6 +272,7 @@ def test_an_answer_of_one_word_may_become_another_or_a_short_sentence() -> None:
     assert another == "No."
     sentence = read_reply("p", "No, the bench is empty.", "Yes.", 2.0)
     assert isinstance(sentence, str)
+    # 49 characters.
     too_long = read_reply(
         "p",
         "No, " + "x" * 45,
@@ -337,6 +342,7 @@ def test_rows_that_are_not_worth_asking_are_not_asked(
     image: ImageRef,
     cache: Path,
 ) -> None:
+    # One character above the limit.
     long_question = make_prompt("x" * 20_001, image)
     with always(completion(WRONG)) as server:
         settings = config(server.url)
@@ -369,6 +375,7 @@ def test_retry_after_has_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(chat_endpoint, "MAX_RETRY_AFTER_S", 0.01)
+    # A day.
     limited = refusal(429, **{"Retry-After": "86400"})
     with one_after_the_other([limited, completion(WRONG)]) as server:
         injection = inject(config(server.url), cache, prompt)
@@ -379,6 +386,7 @@ def test_retry_after_header() -> None:
     soon = email.utils.formatdate(time.time() + 60, usegmt=True)
     assert 58 <= retry_after_s(soon) <= 60
     assert retry_after_s("1.5") == 1.5
+    # A date that has gone by asks for no pause.
     past = email.utils.formatdate(0)
     for header in (None, "soon", "-3", "inf", "nan", past):
         assert retry_after_s(header) == 0.0
@@ -532,6 +540,7 @@ def test_equal_questions_at_the_same_time_share_a_reply(
     with always(completion(WRONG, delay_s=0.1)) as server:
         injections, usage = inject_all(config(server.url), cache, prompts)
         asked = sorted(injection.asked for injection in injections)
+        # One request, whose reply all three share.
         assert asked == ["answered", "cache", "cache"]
         assert len(server.asked) == usage["num_replies"] == 1
 
@@ -544,6 +553,7 @@ def test_nothing_is_asked_again_later_or_after_a_torn_line(
         settings = config(server.url)
         inject(settings, cache, prompt)
         with cache.open("a") as file:
+            # A line of another program, one without a reply, and one that a crash has torn.
             file.write('7\n{"event": "reply", "time": 0}\n')
             file.write('{"event": "reply", "key": "ab')
         for _ in range(2):
@@ -577,6 +587,7 @@ def test_a_failure_that_nobody_waits_for_any_more_is_silent(cache: Path) -> None
             question = {"role": "user", "content": "?"}
             asker = asyncio.create_task(endpoint.ask([question]))
             await asyncio.sleep(0.05)
+            # Its request goes on, since it may be paid for.
             asker.cancel()
             while endpoint.num_pending:
                 await asyncio.sleep(0.01)
@@ -618,6 +629,7 @@ def test_the_key_is_sent_and_nowhere_else(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    # White space around a key is a slip of the shell.
     monkeypatch.setenv("WRITER_KEY", f" {SECRET}\n")
     caplog.set_level(logging.DEBUG)
     prompts = []

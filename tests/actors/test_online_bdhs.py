@@ -89,6 +89,7 @@ def test_a_pair_has_everything_the_loop_needs() -> None:
     assert (pair.id, pair.source, pair.weight_version) == ("2:p", "online_bdhs", 3)
     assert pair.prompt == PROMPT
     assert pair.chosen.text == TRUTH != pair.rejected.text
+    # The reference was not sampled; the learner tokenizes it.
     assert pair.chosen.token_ids is None
     assert pair.prompt_token_ids is None
 
@@ -103,6 +104,7 @@ def test_the_version_is_that_of_the_oldest_sentence_of_the_attempt_that_counts()
         if attempt == "1":
             rest = TRUTH[len(request.prefix) :]
             return rest[: rest.index(".") + 1], 1
+        # One version per sentence: the weights change while the attempt is sampled.
         versions = (7, 5, 6)
         return " a cat.", versions[int(sentence)]
 
@@ -130,6 +132,7 @@ def test_draws_follow_run_seed_and_group_id_and_nothing_else() -> None:
     together = _rejected(groups)
     texts = set(together.values())
     assert len(texts) == 6
+    # One epoch at a time, and the first one backwards.
     second_epoch = _rejected(groups[3:])
     first_epoch = _rejected(groups[2::-1])
     assert second_epoch | first_epoch == together

@@ -36,6 +36,7 @@ def test_a_sequence_that_is_not_the_processors_is_an_error(
     built = builder.build(prompt, ())
     right = list(encoder.encode_prompt(prompt).token_ids)
     place = right.index(encoder.image_token_id)
+    # Wrong in number, and wrong in text only.
     one_fewer = right[:place] + right[place + 1 :]
     other_text = [right[0] + 1, *right[1:]]
 
@@ -108,6 +109,7 @@ def test_the_cuda_build_without_a_gpu_says_what_to_do(
     with pytest.raises(UserError, match=message) as caught:
         engine_arguments(model, Rollout(), encoder, 0)
     assert "\n" not in str(caught.value)
+    # With a GPU the same configuration starts.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     arguments = engine_arguments(model, Rollout(), encoder, 0)
     assert "gpu_memory_utilization" in arguments

@@ -48,6 +48,7 @@ def test_what_a_killed_owner_left_is_swept_up(shared_memory: Path) -> None:
         make_old(folder)
         assert sweep() == 0, "its owner is alive"
         assert folder.exists()
+        # SIGKILL: no handler and no `finally` runs.
         owner.kill()
     # Young again.
     os.utime(folder)

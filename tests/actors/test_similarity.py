@@ -42,6 +42,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bert = folder / "bert"
     BertModel(config).save_pretrained(bert)
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(bert)
+    # Without a normalisation layer: `EmbeddingSimilarity` normalises.
     modules = [Transformer(str(bert)), Pooling(16)]
     model = sentence_transformers.SentenceTransformer(modules=modules, device="cpu")
     model.save(str(folder / "model"))

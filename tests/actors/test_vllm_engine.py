@@ -118,6 +118,7 @@ def test_noise_is_laid_on_the_pixels_and_never_mistaken_for_the_clean_image(
     expected = [group.completions for group in groups]
     assert len(set(expected)) == 4
     requests = [sampled(prompt, noise) for noise in (None, *noises)]
+    # Whichever comes first must not be taken for the others.
     for order in (1, -1):
         groups = run(engine.generate(requests[::order]))
         assert [group.completions for group in groups] == expected[::order]
@@ -144,6 +145,7 @@ def test_seeded_samples_do_not_depend_on_the_batch(
 ) -> None:
     requests = seeded_requests(store, range(30, 35), 3, max_tokens=10)
     together = run(engine.generate(requests))
+    # In another order as well.
     alone = {}
     for request in reversed(requests):
         (group,) = run(engine.generate([request]))
@@ -163,6 +165,7 @@ def test_what_cannot_run_is_dropped_beside_what_can(
     good = make_prompt(store, 40)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
+    # The right hash: the file is what was asked for, but no picture.
     broken_hash = hashlib.sha256(broken.read_bytes()).hexdigest()
     corrupt = ImageRef(broken_hash, str(broken))
     changed = ImageRef("0" * 64, good.images[0].path)
@@ -244,6 +247,7 @@ def test_stop_strings_end_the_answer_and_stay(
     (group,) = run(engine.generate([request]))
     (completion,) = group.completions
     end = unstopped.index(stop) + len(stop)
+    # The stop string is part of the answer.
     assert completion.text == unstopped[:end]
     assert completion.finish_reason == "stop"
 
@@ -254,6 +258,7 @@ def test_both_engines_sample_the_same(
     run: Run,
 ) -> None:
     requests = seeded_requests(store, range(50, 54), 2, max_tokens=8)
+    # Same weights, seeds and kernels; only the scheduling differs.
     stepped = run(engines.get(tiny_llava(), "stepped").generate(requests))
     concurrent = run(engines.get(tiny_llava(), "async").generate(requests))
     for ours, theirs in zip(stepped, concurrent, strict=True):

@@ -119,12 +119,14 @@ def test_a_push_that_is_not_the_manifests_or_the_models_is_refused_whole(
     manifest, arrays = hf.perturb(11).publish(version + 1)
     name = "language_model.model.layers.0.self_attn.q_proj.weight"
 
+    # One value of one tensor.
     changed = arrays | {name: arrays[name] + 1}
     with pytest.raises(UserError, match="checksum"):
         run(engine.load_weights(manifest, changed))
 
     without = dict(arrays)
     del without[name]
+    # A missing name is reported before an unknown one.
     renamed = without | {"q_proj": arrays[name]}
     small = np.zeros((2, 2), np.float32)
     reshaped = arrays | {name: small}
@@ -162,6 +164,7 @@ def test_an_engine_that_echoes_another_version_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     version = engine.weight_version
+    # An engine that did not take the new weights reports the old version.
     monkeypatch.setattr(engine, "_swap", AsyncMock(return_value=str(version)))
     message = f"weights {version + 1}: expected the engine to echo .*, got {version};"
     with pytest.raises(RuntimeError, match=message):
@@ -183,6 +186,7 @@ def test_nothing_is_left_in_shared_memory(
     def watched(tensors: Any) -> Iterator[Path]:
         with shared_file(tensors) as path:
             paths.append(path)
+            # Weights are readable by their owner only.
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
             yield path
 

@@ -66,6 +66,7 @@ def test_bits_survive_the_journey(dtype: torch.dtype) -> None:
         "lm_head.weight": torch.randn(2, 3).to(dtype),
     }
     arrived = from_arrays(to_arrays(state))
+    # No name is lost or doubled.
     assert len(arrived) == len(state)
     for name, sent in state.items():
         tensor = arrived[hub_name(name)]
