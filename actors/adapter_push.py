@@ -56,10 +56,18 @@ def lora_arguments(tuning: Lora) -> dict[str, object]:
     }
 
 
-def adapter_request(folder: Path | str, load: bool) -> LoRARequest:
+def adapter_request(
+    folder: Path | str,
+    load: bool,
+) -> LoRARequest:
     """How a request names the adapter. With `load`, vLLM reads the folder again and replaces the adapter it has."""
     # One name and number for ever: requests in flight keep theirs when the weights behind it change.
-    return LoRARequest("policy", 1, str(folder), load_inplace=load)
+    return LoRARequest(
+        "policy",
+        1,
+        str(folder),
+        load_inplace=load,
+    )
 
 
 def adapter_shapes(
@@ -95,7 +103,10 @@ def zero_adapter(
 
 
 @contextmanager
-def shared_adapter(tensors: Tensors, tuning: Lora) -> Iterator[Path]:
+def shared_adapter(
+    tensors: Tensors,
+    tuning: Lora,
+) -> Iterator[Path]:
     """A peft directory in shared memory, readable by this user only, removed afterwards.
 
     Raises:

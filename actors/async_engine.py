@@ -20,7 +20,10 @@ from actors.vllm_engine import VllmEngine
 class AsyncVllmEngine(VllmEngine):
     """The default engine. Construct it inside the event loop that uses it."""
 
-    def _launch(self, arguments: dict[str, Any]) -> None:
+    def _launch(
+        self,
+        arguments: dict[str, Any],
+    ) -> None:
         engine_args = AsyncEngineArgs(**arguments, enable_log_requests=False)
         self._llm = AsyncLLM.from_engine_args(engine_args)
 
@@ -56,7 +59,11 @@ class AsyncVllmEngine(VllmEngine):
     async def _abort(self, request_ids: Sequence[str]) -> None:
         await self._llm.abort(list(request_ids))
 
-    async def _swap(self, path: str, version: str) -> str:
+    async def _swap(
+        self,
+        path: str,
+        version: str,
+    ) -> str:
         llm = self._llm
         # "keep" leaves running answers where they are; they go on under the new weights.
         await llm.pause_generation(mode="keep", clear_cache=True)

@@ -289,7 +289,12 @@ async def generate_pairs(
         similarities = _similarities(active, answers, similarity)
         undecided = []
         for attempt, answer, value in zip(active, answers, similarities, strict=True):
-            outcome = decide(attempt, answer, value, config)
+            outcome = decide(
+                attempt,
+                answer,
+                value,
+                config,
+            )
             if outcome is not None:
                 yield outcome
                 continue
@@ -311,7 +316,12 @@ def _first_attempt(
     if refusal is not None:
         return refusal
     try:
-        return draw_attempt(prompt, 1, num_image_tokens(prompt), config)
+        return draw_attempt(
+            prompt,
+            1,
+            num_image_tokens(prompt),
+            config,
+        )
     except UserError as error:
         # Errors without a reason are about the configuration, not about this prompt.
         if not hasattr(error, "reason"):

@@ -69,7 +69,11 @@ class ChatEndpoint:
         UserError: the environment variable of the API key is named but not set, or holds what cannot be a key.
     """
 
-    def __init__(self, config: EndpointConfig, cache: Path) -> None:
+    def __init__(
+        self,
+        config: EndpointConfig,
+        cache: Path,
+    ) -> None:
         self._config = config
         self._key = _key_of(config)
         connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)

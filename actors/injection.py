@@ -69,7 +69,10 @@ class Injector(Protocol):
     async def __call__(self, row: Row) -> Injection: ...
 
 
-def rows_of(prompt: Prompt, config: PovidConfig) -> list[Row]:
+def rows_of(
+    prompt: Prompt,
+    config: PovidConfig,
+) -> list[Row]:
     """The prompt with one kind, drawn by seed and prompt id, or with every kind that suits it."""
     kinds = suited_kinds(prompt, config.kinds)
     if config.every_kind:
@@ -99,7 +102,11 @@ def suited_kinds(
 class EndpointInjector:
     """Lets a language model behind a chat endpoint write the errors."""
 
-    def __init__(self, config: PovidConfig, endpoint: ChatEndpoint) -> None:
+    def __init__(
+        self,
+        config: PovidConfig,
+        endpoint: ChatEndpoint,
+    ) -> None:
         assert config.endpoint is not None, "an endpoint injector needs an endpoint"
         self._config = config
         self._endpoint = endpoint
@@ -120,7 +127,11 @@ class EndpointInjector:
             return Injection(row.id, row.kind, dropped, "failed")
         return self._read(row, reply)
 
-    def _read(self, row: Row, reply: Reply) -> Injection:
+    def _read(
+        self,
+        row: Row,
+        reply: Reply,
+    ) -> Injection:
         unreadable = None
         # A reply that thinking has used up is empty as well; the limit is the reason.
         if reply.cut_off:

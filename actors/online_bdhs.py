@@ -87,7 +87,11 @@ class _AttemptVersions:
                 self._oldest[attempt] = min(version, oldest)
         return results
 
-    def oldest(self, prompt_id: str, number: int) -> int:
+    def oldest(
+        self,
+        prompt_id: str,
+        number: int,
+    ) -> int:
         return self._oldest[f"{prompt_id}/{number}"]
 
 

@@ -37,7 +37,11 @@ class ExpectedPush:
     source: str
     remedy: str
 
-    def check(self, manifest: WeightManifest, tensors: Tensors) -> None:
+    def check(
+        self,
+        manifest: WeightManifest,
+        tensors: Tensors,
+    ) -> None:
         """Refuse a push that does not fit the manifest, the model or its configuration.
 
         Raises:

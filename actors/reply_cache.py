@@ -46,7 +46,11 @@ class ReplyCache:
                 continue
         self._journal = Journal(path)
 
-    def put(self, key: str, reply: Reply) -> None:
+    def put(
+        self,
+        key: str,
+        reply: Reply,
+    ) -> None:
         """Write a reply to disk, then make it available."""
         self._journal.write(
             "reply",

@@ -56,7 +56,11 @@ class EnginePrompt:
 class PromptBuilder:
     """Builds engine prompts and checks how the engine expands them."""
 
-    def __init__(self, encoder: ChatEncoder, features: VisionFeatures) -> None:
+    def __init__(
+        self,
+        encoder: ChatEncoder,
+        features: VisionFeatures,
+    ) -> None:
         self._encoder = encoder
         self._features = features
         # Qwen2.5-VL takes images of any size and has no such field.
@@ -116,7 +120,12 @@ class PromptBuilder:
             payload["multi_modal_data"] = {"image": images}
             payload["multi_modal_uuids"] = {"image": names}
         sizes = tuple(image.size for image in images)
-        return EnginePrompt(prompt, payload, sizes, tuple(suffix))
+        return EnginePrompt(
+            prompt,
+            payload,
+            sizes,
+            tuple(suffix),
+        )
 
     def _check_media(
         self,

@@ -136,7 +136,11 @@ class RolloutWorker:
         """Token log-probs (nats) of whole answers under the current weights, one result per answer, in order."""
         return await self.engine.score(answers)
 
-    async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
+    async def load(
+        self,
+        manifest: WeightManifest,
+        tensors: Tensors,
+    ) -> LoadReport:
         """Swap the engine's weights and prove them."""
         return await self.engine.load_weights(manifest, tensors)
 

@@ -23,7 +23,10 @@ Future: TypeAlias = asyncio.Future[RequestOutput]
 class SteppedVllmEngine(VllmEngine):
     """Requests of one call are enqueued in order before the next step; weights change between two steps."""
 
-    def _launch(self, arguments: dict[str, Any]) -> None:
+    def _launch(
+        self,
+        arguments: dict[str, Any],
+    ) -> None:
         # Asynchronous scheduling would let the batch depend on timing.
         engine_args = EngineArgs(**arguments, async_scheduling=False)
         self._engine = LLMEngine.from_engine_args(engine_args)
@@ -84,7 +87,11 @@ class SteppedVllmEngine(VllmEngine):
                 future.cancel()
         self._engine.abort_request(list(request_ids))
 
-    async def _swap(self, path: str, version: str) -> str:
+    async def _swap(
+        self,
+        path: str,
+        version: str,
+    ) -> str:
         engine = self._engine
         if self._adapter is None:
             engine.collective_rpc("swap_weights", args=(path,))

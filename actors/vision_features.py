@@ -109,7 +109,10 @@ class VisionFeatures:
         return vision_inputs(encoded.model_inputs)
 
     @torch.inference_mode()
-    def _encode(self, wanted: Mapping[str, Inputs]) -> None:
+    def _encode(
+        self,
+        wanted: Mapping[str, Inputs],
+    ) -> None:
         """Fill the cache, at most `BATCH` images of like-shaped inputs in one forward."""
         if wanted and self._model is None:
             self._build()
@@ -128,7 +131,10 @@ class VisionFeatures:
                     batch[key] = wanted[key]
                 self._encode_batch(batch)
 
-    def _encode_batch(self, batch: Mapping[str, Inputs]) -> None:
+    def _encode_batch(
+        self,
+        batch: Mapping[str, Inputs],
+    ) -> None:
         inputs = {}
         images = list(batch.values())
         for name in images[0]:
@@ -202,7 +208,10 @@ def by_images(
         yield batch
 
 
-def _are_rising_indices(indices: list[int], length: int) -> bool:
+def _are_rising_indices(
+    indices: list[int],
+    length: int,
+) -> bool:
     if not indices:
         return False
     if indices[0] < 0 or indices[-1] >= length:

@@ -277,7 +277,10 @@ class VllmEngine(ABC):
         rendered["prompt_token_ids"] = [*expanded, token_ids[-1]]
         return await self._submit(request_id, rendered, scoring_params())
 
-    async def _abort_submitted(self, submitted: Sequence[Submitted | Dropped]) -> None:
+    async def _abort_submitted(
+        self,
+        submitted: Sequence[Submitted | Dropped],
+    ) -> None:
         running = [entry for entry in submitted if isinstance(entry, Submitted)]
         await self._abort([entry.id for entry in running])
 
@@ -299,7 +302,10 @@ class VllmEngine(ABC):
         """Read the adapter's folder and replace the adapter of the same name."""
 
     @abstractmethod
-    def _launch(self, arguments: dict[str, Any]) -> None:
+    def _launch(
+        self,
+        arguments: dict[str, Any],
+    ) -> None:
         """Start vLLM; the last thing that the constructor does."""
 
     @abstractmethod
@@ -319,7 +325,11 @@ class VllmEngine(ABC):
     async def _abort(self, request_ids: Sequence[str]) -> None: ...
 
     @abstractmethod
-    async def _swap(self, path: str, version: str) -> str:
+    async def _swap(
+        self,
+        path: str,
+        version: str,
+    ) -> str:
         """Load a weight file or an adapter's folder between two steps; drop prefix, multimodal and encoder caches.
 
         Returns:

@@ -112,7 +112,10 @@ def measure(
     return summary(args, num_pairs, turns) | about
 
 
-def _options(args: argparse.Namespace, folder: Path) -> bdhs_sides.Options:
+def _options(
+    args: argparse.Namespace,
+    folder: Path,
+) -> bdhs_sides.Options:
     from benchmarks import bdhs_sides
     from cluster.bdhs_job import BLOCK_SIZE
 

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 MAX_LENGTH = 1024
 PICTURE_SIDE = 448
 
-SMALL = Size(512, 1408, 8, 8, 160, 640, 5, 5)
+SMALL = Size(
+    512,
+    1408,
+    8,
+    8,
+    160,
+    640,
+    5,
+    5,
+)
 """28 million parameters; the vision encoder's share of them is that of LLaVA-1.5-7B, 5 %."""
 NUM_IMAGE_TOKENS = SMALL.image_tokens
 

@@ -437,6 +437,9 @@ def settle(
     return _side.batch if isinstance(_side, Plain) else None
 
 
-def run(prompts: Sequence[Prompt], config: BdhsConfig) -> Turn:
+def run(
+    prompts: Sequence[Prompt],
+    config: BdhsConfig,
+) -> Turn:
     """One measured turn of this process's side."""
     return _side.run(prompts, config)

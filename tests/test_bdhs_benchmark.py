@@ -20,7 +20,16 @@ from common.bdhs_config import BdhsConfig
 from common.chat import ChatEncoder
 from common.images import ImageStore
 
-TINY = Size(64, 128, 2, 2, 32, 64, 2, 1)
+TINY = Size(
+    64,
+    128,
+    2,
+    2,
+    32,
+    64,
+    2,
+    1,
+)
 CONFIG = BdhsConfig(
     rho=0.9,
     max_attempts=2,

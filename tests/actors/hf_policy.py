@@ -20,7 +20,11 @@ Publication: TypeAlias = tuple[WeightManifest, dict[str, "np.ndarray[Any, Any]"]
 class HfPolicy:
     """A policy that answers by whole forward passes, without caches that could go stale."""
 
-    def __init__(self, path: Path, max_length: int = 512) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_length: int = 512,
+    ) -> None:
         self.encoder = ChatEncoder(path, max_length)
         model = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
         self.model = model.eval()

@@ -29,9 +29,21 @@ async def _answers_over_a_swap(
     """
     tasks = []
     for prompt in prompts:
-        long_request = GenerationRequest(prompt.id, prompt, 1, 0.0, 150)
+        long_request = GenerationRequest(
+            prompt.id,
+            prompt,
+            1,
+            0.0,
+            150,
+        )
         tasks.append(asyncio.create_task(engine.generate([long_request])))
-    last_request = GenerationRequest(short.id, short, 1, 0.0, 8)
+    last_request = GenerationRequest(
+        short.id,
+        short,
+        1,
+        0.0,
+        8,
+    )
     # A task as well: awaited directly it would overtake the tasks above.
     last = asyncio.create_task(engine.generate([last_request]))
     await last

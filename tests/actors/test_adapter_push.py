@@ -81,7 +81,13 @@ def test_an_adapter_that_is_not_the_manifests_or_the_models_is_refused() -> None
         with pytest.raises(UserError, match=words):
             expected.check(manifest, tensors)
     with pytest.raises(UserError, match="checksum"):
-        manifest = WeightManifest(1, "0" * 64, len(arrays), 0, 0.0)
+        manifest = WeightManifest(
+            1,
+            "0" * 64,
+            len(arrays),
+            0,
+            0.0,
+        )
         expected.check(manifest, arrays)
 
 

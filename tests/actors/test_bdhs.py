@@ -41,7 +41,12 @@ def make_prompt(
 ) -> Prompt:
     message = Message("user", (Part("image"),) * num_images)
     images = (ImageRef("00", "/none.png"),) * num_images
-    return Prompt(id, (message,), images, reference)
+    return Prompt(
+        id,
+        (message,),
+        images,
+        reference,
+    )
 
 
 def group_of(
@@ -52,7 +57,13 @@ def group_of(
         return answer
     # The scripted policy has no tokens to count.
     reason: Literal["stop", "length"] = "length" if answer.endswith("…") else "stop"
-    completion = Completion((), answer, 0, 0, reason)
+    completion = Completion(
+        (),
+        answer,
+        0,
+        0,
+        reason,
+    )
     return RolloutGroup(
         request.id,
         request.prompt,
@@ -178,7 +189,12 @@ def test_prefixes_are_true_text_and_never_end_in_a_space(seed: int) -> None:
 
 
 def test_answer_is_heads_and_continuations() -> None:
-    attempt = draw_attempt(make_prompt(), 1, 10, BdhsConfig())
+    attempt = draw_attempt(
+        make_prompt(),
+        1,
+        10,
+        BdhsConfig(),
+    )
     first, second = attempt.requests
     groups = [group_of(first, " 0."), group_of(second, " 1.")]
     first_head, second_head = attempt.heads
@@ -187,11 +203,21 @@ def test_answer_is_heads_and_continuations() -> None:
 
 def test_flip_changes_the_head_but_not_the_truth_before_the_next_sentence() -> None:
     prompt = make_prompt(reference="Yes. No, it is blue.")
-    always = draw_attempt(prompt, 1, 10, BdhsConfig(flip_prob=1))
+    always = draw_attempt(
+        prompt,
+        1,
+        10,
+        BdhsConfig(flip_prob=1),
+    )
     assert always.heads[0] == "No"
     assert always.heads[1].startswith(" Yes")
     assert always.requests[1].prefix.startswith("Yes. Yes")
-    never = draw_attempt(prompt, 1, 10, BdhsConfig(flip_prob=0))
+    never = draw_attempt(
+        prompt,
+        1,
+        10,
+        BdhsConfig(flip_prob=0),
+    )
     assert never.heads[0] == ""
     assert not never.heads[1].startswith(" Yes")
 
@@ -214,11 +240,21 @@ def test_last_attempt_is_unguided_and_taken_although_similar() -> None:
 
 
 def test_noise_attempts_keep_every_token_and_draw_new_noise() -> None:
-    config = BdhsConfig(variant="noise", noise_step=400, rho=0.9, max_attempts=3)
+    config = BdhsConfig(
+        variant="noise",
+        noise_step=400,
+        rho=0.9,
+        max_attempts=3,
+    )
     noises = set()
     num_requests = []
     for number in (1, 2, 3):
-        attempt = draw_attempt(make_prompt(), number, 10, config)
+        attempt = draw_attempt(
+            make_prompt(),
+            number,
+            10,
+            config,
+        )
         assert attempt.num_visible == attempt.num_image_tokens == 10
         num_requests.append(len(attempt.requests))
         for request in attempt.requests:
@@ -229,7 +265,12 @@ def test_noise_attempts_keep_every_token_and_draw_new_noise() -> None:
     assert num_requests == [2, 2, 1]
     assert len(noises) == 3, "one noise per attempt"
     # The prompt id is part of the seed.
-    other_prompt = draw_attempt(make_prompt("q"), 1, 10, config)
+    other_prompt = draw_attempt(
+        make_prompt("q"),
+        1,
+        10,
+        config,
+    )
     assert other_prompt.requests[0].noise not in noises
 
     first = draw_attempt(make_prompt(), 1, 10, config)

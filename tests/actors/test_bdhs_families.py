@@ -36,7 +36,11 @@ NUM_NEW = 8
 class Setup:
     """A tiny random model in Hugging Face, and a prompt for each image size."""
 
-    def __init__(self, family: str, store: ImageStore) -> None:
+    def __init__(
+        self,
+        family: str,
+        store: ImageStore,
+    ) -> None:
         self.directory = FAMILIES[family]()
         self.policy = MaskedPolicy(self.directory)
         self.model = self.policy.model
@@ -192,7 +196,14 @@ def _request(
 ) -> GenerationRequest:
     """About an image of this name."""
     prompt = Prompt(name, (), (ImageRef(name, "/none.png"),))
-    return GenerationRequest(name, prompt, 1, 1.0, 4, visible_image_tokens=visible)
+    return GenerationRequest(
+        name,
+        prompt,
+        1,
+        1.0,
+        4,
+        visible_image_tokens=visible,
+    )
 
 
 def test_requests_are_cut_by_the_images_to_be_encoded() -> None:

@@ -65,7 +65,11 @@ def make_prompt(question: str, *images: ImageRef) -> Prompt:
 
 def config(url: str, **changes: Any) -> PovidConfig:
     settings = {"max_retries": 2, "timeout_s": 5.0, **changes}
-    endpoint = EndpointConfig(base_url=url, model="writer", **settings)
+    endpoint = EndpointConfig(
+        base_url=url,
+        model="writer",
+        **settings,
+    )
     return PovidConfig(endpoint=endpoint)
 
 
@@ -124,7 +128,11 @@ def test_every_kind_has_its_own_instruction_and_shows_question_and_answer(
     hostile = replace(make_prompt(question), reference=answer)
     texts = set()
     for kind in KINDS:
-        (message,) = render_messages(hostile, kind, send_image=False)
+        (message,) = render_messages(
+            hostile,
+            kind,
+            send_image=False,
+        )
         text = message["content"]
         assert question in text
         assert answer in text
@@ -258,7 +266,12 @@ def test_what_is_no_rejected_answer_has_a_reason(reply: str, expected: str) -> N
 )
 def test_length_limit(length: int, taken: bool) -> None:
     """(n + 40) / (60 + 40) is within ½ and 2 for n from 10 to 160."""
-    result = read_reply("p", "x" * length, TRUTH, 2.0)
+    result = read_reply(
+        "p",
+        "x" * length,
+        TRUTH,
+        2.0,
+    )
     if taken:
         assert isinstance(result, str)
     else:
@@ -601,7 +614,11 @@ def test_a_failure_that_nobody_waits_for_any_more_is_silent(cache: Path) -> None
 
 def test_replies_without_usage_are_counted_as_such(prompt: Prompt, cache: Path) -> None:
     with always(completion(WRONG, usage=False)) as server:
-        settings = config(server.url, price_in=1, price_out=1)
+        settings = config(
+            server.url,
+            price_in=1,
+            price_out=1,
+        )
         _, usage = inject_all(settings, cache, [prompt])
     assert usage["num_replies_without_usage"] == 1
     assert usage["cost"] == 0

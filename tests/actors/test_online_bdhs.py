@@ -63,7 +63,13 @@ def draw(
         results = []
         for request in requests:
             text, version = answer(request)
-            completion = Completion((), text, version, 9, "stop")
+            completion = Completion(
+                (),
+                text,
+                version,
+                9,
+                "stop",
+            )
             group = RolloutGroup(
                 request.id,
                 request.prompt,

@@ -111,5 +111,10 @@ def test_the_cuda_build_without_a_gpu_says_what_to_do(
     assert "\n" not in str(caught.value)
     # With a GPU the same configuration starts.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    arguments = engine_arguments(model, Rollout(), encoder, 0)
+    arguments = engine_arguments(
+        model,
+        Rollout(),
+        encoder,
+        0,
+    )
     assert "gpu_memory_utilization" in arguments

@@ -76,7 +76,11 @@ def test_prefix_and_visible_tokens_equal_transformers(
     visible: tuple[int, ...] | None,
 ) -> None:
     prompt = make_prompt(store, 20)
-    request = greedy(prompt, prefix=prefix, visible_image_tokens=visible)
+    request = greedy(
+        prompt,
+        prefix=prefix,
+        visible_image_tokens=visible,
+    )
     (group,) = run(engine.generate([request]))
     assert group.num_image_tokens == (64 if visible is None else len(visible))
     expected = hf.greedy(
@@ -110,8 +114,19 @@ def test_noise_is_laid_on_the_pixels_and_never_mistaken_for_the_clean_image(
         image = store.add(picture)
         stored.append(Prompt("stored", prompt.messages, (image,)))
 
-    def sampled(prompt: Prompt, noise: ImageNoise | None = None) -> GenerationRequest:
-        return GenerationRequest("g", prompt, 4, 1.0, 16, seed=3, noise=noise)
+    def sampled(
+        prompt: Prompt,
+        noise: ImageNoise | None = None,
+    ) -> GenerationRequest:
+        return GenerationRequest(
+            "g",
+            prompt,
+            4,
+            1.0,
+            16,
+            seed=3,
+            noise=noise,
+        )
 
     stored_requests = [sampled(clean) for clean in stored]
     groups = run(engine.generate(stored_requests))
@@ -143,7 +158,12 @@ def test_seeded_samples_do_not_depend_on_the_batch(
     store: ImageStore,
     run: Run,
 ) -> None:
-    requests = seeded_requests(store, range(30, 35), 3, max_tokens=10)
+    requests = seeded_requests(
+        store,
+        range(30, 35),
+        3,
+        max_tokens=10,
+    )
     together = run(engine.generate(requests))
     # In another order as well.
     alone = {}
@@ -257,7 +277,12 @@ def test_both_engines_sample_the_same(
     store: ImageStore,
     run: Run,
 ) -> None:
-    requests = seeded_requests(store, range(50, 54), 2, max_tokens=8)
+    requests = seeded_requests(
+        store,
+        range(50, 54),
+        2,
+        max_tokens=8,
+    )
     # Same weights, seeds and kernels; only the scheduling differs.
     stepped = run(engines.get(tiny_llava(), "stepped").generate(requests))
     concurrent = run(engines.get(tiny_llava(), "async").generate(requests))
@@ -296,6 +321,11 @@ def test_a_flood_of_seeded_requests_is_prefilled_whole(
     run: Run,
 ) -> None:
     """vLLM on CPU crashes when a seeded request is prefilled in parts; 20,000 prompt tokens invite it to."""
-    requests = seeded_requests(store, range(100, 165), 4, max_tokens=2)
+    requests = seeded_requests(
+        store,
+        range(100, 165),
+        4,
+        max_tokens=2,
+    )
     for group in run(engine.generate(requests)):
         assert isinstance(group, RolloutGroup)
