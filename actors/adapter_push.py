@@ -1,7 +1,7 @@
-"""Pushes of adapters alone (`model.tuning.push = adapter`): checked, then handed to vLLM as a peft directory.
+"""Pushes of adapters alone (`model.tuning.push = adapter`), handed to vLLM as a peft directory.
 
-The engine keeps the start policy's weights and runs the one adapter beside them. Every request carries it from the
-start on, as an adapter of zeros before the first push, so that what is in flight during a push follows it.
+The engine keeps the start policy's weights and runs one adapter beside them. Every request carries the adapter, which
+is all zeros before the first push: so a request that is in flight during a push follows it.
 """
 
 from __future__ import annotations
@@ -20,23 +20,19 @@ from actors.vllm_api import LoRARequest, MaxLoRARanks
 from common.config import Lora, Model
 from common.errors import UserError
 from common.protocols import Tensors
-from common.records import WeightManifest
-from common.weights import BFLOAT16, checksum, from_arrays
+from common.weights import Array, Shape, from_arrays
 
-_HUB, _PEFT = (
-    "language_model.model.layers.",
-    "base_model.model.model.language_model.layers.",
-)
-"""Beginnings of a layer's name in the hub scheme and in peft's files."""
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""The start policy's tensors by hub name."""
+# A layer of the language model is called differently in hub checkpoints and in peft files.
+_HUB_PREFIX = "language_model.model.layers."
+_PEFT_PREFIX = "base_model.model.model.language_model.layers."
 
 
 def pushed_adapter(model: Model) -> Lora | None:
-    """The tuning whose adapters alone are pushed; None where pushes are of whole weights."""
+    """The tuning whose adapters alone are pushed; None if whole weights are pushed."""
     tuning = model.tuning
-    return tuning if isinstance(tuning, Lora) and tuning.push == "adapter" else None
+    if isinstance(tuning, Lora) and tuning.push == "adapter":
+        return tuning
+    return None
 
 
 def lora_arguments(tuning: Lora) -> dict[str, object]:
@@ -45,72 +41,73 @@ def lora_arguments(tuning: Lora) -> dict[str, object]:
     Raises:
         UserError: vLLM takes no adapter of this rank.
     """
-    ranks = sorted(rank for rank in get_args(MaxLoRARanks) if rank >= tuning.r)
-    if not ranks:
+    supported = get_args(MaxLoRARanks)
+    # vLLM allocates for one of a few ranks, and smaller adapters fit in.
+    large_enough = [rank for rank in supported if rank >= tuning.r]
+    if not large_enough:
         raise UserError(
-            f"model.tuning.r: expected at most {max(get_args(MaxLoRARanks))} for push = adapter, got {tuning.r}; "
+            f"model.tuning.r: expected at most {max(supported)} for push = adapter, got {tuning.r}; "
             "lower it or set push = merged"
         )
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": ranks[0]}
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": min(large_enough),
+    }
 
 
-def adapter_request(folder: Path | str, load: bool) -> LoRARequest:
-    """vLLM's name for the adapter; `load` reads the folder, in place of what the name stood for."""
-    return LoRARequest("policy", 1, str(folder), load_inplace=load)
+def adapter_request(
+    folder: Path | str,
+    load: bool,
+) -> LoRARequest:
+    """How a request names the adapter. With `load`, vLLM reads the folder again and replaces the adapter it has."""
+    # One name and number for ever: requests in flight keep theirs when the weights behind it change.
+    return LoRARequest(
+        "policy",
+        1,
+        str(folder),
+        load_inplace=load,
+    )
 
 
-def zero_adapter(shapes: Shapes, tuning: Lora) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-    """An adapter that changes nothing: where the learner's are, and of their shapes."""
-    arrays = {}
-    for name, shape in shapes.items():
+def adapter_shapes(
+    checkpoint: Mapping[str, Shape], tuning: Lora
+) -> dict[str, tuple[int, int]]:
+    """Shapes of the learner's adapter tensors by peft name.
+
+    Args:
+        checkpoint: the start policy's tensors by hub name.
+        tuning: which layers of the language model carry adapters, and their rank.
+    """
+    shapes = {}
+    for name, shape in checkpoint.items():
         layer = name.removesuffix(".weight")
-        if name.startswith(_HUB) and layer.rpartition(".")[2] in tuning.target_modules:
-            layer = _PEFT + layer.removeprefix(_HUB)
-            arrays[f"{layer}.lora_A.weight"] = np.zeros(
-                (tuning.r, shape[1]), np.float32
-            )
-            arrays[f"{layer}.lora_B.weight"] = np.zeros(
-                (shape[0], tuning.r), np.float32
-            )
+        projection = layer.rpartition(".")[2]
+        if name.startswith(_HUB_PREFIX) and projection in tuning.target_modules:
+            num_outputs, num_inputs = shape
+            peft_layer = _PEFT_PREFIX + layer.removeprefix(_HUB_PREFIX)
+            shapes[f"{peft_layer}.lora_A.weight"] = (tuning.r, num_inputs)
+            shapes[f"{peft_layer}.lora_B.weight"] = (num_outputs, tuning.r)
+    return shapes
+
+
+def zero_adapter(
+    checkpoint: Mapping[str, Shape],
+    tuning: Lora,
+) -> dict[str, Array]:
+    """An adapter that changes nothing, with the learner's names and shapes."""
+    arrays = {}
+    for name, shape in adapter_shapes(checkpoint, tuning).items():
+        arrays[name] = np.zeros(shape, np.float32)
     return arrays
 
 
-def check_adapter(
-    manifest: WeightManifest, tensors: Tensors, shapes: Shapes, tuning: Lora
-) -> None:
-    """Refuse a push that is not the manifest's, or no adapter of this model and configuration.
-
-    Raises:
-        UserError: checksum, names or shapes differ.
-    """
-    expected = {
-        name: array.shape for name, array in zero_adapter(shapes, tuning).items()
-    }
-    found = {
-        name.removesuffix(BFLOAT16): array.shape for name, array in tensors.items()
-    }
-    head = f"weights {manifest.version}: expected the {len(expected)} tensors of an adapter, got "
-    wrong = sorted(
-        name for name in expected.keys() & found.keys() if expected[name] != found[name]
-    )
-    for what, names in (
-        ("without", sorted(expected.keys() - found.keys())),
-        ("unknown", sorted(found.keys() - expected.keys())),
-        ("of another shape", wrong),
-    ):
-        if names:
-            raise UserError(
-                f"{head}{len(names)} {what}: {', '.join(names[:3])}; learner and engine differ in tuning"
-            )
-    if (digest := checksum(tensors)) != manifest.checksum:
-        raise UserError(
-            f"weights {manifest.version}: expected checksum {manifest.checksum[:16]}, got {digest[:16]}; publish again"
-        )
-
-
 @contextmanager
-def shared_adapter(tensors: Tensors, tuning: Lora) -> Iterator[Path]:
-    """A peft directory in shared memory, readable by this user only, gone afterwards.
+def shared_adapter(
+    tensors: Tensors,
+    tuning: Lora,
+) -> Iterator[Path]:
+    """A peft directory in shared memory, readable by this user only, removed afterwards.
 
     Raises:
         UserError: shared memory is too small for it.

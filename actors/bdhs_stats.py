@@ -1,4 +1,4 @@
-"""How a BDHS run went, from one short note per prompt; the notes outlive the process, so a resumed run counts all.
+"""How a BDHS run went, from one short note per prompt. The notes are on disk, so a resumed run counts all prompts.
 
 For comparison, the paper on POVID-5k: more than 74 % of the examples accepted after one attempt, 90 % after four.
 """
@@ -30,41 +30,57 @@ def note_of(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def summarise(notes: Sequence[Mapping[str, Any]], max_attempts: int) -> dict[str, Any]:
+def summarise(
+    notes: Sequence[Mapping[str, Any]],
+    max_attempts: int,
+) -> dict[str, Any]:
     """Counts over all prompts.
 
-    `accepted_per_attempt` is keyed "1" … "max_attempts"; `another_attempt_frac` is the share of the prompts tried that
-    needed more than one (the signal for tuning rho); `similarity` holds quantiles over the pairs, keyed by share;
-    `visible_frac` is visible image tokens over all, of the attempts that decided.
+    Returns:
+        `accepted_per_attempt`: pairs, keyed "1" … "max_attempts".
+        `another_attempt_frac`: share of the prompts tried that needed more than one attempt, the signal for tuning rho.
+        `similarity`: quantiles over the pairs, keyed by share.
+        `visible_frac`: visible image tokens over all, of the attempts that decided.
+        Also `num_prompts`, `num_pairs`, `dropped` by reason and `mean_visible_tokens`.
     """
-    pairs = [note for note in notes if note["dropped"] is None]
-    tried = [note for note in notes if note["attempts"]]
-    attempts = Counter(note["attempts"] for note in pairs)
-    values = sorted(note["similarity"] for note in pairs)
-    num_tokens = sum(note["num_image_tokens"] for note in tried)
-    num_visible = sum(note["num_visible"] for note in tried)
+    pairs_at: Counter[int] = Counter()
+    dropped: Counter[str] = Counter()
+    similarities = []
+    num_tried = num_repeated = num_visible = num_tokens = 0
+    for note in notes:
+        if note["dropped"] is None:
+            pairs_at[note["attempts"]] += 1
+            similarities.append(note["similarity"])
+        else:
+            dropped[note["dropped"]] += 1
+        # Refused prompts have no attempt.
+        if note["attempts"]:
+            num_tried += 1
+            num_repeated += note["attempts"] > 1
+            num_visible += note["num_visible"]
+            num_tokens += note["num_image_tokens"]
+
+    # Attempts that accepted nothing are listed, too.
+    accepted = {}
+    for number in range(1, max_attempts + 1):
+        accepted[str(number)] = pairs_at[number]
     return {
         "num_prompts": len(notes),
-        "num_pairs": len(pairs),
-        "accepted_per_attempt": {
-            str(n): attempts[n] for n in range(1, max_attempts + 1)
-        },
-        "another_attempt_frac": sum(note["attempts"] > 1 for note in tried) / len(tried)
-        if tried
-        else 0.0,
-        "dropped": dict(
-            sorted(
-                Counter(note["dropped"] for note in notes if note["dropped"]).items()
-            )
-        ),
-        "similarity": {str(q): quantile(values, q) for q in QUANTILES}
-        if values
-        else {},
-        "mean_visible_tokens": num_visible / len(tried) if tried else 0.0,
+        "num_pairs": pairs_at.total(),
+        "accepted_per_attempt": accepted,
+        "another_attempt_frac": num_repeated / num_tried if num_tried else 0.0,
+        "dropped": dict(sorted(dropped.items())),
+        "similarity": _quantiles(similarities),
+        "mean_visible_tokens": num_visible / num_tried if num_tried else 0.0,
         "visible_frac": num_visible / num_tokens if num_tokens else 0.0,
     }
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of non-empty `values` lie, linearly interpolated."""
-    return float(np.quantile(values, share))
+def _quantiles(values: Sequence[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    quantiles = {}
+    for share in QUANTILES:
+        value = np.quantile(values, share)
+        quantiles[str(share)] = float(value)
+    return quantiles

@@ -1,10 +1,10 @@
-"""A chat endpoint that speaks OpenAI's protocol, asked so that nothing is paid for twice and no failure is fatal.
+"""A client of chat endpoints that speak OpenAI's protocol. No reply is paid for twice and no failure is fatal.
 
-    ask ─▶ known? being asked? ─▶ request ─▶ 429, 5xx, silence: wait, again ─▶ reply, on disk before it is used
+    ask ─▶ in the cache? being asked? ─▶ request ─▶ 429, 5xx, silence: wait, again ─▶ reply, on disk before it is used
 
-What fails for good is an EndpointError with one of these reasons: `endpoint_rate_limited`, `endpoint_error` (5xx, 408,
-409), `endpoint_denied` (401 to 404: key, credit, address or model), `endpoint_refused` (other 4xx), `endpoint_garbage`
-(no chat completion), `endpoint_unreachable`, `endpoint_timeout`.
+When the last retry fails, an EndpointError names one of these reasons: `endpoint_rate_limited`, `endpoint_error` (5xx,
+408, 409), `endpoint_denied` (401 to 404: key, credit, address or model), `endpoint_refused` (other 4xx),
+`endpoint_garbage` (no chat completion), `endpoint_unreachable`, `endpoint_timeout`.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from common.errors import UserError
 from common.povid_config import EndpointConfig
 
 BACKOFF_S = 0.5
-"""Upper end of the random pause before the first retry; doubles with each, up to `MAX_BACKOFF_S`."""
+"""Upper end of the random pause before the first retry. It doubles with every retry, up to `MAX_BACKOFF_S`."""
 MAX_BACKOFF_S = 30.0
 MAX_RETRY_AFTER_S = 120.0
-"""An endpoint that asks for a longer pause than this gets this one."""
+"""Longest pause that an endpoint can ask for."""
 CONNECT_TIMEOUT_S = 10.0
 ATTEMPTS_BEFORE_FIRST_ANSWER = {"endpoint_unreachable": 2, "endpoint_timeout": 1}
-"""An endpoint that has never answered is most likely not there: no long back-off to find out."""
+"""An endpoint that has never answered is probably not there, so fewer retries find out sooner."""
 DEFAULT_KEY = "OPENAI_API_KEY"
 DETAIL_CHARS = 200
 MAX_TOKENS = 1 << 40
-"""More than this is no token count."""
+"""A count above this is an endpoint's mistake and is ignored."""
 
 
 class EndpointError(RuntimeError):
-    """No reply. `reason` is the counted key; `retry_after_s` is the pause that the endpoint asked for."""
+    """There is no reply. `reason` is the counted key, `retry_after_s` the pause that the endpoint asked for."""
 
     def __init__(
         self,
@@ -57,36 +57,40 @@ class EndpointError(RuntimeError):
         retry_after_s: float = 0.0,
     ) -> None:
         super().__init__(message)
-        self.reason, self.retryable, self.retry_after_s = (
-            reason,
-            retryable,
-            retry_after_s,
-        )
+        self.reason = reason
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
 
 
 class ChatEndpoint:
-    """Asks with retries and a cache; an async context manager.
+    """Asks with retries and a cache. Use it as an async context manager.
 
     Raises:
         UserError: the environment variable of the API key is named but not set, or holds what cannot be a key.
     """
 
-    def __init__(self, config: EndpointConfig, cache: Path) -> None:
+    def __init__(
+        self,
+        config: EndpointConfig,
+        cache: Path,
+    ) -> None:
         self._config = config
         self._key = _key_of(config)
+        connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
         self._client = openai.AsyncOpenAI(
             base_url=config.base_url,
+            # The client refuses to start without any key, which local servers do not need.
             api_key=self._key or "none",
+            # Retries are ours: the client's know neither the cache nor a silent endpoint.
             max_retries=0,
-            timeout=openai.Timeout(
-                config.timeout_s, connect=min(CONNECT_TIMEOUT_S, config.timeout_s)
-            ),
+            timeout=openai.Timeout(config.timeout_s, connect=connect_s),
         )
         self._cache = ReplyCache(cache)
+        # Requests under way, by the same key as the cache.
         self._pending: dict[str, asyncio.Task[Reply]] = {}
         self._backoff = wait_random_exponential(multiplier=BACKOFF_S, max=MAX_BACKOFF_S)
         self.answered = False
-        """Whether anything, be it an error, ever came back."""
+        """Whether the endpoint ever answered, even with an error."""
 
     async def __aenter__(self) -> ChatEndpoint:
         return self
@@ -100,54 +104,78 @@ class ChatEndpoint:
         self._cache.close()
 
     def usage(self) -> dict[str, Any]:
-        """Tokens of every reply ever paid for in this cache, and their cost where both prices are known."""
-        replies, config = self._cache.replies.values(), self._config
-        tokens_in = sum(reply.prompt_tokens or 0 for reply in replies)
-        tokens_out = sum(reply.completion_tokens or 0 for reply in replies)
+        """Tokens of all replies in this cache, and their cost if both prices are known."""
+        config = self._config
+        num_prompt_tokens = num_completion_tokens = num_without_usage = 0
+        for reply in self._cache.replies.values():
+            num_prompt_tokens += reply.prompt_tokens or 0
+            num_completion_tokens += reply.completion_tokens or 0
+            num_without_usage += reply.prompt_tokens is None
         cost = None
         if config.price_in is not None and config.price_out is not None:
-            cost = (tokens_in * config.price_in + tokens_out * config.price_out) / 1e6
+            cost_in = num_prompt_tokens * config.price_in
+            cost_out = num_completion_tokens * config.price_out
+            # Prices are per million tokens.
+            cost = (cost_in + cost_out) / 1e6
         return {
-            "num_replies": len(replies),
-            "num_replies_without_usage": sum(
-                reply.prompt_tokens is None for reply in replies
-            ),
-            "num_prompt_tokens": tokens_in,
-            "num_completion_tokens": tokens_out,
+            "num_replies": len(self._cache.replies),
+            "num_replies_without_usage": num_without_usage,
+            "num_prompt_tokens": num_prompt_tokens,
+            "num_completion_tokens": num_completion_tokens,
             "cost": cost,
         }
 
-    async def ask(self, messages: Sequence[Mapping[str, Any]]) -> Reply:
-        """The model's reply to OpenAI messages (EndpointError when there is none). Equal questions share a reply."""
+    async def ask(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+    ) -> Reply:
+        """The model's reply to OpenAI messages. Equal questions share a reply.
+
+        Raises:
+            EndpointError: there is no reply, after all retries.
+        """
         config = self._config
         request = {
             "model": config.model,
             "messages": list(messages),
             "temperature": config.temperature,
             "top_p": config.top_p,
+            # Newer models of OpenAI know max_completion_tokens only.
             config.max_tokens_key: config.max_tokens,
         }
-        key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        canonical = json.dumps(request, sort_keys=True)
+        key = hashlib.sha256(canonical.encode()).hexdigest()
         if key in self._cache.replies:
             return self._cache.replies[key]
+        # A caller that is cancelled must not cancel a request that others wait for and that is paid for.
         if key in self._pending:
-            return replace(await asyncio.shield(self._pending[key]), cached=True)
-        task = self._pending[key] = asyncio.create_task(self._fetch(key, request))
+            reply = await asyncio.shield(self._pending[key])
+            return replace(reply, cached=True)
+        task = asyncio.create_task(self._fetch(key, request))
+        self._pending[key] = task
         task.add_done_callback(lambda _: self._forget(key))
         return await asyncio.shield(task)
+
+    @property
+    def num_pending(self) -> int:
+        """Requests that are under way."""
+        return len(self._pending)
 
     def _forget(self, key: str) -> None:
         task = self._pending.pop(key)
         if not task.cancelled():
-            task.exception()  # read here: whoever asked may be cancelled, and asyncio would print a traceback
+            # All callers may be cancelled, and asyncio prints a traceback for an exception that nobody has read.
+            task.exception()
 
-    async def _fetch(self, key: str, request: dict[str, Any]) -> Reply:
+    async def _fetch(
+        self,
+        key: str,
+        request: dict[str, Any],
+    ) -> Reply:
         attempts = AsyncRetrying(
             stop=self._give_up,
             wait=self._pause,
-            retry=retry_if_exception(
-                lambda error: isinstance(error, EndpointError) and error.retryable
-            ),
+            retry=retry_if_exception(_is_retryable),
             reraise=True,
         )
         reply: Reply = await attempts(self._request, request)
@@ -162,15 +190,17 @@ class ChatEndpoint:
         return state.attempt_number >= limit
 
     def _pause(self, state: RetryCallState) -> float:
-        asked = getattr(_error_of(state), "retry_after_s", 0.0)
-        return max(self._backoff(state), min(asked, MAX_RETRY_AFTER_S))
+        asked_s = getattr(_error_of(state), "retry_after_s", 0.0)
+        return max(self._backoff(state), min(asked_s, MAX_RETRY_AFTER_S))
 
-    async def _request(self, request: dict[str, Any]) -> Reply:
+    async def _request(
+        self,
+        request: dict[str, Any],
+    ) -> Reply:
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                raw = await self._client.chat.completions.with_raw_response.create(
-                    **request
-                )
+                completions = self._client.chat.completions.with_raw_response
+                response = await completions.create(**request)
         except (TimeoutError, openai.APITimeoutError) as error:
             message = f"no whole answer within {self._config.timeout_s:g} s"
             raise EndpointError("endpoint_timeout", message, retryable=True) from error
@@ -178,36 +208,43 @@ class ChatEndpoint:
             self.answered = True
             raise self._status_error(error) from error
         except openai.APIConnectionError as error:
-            message = self._clean(str(error.__cause__ or error))
+            # The cause has the address; the client says "Connection error." only.
+            cause = error.__cause__ or error
+            message = self._clean(str(cause))
             raise EndpointError(
                 "endpoint_unreachable", message, retryable=True
             ) from error
         self.answered = True
-        return self._read(raw.http_response.text)
+        return self._read(response.http_response.text)
 
     def _status_error(self, error: openai.APIStatusError) -> EndpointError:
-        status, message = error.status_code, self._clean(str(error))
+        status = error.status_code
+        message = self._clean(str(error))
+        pause_s = retry_after_s(error.response.headers.get("retry-after"))
         if status == 429:
-            wait = retry_after_s(error.response.headers.get("retry-after"))
-            return EndpointError("endpoint_rate_limited", message, True, wait)
+            return EndpointError("endpoint_rate_limited", message, True, pause_s)
         if status >= 500 or status in (408, 409):
-            wait = retry_after_s(error.response.headers.get("retry-after"))
-            return EndpointError("endpoint_error", message, True, wait)
-        return EndpointError(
-            "endpoint_denied" if 401 <= status <= 404 else "endpoint_refused", message
-        )
+            return EndpointError("endpoint_error", message, True, pause_s)
+        if 401 <= status <= 404:
+            return EndpointError("endpoint_denied", message)
+        return EndpointError("endpoint_refused", message)
 
     def _read(self, body: str) -> Reply:
-        """The reply in a response body; whatever is not a chat completion is garbage, JSON or not."""
+        """The reply in a response body. A body that is no chat completion, JSON or not, is an `endpoint_garbage`."""
         try:
             data = json.loads(body)
             choice = data["choices"][0]
             text = choice["message"]["content"] or ""
-            text.encode()  # half of a surrogate pair is valid JSON and no text
+            # Half of a surrogate pair is valid JSON and cannot be encoded.
+            text.encode()
+            is_cut_off = choice.get("finish_reason") == "length"
             usage = data.get("usage") or {}
-            tokens = [
-                usage.get(name) for name in ("prompt_tokens", "completion_tokens")
-            ]
+            return Reply(
+                self._without_key(text),
+                is_cut_off,
+                _token_count(usage.get("prompt_tokens")),
+                _token_count(usage.get("completion_tokens")),
+            )
         except (
             ValueError,
             RecursionError,
@@ -218,28 +255,34 @@ class ChatEndpoint:
             raise EndpointError(
                 "endpoint_garbage", f"no chat completion: {self._clean(body)!r}"
             ) from error
-        tokens_in, tokens_out = (
-            n if isinstance(n, int) and 0 <= n < MAX_TOKENS else None for n in tokens
-        )
-        return Reply(
-            self._without_key(text),
-            choice.get("finish_reason") == "length",
-            tokens_in,
-            tokens_out,
-        )
 
     def _without_key(self, text: str) -> str:
-        """An endpoint may echo the key; it must not get into files or messages."""
-        return text.replace(self._key, "[api key]") if self._key else text
+        """Blot out the key, which an endpoint may echo, before the text gets into files or messages."""
+        if not self._key:
+            return text
+        return text.replace(self._key, "[api key]")
 
     def _clean(self, message: str) -> str:
-        """One short line that a terminal can be given."""
-        line = " ".join(self._without_key(message)[:DETAIL_CHARS].split())
-        return "".join(letter if letter.isprintable() else "?" for letter in line)
+        """One short line without control characters, safe to print on a terminal."""
+        shortened = self._without_key(message)[:DETAIL_CHARS]
+        line = " ".join(shortened.split())
+        letters = [letter if letter.isprintable() else "?" for letter in line]
+        return "".join(letters)
+
+
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, EndpointError) and error.retryable
 
 
 def _error_of(state: RetryCallState) -> BaseException | None:
     return None if state.outcome is None else state.outcome.exception()
+
+
+def _token_count(value: object) -> int | None:
+    """The endpoint's own count, or None if it is no plausible number."""
+    if isinstance(value, int) and 0 <= value < MAX_TOKENS:
+        return value
+    return None
 
 
 def _key_of(config: EndpointConfig) -> str | None:
@@ -257,16 +300,16 @@ def _key_of(config: EndpointConfig) -> str | None:
 
 
 def retry_after_s(header: str | None) -> float:
-    """Seconds of a Retry-After header, a number or an HTTP date; 0 without one."""
+    """Seconds of a Retry-After header, a number or an HTTP date; 0 without a usable one."""
     if header is None:
         return 0.0
     try:
         seconds = float(header)
     except ValueError:
         try:
-            seconds = (
-                email.utils.parsedate_to_datetime(header).timestamp() - time.time()
-            )
+            date = email.utils.parsedate_to_datetime(header)
+            seconds = date.timestamp() - time.time()
         except (ValueError, OverflowError):
             return 0.0
+    # Also false for NaN.
     return seconds if 0 < seconds < float("inf") else 0.0

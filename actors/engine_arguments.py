@@ -18,19 +18,27 @@ from common.errors import UserError
 def engine_arguments(
     model: Model, rollout: Rollout, encoder: ChatEncoder, seed: int
 ) -> dict[str, Any]:
-    """vLLM engine arguments. One position more than `max_length`, so that a full-length sequence can be scored."""
+    """vLLM engine arguments.
+
+    Raises:
+        UserError: the CUDA build of vLLM has no GPU, or vLLM takes no adapter of this rank.
+    """
     options = rollout.engine
+    media_limits = {"image": MAX_IMAGES}
+    if _has_video(encoder):
+        media_limits["video"] = 0
     arguments: dict[str, Any] = {
         "model": str(model.path),
         "dtype": model.dtype,
         "seed": seed,
+        # One position more than max_length, so that a sequence of full length can be scored.
         "max_model_len": model.max_length + 1,
         "max_num_seqs": options.max_num_seqs,
         "tensor_parallel_size": options.tensor_parallel_size,
         "enforce_eager": options.enforce_eager,
-        "generation_config": "vllm",  # no sampling defaults of the model directory
-        "limit_mm_per_prompt": {"image": MAX_IMAGES}
-        | ({"video": 0} if _has_video(encoder) else {}),
+        # Without this, the sampling defaults of the model directory apply.
+        "generation_config": "vllm",
+        "limit_mm_per_prompt": media_limits,
         "skip_mm_profiling": True,
         "mm_processor_cache_gb": 1,
         "enable_mm_embeds": True,
@@ -38,7 +46,8 @@ def engine_arguments(
         "weight_transfer_config": {"backend": BACKEND},
         "worker_extension_cls": EXTENSION,
     }
-    if (tuning := pushed_adapter(model)) is not None:
+    tuning = pushed_adapter(model)
+    if tuning is not None:
         arguments |= lora_arguments(tuning)
     if options.block_size is not None:
         arguments["block_size"] = options.block_size

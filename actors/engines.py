@@ -1,4 +1,4 @@
-"""Which engine a configuration asks for."""
+"""The engine that a configuration asks for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def make_engine(
     Raises:
         UserError: the directory is no Hugging Face model directory with safetensors weights.
     """
-    kind = SteppedVllmEngine if rollout.deterministic else AsyncVllmEngine
-    return kind(
-        model, rollout, seed=seed, probe_tolerance=probe_tolerance, timeout_s=timeout_s
+    engine_class = SteppedVllmEngine if rollout.deterministic else AsyncVllmEngine
+    return engine_class(
+        model,
+        rollout,
+        seed=seed,
+        probe_tolerance=probe_tolerance,
+        timeout_s=timeout_s,
     )

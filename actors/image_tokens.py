@@ -1,4 +1,4 @@
-"""How many image tokens the policy sees of a prompt."""
+"""The number of image tokens that the policy sees of a prompt."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from common.records import Prompt
 
 
 class ImageTokenCounter:
-    """Counts the tokens of a prompt's (single) image. The number depends on the image's size alone."""
+    """Counts the tokens of a prompt's only image. The number depends on nothing but the image's size."""
 
     def __init__(self, encoder: ChatEncoder) -> None:
         self._encoder = encoder
-        self._known: dict[tuple[int, int], int] = {}
+        # Width and height in pixels -> tokens.
+        self._by_size: dict[tuple[int, int], int] = {}
 
     def __call__(self, prompt: Prompt) -> int:
-        """Raises Refused for a prompt that the policy cannot be given."""
+        """Number of image tokens. Raises Refused for a prompt that the policy cannot be given."""
         (image,) = self._encoder.load_images(prompt)
-        if image.size not in self._known:
-            self._known[image.size] = self._encoder.encode_prompt(
-                prompt
-            ).num_image_tokens
-        return self._known[image.size]
+        if image.size not in self._by_size:
+            encoded = self._encoder.encode_prompt(prompt)
+            self._by_size[image.size] = encoded.num_image_tokens
+        return self._by_size[image.size]

@@ -2,10 +2,12 @@
 
     row = prompt x error kind ─▶ injector ─▶ Injection: a pair (chosen = the true answer), or why there is none
 
-`EndpointInjector` asks a language model with the prompts of `injection_templates/`, one per kind of error.
-`RulesInjector` applies the shapes world's rules. Rows that are refused before anything is asked have the reasons
-`no_reference`, `answer_too_long`, `question_too_long`, `no_image` and those of unreadable images; replies that are not
-read have `endpoint_empty`, `cut_off` (at `max_tokens`) and those of `chat_endpoint`, the others `injection_reply`'s.
+`EndpointInjector` asks a language model with the prompts of `injection_templates/`, one per kind of error; a world with
+rules of its own brings another injector (actors/shapes_rules.py).
+
+Rows are refused before anything is asked for the reasons `no_reference`, `answer_too_long`, `question_too_long`,
+`no_image` and those of unreadable images. Replies are dropped as `endpoint_empty`, as `cut_off` (at `max_tokens`), for
+the reasons of `chat_endpoint` when there is none, and for those of `injection_reply` when it cannot be used.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from typing import Literal, Protocol
 from actors.chat_endpoint import ChatEndpoint, EndpointError
 from actors.injection_prompt import question_of, render_messages
 from actors.injection_reply import read_reply
+from actors.reply_cache import Reply
 from common.errors import Refused
 from common.images import read
 from common.povid_config import ErrorKind, PovidConfig
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.seeding import derive_seed
-from common.shapes.corrupter import corrupt
 
 CAPTION_KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
+QUESTION_KINDS: tuple[ErrorKind, ...] = ("reasoning",)
 _CAPTION_REQUEST = re.compile(
     r"\b(?:describe|description|caption|depict\w*|summar\w+)\b"
     r"|\bwhat (?:do|can) you see\b|\bwhat(?: i|')s in (?:the|this)\b",
@@ -45,8 +48,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What a row gave. `asked` says how the endpoint had part in it: not at all, by an earlier reply, by a new one, or
-    by failing to give one that can be read."""
+    """The result of a row.
+
+    Attributes:
+        id: of the row.
+        kind: of the error; None for rows that could not be read.
+        result: the pair, or why there is none.
+        asked: the endpoint was not asked (`no`), had replied before (`cache`), replied (`answered`), or gave no reply
+            that can be read (`failed`).
+    """
 
     id: str
     kind: ErrorKind | None
@@ -60,63 +70,52 @@ class Injector(Protocol):
     async def __call__(self, row: Row) -> Injection: ...
 
 
-def rows_of(prompt: Prompt, config: PovidConfig) -> list[Row]:
+def rows_of(
+    prompt: Prompt,
+    config: PovidConfig,
+) -> list[Row]:
     """The prompt with one kind, drawn by seed and prompt id, or with every kind that suits it."""
     kinds = suited_kinds(prompt, config.kinds)
     if config.every_kind:
         return [Row(f"{prompt.id}/{kind}", prompt, kind) for kind in kinds]
-    return [
-        Row(
-            prompt.id,
-            prompt,
-            kinds[derive_seed(config.seed, "povid/kind", prompt.id) % len(kinds)],
-        )
-    ]
+    # By the prompt alone: the same kind whatever other prompts are in the set.
+    draw = derive_seed(config.seed, "povid/kind", prompt.id)
+    kind = kinds[draw % len(kinds)]
+    return [Row(prompt.id, prompt, kind)]
 
 
-def suited_kinds(prompt: Prompt, kinds: Sequence[ErrorKind]) -> tuple[ErrorKind, ...]:
-    """As in the paper: captions get wrong entities, attributes and relations, all other questions wrong reasoning.
+def suited_kinds(
+    prompt: Prompt,
+    kinds: Sequence[ErrorKind],
+) -> tuple[ErrorKind, ...]:
+    """The kinds that suit a prompt, in their order; all of them if none does.
 
-    What is a caption is read off the request's wording (ours). Where nothing of `kinds` suits, all of them are kept.
+    As in the paper, captions get wrong entities, attributes and relations, all other questions wrong reasoning. A
+    caption is recognised by the wording of the request (ours).
     """
-    wanted = (
-        CAPTION_KINDS
-        if _CAPTION_REQUEST.search(question_of(prompt))
-        else ("reasoning",)
-    )
-    return tuple(kind for kind in dict.fromkeys(kinds) if kind in wanted) or tuple(
-        dict.fromkeys(kinds)
-    )
-
-
-class RulesInjector:
-    """Errors by rule, for prompts whose truth is a scene of the shapes world or the answer to a question about one."""
-
-    def __init__(self, config: PovidConfig) -> None:
-        self._config = config
-
-    async def __call__(self, row: Row) -> Injection:
-        refused = await asyncio.to_thread(_refusal, row, self._config)
-        return Injection(
-            row.id,
-            row.kind,
-            refused or _result(row, corrupt(row.prompt, row.kind, self._config.seed)),
-        )
+    is_caption = _CAPTION_REQUEST.search(question_of(prompt)) is not None
+    suited = CAPTION_KINDS if is_caption else QUESTION_KINDS
+    distinct = list(dict.fromkeys(kinds))
+    suiting = [kind for kind in distinct if kind in suited]
+    return tuple(suiting or distinct)
 
 
 class EndpointInjector:
-    """Errors by a language model behind a chat endpoint."""
+    """Lets a language model behind a chat endpoint write the errors."""
 
-    def __init__(self, config: PovidConfig, endpoint: ChatEndpoint) -> None:
+    def __init__(
+        self,
+        config: PovidConfig,
+        endpoint: ChatEndpoint,
+    ) -> None:
         assert config.endpoint is not None, "an endpoint injector needs an endpoint"
-        self._config, self._endpoint, self._send_image = (
-            config,
-            endpoint,
-            config.endpoint.send_image,
-        )
+        self._config = config
+        self._endpoint = endpoint
+        self._send_image = config.endpoint.send_image
 
     async def __call__(self, row: Row) -> Injection:
-        refused = await asyncio.to_thread(_refusal, row, self._config)
+        # Image files are read in threads, which leaves the event loop to other rows.
+        refused = await asyncio.to_thread(refusal, row, self._config)
         if refused is not None:
             return Injection(row.id, row.kind, refused)
         messages = await asyncio.to_thread(
@@ -125,44 +124,50 @@ class EndpointInjector:
         try:
             reply = await self._endpoint.ask(messages)
         except EndpointError as error:
-            return Injection(
-                row.id, row.kind, Dropped(row.id, error.reason, str(error)), "failed"
-            )
-        if reply.text.strip() and not reply.cut_off:
-            answer = read_reply(
-                row.id,
-                reply.text,
-                row.prompt.reference or "",
-                self._config.max_length_ratio,
-            )
-            return Injection(
-                row.id,
-                row.kind,
-                _result(row, answer),
-                "cache" if reply.cached else "answered",
-            )
-        why = (
-            ("cut_off", "the reply reached max_tokens")
-            if reply.cut_off
-            else ("endpoint_empty", "no text")
+            dropped = Dropped(row.id, error.reason, str(error))
+            return Injection(row.id, row.kind, dropped, "failed")
+        return self._read(row, reply)
+
+    def _read(
+        self,
+        row: Row,
+        reply: Reply,
+    ) -> Injection:
+        unreadable = None
+        # A reply that thinking has used up is empty as well; the limit is the reason.
+        if reply.cut_off:
+            unreadable = Dropped(row.id, "cut_off", "the reply reached max_tokens")
+        elif not reply.text.strip():
+            unreadable = Dropped(row.id, "endpoint_empty", "no text")
+        if unreadable is not None:
+            asked: Literal["cache", "failed"] = "cache" if reply.cached else "failed"
+            return Injection(row.id, row.kind, unreadable, asked)
+        answer = read_reply(
+            row.id,
+            reply.text,
+            row.prompt.reference or "",
+            self._config.max_length_ratio,
         )
         return Injection(
             row.id,
             row.kind,
-            Dropped(row.id, *why),
-            "cache" if reply.cached else "failed",
+            pair_of(row, answer),
+            "cache" if reply.cached else "answered",
         )
 
 
-def _refusal(row: Row, config: PovidConfig) -> Dropped | None:
-    """Why a row is not worth asking about, None when it is."""
-    answer, limit = row.prompt.reference, config.max_text_chars
+def refusal(row: Row, config: PovidConfig) -> Dropped | None:
+    """Why a row cannot be used, before anything is asked; None if it can. Reads the images."""
+    answer = row.prompt.reference
     if answer is None or not answer.strip():
         return Dropped(row.id, "no_reference", "POVID needs a true answer to corrupt")
-    for reason, length in (
-        ("answer_too_long", len(answer)),
-        ("question_too_long", len(question_of(row.prompt))),
-    ):
+    # Counted before an image is read or a token paid for.
+    lengths = {
+        "answer_too_long": len(answer),
+        "question_too_long": len(question_of(row.prompt)),
+    }
+    limit = config.max_text_chars
+    for reason, length in lengths.items():
         if length > limit:
             return Dropped(
                 row.id, reason, f"expected at most {limit:,} characters, got {length:,}"
@@ -177,16 +182,19 @@ def _refusal(row: Row, config: PovidConfig) -> Dropped | None:
     return None
 
 
-def _result(row: Row, answer: str | Dropped) -> PreferencePair | Dropped:
+def pair_of(
+    row: Row,
+    answer: str | Dropped,
+) -> PreferencePair | Dropped:
+    """The pair of the row's true answer and a hallucinated one, or why there is none, under the row's id."""
     if isinstance(answer, Dropped):
         return Dropped(row.id, answer.reason, answer.detail)
-    assert row.prompt.reference is not None, (
-        "rows without a true answer are refused before"
-    )
+    reference = row.prompt.reference
+    assert reference is not None, "rows without a true answer are refused before"
     return PreferencePair(
         f"povid/{row.id}",
         row.prompt,
-        Response(row.prompt.reference),
+        Response(reference),
         Response(answer),
         source="povid",
     )

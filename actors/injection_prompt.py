@@ -1,4 +1,4 @@
-"""What a language model is asked when it shall inject an error: the templates of `injection_templates/`, rendered."""
+"""The request that makes a language model inject an error: the templates of `injection_templates/`, rendered."""
 
 from __future__ import annotations
 
@@ -12,65 +12,75 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.images import read
 from common.povid_config import ErrorKind
-from common.records import ImageRef, Prompt
+from common.records import ImageRef, Message, Prompt
 
 TEMPLATES = Path(__file__).parent / "injection_templates"
-# No escaping: what is rendered is plain text for a model.
+_ENDPOINT_FORMATS = ("png", "jpeg", "webp")
+# No escaping: the result is plain text for a model.
 _ENVIRONMENT = Environment(
-    loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True
+    loader=FileSystemLoader(TEMPLATES),
+    undefined=StrictUndefined,
+    trim_blocks=True,
 )
 
 
 def question_of(prompt: Prompt) -> str:
-    """The text of the conversation; speakers are named where there is more than one turn."""
-    turns = [
-        (m.role, "\n".join(part.text for part in m.parts if part.kind == "text"))
-        for m in prompt.messages
-    ]
-    return (
-        turns[0][1]
-        if len(turns) == 1
-        else "\n".join(f"{role}: {text}" for role, text in turns)
-    )
+    """The text of the conversation; speakers are named if it has more than one turn."""
+    if len(prompt.messages) == 1:
+        return _text_of(prompt.messages[0])
+    turns = []
+    for message in prompt.messages:
+        text = _text_of(message)
+        turns.append(f"{message.role}: {text}")
+    return "\n".join(turns)
+
+
+def _text_of(message: Message) -> str:
+    texts = [part.text for part in message.parts if part.kind == "text"]
+    return "\n".join(texts)
 
 
 def render_messages(
     prompt: Prompt, kind: ErrorKind, send_image: bool
 ) -> list[dict[str, Any]]:
     """The request in OpenAI's message format, images as data: URLs (Refused for one that cannot be used)."""
-    images = [
-        {"type": "image_url", "image_url": {"url": _data_url(ref)}}
-        for ref in prompt.images
-        if send_image
-    ]
-    text = _ENVIRONMENT.get_template(f"{kind}.jinja").render(
-        question=question_of(prompt), answer=prompt.reference, num_images=len(images)
+    images: list[dict[str, Any]] = []
+    if send_image:
+        for ref in prompt.images:
+            url = {"url": _data_url(ref)}
+            images.append({"type": "image_url", "image_url": url})
+    template = _ENVIRONMENT.get_template(f"{kind}.jinja")
+    text = template.render(
+        question=question_of(prompt),
+        answer=prompt.reference,
+        num_images=len(images),
     )
-    return [
-        {
-            "role": "user",
-            "content": [*images, {"type": "text", "text": text}] if images else text,
-        }
-    ]
+    # Endpoints without vision know only plain strings.
+    content: Any = text
+    if images:
+        content = [*images, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
 
 
 def templates_hash() -> str:
     """A hash over the templates; sets made with different ones are not to be mixed."""
     digest = hashlib.sha256()
     for path in sorted(TEMPLATES.glob("*.jinja")):
-        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+        digest.update(f"{path.name}\0".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _data_url(ref: ImageRef) -> str:
-    """The image file itself where endpoints know its format, else its pixels as PNG."""
-    pixels, data, kind = (
-        read(ref),
-        Path(ref.path).read_bytes(),
-        Path(ref.path).suffix[1:],
-    )
-    if kind not in ("png", "jpeg", "webp"):
+    """The image file itself if endpoints know its format, else its pixels as PNG."""
+    path = Path(ref.path)
+    # Also checks the file, whose bytes may be sent as they are.
+    pixels = read(ref)
+    data = path.read_bytes()
+    kind = path.suffix[1:]
+    if kind not in _ENDPOINT_FORMATS:
         buffer = io.BytesIO()
         pixels.save(buffer, "PNG")
-        data, kind = buffer.getvalue(), "png"
+        data = buffer.getvalue()
+        kind = "png"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

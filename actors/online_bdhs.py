@@ -1,7 +1,7 @@
 """BDHS as an online source of pairs (arXiv 2407.02477, section 3.4): the rejected side comes from the current policy.
 
-y+ is the prompt's reference answer. When y- is drawn anew is not stated by the paper; here every pair is drawn once,
-from the weights the engine holds at that time, and goes stale like any online pair.
+y+ is the prompt's reference answer. The paper does not say when y- is drawn anew; here every pair is drawn once, from
+the weights that the engine holds at that time, and goes stale like any online pair.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from common.sources import ONLINE_BDHS
 
 
 class OnlineBdhsSampler:
-    """Draws pairs as `rollout.bdhs` says.
+    """Draws pairs with the settings of `rollout.bdhs`.
 
     Args:
         config: the run's; draws come from (run.seed, rollout.bdhs.seed, group id).
         num_image_tokens: of a prompt (see `actors.bdhs.generate_pairs`).
 
     Raises:
-        UserError: the similarity measure cannot be had.
+        UserError: the similarity measure is not installed or not found.
     """
 
     def __init__(
         self, config: RunConfig, num_image_tokens: Callable[[Prompt], int]
     ) -> None:
         settings = config.rollout.bdhs
-        self._settings = settings.model_copy(
-            update={"seed": derive_seed(config.run.seed, "bdhs", settings.seed)}
-        )
+        seed = derive_seed(config.run.seed, "bdhs", settings.seed)
+        self._settings = settings.model_copy(update={"seed": seed})
         self._similarity = make_similarity(settings.similarity)
         self._num_image_tokens = num_image_tokens
 
@@ -44,10 +43,13 @@ class OnlineBdhsSampler:
     ) -> list[PreferencePair | Dropped]:
         """One pair or reason per (group id, prompt), in order; reasons as in `actors.bdhs`."""
         attempts = _AttemptVersions(generate)
-        outcomes: dict[str, Outcome] = {}
         # A prompt comes back in later epochs under other group ids, and is to be cut and masked anew then.
+        renamed = []
+        for group_id, prompt in groups:
+            renamed.append(replace(prompt, id=group_id))
+        outcomes: dict[str, Outcome] = {}
         async for outcome in generate_pairs(
-            iter([replace(prompt, id=group_id) for group_id, prompt in groups]),
+            iter(renamed),
             attempts.generate,
             config=self._settings,
             similarity=self._similarity,
@@ -55,13 +57,16 @@ class OnlineBdhsSampler:
             window=len(groups),
         ):
             outcomes[outcome.prompt_id] = outcome
-        return [
-            _result(outcomes[group_id], prompt, attempts) for group_id, prompt in groups
-        ]
+
+        results = []
+        for group_id, prompt in groups:
+            outcome = outcomes[group_id]
+            results.append(_result(outcome, prompt, attempts))
+        return results
 
 
 class _AttemptVersions:
-    """Passes requests on and remembers the oldest weight version that made a token of each attempt."""
+    """Passes requests on and remembers the oldest weight version that sampled a token of each attempt."""
 
     def __init__(self, generate: Generate) -> None:
         self._generate = generate
@@ -72,15 +77,21 @@ class _AttemptVersions:
     ) -> Sequence[RolloutGroup | Dropped]:
         results = await self._generate(requests)
         for request, result in zip(requests, results, strict=True):
-            if isinstance(result, RolloutGroup):
-                attempt = request.id.rpartition("/")[0]
-                version = min(
-                    completion.min_weight_version for completion in result.completions
-                )
-                self._oldest[attempt] = min(version, self._oldest.get(attempt, version))
+            if isinstance(result, Dropped):
+                continue
+            # Request ids are "prompt/attempt/sentence".
+            attempt = request.id.rpartition("/")[0]
+            for completion in result.completions:
+                version = completion.min_weight_version
+                oldest = self._oldest.get(attempt, version)
+                self._oldest[attempt] = min(version, oldest)
         return results
 
-    def oldest(self, prompt_id: str, number: int) -> int:
+    def oldest(
+        self,
+        prompt_id: str,
+        number: int,
+    ) -> int:
         return self._oldest[f"{prompt_id}/{number}"]
 
 
@@ -90,6 +101,7 @@ def _result(
     if isinstance(outcome.result, Dropped):
         return outcome.result
     version = attempts.oldest(outcome.prompt_id, outcome.attempts)
+    # The pair is about the prompt as the loop knows it, not about its copy under the group id.
     return replace(
         outcome.result,
         id=outcome.prompt_id,

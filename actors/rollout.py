@@ -32,9 +32,14 @@ if TYPE_CHECKING:
 
 
 class RolloutWorker:
-    """Generates, scores and loads weights. `model_path` takes the place of `config.model.path`, for evaluation.
+    """Generates, scores and loads weights.
 
     vLLM is imported in `start`, after the number of threads of this worker and of its engine's process is set.
+
+    Args:
+        config: the run's.
+        index: number of this worker; its engine's seed depends on it.
+        model_path: replaces `config.model.path`, for evaluation.
     """
 
     def __init__(
@@ -42,41 +47,45 @@ class RolloutWorker:
     ) -> None:
         self._config = config
         self._index = index
-        self._model = (
-            config.model
-            if model_path is None
-            else config.model.model_copy(update={"path": model_path})
-        )
+        # Evaluation starts workers of this class on an exported checkpoint.
+        self._model = config.model
+        if model_path is not None:
+            self._model = config.model.model_copy(update={"path": model_path})
         self._engine: VllmEngine | None = None
         self._bdhs: OnlineBdhsSampler | None = None
 
     async def start(self) -> dict[str, Any]:
-        """Start the engine and let it answer about a blank image, which compares its prompt with the processor's.
+        """Start the engine and let it answer one request, which compares its prompt with the processor's.
 
         Returns:
             `engine`, `vllm`, `platform`, `weight_version`, `num_image_tokens` (of a 64 x 64 image), `num_threads`.
         """
-        config, num_threads = self._config, max(1, int(self._config.rollout.num_cpus))
+        config = self._config
+        num_threads = max(1, int(config.rollout.num_cpus))
+        # Read by torch when it is imported, here and in the engine's process.
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         import torch
 
         torch.set_num_threads(num_threads)
+        # Only now: vLLM reads the number of threads when it is imported.
         from actors.engines import make_engine
         from actors.vllm_api import VERSION, current_platform
 
-        engine = self._engine = make_engine(
+        engine = make_engine(
             self._model,
             config.rollout,
             seed=derive_seed(config.run.seed, "rollout", self._index),
             probe_tolerance=config.loop.probe_tolerance,
             timeout_s=config.loop.call_timeout_s,
         )
+        self._engine = engine
         if ONLINE_BDHS in config.online_sources:
             from actors.image_tokens import ImageTokenCounter
             from actors.online_bdhs import OnlineBdhsSampler
 
             self._bdhs = OnlineBdhsSampler(config, ImageTokenCounter(engine.encoder))
-        (group,) = await _greet(engine)
+        # Raises when vLLM and the processor expand the image differently.
+        group = await _first_answer(engine)
         if isinstance(group, Dropped):
             raise RuntimeError(
                 f"rollout worker {self._index}: expected an answer at start, got {group.detail}"
@@ -108,10 +117,11 @@ class RolloutWorker:
     async def bdhs_pairs(
         self, groups: list[tuple[str, Prompt]]
     ) -> list[PreferencePair | Dropped]:
-        """One pair or reason per (group id, prompt), in order: the reference over what BDHS draws from this policy."""
-        assert self._bdhs is not None, (
-            "made at start when the mixture wants online BDHS"
-        )
+        """One pair or reason per (group id, prompt), in order.
+
+        The reference answer is chosen, the one that BDHS draws from the current policy is rejected.
+        """
+        assert self._bdhs is not None, "start() makes it if the mixture has online BDHS"
         return await self._bdhs.pairs(groups, self.engine.generate)
 
     async def token_logprobs(
@@ -126,7 +136,11 @@ class RolloutWorker:
         """Token log-probs (nats) of whole answers under the current weights, one result per answer, in order."""
         return await self.engine.score(answers)
 
-    async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
+    async def load(
+        self,
+        manifest: WeightManifest,
+        tensors: Tensors,
+    ) -> LoadReport:
         """Swap the engine's weights and prove them."""
         return await self.engine.load_weights(manifest, tensors)
 
@@ -137,12 +151,13 @@ class RolloutWorker:
             self._engine = None
 
 
-async def _greet(engine: Engine) -> list[RolloutGroup | Dropped]:
+async def _first_answer(engine: Engine) -> RolloutGroup | Dropped:
+    """The engine's answer about a blank image of 64 x 64 pixels."""
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-        image = ImageStore(Path(folder)).add(Image.new("RGB", (64, 64), "white"))
-        message = Message(
-            "user", (Part("image"), Part("text", "What is in the image?"))
-        )
+        store = ImageStore(Path(folder))
+        image = store.add(Image.new("RGB", (64, 64), "white"))
+        question = Part("text", "What is in the image?")
+        message = Message("user", (Part("image"), question))
         request = GenerationRequest(
             "hello",
             Prompt("hello", (message,), (image,)),
@@ -150,4 +165,5 @@ async def _greet(engine: Engine) -> list[RolloutGroup | Dropped]:
             temperature=0.0,
             max_tokens=2,
         )
-        return await engine.generate([request])
+        (group,) = await engine.generate([request])
+        return group

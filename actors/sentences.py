@@ -1,69 +1,79 @@
 """Sentences, their split points and the yes/no flip of BDHS. The paper names no splitter (ours).
 
 White space belongs to what *follows* it, for sentences and for tails alike: "A cat. It sits." is "A cat." + " It sits."
-and " It sits." may be cut into " It" + " sits.". So a text given to continue never ends in a space, as byte-level and
-SentencePiece tokenizers need it, whose words carry their leading space.
+and " It sits." may be cut into " It" + " sits.". So a text that the policy continues never ends in a space, which is
+what byte-level and SentencePiece tokenizers need: their words carry their leading space.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from itertools import pairwise
 
 _END = re.compile(r"""[.!?]+["'”’)\]]*(?=\s)|\S(?=[ \t]*\n)""")
 _ABBREVIATION = re.compile(
     r"""(?:^|[\s("'“‘])(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|approx|fig|Fig|cf|e\.g|i\.e|[A-Z](?:\.[A-Z])*)\.$"""
 )
-_BOUNDARY = re.compile(r"(?<=\S)(?=\s+\S)")
-_ANSWER = re.compile(r"\s*(yes|no)\b", re.IGNORECASE)
-_OTHER = {"yes": "no", "no": "yes"}
+_WORD_END = re.compile(r"(?<=\S)(?=\s+\S)")
+_YES_OR_NO = re.compile(r"\s*(yes|no)\b", re.IGNORECASE)
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences whose concatenation is exactly `text`; line breaks end one too, points within a word do not.
+    """Split a text into sentences whose concatenation is exactly the text.
 
-    No sentence is empty or only white space (unless the whole text is: then there is none, or this one).
+    Line breaks end a sentence, too; points within a word do not. No sentence is empty or only white space, unless the
+    whole text is: the result is then empty or that one text.
     """
-    ends = [
-        hit.end()
-        for hit in _END.finditer(text)
-        if not _ABBREVIATION.search(text, 0, hit.end())
-    ]
-    ends = [end for end in ends if text[end:].strip() and text[:end].strip()]
-    cuts = [0, *ends, len(text)]
-    return [text[start:end] for start, end in pairwise(cuts) if end > start]
+    sentences = []
+    start = 0
+    for match in _END.finditer(text):
+        end = match.end()
+        if _ABBREVIATION.search(text, 0, end):
+            continue
+        # White space at either end of the text stays with the first or last sentence.
+        is_inside = text[:end].strip() and text[end:].strip()
+        if is_inside:
+            sentences.append(text[start:end])
+            start = end
+    if start < len(text):
+        sentences.append(text[start:])
+    return sentences
 
 
 def flip_answer(sentence: str) -> tuple[str, int] | None:
-    """The sentence with its leading Yes and No exchanged, case kept, and where that word ends; None without one.
+    """Exchange a leading Yes or No for the other, case kept; None if the sentence starts with neither.
 
-    The paper's pattern has no word boundary; with one "Not", "Now" and "Nobody" are left alone.
+    The paper's pattern has no word boundary; with one, "Not", "Now" and "Nobody" are left alone.
+
+    Returns:
+        The new sentence, and the index at which its yes or no ends.
     """
-    hit = _ANSWER.match(sentence)
-    if hit is None:
+    match = _YES_OR_NO.match(sentence)
+    if match is None:
         return None
-    word = hit[1]
-    other = _OTHER[word.lower()]
-    other = (
-        other.upper()
-        if word.isupper()
-        else other.capitalize()
-        if word[0].isupper()
-        else other
-    )
-    return sentence[: hit.start(1)] + other + sentence[hit.end(1) :], hit.start(
-        1
-    ) + len(other)
+    word = match[1]
+    other = "no" if word.lower() == "yes" else "yes"
+    if word.isupper():
+        other = other.upper()
+    elif word[0].isupper():
+        other = other.capitalize()
+    head = sentence[: match.start(1)] + other
+    rest = sentence[match.end(1) :]
+    return head + rest, len(head)
 
 
-def split_point(sentence: str, rng: random.Random, first: int = 0) -> int:
+def split_point(
+    sentence: str,
+    rng: random.Random,
+    first: int = 0,
+) -> int:
     """A random place to cut: before the first word or between two words, uniformly; not before `first`.
 
     `first` itself is one of the choices (ours: a flipped answer stays in the head, else the flip would be undone).
     """
-    places = [
-        first,
-        *(hit.start() for hit in _BOUNDARY.finditer(sentence) if hit.start() > first),
-    ]
+    places = [first]
+    for match in _WORD_END.finditer(sentence):
+        place = match.start()
+        if place > first:
+            places.append(place)
     return rng.choice(places)

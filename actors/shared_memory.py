@@ -1,4 +1,7 @@
-"""Folders in shared memory through which weights reach an engine: gone after use, and swept up if their owner died."""
+"""Folders in shared memory through which weights reach an engine.
+
+A folder is removed after use. If its owner was killed, the next engine of this user removes it.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +23,23 @@ _YOUNG_S = 60.0
 
 
 def check_room(tensors: Tensors) -> None:
-    """UserError when shared memory is too small for the tensors."""
-    num_bytes, free = (
-        sum(array.nbytes for array in tensors.values()),
-        shutil.disk_usage(SHARED_MEMORY).free,
-    )
-    if num_bytes > free:
+    """Raise a UserError when shared memory is too small for the tensors."""
+    num_bytes = sum(array.nbytes for array in tensors.values())
+    num_free = shutil.disk_usage(SHARED_MEMORY).free
+    if num_bytes > num_free:
         raise UserError(
-            f"{SHARED_MEMORY}: expected {num_bytes >> 20} MiB free for a weight push, got {free >> 20} MiB; enlarge it "
-            "(docker: --shm-size)"
+            f"{SHARED_MEMORY}: expected {num_bytes >> 20} MiB free for a weight push, got {num_free >> 20} MiB; "
+            "enlarge it (docker: --shm-size)"
         )
 
 
 @contextmanager
 def shared_folder() -> Iterator[Path]:
-    """A folder for this user only, locked as long as its owner lives."""
+    """A folder that only this user can read, locked as long as its owner lives."""
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY, prefix=_PREFIX) as name:
         descriptor = os.open(name, os.O_RDONLY)
         try:
+            # Released by the kernel when this process ends, however it ends.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield Path(name)
         finally:
@@ -45,16 +47,21 @@ def shared_folder() -> Iterator[Path]:
 
 
 def sweep() -> int:
-    """Remove what killed processes of this user left, a whole model each; returns how many folders.
+    """Remove the folders that killed processes of this user left behind, and return how many there were.
 
-    A lock ends with its process, in another container too. A folder of this minute may not be locked yet.
+    Each may hold a whole model. A lock ends with the process that holds it, even one in another container.
     """
     num_removed = 0
     for folder in SHARED_MEMORY.glob(f"{_PREFIX}*"):
+        # Locked by a living owner, another user's, or just removed by somebody else.
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime < _YOUNG_S:
+            # Its owner may have created a young folder without having locked it yet.
+            age_s = time.time() - folder.stat().st_mtime
+            if age_s < _YOUNG_S:
                 continue
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            # Not through a link: the folder is removed with all that is in it.
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            descriptor = os.open(folder, flags)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder)

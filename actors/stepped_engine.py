@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from actors.adapter_push import adapter_request
 from actors.vllm_api import (
@@ -17,70 +17,90 @@ from actors.vllm_api import (
 )
 from actors.vllm_engine import VllmEngine
 
+Future: TypeAlias = asyncio.Future[RequestOutput]
+
 
 class SteppedVllmEngine(VllmEngine):
     """Requests of one call are enqueued in order before the next step; weights change between two steps."""
 
-    def _launch(self, arguments: dict[str, Any]) -> None:
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(**arguments, async_scheduling=False)
-        )
-        self._waiting: dict[str, asyncio.Future[RequestOutput]] = {}
+    def _launch(
+        self,
+        arguments: dict[str, Any],
+    ) -> None:
+        # Asynchronous scheduling would let the batch depend on timing.
+        engine_args = EngineArgs(**arguments, async_scheduling=False)
+        self._engine = LLMEngine.from_engine_args(engine_args)
+        # Request id -> what its caller awaits.
+        self._waiting: dict[str, Future] = {}
         self._stepper: asyncio.Task[None] | None = None
 
-    async def _render(self, payload: dict[str, Any]) -> Any:
-        engine = self._engine
-        (rendered,) = engine.renderer.render_cmpl(
-            [parse_model_prompt(engine.model_config, payload)]
-        )
+    async def _render(
+        self,
+        payload: dict[str, Any],
+    ) -> Any:
+        parsed = parse_model_prompt(self._engine.model_config, payload)
+        (rendered,) = self._engine.renderer.render_cmpl([parsed])
         return rendered
 
     async def _submit(
         self, request_id: str, rendered: Any, params: SamplingParams
     ) -> Awaitable[RequestOutput]:
-        future: asyncio.Future[RequestOutput] = (
-            asyncio.get_running_loop().create_future()
-        )
+        loop = asyncio.get_running_loop()
+        future: Future = loop.create_future()
+        adapter = await self._policy()
         self._engine.add_request(
-            request_id, rendered, params, lora_request=await self._policy()
+            request_id,
+            rendered,
+            params,
+            lora_request=adapter,
         )
         self._waiting[request_id] = future
         if self._stepper is None or self._stepper.done():
-            self._stepper = asyncio.create_task(self._run())
+            self._stepper = asyncio.create_task(self._step_until_done())
         return future
 
-    async def _run(self) -> None:
-        """Step while there is work, letting others run between steps."""
+    async def _step_until_done(self) -> None:
+        """Step while there are requests, letting other tasks run between steps."""
         try:
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
                     assert isinstance(output, RequestOutput)
-                    if (
-                        output.finished
-                        and (future := self._waiting.pop(output.request_id, None))
-                        is not None
-                    ):
-                        future.set_result(output)
+                    if output.finished:
+                        self._finish(output)
+                # Lets callers submit their next requests.
                 await asyncio.sleep(0)
         except Exception as error:
             for future in self._waiting.values():
                 future.set_exception(error)
             self._waiting.clear()
 
+    def _finish(self, output: RequestOutput) -> None:
+        # An aborted request is no longer waited for.
+        future = self._waiting.pop(output.request_id, None)
+        if future is not None:
+            future.set_result(output)
+
     async def _abort(self, request_ids: Sequence[str]) -> None:
         for request_id in request_ids:
-            if (future := self._waiting.pop(request_id, None)) is not None:
+            future = self._waiting.pop(request_id, None)
+            if future is not None:
                 future.cancel()
         self._engine.abort_request(list(request_ids))
 
-    async def _swap(self, path: str, version: str) -> str:
+    async def _swap(
+        self,
+        path: str,
+        version: str,
+    ) -> str:
         engine = self._engine
-        if self._adapter is not None:
+        if self._adapter is None:
+            engine.collective_rpc("swap_weights", args=(path,))
+        else:
             await self._policy()
             await self._load_adapter(adapter_request(path, load=True))
-        else:
-            engine.collective_rpc("swap_weights", args=(path,))
+        # After the load: what is sampled from now on is of the new weights.
         engine.set_weight_version(version)
+        # Running answers compute their prefix again, under the new weights.
         engine.reset_prefix_cache(reset_running_requests=True)
         engine.reset_mm_cache()
         engine.reset_encoder_cache()

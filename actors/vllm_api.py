@@ -1,18 +1,15 @@
-"""The only file that imports vLLM, and what of it the rooms use. Its environment must be set before the import."""
+"""The only file that imports vLLM; it re-exports what the rooms use. vLLM reads its environment when it is imported."""
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault(
-    "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
-)  # in-process engine; AsyncLLM has a process of its own
-os.environ.setdefault(
-    "TORCHDYNAMO_DISABLE", "1"
-)  # a torch.compile in the log-prob op costs 12-35 s on CPU
-os.environ.setdefault(
-    "VLLM_CPU_OMP_THREADS_BIND", "nobind"
-)  # every role on its own core: OMP_NUM_THREADS decides
+# LLMEngine stays in this process; AsyncLLM has a process of its own in any case.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+# A torch.compile in the log-prob op costs 12-35 s on CPU.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+# Workers share the cores by OMP_NUM_THREADS; vLLM would bind all of them to the first ones.
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,9 +47,9 @@ VERSION: str = vllm.__version__
 # vLLM 0.32 checks that all image embeddings of one engine step are equally long, although its code does not need it.
 # BDHS leaves out image tokens by chance, so they are not.
 for _schema in (LlavaImageEmbeddingInputs, LlavaNextImageEmbeddingInputs):
-    get_type_hints(_schema, include_extras=True)["data"].__metadata__[
-        0
-    ].dynamic_dims.add("ifs")
+    _data_type = get_type_hints(_schema, include_extras=True)["data"]
+    _shape = _data_type.__metadata__[0]
+    _shape.dynamic_dims.add("ifs")
 
 __all__ = [
     "LLM",

@@ -1,11 +1,12 @@
 """What both vLLM engines share: requests in, groups out, weights swapped and proven.
 
-    generate        features of hidden-token prompts, a batch at a time, while the engine runs those before it
+    generate        image features of shortened prompts, a batch at a time, while the engine runs the batches before
                     build -> render (vLLM expands image tokens) -> check -> submit -> await -> RolloutGroup
     load_weights    check arrays -> shared memory -> swap between two steps, caches dropped -> version echo -> probe
 
-Rendering and submitting exclude a swap, sampling does not: what runs goes on under the new weights, its prefix
-recomputed. Otherwise vLLM's two multimodal caches (here and in the engine) could be emptied apart from each other.
+Rendering and submitting exclude a swap; sampling does not. A running answer goes on under the new weights after its
+prefix is computed again. If rendering did not exclude a swap, vLLM's two multimodal caches (one in this process, one in
+the engine's) could be emptied at different points of the request stream and disagree.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from actors.adapter_push import (
     adapter_request,
-    check_adapter,
+    adapter_shapes,
     pushed_adapter,
     shared_adapter,
     zero_adapter,
 )
 from actors.engine_arguments import engine_arguments
+from actors.push_check import adapter_alone, whole_weights
 from actors.requests import (
     PromptBuilder,
     sampling_params,
@@ -37,13 +42,21 @@ from actors.requests import (
 from actors.shared_memory import sweep
 from actors.vision_features import VisionFeatures, by_images
 from actors.vllm_api import LoRARequest, RequestOutput, SamplingParams
-from actors.weight_sender import check_tensors, shared_file
+from actors.weight_sender import shared_file
 from common.chat import ChatEncoder
 from common.config import Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
 from common.weights import checkpoint_shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A request that is with vLLM under this id; awaiting `output` gives its finished output."""
+
+    id: str
+    output: Awaitable[RequestOutput]
 
 
 class VllmEngine(ABC):
@@ -59,18 +72,25 @@ class VllmEngine(ABC):
         timeout_s: float = 600,
     ) -> None:
         self.encoder = encoder = ChatEncoder(model.path, model.max_length)
-        self._model = model
         self._probe_tolerance = probe_tolerance
         self._timeout_s = timeout_s
-        self._features = VisionFeatures(encoder, getattr(torch, model.dtype))
+        dtype = getattr(torch, model.dtype)
+        self._features = VisionFeatures(encoder, dtype)
         self._builder = PromptBuilder(encoder, self._features)
         self._shapes = checkpoint_shapes(model.path)
         self._swap_lock = asyncio.Lock()
-        self._ids = (str(number) for number in itertools.count())
+        self._request_numbers = itertools.count()
         self._version = 0
         self._adapter = pushed_adapter(model)
         self._lora_request: LoRARequest | None = None
+        if self._adapter is None:
+            self._expected = whole_weights(self._shapes, model.freeze_vision)
+        else:
+            shapes = adapter_shapes(self._shapes, self._adapter)
+            self._expected = adapter_alone(shapes)
+        # Before this engine creates a folder of its own.
         sweep()
+        # Last: a failure above must not leave a process behind.
         self._launch(engine_arguments(model, rollout, encoder, seed))
 
     @property
@@ -81,26 +101,29 @@ class VllmEngine(ABC):
         self, requests: Sequence[GenerationRequest]
     ) -> list[RolloutGroup | Dropped]:
         """One result per request, in order."""
-        started: list[tuple[str, Awaitable[RequestOutput]] | Dropped] = []
+        submitted: list[Submitted | Dropped] = []
         try:
             for batch in by_images(requests):
+                shortened = [
+                    request.prompt for request in batch if request.visible_image_tokens
+                ]
                 async with self._swap_lock:
-                    self._features.prepare(
-                        request.prompt
-                        for request in batch
-                        if request.visible_image_tokens
-                    )
-                started.extend([await self._start(request) for request in batch])
-            return [
-                entry
-                if isinstance(entry, Dropped)
-                else to_group(request, await entry[1], self.encoder)
-                for request, entry in zip(requests, started, strict=True)
-            ]
+                    self._features.prepare(shortened)
+                for request in batch:
+                    entry = await self._submit_request(request)
+                    submitted.append(entry)
+
+            results: list[RolloutGroup | Dropped] = []
+            for request, entry in zip(requests, submitted, strict=True):
+                if isinstance(entry, Dropped):
+                    results.append(entry)
+                    continue
+                output = await entry.output
+                results.append(to_group(request, output, self.encoder))
+            return results
+        # A caller that is cancelled leaves no requests behind, either.
         except BaseException:
-            await self._abort(
-                [entry[0] for entry in started if not isinstance(entry, Dropped)]
-            )
+            await self._abort_submitted(submitted)
             raise
 
     async def token_logprobs(
@@ -114,26 +137,25 @@ class VllmEngine(ABC):
         self, answers: Sequence[tuple[Prompt, str]]
     ) -> list[tuple[float, ...] | Dropped]:
         """Token log-probs (nats) of whole answers under one set of weights, one result per answer, in order."""
-        encode = self.encoder.encode_response
-        started: list[tuple[str, Awaitable[RequestOutput]] | Dropped] = []
+        responses = [self.encoder.encode_response(text) for _, text in answers]
+        submitted: list[Submitted | Dropped] = []
+        # Held to the end, so that one set of weights scores all answers.
         async with self._swap_lock:
             try:
-                started.extend(
-                    [
-                        await self._start_scoring(prompt, encode(text))
-                        for prompt, text in answers
-                    ]
-                )
-                return [
-                    entry
-                    if isinstance(entry, Dropped)
-                    else token_logprobs(await entry[1], encode(text))
-                    for (_, text), entry in zip(answers, started, strict=True)
-                ]
+                for (prompt, _), token_ids in zip(answers, responses, strict=True):
+                    entry = await self._submit_answer(prompt, token_ids)
+                    submitted.append(entry)
+
+                results: list[tuple[float, ...] | Dropped] = []
+                for token_ids, entry in zip(responses, submitted, strict=True):
+                    if isinstance(entry, Dropped):
+                        results.append(entry)
+                        continue
+                    output = await entry.output
+                    results.append(token_logprobs(output, token_ids))
+                return results
             except BaseException:
-                await self._abort(
-                    [entry[0] for entry in started if not isinstance(entry, Dropped)]
-                )
+                await self._abort_submitted(submitted)
                 raise
 
     async def load_weights(
@@ -142,51 +164,51 @@ class VllmEngine(ABC):
         """Swap the weights and prove them.
 
         Raises:
-            UserError: the tensors are not what the manifest and the model say; the old weights stay.
+            UserError: the tensors do not fit the manifest or the model; the old weights stay.
             RuntimeError: the engine echoes another version, disagrees with the probe, or takes too long.
         """
         started = time.perf_counter()
-        tuning = self._adapter
-        if tuning is not None:
-            await asyncio.to_thread(
-                check_adapter, manifest, tensors, self._shapes, tuning
-            )
-        else:
-            frozen = self._model.freeze_vision
-            await asyncio.to_thread(
-                check_tensors, manifest, tensors, self._shapes, frozen
-            )
+        # Hashing a large model takes seconds, during which requests go on.
+        await asyncio.to_thread(self._expected.check, manifest, tensors)
+        version = str(manifest.version)
         try:
             async with asyncio.timeout(self._timeout_s), self._swap_lock:
-                with (
-                    shared_adapter(tensors, tuning)
-                    if tuning
-                    else shared_file(tensors) as path
-                ):
-                    echo = await self._swap(str(path), str(manifest.version))
-                if echo != str(manifest.version):
+                with self._shared(tensors) as path:
+                    echo = await self._swap(str(path), version)
+                if echo != version:
                     raise RuntimeError(
-                        f"weights {manifest.version}: expected the engine to echo this version, got {echo}; restart it"
+                        f"weights {version}: expected the engine to echo this version, got {echo}; restart it"
                     )
                 self._version = manifest.version
-                if tuning is None:
+                # Adapters are on the language model only.
+                if self._adapter is None:
                     self._features.load(tensors)
-                error = await self._prove(manifest)
+                probe_error = await self._prove(manifest)
         except TimeoutError as late:
             raise RuntimeError(
-                f"weights {manifest.version}: expected a load within {self._timeout_s:g} s, got none; see the engine's "
+                f"weights {version}: expected a load within {self._timeout_s:g} s, got none; see the engine's "
                 "log or raise loop.call_timeout_s"
             ) from late
-        return LoadReport(manifest.version, error, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return LoadReport(manifest.version, probe_error, seconds)
+
+    def _shared(self, tensors: Tensors) -> AbstractContextManager[Path]:
+        """The tensors in shared memory, in the form that `_swap` reads."""
+        if self._adapter is None:
+            return shared_file(tensors)
+        return shared_adapter(tensors, self._adapter)
 
     async def _prove(self, manifest: WeightManifest) -> float | None:
-        if (probe := manifest.probe) is None:
+        """Largest difference (nats) from the learner's log-probs of the probe; None without a probe."""
+        probe = manifest.probe
+        if probe is None:
             return None
-        found = await self._score(probe.prompt, probe.token_ids)
-        error = max(
-            abs(ours - theirs)
-            for ours, theirs in zip(found, probe.token_logprobs, strict=True)
-        )
+        logprobs = await self._score(probe.prompt, probe.token_ids)
+        differences = []
+        for ours, learners in zip(logprobs, probe.token_logprobs, strict=True):
+            differences.append(abs(ours - learners))
+        error = max(differences)
+        # Written so that NaN fails, too.
         if not error <= self._probe_tolerance:
             raise RuntimeError(
                 f"weights {manifest.version}: expected the learner's log-probs within loop.probe_tolerance = "
@@ -194,95 +216,124 @@ class VllmEngine(ABC):
             )
         return error
 
-    async def _start(
-        self, request: GenerationRequest
-    ) -> tuple[str, Awaitable[RequestOutput]] | Dropped:
-        """Hand a request to the engine, or say why not."""
+    async def _submit_request(self, request: GenerationRequest) -> Submitted | Dropped:
+        """Hand a request to vLLM, or say why it cannot be run."""
         encoder = self.encoder
-        suffix = encoder.encode_response(request.prefix)[:-1] if request.prefix else ()
+        suffix: tuple[int, ...] = ()
+        if request.prefix:
+            # Without the end-of-sequence token: the answer goes on after its prefix.
+            suffix = encoder.encode_response(request.prefix)[:-1]
         try:
             async with self._swap_lock:
                 built = self._builder.build(
-                    request.prompt, suffix, request.visible_image_tokens, request.noise
+                    request.prompt,
+                    suffix,
+                    request.visible_image_tokens,
+                    request.noise,
                 )
                 rendered = await self._render(built.payload)
-                num_tokens = len(rendered["prompt_token_ids"])
-                self._builder.check(built, rendered["prompt_token_ids"])
-                params = sampling_params(
-                    request, encoder.max_length - num_tokens, encoder.media_token_ids
-                )
-                request_id = next(self._ids)
-                return request_id, await self._submit(request_id, rendered, params)
+                token_ids = rendered["prompt_token_ids"]
+                self._builder.check(built, token_ids)
+                room = encoder.max_length - len(token_ids)
+                # The answer ends where the model does, however many tokens were asked for.
+                params = sampling_params(request, room, encoder.media_token_ids)
+                request_id = self._next_id()
+                output = await self._submit(request_id, rendered, params)
+                return Submitted(request_id, output)
         except Refused as error:
             return Dropped(request.id, error.reason, str(error))
 
-    async def _start_scoring(
+    async def _submit_answer(
         self, prompt: Prompt, token_ids: Sequence[int]
-    ) -> tuple[str, Awaitable[RequestOutput]] | Dropped:
-        """Hand an answer to the engine, or say why not; the caller holds the lock."""
+    ) -> Submitted | Dropped:
+        """Hand an answer to vLLM for scoring, or say why it cannot be run; the caller holds the lock."""
+        request_id = self._next_id()
         try:
-            request_id = next(self._ids)
-            return request_id, await self._submit_scoring(request_id, prompt, token_ids)
+            output = await self._submit_scoring(request_id, prompt, token_ids)
+            return Submitted(request_id, output)
         except Refused as error:
             return Dropped(prompt.id, error.reason, str(error))
 
     async def _score(
         self, prompt: Prompt, token_ids: Sequence[int]
     ) -> tuple[float, ...]:
-        output = await (await self._submit_scoring(next(self._ids), prompt, token_ids))
-        return token_logprobs(output, token_ids)
+        scored = await self._submit_scoring(self._next_id(), prompt, token_ids)
+        return token_logprobs(await scored, token_ids)
 
     async def _submit_scoring(
         self, request_id: str, prompt: Prompt, token_ids: Sequence[int]
     ) -> Awaitable[RequestOutput]:
-        if not token_ids or set(token_ids) & set(self.encoder.media_token_ids):
+        media_token_ids = set(self.encoder.media_token_ids)
+        if not token_ids or media_token_ids.intersection(token_ids):
             raise Refused(
                 "response",
                 f"prompt {prompt.id}: expected a response of text tokens, got {token_ids}",
             )
+        # The last token is only predicted, so it does not count towards the length that is checked.
         built = self._builder.build(prompt, token_ids[:-1])
         rendered = await self._render(built.payload)
-        self._builder.check(built, rendered["prompt_token_ids"])
-        rendered["prompt_token_ids"] = [*rendered["prompt_token_ids"], token_ids[-1]]
+        expanded = rendered["prompt_token_ids"]
+        self._builder.check(built, expanded)
+        rendered["prompt_token_ids"] = [*expanded, token_ids[-1]]
         return await self._submit(request_id, rendered, scoring_params())
 
+    async def _abort_submitted(
+        self,
+        submitted: Sequence[Submitted | Dropped],
+    ) -> None:
+        running = [entry for entry in submitted if isinstance(entry, Submitted)]
+        await self._abort([entry.id for entry in running])
+
+    def _next_id(self) -> str:
+        return str(next(self._request_numbers))
+
     async def _policy(self) -> LoRARequest | None:
-        """The adapter that a request carries; of zeros before the first push. None where whole weights are pushed."""
+        """The adapter that every request carries, zeros before the first push; None if whole weights are pushed."""
         if self._adapter is not None and self._lora_request is None:
-            with shared_adapter(
-                zero_adapter(self._shapes, self._adapter), self._adapter
-            ) as folder:
+            zeros = zero_adapter(self._shapes, self._adapter)
+            # Loaded before the first request, so that no request is without an adapter.
+            with shared_adapter(zeros, self._adapter) as folder:
                 await self._load_adapter(adapter_request(folder, load=True))
                 self._lora_request = adapter_request(folder, load=False)
         return self._lora_request
 
     @abstractmethod
     async def _load_adapter(self, adapter: LoRARequest) -> None:
-        """Read the adapter's folder, in place of what it was."""
+        """Read the adapter's folder and replace the adapter of the same name."""
 
     @abstractmethod
-    def _launch(self, arguments: dict[str, Any]) -> None:
+    def _launch(
+        self,
+        arguments: dict[str, Any],
+    ) -> None:
         """Start vLLM; the last thing that the constructor does."""
 
     @abstractmethod
-    async def _render(self, payload: dict[str, Any]) -> Any:
-        """vLLM's own form of a prompt, image tokens expanded in `prompt_token_ids`."""
+    async def _render(
+        self,
+        payload: dict[str, Any],
+    ) -> Any:
+        """vLLM's own form of a prompt, with image tokens expanded in `prompt_token_ids`."""
 
     @abstractmethod
     async def _submit(
         self, request_id: str, rendered: Any, params: SamplingParams
     ) -> Awaitable[RequestOutput]:
-        """Enqueue; what comes back gives the finished output when awaited."""
+        """Enqueue a request and return an awaitable of its finished output."""
 
     @abstractmethod
     async def _abort(self, request_ids: Sequence[str]) -> None: ...
 
     @abstractmethod
-    async def _swap(self, path: str, version: str) -> str:
-        """Load a weight file or an adapter's folder between two steps, drop prefix, multimodal and encoder caches.
+    async def _swap(
+        self,
+        path: str,
+        version: str,
+    ) -> str:
+        """Load a weight file or an adapter's folder between two steps; drop prefix, multimodal and encoder caches.
 
         Returns:
-            The version's echo.
+            The weight version that the engine then reports.
         """
 
     @abstractmethod

@@ -30,12 +30,12 @@ EXTENSION = "actors.weight_receiver.WeightReceiver"
 
 @dataclass
 class NoInit(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing to set up: there is no connection to a trainer."""
+    """Empty: there is no connection to a trainer to set up."""
 
 
 @dataclass
 class WeightFile(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Where the weights are: a safetensors file as `actors.weight_sender` writes it."""
+    """The path of a safetensors file that `actors.weight_sender` wrote."""
 
     path: str
 
@@ -47,7 +47,7 @@ class HostArraysEngine(WeightTransferEngine[NoInit, WeightFile]):  # type: ignor
     update_info_cls = WeightFile
 
     def init_transfer_engine(self, init_info: NoInit) -> None:
-        """No connection to open."""
+        """Does nothing: there is no connection to open."""
 
     def start_weight_update(self) -> None:
         initialize_layerwise_reload(self.model)
@@ -60,7 +60,7 @@ class HostArraysEngine(WeightTransferEngine[NoInit, WeightFile]):  # type: ignor
         finalize_layerwise_reload(self.model, self.model_config)
 
     def shutdown(self) -> None:
-        """No connection to close."""
+        """Does nothing: there is no connection to close."""
 
 
 def _read(path: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -70,13 +70,15 @@ def _read(path: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 class WeightReceiver:
-    """Mixed into vLLM's worker class."""
+    """A mixin of vLLM's worker class."""
 
     def swap_weights(self: Any, path: str) -> None:
-        """Replace the model's weights by a file's, whole, between two steps."""
+        """Replace all weights of the model by those of a file, between two engine steps."""
+        # Undoes fusing and packing, so that names and shapes are those of a checkpoint again.
         self.start_weight_update()
         self.update_weights({"path": path})
         self.finish_weight_update()
 
 
+# vLLM looks the backend up by name when its worker starts, so importing this file must register it.
 WeightTransferEngineFactory.register_engine(BACKEND, HostArraysEngine)

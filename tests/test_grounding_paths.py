@@ -1,14 +1,11 @@
 """Every path that reads pixels reads them: behind a blank picture its figures change. Nothing else does change.
 
-policy (plain rows, trees, shared vision) · reference (the same, and from the cache) · rollout (both engines: scores,
-whole and shortened prompts) · judge. The learner's paths start at files on disk, as in a run.
+policy (plain rows, trees, shared vision) · reference (the same, and from the cache) · judge; rollout engines in
+tests/actors/test_grounding.py. The learner's paths start at files on disk, as in a run.
 """
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +19,7 @@ from PIL import Image
 from common import config
 from common.chat import EncodedPrompt
 from common.images import ImageStore
-from common.protocols import GenerationRequest
-from common.records import PreferencePair, RolloutGroup
+from common.records import PreferencePair, Prompt
 from common.shapes.prompts import caption_prompts
 from common.views import GREY, blank_images
 from learner.collate import Collator
@@ -37,7 +33,6 @@ from tests.learner.families import FAMILIES, Family, family
 from tests.learner.helpers import LORA, make_pairs, run_config
 from tests.reward.builders import group
 from tests.reward.judging import scores_of
-from tests.tiny_models import make_prompt, tiny_llava
 
 LEAST = 0.01
 """Nats that a response's log-prob moves at least; rounding is below 1e-4."""
@@ -149,61 +144,6 @@ def test_policy_and_reference_of_the_learner(
     learner.close()
 
 
-@pytest.fixture(scope="module", params=["stepped", "async"])
-def engine(
-    request: pytest.FixtureRequest,
-) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
-    """A vLLM engine and its event loop; the in-process one leaves its process group behind."""
-    from tests.actors.conftest import start
-
-    async def make() -> Any:
-        return start(tiny_llava(), request.param)
-
-    with asyncio.Runner() as runner:
-        engine = runner.run(make())
-        yield engine, runner.run
-        runner.run(engine.close())
-    if "vllm" in sys.modules:
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        cleanup_dist_env_and_memory()
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("visible", [None, (0, 5, 17, 63)], ids=["whole", "shortened"])
-def test_rollout(
-    engine: tuple[Any, Callable[[Any], Any]],
-    store: ImageStore,
-    visible: tuple[int, ...] | None,
-) -> None:
-    """Scores of whole prompts and greedy answers, of which some of six change."""
-    rollout, run = engine
-    prompts = [make_prompt(store, seed) for seed in range(50, 56)]
-    blind = [
-        blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts
-    ]  # type: ignore[arg-type]
-    if visible is None:
-        seen, unseen = (
-            run(rollout.score([(prompt, "There is a star.") for prompt in each]))
-            for each in (prompts, blind)
-        )
-        assert all(
-            abs(sum(a) - sum(b)) > LEAST for a, b in zip(seen, unseen, strict=True)
-        )
-
-    def answers(asked: list[Any]) -> list[tuple[int, ...]]:
-        requests = [
-            GenerationRequest(p.id, p, 1, 0.0, 12, visible_image_tokens=visible)
-            for p in asked
-        ]
-        groups: list[RolloutGroup] = run(rollout.generate(requests))
-        return [found.completions[0].token_ids for found in groups]
-
-    first = answers(prompts)
-    assert first != answers(blind)
-    assert first == answers(prompts)
-
-
 def test_judge(tmp_path: Path) -> None:
     """The policy as a judge, asked about true captions and those of other scenes."""
     from reward.judges import make_judge
@@ -215,11 +155,9 @@ def test_judge(tmp_path: Path) -> None:
     blind = [
         blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts
     ]  # type: ignore[arg-type]
-    seen, unseen = (
-        [
-            scores_of(judge, group(shown, own, other))
-            for shown, own, other in zip(each, texts, texts[::-1], strict=True)
-        ]
-        for each in (prompts, blind)
-    )
-    assert seen != unseen
+
+    def scores(shown: list[Prompt]) -> list[tuple[float, ...]]:
+        rows = zip(shown, texts, texts[::-1], strict=True)
+        return [scores_of(judge, group(p, true, false)) for p, true, false in rows]
+
+    assert scores(prompts) != scores(blind)

@@ -22,10 +22,10 @@ from actors.chat_endpoint import ChatEndpoint, retry_after_s
 from actors.injection import EndpointInjector, Injection, Row, rows_of
 from actors.injection_prompt import render_messages
 from actors.injection_reply import read_reply
-from actors.reply_cache import Reply
+from actors.reply_cache import Reply, ReplyCache
 from common.errors import UserError
 from common.images import ImageStore
-from common.povid_config import KINDS, EndpointConfig, PovidConfig
+from common.povid_config import KINDS, EndpointConfig, ErrorKind, PovidConfig
 from common.records import Dropped, ImageRef, Message, Part, PreferencePair, Prompt
 from common.shapes.render import blank
 from tests.chat_server import Answer, Asked, ChatServer, completion, refusal
@@ -41,151 +41,198 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-IMAGES: list[ImageRef] = []
+@pytest.fixture(scope="module")
+def image(store: ImageStore) -> ImageRef:
+    return store.add(blank())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def image(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The one image of every prompt."""
-    IMAGES[:] = [ImageStore(tmp_path_factory.mktemp("images")).add(blank())]
+@pytest.fixture(scope="module")
+def prompt(image: ImageRef) -> Prompt:
+    """A request for a caption."""
+    return make_prompt("Describe the image.", image)
 
 
-def ask(
-    id: str = "p", text: str = "Describe the image.", reference: str | None = TRUTH
-) -> Prompt:
-    return Prompt(
-        id,
-        (Message("user", (Part("image"), Part("text", text))),),
-        tuple(IMAGES),
-        reference,
-    )
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where the replies of a test are kept."""
+    return tmp_path / "replies"
+
+
+def make_prompt(question: str, *images: ImageRef) -> Prompt:
+    message = Message("user", (Part("image"), Part("text", question)))
+    return Prompt("p", (message,), images, TRUTH)
 
 
 def config(url: str, **changes: Any) -> PovidConfig:
-    given = {"max_retries": 2, "timeout_s": 5.0, **changes}
-    return PovidConfig(endpoint=EndpointConfig(base_url=url, model="writer", **given))
+    settings = {"max_retries": 2, "timeout_s": 5.0, **changes}
+    endpoint = EndpointConfig(
+        base_url=url,
+        model="writer",
+        **settings,
+    )
+    return PovidConfig(endpoint=endpoint)
 
 
-def inject(
-    settings: PovidConfig, cache: Path, prompts: Sequence[Prompt]
+def inject_all(
+    settings: PovidConfig,
+    cache: Path,
+    prompts: Sequence[Prompt],
 ) -> tuple[list[Injection], dict[str, Any]]:
-    """Every prompt at once; kind `attribute`."""
+    """Injections of kind `attribute`, all prompts at once, and the endpoint's usage."""
+    assert settings.endpoint is not None
+    endpoint_config = settings.endpoint
+    rows = [Row(prompt.id, prompt, "attribute") for prompt in prompts]
 
     async def all_of_them() -> tuple[list[Injection], dict[str, Any]]:
-        assert settings.endpoint is not None
-        async with ChatEndpoint(settings.endpoint, cache) as endpoint:
+        async with ChatEndpoint(endpoint_config, cache) as endpoint:
             injector = EndpointInjector(settings, endpoint)
-            rows = [Row(prompt.id, prompt, "attribute") for prompt in prompts]
-            return list(await asyncio.gather(*map(injector, rows))), endpoint.usage()
+            injections = await asyncio.gather(*[injector(row) for row in rows])
+            return injections, endpoint.usage()
 
     return asyncio.run(all_of_them())
 
 
-def reason(injection: Injection) -> str | None:
-    return injection.result.reason if isinstance(injection.result, Dropped) else None
+def inject(
+    settings: PovidConfig,
+    cache: Path,
+    prompt: Prompt,
+) -> Injection:
+    (injection,), _ = inject_all(settings, cache, [prompt])
+    return injection
+
+
+def reason_of(injection: Injection) -> str | None:
+    """Why a row gave no pair; None if it gave one."""
+    if isinstance(injection.result, Dropped):
+        return injection.result.reason
+    return None
+
+
+def one_after_the_other(answers: Sequence[Answer]) -> ChatServer:
+    """A server that gives these answers in turn."""
+    return ChatServer(lambda asked: answers[asked.number - 1])
+
+
+def always(answer: Answer) -> ChatServer:
+    return ChatServer(lambda asked: answer)
 
 
 # What is asked.
 
 
-def test_every_kind_has_its_own_instruction_and_shows_question_and_answer() -> None:
-    hostile = replace(
-        ask(text="What {{ 7 * 7 }} <b>?"), reference='It\'s {% raw %} & "fine"'
-    )
-    texts = {
-        kind: render_messages(hostile, kind, False)[0]["content"] for kind in KINDS
-    }
-    assert len(set(texts.values())) == len(KINDS)
-    for text in texts.values():
-        assert (
-            "What {{ 7 * 7 }} <b>?" in text
-            and 'It\'s {% raw %} & "fine"' in text
-            and "<rewritten>" in text
+def test_every_kind_has_its_own_instruction_and_shows_question_and_answer(
+    prompt: Prompt,
+) -> None:
+    question = "What {{ 7 * 7 }} <b>?"
+    answer = 'It\'s {% raw %} & "fine"'
+    hostile = replace(make_prompt(question), reference=answer)
+    texts = set()
+    for kind in KINDS:
+        (message,) = render_messages(
+            hostile,
+            kind,
+            send_image=False,
         )
-        assert "do not see it" in text and "{#" not in text and "\n\n\n" not in text
+        text = message["content"]
+        assert question in text
+        assert answer in text
+        assert "<rewritten>" in text
+        # The instruction for models without the image.
+        assert "do not see it" in text
+        # No leftover of the template language.
+        assert "{#" not in text
+        assert "\n\n\n" not in text
+        texts.add(text)
+    assert len(texts) == len(KINDS)
 
 
 def test_all_turns_are_shown() -> None:
-    turns = (("user", "Is it red?"), ("assistant", "Yes."), ("user", "And the other?"))
-    talk = Prompt(
-        "p",
-        tuple(Message(role, (Part("text", text),)) for role, text in turns),
-        (),
-        "Blue.",
-    )  # type: ignore[arg-type]
-    shown = render_messages(talk, "reasoning", False)[0]["content"]
-    assert "user: Is it red?\nassistant: Yes.\nuser: And the other?" in shown
-
-
-def test_images_travel_as_data_urls_of_the_file(tmp_path: Path) -> None:
-    ref = ImageStore(tmp_path).add(blank())
-    shown = replace(ask(), images=(ref,))
-    image, text = render_messages(shown, "entity", True)[0]["content"]
-    kind, data = image["image_url"]["url"].split(";base64,")
-    assert (
-        kind == "data:image/png"
-        and base64.b64decode(data) == Path(ref.path).read_bytes()
+    messages = (
+        Message("user", (Part("text", "Is it red?"),)),
+        Message("assistant", (Part("text", "Yes."),)),
+        Message("user", (Part("text", "And the other?"),)),
     )
-    assert "attached image" in text["text"] and isinstance(
-        render_messages(shown, "entity", False)[0]["content"], str
-    )
+    conversation = Prompt("p", messages, (), "Blue.")
+    (message,) = render_messages(conversation, "reasoning", send_image=False)
+    expected = "user: Is it red?\nassistant: Yes.\nuser: And the other?"
+    assert expected in message["content"]
 
 
-def test_an_image_that_is_gone_drops_its_row_unasked(tmp_path: Path) -> None:
-    ref = ImageStore(tmp_path).add(blank())
-    Path(ref.path).unlink()
-    with ChatServer(lambda asked: completion(WRONG)) as server:
-        (injection,), _ = inject(
-            config(server.url, send_image=True),
-            tmp_path / "c",
-            [replace(ask(), images=(ref,))],
-        )
-        assert reason(injection) == "image_missing" and injection.asked == "no"
-        (injection,), _ = inject(
-            config(server.url), tmp_path / "c", [replace(ask(), images=())]
-        )
-        assert reason(injection) == "no_image" and not server.asked
+def test_images_travel_as_data_urls_of_the_file(
+    prompt: Prompt,
+    image: ImageRef,
+) -> None:
+    (message,) = render_messages(prompt, "entity", send_image=True)
+    shown, text = message["content"]
+    kind, data = shown["image_url"]["url"].split(";base64,")
+    assert kind == "data:image/png"
+    assert base64.b64decode(data) == Path(image.path).read_bytes()
+    assert "attached image" in text["text"]
+    (message,) = render_messages(prompt, "entity", send_image=False)
+    assert isinstance(message["content"], str)
 
 
-def test_kinds_follow_request_seed_and_id() -> None:
-    def drawn(seed: int, text: str, kinds: Sequence[str] = KINDS) -> list[str]:
-        settings = PovidConfig(seed=seed, kinds=tuple(kinds))  # type: ignore[arg-type]
-        return [
-            row.kind
-            for number in range(60)
-            for row in rows_of(ask(f"p{number}", text), settings)
-        ]
+def test_an_image_that_is_gone_drops_its_row_unasked(
+    prompt: Prompt,
+    tmp_path: Path,
+    cache: Path,
+) -> None:
+    gone = ImageStore(tmp_path).add(blank())
+    # After it was stored, as when a data set has moved.
+    Path(gone.path).unlink()
+    with always(completion(WRONG)) as server:
+        with_image = config(server.url, send_image=True)
+        injection = inject(with_image, cache, replace(prompt, images=(gone,)))
+        assert reason_of(injection) == "image_missing"
+        assert injection.asked == "no"
+        without_image = replace(prompt, images=())
+        injection = inject(config(server.url), cache, without_image)
+        assert reason_of(injection) == "no_image"
+        assert not server.asked
 
-    captions = drawn(0, "What do you see in the image?")
+
+def drawn_kinds(
+    seed: int,
+    question: str,
+    kinds: tuple[ErrorKind, ...] = KINDS,
+) -> list[str]:
+    """Kinds of 60 prompts with the same question."""
+    settings = PovidConfig(seed=seed, kinds=kinds)
+    prompt = make_prompt(question)
+    drawn: list[str] = []
+    for number in range(60):
+        rows = rows_of(replace(prompt, id=f"p{number}"), settings)
+        drawn.extend(row.kind for row in rows)
+    return drawn
+
+
+def test_kinds_follow_request_seed_and_id(prompt: Prompt) -> None:
+    # The wording decides what is a caption.
+    captions = drawn_kinds(0, "What do you see in the image?")
     assert set(captions) == {"entity", "attribute", "relation"}
-    assert (
-        captions
-        == drawn(0, "Describe the image in detail.")
-        != drawn(1, "Describe the image in detail.")
-    )
-    assert set(drawn(0, "Why is the man wearing a helmet?")) == {"reasoning"}
-    assert set(drawn(0, "Why is the man wearing a helmet?", ("entity",))) == {"entity"}
-    every = rows_of(ask("p"), PovidConfig(every_kind=True))
-    assert [row.id for row in every] == ["p/entity", "p/attribute", "p/relation"]
+    assert captions == drawn_kinds(0, "Describe the image in detail.")
+    assert captions != drawn_kinds(1, "Describe the image in detail.")
+    question = "Why is the man wearing a helmet?"
+    assert set(drawn_kinds(0, question)) == {"reasoning"}
+    assert set(drawn_kinds(0, question, ("entity",))) == {"entity"}
+    rows = rows_of(prompt, PovidConfig(every_kind=True))
+    assert [row.id for row in rows] == ["p/entity", "p/attribute", "p/relation"]
 
 
 # What is taken from a reply.
 
 
 @pytest.mark.parametrize(
-    ("reply", "expected"),
+    "reply",
     [
-        (WRONG, WRONG),
-        (f"<rewritten>\n{WRONG}\n</rewritten>", WRONG),
-        (
-            f"The tags are <rewritten>…</rewritten>.\n<rewritten>{WRONG}</rewritten> Done.",
-            WRONG,
-        ),
-        (f"<think>The true answer says brown.</think> {WRONG}", WRONG),
+        WRONG,
+        f"<rewritten>\n{WRONG}\n</rewritten>",
+        f"The tags are <rewritten>…</rewritten>.\n<rewritten>{WRONG}</rewritten> Done.",
+        f"<think>The true answer says brown.</think> {WRONG}",
     ],
 )
-def test_the_answer_is_found(reply: str, expected: str) -> None:
-    assert read_reply("p", reply, TRUTH, 2.0) == expected
+def test_the_answer_is_found(reply: str) -> None:
+    assert read_reply("p", reply, TRUTH, 2.0) == WRONG
 
 
 @pytest.mark.parametrize(
@@ -210,7 +257,8 @@ def test_the_answer_is_found(reply: str, expected: str) -> None:
 )
 def test_what_is_no_rejected_answer_has_a_reason(reply: str, expected: str) -> None:
     result = read_reply("p", reply, TRUTH, 2.0)
-    assert isinstance(result, Dropped) and (result.id, result.reason) == ("p", expected)
+    assert isinstance(result, Dropped)
+    assert (result.id, result.reason) == ("p", expected)
 
 
 @pytest.mark.parametrize(
@@ -218,59 +266,76 @@ def test_what_is_no_rejected_answer_has_a_reason(reply: str, expected: str) -> N
 )
 def test_length_limit(length: int, taken: bool) -> None:
     """(n + 40) / (60 + 40) is within ½ and 2 for n from 10 to 160."""
-    result = read_reply("p", "x" * length, TRUTH, 2.0)
-    assert isinstance(result, str) if taken else result.reason == "rewrite_length"  # type: ignore[union-attr]
+    result = read_reply(
+        "p",
+        "x" * length,
+        TRUTH,
+        2.0,
+    )
+    if taken:
+        assert isinstance(result, str)
+    else:
+        assert isinstance(result, Dropped)
+        assert result.reason == "rewrite_length"
 
 
 def test_an_answer_of_one_word_may_become_another_or_a_short_sentence() -> None:
     """(4 + 40) · 2 - 40 = 48 characters."""
-    for wrong, taken in (
-        ("No.", True),
-        ("No, the bench is empty.", True),
-        ("No, " + "x" * 45, False),
-    ):
-        assert isinstance(read_reply("p", wrong, "Yes.", 2.0), str) is taken
+    another = read_reply("p", "No.", "Yes.", 2.0)
+    assert another == "No."
+    sentence = read_reply("p", "No, the bench is empty.", "Yes.", 2.0)
+    assert isinstance(sentence, str)
+    # 49 characters.
+    too_long = read_reply(
+        "p",
+        "No, " + "x" * 45,
+        "Yes.",
+        2.0,
+    )
+    assert isinstance(too_long, Dropped)
 
 
-def test_what_the_true_answer_does_itself_is_no_fault() -> None:
-    assert isinstance(
-        read_reply(
-            "p", "I cannot tell the breed of the cat.", "I cannot tell the breed.", 2.0
-        ),
-        str,
-    )
-    assert isinstance(
-        read_reply("p", "Use ```ls -a``` there.", "Use ```ls -l``` there.", 2.0), str
-    )
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        ("I cannot tell the breed of the cat.", "I cannot tell the breed."),
+        ("Use ```ls -a``` there.", "Use ```ls -l``` there."),
+    ],
+)
+def test_what_the_true_answer_does_itself_is_no_fault(answer: str, truth: str) -> None:
+    assert read_reply("p", answer, truth, 2.0) == answer
 
 
 # Rows and replies through the endpoint.
 
 
-def test_a_pair_and_what_it_cost(tmp_path: Path) -> None:
+def test_a_pair_and_what_it_cost(
+    prompt: Prompt,
+    image: ImageRef,
+    cache: Path,
+) -> None:
     """Two replies of 10 + 5 tokens at 2 and 4 per million: (20 · 2 + 10 · 4) / 10⁶."""
-    with ChatServer(lambda asked: completion(WRONG)) as server:
-        settings = config(server.url, price_in=2.0, price_out=4.0, temperature=0.3)
-        injections, usage = inject(
-            settings, tmp_path / "c", [ask("a"), ask("b", text="Describe it.")]
+    other = replace(make_prompt("Describe it.", image), id="other")
+    with always(completion(WRONG)) as server:
+        settings = config(
+            server.url,
+            price_in=2.0,
+            price_out=4.0,
+            temperature=0.3,
         )
+        injections, usage = inject_all(settings, cache, [prompt, other])
         body = server.asked[0].body
     pair = injections[0].result
-    assert isinstance(pair, PreferencePair) and (pair.id, pair.source) == (
-        "povid/a",
-        "povid",
-    )
-    assert (pair.chosen.text, pair.rejected.text, pair.weight_version) == (
-        TRUTH,
-        WRONG,
-        None,
-    )
-    assert (body["model"], body["temperature"], body["max_tokens"]) == (
-        "writer",
-        0.3,
-        1024,
-    )
-    assert (usage["num_prompt_tokens"], usage["num_completion_tokens"]) == (20, 10)
+    assert isinstance(pair, PreferencePair)
+    assert (pair.id, pair.source) == ("povid/p", "povid")
+    assert pair.chosen.text == TRUTH
+    assert pair.rejected.text == WRONG
+    assert pair.weight_version is None
+    assert body["model"] == "writer"
+    assert body["temperature"] == 0.3
+    assert body["max_tokens"] == 1024
+    assert usage["num_prompt_tokens"] == 20
+    assert usage["num_completion_tokens"] == 10
     assert usage["cost"] == pytest.approx(8e-5)
 
 
@@ -281,40 +346,52 @@ def test_a_pair_and_what_it_cost(tmp_path: Path) -> None:
         (" \n", "no_reference"),
         ("x" * 10_000_000, "answer_too_long"),
     ],
+    ids=["none", "blank", "long"],
 )
 def test_rows_that_are_not_worth_asking_are_not_asked(
-    reference: str | None, expected: str, tmp_path: Path
+    reference: str | None,
+    expected: str,
+    prompt: Prompt,
+    image: ImageRef,
+    cache: Path,
 ) -> None:
-    with ChatServer(lambda asked: completion(WRONG)) as server:
-        (injection,), _ = inject(
-            config(server.url), tmp_path / "c", [ask(reference=reference)]
-        )
-        assert reason(injection) == expected and not server.asked
-        (injection,), _ = inject(
-            config(server.url), tmp_path / "c", [ask(text="x" * 20_001)]
-        )
-        assert reason(injection) == "question_too_long" and not server.asked
+    # One character above the limit.
+    long_question = make_prompt("x" * 20_001, image)
+    with always(completion(WRONG)) as server:
+        settings = config(server.url)
+        injection = inject(settings, cache, replace(prompt, reference=reference))
+        assert reason_of(injection) == expected
+        injection = inject(settings, cache, long_question)
+        assert reason_of(injection) == "question_too_long"
+        assert not server.asked
 
 
-def test_rate_limits_and_errors_are_retried(tmp_path: Path) -> None:
+def test_rate_limits_and_errors_are_retried(prompt: Prompt, cache: Path) -> None:
     script = [refusal(429), refusal(503), completion(WRONG)]
-    with ChatServer(lambda asked: script[asked.number - 1]) as server:
-        (injection,), _ = inject(config(server.url), tmp_path / "c", [ask()])
-        assert isinstance(injection.result, PreferencePair) and len(server.asked) == 3
+    with one_after_the_other(script) as server:
+        injection = inject(config(server.url), cache, prompt)
+        assert isinstance(injection.result, PreferencePair)
+        assert len(server.asked) == 3
 
 
-def test_retry_after_is_honoured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = [refusal(429, **{"Retry-After": "0.4"}), completion(WRONG)]
-    with ChatServer(lambda asked: script[asked.number - 1]) as server:
+def test_retry_after_is_honoured(prompt: Prompt, cache: Path) -> None:
+    limited = refusal(429, **{"Retry-After": "0.4"})
+    with one_after_the_other([limited, completion(WRONG)]) as server:
         began = time.monotonic()
-        inject(config(server.url), tmp_path / "c", [ask()])
+        inject(config(server.url), cache, prompt)
         assert time.monotonic() - began >= 0.4
+
+
+def test_retry_after_has_a_limit(
+    prompt: Prompt,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(chat_endpoint, "MAX_RETRY_AFTER_S", 0.01)
-    script[0] = refusal(429, **{"Retry-After": "86400"})
-    with ChatServer(lambda asked: script[asked.number - 1]) as server:
-        (injection,), _ = inject(config(server.url), tmp_path / "d", [ask()])
+    # A day.
+    limited = refusal(429, **{"Retry-After": "86400"})
+    with one_after_the_other([limited, completion(WRONG)]) as server:
+        injection = inject(config(server.url), cache, prompt)
         assert isinstance(injection.result, PreferencePair)
 
 
@@ -322,10 +399,15 @@ def test_retry_after_header() -> None:
     soon = email.utils.formatdate(time.time() + 60, usegmt=True)
     assert 58 <= retry_after_s(soon) <= 60
     assert retry_after_s("1.5") == 1.5
+    # A date that has gone by asks for no pause.
     past = email.utils.formatdate(0)
-    assert [
-        retry_after_s(header) for header in (None, "soon", "-3", "inf", "nan", past)
-    ] == [0.0] * 6
+    for header in (None, "soon", "-3", "inf", "nan", past):
+        assert retry_after_s(header) == 0.0
+
+
+def ok(body: str | bytes) -> Answer:
+    """Any body under status 200."""
+    return Answer(body if isinstance(body, bytes) else body.encode())
 
 
 @pytest.mark.parametrize(
@@ -337,40 +419,6 @@ def test_retry_after_header() -> None:
         pytest.param(refusal(400, "context too long"), "endpoint_refused", 1, id="400"),
         pytest.param(refusal(404, "no such model"), "endpoint_denied", 1, id="404"),
         pytest.param(refusal(413), "endpoint_refused", 1, id="413"),
-        pytest.param(
-            Answer(b"<html>hello</html>"), "endpoint_garbage", 1, id="no JSON"
-        ),
-        pytest.param(Answer(b"\xff\xfe\x00"), "endpoint_garbage", 1, id="no text"),
-        pytest.param(
-            Answer(b"[" * 100_000), "endpoint_garbage", 1, id="JSON without end"
-        ),
-        pytest.param(Answer(b"[]"), "endpoint_garbage", 1, id="a list"),
-        pytest.param(Answer(b'{"choices": []}'), "endpoint_garbage", 1, id="no choice"),
-        pytest.param(
-            Answer(b'{"error": {"message": "x"}}'),
-            "endpoint_garbage",
-            1,
-            id="error under 200",
-        ),
-        pytest.param(
-            Answer(b'{"choices": [{"message": {"content": [1]}}]}'),
-            "endpoint_garbage",
-            1,
-            id="no string",
-        ),
-        pytest.param(
-            Answer(b'{"choices": [{"message": {"content": ""}}], "usage": 3}'),
-            "endpoint_garbage",
-            1,
-            id="u",
-        ),
-        pytest.param(
-            Answer(b'{"choices": [{"message": {"content": "\\ud800"}}]}'),
-            "endpoint_garbage",
-            1,
-            id="half",
-        ),
-        pytest.param(Answer(b""), "endpoint_garbage", 1, id="no body"),
         pytest.param(completion(None), "endpoint_empty", 1, id="null"),
         pytest.param(completion(" \n"), "endpoint_empty", 1, id="blank"),
         pytest.param(completion(WRONG, finish="length"), "cut_off", 1, id="cut off"),
@@ -380,213 +428,281 @@ def test_retry_after_header() -> None:
     ],
 )
 def test_what_fails_for_good_is_dropped_under_its_reason(
-    answer: Answer, expected: str, num_requests: int, tmp_path: Path
+    answer: Answer,
+    expected: str,
+    num_requests: int,
+    prompt: Prompt,
+    cache: Path,
 ) -> None:
-    with ChatServer(lambda asked: answer) as server:
-        (injection,), _ = inject(config(server.url), tmp_path / "c", [ask()])
-        assert (
-            reason(injection) == expected
-            and len(server.asked) == num_requests
-            and injection.asked == "failed"
-        )
-
-
-def test_what_was_paid_for_is_counted_although_it_is_empty(tmp_path: Path) -> None:
-    with ChatServer(lambda asked: completion(None)) as server:
-        for expected in ("failed", "cache"):
-            (injection,), usage = inject(config(server.url), tmp_path / "c", [ask()])
-            assert reason(injection) == "endpoint_empty" and injection.asked == expected
-        assert usage["num_prompt_tokens"] == 10 and len(server.asked) == 1
-
-
-def test_what_an_endpoint_says_cannot_reach_the_terminal_s_controls(
-    tmp_path: Path,
-) -> None:
-    with ChatServer(lambda asked: refusal(400, "\x1b[2Jgone \ud800\nnext")) as server:
-        (injection,), _ = inject(config(server.url), tmp_path / "c", [ask()])
-    assert (
-        isinstance(injection.result, Dropped) and injection.result.detail.isprintable()
-    )
-    assert "gone" in injection.result.detail
+    with always(answer) as server:
+        injection = inject(config(server.url), cache, prompt)
+        assert reason_of(injection) == expected
+        assert injection.asked == "failed"
+        assert len(server.asked) == num_requests
 
 
 @pytest.mark.parametrize(
-    "silence", [Answer(delay_s=30.0), Answer(trickle=True)], ids=["hangs", "trickles"]
+    "body",
+    [
+        pytest.param("<html>hello</html>", id="no JSON"),
+        pytest.param(b"\xff\xfe\x00", id="no text"),
+        pytest.param("[" * 100_000, id="JSON without end"),
+        pytest.param("[]", id="a list"),
+        pytest.param('{"choices": []}', id="no choice"),
+        pytest.param('{"error": {"message": "x"}}', id="error under 200"),
+        pytest.param('{"choices": [{"message": {"content": [1]}}]}', id="no string"),
+        pytest.param(
+            '{"choices": [{"message": {"content": ""}}], "usage": 3}', id="usage"
+        ),
+        pytest.param(
+            '{"choices": [{"message": {"content": "\\ud800"}}]}', id="half a pair"
+        ),
+        pytest.param("", id="no body"),
+    ],
 )
-def test_silence_ends_with_the_timeout(silence: Answer, tmp_path: Path) -> None:
-    """At first nothing is worth waiting for twice; an endpoint that has answered before gets its retries."""
-    with ChatServer(lambda asked: silence) as server:
+def test_a_body_that_is_no_completion_is_garbage(
+    body: str | bytes,
+    prompt: Prompt,
+    cache: Path,
+) -> None:
+    with always(ok(body)) as server:
+        injection = inject(config(server.url), cache, prompt)
+        assert reason_of(injection) == "endpoint_garbage"
+        assert injection.asked == "failed"
+        assert len(server.asked) == 1
+
+
+def test_what_was_paid_for_is_counted_although_it_is_empty(
+    prompt: Prompt,
+    cache: Path,
+) -> None:
+    with always(completion(None)) as server:
+        for expected in ("failed", "cache"):
+            settings = config(server.url)
+            (injection,), usage = inject_all(settings, cache, [prompt])
+            assert reason_of(injection) == "endpoint_empty"
+            assert injection.asked == expected
+            assert usage["num_prompt_tokens"] == 10
+        assert len(server.asked) == 1
+
+
+def test_what_an_endpoint_says_cannot_reach_the_terminal_s_controls(
+    prompt: Prompt,
+    cache: Path,
+) -> None:
+    with always(refusal(400, "\x1b[2Jgone \ud800\nnext")) as server:
+        injection = inject(config(server.url), cache, prompt)
+    assert isinstance(injection.result, Dropped)
+    assert injection.result.detail.isprintable()
+    assert "gone" in injection.result.detail
+
+
+SILENT = [
+    pytest.param(Answer(delay_s=30.0), id="hangs"),
+    pytest.param(Answer(trickle=True), id="trickles"),
+]
+
+
+@pytest.mark.parametrize("silence", SILENT)
+def test_silence_ends_with_the_timeout(
+    silence: Answer,
+    prompt: Prompt,
+    cache: Path,
+) -> None:
+    """An endpoint that has never answered is not worth waiting for twice."""
+    with always(silence) as server:
         began = time.monotonic()
-        (injection,), _ = inject(
-            config(server.url, timeout_s=1.0), tmp_path / "c", [ask()]
-        )
-        assert (
-            reason(injection) == "endpoint_timeout"
-            and injection.asked == "failed"
-            and len(server.asked) == 1
-        )
+        injection = inject(config(server.url, timeout_s=1.0), cache, prompt)
         assert 1.0 <= time.monotonic() - began < 10
-    script = [refusal(500), silence, completion(WRONG)]
-    with ChatServer(lambda asked: script[asked.number - 1]) as server:
-        (injection,), _ = inject(
-            config(server.url, timeout_s=1.0), tmp_path / "d", [ask()]
-        )
+        assert reason_of(injection) == "endpoint_timeout"
+        assert injection.asked == "failed"
+        assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("silence", SILENT)
+def test_an_endpoint_that_has_answered_gets_its_retries(
+    silence: Answer,
+    prompt: Prompt,
+    cache: Path,
+) -> None:
+    with one_after_the_other([refusal(500), silence, completion(WRONG)]) as server:
+        injection = inject(config(server.url, timeout_s=1.0), cache, prompt)
         assert isinstance(injection.result, PreferencePair)
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_nobody_there(prompt: Prompt, cache: Path) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        # Bound, but not listening: connections are refused.
+        taken.bind(("127.0.0.1", 0))
+        _, port = taken.getsockname()
+        settings = config(f"http://127.0.0.1:{port}/v1", max_retries=50)
         began = time.monotonic()
-        (injection,), _ = inject(config(url, max_retries=50), tmp_path / "c", [ask()])
-    assert reason(injection) == "endpoint_unreachable" and time.monotonic() - began < 10
+        injection = inject(settings, cache, prompt)
+    assert reason_of(injection) == "endpoint_unreachable"
+    assert time.monotonic() - began < 10
 
 
 # The cache.
 
 
-def test_nothing_is_asked_twice_at_once_later_or_after_a_torn_line(
-    tmp_path: Path,
+def test_equal_questions_at_the_same_time_share_a_reply(
+    prompt: Prompt,
+    cache: Path,
 ) -> None:
-    cache = tmp_path / "c"
-    with ChatServer(lambda asked: completion(WRONG, delay_s=0.1)) as server:
-        injections, usage = inject(
-            config(server.url), cache, [ask("a"), ask("b"), ask("c")]
-        )
-        assert sorted(injection.asked for injection in injections) == [
-            "answered",
-            "cache",
-            "cache",
-        ]
+    prompts = [replace(prompt, id=name) for name in "abc"]
+    with always(completion(WRONG, delay_s=0.1)) as server:
+        injections, usage = inject_all(config(server.url), cache, prompts)
+        asked = sorted(injection.asked for injection in injections)
+        # One request, whose reply all three share.
+        assert asked == ["answered", "cache", "cache"]
         assert len(server.asked) == usage["num_replies"] == 1
+
+
+def test_nothing_is_asked_again_later_or_after_a_torn_line(
+    prompt: Prompt,
+    cache: Path,
+) -> None:
+    with always(completion(WRONG)) as server:
+        settings = config(server.url)
+        inject(settings, cache, prompt)
         with cache.open("a") as file:
-            file.write(
-                '7\n{"event": "reply", "time": 0}\n{"event": "reply", "key": "ab'
-            )
+            # A line of another program, one without a reply, and one that a crash has torn.
+            file.write('7\n{"event": "reply", "time": 0}\n')
+            file.write('{"event": "reply", "key": "ab')
         for _ in range(2):
-            (injection,), usage = inject(config(server.url), cache, [ask("d")])
-            assert injection.asked == "cache" and isinstance(
-                injection.result, PreferencePair
-            )
+            (injection,), usage = inject_all(settings, cache, [prompt])
+            assert injection.asked == "cache"
+            assert isinstance(injection.result, PreferencePair)
         assert len(server.asked) == usage["num_replies"] == 1
-        inject(config(server.url, temperature=0.5), cache, [ask()])
-        inject(config(server.url), cache, [ask(reference=TRUTH + ".")])
+
+        # Another temperature and another answer are other questions.
+        inject(config(server.url, temperature=0.5), cache, prompt)
+        inject(settings, cache, replace(prompt, reference=TRUTH + "."))
         assert len(server.asked) == 3
 
 
-def test_a_failure_is_no_reply_to_keep(tmp_path: Path) -> None:
-    script = [refusal(400), completion(WRONG)]
-    with ChatServer(lambda asked: script[asked.number - 1]) as server:
-        for expected in ("endpoint_refused", None):
-            (injection,), _ = inject(config(server.url), tmp_path / "c", [ask()])
-            assert reason(injection) == expected
+def test_a_failure_is_no_reply_to_keep(prompt: Prompt, cache: Path) -> None:
+    with one_after_the_other([refusal(400), completion(WRONG)]) as server:
+        injection = inject(config(server.url), cache, prompt)
+        assert reason_of(injection) == "endpoint_refused"
+        injection = inject(config(server.url), cache, prompt)
+        assert reason_of(injection) is None
 
 
-def test_a_failure_that_nobody_waits_for_any_more_is_silent(tmp_path: Path) -> None:
-    said: list[Any] = []
+def test_a_failure_that_nobody_waits_for_any_more_is_silent(cache: Path) -> None:
+    reported: list[Any] = []
 
     async def call(url: str) -> None:
-        asyncio.get_running_loop().set_exception_handler(
-            lambda _, context: said.append(context)
-        )
-        async with ChatEndpoint(
-            EndpointConfig(base_url=url, model="m"), tmp_path / "c"
-        ) as endpoint:
-            asker = asyncio.create_task(
-                endpoint.ask([{"role": "user", "content": "?"}])
-            )
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        endpoint_config = EndpointConfig(base_url=url, model="m")
+        async with ChatEndpoint(endpoint_config, cache) as endpoint:
+            question = {"role": "user", "content": "?"}
+            asker = asyncio.create_task(endpoint.ask([question]))
             await asyncio.sleep(0.05)
+            # Its request goes on, since it may be paid for.
             asker.cancel()
-            while endpoint._pending:
+            while endpoint.num_pending:
                 await asyncio.sleep(0.01)
+        # asyncio reports an exception that nobody has read when its task is collected.
         gc.collect()
 
-    with ChatServer(lambda asked: replace(refusal(400), delay_s=0.3)) as server:
+    with always(replace(refusal(400), delay_s=0.3)) as server:
         asyncio.run(call(server.url))
-    assert not said
+    assert not reported
 
 
-def test_replies_without_usage_are_counted_as_such(tmp_path: Path) -> None:
-    with ChatServer(lambda asked: completion(WRONG, usage=False)) as server:
-        _, usage = inject(
-            config(server.url, price_in=1, price_out=1), tmp_path / "c", [ask()]
+def test_replies_without_usage_are_counted_as_such(prompt: Prompt, cache: Path) -> None:
+    with always(completion(WRONG, usage=False)) as server:
+        settings = config(
+            server.url,
+            price_in=1,
+            price_out=1,
         )
-    assert usage["num_replies_without_usage"] == 1 and usage["cost"] == 0
+        _, usage = inject_all(settings, cache, [prompt])
+    assert usage["num_replies_without_usage"] == 1
+    assert usage["cost"] == 0
 
 
 # The key.
 
+SECRET = "sk-secret-1234567890"
+
+
+def echo_the_key(asked: Asked) -> Answer:
+    """Do the worst: echo the key in an error, in a reply, and in a reply with JSON escapes."""
+    if "Question 1" in asked.text:
+        return refusal(401, f"bad key {SECRET}")
+    answer = completion(f"{WRONG} {SECRET}")
+    if "Question 3" in asked.text:
+        return replace(answer, body=answer.body.replace(b"sk-", b"\\u0073k-"))
+    return answer
+
 
 def test_the_key_is_sent_and_nowhere_else(
-    tmp_path: Path,
+    image: ImageRef,
+    cache: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The server does its worst: it echoes the key in an error, in a reply, and in a reply with JSON escapes."""
-    secret = "sk-secret-1234567890"
-    monkeypatch.setenv("WRITER_KEY", f" {secret}\n")
+    # White space around a key is a slip of the shell.
+    monkeypatch.setenv("WRITER_KEY", f" {SECRET}\n")
     caplog.set_level(logging.DEBUG)
-
-    def echo(asked: Asked) -> Answer:
-        if "Question 1" in asked.text:
-            return refusal(401, f"bad key {secret}")
-        answer = completion(f"{WRONG} {secret}")
-        return (
-            replace(answer, body=answer.body.replace(b"sk-", b"\\u0073k-"))
-            if "Question 3" in asked.text
-            else answer
-        )
-
-    with ChatServer(echo) as server:
+    prompts = []
+    for number in "123":
+        question = make_prompt(f"Question {number}", image)
+        prompts.append(replace(question, id=number))
+    with ChatServer(echo_the_key) as server:
         settings = config(server.url, api_key_env="WRITER_KEY")
-        injections, _ = inject(
-            settings, tmp_path / "c", [ask(n, f"Question {n}") for n in "123"]
-        )
-        assert {asked.headers["authorization"] for asked in server.asked} == {
-            f"Bearer {secret}"
-        }
-    assert [reason(injection) for injection in injections] == [
-        "endpoint_denied",
-        None,
-        None,
-    ]
-    shown = capfd.readouterr()
-    everything = [
+        injections, _ = inject_all(settings, cache, prompts)
+        for asked in server.asked:
+            assert asked.headers["authorization"] == f"Bearer {SECRET}"
+    denied, *replied = injections
+    assert reason_of(denied) == "endpoint_denied"
+    for injection in replied:
+        assert reason_of(injection) is None
+
+    printed = capfd.readouterr()
+    on_disk = cache.read_text()
+    assert "[api key]" in repr(injections)
+    assert "[api key]" in on_disk
+    places = [
         repr(injections),
         caplog.text,
-        shown.out,
-        shown.err,
-        (tmp_path / "c").read_text(),
+        printed.out,
+        printed.err,
+        on_disk,
     ]
-    assert "[api key]" in everything[0] and "[api key]" in everything[-1]
-    assert not any(secret in text for text in everything)
+    for text in places:
+        assert SECRET not in text
 
 
 def test_a_key_that_is_missing_or_no_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = EndpointConfig(
-        base_url="http://localhost:1/v1", model="m", api_key_env="WRITER_KEY"
+        base_url="http://localhost:1/v1",
+        model="m",
+        api_key_env="WRITER_KEY",
     )
     monkeypatch.delenv("WRITER_KEY", raising=False)
     with pytest.raises(UserError, match="WRITER_KEY"):
-        ChatEndpoint(settings, tmp_path / "c")
+        ChatEndpoint(settings, cache)
     monkeypatch.setenv("WRITER_KEY", "schlüssel\nzwei")
     with pytest.raises(UserError) as refused:
-        ChatEndpoint(settings, tmp_path / "c")
-    assert "schl" not in str(refused.value) and "\n" not in str(refused.value)
+        ChatEndpoint(settings, cache)
+    assert "schl" not in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
-def test_a_reply_is_one_line_of_json(tmp_path: Path) -> None:
-    with ChatServer(lambda asked: completion(f"{WRONG}\n\u2028")) as server:
-        inject(config(server.url), tmp_path / "c", [ask()])
-    (line,) = (tmp_path / "c").read_text().split("\n")[:-1]
-    fields = json.loads(line)
-    assert Reply(
-        *(
-            fields[name]
-            for name in ("text", "cut_off", "prompt_tokens", "completion_tokens")
-        )
-    ) == Reply(f"{WRONG}\n\u2028", False, 10, 5)
+def test_a_reply_is_one_line_of_json(prompt: Prompt, cache: Path) -> None:
+    text = f"{WRONG}\n\u2028"
+    with always(completion(text)) as server:
+        inject(config(server.url), cache, prompt)
+    line, nothing = cache.read_text().split("\n")
+    assert nothing == ""
+    assert json.loads(line)["text"] == text
+    (reply,) = ReplyCache(cache).replies.values()
+    assert reply == Reply(text, False, 10, 5, cached=True)

@@ -27,70 +27,94 @@ def encoder() -> ChatEncoder:
 
 
 def test_a_sequence_that_is_not_the_processors_is_an_error(
-    encoder: ChatEncoder, store: ImageStore
+    encoder: ChatEncoder,
+    store: ImageStore,
 ) -> None:
     """Each picture size is compared token by token once, then by its number of image tokens."""
-    builder, prompt = (
-        PromptBuilder(encoder, VisionFeatures(encoder, torch.float32)),
-        make_prompt(store, 1),
-    )
-    whole = list(encoder.encode_prompt(prompt).token_ids)
-    place = whole.index(encoder.image_token_id)
-    fewer, other = whole[:place] + whole[place + 1 :], [whole[0] + 1, *whole[1:]]
+    builder = PromptBuilder(encoder, VisionFeatures(encoder, torch.float32))
+    prompt = make_prompt(store, 1)
     built = builder.build(prompt, ())
-    for wrong, found in ((fewer, 63), (other, 64)):
-        with pytest.raises(
-            RuntimeError,
-            match=rf"{prompt.id}: .* with 64 image tokens, got another one with {found}",
-        ):
+    right = list(encoder.encode_prompt(prompt).token_ids)
+    place = right.index(encoder.image_token_id)
+    # Wrong in number, and wrong in text only.
+    one_fewer = right[:place] + right[place + 1 :]
+    other_text = [right[0] + 1, *right[1:]]
+
+    for wrong, num_tokens in ((one_fewer, 63), (other_text, 64)):
+        message = (
+            rf"{prompt.id}: .* with 64 image tokens, got another one with {num_tokens}"
+        )
+        with pytest.raises(RuntimeError, match=message):
             builder.check(built, wrong)
-    builder.check(built, whole)
-    for wrong in (fewer, [*whole, 5]):
+    # From now on the number of tokens of this size is known, and the texts are not compared.
+    builder.check(built, right)
+    for wrong in (one_fewer, [*right, 5]):
         with pytest.raises(RuntimeError, match="expected the processor's sequence"):
             builder.check(builder.build(prompt, ()), wrong)
     with pytest.raises(Refused, match="256"):
         builder.check(built, [5] * 257)
 
 
-def output(token_ids: list[int], prompt_token_ids: list[int]) -> Any:
-    versions = [SimpleNamespace(version="default"), SimpleNamespace(version="3")]
-    one = SimpleNamespace(
-        token_ids=token_ids, weight_versions=versions, finish_reason="stop", text=""
+def finished(
+    token_ids: list[int],
+    prompt_token_ids: list[int],
+) -> Any:
+    """vLLM's output of one answer, begun before the first push and ended after push 3."""
+    sequence = SimpleNamespace(
+        token_ids=token_ids,
+        weight_versions=[
+            SimpleNamespace(version="default"),
+            SimpleNamespace(version="3"),
+        ],
+        finish_reason="stop",
+        text="",
     )
-    return SimpleNamespace(outputs=[one], prompt_token_ids=prompt_token_ids)
+    return SimpleNamespace(outputs=[sequence], prompt_token_ids=prompt_token_ids)
 
 
 def test_an_answer_with_a_media_token_is_dropped(
-    encoder: ChatEncoder, store: ImageStore
+    encoder: ChatEncoder,
+    store: ImageStore,
 ) -> None:
-    request = GenerationRequest("g", make_prompt(store, 1), 1, 1.0, 8)
-    image = encoder.image_token_id
-    found = to_group(request, output([300, image, 301], [5, image]), encoder)
-    assert isinstance(found, Dropped) and (found.id, found.reason) == (
+    request = GenerationRequest(
         "g",
-        "media_token",
+        make_prompt(store, 1),
+        1,
+        1.0,
+        8,
     )
-    good = to_group(request, output([300, 301], [5, image, image]), encoder)
-    assert isinstance(good, RolloutGroup) and good.num_image_tokens == 2
-    (answer,) = good.completions
-    assert (answer.min_weight_version, answer.max_weight_version) == (0, 3), (
-        "before the first push, and push 3"
-    )
+    image = encoder.image_token_id
+    output = finished([300, image, 301], [5, image])
+    dropped = to_group(request, output, encoder)
+    assert isinstance(dropped, Dropped)
+    assert (dropped.id, dropped.reason) == ("g", "media_token")
+    output = finished([300, 301], [5, image, image])
+    group = to_group(request, output, encoder)
+    assert isinstance(group, RolloutGroup)
+    assert group.num_image_tokens == 2
+    (answer,) = group.completions
+    assert answer.min_weight_version == 0
+    assert answer.max_weight_version == 3
 
 
 def test_the_cuda_build_without_a_gpu_says_what_to_do(
-    encoder: ChatEncoder, monkeypatch: pytest.MonkeyPatch
+    encoder: ChatEncoder,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cuda = SimpleNamespace(is_cpu=lambda: False)
-    monkeypatch.setattr(actors.engine_arguments, "current_platform", cuda)
+    cuda_platform = SimpleNamespace(is_cpu=lambda: False)
+    monkeypatch.setattr(actors.engine_arguments, "current_platform", cuda_platform)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(
-        UserError,
-        match=r"rollout\.num_gpus: expected a GPU .* set rollout\.num_gpus = 1",
-    ) as caught:
-        engine_arguments(Model(path=str(tiny_llava())), Rollout(), encoder, 0)
+    model = Model(path=str(tiny_llava()))
+    message = r"rollout\.num_gpus: expected a GPU .* set rollout\.num_gpus = 1"
+    with pytest.raises(UserError, match=message) as caught:
+        engine_arguments(model, Rollout(), encoder, 0)
     assert "\n" not in str(caught.value)
+    # With a GPU the same configuration starts.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert "gpu_memory_utilization" in engine_arguments(
-        Model(path=str(tiny_llava())), Rollout(), encoder, 0
+    arguments = engine_arguments(
+        model,
+        Rollout(),
+        encoder,
+        0,
     )
+    assert "gpu_memory_utilization" in arguments

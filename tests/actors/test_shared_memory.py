@@ -1,4 +1,4 @@
-"""Weights of a killed worker are swept up by the next engine; those of a living one are not touched."""
+"""The next engine removes the weights of a killed worker and leaves those of a living one alone."""
 
 from __future__ import annotations
 
@@ -25,37 +25,42 @@ with actors.shared_memory.shared_folder() as folder:
 """
 
 
-def age(folder: Path) -> None:
-    past = time.time() - 3600
-    os.utime(folder, (past, past))
-
-
-def test_what_a_killed_owner_left_is_swept_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of /dev/shm."""
     monkeypatch.setattr(actors.shared_memory, "SHARED_MEMORY", tmp_path)
-    (other := tmp_path / "somebody-elses").mkdir()
-    age(other)
-    words = [sys.executable, "-c", OWNER, str(tmp_path)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as owner:
+    return tmp_path
+
+
+def make_old(folder: Path) -> None:
+    an_hour_ago = time.time() - 3600
+    os.utime(folder, (an_hour_ago, an_hour_ago))
+
+
+def test_what_a_killed_owner_left_is_swept_up(shared_memory: Path) -> None:
+    other = shared_memory / "somebody-elses"
+    other.mkdir()
+    make_old(other)
+    command = [sys.executable, "-c", OWNER, str(shared_memory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         folder = Path(owner.stdout.readline().strip())
-        age(folder)
-        assert (sweep(), folder.exists()) == (0, True), "its owner is alive"
+        make_old(folder)
+        assert sweep() == 0, "its owner is alive"
+        assert folder.exists()
+        # SIGKILL: no handler and no `finally` runs.
         owner.kill()
+    # Young again.
     os.utime(folder)
-    assert (sweep(), folder.exists()) == (0, True), (
-        "so young a folder may not be locked yet"
-    )
-    age(folder)
-    assert (sweep(), list(tmp_path.iterdir())) == (1, [other])
+    assert sweep() == 0, "so young a folder may not be locked yet"
+    assert folder.exists()
+    make_old(folder)
+    assert sweep() == 1
+    assert list(shared_memory.iterdir()) == [other]
 
 
-def test_the_folder_is_gone_after_use_and_after_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(actors.shared_memory, "SHARED_MEMORY", tmp_path)
+def test_the_folder_is_gone_after_use_and_after_an_error(shared_memory: Path) -> None:
     with pytest.raises(ZeroDivisionError), shared_folder() as folder:
-        assert folder.parent == tmp_path
+        assert folder.parent == shared_memory
         raise ZeroDivisionError
-    assert not list(tmp_path.iterdir())
+    assert not list(shared_memory.iterdir())

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from actors.weight_sender import check_tensors, shared_file
+from actors.push_check import whole_weights
+from actors.weight_sender import shared_file
 from common.errors import UserError
-from common.model_parts import is_vision_tower
+from common.model_parts import is_vision_side, is_vision_tower
 from common.records import WeightManifest
 from common.weights import (
     LM_HEAD,
+    Array,
     checkpoint_shapes,
     checksum,
     from_arrays,
@@ -47,69 +48,85 @@ def test_hub_names(module_name: str, expected: str) -> None:
     assert hub_name(expected) == expected
 
 
+def test_vision_side_and_tower() -> None:
+    projector = "multi_modal_projector.linear_1.weight"
+    assert is_vision_side(projector)
+    assert not is_vision_tower(projector)
+    assert is_vision_tower("vision_tower.vision_model.x")
+    assert is_vision_tower("visual.blocks.0")
+    assert not is_vision_tower("visual.merger.x")
+    assert not is_vision_side(LM_HEAD)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bits_survive_the_journey(dtype: torch.dtype) -> None:
     state = {
         "model.language_model.norm.weight": torch.randn(5).to(dtype),
         "lm_head.weight": torch.randn(2, 3).to(dtype),
     }
-    back = from_arrays(to_arrays(state))
-    assert {name: value.dtype for name, value in back.items()} == {
-        hub_name(name): dtype for name in state
-    }
-    assert all(
-        torch.equal(back[hub_name(name)], value) for name, value in state.items()
-    )
+    arrived = from_arrays(to_arrays(state))
+    # No name is lost or doubled.
+    assert len(arrived) == len(state)
+    for name, sent in state.items():
+        tensor = arrived[hub_name(name)]
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, sent)
 
 
 def test_a_tied_head_is_sent_under_its_own_name() -> None:
     embedding = torch.randn(4, 2)
-    assert np.array_equal(
-        to_arrays({"model.language_model.embed_tokens.weight": embedding})[LM_HEAD],
-        embedding.numpy(),
-    )
+    arrays = to_arrays({"model.language_model.embed_tokens.weight": embedding})
+    assert np.array_equal(arrays[LM_HEAD], embedding.numpy())
 
 
 def test_the_checksum_sees_bytes_names_shapes_and_dtypes_but_no_order() -> None:
-    first = {"a": np.arange(4, dtype=np.float32), "b": np.zeros(2, np.float32)}
-    assert checksum(first) == checksum(dict(reversed(first.items())))
-    others: list[dict[str, np.ndarray[Any, Any]]] = [
+    first: dict[str, Array] = {
+        "a": np.arange(4, dtype=np.float32),
+        "b": np.zeros(2, np.float32),
+    }
+    reordered = dict(reversed(first.items()))
+    assert checksum(first) == checksum(reordered)
+    others: list[dict[str, Array]] = [
+        # Bytes, names, shapes, dtypes.
         first | {"a": first["a"] + 1},
         {"a": first["a"], "c": first["b"]},
         first | {"a": first["a"].reshape(2, 2)},
         first | {"a": first["a"].view(np.int32)},
     ]
-    assert len({checksum(one) for one in (first, *others)}) == 5
+    checksums = {checksum(tensors) for tensors in (first, *others)}
+    assert len(checksums) == 5
 
 
 def test_a_frozen_tower_may_be_left_out_a_projector_not() -> None:
     shapes = checkpoint_shapes(tiny_llava(TinyLlava()))
-    tensors = {
-        name: np.zeros(shape, np.float32)
-        for name, shape in shapes.items()
-        if not is_vision_tower(name)
-    }
-    manifest = WeightManifest(1, checksum(tensors), len(tensors), 0, 1.0)
-    check_tensors(manifest, tensors, shapes, tower_frozen=True)
+    tensors = {}
+    for name, shape in shapes.items():
+        if not is_vision_tower(name):
+            tensors[name] = np.zeros(shape, np.float32)
+    manifest = WeightManifest(
+        1,
+        checksum(tensors),
+        len(tensors),
+        0,
+        1.0,
+    )
+    frozen = whole_weights(shapes, vision_frozen=True)
+    frozen.check(manifest, tensors)
     with pytest.raises(UserError, match="without"):
-        check_tensors(manifest, tensors, shapes, tower_frozen=False)
-    without = {
-        name: value
-        for name, value in tensors.items()
-        if not name.startswith("multi_modal")
-    }
+        whole_weights(shapes, vision_frozen=False).check(manifest, tensors)
+
+    # The projector is trained even if the tower is not.
+    without_projector = dict(tensors)
+    for name in tensors:
+        if name.startswith("multi_modal"):
+            del without_projector[name]
+    described = replace(manifest, checksum=checksum(without_projector))
     with pytest.raises(UserError, match="multi_modal_projector"):
-        check_tensors(
-            replace(manifest, checksum=checksum(without)),
-            without,
-            shapes,
-            tower_frozen=True,
-        )
+        frozen.check(described, without_projector)
 
 
 def test_the_shared_file_is_private_and_gone_afterwards() -> None:
     with shared_file({"a": np.ones(3, np.float32)}) as path:
-        assert (
-            path.stat().st_mode & 0o077 == 0 and path.parent.stat().st_mode & 0o077 == 0
-        )
+        assert path.stat().st_mode & 0o077 == 0
+        assert path.parent.stat().st_mode & 0o077 == 0
     assert not path.parent.exists()
