@@ -80,7 +80,7 @@ def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
     # A judged group's pairs alone hold advantages, and only while they are fresh.
     others = known - ({RLOO} & set(online)) | {pair.source for pair in offline}
     wrong = sorted(
-        source for source in others if config.learner.loss_of(source).kind == "rloo"
+        source for source in others if config.learner.loss_of(source).reads_advantages
     )
     if wrong:
         raise UserError(

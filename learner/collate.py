@@ -75,7 +75,7 @@ class Collator:
     ) -> None:
         self.encoder = encoder
         self.tree = tree
-        self._crop_of = crop_of
+        self.crop_of = crop_of
         self._prompts = PromptCache(encoder, cache_bytes)
 
     def encode(self, pair: PreferencePair) -> EncodedPair | Dropped:
@@ -97,7 +97,7 @@ class Collator:
         if refusal is not None:
             return Dropped(pair.id, *refusal)
         found = EncodedPair(pair, prompt, chosen, rejected)
-        crop = self._crop_of(pair)
+        crop = self.crop_of(pair)
         return (
             found
             if crop is None
@@ -110,17 +110,17 @@ class Collator:
 
     def collate(self, pairs: Sequence[EncodedPair]) -> RowBatch:
         """All chosen rows, then all rejected ones, then those behind crops."""
-        return self._rows(
+        return self.rows(
             [(pair.prompt, completion) for pair, completion in rows_of(pairs)]
         )
 
     def collate_chosen(self, pairs: Sequence[EncodedPair]) -> RowBatch:
         """The first half of `collate`'s rows."""
-        return self._rows([(pair.prompt, pair.chosen) for pair in pairs])
+        return self.rows([(pair.prompt, pair.chosen) for pair in pairs])
 
     def single(self, prompt: Prompt, token_ids: tuple[int, ...]) -> RowBatch:
         """One row: a prompt and a response (PromptError, ImageError when it cannot be encoded)."""
-        return self._rows([(self._prompts.encode(prompt), token_ids)])
+        return self.rows([(self._prompts.encode(prompt), token_ids)])
 
     def _cropped(self, pair: EncodedPair, crop: Crop) -> EncodedPair:
         if not pair.has_media:
@@ -169,7 +169,8 @@ class Collator:
             )
         return None
 
-    def _rows(self, rows: Sequence[tuple[EncodedPrompt, tuple[int, ...]]]) -> RowBatch:
+    def rows(self, rows: Sequence[tuple[EncodedPrompt, tuple[int, ...]]]) -> RowBatch:
+        """Right-padded rows of prompt and completion."""
         width = max(len(prompt.token_ids) + len(response) for prompt, response in rows)
         pad = self.encoder.tokenizer.pad_token_id or 0
         input_ids = torch.full((len(rows), width), pad)

@@ -48,13 +48,13 @@ def counted(config: RunConfig) -> tuple[Learner, list[int]]:
     """A started learner, and the pairs of every reference forward that it runs."""
     trainer, sizes = Learner(config), []
     trainer.start()
-    original = trainer._reference.forward
+    original = trainer.reference.forward
 
     def forward(batch: Any, *more: Any) -> Any:
         sizes.append(len(batch.pairs))
         return original(batch, *more)
 
-    trainer._reference.forward = forward  # type: ignore[method-assign]
+    trainer.reference.forward = forward  # type: ignore[method-assign]
     return trainer, sizes
 
 
@@ -75,7 +75,7 @@ def test_a_second_epoch_runs_no_reference_forward(
         assert ours["rewards/margins"] == theirs["rewards/margins"]
     assert sizes == [4, 2]
     assert plain_sizes == [4, 2] * 3
-    cache = trainer._reference.cache
+    cache = trainer.reference.cache
     assert cache is not None
     assert (cache.num_hits, cache.num_misses) == (12, 6)
     left, right = trainer.publish(1)[1], plain.publish(1)[1]
