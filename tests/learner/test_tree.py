@@ -49,7 +49,7 @@ def plain(model: Any, pairs: list[EncodedPair]) -> Tensor:
 
     def one(pair: EncodedPair, response: tuple[int, ...]) -> Tensor:
         batch: RowBatch = (
-            Rows()._rows([(pair.prompt, response)]).to("cpu", torch.float64)
+            Rows().rows([(pair.prompt, response)]).to("cpu", torch.float64)
         )
         logits = model(
             input_ids=batch.input_ids,
