@@ -60,7 +60,7 @@ class VisionFeatures:
                 key = image.sha256
                 if key in self._cache or key in wanted:
                     continue
-                with suppressRefused:
+                with suppress(Refused):
                     wanted[key] = self._inputs(prompt)
         self._encode(wanted)
 

@@ -264,10 +264,6 @@ class Ours(Side):
     ) -> None:
         """Does nothing: there is nothing to choose."""
 
-    def close(self) -> None:
-        """Stop the engine."""
-        self._runner.run(self._engine.close())
-
 
 class Plain(Side):
     """Hugging Face `generate` with hidden image tokens masked: left-padded batches of rows of similar length."""

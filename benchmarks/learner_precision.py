@@ -27,19 +27,21 @@ import torch
 from torch import Tensor
 
 from common.chat import ChatEncoder
-from common.config import Loss, Model
+from common.config import Model
 from common.images import ImageStore
+from common.loss_config import Hinge, Ipo, Robust, Sigmoid, Simpo
 from common.model_parts import is_vision_tower
 from common.records import PreferencePair, Response
 from common.shapes.language import caption
 from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import split_scenes
 from learner.collate import Collator, EncodedPair, RowBatch
-from learner.losses import LOSSES, pair_losses
+from learner.losses import pair_losses
 from learner.pair_logps import pair_logps
 from learner.policy import Policy, load_model
 
 DISTURBANCE = 0.02
+LOSSES = (Sigmoid(), Robust(), Ipo(), Hinge(), Simpo())
 
 
 def caption_pairs(num: int, seed: int, store: ImageStore) -> list[PreferencePair]:
@@ -80,7 +82,7 @@ def measure(policy: Policy, reference: Policy, batch: RowBatch) -> dict[str, Any
     with torch.no_grad():
         reference_logps = reference(batch)
     pairs = pair_logps(logps, reference_logps)
-    pair_losses(pairs, Loss()).mean().backward()
+    pair_losses(pairs, Sigmoid()).mean().backward()
     gradient = torch.cat(
         [
             p.grad.double().cpu().reshape(-1)
@@ -89,8 +91,8 @@ def measure(policy: Policy, reference: Policy, batch: RowBatch) -> dict[str, Any
         ]
     )
     losses = {
-        kind: pair_losses(pairs, Loss(kind=kind)).detach().double().mean().item()
-        for kind in LOSSES
+        loss.kind: pair_losses(pairs, loss).detach().double().mean().item()
+        for loss in LOSSES
     }
     return {
         "token_logps": logps.token_logps.detach().double().cpu(),
@@ -111,7 +113,8 @@ def errors(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
         "token_logprob": largest("token_logps"),
         "margin": largest("delta"),
         "loss": {
-            kind: abs(found["losses"][kind] - truth["losses"][kind]) for kind in LOSSES
+            kind: abs(loss - truth["losses"][kind])
+            for kind, loss in found["losses"].items()
         },
         "gradient": float(
             (found["gradient"] - truth["gradient"]).norm() / truth["gradient"].norm()

@@ -98,7 +98,7 @@ def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
     # A judged group's pairs alone hold advantages, and only while they are fresh.
     without_advantages = sorted((online - {RLOO}) | offline_sources)
     loss_of = config.learner.loss_of
-    wrong = [name for name in without_advantages if loss_of(name).kind == "rloo"]
+    wrong = [name for name in without_advantages if loss_of(name).reads_advantages]
     if wrong:
         raise UserError(
             f"learner.loss.kind: rloo expects freshly judged groups, got pairs of {', '.join(wrong)}; give them a loss "

@@ -12,9 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from common.bdhs_config import BdhsConfig
-from common.loss_config import Loss as Loss
-from common.loss_config import SourceLoss as SourceLoss
-from common.loss_config import inherited
+from common.loss_config import DEFAULT_KIND, AnyLoss, Loss, Sigmoid, inherited
 from common.section import Section as Section
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
@@ -264,6 +262,9 @@ class Fast(Section):
     )
 
 
+LossConfig = Annotated[AnyLoss, by_kind(DEFAULT_KIND)]
+
+
 class Learner(Section):
     """The training side. global_batch = pairs per optimizer update over all ranks."""
 
@@ -289,8 +290,8 @@ class Learner(Section):
         description="pairs of a checkpoint's batch for the grounding gate, 0: none",
     )
     fast: Fast = Fast()
-    loss: Loss = Loss()
-    source_losses: dict[str, SourceLoss] = Field(
+    loss: LossConfig = Sigmoid()
+    source_losses: dict[str, LossConfig] = Field(
         {}, description="by PreferencePair.source"
     )
     optimizer: Optimizer = Optimizer()
@@ -302,37 +303,39 @@ class Learner(Section):
         return self.source_losses.get(source, self.loss)
 
     @property
-    def loss_kinds(self) -> tuple[str, ...]:
-        """Kinds of all losses that a run may meet."""
-        return tuple(
-            dict.fromkeys(
-                [self.loss.kind, *(loss.kind for loss in self.source_losses.values())]
-            )
-        )
+    def losses(self) -> tuple[Loss, ...]:
+        """All losses that a run may meet."""
+        return (self.loss, *self.source_losses.values())
 
     def weight_of(self, source: str) -> float:
         """The weight of each of a source's pairs in the batch's mean."""
-        return (
-            self.source_losses[source].weight if source in self.source_losses else 1.0
-        )
+        return self.loss_of(source).weight
 
     @model_validator(mode="before")
     @classmethod
     def _sources_inherit(cls, values: Any) -> Any:
-        """Each source's plain settings over those of `loss`, so that the resolved config says all of it."""
-        if not isinstance(values, dict) or not isinstance(
-            sources := values.get("source_losses"), dict
-        ):
+        """Complete each source's settings by those of `loss`, so that the resolved config says all of it."""
+        if not isinstance(values, dict):
             return values
-        base = values.get("loss", {})
-        base = base.model_dump() if isinstance(base, Loss) else base
-        if not isinstance(base, dict):
-            return values
-        merged = {
-            name: inherited(base, one) if isinstance(one, dict) else one
-            for name, one in sources.items()
-        }
-        return values | {"source_losses": merged}
+        sources = values.get("source_losses")
+        run = values.get("loss", {})
+        if isinstance(run, Loss):
+            run = run.model_dump()
+        if not isinstance(sources, dict) or not isinstance(run, dict):
+            return values  # the fields' own validation explains what is wrong
+        completed = {}
+        for source, loss in sources.items():
+            completed[source] = inherited(run, loss) if isinstance(loss, dict) else loss
+        return values | {"source_losses": completed}
+
+    @model_validator(mode="after")
+    def _weights_are_of_sources(self) -> Learner:
+        if self.loss.weight != 1:
+            raise ValueError(
+                f"learner.loss.weight is the weight of one source against the others, got {self.loss.weight} for all; "
+                "set learner.source_losses.NAME.weight"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Learner:
@@ -503,8 +506,8 @@ class RunConfig(Section):
 
     @property
     def judged_source(self) -> str:
-        """What judged groups become: best against worst, or with the rloo loss all completions two by two."""
-        return RLOO if self.learner.loss_of(RLOO).kind == "rloo" else ONLINE
+        """What judged groups become: best against worst, or all completions two by two if the loss reads advantages."""
+        return RLOO if self.learner.loss_of(RLOO).reads_advantages else ONLINE
 
     @property
     def pairs_per_group(self) -> int:

@@ -1,10 +1,10 @@
-"""What a policy makes of a preference set: log-probs of both sides, and how well it ranks them without seeing.
+"""A policy's log-probs of both sides of a preference set, and how well it ranks them under four image conditions.
 
     image      the pair as it is        blank      a grey image of the same size
     shuffled   another pair's image     no_image   the text alone
 
-A pair is ranked right when the chosen side has the higher log-prob. Pairs that a blind policy ranks right teach
-language, not sight; all views are compared over the same pairs.
+A pair is ranked right when the chosen side has the higher log-prob. Pairs that are ranked right without their image
+teach language, not sight. All conditions are compared over the same pairs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ MEASURES = ("sum", "per_token")
 
 @dataclass(slots=True)
 class Measured:
-    """Per view: pair id -> log-probs, and why pairs have none. `unavailable` names views that nothing came of."""
+    """Per image condition: pair id -> log-probs, and why pairs have none.
+
+    `unavailable` says why conditions have no log-probs at all. `num_retokenised` counts pairs whose sampled tokens are
+    not this policy's.
+    """
 
     logps: dict[str, dict[str, SideLogps]] = field(default_factory=dict)
     dropped: dict[str, list[Dropped]] = field(default_factory=dict)
@@ -46,71 +50,70 @@ def measure_views(
     batch_size: int,
     on_done: Callable[[str, int], None] = lambda view, count: None,
 ) -> Measured:
-    """Log-probs of every pair with its image, and of those that have one in the other views.
+    """Log-probs of every pair with its image, and of those that have one under the other image conditions.
 
     Args:
         store: takes the grey images.
         batch_size: pairs per forward.
-        on_done: called with the view and the number of pairs finished since its last call.
+        on_done: called with the condition and the number of pairs finished since its last call.
     """
-    found = Measured()
+    measured = Measured()
 
     def measure(name: str, rows: Sequence[PreferencePair], view: ChangeImages) -> None:
-        found.logps[name], found.dropped[name] = {}, []
+        measured.logps[name], measured.dropped[name] = {}, []
         for start in range(0, len(rows), batch_size):
             chunk = rows[start : start + batch_size]
             logps, dropped = _view_logps(policy, collator, chunk, view)
-            found.logps[name].update(logps)
-            found.dropped[name] += dropped
+            measured.logps[name].update(logps)
+            measured.dropped[name] += dropped
             on_done(name, len(chunk))
 
-    own = [of_policy(pair, collator.encoder) for pair in pairs]
-    found.num_retokenised = sum(
-        (before.chosen, before.rejected) != (after.chosen, after.rejected)
-        for before, after in zip(pairs, own, strict=True)
-    )
-    measure("image", own, lambda pair: pair)
-    seeing = [
-        pair for pair in own if pair.prompt.images and pair.id in found.logps["image"]
+    tokenised = [of_policy(pair, collator.encoder) for pair in pairs]
+    for before, after in zip(pairs, tokenised, strict=True):
+        same_chosen = before.chosen == after.chosen
+        same_rejected = before.rejected == after.rejected
+        measured.num_retokenised += not (same_chosen and same_rejected)
+    measure("image", tokenised, lambda pair: pair)
+    usable = measured.logps["image"]
+    with_image = [
+        pair for pair in tokenised if pair.prompt.images and pair.id in usable
     ]
-    measure("blank", seeing, blank_images(store))
-    measure("shuffled", seeing, shuffled_images(seeing))
+    measure("blank", with_image, blank_images(store))
+    measure("shuffled", with_image, shuffled_images(with_image))
     try:
-        measure("no_image", seeing, without_images)
+        measure("no_image", with_image, without_images)
     except (RuntimeError, TypeError, ValueError) as error:
         # Families differ in whether they run without pixels, and in how they refuse.
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        found.logps["no_image"] = {}
-        found.unavailable["no_image"] = (
-            f"the model refuses a prompt without an image: {error}".splitlines()[0]
-        )
+        measured.logps["no_image"] = {}
+        reason = f"the model refuses a prompt without an image: {error}"
+        measured.unavailable["no_image"] = reason.splitlines()[0]
+    reason = "no pair could be seen so" if with_image else "no pair with an image"
     for name in VIEWS:
-        if not found.logps[name]:
-            found.unavailable.setdefault(
-                name, "no pair could be seen so" if seeing else "no pair with an image"
-            )
-    return found
+        if not measured.logps[name]:
+            measured.unavailable.setdefault(name, reason)
+    return measured
 
 
 def of_policy(pair: PreferencePair, encoder: ChatEncoder) -> PreferencePair:
-    """The pair as this policy reads it: sampled tokens stay where they are this tokenizer's of the same text."""
-
-    def own(response: Response) -> Response:
-        ids = response.token_ids
-        if ids is None or (
-            max(ids, default=0) < len(encoder.tokenizer)
-            and encoder.decode(ids) == response.text
-        ):
-            return response
-        return Response(response.text)
-
+    """The pair as this policy reads it: keep sampled ids only if its tokenizer decodes them to the same text."""
     return replace(
         pair,
-        chosen=own(pair.chosen),
-        rejected=own(pair.rejected),
+        chosen=_of_tokenizer(pair.chosen, encoder),
+        rejected=_of_tokenizer(pair.rejected, encoder),
         prompt_token_ids=None,
     )
+
+
+def _of_tokenizer(response: Response, encoder: ChatEncoder) -> Response:
+    ids = response.token_ids
+    if ids is None:
+        return response
+    in_vocabulary = max(ids, default=0) < len(encoder.tokenizer)
+    if in_vocabulary and encoder.decode(ids) == response.text:
+        return response
+    return Response(response.text)
 
 
 def _view_logps(
@@ -124,27 +127,22 @@ def _view_logps(
     dropped: list[Dropped] = []
     for pair in pairs:
         seen = view(pair)
-        result = (
-            Dropped(pair.id, "no_other_image")
-            if seen is None
-            else collator.encode(seen)
-        )
+        if seen is None:
+            dropped.append(Dropped(pair.id, "no_other_image"))
+            continue
+        result = collator.encode(seen)
         if isinstance(result, EncodedPair):
             encoded.append(result)
         else:
             dropped.append(result)
-    logps = dict(
-        zip(
-            (pair.pair.id for pair in encoded),
-            side_logps(policy, collator, encoded),
-            strict=True,
-        )
-    )
-    for pair_id, value in list(logps.items()):
-        if not (math.isfinite(value.chosen) and math.isfinite(value.rejected)):
-            dropped.append(
-                Dropped(pair_id, "logps_not_finite", f"{logps.pop(pair_id)}")
-            )
+    logps: dict[str, SideLogps] = {}
+    sides = side_logps(policy, collator, encoded)
+    for encoded_pair, side in zip(encoded, sides, strict=True):
+        pair_id = encoded_pair.pair.id
+        if math.isfinite(side.chosen) and math.isfinite(side.rejected):
+            logps[pair_id] = side
+        else:
+            dropped.append(Dropped(pair_id, "logps_not_finite", f"{side}"))
     return logps, dropped
 
 
@@ -156,75 +154,78 @@ def side_logps(
     if not pairs:
         return []
     weight = next(policy.parameters())
-    found = policy(collator.collate(pairs).to(weight.device, weight.dtype))
-    sums, lengths = found.summed.tolist(), found.num_tokens.tolist()
+    batch = collator.collate(pairs).to(weight.device, weight.dtype)
+    logps = policy(batch)
+    sums, lengths = logps.summed.tolist(), logps.num_tokens.tolist()
     num = len(pairs)
-    return [
-        SideLogps(*values)
-        for values in zip(
-            sums[:num], sums[num:], lengths[:num], lengths[num:], strict=True
+    sides: list[SideLogps] = []
+    for chosen in range(num):
+        rejected = num + chosen
+        side = SideLogps(
+            sums[chosen], sums[rejected], lengths[chosen], lengths[rejected]
         )
-    ]
+        sides.append(side)
+    return sides
 
 
-def policy_figures(found: Measured) -> Figures:
+def policy_figures(measured: Measured) -> Figures:
     """Figures for the page and its JSON; log-probs in nats, `points` per token as [chosen, rejected]."""
-    rows = list(found.logps["image"].values())
+    rows = list(measured.logps["image"].values())
+    lengths = [(row.chosen_tokens, row.rejected_tokens) for row in rows]
     figures: Figures = {
         "num_pairs": len(rows),
-        "dropped": drop_counts(found.dropped["image"]),
-        "num_retokenised": found.num_retokenised,
-        "tokens": _sides([(row.chosen_tokens, row.rejected_tokens) for row in rows]),
-        **{
-            measure: _sides([row.both(measure) for row in rows]) for measure in MEASURES
-        },
-        "points": [list(row.both("per_token")) for row in rows],
+        "dropped": drop_counts(measured.dropped["image"]),
+        "num_retokenised": measured.num_retokenised,
+        "tokens": _sides(lengths),
     }
-    return {**figures, "grounding": grounding_figures(found)}
+    for measure in MEASURES:
+        figures[measure] = _sides([row.both(measure) for row in rows])
+    figures["points"] = [list(row.both("per_token")) for row in rows]
+    figures["grounding"] = grounding_figures(measured)
+    return figures
 
 
-def grounding_figures(found: Measured) -> Figures:
-    """Share of pairs ranked right per view, over the pairs that every available view has; ties count one half.
+def grounding_figures(measured: Measured) -> Figures:
+    """Share of pairs ranked right per image condition, over the pairs that every available one has; ties count half.
 
     `low` and `high` bound it with 95 % confidence (Wilson 1927).
     """
-    views = [name for name in VIEWS if name not in found.unavailable]
-    ids = (
-        set.intersection(*(set(found.logps[name]) for name in views))
-        if len(views) > 1
-        else set()
-    )
+    available = [name for name in VIEWS if name not in measured.unavailable]
+    ids: set[str] = set()
+    if len(available) > 1:
+        ids = set.intersection(*(set(measured.logps[name]) for name in available))
+    views: Figures = {}
+    for name in available if ids else ():
+        views[name] = {
+            measure: _accuracy(measured.logps[name], ids, measure)
+            for measure in MEASURES
+        }
+    dropped: Figures = {}
+    for name in VIEWS[1:]:
+        dropped[name] = drop_counts(measured.dropped.get(name, ()))
     return {
         "num_pairs": len(ids),
-        "views": {
-            name: {
-                measure: _accuracy(found.logps[name], ids, measure)
-                for measure in MEASURES
-            }
-            for name in views
-            if ids
-        },
-        "unavailable": found.unavailable,
-        "dropped": {
-            name: drop_counts(found.dropped.get(name, ())) for name in VIEWS[1:]
-        },
+        "views": views,
+        "unavailable": measured.unavailable,
+        "dropped": dropped,
     }
 
 
 def _accuracy(logps: Mapping[str, SideLogps], ids: set[str], measure: str) -> Figures:
-    right = 0.0
+    num_right = 0.0
     for pair_id in ids:
         chosen, rejected = logps[pair_id].both(measure)
-        right += (chosen > rejected) + (chosen == rejected) / 2
-    low, high = wilson(right, len(ids))
-    return {"accuracy": right / len(ids), "low": low, "high": high}
+        num_right += (chosen > rejected) + (chosen == rejected) / 2
+    low, high = wilson(num_right, len(ids))
+    return {"accuracy": num_right / len(ids), "low": low, "high": high}
 
 
 def wilson(right: float, num: int, z: float = 1.96) -> tuple[float, float]:
     """Bounds of a share `right / num`, num > 0, at the confidence of `z` standard errors."""
-    centre = (right + z * z / 2) / (num + z * z)
-    half = z / (num + z * z) * math.sqrt(right * (num - right) / num + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    total = num + z * z
+    centre = (right + z * z / 2) / total
+    half_width = z / total * math.sqrt(right * (num - right) / num + z * z / 4)
+    return max(0.0, centre - half_width), min(1.0, centre + half_width)
 
 
 def _sides(rows: Sequence[tuple[float, float]]) -> Figures:

@@ -6,7 +6,7 @@ filler pair of weight 0: collectives inside forward and backward (ZeRO-2, ZeRO-3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,13 +23,13 @@ class MicroBatch:
     num_fillers: int = 0
 
     @property
-    def weights(self) -> list[float]:
-        """1 for a pair that counts, 0 for a filler."""
-        return [1.0] * (len(self.pairs) - self.num_fillers) + [0.0] * self.num_fillers
+    def counted(self) -> tuple[EncodedPair, ...]:
+        """The pairs without fillers."""
+        return self.pairs[: len(self.pairs) - self.num_fillers]
 
 
 class PairSize(NamedTuple):
-    """Tokens of a pair in a forward: of its prompt, unless one of the same key is there already, and all others."""
+    """Tokens that a pair adds to a forward: `prompt` unless a pair of the same key is in it already, and `others`."""
 
     key: int
     prompt: int
@@ -44,30 +44,51 @@ class MicroSize:
     tokens: int = 0
 
     def cut(self, sizes: Sequence[PairSize]) -> list[slice]:
-        """Runs of consecutive pairs; with a token limit `pairs` does not bind."""
-        if not self.tokens:
-            return [
-                slice(start, start + self.pairs)
-                for start in range(0, len(sizes), self.pairs)
-            ]
-        cuts, start, filled, seen = [], 0, 0, set[int]()
+        """Cut into runs of consecutive pairs; with a token limit the number of pairs is not limited."""
+        if self.tokens:
+            return self._cut_by_tokens(sizes)
+        starts = range(0, len(sizes), self.pairs)
+        return [slice(start, start + self.pairs) for start in starts]
+
+    def _cut_by_tokens(self, sizes: Sequence[PairSize]) -> list[slice]:
+        cuts: list[slice] = []
+        start, num_tokens = 0, 0
+        prompts: set[int] = set()
         for index, (key, prompt, others) in enumerate(sizes):
-            own = others if key in seen else prompt + others
-            if index > start and filled + own > self.tokens:
+            added = others if key in prompts else prompt + others
+            if index > start and num_tokens + added > self.tokens:
                 cuts.append(slice(start, index))
-                start, filled, seen, own = index, 0, set(), prompt + others
-            filled += own
-            seen.add(key)
-        return [*cuts, slice(start, len(sizes))] if sizes else []
+                start, num_tokens, added = index, 0, prompt + others
+                prompts = set()
+            num_tokens += added
+            prompts.add(key)
+        if sizes:
+            cuts.append(slice(start, len(sizes)))
+        return cuts
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """This rank's micro-batches; `num_pairs` and `dropped` are of the whole global batch, equal on all ranks."""
+    """How a global batch is trained on; all but `micro_batches` is equal on all ranks.
+
+    Args:
+        micro_batches: of this rank.
+        pairs: all that are trained on, in the order of the global batch.
+        rows: the same pairs rank by rank: the order of figures that are gathered from all ranks.
+        dropped: pairs that cannot be trained on.
+    """
 
     micro_batches: list[MicroBatch]
-    num_pairs: int
+    pairs: list[PreferencePair]
+    rows: list[PreferencePair]
     dropped: list[Dropped]
+
+
+class _Accepted(NamedTuple):
+    """What ranks tell each other of a pair."""
+
+    has_media: bool
+    size: PairSize
 
 
 def plan_batch(
@@ -78,80 +99,90 @@ def plan_batch(
     world_size: int,
 ) -> BatchPlan:
     """Encode this rank's share, agree on what is refused, and cut the share into micro-batches (collective)."""
-    encoded = {
-        index: collator.encode(pairs[index])
-        for index in range(rank, len(pairs), world_size)
-    }
-    mine = [pair for pair in encoded.values() if isinstance(pair, EncodedPair)]
-    facts = {
-        index: pair
-        if isinstance(pair, Dropped)
-        else (pair.has_media, _size(pair, index, collator.tree))
-        for index, pair in encoded.items()
-    }
-    known = {
-        index: fact
-        for part in gather(facts, world_size)
-        for index, fact in part.items()
-    }
-    dropped = [fact for _, fact in sorted(known.items()) if isinstance(fact, Dropped)]
-    accepted = {
-        index: fact
-        for index, fact in sorted(known.items())
-        if not isinstance(fact, Dropped)
-    }
+    share: dict[int, EncodedPair | Dropped] = {}
+    for index in range(rank, len(pairs), world_size):
+        share[index] = collator.encode(pairs[index])
+    accepted, dropped = _agreed(share, collator.tree, world_size)
     if not accepted:
-        return BatchPlan([], 0, dropped)
-    cuts = [
-        size.cut(
-            [
-                pair_size
-                for index, (_, pair_size) in accepted.items()
-                if index % world_size == other
-            ]
-        )
-        for other in range(world_size)
-    ]
-    if world_size == 1:
-        return BatchPlan(split(mine, cuts[0], None), len(accepted), dropped)
-    filler_index = next(
-        (index for index, (has_media, _) in accepted.items() if has_media),
-        next(iter(accepted)),
-    )
-    filler = encoded.get(filler_index) or collator.encode(pairs[filler_index])
-    assert isinstance(filler, EncodedPair), (
-        f"ranks disagree on pair {pairs[filler_index].id}: {filler}"
-    )
-    missing = max(map(len, cuts)) - len(cuts[rank])
-    return BatchPlan(
-        split(mine, [*cuts[rank], *[slice(0, 0)] * missing], filler),
-        len(accepted),
-        dropped,
-    )
+        return BatchPlan([], [], [], dropped)
+    rows: list[PreferencePair] = []
+    cuts: list[list[slice]] = []
+    for other_rank in range(world_size):
+        indices = [index for index in accepted if index % world_size == other_rank]
+        rows += [pairs[index] for index in indices]
+        cuts.append(size.cut([accepted[index].size for index in indices]))
+    filler = None
+    if world_size > 1:
+        filler = _filler(pairs, share, accepted, collator)
+    num_missing = max(len(cuts_of_rank) for cuts_of_rank in cuts) - len(cuts[rank])
+    own_cuts = cuts[rank] + [slice(0, 0)] * num_missing
+    encoded = [pair for pair in share.values() if isinstance(pair, EncodedPair)]
+    trained = [pairs[index] for index in accepted]
+    return BatchPlan(_split(encoded, own_cuts, filler), trained, rows, dropped)
+
+
+def _agreed(
+    share: Mapping[int, EncodedPair | Dropped], tree: bool, world_size: int
+) -> tuple[dict[int, _Accepted], list[Dropped]]:
+    """Tell all ranks of this one's pairs; return what is accepted and dropped of all, in the batch's order."""
+    facts: dict[int, _Accepted | Dropped] = {}
+    for index, pair in share.items():
+        if isinstance(pair, Dropped):
+            facts[index] = pair
+        else:
+            facts[index] = _Accepted(pair.has_media, _size(pair, index, tree))
+    for facts_of_rank in gather(dict(facts), world_size):
+        facts |= facts_of_rank
+    accepted: dict[int, _Accepted] = {}
+    dropped: list[Dropped] = []
+    for index, fact in sorted(facts.items()):
+        if isinstance(fact, Dropped):
+            dropped.append(fact)
+        else:
+            accepted[index] = fact
+    return accepted, dropped
 
 
 def _size(pair: EncodedPair, index: int, tree: bool) -> PairSize:
     """A tree has equal prompts once, rows have none in common. Keys are compared with those of the same rank only."""
-    prompt = len(pair.prompt.token_ids)
-    return PairSize(
-        hash(pair.prompt_key) if tree else index, prompt, pair.num_tokens - prompt
+    prompt_length = len(pair.prompt.token_ids)
+    key = hash(pair.prompt_key) if tree else index
+    return PairSize(key, prompt_length, pair.num_tokens - prompt_length)
+
+
+def _filler(
+    pairs: Sequence[PreferencePair],
+    share: Mapping[int, EncodedPair | Dropped],
+    accepted: Mapping[int, _Accepted],
+    collator: Collator,
+) -> EncodedPair:
+    """The first accepted pair with an image, or the first at all: the same on all ranks."""
+    filler_index = next(iter(accepted))
+    for index, fact in accepted.items():
+        if fact.has_media:
+            filler_index = index
+            break
+    filler = share.get(filler_index) or collator.encode(pairs[filler_index])
+    assert isinstance(filler, EncodedPair), (
+        f"ranks disagree on pair {pairs[filler_index].id}: {filler}"
     )
+    return filler
 
 
-def split(
+def _split(
     pairs: Sequence[EncodedPair], cuts: Sequence[slice], filler: EncodedPair | None
 ) -> list[MicroBatch]:
-    """A micro-batch per cut, none without a row, none without wanted media."""
-    batches = []
+    """A micro-batch per cut; the filler joins where it would be empty, or lacks media that the filler has."""
+    micro_batches: list[MicroBatch] = []
     for cut in cuts:
         chunk = tuple(pairs[cut])
-        lacks_media = (
-            filler is not None
-            and filler.has_media
-            and not any(pair.has_media for pair in chunk)
-        )
-        if filler is not None and (not chunk or lacks_media):
-            batches.append(MicroBatch((*chunk, filler), 1))
+        if filler is not None and _needs_filler(chunk, filler):
+            micro_batches.append(MicroBatch((*chunk, filler), num_fillers=1))
         else:
-            batches.append(MicroBatch(chunk))
-    return batches
+            micro_batches.append(MicroBatch(chunk))
+    return micro_batches
+
+
+def _needs_filler(chunk: Sequence[EncodedPair], filler: EncodedPair) -> bool:
+    has_media = any(pair.has_media for pair in chunk)
+    return not chunk or (filler.has_media and not has_media)

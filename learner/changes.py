@@ -11,31 +11,35 @@ from torch import Tensor
 from learner.encoded import EncodedPair
 
 
-def changes(
+def changed_tokens(
     chosen: Sequence[int], rejected: Sequence[int], min_match: int
 ) -> tuple[list[bool], list[bool]]:
-    """For every token of both answers whether it is outside of every run of at least `min_match` common tokens.
+    """For every token of both answers, whether it lies outside every common run of at least `min_match` tokens.
 
-    Runs are difflib's matching blocks. What only one answer has is changed there, and nothing in the other.
+    Runs are difflib's matching blocks. Tokens that only one answer has are changed there; the other has none for them.
     """
-    changed = [True] * len(chosen), [True] * len(rejected)
-    for match in SequenceMatcher(
-        None, chosen, rejected, autojunk=False
-    ).get_matching_blocks():
+    chosen_changed = [True] * len(chosen)
+    rejected_changed = [True] * len(rejected)
+    # autojunk would ignore tokens that are frequent in answers of 200 tokens and more.
+    matcher = SequenceMatcher(None, chosen, rejected, autojunk=False)
+    for match in matcher.get_matching_blocks():
         if match.size >= min_match:
-            for side, start in zip(changed, (match.a, match.b), strict=True):
-                side[start : start + match.size] = [False] * match.size
-    return changed
+            unchanged = [False] * match.size
+            chosen_changed[match.a : match.a + match.size] = unchanged
+            rejected_changed[match.b : match.b + match.size] = unchanged
+    return chosen_changed, rejected_changed
 
 
-def changed_mask(
+def changed_token_mask(
     pairs: Sequence[EncodedPair], min_matches: Sequence[int | None], width: int
 ) -> Tensor:
-    """`changes` of all pairs, bool [2·pairs, width], chosen rows first; False for pairs with None."""
-    mask = torch.zeros(2 * len(pairs), width, dtype=torch.bool)
-    for place, (pair, min_match) in enumerate(zip(pairs, min_matches, strict=True)):
-        if min_match is not None:
-            sides = changes(pair.chosen, pair.rejected, min_match)
-            for row, side in zip((place, len(pairs) + place), sides, strict=True):
-                mask[row, : len(side)] = torch.tensor(side)
+    """The changed tokens of all pairs, bool [2·pairs, width], chosen rows first; False for pairs with None."""
+    num = len(pairs)
+    mask = torch.zeros(2 * num, width, dtype=torch.bool)
+    for index, (pair, min_match) in enumerate(zip(pairs, min_matches, strict=True)):
+        if min_match is None:
+            continue
+        chosen, rejected = changed_tokens(pair.chosen, pair.rejected, min_match)
+        mask[index, : len(chosen)] = torch.tensor(chosen)
+        mask[num + index, : len(rejected)] = torch.tensor(rejected)
     return mask

@@ -1,6 +1,6 @@
-"""The learner's part of a run checkpoint: the engine's own files and one file per rank with what else is random.
+"""The learner's part of a run checkpoint: the engine's files, and one file per rank with random state and counters.
 
-The caller makes the directory whole (written aside, renamed); here nothing is renamed.
+The caller writes to a temporary directory and renames it; nothing is renamed here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from common.errors import UserError
 from common.protocols import TrainEngine
 
+# What torch and DeepSpeed raise for files that are cut off or overwritten.
 _DAMAGE = (
     OSError,
     RuntimeError,
@@ -30,17 +31,24 @@ def save(directory: Path, engine: TrainEngine, counters: dict[str, float]) -> No
     """Write this rank's part (collective)."""
     directory.mkdir(parents=True, exist_ok=True)
     engine.save(directory / "engine")
+    cuda_rng = []
+    if torch.cuda.is_available():
+        cuda_rng = torch.cuda.get_rng_state_all()
     state: dict[str, Any] = {
         "world_size": engine.world_size,
         "counters": counters,
         "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda_rng": cuda_rng,
     }
     torch.save(state, _rank_file(directory, engine.rank))
 
 
 def load(directory: Path, engine: TrainEngine) -> dict[str, float]:
-    """Put engine and random state back (collective); returns the counters (UserError when that cannot be)."""
+    """Restore engine and random state (collective); return the counters.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, or one of another number of ranks.
+    """
     file = _rank_file(directory, engine.rank)
     if not file.is_file():
         raise UserError(
@@ -50,10 +58,12 @@ def load(directory: Path, engine: TrainEngine) -> dict[str, float]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         written = int(state["world_size"])
+        # An engine's files of another number of ranks look damaged: say the true reason below.
         if written == engine.world_size:
             engine.load(directory / "engine")
     except _DAMAGE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = str(error).strip() or type(error).__name__
+        reason = message.splitlines()[0]
         raise UserError(
             f"checkpoint {directory}: expected the learner's saved state, got: {reason}; resume from an older one"
         ) from error

@@ -2,8 +2,8 @@
 
 row 0 .. B-1     prompt of pair i + chosen response,   right-padded
 row B .. 2B-1    prompt of pair i + rejected response
-row 2B ..        cropped prompt + chosen response, for pairs whose loss wants it
-media tensors    the rows' own, one after the other in row order
+row 2B ..        cropped prompt + chosen response, for pairs whose loss needs it
+media tensors    those of all rows, one after the other in row order
 
 With `tree` a batch is one flat row that holds every prompt, completion and image once (see learner/tree.py).
 """
@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from cachetools import LRUCache
 from torch import Tensor
 
 from common.chat import ChatEncoder, EncodedPrompt
-from common.errors import Refused
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.sources import RLOO
 from learner.crops import Crop
@@ -38,32 +38,28 @@ class RowBatch:
     response_mask: Tensor
     media: dict[str, Tensor]
 
-    def like(self, other: RowBatch) -> RowBatch:
-        """The batch on another one's device, pixels in that one's dtype."""
-        dtypes = [
-            value.dtype for value in other.media.values() if value.is_floating_point()
-        ]
-        return self.to(other.input_ids.device, dtypes[0] if dtypes else torch.float32)
-
     def to(self, device: torch.device | str, dtype: torch.dtype) -> RowBatch:
         """The batch on a device; pixels in the model's dtype."""
-        media = {
-            name: value.to(device, dtype if value.is_floating_point() else None)
-            for name, value in self.media.items()
-        }
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            attention_mask=self.attention_mask.to(device),
-            response_mask=self.response_mask.to(device),
-            media=media,
+        media: dict[str, Tensor] = {}
+        for name, value in self.media.items():
+            # Grids and other integers keep their type.
+            new_dtype = dtype if value.is_floating_point() else None
+            media[name] = value.to(device, new_dtype)
+        return RowBatch(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            self.response_mask.to(device),
+            media,
         )
 
 
 class Collator:
     """Encodes pairs through the one chat encoder; keeps recently used prompts' pixels.
 
-    `crop_of` says how a pair's images are cropped for a second look, None for no such look.
+    Args:
+        cache_bytes: limit of the kept pixels.
+        tree: whether a batch is a tree, not padded rows.
+        crop_of: how a pair's images are cropped for another row of the chosen side, None for no such row.
     """
 
     def __init__(
@@ -75,7 +71,7 @@ class Collator:
     ) -> None:
         self.encoder = encoder
         self.tree = tree
-        self._crop_of = crop_of
+        self.crop_of = crop_of
         self._prompts = PromptCache(encoder, cache_bytes)
 
     def encode(self, pair: PreferencePair) -> EncodedPair | Dropped:
@@ -95,14 +91,13 @@ class Collator:
         chosen, rejected = self._tokens(pair.chosen), self._tokens(pair.rejected)
         refusal = self._refusal(pair.source, len(prompt.token_ids), chosen, rejected)
         if refusal is not None:
-            return Dropped(pair.id, *refusal)
-        found = EncodedPair(pair, prompt, chosen, rejected)
-        crop = self._crop_of(pair)
-        return (
-            found
-            if crop is None
-            else replace(found, cropped=self._cropped(found, crop))
-        )
+            reason, detail = refusal
+            return Dropped(pair.id, reason, detail)
+        encoded = EncodedPair(pair, prompt, chosen, rejected)
+        crop = self.crop_of(pair)
+        if crop is not None:
+            encoded = replace(encoded, cropped=self._cropped(encoded, crop))
+        return encoded
 
     def batch(self, pairs: Sequence[EncodedPair]) -> RowBatch | TreeBatch:
         """What the policy's forward takes for these pairs."""
@@ -110,17 +105,31 @@ class Collator:
 
     def collate(self, pairs: Sequence[EncodedPair]) -> RowBatch:
         """All chosen rows, then all rejected ones, then those behind crops."""
-        return self._rows(
-            [(pair.prompt, completion) for pair, completion in rows_of(pairs)]
-        )
+        return self.rows([(pair.prompt, response) for pair, response in rows_of(pairs)])
 
     def collate_chosen(self, pairs: Sequence[EncodedPair]) -> RowBatch:
-        """The first half of `collate`'s rows."""
-        return self._rows([(pair.prompt, pair.chosen) for pair in pairs])
+        """The chosen rows of `collate` alone."""
+        return self.rows([(pair.prompt, pair.chosen) for pair in pairs])
 
     def single(self, prompt: Prompt, token_ids: tuple[int, ...]) -> RowBatch:
         """One row: a prompt and a response (Refused when it cannot be encoded)."""
-        return self._rows([(self._prompts.encode(prompt), token_ids)])
+        return self.rows([(self._prompts.encode(prompt), token_ids)])
+
+    def rows(self, rows: Sequence[tuple[EncodedPrompt, tuple[int, ...]]]) -> RowBatch:
+        """Right-padded rows of prompt and response."""
+        lengths = [len(prompt.token_ids) + len(response) for prompt, response in rows]
+        width = max(lengths)
+        pad = self.encoder.tokenizer.pad_token_id or 0
+        input_ids = torch.full((len(rows), width), pad)
+        attention_mask = torch.zeros_like(input_ids)
+        response_mask = torch.zeros_like(input_ids, dtype=torch.bool)
+        for row, (prompt, response) in enumerate(rows):
+            begin, end = len(prompt.token_ids), lengths[row]
+            input_ids[row, :end] = torch.tensor([*prompt.token_ids, *response])
+            attention_mask[row, :end] = 1
+            response_mask[row, begin:end] = True
+        media = _join_media([prompt for prompt, _ in rows], width)
+        return RowBatch(input_ids, attention_mask, response_mask, media)
 
     def _cropped(self, pair: EncodedPair, crop: Crop) -> EncodedPair:
         if not pair.has_media:
@@ -133,61 +142,36 @@ class Collator:
 
     def _tokens(self, response: Response) -> tuple[int, ...]:
         # What was sampled is what is trained on: text is only read when there are no tokens.
-        return (
-            response.token_ids
-            if response.token_ids is not None
-            else self.encoder.encode_response(response.text)
-        )
+        if response.token_ids is not None:
+            return response.token_ids
+        return self.encoder.encode_response(response.text)
 
     def _refusal(
         self,
         source: str,
-        num_prompt: int,
+        prompt_length: int,
         chosen: tuple[int, ...],
         rejected: tuple[int, ...],
     ) -> tuple[str, str] | None:
+        """Reason and detail if the responses cannot be trained on."""
         # With advantages each side is trained on for itself: equal answers, or one that ends at once, teach as well.
-        sides_count = source == RLOO
+        sides_are_compared = source != RLOO
+        ended_at_once = (self.encoder.eos_token_id,)
         for side, tokens in (("chosen", chosen), ("rejected", rejected)):
-            if tokens == () or (
-                tokens == (self.encoder.eos_token_id,) and not sides_count
-            ):
+            if not tokens or (sides_are_compared and tokens == ended_at_once):
                 return "response_empty", f"the {side} response has no token"
             media = set(tokens) & set(self.encoder.media_token_ids)
             if media:
-                return (
-                    "response_media",
-                    f"the {side} response holds media tokens {sorted(media)}",
-                )
-        if chosen == rejected and not sides_count:
+                detail = f"the {side} response holds media tokens {sorted(media)}"
+                return "response_media", detail
+        if sides_are_compared and chosen == rejected:
             return "pair_identical", "chosen and rejected are the same tokens"
-        longest = num_prompt + max(len(chosen), len(rejected))
-        if longest > self.encoder.max_length:
-            return (
-                "pair_too_long",
-                f"{longest} tokens, at most model.max_length = {self.encoder.max_length}",
-            )
+        longest = prompt_length + max(len(chosen), len(rejected))
+        limit = self.encoder.max_length
+        if longest > limit:
+            detail = f"{longest} tokens, at most model.max_length = {limit}"
+            return "pair_too_long", detail
         return None
-
-    def _rows(self, rows: Sequence[tuple[EncodedPrompt, tuple[int, ...]]]) -> RowBatch:
-        width = max(len(prompt.token_ids) + len(response) for prompt, response in rows)
-        pad = self.encoder.tokenizer.pad_token_id or 0
-        input_ids = torch.full((len(rows), width), pad)
-        attention_mask, response_mask = (
-            torch.zeros_like(input_ids),
-            torch.zeros_like(input_ids, dtype=torch.bool),
-        )
-        for row, (prompt, response) in enumerate(rows):
-            begin, end = len(prompt.token_ids), len(prompt.token_ids) + len(response)
-            input_ids[row, :end] = torch.tensor([*prompt.token_ids, *response])
-            attention_mask[row, :end] = 1
-            response_mask[row, begin:end] = True
-        return RowBatch(
-            input_ids,
-            attention_mask,
-            response_mask,
-            _join_media([prompt for prompt, _ in rows], width),
-        )
 
 
 class PromptCache:
@@ -200,15 +184,12 @@ class PromptCache:
         )
 
     def encode(self, prompt: Prompt, crop: Crop | None = None) -> EncodedPrompt:
-        """The prompt's tensors, made or remembered."""
-        key = (prompt.messages, tuple(image.sha256 for image in prompt.images), crop)
+        """The prompt's tensors, encoded now or kept from an earlier call."""
+        images = tuple(image.sha256 for image in prompt.images)
+        key = (prompt.messages, images, crop)
         if key in self._entries:
             return self._entries[key]
-        encoded = (
-            self._encoder.encode_prompt(prompt, crop)
-            if crop
-            else self._encoder.encode_prompt(prompt)
-        )
+        encoded = self._encoder.encode_prompt(prompt, crop)
         # LRUCache raises ValueError for an entry larger than the whole cache.
         if _num_bytes(encoded) <= self._entries.maxsize:
             self._entries[key] = encoded
@@ -221,24 +202,13 @@ def _num_bytes(prompt: EncodedPrompt) -> int:
 
 def _join_media(prompts: Sequence[EncodedPrompt], width: int) -> dict[str, Tensor]:
     """The prompts' tensors in row order; token-level ones grow to `width`, others are padded to a common shape."""
+    by_name: dict[str, list[Tensor]] = {}
+    for prompt in prompts:
+        for name, value in prompt.model_inputs.items():
+            if name in TOKEN_LEVEL:
+                value = F.pad(value, (0, width - value.shape[1]))
+            by_name.setdefault(name, []).append(value)
     media: dict[str, Tensor] = {}
-    for name in dict.fromkeys(
-        name for prompt in prompts for name in prompt.model_inputs
-    ):
-        if name in TOKEN_LEVEL:
-            rows = [prompt.model_inputs[name] for prompt in prompts]
-            media[name] = torch.cat(
-                [
-                    torch.nn.functional.pad(row, (0, width - row.shape[1]))
-                    for row in rows
-                ]
-            )
-            continue
-        media[name] = joined(
-            [
-                prompt.model_inputs[name]
-                for prompt in prompts
-                if name in prompt.model_inputs
-            ]
-        )
+    for name, values in by_name.items():
+        media[name] = torch.cat(values) if name in TOKEN_LEVEL else joined(values)
     return media

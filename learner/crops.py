@@ -8,13 +8,11 @@ of it, and a pair that fits `model.max_length` still does.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
-from common.config import RunConfig
-from common.records import PreferencePair
 from common.seeding import derive_seed
 
 
@@ -33,34 +31,24 @@ class Crop:
 
     @property
     def name(self) -> str:
-        """Tells crops of one image apart."""
+        """A name that differs between crops of one image, as part of cache keys."""
         return f"crop {self.seed} {self.low} {self.high} of "
 
     def box(self, size: tuple[int, int], index: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of what is kept of the prompt's image number `index`, in whole pixels."""
         draw = random.Random(derive_seed(self.seed, index))
-        scale = draw.uniform(self.low, self.high) ** 0.5
-        width, height = (max(1, round(side * scale)) for side in size)
-        left, top = draw.randint(0, size[0] - width), draw.randint(0, size[1] - height)
+        share = draw.uniform(self.low, self.high)
+        scale = share**0.5
+        width = max(1, round(size[0] * scale))
+        height = max(1, round(size[1] * scale))
+        left = draw.randint(0, size[0] - width)
+        top = draw.randint(0, size[1] - height)
         return left, top, left + width, top + height
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Image.Image]:
-        """The cropped images, each of its old size."""
-        return [
-            image.crop(self.box(image.size, index)).resize(
-                image.size, Image.Resampling.BICUBIC
-            )
-            for index, image in enumerate(images)
-        ]
-
-
-def crop_of(config: RunConfig) -> Callable[[PreferencePair], Crop | None]:
-    """What a run crops: pairs whose source has the mdpo loss."""
-
-    def crop(pair: PreferencePair) -> Crop | None:
-        loss = config.learner.loss_of(pair.source)
-        if loss.kind != "mdpo":
-            return None
-        return Crop(derive_seed(config.run.seed, "mdpo", pair.id), *loss.mdpo_crop)
-
-    return crop
+        """The cropped images, each scaled back to its old size."""
+        cropped = []
+        for index, image in enumerate(images):
+            part = image.crop(self.box(image.size, index))
+            cropped.append(part.resize(image.size, Image.Resampling.BICUBIC))
+        return cropped

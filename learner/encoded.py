@@ -13,8 +13,8 @@ from common.records import PreferencePair
 class EncodedPair:
     """A pair that can be trained on, with its prompt's tensors and both responses as tokens.
 
-    `cropped` is the pair behind a crop of its images, for the loss that wants it; it has as many tokens. `view` says
-    what was done to the images of `prompt`, empty for nothing.
+    `cropped` is the same pair behind a crop of its images, for the loss that needs it; it has as many tokens. `view`
+    names what was done to the images of `prompt`; it is empty if nothing was.
     """
 
     pair: PreferencePair
@@ -26,7 +26,7 @@ class EncodedPair:
 
     @property
     def has_media(self) -> bool:
-        """Whether the vision tower runs for this pair."""
+        """Whether the vision encoder runs for this pair."""
         return bool(self.pair.prompt.images)
 
     @property
@@ -37,24 +37,25 @@ class EncodedPair:
     @property
     def image_key(self) -> tuple[str, ...]:
         """The prompt's images by content and view, in order."""
-        return tuple(self.view + image.sha256 for image in self.pair.prompt.images)
+        images = self.pair.prompt.images
+        return tuple(self.view + image.sha256 for image in images)
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the prompt and both responses, the prompt's once; with a crop, of that prompt and answer too."""
-        own = len(self.prompt.token_ids) + len(self.chosen) + len(self.rejected)
-        return own + (
-            len(self.cropped.prompt.token_ids) + len(self.chosen)
-            if self.cropped is not None
-            else 0
-        )
+        prompt_length = len(self.prompt.token_ids)
+        total = prompt_length + len(self.chosen) + len(self.rejected)
+        if self.cropped is not None:
+            total += len(self.cropped.prompt.token_ids) + len(self.chosen)
+        return total
 
 
 def rows_of(pairs: Sequence[EncodedPair]) -> list[tuple[EncodedPair, tuple[int, ...]]]:
     """Prompt and completion of every row of a forward: all chosen, all rejected, then chosen behind each crop."""
-    crops = [pair.cropped for pair in pairs if pair.cropped is not None]
-    return [
-        *((pair, pair.chosen) for pair in pairs),
-        *((pair, pair.rejected) for pair in pairs),
-        *((crop, crop.chosen) for crop in crops),
-    ]
+    chosen, rejected, behind_crop = [], [], []
+    for pair in pairs:
+        chosen.append((pair, pair.chosen))
+        rejected.append((pair, pair.rejected))
+        if pair.cropped is not None:
+            behind_crop.append((pair.cropped, pair.cropped.chosen))
+    return chosen + rejected + behind_crop

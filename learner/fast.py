@@ -8,13 +8,12 @@ from pathlib import Path
 from common.config import RunConfig
 from common.model_parts import language_model
 from learner import decoder, products
-from learner.losses import REFERENCE_FREE
+from learner.losses import make_loss
 from learner.policy import Policy
 from learner.tree_logps import prepare, why_not
 from learner.vision import VisionShare, what_is_shared
 
-ROW_LOSSES = ("povid",)
-"""Losses that look at the rows of the plain forward."""
+NEEDS_TREE = "needs share_prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,71 +31,49 @@ class FastPath:
     fallbacks: dict[str, str]
 
     @classmethod
-    def of(cls, config: RunConfig, policy: Policy, losses: tuple[str, ...]) -> FastPath:
-        """Decide for a policy whose trainable parameters are marked.
+    def of(cls, config: RunConfig, policy: Policy) -> FastPath:
+        """Decide for a policy whose trainable parameters are marked."""
+        fast = config.learner.fast
+        fallbacks: dict[str, str] = {}
 
-        Args:
-            losses: kinds of all losses of the run.
-        """
-        learner, fast = config.learner, config.learner.fast
-        reasons: dict[str, str] = {}
-        tree = fast.share_prompt
-        if tree and (reason := why_not(policy.model)):
-            reasons["share_prompt"] = reason
-        elif tree and set(losses) & set(ROW_LOSSES):
-            reasons["share_prompt"] = (
-                f"the loss {ROW_LOSSES[0]} needs the rows of the plain forward"
-            )
-        tree = tree and not reasons
-        vision = fast.share_vision
-        if vision and not tree:
-            reasons["share_vision"] = "needs share_prompt"
-        elif vision and learner.zero_stage == 3:
-            reasons["share_vision"] = (
-                "ZeRO-3 gathers weights inside of the whole forward only"
-            )
-        elif vision and what_is_shared(policy.model) == "nothing":
-            reasons["share_vision"] = "the vision tower trains"
-        vision = vision and "share_vision" not in reasons
-        layers = fast.fused_layers
-        if layers and not tree:
-            reasons["fused_layers"] = "needs share_prompt"
-        elif layers and (
-            reason := decoder.why_not(
-                language_model(policy.model), policy.model.config.vision_config
-            )
-        ):
-            reasons["fused_layers"] = reason
-        layers = layers and "fused_layers" not in reasons
-        if (
-            fast.fused_logps
-            and learner.engine == "deepspeed"
-            and learner.zero_stage == 3
-        ):
-            reasons["fused_logps"] = "ZeRO-3 splits the policy's head up"
+        def possible(switch: str, reason_against: str | None) -> bool:
+            if reason_against is not None:
+                fallbacks[switch] = reason_against
+            return reason_against is None
+
+        # Each switch is only examined if it is asked for: what it would need may not exist for this model.
+        tree = fast.share_prompt and possible(
+            "share_prompt", against_share_prompt(config, policy)
+        )
+        vision = fast.share_vision and possible(
+            "share_vision", against_share_vision(config, policy, tree)
+        )
+        layers = fast.fused_layers and possible(
+            "fused_layers", against_fused_layers(policy, tree)
+        )
+        if fast.fused_logps:
+            possible("fused_logps", against_fused_logps(config))
         cache = _cache_folder(config)
-        if cache is not None and set(losses) <= set(REFERENCE_FREE):
-            reasons["reference_cache"] = "no loss of this run reads the reference"
-        elif cache is not None and not tree:
-            reasons["reference_cache"] = "needs share_prompt"
-        elif cache is not None and learner.zero_stage == 3 and learner.num_ranks > 1:
-            reasons["reference_cache"] = "ZeRO-3 needs all ranks in every forward"
-        cache = None if "reference_cache" in reasons else cache
-        onednn = fast.onednn and learner.num_gpus == 0 and products.mkl_is_slow()
-        return cls(tree, vision, layers, onednn, cache, reasons)
+        if cache is not None and not possible(
+            "reference_cache", against_reference_cache(config, tree)
+        ):
+            cache = None
+        on_cpu = config.learner.num_gpus == 0
+        onednn = fast.onednn and on_cpu and products.mkl_is_slow()
+        return cls(tree, vision, layers, onednn, cache, fallbacks)
 
     def apply(
         self, config: RunConfig, policy: Policy, reference: Policy | None
     ) -> None:
         """Switch policy and reference over."""
-        models = [model for model in (policy, reference) if model is not None]
+        fast = config.learner.fast
         shared = None
         if self.share_vision:
-            shared = VisionShare(
-                policy.model, config.learner.fast.vision_cache_mb << 20
-            )
-        for model in models:
-            model.fused = config.learner.fast.fused_logps
+            shared = VisionShare(policy.model, fast.vision_cache_mb << 20)
+        for model in (policy, reference):
+            if model is None:
+                continue
+            model.fused = fast.fused_logps
             model.vision = shared
             if self.share_prompt:
                 prepare(model.model, self.fused_layers)
@@ -104,8 +81,58 @@ class FastPath:
                 products.install(model)
 
 
+def against_share_prompt(config: RunConfig, policy: Policy) -> str | None:
+    """Why prompt and completions cannot stand once per pair in one row, or None."""
+    reason = why_not(policy.model)
+    if reason:
+        return reason
+    for loss in config.learner.losses:
+        if make_loss(loss).needs.plain_rows:
+            return f"the loss {loss.kind} needs the rows of the plain forward"
+    return None
+
+
+def against_share_vision(config: RunConfig, policy: Policy, tree: bool) -> str | None:
+    """Why frozen parts of the vision side cannot run once for both models, or None."""
+    if not tree:
+        return NEEDS_TREE
+    if config.learner.zero_stage == 3:
+        return "ZeRO-3 gathers weights inside of the whole forward only"
+    if what_is_shared(policy.model) == "nothing":
+        return "the vision tower trains"
+    return None
+
+
+def against_fused_layers(policy: Policy, tree: bool) -> str | None:
+    """Why decoder layers cannot run with few passes over memory, or None."""
+    if not tree:
+        return NEEDS_TREE
+    model = policy.model
+    return decoder.why_not(language_model(model), model.config.vision_config) or None
+
+
+def against_fused_logps(config: RunConfig) -> str | None:
+    """Why the head cannot be fused with the log softmax, or None."""
+    learner = config.learner
+    if learner.engine == "deepspeed" and learner.zero_stage == 3:
+        return "ZeRO-3 splits the policy's head up"
+    return None
+
+
+def against_reference_cache(config: RunConfig, tree: bool) -> str | None:
+    """Why reference log-probs cannot be kept on disk, or None."""
+    learner = config.learner
+    if not any(loss.reads_reference for loss in learner.losses):
+        return "no loss of this run reads the reference"
+    if not tree:
+        return NEEDS_TREE
+    if learner.zero_stage == 3 and learner.num_ranks > 1:
+        return "ZeRO-3 needs all ranks in every forward"
+    return None
+
+
 def _cache_folder(config: RunConfig) -> Path | None:
     name = config.learner.fast.reference_cache
-    return {"off": None, "run": config.run.dir / "reference_logps"}.get(
-        name, Path(name)
-    )
+    if name == "off":
+        return None
+    return config.run.dir / "reference_logps" if name == "run" else Path(name)

@@ -1,51 +1,46 @@
 """The grounding gate: does the preference rest on the picture, or on the words alone?
 
-Implicit-reward accuracy, the share of pairs with β·(log-ratio of chosen - log-ratio of rejected) > 0, three times: with
-the pair's own images, with grey ones of the same size, and with those of another pair. A policy whose accuracy
-survives without the picture has learned language. A pair without images, or with unreadable ones, is in no view; one
-whose images no other pair can replace is not in `shuffled`: every view says how many pairs it counts.
+Implicit-reward accuracy, the share of pairs with β·(log-ratio of chosen - log-ratio of rejected) > 0, under three image
+conditions: the pair's own images, grey ones of the same size, and those of another pair. A policy whose accuracy
+survives without the picture has learned language. A pair without images, or with unreadable ones, is in no condition;
+one whose images no other pair can replace is not in `shuffled`. Every condition says how many pairs it counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 
 from common.errors import Refused
 from common.images import ImageStore
 from common.records import PreferencePair
 from common.views import CONDITIONS, blank_images, shuffled_images
-from learner.batching import BatchPlan, MicroBatch
-from learner.collate import RowBatch
+from learner.batching import BatchPlan
+from learner.models import Models
 from learner.pair_logps import pair_logps
 from learner.ranks import gather
-from learner.tree import TreeBatch
-from learner.update import Reference
 
 
 def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Accuracies and numbers of pairs by view, and what the true picture adds over the better of the others.
+    """Accuracies and numbers of pairs by image condition, and what the true picture adds over the better of the others.
+
+    Return an empty dict when no pair has an image.
 
     Args:
-        deltas: `true` and at least one other view -> differences of log-ratios, one per pair. Nothing gives nothing.
+        deltas: condition (`true` and at least one other) -> differences of log-ratios, one per pair.
     """
     if not deltas:
         return {}
-    accuracies = {
-        view: sum(d > 0 for d in found) / len(found)
-        for view, found in deltas.items()
-        if found
-    }
-    metrics = {
-        f"grounding/accuracy_{view}": accuracy for view, accuracy in accuracies.items()
-    }
-    metrics |= {
-        f"grounding/num_pairs_{view}": float(len(deltas.get(view, ())))
-        for view in CONDITIONS
-    }
+    accuracies: dict[str, float] = {}
+    for view, values in deltas.items():
+        if values:
+            accuracies[view] = sum(value > 0 for value in values) / len(values)
+    metrics: dict[str, float] = {}
+    for view, accuracy in accuracies.items():
+        metrics[f"grounding/accuracy_{view}"] = accuracy
+    for view in CONDITIONS:
+        metrics[f"grounding/num_pairs_{view}"] = float(len(deltas.get(view, ())))
     others = [accuracy for view, accuracy in accuracies.items() if view != "true"]
     if "true" in accuracies and others:
         metrics["grounding/gain"] = accuracies["true"] - max(others)
@@ -55,26 +50,32 @@ def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]
 def views(
     pairs: Sequence[PreferencePair], store: ImageStore
 ) -> dict[str, list[PreferencePair]]:
-    """The pairs with images: as they are, `blank` and `shuffled`. Pairs whose images cannot be read stay out.
+    """The pairs whose images can be read, under each image condition; conditions without a pair are left out.
 
     Args:
         store: where grey pictures are put.
     """
-    blank = blank_images(store)
-    own: list[PreferencePair] = []
-    greyed: list[PreferencePair | None] = []
+    to_blank = blank_images(store)
+    readable: list[PreferencePair] = []
+    blank: list[PreferencePair] = []
     for pair in pairs:
-        if pair.prompt.images:
-            with suppress(Refused):
-                greyed.append(blank(pair))
-                own.append(pair)
-    shuffled = [*map(shuffled_images(own), own)]
-    seen = {
-        "true": own,
-        "blank": [*filter(None, greyed)],
-        "shuffled": [*filter(None, shuffled)],
-    }
-    return {view: shown for view, shown in seen.items() if shown}
+        if not pair.prompt.images:
+            continue
+        try:
+            greyed = to_blank(pair)
+        except Refused:
+            continue
+        readable.append(pair)
+        if greyed is not None:
+            blank.append(greyed)
+    to_shuffled = shuffled_images(readable)
+    shuffled: list[PreferencePair] = []
+    for pair in readable:
+        swapped = to_shuffled(pair)
+        if swapped is not None:
+            shuffled.append(swapped)
+    shown = {"true": readable, "blank": blank, "shuffled": shuffled}
+    return {view: seen for view, seen in shown.items() if seen}
 
 
 def agreed_views(
@@ -82,29 +83,26 @@ def agreed_views(
 ) -> dict[str, list[PreferencePair]]:
     """`views` of the pairs whose images every rank can read: all ranks then run the same forwards (collective)."""
     shown = views(pairs, store)
-    readable = gather({pair.id for pair in shown.get("true", ())}, world_size)
-    everywhere = set.intersection(*readable)
-    if all(ids == everywhere for ids in readable):
+    readable_by_rank = gather({pair.id for pair in shown.get("true", ())}, world_size)
+    everywhere = set.intersection(*readable_by_rank)
+    if all(readable == everywhere for readable in readable_by_rank):
         return shown
     return views([pair for pair in pairs if pair.id in everywhere], store)
 
 
 @torch.no_grad()
-def deltas(
-    policy: nn.Module,
-    reference: Reference,
-    plan: BatchPlan,
-    collate: Callable[[MicroBatch], RowBatch | TreeBatch],
-    world_size: int,
-) -> list[float]:
+def deltas(models: Models, plan: BatchPlan) -> list[float]:
     """Differences of log-ratios, chosen - rejected, of every rank's pairs (collective); the policy without dropout."""
-    own: list[float] = []
+    policy = models.engine.module
+    deltas_of_rank: list[float] = []
     policy.eval()
     for micro_batch in plan.micro_batches:
-        batch = collate(micro_batch)
-        found = pair_logps(policy(batch), reference(batch), micro_batch.pairs).delta
-        own += (
-            found[: len(micro_batch.pairs) - micro_batch.num_fillers].double().tolist()
-        )
+        batch = models.collate(micro_batch.pairs)
+        logps = pair_logps(policy(batch), models.reference(batch), micro_batch.pairs)
+        counted = logps.delta[: len(micro_batch.counted)]
+        deltas_of_rank += counted.double().tolist()
     policy.train()
-    return [delta for part in gather(own, world_size) for delta in part]
+    all_deltas: list[float] = []
+    for part in gather(deltas_of_rank, models.engine.world_size):
+        all_deltas += part
+    return all_deltas

@@ -1,4 +1,4 @@
-"""Gives up on a run whose steps stay not finite, with the last batch left behind, or without a pair to train on."""
+"""Limits steps in a row that train on nothing: because loss or gradient is not finite, or without a usable pair."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from common.records import Dropped, PreferencePair
 _PAIRS = TypeAdapter(list[PreferencePair])
 
 
-class SkipGuard:
+class SkippedSteps:
     """Counts steps in a row without a finite loss and gradient, and those without a usable pair.
 
     Args:
-        limit: so many stop the run.
-        directory: where the batch is written, `skipped_step_N.json`.
+        limit: this many in a row stop the run.
+        directory: where the last batch is written, `skipped_step_N.json`.
         writes: whether this rank writes it.
     """
 
@@ -27,34 +27,43 @@ class SkipGuard:
         self._limit = limit
         self._directory = directory
         self._writes = writes
-        self._in_a_row = 0
+        self._not_finite_in_a_row = 0
         self._empty_in_a_row = 0
-        self._refused: Counter[str] = Counter()
+        self._drop_reasons: Counter[str] = Counter()
 
     def note(self, step: int, skipped: bool, pairs: Sequence[PreferencePair]) -> None:
-        """Count a step and its pairs (UserError at the limit)."""
+        """Count a step that had these pairs.
+
+        Raises:
+            UserError: the limit is reached; the pairs are on disk.
+        """
         self._empty_in_a_row = 0
-        self._refused.clear()
-        self._in_a_row = self._in_a_row + 1 if skipped else 0
-        if self._in_a_row < self._limit:
+        self._drop_reasons.clear()
+        self._not_finite_in_a_row = self._not_finite_in_a_row + 1 if skipped else 0
+        if self._not_finite_in_a_row < self._limit:
             return
         file = self._directory / f"skipped_step_{step}.json"
         if self._writes:
             self._directory.mkdir(parents=True, exist_ok=True)
             file.write_bytes(_PAIRS.dump_json(list(pairs), indent=1))
         raise UserError(
-            f"learner step {step}: expected a finite loss and gradient, got {self._in_a_row} steps in a row without "
-            f"(learner.max_skipped_steps); look at the last batch in {file} and lower learner.optimizer.lr, or start "
-            "from another checkpoint"
+            f"learner step {step}: expected a finite loss and gradient, got {self._not_finite_in_a_row} steps in a row "
+            f"without (learner.max_skipped_steps); look at the last batch in {file} and lower learner.optimizer.lr, or "
+            "start from another checkpoint"
         )
 
     def note_empty(self, step: int, dropped: Sequence[Dropped]) -> None:
-        """Count a step whose pairs were all refused (UserError at the limit)."""
+        """Count a step whose pairs were all refused.
+
+        Raises:
+            UserError: the limit is reached.
+        """
         self._empty_in_a_row += 1
-        self._refused.update(drop.reason for drop in dropped)
-        if self._empty_in_a_row >= self._limit:
-            raise UserError(
-                f"learner step {step}: expected pairs to train on, got {self._empty_in_a_row} batches in a row without "
-                f"one (learner.max_skipped_steps), refused {dict(self._refused)}; raise model.max_length if pairs are "
-                "too long, or look at the pairs"
-            )
+        self._drop_reasons.update(drop.reason for drop in dropped)
+        if self._empty_in_a_row < self._limit:
+            return
+        raise UserError(
+            f"learner step {step}: expected pairs to train on, got {self._empty_in_a_row} batches in a row without "
+            f"one (learner.max_skipped_steps), refused {dict(self._drop_reasons)}; raise model.max_length if pairs are "
+            "too long, or look at the pairs"
+        )

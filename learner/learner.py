@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,23 +30,22 @@ from common.records import (
 )
 from common.seeding import derive_seed
 from learner import checkpoint
-from learner.batching import BatchPlan, MicroBatch, MicroSize, plan_batch
-from learner.collate import Collator, RowBatch
+from learner.batching import BatchPlan, MicroSize, plan_batch
+from learner.collate import Collator
 from learner.cpu_memory import keep_freed_pages
-from learner.crops import crop_of
 from learner.fast import FastPath
 from learner.grounding import agreed_views, deltas, grounding_metrics
-from learner.guard import SkipGuard
-from learner.objective import Objective
+from learner.guard import SkippedSteps
+from learner.models import Models
+from learner.objective import Objective, crop_of
 from learner.policy import is_adapter, load_policy
-from learner.povid import Povid
+from learner.povid import NoisedImages
 from learner.publisher import export_policy, package, package_adapter, plain_weights
 from learner.ranks import free_address, gather
 from learner.reference import Reference
 from learner.reference_cache import ReferenceCache, identity
 from learner.reward_shift import RewardShift
-from learner.tree import TreeBatch
-from learner.update import accumulate, reduce_table
+from learner.update import PairTable, accumulate, reduce_tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +55,8 @@ SHARD_SIZE = "5GB"
 
 class Learner:
     """One rank of the learner.
+
+    After `start`, `policy`, `reference`, `models` and `fast` are what this rank trains with.
 
     Args:
         config: the run's configuration.
@@ -76,13 +78,12 @@ class Learner:
         self.rank = rank
         self.world_size = world_size
         self.model_path = model_path or config.model.path
+        self.reward_shift = RewardShift()
         self._meeting_point = (master_address, master_port)
-        self._dtype: torch.dtype = getattr(torch, config.model.dtype)
         self._probe: tuple[Prompt, tuple[int, ...]] | None = None
         self._step = 0
         self._steps_skipped = 0
-        self._reward_shift = RewardShift()
-        self._guard = SkipGuard(
+        self._skipped_steps = SkippedSteps(
             config.learner.max_skipped_steps, config.run.dir, writes=rank == 0
         )
 
@@ -106,45 +107,35 @@ class Learner:
         config = self.config
         if master_address is not None and master_port is not None:
             self._meeting_point = (master_address, master_port)
-        self._device = _device(config)
-        if self._device.type == "cpu":
+        device = _device(config)
+        dtype: torch.dtype = getattr(torch, config.model.dtype)
+        if device.type == "cpu":
             keep_freed_pages()
         torch.manual_seed(derive_seed(config.run.seed, "policy"))
-        self._policy = load_policy(
+        self.policy = load_policy(
             config.model, self.model_path, config.learner.gradient_checkpointing
         )
-        params = list(self._policy.parameters())
-        counts = {
-            "num_params": sum(parameter.numel() for parameter in params),
-            "num_trainable_params": sum(
-                parameter.numel() for parameter in params if parameter.requires_grad
-            ),
-        }
-        self._reference = Reference(config, self._policy)
-        self._fast = FastPath.of(config, self._policy, config.learner.loss_kinds)
-        self._fast.apply(config, self._policy, self._reference.copy)
+        # Counted here: ZeRO-3 leaves each rank its part of the parameters only.
+        counts = _num_params(self.policy)
+        self.reference = Reference(config, self.policy)
+        self.fast = FastPath.of(config, self.policy)
+        self.fast.apply(config, self.policy, self.reference.copy)
         encoder = ChatEncoder(self.model_path, config.model.max_length)
-        self._collator = Collator(
-            encoder, tree=self._fast.share_prompt, crop_of=crop_of(config)
+        collator = Collator(
+            encoder, tree=self.fast.share_prompt, crop_of=crop_of(config)
         )
-        cache = None
-        if self._fast.reference_cache is not None:
-            quantize = (
-                config.model.tuning.quantize
-                if isinstance(config.model.tuning, Lora)
-                else "none"
-            )
-            known = identity(encoder, self._dtype, quantize)
-            cache = ReferenceCache(self._fast.reference_cache, self.rank, known)
-        self._engine = self._make_engine()
-        self._reference.start(self._engine, self._device, self._dtype, cache)
+        cache = self._reference_cache(encoder, dtype)
+        engine = self._make_engine(device)
+        self.reference.start(engine, device, dtype, cache)
+        self.models = Models(engine, self.reference, collator, device, dtype)
         torch.manual_seed(derive_seed(config.run.seed, "learner", self.rank))
-        facts = {
-            "device": str(self._device),
+        return {
+            **counts,
+            "device": str(device),
             "world_size": self.world_size,
-            "fallbacks": self._fast.fallbacks,
+            "fallbacks": self.fast.fallbacks,
+            "start_s": time.perf_counter() - begun,
         }
-        return {**counts, **facts, "start_s": time.perf_counter() - begun}
 
     def step(
         self, step: int, pairs: list[PreferencePair]
@@ -160,59 +151,46 @@ class Learner:
                 usable pair.
         """
         begun = time.perf_counter()
-        learner = self.config.learner
-        plan = self._plan(pairs)
-        refused = {drop.id for drop in plan.dropped}
-        dropped = list(plan.dropped)
-        trained = [pair for pair in pairs if pair.id not in refused]
+        plan = self.plan(pairs)
+        grounding = self._grounding(step, plan.pairs)
         metrics: dict[str, float] = {}
-        grounding = self._grounding(trained) if self._checkpoint_follows(step) else {}
-        if plan.num_pairs:
-            objective = Objective.of(learner, trained, self._reward_shift.mean)
-            models = (self._engine, self._reference, self._collator)
-            povid = self._povid(step, trained)
-            table = accumulate(
-                *models, plan, objective, self._device, self._dtype, povid
-            )
-            update = dict(self._engine.step())
-            order = [
-                pair
-                for rank in range(self.world_size)
-                for pair in pairs[rank :: self.world_size]
-            ]
-            sources = [pair.source for pair in order if pair.id not in refused]
+        skipped = True
+        if plan.pairs:
+            objective = self._objective(plan)
+            noised_images = self._noised_images(step, objective)
+            table = accumulate(self.models, plan, objective, noised_images)
+            update = self.models.engine.step()
             tables = gather(table, self.world_size)
-            metrics = {**reduce_table(tables, sources), **update}
+            metrics = {**reduce_tables(tables, plan.rows), **update}
             skipped = bool(metrics.pop("skipped", 0.0))
-            self._guard.note(step, skipped, trained)
-            if skipped:
-                dropped += [
-                    Dropped(pair.id, "step_skipped", "loss or gradient not finite")
-                    for pair in trained
-                ]
-                trained = []
-            else:
-                counts = [learner.loss_of(source).kind == "mpo" for source in sources]
-                self._reward_shift = self._reward_shift.after(tables, counts)
+            self._skipped_steps.note(step, skipped, plan.pairs)
+            if not skipped:
+                self._shift_rewards(tables, plan, objective)
         else:
-            self._guard.note_empty(step, dropped)
+            self._skipped_steps.note_empty(step, plan.dropped)
         self._step = step
-        self._steps_skipped += not trained
+        self._steps_skipped += skipped
         metrics |= grounding
-        metrics["pairs/trained"] = float(len(trained))
         metrics["steps_skipped"] = float(self._steps_skipped)
         metrics["time/step_s"] = time.perf_counter() - begun
-        return StepResult(step, metrics, tuple(pair.id for pair in trained)), dropped
+        return _result(step, plan, metrics, skipped)
+
+    def plan(self, pairs: list[PreferencePair]) -> BatchPlan:
+        """How a global batch is trained on (collective)."""
+        learner = self.config.learner
+        size = MicroSize(learner.micro_batch, learner.fast.pack_tokens)
+        collator = self.models.collator
+        return plan_batch(pairs, collator, size, self.rank, self.world_size)
 
     @torch.no_grad()
     def fill_reference_cache(self, pairs: list[PreferencePair]) -> int:
         """Find the reference log-probs of offline pairs ahead of training; returns how many pairs were run."""
-        cache = self._reference.cache
+        cache = self.reference.cache
         if cache is None:
             return 0
         before = cache.num_misses
-        for micro_batch in self._plan(pairs).micro_batches:
-            self._reference(self._reference.tree(list(micro_batch.pairs)))
+        for micro_batch in self.plan(pairs).micro_batches:
+            self.reference(self.reference.tree(list(micro_batch.pairs)))
         return cache.num_misses - before
 
     def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
@@ -221,13 +199,14 @@ class Learner:
         Raises:
             UserError: the prompt cannot be encoded, or the response is empty or holds media tokens.
         """
-        media = set(token_ids) & set(self._collator.encoder.media_token_ids)
+        collator = self.models.collator
+        media = set(token_ids) & set(collator.encoder.media_token_ids)
         if not token_ids or media:
             raise UserError(
                 f"probe: expected at least one response token and no media token, got {len(token_ids)} tokens with "
                 f"media tokens {sorted(media)}; probe with tokens the policy may sample"
             )
-        self._collator.single(prompt, tuple(token_ids))
+        collator.single(prompt, tuple(token_ids))  # raises if it cannot be encoded
         self._probe = (prompt, tuple(token_ids))
 
     def publish(
@@ -239,32 +218,31 @@ class Learner:
         """
         probe = self._run_probe()
         tuning = self.config.model.tuning
-        adapter = isinstance(tuning, Lora) and tuning.push == "adapter"
-        gathered = (
-            self._engine.gather_weights(is_adapter)
-            if adapter
-            else self._engine.gather_weights()
-        )
-        start = self._reference.weights()
+        engine = self.models.engine
+        adapter_only = isinstance(tuning, Lora) and tuning.push == "adapter"
+        wanted = is_adapter if adapter_only else _every_name
+        gathered = engine.gather_weights(wanted)
+        start_weights = self.reference.weights()
         if gathered is None:
-            deque(start, maxlen=0)
+            # Reading the start weights is collective: this rank takes part and keeps none.
+            deque(start_weights, maxlen=0)
             return None, {}
-        if isinstance(tuning, Lora) and adapter:
+        if isinstance(tuning, Lora) and adapter_only:
             return package_adapter(version, gathered, tuning, probe)
-        current, base = plain_weights(gathered, tuning, self._policy)
-        return package(version, current, start if base is None else base.items(), probe)
+        current, base = plain_weights(gathered, tuning, self.policy)
+        start = start_weights if base is None else base.items()
+        return package(version, current, start, probe)
 
     def export(self, directory: str | Path) -> None:
         """A Hugging Face directory of the policy, merged if LoRA, for anyone to load; replaces an older one whole."""
-        gathered = self._engine.gather_weights()
+        gathered = self.models.engine.gather_weights()
         if gathered is not None:
-            tuning = self.config.model.tuning
             export_policy(
                 Path(directory),
-                self._policy,
-                self._collator.encoder,
+                self.policy,
+                self.models.collator.encoder,
                 gathered,
-                tuning,
+                self.config.model.tuning,
                 SHARD_SIZE,
             )
 
@@ -273,9 +251,9 @@ class Learner:
         counters = {
             "step": self._step,
             "steps_skipped": self._steps_skipped,
-            **self._reward_shift.counters,
+            **self.reward_shift.counters,
         }
-        checkpoint.save(Path(directory), self._engine, counters)
+        checkpoint.save(Path(directory), self.models.engine, counters)
 
     def load(self, directory: str | Path) -> dict[str, float]:
         """Go on from `save` as if nothing had happened; returns the counters.
@@ -283,73 +261,76 @@ class Learner:
         Raises:
             UserError: no checkpoint, a damaged one, or one of another model or number of ranks.
         """
-        counters = checkpoint.load(Path(directory), self._engine)
-        self._step, self._steps_skipped = (
-            int(counters["step"]),
-            int(counters["steps_skipped"]),
-        )
-        self._reward_shift = RewardShift.of(counters)
+        counters = checkpoint.load(Path(directory), self.models.engine)
+        self._step = int(counters["step"])
+        self._steps_skipped = int(counters["steps_skipped"])
+        self.reward_shift = RewardShift.of(counters)
         return counters
 
     def close(self) -> None:
         """Leave the process group and close files."""
-        self._reference.close()
-        self._engine.close()
+        self.reference.close()
+        self.models.engine.close()
+
+    def _objective(self, plan: BatchPlan) -> Objective:
+        mean_reward = self.reward_shift.mean
+        return Objective.of(self.config.learner, plan.pairs, mean_reward)
+
+    def _noised_images(self, step: int, objective: Objective) -> NoisedImages | None:
+        """None when no pair of the global batch has a loss that needs them."""
+        if not objective.needs_noised_images:
+            return None
+        seed = derive_seed(self.config.run.seed, "povid", step)
+        return NoisedImages(self.models, objective, seed)
+
+    def _shift_rewards(
+        self, tables: list[PairTable], plan: BatchPlan, objective: Objective
+    ) -> None:
+        """Add the rewards of a step to the mean that losses read."""
+        reads_mean = [objective.needs(pair).mean_reward for pair in plan.rows]
+        self.reward_shift = self.reward_shift.after(tables, reads_mean)
+
+    def _grounding(self, step: int, pairs: list[PreferencePair]) -> dict[str, float]:
+        """The grounding gate on the first pairs of a batch, before it is trained on (collective).
+
+        Return an empty dict unless a checkpoint follows this step.
+        """
+        if not self._checkpoint_follows(step):
+            return {}
+        store = ImageStore(self.config.run.dir / "blank_images")
+        gated = pairs[: self.config.learner.grounding_pairs]
+        # Other conditions than the true images are never asked again, so the reference cache is left alone.
+        uncached = replace(self.models, reference=self.reference.forward)
+        deltas_of_view: dict[str, list[float]] = {}
+        for view, seen in agreed_views(gated, store, self.world_size).items():
+            models = self.models if view == "true" else uncached
+            deltas_of_view[view] = deltas(models, self.plan(seen))
+        return grounding_metrics(deltas_of_view)
 
     def _checkpoint_follows(self, step: int) -> bool:
-        return step > 0 and (
-            step % self.config.checkpoint.interval == 0
-            or step == self.config.learner.num_steps
-        )
+        is_last = step == self.config.learner.num_steps
+        return step > 0 and (is_last or step % self.config.checkpoint.interval == 0)
 
-    def _grounding(self, pairs: list[PreferencePair]) -> dict[str, float]:
-        """The grounding gate on the first pairs of a batch, before it is trained on (collective)."""
-        store = ImageStore(self.config.run.dir / "blank_images")
-        shown = agreed_views(
-            pairs[: self.config.learner.grounding_pairs], store, self.world_size
-        )
-        found: dict[str, list[float]] = {}
-        for view, seen in shown.items():
-            reference = self._reference if view == "true" else self._reference.forward
-            found[view] = deltas(
-                self._engine.module,
-                reference,
-                self._plan(seen),
-                self._collate,
-                self.world_size,
-            )
-        return grounding_metrics(found)
+    def _reference_cache(
+        self, encoder: ChatEncoder, dtype: torch.dtype
+    ) -> ReferenceCache | None:
+        folder = self.fast.reference_cache
+        if folder is None:
+            return None
+        tuning = self.config.model.tuning
+        quantize = tuning.quantize if isinstance(tuning, Lora) else "none"
+        return ReferenceCache(folder, self.rank, identity(encoder, dtype, quantize))
 
-    def _collate(self, micro_batch: MicroBatch) -> RowBatch | TreeBatch:
-        return self._collator.batch(micro_batch.pairs).to(self._device, self._dtype)
-
-    def _plan(self, pairs: list[PreferencePair]) -> BatchPlan:
-        size = MicroSize(
-            self.config.learner.micro_batch, self.config.learner.fast.pack_tokens
-        )
-        return plan_batch(pairs, self._collator, size, self.rank, self.world_size)
-
-    def _make_engine(self) -> TrainEngine:
+    def _make_engine(self, device: torch.device) -> TrainEngine:
         config = self.config.learner
         if config.engine == "torch":
             from learner.torch_engine import TorchEngine
 
-            return TorchEngine(self._policy.to(self._device), config)
+            return TorchEngine(self.policy.to(device), config)
         from learner.deepspeed_engine import DeepSpeedEngine
 
         return DeepSpeedEngine(
-            self._policy, config, self.rank, self.world_size, *self._meeting_point
-        )
-
-    def _povid(self, step: int, pairs: list[PreferencePair]) -> Povid | None:
-        """What the povid loss needs; None when no pair of the global batch has it."""
-        losses = [self.config.learner.loss_of(pair.source) for pair in pairs]
-        if all(loss.kind != "povid" for loss in losses):
-            return None
-        return Povid(
-            self._collator.encoder,
-            losses,
-            derive_seed(self.config.run.seed, "povid", step),
+            self.policy, config, self.rank, self.world_size, *self._meeting_point
         )
 
     @torch.no_grad()
@@ -357,12 +338,41 @@ class Learner:
         if self._probe is None:
             return None
         prompt, token_ids = self._probe
-        batch = self._collator.single(prompt, token_ids).to(self._device, self._dtype)
-        module = self._engine.module
-        module.eval()
-        logps = module(batch).token_logps[0]
-        module.train()
+        models = self.models
+        batch = models.collator.single(prompt, token_ids)
+        batch = batch.to(models.device, models.dtype)
+        policy = models.engine.module
+        policy.eval()
+        logps = policy(batch).token_logps[0]
+        policy.train()
         return LogprobProbe(prompt, token_ids, tuple(logps.double().tolist()))
+
+
+def _result(
+    step: int, plan: BatchPlan, metrics: dict[str, float], skipped: bool
+) -> tuple[StepResult, list[Dropped]]:
+    """What a step returns; the pairs of a skipped step are dropped."""
+    trained, dropped = plan.pairs, list(plan.dropped)
+    if skipped:
+        for pair in plan.pairs:
+            reason = "loss or gradient not finite"
+            dropped.append(Dropped(pair.id, "step_skipped", reason))
+        trained = []
+    metrics["pairs/trained"] = float(len(trained))
+    return StepResult(step, metrics, tuple(pair.id for pair in trained)), dropped
+
+
+def _every_name(name: str) -> bool:
+    return True
+
+
+def _num_params(policy: torch.nn.Module) -> dict[str, int]:
+    total, trainable = 0, 0
+    for parameter in policy.parameters():
+        total += parameter.numel()
+        if parameter.requires_grad:
+            trainable += parameter.numel()
+    return {"num_params": total, "num_trainable_params": trainable}
 
 
 def _device(config: RunConfig) -> torch.device:

@@ -10,20 +10,32 @@ the mean over prompts of γ·L(y+, y-_external) + (1 - γ)·L(y+, y-_BDHS) (arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.config import Learner as LearnerConfig
-from common.config import Loss
+from common.config import RunConfig
+from common.loss_config import Loss
 from common.records import PreferencePair
-from learner.losses import REFERENCE_FREE
+from common.seeding import derive_seed
+from learner.crops import Crop
+from learner.losses import Needs, make_loss
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The configured losses, and what of them depends on the whole global batch: equal on all ranks."""
+    """The configured losses, and what of them depends on the whole global batch: equal on all ranks.
+
+    Args:
+        config: with the losses of the run.
+        losses: those of the batch's pairs, each once.
+        total_weight: of all pairs of the batch.
+        advantage_scale: advantages are divided by it.
+        reward_shift: mean reward of earlier steps.
+    """
 
     config: LearnerConfig
+    losses: tuple[Loss, ...]
     total_weight: float
     advantage_scale: float = 1.0
     reward_shift: float = 0.0
@@ -35,42 +47,78 @@ class Objective:
         pairs: Sequence[PreferencePair],
         reward_shift: float = 0.0,
     ) -> Objective:
-        """For a global batch of these pairs, all of which are trained on, after rewards of the mean `reward_shift`."""
-        sampled = [pair for pair in pairs if config.loss_of(pair.source).kind == "rloo"]
-        squares = [score**2 for pair in sampled for score in pair.scores or ()]
-        normalise = squares and config.loss_of(sampled[0].source).rloo_normalise
-        scale = math.sqrt(sum(squares) / len(squares)) if normalise else 1.0
+        """The objective of a global batch that consists of these pairs."""
+        losses = [config.loss_of(pair.source) for pair in pairs]
         return cls(
             config,
+            tuple(dict.fromkeys(losses)),
             sum(config.weight_of(pair.source) for pair in pairs),
-            scale or 1.0,
+            _advantage_scale(pairs, losses),
             reward_shift,
         )
 
     @property
     def needs_reference(self) -> bool:
         """Whether any loss of the run reads the reference's log-probs."""
-        return not set(self.config.loss_kinds) <= set(REFERENCE_FREE)
+        return any(loss.reads_reference for loss in self.config.losses)
+
+    @property
+    def needs_noised_images(self) -> bool:
+        """Whether any loss of the batch reads what the models say of a noised image."""
+        return any(make_loss(loss).needs.noised_image for loss in self.losses)
 
     def loss(self, pair: PreferencePair) -> Loss:
-        """The loss of a pair."""
+        """The settings of a pair's loss."""
         return self.config.loss_of(pair.source)
+
+    def needs(self, pair: PreferencePair) -> Needs:
+        """What a pair's loss needs."""
+        return make_loss(self.loss(pair)).needs
 
     def advantages(
         self, pairs: Sequence[PreferencePair]
     ) -> list[tuple[float, float]] | None:
-        """Of both sides of each pair, scaled; 0 for pairs of other losses, None when no pair has the rloo loss."""
-        if all(self.loss(pair).kind != "rloo" for pair in pairs):
-            return None
-        scores = [
-            (pair.scores if self.loss(pair).kind == "rloo" else None) or (0.0, 0.0)
-            for pair in pairs
-        ]
-        return [
-            (better / self.advantage_scale, worse / self.advantage_scale)
-            for better, worse in scores
-        ]
+        """Scaled advantages of chosen and rejected of each pair, 0 where its loss reads none.
+
+        Return None when no pair's loss reads them.
+        """
+        advantages: list[tuple[float, float]] = []
+        any_reads_them = False
+        for pair in pairs:
+            chosen, rejected = 0.0, 0.0
+            if self.loss(pair).reads_advantages:
+                any_reads_them = True
+                chosen, rejected = pair.scores or (0.0, 0.0)
+            scale = self.advantage_scale
+            advantages.append((chosen / scale, rejected / scale))
+        return advantages if any_reads_them else None
 
     def weight(self, pair: PreferencePair) -> float:
         """The weight of a pair in the batch's mean."""
         return self.config.weight_of(pair.source)
+
+
+def _advantage_scale(pairs: Sequence[PreferencePair], losses: Sequence[Loss]) -> float:
+    """The root mean square of the advantages of a batch; 1 if they are all 0 or not to be normalised."""
+    squares: list[float] = []
+    normalised = False
+    for pair, loss in zip(pairs, losses, strict=True):
+        if loss.reads_advantages:
+            normalised = make_loss(loss).needs.normalised_advantages
+            squares += [score**2 for score in pair.scores or ()]
+    if not squares or not normalised:
+        return 1.0
+    return math.sqrt(sum(squares) / len(squares)) or 1.0
+
+
+def crop_of(config: RunConfig) -> Callable[[PreferencePair], Crop | None]:
+    """The crop that each pair of a run gets, None for pairs whose loss needs none."""
+
+    def crop(pair: PreferencePair) -> Crop | None:
+        shares = make_loss(config.learner.loss_of(pair.source)).needs.crop
+        if shares is None:
+            return None
+        low, high = shares
+        return Crop(derive_seed(config.run.seed, "mdpo", pair.id), low, high)
+
+    return crop

@@ -1,4 +1,4 @@
-"""What losses read of a pair: summed log-probs of both sides under policy and reference, and what some ask for more."""
+"""What losses read of a pair: summed log-probs of both sides under policy and reference, and what some need beside."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from common.config import Loss
-from learner.changes import changed_mask
+from common.loss_config import Loss
+from learner.changes import changed_token_mask
 from learner.encoded import EncodedPair
 from learner.logps import CompletionLogps
 
@@ -18,13 +18,13 @@ from learner.logps import CompletionLogps
 class PairLogps:
     """Summed completion log-probs in nats and completion lengths in tokens, each of shape [pairs].
 
-    For losses that ask for it, None where none does:
+    Only if a loss needs them (`learner.losses.Needs`), else None:
 
-    `policy_noise`, `ref_noise` [pairs]   of what the models would say of the noised image (povid)
+    `policy_noise`, `ref_noise` [pairs]   of the tokens that the models predict for the noised image (povid)
     `advantages` [pairs, 2]               of chosen and rejected (rloo)
     `cropped_ratios` [pairs]              logp - logp_ref of the chosen side behind a crop of its image (mdpo)
-    `changed_ratios` [pairs, 2]           the part of both sides' log-ratios that lies in changed spans (ddpo)
-    `changed_lengths` [pairs, 2]          tokens in changed spans (ddpo)
+    `changed_ratios` [pairs, 2]           the part of both sides' log-ratios that lies in changed tokens (ddpo)
+    `changed_lengths` [pairs, 2]          number of changed tokens (ddpo)
     `reward_shift` [pairs]                mean reward of the run so far (mpo)
     """
 
@@ -64,15 +64,12 @@ class PairLogps:
 
     def select(self, index: Tensor) -> PairLogps:
         """The pairs at these places."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(
-            self,
-            **{
-                name: value[index]
-                for name, value in values.items()
-                if value is not None
-            },
-        )
+        selected: dict[str, Tensor] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                selected[field.name] = value[index]
+        return replace(self, **selected)
 
 
 def pair_logps(
@@ -80,64 +77,80 @@ def pair_logps(
     reference: CompletionLogps | None,
     pairs: Sequence[EncodedPair] = (),
 ) -> PairLogps:
-    """Rows of a forward as pairs; rows are as in `learner.encoded.rows_of`.
+    """Sum the rows of a forward to pairs; rows are as in `learner.encoded.rows_of`.
 
     Args:
-        reference: None when no loss reads it, which then counts as 0.
-        pairs: what the rows were made from; may be left out when there are but chosen and rejected rows.
+        reference: None when no loss reads it; its log-probs then count as 0.
+        pairs: what the rows were made from; may be left out when there are no rows behind crops.
     """
     num = len(pairs) or len(policy.mask) // 2
-    own, lengths = policy.summed, policy.num_tokens
-    other = torch.zeros_like(own) if reference is None else reference.summed
+    policy_sums, lengths = policy.summed, policy.num_tokens
+    reference_sums = torch.zeros_like(policy_sums)
+    if reference is not None:
+        reference_sums = reference.summed
     chosen, rejected = slice(num), slice(num, 2 * num)
     logps = PairLogps(
-        own[chosen],
-        own[rejected],
-        other[chosen],
-        other[rejected],
+        policy_sums[chosen],
+        policy_sums[rejected],
+        reference_sums[chosen],
+        reference_sums[rejected],
         lengths[chosen],
         lengths[rejected],
     )
-    places = [place for place, pair in enumerate(pairs) if pair.cropped is not None]
-    if places:
-        index = torch.tensor(places, device=own.device)
-        cropped = logps.chosen_ratios.index_put((index,), (own - other)[2 * num :])
-        logps = replace(logps, cropped_ratios=cropped)
-    if (
-        reference is not None
-        and policy.alternatives is not None
-        and reference.alternatives is not None
-    ):
-        noise, ref_noise = (
-            each[chosen].sum(1)
-            for each in (policy.alternatives, reference.alternatives)
-        )
-        # ZeRO-3 waits on every rank for the gradient of every output, also where no pair of a rank has this loss.
-        logps = replace(
-            logps,
-            policy_chosen=logps.policy_chosen + 0 * noise,
-            policy_noise=noise,
-            ref_noise=ref_noise,
-        )
+    logps = _with_crops(logps, (policy_sums - reference_sums)[2 * num :], pairs)
+    if reference is not None:
+        logps = _with_noised_images(logps, policy, reference)
     return logps
 
 
-def with_changes(
+def _with_crops(
+    logps: PairLogps, cropped_ratios: Tensor, pairs: Sequence[EncodedPair]
+) -> PairLogps:
+    """Add the log-ratios behind crops; a pair without a crop has that of its whole image."""
+    places = [place for place, pair in enumerate(pairs) if pair.cropped is not None]
+    if not places:
+        return logps
+    index = torch.tensor(places, device=cropped_ratios.device)
+    ratios = logps.chosen_ratios.index_put((index,), cropped_ratios)
+    return replace(logps, cropped_ratios=ratios)
+
+
+def _with_noised_images(
+    logps: PairLogps, policy: CompletionLogps, reference: CompletionLogps
+) -> PairLogps:
+    """Add the sums over the tokens of the noised image, which stand in the chosen rows."""
+    if policy.alternatives is None or reference.alternatives is None:
+        return logps
+    num = len(logps.policy_chosen)
+    policy_noise = policy.alternatives[:num].sum(1)
+    # ZeRO-3 waits on every rank for the gradient of every output, also where no pair of a rank has this loss.
+    policy_chosen = logps.policy_chosen + 0 * policy_noise
+    return replace(
+        logps,
+        policy_chosen=policy_chosen,
+        policy_noise=policy_noise,
+        ref_noise=reference.alternatives[:num].sum(1),
+    )
+
+
+def with_changed_tokens(
     logps: PairLogps,
     policy: CompletionLogps,
     reference: CompletionLogps | None,
     pairs: Sequence[EncodedPair],
     min_matches: Sequence[int | None],
 ) -> PairLogps:
-    """The same with what lies in changed spans; `min_matches` as in `changes`, None for pairs that need it not."""
-    assert reference is not None, "ddpo reads the reference"
+    """Add what lies in changed tokens.
+
+    Args:
+        min_matches: as of `learner.changes.changed_tokens`, None for pairs whose loss does not need it.
+    """
+    assert reference is not None, "a loss on changed tokens reads the reference"
     num = len(pairs)
-    mask = changed_mask(pairs, min_matches, policy.mask.shape[1]).to(policy.mask.device)
-    ratios = (
-        (policy.token_logps - reference.token_logps)[: 2 * num]
-        .masked_fill(~mask, 0.0)
-        .sum(1)
-    )
+    mask = changed_token_mask(pairs, min_matches, policy.mask.shape[1])
+    mask = mask.to(policy.mask.device)
+    token_ratios = (policy.token_logps - reference.token_logps)[: 2 * num]
+    ratios = token_ratios.masked_fill(~mask, 0.0).sum(1)
     lengths = mask.sum(1)
     return replace(
         logps,
@@ -146,23 +159,27 @@ def with_changes(
     )
 
 
-def each_by_its_own(
+def grouped_by_settings(
     function: Callable[[PairLogps, Loss], dict[str, Tensor]],
     logps: PairLogps,
-    configs: Sequence[Loss],
+    settings: Sequence[Loss],
 ) -> dict[str, Tensor]:
-    """`function` of every pair under its own settings, [pairs] per name; pairs of equal settings go together."""
-    distinct = list(dict.fromkeys(configs))
+    """Call `function` once for all pairs of equal settings; return its values in the order of pairs, [pairs] each."""
+    distinct = list(dict.fromkeys(settings))
     if len(distinct) == 1:
         return function(logps, distinct[0])
-    number = torch.tensor(
-        [distinct.index(config) for config in configs],
-        device=logps.policy_chosen.device,
+    groups = torch.tensor(
+        [distinct.index(loss) for loss in settings], device=logps.policy_chosen.device
     )
-    places = [(number == index).nonzero().squeeze(1) for index in range(len(distinct))]
-    parts = [
-        function(logps.select(place), config)
-        for place, config in zip(places, distinct, strict=True)
-    ]
+    places: list[Tensor] = []
+    results: list[dict[str, Tensor]] = []
+    for group, loss in enumerate(distinct):
+        place = (groups == group).nonzero().squeeze(1)
+        places.append(place)
+        results.append(function(logps.select(place), loss))
     order = torch.cat(places).argsort()
-    return {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+    values: dict[str, Tensor] = {}
+    for name in results[0]:
+        parts = [result[name] for result in results]
+        values[name] = torch.cat(parts)[order]
+    return values

@@ -27,35 +27,34 @@ _CHUNK_NUMEL = 1 << 22
 def plain_weights(
     gathered: Mapping[str, Tensor], tuning: Tuning, policy: Policy | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """Current weights by Hugging Face name, and those of the start where they are at hand: LoRA's base.
+    """Current weights by Hugging Face name, and with LoRA those of the start, which are its base weights.
 
-    No tensor is copied, except that LoRA adapters come merged and quantised weights whole.
+    No tensor is copied, except that LoRA adapters are merged and quantised weights dequantised.
 
     Args:
         policy: whose weights these are, when they may be quantised.
     """
     if policy is not None:
         gathered = dequantised(policy, gathered)
-    current = {
-        name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()
-    }
-    return merge_lora(current, tuning) if isinstance(tuning, Lora) else (current, None)
+    current = _without_prefix(gathered)
+    if isinstance(tuning, Lora):
+        return merge_lora(current, tuning)
+    return current, None
 
 
 def change_norm(
     current: Mapping[str, Tensor], start: Iterable[tuple[str, Tensor]]
 ) -> float:
     """L2 norm of the difference over all tensors; `start` is read once, a tensor at a time."""
-    squares = []
+    squares: list[float] = []
     for name, before in start:
-        name = name.removeprefix(_POLICY_PREFIX)
-        sides = (
-            side.reshape(-1).split(_CHUNK_NUMEL) for side in (current[name], before)
-        )
-        for new, old in zip(*sides, strict=True):
-            squares.append(
-                (new.float() - old.cpu().float()).double().square().sum().item()
-            )
+        after = current[name.removeprefix(_POLICY_PREFIX)]
+        # In chunks: a whole embedding in float64 would take more memory than the push itself.
+        new_chunks = after.reshape(-1).split(_CHUNK_NUMEL)
+        old_chunks = before.reshape(-1).split(_CHUNK_NUMEL)
+        for new, old in zip(new_chunks, old_chunks, strict=True):
+            difference = new.float() - old.cpu().float()
+            squares.append(difference.double().square().sum().item())
     return math.sqrt(math.fsum(squares))
 
 
@@ -67,9 +66,9 @@ def package(
 ) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
     """The arrays of a push under hub names, and the manifest that describes exactly them.
 
-    All tensors are sent: engines reload fused layers whole, and a frozen tower costs little beside that. The arrays
-    share memory with `current`: rank 0 holds one copy of the model during a push, with LoRA its base and the merged
-    layers, and no other rank any.
+    All tensors are sent: engines reload fused layers whole, and a frozen vision encoder costs little beside that. The
+    arrays share memory with `current`: rank 0 holds one copy of the model during a push, with LoRA its base and the
+    merged layers; the other ranks hold none.
     """
     arrays = to_arrays(current)
     manifest = WeightManifest(
@@ -90,15 +89,17 @@ def package_adapter(
     probe: LogprobProbe | None,
 ) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
     """The arrays of a push of adapters alone, under peft's names, and the manifest that describes exactly them."""
-    weights = {
-        name.removeprefix(_POLICY_PREFIX): weight for name, weight in gathered.items()
-    }
+    weights = _without_prefix(gathered)
     arrays = to_arrays(adapter_weights(weights))
-    num_bytes = sum(array.nbytes for array in arrays.values())
-    norm = adapter_norm(weights, tuning)
-    return WeightManifest(
-        version, checksum(arrays), len(arrays), num_bytes, norm, probe
-    ), arrays
+    manifest = WeightManifest(
+        version=version,
+        checksum=checksum(arrays),
+        num_tensors=len(arrays),
+        num_bytes=sum(array.nbytes for array in arrays.values()),
+        change_norm=adapter_norm(weights, tuning),
+        probe=probe,
+    )
+    return manifest, arrays
 
 
 def export_policy(
@@ -109,33 +110,40 @@ def export_policy(
     tuning: Tuning,
     shard: str,
 ) -> None:
-    """Write a full Hugging Face directory aside and rename it into place; a LoRA adapter stays beside in `adapter/`.
+    """Write a full Hugging Face directory aside and rename it into place; a LoRA adapter is added as `adapter/`.
 
     Args:
         shard: largest size of one safetensors file, e.g. "5GB".
     """
     from huggingface_hub import save_torch_state_dict
 
-    plain = dequantised(policy, gathered)
-    weights = {
-        name.removeprefix(_POLICY_PREFIX): weight for name, weight in plain.items()
-    }
+    weights = _without_prefix(dequantised(policy, gathered))
     model = policy.model
-    merged = merge_lora(weights, tuning)[0] if isinstance(tuning, Lora) else weights
+    merged = weights
+    if isinstance(tuning, Lora):
+        merged, _ = merge_lora(weights, tuning)
     with replace_directory(directory) as partial:
         model.config.save_pretrained(partial)
         if model.can_generate():
             model.generation_config.save_pretrained(partial)
         encoder.processor.save_pretrained(partial)
-        # CLIP towers: transformers would write flattened names that vLLM does not read.
+        # Of CLIP vision towers transformers would write flattened names that vLLM does not read.
         if any(name.startswith("model.vision_tower.") for name in merged):
-            named = {
-                hub_name(name): weight.contiguous() for name, weight in merged.items()
-            }
+            by_hub_name: dict[str, Tensor] = {}
+            for name, weight in merged.items():
+                by_hub_name[hub_name(name)] = weight.contiguous()
             save_torch_state_dict(
-                named, partial, max_shard_size=shard, metadata={"format": "pt"}
+                by_hub_name, partial, max_shard_size=shard, metadata={"format": "pt"}
             )
         else:
             model.save_pretrained(partial, state_dict=merged, max_shard_size=shard)
         if isinstance(tuning, Lora):
             policy.net.save_pretrained(partial / "adapter", state_dict=weights)
+
+
+def _without_prefix(gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters of `Policy` by their names in the Hugging Face model."""
+    weights: dict[str, Tensor] = {}
+    for name, weight in gathered.items():
+        weights[name.removeprefix(_POLICY_PREFIX)] = weight
+    return weights

@@ -2,7 +2,7 @@
 
 tuning   ZeRO                                   kept as                                   memory per rank
 LoRA     any                                    the policy with its adapters off          none
-full     0-2                                    a copy, sharing a tower that is frozen    the model, less that tower
+full     0-2                                    a copy, sharing a frozen vision tower     the model, less that tower
 full     3 on one rank                          a copy that shares nothing                the model
 full     3 on several ranks, or params on CPU   a copy in a ZeRO-3 engine of its own      its share, and a layer
 """
@@ -25,7 +25,7 @@ from learner.tree import TreeBatch, tree_batch
 
 
 class Reference:
-    """Called for log-probs without gradients, arguments as of `Policy.forward`; under ZeRO-3 by all ranks alike.
+    """Called for log-probs without gradients, with the arguments of `Policy.forward`. With ZeRO-3 all ranks must call.
 
     Args:
         config: of the run.
@@ -33,13 +33,11 @@ class Reference:
     """
 
     def __init__(self, config: RunConfig, policy: Policy) -> None:
-        # ZeRO-3 splits the policy's parameters up, so nothing may be shared with it.
-        share_tower = config.learner.zero_stage < 3
-        self.copy = (
-            None
-            if isinstance(config.model.tuning, Lora)
-            else freeze_copy(policy, share_tower)
-        )
+        self.copy: Policy | None = None
+        if not isinstance(config.model.tuning, Lora):
+            # ZeRO-3 splits the policy's parameters up, so nothing may be shared with it.
+            share_tower = config.learner.zero_stage < 3
+            self.copy = freeze_copy(policy, share_tower)
         self.cache: ReferenceCache | None = None
 
     def start(
@@ -55,15 +53,13 @@ class Reference:
             device, dtype: of batches.
             cache: of log-probs, if there is one.
         """
-        self._engine, self._device, self._dtype, self.cache = (
-            engine,
-            device,
-            dtype,
-            cache,
-        )
-        self._module: nn.Module | None = (
-            None if self.copy is None else engine.place_frozen(self.copy)
-        )
+        self.cache = cache
+        self._engine = engine
+        self._device = device
+        self._dtype = dtype
+        self._module: nn.Module | None = None
+        if self.copy is not None:
+            self._module = engine.place_frozen(self.copy)
 
     def __call__(
         self,
@@ -71,7 +67,7 @@ class Reference:
         alternatives: Tensor | None = None,
         best: bool = False,
     ) -> CompletionLogps:
-        """From the cache where it knows them."""
+        """Log-probs from the cache where it has them, else from a forward."""
         if self.cache is None or not isinstance(batch, TreeBatch):
             return self.forward(batch, alternatives, best)
         assert alternatives is None and not best, (
@@ -85,7 +81,7 @@ class Reference:
         alternatives: Tensor | None = None,
         best: bool = False,
     ) -> CompletionLogps:
-        """The reference's own forward, whatever is cached."""
+        """Run the reference, whatever is cached."""
         if self._module is not None:
             logps = self._module(batch, alternatives=alternatives, best=best)
         else:
@@ -96,11 +92,13 @@ class Reference:
         return logps
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Start weights by name, each whole until the next is asked for (collective); with LoRA none."""
-        return iter(()) if self.copy is None else self._engine.gathered(self.copy)
+        """Start weights by name (collective); none with LoRA. Each is whole until the next is asked for."""
+        if self.copy is None:
+            return iter(())
+        return self._engine.gathered(self.copy)
 
     def tree(self, pairs: list[EncodedPair]) -> TreeBatch:
-        """The batch of these pairs as `forward` takes it."""
+        """The tree of these pairs, on the device."""
         return tree_batch(pairs).to(self._device, self._dtype)
 
     def close(self) -> None:

@@ -5,14 +5,15 @@ One SQLite file per rank, all read by every rank; a row is one prompt and comple
     key    SHA-256 of reference weights, processor and library version, dtype, prompt tokens, image hashes, completion
     value  the completion's token log-probs, as float32 (float64 models: float64)
 
-A crash loses at most what was not yet committed; a row that does not fit its completion counts as missing.
+A crash loses at most what was not yet committed; a value whose size does not fit its completion counts as missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,12 +32,21 @@ TIMEOUT_S = 60.0
 _TABLE = "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a batch: which pair it belongs to, its number of tokens, and its key if it may be kept."""
+
+    owner: int
+    length: int
+    key: bytes | None
+
+
 class ReferenceCache:
-    """Look-up before the reference's forward.
+    """Looks up log-probs before the reference's forward, and keeps what the forward finds.
 
     Args:
         directory: where the files are; made if missing.
-        rank: of this process; it writes its own file only.
+        rank: of this process; it writes only the file of its rank.
         identity: hash of everything but the pair that the log-probs depend on (see `identity`).
 
     Raises:
@@ -46,26 +56,25 @@ class ReferenceCache:
     def __init__(self, directory: Path, rank: int, identity: str) -> None:
         self._identity = identity
         self._directory = directory
+        self._path = directory / FILE.format(rank=rank)
         self.num_hits = 0
         """Pairs that needed no reference forward."""
         self.num_misses = 0
         """Offline pairs that did."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._own = sqlite3.connect(
-                directory / FILE.format(rank=rank),
-                timeout=TIMEOUT_S,
-                check_same_thread=False,
+            self._file = sqlite3.connect(
+                self._path, timeout=TIMEOUT_S, check_same_thread=False
             )
-            self._own.execute("PRAGMA synchronous = NORMAL")
-            self._own.execute(_TABLE)
-            self._own.commit()
+            self._file.execute("PRAGMA synchronous = NORMAL")
+            self._file.execute(_TABLE)
+            self._file.commit()
         except (OSError, sqlite3.Error) as error:
             raise UserError(
                 f"learner.fast.reference_cache: expected a folder that can be written and holds this program's files, "
                 f"got {directory}: {error}; delete it, name another, or set reference_cache = off"
             ) from error
-        self._others: dict[Path, sqlite3.Connection] = {}
+        self._files_of_others: dict[Path, sqlite3.Connection] = {}
 
     def logps(
         self,
@@ -73,112 +82,148 @@ class ReferenceCache:
         forward: Callable[[TreeBatch], CompletionLogps],
         rebatch: Callable[[list[EncodedPair]], TreeBatch],
     ) -> CompletionLogps:
-        """The reference's log-probs of a batch; `forward` runs for the pairs alone that are not known."""
-        num = len(batch.pairs)
-        sides = rows_of(batch.pairs)
-        crops = [
-            index for index, pair in enumerate(batch.pairs) if pair.cropped is not None
-        ]
-        owners = [*range(num), *range(num), *crops]
-        offline = {
-            index
-            for index, pair in enumerate(batch.pairs)
-            if pair.pair.weight_version is None
-        }
-        keys = {
-            row: self._key(*side)
-            for row, side in enumerate(sides)
-            if owners[row] in offline
-        }
-        values = self._read(
-            {row: (key, len(sides[row][1])) for row, key in keys.items()}
-        )
-        missing = sorted(
-            {owner for row, owner in enumerate(owners) if row not in values}
-        )
-        self.num_hits += num - len(missing)
-        self.num_misses += len(offline & set(missing))
+        """The reference's log-probs of a batch.
+
+        Args:
+            forward: runs the reference, for the pairs alone that have a row without a stored value.
+            rebatch: makes the batch of these pairs.
+        """
+        rows = self._rows(batch.pairs)
+        wanted: dict[int, tuple[bytes, int]] = {}
+        for index, row in enumerate(rows):
+            if row.key is not None:
+                wanted[index] = (row.key, row.length)
+        values = self.read(wanted)
+        missing = {row.owner for i, row in enumerate(rows) if i not in values}
+        self._count(batch.pairs, missing)
         if missing:
-            part = (
-                batch
-                if len(missing) == num
-                else rebatch([batch.pairs[index] for index in missing])
-            )
-            rows = [row for row, owner in enumerate(owners) if owner in missing]
-            logps = forward(part).token_logps
-            fresh = {
-                row: logps[place, : len(sides[row][1])].cpu()
-                for place, row in enumerate(rows)
-            }
-            self._write(
-                {keys[row]: value for row, value in fresh.items() if row in keys}
-            )
-            values |= fresh
+            part = batch
+            if len(missing) < len(batch.pairs):
+                part = rebatch([batch.pairs[owner] for owner in sorted(missing)])
+            computed = self._compute(rows, missing, forward(part))
+            self._keep(rows, computed)
+            values |= computed
         table = torch.zeros(batch.mask.shape, dtype=values[0].dtype)
-        for row, value in values.items():
-            table[row, : len(value)] = value
+        for index, value in values.items():
+            table[index, : len(value)] = value
         return CompletionLogps(table.to(batch.mask.device), batch.mask)
 
     def close(self) -> None:
         """Close all files."""
-        for connection in (self._own, *self._others.values()):
+        for connection in (self._file, *self._files_of_others.values()):
             connection.close()
 
-    def _key(self, pair: EncodedPair, completion: tuple[int, ...]) -> bytes:
+    def key(self, pair: EncodedPair, completion: tuple[int, ...]) -> bytes:
+        """The key of a prompt with this completion."""
         digest = hashlib.sha256(self._identity.encode())
         tokens, images = pair.prompt_key
         for part in (tokens, images, completion):
             digest.update(repr(part).encode())
         return digest.digest()
 
-    def _read(self, wanted: Mapping[int, tuple[bytes, int]]) -> dict[int, Tensor]:
-        """What is known of these rows' keys, if it has their length."""
-        files = self._files()
-        found: dict[int, Tensor] = {}
-        for row, (key, length) in wanted.items():
-            for file in files:
-                try:
-                    answer = file.execute(
-                        "SELECT value FROM logps WHERE key = ?", (key,)
-                    ).fetchone()
-                except sqlite3.Error:
-                    continue
-                if answer is not None and len(answer[0]) in (4 * length, 8 * length):
-                    dtype = (
-                        torch.float32 if len(answer[0]) == 4 * length else torch.float64
-                    )
-                    found[row] = torch.frombuffer(bytearray(answer[0]), dtype=dtype)
-                    break
-        return found
+    def read(self, wanted: Mapping[int, tuple[bytes, int]]) -> dict[int, Tensor]:
+        """The stored log-probs of rows.
 
-    def _write(self, values: dict[bytes, Tensor]) -> None:
-        rows = [
-            (key, value.numpy().tobytes())
-            for key, value in values.items()
-            if value.isfinite().all()
-        ]
-        if rows:
-            with self._own:
-                self._own.executemany(
-                    "INSERT OR REPLACE INTO logps VALUES (?, ?)", rows
+        Args:
+            wanted: row -> its key and number of tokens.
+
+        Returns:
+            row -> log-probs, for rows that a file has.
+        """
+        files = self._files()
+        values: dict[int, Tensor] = {}
+        for row, (key, length) in wanted.items():
+            value = _stored(files, key, length)
+            if value is not None:
+                values[row] = value
+        return values
+
+    def write(self, values: Mapping[bytes, Tensor]) -> None:
+        """Store log-probs by key in the file of this rank; what is not finite is left out."""
+        entries: list[tuple[bytes, bytes]] = []
+        for key, value in values.items():
+            if value.isfinite().all():
+                entries.append((key, value.numpy().tobytes()))
+        if entries:
+            with self._file:
+                self._file.executemany(
+                    "INSERT OR REPLACE INTO logps VALUES (?, ?)", entries
                 )
+
+    def _rows(self, pairs: Sequence[EncodedPair]) -> list[_Row]:
+        """The rows of a forward of these pairs. Online pairs are seen once, so their rows have no key."""
+        owners = [*range(len(pairs)), *range(len(pairs))]
+        owners += [i for i, pair in enumerate(pairs) if pair.cropped is not None]
+        rows: list[_Row] = []
+        for owner, (pair, completion) in zip(owners, rows_of(pairs), strict=True):
+            key = self.key(pair, completion) if _is_offline(pair) else None
+            rows.append(_Row(owner, len(completion), key))
+        return rows
+
+    def _count(self, pairs: Sequence[EncodedPair], missing: set[int]) -> None:
+        self.num_hits += len(pairs) - len(missing)
+        for index in missing:
+            self.num_misses += _is_offline(pairs[index])
+
+    def _compute(
+        self, rows: Sequence[_Row], missing: set[int], logps: CompletionLogps
+    ) -> dict[int, Tensor]:
+        """Row index -> log-probs, of the rows of all missing pairs, in the order of the forward that gave `logps`."""
+        indices = [i for i, row in enumerate(rows) if row.owner in missing]
+        computed: dict[int, Tensor] = {}
+        for place, index in enumerate(indices):
+            length = rows[index].length
+            computed[index] = logps.token_logps[place, :length].cpu()
+        return computed
+
+    def _keep(self, rows: Sequence[_Row], computed: Mapping[int, Tensor]) -> None:
+        to_write: dict[bytes, Tensor] = {}
+        for index, value in computed.items():
+            key = rows[index].key
+            if key is not None:
+                to_write[key] = value
+        self.write(to_write)
 
     def _files(self) -> list[sqlite3.Connection]:
         """This rank's file first, then those of the others that exist by now, read-only."""
-        own = {Path(row[2]) for row in self._own.execute("PRAGMA database_list")}
         for path in sorted(self._directory.glob(FILE.format(rank="*"))):
-            if path.resolve() not in own and path not in self._others:
-                self._others[path] = sqlite3.connect(
+            if path != self._path and path not in self._files_of_others:
+                self._files_of_others[path] = sqlite3.connect(
                     f"{path.resolve().as_uri()}?mode=ro",
                     uri=True,
                     timeout=TIMEOUT_S,
                     check_same_thread=False,
                 )
-        return [self._own, *self._others.values()]
+        return [self._file, *self._files_of_others.values()]
+
+
+def _stored(
+    files: Sequence[sqlite3.Connection], key: bytes, length: int
+) -> Tensor | None:
+    """The first value of this key that fits the number of tokens."""
+    for file in files:
+        try:
+            answer = file.execute("SELECT value FROM logps WHERE key = ?", (key,))
+            stored = answer.fetchone()
+        except sqlite3.Error:
+            continue  # another rank's file may be without its table yet
+        if stored is None:
+            continue
+        data = bytearray(stored[0])
+        if len(data) == 4 * length:
+            return torch.frombuffer(data, dtype=torch.float32)
+        if len(data) == 8 * length:
+            return torch.frombuffer(data, dtype=torch.float64)
+    return None
+
+
+def _is_offline(pair: EncodedPair) -> bool:
+    return pair.pair.weight_version is None
 
 
 def identity(encoder: ChatEncoder, dtype: torch.dtype, quantize: str = "none") -> str:
-    """What reference log-probs depend on beside the pair: weights, processor and its versions, precision."""
+    """Hash of what reference log-probs depend on beside the pair: weights, processor and its versions, precision."""
     parts = [model_hash(encoder.model_path), transformers.__version__, str(dtype)]
-    parts += [] if quantize == "none" else [quantize]
+    if quantize != "none":
+        parts.append(quantize)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,6 +1,6 @@
 """δ of MPO's quality term (arXiv 2411.10442): the mean of previous rewards, against which a side is good or bad.
 
-It is the mean of β·(logp - logp_ref) over both sides of every pair with the mpo loss in all *earlier* steps, 0 in the
+It is the mean of β·(logp - logp_ref) over both sides of every pair whose loss reads it in all *earlier* steps, 0 in the
 first. Within a step it stands still, so it depends neither on how a batch is cut into micro-batches nor on ranks.
 """
 
@@ -20,19 +20,16 @@ class RewardShift:
 
     @classmethod
     def of(cls, counters: Mapping[str, float]) -> RewardShift:
-        """As `counters` left it."""
-        return cls(
-            counters.get("reward_total", 0.0), int(counters.get("reward_count", 0))
-        )
+        """Restore it from a checkpoint's counters."""
+        total = counters.get("reward_total", 0.0)
+        return cls(total, int(counters.get("reward_count", 0)))
 
     @property
     def counters(self) -> dict[str, float]:
-        """For a checkpoint; empty while no pair had the loss."""
-        return (
-            {"reward_total": self.total, "reward_count": self.count}
-            if self.count
-            else {}
-        )
+        """For a checkpoint; empty while no loss has read it."""
+        if not self.count:
+            return {}
+        return {"reward_total": self.total, "reward_count": self.count}
 
     @property
     def mean(self) -> float:
@@ -42,21 +39,18 @@ class RewardShift:
     def after(
         self, tables: Sequence[Mapping[str, Sequence[float]]], counts: Sequence[bool]
     ) -> RewardShift:
-        """With the rewards of a step.
+        """Add the rewards of a step.
 
         Args:
             tables: of every rank, in order (`learner.update.PairTable`).
-            counts: whether a pair has the loss, in the order of the tables' rows.
+            counts: whether a pair's loss reads the mean, in the order of the tables' rows.
         """
-        names = ("rewards/chosen", "rewards/rejected")
-        columns = [
-            [value for table in tables for value in table.get(name, ())]
-            for name in names
-        ]
-        found = [
-            value
-            for column in columns
-            for value, one in zip(column, counts, strict=True)
-            if one
-        ]
-        return RewardShift(math.fsum([self.total, *found]), self.count + len(found))
+        rewards: list[float] = []
+        for side in ("rewards/chosen", "rewards/rejected"):
+            column: list[float] = []
+            for table in tables:
+                column += table.get(side, ())
+            for reward, counted in zip(column, counts, strict=True):
+                if counted:
+                    rewards.append(reward)
+        return RewardShift(math.fsum([self.total, *rewards]), self.count + len(rewards))

@@ -3,79 +3,80 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
-from common.config import Loss
-from common.protocols import TrainEngine
+from common.loss_config import Loss
+from common.records import PreferencePair
 from learner.batching import BatchPlan, MicroBatch
-from learner.collate import Collator, EncodedPair, RowBatch
+from learner.collate import EncodedPair, RowBatch
 from learner.logps import CompletionLogps
 from learner.losses import pair_losses, pair_metrics
+from learner.models import Models
 from learner.objective import Objective
-from learner.pair_logps import PairLogps, each_by_its_own, pair_logps, with_changes
-from learner.povid import Dispreferred, Povid
-
-Reference = Callable[..., CompletionLogps]
-"""Log-probs of the reference model, called without gradients; arguments as of `Policy.forward`."""
+from learner.pair_logps import (
+    PairLogps,
+    grouped_by_settings,
+    pair_logps,
+    with_changed_tokens,
+)
+from learner.povid import NoisedImages, NoisedImageTokens
 
 PairTable = dict[str, list[float]]
 """One row per pair that counts: metric name -> values."""
 
 
 def accumulate(
-    engine: TrainEngine,
-    reference: Reference,
-    collator: Collator,
+    models: Models,
     plan: BatchPlan,
     objective: Objective,
-    device: torch.device,
-    dtype: torch.dtype,
-    povid: Povid | None = None,
+    noised_images: NoisedImages | None = None,
 ) -> PairTable:
-    """Add up the gradient of the global batch's weighted mean; engines average over ranks, hence `world_size`.
+    """Add up the gradient of the global batch's weighted mean.
+
+    Args:
+        noised_images: if a loss of the global batch needs them.
 
     Returns:
         loss, weight, tokens and metrics of this rank's pairs.
     """
+    engine = models.engine
     table: PairTable = defaultdict(list)
     for micro_batch in plan.micro_batches:
-        batch = collator.batch(micro_batch.pairs).to(device, dtype)
-        tokens = Dispreferred(None, None)
-        if povid is not None:
-            assert isinstance(batch, RowBatch), (
-                "learner/fast.py keeps plain rows for this loss"
-            )
-            tokens = povid.dispreferred(
-                micro_batch.pairs, batch, collator, objective, engine.module, reference
-            )
-        reference_logps = None
-        if objective.needs_reference:
-            with torch.no_grad():
-                reference_logps = reference(batch, alternatives=tokens.reference)
-        policy_logps = engine.module(batch, alternatives=tokens.policy)
-        configs = [objective.loss(pair.pair) for pair in micro_batch.pairs]
-        logps = loss_inputs(policy_logps, reference_logps, micro_batch.pairs, objective)
-        figures = each_by_its_own(_figures, logps, configs)
-        weights = figures["loss"].new_tensor(
-            [
-                w * objective.weight(pair.pair)
-                for w, pair in zip(micro_batch.weights, micro_batch.pairs, strict=True)
-            ]
-        )
-        share = (figures["loss"] * weights).sum() * (
-            engine.world_size / objective.total_weight
-        )
+        logps = _forward(models, micro_batch.pairs, objective, noised_images)
+        settings = [objective.loss(pair.pair) for pair in micro_batch.pairs]
+        columns = grouped_by_settings(_loss_and_metrics, logps, settings)
+        losses = columns["loss"]
+        weights = losses.new_tensor(_weights(micro_batch, objective))
+        # Engines average gradients over ranks, hence the factor `world_size`.
+        share = (losses * weights).sum() * (engine.world_size / objective.total_weight)
         # A loss that is not finite may have a gradient that is: then make it NaN too, so that all ranks skip the step.
         engine.backward(share * torch.where(share.isfinite(), 1.0, torch.nan))
-        _note(
-            table,
-            micro_batch,
-            {**figures, "weight": weights, "tokens": logps.num_tokens},
-        )
+        columns |= {"weight": weights, "tokens": logps.num_tokens}
+        _append(table, micro_batch, columns)
     return table
+
+
+def _forward(
+    models: Models,
+    pairs: Sequence[EncodedPair],
+    objective: Objective,
+    noised_images: NoisedImages | None,
+) -> PairLogps:
+    """Run policy and reference on a micro-batch."""
+    batch = models.collate(pairs)
+    tokens = NoisedImageTokens(None, None)
+    if noised_images is not None:
+        assert isinstance(batch, RowBatch), "learner/fast.py keeps plain rows for it"
+        tokens = noised_images.tokens(pairs, batch)
+    reference_logps = None
+    if objective.needs_reference:
+        with torch.no_grad():
+            reference_logps = models.reference(batch, alternatives=tokens.reference)
+    policy_logps = models.engine.module(batch, alternatives=tokens.policy)
+    return loss_inputs(policy_logps, reference_logps, pairs, objective)
 
 
 def loss_inputs(
@@ -86,62 +87,72 @@ def loss_inputs(
 ) -> PairLogps:
     """Everything that the losses of these pairs read."""
     logps = pair_logps(policy, reference, pairs)
-    configs = [objective.loss(pair.pair) for pair in pairs]
-    kinds = {config.kind for config in configs}
     advantages = objective.advantages([pair.pair for pair in pairs])
     if advantages is not None:
         logps = replace(logps, advantages=logps.policy_chosen.new_tensor(advantages))
-    if "mpo" in kinds:
-        logps = replace(
-            logps,
-            reward_shift=torch.full_like(logps.policy_chosen, objective.reward_shift),
-        )
-    if "ddpo" in kinds:
-        min_matches = [
-            config.ddpo_min_match if config.kind == "ddpo" else None
-            for config in configs
-        ]
-        logps = with_changes(logps, policy, reference, pairs, min_matches)
+    needs = [objective.needs(pair.pair) for pair in pairs]
+    if any(need.mean_reward for need in needs):
+        shift = torch.full_like(logps.policy_chosen, objective.reward_shift)
+        logps = replace(logps, reward_shift=shift)
+    min_matches = [need.changed_tokens for need in needs]
+    if any(min_matches):
+        logps = with_changed_tokens(logps, policy, reference, pairs, min_matches)
     return logps
 
 
-def _figures(logps: PairLogps, config: Loss) -> dict[str, torch.Tensor]:
-    return {"loss": pair_losses(logps, config), **pair_metrics(logps, config)}
+def _loss_and_metrics(logps: PairLogps, settings: Loss) -> dict[str, torch.Tensor]:
+    return {"loss": pair_losses(logps, settings), **pair_metrics(logps, settings)}
 
 
-def _note(
+def _weights(micro_batch: MicroBatch, objective: Objective) -> list[float]:
+    """The weight of each pair of a micro-batch: its source's, and 0 for a filler."""
+    weights = [objective.weight(pair.pair) for pair in micro_batch.counted]
+    return weights + [0.0] * micro_batch.num_fillers
+
+
+def _append(
     table: PairTable, micro_batch: MicroBatch, columns: Mapping[str, torch.Tensor]
 ) -> None:
-    counted = len(micro_batch.pairs) - micro_batch.num_fillers
+    """Add the rows of the pairs that count."""
+    num_counted = len(micro_batch.counted)
     for name, values in columns.items():
-        table[name] += values[:counted].detach().double().tolist()
+        table[name] += values[:num_counted].detach().double().tolist()
 
 
-def reduce_table(
-    tables: Sequence[PairTable], sources: Sequence[str]
+def reduce_tables(
+    tables: Sequence[PairTable], pairs: Sequence[PreferencePair]
 ) -> dict[str, float]:
     """Means over all pairs of all ranks, `loss` weighted, `tokens` a sum; each source's count, loss and margin.
 
     Args:
         tables: one per rank.
-        sources: `PreferencePair.source` of every pair, in the order of the tables' rows.
+        pairs: in the order of the tables' rows (`BatchPlan.rows`).
     """
-    columns = {
-        name: [value for table in tables for value in table.get(name, [])]
-        for name in tables[0] or {}
-    }
-    columns = {name: values for name, values in columns.items() if values}
+    columns = _joined_columns(tables)
     weights = columns.pop("weight")
-    metrics = {name: sum(values) / len(values) for name, values in columns.items()}
-    metrics["tokens"] = sum(columns.get("tokens", []))
-    metrics["loss"] = sum(
-        w * loss for w, loss in zip(weights, columns["loss"], strict=True)
-    ) / sum(weights)
-    for source in sorted(set(sources)):
-        places = [place for place, name in enumerate(sources) if name == source]
-        metrics[f"pairs/{source}"] = float(len(places))
+    metrics: dict[str, float] = {}
+    for name, values in columns.items():
+        metrics[name] = sum(values) / len(values)
+    metrics["tokens"] = sum(columns["tokens"])
+    weighted_losses = 0.0
+    for weight, loss in zip(weights, columns["loss"], strict=True):
+        weighted_losses += weight * loss
+    metrics["loss"] = weighted_losses / sum(weights)
+    rows_of_source: dict[str, list[int]] = defaultdict(list)
+    for row, pair in enumerate(pairs):
+        rows_of_source[pair.source].append(row)
+    for source, rows in sorted(rows_of_source.items()):
+        metrics[f"pairs/{source}"] = float(len(rows))
         for name in ("loss", "rewards/margins"):
-            metrics[f"{name}/{source}"] = sum(
-                columns[name][place] for place in places
-            ) / len(places)
+            values = [columns[name][row] for row in rows]
+            metrics[f"{name}/{source}"] = sum(values) / len(values)
     return metrics
+
+
+def _joined_columns(tables: Sequence[PairTable]) -> PairTable:
+    """The tables of all ranks, one below the other."""
+    columns: PairTable = defaultdict(list)
+    for table in tables:
+        for name, values in table.items():
+            columns[name] += values
+    return columns

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ import torch
 
 from common.config import Model, RunConfig
 from common.images import ImageStore
+from common.loss_config import Loss, loss_sections
 from common.records import Message, Part, PreferencePair, Prompt, Response
+from learner.collate import Collator, EncodedPair
+from learner.models import Models
 from learner.policy import Policy, freeze_copy, load_policy
 from tests.tiny_models import make_prompt, tiny_llava
 
@@ -58,6 +62,36 @@ def run_config(
             },
         }
     )
+
+
+def loss_of_kind(kind: str, **settings: Any) -> Loss:
+    """The settings of a loss by its name."""
+    return loss_sections()[kind](**settings)
+
+
+def models_of(policies: tuple[Policy, Policy], collator: Collator) -> Models:
+    """Policy and reference in float64 in one process, behind an engine that only accumulates gradients."""
+    policy, reference = policies
+    engine: Any = SimpleNamespace(
+        rank=0, world_size=1, module=policy, backward=lambda loss: loss.backward()
+    )
+    return Models(engine, reference, collator, torch.device("cpu"), torch.float64)
+
+
+def gradients(policy: Policy) -> dict[str, torch.Tensor]:
+    """A copy of every gradient by parameter name."""
+    copies: dict[str, torch.Tensor] = {}
+    for name, parameter in policy.named_parameters():
+        if parameter.grad is not None:
+            copies[name] = parameter.grad.clone()
+    return copies
+
+
+def encoded(collator: Collator, pairs: list[PreferencePair]) -> list[EncodedPair]:
+    """The pairs as tensors; none may be refused."""
+    results = [collator.encode(pair) for pair in pairs]
+    assert all(isinstance(result, EncodedPair) for result in results)
+    return results
 
 
 def assert_same_weights(

@@ -46,7 +46,7 @@ def used_bytes() -> int:
 
 def push_bytes(trainer: Learner) -> int:
     """The most that a push takes on top of what was held, looked at while each parameter is whole."""
-    engine = trainer._engine
+    engine = trainer.models.engine
     before, peak, gathered = used_bytes(), 0, engine.gathered
 
     def watched(*arguments: Any) -> Iterator[tuple[str, Tensor]]:
@@ -79,13 +79,13 @@ def main() -> None:
     trainer = Learner(config, rank, world_size, "127.0.0.1", port)
     trainer.start()
     trainer.step(0, make_pairs(ImageStore(images), 2))
-    copy = trainer._reference.copy
+    copy = trainer.reference.copy
     assert copy is not None
     found = {
-        "policy": held_bytes(trainer._policy),
+        "policy": held_bytes(trainer.policy),
         "reference": held_bytes(copy),
         "push": push_bytes(trainer),
-        "policy_after": held_bytes(trainer._policy),
+        "policy_after": held_bytes(trainer.policy),
     }
     (out / f"memory_{rank}.json").write_text(json.dumps(found))
     trainer.close()

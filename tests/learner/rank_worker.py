@@ -66,9 +66,7 @@ def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
     # All of rank 1's pairs are of source `bdhs`, none of rank 0's: their forwards must meet all the same.
     tuning, losses = case["tuning"], dict[str, dict[str, Any]]()
     if "povid" in tuning:
-        losses = {
-            "bdhs": {"kind": "povid", "povid_shared_indices": False, "weight": 0.5}
-        }
+        losses = {"bdhs": {"kind": "povid", "shared_tokens": False, "weight": 0.5}}
     if "mdpo" in tuning:
         losses = {
             "bdhs": {"kind": "mdpo", "weight": 0.5},

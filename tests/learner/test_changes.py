@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -14,25 +12,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import Learner as LearnerConfig
-from common.config import Loss, Model
+from common.config import Model
 from common.images import ImageStore
+from common.loss_config import Ddpo
 from common.records import PreferencePair, Response
 from learner.batching import MicroSize, plan_batch
-from learner.changes import changed_mask, changes
+from learner.changes import changed_token_mask, changed_tokens
 from learner.collate import Collator, EncodedPair
 from learner.learner import Learner
 from learner.objective import Objective
 from learner.policy import Policy, freeze_copy, load_policy
 from learner.tree_logps import prepare
 from learner.update import accumulate
-from tests.learner.helpers import make_pairs, run_config, text_prompt
+from tests.learner.helpers import make_pairs, models_of, run_config, text_prompt
 
 
 def spots(
     chosen: list[int], rejected: list[int], min_match: int = 1
 ) -> tuple[list[int], list[int]]:
     """Places of changed tokens."""
-    sides = changes(chosen, rejected, min_match)
+    sides = changed_tokens(chosen, rejected, min_match)
     return tuple(
         [place for place, changed in enumerate(side) if changed] for side in sides
     )  # type: ignore[return-value]
@@ -61,7 +60,7 @@ def test_what_is_unchanged_is_common() -> None:
     rng = random.Random(0)
     for _ in range(30):
         answers = [rng.choices(range(6), k=rng.randint(1, 400)) for _ in range(2)]
-        sides = changes(*answers, rng.randint(1, 4))
+        sides = changed_tokens(*answers, rng.randint(1, 4))
         kept = [
             [token for token, changed in zip(answer, side, strict=True) if not changed]
             for answer, side in zip(answers, sides, strict=True)
@@ -80,7 +79,7 @@ def test_mask(collator: Collator, store: ImageStore) -> None:
             )
         ],
     )[0]
-    found = changed_mask([pair, pair], [1, None], 5)
+    found = changed_token_mask([pair, pair], [1, None], 5)
     assert found.int().tolist() == [[0, 1, 0, 0, 0], [0] * 5, [0, 1, 0, 1, 0], [0] * 5]
 
 
@@ -98,8 +97,8 @@ def dense_ratio(
 ) -> Tensor:
     """Σ w_i r_i / Σ w_i with weight 4 in changed spans, token by token from Hugging Face's own logits."""
     completion = (pair.chosen, pair.rejected)[side]
-    changed = changes(pair.chosen, pair.rejected, 2)[side]
-    batch = collator._rows([(pair.prompt, completion)]).to("cpu", torch.float64)
+    changed = changed_tokens(pair.chosen, pair.rejected, 2)[side]
+    batch = collator.rows([(pair.prompt, completion)]).to("cpu", torch.float64)
     start = len(pair.prompt.token_ids)
     tables = [
         policy.model(
@@ -140,8 +139,8 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
                 "bdhs": {
                     "kind": "ddpo",
                     "beta": 0.5,
-                    "ddpo_gamma": 4,
-                    "ddpo_min_match": 2,
+                    "gamma": 4,
+                    "min_match": 2,
                 }
             }
         }
@@ -166,16 +165,11 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
         prepare(each.model)
     collator.tree = tree
     policy.zero_grad()
-    engine: Any = SimpleNamespace(
-        rank=0, world_size=1, module=policy, backward=lambda loss: loss.backward()
-    )
     plan, objective = (
         plan_batch(records, collator, MicroSize(size), 0, 1),
         Objective.of(config, records),
     )
-    accumulate(
-        engine, reference, collator, plan, objective, torch.device("cpu"), torch.float64
-    )
+    accumulate(models_of((policy, reference), collator), plan, objective)
     found = {
         name: p.grad for name, p in policy.named_parameters() if p.grad is not None
     }
@@ -199,9 +193,7 @@ def test_a_learner_trains_on_it_with_cached_references(store: ImageStore) -> Non
     results = []
     for cache in ("run", "off"):
         trainer = Learner(
-            run_config(
-                loss=Loss(kind="ddpo", beta=0.5), fast={"reference_cache": cache}
-            )
+            run_config(loss=Ddpo(beta=0.5), fast={"reference_cache": cache})
         )
         assert trainer.start()["fallbacks"] == {}
         results.append(

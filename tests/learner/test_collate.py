@@ -169,7 +169,7 @@ def test_the_cache_is_bounded_and_keyed_by_content(
     monkeypatch.setattr(
         ChatEncoder,
         "encode_prompt",
-        lambda self, p: calls.append(p.id) or original(self, p),
+        lambda self, p, view: calls.append(p.id) or original(self, p),
     )
     one = sum(
         value.nbytes for value in original(encoder, prompts[0]).model_inputs.values()

@@ -246,7 +246,7 @@ def test_gradient_checkpointing_changes_nothing(
     for checkpointing in (False, True):
         trainer = start(config_of(kind, gradient_checkpointing=checkpointing))
         runs: list[int] = []
-        layer = trainer._policy.model.model.language_model.layers[0]
+        layer = trainer.policy.model.model.language_model.layers[0]
         layer.self_attn.register_forward_hook(lambda *_, runs=runs: runs.append(1))
         curves.append(
             [

@@ -19,9 +19,10 @@ import learner.products
 import learner.update
 from common.chat import ChatEncoder
 from common.config import Learner as LearnerConfig
-from common.config import Loss, Model, Run, RunConfig
+from common.config import Model, Run, RunConfig
 from common.errors import UserError
 from common.images import ImageStore
+from common.loss_config import Sigmoid
 from common.records import PreferencePair, Response
 from common.weights import LM_HEAD, checksum, from_arrays
 from learner.batching import MicroSize, plan_batch
@@ -33,7 +34,7 @@ from learner.pair_logps import PairLogps, pair_logps
 from learner.policy import Policy, freeze_copy, load_model, load_policy
 from learner.tree import tree_batch
 from learner.update import accumulate
-from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.learner.helpers import LORA, gradients, make_pairs, models_of, run_config
 from tests.tiny_models import TinyLlava, tiny_llava
 
 TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
@@ -90,7 +91,7 @@ def test_training_raises_the_margin(store: ImageStore, tuning: dict | None) -> N
         "logps/rejected",
     } <= last.keys()
     assert last["tokens"] == sum(
-        len(trainer._collator.encoder.encode_response(side.text))
+        len(trainer.models.collator.encoder.encode_response(side.text))
         for p in pairs
         for side in (p.chosen, p.rejected)
     )
@@ -109,35 +110,19 @@ def test_micro_batches_add_up_to_one_big_batch(
         )
     collator = Collator(ChatEncoder(model_path, 256))
 
-    class Gradients:
-        rank, world_size, module = 0, 1, policy
+    models = models_of((policy, reference), collator)
 
-        def backward(self, loss: torch.Tensor) -> None:
-            loss.backward()
-
-    def gradients(size: int) -> list[torch.Tensor]:
+    def gradients_of(size: int) -> dict[str, torch.Tensor]:
         policy.zero_grad()
         plan = plan_batch(make_pairs(store, 7), collator, MicroSize(size), 0, 1)
         objective = Objective.of(
-            LearnerConfig(loss=Loss(nll_weight=0.1)), make_pairs(store, 7)
+            LearnerConfig(loss=Sigmoid(nll_weight=0.1)), make_pairs(store, 7)
         )
-        accumulate(
-            Gradients(),
-            reference,
-            collator,
-            plan,
-            objective,
-            torch.device("cpu"),
-            torch.float64,
-        )  # type: ignore[arg-type]
-        return [
-            parameter.grad.clone()
-            for parameter in policy.parameters()
-            if parameter.grad is not None
-        ]
+        accumulate(models, plan, objective)
+        return gradients(policy)
 
     torch.testing.assert_close(
-        gradients(micro_batch), gradients(8), atol=1e-12, rtol=1e-9
+        gradients_of(micro_batch), gradients_of(8), atol=1e-12, rtol=1e-9
     )
 
 
@@ -148,7 +133,7 @@ def test_refused_pairs_come_back_and_do_not_count(store: ImageStore) -> None:
         good[0],
         id="media",
         chosen=Response(
-            "", (5, started(run_config())._collator.encoder.image_token_id)
+            "", (5, started(run_config()).models.collator.encoder.image_token_id)
         ),
     )
     mixed, clean = started(run_config()), started(run_config())
@@ -269,7 +254,7 @@ def test_a_token_limit_cuts_micro_batches_and_changes_nothing(
         started(run_config()),
         started(run_config(fast={"pack_tokens": 200})),
     )
-    sizes = [len(batch.pairs) for batch in packed._plan(pairs).micro_batches]
+    sizes = [len(batch.pairs) for batch in packed.plan(pairs).micro_batches]
     assert len(sizes) > 2
     assert sum(sizes) == 6
     ours, theirs = packed.step(0, pairs)[0].metrics, plain.step(0, pairs)[0].metrics
@@ -282,14 +267,14 @@ def test_pairs_of_one_prompt_fill_a_forward_with_it_once(store: ImageStore) -> N
     config, pairs = run_config(fast={"pack_tokens": 200}), make_pairs(store, 6)
     same = [replace(pair, prompt=pairs[0].prompt) for pair in pairs]
     plain, packed = started(run_config()), started(config)
-    batches = packed._plan(same).micro_batches
-    assert len(batches) < len(packed._plan(pairs).micro_batches)
+    batches = packed.plan(same).micro_batches
+    assert len(batches) < len(packed.plan(pairs).micro_batches)
     assert all(tree_batch(batch.pairs).num_tokens <= 200 for batch in batches)
     ours, theirs = packed.step(0, same)[0].metrics, plain.step(0, same)[0].metrics
     for name in ("loss", "grad_norm", "rewards/margins", "tokens"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-4)
     rows = started(run_config(fast={"pack_tokens": 200, "share_prompt": False}))
-    assert len(rows._plan(same).micro_batches) == len(packed._plan(pairs).micro_batches)
+    assert len(rows.plan(same).micro_batches) == len(packed.plan(pairs).micro_batches)
 
 
 @TUNINGS
@@ -331,7 +316,7 @@ def test_what_zero_3_cannot_have_is_said(model_path: Path) -> None:
     found = [
         set(
             FastPath.of(
-                run_config("deepspeed", zero_stage=3, num_ranks=ranks), policy, ("dpo",)
+                run_config("deepspeed", zero_stage=3, num_ranks=ranks), policy
             ).fallbacks
         )
         for ranks in (1, 2)
@@ -346,7 +331,7 @@ def test_the_slower_of_two_libraries_is_no_fallback(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner.products, "mkl_is_slow", lambda: False)
-    path = FastPath.of(run_config(), load_policy(Model(), model_path), ("dpo",))
+    path = FastPath.of(run_config(), load_policy(Model(), model_path))
     assert (path.onednn, path.fallbacks) == (False, {})
 
 
@@ -376,7 +361,7 @@ def test_the_exported_adapter_is_pefts(
     adapted = PeftModel.from_pretrained(
         load_model(model_path, torch.float32), tmp_path / "out" / "adapter"
     )
-    batch = trainer._collator.single(pairs[0].prompt, (5, 6, 7))
+    batch = trainer.models.collator.single(pairs[0].prompt, (5, 6, 7))
     with torch.no_grad():
         theirs = Policy(adapted.eval())(batch).token_logps
         merged = Policy(load_model(tmp_path / "out", torch.float32).eval())(
@@ -412,12 +397,12 @@ def test_publish(store: ImageStore, model_path: Path, tuning: dict | None) -> No
 
     with torch.no_grad():
         base = Policy(fresh)(
-            trainer._collator.single(pairs[0].prompt, (5, 6, 7))
+            trainer.models.collator.single(pairs[0].prompt, (5, 6, 7))
         ).token_logps[0]
         for name, parameter in fresh.named_parameters():
             parameter.copy_(received[hub_name(name)])
         sent = Policy(fresh)(
-            trainer._collator.single(pairs[0].prompt, (5, 6, 7))
+            trainer.models.collator.single(pairs[0].prompt, (5, 6, 7))
         ).token_logps[0]
     np.testing.assert_allclose(manifest.probe.token_logprobs, sent.numpy(), atol=1e-4)
     assert (sent - base).abs().max() > 1e-2
@@ -428,7 +413,7 @@ def test_publish(store: ImageStore, model_path: Path, tuning: dict | None) -> No
 
 def test_a_probe_must_be_a_response(store: ImageStore) -> None:
     trainer, (pair,) = started(run_config()), make_pairs(store, 1)
-    for tokens in ((), (5, trainer._collator.encoder.image_token_id)):
+    for tokens in ((), (5, trainer.models.collator.encoder.image_token_id)):
         with pytest.raises(
             UserError, match="expected at least one response token and no media token"
         ):

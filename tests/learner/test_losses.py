@@ -5,9 +5,13 @@ import math
 import pytest
 import torch
 
-from common.config import Loss
-from learner.losses import LOSSES, pair_losses, pair_metrics
+from common.loss_config import Hinge, Ipo, Robust, Sigmoid
+from learner.losses import pair_losses, pair_metrics
 from learner.pair_logps import PairLogps
+from tests.learner.helpers import loss_of_kind
+
+KINDS = ("sigmoid", "robust", "ipo", "hinge", "simpo")
+"""Losses that need log-probs of the two sides alone."""
 
 
 def logps(
@@ -26,7 +30,7 @@ EXAMPLE = logps(-3.0, -8.0, -5.0, -6.0)
 
 def test_sigmoid() -> None:
     """β = 0.5: margin 2, loss -log σ(2) = log(1 + e^-2) = 0.126928."""
-    assert pair_losses(EXAMPLE, Loss(beta=0.5)).item() == pytest.approx(
+    assert pair_losses(EXAMPLE, Sigmoid(beta=0.5)).item() == pytest.approx(
         0.126928, abs=1e-6
     )
 
@@ -34,46 +38,42 @@ def test_sigmoid() -> None:
 def test_label_smoothing() -> None:
     """ε = 0.25: 0.75·log(1 + e^-2) + 0.25·log(1 + e^2) = 0.75·0.126928 + 0.25·2.126928 = 0.626928."""
     assert pair_losses(
-        EXAMPLE, Loss(beta=0.5, label_smoothing=0.25)
+        EXAMPLE, Sigmoid(beta=0.5, label_smoothing=0.25)
     ).item() == pytest.approx(0.626928, abs=1e-6)
 
 
 def test_robust() -> None:
     """ε = 0.25: (0.75·log(1 + e^-2) - 0.25·log(1 + e^2)) / 0.5 = (0.095196 - 0.531732) / 0.5 = -0.873072."""
-    config = Loss(kind="robust", beta=0.5, label_smoothing=0.25)
+    config = Robust(beta=0.5, label_smoothing=0.25)
     assert pair_losses(EXAMPLE, config).item() == pytest.approx(-0.873072, abs=1e-6)
 
 
 def test_robust_is_sigmoid_in_the_mean_over_wrong_labels() -> None:
     """3 of 10 labels are wrong: 0.7 of its loss and 0.3 of that of the swapped pair are DPO's on the right label."""
     config, swapped = (
-        Loss(kind="robust", label_smoothing=0.3),
+        Robust(label_smoothing=0.3),
         logps(-8.0, -3.0, -6.0, -5.0),
     )
     mean = 0.7 * pair_losses(EXAMPLE, config) + 0.3 * pair_losses(swapped, config)
-    assert mean.item() == pytest.approx(pair_losses(EXAMPLE, Loss()).item())
+    assert mean.item() == pytest.approx(pair_losses(EXAMPLE, Sigmoid()).item())
 
 
 def test_ipo_is_length_normalised() -> None:
     """Per token: 2/2 - (-2/4) = 1.5; β = 0.5: (1.5 - 1)² = 0.25."""
-    assert pair_losses(EXAMPLE, Loss(kind="ipo", beta=0.5)).item() == pytest.approx(
-        0.25
-    )
+    assert pair_losses(EXAMPLE, Ipo(beta=0.5)).item() == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("beta", "expected"), [(0.1, 0.6), (0.25, 0.0), (0.5, 0.0)])
 def test_hinge(beta: float, expected: float) -> None:
     """max(0, 1 - 4β): 0.6 at β = 0.1, nothing from β = 0.25 on."""
-    assert pair_losses(EXAMPLE, Loss(kind="hinge", beta=beta)).item() == pytest.approx(
-        expected
-    )
+    assert pair_losses(EXAMPLE, Hinge(beta=beta)).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_nll_is_added_per_token(kind: str) -> None:
     """logp(y+) = -3 over 2 tokens: 1.5 nats per token, weighted 0.2: + 0.3."""
     plain, added = (
-        pair_losses(EXAMPLE, Loss(kind=kind, nll_weight=weight))
+        pair_losses(EXAMPLE, loss_of_kind(kind, nll_weight=weight))
         for weight in (0.0, 0.2)
     )
     assert (added - plain).item() == pytest.approx(0.3)
@@ -82,9 +82,9 @@ def test_nll_is_added_per_token(kind: str) -> None:
 def test_policy_equal_to_reference_gives_log_2() -> None:
     """delta = 0: -log σ(0) = log 2, whatever β and ε are."""
     for config in (
-        Loss(),
-        Loss(beta=3.0, label_smoothing=0.3),
-        Loss(kind="robust", label_smoothing=0.3),
+        Sigmoid(),
+        Sigmoid(beta=3.0, label_smoothing=0.3),
+        Robust(label_smoothing=0.3),
     ):
         assert pair_losses(
             logps(-3.0, -8.0, -3.0, -8.0), config
@@ -92,8 +92,8 @@ def test_policy_equal_to_reference_gives_log_2() -> None:
 
 
 def test_swapping_the_sides_flips_the_margin() -> None:
-    margins = pair_metrics(EXAMPLE, Loss(beta=0.5))["rewards/margins"].item()
-    swapped = pair_metrics(logps(-8.0, -3.0, -6.0, -5.0), Loss(beta=0.5))[
+    margins = pair_metrics(EXAMPLE, Sigmoid(beta=0.5))["rewards/margins"].item()
+    swapped = pair_metrics(logps(-8.0, -3.0, -6.0, -5.0), Sigmoid(beta=0.5))[
         "rewards/margins"
     ].item()
     assert margins == 2.0
@@ -104,7 +104,7 @@ def test_metrics() -> None:
     """β = 0.5: rewards 0.5·2 = 1 and 0.5·(-2) = -1."""
     metrics = {
         name: value.item()
-        for name, value in pair_metrics(EXAMPLE, Loss(beta=0.5)).items()
+        for name, value in pair_metrics(EXAMPLE, Sigmoid(beta=0.5)).items()
     }
     assert metrics == {
         "rewards/chosen": 1.0,
@@ -117,16 +117,18 @@ def test_metrics() -> None:
 
 
 def test_a_tie_is_no_success() -> None:
-    assert pair_metrics(logps(-1.0, -1.0), Loss())["rewards/accuracies"].item() == 0.0
+    assert (
+        pair_metrics(logps(-1.0, -1.0), Sigmoid())["rewards/accuracies"].item() == 0.0
+    )
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients(kind: str) -> None:
     torch.manual_seed(0)
     policy = [torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     reference = [torch.randn(5, dtype=torch.float64) for _ in range(2)]
     lengths = torch.arange(1, 6)
-    config = Loss(kind=kind, beta=0.3, nll_weight=0.1)
+    config = loss_of_kind(kind, beta=0.3, nll_weight=0.1)
 
     def loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
         return pair_losses(
@@ -138,7 +140,7 @@ def test_gradients(kind: str) -> None:
 
 def test_extreme_margins_stay_finite() -> None:
     losses = [
-        pair_losses(logps(value, -value), Loss(beta=1.0)).item()
+        pair_losses(logps(value, -value), Sigmoid(beta=1.0)).item()
         for value in (-1e6, 1e6)
     ]
     assert losses == [2e6, 0.0]

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.config import Loss
+from common.loss_config import Mpo, Robust, Sigmoid, Simpo
 from learner.losses import pair_losses, pair_metrics
 from learner.pair_logps import PairLogps
+from tests.learner.helpers import loss_of_kind
 
 dpo_trainer = pytest.importorskip("trl.trainer.dpo_trainer")
 
@@ -107,9 +108,9 @@ def mean(losses: Tensor) -> float:
 def test_losses(kind: str, beta: float) -> None:
     batch = Batch(6)
     expected, _ = batch.trl({kind: 1.0}, beta)
-    assert mean(pair_losses(batch.logps, Loss(kind=kind, beta=beta))) == pytest.approx(
-        expected, rel=1e-9
-    )
+    assert mean(
+        pair_losses(batch.logps, loss_of_kind(kind, beta=beta))
+    ) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
@@ -119,7 +120,7 @@ def test_label_smoothing(smoothing: float) -> None:
         batch = Batch(1, seed)
         expected, _ = batch.trl({"aot": 1.0}, 0.5, smoothing)
         found = mean(
-            pair_losses(batch.logps, Loss(beta=0.5, label_smoothing=smoothing))
+            pair_losses(batch.logps, Sigmoid(beta=0.5, label_smoothing=smoothing))
         )
         assert found == pytest.approx(expected, rel=1e-9)
 
@@ -128,11 +129,7 @@ def test_label_smoothing(smoothing: float) -> None:
 def test_robust(smoothing: float) -> None:
     batch = Batch(6)
     expected, _ = batch.trl({"robust": 1.0}, 0.5, smoothing)
-    found = mean(
-        pair_losses(
-            batch.logps, Loss(kind="robust", beta=0.5, label_smoothing=smoothing)
-        )
-    )
+    found = mean(pair_losses(batch.logps, Robust(beta=0.5, label_smoothing=smoothing)))
     assert found == pytest.approx(expected, rel=1e-9)
 
 
@@ -141,7 +138,7 @@ def test_nll_of_the_chosen_side() -> None:
     for seed in range(5):
         batch = Batch(1, seed)
         expected, _ = batch.trl({"sigmoid": 1.0, "sft": 0.2}, 0.1)
-        assert mean(pair_losses(batch.logps, Loss(nll_weight=0.2))) == pytest.approx(
+        assert mean(pair_losses(batch.logps, Sigmoid(nll_weight=0.2))) == pytest.approx(
             expected, rel=1e-9
         )
 
@@ -163,7 +160,7 @@ def test_simpo(beta: float, gamma: float, smoothing: float) -> None:
         label_smoothing=smoothing,
     )
     expected, *rewards = cpo_trainer.CPOTrainer.cpo_loss(trainer, *averaged)
-    config = Loss(kind="simpo", beta=beta, simpo_gamma=gamma, label_smoothing=smoothing)
+    config = Simpo(beta=beta, gamma=gamma, label_smoothing=smoothing)
     torch.testing.assert_close(pair_losses(batch.logps, config), expected)
     metrics = pair_metrics(batch.logps, config)
     torch.testing.assert_close(
@@ -182,7 +179,7 @@ def test_mpo(shift: float) -> None:
         )
         batch.reference[torch.arange(2), PROMPT - 1] += shift / beta
         expected, _ = batch.trl(terms, beta)
-        assert mean(pair_losses(logps, Loss(kind="mpo", beta=beta))) == pytest.approx(
+        assert mean(pair_losses(logps, Mpo(beta=beta))) == pytest.approx(
             expected, rel=1e-9
         )
 
@@ -190,5 +187,5 @@ def test_mpo(shift: float) -> None:
 def test_metrics() -> None:
     batch = Batch(6)
     _, metrics = batch.trl({"sigmoid": 1.0}, 0.3)
-    for name, values in pair_metrics(batch.logps, Loss(beta=0.3)).items():
+    for name, values in pair_metrics(batch.logps, Sigmoid(beta=0.3)).items():
         assert mean(values) == pytest.approx(metrics[name][0], rel=1e-6), name

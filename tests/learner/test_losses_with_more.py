@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from common.config import Learner as LearnerConfig
-from common.config import Loss
+from common.loss_config import Ddpo, Loss, Mdpo, Mpo, Sigmoid, Simpo
 from learner.losses import pair_losses, pair_metrics
 from learner.pair_logps import PairLogps
+from tests.learner.helpers import loss_of_kind
 
 
 def doubles(*values: float) -> Tensor:
@@ -44,7 +45,7 @@ def softplus(value: float) -> float:
 
 def test_simpo_by_hand() -> None:
     """β = 2, γ = 0.5: 2·(-1.5) - 2·(-2) - 0.5 = 0.5, loss log(1 + e^-0.5) = 0.474077. No reference in it."""
-    config = Loss(kind="simpo", beta=2.0, simpo_gamma=0.5)
+    config = Simpo(beta=2.0, gamma=0.5)
     assert pair_losses(EXAMPLE, config).item() == pytest.approx(0.474077, abs=1e-6)
     other = replace(EXAMPLE, ref_chosen=doubles(-100), ref_rejected=doubles(-1))
     assert torch.equal(pair_losses(other, config), pair_losses(EXAMPLE, config))
@@ -58,7 +59,7 @@ def test_simpo_by_hand() -> None:
 
 def test_simpo_with_swapped_sides_flips_the_margin() -> None:
     """-1 - 0.5 = -1.5: loss log(1 + e^1.5)."""
-    config = Loss(kind="simpo", beta=2.0, simpo_gamma=0.5)
+    config = Simpo(beta=2.0, gamma=0.5)
     swapped = replace(
         EXAMPLE,
         policy_chosen=EXAMPLE.policy_rejected,
@@ -72,9 +73,9 @@ def test_simpo_with_swapped_sides_flips_the_margin() -> None:
 
 def test_simpos_beta_is_its_own_unless_set() -> None:
     assert [
-        Loss().beta,
-        Loss(kind="simpo").beta,
-        Loss(kind="simpo", beta=0.7).beta,
+        Sigmoid().beta,
+        Simpo().beta,
+        Simpo(beta=0.7).beta,
     ] == [0.1, 2.0, 0.7]
     tree: dict[str, Any] = {
         "loss": {"beta": 0.3},
@@ -94,7 +95,7 @@ def test_simpos_beta_is_its_own_unless_set() -> None:
 def test_mdpo_by_hand() -> None:
     """β = 0.5, r+ = 2, r+(m') = 1: log(1 + e^-2) + 2·log(1 + e^-0.5) + 3·log(1 + e^-1) = 0.126928 + 0.948154 + 0.939785
     = 2.014867 with weights 2 of the image and 3 of the anchor."""
-    config = Loss(kind="mdpo", beta=0.5, mdpo_image_weight=2, mdpo_anchor_weight=3)
+    config = Mdpo(beta=0.5, image_weight=2, anchor_weight=3)
     found = pair_losses(replace(EXAMPLE, cropped_ratios=doubles(1.0)), config)
     assert found.item() == pytest.approx(2.014867, abs=2e-6)
 
@@ -107,13 +108,13 @@ def test_ddpo_by_hand() -> None:
         changed_ratios=doubles(1.5, -1)[None],
         changed_lengths=torch.tensor([[1, 2]]),
     )
-    config = Loss(kind="ddpo", beta=0.5, ddpo_gamma=5)
+    config = Ddpo(beta=0.5, gamma=5)
     assert pair_losses(more, config).item() == pytest.approx(softplus(-11 / 12))
-    sums = Loss(kind="ddpo", beta=0.5, ddpo_gamma=5, ddpo_normalise=False)
+    sums = Ddpo(beta=0.5, gamma=5, normalise=False)
     assert pair_losses(more, sums).item() == pytest.approx(softplus(-7))
-    plain = Loss(kind="ddpo", beta=0.5, ddpo_gamma=1, ddpo_normalise=False)
+    plain = Ddpo(beta=0.5, gamma=1, normalise=False)
     assert torch.equal(
-        pair_losses(more, plain), pair_losses(EXAMPLE, Loss(beta=0.5))
+        pair_losses(more, plain), pair_losses(EXAMPLE, Sigmoid(beta=0.5))
     ), "γ = 1 is DPO"
     swapped = replace(
         more,
@@ -133,15 +134,14 @@ def test_mpo_by_hand() -> None:
     """β = 0.5, rewards 1 and -1, δ = 0.25: 0.8·log(1 + e^-2) + 0.2·(log(1 + e^-0.75) + log(1 + e^-1.25)) + 3/2
     = 0.8·0.126928 + 0.2·(0.386871 + 0.251929) + 1.5 = 1.729302."""
     shifted = replace(EXAMPLE, reward_shift=doubles(0.25))
-    assert pair_losses(shifted, Loss(kind="mpo", beta=0.5)).item() == pytest.approx(
+    assert pair_losses(shifted, Mpo(beta=0.5)).item() == pytest.approx(
         1.729302, abs=1e-6
     )
-    alone = Loss(
-        kind="mpo",
+    alone = Mpo(
         beta=0.5,
-        mpo_preference_weight=0,
-        mpo_quality_weight=0,
-        mpo_generation_weight=2,
+        preference_weight=0,
+        quality_weight=0,
+        generation_weight=2,
     )
     assert pair_losses(shifted, alone).item() == pytest.approx(3.0)
 
@@ -165,13 +165,21 @@ def test_policy_equal_to_reference() -> None:
         "mpo": 1.2 * math.log(2) + 1.5,
     }
     for kind, value in expected.items():
-        assert pair_losses(same, Loss(kind=kind, beta=0.7)).item() == pytest.approx(
+        assert pair_losses(same, loss_of_kind(kind, beta=0.7)).item() == pytest.approx(
             value
         ), kind
 
 
-@pytest.mark.parametrize("kind", ["mdpo", "ddpo", "mpo"])
-def test_gradients(kind: str) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Mdpo(beta=0.3, nll_weight=0.1),
+        Ddpo(beta=0.3, nll_weight=0.1),
+        Mpo(beta=0.3, nll_weight=0.1, label_smoothing=0.1),
+    ],
+    ids=lambda settings: settings.kind,
+)
+def test_gradients(settings: Loss) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     changed = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
@@ -192,15 +200,13 @@ def test_gradients(kind: str) -> None:
             changed_lengths=torch.tensor([[1, 2]] * 5),
             reward_shift=torch.full((5,), 0.3, dtype=torch.float64),
         )
-        return pair_losses(
-            pairs, Loss(kind=kind, beta=0.3, nll_weight=0.1, label_smoothing=0.1)
-        )
+        return pair_losses(pairs, settings)
 
     assert torch.autograd.gradcheck(loss, (*inputs, changed))
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Loss(mdpo_crop=(0.0, 0.2)), lambda: Loss(mdpo_crop=(0.3, 0.2))]
+    "make", [lambda: Mdpo(crop=(0.0, 0.2)), lambda: Mdpo(crop=(0.3, 0.2))]
 )
 def test_a_crop_must_be_a_range(make: Callable[[], Loss]) -> None:
     with pytest.raises(ValidationError, match="0 < low <= high <= 1"):

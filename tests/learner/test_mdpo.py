@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,22 +21,22 @@ from common.images import ImageStore, read
 from common.records import PreferencePair
 from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator, EncodedPair
-from learner.crops import Crop, crop_of
+from learner.crops import Crop
 from learner.encoded import rows_of
 from learner.learner import Learner
-from learner.objective import Objective
+from learner.objective import Objective, crop_of
 from learner.pair_logps import pair_logps
 from learner.policy import Policy, freeze_copy, load_policy
 from learner.tree import tree_batch
 from learner.tree_logps import prepare
 from learner.update import accumulate
-from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
+from tests.learner.helpers import LORA, make_pairs, models_of, run_config, text_prompt
 
 MDPO = {
     "kind": "mdpo",
     "beta": 0.5,
-    "mdpo_image_weight": 0.7,
-    "mdpo_anchor_weight": 0.3,
+    "image_weight": 0.7,
+    "anchor_weight": 0.3,
 }
 LAYOUTS = pytest.mark.parametrize("tree", [True, False], ids=["tree", "rows"])
 
@@ -134,7 +133,7 @@ def test_what_the_processor_gets(cropping: Collator, store: ImageStore) -> None:
     online, bdhs = encoded(cropping, make_pairs(store, 2))
     assert online.cropped is None
     assert bdhs.cropped is not None
-    crop = cropping._crop_of(bdhs.pair)
+    crop = cropping.crop_of(bdhs.pair)
     assert crop is not None
     (picture,) = crop([read(bdhs.pair.prompt.images[0])])
     pixels = cropping.encoder.processor.image_processor([picture], return_tensors="pt")[
@@ -179,7 +178,7 @@ def test_both_models_see_the_crop(
             )
             continue
         assert pair.cropped is not None
-        row = cropping._rows([(pair.cropped.prompt, pair.chosen)]).to(
+        row = cropping.rows([(pair.cropped.prompt, pair.chosen)]).to(
             "cpu", torch.float64
         )
         mine, others = (model(row).summed.item() for model in policies)
@@ -198,7 +197,7 @@ def formula(
     """mDPO of one pair, every log-prob from whole logits of a forward of its own."""
 
     def ratio(prompt: Any, completion: tuple[int, ...]) -> Tensor:
-        batch = collator._rows([(prompt, completion)]).to("cpu", torch.float64)
+        batch = collator.rows([(prompt, completion)]).to("cpu", torch.float64)
         start = len(prompt.token_ids)
         wanted = torch.tensor(completion)[:, None]
         own, other = (
@@ -237,7 +236,7 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
     tree: bool,
     size: int,
 ) -> None:
-    policy, reference = policies
+    policy, _ = policies
     records = mixed(store)
     losses = [formula(policies, cropping, pair) for pair in encoded(cropping, records)]
     policy.zero_grad()
@@ -251,16 +250,11 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
         prepare(each.model)
     cropping.tree = tree
     policy.zero_grad()
-    engine: Any = SimpleNamespace(
-        rank=0, world_size=1, module=policy, backward=lambda loss: loss.backward()
-    )
     objective = Objective.of(
         LearnerConfig.model_validate({"source_losses": {"bdhs": MDPO}}), records
     )
     plan = plan_batch(records, cropping, MicroSize(size), 0, 1)
-    accumulate(
-        engine, reference, cropping, plan, objective, torch.device("cpu"), torch.float64
-    )
+    accumulate(models_of(policies, cropping), plan, objective)
     found = {
         name: p.grad for name, p in policy.named_parameters() if p.grad is not None
     }
@@ -296,7 +290,7 @@ def test_the_next_epoch_runs_no_reference_forward(store: ImageStore) -> None:
     trainer.start()
     pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 6)]
     trainer.step(0, pairs)
-    cache = trainer._reference.cache
+    cache = trainer.reference.cache
     assert cache is not None
     assert (cache.num_misses, cache.num_hits) == (6, 0)
     trainer.step(1, pairs)

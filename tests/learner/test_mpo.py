@@ -62,7 +62,7 @@ def test_the_shift_of_each_step(
     for step in range(4):
         shifts.append(set())
         trainer.step(step, pairs)
-        state = trainer._reward_shift
+        state = trainer.reward_shift
         rewards.append((state.total, state.count))
     assert [count for _, count in rewards] == [6, 12, 18, 24], (
         "3 of 6 pairs, both sides"
@@ -79,12 +79,12 @@ def test_a_skipped_step_leaves_it(
     trainer, original = started(loss=MPO), learner.losses.pair_losses
     pairs = make_pairs(store, 6)
     trainer.step(0, pairs)
-    before = trainer._reward_shift
+    before = trainer.reward_shift
     monkeypatch.setattr(
         learner.update, "pair_losses", lambda *args: original(*args) * float("nan")
     )
     trainer.step(1, pairs)
-    assert trainer._reward_shift == before
+    assert trainer.reward_shift == before
 
 
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
@@ -104,17 +104,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     resumed = started(tuning=tuning, loss=MPO)
     counters = resumed.load(tmp_path / "half")
     assert counters["reward_count"] == 24
-    assert resumed._reward_shift.mean != 0
+    assert resumed.reward_shift.mean != 0
     assert [
         resumed.step(step, batches[step])[0].metrics["loss"] for step in (2, 3)
     ] == expected
-    assert resumed._reward_shift == straight._reward_shift
+    assert resumed.reward_shift == straight.reward_shift
     left, right = resumed.publish(4)[1], straight.publish(4)[1]
     for name, value in left.items():
         np.testing.assert_array_equal(value, right[name], err_msg=name)
     forgetful = started(tuning=tuning, loss=MPO)
     forgetful.load(tmp_path / "half")
-    forgetful._reward_shift = RewardShift()
+    forgetful.reward_shift = RewardShift()
     assert forgetful.step(2, batches[2])[0].metrics["loss"] != expected[0], (
         "the shift shows in the loss"
     )
@@ -124,15 +124,15 @@ def test_without_a_loss_that_reads_it_the_reference_does_not_run(
     store: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 6)]
-    simpo = {"kind": "simpo", "simpo_gamma": 0.5}
+    simpo = {"kind": "simpo", "gamma": 0.5}
     trainer = started(loss=simpo)
-    assert trainer._fast.fallbacks == {
+    assert trainer.fast.fallbacks == {
         "reference_cache": "no loss of this run reads the reference"
     }
     both = started(loss=simpo, source_losses={"unseen": {"kind": "sigmoid"}})
     assert trainer.fill_reference_cache(pairs) == 0
-    forward = trainer._reference.forward
-    monkeypatch.setattr(trainer._reference, "forward", None)
+    forward = trainer.reference.forward
+    monkeypatch.setattr(trainer.reference, "forward", None)
     for step in range(3):
         ours, theirs = (
             trainer.step(step, pairs)[0].metrics,
@@ -147,7 +147,7 @@ def test_without_a_loss_that_reads_it_the_reference_does_not_run(
         ):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-6), name
     assert ours["rewards/margins"] > 0.5
-    monkeypatch.setattr(trainer._reference, "forward", forward)
+    monkeypatch.setattr(trainer.reference, "forward", forward)
     assert "grounding/gain" in trainer.step(25, pairs)[0].metrics, (
         "the gate asks it at checkpoints"
     )

@@ -11,18 +11,24 @@ import torch
 from pydantic import ValidationError
 
 from common.config import Learner as LearnerConfig
-from common.config import Loss, SourceLoss
 from common.images import ImageStore
+from common.loss_config import Hinge, Ipo, Sigmoid
 from common.records import PreferencePair, Response
 from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator
 from learner.learner import Learner
 from learner.losses import pair_losses
 from learner.objective import Objective
-from learner.pair_logps import PairLogps, each_by_its_own, pair_logps
+from learner.pair_logps import PairLogps, grouped_by_settings, pair_logps
 from learner.policy import Policy
 from learner.update import accumulate
-from tests.learner.helpers import diverged_policies, make_pairs, run_config
+from tests.learner.helpers import (
+    diverged_policies,
+    gradients,
+    make_pairs,
+    models_of,
+    run_config,
+)
 
 IPO = {"kind": "ipo", "beta": 0.9, "weight": 0.5}
 
@@ -35,8 +41,8 @@ def test_what_a_source_leaves_open_is_as_in_the_loss() -> None:
         }
     )
     assert config.source_losses == {
-        "a": SourceLoss(kind="ipo", beta=0.9, weight=3),
-        "b": SourceLoss(kind="hinge", beta=0.9),
+        "a": Ipo(beta=0.9, weight=3),
+        "b": Hinge(beta=0.9),
     }
     assert LearnerConfig.model_validate(config.model_dump()) == config
     assert (config.loss_of("other"), config.weight_of("other")) == (config.loss, 1.0)
@@ -51,12 +57,12 @@ def test_each_pair_has_its_own_loss() -> None:
     values = [torch.randn(5, dtype=torch.float64) for _ in range(4)]
     logps = PairLogps(*values, torch.arange(1, 6), torch.arange(5, 0, -1))
     sigmoid, ipo, hinge = (
-        Loss(),
-        Loss(kind="ipo", beta=0.9),
-        Loss(kind="hinge", beta=0.5, nll_weight=0.2),
+        Sigmoid(),
+        Ipo(beta=0.9),
+        Hinge(beta=0.5, nll_weight=0.2),
     )
     configs = [ipo, sigmoid, hinge, ipo, sigmoid]
-    found = each_by_its_own(
+    found = grouped_by_settings(
         lambda some, config: {"loss": pair_losses(some, config)}, logps, configs
     )["loss"]
     alone = [
@@ -72,26 +78,12 @@ def policies(model_path: Path) -> tuple[Policy, Policy]:
     return diverged_policies(model_path, 0.05)
 
 
-class OneProcess:
-    """A TrainEngine that only accumulates."""
-
-    rank, world_size = 0, 1
-
-    def __init__(self, policy: Policy) -> None:
-        self.module = policy
-
-    def backward(self, loss: torch.Tensor) -> None:
-        loss.backward()
-
-
-def gradients(policy: Policy, backward: Callable[[], object]) -> list[torch.Tensor]:
+def gradients_of(
+    policy: Policy, backward: Callable[[], object]
+) -> dict[str, torch.Tensor]:
     policy.zero_grad()
     backward()
-    return [
-        parameter.grad.clone()
-        for parameter in policy.parameters()
-        if parameter.grad is not None
-    ]
+    return gradients(policy)
 
 
 def accumulated(
@@ -100,24 +92,12 @@ def accumulated(
     pairs: list[PreferencePair],
     config: LearnerConfig,
     size: int,
-) -> list[torch.Tensor]:
-    plan, objective = (
-        plan_batch(pairs, collator, MicroSize(size), 0, 1),
-        Objective.of(config, pairs),
-    )
-    engine = OneProcess(policies[0])
-    return gradients(
-        policies[0],
-        lambda: accumulate(
-            engine,
-            policies[1],
-            collator,
-            plan,
-            objective,
-            torch.device("cpu"),
-            torch.float64,
-        ),  # type: ignore[arg-type]
-    )
+) -> dict[str, torch.Tensor]:
+    """Gradients of the batch, in micro-batches of this size."""
+    plan = plan_batch(pairs, collator, MicroSize(size), 0, 1)
+    objective = Objective.of(config, pairs)
+    models = models_of(policies, collator)
+    return gradients_of(policies[0], lambda: accumulate(models, plan, objective))
 
 
 def direct(
@@ -144,10 +124,10 @@ def test_the_batch_is_a_weighted_mean_of_the_sources_losses(
     found = accumulated(policies, collator, pairs, config, size)
     logps = direct(policies, collator, pairs)
     sigmoid, ipo = (
-        pair_losses(logps, Loss())[::2],
-        pair_losses(logps, Loss(kind="ipo", beta=0.9))[1::2],
+        pair_losses(logps, Sigmoid())[::2],
+        pair_losses(logps, Ipo(beta=0.9))[1::2],
     )
-    expected = gradients(
+    expected = gradients_of(
         policies[0], ((sigmoid.sum() + 0.5 * ipo.sum()) / 5.5).backward
     )
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
@@ -174,12 +154,12 @@ def test_weights_make_the_combination_with_an_external_rejected_answer(
     mixed = [pair for both in zip(external, bdhs, strict=True) for pair in both]
     found = accumulated(policies, collator, mixed, config, 2)
     with_external, with_bdhs = (
-        pair_losses(direct(policies, collator, some), Loss())
+        pair_losses(direct(policies, collator, some), Sigmoid())
         for some in (external, bdhs)
     )
     formula = (gamma * with_external + (1 - gamma) * with_bdhs).mean()
     torch.testing.assert_close(
-        found, gradients(policies[0], formula.backward), atol=1e-12, rtol=1e-9
+        found, gradients_of(policies[0], formula.backward), atol=1e-12, rtol=1e-9
     )
 
 

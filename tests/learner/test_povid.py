@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import Learner as LearnerConfig
-from common.config import Loss
 from common.images import ImageStore
+from common.loss_config import Loss, Povid
 from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator, EncodedPair, RowBatch
 from learner.learner import Learner
@@ -24,37 +24,40 @@ from learner.losses import pair_losses
 from learner.objective import Objective
 from learner.pair_logps import PairLogps
 from learner.policy import Policy
-from learner.povid import Dispreferred, Povid, clamp_pixels, pixel_range
+from learner.povid import (
+    NoisedImages,
+    NoisedImageTokens,
+    clamp_pixels,
+    pixel_range,
+)
 from learner.update import accumulate
 from tests.learner.helpers import (
     LORA,
     diverged_policies,
+    encoded,
+    gradients,
     make_pairs,
+    models_of,
     run_config,
     text_prompt,
 )
 
-POVID = Loss(kind="povid")
-UNSHARED = Loss(kind="povid", povid_shared_indices=False)
+POVID = Povid()
+UNSHARED = Povid(shared_tokens=False)
 
 
 def logps(*values: float, noise: tuple[float, float]) -> PairLogps:
     """Policy and reference of chosen, rejected; policy and reference of the noised image's tokens."""
-    chosen, rejected, ref_chosen, ref_rejected, *both = (
-        torch.tensor([v], dtype=torch.float64) for v in values + noise
-    )
+    sides = [torch.tensor([value], dtype=torch.float64) for value in values]
+    noises = [torch.tensor([value], dtype=torch.float64) for value in noise]
     lengths = torch.tensor([2])
-    return PairLogps(
-        chosen, rejected, ref_chosen, ref_rejected, lengths, lengths, *both
-    )
+    return PairLogps(*sides, lengths, lengths, *noises)
 
 
 def test_the_loss_by_hand() -> None:
     """β = 0.5, ratios +2, -2 and -1: ½ log(1 + e^-1.5) + ½ log(1 + e^-2) = ½·0.201413 + ½·0.126928 = 0.164171."""
-    found = pair_losses(
-        logps(-3, -8, -5, -6, noise=(-4, -3)), Loss(kind="povid", beta=0.5)
-    )
-    assert found.item() == pytest.approx(0.164171, abs=1e-6)
+    loss = pair_losses(logps(-3, -8, -5, -6, noise=(-4, -3)), Povid(beta=0.5))
+    assert loss.item() == pytest.approx(0.164171, abs=1e-6)
 
 
 def test_policy_equal_to_reference_gives_log_2() -> None:
@@ -80,7 +83,7 @@ def test_gradients_of_the_loss() -> None:
             noise,
             reference[2],
         )
-        return pair_losses(pairs, Loss(kind="povid", beta=0.3))
+        return pair_losses(pairs, Povid(beta=0.3))
 
     assert torch.autograd.gradcheck(loss, policy)
 
@@ -93,10 +96,8 @@ def policies(model_path: Path) -> tuple[Policy, Policy]:
 
 @pytest.fixture
 def pairs(collator: Collator, store: ImageStore) -> list[EncodedPair]:
-    found = [
-        collator.encode(replace(pair, source="povid")) for pair in make_pairs(store, 3)
-    ]
-    return [pair for pair in found if isinstance(pair, EncodedPair)]
+    records = [replace(pair, source="povid") for pair in make_pairs(store, 3)]
+    return encoded(collator, records)
 
 
 def whole_logits(policy: Policy, batch: RowBatch) -> Tensor:
@@ -112,17 +113,28 @@ def spoken(table: Tensor, batch: RowBatch, row: int) -> Tensor:
     return table[row][batch.response_mask[row, 1:]]
 
 
-def find(
+def noised_images_of(
     config: Loss,
     policies: tuple[Policy, Policy],
     collator: Collator,
     pairs: list[EncodedPair],
     seed: int = 7,
-) -> tuple[RowBatch, Dispreferred]:
-    batch = collator.collate(pairs).to("cpu", torch.float64)
+) -> NoisedImages:
+    """What finds the noised image's tokens for a batch of these pairs."""
     objective = Objective.of(LearnerConfig(loss=config), [pair.pair for pair in pairs])
-    povid = Povid(collator.encoder, [config], seed)
-    return batch, povid.dispreferred(pairs, batch, collator, objective, *policies)
+    return NoisedImages(models_of(policies, collator), objective, seed)
+
+
+def tokens_of(
+    config: Loss,
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pairs: list[EncodedPair],
+) -> tuple[RowBatch, NoisedImageTokens]:
+    """The pairs' batch, and the tokens of their noised images."""
+    batch = collator.collate(pairs).to("cpu", torch.float64)
+    noised_images = noised_images_of(config, policies, collator, pairs)
+    return batch, noised_images.tokens(pairs, batch)
 
 
 @torch.no_grad()
@@ -134,62 +146,54 @@ def test_other_tokens_and_best_tokens_of_the_same_forward(
     plain = completion_logps(model, batch)
     assert plain.alternatives is None is plain.best
     others = torch.randint(5, 20, plain.mask.shape)
-    found, table = (
-        completion_logps(model, batch, others, best=True),
-        whole_logits(policies[0], batch),
-    )
-    torch.testing.assert_close(found.token_logps, plain.token_logps)
+    logps = completion_logps(model, batch, others, best=True)
+    table = whole_logits(policies[0], batch)
+    torch.testing.assert_close(logps.token_logps, plain.token_logps)
     for row, length in enumerate(plain.num_tokens.tolist()):
         expected = spoken(table, batch, row)
+        of_others = expected.gather(1, others[row, :length, None])[:, 0]
         torch.testing.assert_close(
-            found.alternatives[row, :length],
-            expected.gather(1, others[row, :length, None])[:, 0],
-            atol=1e-9,
-            rtol=1e-7,
+            logps.alternatives[row, :length], of_others, atol=1e-9, rtol=1e-7
         )
-        assert found.best[row, :length].tolist() == expected.argmax(1).tolist()
-        assert (
-            not found.alternatives[row, length:].any()
-            and not found.best[row, length:].any()
-        )
+        assert logps.best[row, :length].tolist() == expected.argmax(1).tolist()
+        assert not logps.alternatives[row, length:].any()
+        assert not logps.best[row, length:].any()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("config", [POVID, UNSHARED], ids=["shared", "as published"])
-def test_dispreferred_tokens(
+def test_tokens_of_the_noised_image(
     policies: tuple[Policy, Policy],
     collator: Collator,
     pairs: list[EncodedPair],
-    config: Loss,
+    config: Povid,
 ) -> None:
     """The policy's arg-max of the chosen sequence under the noised image; the reference's own only as published."""
-    batch, found = find(config, policies, collator, pairs)
-    povid = Povid(collator.encoder, [config], 7)
-    noised = collator.collate_chosen([povid.noised(pair, 500) for pair in pairs]).to(
-        "cpu", torch.float64
-    )
+    batch, tokens = tokens_of(config, policies, collator, pairs)
+    noised_images = noised_images_of(config, policies, collator, pairs)
+    noised = collator.collate_chosen(
+        [noised_images.noised(pair, 500) for pair in pairs]
+    ).to("cpu", torch.float64)
     clean = collator.collate_chosen(pairs).to("cpu", torch.float64)
-    tables = [whole_logits(policy, noised) for policy in policies]
+    policy_table = whole_logits(policies[0], noised)
+    reference_table = whole_logits(policies[1], noised)
+    clean_table = whole_logits(policies[0], clean)
     differs_from_clean = 0
     for row, pair in enumerate(pairs):
         length = len(pair.chosen)
-        mine, others = (spoken(table, noised, row).argmax(1) for table in tables)
-        assert found.policy[row, :length].tolist() == mine.tolist()
-        assert (
-            found.reference[row, :length].tolist()
-            == (mine if config.povid_shared_indices else others).tolist()
-        )
-        differs_from_clean += int(
-            (
-                spoken(whole_logits(policies[0], clean), clean, row).argmax(1) != mine
-            ).sum()
-        )
-    assert torch.equal(found.policy, found.reference) == config.povid_shared_indices
+        of_policy = spoken(policy_table, noised, row).argmax(1)
+        of_reference = spoken(reference_table, noised, row).argmax(1)
+        expected = of_policy if config.shared_tokens else of_reference
+        assert tokens.policy[row, :length].tolist() == of_policy.tolist()
+        assert tokens.reference[row, :length].tolist() == expected.tolist()
+        of_clean = spoken(clean_table, clean, row).argmax(1)
+        differs_from_clean += int((of_clean != of_policy).sum())
+    assert torch.equal(tokens.policy, tokens.reference) == config.shared_tokens
     assert differs_from_clean > 0, (
         "the noise changes nothing: the test sees no difference"
     )
-    assert found.policy.shape == (6, int(batch.response_mask.sum(1).max()))
-    assert not found.policy[3:].any()
+    assert tokens.policy.shape == (6, int(batch.response_mask.sum(1).max()))
+    assert not tokens.policy[3:].any()
     assert policies[0].training
 
 
@@ -199,32 +203,20 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
     policies: tuple[Policy, Policy],
     collator: Collator,
     pairs: list[EncodedPair],
-    config: Loss,
+    config: Povid,
     size: int,
 ) -> None:
     policy, reference = policies
     records = [pair.pair for pair in pairs]
-    engine = SimpleNamespace(
-        rank=0, world_size=1, module=policy, backward=lambda loss: loss.backward()
-    )
-    objective = Objective.of(LearnerConfig(loss=config), records)
     policy.zero_grad()
     accumulate(
-        engine,
-        reference,
-        collator,
+        models_of(policies, collator),
         plan_batch(records, collator, MicroSize(size), 0, 1),
-        objective,
-        torch.device("cpu"),
-        torch.float64,
-        Povid(collator.encoder, [config], 7),
+        Objective.of(LearnerConfig(loss=config), records),
+        noised_images_of(config, policies, collator, pairs),
     )
-    found = [
-        parameter.grad.clone()
-        for parameter in policy.parameters()
-        if parameter.grad is not None
-    ]
-    batch, tokens = find(config, policies, collator, pairs)
+    accumulated = gradients(policy)
+    batch, tokens = tokens_of(config, policies, collator, pairs)
     table = whole_logits(policy, batch)
     with torch.no_grad():
         reference_table = whole_logits(reference, batch)
@@ -232,59 +224,45 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
     def summed(some: Tensor, row: int, wanted: Tensor) -> Tensor:
         return spoken(some, batch, row).gather(1, wanted[:, None]).sum()
 
+    def ratio(row: int, wanted: Tensor, by_reference: Tensor | None = None) -> Tensor:
+        theirs = wanted if by_reference is None else by_reference
+        return summed(table, row, wanted) - summed(reference_table, row, theirs)
+
     losses = []
     for row, pair in enumerate(pairs):
-        chosen, rejected = torch.tensor(pair.chosen), torch.tensor(pair.rejected)
-        mine, others = (
-            each[row, : len(chosen)] for each in (tokens.policy, tokens.reference)
-        )
-        ratio = summed(table, row, chosen) - summed(reference_table, row, chosen)
-        text = summed(table, row + 3, rejected) - summed(
-            reference_table, row + 3, rejected
-        )
-        noise = summed(table, row, mine) - summed(reference_table, row, others)
-        losses.append(
-            -0.5 * F.logsigmoid(0.1 * (ratio - noise))
-            - 0.5 * F.logsigmoid(0.1 * (ratio - text))
-        )
+        length = len(pair.chosen)
+        chosen = ratio(row, torch.tensor(pair.chosen))
+        rejected = ratio(row + 3, torch.tensor(pair.rejected))
+        noise = ratio(row, tokens.policy[row, :length], tokens.reference[row, :length])
+        against_noise = F.logsigmoid(0.1 * (chosen - noise))
+        against_text = F.logsigmoid(0.1 * (chosen - rejected))
+        losses.append(-0.5 * against_noise - 0.5 * against_text)
     policy.zero_grad()
     torch.stack(losses).mean().backward()
-    expected = [
-        parameter.grad.clone()
-        for parameter in policy.parameters()
-        if parameter.grad is not None
-    ]
-    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-7)
+    torch.testing.assert_close(accumulated, gradients(policy), atol=1e-10, rtol=1e-7)
 
 
 def test_noise_is_told_by_seed_and_pair_and_stays_in_range(
-    collator: Collator, pairs: list[EncodedPair]
+    policies: tuple[Policy, Policy], collator: Collator, pairs: list[EncodedPair]
 ) -> None:
-    povid, again, other = (Povid(collator.encoder, [POVID], seed) for seed in (7, 7, 8))
-    pixels = [
-        each.noised(pairs[0], 500).prompt.model_inputs["pixel_values"]
-        for each in (povid, again, other)
-    ]
-    assert torch.equal(pixels[0], pixels[1]) and not torch.equal(pixels[0], pixels[2])
+    pixels = []
+    for seed in (7, 7, 8):
+        noised_images = noised_images_of(POVID, policies, collator, pairs, seed)
+        noised = noised_images.noised(pairs[0], 500)
+        pixels.append(noised.prompt.model_inputs["pixel_values"])
+    assert torch.equal(pixels[0], pixels[1])
+    assert not torch.equal(pixels[0], pixels[2])
     clean = pairs[0].prompt.model_inputs["pixel_values"]
-    low, high = pixel_range(collator.encoder.processor.image_processor)
-    black, white = torch.zeros(3, 64, 64), torch.ones(3, 64, 64)
-    assert pixels[0].shape == clean.shape and not torch.equal(pixels[0], clean)
+    assert pixels[0].shape == clean.shape
+    assert not torch.equal(pixels[0], clean)
+    processor = collator.encoder.processor.image_processor
+    low, high = pixel_range(processor)
     for channel in range(3):
-        assert (
-            low[channel] - 1e-6 <= pixels[0][:, channel].min()
-            and pixels[0][:, channel].max() <= high[channel] + 1e-6
-        )
-    mean, std = (
-        torch.tensor(getattr(collator.encoder.processor.image_processor, n))
-        for n in ("image_mean", "image_std")
-    )
-    torch.testing.assert_close(
-        ((black - mean[:, None, None]) / std[:, None, None])[:, 0, 0], low
-    )
-    torch.testing.assert_close(
-        ((white - mean[:, None, None]) / std[:, None, None])[:, 0, 0], high
-    )
+        assert low[channel] - 1e-6 <= pixels[0][:, channel].min()
+        assert pixels[0][:, channel].max() <= high[channel] + 1e-6
+    mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+    torch.testing.assert_close((torch.zeros(3) - mean) / std, low)
+    torch.testing.assert_close((torch.ones(3) - mean) / std, high)
     assert torch.equal(pairs[0].prompt.model_inputs["pixel_values"], clean), (
         "the cache's pixels stay clean"
     )
@@ -293,16 +271,17 @@ def test_noise_is_told_by_seed_and_pair_and_stays_in_range(
 def test_flat_patches_are_clamped_by_channel() -> None:
     """Qwen's layout: 2 patches of 3 channels with 4 values each."""
     low, high = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([1.0, 2.0, 3.0])
-    found = clamp_pixels(torch.full((2, 12), 9.0), low, high)
-    assert found.tolist() == [[1.0] * 4 + [2.0] * 4 + [3.0] * 4] * 2
+    clamped = clamp_pixels(torch.full((2, 12), 9.0), low, high)
+    assert clamped.tolist() == [[1.0] * 4 + [2.0] * 4 + [3.0] * 4] * 2
 
 
 def test_a_prompt_without_an_image_is_its_own_noised_one(
-    collator: Collator, store: ImageStore
+    policies: tuple[Policy, Policy], collator: Collator, store: ImageStore
 ) -> None:
-    pair = collator.encode(replace(make_pairs(store, 1)[0], prompt=text_prompt()))
-    assert isinstance(pair, EncodedPair)
-    assert Povid(collator.encoder, [POVID], 7).noised(pair, 500) is pair
+    record = replace(make_pairs(store, 1)[0], prompt=text_prompt())
+    (pair,) = encoded(collator, [record])
+    noised_images = noised_images_of(POVID, policies, collator, [pair])
+    assert noised_images.noised(pair, 500) is pair
 
 
 @pytest.mark.parametrize(
@@ -316,13 +295,14 @@ def test_a_learner_trains_on_it_beside_other_losses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seeds: list[int] = []
-    make: Callable[..., None] = Povid.__init__
-    monkeypatch.setattr(
-        Povid,
-        "__init__",
-        lambda self, *args: (seeds.append(args[2]), make(self, *args))[1],
-    )
-    povid = {"bdhs": {"kind": "povid", "povid_shared_indices": shared}}
+    make: Callable[..., None] = NoisedImages.__init__
+
+    def noting_the_seed(self: NoisedImages, *args: Any) -> None:
+        seeds.append(args[2])
+        make(self, *args)
+
+    monkeypatch.setattr(NoisedImages, "__init__", noting_the_seed)
+    povid = {"bdhs": {"kind": "povid", "shared_tokens": shared}}
     trainer = Learner(run_config(tuning=tuning, source_losses=povid))
     trainer.start()
     pairs = make_pairs(store, 6)

@@ -86,7 +86,7 @@ def test_a_run_learns_the_same(
             )
         )
         trainer.start()
-        assert trainer._fast.onednn == slow, (
+        assert trainer.fast.onednn == slow, (
             "the two runs must differ, or this test sees nothing"
         )
         for step in range(3):

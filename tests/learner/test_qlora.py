@@ -63,7 +63,7 @@ def trained(
 def packed(learner: Learner) -> dict[str, torch.Tensor]:
     return {
         name: p.data.clone()
-        for name, p in learner._policy.named_parameters()
+        for name, p in learner.policy.named_parameters()
         if p.dtype == torch.uint8
     }
 
@@ -109,15 +109,15 @@ def test_the_export_and_the_push_are_the_policy_that_was_trained(
     learner, _ = trained(run_config(tuning=QLORA), store)
     prompt = make_pairs(store, 1)[0].prompt
     learner.set_probe(prompt, (5, 6, 7))
-    batch = learner._collator.single(prompt, (5, 6, 7))
+    batch = learner.models.collator.single(prompt, (5, 6, 7))
     with torch.no_grad():
-        own = learner._policy(batch).token_logps
-        learner._policy.eval()
+        own = learner.policy(batch).token_logps
+        learner.policy.eval()
         torch.testing.assert_close(
-            learner._policy(batch).token_logps, own, atol=1e-6, rtol=0
+            learner.policy(batch).token_logps, own, atol=1e-6, rtol=0
         )
-        learner._policy.train()
-        base = learner._policy(batch, adapters=False).token_logps
+        learner.policy.train()
+        base = learner.policy(batch, adapters=False).token_logps
     learner.export(tmp_path / "out")
     assert "quantization_config" not in json.loads(
         (tmp_path / "out" / "config.json").read_text()

@@ -49,13 +49,13 @@ def counted(config: RunConfig) -> tuple[Learner, list[int]]:
     """A started learner, and the pairs of every reference forward that it runs."""
     trainer, sizes = Learner(config), []
     trainer.start()
-    original = trainer._reference.forward
+    original = trainer.reference.forward
 
     def forward(batch: Any, *more: Any) -> Any:
         sizes.append(len(batch.pairs))
         return original(batch, *more)
 
-    trainer._reference.forward = forward  # type: ignore[method-assign]
+    trainer.reference.forward = forward  # type: ignore[method-assign]
     return trainer, sizes
 
 
@@ -76,7 +76,7 @@ def test_a_second_epoch_runs_no_reference_forward(
         assert ours["rewards/margins"] == theirs["rewards/margins"]
     assert sizes == [4, 2]
     assert plain_sizes == [4, 2] * 3
-    cache = trainer._reference.cache
+    cache = trainer.reference.cache
     assert cache is not None
     assert (cache.num_hits, cache.num_misses) == (12, 6)
     left, right = trainer.publish(1)[1], plain.publish(1)[1]
@@ -110,10 +110,10 @@ def test_a_changed_image_model_or_processor_misses(
         ),
     )
     cache = ReferenceCache(tmp_path / "cache", 0, identity(encoder, torch.float32))
-    key = cache._key(pair, pair.chosen)
-    assert key == cache._key(replace(pair), pair.chosen)
+    key = cache.key(pair, pair.chosen)
+    assert key == cache.key(replace(pair), pair.chosen)
     assert (
-        len({key, cache._key(moved, pair.chosen), cache._key(pair, pair.rejected)}) == 3
+        len({key, cache.key(moved, pair.chosen), cache.key(pair, pair.rejected)}) == 3
     )
     copy = Path(shutil.copytree(model_path, tmp_path / "model"))
     assert identity(ChatEncoder(copy, 256), torch.float32) == identity(
@@ -166,11 +166,11 @@ def test_ranks_read_each_others_files(
 ) -> None:
     (pair,) = (collator.encode(each) for each in offline(store, 1))
     one, two = ReferenceCache(tmp_path, 0, "same"), ReferenceCache(tmp_path, 1, "same")
-    key, values = one._key(pair, (5, 6)), torch.tensor([-1.5, -2.5])
-    assert two._read({0: (key, 2)}) == {}
-    one._write({key: values})
-    assert two._read({0: (key, 2)})[0].tolist() == [-1.5, -2.5]
-    assert two._read({0: (key, 3)}) == {}, (
+    key, values = one.key(pair, (5, 6)), torch.tensor([-1.5, -2.5])
+    assert two.read({0: (key, 2)}) == {}
+    one.write({key: values})
+    assert two.read({0: (key, 2)})[0].tolist() == [-1.5, -2.5]
+    assert two.read({0: (key, 3)}) == {}, (
         "a row that does not fit its completion is missing"
     )
     one.close()
@@ -187,10 +187,12 @@ def test_a_foreign_or_torn_file_is_said(tmp_path: Path) -> None:
 def test_what_was_committed_survives_a_crash(tmp_path: Path) -> None:
     """An open transaction is rolled back by the next reader, earlier rows stay."""
     cache = ReferenceCache(tmp_path, 0, "x")
-    cache._write({b"k" * 32: torch.tensor([-1.0])})
-    cache._own.execute("INSERT INTO logps VALUES (?, ?)", (b"l" * 32, b"1234"))
+    cache.write({b"k" * 32: torch.tensor([-1.0])})
+    crashing = sqlite3.connect(tmp_path / FILE.format(rank=0))
+    crashing.execute("INSERT INTO logps VALUES (?, ?)", (b"l" * 32, b"1234"))
     copy = tmp_path / "crashed"
     shutil.copytree(tmp_path, copy, ignore=shutil.ignore_patterns("crashed"))
-    with sqlite3.connect(copy / FILE.format(rank=0)) as found:
-        assert found.execute("SELECT count(*) FROM logps").fetchone() == (1,)
+    with sqlite3.connect(copy / FILE.format(rank=0)) as survivor:
+        assert survivor.execute("SELECT count(*) FROM logps").fetchone() == (1,)
+    crashing.close()
     cache.close()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from common.config import Learner as LearnerConfig
-from common.config import Loss
 from common.images import ImageStore
+from common.loss_config import Rloo
 from common.records import Dropped, PreferencePair, Response
 from learner.collate import Collator
 from learner.learner import Learner
@@ -22,7 +22,7 @@ from learner.pair_logps import PairLogps
 from reward.rloo import leave_one_out
 from tests.learner.helpers import make_pairs, run_config
 
-RLOO = Loss(kind="rloo", beta=0.4)
+RLOO = Rloo(beta=0.4)
 
 
 def pairs_of(policy: Tensor, reference: Tensor, advantages: Tensor) -> PairLogps:
@@ -107,7 +107,7 @@ def test_advantages_are_scaled_by_the_batch(store: ImageStore) -> None:
     ]
     assert objective.advantages(pairs[2:]) is None
     plain = LearnerConfig.model_validate(
-        {"source_losses": {"rloo": {"kind": "rloo", "rloo_normalise": False}}}
+        {"source_losses": {"rloo": {"kind": "rloo", "normalise": False}}}
     )
     assert Objective.of(plain, pairs).advantages(pairs)[0] == (1, -1)  # type: ignore[index]
     level = [replace(pairs[0], scores=(0.0, 0.0))]
@@ -144,8 +144,8 @@ def test_training_moves_towards_what_scored_well(store: ImageStore) -> None:
     results = [trainer.step(step, rows)[0].metrics for step in range(4)]
     table = [
         [
-            trainer._reference(
-                trainer._collator.single(row.prompt, tokens)
+            trainer.reference(
+                trainer.models.collator.single(row.prompt, tokens)
             ).summed.item()
             for tokens in sides
         ]
@@ -155,7 +155,9 @@ def test_training_moves_towards_what_scored_well(store: ImageStore) -> None:
     ]
     after = [
         [
-            trainer._policy(trainer._collator.single(row.prompt, tokens)).summed.item()
+            trainer.policy(
+                trainer.models.collator.single(row.prompt, tokens)
+            ).summed.item()
             for tokens in _tokens(trainer, row)
         ]
         for row in rows
@@ -167,6 +169,6 @@ def test_training_moves_towards_what_scored_well(store: ImageStore) -> None:
 
 def _tokens(trainer: Learner, pair: PreferencePair) -> list[tuple[int, ...]]:
     return [
-        trainer._collator.encoder.encode_response(side.text)
+        trainer.models.collator.encoder.encode_response(side.text)
         for side in (pair.chosen, pair.rejected)
     ]

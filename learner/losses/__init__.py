@@ -1,0 +1,94 @@
+"""Losses of preference pairs: functions of log-probs, one value per pair.
+
+With x the prompt, m its image, the log-ratios r+ = logp(y+) - logp_ref(y+), r- = logp(y-) - logp_ref(y-), and
+delta = r+ - r-:
+
+    sigmoid   -(1 - e) log σ(β delta) - e log σ(-β delta)           arXiv 2305.18290 Eq. 7; e: label smoothing (cDPO)
+    robust    (e log σ(-β delta) - (1 - e) log σ(β delta)) / (1 - 2e)       arXiv 2403.00409; e: rate of wrong labels
+    ipo       (r+ / |y+| - r- / |y-| - 1 / (2β))²                   arXiv 2310.12036 Eq. 17, length-normalised as in TRL
+    hinge     max(0, 1 - β delta)                                   SLiC, arXiv 2305.10425, as a DPO loss
+    simpo     -log σ(β logp(y+) / |y+| - β logp(y-) / |y-| - γ)     arXiv 2405.14734 Eq. 6; no reference
+
+    mdpo      sigmoid + a -log σ(β (r+ - r+(m'))) + b -log σ(β r+)  arXiv 2406.11839; m': see learner/crops.py
+    ddpo      -log σ(β (d+ - d-)),  d = Σ w_i r_i / Σ w_i           arXiv 2312.00849; w_i: γ in changed tokens, else 1
+    mpo       a sigmoid + b BCO + c NLL+                            arXiv 2411.10442
+                  BCO: -log σ(β r+ - δ) - log σ(-(β r- - δ))        δ: see learner/reward_shift.py
+                  NLL+: -logp(y+) / |y+|
+    povid     ½ sigmoid(r+ - r_n) + ½ sigmoid(delta)                arXiv 2402.11411, stage 2; n: see learner/povid.py
+    rloo      -½ (A+ logp(y+) + A- logp(y-)) + ¼ β delta²           arXiv 2402.14740; A: see reward/rloo.py
+
+`nll_weight` adds the chosen side's negative log-likelihood per token to any of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from common.loss_config import (
+    Ddpo,
+    Hinge,
+    Ipo,
+    Loss,
+    Mdpo,
+    Mpo,
+    Povid,
+    Rloo,
+    Robust,
+    Sigmoid,
+    Simpo,
+)
+from learner.losses.base import Needs as Needs
+from learner.losses.base import NoisedImage as NoisedImage
+from learner.losses.base import PairLoss as PairLoss
+from learner.losses.ddpo import DdpoLoss
+from learner.losses.dpo import HingeLoss, IpoLoss, RobustLoss, SigmoidLoss
+from learner.losses.mdpo import MdpoLoss
+from learner.losses.mpo import MpoLoss
+from learner.losses.povid import PovidLoss
+from learner.losses.rloo import RlooLoss
+from learner.losses.simpo import SimpoLoss
+from learner.pair_logps import PairLogps
+
+LOSSES: dict[type[Loss], type[PairLoss[Any]]] = {
+    Sigmoid: SigmoidLoss,
+    Robust: RobustLoss,
+    Ipo: IpoLoss,
+    Hinge: HingeLoss,
+    Simpo: SimpoLoss,
+    Mdpo: MdpoLoss,
+    Ddpo: DdpoLoss,
+    Mpo: MpoLoss,
+    Povid: PovidLoss,
+    Rloo: RlooLoss,
+}
+"""Settings -> the loss that they are of."""
+
+
+def make_loss(settings: Loss) -> PairLoss[Any]:
+    """The loss with these settings."""
+    return LOSSES[type(settings)](settings)
+
+
+def pair_losses(logps: PairLogps, settings: Loss) -> Tensor:
+    """The loss with these settings of every pair, the NLL of the chosen side included; [pairs]."""
+    losses = make_loss(settings)(logps)
+    if settings.nll_weight:
+        weighted = settings.nll_weight * logps.policy_chosen
+        losses = losses - weighted / logps.chosen_lengths
+    return losses
+
+
+def pair_metrics(logps: PairLogps, settings: Loss) -> dict[str, Tensor]:
+    """Per-pair figures under the names TRL's users know, [pairs] each, detached; a batch's metric is their mean."""
+    chosen, rejected = make_loss(settings).rewards(logps)
+    chosen, rejected = chosen.detach(), rejected.detach()
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": (chosen > rejected).to(chosen.dtype),
+        "logps/chosen": logps.policy_chosen.detach(),
+        "logps/rejected": logps.policy_rejected.detach(),
+    }

@@ -1,0 +1,32 @@
+"""Dense DPO of RLHF-V (arXiv 2312.00849): tokens in which the two answers differ weigh more."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.loss_config import Ddpo
+from learner.losses.base import Needs, PairLoss
+from learner.pair_logps import PairLogps
+
+
+class DdpoLoss(PairLoss[Ddpo]):
+    """DPO on log-ratios whose changed tokens count γ times, as means over the weights or as sums."""
+
+    @property
+    def needs(self) -> Needs:
+        """The part of the log-ratios that lies in changed tokens."""
+        return Needs(changed_tokens=self.settings.min_match)
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """-log σ(β (d+ - d-)) with d = Σ w_i r_i / Σ w_i, w_i = γ in changed tokens and 1 elsewhere; [pairs]."""
+        assert logps.changed_ratios is not None, "the update compares the tokens"
+        assert logps.changed_lengths is not None, "the update compares the tokens"
+        extra_weight = self.settings.gamma - 1
+        ratios = torch.stack([logps.chosen_ratios, logps.rejected_ratios], 1)
+        ratios = ratios + extra_weight * logps.changed_ratios
+        if self.settings.normalise:
+            lengths = torch.stack([logps.chosen_lengths, logps.rejected_lengths], 1)
+            ratios = ratios / (lengths + extra_weight * logps.changed_lengths)
+        return -F.logsigmoid(self.settings.beta * (ratios[:, 0] - ratios[:, 1]))

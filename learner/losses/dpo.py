@@ -1,0 +1,49 @@
+"""DPO and its relatives: functions of the pair's log-ratios alone."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.loss_config import Hinge, Ipo, Robust, Sigmoid
+from learner.losses.base import PairLoss, smoothed_sigmoid
+from learner.pair_logps import PairLogps
+
+
+class SigmoidLoss(PairLoss[Sigmoid]):
+    """DPO, with label smoothing when labels are known to be wrong at that rate (cDPO)."""
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """-(1 - e) log σ(β delta) - e log σ(-β delta), arXiv 2305.18290 Eq. 7; [pairs]."""
+        return smoothed_sigmoid(self.settings.beta * logps.delta, self.settings)
+
+
+class RobustLoss(PairLoss[Robust]):
+    """DPO whose mean over labels wrong at the smoothing's rate equals DPO's mean over right labels."""
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """(e log σ(-β delta) - (1 - e) log σ(β delta)) / (1 - 2e), arXiv 2403.00409; may be below 0; [pairs]."""
+        margins = self.settings.beta * logps.delta
+        flip_rate = self.settings.label_smoothing
+        flipped = flip_rate * F.logsigmoid(-margins)
+        right = (1 - flip_rate) * F.logsigmoid(margins)
+        return (flipped - right) / (1 - 2 * flip_rate)
+
+
+class IpoLoss(PairLoss[Ipo]):
+    """IPO, length-normalised as in TRL."""
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """(r+ / |y+| - r- / |y-| - 1 / (2β))², arXiv 2310.12036 Eq. 17; [pairs]."""
+        chosen = logps.chosen_ratios / logps.chosen_lengths
+        rejected = logps.rejected_ratios / logps.rejected_lengths
+        return (chosen - rejected - 1 / (2 * self.settings.beta)) ** 2
+
+
+class HingeLoss(PairLoss[Hinge]):
+    """SLiC as a DPO loss: there is no loss beyond a margin of 1."""
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """max(0, 1 - β delta), arXiv 2305.10425; [pairs]."""
+        return torch.relu(1 - self.settings.beta * logps.delta)

@@ -1,0 +1,33 @@
+"""MPO (arXiv 2411.10442): a mixture of a preference, a quality and a generation loss."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.loss_config import Mpo
+from learner.losses.base import Needs, PairLoss, smoothed_sigmoid
+from learner.pair_logps import PairLogps
+
+
+class MpoLoss(PairLoss[Mpo]):
+    """Which side is better (sigmoid), whether each side is good (BCO), and how to write the chosen one (NLL)."""
+
+    @property
+    def needs(self) -> Needs:
+        """The mean reward of earlier steps, δ (see `learner/reward_shift.py`)."""
+        return Needs(mean_reward=True)
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """a sigmoid - b (log σ(β r+ - δ) + log σ(-(β r- - δ))) - c logp(y+) / |y+|; [pairs]."""
+        assert logps.reward_shift is not None, "the update gives the mean reward"
+        chosen_reward, rejected_reward = self.rewards(logps)
+        chosen = chosen_reward - logps.reward_shift
+        rejected = rejected_reward - logps.reward_shift
+        preference = smoothed_sigmoid(self.settings.beta * logps.delta, self.settings)
+        quality = -F.logsigmoid(chosen) - F.logsigmoid(-rejected)
+        generation = -logps.policy_chosen / logps.chosen_lengths
+        weighted_preference = self.settings.preference_weight * preference
+        weighted_quality = self.settings.quality_weight * quality
+        weighted_generation = self.settings.generation_weight * generation
+        return weighted_preference + weighted_quality + weighted_generation

@@ -1,0 +1,25 @@
+"""SimPO (arXiv 2405.14734): the reward is the log-prob per token, without a reference."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from common.loss_config import Simpo
+from learner.losses.base import PairLoss, smoothed_sigmoid
+from learner.pair_logps import PairLogps
+
+
+class SimpoLoss(PairLoss[Simpo]):
+    """The chosen side's reward must lead by the target margin γ."""
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """-log σ(β logp(y+) / |y+| - β logp(y-) / |y-| - γ), Eq. 6; [pairs]."""
+        chosen, rejected = self.rewards(logps)
+        margins = chosen - rejected - self.settings.gamma
+        return smoothed_sigmoid(margins, self.settings)
+
+    def rewards(self, logps: PairLogps) -> tuple[Tensor, Tensor]:
+        """β logp(y) / |y| of chosen and rejected, [pairs] each."""
+        chosen = logps.policy_chosen / logps.chosen_lengths
+        rejected = logps.policy_rejected / logps.rejected_lengths
+        return self.settings.beta * chosen, self.settings.beta * rejected
