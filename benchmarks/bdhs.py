@@ -73,9 +73,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from benchmarks import bdhs_sides
     from benchmarks.bdhs_model import SMALL, build, make_prompts
     from benchmarks.random_llava import LLAVA_7B
-    from cluster.bdhs_job import BLOCK_SIZE
     from common.bdhs_config import BdhsConfig
     from common.images import ImageStore
+    from common.job_config import BLOCK_SIZE
 
     cuda = args.device == "cuda"
     dtype = "bfloat16" if cuda else "float32"

@@ -75,7 +75,10 @@ def test_overrides_keep_their_types() -> None:
         (["--run.seed"], "--run.seed: expected a value after it"),
         (["--seed", "1"], "expected --section.key value, got '--seed'"),
         (["--model.tuning.r=8"], "unknown config key model.tuning.r"),
-        (["--model.tuning.kind=qlora"], "model.tuning: Input tag 'qlora'"),
+        (
+            ["--model.tuning.kind=qlora"],
+            "model.tuning.kind: expected full or lora, got 'qlora'",
+        ),
         (
             ["--learner.source_losses.bdhs.betta=1"],
             "unknown config key learner.source_losses.bdhs.betta",
