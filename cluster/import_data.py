@@ -48,10 +48,11 @@ def config_of(argv: Sequence[str] | None = None) -> JobConfig:
     name = arguments.command
     if name in JOBS:
         _, schema, flags = JOBS[name]
+        given = given_flags(arguments, flags)
     else:
         schema, flags = ImportConfig, IMPORT_FLAGS
-        overrides = [f"--import_data.name={name}", *overrides]
-    given = given_flags(arguments, flags)
+        given = given_flags(arguments, flags)
+        given[Flag(name, "import_data.name", "")] = name
     return load(schema, arguments.preset, overrides, given, flags)
 
 

@@ -53,12 +53,6 @@ class GenerateConfig(JobConfig):
     }
 
     @property
-    def prompt_count(self) -> int | None:
-        """How many scenes, or rows of the prompt file; None for all rows."""
-        source = self.data.prompts
-        return source.count if isinstance(source, ShapesPrompts) else source.rows
-
-    @property
     def scene_seed(self) -> int:
         """`data.prompts.seed` where it is set, else the run's."""
         source = self.data.prompts

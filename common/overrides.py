@@ -114,7 +114,10 @@ def _validate(
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
+        problems = error.errors()
+        # A mistyped key explains why the right one is missing.
+        unknown = [one for one in problems if one["type"] == "extra_forbidden"]
+        first = (unknown or problems)[0]
         place = _locate(schema, first["loc"])
         raise UserError(_explain(schema, dict(first), place, known_flags)) from error
 
@@ -318,9 +321,12 @@ def _enter(
             kind = container.get("kind")
             container[name] = _default_list(annotation, name, kind)
         inner = container[name]
-    if not isinstance(inner, dict | list):
+    is_leaf = inner_type is not None and not (
+        sections_of(inner_type) or element_of(inner_type)
+    )
+    if is_leaf or not isinstance(inner, dict | list):
         raise UserError(
-            f"{assignment.written}: expected {name} to be a section, got the value {inner!r}"
+            f"{assignment.written}: expected a section before the last name, got {name}, which is a value"
         )
     return inner, inner_type
 

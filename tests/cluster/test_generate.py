@@ -22,16 +22,17 @@ import pytest
 from actors.bdhs import Generate
 from actors.image_tokens import ImageTokenCounter
 from cluster import bdhs_job, progress, shards
-from cluster.bdhs_job import run, spec_of
+from cluster.bdhs_job import run, settings_of, spec_of
 from cluster.generate import config_of, main
 from cluster.generate_engines import Engines, ray_engines
 from cluster.prompt_source import load_prompts
 from common.chat import ChatEncoder
-from common.config import RunConfig
+from common.config import PromptFile, RunConfig
 from common.datasets import (
     IMAGES,
     PAIRS,
     PROMPTS,
+    SPEC,
     STATS,
     read_pairs,
     read_table,
@@ -413,6 +414,71 @@ def test_the_variant_reaches_the_requests_and_the_statistics(
     assert {pair.prompt.images for pair in read_pairs(noisy.generate.out)} <= clean
     with pytest.raises(UserError, match="variant = noise"):
         run(job(count=4), scripted())
+
+
+def test_overrides_take_effect(job: Callable[..., BdhsJobConfig]) -> None:
+    asked = job("--rollout.bdhs.rho", "0.2", "--run.seed", "7", count=3)
+    spec = spec_of(asked)
+    assert (spec["rho"], spec["seed"]) == (0.2, 7)
+    run(asked, scripted())
+    written = json.loads((asked.generate.out / SPEC).read_text())
+    assert (written["rho"], written["seed"]) == (0.2, 7)
+
+
+def test_seeds_of_their_own(job: Callable[..., BdhsJobConfig]) -> None:
+    asked = job("--seed", "7", "--rollout.bdhs.seed", "3", "--data.prompts.seed=5")
+    assert settings_of(asked).seed == 3
+    assert asked.scene_seed == 5
+
+
+def test_rho_fits_the_demo_policy_unless_it_is_set(
+    job: Callable[..., BdhsJobConfig], tmp_path: Path
+) -> None:
+    demo = bdhs_config(["bdhs", "--out", str(tmp_path)])
+    assert settings_of(demo).rho == 0.5
+    assert demo.scene_seed == 0
+    spec = spec_of(demo)
+    assert spec["prompts"] == {"kind": "shapes", "split": "train"}
+    assert spec["count"] == 1000
+    hidden = bdhs_config(["bdhs", "--out", str(tmp_path), "--rollout.bdhs.rho=0.99"])
+    assert settings_of(hidden).rho == 0.99
+    assert settings_of(job()).rho == 0.99
+
+
+def test_a_preset_says_where_prompts_come_from(
+    job: Callable[..., BdhsJobConfig], tmp_path: Path
+) -> None:
+    preset = tmp_path / "preset.toml"
+    preset.write_text(
+        "[data]\nprompts = { kind = 'file', path = 'x' }\n"
+        "[rollout]\nbdhs = { rho = 0.7, max_attempts = 3 }\n"
+        "[learner]\nnum_steps = 5\n"
+    )
+    asked = job("--preset", str(preset), "--attempts=2", count=7)
+    assert asked.data.prompts == PromptFile(path="x", rows=7)
+    settings = settings_of(asked)
+    assert (settings.rho, settings.max_attempts) == (0.7, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rho", "0.3", "--rollout.bdhs.rho", "0.2"], "--rho and --rollout.bdhs.rho"),
+        (["--seed=1", "--run.seed=2"], "--seed and --run.seed"),
+        (["--data.prompts.count=2"], "--count and --data.prompts.count"),
+        (["--prompts=x", "--data.prompts.kind=shapes"], "--prompts and --data.prompts"),
+        (["--rho", "2"], "--rho (rollout.bdhs.rho): "),
+        (["--learner.num_steps=3"], "--learner.num_steps: expected a key that this"),
+        (["--rollout.temperature=3"], "--rollout.temperature: expected a key that"),
+        (["--rollout.bdhs.roh=3"], "unknown config key rollout.bdhs.roh; did you mean"),
+    ],
+)
+def test_what_would_be_ignored_or_is_said_twice_is_refused(
+    words: list[str], message: str, job: Callable[..., BdhsJobConfig]
+) -> None:
+    with pytest.raises(UserError) as error:
+        job(*words)
+    assert str(error.value).startswith(message)
 
 
 def test_small_cache_blocks_unless_asked_otherwise(
