@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -19,47 +19,60 @@ from common.section import Section
 
 ENTRY, ELEMENT = "NAME", "N"
 
+SectionClass: TypeAlias = type[Section]
+Names: TypeAlias = tuple[str, ...]
+KindPath: TypeAlias = tuple[tuple[str, str], ...]
+"""Pairs of a section's path and the kind that it must be of."""
+
+
+# What a type annotation says.
+
 
 def members(annotation: Any) -> list[Any]:
     """The types that a value may have: a union taken apart, without None and without Annotated."""
     origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if origin is Annotated:
-        return members(get_args(annotation)[0])
+        return members(arguments[0])
     if origin not in (Union, types.UnionType):
         return [annotation]
-    parts = []
-    for option in get_args(annotation):
-        if option is not type(None):
-            parts += members(option)
-    return parts
+    alternatives = []
+    for argument in arguments:
+        if argument is not type(None):
+            alternatives += members(argument)
+    return alternatives
 
 
-def sections_of(annotation: Any) -> list[type[Section]]:
+def sections_of(annotation: Any) -> list[SectionClass]:
     """The section classes that a value may have; more than one when it is a union of kinds."""
-    return [
-        option
-        for option in members(annotation)
-        if isinstance(option, type) and issubclass(option, Section)
-    ]
+    classes = [member for member in members(annotation) if isinstance(member, type)]
+    return [member for member in classes if issubclass(member, Section)]
 
 
 def element_of(annotation: Any) -> Any:
     """The type of an entry of a table or of an element of a list; None when the value is neither."""
-    for option in members(annotation):
-        origin, arguments = get_origin(option), get_args(option)
-        if origin is dict:
+    for member in members(annotation):
+        arguments = get_args(member)
+        if get_origin(member) is dict:
             return arguments[1]
-        if is_list(option) and arguments:
+        if is_list(member) and arguments:
             return arguments[0]
     return None
 
 
 def is_list(annotation: Any) -> bool:
     """Whether a value may be a list."""
-    return any(get_origin(option) in (tuple, list) for option in members(annotation))
+    origins = [get_origin(member) for member in members(annotation)]
+    return tuple in origins or list in origins
 
 
-def kind_names(section: type[Section]) -> tuple[str, ...]:
+def takes_text(annotation: Any) -> bool:
+    """Whether a value may be any text: `7` and `true` are names there."""
+    alternatives = members(annotation)
+    return str in alternatives or Path in alternatives
+
+
+def kind_names(section: SectionClass) -> Names:
     """The kinds that a section class stands for; () when it has no `kind`."""
     field = section.model_fields.get("kind")
     if field is None or get_origin(field.annotation) is not Literal:
@@ -67,7 +80,7 @@ def kind_names(section: type[Section]) -> tuple[str, ...]:
     return get_args(field.annotation)
 
 
-def kinds_of(annotation: Any) -> tuple[str, ...]:
+def kinds_of(annotation: Any) -> Names:
     """All kinds of a union of sections."""
     names: list[str] = []
     for section in sections_of(annotation):
@@ -75,35 +88,31 @@ def kinds_of(annotation: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def of_kind(annotation: Any, kind: Any) -> list[type[Section]]:
-    """The section classes of this kind, all when no class has it."""
-    sections = sections_of(annotation)
-    chosen = [section for section in sections if kind in kind_names(section)]
-    return chosen or sections
-
-
 def field_of(annotation: Any, name: str, kind: Any = None) -> FieldInfo | None:
-    """The field of this name in the section of this kind (or in the first one that has it)."""
-    for section in of_kind(annotation, kind):
+    """The field of this name in the section of this kind.
+
+    When no section is of this kind, it is the field of the first section that has one of this name.
+    """
+    sections = sections_of(annotation)
+    of_kind = [section for section in sections if kind in kind_names(section)]
+    for section in of_kind or sections:
         if name in section.model_fields:
             return section.model_fields[name]
     return None
 
 
-def takes_text(annotation: Any) -> bool:
-    """Whether a value may be any text: `7` and `true` are names there."""
-    return any(option in (str, Path) for option in members(annotation))
+# All keys of a tree.
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """A leaf of the tree. `kinds` names the sections that must be of certain kinds for the key to exist."""
 
-    path: tuple[str, ...]
+    path: Names
     type: str
     default: str
     meaning: str
-    kinds: tuple[tuple[str, str], ...] = ()
+    kinds: KindPath = ()
 
     @property
     def name(self) -> str:
@@ -112,100 +121,54 @@ class Key:
 
 
 def keys_of(
-    section: type[Section],
-    prefix: tuple[str, ...] = (),
-    kinds: tuple[tuple[str, str], ...] = (),
+    section: SectionClass, prefix: Names = (), kinds: KindPath = ()
 ) -> Iterator[Key]:
     """All leaf keys of a section, in the order of its fields."""
     for name, field in section.model_fields.items():
-        yield from _keys_of_field(field, (*prefix, name), kinds)
+        path = (*prefix, name)
+        annotation = field.annotation
+        element = element_of(annotation)
+        if sections_of(element):
+            # A list of sections is a key of its own: it can be set whole.
+            if is_list(annotation):
+                yield _leaf(field, path, kinds)
+            free_part = ELEMENT if is_list(annotation) else ENTRY
+            inner = (*path, free_part)
+            yield from _keys_of_union(element, inner, kinds, "required")
+        elif sections_of(annotation):
+            yield from _keys_of_union(annotation, path, kinds, _default_text(field))
+        else:
+            yield _leaf(field, path, kinds)
 
 
-def _keys_of_field(
-    field: FieldInfo, path: tuple[str, ...], kinds: tuple[tuple[str, str], ...]
+def _leaf(field: FieldInfo, path: Names, kinds: KindPath) -> Key:
+    meaning = field.description or ""
+    return Key(path, type_name(field.annotation), _default_text(field), meaning, kinds)
+
+
+def _keys_of_union(
+    annotation: Any, path: Names, kinds: KindPath, default: str
 ) -> Iterator[Key]:
-    value_type = field.annotation
-    element = element_of(value_type)
-    has_inner_sections = bool(sections_of(element))
-    if not sections_of(value_type) and (not has_inner_sections or is_list(value_type)):
-        meaning = field.description or ""
-        yield Key(path, type_name(value_type), _default_text(field), meaning, kinds)
-    if has_inner_sections:
-        path = (*path, ELEMENT if is_list(value_type) else ENTRY)
-        value_type = element
-    yield from _keys_of_sections(value_type, path, kinds, _default_kind(field))
-
-
-def _keys_of_sections(
-    annotation: Any,
-    path: tuple[str, ...],
-    kinds: tuple[tuple[str, str], ...],
-    default_kind: str,
-) -> Iterator[Key]:
+    """Keys of one section class, or of several kinds: `kind` once, then the others of each kind."""
     sections = sections_of(annotation)
     if len(sections) == 1:
         yield from keys_of(sections[0], path, kinds)
         return
-    if sections:
-        names = "|".join(kinds_of(annotation))
-        yield Key((*path, "kind"), names, default_kind, "", kinds)
+    kind_path = (*path, "kind")
+    yield Key(kind_path, "|".join(kinds_of(annotation)), default, "", kinds)
     for section in sections:
         for kind in kind_names(section):
             chosen = (*kinds, (".".join(path), kind))
             for key in keys_of(section, path, chosen):
-                if key.path != (*path, "kind"):
+                if key.path != kind_path:
                     yield key
 
 
-def type_name(annotation: Any) -> str:
-    """A type in a few words: `int`, `text`, `full|lora`, `list of number`."""
-    if annotation is Any:
-        return "value"
-    names = []
-    for option in members(annotation):
-        origin, arguments = get_origin(option), get_args(option)
-        if origin is Literal:
-            names += [str(value) for value in arguments]
-        elif origin is dict:
-            names.append("table")
-        elif origin in (tuple, list):
-            names.append(f"list of {type_name(arguments[0])}")
-        elif isinstance(option, type) and issubclass(option, Section):
-            names.append("|".join(kind_names(option)) or "section")
-        else:
-            names.append(getattr(option, "__name__", str(option)))
-    if type(None) in get_args(annotation):
-        names.append("none")
-    return "|".join(names)
-
-
-def _default_text(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    return f"default {_value_text(field.get_default(call_default_factory=True))}"
-
-
-def _value_text(value: Any) -> str:
-    """A value as one writes it in an override."""
-    if value is None or value == ():
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(_value_text(item) for item in value)
-    if isinstance(value, Section):
-        return str(getattr(value, "kind", "set"))
-    return str(value) or '""'
-
-
-def _default_kind(field: FieldInfo) -> str:
-    if element_of(field.annotation) is not None:
-        return "required"
-    return _default_text(field)
+# Help.
 
 
 def describe(
-    schema: type[Section],
+    schema: SectionClass,
     names: Sequence[str] = (),
     job_defaults: Mapping[str, Any] | None = None,
 ) -> str:
@@ -217,28 +180,76 @@ def describe(
         job_defaults: values that take the place of the defaults of the classes.
     """
     kinds_by_key: dict[Key, list[str]] = {}
+    kinds_of_section: dict[str, str] = {}
     for key in keys_of(schema):
-        if names and not any(f"{key.name}.".startswith(f"{name}.") for name in names):
+        if names and not is_below(key.name, names):
             continue
         default = _value_at(job_defaults or {}, key.path)
+        if default is not None:
+            key = replace(key, default=f"default {_value_text(default)}")
+        if key.path[-1] == "kind":
+            kinds_of_section[key.name.removesuffix(".kind")] = key.type
         # Several kinds may have the same key: it is one entry that lists them.
-        entry = Key(
-            key.path,
-            key.type,
-            key.default if default is None else f"default {_value_text(default)}",
-            key.meaning,
-        )
-        kinds_by_key.setdefault(entry, []).extend(kind for _, kind in key.kinds[-1:])
+        entry = replace(key, kinds=())
+        kinds = kinds_by_key.setdefault(entry, [])
+        kinds += [kind for _, kind in key.kinds[-1:]]
     lines = []
     for key, kinds in kinds_by_key.items():
-        condition = f"kind {', '.join(kinds)}; " if kinds else ""
+        section = ".".join(key.path[:-1])
+        for_all_kinds = "|".join(kinds) == kinds_of_section.get(section)
+        condition = f"kind {', '.join(kinds)}; "
+        if not kinds or for_all_kinds:
+            condition = ""
         lines.append(f"  --{key.name} {key.type}  ({condition}{key.default})")
         if key.meaning:
             lines.append(f"        {key.meaning}")
     return "\n".join(lines)
 
 
-def _value_at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
+def is_below(key: str, names: Sequence[str]) -> bool:
+    """Whether a key is one of these, or lies in one of these sections."""
+    return any(f"{key}.".startswith(f"{name}.") for name in names)
+
+
+def type_name(annotation: Any) -> str:
+    """A type in a few words: `int`, `full|lora`, `list of float`, `str|none`."""
+    names: list[str] = []
+    for member in members(annotation):
+        arguments = get_args(member)
+        if get_origin(member) is Literal:
+            names += map(str, arguments)
+        elif is_list(member):
+            names.append(f"list of {type_name(arguments[0])}")
+        elif sections_of(member):
+            names += kind_names(member) or ("section",)
+        else:
+            names.append(getattr(member, "__name__", str(member)))
+    if type(None) in get_args(annotation):
+        names.append("none")
+    return "|".join(names)
+
+
+def _default_text(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    return f"default {_value_text(default)}"
+
+
+def _value_text(value: Any) -> str:
+    """A value as one writes it in an override."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(_value_text, value))
+    if isinstance(value, Section):
+        return str(getattr(value, "kind", "set"))
+    return str(value) or '""'
+
+
+def _value_at(tree: Mapping[str, Any], path: Names) -> Any:
     """The value of a key in a plain tree, None when it is not there."""
     value: Any = tree
     for name in path:
@@ -246,44 +257,59 @@ def _value_at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
     return value
 
 
+# Suggestions.
+
+
 def suggestion(
-    section: type[Section], unknown: Sequence[str], chosen: dict[str, str]
+    schema: SectionClass, unknown: Sequence[str], chosen: Mapping[str, str]
 ) -> str:
-    """The end of an error about an unknown generic key: the nearest valid key, or the kind that has this one.
+    """The end of an error about an unknown generic key: the kinds that have it, or the nearest valid key.
 
     Args:
-        section: the root of the tree.
+        schema: the root of the tree.
         unknown: the path of the key.
         chosen: section path -> its kind in this config.
     """
-    wanted, leaf = ".".join(unknown), unknown[-1]
+    wanted = ".".join(unknown)
     valid: set[str] = set()
-    kinds_that_have_it: dict[str, list[str]] = {}
-    for key in keys_of(section):
-        wrong_kinds = {
-            path: kind for path, kind in key.kinds if chosen.get(path, kind) != kind
-        }
-        if not wrong_kinds:
-            valid.update(
-                ".".join(key.path[:end]) for end in range(1, len(key.path) + 1)
-            )
+    kinds_with_it: dict[str, list[str]] = {}
+    for key in keys_of(schema):
+        missing_kinds = _other_kinds(key, chosen)
+        if not missing_kinds:
+            for length in range(1, len(key.path) + 1):
+                valid.add(".".join(key.path[:length]))
         elif key.name == wanted:
-            for path, kind in wrong_kinds.items():
-                kinds_that_have_it.setdefault(path, []).append(kind)
-    for path, kinds in kinds_that_have_it.items():
-        return (
-            f": {path}.kind is {chosen[path]}; kinds with this key: {', '.join(kinds)}"
-        )
-    parent = ".".join(unknown[:-1])
+            for path, kind in missing_kinds:
+                kinds_with_it.setdefault(path, []).append(kind)
+    for path, kinds in kinds_with_it.items():
+        names = ", ".join(kinds)
+        return f": {path}.kind is {chosen[path]}; kinds with this key: {names}"
+    nearest = _nearest(wanted, sorted(valid))
+    if nearest is None:
+        return "; --help lists the valid ones"
+    return f"; did you mean {nearest}?"
+
+
+def _other_kinds(key: Key, chosen: Mapping[str, str]) -> KindPath:
+    """The kinds that the key needs and this config does not choose."""
+    others = []
+    for path, kind in key.kinds:
+        if chosen.get(path, kind) != kind:
+            others.append((path, kind))
+    return tuple(others)
+
+
+def _nearest(wanted: str, valid: Sequence[str]) -> str | None:
+    """The same last name in the same part of the tree, else a like name beside it, else the like anywhere."""
+    parent, _, leaf = wanted.rpartition(".")
+    part = wanted.partition(".")[0]
     siblings = [name for name in valid if name.rpartition(".")[0] == parent]
-    same_leaf = sorted(name for name in valid if name.rpartition(".")[2] == leaf)
-    in_same_part = [name for name in same_leaf if name.startswith(f"{unknown[0]}.")]
-    nearest = (
-        in_same_part
+    same_leaf = [name for name in valid if name.rpartition(".")[2] == leaf]
+    same_part = [name for name in same_leaf if name.startswith(f"{part}.")]
+    candidates = (
+        same_part
         or difflib.get_close_matches(wanted, siblings, n=1, cutoff=0.6)
         or same_leaf
-        or difflib.get_close_matches(wanted, sorted(valid), n=1, cutoff=0.5)
+        or difflib.get_close_matches(wanted, valid, n=1, cutoff=0.5)
     )
-    if not nearest:
-        return "; --help lists the valid ones"
-    return f"; did you mean {nearest[0]}?"
+    return candidates[0] if candidates else None
