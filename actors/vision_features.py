@@ -7,6 +7,7 @@ An image is encoded once under the same weights, in a batch with others that are
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 

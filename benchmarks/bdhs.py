@@ -117,7 +117,7 @@ def _options(
     folder: Path,
 ) -> bdhs_sides.Options:
     from benchmarks import bdhs_sides
-    from cluster.bdhs_job import BLOCK_SIZE
+    from common.job_config import BLOCK_SIZE
 
     cuda = args.device == "cuda"
     batches = (32, 64, 128) if cuda else (8, 16)

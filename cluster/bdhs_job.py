@@ -8,17 +8,13 @@ prompt gives does not depend on which worker it meets.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -30,17 +26,15 @@ from actors.similarity import (
     Similarity,
     make_similarity,
 )
+from cluster.concurrent_tasks import run_all
 from cluster.generate_engines import Engines, ray_engines
-from cluster.lanes import all_or_first_error
+from cluster.pair_job import Stats, make_pair_set
 from cluster.progress import ProgressReport
-from cluster.prompt_source import load_prompts, prompt_spec
+from cluster.prompt_source import prompt_spec
 from cluster.shards import Shards
-from common.bdhs_config import BdhsConfig
-from common.config import RunConfig
-from common.datasets import STATS
-from common.errors import UserError
+from common.config import SHAPES_POLICY, OnlineBdhs
 from common.fingerprint import model_hash
-from common.overrides import load_config
+from common.job_config import BdhsJobConfig
 from common.pair_writer import PairWriter
 from common.records import Dropped, Prompt
 
@@ -49,145 +43,94 @@ DEMO_RHO = 0.5
 WINDOW = 128
 """Prompts being worked at per worker, at most; as many are lost when the process is killed. Small jobs are shared."""
 
-BLOCK_SIZE = 32
-"""Tokens per block of the engine's cache. Sentences of an answer begin alike, and whole blocks are computed once."""
+
+def settings_of(config: BdhsJobConfig) -> OnlineBdhs:
+    """`rollout.bdhs` with what it leaves open: the seed is the run's, and rho fits the demo policy."""
+    settings = config.rollout.bdhs
+    chosen: dict[str, Any] = {}
+    if "seed" not in settings.model_fields_set:
+        chosen["seed"] = config.run.seed
+    if "rho" not in settings.model_fields_set and config.model.path == SHAPES_POLICY:
+        chosen["rho"] = DEMO_RHO
+    return settings.model_copy(update=chosen)
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to make and where. `prompts` None is the shapes world's training captions."""
-
-    out: Path
-    config: RunConfig
-    bdhs: BdhsConfig
-    similarity: str
-    prompts: Path | None
-    count: int | None
-    seed: int
-
-
-def job_of(arguments: argparse.Namespace, overrides: Sequence[str]) -> Job:
-    """The job a command line asks for (UserError when a value is out of range)."""
-    words = [
-        "--mixture.online_fraction=1",
-        f"--rollout.engine.block_size={BLOCK_SIZE}",
-        *overrides,
-    ]
-    if arguments.model is not None:
-        words += ["--model.path", json.dumps(arguments.model)]
-    if arguments.workers is not None:
-        words += ["--rollout.num_workers", str(arguments.workers)]
-    given = {
-        "variant": arguments.variant,
-        "rho": DEMO_RHO
-        if arguments.rho is None and arguments.model is None
-        else arguments.rho,
-        "max_attempts": arguments.attempts,
-        "similarity_threshold": arguments.threshold,
-        "temperature": arguments.temperature,
-        "seed": arguments.seed,
-    }
-    if arguments.count is not None and arguments.count < 1:
-        raise UserError(f"--count: expected at least 1, got {arguments.count}")
-    try:
-        bdhs = BdhsConfig(
-            **{key: value for key, value in given.items() if value is not None}
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"bdhs.{first['loc'][0]}: {first['msg']}, got {first['input']!r}"
-        ) from error
-    config = load_config(arguments.preset, words)
-    return Job(
-        arguments.out,
-        config,
-        bdhs,
-        arguments.similarity,
-        arguments.prompts,
-        arguments.count,
-        arguments.seed,
-    )
-
-
-def run(job: Job, engines: Engines = ray_engines) -> None:
-    """Make the set, or what is missing of it, and print how it went."""
-    with PairWriter(job.out, spec_of(job)) as writer:
-        if writer.complete:
-            stats = json.loads((job.out / STATS).read_text())
-            print(f"{job.out}: already complete, {stats['num_pairs']} pairs")
-            return
-        similarity = make_similarity(job.similarity)
-        unreadable: list[Dropped] = []
-        prompts = load_prompts(
-            job.prompts, job.count, job.seed, writer.store, unreadable
-        )
-        if len(writer.notes) < len(prompts):
-            asyncio.run(_generate(job, writer, prompts, similarity, engines))
-        notes = [
-            *writer.notes,
-            *(note_of(Outcome(drop, drop.id)) for drop in unreadable),
-        ]
-        names = {"variant": job.bdhs.variant, "similarity_measure": similarity.name}
-        stats = {**names, **summarise(notes, job.bdhs.max_attempts)}
-        writer.finish(stats, [prompt.id for prompt in prompts])
-    print_stats(stats)
-    print(f"{job.out}: {stats['num_pairs']} pairs")
-
-
-def spec_of(job: Job) -> dict[str, Any]:
+def spec_of(config: BdhsJobConfig) -> dict[str, Any]:
     """All that decides the content of the set, JSON only."""
-    model = job.config.model
+    model = config.model
     return {
         "method": "bdhs",
-        **job.bdhs.model_dump(mode="json"),
-        "similarity": job.similarity,
-        **prompt_spec(job.prompts, job.count),
+        **settings_of(config).model_dump(mode="json"),
+        **prompt_spec(config),
         "model_hash": model_hash(Path(model.path)),
         "model_dtype": model.dtype,
         "model_max_length": model.max_length,
     }
 
 
+def run(config: BdhsJobConfig, engines: Engines = ray_engines) -> None:
+    """Make the set, or what is missing of it, and print how it went."""
+    settings = settings_of(config)
+
+    def make_pairs(
+        writer: PairWriter, prompts: Sequence[Prompt], unreadable: Sequence[Dropped]
+    ) -> Stats:
+        similarity = make_similarity(settings.similarity)
+        if len(writer.notes) < len(prompts):
+            asyncio.run(_generate(config, writer, prompts, similarity, engines))
+        notes = list(writer.notes)
+        notes.extend(note_of(Outcome(dropped, dropped.id)) for dropped in unreadable)
+        return {
+            "variant": settings.variant,
+            "similarity_measure": similarity.name,
+            **summarise(notes, settings.max_attempts),
+        }
+
+    make_pair_set(config, spec_of(config), make_pairs, print_stats)
+
+
 async def _generate(
-    job: Job,
+    config: BdhsJobConfig,
     writer: PairWriter,
     prompts: Sequence[Prompt],
     similarity: Similarity,
     engines: Engines,
 ) -> None:
+    """Do the prompts that have no note yet."""
     done = {note["id"] for note in writer.notes}
     todo = [prompt for prompt in prompts if prompt.id not in done]
     print(
-        f"{job.out}: {len(todo)} of {len(prompts)} prompts to do, starting engines",
+        f"{writer.directory}: {len(todo)} of {len(prompts)} prompts to do, starting engines",
         file=sys.stderr,
     )
-    async with engines(job.config) as (workers, num_image_tokens):
-        queue, window = iter(todo), min(WINDOW, math.ceil(len(todo) / len(workers)))
-        halves = (window - window // 2, window // 2)
+    settings = settings_of(config)
+    async with engines(config) as (workers, num_image_tokens):
+        queue = iter(todo)
+        window = min(WINDOW, math.ceil(len(todo) / len(workers)))
         with (
             ProgressReport("bdhs", len(prompts), len(done)) as progress,
             Shards(writer) as shards,
         ):
 
-            async def lane(generate: Generate, half: int) -> None:
+            async def work(generate: Generate, window: int) -> None:
                 async for outcome in generate_pairs(
                     queue,
                     generate,
-                    config=job.bdhs,
+                    config=settings,
                     similarity=similarity,
                     num_image_tokens=num_image_tokens,
-                    window=half,
+                    window=window,
                 ):
                     shards.add(outcome.result, note_of(outcome))
-                    progress.advance(
-                        f"prompts, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s"
-                    )
+                    pairs_per_s = shards.num_new_pairs / progress.elapsed_s
+                    progress.advance(f"prompts, {pairs_per_s:.1f} pairs/s")
 
-            await all_or_first_error(
-                [lane(generate, half) for half in halves for generate in workers]
-            )
-            rates = f"{progress.rate:.1f} prompts/s, {shards.num_new_pairs / progress.elapsed_s:.1f} pairs/s"
+            # Two tasks per worker halve its window, so that the engine is never without requests.
+            tasks = [work(generate, window - window // 2) for generate in workers]
+            tasks += [work(generate, window // 2) for generate in workers]
+            await run_all(tasks)
+            pairs_per_s = shards.num_new_pairs / progress.elapsed_s
+            rates = f"{progress.rate:.1f} prompts/s, {pairs_per_s:.1f} pairs/s"
     print(rates, file=sys.stderr)
 
 

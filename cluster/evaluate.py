@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.entry import exit_status
+from cluster.entry import exit_status, parse_line
 
 if TYPE_CHECKING:
     from cluster.clients import RewardClient
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the policies are measured, else as cluster.entry says."""
-    args, overrides = _parser().parse_known_args(argv)
+    args, overrides = parse_line(_parser(), argv)
 
     def call() -> None:
         from common.overrides import load_config

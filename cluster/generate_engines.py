@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from typing import TypeAlias
 
 from actors.bdhs import Generate
+from cluster.clients import RolloutClient
 from common.config import RunConfig
 from common.records import Prompt
 
+CountImageTokens: TypeAlias = Callable[[Prompt], int]
 Engines: TypeAlias = Callable[
-    [RunConfig],
-    AbstractAsyncContextManager[tuple[list[Generate], Callable[[Prompt], int]]],
+    [RunConfig], AbstractAsyncContextManager[tuple[list[Generate], CountImageTokens]]
 ]
 """Starts the engines; gives one `generate` per worker, and the number of image tokens of a prompt."""
 
@@ -22,8 +22,8 @@ Engines: TypeAlias = Callable[
 @asynccontextmanager
 async def ray_engines(
     config: RunConfig,
-) -> AsyncIterator[tuple[list[Generate], Callable[[Prompt], int]]]:
-    """Rollout workers as Ray actors; the counting is done here."""
+) -> AsyncIterator[tuple[list[Generate], CountImageTokens]]:
+    """Start rollout workers as Ray actors. Image tokens are counted in this process."""
     from actors.image_tokens import ImageTokenCounter
     from actors.rollout import RolloutWorker
     from cluster.ray_runtime import RayRuntime
@@ -32,8 +32,9 @@ async def ray_engines(
     rollout = config.rollout
     runtime = RayRuntime(config.cluster)
     try:
-        handles = [
-            runtime.spawn(
+        clients = []
+        for index in range(rollout.num_workers):
+            handle = runtime.spawn(
                 RolloutWorker,
                 config,
                 index,
@@ -41,13 +42,10 @@ async def ray_engines(
                 num_cpus=rollout.num_cpus,
                 num_gpus=rollout.num_gpus,
             )
-            for index in range(rollout.num_workers)
-        ]
-        await asyncio.gather(*(handle.call("start") for handle in handles))
-        count = ImageTokenCounter(
-            ChatEncoder(config.model.path, config.model.max_length)
-        )
-        yield [partial(handle.call, "generate") for handle in handles], count
-        await asyncio.gather(*(handle.call("close") for handle in handles))
+            clients.append(RolloutClient(handle, config.loop.call_timeout_s))
+        await asyncio.gather(*(client.start() for client in clients))
+        encoder = ChatEncoder(config.model.path, config.model.max_length)
+        yield [client.generate for client in clients], ImageTokenCounter(encoder)
+        await asyncio.gather(*(client.close() for client in clients))
     finally:
         runtime.shutdown()

@@ -12,104 +12,95 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from cluster import inspect_job
-from cluster.entry import exit_status
+from cluster.entry import add_preset, command_parser, exit_status, parse_line
+from cluster.flags import EXPORT_FLAGS, IMPORT_FLAGS, INSPECT_FLAGS
+from common.flags import Flag, add_flags, given_flags
 from common.importers import NAMES
+from common.job_config import ExportConfig, ImportConfig, InspectConfig, JobConfig
+from common.overrides import describe_keys, load
 
-EXPORT, INSPECT = "export", "inspect"
+JOBS: dict[str, tuple[str, type[JobConfig], tuple[Flag, ...]]] = {
+    "export": (
+        "a set of ours as TRL's VLM preference parquet, OUT/train.parquet; `trl` imports it back without loss",
+        ExportConfig,
+        EXPORT_FLAGS,
+    ),
+    "inspect": (
+        "what a set of ours is made of, as a page and JSON",
+        InspectConfig,
+        INSPECT_FLAGS,
+    ),
+}
+"""Commands on sets of ours -> summary, config tree and short flags. Every other command is the name of an importer."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the set is complete, else as cluster.entry says."""
-    arguments = build_parser().parse_args(argv)
     return exit_status(
-        lambda: run(arguments), "stopped; run the same command again to go on"
+        lambda: run(config_of(argv)), "stopped; run the same command again to go on"
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """What the command line asks for (UserError)."""
-    if arguments.command == EXPORT:
-        from cluster.export_job import export_set
-
-        export_set(arguments.directory, arguments.out)
-    elif arguments.command == INSPECT:
-        inspect_job.run(arguments)
+def config_of(argv: Sequence[str] | None = None) -> JobConfig:
+    """The config that a command line asks for (UserError as `load`)."""
+    arguments, overrides = parse_line(build_parser(), argv)
+    name = arguments.command
+    if name in JOBS:
+        _, schema, flags = JOBS[name]
+        given = given_flags(arguments, flags)
     else:
-        from cluster.import_job import ImportJob, import_set
-
-        import_set(
-            ImportJob(
-                arguments.command,
-                arguments.path,
-                arguments.out,
-                arguments.images,
-                arguments.count,
-                arguments.strip_prefix,
-            )
-        )
+        schema, flags = ImportConfig, IMPORT_FLAGS
+        given = given_flags(arguments, flags)
+        given[Flag(name, "import_data.name", "")] = name
+    return load(schema, arguments.preset, overrides, given, flags)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """One command per importer, and those that work on sets of ours."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster.import_data", description=(__doc__ or "").split("\n")[0]
-    )
+    """The command line: a subcommand per importer, and those that work on sets of ours."""
+    parser = command_parser("python -m cluster.import_data", __doc__ or "")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="NAME", title="NAME is one of"
     )
     for name, summary in NAMES.items():
-        command = commands.add_parser(
-            name, help=summary, description=f"Imports {summary}."
-        )
-        command.add_argument(
-            "path",
-            type=Path,
-            metavar="PATH",
-            help="the published file, or the folder that holds it",
-        )
-        command.add_argument(
-            "--out",
-            type=Path,
-            required=True,
-            metavar="DIR",
-            help="folder of the set to make",
-        )
-        command.add_argument(
-            "--images",
-            type=Path,
-            metavar="ROOT",
-            help="folder that image paths are below; default: the one of PATH",
-        )
-        command.add_argument(
-            "--strip-prefix",
-            default="",
-            metavar="PREFIX",
-            help="cut this off the front of image paths",
-        )
-        command.add_argument(
-            "--count", type=int, metavar="N", help="read at most N rows"
-        )
-    export = commands.add_parser(
-        EXPORT,
-        help="a set of ours as TRL's VLM preference parquet",
-        description=(
-            "Writes OUT/train.parquet in TRL's VLM preference format; `trl` imports it back without loss."
-        ),
-    )
-    export.add_argument(
-        "directory", type=Path, metavar="DIR", help="folder of a pair set"
-    )
-    export.add_argument(
-        "--out", type=Path, required=True, metavar="OUT", help="folder to write"
-    )
-    inspect = commands.add_parser(
-        INSPECT, help="what a set of ours is made of, as a page and JSON"
-    )
-    inspect_job.add_arguments(inspect)
+        _add_command(commands, name, f"imports {summary}", ImportConfig, IMPORT_FLAGS)
+    for name, (summary, schema, flags) in JOBS.items():
+        _add_command(commands, name, summary, schema, flags)
     return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    schema: type[JobConfig],
+    flags: tuple[Flag, ...],
+) -> None:
+    command = commands.add_parser(
+        name,
+        help=summary.removeprefix("imports "),
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"config keys:\n{describe_keys(schema)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(command, flags)
+    add_preset(command)
+
+
+def run(config: JobConfig) -> None:
+    """Do what the command line asks for (UserError when an input is wrong)."""
+    if isinstance(config, ExportConfig):
+        from cluster.export_job import export_set
+
+        export_set(config.export.directory, config.export.out)
+    elif isinstance(config, InspectConfig):
+        from cluster import inspect_job
+
+        inspect_job.run(config.inspect)
+    elif isinstance(config, ImportConfig):
+        from cluster.import_job import import_set
+
+        import_set(config.import_data)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from cluster.drop_report import Tally, print_dropped
@@ -25,6 +23,7 @@ from common.importers.base import Importer
 from common.importers.build import outcomes
 from common.importers.image_intake import ImageIntake
 from common.importers.readers import DataFile, read_rows
+from common.job_config import ImportSettings
 from common.pair_writer import PairWriter
 from common.records import Dropped, PreferencePair, Prompt
 
@@ -33,31 +32,13 @@ SHARD_CHARS = 16_000_000
 SHARD_INTERVAL_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class ImportJob:
-    """What to import and where to. `images` None is the folder of `path`; `count` None is all rows."""
-
-    name: str
-    path: Path
-    out: Path
-    images: Path | None = None
-    count: int | None = None
-    strip_prefix: str = ""
-
-    @property
-    def image_root(self) -> Path:
-        return self.images or (self.path if self.path.is_dir() else self.path.parent)
-
-
-def import_set(job: ImportJob) -> None:
+def import_set(job: ImportSettings) -> None:
     """Make the set, or what is missing of it, and print how it went.
 
     Raises:
         UserError: PATH or ROOT is not there, no row can be used, or DIR holds another set.
     """
     importer = load(job.name)
-    if job.count is not None and job.count < 1:
-        raise UserError(f"--count: expected at least 1, got {job.count}")
     if not job.path.exists():
         raise UserError(
             f"{job.path}: expected the files of {job.name}, got none; check PATH"
@@ -90,7 +71,7 @@ def import_set(job: ImportJob) -> None:
 
 
 def spec_of(
-    job: ImportJob, importer: Importer, files: Sequence[DataFile | Dropped]
+    job: ImportSettings, importer: Importer, files: Sequence[DataFile | Dropped]
 ) -> dict[str, Any]:
     """All that decides the content of the set, JSON only."""
     stats = [
@@ -112,7 +93,7 @@ def spec_of(
 
 
 def _import(
-    job: ImportJob,
+    job: ImportSettings,
     importer: Importer,
     files: Sequence[DataFile | Dropped],
     writer: PairWriter,
@@ -192,7 +173,7 @@ class Shard:
         self._last, self._saved_rows = time.monotonic(), self._tally.num_rows
 
 
-def _nothing(job: ImportJob, tally: Tally) -> str:
+def _nothing(job: ImportSettings, tally: Tally) -> str:
     if not tally.dropped:
         return f"{job.path}: expected rows of {job.name}, got none; check PATH"
     reason, count = tally.dropped.most_common(1)[0]

@@ -7,7 +7,6 @@ The text is read in one pass in bounded memory; the policy looks at `--policy-co
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from cluster.inspect_page import Sample
     from common.anatomy import Figures
+    from common.job_config import InspectSettings
     from common.records import Dropped, PreferencePair
     from learner.anatomy_logps import Measured
 
@@ -27,58 +27,7 @@ LEAST = {"count": 1, "samples": 0, "policy_count": 1, "batch": 1, "max_length": 
 """The least value of each number among the arguments."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `inspect`. Loads nothing heavy."""
-    parser.add_argument(
-        "directory",
-        type=Path,
-        metavar="DIR",
-        help="folder of a pair set (pairs.parquet, images/)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("inspect.html"),
-        help="page; figures go beside it as .json",
-    )
-    parser.add_argument(
-        "--count", type=int, help="read so many rows, evenly spread; default: all"
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=24,
-        help="pairs shown with their images; default 24",
-    )
-    parser.add_argument(
-        "--policy",
-        help="also ask this policy: a Hugging Face folder, or shapes; default: none",
-    )
-    parser.add_argument(
-        "--policy-count",
-        type=int,
-        default=500,
-        help="pairs that the policy reads; default 500",
-    )
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=8,
-        help="pairs per forward of the policy; default 8",
-    )
-    parser.add_argument(
-        "--max-length",
-        type=int,
-        default=4096,
-        help="tokens; longer pairs are counted, not measured",
-    )
-    parser.add_argument(
-        "--device",
-        help="of the policy, as torch names it; default: cuda when there is one",
-    )
-
-
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: InspectSettings) -> None:
     """Write the page and its JSON, and print the verdicts.
 
     Raises:
@@ -115,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"look: {arguments.out}   figures: {data}")
 
 
-def check(arguments: argparse.Namespace) -> None:
+def check(arguments: InspectSettings) -> None:
     """Refuse values that mean nothing, before anything is read (UserError)."""
     from common.errors import UserError
 
@@ -133,7 +82,7 @@ def check(arguments: argparse.Namespace) -> None:
         )
 
 
-def read_set(arguments: argparse.Namespace) -> tuple[Figures, list[PreferencePair]]:
+def read_set(arguments: InspectSettings) -> tuple[Figures, list[PreferencePair]]:
     """Read the rows in one pass: the figures, and evenly spread pairs for the policy and as samples.
 
     Rows that are no pair are counted under their reasons.
@@ -190,7 +139,7 @@ def dropped_making(directory: Path) -> dict[str, int]:
 
 
 def ask_policy(
-    arguments: argparse.Namespace, pairs: Sequence[PreferencePair]
+    arguments: InspectSettings, pairs: Sequence[PreferencePair]
 ) -> tuple[Figures, Measured]:
     """Measure log-probs of `--policy-count` of the pairs under the policy, and figures of them."""
     from cluster.progress import ProgressReport
@@ -202,6 +151,7 @@ def ask_policy(
     from learner.collate import Collator
     from learner.policy import load_policy
 
+    assert arguments.policy is not None, "asked only where a policy is given"
     path = SHAPES_POLICY if arguments.policy == "shapes" else arguments.policy
     device = device_of(arguments)
     config = Model(
@@ -234,7 +184,7 @@ def ask_policy(
     return figures, measured
 
 
-def device_of(arguments: argparse.Namespace) -> torch.device:
+def device_of(arguments: InspectSettings) -> torch.device:
     """The device of `--device`; by default CUDA where there is one.
 
     Raises:

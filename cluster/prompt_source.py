@@ -5,44 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from common.config import PromptFile
 from common.datasets import PROMPTS, read_prompts
 from common.errors import UserError
 from common.images import ImageStore
+from common.job_config import GenerateConfig
 from common.records import Dropped, Prompt
 
-DEMO_COUNT = 1000
 
-
-def prompt_spec(directory: Path | None, count: int | None) -> dict[str, Any]:
+def prompt_spec(config: GenerateConfig) -> dict[str, Any]:
     """What decides which prompts there are, JSON only (UserError when the folder is no prompt set)."""
-    source: dict[str, Any] = {"kind": "shapes", "split": "train"}
-    if directory is not None:
-        path = directory / PROMPTS
-        if not path.is_file():
-            raise UserError(
-                f"--prompts: expected a folder with {PROMPTS}, got {directory}; check the path"
-            )
-        source = {
-            "kind": "file",
-            "bytes": path.stat().st_size,
-            "modified": path.stat().st_mtime_ns,
-        }
-    return {
-        "prompts": source,
-        "count": count or (DEMO_COUNT if directory is None else None),
-    }
+    source = config.data.prompts
+    if not isinstance(source, PromptFile):
+        shapes = {"kind": "shapes", "split": "train"}
+        return {"prompts": shapes, "count": source.count}
+    path = Path(source.path) / PROMPTS
+    if not path.is_file():
+        raise UserError(
+            f"--prompts (data.prompts.path): expected a folder with {PROMPTS}, got {source.path}; check the path"
+        )
+    stat = path.stat()
+    file = {"kind": "file", "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+    return {"prompts": file, "count": source.rows}
 
 
 def load_prompts(
-    directory: Path | None,
-    count: int | None,
-    seed: int,
-    store: ImageStore,
-    dropped: list[Dropped],
+    config: GenerateConfig, store: ImageStore, dropped: list[Dropped]
 ) -> list[Prompt]:
-    """The prompts, of the first `count` rows or scenes, with references; rows that are no prompt go to `dropped`."""
-    if directory is not None:
-        return read_prompts(directory, dropped, count)
+    """The prompts, with references; rows that are no prompt are appended to `dropped`."""
+    source = config.data.prompts
+    if isinstance(source, PromptFile):
+        return read_prompts(Path(source.path), dropped, source.rows)
     from cluster.shapes_world import training_prompts
 
-    return training_prompts(count or DEMO_COUNT, seed, store)
+    return training_prompts(source.count, config.scene_seed, store)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.entry import exit_status
+from cluster.entry import PRESET_HELP, command_parser, exit_status, parse_line
 from cluster.placement import describe, plan
 from common.overrides import describe_keys, load_config
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0 on success, 1 on a failed run, 2 on bad input, 130 when interrupted."""
-    options, overrides = _parser().parse_known_args(arguments)
+    options, overrides = parse_line(_parser(), arguments)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
@@ -36,18 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster.train",
-        description="Online, offline or mixed DPO of a multimodal model on Ray, vLLM and DeepSpeed.",
-        epilog=f"config keys:\n{describe_keys()}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "python -m cluster.train",
+        "Online, offline or mixed DPO of a multimodal model on Ray, vLLM and DeepSpeed.",
+        f"config keys:\n{describe_keys()}",
     )
-    parser.add_argument(
-        "preset",
-        type=Path,
-        nargs="?",
-        help="TOML file of config keys, such as cluster/configs/*.toml",
-    )
+    parser.add_argument("preset", type=Path, nargs="?", help=PRESET_HELP)
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in run.dir, or start it"
     )

@@ -51,7 +51,7 @@ def load_prompts(
     if isinstance(source, ShapesPrompts):
         prompts = training_prompts(source.count, source.seed, store)
     else:
-        prompts = read_prompts(Path(source.path), dropped)
+        prompts = read_prompts(Path(source.path), dropped, source.rows)
     if not prompts:
         raise UserError(
             f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows"

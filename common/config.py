@@ -7,7 +7,7 @@ Fields whose value the papers do not state say so ("ours").
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -20,7 +20,7 @@ SHAPES_POLICY = "common/shapes/policy"
 
 
 def by_kind(default: str) -> Discriminator:
-    """Picks a member of a union of sections by its `kind`, so that `--model.tuning.r 8` alone is an error about r."""
+    """Pick a member of a union of sections by its `kind`, so that `--model.tuning.r 8` alone is an error about r."""
 
     def kind_of(value: Any) -> Any:
         return (
@@ -115,6 +115,9 @@ class PromptFile(Section):
 
     kind: Literal["file"] = "file"
     path: str
+    rows: int | None = Field(
+        None, ge=1, description="read so many rows, the first ones; none: all"
+    )
 
 
 class PairFile(Section):
@@ -490,7 +493,14 @@ class Cluster(Section):
 
 
 class RunConfig(Section):
-    """Everything a run needs. Written resolved to RUN_DIR/config.json."""
+    """Everything a run needs. Written resolved to RUN_DIR/config.json.
+
+    `keys_read` are the keys, or sections, that overrides may name, () for all; `job_defaults` lie below the preset.
+    Both are for the trees of other commands (`common/job_config.py`).
+    """
+
+    keys_read: ClassVar[tuple[str, ...]] = ()
+    job_defaults: ClassVar[dict[str, Any]] = {}
 
     run: Run = Run()
     cluster: Cluster = Cluster()

@@ -1,177 +1,183 @@
-"""From a TOML preset and `--section.key value` words to a validated config, with errors a person can act on."""
+"""From a TOML preset, short flags and `--section.key value` words to a validated config tree.
+
+    a command's own defaults ─▶ preset ─▶ flags and overrides ─▶ validation     each later one wins
+
+Every mistake is one line that names the key as the user wrote it.
+"""
 
 from __future__ import annotations
 
-import difflib
+import copy
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from common.config import RunConfig
+from common.config_errors import explain
+from common.config_keys import describe, is_below, sections_of
+from common.config_tree import Assignment, Tree, merge, parse, type_at, write
 from common.errors import UserError
-from common.section import Section
+from common.flags import Flag
+
+Config = TypeVar("Config", bound=RunConfig)
 
 
 def load_config(preset: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a preset and apply overrides such as `["--learner.num_steps", "5"]`.
+    """Read a preset of a run and apply overrides such as `["--learner.num_steps", "5"]` (UserError as `load`)."""
+    return load(RunConfig, preset, overrides)
+
+
+def load(
+    schema: type[Config],
+    preset: Path | None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[Flag, str] | None = None,
+    known_flags: Sequence[Flag] = (),
+) -> Config:
+    """Read a preset and apply overrides and short flags.
+
+    Args:
+        schema: the config tree of the command.
+        preset: TOML file, or None for defaults alone.
+        overrides: words `--section.key value` or `--section.key=value`.
+        flags: short flags that were given, with their values.
+        known_flags: all short flags of the command, which errors name beside their keys.
 
     Raises:
-        UserError: the file cannot be read, a key is unknown (the nearest valid name is given), or a value is wrong.
+        UserError: the file cannot be read, a key is unknown (the nearest valid name is given), a value is wrong,
+            or a flag and an override of the same key disagree.
     """
-    tree: dict[str, Any] = {}
+    tree = copy.deepcopy(schema.job_defaults)
     if preset is not None:
-        try:
-            tree = tomllib.loads(preset.read_text())
-        except OSError as error:
-            raise UserError(
-                f"preset: expected a TOML file, got {preset} ({error.strerror}); check the path"
-            ) from error
-        except ValueError as error:
-            raise UserError(f"preset {preset}: expected TOML, got {error}") from error
-    for key, value in _words(overrides):
-        _assign(tree, key, _parse(value))
-    return validate(tree)
+        merge(tree, _read_preset(preset), schema)
+    command_line = _CommandLine(schema, tree)
+    for key, word in _override_words(overrides):
+        command_line.add_override(key, word)
+    for flag, word in (flags or {}).items():
+        command_line.add_flag(flag, word)
+    command_line.apply()
+    for name, field in schema.model_fields.items():
+        # An error about a missing key names the key, not the section that is not there.
+        if field.is_required() and sections_of(field.annotation):
+            tree.setdefault(name, {})
+    return _validate(schema, tree, known_flags)
 
 
-def validate(tree: dict[str, Any]) -> RunConfig:
-    """Validate a plain tree; the first problem becomes a one-line UserError."""
+def validate(tree: Tree) -> RunConfig:
+    """Validate the plain tree of a run; the first problem becomes a one-line UserError."""
+    return _validate(RunConfig, tree, ())
+
+
+def describe_keys(schema: type[RunConfig] = RunConfig) -> str:
+    """Every key that overrides may name, with its type, default and meaning, for --help."""
+    return describe(schema, schema.keys_read, schema.job_defaults)
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part a command line into words for argparse and `--section.key value` overrides.
+
+    argparse does not know the overrides: it would take the value of one for a positional argument.
+    """
+    others: list[str] = []
+    overrides: list[str] = []
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        key, equals, _ = word.partition("=")
+        if not key.startswith("--") or "." not in key:
+            others.append(word)
+            continue
+        overrides.append(word)
+        has_value = remaining and not remaining[0].startswith("--")
+        if not equals and has_value:
+            overrides.append(remaining.pop(0))
+    return others, overrides
+
+
+def _validate(schema: type[Config], tree: Tree, known_flags: Sequence[Flag]) -> Config:
     try:
-        return RunConfig.model_validate(tree)
+        return schema.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = _location(first["loc"], tree)
-        key = ".".join(location)
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"unknown config key {key}{_nearest(location)}") from error
-        message = first["msg"].removeprefix("Value error, ")
-        got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-        raise UserError(f"{key}: {message}{got}" if key else message) from error
+        raise UserError(explain(error, schema, known_flags)) from error
 
 
-def _location(loc: Sequence[int | str], tree: Any) -> list[str]:
-    """The key as the user wrote it: pydantic's own path names the chosen kind of a union as well."""
-    location: list[str] = []
-    for index, part in enumerate(loc):
-        known = (isinstance(tree, dict) and part in tree) or isinstance(tree, list)
-        if known or index == len(loc) - 1:
-            location.append(str(part))
-        tree = tree[part] if known else tree
-    return location
+def _read_preset(path: Path) -> Tree:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"preset: expected a TOML file, got {path} ({error.strerror}); check the path"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"preset {path}: expected TOML, got {error}") from error
 
 
-def describe_keys() -> str:
-    """Every key with its type, default and meaning, for --help."""
-    lines = []
-    for key, kind, default, meaning in _leaves(RunConfig, ()):
-        lines.append(
-            f"  --{key} {kind}  (default {default})"
-            + (f"\n        {meaning}" if meaning else "")
-        )
-    return "\n".join(lines)
-
-
-def _words(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    words = list(overrides)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or "." not in word:
+def _override_words(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Keys and the words for them."""
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or "." not in key:
             raise UserError(
                 f"expected --section.key value, got {word!r}; --help lists the keys"
             )
-        key, equals, value = word[2:].partition("=")
         if not equals:
-            if not words:
+            if not remaining or remaining[0].startswith("--"):
                 raise UserError(f"--{key}: expected a value after it, got nothing")
-            value = words.pop(0)
+            value = remaining.pop(0)
         yield key, value
 
 
-def _parse(value: str) -> Any:
-    """TOML values keep their type (`1e-4`, `true`, `[1, 2]`); anything else is a string."""
-    try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return None if value.lower() == "none" else value
+class _CommandLine:
+    """The values that overrides and flags give to the keys of a tree."""
 
+    def __init__(self, schema: type[RunConfig], tree: Tree) -> None:
+        self._schema = schema
+        self._tree = tree
+        self._by_key: dict[str, Assignment] = {}
+        self._flags_by_kind: list[tuple[Flag, str]] = []
 
-def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set one key; a number is the index of an entry in a list (`evaluation.suites.0.test_scenes`)."""
-    *sections, leaf = key.split(".")
-    node: Any = tree
-    for section in sections:
-        is_list = isinstance(node, list)
-        node = _entry(node, section, key) if is_list else node.setdefault(section, {})
-        if not isinstance(node, dict | list):
+    def add_override(self, key: str, word: str) -> None:
+        """A later override of the same key wins. Keys that the command does not read are refused (UserError)."""
+        keys_read = self._schema.keys_read
+        is_known = type_at(self._schema, self._tree, key) is not None
+        if keys_read and is_known and not is_below(key, keys_read):
             raise UserError(
-                f"--{key}: expected {section} to be a section, got the value {node!r}"
+                f"--{key}: expected a key that this command reads ({', '.join(keys_read)}), got another; leave it out"
             )
-    if isinstance(node, list):
-        _entry(node, leaf, key)
-        node[int(leaf)] = value
-    else:
-        node[leaf] = value
+        self._by_key[key] = Assignment(key, word, f"--{key}")
 
+    def add_flag(self, flag: Flag, word: str) -> None:
+        """Set the flag's key and what it implies (UserError when an override says something else)."""
+        for key, implied in flag.implies:
+            self._set_by_flag(flag, key, implied)
+        if flag.otherwise is None:
+            self._set_by_flag(flag, flag.key, word)
+        else:
+            self._flags_by_kind.append((flag, word))
 
-def _entry(entries: list[Any], index: str, key: str) -> Any:
-    """An entry of a list of sections; a bare name becomes the section that it is short for."""
-    if not index.isdigit() or int(index) >= len(entries):
-        raise UserError(
-            f"--{key}: expected an index below {len(entries)}, the number of entries so far, got {index}"
-        )
-    if isinstance(entries[int(index)], str):
-        entries[int(index)] = {"kind": entries[int(index)]}
-    return entries[int(index)]
+    def apply(self) -> None:
+        """Write all values into the tree."""
+        for assignment in self._by_key.values():
+            write(self._tree, self._schema, assignment, self._by_key)
+        # Which key such a flag means is known only once all kinds are.
+        for flag, word in self._flags_by_kind:
+            key = flag.key
+            if type_at(self._schema, self._tree, key) is None and flag.otherwise:
+                key = flag.otherwise
+            assignment = self._set_by_flag(flag, key, word)
+            write(self._tree, self._schema, assignment, self._by_key)
 
-
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The section classes inside an annotation (a union of kinds has several)."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _sections(inner)
-
-
-def _leaves(
-    section: type[BaseModel], prefix: tuple[str, ...]
-) -> Iterator[tuple[str, str, Any, str]]:
-    for name, field in section.model_fields.items():
-        inner = list(_sections(field.annotation))
-        entry = {dict: ("NAME",), tuple: ("0",)}.get(get_origin(field.annotation), ())
-        for child in inner:
-            yield from _leaves(child, (*prefix, name, *entry))
-        if not inner or get_origin(field.annotation) is tuple:
-            kind = getattr(field.annotation, "__name__", None) or str(
-                field.annotation
-            ).replace("typing.", "")
-            if kind in ("Literal", "Optional", "Union", "UnionType"):
-                kind = str(field.annotation).replace("typing.", "")
-            yield (
-                ".".join((*prefix, name)),
-                kind,
-                field.default,
-                field.description or "",
+    def _set_by_flag(self, flag: Flag, key: str, word: str) -> Assignment:
+        assignment = Assignment(key, word, flag.name)
+        first = self._by_key.setdefault(key, assignment)
+        annotation = type_at(self._schema, self._tree, key)
+        if parse(first.word, annotation) != parse(word, annotation):
+            raise UserError(
+                f"{flag.name} and {first.written}: expected one value of {key}, got two that differ; give one of them"
             )
-
-
-def _nearest(location: list[str]) -> str:
-    valid = {key for key, *_ in _leaves(RunConfig, ())}
-    valid |= {
-        key.rsplit(".", depth)[0]
-        for key in valid
-        for depth in range(1, key.count(".") + 1)
-    }
-    wanted, leaf = ".".join(location), location[-1]
-    same_leaf = sorted(key for key in valid if key.rpartition(".")[2] == leaf)
-    siblings = [
-        key for key in valid if key.rpartition(".")[0] == wanted.rpartition(".")[0]
-    ]
-    close = (
-        [key for key in same_leaf if key.startswith(location[0] + ".")]
-        or difflib.get_close_matches(wanted, siblings, n=1, cutoff=0.6)
-        or same_leaf
-        or difflib.get_close_matches(wanted, sorted(valid), n=1, cutoff=0.5)
-    )
-    return f"; did you mean {close[0]}?" if close else "; --help lists the valid ones"
+        return first

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from common.config import Section
+from common.section import Section
 
 ErrorKind: TypeAlias = Literal["entity", "attribute", "relation", "reasoning"]
 KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
@@ -19,7 +19,8 @@ class EndpointConfig(Section):
     The API key is no setting: it is read from the environment variable that `api_key_env` names.
     """
 
-    base_url: str = Field(description="such as http://localhost:8000/v1")
+    # Without repr: a refused address may hold credentials, and errors must not repeat it.
+    base_url: str = Field(description="such as http://localhost:8000/v1", repr=False)
     model: str = Field(min_length=1)
     api_key_env: str | None = Field(
         None, description="None: OPENAI_API_KEY, or no key where that is not set"

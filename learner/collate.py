@@ -19,6 +19,7 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from common.chat import ChatEncoder, EncodedPrompt
+from common.errors import Refused
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.sources import RLOO
 from learner.crops import Crop

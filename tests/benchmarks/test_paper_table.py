@@ -11,8 +11,7 @@ import pytest
 from benchmarks import paper_table
 from benchmarks.paper_arms import ARMS, PAIR_SETS
 from benchmarks.paper_page import METRICS, cell, table, write_page
-from cluster.bdhs_job import job_of
-from cluster.generate import build_parser
+from cluster.generate import config_of
 from common.config import RunConfig
 from common.datasets import SPEC, write_json
 from common.overrides import load_config
@@ -80,7 +79,7 @@ def test_every_arm_is_a_valid_run(name: str) -> None:
 )
 def test_every_pair_set_is_a_valid_job(name: str, tmp_path: Path) -> None:
     words = [*PAIR_SETS[name].words, "--out", str(tmp_path)]
-    job_of(*build_parser().parse_known_args(words))
+    config_of(words)
 
 
 @pytest.mark.parametrize(

@@ -22,16 +22,17 @@ import pytest
 from actors.bdhs import Generate
 from actors.image_tokens import ImageTokenCounter
 from cluster import bdhs_job, progress, shards
-from cluster.bdhs_job import Job, job_of, run
-from cluster.generate import build_parser, main
+from cluster.bdhs_job import run, settings_of, spec_of
+from cluster.generate import config_of, main
 from cluster.generate_engines import Engines, ray_engines
 from cluster.prompt_source import load_prompts
 from common.chat import ChatEncoder
-from common.config import RunConfig
+from common.config import PromptFile, RunConfig
 from common.datasets import (
     IMAGES,
     PAIRS,
     PROMPTS,
+    SPEC,
     STATS,
     read_pairs,
     read_table,
@@ -40,6 +41,7 @@ from common.datasets import (
 )
 from common.errors import UserError
 from common.images import ImageStore
+from common.job_config import BdhsJobConfig
 from common.pair_writer import PairWriter
 from common.protocols import GenerationRequest
 from common.records import (
@@ -53,6 +55,13 @@ from common.records import (
 )
 from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA
 from common.shapes.prompts import caption_prompts
+
+
+def bdhs_config(words: list[str]) -> BdhsJobConfig:
+    """The config of a command line that begins with `bdhs`."""
+    config = config_of(words)
+    assert isinstance(config, BdhsJobConfig)
+    return config
 
 
 class Killed(BaseException):
@@ -94,13 +103,15 @@ def answer(request: GenerationRequest) -> RolloutGroup | Dropped:
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+def job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., BdhsJobConfig]:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
     monkeypatch.setattr(shards, "SHARD_PROMPTS", 16)
 
-    def make(*words: str, out: str = "out", count: int = 150) -> Job:
+    def make(*words: str, out: str = "out", count: int = 150) -> BdhsJobConfig:
         line = [
             "bdhs",
             "--out",
@@ -111,27 +122,30 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
             str(count),
             *words,
         ]
-        return job_of(*build_parser().parse_known_args(line))
+        return bdhs_config(line)
 
     return make
 
 
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
-    job: Callable[..., Job],
+    job: Callable[..., BdhsJobConfig],
 ) -> None:
     whole, parts = job(out="whole"), job(out="parts")
     run(whole, scripted())
     for killed_at in (2, 3, 1):
         with pytest.raises(Killed):
             run(parts, scripted(killed_at=killed_at))
-    assert not (parts.out / PAIRS).exists()
+    assert not (parts.generate.out / PAIRS).exists()
     run(parts, scripted(num_workers=3))
     left, right = (
-        read_table(out.out / PAIRS, PAIR_SCHEMA).to_pylist() for out in (whole, parts)
+        read_table(out.generate.out / PAIRS, PAIR_SCHEMA).to_pylist()
+        for out in (whole, parts)
     )
     assert left == right and len(left) > 80
-    assert (whole.out / STATS).read_text() == (parts.out / STATS).read_text()
-    stats = json.loads((whole.out / STATS).read_text())
+    assert (whole.generate.out / STATS).read_text() == (
+        parts.generate.out / STATS
+    ).read_text()
+    stats = json.loads((whole.generate.out / STATS).read_text())
     assert (
         stats["num_prompts"]
         == 150
@@ -146,7 +160,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
 CHILD = """
 import os, signal, sys
 from cluster import bdhs_job, shards
-from cluster.generate import build_parser
+from cluster.generate import config_of
 from tests.cluster import test_generate
 
 class Killed(BaseException):
@@ -156,22 +170,22 @@ class Killed(BaseException):
 test_generate.Killed = Killed
 shards.SHARD_PROMPTS = 16
 killed_at, *line = sys.argv[1:]
-bdhs_job.run(bdhs_job.job_of(*build_parser().parse_known_args(line)), test_generate.scripted(killed_at=int(killed_at)))
+bdhs_job.run(config_of(line), test_generate.scripted(killed_at=int(killed_at)))
 """
 
 
 @pytest.mark.chaos
 def test_a_process_that_is_killed_outright_loses_and_repeats_nothing(
-    job: Callable[..., Job],
+    job: Callable[..., BdhsJobConfig],
 ) -> None:
     whole, parts = job(out="whole"), job(out="parts")
     run(whole, scripted())
     line = [
         "bdhs",
         "--out",
-        str(parts.out),
+        str(parts.generate.out),
         "--model",
-        parts.config.model.path,
+        parts.model.path,
         "--count",
         "150",
     ]
@@ -181,22 +195,24 @@ def test_a_process_that_is_killed_outright_loses_and_repeats_nothing(
             [sys.executable, "-c", CHILD, str(killed_at), *line], capture_output=True
         )
         assert died.returncode == -signal.SIGKILL, died.stderr
-        with PairWriter(parts.out, bdhs_job.spec_of(parts)) as writer:
+        with PairWriter(parts.generate.out, spec_of(parts)) as writer:
             ids = [note["id"] for note in writer.notes]
         assert len(set(ids)) == len(ids)
         finished.append(len(ids))
     assert 0 < finished[0] < finished[1] < 150
     run(parts, scripted(num_workers=2))
     left, right = (
-        read_table(out.out / PAIRS, PAIR_SCHEMA).to_pylist() for out in (whole, parts)
+        read_table(out.generate.out / PAIRS, PAIR_SCHEMA).to_pylist()
+        for out in (whole, parts)
     )
     assert (
         left == right
-        and (whole.out / STATS).read_text() == (parts.out / STATS).read_text()
+        and (whole.generate.out / STATS).read_text()
+        == (parts.generate.out / STATS).read_text()
     )
 
 
-def test_nothing_finished_is_asked_again(job: Callable[..., Job]) -> None:
+def test_nothing_finished_is_asked_again(job: Callable[..., BdhsJobConfig]) -> None:
     done: list[str] = []
 
     @asynccontextmanager
@@ -213,17 +229,17 @@ def test_nothing_finished_is_asked_again(job: Callable[..., Job]) -> None:
 
     with pytest.raises(Killed):
         run(job(), scripted(killed_at=4))
-    finished = len(PairWriter(job().out, bdhs_job.spec_of(job())).notes)
+    finished = len(PairWriter(job().generate.out, spec_of(job())).notes)
     assert finished > 16
     run(job(), counting)
     assert len(done) == 150 - finished
 
 
 def test_a_complete_set_starts_no_engine(
-    job: Callable[..., Job], capsys: pytest.CaptureFixture[str]
+    job: Callable[..., BdhsJobConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(job(count=3), scripted())
-    before = read_pairs(job().out)
+    before = read_pairs(job().generate.out)
 
     def none(config: RunConfig) -> NoReturn:
         pytest.fail("an engine is started")
@@ -231,30 +247,30 @@ def test_a_complete_set_starts_no_engine(
     run(job(count=3), none)
     assert (
         "already complete" in capsys.readouterr().out
-        and read_pairs(job().out) == before
+        and read_pairs(job().generate.out) == before
     )
 
 
 def test_other_settings_or_another_model_in_the_folder_are_refused(
-    job: Callable[..., Job],
+    job: Callable[..., BdhsJobConfig],
 ) -> None:
     run(job(count=3), scripted())
     with pytest.raises(UserError, match=r"rho = 0\.5"):
         run(job("--rho", "0.5", count=3), scripted())
     first = job(count=3)
-    (Path(first.config.model.path) / "config.json").write_text('{"other": 1}')
+    (Path(first.model.path) / "config.json").write_text('{"other": 1}')
     with pytest.raises(UserError, match="model_hash"):
         run(first, scripted())
 
 
 def test_a_prompt_file_with_and_without_references(
-    job: Callable[..., Job], tmp_path: Path
+    job: Callable[..., BdhsJobConfig], tmp_path: Path
 ) -> None:
     good, bare = caption_prompts("train", 2, 0, ImageStore(tmp_path / "elsewhere"))
     write_prompts(tmp_path / "prompts", [good, replace(bare, reference=None)])
     asked = job("--prompts", str(tmp_path / "prompts"), "--threshold", "2", count=10)
     run(asked, scripted())
-    stats = json.loads((asked.out / STATS).read_text())
+    stats = json.loads((asked.generate.out / STATS).read_text())
     assert stats["dropped"].get("no_reference") == 1 and stats["num_prompts"] == 2
 
 
@@ -324,7 +340,7 @@ def test_every_bad_row_is_counted_and_none_is_fatal(
         "--threshold",
         "2",
     ]
-    run(job_of(*build_parser().parse_known_args(words)), engines)
+    run(bdhs_config(words), engines)
     stats = json.loads((tmp_path / "out" / STATS).read_text())
     assert stats["dropped"] == {
         "answer_too_long": 1,
@@ -347,7 +363,9 @@ def test_every_bad_row_is_counted_and_none_is_fatal(
     )
 
 
-def test_count_is_of_rows_good_or_bad(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_count_is_of_rows_good_or_bad(
+    job: Callable[..., BdhsJobConfig], tmp_path: Path
+) -> None:
     bad_rows(tmp_path / "prompts")
     rows = read_table(tmp_path / "prompts" / PROMPTS, PROMPT_SCHEMA).to_pylist()
     good, no_answer, outside = rows[0], rows[2], rows[-2]
@@ -357,7 +375,7 @@ def test_count_is_of_rows_good_or_bad(job: Callable[..., Job], tmp_path: Path) -
     )
     asked = job("--prompts", str(tmp_path / "prompts"), "--threshold", "2", count=3)
     run(asked, scripted())
-    stats = json.loads((asked.out / STATS).read_text())
+    stats = json.loads((asked.generate.out / STATS).read_text())
     assert stats["num_prompts"] == 3
     assert (stats["dropped"]["path_outside"], stats["dropped"]["no_reference"]) == (
         1,
@@ -366,7 +384,7 @@ def test_count_is_of_rows_good_or_bad(job: Callable[..., Job], tmp_path: Path) -
 
 
 def test_the_variant_reaches_the_requests_and_the_statistics(
-    job: Callable[..., Job],
+    job: Callable[..., BdhsJobConfig],
 ) -> None:
     asked: list[GenerationRequest] = []
 
@@ -389,26 +407,89 @@ def test_the_variant_reaches_the_requests_and_the_statistics(
     assert asked and all(
         request.noise and request.visible_image_tokens is None for request in asked
     )
-    assert json.loads((noisy.out / STATS).read_text())["variant"] == "noise"
-    prompts = load_prompts(
-        noisy.prompts, noisy.count, noisy.seed, ImageStore(noisy.out / IMAGES), []
-    )
+    assert json.loads((noisy.generate.out / STATS).read_text())["variant"] == "noise"
+    store = ImageStore(noisy.generate.out / IMAGES)
+    prompts = load_prompts(noisy, store, [])
     clean = {prompt.images for prompt in prompts}
-    assert {pair.prompt.images for pair in read_pairs(noisy.out)} <= clean
+    assert {pair.prompt.images for pair in read_pairs(noisy.generate.out)} <= clean
     with pytest.raises(UserError, match="variant = noise"):
         run(job(count=4), scripted())
 
 
-def test_small_cache_blocks_unless_asked_otherwise(job: Callable[..., Job]) -> None:
-    assert job().config.rollout.engine.block_size == 32
-    assert (
-        job("--rollout.engine.block_size", "128").config.rollout.engine.block_size
-        == 128
+def test_overrides_take_effect(job: Callable[..., BdhsJobConfig]) -> None:
+    asked = job("--rollout.bdhs.rho", "0.2", "--run.seed", "7", count=3)
+    spec = spec_of(asked)
+    assert (spec["rho"], spec["seed"]) == (0.2, 7)
+    run(asked, scripted())
+    written = json.loads((asked.generate.out / SPEC).read_text())
+    assert (written["rho"], written["seed"]) == (0.2, 7)
+
+
+def test_seeds_of_their_own(job: Callable[..., BdhsJobConfig]) -> None:
+    asked = job("--seed", "7", "--rollout.bdhs.seed", "3", "--data.prompts.seed=5")
+    assert settings_of(asked).seed == 3
+    assert asked.scene_seed == 5
+
+
+def test_rho_fits_the_demo_policy_unless_it_is_set(
+    job: Callable[..., BdhsJobConfig], tmp_path: Path
+) -> None:
+    demo = bdhs_config(["bdhs", "--out", str(tmp_path)])
+    assert settings_of(demo).rho == 0.5
+    assert demo.scene_seed == 0
+    spec = spec_of(demo)
+    assert spec["prompts"] == {"kind": "shapes", "split": "train"}
+    assert spec["count"] == 1000
+    hidden = bdhs_config(["bdhs", "--out", str(tmp_path), "--rollout.bdhs.rho=0.99"])
+    assert settings_of(hidden).rho == 0.99
+    assert settings_of(job()).rho == 0.99
+
+
+def test_a_preset_says_where_prompts_come_from(
+    job: Callable[..., BdhsJobConfig], tmp_path: Path
+) -> None:
+    preset = tmp_path / "preset.toml"
+    preset.write_text(
+        "[data]\nprompts = { kind = 'file', path = 'x' }\n"
+        "[rollout]\nbdhs = { rho = 0.7, max_attempts = 3 }\n"
+        "[learner]\nnum_steps = 5\n"
     )
+    asked = job("--preset", str(preset), "--attempts=2", count=7)
+    assert asked.data.prompts == PromptFile(path="x", rows=7)
+    settings = settings_of(asked)
+    assert (settings.rho, settings.max_attempts) == (0.7, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rho", "0.3", "--rollout.bdhs.rho", "0.2"], "--rho and --rollout.bdhs.rho"),
+        (["--seed=1", "--run.seed=2"], "--seed and --run.seed"),
+        (["--data.prompts.count=2"], "--count and --data.prompts.count"),
+        (["--prompts=x", "--data.prompts.kind=shapes"], "--prompts and --data.prompts"),
+        (["--rho", "2"], "--rho (rollout.bdhs.rho): "),
+        (["--learner.num_steps=3"], "--learner.num_steps: expected a key that this"),
+        (["--rollout.temperature=3"], "--rollout.temperature: expected a key that"),
+        (["--rollout.bdhs.roh=3"], "unknown config key rollout.bdhs.roh; did you mean"),
+    ],
+)
+def test_what_would_be_ignored_or_is_said_twice_is_refused(
+    words: list[str], message: str, job: Callable[..., BdhsJobConfig]
+) -> None:
+    with pytest.raises(UserError) as error:
+        job(*words)
+    assert str(error.value).startswith(message)
+
+
+def test_small_cache_blocks_unless_asked_otherwise(
+    job: Callable[..., BdhsJobConfig],
+) -> None:
+    assert job().rollout.engine.block_size == 32
+    assert job("--rollout.engine.block_size", "128").rollout.engine.block_size == 128
 
 
 def test_the_log_says_how_fast_and_how_long(
-    job: Callable[..., Job],
+    job: Callable[..., BdhsJobConfig],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -423,7 +504,7 @@ def test_the_log_says_how_fast_and_how_long(
 
 
 def test_a_log_has_a_first_line_and_a_last_unless_the_job_is_short(
-    job: Callable[..., Job],
+    job: Callable[..., BdhsJobConfig],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -460,7 +541,7 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys, cluster.generate\ntry: cluster.generate.main(['bdhs', '--help'])\nexcept SystemExit: pass\n"
         + (
-            "print([name for name in ('torch', 'vllm', 'ray', 'transformers', 'pydantic') if name in sys.modules])"
+            "print([name for name in ('torch', 'vllm', 'ray', 'transformers') if name in sys.modules])"
         )
     )
     shown = subprocess.run(
@@ -497,7 +578,9 @@ def recorded(engines: Engines, lanes: list[list[str]]) -> Engines:
     return recording
 
 
-def test_a_small_job_is_shared_by_all_workers(job: Callable[..., Job]) -> None:
+def test_a_small_job_is_shared_by_all_workers(
+    job: Callable[..., BdhsJobConfig],
+) -> None:
     lanes: list[list[str]] = []
     run(job(count=20), recorded(scripted(num_workers=3), lanes))
     assert len(set().union(*lanes)) == 20
@@ -507,7 +590,7 @@ def test_a_small_job_is_shared_by_all_workers(job: Callable[..., Job]) -> None:
 
 
 def test_a_slow_sentence_does_not_idle_its_engine(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., BdhsJobConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One call is answered only when all prompts that were not part of it are with the engine."""
     monkeypatch.setattr(bdhs_job, "WINDOW", 8)
@@ -555,14 +638,12 @@ def test_two_real_workers_make_what_one_makes(
             "--workers",
             str(num_workers),
         ]
-        asked = job_of(
-            *build_parser().parse_known_args([*line, "--rollout.num_cpus", "0.5"])
-        )
+        asked = bdhs_config([*line, "--rollout.num_cpus", "0.5"])
         run(asked, recorded(ray_engines, lanes))
         assert len(lanes) == num_workers and all(len(set(lane)) >= 4 for lane in lanes)
         assert sum(len(set(lane)) for lane in lanes) == len(set().union(*lanes)) == 24
-        stats.append(json.loads((asked.out / STATS).read_text()))
-        pairs.append(read_table(asked.out / PAIRS, PAIR_SCHEMA).to_pylist())
+        stats.append(json.loads((asked.generate.out / STATS).read_text()))
+        pairs.append(read_table(asked.generate.out / PAIRS, PAIR_SCHEMA).to_pylist())
     assert (
         stats[0]["num_prompts"]
         == 24

@@ -121,6 +121,22 @@ def test_count_and_prompts(files: Path, tmp_path: Path) -> None:
     ).exists()
 
 
+def test_keys_come_from_a_preset_flags_and_overrides(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = tmp_path / "preset.toml"
+    preset.write_text(
+        f"[import_data]\nout = '{tmp_path / 'out'}'\ncount = 3\n[run]\nseed = 1\n"
+    )
+    line = ["mm_rlhf", str(files), "--preset", str(preset), "--import_data.count=7"]
+    assert main(line) == 0
+    assert len(read_pairs(tmp_path / "out")) == 5
+    assert main([*line, "--count", "8"]) == 2
+    assert "--count and --import_data.count" in capsys.readouterr().err
+    assert main([*line, "--run.seed", "2"]) == 2
+    assert "--run.seed: expected a key that this" in capsys.readouterr().err
+
+
 def test_a_killed_and_resumed_import_equals_an_uninterrupted_one(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

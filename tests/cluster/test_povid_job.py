@@ -22,10 +22,11 @@ import pytest
 from actors import chat_endpoint
 from actors.injection import EndpointInjector, Injection, Row
 from cluster import shards
-from cluster.generate import build_parser, main
-from cluster.povid_job import REPLIES, Job, job_of, run
+from cluster.generate import config_of, main
+from cluster.povid_job import REPLIES, run
 from common.datasets import PAIRS, SPEC, STATS, read_pairs, read_table, write_prompts
 from common.images import ImageStore
+from common.job_config import PovidJobConfig
 from common.records import Dropped, PreferencePair, Prompt
 from common.rows import PAIR_SCHEMA
 from common.shapes.prompts import caption_prompts, question_prompts
@@ -81,8 +82,10 @@ def rows_of(out: Path) -> list[Any]:
     return list(read_table(out / PAIRS, PAIR_SCHEMA).to_pylist())
 
 
-def job(*line: str) -> Job:
-    return job_of(*build_parser().parse_known_args(["povid", *line]))
+def job(*line: str) -> PovidJobConfig:
+    config = config_of(["povid", *line])
+    assert isinstance(config, PovidJobConfig)
+    return config
 
 
 @pytest.fixture

@@ -1,12 +1,26 @@
 """Presets and overrides: every preset loads, and every mistake gives one line that names the way out."""
 
 from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
+from pydantic import BeforeValidator, Tag
 
-from common.config import Lora
+from common.config import (
+    Full,
+    Lora,
+    PolicyJudge,
+    PromptFile,
+    Run,
+    RunConfig,
+    ShapesPrompts,
+    by_kind,
+)
 from common.errors import UserError
-from common.overrides import describe_keys, load_config
+from common.flags import Flag
+from common.job_config import PovidJobConfig
+from common.overrides import describe_keys, load, load_config, split_overrides
+from common.section import Section
 
 PRESETS = sorted(Path("cluster/configs").glob("*.toml"))
 
@@ -75,7 +89,10 @@ def test_overrides_keep_their_types() -> None:
         (["--run.seed"], "--run.seed: expected a value after it"),
         (["--seed", "1"], "expected --section.key value, got '--seed'"),
         (["--model.tuning.r=8"], "unknown config key model.tuning.r"),
-        (["--model.tuning.kind=qlora"], "model.tuning: Input tag 'qlora'"),
+        (
+            ["--model.tuning.kind=qlora"],
+            "model.tuning.kind: expected full or lora, got 'qlora'",
+        ),
         (
             ["--learner.source_losses.bdhs.betta=1"],
             "unknown config key learner.source_losses.bdhs.betta",
@@ -138,3 +155,277 @@ def test_help_names_every_leaf() -> None:
         "model.tuning.r",
     ):
         assert f"--{key} " in text
+
+
+# Kinds.
+
+
+def switched(*words: str) -> RunConfig:
+    """The online preset, whose prompts are of the kind shapes with a count, with overrides."""
+    return load_config(Path("cluster/configs/shapes_online.toml"), words)
+
+
+def test_another_kind_drops_the_preset_keys_that_it_does_not_have() -> None:
+    config = switched("--data.prompts.kind", "file", "--data.prompts.path", "x")
+    assert config.data.prompts == PromptFile(path="x")
+    # The order of overrides does not matter.
+    config = switched("--data.prompts.path", "x", "--data.prompts.kind", "file")
+    assert config.data.prompts == PromptFile(path="x")
+    preset = Path("cluster/configs/llava16_7b_mixed.toml")
+    config = load_config(preset, ["--model.tuning.kind=full"])
+    assert config.model.tuning == Full()
+
+
+def test_keys_that_both_kinds_have_stay(tmp_path: Path) -> None:
+    preset = tmp_path / "preset.toml"
+    preset.write_text("[reward]\njudge = { kind = 'policy', path = 'x' }\n")
+    words = ["--mixture.online_fraction=1", "--reward.judge.kind=policy"]
+    judge = load_config(preset, words).reward.judge
+    assert isinstance(judge, PolicyJudge)
+    assert judge.path == "x"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(
+            [
+                "--data.prompts.kind=file",
+                "--data.prompts.path=x",
+                "--data.prompts.count=5",
+            ],
+            "unknown config key data.prompts.count: data.prompts.kind is file; "
+            "kinds with this key: shapes",
+            id="an override's own key of another kind",
+        ),
+        pytest.param(
+            ["--data.prompts.kind=file"],
+            "data.prompts.path: expected a value, got nothing",
+            id="a required key",
+        ),
+        pytest.param(
+            ["--data.prompts.kind=file", "--data.prompts.pth=x"],
+            "unknown config key data.prompts.pth; did you mean data.prompts.path?",
+            id="a mistyped key",
+        ),
+    ],
+)
+def test_mistakes_with_kinds_name_the_way_out(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        switched(*words)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--model.tuning", "nonsense"],
+            "model.tuning: expected a section of kind full or lora, got 'nonsense'; "
+            "set model.tuning.kind",
+        ),
+        (
+            ["--model.tuning.kind", "3"],
+            "model.tuning.kind: expected full or lora, got 3",
+        ),
+        (
+            ["--reward.judge", "3"],
+            "reward.judge: expected a section of kind rules or policy, got 3",
+        ),
+        (["--learner.optimizer", "3"], "learner.optimizer: expected a section, got 3"),
+        (["--run.dir.x", "3"], "--run.dir.x: expected a section before the last name"),
+    ],
+)
+def test_a_value_where_a_section_belongs(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        switched(*words)
+    assert str(error.value).startswith(message)
+
+
+# Words.
+
+
+def test_overrides_are_parted_from_the_words_of_argparse() -> None:
+    words = ["--run.dir", "runs/x", "p.toml", "--a.b=-1", "--resume", "--run.seed"]
+    words += ["-7", "--out", "data/x.y"]
+    others, overrides = split_overrides(words)
+    assert others == ["p.toml", "--resume", "--out", "data/x.y"]
+    assert overrides == ["--run.dir", "runs/x", "--a.b=-1", "--run.seed", "-7"]
+
+
+def test_an_override_does_not_take_another_as_its_value() -> None:
+    others, overrides = split_overrides(["--run.seed", "--resume"])
+    assert (others, overrides) == (["--resume"], ["--run.seed"])
+    with pytest.raises(UserError, match=r"--run\.seed: expected a value after it"):
+        load_config(None, ["--run.seed", "--run.dir=x"])
+
+
+def test_values() -> None:
+    words = ["--run.seed", "-7", "--run.dir=2026-01-01", "--model.path", "7"]
+    config = switched(
+        *words, "--rollout.bdhs.stop=.,!", "--learner.optimizer.betas.0=0"
+    )
+    assert config.run == Run(seed=-7, dir=Path("2026-01-01"))
+    assert config.model.path == "7"
+    assert config.rollout.bdhs.stop == (".", "!")
+    assert config.learner.optimizer.betas == (0, 0.999)
+
+
+# Lists of sections.
+
+
+class Pope(Section):
+    kind: Literal["pope"] = "pope"
+    scenes: int = 100
+
+
+class Amber(Section):
+    kind: Literal["amber"] = "amber"
+    folder: str
+
+
+def kind_of_a_name(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+SuiteSection = Annotated[
+    Annotated[Pope, Tag("pope")] | Annotated[Amber, Tag("amber")],
+    by_kind("pope"),
+    BeforeValidator(kind_of_a_name),
+]
+
+
+class Looks(Section):
+    suites: tuple[SuiteSection, ...] = (Pope(), Amber(folder="x"))
+
+
+class WithSuites(RunConfig):
+    """A run's tree with a list of sections of several kinds."""
+
+    looks: Looks = Looks()
+    job_defaults: ClassVar[dict[str, Any]] = {"mixture": {"online_fraction": 1}}
+
+
+@pytest.mark.parametrize(
+    ("words", "suites"),
+    [
+        ([], (Pope(), Amber(folder="x"))),
+        (["--looks.suites", '["pope"]'], (Pope(),)),
+        (["--looks.suites", "pope"], (Pope(),)),
+        (["--looks.suites=[pope,pope]"], (Pope(), Pope())),
+        (["--looks.suites=[]"], ()),
+        (["--looks.suites.0.scenes", "30"], (Pope(scenes=30), Amber(folder="x"))),
+        (["--looks.suites.1.folder", "y"], (Pope(), Amber(folder="y"))),
+        (["--looks.suites.1", "pope"], (Pope(), Pope())),
+        (["--looks.suites.1.kind", "pope"], (Pope(), Pope())),
+        (["--looks.suites.2.scenes=5"], (Pope(), Amber(folder="x"), Pope(scenes=5))),
+        (["--looks.suites=pope", "--looks.suites.0.scenes=5"], (Pope(scenes=5),)),
+    ],
+)
+def test_a_list_is_set_whole_or_by_place(
+    words: list[str], suites: tuple[Section, ...]
+) -> None:
+    config = load(WithSuites, None, words)
+    assert config.looks.suites == suites
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--looks.suites.5.scenes=1"],
+            "--looks.suites.5.scenes: expected a number from 0 to 2",
+        ),
+        (
+            ["--looks.suites.x.scenes=1"],
+            "--looks.suites.x.scenes: expected a number from 0 to 2",
+        ),
+        (
+            ["--looks.suites.0.scene=1"],
+            "unknown config key looks.suites.0.scene; did you mean",
+        ),
+        (
+            ["--looks.suites.1.scenes=1"],
+            "unknown config key looks.suites.1.scenes: looks.suites.N.kind is amber; "
+            "kinds with this key: pope",
+        ),
+        (
+            ["--looks.suites.0.scenes=many"],
+            "looks.suites.0.scenes: Input should be a valid integer",
+        ),
+        (
+            ["--looks.suites.0.kind=mmhal"],
+            "looks.suites.0.kind: expected pope or amber, got 'mmhal'",
+        ),
+        (
+            ["--looks.suites=mmhal"],
+            "looks.suites.0.kind: expected pope or amber, got 'mmhal'",
+        ),
+        (
+            ["--looks.suites=[3]"],
+            "looks.suites.0: expected a section of kind pope or amber, got 3",
+        ),
+    ],
+)
+def test_errors_in_a_list_name_the_place(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(WithSuites, None, words)
+    assert str(error.value).startswith(message)
+
+
+def test_help_of_a_list_of_sections() -> None:
+    lines = describe_keys(WithSuites).splitlines()
+    assert "  --looks.suites list of pope|amber  (default pope,amber)" in lines
+    assert "  --looks.suites.N.kind pope|amber  (required)" in lines
+    assert "  --looks.suites.N.scenes int  (kind pope; default 100)" in lines
+    assert "  --looks.suites.N.folder str  (kind amber; required)" in lines
+
+
+def test_help_says_required_and_names_kinds_once() -> None:
+    text = describe_keys()
+    assert "Undefined" not in text
+    assert "  --data.prompts.path str  (kind file; required)\n" in text
+    assert text.count("--model.tuning.kind ") == 1
+
+
+# Short flags.
+
+
+RHO = Flag("--rho", "rollout.bdhs.rho", "")
+ONLINE = "--mixture.online_fraction=1"
+
+
+def test_a_flag_sets_its_key_and_errors_name_it() -> None:
+    config = load(RunConfig, None, [ONLINE], {RHO: "0.2"}, [RHO])
+    assert config.rollout.bdhs.rho == 0.2
+    with pytest.raises(UserError, match=r"^--rho \(rollout\.bdhs\.rho\): .* got 2$"):
+        load(RunConfig, None, [ONLINE], {RHO: "2"}, [RHO])
+
+
+def test_a_flag_and_an_override_may_agree_but_not_differ() -> None:
+    words = [ONLINE, "--rollout.bdhs.rho", "0.20"]
+    assert load(RunConfig, None, words, {RHO: "0.2"}).rollout.bdhs.rho == 0.2
+    with pytest.raises(UserError, match=r"^--rho and --rollout\.bdhs\.rho: "):
+        load(RunConfig, None, words, {RHO: "0.3"})
+
+
+def test_a_flag_whose_key_depends_on_the_kind() -> None:
+    count = Flag("--count", "data.prompts.count", "", otherwise="data.prompts.rows")
+    shapes = load(RunConfig, None, [ONLINE], {count: "5"}).data.prompts
+    assert isinstance(shapes, ShapesPrompts)
+    assert shapes.count == 5
+    words = [ONLINE, "--data.prompts.kind=file", "--data.prompts.path=x"]
+    file = load(RunConfig, None, words, {count: "5"}).data.prompts
+    assert file == PromptFile(path="x", rows=5)
+
+
+def test_a_secret_is_not_repeated() -> None:
+    words = [
+        "--generate.out=x",
+        "--povid.endpoint.base_url=http://me:secret@x/v1",
+        "--povid.endpoint.model=m",
+    ]
+    for more in ([], ["--povid.endpoint=http://me:secret@x/v1"]):
+        with pytest.raises(UserError, match=r"povid\.endpoint") as error:
+            load(PovidJobConfig, None, [*words, *more])
+        assert "secret" not in str(error.value)
