@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Learner, Loss, Mixture, RunConfig
+from common.config import Learner, Mixture, RunConfig
+from common.loss_config import Rloo
 from common.records import Verdict
 from reward.rloo import leave_one_out, rloo_pairs
 from reward.worker import RewardWorker
@@ -91,7 +92,7 @@ def test_the_worker_keeps_order_and_counts_failures() -> None:
     reward = RewardWorker(
         RunConfig(
             mixture=Mixture(online_fraction=1),
-            learner=Learner(loss=Loss(kind="rloo")),
+            learner=Learner(loss=Rloo()),
         ),
         judge,
         backoff_s=0.0,
