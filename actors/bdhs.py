@@ -289,12 +289,7 @@ async def generate_pairs(
         similarities = _similarities(active, answers, similarity)
         undecided = []
         for attempt, answer, value in zip(active, answers, similarities, strict=True):
-            outcome = decide(
-                attempt,
-                answer,
-                value,
-                config,
-            )
+            outcome = decide(attempt, answer, value, config)
             if outcome is not None:
                 yield outcome
                 continue

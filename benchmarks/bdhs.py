@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from benchmarks import bdhs_sides
+    from common.bdhs_config import BdhsConfig
 
     TurnsBySide: TypeAlias = dict[str, list[bdhs_sides.Turn]]
 
@@ -132,6 +133,19 @@ def _options(
     )
 
 
+def _config(args: argparse.Namespace) -> BdhsConfig:
+    from common.bdhs_config import BdhsConfig
+
+    return BdhsConfig(
+        rho=args.rho,
+        max_attempts=2,
+        # Nothing reaches this threshold: the first attempt, a guided one, is always taken.
+        similarity_threshold=2,
+        flip_prob=0,
+        max_tokens=args.tail,
+    )
+
+
 def _take_turns(
     args: argparse.Namespace,
     num_pairs: int,
@@ -144,19 +158,11 @@ def _take_turns(
     """
     from benchmarks import bdhs_sides
     from benchmarks.bdhs_model import make_prompts
-    from common.bdhs_config import BdhsConfig
     from common.images import ImageStore
 
     options = _options(args, folder)
     store = ImageStore(folder / "images")
-    config = BdhsConfig(
-        rho=args.rho,
-        max_attempts=2,
-        # Nothing reaches this threshold: the first attempt, a guided one, is always taken.
-        similarity_threshold=2,
-        flip_prob=0,
-        max_tokens=args.tail,
-    )
+    config = _config(args)
     greedy = config.model_copy(update={"temperature": 0.0})
     # Fresh processes: torch and CUDA cannot be forked once they are in use.
     context = multiprocessing.get_context("spawn")

@@ -71,14 +71,17 @@ class EnginePool:
             self._start_versions[spec] = version
 
     def close(self) -> None:
-        # A process of vLLM takes up to 5 seconds to end, so the engines that have one are closed side by side.
+        # A process of vLLM takes up to 5 seconds to end, so the engines that have one are closed beside the others.
         with ThreadPoolExecutor() as threads:
+            closing = []
             for spec, engine in self._engines.items():
                 if spec.kind == "async":
-                    threads.submit(asyncio.run, engine.close())
-        for spec, engine in self._engines.items():
-            if spec.kind == "stepped":
-                self._run(engine.close())
+                    closing.append(threads.submit(asyncio.run, engine.close()))
+            for spec, engine in self._engines.items():
+                if spec.kind == "stepped":
+                    self._run(engine.close())
+            for future in closing:
+                future.result()
 
 
 def seeded_requests(
