@@ -259,4 +259,4 @@ class Experiment:
         best = self.run_dir.checkpoint(saved.state["best_step"]) / "policy"
         with replace_directory(self.run_dir.policy) as folder:
             shutil.copytree(best, folder, dirs_exist_ok=True)
-        self._scoring.record_pick(saved.state["best_step"])
+        self._scoring.record_pick(saved.state["best_step"], saved.state["best_score"])

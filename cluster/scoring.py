@@ -87,9 +87,9 @@ class RunScoring:
             self._write_event("validation", step=step, **fields, dropped=dropped)
         return self._evaluator.selection(card)
 
-    def record_pick(self, step: int) -> None:
-        """Say which checkpoint became the policy, and by what."""
-        if self.validation_prompts():
+    def record_pick(self, step: int, score: float) -> None:
+        """Say which checkpoint became the policy; a negative `score` says that validation never measured one."""
+        if score >= 0:
             self._write_event("picked", step=step, by="validation")
             return
         log.warning(

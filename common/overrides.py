@@ -139,10 +139,11 @@ def _leaves(
 ) -> Iterator[tuple[str, str, Any, str]]:
     for name, field in section.model_fields.items():
         inner = list(_sections(field.annotation))
-        entry = {dict: ("NAME",), tuple: ("0",)}.get(get_origin(field.annotation), ())
+        origin = get_origin(field.annotation)
+        entry = ("NAME",) if origin is dict else ("0",) if origin is tuple else ()
         for child in inner:
             yield from _leaves(child, (*prefix, name, *entry))
-        if not inner or get_origin(field.annotation) is tuple:
+        if not inner or origin is tuple:
             kind = getattr(field.annotation, "__name__", None) or str(
                 field.annotation
             ).replace("typing.", "")

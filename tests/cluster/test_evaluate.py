@@ -19,6 +19,7 @@ from cluster import measure as measuring
 from cluster.chunks import CHUNK
 from cluster.clients import RewardClient, RolloutClient
 from cluster.measure import Evaluator, Measured
+from cluster.progress import ProgressReport
 from common import config
 from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY, Mixture, RunConfig
@@ -145,7 +146,7 @@ def test_an_honest_policy_beats_the_dreamer(evaluator: Evaluator) -> None:
     assert shapes_card(same).value("win_rate") == 0.5
 
 
-class CountingReport(measuring.ProgressReport):
+class CountingReport(ProgressReport):
     advances: ClassVar[list[int]] = []
 
     def advance(self, note: str = "", count: int = 1) -> None:
