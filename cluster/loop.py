@@ -251,10 +251,8 @@ class Loop:
         """
         progress = self.progress
         # Without any score so far the last checkpoint is the one to take.
-        if score is None:
-            is_best = progress.best_score < 0
-        else:
-            is_best = score >= progress.best_score
+        never_scored = progress.best_score < 0
+        is_best = never_scored if score is None else score >= progress.best_score
         if is_best:
             progress.best_step = step
             if score is not None:

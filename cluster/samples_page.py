@@ -88,9 +88,9 @@ def _section(
     if start is not None:
         for group in _shown_groups(suite, start):
             before[group.prompt.id] = group
-    samples: list[Sample] = []
-    for group in _shown_groups(suite, final)[:limit]:
-        samples.append(_sample(suite, group, before.get(group.prompt.id)))
+    shown = _shown_groups(suite, final)[:limit]
+    samples = [_sample(suite, group, before.get(group.prompt.id)) for group in shown]
+    # Equal weights keep the order of ids, so that the page is the same each time.
     samples.sort(key=lambda sample: (-sample.weight, sample.id))
     return Section(
         name=suite.name,

@@ -30,18 +30,22 @@ def columns_of(
     """Rows of counts, one per scene, as columns; a count that a row lacks is 0."""
     columns: dict[str, Array] = {}
     for name in names:
-        counts = [row.get(name, 0) for row in rows]
-        columns[name] = np.asarray(counts, dtype=np.float64)
+        column = [row.get(name, 0) for row in rows]
+        columns[name] = np.asarray(column, dtype=np.float64)
     return columns
 
 
 def estimate(columns: Columns, statistic: Statistic) -> dict[str, float]:
     """The statistic of all scenes."""
+    # One "resampling" that draws every scene once.
     totals: dict[str, Array] = {}
     for name, column in columns.items():
-        totals[name] = np.asarray([column.sum()], dtype=np.float64)
-    metrics = statistic(totals)
-    return {name: float(value[0]) for name, value in metrics.items()}
+        total = column.sum()
+        totals[name] = np.asarray([total], dtype=np.float64)
+    metrics: dict[str, float] = {}
+    for name, samples in statistic(totals).items():
+        metrics[name] = float(samples[0])
+    return metrics
 
 
 def intervals(
@@ -65,9 +69,11 @@ def intervals(
     totals: dict[str, Array] = {}
     for name, column in columns.items():
         totals[name] = draws @ column
+    # Percent below the lower and above the upper bound.
     tail = 100 * (1 - level) / 2
+    percents = (tail, 100 - tail)
     bounds: dict[str, tuple[float, float]] = {}
     for name, samples in statistic(totals).items():
-        low, high = np.percentile(samples, (tail, 100 - tail))
+        low, high = np.percentile(samples, percents)
         bounds[name] = (float(low), float(high))
     return bounds

@@ -69,16 +69,19 @@ def make_grounding(
         dropped: answers that could not be scored.
     """
     reasons = count_reasons(dropped)
-    ranked_by: RankedBy = "logp_per_token" if start is None else "implicit_reward"
+    ranked_by: RankedBy = "logp_per_token"
     pair_ids = _complete_pairs(policy)
     if start is not None:
+        ranked_by = "implicit_reward"
         pair_ids &= _complete_pairs(start)
+    # With one condition alone there is no gain to speak of.
     if not pair_ids or len(policy) < 2:
         return Grounding(
             ranked_by=ranked_by,
             missing="no pair could be scored in more than one view",
             dropped=reasons,
         )
+    # Sorted, so that equal pairs meet equal draws.
     columns = _columns(policy, start, sorted(pair_ids))
     accuracy = estimate(columns, _statistic)
     gain = accuracy.pop("gain")
@@ -96,8 +99,10 @@ def make_grounding(
 
 def _complete_pairs(logps: ConditionLogps) -> set[str]:
     """Ids of the pairs that have log-probs under every condition."""
-    by_condition = [set(by_pair) for by_pair in logps.values()]
-    return set.intersection(*by_condition) if by_condition else set()
+    if not logps:
+        return set()
+    scored = [set(by_pair) for by_pair in logps.values()]
+    return set.intersection(*scored)
 
 
 def _columns(
@@ -106,10 +111,13 @@ def _columns(
     """One row per pair: 1 where a condition ranks it right, and the number of pairs."""
     columns: dict[str, Array] = {}
     for condition, by_pair in policy.items():
-        ranked_right = []
+        ranked_right: list[bool] = []
         for pair_id in pair_ids:
-            start_logps = None if start is None else start[condition][pair_id]
-            ranked_right.append(_prefers_chosen(by_pair[pair_id], start_logps))
+            start_logps = None
+            if start is not None:
+                start_logps = start[condition][pair_id]
+            prefers = _prefers_chosen(by_pair[pair_id], start_logps)
+            ranked_right.append(prefers)
         columns[condition] = np.asarray(ranked_right, float)
     columns["pairs"] = np.ones(len(pair_ids))
     return columns

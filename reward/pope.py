@@ -22,9 +22,13 @@ def parse_answer(text: str) -> Answer:
 
     Of the first sentence, without commas: any word No, not or no means no, everything else means yes.
     """
-    sentence = text.split(".")[0].replace(",", "")
-    words = set(sentence.split(" "))
-    return "no" if {"No", "not", "no"} & words else "yes"
+    sentence = text.split(".")[0]
+    # Not `split()`: the official script leaves line breaks inside words.
+    words = sentence.replace(",", "").split(" ")
+    negations = {"No", "not", "no"}
+    if negations.intersection(words):
+        return "no"
+    return "yes"
 
 
 def answer_counts(predicted: Answer, true: Answer) -> dict[str, int]:
@@ -64,7 +68,10 @@ def pope_by_split(totals: Columns, splits: Sequence[str]) -> dict[str, Array]:
         counts = {name: totals[f"{split}/{name}"] for name in POPE_COUNTS}
         for name, value in pope(counts).items():
             metrics[f"pope/{split}/{name}"] = value
-    for name in POPE_AVERAGES if splits else ():
-        values = [metrics[f"pope/{split}/{name}"] for split in splits]
-        metrics[f"pope_{name}"] = np.mean(values, axis=0)
+    # Without any split there is nothing to average, and no metric.
+    if not splits:
+        return metrics
+    for name in POPE_AVERAGES:
+        of_splits = [metrics[f"pope/{split}/{name}"] for split in splits]
+        metrics[f"pope_{name}"] = np.mean(of_splits, axis=0)
     return metrics
