@@ -121,6 +121,7 @@ class Evaluator:
         Raises:
             UserError: a worker does not answer within its limit.
         """
+        # A pair set that cannot be read is refused before anything is asked.
         gate = self.gate(split)
         num_items = self.num_prompts(split) + gate.num_answers
         with ProgressReport(title, num_items) as bar:
@@ -213,9 +214,10 @@ class Evaluator:
         return Answers(suites)
 
     def _request(self, prompt: Prompt) -> GenerationRequest:
+        # Greedy: the same weights give the same answers.
         return GenerationRequest(
-            f"evaluation/{prompt.id}",
-            prompt,
+            id=f"evaluation/{prompt.id}",
+            prompt=prompt,
             num_completions=1,
             temperature=0.0,
             max_tokens=self._max_tokens,
@@ -279,11 +281,13 @@ async def _compare(
         for group in baseline.tasks.get(task, ()):
             start[group.prompt.id] = group.completions[0]
         for group in answers.tasks[task]:
-            if group.prompt.id in start:
-                both = (group.completions[0], start[group.prompt.id])
-                comparisons.append(replace(group, completions=both))
-            else:
+            before = start.get(group.prompt.id)
+            if before is None:
                 dropped.append(Dropped(group.id, "no_baseline"))
+                continue
+            # The judge is not told which of the two is the policy's; `win_of` knows that it is the first.
+            both = (group.completions[0], before)
+            comparisons.append(replace(group, completions=both))
     wins: dict[str, float] = {}
     verdicts = await in_chunks(reward.judge, comparisons)
     for group, verdict in zip(comparisons, verdicts, strict=True):
@@ -296,6 +300,7 @@ async def _compare(
 
 def write_measured(path: Path, measured: Measured) -> None:
     """Keep a scorecard and its answers, so that a resume or another judge reads them instead of asking again."""
+    # Replaced as a whole, so that a killed run never leaves half a file to resume from.
     content = {
         "scorecard": measured.card.model_dump(mode="json"),
         "answers": _ANSWERS.dump_python(measured.answers, mode="json"),
@@ -307,5 +312,6 @@ def read_measured(path: Path) -> Measured:
     """What `write_measured` wrote."""
     content = json.loads(path.read_text())
     card = Scorecard.model_validate(content["scorecard"])
+    # Not strict: JSON has lists where the records have tuples.
     answers = _ANSWERS.validate_python(content["answers"], strict=False)
     return Measured(card, answers)

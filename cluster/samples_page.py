@@ -91,7 +91,7 @@ def _section(
     shown = _shown_groups(suite, final)[:limit]
     samples = [_sample(suite, group, before.get(group.prompt.id)) for group in shown]
     # Equal weights keep the order of ids, so that the page is the same each time.
-    samples.sort(key=lambda sample: (-sample.weight, sample.id))
+    samples.sort(key=_worst_first)
     return Section(
         name=suite.name,
         summary=card.summary,
@@ -101,6 +101,10 @@ def _section(
         legend=suite.legend,
         samples=samples,
     )
+
+
+def _worst_first(sample: Sample) -> tuple[int, str]:
+    return -sample.weight, sample.id
 
 
 def _shown_groups(suite: Suite, measured: Measured) -> list[RolloutGroup]:

@@ -29,6 +29,7 @@ def suite_names(cards: Sequence[Scorecard]) -> list[str]:
 def metric_rows(cards: Sequence[Scorecard], suite: str) -> list[MetricRow]:
     """A suite's metrics with a label that any card has."""
     suite_cards = [card.suites.get(suite, SuiteCard()) for card in cards]
+    # A metric without a label is for the JSON alone.
     labelled: dict[str, Metric] = {}
     for card in suite_cards:
         for name, metric in card.metrics.items():

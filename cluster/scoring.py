@@ -37,6 +37,7 @@ class RunScoring:
 
     def announce(self) -> None:
         """Say at the start of a run, in the log and the journal, when nothing will pick its checkpoint."""
+        # Whoever reads the log must not take the last checkpoint for the best one.
         if self.validation_prompts():
             return
         log.warning(

@@ -124,6 +124,7 @@ def _columns(
 
 
 def _prefers_chosen(policy: SideLogps, start: SideLogps | None) -> bool:
+    # Strictly greater: a tie is no preference.
     if start is None:
         chosen, rejected = policy.both("per_token")
         return chosen > rejected
@@ -134,10 +135,16 @@ def _prefers_chosen(policy: SideLogps, start: SideLogps | None) -> bool:
 
 def _statistic(totals: Columns) -> dict[str, Array]:
     metrics: dict[str, Array] = {}
+    blind: list[Array] = []
+    num_pairs = totals["pairs"]
     for condition, total in totals.items():
-        if condition != "pairs":
-            metrics[condition] = ratio(total, totals["pairs"])
-    blind = [metrics[condition] for condition in metrics if condition != TRUE]
+        if condition == "pairs":
+            continue
+        accuracy = ratio(total, num_pairs)
+        metrics[condition] = accuracy
+        if condition != TRUE:
+            blind.append(accuracy)
+    # The better of the others is picked anew in every resampling.
     metrics["gain"] = metrics[TRUE] - np.max(blind, axis=0)
     return metrics
 
@@ -149,8 +156,9 @@ def _warning(accuracy: Mapping[str, float], gain: float, least_gain: float) -> s
             f"true answers are not preferred even with the picture: accuracy {seeing:.3f}, chance is {CHANCE}; "
             "there is no preference whose grounding could be told"
         )
-    blind = {name: share for name, share in accuracy.items() if name != TRUE}
-    best = max(blind, key=lambda name: blind[name])
+    blind = dict(accuracy)
+    del blind[TRUE]
+    best = max(blind, key=blind.__getitem__)
     return (
         f"preferences rest on words, not on sight: accuracy {seeing:.3f} with the picture, "
         f"{blind[best]:.3f} with a {best} one; the picture adds {gain:.3f}, expected at least "

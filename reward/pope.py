@@ -16,6 +16,14 @@ POPE_METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 POPE_AVERAGES = ("accuracy", "f1", "yes_ratio")
 """Metrics whose mean over the splits is reported as well."""
 
+_OUTCOMES: dict[tuple[Answer, Answer], str] = {
+    ("yes", "yes"): "tp",
+    ("yes", "no"): "fp",
+    ("no", "no"): "tn",
+    ("no", "yes"): "fn",
+}
+"""(predicted, true) -> count."""
+
 
 def parse_answer(text: str) -> Answer:
     """Read yes or no by the official script's rule, its blind spots included, so that numbers compare.
@@ -33,27 +41,26 @@ def parse_answer(text: str) -> Answer:
 
 def answer_counts(predicted: Answer, true: Answer) -> dict[str, int]:
     """What one answer adds to the totals: one of tp, fp, tn, fn."""
-    right = predicted == true
-    positive = predicted == "yes"
-    return {
-        "tp": int(positive and right),
-        "fp": int(positive and not right),
-        "tn": int(not positive and right),
-        "fn": int(not positive and not right),
-    }
+    counts = dict.fromkeys(POPE_COUNTS, 0)
+    counts[_OUTCOMES[predicted, true]] = 1
+    return counts
 
 
 def pope(totals: Columns) -> dict[str, Array]:
     """Metrics of summed counts; a ratio of nothing is 0. `yes_ratio` is of the predictions, not of the labels."""
-    tp, fp = totals["tp"], totals["fp"]
-    tn, fn = totals["tn"], totals["fn"]
-    answers = tp + fp + tn + fn
+    tp = totals["tp"]
+    fp = totals["fp"]
+    tn = totals["tn"]
+    fn = totals["fn"]
+    said_yes = tp + fp
+    answers = said_yes + tn + fn
     return {
         "accuracy": ratio(tp + tn, answers),
-        "precision": ratio(tp, tp + fp),
+        "precision": ratio(tp, said_yes),
         "recall": ratio(tp, tp + fn),
+        # The harmonic mean of precision and recall, without dividing by either.
         "f1": ratio(2 * tp, 2 * tp + fp + fn),
-        "yes_ratio": ratio(tp + fp, answers),
+        "yes_ratio": ratio(said_yes, answers),
     }
 
 

@@ -22,7 +22,6 @@ from common.evaluation import (
 )
 from common.images import ImageStore
 from common.povid_config import ErrorKind
-from common.protocols import JudgeError
 from common.records import PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
 from common.shapes.corrupter import corrupt
@@ -80,6 +79,7 @@ class ShapesSuite:
 
     def __init__(self, settings: config.ShapesSuite) -> None:
         self.name = settings.name
+        # Both splits are disjoint from the training scenes, see common/shapes/scenes.py.
         self._num_scenes: dict[Split, int] = {
             "validation": settings.validation_scenes,
             "test": settings.test_scenes,
@@ -138,7 +138,8 @@ class ShapesSuite:
         """The caption with its errors marked; plain when the prompt has no scene."""
         try:
             scene = scene_of(prompt)
-        except JudgeError:
+        except MissingTruth:
+            # Shown all the same: what cannot be judged can still be read.
             scene = None
         return marked_caption(text, scene)
 
@@ -191,9 +192,12 @@ def _count(
 
 def _caption_row(group: RolloutGroup) -> dict[str, int]:
     completion = group.completions[0]
-    present = scene_of(group.prompt).shapes
-    mentions = [mention.shape for mention in parse_caption(completion.text)]
-    counts = caption_counts(mentions, present, len(completion.text.split()))
+    scene = scene_of(group.prompt)
+    mentions = parse_caption(completion.text)
+    num_words = len(completion.text.split())
+    # CHAIR is about existence alone: colours and places are left out.
+    named = [mention.shape for mention in mentions]
+    counts = caption_counts(named, scene.shapes, num_words)
     counts["truncated"] = int(completion.finish_reason == "length")
     return counts
 
