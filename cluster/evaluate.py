@@ -180,6 +180,7 @@ async def _measure(
     from reward.worker import RewardWorker
 
     limit_s = config.loop.call_timeout_s
+    # One policy at a time: two engines may not fit on the machine.
     engine = runtime.spawn(
         RolloutWorker,
         config,

@@ -150,4 +150,4 @@ class Experiment:
         best = self.run_dir.checkpoint(best_step) / "policy"
         with replace_directory(self.run_dir.policy) as folder:
             shutil.copytree(best, folder, dirs_exist_ok=True)
-        self._scoring.record_pick(best_step)
+        self._scoring.record_pick(best_step, checkpoint.state.best_score)

@@ -53,8 +53,8 @@ def grounding_gate(
         UserError: `evaluation.pairs` is no pair set.
     """
     limit = settings.grounding_pairs
-    if not limit:
-        return Gate({}, "evaluation.grounding_pairs is 0")
+    if limit == 0:
+        return Gate({}, missing="evaluation.grounding_pairs is 0")
     if settings.pairs is not None:
         pairs = read_pairs(Path(settings.pairs), [])[:limit]
         reason = f"evaluation.pairs {settings.pairs} holds no pair with images"
@@ -64,9 +64,16 @@ def grounding_gate(
             "no suite of evaluation.suites has held-out pairs; name a held-out pair set "
             "as evaluation.pairs"
         )
-    by_view = views([_as_text(pair) for pair in pairs], store)
-    by_condition = {name: by_view[name] for name in CONDITIONS if name in by_view}
-    return Gate(by_condition) if by_condition else Gate({}, reason)
+    texts = [_as_text(pair) for pair in pairs]
+    by_view = views(texts, store)
+    # Conditions without any pair are left out.
+    by_condition: dict[Condition, Sequence[PreferencePair]] = {}
+    for condition in CONDITIONS:
+        if condition in by_view:
+            by_condition[condition] = by_view[condition]
+    if not by_condition:
+        return Gate({}, missing=reason)
+    return Gate(by_condition)
 
 
 def _suite_pairs(
@@ -82,11 +89,11 @@ def _suite_pairs(
 def _as_text(pair: PreferencePair) -> PreferencePair:
     """The pair without token ids: another tokenizer may have made those of a data set."""
     return PreferencePair(
-        pair.id,
-        pair.prompt,
-        Response(pair.chosen.text),
-        Response(pair.rejected.text),
-        pair.source,
+        id=pair.id,
+        prompt=pair.prompt,
+        chosen=Response(pair.chosen.text),
+        rejected=Response(pair.rejected.text),
+        source=pair.source,
     )
 
 
@@ -125,11 +132,17 @@ async def _score_pairs(
         answers.append((pair.prompt, pair.chosen.text))
         answers.append((pair.prompt, pair.rejected.text))
     scores = await in_chunks(score, answers, on_progress)
+    # Chosen and rejected alternate, as they were asked.
+    sides = zip(scores[::2], scores[1::2], strict=True)
     logps: dict[str, SideLogps] = {}
-    for pair, chosen, rejected in zip(pairs, scores[::2], scores[1::2], strict=True):
-        if not isinstance(chosen, Dropped) and not isinstance(rejected, Dropped):
-            logps[pair.id] = SideLogps(
-                sum(chosen), sum(rejected), len(chosen), len(rejected)
-            )
+    for pair, (chosen, rejected) in zip(pairs, sides, strict=True):
+        if isinstance(chosen, Dropped) or isinstance(rejected, Dropped):
+            continue
+        logps[pair.id] = SideLogps(
+            chosen=sum(chosen),
+            rejected=sum(rejected),
+            chosen_tokens=len(chosen),
+            rejected_tokens=len(rejected),
+        )
     dropped = [result for result in scores if isinstance(result, Dropped)]
     return logps, dropped

@@ -70,16 +70,19 @@ class Evaluator:
     def prompts(self, split: Split) -> dict[str, TaskPrompts]:
         """The prompts of a split by suite and task."""
         if split not in self._prompts:
-            self._prompts[split] = {
-                suite.name: suite.prompts(split, self._store) for suite in self.suites
-            }
+            # Kept: rendering or reading the pictures of a split takes seconds.
+            by_suite: dict[str, TaskPrompts] = {}
+            for suite in self.suites:
+                by_suite[suite.name] = suite.prompts(split, self._store)
+            self._prompts[split] = by_suite
         return self._prompts[split]
 
     def num_prompts(self, split: Split) -> int:
         """How many prompts a split has in all suites."""
         num_prompts = 0
         for tasks in self.prompts(split).values():
-            num_prompts += sum(len(prompts) for prompts in tasks.values())
+            for prompts in tasks.values():
+                num_prompts += len(prompts)
         return num_prompts
 
     def validation_prompts(self) -> list[Prompt]:
@@ -108,7 +111,7 @@ class Evaluator:
 
         Args:
             rollout: a worker with the weights that are measured.
-            reward: compares with the baseline; None compares nothing.
+            reward: compares with the baseline; not needed without one.
             baseline: the start policy's answers to the same tasks; None says that this is the start policy.
             title: of the progress bar.
 
@@ -118,6 +121,7 @@ class Evaluator:
         Raises:
             UserError: a worker does not answer within its limit.
         """
+        # A pair set that cannot be read is refused before anything is asked.
         gate = self.gate(split)
         num_items = self.num_prompts(split) + gate.num_answers
         with ProgressReport(title, num_items) as bar:
@@ -127,55 +131,66 @@ class Evaluator:
 
             answers = await self._ask(rollout, self.prompts(split), count_up)
             if baseline is None:
-                card = self._card(answers, None, {})
+                start_logps = None
+                card = self._card(answers, wins=None, failures={})
             else:
+                assert reward is not None, "a baseline is there to be compared with"
+                start_logps = baseline.grounding
                 card = await self.compare(reward, answers, baseline)
-            start = None if baseline is None else baseline.grounding
             grounding, logps = await pass_gate(
-                gate, rollout.score, start, self._settings, count_up
+                gate,
+                rollout.score,
+                start_logps,
+                self._settings,
+                count_up,
             )
-        return Measured(
-            card.model_copy(update={"grounding": grounding}),
-            replace(answers, grounding=logps),
-        )
+        card = card.model_copy(update={"grounding": grounding})
+        answers = replace(answers, grounding=logps)
+        return Measured(card, answers)
 
     async def compare(
-        self, reward: Comparer | None, answers: Answers, baseline: Answers
+        self,
+        reward: Comparer,
+        answers: Answers,
+        baseline: Answers,
     ) -> Scorecard:
         """The scorecard of answers that are there already, without the grounding gate; arguments as of `measure`."""
         wins: dict[str, Wins] = {}
         failures: dict[str, list[Dropped]] = {}
         for suite in self.suites:
-            if reward is None:
-                continue
-            before = baseline.suites.get(suite.name, SuiteAnswers())
-            wins[suite.name], failures[suite.name] = await _compare(
-                reward, suite.compared_tasks, answers.suites[suite.name], before
+            comparison = await _compare(
+                reward,
+                suite.compared_tasks,
+                answers.suites[suite.name],
+                baseline.suites[suite.name],
             )
+            wins[suite.name], failures[suite.name] = comparison
         return self._card(answers, wins, failures)
 
     async def validate(self, rollout: RolloutClient) -> Scorecard:
         """Measure on the validation split what picks a checkpoint. Nothing is compared, so there is no win rate."""
         answers = await self._ask(rollout, self._selecting(), ignore_progress)
-        return self._card(answers, {}, {})
+        return self._card(answers, wins={}, failures={})
 
     def selection(self, card: Scorecard) -> float | None:
         """The mean over suites of the number that picks a checkpoint; None when no suite could measure its own."""
         scores: list[float] = []
         for suite in self.suites:
-            score = suite.selection(card.suites[suite.name].metrics)
+            metrics = card.suites[suite.name].metrics
+            score = suite.selection(metrics)
             if score is not None:
                 scores.append(score)
-        return sum(scores) / len(scores) if scores else None
+        if not scores:
+            return None
+        return sum(scores) / len(scores)
 
     def _selecting(self) -> dict[str, TaskPrompts]:
         """The validation prompts of `selecting_tasks`."""
         selecting: dict[str, TaskPrompts] = {}
         for suite in self.suites:
-            tasks = self.prompts("validation")[suite.name]
-            selecting[suite.name] = {
-                task: tasks[task] for task in suite.selecting_tasks
-            }
+            prompts = self.prompts("validation")[suite.name]
+            chosen = {task: prompts[task] for task in suite.selecting_tasks}
+            selecting[suite.name] = chosen
         return selecting
 
     async def _ask(
@@ -184,6 +199,7 @@ class Evaluator:
         prompts: Mapping[str, TaskPrompts],
         on_progress: OnProgress,
     ) -> Answers:
+        """Greedy answers to all prompts, task after task."""
         suites: dict[str, SuiteAnswers] = {}
         for suite, tasks in prompts.items():
             groups: dict[str, tuple[RolloutGroup, ...]] = {}
@@ -191,15 +207,17 @@ class Evaluator:
             for task, task_prompts in tasks.items():
                 requests = [self._request(prompt) for prompt in task_prompts]
                 results = await in_chunks(rollout.generate, requests, on_progress)
-                groups[task], lost = _split_dropped(results)
+                answered, lost = _split_dropped(results)
+                groups[task] = tuple(answered)
                 dropped += lost
             suites[suite] = SuiteAnswers(groups, tuple(dropped))
         return Answers(suites)
 
     def _request(self, prompt: Prompt) -> GenerationRequest:
+        # Greedy: the same weights give the same answers.
         return GenerationRequest(
-            f"evaluation/{prompt.id}",
-            prompt,
+            id=f"evaluation/{prompt.id}",
+            prompt=prompt,
             num_completions=1,
             temperature=0.0,
             max_tokens=self._max_tokens,
@@ -215,17 +233,22 @@ class Evaluator:
         cards: dict[str, SuiteCard] = {}
         for suite in self.suites:
             suite_answers = answers.suites[suite.name]
-            suite_wins = None if wins is None else wins.get(suite.name, {})
+            suite_wins = None
+            if wins is not None:
+                suite_wins = wins.get(suite.name, {})
             measurement = suite.measure(
-                suite_answers, suite_wins, self._settings.bootstrap_samples
+                suite_answers,
+                suite_wins,
+                self._settings.bootstrap_samples,
             )
+            # Lost on the way here, and what the suite itself could not count.
             lost = [*suite_answers.dropped, *failures.get(suite.name, ())]
+            dropped = Counter(count_reasons(lost))
+            dropped.update(measurement.dropped)
             cards[suite.name] = SuiteCard(
                 metrics=dict(measurement.metrics),
                 counts=dict(measurement.counts),
-                dropped=dict(
-                    Counter(count_reasons(lost)) + Counter(measurement.dropped)
-                ),
+                dropped=dict(dropped),
                 summary=measurement.summary,
             )
         return Scorecard(suites=cards)
@@ -233,7 +256,7 @@ class Evaluator:
 
 def _split_dropped(
     results: Sequence[RolloutGroup | Dropped],
-) -> tuple[tuple[RolloutGroup, ...], list[Dropped]]:
+) -> tuple[list[RolloutGroup], list[Dropped]]:
     groups: list[RolloutGroup] = []
     dropped: list[Dropped] = []
     for result in results:
@@ -241,7 +264,7 @@ def _split_dropped(
             dropped.append(result)
         else:
             groups.append(result)
-    return tuple(groups), dropped
+    return groups, dropped
 
 
 async def _compare(
@@ -258,11 +281,13 @@ async def _compare(
         for group in baseline.tasks.get(task, ()):
             start[group.prompt.id] = group.completions[0]
         for group in answers.tasks[task]:
-            if group.prompt.id in start:
-                both = (group.completions[0], start[group.prompt.id])
-                comparisons.append(replace(group, completions=both))
-            else:
+            before = start.get(group.prompt.id)
+            if before is None:
                 dropped.append(Dropped(group.id, "no_baseline"))
+                continue
+            # The judge is not told which of the two is the policy's; `win_of` knows that it is the first.
+            both = (group.completions[0], before)
+            comparisons.append(replace(group, completions=both))
     wins: dict[str, float] = {}
     verdicts = await in_chunks(reward.judge, comparisons)
     for group, verdict in zip(comparisons, verdicts, strict=True):
@@ -275,6 +300,7 @@ async def _compare(
 
 def write_measured(path: Path, measured: Measured) -> None:
     """Keep a scorecard and its answers, so that a resume or another judge reads them instead of asking again."""
+    # Replaced as a whole, so that a killed run never leaves half a file to resume from.
     content = {
         "scorecard": measured.card.model_dump(mode="json"),
         "answers": _ANSWERS.dump_python(measured.answers, mode="json"),
@@ -286,5 +312,6 @@ def read_measured(path: Path) -> Measured:
     """What `write_measured` wrote."""
     content = json.loads(path.read_text())
     card = Scorecard.model_validate(content["scorecard"])
+    # Not strict: JSON has lists where the records have tuples.
     answers = _ANSWERS.validate_python(content["answers"], strict=False)
     return Measured(card, answers)

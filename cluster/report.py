@@ -27,13 +27,13 @@ def print_report(run_dir: Path) -> None:
     from reward.scorecard import Scorecard
 
     path = run_dir / "scorecard.json"
+    cards: dict[str, Scorecard] = {}
     try:
         content = json.loads(path.read_text())
-        cards = {
-            name: Scorecard.model_validate(content[name])
-            for name in ("baseline", "final")
-        }
+        for name in ("baseline", "final"):
+            cards[name] = Scorecard.model_validate(content[name])
     except (OSError, ValueError, KeyError) as error:
+        # pydantic's message has several lines; the first says what is wrong.
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path}: expected the scorecard of a finished run, got {reason}; resume the run"
@@ -41,7 +41,11 @@ def print_report(run_dir: Path) -> None:
     print_scorecards(cards)
     samples = run_dir / "samples.html"
     curves = f"curves: tensorboard --logdir {run_dir / 'tensorboard'}"
-    print(f"look: {samples}   {curves}" if samples.exists() else curves)
+    # A run without suites has nothing to show.
+    if samples.exists():
+        print(f"look: {samples}   {curves}")
+    else:
+        print(curves)
     print(f"policy: {run_dir / 'policy'}   (transformers and `vllm serve` load it)")
 
 
@@ -66,6 +70,7 @@ def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
     for policy, card in cards.items():
         for line, is_warning in grounding_lines(card):
             style = "bold yellow" if is_warning else None
+            # One line in a log as well, and brackets in it are no markup.
             unwrapped = Console(soft_wrap=True)
             unwrapped.print(f"{policy}: {line}", style=style, markup=False)
 
@@ -83,7 +88,14 @@ def _table(cards: Mapping[str, Scorecard], suite: str) -> Table:
 
     from cluster.score_table import metric_rows
 
-    table = Table("metric", *cards, "", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table(
+        "metric",
+        *cards,
+        "",
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+    )
     for row in metric_rows(list(cards.values()), suite):
         cells = [f"{value}  [dim]{interval}[/dim]" for value, interval in row.cells]
         hint = f"{row.better} is better" if row.better else ""

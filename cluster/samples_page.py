@@ -88,10 +88,10 @@ def _section(
     if start is not None:
         for group in _shown_groups(suite, start):
             before[group.prompt.id] = group
-    samples: list[Sample] = []
-    for group in _shown_groups(suite, final)[:limit]:
-        samples.append(_sample(suite, group, before.get(group.prompt.id)))
-    samples.sort(key=lambda sample: (-sample.weight, sample.id))
+    shown = _shown_groups(suite, final)[:limit]
+    samples = [_sample(suite, group, before.get(group.prompt.id)) for group in shown]
+    # Equal weights keep the order of ids, so that the page is the same each time.
+    samples.sort(key=_worst_first)
     return Section(
         name=suite.name,
         summary=card.summary,
@@ -101,6 +101,10 @@ def _section(
         legend=suite.legend,
         samples=samples,
     )
+
+
+def _worst_first(sample: Sample) -> tuple[int, str]:
+    return -sample.weight, sample.id
 
 
 def _shown_groups(suite: Suite, measured: Measured) -> list[RolloutGroup]:

@@ -20,15 +20,16 @@ class MetricRow(NamedTuple):
 
 def suite_names(cards: Sequence[Scorecard]) -> list[str]:
     """The suites that any card has, in order."""
-    names: dict[str, None] = {}
+    names: list[str] = []
     for card in cards:
-        names.update(dict.fromkeys(card.suites))
-    return list(names)
+        names += [name for name in card.suites if name not in names]
+    return names
 
 
 def metric_rows(cards: Sequence[Scorecard], suite: str) -> list[MetricRow]:
     """A suite's metrics with a label that any card has."""
     suite_cards = [card.suites.get(suite, SuiteCard()) for card in cards]
+    # A metric without a label is for the JSON alone.
     labelled: dict[str, Metric] = {}
     for card in suite_cards:
         for name, metric in card.metrics.items():
@@ -37,7 +38,13 @@ def metric_rows(cards: Sequence[Scorecard], suite: str) -> list[MetricRow]:
     rows: list[MetricRow] = []
     for name, metric in labelled.items():
         cells = [_cell(card.metrics.get(name)) for card in suite_cards]
-        rows.append(MetricRow(metric.label, metric.better, metric.meaning, cells))
+        row = MetricRow(
+            label=metric.label,
+            better=metric.better,
+            meaning=metric.meaning,
+            cells=cells,
+        )
+        rows.append(row)
     return rows
 
 
@@ -67,6 +74,10 @@ def grounding_lines(card: Scorecard) -> list[tuple[str, bool]]:
 def _cell(metric: Metric | None) -> tuple[str, str]:
     if metric is None:
         return "–", ""
-    low, high = metric.interval or (metric.value, metric.value)
+    low = high = metric.value
+    if metric.interval is not None:
+        low, high = metric.interval
     digits = metric.digits
-    return f"{metric.value:.{digits}f}", f"{low:.{digits}f} – {high:.{digits}f}"
+    value = f"{metric.value:.{digits}f}"
+    interval = f"{low:.{digits}f} – {high:.{digits}f}"
+    return value, interval

@@ -32,6 +32,7 @@ class RunScoring:
 
     def announce(self) -> None:
         """Say at the start of a run, in the log and the journal, when nothing will pick its checkpoint."""
+        # Whoever reads the log must not take the last checkpoint for the best one.
         if self.validation_prompts():
             return
         log.warning(
@@ -82,9 +83,9 @@ class RunScoring:
             self._recorder.validation(step, fields)
         return self._evaluator.selection(card)
 
-    def record_pick(self, step: int) -> None:
-        """Say which checkpoint became the policy, and by what."""
-        if self.validation_prompts():
+    def record_pick(self, step: int, score: float) -> None:
+        """Say which checkpoint became the policy; a negative `score` says that validation never measured one."""
+        if score >= 0:
             self._recorder.picked(step, "validation")
             return
         log.warning(

@@ -130,17 +130,38 @@ class JudgeError(RuntimeError):
 class Suite(Protocol):
     """What a policy is asked, and how its answers are measured. Suites know no engine, worker or page.
 
-    Prompts belong to named tasks. Answers to `selecting_tasks` pick a checkpoint, and validation asks no others; the
-    judge compares those to `compared_tasks` with the start policy's; the samples page shows those to `shown_tasks`.
-    `unit` says what one row of that page is ("scenes"), `legend` explains the marks of `show`.
+    The prompts of a suite belong to named tasks, such as captions and questions.
     """
 
-    name: str
-    selecting_tasks: Sequence[str]
-    compared_tasks: Sequence[str]
-    shown_tasks: Sequence[str]
-    unit: str
-    legend: Sequence[LegendEntry]
+    @property
+    def name(self) -> str:
+        """What the scorecard calls it."""
+        ...
+
+    @property
+    def selecting_tasks(self) -> Sequence[str]:
+        """Tasks whose answers pick a checkpoint; validation asks no others."""
+        ...
+
+    @property
+    def compared_tasks(self) -> Sequence[str]:
+        """Tasks whose answers the judge compares with those of the start policy."""
+        ...
+
+    @property
+    def shown_tasks(self) -> Sequence[str]:
+        """Tasks whose answers the samples page shows."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What one row of the samples page is, in the plural: "scenes"."""
+        ...
+
+    @property
+    def legend(self) -> Sequence[LegendEntry]:
+        """What the marks of `show` mean."""
+        ...
 
     def prompts(self, split: Split, store: ImageStore) -> TaskPrompts:
         """The prompts of a split by task; images are put into `store`. The same in every run, whatever its seed."""

@@ -20,8 +20,11 @@ Statistic: TypeAlias = Callable[[Columns], dict[str, Array]]
 
 def ratio(part: Array, whole: Array) -> Array:
     """part / whole, and 0 where the whole is 0."""
-    zeros = np.zeros_like(part, dtype=np.float64)
-    return np.divide(part, whole, out=zeros, where=whole != 0)
+    # `where` leaves the other entries of `out` as they are.
+    quotient = np.zeros_like(part, dtype=np.float64)
+    has_whole = whole != 0
+    np.divide(part, whole, out=quotient, where=has_whole)
+    return quotient
 
 
 def columns_of(
@@ -30,18 +33,22 @@ def columns_of(
     """Rows of counts, one per scene, as columns; a count that a row lacks is 0."""
     columns: dict[str, Array] = {}
     for name in names:
-        counts = [row.get(name, 0) for row in rows]
-        columns[name] = np.asarray(counts, dtype=np.float64)
+        column = [row.get(name, 0) for row in rows]
+        columns[name] = np.asarray(column, dtype=np.float64)
     return columns
 
 
 def estimate(columns: Columns, statistic: Statistic) -> dict[str, float]:
     """The statistic of all scenes."""
+    # One "resampling" that draws every scene once.
     totals: dict[str, Array] = {}
     for name, column in columns.items():
-        totals[name] = np.asarray([column.sum()], dtype=np.float64)
-    metrics = statistic(totals)
-    return {name: float(value[0]) for name, value in metrics.items()}
+        total = column.sum()
+        totals[name] = np.asarray([total], dtype=np.float64)
+    metrics: dict[str, float] = {}
+    for name, samples in statistic(totals).items():
+        metrics[name] = float(samples[0])
+    return metrics
 
 
 def intervals(
@@ -55,19 +62,24 @@ def intervals(
 
     Equal seeds give equal draws. Without scenes there are no intervals.
     """
-    num_scenes = len(next(iter(columns.values())))
+    some_column = next(iter(columns.values()))
+    num_scenes = len(some_column)
     if num_scenes == 0:
         return {}
     # How often each scene is drawn is multinomial, so one matrix product redraws all totals.
     rng = np.random.default_rng(seed)
     shares = np.full(num_scenes, 1 / num_scenes)
-    draws = rng.multinomial(num_scenes, shares, num_samples).astype(np.float64)
+    draws = rng.multinomial(num_scenes, shares, num_samples)
+    # As floats: integer matrix products do not use BLAS.
+    weights = draws.astype(np.float64)
     totals: dict[str, Array] = {}
     for name, column in columns.items():
-        totals[name] = draws @ column
+        totals[name] = weights @ column
+    # Percent below the lower and above the upper bound.
     tail = 100 * (1 - level) / 2
+    percents = (tail, 100 - tail)
     bounds: dict[str, tuple[float, float]] = {}
     for name, samples in statistic(totals).items():
-        low, high = np.percentile(samples, (tail, 100 - tail))
+        low, high = np.percentile(samples, percents)
         bounds[name] = (float(low), float(high))
     return bounds

@@ -55,6 +55,7 @@ def chair(totals: Columns) -> dict[str, Array]:
     `selection` is the harmonic mean of recall and 1 - chair_i, the F1 of naming objects: neither silence nor naming
     everything raises it.
     """
+    # The same formulas serve the point estimate and every resampling.
     captions = totals["captions"]
     chair_s = ratio(totals["hallucinated_captions"], captions)
     chair_i = ratio(totals["hallucinated_mentions"], totals["mentions"])

@@ -69,16 +69,19 @@ def make_grounding(
         dropped: answers that could not be scored.
     """
     reasons = count_reasons(dropped)
-    ranked_by: RankedBy = "logp_per_token" if start is None else "implicit_reward"
+    ranked_by: RankedBy = "logp_per_token"
     pair_ids = _complete_pairs(policy)
     if start is not None:
+        ranked_by = "implicit_reward"
         pair_ids &= _complete_pairs(start)
+    # With one condition alone there is no gain to speak of.
     if not pair_ids or len(policy) < 2:
         return Grounding(
             ranked_by=ranked_by,
             missing="no pair could be scored in more than one view",
             dropped=reasons,
         )
+    # Sorted, so that equal pairs meet equal draws.
     columns = _columns(policy, start, sorted(pair_ids))
     accuracy = estimate(columns, _statistic)
     gain = accuracy.pop("gain")
@@ -96,8 +99,10 @@ def make_grounding(
 
 def _complete_pairs(logps: ConditionLogps) -> set[str]:
     """Ids of the pairs that have log-probs under every condition."""
-    by_condition = [set(by_pair) for by_pair in logps.values()]
-    return set.intersection(*by_condition) if by_condition else set()
+    if not logps:
+        return set()
+    scored = [set(by_pair) for by_pair in logps.values()]
+    return set.intersection(*scored)
 
 
 def _columns(
@@ -106,16 +111,20 @@ def _columns(
     """One row per pair: 1 where a condition ranks it right, and the number of pairs."""
     columns: dict[str, Array] = {}
     for condition, by_pair in policy.items():
-        ranked_right = []
+        ranked_right: list[bool] = []
         for pair_id in pair_ids:
-            start_logps = None if start is None else start[condition][pair_id]
-            ranked_right.append(_prefers_chosen(by_pair[pair_id], start_logps))
+            start_logps = None
+            if start is not None:
+                start_logps = start[condition][pair_id]
+            prefers = _prefers_chosen(by_pair[pair_id], start_logps)
+            ranked_right.append(prefers)
         columns[condition] = np.asarray(ranked_right, float)
     columns["pairs"] = np.ones(len(pair_ids))
     return columns
 
 
 def _prefers_chosen(policy: SideLogps, start: SideLogps | None) -> bool:
+    # Strictly greater: a tie is no preference.
     if start is None:
         chosen, rejected = policy.both("per_token")
         return chosen > rejected
@@ -126,10 +135,16 @@ def _prefers_chosen(policy: SideLogps, start: SideLogps | None) -> bool:
 
 def _statistic(totals: Columns) -> dict[str, Array]:
     metrics: dict[str, Array] = {}
+    blind: list[Array] = []
+    num_pairs = totals["pairs"]
     for condition, total in totals.items():
-        if condition != "pairs":
-            metrics[condition] = ratio(total, totals["pairs"])
-    blind = [metrics[condition] for condition in metrics if condition != TRUE]
+        if condition == "pairs":
+            continue
+        accuracy = ratio(total, num_pairs)
+        metrics[condition] = accuracy
+        if condition != TRUE:
+            blind.append(accuracy)
+    # The better of the others is picked anew in every resampling.
     metrics["gain"] = metrics[TRUE] - np.max(blind, axis=0)
     return metrics
 
@@ -141,8 +156,9 @@ def _warning(accuracy: Mapping[str, float], gain: float, least_gain: float) -> s
             f"true answers are not preferred even with the picture: accuracy {seeing:.3f}, chance is {CHANCE}; "
             "there is no preference whose grounding could be told"
         )
-    blind = {name: share for name, share in accuracy.items() if name != TRUE}
-    best = max(blind, key=lambda name: blind[name])
+    blind = dict(accuracy)
+    del blind[TRUE]
+    best = max(blind, key=blind.__getitem__)
     return (
         f"preferences rest on words, not on sight: accuracy {seeing:.3f} with the picture, "
         f"{blind[best]:.3f} with a {best} one; the picture adds {gain:.3f}, expected at least "

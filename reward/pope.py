@@ -16,40 +16,51 @@ POPE_METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 POPE_AVERAGES = ("accuracy", "f1", "yes_ratio")
 """Metrics whose mean over the splits is reported as well."""
 
+_OUTCOMES: dict[tuple[Answer, Answer], str] = {
+    ("yes", "yes"): "tp",
+    ("yes", "no"): "fp",
+    ("no", "no"): "tn",
+    ("no", "yes"): "fn",
+}
+"""(predicted, true) -> count."""
+
 
 def parse_answer(text: str) -> Answer:
     """Read yes or no by the official script's rule, its blind spots included, so that numbers compare.
 
     Of the first sentence, without commas: any word No, not or no means no, everything else means yes.
     """
-    sentence = text.split(".")[0].replace(",", "")
-    words = set(sentence.split(" "))
-    return "no" if {"No", "not", "no"} & words else "yes"
+    sentence = text.split(".")[0]
+    # Not `split()`: the official script leaves line breaks inside words.
+    words = sentence.replace(",", "").split(" ")
+    negations = {"No", "not", "no"}
+    if negations.intersection(words):
+        return "no"
+    return "yes"
 
 
 def answer_counts(predicted: Answer, true: Answer) -> dict[str, int]:
     """What one answer adds to the totals: one of tp, fp, tn, fn."""
-    right = predicted == true
-    positive = predicted == "yes"
-    return {
-        "tp": int(positive and right),
-        "fp": int(positive and not right),
-        "tn": int(not positive and right),
-        "fn": int(not positive and not right),
-    }
+    counts = dict.fromkeys(POPE_COUNTS, 0)
+    counts[_OUTCOMES[predicted, true]] = 1
+    return counts
 
 
 def pope(totals: Columns) -> dict[str, Array]:
     """Metrics of summed counts; a ratio of nothing is 0. `yes_ratio` is of the predictions, not of the labels."""
-    tp, fp = totals["tp"], totals["fp"]
-    tn, fn = totals["tn"], totals["fn"]
-    answers = tp + fp + tn + fn
+    tp = totals["tp"]
+    fp = totals["fp"]
+    tn = totals["tn"]
+    fn = totals["fn"]
+    said_yes = tp + fp
+    answers = said_yes + tn + fn
     return {
         "accuracy": ratio(tp + tn, answers),
-        "precision": ratio(tp, tp + fp),
+        "precision": ratio(tp, said_yes),
         "recall": ratio(tp, tp + fn),
+        # The harmonic mean of precision and recall, without dividing by either.
         "f1": ratio(2 * tp, 2 * tp + fp + fn),
-        "yes_ratio": ratio(tp + fp, answers),
+        "yes_ratio": ratio(said_yes, answers),
     }
 
 
@@ -64,7 +75,10 @@ def pope_by_split(totals: Columns, splits: Sequence[str]) -> dict[str, Array]:
         counts = {name: totals[f"{split}/{name}"] for name in POPE_COUNTS}
         for name, value in pope(counts).items():
             metrics[f"pope/{split}/{name}"] = value
-    for name in POPE_AVERAGES if splits else ():
-        values = [metrics[f"pope/{split}/{name}"] for split in splits]
-        metrics[f"pope_{name}"] = np.mean(values, axis=0)
+    # Without any split there is nothing to average, and no metric.
+    if not splits:
+        return metrics
+    for name in POPE_AVERAGES:
+        of_splits = [metrics[f"pope/{split}/{name}"] for split in splits]
+        metrics[f"pope_{name}"] = np.mean(of_splits, axis=0)
     return metrics

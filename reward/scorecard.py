@@ -56,16 +56,18 @@ def described(
 ) -> dict[str, Metric]:
     """Metrics with what tables say of them: those of `infos` first, in its order, the others without a label."""
     metrics: dict[str, Metric] = {}
+    # The order of the mapping is the order of the tables.
     for name, info in infos.items():
-        if name in values:
-            metrics[name] = Metric(
-                values[name],
-                bounds.get(name),
-                info.label,
-                info.better,
-                info.meaning,
-                info.digits,
-            )
+        if name not in values:
+            continue
+        metrics[name] = Metric(
+            value=values[name],
+            interval=bounds.get(name),
+            label=info.label,
+            better=info.better,
+            meaning=info.meaning,
+            digits=info.digits,
+        )
     for name, value in values.items():
         if name not in metrics:
             metrics[name] = Metric(value, bounds.get(name))

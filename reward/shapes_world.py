@@ -7,7 +7,7 @@ questions about the same scenes.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,6 @@ from common.evaluation import (
 )
 from common.images import ImageStore
 from common.povid_config import ErrorKind
-from common.protocols import JudgeError
 from common.records import PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
 from common.shapes.corrupter import corrupt
@@ -111,6 +110,7 @@ class ShapesSuite:
 
     def __init__(self, settings: config.ShapesSuite) -> None:
         self.name = settings.name
+        # Both splits are disjoint from the training scenes, see common/shapes/scenes.py.
         self._num_scenes: dict[Split, int] = {
             "validation": settings.validation_scenes,
             "test": settings.test_scenes,
@@ -134,37 +134,43 @@ class ShapesSuite:
         The table behind them has one row per scene: a caption, its questions and its comparison with the start policy
         are redrawn together. Two policies that answer the same scenes are measured with the same draws.
         """
-        rows, num_without_truth = _count(answers)
+        rows, dropped = _count(answers)
         for prompt_id, win in (wins or {}).items():
+            # A caption prompt has the id of its scene.
             rows[prompt_id].update(win_counts(win))
         columns = columns_of(rows.values(), _COLUMN_NAMES)
         totals = {name: int(column.sum()) for name, column in columns.items()}
-        measured = {name for name, total in totals.items() if total}
-        statistic = _statistic(measured)
+        statistic = _statistic(totals)
         values = estimate(columns, statistic)
-        bounds = intervals(columns, statistic, num_samples, derive_seed("scorecard"))
+        seed = derive_seed("scorecard")
+        bounds = intervals(columns, statistic, num_samples, seed)
         if wins is None:
             # Against itself the start policy ties every time.
-            values["win_rate"], bounds["win_rate"] = 0.5, (0.5, 0.5)
+            values["win_rate"] = 0.5
+            bounds["win_rate"] = (0.5, 0.5)
         counts = _answer_counts(totals)
+        num_captions = counts["num_captions"]
+        num_questions = counts["num_questions"]
         return Measurement(
             metrics=described(values, bounds, METRICS),
             counts=counts,
-            dropped={"no_truth": num_without_truth} if num_without_truth else {},
-            summary=f"{counts['num_captions']} captions and {counts['num_questions']} yes/no questions; "
+            dropped=dropped,
+            summary=f"{num_captions} captions and {num_questions} yes/no questions; "
             "95 % bootstrap intervals over scenes",
         )
 
     def selection(self, metrics: Mapping[str, Metric]) -> float | None:
         """The F1 of naming objects, see `reward.chair.chair`."""
-        metric = metrics.get("selection")
-        return None if metric is None else metric.value
+        if "selection" not in metrics:
+            return None
+        return metrics["selection"].value
 
     def show(self, prompt: Prompt, text: str) -> ShownAnswer:
         """The caption with its errors marked; plain when the prompt has no scene."""
         try:
             scene = scene_of(prompt)
-        except JudgeError:
+        except MissingTruth:
+            # Shown all the same: what cannot be judged can still be read.
             scene = None
         return marked_caption(text, scene)
 
@@ -172,43 +178,57 @@ class ShapesSuite:
         """True captions of these scenes over the same captions corrupted by rule, kinds of error in turn."""
         pairs: list[PreferencePair] = []
         for index, prompt in enumerate(prompts[CAPTIONS]):
-            pair = _corrupted_pair(prompt, index % len(ERROR_KINDS))
-            if pair is not None and len(pairs) < limit:
+            first_kind = index % len(ERROR_KINDS)
+            pair = _corrupted_pair(prompt, first_kind)
+            # A scene may allow no error at all.
+            if pair is not None:
                 pairs.append(pair)
-        return pairs
+        return pairs[:limit]
 
 
 def _corrupted_pair(prompt: Prompt, first_kind: int) -> PreferencePair | None:
     """The prompt's reference over the same text with an error of this kind, or of the next that the scene allows."""
-    for kind in (*ERROR_KINDS[first_kind:], *ERROR_KINDS[:first_kind]):
+    kinds = (*ERROR_KINDS[first_kind:], *ERROR_KINDS[:first_kind])
+    for kind in kinds:
         wrong = corrupt(prompt, kind, SEED)
         if isinstance(wrong, str):
-            right = Response(prompt.reference or "")
-            pair_id = f"{prompt.id}/{kind}"
-            return PreferencePair(pair_id, prompt, right, Response(wrong), "corrupted")
+            return PreferencePair(
+                id=f"{prompt.id}/{kind}",
+                prompt=prompt,
+                chosen=Response(prompt.reference or ""),
+                rejected=Response(wrong),
+                source="corrupted",
+            )
     return None
 
 
-def _count(answers: SuiteAnswers) -> tuple[defaultdict[str, Counter[str]], int]:
-    """Counts by scene, and the number of answers whose prompt has no usable truth."""
+def _count(
+    answers: SuiteAnswers,
+) -> tuple[defaultdict[str, Counter[str]], dict[str, int]]:
+    """Counts by scene, and the number of answers that cannot be counted, by reason."""
     rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    num_without_truth = 0
+    dropped: Counter[str] = Counter()
+    # The order of the rows decides which scene a bootstrap draw means.
     for task, count in ((CAPTIONS, _caption_row), (QUESTIONS, _question_row)):
         for group in answers.tasks.get(task, ()):
             try:
                 row = count(group)
             except MissingTruth:
-                num_without_truth += 1
-            else:
-                rows[group_of(group.prompt)].update(row)
-    return rows, num_without_truth
+                dropped["no_truth"] += 1
+                continue
+            scene = group_of(group.prompt)
+            rows[scene].update(row)
+    return rows, dict(dropped)
 
 
 def _caption_row(group: RolloutGroup) -> dict[str, int]:
     completion = group.completions[0]
-    present = scene_of(group.prompt).shapes
-    mentions = [mention.shape for mention in parse_caption(completion.text)]
-    counts = caption_counts(mentions, present, len(completion.text.split()))
+    scene = scene_of(group.prompt)
+    mentions = parse_caption(completion.text)
+    num_words = len(completion.text.split())
+    # CHAIR is about existence alone: colours and places are left out.
+    named = [mention.shape for mention in mentions]
+    counts = caption_counts(named, scene.shapes, num_words)
     counts["truncated"] = int(completion.finish_reason == "length")
     return counts
 
@@ -224,19 +244,20 @@ _POPE_COLUMNS = [f"{split}/{name}" for split in POPE_SPLITS for name in POPE_COU
 _COLUMN_NAMES = (*_POPE_COLUMNS, *CHAIR_COUNTS, "truncated", *WIN_COUNTS)
 
 
-def _statistic(measured: Collection[str]) -> Statistic:
-    """All metrics that something was measured of; `measured` names the columns that are not all zero."""
+def _statistic(counted: Mapping[str, int]) -> Statistic:
+    """The metrics of those columns that hold anything; `counted` are the columns' totals."""
     splits: list[str] = []
     for split in POPE_SPLITS:
-        columns = {f"{split}/{name}" for name in POPE_COUNTS}
-        splits += [split] if columns & set(measured) else []
+        num_answers = sum(counted[f"{split}/{name}"] for name in POPE_COUNTS)
+        if num_answers:
+            splits.append(split)
 
     def statistic(totals: Columns) -> dict[str, Array]:
         metrics: dict[str, Array] = {}
-        if "captions" in measured:
+        if counted["captions"]:
             metrics |= chair(totals)
         metrics |= pope_by_split(totals, splits)
-        if "compared" in measured:
+        if counted["compared"]:
             metrics |= win_rate(totals)
         return metrics
 

@@ -18,9 +18,13 @@ def win_of(verdict: Verdict) -> float:
 
 def win_counts(win: float) -> dict[str, int]:
     """What one comparison adds to the totals."""
-    return {"half_wins": round(2 * win), "compared": 1}
+    # In halves, so that counts are whole numbers.
+    half_wins = round(2 * win)
+    return {"half_wins": half_wins, "compared": 1}
 
 
 def win_rate(totals: Columns) -> dict[str, Array]:
     """The win rate of summed counts."""
-    return {"win_rate": ratio(totals["half_wins"], 2 * totals["compared"])}
+    half_wins = totals["half_wins"]
+    compared = totals["compared"]
+    return {"win_rate": ratio(half_wins, 2 * compared)}

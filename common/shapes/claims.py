@@ -7,7 +7,7 @@ What a text leaves open (no colour, no place) is not wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +35,9 @@ class Comparison:
     missed: tuple[SceneObject, ...]
 
     def count(self, *kinds: Kind) -> int:
-        return sum(claim.kind in kinds for claim in self.claims)
+        """How many claims are of these kinds."""
+        matching = [claim for claim in self.claims if claim.kind in kinds]
+        return len(matching)
 
     @property
     def num_wrong_attributes(self) -> int:
@@ -50,16 +52,8 @@ def compare(text: str, scene: Scene) -> Comparison:
 def compare_mentions(mentions: Sequence[Mention], scene: Scene) -> Comparison:
     """`compare` for mentions that are already read off."""
     objects = {item.shape: item for item in scene.objects}
-    counted: dict[str, int] = {}
-    for index, mention in enumerate(mentions):
-        if (item := objects.get(mention.shape)) is None:
-            continue
-        best = counted.get(mention.shape)
-        if best is None or len(_wrong(mention, item)) < len(
-            _wrong(mentions[best], item)
-        ):
-            counted[mention.shape] = index
-    claims = []
+    counted = _counted_mentions(mentions, objects)
+    claims: list[Claim] = []
     for index, mention in enumerate(mentions):
         item = objects.get(mention.shape)
         if item is None:
@@ -67,12 +61,34 @@ def compare_mentions(mentions: Sequence[Mention], scene: Scene) -> Comparison:
         elif counted[mention.shape] != index:
             claims.append(Claim(mention, "repeated"))
         else:
-            wrong = _wrong(mention, item)
-            claims.append(Claim(mention, "wrong_attribute" if wrong else "true", wrong))
-    return Comparison(
-        tuple(claims),
-        tuple(item for item in scene.objects if item.shape not in counted),
-    )
+            claims.append(_claim_about(item, mention))
+    missed = [item for item in scene.objects if item.shape not in counted]
+    return Comparison(tuple(claims), tuple(missed))
+
+
+def _counted_mentions(
+    mentions: Sequence[Mention], objects: Mapping[str, SceneObject]
+) -> dict[str, int]:
+    """Shape -> index of the mention that counts for it: the one with the fewest wrong attributes."""
+    counted: dict[str, int] = {}
+    fewest_wrong: dict[str, int] = {}
+    for index, mention in enumerate(mentions):
+        shape = mention.shape
+        if shape not in objects:
+            continue
+        num_wrong = len(_wrong(mention, objects[shape]))
+        # Of equals the first one counts.
+        if shape not in counted or num_wrong < fewest_wrong[shape]:
+            counted[shape] = index
+            fewest_wrong[shape] = num_wrong
+    return counted
+
+
+def _claim_about(item: SceneObject, mention: Mention) -> Claim:
+    wrong = _wrong(mention, item)
+    if wrong:
+        return Claim(mention, "wrong_attribute", wrong)
+    return Claim(mention, "true")
 
 
 def _wrong(mention: Mention, item: SceneObject) -> tuple[Attribute, ...]:

@@ -33,13 +33,21 @@ def marked_caption(text: str, scene: Scene | None) -> ShownAnswer:
     places = list(_places(text))
     mentions = [place.mention for place in places]
     comparison = compare_mentions(mentions, scene)
+    # There is one claim per mention, in the order of the text.
     marks: list[Mark] = []
     for place, claim in zip(places, comparison.claims, strict=True):
         marks += _marks(text, place, claim)
-    missed = [
-        f"{item.colour} {item.shape} ({item.place})" for item in comparison.missed
-    ]
-    return ShownAnswer(text, marks, "missed", tuple(missed), _weight(comparison))
+    missed: list[str] = []
+    for item in comparison.missed:
+        name = f"{item.colour} {item.shape} ({item.place})"
+        missed.append(name)
+    return ShownAnswer(
+        text=text,
+        marks=marks,
+        note_label="missed",
+        notes=tuple(missed),
+        weight=_weight(comparison),
+    )
 
 
 def _weight(comparison: Comparison) -> int:
@@ -54,11 +62,21 @@ def _places(text: str) -> Iterator[_Place]:
     for sentence in _SENTENCE.finditer(text):
         shapes = list(_SHAPE.finditer(text, sentence.start(), sentence.end()))
         for index, shape in enumerate(shapes):
-            is_first, is_last = index == 0, index == len(shapes) - 1
-            begin = sentence.start() if is_first else shapes[index - 1].end()
-            end = sentence.end() if is_last else shapes[index + 1].start()
+            begin = sentence.start()
+            end = sentence.end()
+            # The words between two shapes may belong to either of them.
+            if index > 0:
+                begin = shapes[index - 1].end()
+            if index + 1 < len(shapes):
+                end = shapes[index + 1].start()
             for mention in parse_caption(text[begin:end]):
-                yield _Place(mention, begin, shape.start(), shape.end(), end)
+                yield _Place(
+                    mention=mention,
+                    begin=begin,
+                    shape_begin=shape.start(),
+                    shape_end=shape.end(),
+                    end=end,
+                )
 
 
 def _marks(text: str, place: _Place, claim: Claim) -> list[Mark]:
@@ -66,8 +84,12 @@ def _marks(text: str, place: _Place, claim: Claim) -> list[Mark]:
     colour = _colour_span(text, place)
     position = _position_span(text, place)
     if claim.kind in ("hallucinated", "repeated"):
-        begin = colour[0] if colour else place.shape_begin
-        end = position[1] if position else place.shape_end
+        begin = place.shape_begin
+        end = place.shape_end
+        if colour:
+            begin = colour[0]
+        if position:
+            end = position[1]
         return [(begin, end, "made-up")]
     marks: list[Mark] = []
     if "colour" in claim.wrong and colour:
@@ -96,5 +118,8 @@ def _position_span(text: str, place: _Place) -> tuple[int, int] | None:
     words = place.mention.place.replace(" ", "[ -]")
     words = words.replace("center", "(?:center|middle)")
     pattern = re.compile(rf"(?i)\b{words}\b")
+    # Of the compiled pattern: its search takes bounds and keeps positions of the whole text.
     match = pattern.search(text, place.shape_end, place.end)
-    return match.span() if match else None
+    if match is None:
+        return None
+    return match.span()

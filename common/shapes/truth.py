@@ -33,7 +33,8 @@ def scene_of(prompt: Prompt) -> Scene:
 def answer_of(prompt: Prompt) -> tuple[Answer, PopeSplit]:
     """True answer and POPE split of a question prompt (MissingTruth when there is none)."""
     truth = prompt.truth or {}
-    answer, split = truth.get("answer"), truth.get("split")
+    answer = truth.get("answer")
+    split = truth.get("split")
     if answer not in ("yes", "no") or split not in POPE_SPLITS:
         raise MissingTruth(
             f"prompt {prompt.id}: expected a truth with answer yes or no and split in {POPE_SPLITS}, "
@@ -44,4 +45,7 @@ def answer_of(prompt: Prompt) -> tuple[Answer, PopeSplit]:
 
 def group_of(prompt: Prompt) -> str:
     """Id of the scene that a prompt is about; what shares it is resampled together."""
-    return str((prompt.truth or {}).get("scene", prompt.id))
+    truth = prompt.truth or {}
+    # Questions name their scene by the id of its caption prompt.
+    scene = truth.get("scene", prompt.id)
+    return str(scene)

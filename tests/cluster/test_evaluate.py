@@ -19,6 +19,7 @@ from cluster import measure as measuring
 from cluster.chunks import CHUNK
 from cluster.clients import RewardClient, RolloutClient
 from cluster.measure import Evaluator, Measured
+from cluster.progress import ProgressReport
 from common import config
 from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY, Mixture, RunConfig
@@ -145,7 +146,7 @@ def test_an_honest_policy_beats_the_dreamer(evaluator: Evaluator) -> None:
     assert shapes_card(same).value("win_rate") == 0.5
 
 
-class CountingReport(measuring.ProgressReport):
+class CountingReport(ProgressReport):
     advances: ClassVar[list[int]] = []
 
     def advance(self, note: str = "", count: int = 1) -> None:
@@ -160,11 +161,11 @@ def test_asks_greedily_once_and_in_chunks(
     monkeypatch.setattr(CountingReport, "advances", [])
     policy = FakePolicy(honest)
     measure(policy, evaluator)
-    settings = {
-        (r.num_completions, r.temperature, r.max_tokens, r.prefix)
-        for r in policy.requests
-    }
-    assert settings == {(1, 0.0, 40, "")}
+    for request in policy.requests:
+        assert request.num_completions == 1
+        assert request.temperature == 0.0
+        assert request.max_tokens == 40
+        assert request.prefix == ""
     assert policy.chunks == CountingReport.advances == [12, CHUNK, 72 - CHUNK]
     assert len({request.id for request in policy.requests}) == 84
 
@@ -220,6 +221,7 @@ class FakeWorker:
         self.policy = FakePolicy(
             {"honest": honest, "dreamer": dreamer}[Path(model_path).name]
         )
+        # Coroutine functions, as the handle expects of a method.
         self.generate = self.policy.generate
         self.score = self.policy.score
 
@@ -282,6 +284,7 @@ def test_the_command_measures_both_and_writes_what_it_measured(
     words += ["--scenes", "5", "--out", str(out), "--samples", str(samples)]
     words += [*SHAPES, "--evaluation.bootstrap_samples", "20"]
     assert command.main(words) == 0
+    # The start policy is compared with nothing, so no judge is started for it.
     assert LoggingRuntime.log == [
         "spawn rollout-0",
         "stop",

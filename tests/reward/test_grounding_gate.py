@@ -9,7 +9,8 @@ from reward.grounding import Grounding, make_grounding
 
 
 def side(chosen: float, rejected: float, *tokens: int) -> SideLogps:
-    return SideLogps(chosen, rejected, *(tokens or (4, 4)))
+    chosen_tokens, rejected_tokens = tokens or (4, 4)
+    return SideLogps(chosen, rejected, chosen_tokens, rejected_tokens)
 
 
 START = {
