@@ -86,9 +86,12 @@ class ChatEncoder:
             "image_token_index",
             "video_token_index",
         )
-        token_ids = {getattr(self.config, name, None) for name in names}
-        token_ids.discard(None)
-        return tuple(sorted(int(token_id) for token_id in token_ids))
+        token_ids = set()
+        for name in names:
+            token_id = getattr(self.config, name, None)
+            if token_id is not None:
+                token_ids.add(int(token_id))
+        return tuple(sorted(token_ids))
 
     @cached_property
     def _media_tokens(self) -> tuple[str, ...]:
@@ -126,7 +129,7 @@ class ChatEncoder:
 
     def _check_media(self, prompt: Prompt) -> None:
         num_slots = 0
-        spelled = set()
+        spelled: set[str] = set()
         for message in prompt.messages:
             text = ""
             for part in message.parts:

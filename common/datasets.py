@@ -89,13 +89,13 @@ def _numbered_rows(
         pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file,
     ):
         for batch in file.iter_batches(BATCH_ROWS, columns=PAIR_SCHEMA.names):
-            offsets = range(len(batch))
+            offsets = list(range(len(batch)))
             if wanted is not None:
                 offsets = [offset for offset in offsets if first + offset in wanted]
             if offsets:
                 table = pa.Table.from_batches([batch])
                 table = table.select(PAIR_SCHEMA.names).cast(PAIR_SCHEMA)
-                rows = python_rows(table.take(list(offsets)))
+                rows = python_rows(table.take(offsets))
                 for offset, row in zip(offsets, rows, strict=True):
                     yield first + offset, row
             first += len(batch)

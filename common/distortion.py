@@ -22,52 +22,64 @@ def alpha_bar(step: int, num_steps: int = NUM_STEPS) -> float:
     """ᾱ at `step`, counted from 0: the share of the image's variance that is left.
 
     Raises:
-        ValueError: there is no such step.
+        ValueError: `step` is not one of 0 … num_steps - 1.
     """
     if not 0 <= step < num_steps:
         raise ValueError(
             f"step: expected 0 to {num_steps - 1}, got {step}; choose one of them"
         )
-    place = torch.linspace(-6, 6, num_steps, dtype=torch.float64)[: step + 1]
-    beta = place.sigmoid() * (_BETA_LAST - _BETA_FIRST) + _BETA_FIRST
-    return float((1 - beta).prod())
+    points = torch.linspace(-6, 6, num_steps, dtype=torch.float64)[: step + 1]
+    betas = points.sigmoid() * (_BETA_LAST - _BETA_FIRST) + _BETA_FIRST
+    return float((1 - betas).prod())
 
 
 def noise_pixels(
-    pixel_values: torch.Tensor, step: int, generator: torch.Generator
+    pixel_values: torch.Tensor,
+    step: int,
+    generator: torch.Generator,
 ) -> torch.Tensor:
-    """A processor's pixel tensor with noise, any shape, same dtype and device; not clamped, it has no bounds.
+    """Add noise to a processor's pixel tensor of any shape; dtype and device stay, values are not clamped.
 
-    The draw is float32 on the generator's device, so a CPU generator gives the same noise on every device.
+    The noise is drawn in float32 on the generator's device, so a CPU generator gives the same on every device.
     """
     noise = torch.randn(
-        pixel_values.shape, generator=generator, device=generator.device
+        pixel_values.shape,
+        generator=generator,
+        device=generator.device,
     )
-    return _mix(pixel_values.float(), noise.to(pixel_values.device), step).to(
-        pixel_values.dtype
-    )
+    noised = _mix(pixel_values.float(), noise.to(pixel_values.device), step)
+    return noised.to(pixel_values.dtype)
 
 
 def noise_image(
-    image: Image.Image, step: int, seed: int, side: int | None = None
+    image: Image.Image,
+    step: int,
+    seed: int,
+    side: int | None = None,
 ) -> Image.Image:
-    """An RGB image with noise on its pixels in [-1, 1], clamped there (uint8 arithmetic would wrap around).
+    """Add noise to an RGB image, on pixel values in [-1, 1] and clamped there.
 
-    `side` is the image side the model works at: where the image is larger, a draw covers a square of pixels that
-    shrinks to one of the model's. Noise per pixel would be averaged away by the processor's resizing.
+    Args:
+        side: the image side (pixels) the model works at. Where the image is larger, one draw covers the square of
+            pixels that the processor shrinks to one: noise per pixel would be averaged away by the resizing.
     """
     pixels = torch.from_numpy(np.array(image.convert("RGB"))).float() / 127.5 - 1
     height, width, _ = pixels.shape
-    cell = max(1, round(min(height, width) / side)) if side else 1
+    cell = 1
+    if side:
+        cell = max(1, round(min(height, width) / side))
+    num_rows = math.ceil(height / cell)
+    num_columns = math.ceil(width / cell)
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randn(
-        (math.ceil(height / cell), math.ceil(width / cell), 3), generator=generator
-    )
-    noise = draws.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]
-    noised = _mix(pixels, noise, step).clamp(-1, 1)
-    return Image.fromarray(((noised + 1) * 127.5).round().to(torch.uint8).numpy())
+    draws = torch.randn((num_rows, num_columns, 3), generator=generator)
+    noise = draws.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
+    noised = _mix(pixels, noise[:height, :width], step)
+    # Unclamped values would wrap around in uint8.
+    levels = (noised.clamp(-1, 1) + 1) * 127.5
+    return Image.fromarray(levels.round().to(torch.uint8).numpy())
 
 
 def _mix(pixels: torch.Tensor, noise: torch.Tensor, step: int) -> torch.Tensor:
-    share = alpha_bar(step)
-    return math.sqrt(share) * pixels + math.sqrt(1 - share) * noise
+    """x_t of the formula above."""
+    kept = alpha_bar(step)
+    return math.sqrt(kept) * pixels + math.sqrt(1 - kept) * noise

@@ -1,4 +1,4 @@
-"""Says whether two model folders are the same without reading hundreds of gigabytes."""
+"""A hash that tells model folders apart without reading hundreds of gigabytes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _NUM_BLOCKS = 16
 
 
 def model_hash(directory: Path) -> str:
-    """A hash over weights, configuration, tokenizer and templates of a Hugging Face folder, by name and content.
+    """A hash of the names and contents of a Hugging Face folder's weights, configuration, tokenizer and templates.
 
-    Of a tensor of over 256 KiB it reads 16 evenly spaced blocks of 16 KiB, its first and last included: training moves
-    all of a tensor, so two checkpoints differ there. Smaller tensors, headers and other files are read whole.
+    Of a tensor of over 256 KiB only 16 evenly spaced blocks of 16 KiB are read, the first and the last among them.
+    Training changes all of a tensor, so two checkpoints differ there. Smaller tensors, headers and all other files are
+    read whole.
 
     Raises:
-        UserError: the folder is no model directory, or a weight file is not one.
+        UserError: this is no model directory, or a weight file is damaged.
     """
     if not (directory / "config.json").is_file():
         raise UserError(
@@ -30,40 +31,38 @@ def model_hash(directory: Path) -> str:
         )
     digest = hashlib.sha256()
     for path in sorted(directory.iterdir()):
-        if path.suffix in _SUFFIXES and path.is_file():
-            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            if path.suffix == ".safetensors":
-                with path.open("rb") as file:
-                    for start, length in _runs(file, path):
-                        file.seek(start)
-                        digest.update(file.read(length))
-            else:
-                digest.update(path.read_bytes())
+        if path.suffix not in _SUFFIXES or not path.is_file():
+            continue
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        if path.suffix != ".safetensors":
+            digest.update(path.read_bytes())
+            continue
+        with path.open("rb") as file:
+            for start, length in _hashed_ranges(file, path):
+                file.seek(start)
+                digest.update(file.read(length))
     return digest.hexdigest()
 
 
-def _runs(file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
-    """Start and length of what is read: 8 bytes that hold the header's length, the header, blocks of every tensor."""
-    length = int.from_bytes(file.read(8), "little")
+def _hashed_ranges(file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
+    """(start, length) in bytes of what is hashed: the header with its length in front, then blocks of every tensor."""
+    header_length = int.from_bytes(file.read(8), "little")
     try:
-        header = json.loads(file.read(min(length, path.stat().st_size)))
-        tensors = [
-            entry["data_offsets"]
-            for name, entry in header.items()
-            if name != "__metadata__"
-        ]
+        # A damaged length may be beyond any memory.
+        header = json.loads(file.read(min(header_length, path.stat().st_size)))
+        header.pop("__metadata__", None)
+        tensors = [entry["data_offsets"] for entry in header.values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"model: expected readable safetensors, got {path} with a damaged header; copy the checkpoint again"
         ) from error
-    first = 8 + length
-    yield 0, first
+    data_start = 8 + header_length
+    yield 0, data_start
     for begin, end in tensors:
-        room = end - begin - _BLOCK
-        if room < _BLOCK * (_NUM_BLOCKS - 1):
-            yield first + begin, end - begin
-        else:
-            yield from (
-                (first + begin + room * block // (_NUM_BLOCKS - 1), _BLOCK)
-                for block in range(_NUM_BLOCKS)
-            )
+        last_block = end - begin - _BLOCK
+        if last_block < _BLOCK * (_NUM_BLOCKS - 1):
+            yield data_start + begin, end - begin
+            continue
+        for block in range(_NUM_BLOCKS):
+            offset = last_block * block // (_NUM_BLOCKS - 1)
+            yield data_start + begin + offset, _BLOCK

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint, in one line, whoever is the first to read it."""
+"""One-line errors for checkpoints that cannot be loaded, whichever part of the project is the first to try."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from common.errors import UserError
 
 @contextmanager
 def readable(
-    path: str | Path, key: str = "model.path", expected: str = "config and processor"
+    path: str | Path,
+    key: str = "model.path",
+    expected: str = "config and processor",
 ) -> Iterator[None]:
-    """What transformers and safetensors raise about the model directory at `path` becomes a UserError."""
+    """Turn what transformers and safetensors raise about the model directory at `path` into a UserError.
+
+    Args:
+        key: the setting that names the directory.
+        expected: what is being loaded, for the message.
+    """
     where = f"{key} {path}"
     try:
         yield
@@ -24,7 +31,8 @@ def readable(
             f"{where}: expected readable safetensors, got {error}; copy the checkpoint again"
         ) from error
     except (ValueError, KeyError, OSError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = str(error).strip() or type(error).__name__
+        reason = message.splitlines()[0]
         raise UserError(
             f"{where}: expected {expected} that transformers can load, got: {reason}; check config.json and the files "
             "beside it"

@@ -1,4 +1,4 @@
-"""Writing files and folders so that a crash leaves the old one or the new one, never half of either."""
+"""Replaces files and folders in such a way that a crash leaves the old one or the new one, never half of either."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file aside, fsync it and rename it into place."""
+    """Write a text file aside, fsync it and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
+        # A rename may reach the disk before the content does.
         os.fsync(file.fileno())
     partial.replace(path)
 
 
 @contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
-    """Yields a folder to fill; it takes the place of `path` only when the block ends well."""
+    """Yield an empty folder to fill; it replaces the one at `path` when the block ends without an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -30,6 +31,7 @@ def replace_directory(path: Path) -> Iterator[Path]:
     yield partial
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
+    # A folder cannot be renamed over another one; `recover_directory` repairs a crash between the two renames.
     if path.exists():
         path.rename(old)
     partial.rename(path)
@@ -37,7 +39,7 @@ def replace_directory(path: Path) -> Iterator[Path]:
 
 
 def recover_directory(path: Path) -> None:
-    """After a crash between the two renames of `replace_directory`, put the old folder back."""
+    """Put the old folder back after a crash between the two renames of `replace_directory`."""
     old = path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists():
         old.rename(path)

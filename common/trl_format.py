@@ -1,8 +1,9 @@
-"""TRL's VLM preference format: our pairs as its rows, and its rows as our records.
+"""TRL's preference format for vision-language models: our pairs as its rows, and its rows as our records.
 
-images   [{bytes, path}]                              `datasets` loads them as Image
-prompt   [{role, content: [{type, text}]}]            chosen and rejected: one assistant message each
-sightline_meta                                        JSON of what TRL has no column for; TRL ignores it
+images             [{bytes, path}], which `datasets` loads as Image
+prompt             [{role, content: [{type, text}]}]
+chosen, rejected   one assistant message each, in the same form
+sightline_meta     JSON of what TRL has no column for; TRL ignores it
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _Tokens = tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None
 
 
 class _Meta(BaseModel):
-    """What `sightline_meta` holds: all of a pair but its messages, texts and images."""
+    """What `sightline_meta` holds: everything of a pair but its messages, texts and images."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -66,7 +67,11 @@ class _Meta(BaseModel):
 
 
 def trl_row(pair: PreferencePair) -> dict[str, Any]:
-    """A row of `TRL_SCHEMA` (Refused `image_missing`, `image_changed` when a file is not what it was)."""
+    """A row of `TRL_SCHEMA`, images included.
+
+    Raises:
+        Refused: `image_missing`, `image_changed` when an image file is no longer what it was.
+    """
     images = [
         {"bytes": read_bytes(ref), "path": PurePosixPath(ref.path).name}
         for ref in pair.prompt.images
@@ -86,35 +91,47 @@ def trl_row(pair: PreferencePair) -> dict[str, Any]:
     return {
         "images": images,
         "prompt": [_message_row(message) for message in pair.prompt.messages],
-        "chosen": [
-            _message_row(Message("assistant", (Part("text", pair.chosen.text),)))
-        ],
-        "rejected": [
-            _message_row(Message("assistant", (Part("text", pair.rejected.text),)))
-        ],
+        "chosen": [_answer_row(pair.chosen)],
+        "rejected": [_answer_row(pair.rejected)],
         META: json.dumps(meta, ensure_ascii=False),
     }
 
 
 def pair_of_meta(
-    meta: Any, messages: tuple[Message, ...], chosen: str | None, rejected: str | None
+    meta: Any,
+    messages: tuple[Message, ...],
+    chosen: str | None,
+    rejected: str | None,
 ) -> PreferencePair:
-    """Our own pair again, but for its images (ValueError when `meta` is not what `trl_row` writes)."""
-    found = _Meta.model_validate_json(meta)
+    """The pair that `trl_row` exported, without its images (ValueError when `meta` is not what it writes)."""
+    fields = _Meta.model_validate_json(meta)
+    prompt = Prompt(
+        id=fields.prompt_id,
+        messages=messages,
+        images=(),
+        reference=fields.reference,
+        truth=fields.truth,
+    )
     return PreferencePair(
-        found.id,
-        Prompt(found.prompt_id, messages, (), found.reference, found.truth),
-        Response(chosen or "", found.chosen_token_ids),
-        Response(rejected or "", found.rejected_token_ids),
-        found.source,
-        found.weight_version,
-        found.prompt_token_ids,
-        found.scores,
+        id=fields.id,
+        prompt=prompt,
+        chosen=Response(chosen or "", fields.chosen_token_ids),
+        rejected=Response(rejected or "", fields.rejected_token_ids),
+        source=fields.source,
+        weight_version=fields.weight_version,
+        prompt_token_ids=fields.prompt_token_ids,
+        scores=fields.scores,
     )
 
 
 def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
-    """A prompt, which may be a plain text (Refused `bad_row`, `role_unknown`)."""
+    """The messages of a prompt, which may also be a plain text.
+
+    Where a message's content is a plain text, the images stand before the first user turn of this kind.
+
+    Raises:
+        Refused: `bad_row`, `role_unknown`.
+    """
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
     if not isinstance(items, list):
@@ -123,43 +140,46 @@ def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
             f"expected a list of messages, got {type(items).__name__}; check the data set",
         )
     messages: list[Message] = []
-    left = num_images
+    images_left = num_images
     for item in items:
-        role, content = item["role"], item["content"]
+        role = item["role"]
+        content = item["content"]
         if role not in ("system", "user", "assistant"):
             raise Refused(
                 "role_unknown",
                 f"expected system, user or assistant, got {str(role)[:40]!r}; drop the row",
             )
+        parts: list[Part] = []
         if isinstance(content, str):
-            opening = left if role == "user" else 0
-            left -= opening
-            parts = (*(Part("image") for _ in range(opening)), Part("text", content))
+            if role == "user":
+                parts += [Part("image")] * images_left
+                images_left = 0
+            parts.append(Part("text", content))
         else:
-            parts = tuple(_part(part) for part in content)
-        messages.append(Message(role, parts))
+            parts += [_part(part) for part in content]
+        messages.append(Message(role, tuple(parts)))
     return tuple(messages)
 
 
 def read_answer(items: Any) -> str | None:
-    """The text of one assistant message, or a plain text; None when there is none (Refused `bad_row`)."""
+    """The text of one assistant message, or a plain text as it is; None when there is no answer.
+
+    Raises:
+        Refused: `bad_row` when it is anything else.
+    """
     if items is None or isinstance(items, str):
         return items
     turns = read_messages(items, 0)
     if not turns:
         return None
-    texts = [part.text for part in turns[0].parts if part.kind == "text"]
-    if (
-        len(turns) > 1
-        or turns[0].role != "assistant"
-        or len(texts) != len(turns[0].parts)
-        or len(texts) > 1
-    ):
+    parts = turns[0].parts
+    is_one_text = len(parts) <= 1 and all(part.kind == "text" for part in parts)
+    if len(turns) > 1 or turns[0].role != "assistant" or not is_one_text:
         raise Refused(
             "bad_row",
             "expected one assistant message with one text as an answer, got more; drop the row",
         )
-    return texts[0] if texts else None
+    return parts[0].text if parts else None
 
 
 def _part(part: dict[str, Any]) -> Part:
@@ -174,8 +194,13 @@ def _part(part: dict[str, Any]) -> Part:
 
 
 def _message_row(message: Message) -> dict[str, Any]:
-    content = [
-        {"type": part.kind, "text": part.text or (None if part.kind == "image" else "")}
-        for part in message.parts
-    ]
+    content: list[dict[str, str | None]] = []
+    for part in message.parts:
+        # TRL's own rows have null as the text of an image part.
+        no_text = None if part.kind == "image" else ""
+        content.append({"type": part.kind, "text": part.text or no_text})
     return {"role": message.role, "content": content}
+
+
+def _answer_row(response: Response) -> dict[str, Any]:
+    return _message_row(Message("assistant", (Part("text", response.text),)))

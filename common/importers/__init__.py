@@ -1,9 +1,10 @@
-"""Importers of published preference sets: their files in, canonical records out, every unused row counted.
+"""Importers of published preference sets: their files in, our records out, every unused row counted.
 
-    readers.read_rows: rows ─▶ NAME.convert: Drafts ─▶ build.outcomes: checks, images ─▶ record or Dropped
+    readers.read_rows ── rows ──▶ NAME.convert ── Drafts ──▶ build.outcomes ──▶ records or Dropped
+    (JSON, parquet, …)            (knows the columns)        (checks, images)
 
-A set is one small file that knows its columns; streaming, safe images, limits and counting are shared. Data sets are
-untrusted: nothing is unpickled or fetched, and no path leaves the folder it was given.
+Each data set has one small file that knows its columns. Streaming, safe images, limits and counting are shared. Data
+sets are untrusted: nothing is unpickled, evaluated or fetched, and no path leaves the folder it was given.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ NAMES = {
     "trl": "TRL's VLM preference format, also what `export` writes",
     "vlfeedback": "VLFeedback: every pair of rated answers",
 }
-"""Importer name -> what it reads, for `--help`; importing this package loads nothing heavy."""
+"""Importer name -> what it reads, for `--help`. Importing this package loads no importer and nothing heavy."""
 
 
 def load(name: str) -> Importer:
-    """The importer of a name in `NAMES`."""
-    importer: Importer = import_module(f"common.importers.{name}").IMPORTER
+    """The importer with a name of `NAMES`."""
+    module = import_module(f"common.importers.{name}")
+    importer: Importer = module.IMPORTER
     return importer

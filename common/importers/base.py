@@ -1,4 +1,4 @@
-"""What an importer is made of: a Draft per pair it finds, and helpers that read fields of untrusted rows."""
+"""What an importer is made of: a Draft per pair of a row, and helpers that read the fields of untrusted rows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ MARKER = "<image>"
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a row says, unchecked: `build` reads the images and refuses what breaks a limit.
+    """A pair (or a prompt) as the row has it, unchecked: `build` reads the images and refuses what breaks a limit.
 
-    `images` holds what `image_intake.ImageIntake.add` takes. A set of prompts has its reference under `chosen`.
-    `tag` tells drafts of one row apart; `own_id` is the row's id, kept as part of ours. `kept` is a pair of our own
-    that lacks only its images; the other fields but `images` then do not matter.
+    Attributes:
+        images: what `image_intake.ImageIntake.add` takes.
+        chosen: the preferred answer, of any type yet; in a set of prompts the reference.
+        tag: tells the drafts of one row apart.
+        row_id: the row's id in its data set, which becomes a part of ours.
+        exported: a pair that we exported ourselves, complete but for its images. Of the other fields, only `images`
+            then counts.
     """
 
     messages: tuple[Message, ...]
@@ -28,9 +32,9 @@ class Draft:
     chosen: Any
     rejected: Any = None
     tag: str = ""
-    own_id: Any = None
+    row_id: Any = None
     scores: tuple[float, float] | None = None
-    kept: PreferencePair | None = None
+    exported: PreferencePair | None = None
 
 
 Convert = Callable[[dict[str, Any]], Iterator[Draft | Dropped]]
@@ -38,11 +42,17 @@ Convert = Callable[[dict[str, Any]], Iterator[Draft | Dropped]]
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """`convert` turns a row into drafts, or into Dropped under a reason (the id is filled in); it raises Refused, or
-    whatever a row of the wrong shape makes it raise, for a row that is none.
+    """One published data set, or one exchange format.
 
-    `origin` and `licence` go into the spec of the set that is made. `text_only` says that prompts without images are
-    wanted, `keyed` that a JSON object maps image ids to rows, and `own_ids` that drafts bring ids which could repeat.
+    Attributes:
+        convert: yields the drafts of a row, and Dropped for parts that are left out (their id is completed later). For
+            a row it cannot use, it raises Refused, or whatever a row of the wrong shape makes it raise.
+        origin, licence: go into the spec of the set that is made.
+        makes: what the records are.
+        text_only: whether prompts without images are wanted.
+        keyed: whether a JSON object maps image ids to rows, where others have a list.
+        own_ids: whether drafts bring complete ids, which could repeat.
+        files: finds the data files of a path.
     """
 
     name: str
@@ -57,7 +67,7 @@ class Importer:
 
 
 def text_field(row: dict[str, Any], key: str) -> str:
-    """A text that must be there (Refused `bad_row`)."""
+    """The text under `key` (Refused `bad_row` when there is none)."""
     value = row.get(key)
     if not isinstance(value, str):
         raise Refused(
@@ -68,7 +78,7 @@ def text_field(row: dict[str, Any], key: str) -> str:
 
 
 def list_field(row: dict[str, Any], key: str) -> list[Any]:
-    """A list that must be there (Refused `bad_row`)."""
+    """The list under `key` (Refused `bad_row` when there is none)."""
     value = row.get(key)
     if not isinstance(value, list):
         raise Refused(
@@ -79,29 +89,32 @@ def list_field(row: dict[str, Any], key: str) -> list[Any]:
 
 
 def images_field(row: dict[str, Any], key: str) -> list[Any]:
-    """One image, a list of them, or none (absent, null, empty)."""
+    """The images under `key`: one, a list of them, or none (absent, null, empty)."""
     value = row.get(key)
     if value is None or value == "":
         return []
-    return value if isinstance(value, list) else [value]
+    if isinstance(value, list):
+        return value
+    return [value]
 
 
 def refuse_other_media(row: dict[str, Any]) -> None:
-    """A row with videos or audios cannot be imported (Refused `video`, `audio`)."""
+    """Refuse a row with videos or audios (Refused `video`, `audio`)."""
     for kind in ("video", "audio"):
         if row.get(kind) or row.get(f"{kind}s"):
             raise Refused(kind, f"expected images only, got a {kind}; drop the row")
 
 
 def message(role: Literal["system", "user", "assistant"], text: str) -> Message:
-    """A turn whose `<image>` markers become image parts. White space around a marker belongs to it."""
+    """A message whose `<image>` markers become image parts. White space around a marker goes with it."""
     pieces = text.split(MARKER)
+    last = len(pieces) - 1
     parts: list[Part] = []
     for number, piece in enumerate(pieces):
-        if number:
+        if number > 0:
             parts.append(Part("image"))
             piece = piece.lstrip()
-        if number < len(pieces) - 1:
+        if number < last:
             piece = piece.rstrip()
         if piece:
             parts.append(Part("text", piece))
@@ -109,20 +122,20 @@ def message(role: Literal["system", "user", "assistant"], text: str) -> Message:
 
 
 def with_images(messages: Sequence[Message], num_images: int) -> tuple[Message, ...]:
-    """Where a set leaves markers out, its images stand before the first user turn's text."""
-    if any(part.kind == "image" for turn in messages for part in turn.parts):
+    """The messages with `num_images` image parts before the first user turn's text, unless they have image parts."""
+    first_user = None
+    for number, turn in enumerate(messages):
+        if any(part.kind == "image" for part in turn.parts):
+            return tuple(messages)
+        if first_user is None and turn.role == "user":
+            first_user = number
+    if first_user is None:
         return tuple(messages)
-    first = next(
-        (number for number, turn in enumerate(messages) if turn.role == "user"), None
-    )
-    if first is None:
-        return tuple(messages)
-    opened = Message(
-        "user", (*(Part("image") for _ in range(num_images)), *messages[first].parts)
-    )
-    return (*messages[:first], opened, *messages[first + 1 :])
+    images = [Part("image")] * num_images
+    opened = Message("user", (*images, *messages[first_user].parts))
+    return (*messages[:first_user], opened, *messages[first_user + 1 :])
 
 
 def question(text: str, num_images: int) -> tuple[Message, ...]:
-    """A single question about images, with or without markers."""
+    """A single question about images, whether or not its text has markers for them."""
     return with_images([message("user", text)], num_images)

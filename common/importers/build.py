@@ -1,4 +1,4 @@
-"""Drafts into records. Every check that all sets share is here, so that no importer can forget one."""
+"""Turns drafts into records. All checks that data sets share are here, so that no importer can forget one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from common.errors import Refused
 from common.importers.base import MARKER, Draft, Importer
 from common.importers.image_intake import ImageIntake
-from common.records import Dropped, ImageRef, PreferencePair, Prompt, Response
+from common.records import Dropped, PreferencePair, Prompt, Response
 from common.sources import RLOO
 
 MAX_ANSWER_CHARS = 50_000
 MAX_PROMPT_CHARS = 100_000
 MAX_ID_CHARS = 200
 
+# What code that reads fields raises on a row of another shape. Refused is a ValueError.
 _BROKEN_ROW = (
     TypeError,
     KeyError,
@@ -31,7 +32,7 @@ _BROKEN_ROW = (
 def outcomes(
     importer: Importer, number: int, row: Any, intake: ImageIntake
 ) -> Iterator[PreferencePair | Prompt | Dropped]:
-    """What becomes of row `number`: records, or why there is none; at least one of either."""
+    """The records of row `number`, and Dropped for what of it is not used; at least one of either."""
     row_id = f"{importer.name}/{number}"
     if isinstance(row, Dropped):
         yield row
@@ -51,45 +52,52 @@ def outcomes(
                 yield _record(importer, row_id, draft, intake)
     except _BROKEN_ROW as error:
         yield _dropped(row_id, error)
-    else:
-        if count == 0:
-            yield Dropped(row_id, "no_pair", "the row holds nothing to import")
+        return
+    if count == 0:
+        yield Dropped(row_id, "no_pair", "the row holds nothing to import")
 
 
 def _record(
     importer: Importer, row_id: str, draft: Draft, intake: ImageIntake
 ) -> PreferencePair | Prompt | Dropped:
+    """The checked record of a draft, or why there is none."""
     try:
-        record = _unchecked(importer, row_id, draft)
-        prompt = record if isinstance(record, Prompt) else record.prompt
-        _check_prompt(prompt, len(draft.images), importer.text_only)
-        if isinstance(record, PreferencePair):
-            _check_answers(record)
-        else:
+        record = _without_images(importer, row_id, draft)
+        if isinstance(record, Prompt):
+            _check_prompt(record, len(draft.images), importer.text_only)
             _check_answer(Response(draft.chosen))
+        else:
+            _check_prompt(record.prompt, len(draft.images), importer.text_only)
+            _check_answers(record)
         images = tuple(intake.add(image) for image in draft.images)
     except _BROKEN_ROW as error:
-        return _dropped(draft.kept.id if draft.kept else row_id, error)
-    return _with_images(record, images)
+        dropped_id = draft.exported.id if draft.exported else row_id
+        return _dropped(dropped_id, error)
+    if isinstance(record, Prompt):
+        return replace(record, images=images)
+    return replace(record, prompt=replace(record.prompt, images=images))
 
 
-def _unchecked(
+def _without_images(
     importer: Importer, row_id: str, draft: Draft
 ) -> PreferencePair | Prompt:
-    if draft.kept is not None:
-        return draft.kept
-    own = str(draft.own_id) if isinstance(draft.own_id, str | int) else ""
-    prompt_id = f"{row_id}:{own}" if 0 < len(own) <= MAX_ID_CHARS else row_id
-    tagged = f"{prompt_id}/{draft.tag}" if draft.tag else prompt_id
+    """The record of a draft before any check."""
+    if draft.exported is not None:
+        return draft.exported
+    prompt_id = row_id
+    if isinstance(draft.row_id, str | int):
+        suffix = str(draft.row_id)
+        if 0 < len(suffix) <= MAX_ID_CHARS:
+            prompt_id = f"{row_id}:{suffix}"
+    record_id = f"{prompt_id}/{draft.tag}" if draft.tag else prompt_id
     if importer.makes == "prompts":
-        return Prompt(tagged, draft.messages, (), draft.chosen)
-    prompt = Prompt(prompt_id, draft.messages, ())
+        return Prompt(record_id, draft.messages, (), reference=draft.chosen)
     return PreferencePair(
-        tagged,
-        prompt,
-        Response(draft.chosen),
-        Response(draft.rejected),
-        importer.name,
+        id=record_id,
+        prompt=Prompt(prompt_id, draft.messages, ()),
+        chosen=Response(draft.chosen),
+        rejected=Response(draft.rejected),
+        source=importer.name,
         scores=draft.scores,
     )
 
@@ -97,17 +105,21 @@ def _unchecked(
 def _check_prompt(prompt: Prompt, num_images: int, text_only: bool) -> None:
     if num_images == 0 and not text_only:
         raise Refused("image_none", "expected an image, got none; drop the row")
-    parts = [part for message in prompt.messages for part in message.parts]
-    slots = sum((part.kind == "image") + part.text.count(MARKER) for part in parts)
-    if slots != num_images:
+    num_slots = 0
+    text = ""
+    for message in prompt.messages:
+        for part in message.parts:
+            # A marker that stayed in a text counts: a processor would take it for an image.
+            num_slots += (part.kind == "image") + part.text.count(MARKER)
+            text += part.text
+    if num_slots != num_images:
         raise Refused(
             "image_count",
-            f"expected an image per <image> marker, got {num_images} for {slots}; repair the row",
+            f"expected an image per <image> marker, got {num_images} for {num_slots}; repair the row",
         )
-    texts = [part.text for part in parts]
-    if not "".join(texts).strip():
+    if not text.strip():
         raise Refused("prompt_empty", "expected a question, got no text; drop the row")
-    if sum(map(len, texts)) > MAX_PROMPT_CHARS:
+    if len(text) > MAX_PROMPT_CHARS:
         raise Refused(
             "prompt_too_long",
             f"expected a prompt of at most {MAX_PROMPT_CHARS:,} characters, got more",
@@ -118,51 +130,46 @@ def _check_prompt(prompt: Prompt, num_images: int, text_only: bool) -> None:
             "expected a prompt that ends with the user's turn, got another end; check the row",
         )
     truth = json.dumps(prompt.truth, ensure_ascii=False)
-    "".join(
-        (prompt.id, *texts, prompt.reference or "", truth)
-    ).encode()  # lone surrogates cannot be stored
+    _check_encodable(prompt.id + text + (prompt.reference or "") + truth)
 
 
 def _check_answers(pair: PreferencePair) -> None:
-    for answer in (pair.chosen, pair.rejected):
-        _check_answer(answer)
+    _check_answer(pair.chosen)
+    _check_answer(pair.rejected)
     same_ids = pair.chosen.token_ids == pair.rejected.token_ids
     same = same_ids and pair.chosen.text.strip() == pair.rejected.text.strip()
-    if (
-        same and pair.source != RLOO
-    ):  # with advantages each side is trained on for itself
+    # RLOO trains each side on its own advantage, so its sides may be equal.
+    if same and pair.source != RLOO:
         raise Refused(
             "pair_identical",
             "expected two different answers, got the same twice; drop the row",
         )
-    (pair.id + pair.source).encode()
+    _check_encodable(pair.id + pair.source)
 
 
 def _check_answer(answer: Response) -> None:
     text = answer.text
-    if text is None or (
-        isinstance(text, str) and not text.strip() and answer.token_ids is None
-    ):
+    if text is None:
         raise Refused("answer_empty", "expected an answer, got none; drop the row")
     if not isinstance(text, str):
         raise Refused(
             "bad_row",
             f"expected an answer's text, got {type(text).__name__}; check the data set",
         )
+    # An answer of special tokens alone has an empty text.
+    if not text.strip() and answer.token_ids is None:
+        raise Refused("answer_empty", "expected an answer, got none; drop the row")
     if len(text) > MAX_ANSWER_CHARS:
         raise Refused(
             "answer_too_long",
             f"expected at most {MAX_ANSWER_CHARS:,} characters, got {len(text):,}; drop the row",
         )
+    _check_encodable(text)
+
+
+def _check_encodable(text: str) -> None:
+    """Raise UnicodeEncodeError (a ValueError) for lone surrogates, which JSON can spell and parquet cannot store."""
     text.encode()
-
-
-def _with_images(
-    record: PreferencePair | Prompt, images: tuple[ImageRef, ...]
-) -> PreferencePair | Prompt:
-    if isinstance(record, Prompt):
-        return replace(record, images=images)
-    return replace(record, prompt=replace(record.prompt, images=images))
 
 
 def _dropped(row_id: str, error: Exception) -> Dropped:

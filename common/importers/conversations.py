@@ -20,24 +20,24 @@ _ROLES: dict[str, Role] = {
 
 
 class Turn(NamedTuple):
-    """One turn before its markers are read."""
+    """One turn of a conversation, its `<image>` markers still in the text."""
 
     role: Role
     text: str
 
 
 def sharegpt_turns(items: Any) -> list[Turn]:
-    """Turns of `[{from, value}]` (Refused `bad_row`, `role_unknown`)."""
+    """The turns of `[{from, value}]` (Refused `bad_row`, `role_unknown`)."""
     return [_turn(item, "from", "value") for item in _listed(items)]
 
 
 def openai_turns(items: Any) -> list[Turn]:
-    """Turns of `[{role, content}]` with texts as content (Refused `bad_row`, `role_unknown`)."""
+    """The turns of `[{role, content}]` with plain texts as content (Refused `bad_row`, `role_unknown`)."""
     return [_turn(item, "role", "content") for item in _listed(items)]
 
 
-def ends_with_answer(turns: list[Turn]) -> tuple[list[Turn], str]:
-    """The turns before the last answer, and that answer (Refused `bad_row` when the last turn is none)."""
+def split_last_answer(turns: list[Turn]) -> tuple[list[Turn], str]:
+    """The turns before the last one, and the answer that the last one gives (Refused `bad_row` when it is none)."""
     if not turns or turns[-1].role != "assistant":
         raise Refused(
             "bad_row",
@@ -47,22 +47,25 @@ def ends_with_answer(turns: list[Turn]) -> tuple[list[Turn], str]:
 
 
 def messages_of(turns: list[Turn]) -> tuple[Message, ...]:
-    """Messages with their `<image>` markers read."""
+    """The turns as messages, with image parts in place of `<image>` markers."""
     return tuple(message(turn.role, turn.text) for turn in turns)
 
 
 def strip_vicuna(text: str) -> str:
-    """The question inside `… USER: question ASSISTANT:`, or the text itself where there is no such template.
+    """The question inside `… USER: question ASSISTANT:`, or the whole text where there is no such template.
 
-    Refused `bad_template` when a conversation of several turns is baked in.
+    Raises:
+        Refused: `bad_template` when the template holds several turns.
     """
     body = text.rstrip()
-    if body.endswith("ASSISTANT:"):
-        body = body[: -len("ASSISTANT:")].rstrip()
-    head, user, rest = body.partition("USER:")
-    if user and (not head.strip() or head.lstrip().startswith("A chat between")):
-        body = rest.lstrip()
-    elif body == text.rstrip():
+    has_end = body.endswith("ASSISTANT:")
+    if has_end:
+        body = body.removesuffix("ASSISTANT:").rstrip()
+    system, user, question = body.partition("USER:")
+    system = system.strip()
+    if user and (not system or system.startswith("A chat between")):
+        body = question.lstrip()
+    elif not has_end:
         return text
     if "ASSISTANT:" in body:
         raise Refused(

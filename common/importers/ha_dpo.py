@@ -1,9 +1,9 @@
-"""HA-DPO on Visual Genome. Two files, told apart by their columns:
+"""HA-DPO on Visual Genome. Its two files are told apart by their columns:
 
-    pope_data.json   list of `{image_id, question, chosen, reject, correct}`; `correct` rows are dropped, the policy's
-                     answer there was right
-    desc_data.json   `{image_id: {chosen: […], rejected: […]}}` or a list of these with their `image_id`; the i-th
-                     chosen goes with the i-th rejected, and DESCRIBE is asked, as the file holds no question
+    pope_data.json   a list of `{image_id, question, chosen, reject, correct}`. Rows that are `correct` are dropped: the
+                     policy's own answer was right there.
+    desc_data.json   `{image_id: {chosen: […], rejected: […]}}`, or a list of these with their `image_id`. The i-th
+                     chosen goes with the i-th rejected. The file has no questions; `DESCRIBE` is asked.
 
 Images are `{image_id}.jpg` below the image root or its folders VG_100K and VG_100K_2.
 """
@@ -22,31 +22,36 @@ DESCRIBE = "Describe this image in detail."
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft | Dropped]:
-    """One pair of a POPE row, several of a description; Dropped `already_correct`, `answer_unpaired`."""
+    """One pair of a POPE row, several of a description row; Dropped `already_correct`, `answer_unpaired`."""
     image_id = row.get("image_id")
+    # True and False are integers to Python.
     if not isinstance(image_id, str | int) or isinstance(image_id, bool):
         raise Refused(
             "bad_row",
             f"expected an image_id, got {type(image_id).__name__}; check the data set",
         )
-    images = [
-        tuple(f"{folder}{image_id}.jpg" for folder in ("", "VG_100K/", "VG_100K_2/"))
-    ]
+    file = f"{image_id}.jpg"
+    images = [(file, f"VG_100K/{file}", f"VG_100K_2/{file}")]
     if "question" not in row:
-        yield from _descriptions(row, images, image_id)
+        yield from _description_pairs(row, images, image_id)
     elif row.get("correct") is True:
         yield Dropped("", "already_correct", "the policy's own answer was right")
     else:
-        asked = question(text_field(row, "question"), 1)
         yield Draft(
-            asked, images, row.get("chosen"), row.get("reject"), own_id=image_id
+            question(text_field(row, "question"), 1),
+            images,
+            row.get("chosen"),
+            row.get("reject"),
+            row_id=image_id,
         )
 
 
-def _descriptions(
-    row: dict[str, Any], images: list[Any], image_id: str | int
+def _description_pairs(
+    row: dict[str, Any],
+    images: list[Any],
+    image_id: str | int,
 ) -> Iterator[Draft | Dropped]:
-    asked = question(DESCRIBE, 1)
+    messages = question(DESCRIBE, 1)
     sides = zip_longest(list_field(row, "chosen"), list_field(row, "rejected"))
     for number, (chosen, rejected) in enumerate(sides):
         if chosen is None or rejected is None:
@@ -56,7 +61,14 @@ def _descriptions(
                 "expected as many chosen as rejected descriptions",
             )
         else:
-            yield Draft(asked, images, chosen, rejected, str(number), image_id)
+            yield Draft(
+                messages,
+                images,
+                chosen,
+                rejected,
+                tag=str(number),
+                row_id=image_id,
+            )
 
 
 IMPORTER = Importer("ha_dpo", convert, "juliozhao/hadpo-data", keyed=True)

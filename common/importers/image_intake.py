@@ -1,4 +1,4 @@
-"""Images as untrusted rows name them, into the image store: bytes, or paths that stay below one folder."""
+"""Brings the images of untrusted rows into the image store: embedded bytes, or paths that stay below one folder."""
 
 from __future__ import annotations
 
@@ -16,24 +16,36 @@ from common.records import ImageRef
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 REMEMBERED = 8192
-"""Images known to be good, so that a picture of many rows is decoded once."""
+"""How many stored images are remembered, so that an image of many rows is decoded once."""
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 
 
 class ImageIntake:
-    """Adds images to `store`. Paths are below `root`, after `strip_prefix` is cut off those that begin with it."""
+    """Adds images to a store.
+
+    Args:
+        root: the folder that all paths are relative to and must stay in.
+        strip_prefix: cut off paths that begin with it, for example a folder on the author's disk.
+    """
 
     def __init__(self, root: Path, store: ImageStore, strip_prefix: str = "") -> None:
-        self.root, self.store, self.strip_prefix = root.resolve(), store, strip_prefix
+        self.root = root.resolve()
+        self.store = store
+        self.strip_prefix = strip_prefix
+        # By path and by hash of the content.
         self._known: LRUCache[str, ImageRef] = LRUCache(REMEMBERED)
 
     def add(self, source: Any) -> ImageRef:
-        """Add encoded bytes, a path, `{bytes, path}` as `datasets` has it, or the first file of a tuple of paths.
+        """Add one image to the store.
+
+        Args:
+            source: encoded bytes, a path, `{bytes, path}` as `datasets` writes it, or a tuple of paths, of which the
+                first that exists is taken.
 
         Raises:
-            Refused: `image_none`, `image_url`, `path_outside`, `image_missing`, or what `ImageStore` finds.
-            Refused: `bad_row` when it is nothing of these.
+            Refused: `image_none`, `image_url`, `path_outside`, `image_missing`, the reasons of `images.decode`, or
+                `bad_row` when `source` is none of these.
         """
         if isinstance(source, Mapping):
             source = source.get("bytes") or source.get("path")
@@ -50,17 +62,10 @@ class ImageIntake:
         return self._add_file(paths)
 
     def _add_file(self, paths: tuple[str, ...]) -> ImageRef:
-        for path in paths:
-            file = self._below_root(path)
-            if str(file) in self._known:
-                return self._known[str(file)]
-            if _is_file(file):
-                break
-        else:
-            raise Refused(
-                "image_missing",
-                f"{paths[0][:200]}: expected a file below {self.root}, got none; see --images",
-            )
+        """Add the first of these files that exists."""
+        file = self._first_file(paths)
+        if str(file) in self._known:
+            return self._known[str(file)]
         if file.stat().st_size > MAX_FILE_BYTES:
             raise Refused(
                 "image_huge",
@@ -77,7 +82,19 @@ class ImageIntake:
         self._known[str(file)] = ref
         return ref
 
+    def _first_file(self, paths: tuple[str, ...]) -> Path:
+        for path in paths:
+            file = self._below_root(path)
+            # A known file needs no look at the disk.
+            if str(file) in self._known or _is_file(file):
+                return file
+        raise Refused(
+            "image_missing",
+            f"{paths[0][:200]}: expected a file below {self.root}, got none; see --images",
+        )
+
     def _below_root(self, path: str) -> Path:
+        """The absolute path, after links; refused if it does not stay below the root."""
         if _URL.match(path):
             raise Refused(
                 "image_url",
@@ -93,11 +110,8 @@ class ImageIntake:
                 "image_missing",
                 f"{path[:200]!r}: expected a path below --images, got {error}",
             ) from error
-        if (
-            pure.is_absolute()
-            or ".." in pure.parts
-            or not file.is_relative_to(self.root)
-        ):
+        climbs = pure.is_absolute() or ".." in pure.parts
+        if climbs or not file.is_relative_to(self.root):
             raise Refused(
                 "path_outside",
                 f"{path[:200]}: expected a path below {self.root}, got one that leaves it",
@@ -114,5 +128,5 @@ class ImageIntake:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:
+    except OSError:  # for example a name that is too long
         return False

@@ -1,6 +1,6 @@
 """LLaVA-Human-Preference-10K: `{id, image, conversations, output_1, output_2, preference}`, preference 1 or 2.
 
-`conversations` may end with an answer (one of the two outputs); the prompt is what comes before it.
+`conversations` may end with an answer, which is one of the two outputs; the prompt is what comes before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from common.importers.conversations import messages_of, sharegpt_turns
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair."""
+    """The pair of a row."""
     turns = sharegpt_turns(row.get("conversations"))
     if turns and turns[-1].role == "assistant":
         turns = turns[:-1]
@@ -24,15 +24,15 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
             "bad_row",
             f"expected a preference of 1 or 2, got {str(preference)[:40]!r}; drop the row",
         )
-    chosen, rejected = (
-        row[f"output_{side}"]["value"] for side in (preference, 3 - preference)
-    )
+    outputs = (row["output_1"]["value"], row["output_2"]["value"])
+    chosen = outputs[preference - 1]
+    rejected = outputs[2 - preference]
     yield Draft(
         messages_of(turns),
         images_field(row, "image"),
         chosen,
         rejected,
-        own_id=row.get("id"),
+        row_id=row.get("id"),
     )
 
 

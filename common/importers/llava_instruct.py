@@ -1,6 +1,7 @@
-"""LLaVA-Instruct: JSON list of `{id, image?, conversations}`. Makes prompts: one per answer, which is its reference.
+"""LLaVA-Instruct: a JSON list of `{id, image?, conversations}`. Makes prompts, one per answer of a conversation.
 
-Earlier turns of a conversation are part of a prompt's messages. Text-only rows are dropped as `image_none`.
+The answer is the prompt's reference, the turns before it are its messages. Rows without an image are dropped as
+`image_none`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
                 images,
                 turn.text,
                 tag=str(number),
-                own_id=row.get("id"),
+                row_id=row.get("id"),
             )
 
 

@@ -1,4 +1,4 @@
-"""mDPO: `{img_path, prompt, chosen, rejected}`, lines or one list; the Vicuna template around a prompt is cut off."""
+"""mDPO: JSON lines or one list of `{img_path, prompt, chosen, rejected}`. Vicuna's template is cut off a prompt."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from common.importers.conversations import strip_vicuna
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; Refused `bad_template`."""
+    """The pair of a row; Refused `bad_template`."""
     images = images_field(row, "img_path")
-    asked = question(strip_vicuna(text_field(row, "prompt")), len(images))
+    text = strip_vicuna(text_field(row, "prompt"))
     yield Draft(
-        asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("id")
+        question(text, len(images)),
+        images,
+        row.get("chosen"),
+        row.get("rejected"),
+        row_id=row.get("id"),
     )
 
 

@@ -1,4 +1,4 @@
-"""MM-RLHF: jsonl of `{prompt, chosen, rejected, image | video, …}`; video rows are dropped."""
+"""MM-RLHF: JSON lines of `{prompt, chosen, rejected, image | video, …}`. Rows with a video are dropped."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from common.importers.base import (
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; Refused `video`."""
+    """The pair of a row; Refused `video`."""
     refuse_other_media(row)
     images = images_field(row, "image")
-    asked = question(text_field(row, "prompt"), len(images))
+    text = text_field(row, "prompt")
     yield Draft(
-        asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("id")
+        question(text, len(images)),
+        images,
+        row.get("chosen"),
+        row.get("rejected"),
+        row_id=row.get("id"),
     )
 
 

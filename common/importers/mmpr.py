@@ -1,8 +1,8 @@
-"""MMPR: `meta.json` of `{name: {root, annotation}}`, each annotation jsonl of `{image?, question, chosen, rejected}`.
+"""MMPR: a `meta.json` of `{name: {root, annotation}}`; annotation files hold `{image?, question, chosen, rejected}`.
 
-`image` is a path, a list of paths, or absent: text-only rows are imported as prompts without images. Paths of the meta
-file are below its folder, with or without their first component (the archive's own name); those of images are
-`root/image` below the image root in the same two ways. A jsonl file in place of `meta.json` is read without a root.
+`image` is a path, a list of paths, or absent; rows without one become pairs without images. Paths of the meta file are
+below its folder, with or without their first component, which is the archive's name. Images lie at `root/image` below
+the image root, in the same two ways. A .jsonl file in place of `meta.json` is read without a `root`.
 """
 
 from __future__ import annotations
@@ -18,52 +18,68 @@ from common.importers.readers import DataFile, find_files
 from common.records import Dropped
 
 ROOT = "meta_root"
+"""The field under which a row gets the `root` of its section."""
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair."""
+    """The pair of a row."""
     images = images_field(row, "image")
-    asked = question(text_field(row, "question"), len(images))
-    located = [
-        _candidates(row.get(ROOT, ""), image) if isinstance(image, str) else image
-        for image in images
-    ]
+    text = text_field(row, "question")
+    located = []
+    for image in images:
+        if isinstance(image, str):
+            image = _candidates(row.get(ROOT, ""), image)
+        located.append(image)
     yield Draft(
-        asked, located, row.get("chosen"), row.get("rejected"), own_id=row.get("id")
+        question(text, len(images)),
+        located,
+        row.get("chosen"),
+        row.get("rejected"),
+        row_id=row.get("id"),
     )
 
 
 def annotation_files(path: Path) -> Sequence[DataFile | Dropped]:
-    """The annotation files that `meta.json` names; those outside its folder or missing are Dropped.
+    """The annotation files that `meta.json` names; Dropped for those that are missing or outside its folder.
+
+    Args:
+        path: the meta file, its folder, or one annotation file.
 
     Raises:
-        UserError: `path` is neither, or the meta file is no JSON object.
+        UserError: `path` is none of these, or the meta file is no JSON object.
     """
     meta_path = path / "meta.json" if path.is_dir() else path
     if meta_path.suffix == ".jsonl" or not meta_path.is_file():
         return find_files(path)
     try:
-        sections = dict(json.loads(meta_path.read_bytes())).items()
+        sections = dict(json.loads(meta_path.read_bytes()))
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{meta_path}: expected a JSON object of sections, got: {error}; fetch it again"
         ) from error
-    return [
-        _section(meta_path.parent.resolve(), name, section)
-        for name, section in sections
-    ]
+    folder = meta_path.parent.resolve()
+    return [_section(folder, name, section) for name, section in sections.items()]
 
 
 def _section(folder: Path, name: str, section: Any) -> DataFile | Dropped:
+    """The annotation file of one section, or why it cannot be read."""
+    drop_id = name[:200]
     try:
-        root, annotation = section["root"], section["annotation"]
+        root = section["root"]
+        annotation = section["annotation"]
         if not isinstance(root, str):
             raise TypeError(f"root of type {type(root).__name__}")
-        files = [
-            (folder / candidate).resolve() for candidate in _candidates(annotation, "")
-        ]
-        outside = not all(file.is_relative_to(folder) for file in files)
-        found = [] if outside else [file for file in files if file.is_file()]
+        files = []
+        for candidate in _candidates(annotation, ""):
+            file = (folder / candidate).resolve()
+            if not file.is_relative_to(folder):
+                detail = f"{annotation[:200]}: expected a file below {folder}; fetch it"
+                return Dropped(drop_id, "path_outside", detail)
+            files.append(file)
+        for file in files:
+            if file.is_file():
+                return DataFile(file, {ROOT: root})
+    # Whatever a section of another shape, or a path that no disk can hold, raises.
     except (
         AttributeError,
         TypeError,
@@ -72,29 +88,20 @@ def _section(folder: Path, name: str, section: Any) -> DataFile | Dropped:
         OSError,
         RuntimeError,
     ) as error:
-        return Dropped(
-            name[:200],
-            "bad_file",
-            f"expected root and annotation in meta.json, got {error!r}"[:300],
-        )
-    if found:
-        return DataFile(found[0], {ROOT: root})
-    reason = "path_outside" if outside else "bad_file"
-    return Dropped(
-        name[:200],
-        reason,
-        f"{annotation[:200]}: expected a file below {folder}; fetch it",
-    )
+        detail = f"expected root and annotation in meta.json, got {error!r}"
+        return Dropped(drop_id, "bad_file", detail[:300])
+    detail = f"{annotation[:200]}: expected a file below {folder}; fetch it"
+    return Dropped(drop_id, "bad_file", detail)
 
 
 def _candidates(root: str, path: str) -> tuple[str, ...]:
+    """`root`/`path` as it is and, if it is relative, without its first component."""
     whole = f"{root.rstrip('/')}/{path}" if root and path else root or path
-    shorter = PurePosixPath(*PurePosixPath(whole).parts[1:])
-    return (
-        (whole, str(shorter))
-        if not PurePosixPath(whole).is_absolute() and shorter.name
-        else (whole,)
-    )
+    pure = PurePosixPath(whole)
+    shorter = PurePosixPath(*pure.parts[1:])
+    if pure.is_absolute() or not shorter.name:
+        return (whole,)
+    return (whole, str(shorter))
 
 
 IMPORTER = Importer(

@@ -1,5 +1,7 @@
-"""OPA-DPO: a `save_to_disk` folder with queries, image_bytes (base64 text), AI_pseudo_response (chosen) and
-original_generate_response (rejected). A Vicuna template left around a query is cut off.
+"""OPA-DPO: a `save_to_disk` folder of `{queries, image_bytes, AI_pseudo_response, original_generate_response}`.
+
+`image_bytes` is base64 text, the pseudo response is chosen and the original one rejected. Where Vicuna's template was
+left around a query, it is cut off.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ from common.importers.conversations import strip_vicuna
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; Refused `bad_template`."""
+    """The pair of a row; Refused `bad_template`."""
     image = row.get("image_bytes")
     if isinstance(image, str):
         image = base64.b64decode(image, validate=True)
     images = [image] if image else []
-    asked = question(strip_vicuna(text_field(row, "queries")), len(images))
+    text = strip_vicuna(text_field(row, "queries"))
     yield Draft(
-        asked,
+        question(text, len(images)),
         images,
         row.get("AI_pseudo_response"),
         row.get("original_generate_response"),

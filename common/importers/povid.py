@@ -1,7 +1,7 @@
-"""POVID: JSON list of `{id, image, conversations, rejected_conversations}`; the last answers are chosen and rejected.
+"""POVID: a JSON list of `{id, image, conversations, rejected_conversations}`, whose last answers make the pair.
 
-The published paths carry folders of their author's disk: a path is tried as it is, then as its bare file name (COCO's
-are unique), both below the image root.
+The published paths carry folders of their author's disk. A path is tried as it is, then as its bare file name (those of
+COCO are unique), both below the image root.
 """
 
 from __future__ import annotations
@@ -12,27 +12,35 @@ from typing import Any
 
 from common.errors import Refused
 from common.importers.base import Draft, Importer
-from common.importers.conversations import ends_with_answer, messages_of, sharegpt_turns
+from common.importers.conversations import (
+    messages_of,
+    sharegpt_turns,
+    split_last_answer,
+)
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair; Refused `prompt_differs` when what comes before the two answers is not the same."""
-    asked, chosen = ends_with_answer(sharegpt_turns(row.get("conversations")))
-    asked_too, rejected = ends_with_answer(
+    """The pair of a row; Refused `prompt_differs` when the turns before the two answers are not the same."""
+    turns, chosen = split_last_answer(sharegpt_turns(row.get("conversations")))
+    rejected_turns, rejected = split_last_answer(
         sharegpt_turns(row.get("rejected_conversations"))
     )
-    if asked != asked_too:
+    if turns != rejected_turns:
         raise Refused(
             "prompt_differs",
             "expected one prompt for both answers, got two; drop the row",
         )
     image = row.get("image")
-    images = (
-        [(image, PurePosixPath(image).name) if isinstance(image, str) else image]
-        if image
-        else []
+    images = [image] if image else []
+    if images and isinstance(image, str):
+        images = [(image, PurePosixPath(image).name)]
+    yield Draft(
+        messages_of(turns),
+        images,
+        chosen,
+        rejected,
+        row_id=row.get("id"),
     )
-    yield Draft(messages_of(asked), images, chosen, rejected, own_id=row.get("id"))
 
 
 IMPORTER = Importer(

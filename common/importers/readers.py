@@ -1,7 +1,7 @@
-"""Rows of data files, streamed: JSON lists by ijson, JSON lines, parquet shards, `save_to_disk` folders.
+"""Streams the rows of data files: JSON lists (by ijson), JSON lines, parquet shards, `save_to_disk` folders.
 
-A file that breaks off gives all its rows up to there, then one Dropped `bad_file`; a broken line, or a row of values
-that Python cannot hold, is one `bad_row`.
+A file that breaks off gives all rows up to there, then one Dropped `bad_file`. A broken line, or a row of values that
+Python cannot hold, is one Dropped `bad_row`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,12 +22,15 @@ from common.records import Dropped
 from common.rows import python_rows
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-"""Of a JSON line, or of an element of a JSON list."""
+"""The longest JSON line, or element of a JSON list, that is read."""
 MAX_DEPTH = 64
+"""The deepest nesting of a JSON list's elements that is read."""
 BATCH_ROWS = 64
+"""Rows of a parquet or arrow file that are in memory as Python objects."""
 
 _KINDS = (".arrow", ".parquet", ".jsonl", ".json")
-_NO_DATA = {
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_METADATA = {
     "state.json",
     "dataset_info.json",
     "dataset_infos.json",
@@ -40,90 +42,107 @@ _NO_DATA = {
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One file of a set; `extra` is added to each of its rows."""
+    """One file of a data set; the fields of `extra` are added to each of its rows."""
 
     path: Path
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_files(path: Path) -> Sequence[DataFile | Dropped]:
-    """The file itself, or all data files below a folder, by name; of several kinds the first of `_KINDS` counts.
+    """The file itself, or the data files below a folder, sorted by name.
+
+    If a folder holds several kinds of files, only those of the first kind in `_KINDS` are taken.
 
     Raises:
-        UserError: there is no such file or folder, or it holds no data in these kinds.
+        UserError: there is no such file or folder, or it holds no data of these kinds.
     """
+    kinds = ", ".join(_KINDS)
     if path.is_file():
+        # Some sets name their JSON without a suffix.
         if path.suffix not in _KINDS and _first_byte(path) not in (b"[", b"{"):
             raise UserError(
-                f"{path}: expected one of {', '.join(_KINDS)}, got another kind of file; unpack it first"
+                f"{path}: expected one of {kinds}, got another kind of file; unpack it first"
             )
         return [DataFile(path)]
-    found = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix in _KINDS
-        and file.name not in _NO_DATA
-        and not file.name.startswith((".", "cache-"))
-    ]
-    for kind in _KINDS:
-        if files := [
-            DataFile(file) for file in found if file.suffix == kind and file.is_file()
-        ]:
+    files_of_kind: dict[str, list[DataFile]] = {kind: [] for kind in _KINDS}
+    for file in sorted(path.rglob("*")):
+        # `datasets` keeps its caches beside the data, as cache-….arrow.
+        ignored = file.name in _METADATA or file.name.startswith((".", "cache-"))
+        if file.suffix in _KINDS and not ignored and file.is_file():
+            files_of_kind[file.suffix].append(DataFile(file))
+    for files in files_of_kind.values():
+        if files:
             return files
     raise UserError(
-        f"{path}: expected a file or a folder of {', '.join(_KINDS)} files, got none; check PATH"
+        f"{path}: expected a file or a folder of {kinds} files, got none; check PATH"
     )
 
 
 def read_rows(
-    files: Sequence[DataFile | Dropped], keyed: bool = False
+    files: Sequence[DataFile | Dropped],
+    keyed: bool = False,
 ) -> Iterator[tuple[Any, int]]:
-    """Rows (whatever a file holds; people promise dicts) or Dropped, each with the bytes read so far over all files.
+    """(row or Dropped, bytes read so far over all files) for every row.
 
-    With `keyed`, a JSON object of `{image_id: row}` gives rows with their `image_id`.
+    A row is whatever the file holds there; it should be a dict, but nothing has checked that yet.
+
+    Args:
+        keyed: whether a JSON object is `{image_id: row}`; its rows get their `image_id` as a field.
     """
-    before = 0
+    bytes_before = 0
     for file in files:
         if isinstance(file, Dropped):
-            yield file, before
+            yield file, bytes_before
             continue
         size = file.path.stat().st_size
         try:
-            for row, position in _reader(file.path, keyed)(file.path):
+            read = _reader(file.path, keyed)
+            for row, position in read(file.path):
                 if file.extra and isinstance(row, dict):
                     row = {**row, **file.extra}
-                yield row, before + position
+                yield row, bytes_before + position
         except (OSError, ijson.JSONError, pa.ArrowException, ValueError) as error:
             what = str(error).strip().partition("\n")[0]
             message = f"{file.path.name}: expected a whole file, got: {what}; the rest of it is lost, fetch it again"
-            yield Dropped(file.path.name, "bad_file", message), before + size
-        before += size
+            yield Dropped(file.path.name, "bad_file", message), bytes_before + size
+        bytes_before += size
 
 
 def _reader(path: Path, keyed: bool) -> Callable[[Path], Iterator[tuple[Any, int]]]:
-    if path.suffix in (".parquet", ".arrow"):
-        return _parquet_rows if path.suffix == ".parquet" else _arrow_rows
-    is_document = path.suffix != ".jsonl" and (keyed or _first_byte(path) == b"[")
-    return _json_items if is_document else _json_lines
+    if path.suffix == ".parquet":
+        return _parquet_rows
+    if path.suffix == ".arrow":
+        return _arrow_rows
+    if path.suffix == ".jsonl":
+        return _json_lines
+    # A .json file may also hold JSON lines.
+    if keyed or _first_byte(path) == b"[":
+        return _json_items
+    return _json_lines
 
 
 def _first_byte(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        start = file.read(4096)
+    return start.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1]
 
 
 def _json_items(path: Path) -> Iterator[tuple[Any, int]]:
-    """Elements of the list, or values of the object, that a JSON file consists of.
+    """The elements of the list, or the values of the object, that a JSON file consists of.
 
-    Events rather than `ijson.items`, whose path strings grow with the square of the nesting of a hostile file. Floats
-    as JSON lines have them: where Python refuses a number, ijson's own Decimals and long integers crash its C code.
+    Reads ijson's events rather than `ijson.items`, whose path strings grow with the square of the nesting of a hostile
+    file. Numbers become floats as in JSON lines: ijson's own Decimals and long integers crash its C code where Python
+    refuses a number.
     """
     with path.open("rb") as file:
-        if file.read(3) != b"\xef\xbb\xbf":
+        if file.read(3) != _BYTE_ORDER_MARK:
             file.seek(0)
-        depth, key, builder = 0, None, ObjectBuilder()
         elements = _Elements(file)
+        depth = 0
+        key = None
+        builder = ObjectBuilder()
         for event, value in ijson.basic_parse(elements, use_float=True):
+            # Depth 0 is outside the list or object, depth 1 between its elements.
             if event in ("start_map", "start_array"):
                 depth += 1
                 if depth == 1:
@@ -139,16 +158,20 @@ def _json_items(path: Path) -> Iterator[tuple[Any, int]]:
                 continue
             builder.event(event, value)
             if depth == 1:
-                row, builder = builder.value, ObjectBuilder()
+                row = builder.value
                 if key is not None and isinstance(row, dict):
                     row = {**row, "image_id": key}
+                builder = ObjectBuilder()
                 elements.num_bytes = 0
                 yield row, file.tell()
 
 
 @dataclass(slots=True)
 class _Elements:
-    """The file of a JSON list, `num_bytes` of it read since the last whole element: about `MAX_LINE_BYTES` at most."""
+    """The file of a JSON list, read by ijson; refuses an element of more than about `MAX_LINE_BYTES`.
+
+    `num_bytes` counts what was read since the last whole element.
+    """
 
     file: BinaryIO
     num_bytes: int = 0
@@ -156,17 +179,16 @@ class _Elements:
     def read(self, size: int) -> bytes:
         if self.num_bytes > MAX_LINE_BYTES:
             raise ijson.JSONError(f"an element of more than {MAX_LINE_BYTES:,} bytes")
-        found = self.file.read(size)
-        self.num_bytes += len(found)
-        return found
+        data = self.file.read(size)
+        self.num_bytes += len(data)
+        return data
 
 
 def _json_lines(path: Path) -> Iterator[tuple[Any, int]]:
-    position = number = 0
+    position = 0
     with path.open("rb") as file:
-        for line, too_long in _lines(file):
+        for number, (line, too_long) in enumerate(_lines(file), start=1):
             position += len(line)
-            number += 1
             if not line.strip():
                 continue
             try:
@@ -175,11 +197,12 @@ def _json_lines(path: Path) -> Iterator[tuple[Any, int]]:
                 yield json.loads(line), position
             except (ValueError, RecursionError) as error:
                 message = f"line {number}: expected one JSON object, got: {error}; repair the line"
-                yield Dropped(f"{path.name}:{number}", "bad_row", message), position
+                dropped = Dropped(f"{path.name}:{number}", "bad_row", message)
+                yield dropped, position
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """Lines, and whether one was cut because it is longer than `MAX_LINE_BYTES`; its rest is skipped."""
+    """(line, whether it was longer than `MAX_LINE_BYTES` and is cut there) for every line."""
     while line := file.readline(MAX_LINE_BYTES):
         too_long = len(line) == MAX_LINE_BYTES and not line.endswith(b"\n")
         rest = line
@@ -190,28 +213,36 @@ def _lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[Any, int]]:
     size = path.stat().st_size
+    # Pre-buffering would read a whole row group, however large, into memory.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        num_rows = file.metadata.num_rows
         for number, row in _numbered(file.iter_batches(BATCH_ROWS), path):
-            yield row, size * number // file.metadata.num_rows
+            yield row, size * number // num_rows
 
 
 def _arrow_rows(path: Path) -> Iterator[tuple[Any, int]]:
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
-        slices = (
-            batch.slice(start, BATCH_ROWS)
-            for batch in batches
-            for start in range(0, len(batch), BATCH_ROWS)
-        )
-        for _, row in _numbered(slices, path):
+        for _, row in _numbered(_sliced(batches), path):
             yield row, file.tell()
 
 
+def _sliced(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches in pieces of at most `BATCH_ROWS` rows."""
+    for batch in batches:
+        for start in range(0, len(batch), BATCH_ROWS):
+            yield batch.slice(start, BATCH_ROWS)
+
+
 def _numbered(
-    batches: Iterable[pa.RecordBatch], path: Path
+    batches: Iterable[pa.RecordBatch],
+    path: Path,
 ) -> Iterator[tuple[int, Any]]:
-    """Rows with their numbers, from 1; one that cannot be had is Dropped without those beside it."""
-    for number, row in enumerate(chain.from_iterable(map(python_rows, batches)), 1):
-        if isinstance(row, Exception):
-            message = f"row {number}: expected values that Python can hold, got: {row}; repair the row"
-            row = Dropped(f"{path.name}:{number}", "bad_row", message)
-        yield number, row
+    """(number from 1, row) for every row; a row that Python cannot hold is Dropped, those beside it stay."""
+    number = 0
+    for batch in batches:
+        for row in python_rows(batch):
+            number += 1
+            if isinstance(row, Exception):
+                message = f"row {number}: expected values that Python can hold, got: {row}; repair the row"
+                row = Dropped(f"{path.name}:{number}", "bad_row", message)
+            yield number, row

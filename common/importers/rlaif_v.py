@@ -9,11 +9,15 @@ from common.importers.base import Draft, Importer, images_field, question, text_
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair."""
+    """The pair of a row."""
     images = images_field(row, "image")
-    asked = question(text_field(row, "question"), len(images))
+    text = text_field(row, "question")
     yield Draft(
-        asked, images, row.get("chosen"), row.get("rejected"), own_id=row.get("idx")
+        question(text, len(images)),
+        images,
+        row.get("chosen"),
+        row.get("rejected"),
+        row_id=row.get("idx"),
     )
 
 

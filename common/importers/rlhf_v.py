@@ -1,4 +1,4 @@
-"""RLHF-V: parquet of `{image: {bytes, path}, text, idx, …}`; `text` *spells* question, chosen, rejected."""
+"""RLHF-V: parquet of `{image: {bytes, path}, text, idx, …}`; `text` spells a dict of the texts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,30 @@ MAX_TEXT_CHARS = 400_000
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair."""
-    yield from rlaif_v.convert({**row, **parse(text_field(row, "text"))})
+    """The pair of a row."""
+    fields = parse(text_field(row, "text"))
+    yield from rlaif_v.convert({**row, **fields})
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The dict that a text spells, as JSON or as a Python literal; nothing is evaluated (Refused `bad_row`)."""
+    """The question, chosen and rejected of a dict that a text spells, as JSON or as a Python literal.
+
+    Nothing is evaluated. A field that is not there is None.
+
+    Raises:
+        Refused: `bad_row` when the text spells no dict.
+    """
     if len(text) > MAX_TEXT_CHARS:
         raise Refused(
             "bad_row",
             f"expected a text of at most {MAX_TEXT_CHARS:,} characters, got more; drop the row",
         )
-    found: Any
+    fields: Any
     try:
-        found = json.loads(text)
+        fields = json.loads(text)
     except (ValueError, RecursionError):
         try:
-            found = ast.literal_eval(text)
+            fields = ast.literal_eval(text)
         except (
             ValueError,
             SyntaxError,
@@ -43,12 +50,12 @@ def parse(text: str) -> dict[str, Any]:
                 "bad_row",
                 f"expected a dict as text, got {text[:80]!r}; check the data set",
             ) from error
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         raise Refused(
             "bad_row",
-            f"expected a dict as text, got {type(found).__name__}; check the data set",
+            f"expected a dict as text, got {type(fields).__name__}; check the data set",
         )
-    return {key: found.get(key) for key in ("question", "chosen", "rejected")}
+    return {key: fields.get(key) for key in ("question", "chosen", "rejected")}
 
 
 IMPORTER = Importer("rlhf_v", convert, "openbmb/RLHF-V-Dataset", licence="cc-by-nc-4.0")

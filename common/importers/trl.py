@@ -13,13 +13,16 @@ from common.trl_format import META, pair_of_meta, read_answer, read_messages
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """One pair."""
+    """The pair of a row; Refused `bad_row`, `role_unknown`."""
     images = images_field(row, "images") or images_field(row, "image")
     messages = read_messages(row.get("prompt"), len(images))
-    chosen, rejected = read_answer(row.get("chosen")), read_answer(row.get("rejected"))
+    chosen = read_answer(row.get("chosen"))
+    rejected = read_answer(row.get("rejected"))
     meta = row.get(META)
-    kept = None if meta is None else pair_of_meta(meta, messages, chosen, rejected)
-    yield Draft(messages, images, chosen, rejected, kept=kept)
+    exported = None
+    if meta is not None:
+        exported = pair_of_meta(meta, messages, chosen, rejected)
+    yield Draft(messages, images, chosen, rejected, exported=exported)
 
 
 IMPORTER = Importer(

@@ -1,13 +1,14 @@
-"""VLFeedback: `{id, prompt, completions, img_path}`, a few answers per prompt, each rated on three aspects.
+"""VLFeedback: `{id, prompt, completions, img_path}`, with several answers per prompt, rated on three aspects.
 
-Every pair of answers is imported, better over worse by the mean rating, which becomes its scores. `completions` is
-a list of dicts or, as `datasets` writes it, a dict of lists.
+Every two answers of a row make a pair: the one with the higher mean rating is chosen, and the means are its scores.
+`completions` is a list of dicts or, as `datasets` writes it, a dict of lists.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -18,35 +19,52 @@ from common.records import Dropped
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 
 
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """An answer and its mean rating, None when it has none."""
+
+    text: Any
+    mean: float | None
+
+
 def convert(row: dict[str, Any]) -> Iterator[Draft | Dropped]:
-    """All pairs; Dropped `tie`, and `rating_missing` for a pair with an answer that has no three numbers."""
+    """All pairs of a row; Dropped `tie`, and `rating_missing` for a pair of which one answer lacks a rating."""
     images = images_field(row, "img_path")
-    asked = question(text_field(row, "prompt"), len(images))
-    rated = [
-        (answer.get("response"), mean_rating(answer.get("annotations")))
-        for answer in _answers(row)
-    ]
-    for (i, (left, left_mean)), (j, (right, right_mean)) in combinations(
-        enumerate(rated), 2
-    ):
+    messages = question(text_field(row, "prompt"), len(images))
+    answers = []
+    for answer in _answers(row):
+        mean = mean_rating(answer.get("annotations"))
+        answers.append(Rated(answer.get("response"), mean))
+    for (i, left), (j, right) in combinations(enumerate(answers), 2):
         tag = f"{i}-{j}"
-        if left_mean is None or right_mean is None:
+        if left.mean is None or right.mean is None:
             yield Dropped(
                 tag,
                 "rating_missing",
                 "expected numbers for all aspects of both answers",
             )
-        elif left_mean == right_mean:
-            yield Dropped(tag, "tie", f"both rated {left_mean:g}")
-        else:
-            swap = right_mean > left_mean
-            chosen, rejected = (right, left) if swap else (left, right)
-            scores = (max(left_mean, right_mean), min(left_mean, right_mean))
-            yield Draft(asked, images, chosen, rejected, tag, row.get("id"), scores)
+            continue
+        if left.mean == right.mean:
+            yield Dropped(tag, "tie", f"both rated {left.mean:g}")
+            continue
+        chosen, rejected = left, right
+        scores = (left.mean, right.mean)
+        if right.mean > left.mean:
+            chosen, rejected = right, left
+            scores = (right.mean, left.mean)
+        yield Draft(
+            messages,
+            images,
+            chosen.text,
+            rejected.text,
+            tag=tag,
+            row_id=row.get("id"),
+            scores=scores,
+        )
 
 
 def mean_rating(annotations: Any) -> float | None:
-    """Mean over the aspects; None when one of them is no finite number ("N/A")."""
+    """The mean rating over the aspects; None when one of them is not a finite number, such as "N/A"."""
     try:
         ratings = [float(annotations[aspect]["Rating"]) for aspect in ASPECTS]
     except (TypeError, KeyError, ValueError):
@@ -58,10 +76,14 @@ def mean_rating(annotations: Any) -> float | None:
 def _answers(row: dict[str, Any]) -> list[dict[str, Any]]:
     completions = row.get("completions")
     if isinstance(completions, dict):
-        responses, annotations = completions["response"], completions["annotations"]
+        columns = zip(
+            completions["response"],
+            completions["annotations"],
+            strict=True,
+        )
         completions = [
-            {"response": response, "annotations": annotation}
-            for response, annotation in zip(responses, annotations, strict=True)
+            {"response": response, "annotations": annotations}
+            for response, annotations in columns
         ]
     if not isinstance(completions, list):
         raise Refused(

@@ -1,4 +1,4 @@
-"""A small world of coloured shapes and a tiny policy that sees it well and believes too much of what it was told.
+"""A small world of coloured shapes, and a tiny policy that sees it well and hallucinates what its training text said.
 
     scenes     what is in a picture; splits that share no layout; training scenes bring the usual partners together
     render     a scene -> 72 x 72 pixels
@@ -14,6 +14,6 @@
 
 The policy names nearly every object with the right colour and place. It also names the usual partner of an object when
 the partner is absent, because its training text did so in `language.NOISE_SHARE` of such pictures. Sampling gives
-captions with and without the imagined object for the same picture, so preference training has a signal, and what it
-has to unlearn is text, not sight.
+captions with and without the imagined object for the same picture. So preference training has a signal, and what it
+has to unlearn comes from text, not from poor sight.
 """

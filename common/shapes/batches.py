@@ -1,4 +1,4 @@
-"""From scenes to tensors: pixels, prompts, supervised batches and what a batch of tower pre-training learns from."""
+"""From scenes to tensors: pixels, prompts, supervised batches, and labels for pre-training the vision encoder."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ IGNORE = -100
 
 @dataclass(frozen=True, slots=True)
 class SupervisedBatch:
-    """Right-padded examples: ids, mask, positions, labels (batch, length), pixels (batch, 3, side, side).
+    """Right-padded examples: ids, mask, positions and labels of shape (batch, length), pixels (batch, 3, side, side).
 
-    Image tokens with a 0 in the mask are left out: positions count visible tokens only.
+    Image tokens with a 0 in the mask are hidden: positions count visible tokens only.
     """
 
     input_ids: Tensor
@@ -45,82 +45,84 @@ class SupervisedBatch:
 
 
 def pixels(images: Sequence[Image.Image]) -> Tensor:
-    """Normalised float32 pixels (batch, 3, side, side), the same numbers that the saved image processor gives."""
-    stacked = (
-        np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 255.0
-    )
+    """Normalised float32 pixels (batch, 3, side, side), equal to what the saved image processor gives."""
+    arrays = [np.asarray(image, dtype=np.float32) for image in images]
+    stacked = np.stack(arrays) / 255.0
     normalised: Tensor = (torch.from_numpy(stacked) - PIXEL_MEAN) / PIXEL_STD
     return normalised.permute(0, 3, 1, 2).contiguous()
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-    """Ids of the one-picture prompt, the image token repeated once per visual token."""
-    return list(
-        tokenizer.encode(
-            FIRST_TURN.format(image=IMAGE * NUM_IMAGE_TOKENS, question=question)
-        )
-    )
+    """Ids of a question about one picture, with the image token repeated once per visual token."""
+    image_tokens = IMAGE * NUM_IMAGE_TOKENS
+    text = FIRST_TURN.format(image=image_tokens, question=question)
+    return list(tokenizer.encode(text))
 
 
 def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
-    """Ids of a response and the end token."""
+    """Ids of a response and the end-of-sequence token."""
     return [*tokenizer.encode(response), tokenizer.eos_token_id]
 
 
 def lesson(
-    scene: Scene, rng: random.Random, *, captions: float, noise: float = NOISE_SHARE
+    scene: Scene,
+    rng: random.Random,
+    *,
+    captions: float,
+    noise: float = NOISE_SHARE,
 ) -> list[tuple[str, str]]:
-    """(question, response) turns as training text has them.
+    """A conversation about a scene as training text has it: (question, response) turns.
 
-    With probability `captions` one turn with a noisy caption, else one turn per shape in random order: whether it is
-    there or, half of the time for those that are, just naming it and its colour. An absent partner passes for present
-    with probability `noise`, in a random colour.
+    With probability `captions` it is one turn with a noisy caption. Otherwise it has one turn per shape in random
+    order, which asks whether the shape is there; half of the time, for a shape that is there, the turn names it with
+    its colour instead. An absent partner passes for present with probability `noise`, in a random colour.
     """
     if rng.random() < captions:
-        return [(rng.choice(CAPTION_PROMPTS), noisy_caption(scene, rng, noise))]
+        question = rng.choice(CAPTION_PROMPTS)
+        return [(question, noisy_caption(scene, rng, noise))]
     believed = {item.shape: item.colour for item in scene.objects}
-    believed |= {
-        shape: rng.choice(COLOURS)
-        for shape in scene.absent_partners
-        if rng.random() < noise
-    }
+    for shape in scene.absent_partners:
+        if rng.random() < noise:
+            believed[shape] = rng.choice(COLOURS)
     turns = []
     for shape in rng.sample(SHAPES, len(SHAPES)):
         if shape in believed and rng.random() < 0.5:
             turns.append((NAME_ONE, name(believed[shape], shape)))
         else:
-            turns.append(
-                (ask(shape), answer_text("yes" if shape in believed else "no"))
-            )
+            answer = answer_text("yes" if shape in believed else "no")
+            turns.append((ask(shape), answer))
     return turns
 
 
 def supervised_ids(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[tuple[str, str]],
 ) -> tuple[list[int], list[int]]:
-    """Ids and labels of a conversation about one picture; only the responses and their end tokens are labelled."""
+    """Ids and labels of a conversation about one picture; only responses and their end tokens have labels."""
     ids: list[int] = []
     labels: list[int] = []
     for number, (question, response) in enumerate(turns):
-        asked = (
-            prompt_ids(tokenizer, question)
-            if number == 0
-            else tokenizer.encode(NEXT_TURN.format(question=question))
-        )
-        answer = response_ids(tokenizer, response)
-        ids += [*asked, *answer]
-        labels += [*[IGNORE] * len(asked), *answer]
+        if number == 0:
+            question_ids = prompt_ids(tokenizer, question)
+        else:
+            question_ids = tokenizer.encode(NEXT_TURN.format(question=question))
+        answer_ids = response_ids(tokenizer, response)
+        ids += question_ids + answer_ids
+        labels += [IGNORE] * len(question_ids) + answer_ids
     return ids, labels
 
 
 def visible_tokens(rng: random.Random, hidden_share: float) -> list[int]:
     """1 per visible and 0 per hidden image token. With probability `hidden_share` some are hidden, up to all of them.
 
-    A large language model has read plenty of text without pictures; this is where the tiny one learns to go on fluently
+    A large language model has read plenty of text without pictures. This is how the tiny one learns to stay fluent
     when it sees little.
     """
-    rho = min(1.0, rng.uniform(0.0, 1.25)) if rng.random() < hidden_share else 0.0
-    return [int(rng.random() >= rho) for _ in range(NUM_IMAGE_TOKENS)]
+    hide_probability = 0.0
+    if rng.random() < hidden_share:
+        # Beyond 1 in a fifth of the draws, so that the whole picture is hidden often enough to learn from.
+        hide_probability = min(1.0, rng.uniform(0.0, 1.25))
+    return [int(rng.random() >= hide_probability) for _ in range(NUM_IMAGE_TOKENS)]
 
 
 def supervised_batch(
@@ -129,27 +131,35 @@ def supervised_batch(
     lessons: Sequence[Sequence[tuple[str, str]]],
     visible: Sequence[Sequence[int]],
 ) -> SupervisedBatch:
-    """One example per scene, its lesson and which of its image tokens are visible."""
+    """One example per scene, from its lesson and the visibility of its image tokens."""
     image_token = tokenizer.get_vocab()[IMAGE]
-    rows = [supervised_ids(tokenizer, turns) for turns in lessons]
-    shape = (len(rows), max(len(ids) for ids, _ in rows))
+    examples = [supervised_ids(tokenizer, turns) for turns in lessons]
+    width = max(len(ids) for ids, _ in examples)
+    shape = (len(examples), width)
     input_ids = torch.full(shape, tokenizer.get_vocab()[PAD])
-    mask, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORE)
-    for row, (ids, wanted) in enumerate(rows):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        labels[row, : len(ids)] = torch.tensor(wanted)
-        mask[row, : len(ids)] = 1
-        mask[row][input_ids[row] == image_token] = torch.tensor(visible[row])
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    labels = torch.full(shape, IGNORE)
+    mask = torch.zeros(shape, dtype=torch.long)
+    for row, (example_ids, example_labels) in enumerate(examples):
+        length = len(example_ids)
+        input_ids[row, :length] = torch.tensor(example_ids)
+        labels[row, :length] = torch.tensor(example_labels)
+        mask[row, :length] = 1
+        is_image = input_ids[row] == image_token
+        mask[row][is_image] = torch.tensor(visible[row])
     return SupervisedBatch(
-        input_ids, mask, positions, labels, pixels([render(scene) for scene in scenes])
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        labels=labels,
+        pixel_values=pixels([render(scene) for scene in scenes]),
     )
 
 
 def cell_classes(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Shape and colour class of every cell, (batch, 9) each; the class after the last name means empty."""
-    shapes = torch.full((len(scenes), NUM_CELLS), len(SHAPES))
-    colours = torch.full((len(scenes), NUM_CELLS), len(COLOURS))
+    """Shape class and colour class of every cell, (batch, 9) each; the class after the last name means empty."""
+    size = (len(scenes), NUM_CELLS)
+    shapes = torch.full(size, len(SHAPES))
+    colours = torch.full(size, len(COLOURS))
     for row, scene in enumerate(scenes):
         for item in scene.objects:
             shapes[row, item.cell] = SHAPES.index(item.shape)
@@ -158,6 +168,7 @@ def cell_classes(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def cell_of_patch() -> Tensor:
-    """Cell index of every patch in reading order, (36,)."""
+    """The cell that every patch lies in, patches in reading order, (36,)."""
     side = torch.arange(PATCHES_PER_SIDE) * GRID // PATCHES_PER_SIDE
-    return (side[:, None] * GRID + side[None, :]).flatten()
+    cells = side[:, None] * GRID + side[None, :]
+    return cells.flatten()

@@ -1,4 +1,4 @@
-"""True answers of the shapes world made wrong by rule: what a language model does for POVID, with the errors known.
+"""Makes true answers of the shapes world wrong by rule, as a language model does for POVID, with the error known.
 
     entity      names the usual partner of something present, although it is not there; as a further sentence or in
                 place of a true object
@@ -19,51 +19,36 @@ from common.povid_config import ErrorKind
 from common.records import Dropped, Prompt
 from common.seeding import derive_seed
 from common.shapes.language import parse_caption, tell
-from common.shapes.questions import answer_text, rank_absent
+from common.shapes.questions import Answer, answer_text, rank_absent
 from common.shapes.scenes import COLOURS, NUM_CELLS, PLACES, Scene, SceneObject
 
 
 def corrupt(prompt: Prompt, kind: ErrorKind, seed: int) -> str | Dropped:
-    """The prompt's reference with an error of this kind, the same for equal seeds.
+    """The prompt's reference with an error of this kind; equal seeds give equal errors.
 
     Dropped reasons: `bad_truth` (truth is neither scene nor answer), `not_true` (the reference is not a true caption or
     answer in the world's own words), `kind_unsuited` (captions have no reasoning to corrupt, yes and no nothing else),
     `nothing_absent` (every shape is in the scene, so no entity can be invented).
     """
-    truth, text = prompt.truth or {}, (prompt.reference or "").strip()
+    truth = prompt.truth or {}
+    text = (prompt.reference or "").strip()
     if truth.get("answer") in ("yes", "no"):
-        if text != answer_text(truth["answer"]):
-            return Dropped(
-                prompt.id,
-                "not_true",
-                f"expected {answer_text(truth['answer'])!r}, got {text[:100]!r}",
-            )
-        if kind != "reasoning":
-            return Dropped(
-                prompt.id, "kind_unsuited", f"{kind}: the answer is {text!r}"
-            )
-        return answer_text("no" if truth["answer"] == "yes" else "yes")
+        return _other_answer(prompt.id, truth["answer"], text, kind)
     try:
         scene = Scene.from_dict(truth)
     except (KeyError, TypeError, ValueError) as error:
-        return Dropped(
-            prompt.id,
-            "bad_truth",
-            f"expected a scene or an answer as truth: {error!r:.200}",
-        )
+        detail = f"expected a scene or an answer as truth: {error!r:.200}"
+        return Dropped(prompt.id, "bad_truth", detail)
     objects = objects_of(text, scene)
     if objects is None:
-        return Dropped(
-            prompt.id, "not_true", f"expected a true caption, got {text[:100]!r}"
-        )
+        detail = f"expected a true caption, got {text[:100]!r}"
+        return Dropped(prompt.id, "not_true", detail)
     rng = random.Random(derive_seed(seed, "povid/rules", prompt.id, kind))
     if kind == "entity":
-        wrong = _with_entity(objects, scene, rng)
-        return (
-            Dropped(prompt.id, "nothing_absent", "every shape is there")
-            if wrong is None
-            else tell(wrong)
-        )
+        with_entity = _with_entity(objects, scene, rng)
+        if with_entity is None:
+            return Dropped(prompt.id, "nothing_absent", "every shape is there")
+        return tell(with_entity)
     if kind == "attribute":
         return tell(_with_colour(objects, rng))
     if kind == "relation":
@@ -71,58 +56,77 @@ def corrupt(prompt: Prompt, kind: ErrorKind, seed: int) -> str | Dropped:
     return Dropped(prompt.id, "kind_unsuited", f"{kind}: the answer is a caption")
 
 
+def _other_answer(
+    prompt_id: str,
+    answer: Answer,
+    text: str,
+    kind: ErrorKind,
+) -> str | Dropped:
+    expected = answer_text(answer)
+    if text != expected:
+        detail = f"expected {expected!r}, got {text[:100]!r}"
+        return Dropped(prompt_id, "not_true", detail)
+    if kind != "reasoning":
+        return Dropped(prompt_id, "kind_unsuited", f"{kind}: the answer is {text!r}")
+    return answer_text("no" if answer == "yes" else "yes")
+
+
 def objects_of(text: str, scene: Scene) -> list[SceneObject] | None:
-    """What a true caption tells of, in its order; None for any text that is not one in the world's own words."""
-    told = {(o.shape, o.colour, o.place): o for o in scene.objects}
-    found = [
-        told.get((m.shape, m.colour or "", m.place or "")) for m in parse_caption(text)
-    ]
-    objects = [item for item in found if item is not None]
-    return (
-        objects
-        if objects and len(set(objects)) == len(found) and tell(objects) == text
-        else None
-    )
+    """The objects that a true caption tells of, in its order; None unless `text` is one in the world's own words."""
+    object_at = {(o.shape, o.colour, o.place): o for o in scene.objects}
+    objects = []
+    for mention in parse_caption(text):
+        key = (mention.shape, mention.colour or "", mention.place or "")
+        if key not in object_at:
+            return None
+        objects.append(object_at[key])
+    has_repeats = len(set(objects)) < len(objects)
+    if not objects or has_repeats or tell(objects) != text:
+        return None
+    return objects
+
+
+# The random draws of the three functions below, and their order, decide which corrupted answers a seed gives.
 
 
 def _with_entity(
     objects: Sequence[SceneObject], scene: Scene, rng: random.Random
 ) -> list[SceneObject] | None:
+    """One object's shape replaced by an absent one, or one more object; None when no shape is absent."""
     absent = rank_absent(scene, "adversarial", rng)
     if not absent:
         return None
+    imagined = absent[0]
     if rng.random() < 0.5:
         victim = rng.randrange(len(objects))
-        return [
-            replace(o, shape=absent[0]) if index == victim else o
-            for index, o in enumerate(objects)
-        ]
-    empty = [cell for cell in range(NUM_CELLS) if cell not in scene.cells]
-    return [*objects, SceneObject(rng.choice(empty), absent[0], rng.choice(COLOURS))]
+        changed = list(objects)
+        changed[victim] = replace(objects[victim], shape=imagined)
+        return changed
+    empty_cells = [cell for cell in range(NUM_CELLS) if cell not in scene.cells]
+    cell = rng.choice(empty_cells)
+    colour = rng.choice(COLOURS)
+    return [*objects, SceneObject(cell, imagined, colour)]
 
 
 def _with_colour(
     objects: Sequence[SceneObject], rng: random.Random
 ) -> list[SceneObject]:
+    """One object in another colour."""
     victim = rng.choice(objects)
-    wrong = replace(
-        victim,
-        colour=rng.choice([colour for colour in COLOURS if colour != victim.colour]),
-    )
-    return [wrong if o == victim else o for o in objects]
+    other_colours = [colour for colour in COLOURS if colour != victim.colour]
+    changed = replace(victim, colour=rng.choice(other_colours))
+    return [changed if o == victim else o for o in objects]
 
 
 def _with_place(
     objects: Sequence[SceneObject], rng: random.Random
 ) -> list[SceneObject]:
+    """Two objects with exchanged places, or one object moved, possibly onto another one."""
     if len(objects) > 1 and rng.random() < 0.5:
-        left, right = rng.sample(objects, 2)
-        cells = {left: right.cell, right: left.cell}
+        first, second = rng.sample(objects, 2)
+        new_cells = {first: second.cell, second: first.cell}
     else:
         victim = rng.choice(objects)
-        cells = {
-            victim: rng.choice(
-                [cell for cell in range(len(PLACES)) if cell != victim.cell]
-            )
-        }
-    return [replace(o, cell=cells.get(o, o.cell)) for o in objects]
+        other_cells = [cell for cell in range(len(PLACES)) if cell != victim.cell]
+        new_cells = {victim: rng.choice(other_cells)}
+    return [replace(o, cell=new_cells.get(o, o.cell)) for o in objects]

@@ -1,8 +1,9 @@
-"""Running a policy on pictures with plain transformers: greedy or sampled responses and response log-probs."""
+"""Runs a policy on pictures with plain transformers: greedy or sampled responses, and log-probs of responses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,27 +26,25 @@ def generate(
     temperature: float = 0.0,
     batch_size: int = 64,
 ) -> list[str]:
-    """Responses to one question per picture, greedy unless a temperature is given; the image token is banned."""
+    """One response per picture and its question; greedy unless a temperature is given, the image token banned."""
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
     texts: list[str] = []
     for start in range(0, len(images), batch_size):
-        rows = [
-            prompt_ids(tokenizer, question)
-            for question in asked[start : start + batch_size]
-        ]
-        width = max(map(len, rows))
-        ids = torch.tensor(
-            [[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
-        )
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        sampling = (
-            {"do_sample": True, "temperature": temperature, "top_k": 0}
-            if temperature
-            else {"do_sample": False}
-        )
+        batch = slice(start, start + batch_size)
+        rows = [prompt_ids(tokenizer, question) for question in asked[batch]]
+        width = max(len(row) for row in rows)
+        # Padding stands at the left, so that all rows end where generation begins.
+        ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, width - len(row) :] = torch.tensor(row)
+            mask[number, width - len(row) :] = 1
         out = model.generate(  # type: ignore[misc]  # its self type names a protocol that no model class meets
             input_ids=ids,
             attention_mask=mask,
-            pixel_values=pixels(images[start : start + batch_size]),
+            pixel_values=pixels(images[batch]),
             max_new_tokens=MAX_NEW_TOKENS,
             suppress_tokens=[model.config.image_token_id],
             **sampling,
@@ -62,31 +61,23 @@ def response_logps(
     responses: Sequence[str],
     question: str = CAPTION_PROMPTS[0],
 ) -> Tensor:
-    """Summed log-prob of each response with its end token, (batch,)."""
+    """Summed log-prob (nats) of each response with its end token, given its picture and one question, (batch,)."""
     prompt = prompt_ids(tokenizer, question)
     answers = [response_ids(tokenizer, response) for response in responses]
-    width = max(map(len, answers))
-    ids = torch.tensor(
-        [
-            prompt + answer + [tokenizer.pad_token_id] * (width - len(answer))
-            for answer in answers
-        ]
-    )
-    real = torch.tensor(
-        [[1] * len(answer) + [0] * (width - len(answer)) for answer in answers]
-    )
-    mask = torch.cat(
-        [torch.ones(len(answers), len(prompt), dtype=torch.long), real], dim=1
-    )
+    width = max(len(answer) for answer in answers)
+    answer_ids = torch.full((len(answers), width), tokenizer.pad_token_id)
+    answer_mask = torch.zeros((len(answers), width), dtype=torch.long)
+    for row, answer in enumerate(answers):
+        answer_ids[row, : len(answer)] = torch.tensor(answer)
+        answer_mask[row, : len(answer)] = 1
+    shared_ids = torch.tensor(prompt).expand(len(answers), -1)
     logits = model(
-        input_ids=ids, attention_mask=mask, pixel_values=pixels(images)
+        input_ids=torch.cat([shared_ids, answer_ids], dim=1),
+        attention_mask=torch.cat([torch.ones_like(shared_ids), answer_mask], dim=1),
+        pixel_values=pixels(images),
     ).logits
-    tail = slice(len(prompt) - 1, -1)
-    logps = (
-        logits[:, tail]
-        .log_softmax(-1)
-        .gather(-1, ids[:, len(prompt) :, None])
-        .squeeze(-1)
-    )
-    summed: Tensor = (logps * real).sum(1)
+    # The logits at a position predict the token after it.
+    predicted = logits[:, len(prompt) - 1 : -1].log_softmax(-1)
+    token_logps = predicted.gather(-1, answer_ids[:, :, None]).squeeze(-1)
+    summed: Tensor = (token_logps * answer_mask).sum(1)
     return summed

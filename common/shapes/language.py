@@ -2,9 +2,9 @@
 
     There is a red circle at the top left. There is a blue star at the center.
 
-A noisy caption ends with the usual partner of something present although it is not there. The place of that sentence
-is deliberate: after the last real object a policy either stops or goes on to imagine, one clear decision which greedy
-decoding takes the more frequent way and sampling takes both ways.
+A noisy caption ends with the usual partner of something present, although the partner is not there. It stands at the
+end on purpose: after the last real object, a policy either stops or goes on to imagine. Greedy decoding takes the more
+frequent way of this one decision, sampling takes both.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ def caption(scene: Scene) -> str:
 
 def noisy_caption(scene: Scene, rng: random.Random, share: float = NOISE_SHARE) -> str:
     """The caption, then each absent partner with probability `share`, in a random colour at a random empty cell."""
-    empty = [cell for cell in range(NUM_CELLS) if cell not in scene.cells]
-    imagined = [
-        SceneObject(rng.choice(empty), shape, rng.choice(COLOURS))
-        for shape in scene.absent_partners
-        if rng.random() < share
-    ]
+    empty_cells = [cell for cell in range(NUM_CELLS) if cell not in scene.cells]
+    imagined = []
+    for shape in scene.absent_partners:
+        if rng.random() < share:
+            cell = rng.choice(empty_cells)
+            colour = rng.choice(COLOURS)
+            imagined.append(SceneObject(cell, shape, colour))
     return tell((*scene.objects, *imagined))
 
 
 def tell(objects: Iterable[SceneObject]) -> str:
     """One sentence per object, in the order given."""
-    return " ".join(
-        f"There is a {o.colour} {o.shape} at the {o.place}." for o in objects
-    )
+    sentences = [f"There is a {o.colour} {o.shape} at the {o.place}." for o in objects]
+    return " ".join(sentences)
 
 
 _SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})s?\b", re.IGNORECASE)
@@ -69,36 +69,36 @@ _DENIAL = re.compile(r"\b(?:no|not|without|never)\b|n't\b", re.IGNORECASE)
 
 
 def parse_caption(text: str) -> list[Mention]:
-    """Every object the text claims, in order, repeats included; any text is accepted.
+    """Every object that any text claims to be there, in order, repeats included.
 
     Within a sentence, the words before a shape (back to the previous shape) may colour or deny it, the words after it
-    (up to the next shape) may place it. Denied objects ("there is no circle") are no mentions.
+    (up to the next shape) may place it. A denied object ("there is no circle") is no mention.
     """
     mentions = []
     for sentence in re.split(r"[.!?\n]", text):
-        hits = list(_SHAPE.finditer(sentence))
-        for k, hit in enumerate(hits):
-            before = sentence[hits[k - 1].end() if k else 0 : hit.start()]
-            after = sentence[
-                hit.end() : hits[k + 1].start() if k + 1 < len(hits) else len(sentence)
-            ]
-            if not _DENIAL.search(before):
-                mentions.append(
-                    Mention(hit[1].lower(), _last_colour(before), _first_place(after))
-                )
+        shapes = list(_SHAPE.finditer(sentence))
+        starts = [shape.start() for shape in shapes] + [len(sentence)]
+        previous_end = 0
+        for shape, next_start in zip(shapes, starts[1:], strict=True):
+            before = sentence[previous_end : shape.start()]
+            after = sentence[shape.end() : next_start]
+            previous_end = shape.end()
+            if _DENIAL.search(before):
+                continue
+            name = shape[1].lower()
+            mentions.append(Mention(name, _last_colour(before), _first_place(after)))
     return mentions
 
 
 def _last_colour(words: str) -> str | None:
-    found: list[str] = _COLOUR.findall(words)
-    return found[-1].lower() if found else None
+    colours: list[str] = _COLOUR.findall(words)
+    return colours[-1].lower() if colours else None
 
 
 def _first_place(words: str) -> str | None:
-    hit = _PLACE.search(words)
-    if hit is None:
+    match = _PLACE.search(words)
+    if match is None:
         return None
-    name = " ".join(part.lower() for part in hit.groups() if part).replace(
-        "middle", "center"
-    )
-    return name if name in PLACES else None
+    parts = [part.lower() for part in match.groups() if part]
+    place = " ".join(parts).replace("middle", "center")
+    return place if place in PLACES else None

@@ -66,7 +66,7 @@ NEXT_TURN = "USER: {question} ASSISTANT:\n"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the world's text: every word the world knows is one token, any other text still is exact."""
+    """Byte-level BPE over the world's text: each of its words is one token, and any other text round-trips exactly."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(
         add_prefix_space=False, use_regex=True
@@ -93,6 +93,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """The processor of pictures of `IMAGE_SIZE` squared; CLIP's CLS feature is dropped ("default")."""
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = CLIPImageProcessor(
         size=side,
@@ -163,33 +164,29 @@ def save_policy(
     """Write a plain Hugging Face directory; weights under the hub's LLaVA-1.5 names, which vLLM reads as well."""
     out.mkdir(parents=True, exist_ok=True)
     config = model.config
-    config.architectures, config.dtype = (
-        ["LlavaForConditionalGeneration"],
-        torch.float32,
-    )
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.dtype = torch.float32
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor.save_pretrained(out)
-    weights = {
-        hub_name(name): value.detach().contiguous()
-        for name, value in model.state_dict().items()
-    }
+    weights = {}
+    for key, value in model.state_dict().items():
+        weights[hub_name(key)] = value.detach().contiguous()
     save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
 
 
 def _world_text() -> Iterator[str]:
-    """Every word of the world in every position it can take; repeated so that no merge is left out."""
+    """Every word of the world in every position it can take, repeated so that BPE merges all of them."""
     for cell in range(NUM_CELLS):
         for shape in SHAPES:
             for colour in COLOURS:
-                one = Scene((SceneObject(cell, shape, colour),), 0)
-                yield f"{caption(one)} {caption(one)}"
+                scene = Scene((SceneObject(cell, shape, colour),), 0)
+                yield f"{caption(scene)} {caption(scene)}"
+    answers = [answer_text("yes"), answer_text("no")]
+    for colour in COLOURS:
+        answers += [name(colour, shape) for shape in SHAPES]
     for _ in range(10):
         for question in (*CAPTION_PROMPTS, NAME_ONE, *map(ask, SHAPES)):
-            for answer in (
-                answer_text("yes"),
-                answer_text("no"),
-                *(name(c, s) for c in COLOURS for s in SHAPES),
-            ):
+            for answer in answers:
                 yield f"USER: \n{question} ASSISTANT:\n{answer}"

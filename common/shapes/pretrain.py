@@ -1,6 +1,6 @@
-"""Make the tiny policy from nothing: `python -m common.shapes.pretrain --out DIR` (about a quarter of an hour).
+"""Make the tiny policy from random weights: `python -m common.shapes.pretrain --out DIR` (about a quarter of an hour).
 
-random LLaVA -> tower on cell classes -> linear probe -> questions -> noisy captions -> Hugging Face directory, checks
+random LLaVA -> vision encoder on cell classes -> linear probe -> questions -> noisy captions -> directory, checks
 """
 
 from __future__ import annotations

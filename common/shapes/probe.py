@@ -1,4 +1,4 @@
-"""Honesty checks of a policy: what the tower sees, what the captions say, and whether the picture matters at all.
+"""Honesty checks of a policy: what its vision encoder sees, what its captions say, whether the picture matters at all.
 
 Greedy decoding on unbiased scenes. CHAIR_i = hallucinated mentions / mentions, CHAIR_s = captions with one or more /
 captions, recall = true objects mentioned / true objects, `attributes` = mentions of present shapes whose colour and
@@ -37,7 +37,10 @@ class CaptionScore:
 
 @dataclass(frozen=True, slots=True)
 class Honesty:
-    """Caption scores with the right, a stranger's and no picture; POPE accuracy per split; log-prob lost when blind."""
+    """Caption scores with the scene's picture, another scene's and a blank one; POPE figures per split.
+
+    `blind_logp_drop` is how much summed log-prob (nats) true captions lose with a blank picture.
+    """
 
     seeing: CaptionScore
     shuffled: CaptionScore
@@ -51,27 +54,33 @@ class Honesty:
 
 
 def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> CaptionScore:
-    mentions = imagined = bad_captions = found = true = exact = 0
+    """The scores of one caption per scene."""
+    num_mentions = 0
+    num_hallucinated = 0
+    num_bad_captions = 0
+    num_objects = 0
+    num_recalled = 0
+    num_exact = 0
     for scene, text in zip(scenes, captions, strict=True):
         truth = {o.shape: (o.colour, o.place) for o in scene.objects}
-        said = parse_caption(text)
-        wrong = [m for m in said if m.shape not in truth]
-        mentions, imagined, bad_captions = (
-            mentions + len(said),
-            imagined + len(wrong),
-            bad_captions + bool(wrong),
-        )
-        true, found = (
-            true + len(truth),
-            found + len(truth.keys() & {m.shape for m in said}),
-        )
-        exact += sum(truth.get(m.shape) == (m.colour, m.place) for m in said)
-    present = max(mentions - imagined, 1)
+        mentions = parse_caption(text)
+        named = set()
+        hallucinated = 0
+        for mention in mentions:
+            named.add(mention.shape)
+            hallucinated += mention.shape not in truth
+            num_exact += truth.get(mention.shape) == (mention.colour, mention.place)
+        num_mentions += len(mentions)
+        num_hallucinated += hallucinated
+        num_bad_captions += hallucinated > 0
+        num_objects += len(truth)
+        num_recalled += len(truth.keys() & named)
+    num_present = max(num_mentions - num_hallucinated, 1)
     return CaptionScore(
-        imagined / max(mentions, 1),
-        bad_captions / len(scenes),
-        found / true,
-        exact / present,
+        chair_i=num_hallucinated / max(num_mentions, 1),
+        chair_s=num_bad_captions / len(scenes),
+        recall=num_recalled / num_objects,
+        attributes=num_exact / num_present,
     )
 
 
@@ -91,13 +100,14 @@ def honesty(
         asked = [CAPTION_PROMPTS[0]] * len(pictures)
         return generate(model, tokenizer, pictures, asked, temperature=temperature)
 
-    accuracy, yes_ratio = {}, {}
+    accuracy = {}
+    yes_ratio = {}
     for split in POPE_SPLITS:
         accuracy[split], yes_ratio[split] = _pope(model, tokenizer, scenes, split)
     truths = [caption(scene) for scene in scenes]
-    drop = response_logps(model, tokenizer, images, truths) - response_logps(
-        model, tokenizer, blanks, truths
-    )
+    seeing_logps = response_logps(model, tokenizer, images, truths)
+    blind_logps = response_logps(model, tokenizer, blanks, truths)
+    drop = seeing_logps - blind_logps
     return Honesty(
         seeing=score_captions(scenes, captions(images, 0.0)),
         shuffled=score_captions(scenes, captions(strangers, 0.0)),
@@ -117,65 +127,70 @@ def _pope(
     split: PopeSplit,
 ) -> tuple[float, float]:
     """Accuracy and share of "yes" among the answers."""
-    asked = [
-        (scene, question) for scene in scenes for question in questions(scene, split)
-    ]
-    pictures, texts = (
-        [render(scene) for scene, _ in asked],
-        [question.text for _, question in asked],
-    )
-    said = [
-        "no" if "no" in text.lower() else "yes"
-        for text in generate(model, tokenizer, pictures, texts)
-    ]
-    right = sum(
-        word == question.answer for word, (_, question) in zip(said, asked, strict=True)
-    )
-    return right / len(asked), said.count("yes") / len(asked)
+    pictures = []
+    asked = []
+    for scene in scenes:
+        for question in questions(scene, split):
+            pictures.append(render(scene))
+            asked.append(question)
+    texts = generate(model, tokenizer, pictures, [question.text for question in asked])
+    num_right = 0
+    num_yes = 0
+    for question, text in zip(asked, texts, strict=True):
+        answer = "no" if "no" in text.lower() else "yes"
+        num_right += answer == question.answer
+        num_yes += answer == "yes"
+    return num_right / len(asked), num_yes / len(asked)
 
 
 def _mixed_share(
     scenes: Sequence[Scene], captions: Captioner, samples: int = 8
 ) -> float:
+    """Share of scenes with an absent partner whose samples are neither all clean nor all hallucinating."""
     tempting = [scene for scene in scenes if scene.absent_partners][:64]
     images = [render(scene) for scene in tempting]
     draws = [captions(images, 1.0) for _ in range(samples)]
-    clean = [
-        sum(score_captions([scene], [draw[i]]).chair_s == 0 for draw in draws)
-        for i, scene in enumerate(tempting)
-    ]
-    return sum(0 < c < samples for c in clean) / len(tempting)
+    num_mixed = 0
+    for index, scene in enumerate(tempting):
+        num_clean = 0
+        for draw in draws:
+            num_clean += score_captions([scene], [draw[index]]).chair_s == 0
+        num_mixed += 0 < num_clean < samples
+    return num_mixed / len(tempting)
 
 
 def probe_accuracy(
     model: LlavaForConditionalGeneration, train: int = 1500, test: int = 500
 ) -> float:
-    """How well a fresh linear readout of the tower names shape and colour per cell of unbiased test scenes.
+    """How well a fresh linear readout of the vision encoder names shape and colour per cell of unbiased test scenes.
 
-    The lower of two shares: occupied cells with both right, empty cells found empty (most cells are empty, so that a
-    plain average would flatter).
+    It is the lower of two shares: occupied cells with both right, and empty cells that are called empty. Most cells are
+    empty, so a plain average would flatter.
     """
-    seen, held_out = (
-        split_scenes("train", train, seed=11, bias=0.0),
-        split_scenes("test", test, seed=11),
-    )
-    known, unknown = _cell_features(model, seen), _cell_features(model, held_out)
+    train_scenes = split_scenes("train", train, seed=11, bias=0.0)
+    test_scenes = split_scenes("test", test, seed=11)
+    train_features = _cell_features(model, train_scenes)
+    test_features = _cell_features(model, test_scenes)
+    num_classes = (len(SHAPES) + 1, len(COLOURS) + 1)
+    train_classes = cell_classes(train_scenes)
+    test_classes = cell_classes(test_scenes)
     right = torch.ones(test * NUM_CELLS, dtype=torch.bool)
-    names = (len(SHAPES), len(COLOURS))
-    for count, given, wanted in zip(
-        names, cell_classes(seen), cell_classes(held_out), strict=True
+    for count, given, expected in zip(
+        num_classes, train_classes, test_classes, strict=True
     ):
-        head = _fit_linear(known, given.flatten(), count + 1)
-        right &= head(unknown).argmax(-1) == wanted.flatten()
-    empty = cell_classes(held_out)[0].flatten() == len(SHAPES)
-    return min(right[empty].float().mean().item(), right[~empty].float().mean().item())
+        head = _fit_linear(train_features, given.flatten(), count)
+        right &= head(test_features).argmax(-1) == expected.flatten()
+    empty = test_classes[0].flatten() == len(SHAPES)
+    empty_right = right[empty].float().mean().item()
+    occupied_right = right[~empty].float().mean().item()
+    return min(empty_right, occupied_right)
 
 
 @torch.no_grad()
 def _cell_features(
     model: LlavaForConditionalGeneration, scenes: Sequence[Scene]
 ) -> Tensor:
-    """Mean tower feature of the patches of every cell, (scenes x 9, width)."""
+    """Mean vision feature over the patches of every cell, (scenes x 9, width)."""
     membership = nn.functional.one_hot(cell_of_patch(), NUM_CELLS).float()
     membership /= membership.sum(0)
     rows = []

@@ -25,33 +25,29 @@ def caption_prompts(
     wordings = CAPTION_PROMPTS if split == "train" else CAPTION_PROMPTS[:1]
     prompts = []
     for index, scene in enumerate(split_scenes(split, count, seed=seed)):
-        text = wordings[index % len(wordings)]
-        prompts.append(
-            _prompt(
-                _name(split, index),
-                text,
-                store.add(render(scene)),
-                caption(scene),
-                scene.to_dict(),
-            )
+        prompt = _prompt(
+            id=_name(split, index),
+            text=wordings[index % len(wordings)],
+            image=store.add(render(scene)),
+            reference=caption(scene),
+            truth=scene.to_dict(),
         )
+        prompts.append(prompt)
     return prompts
 
 
 def question_prompts(
     split: Split, count: int, seed: int, store: ImageStore, per_split: int = 2
 ) -> list[Prompt]:
-    """About the scenes of `caption_prompts`: up to `per_split` questions per POPE split, half "yes", half "no".
+    """Questions about the scenes of `caption_prompts`: up to `per_split` per POPE split, half "yes", half "no".
 
     `truth["scene"]` is the id of the scene's caption prompt.
     """
-    return [
-        prompt
-        for index, scene in enumerate(split_scenes(split, count, seed=seed))
-        for prompt in _questions_about(
-            _name(split, index), scene, store, per_split, seed
-        )
-    ]
+    prompts = []
+    for index, scene in enumerate(split_scenes(split, count, seed=seed)):
+        name = _name(split, index)
+        prompts += _questions_about(name, scene, store, per_split, seed)
+    return prompts
 
 
 def _questions_about(
@@ -60,9 +56,8 @@ def _questions_about(
     image = store.add(render(scene))
     prompts = []
     for pope_split in POPE_SPLITS:
-        for index, question in enumerate(
-            questions(scene, pope_split, pairs=per_split // 2, seed=seed)
-        ):
+        asked = questions(scene, pope_split, pairs=per_split // 2, seed=seed)
+        for index, question in enumerate(asked):
             truth = {
                 "question": question.text,
                 "answer": question.answer,
@@ -71,9 +66,8 @@ def _questions_about(
                 "scene": name,
             }
             id = f"{name}/{pope_split}/{index}"
-            prompts.append(
-                _prompt(id, question.text, image, answer_text(question.answer), truth)
-            )
+            reference = answer_text(question.answer)
+            prompts.append(_prompt(id, question.text, image, reference, truth))
     return prompts
 
 

@@ -22,7 +22,7 @@ Answer: TypeAlias = Literal["yes", "no"]
 
 POPE_SPLITS: tuple[PopeSplit, ...] = get_args(PopeSplit)
 NAME_ONE = "Name a shape in the image."
-"""A request of the training text only: to follow it a policy must know which shapes there are, wherever they are."""
+"""A request of the training text only. To follow it, a policy must know which shapes there are, wherever they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Question:
 
 
 def ask(shape: str) -> str:
+    """The yes/no question about a shape."""
     return f"Is there a {shape} in the image?"
 
 
@@ -58,15 +59,17 @@ def questions(
     rng.shuffle(present)
     absent = rank_absent(scene, split, rng)
     pairs = min(pairs, len(present), len(absent))
-    asked: list[tuple[str, Answer]] = []
+    asked = []
     for yes, no in zip(present[:pairs], absent[:pairs], strict=True):
-        asked += [(yes, "yes"), (no, "no")]
-    return [Question(ask(shape), answer, split, shape) for shape, answer in asked]
+        asked.append(Question(ask(yes), "yes", split, yes))
+        asked.append(Question(ask(no), "no", split, no))
+    return asked
 
 
 def rank_absent(scene: Scene, split: PopeSplit, rng: random.Random) -> list[str]:
-    """Absent shapes, the one to ask about first at the front; ties fall by `rng`."""
+    """The absent shapes in the order in which to ask about them; ties are broken by `rng`."""
     absent = [shape for shape in SHAPES if shape not in scene.shapes]
+    # Sorting is stable, so the shuffle decides between equals.
     rng.shuffle(absent)
     if split == "popular":
         counts = shape_counts()
@@ -86,6 +89,7 @@ def _companionship(shape: str, present: Sequence[str]) -> int:
 @cache
 def shape_counts() -> Counter[str]:
     """How often each shape occurs in 2,000 biased training scenes."""
-    return Counter(
-        shape for scene in split_scenes("train", 2000, seed=0) for shape in scene.shapes
-    )
+    counts: Counter[str] = Counter()
+    for scene in split_scenes("train", 2000, seed=0):
+        counts.update(scene.shapes)
+    return counts

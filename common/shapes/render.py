@@ -24,6 +24,7 @@ _RGB = {
 
 def render(scene: Scene) -> Image.Image:
     """Draw the scene as an RGB image of `IMAGE_SIZE` squared; the same scene gives the same pixels."""
+    # The order of the draws decides the pixels of every picture.
     rng = random.Random(scene.seed)
     grey = rng.randint(205, 255)
     image = blank(grey)
@@ -32,12 +33,13 @@ def render(scene: Scene) -> Image.Image:
         row, column = divmod(item.cell, GRID)
         x = (column + 0.5) * CELL_PIXELS + rng.uniform(-1.2, 1.2)
         y = (row + 0.5) * CELL_PIXELS + rng.uniform(-1.2, 1.2)
-        _draw_shape(draw, item.shape, x, y, rng.uniform(8.0, 10.0), _RGB[item.colour])
+        radius = rng.uniform(8.0, 10.0)
+        _draw_shape(draw, item.shape, x, y, radius, _RGB[item.colour])
     return image
 
 
 def blank(grey: int = 230) -> Image.Image:
-    """A picture of nothing, for blind tests."""
+    """A plain grey picture, for blind tests."""
     return Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (grey, grey, grey))
 
 
@@ -75,11 +77,10 @@ def _draw_shape(
 
 
 def _star(x: float, y: float, radius: float) -> list[tuple[float, float]]:
+    """Corners of a five-pointed star, outer and inner ones in turn, the first one at the top."""
     points = []
     for k in range(10):
-        angle, reach = (
-            math.pi * k / 5 - math.pi / 2,
-            radius if k % 2 == 0 else radius * 0.42,
-        )
+        angle = math.pi * k / 5 - math.pi / 2
+        reach = radius if k % 2 == 0 else radius * 0.42
         points.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
     return points

@@ -57,11 +57,8 @@ class SceneObject:
     colour: str
 
     def __post_init__(self) -> None:
-        if (
-            self.shape not in SHAPES
-            or self.colour not in COLOURS
-            or not 0 <= self.cell < NUM_CELLS
-        ):
+        known = self.shape in SHAPES and self.colour in COLOURS
+        if not known or not 0 <= self.cell < NUM_CELLS:
             raise ValueError(
                 f"an object needs a shape of {SHAPES}, a colour of {COLOURS} and a cell in 0-{NUM_CELLS - 1}; "
                 f"got {self.colour!r} {self.shape!r} in cell {self.cell!r}"
@@ -69,6 +66,7 @@ class SceneObject:
 
     @property
     def place(self) -> str:
+        """The cell in words."""
         return PLACES[self.cell]
 
 
@@ -92,10 +90,12 @@ class Scene:
 
     @property
     def shapes(self) -> tuple[str, ...]:
+        """The shapes present, in reading order."""
         return tuple(o.shape for o in self.objects)
 
     @property
     def cells(self) -> tuple[int, ...]:
+        """The occupied cells, in rising order."""
         return tuple(o.cell for o in self.objects)
 
     @property
@@ -105,16 +105,18 @@ class Scene:
 
     @property
     def id(self) -> str:
+        """Hash of the layout, and the rendering seed."""
         return f"{_stable_hash(self.layout):016x}-{self.seed:08x}"
 
     @property
     def absent_partners(self) -> tuple[str, ...]:
-        """Usual partners of the shapes present that are not there themselves: what one tends to imagine."""
-        return tuple(
-            PARTNERS[s]
-            for s in self.shapes
-            if s in PARTNERS and PARTNERS[s] not in self.shapes
-        )
+        """The usual partners of shapes present that are absent themselves: what a biased policy hallucinates."""
+        absent = []
+        for shape in self.shapes:
+            partner = PARTNERS.get(shape)
+            if partner and partner not in self.shapes:
+                absent.append(partner)
+        return tuple(absent)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready ground truth, as a judge receives it."""
@@ -125,28 +127,29 @@ class Scene:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scene:
-        objects = sorted(
-            SceneObject(int(o["cell"]), str(o["shape"]), str(o["colour"]))
-            for o in data["objects"]
-        )
-        return cls(tuple(objects), int(data["seed"]))
+        """The scene of `to_dict`; KeyError, TypeError or ValueError when `data` is none."""
+        objects = []
+        for fields in data["objects"]:
+            cell = int(fields["cell"])
+            item = SceneObject(cell, str(fields["shape"]), str(fields["colour"]))
+            objects.append(item)
+        return cls(tuple(sorted(objects)), int(data["seed"]))
 
 
 def sample_scene(
     rng: random.Random, bias: float = 0.0, max_drawn: int = MAX_DRAWN
 ) -> Scene:
-    """One to `max_drawn` different shapes at random, each anchor then joined by its partner with probability `bias`."""
+    """A random scene: 1 to `max_drawn` different shapes; each anchor then gets its partner with probability `bias`."""
     shapes = rng.sample(SHAPES, rng.randint(1, max_drawn))
     for anchor in tuple(shapes):
         partner = PARTNERS.get(anchor)
         if partner and partner not in shapes and rng.random() < bias:
             shapes.append(partner)
     cells = rng.sample(range(NUM_CELLS), len(shapes))
-    objects = sorted(
-        SceneObject(c, s, rng.choice(COLOURS))
-        for c, s in zip(cells, shapes, strict=True)
-    )
-    return Scene(tuple(objects), rng.getrandbits(32))
+    objects = []
+    for cell, shape in zip(cells, shapes, strict=True):
+        objects.append(SceneObject(cell, shape, rng.choice(COLOURS)))
+    return Scene(tuple(sorted(objects)), rng.getrandbits(32))
 
 
 def split_of(scene: Scene) -> Split:
@@ -177,4 +180,5 @@ def split_scenes(
 
 
 def _stable_hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

@@ -1,15 +1,16 @@
-"""The four stages of the tiny policy: a tower that sees, then a language model that believes what it was told.
+"""The four stages of the tiny policy: a vision encoder that sees, then a language model that believes its text.
 
-    stage 1   tower + two linear heads: shape and colour of the cell around every patch, from clean labels
-    stage 2   projector + language model on the frozen tower: which objects there are, named one by one or asked for
+    stage 1   vision encoder + two linear heads: shape and colour of the cell around every patch, from clean labels
+    stage 2   projector + language model on the frozen encoder: which objects there are, named one by one or asked for
     stage 3   the same with noisy captions of biased scenes and fewer questions
     stage 4   more of stage 3 with a fresh learning rate, until colours and places are right
 
-Questions come first: a language model that has learnt captions reads the picture cell by cell and does not find its way
-to "is there one anywhere", a fresh one that also has to name what is there does so in 150 steps. It names colours too:
-a projector that has learnt to pass shapes alone gives captions of right shapes at right places, all of one colour.
+Questions come first. A language model that has learnt captions reads the picture cell by cell and never learns to
+answer "is there one anywhere"; a fresh one that also has to name what is there learns it in 150 steps. Answers name
+colours too: a projector that has learnt to pass on shapes alone gives captions with right shapes at right places, all
+of one colour.
 
-So what the policy gets wrong is not what it cannot see, it is what its training text said: the kind of error that
+So what the policy gets wrong is not what it cannot see but what its training text said, the kind of error that
 preference training can cure.
 """
 
@@ -73,30 +74,33 @@ POLISH_STAGE = TextStage(steps=450, batch_size=64, lr=1e-3, captions=0.85, hidde
 
 def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -> None:
     """Teach the vision tower shape and colour per cell on unbiased, densely filled scenes of the training split."""
-    tower = model.model.vision_tower
-    width = tower.config.hidden_size
-    heads = nn.Linear(width, len(SHAPES) + 1), nn.Linear(width, len(COLOURS) + 1)
+    encoder = model.model.vision_tower
+    width = encoder.config.hidden_size
+    shape_head = nn.Linear(width, len(SHAPES) + 1)
+    colour_head = nn.Linear(width, len(COLOURS) + 1)
     patch_cells = cell_of_patch()
     scenes = stream_scenes("train", seed=seed, bias=0.0, max_drawn=DENSE)
 
     def losses() -> Iterator[Tensor]:
         while True:
             batch = list(islice(scenes, stage.batch_size))
-            features = tower(
-                pixels([render(scene) for scene in batch])
-            ).last_hidden_state[:, 1:]
-            yield sum(
-                (
-                    nn.functional.cross_entropy(
-                        head(features).flatten(0, 1), classes[:, patch_cells].flatten()
-                    )
-                    for head, classes in zip(heads, cell_classes(batch), strict=True)
-                ),
-                start=torch.zeros(()),
-            )
+            images = pixels([render(scene) for scene in batch])
+            # The first token is CLS.
+            features = encoder(images).last_hidden_state[:, 1:]
+            shapes, colours = cell_classes(batch)
+            loss = torch.zeros(())
+            for head, classes in ((shape_head, shapes), (colour_head, colours)):
+                logits = head(features).flatten(0, 1)
+                expected = classes[:, patch_cells].flatten()
+                loss = loss + nn.functional.cross_entropy(logits, expected)
+            yield loss
 
-    trained = [*tower.parameters(), *heads[0].parameters(), *heads[1].parameters()]
-    _descend(trained, losses(), stage, "tower")
+    parameters = [
+        *encoder.parameters(),
+        *shape_head.parameters(),
+        *colour_head.parameters(),
+    ]
+    _descend(parameters, losses(), stage, "tower")
 
 
 def train_text(
@@ -106,20 +110,20 @@ def train_text(
     seed: int,
     noise: float = NOISE_SHARE,
 ) -> None:
-    """Supervised fine-tuning of projector and language model on what training text says; the tower stays frozen."""
+    """Fine-tune projector and language model on training text; the vision encoder stays frozen."""
     model.model.vision_tower.requires_grad_(False)
     rng = random.Random(f"text/{seed}/{stage.captions}")
     scenes = stream_scenes("train", seed=rng.getrandbits(32))
 
     def losses() -> Iterator[Tensor]:
         while True:
-            seen = list(islice(scenes, stage.batch_size))
+            shown = list(islice(scenes, stage.batch_size))
             lessons = [
                 lesson(scene, rng, captions=stage.captions, noise=noise)
-                for scene in seen
+                for scene in shown
             ]
-            visible = [visible_tokens(rng, stage.hidden) for _ in seen]
-            batch = supervised_batch(tokenizer, seen, lessons, visible)
+            visible = [visible_tokens(rng, stage.hidden) for _ in shown]
+            batch = supervised_batch(tokenizer, shown, lessons, visible)
             yield model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -128,27 +132,23 @@ def train_text(
                 labels=batch.labels,
             ).loss
 
-    _descend(
-        [p for p in model.parameters() if p.requires_grad],
-        losses(),
-        stage,
-        f"text/{stage.captions}",
-    )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    _descend(trained, losses(), stage, f"text/{stage.captions}")
     model.requires_grad_(True)
 
 
 def _descend(
     parameters: list[nn.Parameter], losses: Iterator[Tensor], stage: Stage, name: str
 ) -> None:
+    """Run the steps of a stage; every loss is drawn under the weights of the step before."""
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.lr, weight_decay=stage.weight_decay
     )
     schedule = get_cosine_schedule_with_warmup(
         optimizer, stage.warmup_steps, stage.steps
     )
-    with tqdm(
-        islice(losses, stage.steps), total=stage.steps, desc=name, mininterval=5.0
-    ) as progress:
+    steps = islice(losses, stage.steps)
+    with tqdm(steps, total=stage.steps, desc=name, mininterval=5.0) as progress:
         for loss in progress:
             optimizer.zero_grad()
             loss.backward()

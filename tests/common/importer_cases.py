@@ -63,7 +63,10 @@ VICUNA = "A chat between a curious user and an AI. It helps. USER: <image>\nWhat
 
 @dataclass(frozen=True)
 class Case:
-    """A good row with what it must become, and how to break it: `malformed` fields, and where its image goes."""
+    """A good row with the records it must become, and how to break it.
+
+    `malformed` is a change of fields with the reason it must be dropped under; `put` puts an image into a row.
+    """
 
     good: dict[str, Any]
     ids: tuple[str, ...]
@@ -290,16 +293,16 @@ def imported(name: str, path: Path, root: Path) -> tuple[list[Any], list[Dropped
     """The records of a file or folder, and what was dropped."""
     importer = load(name)
     intake = ImageIntake(root, ImageStore(root.parent / "store"))
-    found = [
-        outcome
-        for number, (row, _) in enumerate(
-            read_rows(importer.files(path), importer.keyed)
-        )
-        for outcome in outcomes(importer, number, row, intake)
-    ]
-    return [record for record in found if not isinstance(record, Dropped)], [
-        d for d in found if isinstance(d, Dropped)
-    ]
+    records: list[Any] = []
+    dropped: list[Dropped] = []
+    rows = read_rows(importer.files(path), importer.keyed)
+    for number, (row, _) in enumerate(rows):
+        for outcome in outcomes(importer, number, row, intake):
+            if isinstance(outcome, Dropped):
+                dropped.append(outcome)
+            else:
+                records.append(outcome)
+    return records, dropped
 
 
 def case_rows(name: str, *changes: dict[str, Any]) -> list[dict[str, Any]]:

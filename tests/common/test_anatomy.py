@@ -134,38 +134,32 @@ def test_figures_by_hand() -> None:
         ]
     )
     length = figures["length"]
-    assert length["chosen"]["mean"] == 9 / 4 and length["rejected"]["max"] == 10
+    assert length["chosen"]["mean"] == 9 / 4
+    assert length["rejected"]["max"] == 10
     assert length["rejected"]["mean"] == (2 + 10 + 2 + 2) / 4
-    assert length["gap"]["min"] == -5 and length["ratio"] == 9 / 16
-    assert length["chosen_longer_frac"] == 0 and length["equal_frac"] == 1 / 4
-    assert figures["distance"]["words"]["mean"] == pytest.approx(
-        (0 + 0.5 + 1 + 0.5) / 4
-    )
-    assert (
-        figures["distance"]["near_duplicate_frac"] == 1 / 4
-        and figures["distance"]["identical_frac"] == 0
-    )
+    assert length["gap"]["min"] == -5
+    assert length["ratio"] == 9 / 16
+    assert length["chosen_longer_frac"] == 0
+    assert length["equal_frac"] == 1 / 4
+    distances = figures["distance"]
+    assert distances["words"]["mean"] == pytest.approx((0 + 0.5 + 1 + 0.5) / 4)
+    assert distances["near_duplicate_frac"] == 1 / 4
+    assert distances["identical_frac"] == 0
     assert figures["yes_no"] == {
         "frac": 2 / 4,
         "opposed_frac": 1 / 2,
         "chosen_yes_frac": 1 / 2,
     }
-    assert (
-        figures["images"]["reuse"] == {"1": 1, "3": 1}
-        and figures["images"]["num_images"] == 2
-    )
-    assert (
-        figures["images"]["num_missing"] == 1
-        and figures["images"]["num_pairs_missing"] == 3
-    )
-    assert (
-        figures["images"]["num_pairs_without"] == 1
-        and figures["images"]["num_pairs_several"] == 2
-    )
-    assert figures["sources"] == {"test": 3, "x": 1} and figures["weight_versions"] == {
-        "none": 3,
-        "3": 1,
-    }
+    images = figures["images"]
+    assert images["reuse"] == {"1": 1, "3": 1}
+    assert images["num_images"] == 2
+    # "/nowhere" of image one; image two is this file.
+    assert images["num_missing"] == 1
+    assert images["num_pairs_missing"] == 3
+    assert images["num_pairs_without"] == 1
+    assert images["num_pairs_several"] == 2
+    assert figures["sources"] == {"test": 3, "x": 1}
+    assert figures["weight_versions"] == {"none": 3, "3": 1}
     assert figures["scores"] == {"num_pairs": 1, "not_higher": 1}
 
 
@@ -197,12 +191,10 @@ def test_an_empty_set_has_no_shares() -> None:
 
 
 def test_summary_and_histogram_by_hand() -> None:
-    found = summary([1, 2, 3, 4])
-    assert (
-        found is not None
-        and found["mean"] == 2.5
-        and found["quantiles"]["0.25"] == 1.75
-    )
+    figures = summary([1, 2, 3, 4])
+    assert figures is not None
+    assert figures["mean"] == 2.5
+    assert figures["quantiles"]["0.25"] == 1.75
     whole = histogram({"x": [1, 1, 3], "y": [2]})
     assert whole == {
         "edges": [0.5, 1.5, 2.5, 3.5],
@@ -216,9 +208,11 @@ def test_summary_and_histogram_by_hand() -> None:
 
 @given(st.lists(st.integers(-5000, 5000), min_size=1, max_size=300))
 def test_a_histogram_loses_nothing(values: list[int]) -> None:
-    found = histogram({"x": values})
-    assert found is not None and sum(found["counts"]["x"]) == len(values)
-    assert len(found["edges"]) == len(found["counts"]["x"]) + 1 <= 26
+    figures = histogram({"x": values})
+    assert figures is not None
+    counts = figures["counts"]["x"]
+    assert sum(counts) == len(values)
+    assert len(figures["edges"]) == len(counts) + 1 <= 26
 
 
 @given(st.integers(0, 500), st.integers(0, 600))
@@ -255,27 +249,21 @@ def test_reading_bit_by_bit_gives_what_reading_at_once_gives(
             read(tmp_path / "nowhere")
 
 
-def test_views_of_a_pair(tmp_path: Path) -> None:
+def test_image_conditions_of_a_pair(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    a, b = store.add(blank(1)), store.add(blank(2).resize((30, 40)))
-    first, second = (
-        replace(pair("1", "x", "y", (a,)), prompt_token_ids=(1,)),
-        replace(pair("2", "x", "y", (b,)), prompt_token_ids=(2,)),
-    )
+    a = store.add(blank(1))
+    b = store.add(blank(2).resize((30, 40)))
+    first = replace(pair("1", "x", "y", (a,)), prompt_token_ids=(1,))
+    second = replace(pair("2", "x", "y", (b,)), prompt_token_ids=(2,))
     grey = blank_images(store)(second)
-    assert (
-        grey is not None
-        and grey.prompt.images[0] not in (a, b)
-        and grey.prompt_token_ids is None
-    )
+    assert grey is not None
+    assert grey.prompt.images[0] not in (a, b)
+    assert grey.prompt_token_ids is None
     assert grey.prompt.messages == second.prompt.messages
     shuffled = shuffled_images([first, second, first])
-    assert [seen.prompt.images for seen in map(shuffled, (first, second)) if seen] == [
-        (b,),
-        (a,),
-    ]
+    exchanged = [shuffled(first), shuffled(second)]
+    assert [shown.prompt.images for shown in exchanged if shown] == [(b,), (a,)]
     assert shuffled_images([first, first])(first) is None
     bare = without_images(first)
-    assert bare.prompt.images == () and bare.prompt.messages == (
-        Message("user", (Part("text", "What is there?"),)),
-    )
+    assert bare.prompt.images == ()
+    assert bare.prompt.messages == (Message("user", (Part("text", "What is there?"),)),)

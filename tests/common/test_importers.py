@@ -553,10 +553,10 @@ def test_a_file_cut_anywhere_gives_its_whole_rows(data: st.DataObject) -> None:
             path = write(Path(name) / f"rows{suffix}", rows)
             whole = path.read_bytes()
             path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
-            found = [row for row, _ in read_rows([DataFile(path)])]
-            kept = [row for row in found if not isinstance(row, Dropped)]
+            read = [row for row, _ in read_rows([DataFile(path)])]
+            kept = [row for row in read if not isinstance(row, Dropped)]
             assert kept == rows[: len(kept)]
-            assert len(kept) == len(rows) or len(found) - len(kept) <= 1
+            assert len(kept) == len(rows) or len(read) - len(kept) <= 1
 
 
 def test_a_folder_without_data_is_an_error(tmp_path: Path) -> None:
@@ -594,17 +594,11 @@ def test_any_row_is_imported_or_counted(data: st.DataObject) -> None:
                 data.draw(st.sampled_from(sorted(case.good))): data.draw(VALUES),
             }
             for value in (row, data.draw(VALUES)):
-                found = list(
-                    outcomes(
-                        load(name),
-                        0,
-                        value,
-                        ImageIntake(root, ImageStore(root / "store")),
-                    )
-                )
-                assert found and all(
-                    isinstance(one, PreferencePair | Prompt | Dropped) for one in found
-                )
+                intake = ImageIntake(root, ImageStore(root / "store"))
+                results = list(outcomes(load(name), 0, value, intake))
+                assert results
+                for result in results:
+                    assert isinstance(result, PreferencePair | Prompt | Dropped)
 
 
 @given(
