@@ -68,7 +68,7 @@ class ChatServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                owner._serve(self)
+                owner.serve(self)
 
             def log_message(self, *_: object) -> None:
                 return None
@@ -90,7 +90,8 @@ class ChatServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def _serve(self, request: BaseHTTPRequestHandler) -> None:
+    def serve(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer one request, in the thread that it came in on."""
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
         assert request.path == "/v1/chat/completions"
         with self._lock:

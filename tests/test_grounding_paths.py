@@ -49,59 +49,58 @@ def blanked(pair: PreferencePair, store: ImageStore) -> PreferencePair:
     return blind
 
 
-def encoded(own: Family, image: Image.Image | None) -> EncodedPair:
-    """A pair on a grey picture of this one's size; with None on picture 1."""
-    pair: EncodedPair = own.pair(
-        "a1 a2", 1 if image is None else 2, chosen=(20, 21), rejected=(22, 23, 24)
-    )
+def encoded(model: Family, image: Image.Image | None) -> EncodedPair:
+    """A pair with this image, or with the family's picture 1 for None."""
+    text = "a1 a2"
+    seed = 1 if image is None else 2
+    pair: EncodedPair = model.pair(text, seed, chosen=(20, 21), rejected=(22, 23, 24))
     if image is None:
         return pair
     inputs = dict(
-        own.processor(text=[own.image + "a1 a2"], images=[[image]], return_tensors="pt")
+        model.processor(
+            text=[model.image + text], images=[[image]], return_tensors="pt"
+        )
     )
     tokens = tuple(inputs.pop("input_ids")[0].tolist())
     inputs.pop("attention_mask")
-    inputs = {
-        name: v.double() if v.is_floating_point() else v for name, v in inputs.items()
-    }
-    return replace(
-        pair,
-        prompt=EncodedPrompt(
-            tokens, tokens.count(own.model.config.image_token_id), inputs
-        ),
-    )
+    for name, value in inputs.items():
+        if value.is_floating_point():
+            inputs[name] = value.double()
+    num_image_tokens = tokens.count(model.model.config.image_token_id)
+    prompt = EncodedPrompt(tokens, num_image_tokens, inputs)
+    return replace(pair, prompt=prompt)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("path", ["rows", "tree", "shared", "fused"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_policy_of_every_family(name: str, path: str) -> None:
-    own = family(name)
-    collator = object.__new__(Collator)  # collate needs no encoder's files
-    collator.encoder = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0))  # type: ignore[assignment]
-    seeing = encoded(own, None)
-    blind = encoded(own, Image.new("RGB", (128, 64), GREY))
+    seeing = encoded(family(name), None)
+    blind = encoded(family(name), Image.new("RGB", (128, 64), GREY))
     assert seeing.prompt.token_ids == blind.prompt.token_ids
-    policy = Policy(own.model)
+    # A copy: `prepare` changes the model, and other tests share the family's.
+    policy = Policy(deepcopy(family(name).model))
+    collate: Callable[[list[EncodedPair]], Any] = tree_batch
     if path == "rows":
-        found = [
-            policy(collator.collate([pair])).summed for pair in (seeing, blind, seeing)
-        ]
+        collate = bare_collator().collate
     else:
-        attention = own.model.model.language_model.config._attn_implementation
-        if path == "fused":
-            policy = Policy(deepcopy(own.model))
         prepare(policy.model, fused_layers=path == "fused")
-        policy.vision = (
-            VisionShare(own.model.requires_grad_(False), 1 << 20)
-            if path == "shared"
-            else None
-        )
-        found = [policy(tree_batch([pair])).summed for pair in (seeing, blind, seeing)]
-        own.model.requires_grad_(True)
-        own.model.model.language_model.config._attn_implementation = attention
-    assert (found[0] - found[1]).abs().min() > LEAST
-    torch.testing.assert_close(found[0], found[2], atol=1e-9, rtol=0)
+    if path == "shared":
+        policy.model.requires_grad_(False)
+        policy.vision = VisionShare(policy.model, 1 << 20)
+    first = policy(collate([seeing])).summed
+    changed = policy(collate([blind])).summed
+    again = policy(collate([seeing])).summed
+    assert (first - changed).abs().min() > LEAST
+    torch.testing.assert_close(first, again, atol=1e-9, rtol=0)
+
+
+def bare_collator() -> Collator:
+    """A collator for encoded pairs: it needs no encoder's files, only the id that pads."""
+    collator = object.__new__(Collator)
+    tokenizer = SimpleNamespace(pad_token_id=0)
+    collator.encoder = SimpleNamespace(tokenizer=tokenizer)  # type: ignore[assignment]
+    return collator
 
 
 FAST: dict[str, dict[str, Any]] = {
@@ -152,12 +151,15 @@ def test_judge(tmp_path: Path) -> None:
     judge = make_judge(config.PolicyJudge())
     prompts = caption_prompts("test", 8, 3, store)
     texts = [prompt.reference or "" for prompt in prompts]
-    blind = [
-        blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts
-    ]  # type: ignore[arg-type]
+    blind = [blanked_prompt(prompt, store) for prompt in prompts]
 
     def scores(shown: list[Prompt]) -> list[tuple[float, ...]]:
         rows = zip(shown, texts, texts[::-1], strict=True)
         return [scores_of(judge, group(p, true, false)) for p, true, false in rows]
 
     assert scores(prompts) != scores(blind)
+
+
+def blanked_prompt(prompt: Prompt, store: ImageStore) -> Prompt:
+    pair = PreferencePair("p", prompt, None, None, "")
+    return blanked(pair, store).prompt

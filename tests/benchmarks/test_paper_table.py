@@ -21,19 +21,24 @@ ROOT = Path(__file__).parents[2]
 
 
 def result() -> dict[str, object]:
-    def card(value: float) -> dict[str, float]:
-        return {name: value for name, _ in METRICS} | {"mean_length": 20 * value}
-
-    intervals = {name: [0.2, 0.3] for name, _ in METRICS}
+    """What the benchmark would write: one method, three seeds."""
     arm = {"title": "Mixed | DPO", "seeds": [card(0.1), card(0.2), card(0.3)]}
+    intervals = {name: [0.2, 0.3] for name, _ in METRICS}
     return {
-        "baseline": card(0.25) | {"intervals": intervals},
+        "baseline": {**card(0.25), "intervals": intervals},
         "arms": {"mixed": arm},
         "not_run": ["RLOO"],
         "seeds": [0, 1, 2],
         "steps": 4,
         "scenes": 5,
     }
+
+
+def card(value: float) -> dict[str, float]:
+    """Every metric has the same value; lengths are twenty times as much."""
+    metrics = {name: value for name, _ in METRICS}
+    metrics["mean_length"] = 20 * value
+    return metrics
 
 
 @pytest.mark.parametrize(
@@ -53,14 +58,12 @@ def test_a_cell_is_mean_and_range(
 
 def test_the_page_has_one_row_per_method_and_its_plot(tmp_path: Path) -> None:
     write_page(result(), tmp_path)
-    rows = [
-        line
-        for line in (tmp_path / "paper_table.md").read_text().splitlines()
-        if line.startswith("|")
-    ]
+    page = (tmp_path / "paper_table.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|")]
     assert len(rows) == 4
     assert rows[3].startswith("| Mixed / DPO | 0.200 (0.100 – 0.300) |")
-    assert len({row.count("|") for row in rows}) == 1
+    num_bars = {row.count("|") for row in rows}
+    assert len(num_bars) == 1
     assert (tmp_path / "paper_table.svg").read_text().count("<svg") == 1
     assert "seeds 0, 1, 2" in table(result())
     assert "Not run here: RLOO." in table(result())
@@ -70,13 +73,16 @@ def test_the_page_has_one_row_per_method_and_its_plot(tmp_path: Path) -> None:
 def test_every_arm_is_a_valid_run(name: str) -> None:
     arm = ARMS[name]
     assert arm.pairs is None or arm.pairs in PAIR_SETS
-    words = [*arm.words, *(["--data.offline.path", "pairs"] if arm.pairs else [])]
+    words = list(arm.words)
+    if arm.pairs:
+        words += ["--data.offline.path", "pairs"]
     load_config(ROOT / "cluster" / "configs" / f"shapes_{arm.preset}.toml", words)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, made in PAIR_SETS.items() if made.words[0] == "bdhs"]
-)
+BDHS_SETS = [name for name, pairs in PAIR_SETS.items() if pairs.words[0] == "bdhs"]
+
+
+@pytest.mark.parametrize("name", BDHS_SETS)
 def test_every_pair_set_is_a_valid_job(name: str, tmp_path: Path) -> None:
     words = [*PAIR_SETS[name].words, "--out", str(tmp_path)]
     config_of(words)
@@ -97,26 +103,18 @@ def test_what_was_made_otherwise_is_refused_before_anything_runs(
         "mixture": {"online_fraction": 1},
     }
     config = RunConfig.model_validate(settings)
-    replace_file(
-        tmp_path / "runs" / "offline-povid-seed1" / "config.json",
-        config.model_dump_json(),
-    )
-    (tmp_path / "pairs" / "povid-seed1").mkdir(parents=True)
-    write_json(tmp_path / "pairs" / "povid-seed1" / SPEC, {"count": 600})
-    line = [
-        "paper_table",
-        "--dir",
-        str(tmp_path),
-        "--only",
-        "offline-povid",
-        "--seeds",
-        "0",
-        "1",
-    ]
-    monkeypatch.setattr("sys.argv", [*line, f"--{flag}", str(asked)])
-    with pytest.raises(
-        SystemExit, match=f"--{flag}: expected {made}, .*, got {asked}; .*--dir"
-    ):
+    run_dir = tmp_path / "runs" / "offline-povid-seed1"
+    replace_file(run_dir / "config.json", config.model_dump_json())
+    pairs_dir = tmp_path / "pairs" / "povid-seed1"
+    pairs_dir.mkdir(parents=True)
+    write_json(pairs_dir / SPEC, {"count": 600})
+    line = ["paper_table", "--dir", str(tmp_path)]
+    line += ["--only", "offline-povid"]
+    line += ["--seeds", "0", "1"]
+    line += [f"--{flag}", str(asked)]
+    monkeypatch.setattr("sys.argv", line)
+    message = f"--{flag}: expected {made}, .*, got {asked}; .*--dir"
+    with pytest.raises(SystemExit, match=message):
         paper_table.main()
 
 
@@ -125,20 +123,19 @@ def test_the_start_policy_s_answers_are_shared_whole(
 ) -> None:
     """Whoever has the file open reads the old one or the new one, never half of either."""
     settings = argparse.Namespace(dir=tmp_path, steps=1, scenes=2)
-    first, second = (
-        tmp_path / "runs" / f"online-seed{seed}" / "evaluation" / "baseline.json"
-        for seed in (0, 1)
-    )
+    runs = tmp_path / "runs"
+    first = runs / "online-seed0" / "evaluation" / "baseline.json"
+    second = runs / "online-seed1" / "evaluation" / "baseline.json"
     monkeypatch.setattr(paper_table, "oracle_scorecard", lambda run_dir: {})
     monkeypatch.setattr(paper_table, "call", lambda *_: replace_file(first, "answers"))
-    assert paper_table.train("online", ARMS["online"], 0, settings)["seconds"] >= 0
+    outcome = paper_table.train("online", ARMS["online"], 0, settings)
+    assert outcome["seconds"] >= 0
     start = tmp_path / "start_2_scenes.json"
     assert start.read_text() == "answers"
     replace_file(second, "torn")
-    os.link(second, tmp_path / "opened before")
+    opened_before = tmp_path / "opened before"
+    os.link(second, opened_before)
     monkeypatch.setattr(paper_table, "call", lambda *_: None)
     paper_table.train("online", ARMS["online"], 1, settings)
-    assert (
-        second.read_text() == "answers"
-        and (tmp_path / "opened before").read_text() == "torn"
-    )
+    assert second.read_text() == "answers"
+    assert opened_before.read_text() == "torn"
