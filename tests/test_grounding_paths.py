@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,13 +19,11 @@ import torch
 from PIL import Image
 
 from common import config
-from common.chat import EncodedPrompt
 from common.images import ImageStore
 from common.protocols import GenerationRequest
-from common.records import PreferencePair, RolloutGroup
+from common.records import PreferencePair, Prompt, RolloutGroup
 from common.shapes.prompts import caption_prompts
 from common.views import GREY, blank_view
-from learner.collate import Collator
 from learner.encoded import EncodedPair
 from learner.learner import Learner
 from learner.policy import Policy
@@ -35,6 +32,7 @@ from learner.tree_logps import prepare
 from learner.vision import VisionShare
 from tests.learner.families import FAMILIES, Family, family
 from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.learner.trees import Rows
 from tests.reward.builders import group
 from tests.tiny_models import make_prompt, tiny_llava
 
@@ -53,59 +51,47 @@ def blanked(pair: PreferencePair, store: ImageStore) -> PreferencePair:
     return blind
 
 
-def encoded(own: Family, image: Image.Image | None) -> EncodedPair:
-    """A pair on a grey picture of this one's size; with None on picture 1."""
-    pair: EncodedPair = own.pair(
-        "a1 a2", 1 if image is None else 2, chosen=(20, 21), rejected=(22, 23, 24)
+def blank_prompt(prompt: Prompt, store: ImageStore) -> Prompt:
+    """The prompt with a blank picture."""
+    pair = PreferencePair("p", prompt, None, None, "")  # type: ignore[arg-type]
+    return blanked(pair, store).prompt
+
+
+def encoded(tiny: Family, image: Image.Image | None) -> EncodedPair:
+    """A pair on this picture; with None on picture 1."""
+    seed = 1 if image is None else 2
+    pair: EncodedPair = tiny.pair(
+        "a1 a2",
+        seed,
+        chosen=(20, 21),
+        rejected=(22, 23, 24),
     )
     if image is None:
         return pair
-    inputs = dict(
-        own.processor(text=[own.image + "a1 a2"], images=[[image]], return_tensors="pt")
-    )
-    tokens = tuple(inputs.pop("input_ids")[0].tolist())
-    inputs.pop("attention_mask")
-    inputs = {
-        name: v.double() if v.is_floating_point() else v for name, v in inputs.items()
-    }
-    return replace(
-        pair,
-        prompt=EncodedPrompt(
-            tokens, tokens.count(own.model.config.image_token_id), inputs
-        ),
-    )
+    return replace(pair, prompt=tiny.encode("a1 a2", [image]))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("path", ["rows", "tree", "shared", "fused"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_policy_of_every_family(name: str, path: str) -> None:
-    own = family(name)
-    collator = object.__new__(Collator)  # collate needs no encoder's files
-    collator.encoder = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0))  # type: ignore[assignment]
-    seeing = encoded(own, None)
-    blind = encoded(own, Image.new("RGB", (128, 64), GREY))
+    tiny = family(name)
+    seeing = encoded(tiny, None)
+    blind = encoded(tiny, Image.new("RGB", (128, 64), GREY))
     assert seeing.prompt.token_ids == blind.prompt.token_ids
-    policy = Policy(own.model)
-    if path == "rows":
-        found = [
-            policy(collator.collate([pair])).summed for pair in (seeing, blind, seeing)
-        ]
-    else:
-        attention = own.model.model.language_model.config._attn_implementation
-        if path == "fused":
-            policy = Policy(deepcopy(own.model))
+    # A copy: `prepare` and frozen parameters would stay with the family's model.
+    policy = Policy(deepcopy(tiny.model))
+    collate: Callable[[list[EncodedPair]], Any] = Rows().collate
+    if path != "rows":
+        collate = tree_batch
         prepare(policy.model, fused_layers=path == "fused")
-        policy.vision = (
-            VisionShare(own.model.requires_grad_(False), 1 << 20)
-            if path == "shared"
-            else None
-        )
-        found = [policy(tree_batch([pair])).summed for pair in (seeing, blind, seeing)]
-        own.model.requires_grad_(True)
-        own.model.model.language_model.config._attn_implementation = attention
-    assert (found[0] - found[1]).abs().min() > LEAST
-    torch.testing.assert_close(found[0], found[2], atol=1e-9, rtol=0)
+    if path == "shared":
+        policy.vision = VisionShare(policy.model.requires_grad_(False), 1 << 20)
+    logps = policy(collate([seeing])).summed
+    blind_logps = policy(collate([blind])).summed
+    again = policy(collate([seeing])).summed
+    assert (logps - blind_logps).abs().min() > LEAST
+    torch.testing.assert_close(logps, again, atol=1e-9, rtol=0)
 
 
 FAST: dict[str, dict[str, Any]] = {
@@ -178,25 +164,32 @@ def test_rollout(
     """Scores of whole prompts and greedy answers, of which some of six change."""
     rollout, run = engine
     prompts = [make_prompt(store, seed) for seed in range(50, 56)]
-    blind = [
-        blanked(PreferencePair("p", p, None, None, ""), store).prompt for p in prompts
-    ]  # type: ignore[arg-type]
-    if visible is None:
-        seen, unseen = (
-            run(rollout.score([(prompt, "There is a star.") for prompt in each]))
-            for each in (prompts, blind)
-        )
-        assert all(
-            abs(sum(a) - sum(b)) > LEAST for a, b in zip(seen, unseen, strict=True)
-        )
+    blind = [blank_prompt(prompt, store) for prompt in prompts]
 
-    def answers(asked: list[Any]) -> list[tuple[int, ...]]:
-        requests = [
-            GenerationRequest(p.id, p, 1, 0.0, 12, visible_image_tokens=visible)
-            for p in asked
-        ]
+    def scores(asked: list[Prompt]) -> list[float]:
+        requests = [(prompt, "There is a star.") for prompt in asked]
+        return [sum(token_scores) for token_scores in run(rollout.score(requests))]
+
+    if visible is None:
+        for seeing_score, blind_score in zip(
+            scores(prompts), scores(blind), strict=True
+        ):
+            assert abs(seeing_score - blind_score) > LEAST
+
+    def answers(asked: list[Prompt]) -> list[tuple[int, ...]]:
+        requests = []
+        for prompt in asked:
+            request = GenerationRequest(
+                prompt.id,
+                prompt,
+                1,
+                0.0,
+                12,
+                visible_image_tokens=visible,
+            )
+            requests.append(request)
         groups: list[RolloutGroup] = run(rollout.generate(requests))
-        return [found.completions[0].token_ids for found in groups]
+        return [group.completions[0].token_ids for group in groups]
 
     first = answers(prompts)
     assert first != answers(blind)
