@@ -137,51 +137,56 @@ def summary(
     """Ratios of what was run."""
     from benchmarks.step_model import must_flops, size_of
 
-    fresh, found = sides.get("fresh"), dict[str, Any]()
-    for name in ("fresh", "cached"):
-        if name in sides:
-            work = must_flops(
-                size_of(args),
-                args.batch,
-                name == "cached",
-                args.tuning == "lora",
-                args.pairs_per_prompt,
-            )
-            for rate, key in (
-                ("gemm_flops", "floor_frac"),
-                ("matmul_flops", "floor_frac_matmul"),
-            ):
-                floor = work / (sides[name]["step_s"] * sides[name][rate])
-                found[key if name == "fresh" else f"{key}_cached"] = round(floor, 3)
-    if "peer" in sides:
-        for name in ("fresh", "cached"):
-            if name in sides:
-                found[f"ratio_{name}"] = round(
-                    sides["peer"]["step_s"] / sides[name]["step_s"], 2
-                )
-    if "peer" in sides and fresh:
-        found["ratio"] = found["ratio_fresh"]
-        found["memory_ratio"] = round(fresh["peak_mib"] / sides["peer"]["peak_mib"], 3)
-    losses = [side["losses"] for side in sides.values()]
-    found["loss_error"] = max(
-        max(abs(each[0] - math.log(2)) for each in losses),
-        max(
-            abs(a - b) for each in losses for a, b in zip(each, losses[0], strict=True)
-        ),
-    )
-    settings = {
-        name: getattr(args, name)
-        for name in ("size", "device", "tuning", "dtype", "batch", "micro_batch")
-    }
+    ours = {name: sides[name] for name in ("fresh", "cached") if name in sides}
+    figures: dict[str, Any] = {}
+    for name, side in ours.items():
+        work = must_flops(
+            size_of(args),
+            args.batch,
+            cached=name == "cached",
+            lora=args.tuning == "lora",
+            per_prompt=args.pairs_per_prompt,
+        )
+        suffix = "" if name == "fresh" else "_cached"
+        for rate, key in (
+            ("gemm_flops", "floor_frac"),
+            ("matmul_flops", "floor_frac_matmul"),
+        ):
+            floor = work / (side["step_s"] * side[rate])
+            figures[key + suffix] = round(floor, 3)
+    peer = sides.get("peer")
+    if peer is not None:
+        for name, side in ours.items():
+            figures[f"ratio_{name}"] = round(peer["step_s"] / side["step_s"], 2)
+    if peer is not None and "fresh" in ours:
+        figures["ratio"] = figures["ratio_fresh"]
+        memory_ratio = ours["fresh"]["peak_mib"] / peer["peak_mib"]
+        figures["memory_ratio"] = round(memory_ratio, 3)
+    figures["loss_error"] = _loss_error([side["losses"] for side in sides.values()])
     return {
         "benchmark": "learner_step",
-        **found,
+        **figures,
         "sides": sides,
-        **settings,
+        "size": args.size,
+        "device": args.device,
+        "tuning": args.tuning,
+        "dtype": args.dtype,
+        "batch": args.batch,
+        "micro_batch": args.micro_batch,
         "steps": args.steps,
         "threads": args.threads,
         "num_parameters": num_parameters,
     }
+
+
+def _loss_error(curves: list[list[float]]) -> float:
+    """The largest difference between curves, and of a first loss, where policy and reference are one, from log 2."""
+    errors = []
+    for curve in curves:
+        errors.append(abs(curve[0] - math.log(2)))
+        for loss, other in zip(curve, curves[0], strict=True):
+            errors.append(abs(loss - other))
+    return max(errors)
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -209,12 +214,11 @@ def main() -> None:
     if args.sweep:
         from benchmarks.step_sweep import sweep
 
-        found = sweep(args, run_side)
+        figures = sweep(args, run_side)
     else:
-        found = compare(args)
-    line = json.dumps(
-        {**found, "versions": {name: metadata.version(name) for name in PACKAGES}}
-    )
+        figures = compare(args)
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    line = json.dumps({**figures, "versions": versions})
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(line + "\n")

@@ -68,13 +68,9 @@ def build(size: StepSize, directory: Path, dtype: str) -> int:
     from transformers import PreTrainedTokenizerFast
 
     names = [*SPECIAL.values(), IMAGE]
-    words = {
-        name: index
-        for index, name in enumerate(
-            [*names, *(f"w{i}" for i in range(len(names), size.vocabulary))]
-        )
-    }
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    names += [f"w{index}" for index in range(len(names), size.vocabulary)]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner,
@@ -97,36 +93,35 @@ def make_pairs(
     """
     rng = np.random.default_rng(0)
 
+    first_word = len(SPECIAL) + 1
+
     def words(count: int) -> str:
-        return " ".join(
-            f"w{i}" for i in rng.integers(len(SPECIAL) + 1, size.vocabulary, count)
-        )
+        indices = rng.integers(first_word, size.vocabulary, count)
+        return " ".join(f"w{index}" for index in indices)
+
+    def noise() -> Image.Image:
+        shape = (size.side, size.side, 3)
+        return Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8))
 
     pairs = []
     for index in range(num):
         if index % per_prompt == 0:
-            image = store.add(
-                Image.fromarray(
-                    rng.integers(0, 255, (size.side, size.side, 3), dtype=np.uint8)
-                )
-            )
-            message = Message(
-                "user", (Part("image"), Part("text", words(size.prompt_words)))
-            )
+            image = store.add(noise())
+            question = Part("text", words(size.prompt_words))
+            message = Message("user", (Part("image"), question))
             prompt = Prompt(f"{index}", (message,), (image,))
-        chosen, rejected = (
-            Response(words(size.completion_tokens - 1)) for _ in range(2)
+        # The end of sequence is the last token.
+        chosen = Response(words(size.completion_tokens - 1))
+        rejected = Response(words(size.completion_tokens - 1))
+        pair = PreferencePair(
+            id=f"{index}",
+            prompt=prompt,
+            chosen=chosen,
+            rejected=rejected,
+            source="benchmark",
+            weight_version=None if offline else 0,
         )
-        pairs.append(
-            PreferencePair(
-                f"{index}",
-                prompt,
-                chosen,
-                rejected,
-                "benchmark",
-                None if offline else 0,
-            )
-        )
+        pairs.append(pair)
     return pairs
 
 
@@ -175,9 +170,9 @@ def must_flops(
     times = 3 if cached else 4
     work = times * attention + (times - lora) * linear
     if lora:
-        work -= (
-            2 * tokens * keys + 2 * (tokens if before else predicting) * width**2
-        )  # inputs of the first layer
+        # Nothing trains behind the inputs of the first layer's queries, keys and values.
+        first_queries = tokens if before else predicting
+        work -= 2 * tokens * keys + 2 * first_queries * width**2
     return pairs * (work + _vision_flops(size) + _projector_flops(size, times, lora))
 
 
@@ -191,12 +186,8 @@ def _projector_flops(size: StepSize, times: int, lora: bool) -> float:
 def _vision_flops(size: StepSize) -> float:
     """The tower once, up to the layer that the projector reads."""
     patches = size.image_tokens + 1
-    layer = (
-        2
-        * patches
-        * (4 * size.vision_hidden**2 + 2 * size.vision_hidden * size.vision_mlp)
-    )
-    layer += 4 * patches**2 * size.vision_hidden
-    return (
-        size.vision_layers - 1
-    ) * layer + 2 * size.image_tokens * 3 * size.patch**2 * size.vision_hidden
+    width = size.vision_hidden
+    layer = 2 * patches * (4 * width**2 + 2 * width * size.vision_mlp)
+    layer += 4 * patches**2 * width
+    embedding = 2 * size.image_tokens * 3 * size.patch**2 * width
+    return (size.vision_layers - 1) * layer + embedding

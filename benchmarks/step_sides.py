@@ -30,10 +30,10 @@ class Memory:
             torch.cuda.reset_peak_memory_stats()
             self._start = torch.cuda.memory_allocated() / 2**20
         else:
-            ctypes.CDLL(None).malloc_trim(0)  # what is freed shall not hide what comes
-            Path("/proc/self/clear_refs").write_text(
-                "5"
-            )  # the peak starts again from what is held now
+            # Freed pages that the process still has would hide what comes.
+            ctypes.CDLL(None).malloc_trim(0)
+            # Resets VmHWM: the peak starts again from what is held now.
+            Path("/proc/self/clear_refs").write_text("5")
             self._start = _status("VmRSS")
 
     def above_start(self) -> float:
@@ -46,8 +46,11 @@ class Memory:
 
 
 def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+    """A memory field of this process, in MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(f"no {field} in /proc/self/status")
 
 
 def gemm_rates(
@@ -59,41 +62,36 @@ def gemm_rates(
     """
     import torch
 
-    from learner.products import onednn_matmul, torch_matmul
+    from learner.products import Matmul, onednn_matmul, torch_matmul
 
     side = 8192 if device == "cuda" else side
-    left, right = (
-        torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
-        for _ in range(2)
-    )
+    left = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
+    right = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
 
-    def rate(product: Any) -> float:
+    def rate(matmul: Matmul) -> float:
         best = float("inf")
         for _ in range(repeats):
             started = time.perf_counter()
-            found = product(left, right)
+            product = matmul(left, right)
             if device == "cuda":
-                found[0, 0].item()
+                # Waits for the GPU.
+                product[0, 0].item()
             best = min(best, time.perf_counter() - started)
         return 2 * side**3 / best
 
     matmul = rate(torch_matmul)
-    onednn = (
-        rate(onednn_matmul)
-        if device == "cpu" and torch.backends.mkldnn.is_available()
-        else 0.0
-    )
+    onednn = 0.0
+    if device == "cpu" and torch.backends.mkldnn.is_available():
+        onednn = rate(onednn_matmul)
     return {"gemm_flops": max(matmul, onednn), "matmul_flops": matmul}
 
 
 def run_config(args: Any, cache: str) -> RunConfig:
     """Our side's configuration: one forward per batch, everything else as the defaults have it."""
     cuda = args.device == "cuda"
-    tuning = (
-        {"kind": "lora", "r": 128, "alpha": 256}
-        if args.tuning == "lora"
-        else {"kind": "full"}
-    )
+    tuning: dict[str, Any] = {"kind": "full"}
+    if args.tuning == "lora":
+        tuning = {"kind": "lora", "r": 128, "alpha": 256}
     return RunConfig.model_validate(
         {
             "model": {
@@ -123,40 +121,34 @@ def ours(args: Any) -> dict[str, Any]:
     from learner.learner import Learner
 
     cached = args.side in ("cached", "fill")
-    trainer = Learner(
-        run_config(args, str(Path(args.model) / "reference") if cached else "off")
-    )
+    cache = str(Path(args.model) / "reference") if cached else "off"
+    trainer = Learner(run_config(args, cache))
     facts = trainer.start()
     pairs = _pairs(args, cached)
     if args.side == "fill":
         for start in range(0, len(pairs), args.batch):
             trainer.fill_reference_cache(pairs[start : start + args.batch])
         return {}
-    memory, losses, ends = Memory(args.device), [], []
+    memory = Memory(args.device)
+    losses = []
+    ends = []
     for step in range(args.steps + 1):
-        result, dropped = trainer.step(
-            step, pairs[step * args.batch : (step + 1) * args.batch]
-        )
+        start = step * args.batch
+        result, dropped = trainer.step(step, pairs[start : start + args.batch])
         assert not dropped, dropped
         losses.append(result.metrics["loss"])
         ends.append(time.perf_counter())
     peak = memory.above_start()
     rates = gemm_rates(args.device, args.dtype)
-    return (
-        _figures(args, ends, losses, peak) | rates | {"fallbacks": facts["fallbacks"]}
-    )
+    figures = _figures(args, ends, losses, peak)
+    return {**figures, **rates, "fallbacks": facts["fallbacks"]}
 
 
 def peer(args: Any) -> dict[str, Any]:
     """TRL's DPOTrainer. It refuses precomputed reference log-probs for images and has no padding-free path for now."""
     import torch
     from datasets import Dataset
-    from transformers import (
-        AutoProcessor,
-        LlavaForConditionalGeneration,
-        TrainerCallback,
-    )
-    from trl.trainer.dpo_config import DPOConfig
+    from transformers import AutoProcessor, TrainerCallback
     from trl.trainer.dpo_trainer import DPOTrainer
 
     class Ordered(DPOTrainer):  # type: ignore[misc]
@@ -168,11 +160,10 @@ def peer(args: Any) -> dict[str, Any]:
             return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            found = super().compute_loss(*args, **kwargs)  # type: ignore[no-untyped-call]
-            self.losses.append(
-                float((found[0] if isinstance(found, tuple) else found).detach())
-            )
-            return found
+            result = super().compute_loss(*args, **kwargs)  # type: ignore[no-untyped-call]
+            loss = result[0] if isinstance(result, tuple) else result
+            self.losses.append(float(loss.detach()))
+            return result
 
     ends: list[float] = []
 
@@ -180,21 +171,57 @@ def peer(args: Any) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             ends.append(time.perf_counter())
 
-    model = LlavaForConditionalGeneration.from_pretrained(
-        args.model, dtype=getattr(torch, args.dtype)
-    )
-    model.model.vision_tower.requires_grad_(False)
     pairs = _pairs(args, False)
-    options: dict[str, Any] = {}
-    if args.tuning == "lora":
-        from peft import LoraConfig
-
-        targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-        options["peft_config"] = LoraConfig(
-            r=128, lora_alpha=256, target_modules=targets, bias="none"
-        )
     liger = args.device == "cuda" and find_spec("liger_kernel") is not None
-    config = DPOConfig(
+    trainer = Ordered(
+        model=_peer_model(args),
+        args=_peer_config(args, liger),
+        train_dataset=Dataset.from_list([trl_row(pair) for pair in pairs]),
+        processing_class=AutoProcessor.from_pretrained(args.model),
+        callbacks=[Clock()],
+        peft_config=_peer_lora() if args.tuning == "lora" else None,
+    )
+    memory = Memory(args.device)
+    trainer.train()
+    # One loss per micro-batch, in order.
+    num = args.batch // args.micro_batch
+    losses = []
+    for start in range(0, len(trainer.losses), num):
+        step_losses = trainer.losses[start : start + num]
+        losses.append(sum(step_losses) / num)
+    figures = _figures(args, ends, losses, memory.above_start())
+    return {**figures, "liger_kernel": liger}
+
+
+def _peer_model(args: Any) -> Any:
+    """The model with its vision tower frozen, as ours is."""
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    dtype = getattr(torch, args.dtype)
+    model = LlavaForConditionalGeneration.from_pretrained(args.model, dtype=dtype)
+    model.model.vision_tower.requires_grad_(False)
+    return model
+
+
+def _peer_lora() -> Any:
+    """Adapters on the same layers as ours."""
+    from peft import LoraConfig
+
+    projections = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+    return LoraConfig(
+        r=128,
+        lora_alpha=256,
+        target_modules=rf".*language_model.*\.({projections})",
+        bias="none",
+    )
+
+
+def _peer_config(args: Any, liger: bool) -> Any:
+    """The same optimizer, batch and loss as ours."""
+    from trl.trainer.dpo_config import DPOConfig
+
+    return DPOConfig(
         output_dir=str(Path(args.model) / "trl"),
         per_device_train_batch_size=args.micro_batch,
         gradient_accumulation_steps=args.batch // args.micro_batch,
@@ -212,22 +239,6 @@ def peer(args: Any) -> dict[str, Any]:
         logging_steps=args.steps + 1,
         disable_tqdm=True,
     )
-    trainer = Ordered(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list([trl_row(pair) for pair in pairs]),
-        processing_class=AutoProcessor.from_pretrained(args.model),
-        callbacks=[Clock()],
-        **options,
-    )
-    memory = Memory(args.device)
-    trainer.train()
-    num = args.batch // args.micro_batch
-    losses = [
-        sum(trainer.losses[at : at + num]) / num
-        for at in range(0, len(trainer.losses), num)
-    ]
-    return _figures(args, ends, losses, memory.above_start()) | {"liger_kernel": liger}
 
 
 def _pairs(args: Any, offline: bool) -> list[PreferencePair]:

@@ -1,15 +1,15 @@
 """Every path that reads pixels reads them: behind a blank picture its figures change. Nothing else does change.
 
-policy (plain rows, trees, shared vision) · reference (the same, and from the cache) · judge; rollout engines in
-tests/actors/test_grounding.py. The learner's paths start at files on disk, as in a run.
+policy (plain rows, trees, shared vision) · reference (the same, and from the cache) · rollout (both engines: scores,
+whole and shortened prompts) · judge. The learner's paths start at files on disk, as in a run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +17,10 @@ import torch
 from PIL import Image
 
 from common import config
-from common.chat import EncodedPrompt
 from common.images import ImageStore
 from common.records import PreferencePair, Prompt
 from common.shapes.prompts import caption_prompts
 from common.views import GREY, blank_images
-from learner.collate import Collator
 from learner.encoded import EncodedPair
 from learner.learner import Learner
 from learner.policy import Policy
@@ -31,6 +29,7 @@ from learner.tree_logps import prepare
 from learner.vision import VisionShare
 from tests.learner.families import FAMILIES, Family, family
 from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.learner.trees import Rows
 from tests.reward.builders import group
 from tests.reward.judging import scores_of
 
@@ -49,58 +48,47 @@ def blanked(pair: PreferencePair, store: ImageStore) -> PreferencePair:
     return blind
 
 
-def encoded(model: Family, image: Image.Image | None) -> EncodedPair:
-    """A pair with this image, or with the family's picture 1 for None."""
-    text = "a1 a2"
+def blank_prompt(prompt: Prompt, store: ImageStore) -> Prompt:
+    """The prompt with a blank picture."""
+    pair = PreferencePair("p", prompt, None, None, "")  # type: ignore[arg-type]
+    return blanked(pair, store).prompt
+
+
+def encoded(tiny: Family, image: Image.Image | None) -> EncodedPair:
+    """A pair on this picture; with None on picture 1."""
     seed = 1 if image is None else 2
-    pair: EncodedPair = model.pair(text, seed, chosen=(20, 21), rejected=(22, 23, 24))
+    pair: EncodedPair = tiny.pair(
+        "a1 a2",
+        seed,
+        chosen=(20, 21),
+        rejected=(22, 23, 24),
+    )
     if image is None:
         return pair
-    inputs = dict(
-        model.processor(
-            text=[model.image + text], images=[[image]], return_tensors="pt"
-        )
-    )
-    tokens = tuple(inputs.pop("input_ids")[0].tolist())
-    inputs.pop("attention_mask")
-    for name, value in inputs.items():
-        if value.is_floating_point():
-            inputs[name] = value.double()
-    num_image_tokens = tokens.count(model.model.config.image_token_id)
-    prompt = EncodedPrompt(tokens, num_image_tokens, inputs)
-    return replace(pair, prompt=prompt)
+    return replace(pair, prompt=tiny.encode("a1 a2", [image]))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("path", ["rows", "tree", "shared", "fused"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_policy_of_every_family(name: str, path: str) -> None:
-    seeing = encoded(family(name), None)
-    blind = encoded(family(name), Image.new("RGB", (128, 64), GREY))
+    tiny = family(name)
+    seeing = encoded(tiny, None)
+    blind = encoded(tiny, Image.new("RGB", (128, 64), GREY))
     assert seeing.prompt.token_ids == blind.prompt.token_ids
-    # A copy: `prepare` changes the model, and other tests share the family's.
-    policy = Policy(deepcopy(family(name).model))
-    collate: Callable[[list[EncodedPair]], Any] = tree_batch
-    if path == "rows":
-        collate = bare_collator().collate
-    else:
+    # A copy: `prepare` and frozen parameters would stay with the family's model.
+    policy = Policy(deepcopy(tiny.model))
+    collate: Callable[[list[EncodedPair]], Any] = Rows().collate
+    if path != "rows":
+        collate = tree_batch
         prepare(policy.model, fused_layers=path == "fused")
     if path == "shared":
-        policy.model.requires_grad_(False)
-        policy.vision = VisionShare(policy.model, 1 << 20)
-    first = policy(collate([seeing])).summed
-    changed = policy(collate([blind])).summed
+        policy.vision = VisionShare(policy.model.requires_grad_(False), 1 << 20)
+    logps = policy(collate([seeing])).summed
+    blind_logps = policy(collate([blind])).summed
     again = policy(collate([seeing])).summed
-    assert (first - changed).abs().min() > LEAST
-    torch.testing.assert_close(first, again, atol=1e-9, rtol=0)
-
-
-def bare_collator() -> Collator:
-    """A collator for encoded pairs: it needs no encoder's files, only the id that pads."""
-    collator = object.__new__(Collator)
-    tokenizer = SimpleNamespace(pad_token_id=0)
-    collator.encoder = SimpleNamespace(tokenizer=tokenizer)  # type: ignore[assignment]
-    return collator
+    assert (logps - blind_logps).abs().min() > LEAST
+    torch.testing.assert_close(logps, again, atol=1e-9, rtol=0)
 
 
 FAST: dict[str, dict[str, Any]] = {
@@ -125,18 +113,18 @@ def test_policy_and_reference_of_the_learner(
     """From the pair's files to log-probs, by the very calls of a step; the cache must miss on a changed image."""
     learner = Learner(run_config(tuning=tuning, fast=FAST[path]))
     learner.start()
-    assert not learner.fast.fallbacks or path == "plain"
+    assert not learner._fast.fallbacks or path == "plain"
     pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 3)]
     found: dict[str, list[torch.Tensor]] = {"policy": [], "reference": []}
     for seen in (pairs, [blanked(pair, store) for pair in pairs], pairs):
-        (micro_batch,) = learner.plan(seen).micro_batches
-        batch = learner.models.collator.batch(micro_batch.pairs)
-        found["policy"].append(learner.models.engine.module(batch).summed)
-        found["reference"].append(learner.reference(batch).summed)
+        (micro_batch,) = learner._plan(seen).micro_batches
+        batch = learner._collator.batch(micro_batch.pairs)
+        found["policy"].append(learner._engine.module(batch).summed)
+        found["reference"].append(learner._reference(batch).summed)
     for seeing, blind, again in found.values():
         assert (seeing - blind).abs().min() > LEAST
         torch.testing.assert_close(seeing, again, atol=1e-4, rtol=0)
-    cache = learner.reference.cache
+    cache = learner._reference.cache
     assert (cache is not None) == (path == "cached")
     if cache is not None:
         assert (cache.num_misses, cache.num_hits) == (6, 3)
@@ -151,15 +139,10 @@ def test_judge(tmp_path: Path) -> None:
     judge = make_judge(config.PolicyJudge())
     prompts = caption_prompts("test", 8, 3, store)
     texts = [prompt.reference or "" for prompt in prompts]
-    blind = [blanked_prompt(prompt, store) for prompt in prompts]
+    blind = [blank_prompt(prompt, store) for prompt in prompts]
 
     def scores(shown: list[Prompt]) -> list[tuple[float, ...]]:
         rows = zip(shown, texts, texts[::-1], strict=True)
         return [scores_of(judge, group(p, true, false)) for p, true, false in rows]
 
     assert scores(prompts) != scores(blind)
-
-
-def blanked_prompt(prompt: Prompt, store: ImageStore) -> Prompt:
-    pair = PreferencePair("p", prompt, None, None, "")
-    return blanked(pair, store).prompt

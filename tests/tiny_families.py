@@ -25,6 +25,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from common.model_parts import vision_side_parameters
 from common.shapes.model import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, build_tokenizer
 from common.weights import hub_name
 from tests.tiny_models import CACHE
@@ -72,14 +73,8 @@ def _built(name: str, build: Callable[[], tuple[Any, Any]]) -> Path:
 def _widen(model: torch.nn.Module) -> None:
     """Pictures must change the answers."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if (
-                any(
-                    part in name
-                    for part in ("vision", "visual", "projector", "newline")
-                )
-                and parameter.ndim >= 2
-            ):
+        for parameter in vision_side_parameters(model):
+            if parameter.ndim >= 2:
                 parameter.mul_(4)
 
 

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from common.images import ImageStore
+from common.model_parts import is_vision_side
 from common.records import Message, Part, Prompt
 from common.shapes.model import CHAT_TEMPLATE, IMAGE, build_tokenizer
 from common.weights import LM_HEAD, hub_name
@@ -51,7 +52,9 @@ class TinyLlava:
 
     @property
     def directory(self) -> Path:
-        flags = "".join(("-tied" * self.tied, "-favours" * self.favours_image))
+        flags = "-tied" if self.tied else ""
+        if self.favours_image:
+            flags += "-favours"
         size = f"{self.patches}x{self.patch}-h{self.hidden}-l{self.layers}"
         name = f"llava-{size}-p{self.max_positions}-s{self.seed}{flags}"
         return CACHE / f"v{_FORMAT}-{name}"
@@ -78,10 +81,7 @@ def _build(recipe: TinyLlava, out: Path) -> None:
     image_token = tokenizer.convert_tokens_to_ids(IMAGE)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if (
-                hub_name(name).startswith(("vision_tower", "multi_modal"))
-                and parameter.ndim >= 2
-            ):
+            if is_vision_side(name) and parameter.ndim >= 2:
                 parameter.mul_(4)
         if recipe.favours_image:
             model.lm_head.weight.mul_(0.05)
@@ -153,14 +153,11 @@ def picture(seed: int, side: int = 64) -> Image.Image:
     image = Image.new("RGB", (side, side), colours[0])
     draw = ImageDraw.Draw(image)
     for colour in colours[1:]:
-        x, y, size = (
-            rng.randint(0, side * 2 // 3),
-            rng.randint(0, side * 2 // 3),
-            rng.randint(side // 8, side // 3),
-        )
-        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(
-            (x, y, x + size, y + size), fill=colour
-        )
+        x = rng.randint(0, side * 2 // 3)
+        y = rng.randint(0, side * 2 // 3)
+        size = rng.randint(side // 8, side // 3)
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape((x, y, x + size, y + size), fill=colour)
     return image
 
 

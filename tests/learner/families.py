@@ -12,6 +12,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from common.chat import EncodedPrompt
+from common.model_parts import vision_side_parameters
 from common.records import ImageRef, Message, Part, PreferencePair, Prompt, Response
 from learner.encoded import EncodedPair
 from tests.tiny_models import picture
@@ -47,23 +48,23 @@ class Family:
 
     def prompt(self, words: str, *seeds: int, side: int = 64) -> EncodedPrompt:
         """A prompt with these random pictures before its words."""
-        pictures = [wide_picture(seed, side) for seed in seeds]
-        text = self.image * len(seeds) + words
-        inputs = dict(
-            self.processor(
-                text=[text],
-                images=[pictures] if pictures else None,
-                return_tensors="pt",
-            )
+        return self.encode(words, [wide_picture(seed, side) for seed in seeds])
+
+    def encode(self, words: str, pictures: list[Image.Image]) -> EncodedPrompt:
+        """A prompt with these pictures before its words, pixels in float64."""
+        outputs = self.processor(
+            text=[self.image * len(pictures) + words],
+            images=[pictures] if pictures else None,
+            return_tensors="pt",
         )
-        tokens = tuple(inputs.pop("input_ids")[0].tolist())
-        inputs.pop("attention_mask")
-        inputs = {
-            n: v.double() if v.is_floating_point() else v for n, v in inputs.items()
-        }
-        return EncodedPrompt(
-            tokens, tokens.count(self.model.config.image_token_id), inputs
-        )
+        inputs = {}
+        for name, value in outputs.items():
+            if name not in ("input_ids", "attention_mask"):
+                is_float = value.is_floating_point()
+                inputs[name] = value.double() if is_float else value
+        tokens = tuple(outputs["input_ids"][0].tolist())
+        num_image_tokens = tokens.count(self.model.config.image_token_id)
+        return EncodedPrompt(tokens, num_image_tokens, inputs)
 
     def pair(
         self,
@@ -74,11 +75,9 @@ class Family:
         **fields: Any,
     ) -> Any:
         """An encoded pair on such a prompt; pictures of one seed have one hash."""
-        prompt = Prompt(
-            "p",
-            (Message("user", (Part("text", words),)),),
-            tuple(ImageRef(f"{s:064x}", "") for s in seeds),
-        )
+        message = Message("user", (Part("text", words),))
+        images = tuple(ImageRef(f"{seed:064x}", "") for seed in seeds)
+        prompt = Prompt("p", (message,), images)
         pair = PreferencePair(
             "pair", prompt, Response(""), Response(""), "test", **fields
         )
@@ -94,12 +93,10 @@ def wide_picture(seed: int, side: int) -> Image.Image:
 def tokenizer(specials: tuple[str, ...], **roles: str) -> Any:
     """Single words of one letter and number, `a0 … z9`, and what a family needs."""
     words = [f"{letter}{digit}" for letter in "abcdefgh" for digit in range(10)]
+    # A role may be one of the special tokens, and has one id then.
     names = dict.fromkeys(["<unk>", *roles.values(), *specials, *words])
-    inner = Tokenizer(
-        models.WordLevel(
-            {name: index for index, name in enumerate(names)}, unk_token="<unk>"
-        )
-    )
+    vocabulary = {name: index for index, name in enumerate(names)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=inner, additional_special_tokens=list(specials), **roles
@@ -108,16 +105,14 @@ def tokenizer(specials: tuple[str, ...], **roles: str) -> Any:
 
 @cache
 def family(name: str) -> Family:
-    """Built once."""
+    """The tiny model and processor of a family; built once."""
     torch.manual_seed(0)
-    model, processor, image = {"llava": _llava, "llava_next": _llava}.get(name, _qwen)(
-        name
-    )
+    build = _llava if name.startswith("llava") else _qwen
+    model, processor, image = build(name)
+    # Random pictures would else hardly change what the language model says.
     with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if parameter.ndim >= 2 and any(
-                part in key for part in ("vision", "visual", "projector", "connector")
-            ):
+        for parameter in vision_side_parameters(model):
+            if parameter.ndim >= 2:
                 parameter.mul_(4)
     return Family(name, model.double().eval(), processor, image)
 
@@ -171,13 +166,7 @@ def _llava(name: str) -> tuple[Any, Any, str]:
 
 def _qwen(name: str) -> tuple[Any, Any, str]:
     tokens = tokenizer(QWEN, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    ids = dict(
-        zip(
-            ("vision_start", "vision_end", "image", "video"),
-            tokens.convert_tokens_to_ids(QWEN),
-            strict=True,
-        )
-    )
+    start, end, image, video = tokens.convert_tokens_to_ids(QWEN)
     three = name == "qwen3_vl"
     patch = 16 if three else 14
     grid: dict[str, int] = {"patch_size": patch, "temporal_patch_size": 2}
@@ -202,18 +191,29 @@ def _qwen(name: str) -> tuple[Any, Any, str]:
     text = {**TEXT, "vocab_size": len(tokens), "rope_parameters": rope}
     if three:
         text |= {"head_dim": 8, "rope_parameters": {**rope, "mrope_interleaved": True}}
-    special = {f"{role}_token_id": number for role, number in ids.items()}
-    config = (hf.Qwen3VLConfig if three else hf.Qwen2_5_VLConfig)(
-        vision_config=vision, text_config=text, **special
+    config_class, model_class, processor_class = (
+        hf.Qwen2_5_VLConfig,
+        hf.Qwen2_5_VLForConditionalGeneration,
+        hf.Qwen2_5_VLProcessor,
     )
-    model = (
-        hf.Qwen3VLForConditionalGeneration
-        if three
-        else hf.Qwen2_5_VLForConditionalGeneration
-    )(config)
+    if three:
+        config_class, model_class, processor_class = (
+            hf.Qwen3VLConfig,
+            hf.Qwen3VLForConditionalGeneration,
+            hf.Qwen3VLProcessor,
+        )
+    config = config_class(
+        vision_config=vision,
+        text_config=text,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        image_token_id=image,
+        video_token_id=video,
+    )
+    model = model_class(config)
     size = {"shortest_edge": patch * patch * 16, "longest_edge": patch * patch * 256}
     options = {**grid, "merge_size": 2, "size": size}
-    processor = (hf.Qwen3VLProcessor if three else hf.Qwen2_5_VLProcessor)(
+    processor = processor_class(
         image_processor=hf.Qwen2VLImageProcessor(**options),
         tokenizer=tokens,
         video_processor=hf.Qwen2VLVideoProcessor(**options),

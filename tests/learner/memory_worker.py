@@ -37,11 +37,15 @@ class _Mallinfo(ctypes.Structure):
 
 
 def used_bytes() -> int:
-    """What the C library has given out and not got back, whichever thread frees it (gloo's free what it sent)."""
+    """Bytes that the C library has given out and not got back.
+
+    Of all threads: gloo's free what they sent.
+    """
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = _Mallinfo
-    found = mallinfo()
-    return int(found.uordblks + found.hblkhd)
+    info = mallinfo()
+    in_heap, in_mappings = info.uordblks, info.hblkhd
+    return int(in_heap + in_mappings)
 
 
 def push_bytes(trainer: Learner) -> int:
@@ -63,11 +67,14 @@ def push_bytes(trainer: Learner) -> int:
 
 
 def held_bytes(module: nn.Module) -> int:
-    """Of a module's parameters on this rank: its shares, and what happens to be whole."""
-    return sum(
-        each.data.nbytes + getattr(each, "ds_tensor", each.data[:0]).nbytes
-        for each in module.parameters()
-    )
+    """Bytes of a module's parameters on this rank: its shares, and parameters that happen to be whole."""
+    total = 0
+    for parameter in module.parameters():
+        total += parameter.data.nbytes
+        # ZeRO-3 keeps this rank's share beside the parameter, which is empty while it is split.
+        share = getattr(parameter, "ds_tensor", None)
+        total += 0 if share is None else share.nbytes
+    return total
 
 
 def main() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -19,14 +16,26 @@ WIDTH, INNER = 6, 10
 NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
-def made() -> tuple[Any, Tensor]:
+class MLP(nn.Module):
+    """The three layers of a gated MLP, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(WIDTH, INNER, bias=False).double()
+        self.up_proj = nn.Linear(WIDTH, INNER, bias=False).double()
+        self.down_proj = nn.Linear(INNER, WIDTH, bias=False).double()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The formula, module by module."""
+        gate = nn.functional.silu(self.gate_proj(hidden))
+        return self.down_proj(gate * self.up_proj(hidden))  # type: ignore[no-any-return]
+
+
+def make_case() -> tuple[MLP, Tensor]:
+    """An MLP and hidden states of two rows of four tokens."""
     torch.manual_seed(0)
-    sizes = (WIDTH, INNER), (WIDTH, INNER), (INNER, WIDTH)
-    layers = {
-        name: nn.Linear(*size, bias=False).double()
-        for name, size in zip(NAMES, sizes, strict=True)
-    }
-    return SimpleNamespace(**layers), torch.randn(2, 4, WIDTH, dtype=torch.float64)
+    mlp = MLP()
+    return mlp, torch.randn(2, 4, WIDTH, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("frozen", [(), NAMES[:1], NAMES[1:], NAMES])
@@ -40,26 +49,20 @@ def test_values_and_gradients(
 ) -> None:
     monkeypatch.setattr(learner.gated_mlp, "CACHE_BYTES", 0)
     monkeypatch.setattr(learner.gated_mlp, "MIN_TOKENS", tokens)
-    mlp, hidden = made()
+    mlp, hidden = make_case()
     for name in frozen:
         getattr(mlp, name).requires_grad_(False)
     hidden.requires_grad_(input_trains)
-    inputs = [
-        each
-        for each in (hidden, *(layer.weight for layer in vars(mlp).values()))
-        if each.requires_grad
-    ]
+    tensors = [hidden, *mlp.parameters()]
+    inputs = [tensor for tensor in tensors if tensor.requires_grad]
     ours = gated_mlp(mlp, hidden)
-    theirs = mlp.down_proj(
-        nn.functional.silu(mlp.gate_proj(hidden)) * mlp.up_proj(hidden)
-    )
+    theirs = mlp(hidden)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
     if inputs:
         slope = torch.linspace(-1, 2, ours.numel(), dtype=torch.float64).view_as(ours)
-        found, expected = (
-            torch.autograd.grad(each, inputs, slope) for each in (ours, theirs)
-        )
-        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+        actual = torch.autograd.grad(ours, inputs, slope)
+        expected = torch.autograd.grad(theirs, inputs, slope)
+        torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.usefixtures("nothing_is_small")
@@ -67,35 +70,34 @@ def test_through_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in float32, in runs of 3 tokens, so that gradients of the weights are added up."""
     monkeypatch.setattr(learner.gated_mlp, "CACHE_BYTES", 0)
     monkeypatch.setattr(learner.gated_mlp, "MIN_TOKENS", 3)
-    found = []
+    runs = []
     for installed in (True, False):
-        mlp, hidden = made_module().float(), made()[1].float().requires_grad_()
+        mlp, hidden = make_case()
+        mlp = mlp.float()
+        hidden = hidden.float().requires_grad_()
         if installed:
             install(mlp)
         output = gated_mlp(mlp, hidden)
-        (
-            output * torch.linspace(-1, 2, output.numel()).view_as(output)
-        ).sum().backward()
-        found.append(
-            [output, hidden.grad, *(weight.grad for weight in mlp.parameters())]
-        )
-    torch.testing.assert_close(found[0], found[1])
+        slope = torch.linspace(-1, 2, output.numel()).view_as(output)
+        (output * slope).sum().backward()
+        gradients = [tensor.grad for tensor in (hidden, *mlp.parameters())]
+        runs.append([output, *gradients])
+    torch.testing.assert_close(runs[0], runs[1])
 
 
 def test_twice_through_one_graph_and_kept_buffers_stay() -> None:
     """Backward writes into buffers of its own only: a second pass over the same graph finds the same."""
-    mlp, hidden = made()
+    mlp, hidden = make_case()
     output = gated_mlp(mlp, hidden.requires_grad_()).sum()
-    weight = mlp.down_proj.weight
-    first, second = (
-        torch.autograd.grad(output, [hidden, weight], retain_graph=True)
-        for _ in range(2)
-    )
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    inputs = [hidden, mlp.down_proj.weight]
+    first = torch.autograd.grad(output, inputs, retain_graph=True)
+    second = torch.autograd.grad(output, inputs, retain_graph=True)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
 
 
 def test_no_gradient_keeps_nothing() -> None:
-    mlp, hidden = made()
+    mlp, hidden = make_case()
     with torch.no_grad():
         assert gated_mlp(mlp, hidden).grad_fn is None
 
@@ -104,18 +106,9 @@ def test_other_mlps_are_left_alone() -> None:
     model = family("llava").model
     mlp = model.model.language_model.layers[0].mlp
     assert can_fuse(mlp)
-    adapted = get_peft_model(
-        nn.ModuleDict({"mlp": made_module()}),
-        LoraConfig(r=2, target_modules=["up_proj"]),
-    )
+    config = LoraConfig(r=2, target_modules=["up_proj"])
+    adapted = get_peft_model(nn.ModuleDict({"mlp": MLP()}), config)
     assert not can_fuse(adapted.base_model.model["mlp"])
-    split = made_module()
-    split.up_proj.weight.ds_id = 0  # type: ignore[assignment]
-    assert not can_fuse(split)
-
-
-def made_module() -> Any:
-    module = nn.Module()
-    for name, layer in vars(made()[0]).items():
-        setattr(module, name, layer)
-    return module
+    split_by_zero3 = MLP()
+    split_by_zero3.up_proj.weight.ds_id = 0  # type: ignore[attr-defined]
+    assert not can_fuse(split_by_zero3)

@@ -21,22 +21,26 @@ def model(model_path: Path) -> torch.nn.Module:
 
 
 def encode(collator: Collator, store: ImageStore, num: int) -> list[EncodedPair]:
-    found = [collator.encode(pair) for pair in make_pairs(store, num)]
-    return [pair for pair in found if isinstance(pair, EncodedPair)]
+    """The first pairs, none of which is refused."""
+    encoded = []
+    for pair in make_pairs(store, num):
+        outcome = collator.encode(pair)
+        assert isinstance(outcome, EncodedPair)
+        encoded.append(outcome)
+    return encoded
 
 
 def naive(model: torch.nn.Module, batch: RowBatch) -> torch.Tensor:
     """Summed log-probs from the whole logits of Hugging Face's own forward."""
-    logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.media
-    ).logits
-    token_logps = (
-        logits[:, :-1]
-        .float()
-        .log_softmax(-1)
-        .gather(2, batch.input_ids[:, 1:, None])
-        .squeeze(2)
+    output = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        **batch.media,
     )
+    # Logits at a position are of the next token.
+    logps = output.logits[:, :-1].float().log_softmax(-1)
+    next_tokens = batch.input_ids[:, 1:, None]
+    token_logps = logps.gather(2, next_tokens).squeeze(2)
     return (token_logps * batch.response_mask[:, 1:]).sum(1)
 
 
@@ -65,20 +69,16 @@ def test_gradients_equal_to_the_full_logits(
     monkeypatch.setattr(learner.logps, "CHUNK_POSITIONS", 7)
     batch = collator.collate(encode(collator, store, 2))
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    parameters = [
-        model.lm_head.weight,
-        model.model.multi_modal_projector.linear_1.weight,
-    ]
-    fused, ours, theirs = (
-        torch.autograd.grad((summed * weights).sum(), parameters)
-        for summed in (
-            completion_logps(model, batch).summed,
-            completion_logps(model, batch, fused=False).summed,
-            naive(model, batch),
-        )
-    )
-    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(fused, theirs, atol=1e-3, rtol=1e-4)
+    projector = model.model.multi_modal_projector
+    parameters = [model.lm_head.weight, projector.linear_1.weight]
+
+    def gradients(summed: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad((summed * weights).sum(), parameters)
+
+    expected = gradients(naive(model, batch))
+    for fused in (True, False):
+        actual = gradients(completion_logps(model, batch, fused=fused).summed)
+        torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -89,15 +89,30 @@ def test_the_vocabulary_is_never_wider_than_a_chunk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(learner.logps, "CHUNK_POSITIONS", 5)
-    seen = []
-    handle = model.lm_head.register_forward_hook(
-        lambda module, inputs, output: seen.append(output.shape[0])
-    )
+    chunk_lengths = []
+
+    def count(module: torch.nn.Module, inputs: object, logits: torch.Tensor) -> None:
+        chunk_lengths.append(len(logits))
+
+    handle = model.lm_head.register_forward_hook(count)
     batch = collator.collate(encode(collator, store, 2))
     completion_logps(model, batch, fused=False)
     handle.remove()
-    assert max(seen) == 5
-    assert sum(seen) == int(batch.response_mask.sum())
+    assert max(chunk_lengths) == 5
+    assert sum(chunk_lengths) == int(batch.response_mask.sum())
+
+
+def one_by_one(
+    model: torch.nn.Module,
+    collator: Collator,
+    pairs: list[EncodedPair],
+) -> torch.Tensor:
+    """Summed log-probs from a batch for each pair: all chosen, then all rejected ones."""
+    alone = []
+    for pair in pairs:
+        batch = collator.collate([pair])
+        alone.append(completion_logps(model, batch).summed)
+    return torch.stack(alone).T.reshape(-1)
 
 
 @torch.no_grad()
@@ -106,8 +121,7 @@ def test_padding_changes_nothing(
 ) -> None:
     pairs = encode(collator, store, 3)
     padded = completion_logps(model, collator.collate(pairs)).summed
-    alone = [completion_logps(model, collator.collate([pair])).summed for pair in pairs]
-    expected = torch.cat([torch.stack(alone)[:, 0], torch.stack(alone)[:, 1]])
+    expected = one_by_one(model, collator, pairs)
     torch.testing.assert_close(padded, expected, atol=1e-4, rtol=1e-5)
 
 
@@ -121,9 +135,7 @@ def test_text_rows_beside_image_rows(
         collator.encode(image),
     ]
     together = completion_logps(model, collator.collate(pairs)).summed
-    alone = torch.stack(
-        [completion_logps(model, collator.collate([pair])).summed for pair in pairs]
-    ).T.reshape(-1)
+    alone = one_by_one(model, collator, pairs)
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-5)
 
 
@@ -132,13 +144,11 @@ def test_the_picture_matters(
     model: torch.nn.Module, collator: Collator, store: ImageStore
 ) -> None:
     batch = collator.collate(encode(collator, store, 1))
-    blank = replace(
-        batch, media={"pixel_values": torch.zeros_like(batch.media["pixel_values"])}
-    )
-    difference = (
-        completion_logps(model, batch).summed - completion_logps(model, blank).summed
-    )
-    assert difference.abs().min() > 1e-2
+    black = torch.zeros_like(batch.media["pixel_values"])
+    blank = replace(batch, media={"pixel_values": black})
+    seeing = completion_logps(model, batch).summed
+    blind = completion_logps(model, blank).summed
+    assert (seeing - blind).abs().min() > 1e-2
 
 
 @torch.no_grad()
@@ -169,10 +179,6 @@ def test_response_of_one_token(
     model: torch.nn.Module, collator: Collator, store: ImageStore
 ) -> None:
     (pair,) = make_pairs(store, 1)
-    found = collator.encode(
-        replace(pair, chosen=Response("", (5,)), rejected=Response("", (6,)))
-    )
-    assert completion_logps(model, collator.collate([found])).num_tokens.tolist() == [
-        1,
-        1,
-    ]
+    short = replace(pair, chosen=Response("", (5,)), rejected=Response("", (6,)))
+    batch = collator.collate([collator.encode(short)])
+    assert completion_logps(model, batch).num_tokens.tolist() == [1, 1]

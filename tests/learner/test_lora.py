@@ -3,70 +3,84 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 
 from common.config import Lora, RunConfig
 from learner.policy import (
     adapter_norm,
     adapter_weights,
+    add_lora,
     is_adapter,
     lora_targets,
     merge_lora,
 )
 from tests.learner.families import FAMILIES, family
 
-DECODER = {
-    f"model.language_model.layers.{layer}.{name}"
-    for layer in range(3)
-    for name in (
-        *(f"self_attn.{p}_proj" for p in "qkvo"),
-        *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
-    )
-}
-CLIP = {
-    f"model.vision_tower.encoder.layers.{layer}.{name}"
-    for layer in range(3)
-    for name in (
-        *(f"self_attn.{p}_proj" for p in ("q", "k", "v", "out")),
+NUM_LAYERS = 3
+
+
+def in_layers(prefix: str, *leaves: str) -> set[str]:
+    """These names in every layer."""
+    names = set()
+    for layer in range(NUM_LAYERS):
+        names |= {f"{prefix}.{layer}.{leaf}" for leaf in leaves}
+    return names
+
+
+GATED_MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+DECODER = in_layers(
+    "model.language_model.layers",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    *GATED_MLP,
+)
+LLAVA = {
+    "language": DECODER,
+    "projector": {
+        "model.multi_modal_projector.linear_1",
+        "model.multi_modal_projector.linear_2",
+    },
+    "vision": in_layers(
+        "model.vision_tower.encoder.layers",
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
         "mlp.fc1",
         "mlp.fc2",
-    )
+    ),
 }
-LINEAR = {f"model.multi_modal_projector.linear_{number}" for number in (1, 2)}
-QWEN_BLOCK = ("attn.qkv", "attn.proj")
+QWEN_BLOCKS = "model.visual.blocks"
+QWEN_ATTENTION = ("attn.qkv", "attn.proj")
 EXPECTED = {
-    "llava": {"language": DECODER, "projector": LINEAR, "vision": CLIP},
-    "llava_next": {"language": DECODER, "projector": LINEAR, "vision": CLIP},
+    "llava": LLAVA,
+    "llava_next": LLAVA,
     "qwen2_5_vl": {
         "language": DECODER,
         "projector": {"model.visual.merger.mlp.0", "model.visual.merger.mlp.2"},
-        "vision": {
-            f"model.visual.blocks.{layer}.{name}"
-            for layer in range(3)
-            for name in (*QWEN_BLOCK, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-        },
+        "vision": in_layers(QWEN_BLOCKS, *QWEN_ATTENTION, *GATED_MLP),
     },
     "qwen3_vl": {
         "language": DECODER,
         "projector": {
-            f"model.visual.{merger}.linear_fc{number}"
-            for merger in (
-                "merger",
-                "deepstack_merger_list.0",
-                "deepstack_merger_list.1",
-            )
-            for number in (1, 2)
+            "model.visual.merger.linear_fc1",
+            "model.visual.merger.linear_fc2",
+            "model.visual.deepstack_merger_list.0.linear_fc1",
+            "model.visual.deepstack_merger_list.0.linear_fc2",
+            "model.visual.deepstack_merger_list.1.linear_fc1",
+            "model.visual.deepstack_merger_list.1.linear_fc2",
         },
-        "vision": {
-            f"model.visual.blocks.{layer}.{name}"
-            for layer in range(3)
-            for name in (*QWEN_BLOCK, "mlp.linear_fc1", "mlp.linear_fc2")
-        },
+        "vision": in_layers(
+            QWEN_BLOCKS,
+            *QWEN_ATTENTION,
+            "mlp.linear_fc1",
+            "mlp.linear_fc2",
+        ),
     },
 }
 
@@ -83,17 +97,14 @@ def test_peft_puts_adapters_there_and_nowhere_else(name: str) -> None:
     """peft matches endings of names: full names must not catch a layer of another side."""
     tuning = Lora(r=2, alpha=4, sides=("language", "projector"))
     model = copy.deepcopy(family(name).model)
-    config = LoraConfig(
-        r=2, lora_alpha=4, target_modules=lora_targets(model, tuning), bias="none"
-    )
-    adapted = get_peft_model(model, config)
-    carriers = {
-        n.split(".lora_")[0].removeprefix("base_model.model.")
-        for n, _ in adapted.named_parameters()
-        if is_adapter(n)
-    }
+    adapted = add_lora(model, tuning)
+    carriers = set()
+    for peft_name, parameter in adapted.named_parameters():
+        assert is_adapter(peft_name) == parameter.requires_grad
+        if is_adapter(peft_name):
+            layer = peft_name.split(".lora_")[0]
+            carriers.add(layer.removeprefix("base_model.model."))
     assert carriers == EXPECTED[name]["language"] | EXPECTED[name]["projector"]
-    assert all(is_adapter(n) == p.requires_grad for n, p in adapted.named_parameters())
 
 
 def test_the_norm_of_an_adapter_needs_no_product() -> None:
@@ -101,21 +112,21 @@ def test_the_norm_of_an_adapter_needs_no_product() -> None:
     torch.manual_seed(0)
     tuning = Lora(r=2, alpha=6)
     weights = {}
-    for layer, (out, inner) in {"one": (5, 7), "two": (4, 3)}.items():
-        weights[f"base_model.model.{layer}.base_layer.weight"] = torch.zeros(out, inner)
-        weights[f"base_model.model.{layer}.lora_A.default.weight"] = torch.randn(
-            2, inner
-        )
-        weights[f"base_model.model.{layer}.lora_B.default.weight"] = torch.randn(out, 2)
+    for layer, outputs, inputs in (("one", 5, 7), ("two", 4, 3)):
+        prefix = f"base_model.model.{layer}"
+        weights[f"{prefix}.base_layer.weight"] = torch.zeros(outputs, inputs)
+        weights[f"{prefix}.lora_A.default.weight"] = torch.randn(2, inputs)
+        weights[f"{prefix}.lora_B.default.weight"] = torch.randn(outputs, 2)
     merged, _ = merge_lora(weights, tuning)
-    expected = math.sqrt(
-        sum(float(value.double().square().sum()) for value in merged.values())
+    changes = torch.cat([change.double().flatten() for change in merged.values()])
+    assert adapter_norm(weights, tuning) == pytest.approx(
+        float(changes.norm()), rel=1e-6
     )
-    assert adapter_norm(weights, tuning) == pytest.approx(expected, rel=1e-6)
     assert set(adapter_weights(weights)) == {
-        f"base_model.model.{layer}.lora_{side}.weight"
-        for layer in ("one", "two")
-        for side in "AB"
+        "base_model.model.one.lora_A.weight",
+        "base_model.model.one.lora_B.weight",
+        "base_model.model.two.lora_A.weight",
+        "base_model.model.two.lora_B.weight",
     }
 
 

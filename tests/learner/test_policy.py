@@ -42,16 +42,12 @@ def lora_policy(model_path: Path, disturb: bool = True):
 
 def test_full_freezes_the_tower_and_trains_the_projector(model_path: Path) -> None:
     policy = load_policy(Model(), model_path)
-    trainable = {
-        name.split(".")[2]
-        for name, parameter in policy.named_parameters()
-        if parameter.requires_grad
-    }
-    assert trainable == {
-        "language_model",
-        "multi_modal_projector",
-        "weight",
-    }  # the last is net.lm_head.weight
+    parts = set()
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            parts.add(name.split(".")[2])
+    # The last is net.lm_head.weight.
+    assert parts == {"language_model", "multi_modal_projector", "weight"}
     thawed = load_policy(Model(freeze_vision=False), model_path)
     assert all(parameter.requires_grad for parameter in thawed.parameters())
 
@@ -61,14 +57,12 @@ def test_reference_copy_shares_only_the_frozen_tower(model_path: Path) -> None:
     reference = freeze_copy(policy, share_tower=True)
     assert not any(parameter.requires_grad for parameter in reference.parameters())
     assert any(parameter.requires_grad for parameter in policy.parameters())
-    for (name, own), (_, copied) in zip(
-        policy.named_parameters(), reference.named_parameters(), strict=True
-    ):
-        assert (own is copied) == is_vision_tower(name)
+    copies = dict(reference.named_parameters())
+    for name, parameter in policy.named_parameters():
+        assert (copies[name] is parameter) == is_vision_tower(name)
     apart = freeze_copy(policy, share_tower=False)
-    assert not {id(parameter) for parameter in apart.parameters()} & {
-        id(p) for p in policy.parameters()
-    }
+    policy_ids = {id(parameter) for parameter in policy.parameters()}
+    assert not any(id(parameter) in policy_ids for parameter in apart.parameters())
 
 
 def test_lora_sits_on_the_language_side_only(model_path: Path) -> None:
@@ -84,27 +78,27 @@ def test_lora_sits_on_the_language_side_only(model_path: Path) -> None:
 def test_lora_sides(name: str) -> None:
     """Every linear layer is on one side; presets take the language side's projections and all of the others."""
     model = family(name).model
-    everything = {
-        n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-    }
-    found = {
-        side: set(lora_targets(model, Lora(sides=(side,))))
-        for side in ("language", "projector", "vision")
-    }
-    assert all(found.values())
-    assert set().union(*found.values()) == everything - {"lm_head"}
-    assert sum(map(len, found.values())) == len(everything) - 1
-    assert len(found["language"]) == 3 * 7, "three layers"
-    assert all("layers." in n for n in found["language"])
+    linear_names = set()
+    for module_name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            linear_names.add(module_name)
+    language = lora_targets(model, Lora(sides=("language",)))
+    projector = lora_targets(model, Lora(sides=("projector",)))
+    vision = lora_targets(model, Lora(sides=("vision",)))
+    assert language and projector and vision
+    targets = language + projector + vision
+    assert set(targets) == linear_names - {"lm_head"}
+    assert len(targets) == len(linear_names) - 1
+    assert len(language) == 3 * 7, "three layers"
+    assert all("layers." in target for target in language)
 
 
 @torch.no_grad()
 def test_adapters_off_is_the_base(model_path: Path, batch: RowBatch) -> None:
     policy = lora_policy(model_path)
     base = load_policy(Model(), model_path)(batch).summed
-    torch.testing.assert_close(
-        policy(batch, adapters=False).summed, base, atol=0, rtol=0
-    )
+    without_adapters = policy(batch, adapters=False).summed
+    torch.testing.assert_close(without_adapters, base, atol=0, rtol=0)
     assert (policy(batch).summed - base).abs().min() > 1e-3
 
 
@@ -112,16 +106,14 @@ def test_adapters_off_is_the_base(model_path: Path, batch: RowBatch) -> None:
 def test_merging_equals_pefts_own(model_path: Path, batch: RowBatch) -> None:
     policy = lora_policy(model_path)
     adapted = policy(batch).summed
-    gathered = {
-        name.removeprefix("net."): p.detach().clone()
-        for name, p in policy.named_parameters()
-    }
+    gathered = {}
+    for policy_name, parameter in policy.named_parameters():
+        gathered[policy_name.removeprefix("net.")] = parameter.detach().clone()
     merged, base = merge_lora(gathered, TUNING)
     plain = load_model(model_path, torch.float32)
     assert merged.keys() == base.keys() == dict(plain.named_parameters()).keys()
-    assert all(
-        torch.equal(value, base[name]) for name, value in plain.named_parameters()
-    )
+    for name, value in plain.named_parameters():
+        assert torch.equal(value, base[name]), name
     theirs = policy.net.merge_and_unload()
     for name, value in theirs.named_parameters():
         torch.testing.assert_close(merged[name], value, atol=1e-6, rtol=1e-6)
@@ -141,11 +133,12 @@ def test_gradient_checkpointing_changes_no_gradient(
     for checkpointing in (False, True):
         policy = load_policy(Model(tuning=Full()), model_path, checkpointing)
         policy(batch).summed.sum().backward()
-        gradients.append([p.grad for p in policy.parameters() if p.grad is not None])
+        all_gradients = [parameter.grad for parameter in policy.parameters()]
+        gradients.append([grad for grad in all_gradients if grad is not None])
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
 
 
-def broken(model_path: Path, tmp_path: Path) -> Path:
+def copy_to_break(model_path: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(model_path, tmp_path / "model"))
 
 
@@ -155,14 +148,14 @@ def test_no_model_directory(tmp_path: Path) -> None:
 
 
 def test_no_weights(model_path: Path, tmp_path: Path) -> None:
-    path = broken(model_path, tmp_path)
+    path = copy_to_break(model_path, tmp_path)
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"expected \*\.safetensors, got none"):
         load_model(path, torch.float32)
 
 
 def test_truncated_weights(model_path: Path, tmp_path: Path) -> None:
-    path = broken(model_path, tmp_path)
+    path = copy_to_break(model_path, tmp_path)
     data = (path / "model.safetensors").read_bytes()
     (path / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match="expected readable safetensors"):
@@ -170,7 +163,7 @@ def test_truncated_weights(model_path: Path, tmp_path: Path) -> None:
 
 
 def test_incomplete_weights(model_path: Path, tmp_path: Path) -> None:
-    path = broken(model_path, tmp_path)
+    path = copy_to_break(model_path, tmp_path)
     weights = load_file(path / "model.safetensors")
     weights.pop("language_model.model.norm.weight")
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
@@ -182,7 +175,7 @@ def test_incomplete_weights(model_path: Path, tmp_path: Path) -> None:
     "content", ['{"model_type": "no_such_model"}', "{broken", '{"model_type": "bert"}']
 )
 def test_unknown_architecture(model_path: Path, tmp_path: Path, content: str) -> None:
-    path = broken(model_path, tmp_path)
+    path = copy_to_break(model_path, tmp_path)
     (path / "config.json").write_text(content)
     with pytest.raises(UserError, match="expected an architecture") as caught:
         load_model(path, torch.float32)
@@ -190,7 +183,7 @@ def test_unknown_architecture(model_path: Path, tmp_path: Path, content: str) ->
 
 
 def test_weights_of_another_shape(model_path: Path, tmp_path: Path) -> None:
-    path = broken(model_path, tmp_path)
+    path = copy_to_break(model_path, tmp_path)
     config = json.loads((path / "config.json").read_text())
     config["text_config"]["intermediate_size"] = 96
     (path / "config.json").write_text(json.dumps(config))

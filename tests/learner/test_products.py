@@ -23,7 +23,7 @@ from learner.products import (
 from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config
 
 
-def test_products_by_hand() -> None:
+def test_matmul_by_hand() -> None:
     """(1, 2) · (3, 4) = 11 and (1, 2) · (5, 6) = 17, one more of each."""
     left, right = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])
     assert torch_matmul(left, right).tolist() == [[11, 17]]
@@ -34,11 +34,10 @@ def test_products_by_hand() -> None:
 def test_onednn_is_the_same_product() -> None:
     """Also of transposed views, as gradients need them."""
     torch.manual_seed(0)
-    left, right, more = torch.randn(7, 33), torch.randn(5, 33), torch.randn(7, 5)
+    left, right, add = torch.randn(7, 33), torch.randn(5, 33), torch.randn(7, 5)
     torch.testing.assert_close(onednn_matmul(left, right), left @ right.T)
-    torch.testing.assert_close(
-        onednn_matmul(left, right, more.clone()), left @ right.T + more
-    )
+    added = onednn_matmul(left, right, add.clone())
+    torch.testing.assert_close(added, left @ right.T + add)
     torch.testing.assert_close(onednn_matmul(left.T, left.T), left.T @ left)
     wide = left.double()
     assert torch.equal(onednn_matmul(wide, wide), wide @ wide.T)
@@ -52,19 +51,20 @@ def test_a_layer_and_its_gradients(bias: bool, frozen: bool) -> None:
     theirs = nn.Linear(33, 17, bias=bias).requires_grad_(not frozen)
     ours = copy.deepcopy(theirs)
     install(ours)
-    assert (matmul_of(ours), matmul_of(theirs)) == (onednn_matmul, torch_matmul)
-    values: list[list[Tensor | None]] = []
+    assert matmul_of(ours) is onednn_matmul
+    assert matmul_of(theirs) is torch_matmul
+    runs: list[list[Tensor | None]] = []
     for layer in (ours, theirs):
         hidden = torch.linspace(-1, 1, 2 * 9 * 33).view(2, 9, 33).requires_grad_()
-        found = layer(hidden)
-        (found * torch.linspace(0, 1, 17)).sum().backward()
-        values.append(
-            [found, hidden.grad, *(parameter.grad for parameter in layer.parameters())]
-        )
-    torch.testing.assert_close(values[0], values[1])
-    none = ours(torch.zeros(0, 33, requires_grad=True))  # a rank may have no row at all
-    assert none.shape == (0, 17)
-    none.sum().backward()
+        output = layer(hidden)
+        (output * torch.linspace(0, 1, 17)).sum().backward()
+        gradients = [tensor.grad for tensor in (hidden, *layer.parameters())]
+        runs.append([output, *gradients])
+    torch.testing.assert_close(runs[0], runs[1])
+    # A rank may have no row at all.
+    empty = ours(torch.zeros(0, 33, requires_grad=True))
+    assert empty.shape == (0, 17)
+    empty.sum().backward()
 
 
 @pytest.mark.usefixtures("nothing_is_small")
@@ -79,12 +79,13 @@ def test_a_run_learns_the_same(
     weights = []
     for slow in (True, False):
         monkeypatch.setattr(learner.products, "mkl_is_slow", lambda slow=slow: slow)
-        switches = {"onednn": True}
-        trainer = Learner(
-            run_config(
-                "torch", tuning, gradient_checkpointing=checkpointing, fast=switches
-            )
+        config = run_config(
+            "torch",
+            tuning,
+            gradient_checkpointing=checkpointing,
+            fast={"onednn": True},
         )
+        trainer = Learner(config)
         trainer.start()
         assert trainer.fast.onednn == slow, (
             "the two runs must differ, or this test sees nothing"
@@ -118,7 +119,7 @@ def test_what_is_not_a_whole_linear_layer_is_left_alone() -> None:
     assert not is_plain_linear(gathered)
 
 
-def test_a_forward_of_somebody_else_is_no_product_of_ours() -> None:
+def test_another_forward_keeps_torchs_matmul() -> None:
     layer = nn.Linear(3, 4)
     layer.forward = lambda hidden: hidden
     assert matmul_of(layer) is torch_matmul

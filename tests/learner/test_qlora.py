@@ -41,11 +41,8 @@ def test_the_reference_cache_knows_the_base(model_path: Path) -> None:
     """Log-probs of the quantised base are others than those of the plain one."""
     encoder = ChatEncoder(model_path, 256)
     plain = identity(encoder, torch.float32)
-    assert (
-        plain
-        == identity(encoder, torch.float32, "none")
-        != identity(encoder, torch.float32, "nf4")
-    )
+    assert identity(encoder, torch.float32, "none") == plain
+    assert identity(encoder, torch.float32, "nf4") != plain
 
 
 def trained(
@@ -53,10 +50,10 @@ def trained(
 ) -> tuple[Learner, list[float]]:
     learner = Learner(config)
     learner.start()
-    losses = [
-        learner.step(step, make_pairs(store, 6))[0].metrics["loss"]
-        for step in range(num_steps)
-    ]
+    losses = []
+    for step in range(num_steps):
+        result, _ = learner.step(step, make_pairs(store, 6))
+        losses.append(result.metrics["loss"])
     return learner, losses
 
 
@@ -71,17 +68,15 @@ def packed(learner: Learner) -> dict[str, torch.Tensor]:
 @needs_bitsandbytes
 @pytest.mark.parametrize("name", ["llava", "qwen"])
 def test_only_the_language_side_is_in_four_bits(name: str, model_path: Path) -> None:
-    policy = load_policy(
-        Model(tuning=Lora.model_validate(QLORA)),
-        model_path if name == "llava" else tiny_qwen(),
-    )
-    names = {
-        n.removeprefix("net.base_model.model.")
-        for n, p in policy.named_parameters()
-        if p.dtype == torch.uint8
-    }
+    path = model_path if name == "llava" else tiny_qwen()
+    policy = load_policy(Model(tuning=Lora.model_validate(QLORA)), path)
+    names = set()
+    for peft_name, parameter in policy.named_parameters():
+        if parameter.dtype == torch.uint8:
+            names.add(peft_name.removeprefix("net.base_model.model."))
     assert len(names) == 2 * 7, "two layers of seven projections"
-    assert all(n.startswith("model.language_model.layers.") for n in names)
+    for quantised_name in names:
+        assert quantised_name.startswith("model.language_model.layers.")
     assert not hasattr(policy.model.config, "quantization_config")
 
 
@@ -89,8 +84,9 @@ def test_only_the_language_side_is_in_four_bits(name: str, model_path: Path) -> 
 def test_steps_train_the_adapters_and_leave_the_base(store: ImageStore) -> None:
     learner = Learner(run_config(tuning=QLORA))
     learner.start()
-    before, pairs = packed(learner), make_pairs(store, 6)
+    before = packed(learner)
     assert before
+    pairs = make_pairs(store, 6)
     metrics = [learner.step(step, pairs)[0].metrics for step in range(4)]
     assert metrics[0]["loss"] == pytest.approx(np.log(2), abs=1e-5), (
         "the quantised base is the reference"
@@ -98,7 +94,8 @@ def test_steps_train_the_adapters_and_leave_the_base(store: ImageStore) -> None:
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert metrics[-1]["steps_skipped"] == 0
     after = packed(learner)
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
 
 
 @needs_bitsandbytes
@@ -119,21 +116,21 @@ def test_the_export_and_the_push_are_the_policy_that_was_trained(
         learner.policy.train()
         base = learner.policy(batch, adapters=False).token_logps
     learner.export(tmp_path / "out")
-    assert "quantization_config" not in json.loads(
-        (tmp_path / "out" / "config.json").read_text()
-    )
+    exported_config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "quantization_config" not in exported_config
     exported = Policy(load_model(tmp_path / "out", torch.float32).eval())
     manifest, arrays = learner.publish(1)
-    assert (
-        manifest is not None and manifest.change_norm > 0 and manifest.probe is not None
-    )
+    assert manifest is not None
+    assert manifest.change_norm > 0
+    assert manifest.probe is not None
     pushed = Policy(load_model(model_path, torch.float32).eval())
     sent = from_arrays(arrays)
     with torch.no_grad():
         for name, parameter in pushed.net.named_parameters():
             parameter.copy_(sent[hub_name(name)])
-        for found in (exported(batch).token_logps, pushed(batch).token_logps):
-            torch.testing.assert_close(found, own, atol=1e-4, rtol=0)
+        for policy in (exported, pushed):
+            logps = policy(batch).token_logps
+            torch.testing.assert_close(logps, own, atol=1e-4, rtol=0)
         assert (own - base).abs().max() > 1e-3
         plain = Policy(load_model(model_path, torch.float32).eval())(batch).token_logps
         assert (plain - base).abs().max() > 1e-3, "four bits are seen"
@@ -150,10 +147,13 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     second.start()
     second.load(tmp_path / "state")
     pairs = make_pairs(store, 6)
-    left, right = (learner.step(2, pairs)[0].metrics for learner in (first, second))
-    assert left["loss"] == right["loss"]
-    for name, value in first.publish(1)[1].items():
-        np.testing.assert_array_equal(value, second.publish(1)[1][name])
+    straight, _ = first.step(2, pairs)
+    resumed, _ = second.step(2, pairs)
+    assert straight.metrics["loss"] == resumed.metrics["loss"]
+    _, straight_weights = first.publish(1)
+    _, resumed_weights = second.publish(1)
+    for name, value in straight_weights.items():
+        np.testing.assert_array_equal(value, resumed_weights[name])
 
 
 @needs_bitsandbytes
@@ -162,6 +162,5 @@ def test_on_deepspeed(store: ImageStore) -> None:
     """The same losses as on the plain engine."""
     learner, losses = trained(run_config("deepspeed", QLORA), store)
     learner.close()
-    assert losses == pytest.approx(
-        trained(run_config(tuning=QLORA), store)[1], abs=1e-4
-    )
+    _, expected = trained(run_config(tuning=QLORA), store)
+    assert losses == pytest.approx(expected, abs=1e-4)
