@@ -119,18 +119,18 @@ def test_label_smoothing(smoothing: float) -> None:
     for seed in range(5):
         batch = Batch(1, seed)
         expected, _ = batch.trl({"aot": 1.0}, 0.5, smoothing)
-        found = mean(
+        loss = mean(
             pair_losses(batch.logps, Sigmoid(beta=0.5, label_smoothing=smoothing))
         )
-        assert found == pytest.approx(expected, rel=1e-9)
+        assert loss == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
 def test_robust(smoothing: float) -> None:
     batch = Batch(6)
     expected, _ = batch.trl({"robust": 1.0}, 0.5, smoothing)
-    found = mean(pair_losses(batch.logps, Robust(beta=0.5, label_smoothing=smoothing)))
-    assert found == pytest.approx(expected, rel=1e-9)
+    loss = mean(pair_losses(batch.logps, Robust(beta=0.5, label_smoothing=smoothing)))
+    assert loss == pytest.approx(expected, rel=1e-9)
 
 
 def test_nll_of_the_chosen_side() -> None:

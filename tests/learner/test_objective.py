@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from common.config import Learner as LearnerConfig
 from common.images import ImageStore
-from common.loss_config import Hinge, Ipo, Sigmoid
+from common.loss_config import Hinge, Ipo, Loss, Sigmoid
 from common.records import PreferencePair, Response
 from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator
@@ -62,14 +62,15 @@ def test_each_pair_has_its_own_loss() -> None:
         Hinge(beta=0.5, nll_weight=0.2),
     )
     configs = [ipo, sigmoid, hinge, ipo, sigmoid]
-    found = grouped_by_settings(
-        lambda some, config: {"loss": pair_losses(some, config)}, logps, configs
-    )["loss"]
-    alone = [
-        pair_losses(logps.select(torch.tensor([i])), config)
-        for i, config in enumerate(configs)
-    ]
-    torch.testing.assert_close(found, torch.cat(alone))
+
+    def losses_of(some: PairLogps, config: Loss) -> dict[str, torch.Tensor]:
+        return {"loss": pair_losses(some, config)}
+
+    together = grouped_by_settings(losses_of, logps, configs)["loss"]
+    alone = []
+    for index, config in enumerate(configs):
+        alone.append(losses_of(logps.select(torch.tensor([index])), config)["loss"])
+    torch.testing.assert_close(together, torch.cat(alone))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_the_batch_is_a_weighted_mean_of_the_sources_losses(
         make_pairs(store, 7),
         LearnerConfig.model_validate({"source_losses": {"bdhs": IPO}}),
     )
-    found = accumulated(policies, collator, pairs, config, size)
+    gradient = accumulated(policies, collator, pairs, config, size)
     logps = direct(policies, collator, pairs)
     sigmoid, ipo = (
         pair_losses(logps, Sigmoid())[::2],
@@ -130,7 +131,7 @@ def test_the_batch_is_a_weighted_mean_of_the_sources_losses(
     expected = gradients_of(
         policies[0], ((sigmoid.sum() + 0.5 * ipo.sum()) / 5.5).backward
     )
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(gradient, expected, atol=1e-12, rtol=1e-9)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.3])
@@ -152,14 +153,14 @@ def test_weights_make_the_combination_with_an_external_rejected_answer(
         {"source_losses": {"povid": {"weight": gamma}, "bdhs": {"weight": 1 - gamma}}}
     )
     mixed = [pair for both in zip(external, bdhs, strict=True) for pair in both]
-    found = accumulated(policies, collator, mixed, config, 2)
+    gradient = accumulated(policies, collator, mixed, config, 2)
     with_external, with_bdhs = (
         pair_losses(direct(policies, collator, some), Sigmoid())
         for some in (external, bdhs)
     )
     formula = (gamma * with_external + (1 - gamma) * with_bdhs).mean()
     torch.testing.assert_close(
-        found, gradients_of(policies[0], formula.backward), atol=1e-12, rtol=1e-9
+        gradient, gradients_of(policies[0], formula.backward), atol=1e-12, rtol=1e-9
     )
 
 

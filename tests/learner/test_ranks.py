@@ -95,14 +95,14 @@ def spawn(module: str, world_size: int, *words: object, timeout: float = 1200) -
 def trained(
     store: ImageStore, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """Group -> a folder with what one rank without ZeRO found, `one`, and one for each two-rank case of the group."""
+    """Group -> a folder with the outcome of one rank without ZeRO, `one`, and of each two-rank case of the group."""
 
     @cache
     def train(group: str) -> Path:
         out = tmp_path_factory.mktemp("ranks")
         for world_size, cases in ((1, [case("one", tuning=group)]), (2, GROUPS[group])):
-            for each in cases:
-                (out / each["name"]).mkdir()
+            for one in cases:
+                (out / one["name"]).mkdir()
             ports = json.dumps([free_port() for _ in cases])
             spawn(
                 "tests.learner.rank_worker",
@@ -119,7 +119,7 @@ def trained(
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [(group, each["name"]) for group, cases in GROUPS.items() for each in cases],
+    [(group, one["name"]) for group, cases in GROUPS.items() for one in cases],
 )
 def test_two_ranks_equal_one(
     trained: Callable[[str], Path], group: str, name: str
@@ -127,9 +127,8 @@ def test_two_ranks_equal_one(
     """Whatever the stage, against one rank without ZeRO: each step's figures, then the weights."""
     one, two = trained(group) / "one", trained(group) / name
     single = json.loads((one / "rank_0.json").read_text())
-    first, second = (
-        json.loads((two / f"rank_{rank}.json").read_text()) for rank in range(2)
-    )
+    first = json.loads((two / "rank_0.json").read_text())
+    second = json.loads((two / "rank_1.json").read_text())
     for step, (alone, left, right) in enumerate(
         zip(single["metrics"], first["metrics"], second["metrics"], strict=True)
     ):
@@ -152,7 +151,7 @@ def test_two_ranks_equal_one(
 
 
 def test_the_curve_moves(trained: Callable[[str], Path]) -> None:
-    """What is compared above is no constant: every step trains, and the first batch's loss has fallen at the end."""
+    """The curves compared above are not constant: every step trains, and the first batch's loss falls."""
     single = json.loads((trained("full") / "one" / "rank_0.json").read_text())
     losses = [metrics["loss"] for metrics in single["metrics"]]
     assert len(losses) == NUM_STEPS + 1
@@ -184,9 +183,8 @@ def test_a_zero_3_push_takes_one_parameter_at_a_time(
     model, largest = sum(sizes), max(sizes)
     assert model > 90e6 and model > 30 * largest
     spawn("tests.learner.memory_worker", 2, free_port(), path, store.root, tmp_path)
-    first, second = (
-        json.loads((tmp_path / f"memory_{rank}.json").read_text()) for rank in range(2)
-    )
+    first = json.loads((tmp_path / "memory_0.json").read_text())
+    second = json.loads((tmp_path / "memory_1.json").read_text())
     for rank in (first, second):
         for kept in ("policy", "reference", "policy_after"):
             assert 0.49 * model < rank[kept] < 0.55 * model, kept
