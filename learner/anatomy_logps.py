@@ -78,6 +78,7 @@ def measure_views(
     with_image = [
         pair for pair in tokenised if pair.prompt.images and pair.id in usable
     ]
+    # Other conditions are only asked of pairs that have a result under their own image.
     measure("blank", with_image, blank_view(store))
     measure("shuffled", with_image, shuffled_view(with_image))
     try:
@@ -110,6 +111,7 @@ def _of_tokenizer(response: Response, encoder: ChatEncoder) -> Response:
     ids = response.token_ids
     if ids is None:
         return response
+    # Ids of a larger vocabulary cannot be decoded at all.
     in_vocabulary = max(ids, default=0) < len(encoder.tokenizer)
     if in_vocabulary and encoder.decode(ids) == response.text:
         return response
@@ -187,6 +189,7 @@ def grounding_figures(measured: Measured) -> Figures:
 
     `low` and `high` bound it with 95 % confidence (Wilson 1927).
     """
+    # Conditions are comparable over the same pairs alone.
     available = [name for name in VIEWS if name not in measured.unavailable]
     ids: set[str] = set()
     if len(available) > 1:
@@ -219,6 +222,7 @@ def _accuracy(logps: Mapping[str, SideLogps], ids: set[str], measure: str) -> Fi
 
 def wilson(right: float, num: int, z: float = 1.96) -> tuple[float, float]:
     """Bounds of a share `right / num`, num > 0, at the confidence of `z` standard errors."""
+    # Wilson's interval stays within 0 and 1, also for a few pairs.
     total = num + z * z
     centre = (right + z * z / 2) / total
     half_width = z / total * math.sqrt(right * (num - right) / num + z * z / 4)

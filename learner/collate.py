@@ -47,10 +47,10 @@ class RowBatch:
             new_dtype = dtype if value.is_floating_point() else None
             media[name] = value.to(device, new_dtype)
         return RowBatch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.response_mask.to(device),
-            media,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            response_mask=self.response_mask.to(device),
+            media=media,
         )
 
 
@@ -122,6 +122,7 @@ class Collator:
         width = max(lengths)
         pad = self.encoder.tokenizer.pad_token_id or 0
         input_ids = torch.full((len(rows), width), pad)
+        # Padding on the right: positions of real tokens do not depend on the batch.
         attention_mask = torch.zeros_like(input_ids)
         response_mask = torch.zeros_like(input_ids, dtype=torch.bool)
         for row, (prompt, response) in enumerate(rows):
@@ -186,6 +187,7 @@ class PromptCache:
 
     def encode(self, prompt: Prompt, crop: Crop | None = None) -> EncodedPrompt:
         """The prompt's tensors, encoded now or kept from an earlier call."""
+        # By content, not by id: the pairs of one prompt share its pixels.
         images = tuple(image.sha256 for image in prompt.images)
         key = (prompt.messages, images, crop)
         if key in self._entries:

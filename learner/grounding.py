@@ -69,6 +69,7 @@ def views(
         readable.append(pair)
         if greyed is not None:
             blank.append(greyed)
+    # Only readable pictures are swapped: a pair must not get one that cannot be opened.
     to_shuffled = shuffled_view(readable)
     shuffled: list[PreferencePair] = []
     for pair in readable:
@@ -83,6 +84,7 @@ def agreed_views(
     pairs: Sequence[PreferencePair], store: ImageStore, world_size: int
 ) -> dict[str, list[PreferencePair]]:
     """`views` of the pairs whose images every rank can read: all ranks then run the same forwards (collective)."""
+    # A file may be missing on one node alone.
     shown = views(pairs, store)
     readable_by_rank = gather({pair.id for pair in shown.get("true", ())}, world_size)
     everywhere = set.intersection(*readable_by_rank)
@@ -100,6 +102,7 @@ def deltas(models: Models, plan: BatchPlan) -> list[float]:
     for micro_batch in plan.micro_batches:
         batch = models.collate(micro_batch.pairs)
         logps = pair_logps(policy(batch), models.reference(batch), micro_batch.pairs)
+        # Fillers stand at the end of a micro-batch.
         counted = logps.delta[: len(micro_batch.counted)]
         deltas_of_rank += counted.double().tolist()
     policy.train()
