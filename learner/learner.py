@@ -144,6 +144,9 @@ class Learner:
     ) -> tuple[StepResult, list[Dropped]]:
         """One update on a global batch, the same list on every rank; each rank trains on its share.
 
+        Args:
+            step: 1 for the first one; `learner.num_steps` for the last.
+
         Returns:
             Metrics reduced over ranks with the ids trained on, and the refused pairs. A batch without a usable pair
             or with a non-finite gradient changes nothing, counts in `steps_skipped`, and returns no ids.
