@@ -33,14 +33,10 @@ class Batch:
             (place >= PROMPT) & (place < PROMPT + self.lengths[:, None])
         ).long()
         shape = (rows, PROMPT + RESPONSE - 1)
-        policy, reference = (
-            -2 * torch.rand(shape, generator=generator, dtype=torch.float64)
-            for _ in range(2)
-        )
-        self.policy, self.reference = (
-            policy * self.mask[:, 1:],
-            reference * self.mask[:, 1:],
-        )
+        policy = -2 * torch.rand(shape, generator=generator, dtype=torch.float64)
+        reference = -2 * torch.rand(shape, generator=generator, dtype=torch.float64)
+        self.policy = policy * self.mask[:, 1:]
+        self.reference = reference * self.mask[:, 1:]
 
     @property
     def logps(self) -> PairLogps:
