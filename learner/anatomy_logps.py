@@ -193,7 +193,9 @@ def grounding_figures(measured: Measured) -> Figures:
     available = [name for name in VIEWS if name not in measured.unavailable]
     ids: set[str] = set()
     if len(available) > 1:
-        ids = set.intersection(*(set(measured.logps[name]) for name in available))
+        ids = set(measured.logps[available[0]])
+        for name in available[1:]:
+            ids &= set(measured.logps[name])
     views: Figures = {}
     for name in available if ids else ():
         views[name] = {
@@ -225,7 +227,8 @@ def wilson(right: float, num: int, z: float = 1.96) -> tuple[float, float]:
     # Wilson's interval stays within 0 and 1, also for a few pairs.
     total = num + z * z
     centre = (right + z * z / 2) / total
-    half_width = z / total * math.sqrt(right * (num - right) / num + z * z / 4)
+    variance = right * (num - right) / num
+    half_width = z / total * math.sqrt(variance + z * z / 4)
     return max(0.0, centre - half_width), min(1.0, centre + half_width)
 
 

@@ -117,8 +117,10 @@ def plan_batch(
     if world_size > 1:
         filler = _filler(pairs, share, accepted, collator)
     # Empty cuts become micro-batches of the filler alone.
-    num_missing = max(len(cuts_of_rank) for cuts_of_rank in cuts) - len(cuts[rank])
-    cuts_of_this_rank = cuts[rank] + [slice(0, 0)] * num_missing
+    cuts_of_this_rank = list(cuts[rank])
+    most_cuts = max(len(cuts_of_rank) for cuts_of_rank in cuts)
+    while len(cuts_of_this_rank) < most_cuts:
+        cuts_of_this_rank.append(slice(0, 0))
     encoded = [pair for pair in share.values() if isinstance(pair, EncodedPair)]
     return BatchPlan(
         micro_batches=_split(encoded, cuts_of_this_rank, filler),

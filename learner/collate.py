@@ -89,7 +89,8 @@ class Collator:
             f"pair {pair.id}: the engine ran {len(pair.prompt_token_ids or ())} prompt tokens, the learner makes "
             f"{len(prompt.token_ids)} of the same prompt, or others; engine and learner must share one processor"
         )
-        chosen, rejected = self._tokens(pair.chosen), self._tokens(pair.rejected)
+        chosen = self._tokens(pair.chosen)
+        rejected = self._tokens(pair.rejected)
         refusal = self._refusal(pair.source, len(prompt.token_ids), chosen, rejected)
         if refusal is not None:
             reason, detail = refusal
@@ -127,7 +128,8 @@ class Collator:
         response_mask = torch.zeros_like(input_ids, dtype=torch.bool)
         for row, (prompt, response) in enumerate(rows):
             begin, end = len(prompt.token_ids), lengths[row]
-            input_ids[row, :end] = torch.tensor([*prompt.token_ids, *response])
+            tokens = prompt.token_ids + response
+            input_ids[row, :end] = torch.tensor(tokens)
             attention_mask[row, :end] = 1
             response_mask[row, begin:end] = True
         media = _join_media([prompt for prompt, _ in rows], width)

@@ -36,7 +36,8 @@ def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]
     accuracies: dict[str, float] = {}
     for view, values in deltas.items():
         if values:
-            accuracies[view] = sum(value > 0 for value in values) / len(values)
+            num_right = sum(value > 0 for value in values)
+            accuracies[view] = num_right / len(values)
     metrics: dict[str, float] = {}
     for view, accuracy in accuracies.items():
         metrics[f"grounding/accuracy_{view}"] = accuracy

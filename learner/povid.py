@@ -112,9 +112,10 @@ def _best_tokens(logps: CompletionLogps) -> Tensor:
 
 def _laid_out(tokens: Tensor, batch: RowBatch) -> Tensor:
     """Pad tokens of the chosen rows to all rows and response columns of a batch."""
-    num_columns = int(batch.response_mask.sum(1).max())
     num_rows = len(batch.response_mask)
-    right, below = num_columns - tokens.shape[1], num_rows - tokens.shape[0]
+    num_columns = int(batch.response_mask.sum(1).max())
+    below = num_rows - tokens.shape[0]
+    right = num_columns - tokens.shape[1]
     return F.pad(tokens, (0, right, 0, below))
 
 
@@ -133,5 +134,6 @@ def clamp_pixels(pixels: Tensor, low: Tensor, high: Tensor) -> Tensor:
         # Qwen's processors give patches whose values are ordered by channel first.
         by_channel = pixels.unflatten(1, (3, 1, -1))
         return clamp_pixels(by_channel, low, high).flatten(1)
-    low, high = low.view(3, 1, 1).to(pixels), high.view(3, 1, 1).to(pixels)
-    return pixels.clamp(low, high)
+    channel_low = low.view(3, 1, 1).to(pixels)
+    channel_high = high.view(3, 1, 1).to(pixels)
+    return pixels.clamp(channel_low, channel_high)

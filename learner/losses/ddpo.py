@@ -30,4 +30,5 @@ class DdpoLoss(PairLoss[Ddpo]):
         if self.settings.normalise:
             lengths = torch.stack([logps.chosen_lengths, logps.rejected_lengths], 1)
             ratios = ratios / (lengths + extra_weight * logps.changed_lengths)
-        return -F.logsigmoid(self.settings.beta * (ratios[:, 0] - ratios[:, 1]))
+        chosen, rejected = ratios.unbind(1)
+        return -F.logsigmoid(self.settings.beta * (chosen - rejected))
