@@ -205,10 +205,12 @@ def _shared_settings(kind: str, other_kind: str) -> set[str]:
     if kind not in sections or other_kind not in sections:
         return set()  # validation names the unknown kind
     section, other = sections[kind], sections[other_kind]
+    # A name alone proves nothing: `gamma` of simpo and of ddpo are two settings.
     names: set[str] = set()
     for shared in section.__mro__:
         if issubclass(shared, Loss) and issubclass(other, shared):
             names |= set(shared.model_fields)
+    # Without a reference beta scales log-probs per token, not a ratio.
     if section.reads_reference != other.reads_reference:
         names.discard("beta")
     return names - {"kind", "weight"}

@@ -78,6 +78,7 @@ def measure_views(
     with_image = [
         pair for pair in tokenised if pair.prompt.images and pair.id in usable
     ]
+    # Other conditions are only asked of pairs that have a result under their own image.
     measure("blank", with_image, blank_images(store))
     measure("shuffled", with_image, shuffled_images(with_image))
     try:
@@ -110,6 +111,7 @@ def _of_tokenizer(response: Response, encoder: ChatEncoder) -> Response:
     ids = response.token_ids
     if ids is None:
         return response
+    # Ids of a larger vocabulary cannot be decoded at all.
     in_vocabulary = max(ids, default=0) < len(encoder.tokenizer)
     if in_vocabulary and encoder.decode(ids) == response.text:
         return response
@@ -190,10 +192,13 @@ def grounding_figures(measured: Measured) -> Figures:
 
     `low` and `high` bound it with 95 % confidence (Wilson 1927).
     """
+    # Conditions are comparable over the same pairs alone.
     available = [name for name in VIEWS if name not in measured.unavailable]
     ids: set[str] = set()
     if len(available) > 1:
-        ids = set.intersection(*(set(measured.logps[name]) for name in available))
+        ids = set(measured.logps[available[0]])
+        for name in available[1:]:
+            ids &= set(measured.logps[name])
     views: Figures = {}
     for name in available if ids else ():
         views[name] = {
@@ -222,9 +227,11 @@ def _accuracy(logps: Mapping[str, SideLogps], ids: set[str], measure: str) -> Fi
 
 def wilson(right: float, num: int, z: float = 1.96) -> tuple[float, float]:
     """Bounds of a share `right / num`, num > 0, at the confidence of `z` standard errors."""
+    # Wilson's interval stays within 0 and 1, also for a few pairs.
     total = num + z * z
     centre = (right + z * z / 2) / total
-    half_width = z / total * math.sqrt(right * (num - right) / num + z * z / 4)
+    variance = right * (num - right) / num
+    half_width = z / total * math.sqrt(variance + z * z / 4)
     return max(0.0, centre - half_width), min(1.0, centre + half_width)
 
 

@@ -56,6 +56,7 @@ class MicroSize:
         prompts: set[int] = set()
         for index, (key, prompt, others) in enumerate(sizes):
             added = others if key in prompts else prompt + others
+            # A pair that is larger than the limit gets a forward of its own.
             if index > start and num_tokens + added > self.tokens:
                 cuts.append(slice(start, index))
                 start, num_tokens, added = index, 0, prompt + others
@@ -105,6 +106,7 @@ def plan_batch(
     accepted, dropped = _agreed(share, collator.tree, world_size)
     if not accepted:
         return BatchPlan([], [], [], dropped)
+    # Every rank cuts the shares of all ranks: it must know how many micro-batches the longest one has.
     rows: list[PreferencePair] = []
     cuts: list[list[slice]] = []
     for other_rank in range(world_size):
@@ -114,11 +116,18 @@ def plan_batch(
     filler = None
     if world_size > 1:
         filler = _filler(pairs, share, accepted, collator)
-    num_missing = max(len(cuts_of_rank) for cuts_of_rank in cuts) - len(cuts[rank])
-    own_cuts = cuts[rank] + [slice(0, 0)] * num_missing
+    # Empty cuts become micro-batches of the filler alone.
+    cuts_of_this_rank = list(cuts[rank])
+    most_cuts = max(len(cuts_of_rank) for cuts_of_rank in cuts)
+    while len(cuts_of_this_rank) < most_cuts:
+        cuts_of_this_rank.append(slice(0, 0))
     encoded = [pair for pair in share.values() if isinstance(pair, EncodedPair)]
-    trained = [pairs[index] for index in accepted]
-    return BatchPlan(_split(encoded, own_cuts, filler), trained, rows, dropped)
+    return BatchPlan(
+        micro_batches=_split(encoded, cuts_of_this_rank, filler),
+        pairs=[pairs[index] for index in accepted],
+        rows=rows,
+        dropped=dropped,
+    )
 
 
 def _agreed(
@@ -131,6 +140,7 @@ def _agreed(
             facts[index] = pair
         else:
             facts[index] = _Accepted(pair.has_media, _size(pair, index, tree))
+    # Pixels stay where they are: only these facts travel.
     for facts_of_rank in gather(dict(facts), world_size):
         facts |= facts_of_rank
     accepted: dict[int, _Accepted] = {}
@@ -157,6 +167,7 @@ def _filler(
     collator: Collator,
 ) -> EncodedPair:
     """The first accepted pair with an image, or the first at all: the same on all ranks."""
+    # With an image if there is one: it then also serves micro-batches that lack media.
     filler_index = next(iter(accepted))
     for index, fact in accepted.items():
         if fact.has_media:

@@ -47,10 +47,10 @@ class RowBatch:
             new_dtype = dtype if value.is_floating_point() else None
             media[name] = value.to(device, new_dtype)
         return RowBatch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.response_mask.to(device),
-            media,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            response_mask=self.response_mask.to(device),
+            media=media,
         )
 
 
@@ -89,7 +89,8 @@ class Collator:
             f"pair {pair.id}: the engine ran {len(pair.prompt_token_ids or ())} prompt tokens, the learner makes "
             f"{len(prompt.token_ids)} of the same prompt, or others; engine and learner must share one processor"
         )
-        chosen, rejected = self._tokens(pair.chosen), self._tokens(pair.rejected)
+        chosen = self._tokens(pair.chosen)
+        rejected = self._tokens(pair.rejected)
         refusal = self._refusal(pair.source, len(prompt.token_ids), chosen, rejected)
         if refusal is not None:
             reason, detail = refusal
@@ -122,11 +123,13 @@ class Collator:
         width = max(lengths)
         pad = self.encoder.tokenizer.pad_token_id or 0
         input_ids = torch.full((len(rows), width), pad)
+        # Padding on the right: positions of real tokens do not depend on the batch.
         attention_mask = torch.zeros_like(input_ids)
         response_mask = torch.zeros_like(input_ids, dtype=torch.bool)
         for row, (prompt, response) in enumerate(rows):
             begin, end = len(prompt.token_ids), lengths[row]
-            input_ids[row, :end] = torch.tensor([*prompt.token_ids, *response])
+            tokens = prompt.token_ids + response
+            input_ids[row, :end] = torch.tensor(tokens)
             attention_mask[row, :end] = 1
             response_mask[row, begin:end] = True
         media = _join_media([prompt for prompt, _ in rows], width)
@@ -186,6 +189,7 @@ class PromptCache:
 
     def encode(self, prompt: Prompt, crop: Crop | None = None) -> EncodedPrompt:
         """The prompt's tensors, encoded now or kept from an earlier call."""
+        # By content, not by id: the pairs of one prompt share its pixels.
         images = tuple(image.sha256 for image in prompt.images)
         key = (prompt.messages, images, crop)
         if key in self._entries:

@@ -36,8 +36,10 @@ class Crop:
 
     def box(self, size: tuple[int, int], index: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of what is kept of the prompt's image number `index`, in whole pixels."""
+        # Each image of a prompt has its own draw.
         draw = random.Random(derive_seed(self.seed, index))
         share = draw.uniform(self.low, self.high)
+        # Both sides shrink alike, so the picture's proportions stay.
         scale = share**0.5
         width = max(1, round(size[0] * scale))
         height = max(1, round(size[1] * scale))

@@ -52,6 +52,7 @@ class EncodedPair:
 
 def rows_of(pairs: Sequence[EncodedPair]) -> list[tuple[EncodedPair, tuple[int, ...]]]:
     """Prompt and completion of every row of a forward: all chosen, all rejected, then chosen behind each crop."""
+    # Three blocks: `pair_logps` cuts them apart by the number of pairs.
     chosen, rejected, behind_crop = [], [], []
     for pair in pairs:
         chosen.append((pair, pair.chosen))

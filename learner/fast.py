@@ -51,6 +51,7 @@ class FastPath:
         layers = fast.fused_layers and possible(
             "fused_layers", against_fused_layers(policy, tree)
         )
+        # The policy's forward finds out for itself; here it is only reported.
         if fast.fused_logps:
             possible("fused_logps", against_fused_logps(config))
         cache = _cache_folder(config)
@@ -58,15 +59,24 @@ class FastPath:
             "reference_cache", against_reference_cache(config, tree)
         ):
             cache = None
+        # Not a fallback: without it torch's other library is the faster one.
         on_cpu = config.learner.num_gpus == 0
         onednn = fast.onednn and on_cpu and products.mkl_is_slow()
-        return cls(tree, vision, layers, onednn, cache, fallbacks)
+        return cls(
+            share_prompt=tree,
+            share_vision=vision,
+            fused_layers=layers,
+            onednn=onednn,
+            reference_cache=cache,
+            fallbacks=fallbacks,
+        )
 
     def apply(
         self, config: RunConfig, policy: Policy, reference: Policy | None
     ) -> None:
         """Switch policy and reference over."""
         fast = config.learner.fast
+        # One for both models: policy and reference read each other's features.
         shared = None
         if self.share_vision:
             shared = VisionShare(policy.model, fast.vision_cache_mb << 20)

@@ -35,7 +35,8 @@ def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]
     accuracies: dict[str, float] = {}
     for view, values in deltas.items():
         if values:
-            accuracies[view] = sum(value > 0 for value in values) / len(values)
+            num_right = sum(value > 0 for value in values)
+            accuracies[view] = num_right / len(values)
     metrics: dict[str, float] = {}
     for view, accuracy in accuracies.items():
         metrics[f"grounding/accuracy_{view}"] = accuracy
@@ -68,6 +69,7 @@ def views(
         readable.append(pair)
         if greyed is not None:
             blank.append(greyed)
+    # Only readable pictures are swapped: a pair must not get one that cannot be opened.
     to_shuffled = shuffled_images(readable)
     shuffled: list[PreferencePair] = []
     for pair in readable:
@@ -82,6 +84,7 @@ def agreed_views(
     pairs: Sequence[PreferencePair], store: ImageStore, world_size: int
 ) -> dict[str, list[PreferencePair]]:
     """`views` of the pairs whose images every rank can read: all ranks then run the same forwards (collective)."""
+    # A file may be missing on one node alone.
     shown = views(pairs, store)
     readable_by_rank = gather({pair.id for pair in shown.get("true", ())}, world_size)
     everywhere = set.intersection(*readable_by_rank)
@@ -99,6 +102,7 @@ def deltas(models: Models, plan: BatchPlan) -> list[float]:
     for micro_batch in plan.micro_batches:
         batch = models.collate(micro_batch.pairs)
         logps = pair_logps(policy(batch), models.reference(batch), micro_batch.pairs)
+        # Fillers stand at the end of a micro-batch.
         counted = logps.delta[: len(micro_batch.counted)]
         deltas_of_rank += counted.double().tolist()
     policy.train()

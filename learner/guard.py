@@ -43,6 +43,7 @@ class SkippedSteps:
         if self._not_finite_in_a_row < self._limit:
             return
         file = self._directory / f"skipped_step_{step}.json"
+        # All ranks hold the same batch: one writes it, all stop.
         if self._writes:
             self._directory.mkdir(parents=True, exist_ok=True)
             file.write_bytes(_PAIRS.dump_json(list(pairs), indent=1))

@@ -111,6 +111,7 @@ class Learner:
         dtype: torch.dtype = getattr(torch, config.model.dtype)
         if device.type == "cpu":
             keep_freed_pages()
+        # New adapters are drawn at random, and must be equal on all ranks; dropout later must not.
         torch.manual_seed(derive_seed(config.run.seed, "policy"))
         self.policy = load_policy(
             config.model, self.model_path, config.learner.gradient_checkpointing
@@ -119,6 +120,7 @@ class Learner:
         counts = _num_params(self.policy)
         self.reference = Reference(config, self.policy)
         self.fast = FastPath.of(config, self.policy)
+        # Before the engine takes the policy: ZeRO-3 splits its parameters up.
         self.fast.apply(config, self.policy, self.reference.copy)
         encoder = ChatEncoder(self.model_path, config.model.max_length)
         collator = Collator(
@@ -142,6 +144,9 @@ class Learner:
     ) -> tuple[StepResult, list[Dropped]]:
         """One update on a global batch, the same list on every rank; each rank trains on its share.
 
+        Args:
+            step: 1 for the first one; `learner.num_steps` for the last.
+
         Returns:
             Metrics reduced over ranks with the ids trained on, and the refused pairs. A batch without a usable pair
             or with a non-finite gradient changes nothing, counts in `steps_skipped`, and returns no ids.
@@ -153,6 +158,7 @@ class Learner:
         begun = time.perf_counter()
         plan = self.plan(pairs)
         grounding = self._grounding(step, plan.pairs)
+        # A batch without a usable pair counts as skipped.
         metrics: dict[str, float] = {}
         skipped = True
         if plan.pairs:
@@ -342,6 +348,7 @@ class Learner:
         batch = models.collator.single(prompt, token_ids)
         batch = batch.to(models.device, models.dtype)
         policy = models.engine.module
+        # Without dropout, as the engine will score it.
         policy.eval()
         logps = policy(batch).token_logps[0]
         policy.train()

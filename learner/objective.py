@@ -50,11 +50,11 @@ class Objective:
         """The objective of a global batch that consists of these pairs."""
         losses = [config.loss_of(pair.source) for pair in pairs]
         return cls(
-            config,
-            tuple(dict.fromkeys(losses)),
-            sum(config.weight_of(pair.source) for pair in pairs),
-            _advantage_scale(pairs, losses),
-            reward_shift,
+            config=config,
+            losses=tuple(dict.fromkeys(losses)),
+            total_weight=sum(config.weight_of(pair.source) for pair in pairs),
+            advantage_scale=_advantage_scale(pairs, losses),
+            reward_shift=reward_shift,
         )
 
     @property
@@ -82,6 +82,7 @@ class Objective:
 
         Return None when no pair's loss reads them.
         """
+        # Other sources may carry judge scores in the same field: those are no advantages.
         advantages: list[tuple[float, float]] = []
         any_reads_them = False
         for pair in pairs:
@@ -100,6 +101,7 @@ class Objective:
 
 def _advantage_scale(pairs: Sequence[PreferencePair], losses: Sequence[Loss]) -> float:
     """The root mean square of the advantages of a batch; 1 if they are all 0 or not to be normalised."""
+    # Over both sides of all pairs of the global batch, so that it does not depend on ranks or micro-batches.
     squares: list[float] = []
     normalised = False
     for pair, loss in zip(pairs, losses, strict=True):
@@ -119,6 +121,7 @@ def crop_of(config: RunConfig) -> Callable[[PreferencePair], Crop | None]:
         if shares is None:
             return None
         low, high = shares
+        # The pair's id, not its place in a batch: it gets the same crop in every epoch.
         return Crop(derive_seed(config.run.seed, "mdpo", pair.id), low, high)
 
     return crop

@@ -84,18 +84,19 @@ def pair_logps(
         pairs: what the rows were made from; may be left out when there are no rows behind crops.
     """
     num = len(pairs) or len(policy.mask) // 2
+    # Summed log-probs per row, before the rows are paired.
     policy_sums, lengths = policy.summed, policy.num_tokens
     reference_sums = torch.zeros_like(policy_sums)
     if reference is not None:
         reference_sums = reference.summed
     chosen, rejected = slice(num), slice(num, 2 * num)
     logps = PairLogps(
-        policy_sums[chosen],
-        policy_sums[rejected],
-        reference_sums[chosen],
-        reference_sums[rejected],
-        lengths[chosen],
-        lengths[rejected],
+        policy_chosen=policy_sums[chosen],
+        policy_rejected=policy_sums[rejected],
+        ref_chosen=reference_sums[chosen],
+        ref_rejected=reference_sums[rejected],
+        chosen_lengths=lengths[chosen],
+        rejected_lengths=lengths[rejected],
     )
     logps = _with_crops(logps, (policy_sums - reference_sums)[2 * num :], pairs)
     if reference is not None:
@@ -110,6 +111,7 @@ def _with_crops(
     places = [place for place, pair in enumerate(pairs) if pair.cropped is not None]
     if not places:
         return logps
+    # index_put keeps the gradient of both: the ratios behind crops and those that stay.
     index = torch.tensor(places, device=cropped_ratios.device)
     ratios = logps.chosen_ratios.index_put((index,), cropped_ratios)
     return replace(logps, cropped_ratios=ratios)
@@ -147,6 +149,7 @@ def with_changed_tokens(
     """
     assert reference is not None, "a loss on changed tokens reads the reference"
     num = len(pairs)
+    # The mask is of completion tokens, as the columns of `token_logps` are.
     mask = changed_token_mask(pairs, min_matches, policy.mask.shape[1])
     mask = mask.to(policy.mask.device)
     token_ratios = (policy.token_logps - reference.token_logps)[: 2 * num]
@@ -168,6 +171,7 @@ def grouped_by_settings(
     distinct = list(dict.fromkeys(settings))
     if len(distinct) == 1:
         return function(logps, distinct[0])
+    # Sort pairs into groups of equal settings, and put the results back in the order of pairs.
     groups = torch.tensor(
         [distinct.index(loss) for loss in settings], device=logps.policy_chosen.device
     )

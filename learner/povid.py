@@ -76,12 +76,14 @@ class NoisedImages:
             noised.append(pair if need is None else self.noised(pair, need.step))
             shared.append(need is None or need.shared_tokens)
         models = self._models
+        # y-_noise follows the chosen tokens, so the chosen rows are all it takes.
         rows = models.collator.collate_chosen(noised).to(models.device, models.dtype)
         policy = models.engine.module
         policy.eval()  # without dropout: the policy's most likely tokens, not a draw's
         policy_tokens = _best_tokens(policy(rows, best=True))
         policy.train()
         reference_tokens = policy_tokens
+        # Decided by the global batch: with ZeRO-3 all ranks must run the reference, or none.
         if self._reference_differs:
             best = _best_tokens(models.reference(rows, best=True))
             is_shared = torch.tensor(shared, device=best.device)[:, None]
@@ -96,6 +98,7 @@ class NoisedImages:
         if PIXELS not in inputs:
             return pair
         generator = torch.Generator().manual_seed(derive_seed(self._seed, pair.pair.id))
+        # A new tensor: the prompt cache keeps the clean pixels.
         pixels = noise_pixels(inputs[PIXELS], noise_step, generator)
         pixels = clamp_pixels(pixels, *self._range)
         prompt = replace(pair.prompt, model_inputs={**inputs, PIXELS: pixels})
@@ -109,9 +112,10 @@ def _best_tokens(logps: CompletionLogps) -> Tensor:
 
 def _laid_out(tokens: Tensor, batch: RowBatch) -> Tensor:
     """Pad tokens of the chosen rows to all rows and response columns of a batch."""
-    num_columns = int(batch.response_mask.sum(1).max())
     num_rows = len(batch.response_mask)
-    right, below = num_columns - tokens.shape[1], num_rows - tokens.shape[0]
+    num_columns = int(batch.response_mask.sum(1).max())
+    below = num_rows - tokens.shape[0]
+    right = num_columns - tokens.shape[1]
     return F.pad(tokens, (0, right, 0, below))
 
 
@@ -127,7 +131,9 @@ def pixel_range(image_processor: Any) -> tuple[Tensor, Tensor]:
 def clamp_pixels(pixels: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Pixels within `low` and `high` of their channel: [..., 3, height, width], or flat patches [patches, 3 · any]."""
     if pixels.ndim == 2:
+        # Qwen's processors give patches whose values are ordered by channel first.
         by_channel = pixels.unflatten(1, (3, 1, -1))
         return clamp_pixels(by_channel, low, high).flatten(1)
-    low, high = low.view(3, 1, 1).to(pixels), high.view(3, 1, 1).to(pixels)
-    return pixels.clamp(low, high)
+    channel_low = low.view(3, 1, 1).to(pixels)
+    channel_high = high.view(3, 1, 1).to(pixels)
+    return pixels.clamp(channel_low, channel_high)

@@ -66,6 +66,7 @@ class ReferenceCache:
             self._file = sqlite3.connect(
                 self._path, timeout=TIMEOUT_S, check_same_thread=False
             )
+            # Fewer waits for the disk: after a power cut the cache may have to be made again.
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.execute(_TABLE)
             self._file.commit()
@@ -94,6 +95,7 @@ class ReferenceCache:
             if row.key is not None:
                 wanted[index] = (row.key, row.length)
         values = self.read(wanted)
+        # One missing row makes its whole pair missing: the forward takes pairs.
         missing = {row.owner for i, row in enumerate(rows) if i not in values}
         self._count(batch.pairs, missing)
         if missing:
@@ -115,6 +117,7 @@ class ReferenceCache:
 
     def key(self, pair: EncodedPair, completion: tuple[int, ...]) -> bytes:
         """The key of a prompt with this completion."""
+        # The images by content and view, so a crop has a key of its own.
         digest = hashlib.sha256(self._identity.encode())
         tokens, images = pair.prompt_key
         for part in (tokens, images, completion):
@@ -188,6 +191,7 @@ class ReferenceCache:
         """This rank's file first, then those of the others that exist by now, read-only."""
         for path in sorted(self._directory.glob(FILE.format(rank="*"))):
             if path != self._path and path not in self._files_of_others:
+                # Read-only: another rank may be writing to it.
                 self._files_of_others[path] = sqlite3.connect(
                     f"{path.resolve().as_uri()}?mode=ro",
                     uri=True,

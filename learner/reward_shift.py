@@ -53,4 +53,5 @@ class RewardShift:
             for reward, counted in zip(column, counts, strict=True):
                 if counted:
                     rewards.append(reward)
+        # fsum is exact, so the order of ranks does not show.
         return RewardShift(math.fsum([self.total, *rewards]), self.count + len(rewards))

@@ -73,6 +73,7 @@ def _forward(
         tokens = noised_images.tokens(pairs, batch)
     reference_logps = None
     if objective.needs_reference:
+        # Before the policy: its activations for the backward pass need not be there meanwhile.
         with torch.no_grad():
             reference_logps = models.reference(batch, alternatives=tokens.reference)
     policy_logps = models.engine.module(batch, alternatives=tokens.policy)
@@ -90,6 +91,7 @@ def loss_inputs(
     advantages = objective.advantages([pair.pair for pair in pairs])
     if advantages is not None:
         logps = replace(logps, advantages=logps.policy_chosen.new_tensor(advantages))
+    # A field is filled for all pairs of the micro-batch as soon as one of them needs it.
     needs = [objective.needs(pair.pair) for pair in pairs]
     if any(need.mean_reward for need in needs):
         shift = torch.full_like(logps.policy_chosen, objective.reward_shift)
@@ -133,6 +135,7 @@ def reduce_tables(
     metrics: dict[str, float] = {}
     for name, values in columns.items():
         metrics[name] = sum(values) / len(values)
+    # Two columns are no plain means.
     metrics["tokens"] = sum(columns["tokens"])
     weighted_losses = 0.0
     for weight, loss in zip(weights, columns["loss"], strict=True):

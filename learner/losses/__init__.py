@@ -74,6 +74,7 @@ def make_loss(settings: Loss) -> PairLoss[Any]:
 def pair_losses(logps: PairLogps, settings: Loss) -> Tensor:
     """The loss with these settings of every pair, the NLL of the chosen side included; [pairs]."""
     losses = make_loss(settings)(logps)
+    # With weight 0 the term would still be NaN for a log-prob of -inf.
     if settings.nll_weight:
         weighted = settings.nll_weight * logps.policy_chosen
         losses = losses - weighted / logps.chosen_lengths

@@ -76,5 +76,6 @@ class PairLoss(ABC, Generic[SettingsT]):
 def smoothed_sigmoid(margins: Tensor, settings: SmoothedLoss) -> Tensor:
     """-(1 - e) log σ(margin) - e log σ(-margin), e the label smoothing; [pairs]."""
     smoothing = settings.label_smoothing
+    # logsigmoid does not overflow where log(sigmoid) would.
     right = -(1 - smoothing) * F.logsigmoid(margins)
     return right - smoothing * F.logsigmoid(-margins)

@@ -25,8 +25,10 @@ class DdpoLoss(PairLoss[Ddpo]):
         assert logps.changed_lengths is not None, "the update compares the tokens"
         extra_weight = self.settings.gamma - 1
         ratios = torch.stack([logps.chosen_ratios, logps.rejected_ratios], 1)
+        # Every token has weight 1 already; changed ones get γ - 1 on top.
         ratios = ratios + extra_weight * logps.changed_ratios
         if self.settings.normalise:
             lengths = torch.stack([logps.chosen_lengths, logps.rejected_lengths], 1)
             ratios = ratios / (lengths + extra_weight * logps.changed_lengths)
-        return -F.logsigmoid(self.settings.beta * (ratios[:, 0] - ratios[:, 1]))
+        chosen, rejected = ratios.unbind(1)
+        return -F.logsigmoid(self.settings.beta * (chosen - rejected))

@@ -95,7 +95,7 @@ def encoded(collator: Collator, pairs: list[PreferencePair]) -> list[EncodedPair
 
 
 def assert_same_weights(
-    found: Mapping[str, Any], expected: Mapping[str, Any], lr: float = 1e-3
+    weights: Mapping[str, Any], expected: Mapping[str, Any], lr: float = 1e-3
 ) -> None:
     """After the same few steps of AdamW with this learning rate, up to the rounding of gradients.
 
@@ -103,34 +103,31 @@ def assert_same_weights(
     a visible share of a step: at most 5 %, and 0.1 % over all weights (root mean square). A gradient or a moment that
     is lost moves whole tensors by whole steps.
     """
-    assert found.keys() == expected.keys()
-    errors = {
-        name: np.abs(np.asarray(found[name], np.float64) - np.asarray(expected[name]))
-        for name in expected
-    }
-    for name, error in errors.items():
+    assert weights.keys() == expected.keys()
+    errors = []
+    for name, value in expected.items():
+        error = np.abs(np.asarray(weights[name], np.float64) - np.asarray(value))
         assert error.max() <= 0.05 * lr, name
-    assert (
-        np.sqrt(
-            np.mean(np.concatenate([error.ravel() for error in errors.values()]) ** 2)
-        )
-        <= 1e-3 * lr
-    )
+        errors.append(error.ravel())
+    root_mean_square = np.sqrt(np.mean(np.concatenate(errors) ** 2))
+    assert root_mean_square <= 1e-3 * lr
 
 
 def make_pairs(store: ImageStore, num: int, first: int = 0) -> list[PreferencePair]:
     """Pairs with responses of different lengths, of two sources in turn."""
-    return [
-        PreferencePair(
+    pairs = []
+    for seed in range(first, first + num):
+        online = seed % 2 == 0
+        pair = PreferencePair(
             id=f"pair-{seed}",
             prompt=make_prompt(store, seed),
             chosen=Response(CHOSEN[seed % 3]),
             rejected=Response(REJECTED[seed % 3]),
-            source=("online", "bdhs")[seed % 2],
-            weight_version=0 if seed % 2 == 0 else None,
+            source="online" if online else "bdhs",
+            weight_version=0 if online else None,
         )
-        for seed in range(first, first + num)
-    ]
+        pairs.append(pair)
+    return pairs
 
 
 def diverged_policies(model_path: Path, scale: float) -> tuple[Policy, Policy]:
@@ -139,9 +136,8 @@ def diverged_policies(model_path: Path, scale: float) -> tuple[Policy, Policy]:
     reference = freeze_copy(policy, share_tower=True)
     torch.manual_seed(1)
     with torch.no_grad():
-        policy.model.lm_head.weight.add_(
-            torch.randn_like(policy.model.lm_head.weight) * scale
-        )
+        head = policy.model.lm_head.weight
+        head.add_(torch.randn_like(head) * scale)
     return policy, reference
 
 

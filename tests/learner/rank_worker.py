@@ -42,9 +42,9 @@ def batch_of(store: ImageStore, step: int) -> list[PreferencePair]:
     6      3, 3                 long completions on rank 0: three chunks of the head against one
     """
     pairs = make_pairs(store, 6, 6 * step)
-    if step in (1, 5):
-        for index in (1, 3, 5)[: 2 if step == 1 else 3]:
-            pairs[index] = replace(pairs[index], rejected=pairs[index].chosen)
+    refused = {1: (1, 3), 5: (1, 3, 5)}
+    for index in refused.get(step, ()):
+        pairs[index] = replace(pairs[index], rejected=pairs[index].chosen)
     if step == 2:
         for index in (1, 3, 5):
             pairs[index] = replace(pairs[index], prompt=text_prompt())
@@ -55,16 +55,16 @@ def batch_of(store: ImageStore, step: int) -> list[PreferencePair]:
         pairs[0] = replace(pairs[0], rejected=pairs[0].chosen)
     if step == 6:
         for index in (0, 2, 4):
-            longer = replace(
-                pairs[index].chosen, text=" ".join([pairs[index].chosen.text] * 5)
-            )
-            pairs[index] = replace(pairs[index], chosen=longer)
+            chosen = pairs[index].chosen
+            longer = " ".join([chosen.text] * 5)
+            pairs[index] = replace(pairs[index], chosen=replace(chosen, text=longer))
     return pairs
 
 
 def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
     # All of rank 1's pairs are of source `bdhs`, none of rank 0's: their forwards must meet all the same.
-    tuning, losses = case["tuning"], dict[str, dict[str, Any]]()
+    tuning = case["tuning"]
+    losses: dict[str, dict[str, Any]] = {}
     if "povid" in tuning:
         losses = {"bdhs": {"kind": "povid", "shared_tokens": False, "weight": 0.5}}
     if "mdpo" in tuning:
@@ -123,18 +123,19 @@ def run(
         assert resumed.checksum == manifest.checksum
         assert resumed.change_norm == manifest.change_norm
         np.savez(out / "weights.npz", **arrays)
-    found = {
+    probe = None
+    if manifest is not None and manifest.probe is not None:
+        probe = manifest.probe.token_logprobs
+    outcome = {
         "metrics": [result.metrics for result, _ in results],
         "trained": [result.pair_ids for result, _ in results],
         "dropped": [[drop.id for drop in dropped] for _, dropped in results],
         "again": again.pair_ids,
         "skipped": skipped.pair_ids,
         "change_norm": None if manifest is None else manifest.change_norm,
-        "probe": None
-        if manifest is None or manifest.probe is None
-        else manifest.probe.token_logprobs,
+        "probe": probe,
     }
-    (out / f"rank_{rank}.json").write_text(json.dumps(found))
+    (out / f"rank_{rank}.json").write_text(json.dumps(outcome))
     learner.close()
 
 

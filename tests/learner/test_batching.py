@@ -19,35 +19,29 @@ def plans(
     """The plans of all ranks, each in a thread of its own; they exchange their facts through a barrier."""
     facts, barrier = [], Barrier(world_size, timeout=60)
 
-    def exchange(own: object, _: int) -> list:
-        facts.append(own)
+    def exchange(facts_of_rank: object, _: int) -> list:
+        facts.append(facts_of_rank)
         barrier.wait()
         return facts
 
     monkeypatch.setattr(learner.batching, "gather", exchange)
+    size = MicroSize(micro_batch)
+
+    def plan(rank: int) -> BatchPlan:
+        return plan_batch(pairs, collator, size, rank, world_size)
+
     with ThreadPoolExecutor(world_size) as threads:
-        return list(
-            threads.map(
-                lambda rank: plan_batch(
-                    pairs, collator, MicroSize(micro_batch), rank, world_size
-                ),
-                range(world_size),
-            )
-        )
+        return list(threads.map(plan, range(world_size)))
 
 
-def ids(plan: BatchPlan) -> list[list[tuple[str, float]]]:
-    return [
-        [
-            (pair.pair.id, weight)
-            for pair, weight in zip(
-                batch.pairs,
-                [1] * len(batch.counted) + [0] * batch.num_fillers,
-                strict=True,
-            )
-        ]
-        for batch in plan.micro_batches
-    ]
+def ids(plan: BatchPlan) -> list[list[tuple[str, int]]]:
+    """Id and weight of every pair of each micro-batch; a filler has weight 0."""
+    batches = []
+    for micro_batch in plan.micro_batches:
+        counted = [(pair.pair.id, 1) for pair in micro_batch.counted]
+        fillers = micro_batch.pairs[len(counted) :]
+        batches.append(counted + [(pair.pair.id, 0) for pair in fillers])
+    return batches
 
 
 def test_one_rank(collator: Collator, store: ImageStore) -> None:
@@ -71,11 +65,19 @@ def test_ranks_run_equally_many_micro_batches(
     assert ids(first) == [[("pair-0", 1)], [("pair-2", 1)]]
     assert ids(second) == [[("pair-0", 0)], [("pair-0", 0)]]
     assert len(first.pairs) == len(second.pairs) == 2
-    assert (
-        [drop.id for drop in first.dropped]
-        == [drop.id for drop in second.dropped]
-        == ["pair-1", "pair-3"]
-    )
+    for plan in (first, second):
+        assert [drop.id for drop in plan.dropped] == ["pair-1", "pair-3"]
+
+
+def test_the_plan_carries_the_order_of_gathered_rows(
+    collator: Collator, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pair 2 is refused: rank 0 has pairs 0 and 4, rank 1 has 1 and 3; rows go rank by rank."""
+    pairs = make_pairs(store, 5)
+    pairs[2] = replace(pairs[2], rejected=pairs[2].chosen)
+    for plan in plans(pairs, collator, 2, 2, monkeypatch):
+        assert [pair.id[-1] for pair in plan.pairs] == ["0", "1", "3", "4"]
+        assert [pair.id[-1] for pair in plan.rows] == ["0", "4", "1", "3"]
 
 
 def test_every_micro_batch_has_media_if_any_has(

@@ -12,29 +12,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import Learner as LearnerConfig
-from common.config import Model
 from common.images import ImageStore
 from common.loss_config import Ddpo
-from common.records import PreferencePair, Response
+from common.records import Response
 from learner.batching import MicroSize, plan_batch
 from learner.changes import changed_token_mask, changed_tokens
 from learner.collate import Collator, EncodedPair
 from learner.learner import Learner
 from learner.objective import Objective
-from learner.policy import Policy, freeze_copy, load_policy
+from learner.policy import Policy
 from learner.tree_logps import prepare
 from learner.update import accumulate
-from tests.learner.helpers import make_pairs, models_of, run_config, text_prompt
+from tests.learner.helpers import (
+    diverged_policies,
+    encoded,
+    gradients,
+    make_pairs,
+    models_of,
+    run_config,
+    text_prompt,
+)
 
 
 def spots(
     chosen: list[int], rejected: list[int], min_match: int = 1
 ) -> tuple[list[int], list[int]]:
     """Places of changed tokens."""
-    sides = changed_tokens(chosen, rejected, min_match)
-    return tuple(
-        [place for place, changed in enumerate(side) if changed] for side in sides
-    )  # type: ignore[return-value]
+    in_chosen, in_rejected = changed_tokens(chosen, rejected, min_match)
+    return places(in_chosen), places(in_rejected)
+
+
+def places(changed: list[bool]) -> list[int]:
+    return [place for place, is_changed in enumerate(changed) if is_changed]
 
 
 def test_by_hand() -> None:
@@ -59,37 +68,28 @@ def test_what_is_unchanged_is_common() -> None:
     """Whatever the answers are, their unchanged tokens read the same; frequent tokens of long answers too."""
     rng = random.Random(0)
     for _ in range(30):
-        answers = [rng.choices(range(6), k=rng.randint(1, 400)) for _ in range(2)]
-        sides = changed_tokens(*answers, rng.randint(1, 4))
-        kept = [
-            [token for token, changed in zip(answer, side, strict=True) if not changed]
-            for answer, side in zip(answers, sides, strict=True)
-        ]
-        assert kept[0] == kept[1]
+        chosen = rng.choices(range(6), k=rng.randint(1, 400))
+        rejected = rng.choices(range(6), k=rng.randint(1, 400))
+        in_chosen, in_rejected = changed_tokens(chosen, rejected, rng.randint(1, 4))
+        assert unchanged(chosen, in_chosen) == unchanged(rejected, in_rejected)
+
+
+def unchanged(answer: list[int], changed: list[bool]) -> list[int]:
+    pairs = zip(answer, changed, strict=True)
+    return [token for token, is_changed in pairs if not is_changed]
 
 
 def test_mask(collator: Collator, store: ImageStore) -> None:
-    pair = encoded(
-        collator,
-        [
-            replace(
-                make_pairs(store, 1)[0],
-                chosen=tokens(5, 6, 7),
-                rejected=tokens(5, 8, 7, 9),
-            )
-        ],
-    )[0]
-    found = changed_token_mask([pair, pair], [1, None], 5)
-    assert found.int().tolist() == [[0, 1, 0, 0, 0], [0] * 5, [0, 1, 0, 1, 0], [0] * 5]
+    record = replace(
+        make_pairs(store, 1)[0], chosen=tokens(5, 6, 7), rejected=tokens(5, 8, 7, 9)
+    )
+    (pair,) = encoded(collator, [record])
+    mask = changed_token_mask([pair, pair], [1, None], 5)
+    assert mask.int().tolist() == [[0, 1, 0, 0, 0], [0] * 5, [0, 1, 0, 1, 0], [0] * 5]
 
 
 def tokens(*ids: int) -> Response:
     return Response("", ids)
-
-
-def encoded(collator: Collator, pairs: list[PreferencePair]) -> list[EncodedPair]:
-    found = [collator.encode(pair) for pair in pairs]
-    return [pair for pair in found if isinstance(pair, EncodedPair)]
 
 
 def dense_ratio(
@@ -100,22 +100,19 @@ def dense_ratio(
     changed = changed_tokens(pair.chosen, pair.rejected, 2)[side]
     batch = collator.rows([(pair.prompt, completion)]).to("cpu", torch.float64)
     start = len(pair.prompt.token_ids)
-    tables = [
-        policy.model(
+    tables = []
+    for policy in policies:
+        logits = policy.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             **batch.media,
-        )
-        .logits[0]
-        .log_softmax(-1)
-        for policy in policies
-    ]
+        ).logits
+        tables.append(logits[0].log_softmax(-1))
+    ratios = tables[0] - tables[1].detach()
     total, weights = torch.zeros((), dtype=torch.float64), 0.0
     for place, token in enumerate(completion):
         weight = 4.0 if changed[place] else 1.0
-        total = (
-            total + weight * (tables[0] - tables[1].detach())[start + place - 1, token]
-        )
+        total = total + weight * ratios[start + place - 1, token]
         weights += weight
     return total / weights
 
@@ -126,65 +123,36 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
     model_path: Path, collator: Collator, store: ImageStore, tree: bool, size: int
 ) -> None:
     """Dense pairs beside plain ones, one of them without a picture."""
-    policy = load_policy(Model(), model_path).double()
-    reference = freeze_copy(policy, share_tower=True)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        policy.model.lm_head.weight.add_(
-            torch.randn_like(policy.model.lm_head.weight) * 0.2
-        )
-    config = LearnerConfig.model_validate(
-        {
-            "source_losses": {
-                "bdhs": {
-                    "kind": "ddpo",
-                    "beta": 0.5,
-                    "gamma": 4,
-                    "min_match": 2,
-                }
-            }
-        }
-    )
+    policies = diverged_policies(model_path, 0.2)
+    policy, reference = policies
+    dense = {"kind": "ddpo", "beta": 0.5, "gamma": 4, "min_match": 2}
+    config = LearnerConfig.model_validate({"source_losses": {"bdhs": dense}})
     records = make_pairs(store, 4)
     records[1] = replace(records[1], prompt=text_prompt())
-    pairs = encoded(collator, records)
     losses = []
-    for pair in pairs:
+    for pair in encoded(collator, records):
         if pair.pair.source == "bdhs":
-            ratios = [
-                dense_ratio((policy, reference), collator, pair, side)
-                for side in range(2)
-            ]
-            losses.append(-F.logsigmoid(0.5 * (ratios[0] - ratios[1])))
+            chosen = dense_ratio(policies, collator, pair, 0)
+            rejected = dense_ratio(policies, collator, pair, 1)
+            losses.append(-F.logsigmoid(0.5 * (chosen - rejected)))
         else:
             batch = collator.collate([pair]).to("cpu", torch.float64)
             delta = (policy(batch).summed - reference(batch).summed).diff()
             losses.append(-F.logsigmoid(-0.1 * delta)[0])
-    expected = gradients(policy, torch.stack(losses).mean())
-    for each in (policy, reference) if tree else ():
-        prepare(each.model)
+    policy.zero_grad()
+    torch.stack(losses).mean().backward()
+    expected = gradients(policy)
+    if tree:
+        prepare(policy.model)
+        prepare(reference.model)
     collator.tree = tree
     policy.zero_grad()
-    plan, objective = (
-        plan_batch(records, collator, MicroSize(size), 0, 1),
-        Objective.of(config, records),
-    )
-    accumulate(models_of((policy, reference), collator), plan, objective)
-    found = {
-        name: p.grad for name, p in policy.named_parameters() if p.grad is not None
-    }
+    plan = plan_batch(records, collator, MicroSize(size), 0, 1)
+    accumulate(models_of(policies, collator), plan, Objective.of(config, records))
+    accumulated = gradients(policy)
     for name, value in expected.items():
-        assert (found[name] - value).norm() <= 1e-5 * value.norm() + 1e-9, name
-
-
-def gradients(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
-    policy.zero_grad()
-    loss.backward()
-    return {
-        name: p.grad.clone()
-        for name, p in policy.named_parameters()
-        if p.grad is not None
-    }
+        error = (accumulated[name] - value).norm()
+        assert error <= 1e-5 * value.norm() + 1e-9, name
 
 
 def test_a_learner_trains_on_it_with_cached_references(store: ImageStore) -> None:
@@ -196,9 +164,8 @@ def test_a_learner_trains_on_it_with_cached_references(store: ImageStore) -> Non
             run_config(loss=Ddpo(beta=0.5), fast={"reference_cache": cache})
         )
         assert trainer.start()["fallbacks"] == {}
-        results.append(
-            [trainer.step(step, pairs)[0].metrics["loss"] for step in range(4)]
-        )
+        steps = [trainer.step(step, pairs)[0] for step in range(4)]
+        results.append([result.metrics["loss"] for result in steps])
     assert results[0] == results[1]
     assert results[0][0] == pytest.approx(0.693147, abs=1e-5)
     assert results[0][-1] < results[0][0]

@@ -7,11 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.chat import ChatEncoder
+from common.chat import ChatEncoder, EncodedPrompt
 from common.images import ImageStore
-from common.records import Dropped, ImageRef, Message, Part, PreferencePair, Response
+from common.records import (
+    Dropped,
+    ImageRef,
+    Message,
+    Part,
+    PreferencePair,
+    Prompt,
+    Response,
+)
 from learner.collate import Collator, EncodedPair, PromptCache
-from tests.learner.helpers import make_pairs, text_prompt
+from learner.encoded import rows_of
+from tests.learner.helpers import encoded, make_pairs, text_prompt
 from tests.tiny_families import tiny_qwen
 from tests.tiny_models import tiny_llava
 
@@ -23,20 +32,12 @@ def refusal(collator: Collator, pair: PreferencePair) -> str:
     return encoded.reason
 
 
-def encoded(collator: Collator, pairs: list[PreferencePair]) -> list[EncodedPair]:
-    found = [collator.encode(pair) for pair in pairs]
-    assert not [pair for pair in found if isinstance(pair, Dropped)]
-    return found  # type: ignore[return-value]
-
-
 def test_rows(collator: Collator, store: ImageStore) -> None:
     pairs = encoded(collator, make_pairs(store, 3))
     batch = collator.collate(pairs)
     assert batch.input_ids.shape[0] == 6
     assert batch.media["pixel_values"].shape[0] == 6
-    for row, (pair, response) in enumerate(
-        [(p, p.chosen) for p in pairs] + [(p, p.rejected) for p in pairs]
-    ):
+    for row, (pair, response) in enumerate(rows_of(pairs)):
         length = len(pair.prompt.token_ids) + len(response)
         assert batch.input_ids[row, :length].tolist() == [
             *pair.prompt.token_ids,
@@ -55,18 +56,20 @@ def test_sampled_tokens_travel_and_text_is_encoded(
 ) -> None:
     (pair,) = make_pairs(store, 1)
     tokens = (9, 8, 7)
-    (found,) = encoded(collator, [replace(pair, chosen=Response("anything", tokens))])
-    assert found.chosen == tokens
-    assert found.rejected == collator.encoder.encode_response(pair.rejected.text)
-    assert found.rejected[-1] == collator.encoder.eos_token_id
+    sampled = replace(pair, chosen=Response("anything", tokens))
+    (result,) = encoded(collator, [sampled])
+    assert result.chosen == tokens
+    assert result.rejected == collator.encoder.encode_response(pair.rejected.text)
+    assert result.rejected[-1] == collator.encoder.eos_token_id
 
 
 def test_the_engines_prompt_must_be_ours(collator: Collator, store: ImageStore) -> None:
     (pair,) = make_pairs(store, 1)
-    (found,) = encoded(collator, [pair])
-    encoded(collator, [replace(pair, prompt_token_ids=found.prompt.token_ids)])
+    (result,) = encoded(collator, [pair])
+    prompt_ids = result.prompt.token_ids
+    encoded(collator, [replace(pair, prompt_token_ids=prompt_ids)])
     with pytest.raises(AssertionError, match="share one processor"):
-        collator.encode(replace(pair, prompt_token_ids=found.prompt.token_ids[1:]))
+        collator.encode(replace(pair, prompt_token_ids=prompt_ids[1:]))
 
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
@@ -166,14 +169,14 @@ def test_the_cache_is_bounded_and_keyed_by_content(
     prompts = [pair.prompt for pair in make_pairs(store, 3)]
     calls = []
     original = ChatEncoder.encode_prompt
-    monkeypatch.setattr(
-        ChatEncoder,
-        "encode_prompt",
-        lambda self, p, view: calls.append(p.id) or original(self, p),
-    )
-    one = sum(
-        value.nbytes for value in original(encoder, prompts[0]).model_inputs.values()
-    )
+
+    def noting_the_call(self: ChatEncoder, prompt: Prompt, view: None) -> EncodedPrompt:
+        calls.append(prompt.id)
+        return original(self, prompt, view)
+
+    inputs = original(encoder, prompts[0]).model_inputs
+    one = sum(value.nbytes for value in inputs.values())
+    monkeypatch.setattr(ChatEncoder, "encode_prompt", noting_the_call)
     cache = PromptCache(encoder, max_bytes=2 * one)
     for prompt in (
         prompts[0],

@@ -24,7 +24,7 @@ from common.errors import UserError
 from common.images import ImageStore
 from common.loss_config import Sigmoid
 from common.records import PreferencePair, Response
-from common.weights import LM_HEAD, checksum, from_arrays
+from common.weights import LM_HEAD, checksum, from_arrays, hub_name
 from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator
 from learner.fast import FastPath
@@ -48,6 +48,10 @@ def started(config: RunConfig) -> Learner:
 
 def weights_of(trainer: Learner) -> dict[str, np.ndarray]:
     return trainer.publish(0)[1]
+
+
+def encoder_of(trainer: Learner) -> ChatEncoder:
+    return trainer.models.collator.encoder
 
 
 def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
@@ -90,11 +94,11 @@ def test_training_raises_the_margin(store: ImageStore, tuning: dict | None) -> N
         "rewards/chosen",
         "logps/rejected",
     } <= last.keys()
-    assert last["tokens"] == sum(
-        len(trainer.models.collator.encoder.encode_response(side.text))
-        for p in pairs
-        for side in (p.chosen, p.rejected)
-    )
+    num_tokens = 0
+    for pair in pairs:
+        for side in (pair.chosen, pair.rejected):
+            num_tokens += len(encoder_of(trainer).encode_response(side.text))
+    assert last["tokens"] == num_tokens
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 8])
@@ -104,10 +108,9 @@ def test_micro_batches_add_up_to_one_big_batch(
     """Float64, so that equal means equal: 7 pairs in micro-batches of 1, 3 or 4 against one of 8."""
     policy = load_policy(Model(), model_path).double()
     reference = freeze_copy(policy, share_tower=True)
+    head = policy.model.lm_head.weight
     with torch.no_grad():
-        policy.model.lm_head.weight.add_(
-            torch.randn_like(policy.model.lm_head.weight) * 0.05
-        )
+        head.add_(torch.randn_like(head) * 0.05)
     collator = Collator(ChatEncoder(model_path, 256))
 
     models = models_of((policy, reference), collator)
@@ -129,14 +132,9 @@ def test_micro_batches_add_up_to_one_big_batch(
 def test_refused_pairs_come_back_and_do_not_count(store: ImageStore) -> None:
     good = make_pairs(store, 4)
     same = replace(good[0], id="same", rejected=good[0].chosen)
-    media = replace(
-        good[0],
-        id="media",
-        chosen=Response(
-            "", (5, started(run_config()).models.collator.encoder.image_token_id)
-        ),
-    )
     mixed, clean = started(run_config()), started(run_config())
+    image_token = encoder_of(mixed).image_token_id
+    media = replace(good[0], id="media", chosen=Response("", (5, image_token)))
     result, dropped = mixed.step(0, [same, *good, media])
     assert [(drop.id, drop.reason) for drop in dropped] == [
         ("same", "pair_identical"),
@@ -228,14 +226,10 @@ def test_a_run_that_stays_not_finite_stops_and_leaves_its_batch(
 
 def test_a_run_without_a_usable_pair_stops_and_says_why(store: ImageStore) -> None:
     """Limit 2: empty, good, empty, empty stops; the message counts what was refused since the good step."""
-    trainer, (pair, *good) = (
-        started(run_config(max_skipped_steps=2)),
-        make_pairs(store, 3),
-    )
-    same, empty = (
-        replace(pair, rejected=pair.chosen),
-        replace(pair, chosen=Response("", ())),
-    )
+    trainer = started(run_config(max_skipped_steps=2))
+    pair, *good = make_pairs(store, 3)
+    same = replace(pair, rejected=pair.chosen)
+    empty = replace(pair, chosen=Response("", ()))
     for step, pairs in enumerate(([same], good, [same, empty])):
         trainer.step(step, pairs)
     reasons = r"\{'pair_identical': 2, 'response_empty': 1\}"
@@ -250,14 +244,13 @@ def test_a_token_limit_cuts_micro_batches_and_changes_nothing(
     store: ImageStore,
 ) -> None:
     pairs = make_pairs(store, 6)
-    plain, packed = (
-        started(run_config()),
-        started(run_config(fast={"pack_tokens": 200})),
-    )
+    plain = started(run_config())
+    packed = started(run_config(fast={"pack_tokens": 200}))
     sizes = [len(batch.pairs) for batch in packed.plan(pairs).micro_batches]
     assert len(sizes) > 2
     assert sum(sizes) == 6
-    ours, theirs = packed.step(0, pairs)[0].metrics, plain.step(0, pairs)[0].metrics
+    ours = packed.step(0, pairs)[0].metrics
+    theirs = plain.step(0, pairs)[0].metrics
     for name in ("loss", "grad_norm", "rewards/margins", "tokens"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-4)
 
@@ -270,7 +263,8 @@ def test_pairs_of_one_prompt_fill_a_forward_with_it_once(store: ImageStore) -> N
     batches = packed.plan(same).micro_batches
     assert len(batches) < len(packed.plan(pairs).micro_batches)
     assert all(tree_batch(batch.pairs).num_tokens <= 200 for batch in batches)
-    ours, theirs = packed.step(0, same)[0].metrics, plain.step(0, same)[0].metrics
+    ours = packed.step(0, same)[0].metrics
+    theirs = plain.step(0, same)[0].metrics
     for name in ("loss", "grad_norm", "rewards/margins", "tokens"):
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-4)
     rows = started(run_config(fast={"pack_tokens": 200, "share_prompt": False}))
@@ -283,10 +277,8 @@ def test_every_switch_off_trains_the_same(
 ) -> None:
     names = ("share_prompt", "share_vision", "fused_logps", "fused_layers", "onednn")
     off = dict.fromkeys(names, False) | {"reference_cache": "off"}
-    fast, slow = (
-        started(run_config(tuning=tuning)),
-        started(run_config(tuning=tuning, fast=off)),
-    )
+    fast = started(run_config(tuning=tuning))
+    slow = started(run_config(tuning=tuning, fast=off))
     for step in range(3):
         ours = fast.step(step, make_pairs(store, 6, 6 * step))[0].metrics
         theirs = slow.step(step, make_pairs(store, 6, 6 * step))[0].metrics
@@ -313,18 +305,11 @@ def test_what_cannot_be_fast_is_said() -> None:
 def test_what_zero_3_cannot_have_is_said(model_path: Path) -> None:
     """The reference cache is there on one rank."""
     policy = load_policy(Model(), model_path)
-    found = [
-        set(
-            FastPath.of(
-                run_config("deepspeed", zero_stage=3, num_ranks=ranks), policy
-            ).fallbacks
-        )
-        for ranks in (1, 2)
-    ]
-    assert found == [
-        {"share_vision", "fused_logps"},
-        {"share_vision", "fused_logps", "reference_cache"},
-    ]
+    on_one = run_config("deepspeed", zero_stage=3, num_ranks=1)
+    on_two = run_config("deepspeed", zero_stage=3, num_ranks=2)
+    without = {"share_vision", "fused_logps"}
+    assert set(FastPath.of(on_one, policy).fallbacks) == without
+    assert set(FastPath.of(on_two, policy).fallbacks) == {*without, "reference_cache"}
 
 
 def test_the_slower_of_two_libraries_is_no_fallback(
@@ -364,10 +349,10 @@ def test_the_exported_adapter_is_pefts(
     batch = trainer.models.collator.single(pairs[0].prompt, (5, 6, 7))
     with torch.no_grad():
         theirs = Policy(adapted.eval())(batch).token_logps
-        merged = Policy(load_model(tmp_path / "out", torch.float32).eval())(
-            batch
-        ).token_logps
-        base = Policy(load_model(model_path, torch.float32).eval())(batch).token_logps
+        merged_model = load_model(tmp_path / "out", torch.float32).eval()
+        merged = Policy(merged_model)(batch).token_logps
+        base_model = load_model(model_path, torch.float32).eval()
+        base = Policy(base_model)(batch).token_logps
     torch.testing.assert_close(theirs, merged, atol=1e-4, rtol=1e-4)
     assert (theirs - base).abs().max() > 1e-3
 
@@ -393,17 +378,12 @@ def test_publish(store: ImageStore, model_path: Path, tuning: dict | None) -> No
     assert LM_HEAD in arrays
     fresh = load_model(model_path, torch.float32).eval()
     received = from_arrays(arrays)
-    from common.weights import hub_name
-
+    batch = trainer.models.collator.single(pairs[0].prompt, (5, 6, 7))
     with torch.no_grad():
-        base = Policy(fresh)(
-            trainer.models.collator.single(pairs[0].prompt, (5, 6, 7))
-        ).token_logps[0]
+        base = Policy(fresh)(batch).token_logps[0]
         for name, parameter in fresh.named_parameters():
             parameter.copy_(received[hub_name(name)])
-        sent = Policy(fresh)(
-            trainer.models.collator.single(pairs[0].prompt, (5, 6, 7))
-        ).token_logps[0]
+        sent = Policy(fresh)(batch).token_logps[0]
     np.testing.assert_allclose(manifest.probe.token_logprobs, sent.numpy(), atol=1e-4)
     assert (sent - base).abs().max() > 1e-2
     before = checksum(arrays)
@@ -413,7 +393,7 @@ def test_publish(store: ImageStore, model_path: Path, tuning: dict | None) -> No
 
 def test_a_probe_must_be_a_response(store: ImageStore) -> None:
     trainer, (pair,) = started(run_config()), make_pairs(store, 1)
-    for tokens in ((), (5, trainer.models.collator.encoder.image_token_id)):
+    for tokens in ((), (5, encoder_of(trainer).image_token_id)):
         with pytest.raises(
             UserError, match="expected at least one response token and no media token"
         ):
@@ -424,10 +404,8 @@ def test_publishing_does_not_disturb_training(
     store: ImageStore, tmp_path: Path
 ) -> None:
     pairs = make_pairs(store, 6)
-    disturbed, quiet = (
-        started(run_config(tuning=LORA)),
-        started(run_config(tuning=LORA)),
-    )
+    disturbed = started(run_config(tuning=LORA))
+    quiet = started(run_config(tuning=LORA))
     disturbed.set_probe(pairs[0].prompt, (5, 6))
     for step in range(3):
         disturbed.step(step, pairs)

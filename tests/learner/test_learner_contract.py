@@ -54,8 +54,8 @@ def pairs(tmp_path: Path) -> list[PreferencePair]:
 
 
 def call(learner: Any, method: str, *args: Any) -> Any:
-    found = getattr(learner, method)(*args)
-    return asyncio.run(found) if inspect.isawaitable(found) else found
+    result = getattr(learner, method)(*args)
+    return asyncio.run(result) if inspect.isawaitable(result) else result
 
 
 def test_a_step_names_its_pairs_and_moves_the_weights(

@@ -33,14 +33,10 @@ class Batch:
             (place >= PROMPT) & (place < PROMPT + self.lengths[:, None])
         ).long()
         shape = (rows, PROMPT + RESPONSE - 1)
-        policy, reference = (
-            -2 * torch.rand(shape, generator=generator, dtype=torch.float64)
-            for _ in range(2)
-        )
-        self.policy, self.reference = (
-            policy * self.mask[:, 1:],
-            reference * self.mask[:, 1:],
-        )
+        policy = -2 * torch.rand(shape, generator=generator, dtype=torch.float64)
+        reference = -2 * torch.rand(shape, generator=generator, dtype=torch.float64)
+        self.policy = policy * self.mask[:, 1:]
+        self.reference = reference * self.mask[:, 1:]
 
     @property
     def logps(self) -> PairLogps:
@@ -119,18 +115,18 @@ def test_label_smoothing(smoothing: float) -> None:
     for seed in range(5):
         batch = Batch(1, seed)
         expected, _ = batch.trl({"aot": 1.0}, 0.5, smoothing)
-        found = mean(
+        loss = mean(
             pair_losses(batch.logps, Sigmoid(beta=0.5, label_smoothing=smoothing))
         )
-        assert found == pytest.approx(expected, rel=1e-9)
+        assert loss == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
 def test_robust(smoothing: float) -> None:
     batch = Batch(6)
     expected, _ = batch.trl({"robust": 1.0}, 0.5, smoothing)
-    found = mean(pair_losses(batch.logps, Robust(beta=0.5, label_smoothing=smoothing)))
-    assert found == pytest.approx(expected, rel=1e-9)
+    loss = mean(pair_losses(batch.logps, Robust(beta=0.5, label_smoothing=smoothing)))
+    assert loss == pytest.approx(expected, rel=1e-9)
 
 
 def test_nll_of_the_chosen_side() -> None:

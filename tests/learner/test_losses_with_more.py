@@ -96,8 +96,8 @@ def test_mdpo_by_hand() -> None:
     """β = 0.5, r+ = 2, r+(m') = 1: log(1 + e^-2) + 2·log(1 + e^-0.5) + 3·log(1 + e^-1) = 0.126928 + 0.948154 + 0.939785
     = 2.014867 with weights 2 of the image and 3 of the anchor."""
     config = Mdpo(beta=0.5, image_weight=2, anchor_weight=3)
-    found = pair_losses(replace(EXAMPLE, cropped_ratios=doubles(1.0)), config)
-    assert found.item() == pytest.approx(2.014867, abs=2e-6)
+    loss = pair_losses(replace(EXAMPLE, cropped_ratios=doubles(1.0)), config)
+    assert loss.item() == pytest.approx(2.014867, abs=2e-6)
 
 
 def test_ddpo_by_hand() -> None:

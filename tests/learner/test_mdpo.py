@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.chat import ChatEncoder
 from common.config import Learner as LearnerConfig
-from common.config import Model
+from common.config import RunConfig
 from common.images import ImageStore, read
 from common.records import PreferencePair
 from learner.batching import MicroSize, plan_batch
@@ -26,11 +26,20 @@ from learner.encoded import rows_of
 from learner.learner import Learner
 from learner.objective import Objective, crop_of
 from learner.pair_logps import pair_logps
-from learner.policy import Policy, freeze_copy, load_policy
+from learner.policy import Policy
 from learner.tree import tree_batch
 from learner.tree_logps import prepare
 from learner.update import accumulate
-from tests.learner.helpers import LORA, make_pairs, models_of, run_config, text_prompt
+from tests.learner.helpers import (
+    LORA,
+    diverged_policies,
+    encoded,
+    gradients,
+    make_pairs,
+    models_of,
+    run_config,
+    text_prompt,
+)
 
 MDPO = {
     "kind": "mdpo",
@@ -53,19 +62,7 @@ def cropping(model_path: Path) -> Collator:
 @pytest.fixture
 def policies(model_path: Path) -> tuple[Policy, Policy]:
     """A float64 policy, and a reference that would say something else."""
-    policy = load_policy(Model(), model_path).double()
-    reference = freeze_copy(policy, share_tower=True)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        policy.model.lm_head.weight.add_(
-            torch.randn_like(policy.model.lm_head.weight) * 0.2
-        )
-    return policy, reference
-
-
-def encoded(collator: Collator, pairs: list[PreferencePair]) -> list[EncodedPair]:
-    found = [collator.encode(pair) for pair in pairs]
-    return [pair for pair in found if isinstance(pair, EncodedPair)]
+    return diverged_policies(model_path, 0.2)
 
 
 def mixed(store: ImageStore) -> list[PreferencePair]:
@@ -100,32 +97,35 @@ def test_the_crop_is_that_part_of_the_picture_at_its_old_size() -> None:
     """Red everywhere but a green quarter: a crop within that quarter is green all over."""
     picture = Image.new("RGB", (80, 40), "red")
     picture.paste("lime", (40, 20, 80, 40))
-    found = set()
+    numbers_of_colours = set()
     for seed in range(60):
         crop = Crop(seed, 0.05, 0.05)
-        box, (seen, again) = crop.box(picture.size, 0), crop([picture, picture])
+        box = crop.box(picture.size, 0)
+        seen, again = crop([picture, picture])
         assert seen.size == again.size == picture.size
-        assert crop.box(picture.size, 0) == box != crop.box(picture.size, 1), (
-            "each image has its own draw"
-        )
+        assert crop.box(picture.size, 0) == box
+        assert crop.box(picture.size, 1) != box, "each image has its own draw"
         expected = colours(picture.crop(box))
+        # Scaling mixes colours at the border, so only the pure ones are compared.
         assert colours(seen) & {(255, 0, 0), (0, 255, 0)} == expected
-        found.add(len(expected))
-    assert found == {1, 2}
+        numbers_of_colours.add(len(expected))
+    assert numbers_of_colours == {1, 2}
 
 
 def test_drawn_once_per_pair_from_the_runs_seed(store: ImageStore) -> None:
     pairs = make_pairs(store, 4)
     config = run_config(source_losses={"bdhs": MDPO})
     other = config.model_copy(update={"run": config.run.model_copy(update={"seed": 1})})
-    ours, again, theirs = (
-        [crop_of(each)(pair) for pair in pairs] for each in (config, config, other)
-    )
-    assert ours == again
-    assert [crop is None for crop in ours] == [True, False, True, False]
-    crops = {*ours, *theirs} - {None}
-    assert len(crops) == 4
-    assert {(crop.low, crop.high) for crop in crops if crop} == {(0.01, 0.2)}
+
+    def crops_of(config: RunConfig) -> list[Crop | None]:
+        return [crop_of(config)(pair) for pair in pairs]
+
+    crops = crops_of(config)
+    assert crops_of(config) == crops
+    assert [crop is None for crop in crops] == [True, False, True, False]
+    distinct = {*crops, *crops_of(other)} - {None}
+    assert len(distinct) == 4
+    assert {(crop.low, crop.high) for crop in distinct if crop} == {(0.01, 0.2)}
 
 
 def test_what_the_processor_gets(cropping: Collator, store: ImageStore) -> None:
@@ -136,19 +136,16 @@ def test_what_the_processor_gets(cropping: Collator, store: ImageStore) -> None:
     crop = cropping.crop_of(bdhs.pair)
     assert crop is not None
     (picture,) = crop([read(bdhs.pair.prompt.images[0])])
-    pixels = cropping.encoder.processor.image_processor([picture], return_tensors="pt")[
-        "pixel_values"
-    ]
+    process = cropping.encoder.processor.image_processor
+    pixels = process([picture], return_tensors="pt")["pixel_values"]
     assert torch.equal(bdhs.cropped.prompt.model_inputs["pixel_values"], pixels)
     assert not torch.equal(bdhs.prompt.model_inputs["pixel_values"], pixels)
     assert bdhs.cropped.prompt.token_ids == bdhs.prompt.token_ids
     assert bdhs.cropped.image_key != bdhs.image_key
-    assert bdhs.num_tokens == 2 * len(bdhs.prompt.token_ids) + 2 * len(
-        bdhs.chosen
-    ) + len(bdhs.rejected)
-    assert encoded(cropping, [bdhs.pair])[0].cropped == bdhs.cropped, (
-        "again in the next epoch"
-    )
+    prompt_and_chosen = len(bdhs.prompt.token_ids) + len(bdhs.chosen)
+    assert bdhs.num_tokens == 2 * prompt_and_chosen + len(bdhs.rejected)
+    (in_the_next_epoch,) = encoded(cropping, [bdhs.pair])
+    assert in_the_next_epoch.cropped == bdhs.cropped
 
 
 @LAYOUTS
@@ -159,36 +156,31 @@ def test_both_models_see_the_crop(
     """Rows behind crops are the plain forward of the chosen answer with the crop's pixels, for policy and reference."""
     pairs = encoded(cropping, mixed(store))
     policy, reference = policies
-    plain = [
-        policy(cropping.collate(pairs).to("cpu", torch.float64)) for policy in policies
-    ]
+    rows = cropping.collate(pairs).to("cpu", torch.float64)
+    plain_policy, plain_reference = policy(rows).summed, reference(rows).summed
     if tree:
-        for each in policies:
-            prepare(each.model)
-    batch = (tree_batch(pairs) if tree else cropping.collate(pairs)).to(
-        "cpu", torch.float64
-    )
+        prepare(policy.model)
+        prepare(reference.model)
+    batch = tree_batch(pairs) if tree else cropping.collate(pairs)
+    batch = batch.to("cpu", torch.float64)
     assert len(rows_of(pairs)) == 10
-    found = pair_logps(policy(batch), reference(batch), pairs)
-    assert found.cropped_ratios is not None
+    logps = pair_logps(policy(batch), reference(batch), pairs)
+    assert logps.cropped_ratios is not None
     for place, pair in enumerate(pairs):
+        cropped_ratio = logps.cropped_ratios[place].item()
         if pair.pair.source == "online" or not pair.has_media:
-            assert found.cropped_ratios[place].item() == pytest.approx(
-                found.chosen_ratios[place].item(), abs=1e-9
-            )
+            whole_ratio = logps.chosen_ratios[place].item()
+            assert cropped_ratio == pytest.approx(whole_ratio, abs=1e-9)
             continue
         assert pair.cropped is not None
-        row = cropping.rows([(pair.cropped.prompt, pair.chosen)]).to(
-            "cpu", torch.float64
-        )
-        mine, others = (model(row).summed.item() for model in policies)
-        for seen, logps in ((mine, plain[0]), (others, plain[1])):
-            assert abs(seen - logps.summed[place].item()) > 1e-3, (
-                "the crop changes nothing: its pixels are not seen"
-            )
-        assert found.cropped_ratios[place].item() == pytest.approx(
-            mine - others, abs=1e-8
-        )
+        row = cropping.rows([(pair.cropped.prompt, pair.chosen)])
+        row = row.to("cpu", torch.float64)
+        of_policy, of_reference = policy(row).summed, reference(row).summed
+        unseen = "the crop changes nothing: its pixels are not seen"
+        assert abs(of_policy - plain_policy[place]).item() > 1e-3, unseen
+        assert abs(of_reference - plain_reference[place]).item() > 1e-3, unseen
+        expected = (of_policy - of_reference).item()
+        assert cropped_ratio == pytest.approx(expected, abs=1e-8)
 
 
 def formula(
@@ -196,35 +188,31 @@ def formula(
 ) -> Tensor:
     """mDPO of one pair, every log-prob from whole logits of a forward of its own."""
 
-    def ratio(prompt: Any, completion: tuple[int, ...]) -> Tensor:
+    def logp(policy: Policy, prompt: Any, completion: tuple[int, ...]) -> Tensor:
         batch = collator.rows([(prompt, completion)]).to("cpu", torch.float64)
+        logits = policy.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            **batch.media,
+        ).logits
         start = len(prompt.token_ids)
-        wanted = torch.tensor(completion)[:, None]
-        own, other = (
-            policy.model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                **batch.media,
-            )
-            .logits[0, start - 1 : -1]
-            .log_softmax(-1)
-            .gather(1, wanted)
-            .sum()
-            for policy in policies
-        )
-        return own - other.detach()
+        table = logits[0, start - 1 : -1].log_softmax(-1)
+        return table.gather(1, torch.tensor(completion)[:, None]).sum()
 
-    chosen, rejected = (
-        ratio(pair.prompt, pair.chosen),
-        ratio(pair.prompt, pair.rejected),
-    )
+    def ratio(prompt: Any, completion: tuple[int, ...]) -> Tensor:
+        policy, reference = policies
+        of_policy = logp(policy, prompt, completion)
+        return of_policy - logp(reference, prompt, completion).detach()
+
+    chosen = ratio(pair.prompt, pair.chosen)
+    rejected = ratio(pair.prompt, pair.rejected)
     if pair.cropped is None:
         return -F.logsigmoid(0.1 * (chosen - rejected))
     image = chosen - ratio(pair.cropped.prompt, pair.chosen)
-    terms = ((1.0, chosen - rejected), (0.7, image), (0.3, chosen))
-    return torch.stack(
-        [-weight * F.logsigmoid(0.5 * margin) for weight, margin in terms]
-    ).sum()
+    text_term = -F.logsigmoid(0.5 * (chosen - rejected))
+    image_term = -0.7 * F.logsigmoid(0.5 * image)
+    anchor_term = -0.3 * F.logsigmoid(0.5 * chosen)
+    return text_term + image_term + anchor_term
 
 
 @LAYOUTS
@@ -236,30 +224,25 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
     tree: bool,
     size: int,
 ) -> None:
-    policy, _ = policies
+    policy, reference = policies
     records = mixed(store)
     losses = [formula(policies, cropping, pair) for pair in encoded(cropping, records)]
     policy.zero_grad()
     torch.stack(losses).mean().backward()
-    expected = {
-        name: p.grad.clone()
-        for name, p in policy.named_parameters()
-        if p.grad is not None
-    }
-    for each in policies if tree else ():
-        prepare(each.model)
+    expected = gradients(policy)
+    if tree:
+        prepare(policy.model)
+        prepare(reference.model)
     cropping.tree = tree
     policy.zero_grad()
-    objective = Objective.of(
-        LearnerConfig.model_validate({"source_losses": {"bdhs": MDPO}}), records
-    )
+    config = LearnerConfig.model_validate({"source_losses": {"bdhs": MDPO}})
     plan = plan_batch(records, cropping, MicroSize(size), 0, 1)
+    objective = Objective.of(config, records)
     accumulate(models_of(policies, cropping), plan, objective)
-    found = {
-        name: p.grad for name, p in policy.named_parameters() if p.grad is not None
-    }
+    accumulated = gradients(policy)
     for name, value in expected.items():
-        assert (found[name] - value).norm() <= 1e-5 * value.norm() + 1e-9, name
+        error = (accumulated[name] - value).norm()
+        assert error <= 1e-5 * value.norm() + 1e-9, name
 
 
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
@@ -274,7 +257,8 @@ def test_a_learner_trains_on_it_beside_other_losses(
             run_config(tuning=tuning, source_losses={"bdhs": MDPO}, fast=fast)
         )
         trainer.start()
-        results.append([trainer.step(step, pairs)[0].metrics for step in range(4)])
+        steps = [trainer.step(step, pairs)[0] for step in range(4)]
+        results.append([result.metrics for result in steps])
     first, last = results[0][0], results[0][-1]
     assert first["loss/online"] == pytest.approx(math.log(2), abs=1e-5)
     assert first["loss/bdhs"] == pytest.approx(2 * math.log(2), abs=1e-5)
@@ -303,8 +287,9 @@ def test_beside_povid(store: ImageStore) -> None:
         run_config(source_losses={"bdhs": MDPO, "online": {"kind": "povid"}})
     )
     trainer.start()
-    losses = [
-        trainer.step(step, make_pairs(store, 6))[0].metrics["loss"] for step in range(3)
-    ]
+    losses = []
+    for step in range(3):
+        result, _ = trainer.step(step, make_pairs(store, 6))
+        losses.append(result.metrics["loss"])
     assert losses[0] == pytest.approx(1.5 * math.log(2), abs=1e-5)
     assert losses[-1] < losses[0]

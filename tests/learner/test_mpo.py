@@ -68,8 +68,8 @@ def test_the_shift_of_each_step(
         "3 of 6 pairs, both sides"
     )
     assert shifts[0] == {0.0}
-    for found, (total, count) in zip(shifts[1:], rewards, strict=False):
-        assert list(found) == [pytest.approx(total / count, rel=1e-6)]
+    for seen_shifts, (total, count) in zip(shifts[1:], rewards, strict=False):
+        assert list(seen_shifts) == [pytest.approx(total / count, rel=1e-6)]
     assert rewards[-1][0] != 0
 
 
@@ -134,10 +134,8 @@ def test_without_a_loss_that_reads_it_the_reference_does_not_run(
     forward = trainer.reference.forward
     monkeypatch.setattr(trainer.reference, "forward", None)
     for step in range(3):
-        ours, theirs = (
-            trainer.step(step, pairs)[0].metrics,
-            both.step(step, pairs)[0].metrics,
-        )
+        ours = trainer.step(step, pairs)[0].metrics
+        theirs = both.step(step, pairs)[0].metrics
         for name in (
             "loss",
             "grad_norm",

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from common.config import Learner as LearnerConfig
 from common.images import ImageStore
-from common.loss_config import Hinge, Ipo, Sigmoid
+from common.loss_config import Hinge, Ipo, Loss, Sigmoid
 from common.records import PreferencePair, Response
 from learner.batching import MicroSize, plan_batch
 from learner.collate import Collator
@@ -24,6 +24,7 @@ from learner.policy import Policy
 from learner.update import accumulate
 from tests.learner.helpers import (
     diverged_policies,
+    encoded,
     gradients,
     make_pairs,
     models_of,
@@ -62,14 +63,15 @@ def test_each_pair_has_its_own_loss() -> None:
         Hinge(beta=0.5, nll_weight=0.2),
     )
     configs = [ipo, sigmoid, hinge, ipo, sigmoid]
-    found = grouped_by_settings(
-        lambda some, config: {"loss": pair_losses(some, config)}, logps, configs
-    )["loss"]
-    alone = [
-        pair_losses(logps.select(torch.tensor([i])), config)
-        for i, config in enumerate(configs)
-    ]
-    torch.testing.assert_close(found, torch.cat(alone))
+
+    def losses_of(some: PairLogps, config: Loss) -> dict[str, torch.Tensor]:
+        return {"loss": pair_losses(some, config)}
+
+    together = grouped_by_settings(losses_of, logps, configs)["loss"]
+    alone = []
+    for index, config in enumerate(configs):
+        alone.append(losses_of(logps.select(torch.tensor([index])), config)["loss"])
+    torch.testing.assert_close(together, torch.cat(alone))
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +106,7 @@ def direct(
     policies: tuple[Policy, Policy], collator: Collator, pairs: list[PreferencePair]
 ) -> PairLogps:
     """Log-probs of all pairs in one forward."""
-    batch = collator.collate([collator.encode(pair) for pair in pairs]).to(
-        "cpu", torch.float64
-    )  # type: ignore[misc]
+    batch = collator.collate(encoded(collator, pairs)).to("cpu", torch.float64)
     with torch.no_grad():
         reference = policies[1](batch)
     return pair_logps(policies[0](batch), reference)
@@ -117,20 +117,16 @@ def test_the_batch_is_a_weighted_mean_of_the_sources_losses(
     policies: tuple[Policy, Policy], collator: Collator, store: ImageStore, size: int
 ) -> None:
     """4 pairs of `online` (sigmoid, weight 1) and 3 of `bdhs` (ipo, weight 0.5): divided by 4 + 3·0.5 = 5.5."""
-    pairs, config = (
-        make_pairs(store, 7),
-        LearnerConfig.model_validate({"source_losses": {"bdhs": IPO}}),
-    )
-    found = accumulated(policies, collator, pairs, config, size)
+    pairs = make_pairs(store, 7)
+    config = LearnerConfig.model_validate({"source_losses": {"bdhs": IPO}})
+    gradient = accumulated(policies, collator, pairs, config, size)
     logps = direct(policies, collator, pairs)
-    sigmoid, ipo = (
-        pair_losses(logps, Sigmoid())[::2],
-        pair_losses(logps, Ipo(beta=0.9))[1::2],
-    )
+    sigmoid = pair_losses(logps, Sigmoid())[::2]
+    ipo = pair_losses(logps, Ipo(beta=0.9))[1::2]
     expected = gradients_of(
         policies[0], ((sigmoid.sum() + 0.5 * ipo.sum()) / 5.5).backward
     )
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(gradient, expected, atol=1e-12, rtol=1e-9)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.3])
@@ -152,14 +148,12 @@ def test_weights_make_the_combination_with_an_external_rejected_answer(
         {"source_losses": {"povid": {"weight": gamma}, "bdhs": {"weight": 1 - gamma}}}
     )
     mixed = [pair for both in zip(external, bdhs, strict=True) for pair in both]
-    found = accumulated(policies, collator, mixed, config, 2)
-    with_external, with_bdhs = (
-        pair_losses(direct(policies, collator, some), Sigmoid())
-        for some in (external, bdhs)
-    )
+    gradient = accumulated(policies, collator, mixed, config, 2)
+    with_external = pair_losses(direct(policies, collator, external), Sigmoid())
+    with_bdhs = pair_losses(direct(policies, collator, bdhs), Sigmoid())
     formula = (gamma * with_external + (1 - gamma) * with_bdhs).mean()
     torch.testing.assert_close(
-        found, gradients_of(policies[0], formula.backward), atol=1e-12, rtol=1e-9
+        gradient, gradients_of(policies[0], formula.backward), atol=1e-12, rtol=1e-9
     )
 
 

@@ -22,11 +22,12 @@ from common.images import ImageStore
 from common.records import PreferencePair
 from learner.collate import Collator
 from learner.learner import Learner
+from learner.logps import CompletionLogps
 from learner.reference_cache import FILE, ReferenceCache, identity
-from learner.tree import tree_batch
+from learner.tree import TreeBatch, tree_batch
 from learner.tree_logps import prepare, tree_logps
 from tests.learner.families import FAMILIES, family
-from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.learner.helpers import LORA, encoded, make_pairs, run_config
 from tests.learner.trees import pairs_of, plain
 
 EACH = pytest.mark.parametrize("name", FAMILIES)
@@ -34,9 +35,8 @@ TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 
 
 def offline(store: ImageStore, num: int, first: int = 0) -> list[PreferencePair]:
-    return [
-        replace(pair, weight_version=None) for pair in make_pairs(store, num, first)
-    ]
+    pairs = make_pairs(store, num, first)
+    return [replace(pair, weight_version=None) for pair in pairs]
 
 
 def config_with(
@@ -68,10 +68,8 @@ def test_a_second_epoch_runs_no_reference_forward(
     trainer, sizes = counted(config_with(tmp_path / "cache", tuning))
     plain, plain_sizes = counted(config_with("off", tuning))
     for step in range(3):
-        ours, theirs = (
-            trainer.step(step, pairs)[0].metrics,
-            plain.step(step, pairs)[0].metrics,
-        )
+        ours = trainer.step(step, pairs)[0].metrics
+        theirs = plain.step(step, pairs)[0].metrics
         assert ours["loss"] == theirs["loss"]
         assert ours["rewards/margins"] == theirs["rewards/margins"]
     assert sizes == [4, 2]
@@ -96,67 +94,60 @@ def test_the_next_run_starts_with_it_and_online_pairs_are_not_kept(
     assert sizes == [2, 1], "of 4 and 2 pairs, the online ones"
 
 
-def test_a_changed_image_model_or_processor_misses(
-    store: ImageStore, tmp_path: Path, model_path: Path
+def test_a_changed_image_or_completion_has_another_key(
+    store: ImageStore, tmp_path: Path, collator: Collator
 ) -> None:
-    encoder = ChatEncoder(model_path, 256)
-    collator = Collator(encoder)
-    (pair,) = (collator.encode(each) for each in offline(store, 1))
-    (other,) = (collator.encode(each) for each in offline(store, 1, 3))
-    moved = replace(
-        pair,
-        pair=replace(
-            pair.pair, prompt=replace(pair.pair.prompt, images=other.pair.prompt.images)
-        ),
-    )
-    cache = ReferenceCache(tmp_path / "cache", 0, identity(encoder, torch.float32))
+    (pair,) = encoded(collator, offline(store, 1))
+    (other,) = encoded(collator, offline(store, 1, 3))
+    prompt = replace(pair.pair.prompt, images=other.pair.prompt.images)
+    moved = replace(pair, pair=replace(pair.pair, prompt=prompt))
+    cache = ReferenceCache(tmp_path / "cache", 0, "x")
     key = cache.key(pair, pair.chosen)
     assert key == cache.key(replace(pair), pair.chosen)
-    assert (
-        len({key, cache.key(moved, pair.chosen), cache.key(pair, pair.rejected)}) == 3
-    )
-    copy = Path(shutil.copytree(model_path, tmp_path / "model"))
-    assert identity(ChatEncoder(copy, 256), torch.float32) == identity(
-        encoder, torch.float32
-    )
-    assert identity(encoder, torch.bfloat16) != identity(encoder, torch.float32)
-    weights = load_file(copy / "model.safetensors")
-    name = next(
-        name for name in weights if "projector" in name and name.endswith("bias")
-    )
-    save_file(
-        weights | {name: weights[name] + 1e-3},
-        copy / "model.safetensors",
-        {"format": "pt"},
-    )
-    assert (copy / "model.safetensors").stat().st_size == (
-        model_path / "model.safetensors"
-    ).stat().st_size
-    trained = identity(ChatEncoder(copy, 256), torch.float32)
-    assert trained != identity(encoder, torch.float32)
-    settings = copy / "processor_config.json"
+    others = {cache.key(moved, pair.chosen), cache.key(pair, pair.rejected)}
+    assert len({key, *others}) == 3
+
+
+def test_a_changed_model_processor_or_precision_has_another_identity(
+    tmp_path: Path, model_path: Path
+) -> None:
+    def identity_of(folder: Path) -> str:
+        return identity(ChatEncoder(folder, 256), torch.float32)
+
+    original = identity_of(model_path)
+    assert identity(ChatEncoder(model_path, 256), torch.bfloat16) != original
+    copied = Path(shutil.copytree(model_path, tmp_path / "model"))
+    assert identity_of(copied) == original
+    file = copied / "model.safetensors"
+    weights = load_file(file)
+    biases = [name for name in weights if name.endswith("bias")]
+    name = next(name for name in biases if "projector" in name)
+    save_file(weights | {name: weights[name] + 1e-3}, file, {"format": "pt"})
+    assert file.stat().st_size == (model_path / file.name).stat().st_size
+    trained = identity_of(copied)
+    assert trained != original
+    settings = copied / "processor_config.json"
     content = json.loads(settings.read_text())
     settings.write_text(json.dumps(content | {"changed": True}))
-    assert identity(ChatEncoder(copy, 256), torch.float32) not in (
-        trained,
-        identity(encoder, torch.float32),
-    )
+    assert identity_of(copied) not in (trained, original)
 
 
 @EACH
 def test_what_comes_from_disk_equals_plain_rows(tmp_path: Path, name: str) -> None:
     """First two pairs are asked for, then all six, twice: from a forward, from both, from disk alone."""
-    own = family(name)
-    model, pairs = copy.deepcopy(own.model), pairs_of(own)
+    tiny = family(name)
+    model, pairs = copy.deepcopy(tiny.model), pairs_of(tiny)
     prepare(model)
+
+    def forward(batch: TreeBatch) -> CompletionLogps:
+        return tree_logps(model, batch)
+
     cache = ReferenceCache(tmp_path, 0, "x")
     with torch.no_grad():
-        expected = plain(own.model, pairs)
+        expected = plain(tiny.model, pairs)
         for some in (pairs[:2], pairs, pairs):
-            found = cache.logps(
-                tree_batch(some), lambda batch: tree_logps(model, batch), tree_batch
-            ).summed
-    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+            logps = cache.logps(tree_batch(some), forward, tree_batch)
+    torch.testing.assert_close(logps.summed, expected, atol=1e-9, rtol=1e-9)
     assert (cache.num_hits, cache.num_misses) == (8, 6)
     cache.close()
 
@@ -164,7 +155,7 @@ def test_what_comes_from_disk_equals_plain_rows(tmp_path: Path, name: str) -> No
 def test_ranks_read_each_others_files(
     store: ImageStore, tmp_path: Path, collator: Collator
 ) -> None:
-    (pair,) = (collator.encode(each) for each in offline(store, 1))
+    (pair,) = encoded(collator, offline(store, 1))
     one, two = ReferenceCache(tmp_path, 0, "same"), ReferenceCache(tmp_path, 1, "same")
     key, values = one.key(pair, (5, 6)), torch.tensor([-1.5, -2.5])
     assert two.read({0: (key, 2)}) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,9 @@ from common.config import Learner as LearnerConfig
 from common.images import ImageStore
 from common.loss_config import Rloo
 from common.records import Dropped, PreferencePair, Response
-from learner.collate import Collator
+from learner.collate import Collator, RowBatch
 from learner.learner import Learner
+from learner.logps import CompletionLogps
 from learner.losses import pair_losses
 from learner.objective import Objective
 from learner.pair_logps import PairLogps
@@ -47,18 +49,17 @@ def test_its_gradient_is_the_policy_gradient_with_the_partners_kl_as_baseline() 
     """-½ Σ (A_i - β(kl_i - kl_partner)) ∇logp_i, and gradcheck."""
     torch.manual_seed(0)
     policy = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
-    reference, advantages = (
-        torch.randn(5, 2, dtype=torch.float64),
-        torch.randn(5, 2, dtype=torch.float64),
-    )
+    reference = torch.randn(5, 2, dtype=torch.float64)
+    advantages = torch.randn(5, 2, dtype=torch.float64)
 
     def loss(logps: Tensor) -> Tensor:
         return pair_losses(pairs_of(logps, reference, advantages), RLOO)
 
     assert torch.autograd.gradcheck(loss, policy)
-    (found,) = torch.autograd.grad(loss(policy).sum(), policy)
+    (gradient,) = torch.autograd.grad(loss(policy).sum(), policy)
     kl = (policy - reference).detach()
-    torch.testing.assert_close(found, -0.5 * (advantages - 0.4 * (kl - kl.flip(1))))
+    expected = -0.5 * (advantages - 0.4 * (kl - kl.flip(1)))
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_unbiased() -> None:
@@ -70,18 +71,16 @@ def test_unbiased() -> None:
     expected_loss = torch.zeros((), dtype=torch.float64)
     for group in itertools.product(range(3), repeat=4):
         index = torch.tensor(group).view(2, 2)
-        advantages = torch.tensor(
-            leave_one_out(scores[list(group)].tolist()), dtype=torch.float64
-        ).view(2, 2)
-        loss = pair_losses(
-            pairs_of(logps[index], reference[index], advantages), RLOO
-        ).mean()
-        expected_loss = expected_loss + logps[list(group)].sum().exp().detach() * loss
-    (found,) = torch.autograd.grad(expected_loss, theta, retain_graph=True)
+        group_scores = scores[list(group)].tolist()
+        advantages = torch.tensor(leave_one_out(group_scores), dtype=torch.float64)
+        pairs = pairs_of(logps[index], reference[index], advantages.view(2, 2))
+        probability = logps[list(group)].sum().exp().detach()
+        expected_loss = expected_loss + probability * pair_losses(pairs, RLOO).mean()
+    (gradient,) = torch.autograd.grad(expected_loss, theta, retain_graph=True)
     policy = logps.exp()
     target = -(policy * scores).sum() + 0.4 * (policy * (logps - reference)).sum()
     (wanted,) = torch.autograd.grad(target, theta)
-    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(gradient, wanted, atol=1e-12, rtol=1e-9)
 
 
 def sampled(store: ImageStore) -> list[PreferencePair]:
@@ -124,10 +123,9 @@ def test_equal_answers_and_answers_that_end_at_once_are_trained_on(
         replace(pair, rejected=ended),
         replace(pair, rejected=Response("", ())),
     ]
-    reasons = [
-        getattr(collator.encode(replace(row, source="rloo")), "reason", None)
-        for row in rows
-    ]
+    sampled_rows = [replace(row, source="rloo") for row in rows]
+    results = [collator.encode(row) for row in sampled_rows]
+    reasons = [getattr(result, "reason", None) for result in results]
     assert reasons == [None, None, "response_empty"]
     assert all(isinstance(collator.encode(row), Dropped) for row in rows)
 
@@ -142,33 +140,22 @@ def test_training_moves_towards_what_scored_well(store: ImageStore) -> None:
         replace(second, source="rloo", scores=(-1.0, -2.0)),
     ]
     results = [trainer.step(step, rows)[0].metrics for step in range(4)]
-    table = [
-        [
-            trainer.reference(
-                trainer.models.collator.single(row.prompt, tokens)
-            ).summed.item()
-            for tokens in sides
-        ]
-        for row, sides in zip(
-            rows, [_tokens(trainer, row) for row in rows], strict=True
-        )
-    ]
-    after = [
-        [
-            trainer.policy(
-                trainer.models.collator.single(row.prompt, tokens)
-            ).summed.item()
-            for tokens in _tokens(trainer, row)
-        ]
-        for row in rows
-    ]
-    assert all(now > before for now, before in zip(after[0], table[0], strict=True))
-    assert all(now < before for now, before in zip(after[1], table[1], strict=True))
+    for side in sides_of(trainer, rows[0]):
+        assert logp(trainer.policy, side) > logp(trainer.reference, side)
+    for side in sides_of(trainer, rows[1]):
+        assert logp(trainer.policy, side) < logp(trainer.reference, side)
     assert results[0]["pairs/rloo"] == 2
 
 
-def _tokens(trainer: Learner, pair: PreferencePair) -> list[tuple[int, ...]]:
-    return [
-        trainer.models.collator.encoder.encode_response(side.text)
-        for side in (pair.chosen, pair.rejected)
-    ]
+def sides_of(trainer: Learner, pair: PreferencePair) -> list[RowBatch]:
+    """A row for each side."""
+    collator = trainer.models.collator
+    rows = []
+    for side in (pair.chosen, pair.rejected):
+        tokens = collator.encoder.encode_response(side.text)
+        rows.append(collator.single(pair.prompt, tokens))
+    return rows
+
+
+def logp(model: Callable[[RowBatch], CompletionLogps], row: RowBatch) -> float:
+    return model(row).summed.item()
