@@ -71,6 +71,7 @@ class Experiment:
             "baseline", workers.rollout[0], workers.reward[0], None
         )
         await self._train(data, workers)
+        # The final engine takes the place of the first one.
         for client in workers.rollout:
             self.runtime.stop(client.handle)
         for handle in workers.learner.handles:
@@ -134,6 +135,7 @@ class Experiment:
             self._scenes,
         )
         loop = Loop(config, self.run_dir, workers, data, self._recorder)
+        # A validation image, where there is one: nobody trains on it.
         await self._set_probe(workers.learner, (validation or data.prompts)[0])
 
         async def validate(step: int) -> float:

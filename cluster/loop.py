@@ -83,6 +83,7 @@ class Loop:
         try:
             await self._run_both(validate)
         except BaseExceptionGroup as group:
+            # Users read one line; the group stays as its cause.
             raise group.exceptions[0] from group
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
@@ -93,9 +94,13 @@ class Loop:
 
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
-            workers = list(self._workers.rollout) * ROLLOUT_CALLS_IN_FLIGHT
-            producing = [tasks.create_task(self._producer.work(w)) for w in workers]
+            producing = []
+            for worker in self._workers.rollout:
+                for _ in range(ROLLOUT_CALLS_IN_FLIGHT):
+                    task = tasks.create_task(self._producer.work(worker))
+                    producing.append(task)
             await self._learn(validate)
+            # The last step is trained: groups still in flight are nobody's.
             for task in producing:
                 task.cancel()
 
@@ -109,6 +114,7 @@ class Loop:
             state.step = step
             if is_last or step % self._config.loop.publish_interval == 0:
                 metrics["time/publish_s"] = await self._publish(state.version + 1)
+            # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             if is_last or step % self._config.checkpoint.interval == 0:
                 score = await validate(step)
                 self._recorder.step(step, {**metrics, "validation/score": score})
@@ -123,6 +129,7 @@ class Loop:
         batch = await self._producer.batch(step, version)
         waited_s = time.monotonic() - start
         result, refused = await self._workers.learner.step(step, batch)
+        # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
             self.state.trained = True
         pair_of_id = {pair.id: pair for pair in batch}
@@ -142,6 +149,7 @@ class Loop:
         metrics: dict[str, float] = {}
         for reason, count in self.state.drops.items():
             metrics[f"pairs/dropped/{reason}"] = float(count)
+        # Offline pairs have no version, hence no age.
         versions = [pair.weight_version for pair in batch]
         ages = [version - sampled for sampled in versions if sampled is not None]
         metrics["pairs/online_frac"] = len(ages) / len(batch)
@@ -157,6 +165,7 @@ class Loop:
             UserError: what arrived are not finite weights, or after training still those of the start policy.
         """
         start = time.monotonic()
+        # References: the weights travel from the learner's node to the engines', not through here.
         manifest_ref, tensors_ref = self._workers.learner.publish(version)
         loads = [
             worker.load(manifest_ref, tensors_ref) for worker in self._workers.rollout
@@ -191,6 +200,7 @@ class Loop:
         What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
         """
         state, learner = self.state, self._workers.learner
+        # Of equal scores the later one wins: it has trained longer.
         is_best = score >= state.best_score
         if is_best:
             state.best_step = step

@@ -23,6 +23,7 @@ class Recorder:
         self.pairs = OnlinePairs(run_dir / "pairs")
         self._run_dir = run_dir
         self._journal = Journal(run_dir / "journal" / "events.jsonl")
+        # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
         self._training: _Training | None = None
 
@@ -51,6 +52,7 @@ class Recorder:
         finally:
             metrics.close()
             self._journal.sync()
+        # Not in `finally`: pairs.parquet says that the run has ended well.
         self.pairs.finish()
 
     def group(self, source: str, outcome: GroupOutcome) -> None:
@@ -87,6 +89,7 @@ class Recorder:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is over: its events and metrics are on disk when this returns."""
         assert self._training is not None, "steps are recorded inside `training`"
+        # The journal first: a step in metrics.jsonl always has its pairs there.
         self._journal.sync()
         self._training.step(step, metrics)
 

@@ -38,6 +38,7 @@ class RunDir:
             UserError: it holds another config, or a run and `resume` is off.
         """
         self.path = config.run.dir.resolve()
+        # Through JSON, so that it compares with what an earlier process wrote.
         resolved = json.loads(config.model_dump_json())
         config_file = self.path / "config.json"
         if config_file.exists():
@@ -48,6 +49,7 @@ class RunDir:
     def _check_same_run(
         self, config: dict[str, Any], existing: dict[str, Any], resume: bool
     ) -> None:
+        # First, because another config needs another directory whether `resume` is on or not.
         difference = _first_difference(config, existing)
         if difference is not None:
             key, ours, theirs = difference
@@ -78,6 +80,7 @@ class RunDir:
         Raises:
             UserError: the newest one cannot be read.
         """
+        # A kill may have come between the two renames that replace `policy/`.
         recover_directory(self.policy)
         folders = sorted(self.checkpoints.glob("step_*"))
         if not folders:
@@ -94,7 +97,7 @@ class RunDir:
 def _read_state(folder: Path) -> RunState:
     path = folder / "state.json"
     try:
-        return RunState.restored(_read_json(path))
+        return RunState.model_validate(_read_json(path))
     except ValidationError as error:
         raise _unreadable(path, _describe(error)) from error
 

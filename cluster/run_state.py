@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,15 +52,6 @@ class RunState(BaseModel):
             drops=Counter(),
         )
 
-    @classmethod
-    def restored(cls, content: dict[str, Any]) -> RunState:
-        """The state that `to_json` wrote, parsed.
-
-        Raises:
-            pydantic.ValidationError: a key is missing, unknown or of another type.
-        """
-        return cls.model_validate(content)
-
     def to_json(self) -> str:
-        """The content of state.json."""
+        """The content of state.json; `model_validate` reads it back, once parsed."""
         return json.dumps(self.model_dump(mode="json", by_alias=True))

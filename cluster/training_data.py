@@ -73,6 +73,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
     pairs: dict[str, PreferencePair] = {}
     paths = [offline.path] if isinstance(offline.path, str) else offline.path
     for path in paths:
+        # The first set that has an id keeps it.
         for pair in read_pairs(Path(path), dropped):
             pair_id = _offline_id(pair.id)
             if pair_id in pairs:
