@@ -37,6 +37,7 @@ from cluster.producer import Producer
 from cluster.recorder import Recorder
 from cluster.run_dir import Checkpoint, RunDir
 from cluster.run_state import RunState
+from cluster.staleness import staleness
 from cluster.training_data import TrainingData
 from common.config import RunConfig
 from common.errors import UserError
@@ -149,9 +150,12 @@ class Loop:
         metrics: dict[str, float] = {}
         for reason, count in self.state.drops.items():
             metrics[f"pairs/dropped/{reason}"] = float(count)
-        # Offline pairs have no version, hence no age.
-        versions = [pair.weight_version for pair in batch]
-        ages = [version - sampled for sampled in versions if sampled is not None]
+        ages = []
+        for pair in batch:
+            age = staleness(pair, version)
+            # Offline pairs have none.
+            if age is not None:
+                ages.append(age)
         metrics["pairs/online_frac"] = len(ages) / len(batch)
         metrics["staleness/mean"] = sum(ages) / len(ages) if ages else 0.0
         metrics["staleness/max"] = float(max(ages, default=0))
@@ -173,7 +177,8 @@ class Loop:
         reports = await asyncio.gather(*loads)
         manifest = await manifest_ref
         assert manifest.version == version
-        assert all(report.version == version for report in reports)
+        for report in reports:
+            assert report.version == version
         self._check_change(manifest)
         self.state.version = version
         await self._producer.on_version(version)
