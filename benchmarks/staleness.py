@@ -22,7 +22,10 @@ PARTS = ("time/wait_s", "time/step_s", "time/publish_s")
 
 
 def measure(
-    staleness: int, seed: int, arguments: argparse.Namespace, folder: Path
+    staleness: int,
+    seed: int,
+    arguments: argparse.Namespace,
+    folder: Path,
 ) -> dict[str, float]:
     """Seconds of the loop of one run, whole and by part."""
     # Not at the top: --help must not wait for the repository's imports.
@@ -72,7 +75,12 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="cluster/configs/shapes_online.toml")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=32, help="pairs per learner step")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=32,
+        help="pairs per learner step",
+    )
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sightline-staleness-") as folder:

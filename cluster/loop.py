@@ -47,8 +47,9 @@ from common.records import PreferencePair, WeightManifest
 ROLLOUT_CALLS_IN_FLIGHT = 2
 """Per worker: while one call's groups are ranked, the engine works on the other's."""
 
-Validate: TypeAlias = Callable[[int], Awaitable[float]]
-"""Scores the weights that the engines hold after this step on the validation split; higher is better."""
+Validate: TypeAlias = Callable[[int], Awaitable[float | None]]
+"""Scores the weights that the engines hold after this step on the validation split, higher is better; None when nothing
+can be measured."""
 
 
 class Loop:
@@ -118,7 +119,9 @@ class Loop:
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             if is_last or step % self._config.checkpoint.interval == 0:
                 score = await validate(step)
-                self._recorder.step(step, {**metrics, "validation/score": score})
+                if score is not None:
+                    metrics["validation/score"] = score
+                self._recorder.step(step, metrics)
                 await self._checkpoint(step, score)
             else:
                 self._recorder.step(step, metrics)
@@ -199,16 +202,18 @@ class Loop:
                 "raise learner.optimizer.lr, or look at what model.tuning trains"
             )
 
-    async def _checkpoint(self, step: int, score: float) -> None:
+    async def _checkpoint(self, step: int, score: float | None) -> None:
         """Save everything in one directory that appears whole or not at all.
 
         What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
         """
         state, learner = self.state, self._workers.learner
-        # Of equal scores the later one wins: it has trained longer.
-        is_best = score >= state.best_score
+        # Of equal scores the later one wins: it has trained longer. A run without any score takes its last checkpoint.
+        never_scored = state.best_score < 0
+        is_best = never_scored if score is None else score >= state.best_score
         if is_best:
             state.best_step = step
+        if is_best and score is not None:
             state.best_score = score
         # Groups that settle while the ranks save belong to the next checkpoint: nothing is awaited before the state,
         # the pairs and the journal stand at the same place.

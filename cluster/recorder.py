@@ -68,9 +68,19 @@ class Recorder:
             "discard", id=dropped.id, reason=dropped.reason, detail=dropped.detail
         )
 
-    def batch(self, step: int, version: int, pair_ids: Sequence[str]) -> None:
+    def batch(
+        self,
+        step: int,
+        version: int,
+        pair_ids: Sequence[str],
+    ) -> None:
         """The learner trained on these pairs; the weights before the step were of `version`."""
-        self._journal.write("step", step=step, version=version, pairs=list(pair_ids))
+        self._journal.write(
+            "step",
+            step=step,
+            version=version,
+            pairs=list(pair_ids),
+        )
 
     def publish(self, manifest: WeightManifest, reports: Sequence[LoadReport]) -> None:
         """All engines hold new weights."""
@@ -99,16 +109,29 @@ class Recorder:
         self._unsaved_pairs = []
         self._journal.sync()
 
-    def checkpoint(self, step: int, score: float, best_step: int | None) -> None:
+    def checkpoint(
+        self,
+        step: int,
+        score: float | None,
+        best_step: int | None,
+    ) -> None:
         """The checkpoint of `step` is whole."""
-        self._journal.write("checkpoint", step=step, score=score, best_step=best_step)
+        self._journal.write(
+            "checkpoint",
+            step=step,
+            score=score,
+            best_step=best_step,
+        )
 
 
 class _Training:
     """Metrics and bar of the steps."""
 
     def __init__(
-        self, metrics: MetricsWriter, bar: ProgressReport, global_batch: int
+        self,
+        metrics: MetricsWriter,
+        bar: ProgressReport,
+        global_batch: int,
     ) -> None:
         self._metrics = metrics
         self._bar = bar

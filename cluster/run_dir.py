@@ -47,7 +47,10 @@ class RunDir:
         replace_file(config_file, json.dumps(resolved, indent=2) + "\n")
 
     def _check_same_run(
-        self, config: dict[str, Any], existing: dict[str, Any], resume: bool
+        self,
+        config: dict[str, Any],
+        existing: dict[str, Any],
+        resume: bool,
     ) -> None:
         # First, because another config needs another directory whether `resume` is on or not.
         difference = _first_difference(config, existing)
@@ -130,7 +133,9 @@ def _unreadable(path: Path, got: object) -> UserError:
 
 
 def _first_difference(
-    ours: Any, theirs: Any, key: str = ""
+    ours: Any,
+    theirs: Any,
+    key: str = "",
 ) -> tuple[str, Any, Any] | None:
     """The first key path whose values differ, with both values."""
     if not (isinstance(ours, dict) and isinstance(theirs, dict)):
