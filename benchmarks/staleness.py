@@ -22,9 +22,13 @@ PARTS = ("time/wait_s", "time/step_s", "time/publish_s")
 
 
 def measure(
-    staleness: int, seed: int, arguments: argparse.Namespace, folder: Path
+    staleness: int,
+    seed: int,
+    arguments: argparse.Namespace,
+    folder: Path,
 ) -> dict[str, float]:
     """Seconds of the loop of one run, whole and by part."""
+    # Not at the top: --help must not wait for the repository's imports.
     from common.metrics import read_lines
 
     run_dir = folder / f"staleness-{staleness}-seed-{seed}"
@@ -39,14 +43,29 @@ def measure(
         "evaluation.suites.0.test_scenes": 1,
     }
     words = [sys.executable, "-m", "cluster.train", arguments.preset]
-    subprocess.run(
-        [*words, *(f"--{key}={value}" for key, value in settings.items())],
-        check=True,
-        capture_output=True,
-    )
+    words += [f"--{key}={value}" for key, value in settings.items()]
+    subprocess.run(words, check=True, capture_output=True)
+    # The first step begins with an empty buffer on both sides.
     lines = read_lines(run_dir / "metrics.jsonl")[1:]
-    parts = {part: sum(line[part] for line in lines) for part in PARTS}
-    return {"wall_s": sum(parts.values()), **parts}
+    seconds = {"wall_s": 0.0}
+    for part in PARTS:
+        seconds[part] = sum(line[part] for line in lines)
+        seconds["wall_s"] += seconds[part]
+    return seconds
+
+
+def measure_all(
+    arguments: argparse.Namespace, folder: Path
+) -> dict[int, list[dict[str, float]]]:
+    """Runs by max_staleness, in turn, so that a slow phase of the machine meets both sides."""
+    runs: dict[int, list[dict[str, float]]] = {0: [], 1: []}
+    for seed in range(arguments.repeats):
+        for staleness in runs:
+            seconds = measure(staleness, seed, arguments, folder)
+            runs[staleness].append(seconds)
+            line = f"seed {seed}, max_staleness {staleness}: {seconds}"
+            print(line, file=sys.stderr, flush=True)
+    return runs
 
 
 def main() -> None:
@@ -56,38 +75,33 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="cluster/configs/shapes_online.toml")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=32, help="pairs per learner step")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=32,
+        help="pairs per learner step",
+    )
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
-    runs: dict[int, list[dict[str, float]]] = {0: [], 1: []}
     with tempfile.TemporaryDirectory(prefix="sightline-staleness-") as folder:
-        for seed in range(arguments.repeats):
-            for staleness in runs:
-                runs[staleness].append(
-                    measure(staleness, seed, arguments, Path(folder))
-                )
-                print(
-                    f"seed {seed}, max_staleness {staleness}: {runs[staleness][-1]}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    wall = {
-        staleness: statistics.median(run["wall_s"] for run in found)
-        for staleness, found in runs.items()
-    }
+        runs = measure_all(arguments, Path(folder))
+    on_policy = statistics.median(run["wall_s"] for run in runs[0])
+    ahead = statistics.median(run["wall_s"] for run in runs[1])
+    libraries = ("ray", "torch", "deepspeed", "transformers")
     result = {
         "benchmark": "staleness",
-        "ratio": round(wall[1] / wall[0], 3),
+        "ratio": round(ahead / on_policy, 3),
         "wall_s": {
-            f"max_staleness_{key}": round(value, 2) for key, value in wall.items()
+            "max_staleness_0": round(on_policy, 2),
+            "max_staleness_1": round(ahead, 2),
         },
-        "runs": {f"max_staleness_{key}": found for key, found in runs.items()},
+        "runs": {
+            "max_staleness_0": runs[0],
+            "max_staleness_1": runs[1],
+        },
         "steps": arguments.steps,
         "global_batch": arguments.batch,
-        "versions": {
-            name: metadata.version(name)
-            for name in ("ray", "torch", "deepspeed", "transformers")
-        },
+        "versions": {name: metadata.version(name) for name in libraries},
     }
     print(json.dumps(result))
 

@@ -71,6 +71,7 @@ class Admission:
     def on_version(self, version: int) -> None:
         """A new weight version is out: more steps come into reach."""
         last_step = self._window.last_step(version)
+        # Never counted down: a resume starts at version 0 and is told the version it goes on from.
         for step in range(self._counted_steps + 1, last_step + 1):
             self._allowed += self._need(step)
         self._counted_steps = max(self._counted_steps, last_step)

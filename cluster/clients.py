@@ -115,6 +115,7 @@ class LearnerClient:
 
     async def start(self) -> list[dict[str, Any]]:
         """Let the ranks meet at rank 0's address and start; returns their reports."""
+        # Rank 0 picks the address on its own node; the controller may be on another.
         rendezvous = self.handles[0].call("rendezvous")
         address, port = await answer(rendezvous, self.limit_s, "learner")
         return await self._call("start", address, port)

@@ -68,6 +68,7 @@ class Experiment:
             "baseline", workers.rollout[0], judge, None
         )
         await self._train(data, workers)
+        # The final engine takes the place of the first one.
         for client in workers.rollout:
             self.runtime.stop(client.handle)
         for handle in workers.learner.handles:
@@ -126,6 +127,7 @@ class Experiment:
 
     async def _train(self, data: TrainingData, workers: Workers) -> None:
         loop = Loop(self.config, self.run_dir, workers, data, self._recorder)
+        # A validation image, where there is one: nobody trains on it.
         prompts = self._scoring.validation_prompts() or data.prompts
         await self._set_probe(workers.learner, prompts[0])
 

@@ -50,6 +50,7 @@ class PromptSampler:
             self._num_ahead += 1
             self._enqueue(self.state.epoch + self._num_ahead)
         group_id = self._queue.popleft()
+        # The prompt's own id may hold a colon: only the first one separates.
         prompt_id = group_id.partition(":")[2]
         return group_id, self._prompts[prompt_id]
 
@@ -73,6 +74,7 @@ class PromptSampler:
 
     def _order(self, epoch: int) -> list[str]:
         """The group ids of an epoch: a function of (seed, epoch)."""
+        # Sorted first, so that the order of the data set's rows does not matter.
         ids = sorted(self._prompts)
         random.Random(derive_seed(self._seed, "frontier", epoch)).shuffle(ids)
         return [f"{epoch}:{prompt_id}" for prompt_id in ids]

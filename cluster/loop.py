@@ -37,6 +37,7 @@ from cluster.producer import Producer
 from cluster.recorder import Recorder
 from cluster.run_dir import Checkpoint, RunDir
 from cluster.run_state import RunState
+from cluster.staleness import staleness
 from cluster.training_data import TrainingData
 from common.config import RunConfig
 from common.errors import UserError
@@ -86,6 +87,7 @@ class Loop:
         try:
             await self._run_both(validate)
         except BaseExceptionGroup as group:
+            # Users read one line; the group stays as its cause.
             raise group.exceptions[0] from group
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
@@ -96,9 +98,13 @@ class Loop:
 
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
-            workers = list(self._workers.rollout) * ROLLOUT_CALLS_IN_FLIGHT
-            producing = [tasks.create_task(self._producer.work(w)) for w in workers]
+            producing = []
+            for worker in self._workers.rollout:
+                for _ in range(ROLLOUT_CALLS_IN_FLIGHT):
+                    task = tasks.create_task(self._producer.work(worker))
+                    producing.append(task)
             await self._learn(validate)
+            # The last step is trained: groups still in flight are nobody's.
             for task in producing:
                 task.cancel()
 
@@ -112,6 +118,7 @@ class Loop:
             state.step = step
             if is_last or step % self._config.loop.publish_interval == 0:
                 metrics["time/publish_s"] = await self._publish(state.version + 1)
+            # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             if is_last or step % self._config.checkpoint.interval == 0:
                 score = await validate(step)
                 if score is not None:
@@ -128,6 +135,7 @@ class Loop:
         batch = await self._producer.batch(step, version)
         waited_s = time.monotonic() - start
         result, refused = await self._workers.learner.step(step, batch)
+        # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
             self.state.trained = True
         pair_of_id = {pair.id: pair for pair in batch}
@@ -147,8 +155,12 @@ class Loop:
         metrics: dict[str, float] = {}
         for reason, count in self.state.drops.items():
             metrics[f"pairs/dropped/{reason}"] = float(count)
-        versions = [pair.weight_version for pair in batch]
-        ages = [version - sampled for sampled in versions if sampled is not None]
+        ages = []
+        for pair in batch:
+            age = staleness(pair, version)
+            # Offline pairs have none.
+            if age is not None:
+                ages.append(age)
         metrics["pairs/online_frac"] = len(ages) / len(batch)
         metrics["staleness/mean"] = sum(ages) / len(ages) if ages else 0.0
         metrics["staleness/max"] = float(max(ages, default=0))
@@ -162,6 +174,7 @@ class Loop:
             UserError: what arrived are not finite weights, or after training still those of the start policy.
         """
         start = time.monotonic()
+        # References: the weights travel from the learner's node to the engines', not through here.
         manifest_ref, tensors_ref = self._workers.learner.publish(version)
         loads = [
             worker.load(manifest_ref, tensors_ref) for worker in self._workers.rollout
@@ -169,7 +182,8 @@ class Loop:
         reports = await asyncio.gather(*loads)
         manifest = await manifest_ref
         assert manifest.version == version
-        assert all(report.version == version for report in reports)
+        for report in reports:
+            assert report.version == version
         self._check_change(manifest)
         self.state.version = version
         await self._producer.on_version(version)

@@ -31,7 +31,9 @@ class Mixture(Protocol):
 
 
 def online_counts(
-    mixture: Mixture, step: int, sources: Sequence[str]
+    mixture: Mixture,
+    step: int,
+    sources: Sequence[str],
 ) -> dict[str, int]:
     """Online pairs of this step by source; `sources` are the run's (`RunConfig.online_sources`)."""
     num_bdhs = mixture.num_online_bdhs(step)
@@ -60,7 +62,13 @@ class Bernoulli:
         num_online = self.num_online(step)
         return self._heads("online_bdhs", step, num_online, self.online_bdhs_fraction)
 
-    def _heads(self, stream: str, step: int, num_coins: int, fraction: float) -> int:
+    def _heads(
+        self,
+        stream: str,
+        step: int,
+        num_coins: int,
+        fraction: float,
+    ) -> int:
         # The streams are numbered from 0: old runs must resume with the same coins.
         coins = random.Random(derive_seed(self.seed, stream, step - 1))
         return sum(coins.random() < fraction for _ in range(num_coins))
@@ -116,7 +124,11 @@ def _fraction(share: float) -> Fraction:
     return Fraction(share).limit_denominator(1_000_000)
 
 
-def build_mixture(config: MixtureConfig, learner: LearnerConfig, seed: int) -> Mixture:
+def build_mixture(
+    config: MixtureConfig,
+    learner: LearnerConfig,
+    seed: int,
+) -> Mixture:
     """The configured mixture for this learner's batches and steps; `seed` is the run's."""
     batch = learner.global_batch
     share = config.online_fraction

@@ -22,17 +22,13 @@ class OnlinePairs:
 
     def write(self, step: int, pairs: Sequence[PreferencePair]) -> None:
         """The pairs accepted since the checkpoint before `step`."""
-        write_table(
-            self._directory / f"step_{step:06d}.parquet", pair_table(pairs, self.store)
-        )
+        path = self._directory / f"step_{step:06d}.parquet"
+        write_table(path, pair_table(pairs, self.store))
 
     def finish(self) -> None:
         """Put all steps into `pairs.parquet`."""
-        parts = [
-            read_table(path, PAIR_SCHEMA)
-            for path in sorted(self._directory.glob("step_*.parquet"))
-        ]
-        write_table(
-            self._directory / PAIRS,
-            pa.concat_tables(parts) if parts else PAIR_SCHEMA.empty_table(),
-        )
+        paths = sorted(self._directory.glob("step_*.parquet"))
+        parts = [read_table(path, PAIR_SCHEMA) for path in paths]
+        # The schema alone, when no pair was accepted: a run can still read the set.
+        parts.append(PAIR_SCHEMA.empty_table())
+        write_table(self._directory / PAIRS, pa.concat_tables(parts))

@@ -45,6 +45,7 @@ class GroupOutcome:
                 "completions": [completion.text for completion in completions],
                 "weight_versions": [c.min_weight_version for c in completions],
             }
+        # Online BDHS samples the rejected answers only.
         if self.pairs:
             return {
                 "completions": [pair.rejected.text for pair in self.pairs],
@@ -67,6 +68,7 @@ class GroupOutcome:
     def _result(self) -> dict[str, Any]:
         if self.dropped is not None:
             return {"outcome": self.dropped.reason, "detail": self.dropped.detail}
+        # Pairs of RLOO have ids of their own; every other pair has its group's.
         if len(self.pairs) == 1 and self.pairs[0].id == self.group_id:
             return {"outcome": "pair", "scores": self.pairs[0].scores}
         scores = {pair.id: pair.scores for pair in self.pairs}

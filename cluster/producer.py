@@ -56,6 +56,7 @@ class Producer:
         seed = config.run.seed
         by_prompt = config.data.offline is not None and config.data.offline.by_prompt
         self._config = config
+        # Reward workers take turns.
         self._reward = itertools.cycle(reward)
         self._state = state
         self._recorder = recorder
@@ -143,6 +144,7 @@ class Producer:
                 pairs = self._buffer.take(wanted)
                 if len(pairs) == num_wanted:
                     return pairs
+                # Stale pairs gave their places back.
                 if stale:
                     self._changed.notify_all()
                 now = time.monotonic()
@@ -155,6 +157,7 @@ class Producer:
                 if now >= next_heartbeat:
                     log.warning(self._waiting_message(wanted))
                     next_heartbeat = now + loop.heartbeat_s
+                # A moment later than the limit, so that the next turn sees it passed.
                 stalls_at = last_progress + loop.stall_limit_s + 0.01
                 await self._wait_for_change(min(next_heartbeat, stalls_at) - now)
 
@@ -185,6 +188,7 @@ class Producer:
         """Wait for places; returns prompts for the source that has the most."""
         async with self._changed:
             while True:
+                # The source that lags most goes first: a step waits for all of them.
                 source = max(self._admissions, key=lambda s: self._admissions[s].free)
                 most = self._config.rollout.prompts_per_call
                 num_groups = self._admissions[source].admit(most)
@@ -226,6 +230,7 @@ class Producer:
 
     def _request(self, group_id: str, prompt: Prompt) -> GenerationRequest:
         rollout = self._config.rollout
+        # Seeded per group, not per call: the order of calls is not reproducible.
         seed = None
         if rollout.deterministic:
             seed = derive_seed(self._config.run.seed, "rollout", group_id)
@@ -242,6 +247,7 @@ class Producer:
     async def _settle(self, source: str, outcomes: Sequence[GroupOutcome]) -> None:
         """Account for groups that have come to their outcome."""
         admission = self._admissions[source]
+        # Nothing is awaited inside, so a checkpoint sees a group settled as a whole or not at all.
         async with self._changed:
             for outcome in outcomes:
                 self._sampler.finish(outcome.group_id)

@@ -27,7 +27,12 @@ class ProgressReport:
     The rate is of this process, so a resumed job's estimate does not count what was there before.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        done: int = 0,
+    ) -> None:
         self.what = what
         self.total = total
         self.done = done
@@ -39,7 +44,12 @@ class ProgressReport:
         self._task = TaskID(0)
         if sys.stderr.isatty():
             self._bar = _make_bar()
-            self._task = self._bar.add_task(what, total=total, completed=done, note="")
+            self._task = self._bar.add_task(
+                what,
+                total=total,
+                completed=done,
+                note="",
+            )
 
     def __enter__(self) -> ProgressReport:
         if self._bar is not None:

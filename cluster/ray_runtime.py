@@ -145,7 +145,12 @@ class RayRuntime:
                 "hold the resources: `ray status` lists them"
             )
 
-    def _check_size(self, resource: str, field: str, bundles: Sequence[Bundle]) -> None:
+    def _check_size(
+        self,
+        resource: str,
+        field: str,
+        bundles: Sequence[Bundle],
+    ) -> None:
         wanted = sum(getattr(bundle, field) for bundle in bundles)
         available = self._ray.cluster_resources().get(resource, 0)
         if wanted > available:

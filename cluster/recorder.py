@@ -23,6 +23,7 @@ class Recorder:
         self.pairs = OnlinePairs(run_dir / "pairs")
         self._run_dir = run_dir
         self._journal = Journal(run_dir / "journal" / "events.jsonl")
+        # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
         self._training: _Training | None = None
 
@@ -51,6 +52,7 @@ class Recorder:
         finally:
             metrics.close()
             self._journal.sync()
+        # Not in `finally`: pairs.parquet says that the run has ended well.
         self.pairs.finish()
 
     def group(self, source: str, outcome: GroupOutcome) -> None:
@@ -66,9 +68,19 @@ class Recorder:
             "discard", id=dropped.id, reason=dropped.reason, detail=dropped.detail
         )
 
-    def batch(self, step: int, version: int, pair_ids: Sequence[str]) -> None:
+    def batch(
+        self,
+        step: int,
+        version: int,
+        pair_ids: Sequence[str],
+    ) -> None:
         """The learner trained on these pairs; the weights before the step were of `version`."""
-        self._journal.write("step", step=step, version=version, pairs=list(pair_ids))
+        self._journal.write(
+            "step",
+            step=step,
+            version=version,
+            pairs=list(pair_ids),
+        )
 
     def publish(self, manifest: WeightManifest, reports: Sequence[LoadReport]) -> None:
         """All engines hold new weights."""
@@ -99,6 +111,7 @@ class Recorder:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is over: its events and metrics are on disk when this returns."""
         assert self._training is not None, "steps are recorded inside `training`"
+        # The journal first: a step in metrics.jsonl always has its pairs there.
         self._journal.sync()
         self._training.step(step, metrics)
 
@@ -108,16 +121,29 @@ class Recorder:
         self._unsaved_pairs = []
         self._journal.sync()
 
-    def checkpoint(self, step: int, score: float | None, best_step: int | None) -> None:
+    def checkpoint(
+        self,
+        step: int,
+        score: float | None,
+        best_step: int | None,
+    ) -> None:
         """The checkpoint of `step` is whole."""
-        self._journal.write("checkpoint", step=step, score=score, best_step=best_step)
+        self._journal.write(
+            "checkpoint",
+            step=step,
+            score=score,
+            best_step=best_step,
+        )
 
 
 class _Training:
     """Metrics and bar of the steps."""
 
     def __init__(
-        self, metrics: MetricsWriter, bar: ProgressReport, global_batch: int
+        self,
+        metrics: MetricsWriter,
+        bar: ProgressReport,
+        global_batch: int,
     ) -> None:
         self._metrics = metrics
         self._bar = bar

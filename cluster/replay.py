@@ -87,6 +87,7 @@ class OfflinePool:
 
     def _shuffled(self) -> list[int]:
         """Pair indices in the order of the current epoch: a function of (seed, epoch)."""
+        # Shuffled from the set's order each time, so that a resume needs no earlier epoch.
         units = list(self._units)
         seed = derive_seed(self._seed, "offline", self._state.epoch)
         random.Random(seed).shuffle(units)
@@ -154,6 +155,7 @@ class ReplayBuffer:
                 taken.append(pair)
             else:
                 left.append(pair)
+        # A step takes its whole share at once: a part would wait outside and grow stale there.
         if any(missing.values()):
             return []
         self.state.online = left

@@ -38,6 +38,7 @@ class RunDir:
             UserError: it holds another config, or a run and `resume` is off.
         """
         self.path = config.run.dir.resolve()
+        # Through JSON, so that it compares with what an earlier process wrote.
         resolved = json.loads(config.model_dump_json())
         config_file = self.path / "config.json"
         if config_file.exists():
@@ -46,8 +47,12 @@ class RunDir:
         replace_file(config_file, json.dumps(resolved, indent=2) + "\n")
 
     def _check_same_run(
-        self, config: dict[str, Any], existing: dict[str, Any], resume: bool
+        self,
+        config: dict[str, Any],
+        existing: dict[str, Any],
+        resume: bool,
     ) -> None:
+        # First, because another config needs another directory whether `resume` is on or not.
         difference = _first_difference(config, existing)
         if difference is not None:
             key, ours, theirs = difference
@@ -78,6 +83,7 @@ class RunDir:
         Raises:
             UserError: the newest one cannot be read.
         """
+        # A kill may have come between the two renames that replace `policy/`.
         recover_directory(self.policy)
         folders = sorted(self.checkpoints.glob("step_*"))
         if not folders:
@@ -94,7 +100,7 @@ class RunDir:
 def _read_state(folder: Path) -> RunState:
     path = folder / "state.json"
     try:
-        return RunState.restored(_read_json(path))
+        return RunState.model_validate(_read_json(path))
     except ValidationError as error:
         raise _unreadable(path, _describe(error)) from error
 
@@ -127,7 +133,9 @@ def _unreadable(path: Path, got: object) -> UserError:
 
 
 def _first_difference(
-    ours: Any, theirs: Any, key: str = ""
+    ours: Any,
+    theirs: Any,
+    key: str = "",
 ) -> tuple[str, Any, Any] | None:
     """The first key path whose values differ, with both values."""
     if not (isinstance(ours, dict) and isinstance(theirs, dict)):

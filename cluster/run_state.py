@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,29 +52,21 @@ class RunState(BaseModel):
             drops=Counter(),
         )
 
-    @classmethod
-    def restored(cls, content: dict[str, Any]) -> RunState:
-        """The state that `to_json` wrote, parsed.
-
-        Raises:
-            pydantic.ValidationError: a key is missing, unknown or of another type.
-        """
-        return cls.model_validate(content)
-
     def note_score(self, step: int, score: float | None) -> bool:
-        """Whether the checkpoint of this step is the best so far, which it then is called.
+        """Make the checkpoint of this step the best one if it is; returns whether it is.
 
-        `score` is None when nothing was measured: without any score the last checkpoint is the one to take.
+        `score` is None when nothing was measured.
         """
-        if score is None:
-            is_best = self.best_score < 0
-        else:
-            is_best = score >= self.best_score
+        # Of equal scores the later one wins: it has trained longer. A run without
+        # any score takes its last checkpoint.
+        never_scored = self.best_score < 0
+        is_best = never_scored if score is None else score >= self.best_score
         if is_best:
             self.best_step = step
-            self.best_score = self.best_score if score is None else score
+        if is_best and score is not None:
+            self.best_score = score
         return is_best
 
     def to_json(self) -> str:
-        """The content of state.json."""
+        """The content of state.json; `model_validate` reads it back, once parsed."""
         return json.dumps(self.model_dump(mode="json", by_alias=True))

@@ -20,7 +20,11 @@ def staleness(pair: PreferencePair, learner_version: int) -> int | None:
     return learner_version - version
 
 
-def is_stale(pair: PreferencePair, learner_version: int, max_staleness: int) -> bool:
+def is_stale(
+    pair: PreferencePair,
+    learner_version: int,
+    max_staleness: int,
+) -> bool:
     """Whether the pair is too old to be trained on."""
     age = staleness(pair, learner_version)
     return age is not None and age > max_staleness

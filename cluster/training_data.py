@@ -26,7 +26,9 @@ class TrainingData:
 
 
 def load_training_data(
-    config: RunConfig, store: ImageStore, dropped: list[Dropped]
+    config: RunConfig,
+    store: ImageStore,
+    dropped: list[Dropped],
 ) -> TrainingData:
     """What a run starts from; rows that cannot be used are appended to `dropped`.
 
@@ -40,7 +42,9 @@ def load_training_data(
 
 
 def load_prompts(
-    config: RunConfig, store: ImageStore, dropped: list[Dropped]
+    config: RunConfig,
+    store: ImageStore,
+    dropped: list[Dropped],
 ) -> list[Prompt]:
     """The prompts to sample from; rows that cannot be read are appended to `dropped`.
 
@@ -73,6 +77,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
     pairs: dict[str, PreferencePair] = {}
     paths = [offline.path] if isinstance(offline.path, str) else offline.path
     for path in paths:
+        # The first set that has an id keeps it.
         for pair in read_pairs(Path(path), dropped):
             pair_id = _offline_id(pair.id)
             if pair_id in pairs:

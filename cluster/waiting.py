@@ -9,7 +9,11 @@ from typing import Any
 from common.errors import UserError
 
 
-async def answer(reference: Awaitable[Any], limit_s: float, peer: str) -> Any:
+async def answer(
+    reference: Awaitable[Any],
+    limit_s: float,
+    peer: str,
+) -> Any:
     """What the peer answers (UserError that names it when it takes longer than `limit_s`)."""
     try:
         async with asyncio.timeout(limit_s):
@@ -21,7 +25,9 @@ async def answer(reference: Awaitable[Any], limit_s: float, peer: str) -> Any:
 
 
 async def answers(
-    references: Sequence[Awaitable[Any]], limit_s: float, peer: str
+    references: Sequence[Awaitable[Any]],
+    limit_s: float,
+    peer: str,
 ) -> list[Any]:
     """All answers, in order; the first failure is raised."""
     return list(await answer(asyncio.gather(*references), limit_s, peer))

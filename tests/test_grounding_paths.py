@@ -113,18 +113,20 @@ def test_policy_and_reference_of_the_learner(
     """From the pair's files to log-probs, by the very calls of a step; the cache must miss on a changed image."""
     learner = Learner(run_config(tuning=tuning, fast=FAST[path]))
     learner.start()
-    assert not learner._fast.fallbacks or path == "plain"
+    assert not learner.fast.fallbacks or path == "plain"
     pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 3)]
-    found: dict[str, list[torch.Tensor]] = {"policy": [], "reference": []}
-    for seen in (pairs, [blanked(pair, store) for pair in pairs], pairs):
-        (micro_batch,) = learner._plan(seen).micro_batches
-        batch = learner._collator.batch(micro_batch.pairs)
-        found["policy"].append(learner._engine.module(batch).summed)
-        found["reference"].append(learner._reference(batch).summed)
-    for seeing, blind, again in found.values():
+    blind_pairs = [blanked(pair, store) for pair in pairs]
+    policy_logps: list[torch.Tensor] = []
+    reference_logps: list[torch.Tensor] = []
+    for shown in (pairs, blind_pairs, pairs):
+        (micro_batch,) = learner.plan(shown).micro_batches
+        batch = learner.models.collate(micro_batch.pairs)
+        policy_logps.append(learner.models.engine.module(batch).summed)
+        reference_logps.append(learner.reference(batch).summed)
+    for seeing, blind, again in (policy_logps, reference_logps):
         assert (seeing - blind).abs().min() > LEAST
         torch.testing.assert_close(seeing, again, atol=1e-4, rtol=0)
-    cache = learner._reference.cache
+    cache = learner.reference.cache
     assert (cache is not None) == (path == "cached")
     if cache is not None:
         assert (cache.num_misses, cache.num_hits) == (6, 3)

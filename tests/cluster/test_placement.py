@@ -36,14 +36,7 @@ def test_the_placement_map_adds_up() -> None:
     ]
     config = load_config(None, words)
     bundles = plan(config)
-    assert [bundle.name for bundle in bundles if bundle.num_gpus] == [
-        "rollout/0",
-        "rollout/1",
-    ]
-    assert describe(bundles).splitlines()[-1].split() == [
-        "total",
-        "6",
-        "2",
-        "7",
-        "actors",
-    ]
+    on_gpu = [bundle.name for bundle in bundles if bundle.num_gpus]
+    assert on_gpu == ["rollout/0", "rollout/1"]
+    total = describe(bundles).splitlines()[-1]
+    assert total.split() == ["total", "6", "2", "7", "actors"]

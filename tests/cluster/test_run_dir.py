@@ -49,11 +49,8 @@ def test_latest_and_keep(tmp_path: Path) -> None:
         write_state(folder, step=step)
     (run_dir.checkpoints / ".step_000050.partial").mkdir()
     run_dir.keep(2, best_step=10)
-    assert sorted(path.name for path in run_dir.checkpoints.glob("step_*")) == [
-        "step_000010",
-        "step_000030",
-        "step_000040",
-    ]
+    names = sorted(path.name for path in run_dir.checkpoints.glob("step_*"))
+    assert names == ["step_000010", "step_000030", "step_000040"]
     checkpoint = run_dir.latest()
     assert checkpoint is not None
     assert checkpoint.state.step == 40

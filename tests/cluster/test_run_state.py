@@ -33,7 +33,7 @@ def state_of_a_run() -> RunState:
 
 def test_a_state_goes_through_json() -> None:
     state = state_of_a_run()
-    restored = RunState.restored(json.loads(state.to_json()))
+    restored = RunState.model_validate(json.loads(state.to_json()))
     assert restored == state
     assert isinstance(restored.buffer.online, deque)
     assert restored.drops["never seen"] == 0
@@ -60,7 +60,7 @@ def test_the_keys_on_disk_are_those_of_earlier_runs() -> None:
 def test_a_state_from_before_trained_was_kept_counts_as_untrained() -> None:
     content = json.loads(state_of_a_run().to_json())
     del content["trained"]
-    assert not RunState.restored(content).trained
+    assert not RunState.model_validate(content).trained
 
 
 def test_the_parts_advance_the_state_in_place() -> None:
