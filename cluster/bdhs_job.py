@@ -2,8 +2,8 @@
 
     prompts ─▶ two generate_pairs per worker, sharing the iterator ─▶ Outcome ─▶ Shards ─▶ PairWriter
 
-None waits for another: while one has only its slowest sentences left, the other one keeps their engine busy. What a
-prompt gives does not depend on which worker it meets.
+The tasks do not wait for one another: while one of a worker has only its slowest sentences left, the other keeps the
+engine busy. What becomes of a prompt does not depend on the worker that does it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from common.records import Dropped, Prompt
 DEMO_RHO = 0.5
 """For the demo policy's 36 image tokens (ours): trained on whole images, it babbles when more of them are hidden."""
 WINDOW = 128
-"""Prompts being worked at per worker, at most; as many are lost when the process is killed. Small jobs are shared."""
+"""Prompts in flight per worker, at most: these are done again after a kill. Small jobs are divided among workers."""
 
 
 def settings_of(config: BdhsJobConfig) -> OnlineBdhs:
@@ -96,7 +96,7 @@ async def _generate(
     similarity: Similarity,
     engines: Engines,
 ) -> None:
-    """Do the prompts that have no note yet."""
+    """Generate pairs for the prompts that have no note yet."""
     done = {note["id"] for note in writer.notes}
     todo = [prompt for prompt in prompts if prompt.id not in done]
     print(
@@ -125,7 +125,8 @@ async def _generate(
                     pairs_per_s = shards.num_new_pairs / progress.elapsed_s
                     progress.advance(f"prompts, {pairs_per_s:.1f} pairs/s")
 
-            # Two tasks per worker halve its window, so that the engine is never without requests.
+            # Two tasks per worker share its window: one of them always has requests for the engine. The first tasks of
+            # all workers come first, so that a small job reaches every worker.
             tasks = [work(generate, window - window // 2) for generate in workers]
             tasks += [work(generate, window // 2) for generate in workers]
             await run_all(tasks)
@@ -135,33 +136,30 @@ async def _generate(
 
 
 def print_stats(stats: Mapping[str, Any]) -> None:
-    """How many prompts each attempt settled, and what became of the others."""
-    total = max(stats["num_prompts"], 1)
-    table = Table(title=f"bdhs ({stats['variant']}), {stats['num_prompts']} prompts")
-    for name in ("outcome", "prompts", "share", "cumulative"):
-        table.add_column(name, justify="left" if name == "outcome" else "right")
-    settled = 0
+    """Print how many prompts each attempt settled, and what became of the others."""
+    num_prompts = stats["num_prompts"]
+    total = max(num_prompts, 1)
+    table = Table(title=f"bdhs ({stats['variant']}), {num_prompts} prompts")
+    table.add_column("outcome")
+    for name in ("prompts", "share", "cumulative"):
+        table.add_column(name, justify="right")
+    num_settled = 0
     for attempt, count in stats["accepted_per_attempt"].items():
-        settled += count
-        table.add_row(
-            f"accepted at attempt {attempt}",
-            str(count),
-            f"{count / total:.1%}",
-            f"{settled / total:.1%}",
-        )
+        num_settled += count
+        outcome = f"accepted at attempt {attempt}"
+        share, cumulative = f"{count / total:.1%}", f"{num_settled / total:.1%}"
+        table.add_row(outcome, str(count), share, cumulative)
     for reason, count in stats["dropped"].items():
         table.add_row(f"dropped: {reason}", str(count), f"{count / total:.1%}", "")
     console = Console()
     console.print(table)
-    quantiles = ", ".join(
-        f"{float(share):.0%} {value:.2f}"
-        for share, value in stats["similarity"].items()
-    )
-    console.print(
-        f"{stats['similarity_measure']} similarity of the pairs: {quantiles or 'none'}",
-        highlight=False,
-    )
-    if stats["similarity_measure"] == LexicalSimilarity.name:
+    quantiles = []
+    for share, value in stats["similarity"].items():
+        quantiles.append(f"{float(share):.0%} {value:.2f}")
+    shown = ", ".join(quantiles) or "none"
+    measure = stats["similarity_measure"]
+    console.print(f"{measure} similarity of the pairs: {shown}", highlight=False)
+    if measure == LexicalSimilarity.name:
         console.print(
             f"lexical similarity stands in for sentence embeddings; the paper's: --similarity {PAPER_ENCODER}"
         )

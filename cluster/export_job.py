@@ -1,4 +1,4 @@
-"""A pair set as TRL's VLM preference parquet: `OUT/train.parquet`, images inside, with spec.json and stats.json."""
+"""Exports a pair set as TRL's VLM preference parquet: `OUT/train.parquet` with the images, spec.json and stats.json."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def export_set(directory: Path, out: Path) -> None:
     """
     total = count_pairs(directory)
     stat = (directory / PAIRS).stat()
+    # Size and time of the file stand for its content: an export never reads the set to find out that it is done.
     spec = {
         "method": "export",
         "format": "trl",
@@ -53,14 +54,12 @@ def export_set(directory: Path, out: Path) -> None:
     with ProgressReport("export", total) as progress:
         write_json(out / SPEC, spec)
         write_tables(out / TRAIN, TRL_SCHEMA, _tables(directory, tally, progress))
-    write_json(
-        out / STATS,
-        {
-            "num_rows": tally.num_rows,
-            "num_pairs": tally.num_records,
-            "dropped": dict(tally.dropped),
-        },
-    )
+    stats = {
+        "num_rows": tally.num_rows,
+        "num_pairs": tally.num_records,
+        "dropped": dict(tally.dropped),
+    }
+    write_json(out / STATS, stats)
     print_dropped(f"export: {tally.num_rows:,} rows", tally)
     print(f"{out / TRAIN}: {tally.num_records} pairs of {tally.num_rows}")
 
@@ -68,8 +67,9 @@ def export_set(directory: Path, out: Path) -> None:
 def _tables(
     directory: Path, tally: Tally, progress: ProgressReport
 ) -> Iterator[pa.Table]:
+    """Tables of about `TABLE_BYTES`, so that a set of any size fits in memory (UserError when no pair is left)."""
     rows: list[dict[str, Any]] = []
-    size = 0
+    num_bytes = 0
     unreadable: list[Dropped] = []
     for pair in iter_pairs(directory, unreadable):
         tally.num_rows += 1
@@ -80,10 +80,11 @@ def _tables(
             continue
         tally.num_records += 1
         rows.append(row)
-        size += _num_bytes(row)
-        if size >= TABLE_BYTES:
+        num_bytes += _num_bytes(row)
+        if num_bytes >= TABLE_BYTES:
             yield pa.Table.from_pylist(rows, schema=TRL_SCHEMA)
-            rows, size = [], 0
+            rows = []
+            num_bytes = 0
     for dropped in unreadable:
         tally.num_rows += 1
         tally.drop(dropped)
@@ -96,22 +97,19 @@ def _tables(
 
 
 def _num_bytes(row: dict[str, Any]) -> int:
-    """About what a row takes in memory."""
-    parts = [
-        part
-        for side in ("prompt", "chosen", "rejected")
-        for turn in row[side]
-        for part in turn["content"]
-    ]
-    texts = [row[META], *(part["text"] or "" for part in parts)]
-    return (
-        1000
-        + sum(map(len, texts))
-        + sum(len(image["bytes"]) for image in row["images"])
-    )
+    """Roughly how much memory a row takes: its texts and images, and 1,000 bytes for the rest."""
+    total = 1000 + len(row[META])
+    turns = [*row["prompt"], *row["chosen"], *row["rejected"]]
+    for turn in turns:
+        for part in turn["content"]:
+            total += len(part["text"] or "")
+    for image in row["images"]:
+        total += len(image["bytes"])
+    return total
 
 
 def _row(pair: PreferencePair) -> dict[str, Any] | Dropped:
+    """The row of a pair, or the reason why its image cannot be read."""
     try:
         return trl_row(pair)
     except Refused as error:

@@ -1,8 +1,8 @@
 """Tells rows that an endpoint cannot answer from an endpoint that is gone.
 
-A refusal or a useless reply is that row's own, once the endpoint has been seen to work: it is recorded as dropped at
-once. So is a single other failure, as soon as a later row is answered. Many of these in a row, with no answer between
-them, are the endpoint's: then the job stops and those rows stay undone, for the next run.
+Once the endpoint has been seen to work, a refusal or a useless reply concerns that row alone: the row is dropped at
+once. Other failures (silence, server errors) are held back until a later row is answered. Many of them in a row mean
+that the endpoint is gone: then the job stops, and the next run does those rows again.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from common.records import Dropped, PreferencePair
 
 FAILURES_IN_A_ROW = 16
 SILENT_IN_A_ROW = 3
-"""The limit while the endpoint has given no reply yet and only silence came."""
+"""The limit while the endpoint has given no reply yet and every failure was silence."""
 _SILENCE = {"endpoint_unreachable", "endpoint_timeout"}
-_OF_THE_ROW = {"endpoint_refused", "endpoint_garbage", "endpoint_empty", "cut_off"}
+_REASONS_OF_A_ROW = {
+    "endpoint_refused",
+    "endpoint_garbage",
+    "endpoint_empty",
+    "cut_off",
+}
 
 
 class FailureGate:
-    """Passes injections on to `record`, failures held back until an answer shows that the endpoint is there.
+    """Passes injections on to `record`, and holds failures back until an answer shows that the endpoint is there.
 
-    `worked` tells whether this or an earlier run of the job got a reply that could be read.
+    `worked` says whether this or an earlier run of the job got a reply that could be read.
     """
 
     def __init__(self, record: Callable[[Injection], None], worked: bool) -> None:
@@ -33,32 +38,32 @@ class FailureGate:
         self.worked = worked
 
     def add(self, injection: Injection) -> None:
-        """Raises UserError when the endpoint counts as gone."""
-        self.worked = (
-            self.worked
-            or injection.asked == "answered"
-            or isinstance(injection.result, PreferencePair)
-        )
-        if injection.asked != "failed" or (
-            self.worked and _reason(injection) in _OF_THE_ROW
-        ):
+        """Record an injection or hold it back (UserError when the endpoint counts as gone)."""
+        is_answered = injection.asked == "answered"
+        if is_answered or isinstance(injection.result, PreferencePair):
+            self.worked = True
+        concerns_row = self.worked and _reason(injection) in _REASONS_OF_A_ROW
+        if injection.asked != "failed" or concerns_row:
             self._record(injection)
-            if injection.asked == "answered":
+            if is_answered:
                 self._answered = True
                 self._release()
             return
         self._held.append(injection)
-        silent = (
-            not self._answered and {_reason(held) for held in self._held} <= _SILENCE
-        )
-        if len(self._held) >= (SILENT_IN_A_ROW if silent else FAILURES_IN_A_ROW):
+        if len(self._held) >= self._limit():
             raise self._gone()
 
     def close(self) -> None:
-        """At the end of the rows: failures are recorded, unless the endpoint never gave one reply."""
+        """Record the failures at the end of the rows (UserError when the endpoint never gave one reply)."""
         if self._held and not self.worked:
             raise self._gone()
         self._release()
+
+    def _limit(self) -> int:
+        # An address where nobody answers is found out soon; a server that answers with errors may recover.
+        reasons = {_reason(injection) for injection in self._held}
+        is_silent = not self._answered and reasons <= _SILENCE
+        return SILENT_IN_A_ROW if is_silent else FAILURES_IN_A_ROW
 
     def _release(self) -> None:
         for injection in self._held:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from cluster.drop_report import Tally, print_dropped
@@ -39,6 +40,7 @@ def import_set(job: ImportSettings) -> None:
         UserError: PATH or ROOT is not there, no row can be used, or DIR holds another set.
     """
     importer = load(job.name)
+    made = importer.makes
     if not job.path.exists():
         raise UserError(
             f"{job.path}: expected the files of {job.name}, got none; check PATH"
@@ -48,48 +50,54 @@ def import_set(job: ImportSettings) -> None:
             f"--images: expected a folder, got {job.image_root}; check the path"
         )
     files = importer.files(job.path)
-    with PairWriter(job.out, spec_of(job, importer, files), importer.makes) as writer:
+    spec = spec_of(job, importer, files)
+    with PairWriter(job.out, spec, made) as writer:
         if writer.complete:
             stats = json.loads((job.out / STATS).read_text())
-            print(
-                f"{job.out}: already complete, {stats[f'num_{importer.makes}']} {importer.makes}"
-            )
+            print(f"{job.out}: already complete, {stats[f'num_{made}']} {made}")
             return
         tally = _import(job, importer, files, writer)
         if tally.num_records == 0:
+            # The folder can take another set once the mistake is mended.
             writer.discard()
-            raise UserError(_nothing(job, tally))
+            raise UserError(_no_records(job, tally))
         stats = {
             "num_rows": tally.num_rows,
-            f"num_{importer.makes}": tally.num_records,
+            f"num_{made}": tally.num_records,
             "dropped": dict(tally.dropped.most_common()),
             "first_dropped": tally.examples,
         }
         writer.finish_as_written(stats)
     print_dropped(f"{job.name}: {tally.num_rows:,} rows", tally)
-    print(f"{job.out}: {tally.num_records} {importer.makes} of {tally.num_rows} rows")
+    print(f"{job.out}: {tally.num_records} {made} of {tally.num_rows} rows")
 
 
 def spec_of(
     job: ImportSettings, importer: Importer, files: Sequence[DataFile | Dropped]
 ) -> dict[str, Any]:
     """All that decides the content of the set, JSON only."""
-    stats = [
-        (file.path, file.path.stat()) for file in files if isinstance(file, DataFile)
-    ]
+    file_specs = []
+    for path in _paths(files):
+        stat = path.stat()
+        modified = stat.st_mtime_ns
+        file_specs.append(
+            {"name": path.name, "bytes": stat.st_size, "modified": modified}
+        )
     return {
         "method": "import",
         "name": importer.name,
         "origin": importer.origin,
         "licence": importer.licence,
-        "files": [
-            {"name": path.name, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
-            for path, stat in stats
-        ],
+        "files": file_specs,
         "images": str(job.image_root.resolve()),
         "strip_prefix": job.strip_prefix,
         "count": job.count,
     }
+
+
+def _paths(files: Sequence[DataFile | Dropped]) -> list[Path]:
+    """The files that can be read."""
+    return [file.path for file in files if isinstance(file, DataFile)]
 
 
 def _import(
@@ -98,23 +106,23 @@ def _import(
     files: Sequence[DataFile | Dropped],
     writer: PairWriter,
 ) -> Tally:
+    """Read the rows behind those of the last shard. Returns the tally of all rows."""
     tally = Tally.of(writer.notes[-1]) if writer.notes else Tally()
-    seen = {hash(record_id) for record_id in writer.ids()} if importer.own_ids else None
+    # Hashes, not ids: a set may have millions of records.
+    seen: set[int] | None = None
+    if importer.own_ids:
+        seen = set(map(hash, writer.ids()))
     intake = ImageIntake(job.image_root, writer.store, job.strip_prefix)
-    total = sum(
-        file.path.stat().st_size for file in files if isinstance(file, DataFile)
-    )
+    num_bytes = sum(path.stat().st_size for path in _paths(files))
     shard = Shard(writer, tally)
-    with ProgressReport(f"{job.name}, kB", total // 1000) as progress:
-        numbered = enumerate(read_rows(files, importer.keyed))
-        for number, (row, position) in islice(numbered, tally.num_rows, job.count):
+    with ProgressReport(f"{job.name}, kB", num_bytes // 1000) as progress:
+        rows = enumerate(read_rows(files, importer.keyed))
+        for number, (row, position) in islice(rows, tally.num_rows, job.count):
             for outcome in outcomes(importer, number, row, intake):
                 shard.add(_unless_repeated(outcome, seen))
             shard.end_row()
-            progress.advance(
-                f"{tally.num_records} {importer.makes}",
-                position // 1000 - progress.done,
-            )
+            num_new_kb = position // 1000 - progress.done
+            progress.advance(f"{tally.num_records} {importer.makes}", num_new_kb)
         shard.flush()
     return tally
 
@@ -122,58 +130,65 @@ def _import(
 def _unless_repeated(
     outcome: PreferencePair | Prompt | Dropped, seen: set[int] | None
 ) -> PreferencePair | Prompt | Dropped:
-    """The outcome, or Dropped `duplicate_id` when an earlier record of this set has its id."""
+    """Drop a record as `duplicate_id` when an earlier record of this set has its id.
+
+    `seen` holds the hashes of earlier ids; it is None for sets whose ids are made from row numbers.
+    """
     if seen is None or isinstance(outcome, Dropped):
         return outcome
     key = hash(outcome.id)
     if key in seen:
-        return Dropped(
-            outcome.id,
-            "duplicate_id",
-            "expected an id of its own, got an earlier row's",
-        )
+        detail = "expected an id of its own, got an earlier row's"
+        return Dropped(outcome.id, "duplicate_id", detail)
     seen.add(key)
     return outcome
 
 
 class Shard:
-    """Collects records and makes them durable between two rows, when they are many, long, or old enough."""
+    """Collects records and writes them between two rows, when they are many, long, or old enough."""
 
     def __init__(self, writer: PairWriter, tally: Tally) -> None:
-        self._writer, self._tally = writer, tally
+        self._writer = writer
+        self._tally = tally
         self._records: list[PreferencePair | Prompt] = []
-        self._chars, self._last, self._saved_rows = 0, time.monotonic(), tally.num_rows
+        self._num_chars = 0
+        self._written_at = time.monotonic()
+        self._num_rows_written = tally.num_rows
 
     def add(self, outcome: PreferencePair | Prompt | Dropped) -> None:
-        """One outcome of the row being read."""
+        """Take one outcome of the row being read."""
         if isinstance(outcome, Dropped):
             self._tally.drop(outcome)
             return
         self._tally.num_records += 1
         self._records.append(outcome)
-        prompt = outcome if isinstance(outcome, Prompt) else outcome.prompt
-        self._chars += sum(
-            len(part.text) for message in prompt.messages for part in message.parts
-        )
         if isinstance(outcome, PreferencePair):
-            self._chars += len(outcome.chosen.text) + len(outcome.rejected.text)
+            self._num_chars += len(outcome.chosen.text) + len(outcome.rejected.text)
+            prompt = outcome.prompt
+        else:
+            prompt = outcome
+        for message in prompt.messages:
+            self._num_chars += sum(len(part.text) for part in message.parts)
 
     def end_row(self) -> None:
-        """The row is read to its end: what there is may be written."""
+        """Count the row that is read to its end. A shard never ends within a row: a resumed import starts behind it."""
         self._tally.num_rows += 1
-        full = len(self._records) >= SHARD_RECORDS or self._chars >= SHARD_CHARS
-        if full or time.monotonic() - self._last > SHARD_INTERVAL_S:
+        is_full = len(self._records) >= SHARD_RECORDS or self._num_chars >= SHARD_CHARS
+        age_s = time.monotonic() - self._written_at
+        if is_full or age_s > SHARD_INTERVAL_S:
             self.flush()
 
     def flush(self) -> None:
         """Write the records and the tally up to here."""
-        if self._tally.num_rows > self._saved_rows:
+        if self._tally.num_rows > self._num_rows_written:
             self._writer.append(self._records, [self._tally.note()])
-        self._records, self._chars = [], 0
-        self._last, self._saved_rows = time.monotonic(), self._tally.num_rows
+        self._records = []
+        self._num_chars = 0
+        self._written_at = time.monotonic()
+        self._num_rows_written = self._tally.num_rows
 
 
-def _nothing(job: ImportSettings, tally: Tally) -> str:
+def _no_records(job: ImportSettings, tally: Tally) -> str:
     if not tally.dropped:
         return f"{job.path}: expected rows of {job.name}, got none; check PATH"
     reason, count = tally.dropped.most_common(1)[0]

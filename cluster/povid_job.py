@@ -2,8 +2,8 @@
 
     rows ─▶ `concurrency` tasks, each one request at a time ─▶ Injection ─▶ FailureGate ─▶ Shards ─▶ PairWriter
 
-Replies of the endpoint are kept in `replies.jsonl` of the folder as soon as they come, so that a row that a kill took
-away is made again without asking again.
+Every reply of the endpoint is written to `replies.jsonl` of the folder as soon as it comes. A row that a kill has lost
+is made from it again, and the endpoint is not asked twice.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def spec_of(config: PovidJobConfig) -> dict[str, Any]:
 async def _inject(
     settings: PovidSettings, writer: PairWriter, rows: Sequence[Row]
 ) -> dict[str, Any]:
-    """Do the rows that have no note yet. Returns the usage of the endpoint over all runs, empty for rules."""
+    """Rewrite the rows that have no note yet. Returns the usage of the endpoint over all runs, {} for rules."""
     done = {note["id"] for note in writer.notes}
     queue = iter([row for row in rows if row.id not in done])
     print(
@@ -144,26 +144,33 @@ async def _injector(
 
 
 def print_stats(stats: Mapping[str, Any]) -> None:
-    """What became of the rows of each kind, why rows were dropped, and what the endpoint was paid."""
+    """Print what became of the rows of each kind, why rows were dropped, and what the endpoint cost."""
     console = Console()
     table = Table(title=f"povid, {stats['num_rows']} rows")
-    for name in ("kind", "pairs", "dropped"):
-        table.add_column(name, justify="left" if name == "kind" else "right")
+    table.add_column("kind")
+    for name in ("pairs", "dropped"):
+        table.add_column(name, justify="right")
     for kind, num_pairs in stats["pairs_per_kind"].items():
-        table.add_row(kind, str(num_pairs), str(stats["dropped_per_kind"][kind]))
+        num_dropped = stats["dropped_per_kind"][kind]
+        table.add_row(kind, str(num_pairs), str(num_dropped))
     console.print(table)
     for reason, count in stats["dropped"].items():
-        console.print(
-            f"dropped, {reason}: {count}, such as: {stats['examples'][reason]}",
-            highlight=False,
-            markup=False,
-        )
+        # Without markup: the example is a reply of the endpoint.
+        line = f"dropped, {reason}: {count}, such as: {stats['examples'][reason]}"
+        console.print(line, highlight=False, markup=False)
     if "num_replies" in stats:
-        cost = "" if stats["cost"] is None else f", cost {stats['cost']:.4f}"
-        unknown = stats["num_replies_without_usage"]
-        console.print(
-            f"{stats['num_replies']} replies, {stats['num_cache_hits']} rows from earlier ones; "
-            f"{stats['num_prompt_tokens']} prompt and {stats['num_completion_tokens']} completion tokens{cost}"
-            + (f"; {unknown} replies gave no token count" if unknown else ""),
-            highlight=False,
-        )
+        console.print(_usage_line(stats), highlight=False)
+
+
+def _usage_line(stats: Mapping[str, Any]) -> str:
+    """Replies, tokens and cost in one line."""
+    line = (
+        f"{stats['num_replies']} replies, {stats['num_cache_hits']} rows from earlier ones; "
+        f"{stats['num_prompt_tokens']} prompt and {stats['num_completion_tokens']} completion tokens"
+    )
+    if stats["cost"] is not None:
+        line += f", cost {stats['cost']:.4f}"
+    unknown = stats["num_replies_without_usage"]
+    if unknown:
+        line += f"; {unknown} replies gave no token count"
+    return line

@@ -1,4 +1,4 @@
-"""Between a generating job and its PairWriter: results come one by one, shards are written now and then."""
+"""Gathers the results of a generating job into shards, which its PairWriter makes durable."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ SHARD_INTERVAL_S = 10.0
 
 
 class Shards:
-    """Collects results and makes them durable every `SHARD_PROMPTS` results or `SHARD_INTERVAL_S` seconds.
+    """Collects results and writes a shard every `SHARD_PROMPTS` results or `SHARD_INTERVAL_S` seconds.
 
-    On any way out, errors included, what was collected is written. `num_new_pairs` counts this process's pairs.
+    Leaving the context writes what is left, also after an error. `num_new_pairs` counts the pairs of this process.
     """
 
     def __init__(self, writer: PairWriter) -> None:
         self._writer = writer
         self._pairs: list[PreferencePair] = []
         self._notes: list[Note] = []
-        self._last = time.monotonic()
+        self._written_at = time.monotonic()
         self.num_new_pairs = 0
 
     def __enter__(self) -> Shards:
@@ -31,18 +31,19 @@ class Shards:
         self.flush()
 
     def add(self, result: PreferencePair | Dropped, note: Note) -> None:
+        """Take the result of one prompt and its note."""
         self._notes.append(note)
         if isinstance(result, PreferencePair):
             self._pairs.append(result)
             self.num_new_pairs += 1
-        if (
-            len(self._notes) >= SHARD_PROMPTS
-            or time.monotonic() - self._last > SHARD_INTERVAL_S
-        ):
+        age_s = time.monotonic() - self._written_at
+        if len(self._notes) >= SHARD_PROMPTS or age_s > SHARD_INTERVAL_S:
             self.flush()
 
     def flush(self) -> None:
+        """Write a shard of what is collected."""
         if self._notes:
             self._writer.append(self._pairs, self._notes)
-            self._pairs, self._notes = [], []
-        self._last = time.monotonic()
+            self._pairs = []
+            self._notes = []
+        self._written_at = time.monotonic()

@@ -10,16 +10,16 @@ from common.section import Section
 
 
 class BdhsConfig(Section):
-    """The paper's values, and ours where it states none ("ours").
+    """The paper's values; values that it does not state are marked "ours".
 
-    What is hidden, and how an answer is made from it:
+    What each variant hides, and how it makes an answer:
 
         attention   image tokens beyond `rho`; the sentences of the true answer are continued
         noise       nothing, the image is noised; the sentences of the true answer are continued
         unguided    image tokens beyond `rho`; every attempt is a whole answer of its own
 
-    `rho` must be tuned to the number of image tokens: 0.99 of 2,880 tokens leaves 29, of 36 tokens none. The paper's
-    signal is the share of examples that need another attempt. `rho` 1 leaves the image out altogether.
+    `rho` must be tuned to the number of image tokens: 0.99 of 2,880 tokens leaves 29, of 36 tokens none. The paper
+    tunes it by the share of examples that need another attempt. With `rho` 1 no image token is visible.
     """
 
     variant: Literal["attention", "noise", "unguided"] = "attention"
@@ -65,4 +65,7 @@ class BdhsConfig(Section):
     stop: tuple[str, ...] = Field(
         (".",), description="what ends a continuation, besides the end of sequence"
     )
-    seed: int = 0
+    seed: int = Field(
+        0,
+        description="of masks, cuts and samples; `generate` takes run.seed unless set",
+    )

@@ -23,11 +23,10 @@ def by_kind(default: str) -> Discriminator:
     """Pick a member of a union of sections by its `kind`, so that `--model.tuning.r 8` alone is an error about r."""
 
     def kind_of(value: Any) -> Any:
-        return (
-            value.get("kind", default)
-            if isinstance(value, dict)
-            else getattr(value, "kind", None)
-        )
+        if isinstance(value, dict):
+            return value.get("kind", default)
+        # None for what is no section: an error that names the valid kinds.
+        return getattr(value, "kind", None)
 
     return Discriminator(kind_of)
 
@@ -132,6 +131,11 @@ class PairFile(Section):
         "its offline share is a multiple of their number (mixture.kind ratio, or offline only)",
     )
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The folders, also when there is one."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
 
 PromptSource = Annotated[
     Annotated[ShapesPrompts, Tag("shapes")] | Annotated[PromptFile, Tag("file")],
@@ -231,7 +235,10 @@ class Optimizer(Section):
 
 
 class Fast(Section):
-    """Each thing once. A switch changes time and memory, not the result; what cannot be had falls back and says why."""
+    """Switches of the learner's fast paths. They change time and memory, not the result.
+
+    A path that the model or machine does not support falls back to the plain one, and the run says why.
+    """
 
     share_prompt: bool = Field(
         True, description="prompt and completions once per pair, without padding"
@@ -252,7 +259,7 @@ class Fast(Section):
     )
     onednn: bool = Field(
         True,
-        description="on CPUs with AVX-512 not by Intel: float32 products by oneDNN, not MKL",
+        description="on CPUs with AVX-512 not by Intel: float32 linear layers by oneDNN, not MKL",
     )
     pack_tokens: int = Field(
         0,
@@ -351,6 +358,7 @@ class Learner(Section):
 
     @model_validator(mode="after")
     def _offload_has_a_partition(self) -> Learner:
+        # ZeRO can move only what it partitions.
         least = {"none": 0, "optimizer": 1, "params": 3}[self.offload]
         if self.zero_stage < least or (least and self.engine != "deepspeed"):
             raise ValueError(
@@ -379,12 +387,10 @@ class Mixture(Section):
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """`online_fraction` where it is smallest and largest."""
-        return (
-            (self.start_fraction, self.online_fraction)
-            if self.kind == "schedule"
-            else (self.online_fraction,)
-        )
+        """The values that the online fraction has over a run: its ends for `schedule`, else one value."""
+        if self.kind == "schedule":
+            return (self.start_fraction, self.online_fraction)
+        return (self.online_fraction,)
 
 
 class Loop(Section):
@@ -516,21 +522,24 @@ class RunConfig(Section):
 
     @property
     def judged_source(self) -> str:
-        """What judged groups become: best against worst, or all completions two by two if the loss reads advantages."""
+        """The source of judged pairs: best against worst, or all completions two by two if the loss reads advantages."""
         return RLOO if self.learner.loss_of(RLOO).reads_advantages else ONLINE
 
     @property
     def pairs_per_group(self) -> int:
-        """How many pairs a judged group becomes."""
+        """Number of pairs that a judged group becomes."""
         return self.rollout.num_completions // 2 if self.judged_source == RLOO else 1
 
     @property
     def online_sources(self) -> tuple[str, ...]:
         """The sources that fill the online slots of a batch, at least one."""
-        share = self.mixture.online_bdhs_fraction
-        return ((self.judged_source,) if share < 1 else ()) + (
-            (ONLINE_BDHS,) if share else ()
-        )
+        bdhs_fraction = self.mixture.online_bdhs_fraction
+        sources: list[str] = []
+        if bdhs_fraction < 1:
+            sources.append(self.judged_source)
+        if bdhs_fraction > 0:
+            sources.append(ONLINE_BDHS)
+        return tuple(sources)
 
     @model_validator(mode="after")
     def _checkpoints_follow_a_publish(self) -> RunConfig:
@@ -544,11 +553,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _quantised_whole(self) -> RunConfig:
         tuning = self.model.tuning
-        if (
-            isinstance(tuning, Lora)
-            and tuning.quantize != "none"
-            and self.learner.zero_stage == 3
-        ):
+        is_quantized = isinstance(tuning, Lora) and tuning.quantize != "none"
+        if is_quantized and self.learner.zero_stage == 3:
             raise ValueError(
                 "learner.zero_stage = 3 cannot split 4-bit weights, got model.tuning.quantize = nf4; use stage 2"
             )
@@ -556,15 +562,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _pairs_held_out(self) -> RunConfig:
-        offline = self.data.offline.path if self.data.offline else ()
-        trained = {
-            Path(path).resolve()
-            for path in ([offline] if isinstance(offline, str) else offline)
-        }
-        if (
-            self.evaluation.pairs is not None
-            and Path(self.evaluation.pairs).resolve() in trained
-        ):
+        if self.data.offline is None or self.evaluation.pairs is None:
+            return self
+        held_out = Path(self.evaluation.pairs).resolve()
+        trained = [Path(path).resolve() for path in self.data.offline.paths]
+        if held_out in trained:
             raise ValueError(
                 f"evaluation.pairs must be pairs that are not trained on, got {self.evaluation.pairs}, which is in "
                 "data.offline.path; keep some aside"
@@ -581,9 +583,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _offline_present(self) -> RunConfig:
-        if min(self.mixture.fractions) < 1 and self.data.offline is None:
+        fraction = min(self.mixture.fractions)
+        if fraction < 1 and self.data.offline is None:
             raise ValueError(
-                f"mixture.online_fraction = {min(self.mixture.fractions)} needs offline pairs, got none; "
+                f"mixture.online_fraction = {fraction} needs offline pairs, got none; "
                 "set data.offline.path (python -m cluster.generate bdhs writes one) or online_fraction = 1"
             )
         return self

@@ -67,7 +67,7 @@ class EndpointConfig(Section):
 
 
 class PovidConfig(Section):
-    """Which errors, and what is refused. Without `endpoint` the rules of the shapes world inject them."""
+    """Which errors to inject, and which answers to refuse. Without `endpoint`, the shapes world's rules inject them."""
 
     endpoint: EndpointConfig | None = None
     kinds: tuple[ErrorKind, ...] = Field(KINDS, min_length=1)
@@ -83,4 +83,4 @@ class PovidConfig(Section):
         gt=1,
         description="a rewritten answer so many times longer or shorter than the true one is refused (ours)",
     )
-    seed: int = 0
+    seed: int = Field(0, description="of kinds and rules; run.seed unless set")

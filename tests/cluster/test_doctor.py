@@ -79,7 +79,7 @@ def test_what_is_in_the_way_but_not_fatal(
             finding.name: finding
             for finding in (*doctor.check_packages(), *doctor.check_ports())
         }
-        assert findings[f"port {port}"].found == "in use · a test"
+        assert findings[f"port {port}"].state == "in use · a test"
         assert "this is the CPU build" in findings["vllm"].remedy
         assert report(capsys)[0] == 0
-    assert [finding.found for finding in doctor.check_ports()] == ["free · a test"]
+    assert [finding.state for finding in doctor.check_ports()] == ["free · a test"]
