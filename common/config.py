@@ -522,7 +522,7 @@ class RunConfig(Section):
 
     @property
     def judged_source(self) -> str:
-        """The source of judged pairs: best against worst, or all completions two by two if the loss reads advantages."""
+        """The source of judged pairs: best against worst, or with RLOO all completions two by two."""
         return RLOO if self.learner.loss_of(RLOO).reads_advantages else ONLINE
 
     @property
