@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from common.config import RunConfig
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.protocols import Engine, GenerationRequest, Tensors
 from common.records import (
     Dropped,
@@ -27,8 +27,8 @@ from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS
 
 if TYPE_CHECKING:
-    from actors.online_bdhs import OnlineBdhsSampler
-    from actors.vllm_engine import VllmEngine
+    from actors.bdhs.online import OnlineBdhsSampler
+    from actors.engine.vllm_engine import VllmEngine
 
 
 class RolloutWorker:
@@ -68,7 +68,7 @@ class RolloutWorker:
 
         torch.set_num_threads(num_threads)
         # Only now: vLLM reads the number of threads when it is imported.
-        from actors.engines import make_engine
+        from actors.engine.factory import make_engine
         from actors.vllm_api import VERSION, current_platform
 
         engine = make_engine(
@@ -80,8 +80,8 @@ class RolloutWorker:
         )
         self._engine = engine
         if ONLINE_BDHS in config.online_sources:
+            from actors.bdhs.online import OnlineBdhsSampler
             from actors.image_tokens import ImageTokenCounter
-            from actors.online_bdhs import OnlineBdhsSampler
 
             self._bdhs = OnlineBdhsSampler(config, ImageTokenCounter(engine.encoder))
         # Raises when vLLM and the processor expand the image differently.

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from benchmarks import bdhs_sides
-    from common.bdhs_config import BdhsConfig
+    from common.config.bdhs import BdhsConfig
 
     TurnsBySide: TypeAlias = dict[str, list[bdhs_sides.Turn]]
 
@@ -118,7 +118,7 @@ def _options(
     folder: Path,
 ) -> bdhs_sides.Options:
     from benchmarks import bdhs_sides
-    from common.job_config import BLOCK_SIZE
+    from common.config.jobs import BLOCK_SIZE
 
     cuda = args.device == "cuda"
     batches = (32, 64, 128) if cuda else (8, 16)
@@ -134,7 +134,7 @@ def _options(
 
 
 def _config(args: argparse.Namespace) -> BdhsConfig:
-    from common.bdhs_config import BdhsConfig
+    from common.config.bdhs import BdhsConfig
 
     return BdhsConfig(
         rho=args.rho,
@@ -158,7 +158,7 @@ def _take_turns(
     """
     from benchmarks import bdhs_sides
     from benchmarks.bdhs_model import make_prompts
-    from common.images import ImageStore
+    from common.data.images import ImageStore
 
     options = _options(args, folder)
     store = ImageStore(folder / "images")

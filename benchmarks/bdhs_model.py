@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import random_llava
 from benchmarks.random_llava import Size
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.records import Message, Part, Prompt
 from common.seeding import derive_seed
 from common.shapes.render import render

@@ -18,14 +18,14 @@ from typing import Any, TypeVar
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from actors.bdhs import Outcome, generate_pairs
-from actors.similarity import LexicalSimilarity
-from actors.vision_features import vision_inputs
+from actors.bdhs.sampling import Outcome, generate_pairs
+from actors.bdhs.similarity import LexicalSimilarity
+from actors.bdhs.vision_features import vision_inputs
 from benchmarks.bdhs_model import MAX_LENGTH, NUM_IMAGE_TOKENS
 from benchmarks.masked_forward import visible_mask
-from common.bdhs_config import BdhsConfig
 from common.chat import ChatEncoder, EncodedPrompt
 from common.config import EngineOptions, Model, Rollout
+from common.config.bdhs import BdhsConfig
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, PreferencePair, Prompt, RolloutGroup
 
@@ -211,7 +211,7 @@ class Ours(Side):
         self._engine = self._runner.run(self._start())
 
     async def _start(self) -> Any:
-        from actors.engines import make_engine
+        from actors.engine.factory import make_engine
 
         options = self._options
         model = Model.model_validate(

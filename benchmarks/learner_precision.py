@@ -28,17 +28,17 @@ from torch import Tensor
 
 from common.chat import ChatEncoder
 from common.config import Model
-from common.images import ImageStore
-from common.loss_config import Hinge, Ipo, Robust, Sigmoid, Simpo
+from common.config.losses import Hinge, Ipo, Robust, Sigmoid, Simpo
+from common.data.images import ImageStore
 from common.model_parts import is_vision_tower
 from common.records import PreferencePair, Response
 from common.shapes.language import caption
 from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import split_scenes
-from learner.collate import Collator, EncodedPair, RowBatch
+from learner.batch.collate import Collator, EncodedPair, RowBatch
 from learner.losses import pair_losses
-from learner.pair_logps import pair_logps
-from learner.policy import Policy, load_model
+from learner.losses.pair_logps import pair_logps
+from learner.model.policy import Policy, load_model
 
 DISTURBANCE = 0.02
 LOSSES = (Sigmoid(), Robust(), Ipo(), Hinge(), Simpo())

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from actors.vision_features import vision_inputs
+from actors.bdhs.vision_features import vision_inputs
 from common.chat import EncodedPrompt, has_grid_positions
 
 

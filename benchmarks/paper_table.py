@@ -26,10 +26,10 @@ from typing import Any
 
 from benchmarks.paper_arms import ARMS, PAIR_SETS, Arm
 from benchmarks.paper_page import METRICS, write_page
-from cluster.measure import Evaluator, read_measured
+from cluster.evaluation.measure import Evaluator, read_measured
 from common.config import Reward, RunConfig
-from common.images import ImageStore
-from common.pair_writer import spec_of
+from common.data.images import ImageStore
+from common.data.pair_writer import spec_of
 from common.paths import replace_file
 from reward.worker import RewardWorker
 

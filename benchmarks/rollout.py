@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from actors.rollout import RolloutWorker
-from cluster.ray_runtime import RayRuntime
+from cluster.runtime.ray_runtime import RayRuntime
 from common.chat import ChatEncoder
 from common.config import Cluster, Mixture, Model, Rollout, RunConfig
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import Message, Part, Prompt
 from common.seeding import derive_seed
@@ -71,7 +71,7 @@ class BareVllm:
         import torch
 
         torch.set_num_threads(1)
-        from actors.engine_arguments import engine_arguments
+        from actors.engine.arguments import engine_arguments
         from actors.vllm_api import LLM, VERSION
 
         model = self._config.model

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import random_llava
 from benchmarks.random_llava import IMAGE, LLAVA_7B, Size
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.records import Message, Part, PreferencePair, Prompt, Response
 
 TEMPLATE = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.step_model import make_pairs, size_of, trl_row
 from common.config import RunConfig
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.records import PreferencePair
 
 LR = 1e-4
@@ -62,7 +62,7 @@ def gemm_rates(
     """
     import torch
 
-    from learner.products import Matmul, onednn_matmul, torch_matmul
+    from learner.forward.onednn import Matmul, onednn_matmul, torch_matmul
 
     side = 8192 if device == "cuda" else side
     left = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from common.config.overrides import split_overrides
 from common.errors import UserError, plain_message
-from common.overrides import split_overrides
 
 PRESET_HELP = "TOML file of config keys, such as cluster/configs/*.toml"
 

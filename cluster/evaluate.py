@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from cluster.entry import exit_status, parse_line
 
 if TYPE_CHECKING:
-    from cluster.clients import RewardClient
-    from cluster.measure import Evaluator, Measured
-    from cluster.ray_runtime import RayRuntime
+    from cluster.evaluation.measure import Evaluator, Measured
+    from cluster.runtime.clients import RewardClient
+    from cluster.runtime.ray_runtime import RayRuntime
     from common.config import RunConfig
     from common.evaluation import Answers, Split
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = parse_line(_parser(), argv)
 
     def call() -> None:
-        from common.overrides import load_config
+        from common.config.overrides import load_config
 
         # Nothing is trained here, so no offline pairs are asked for.
         config = load_config(args.preset, ["--mixture.online_fraction=1", *overrides])
@@ -113,11 +113,11 @@ def _with_scenes(config: RunConfig, split: str, num_scenes: int) -> RunConfig:
 
 
 async def _run(args: argparse.Namespace, config: RunConfig) -> None:
-    from cluster.measure import Evaluator
-    from cluster.ray_runtime import RayRuntime
+    from cluster.evaluation.measure import Evaluator
+    from cluster.evaluation.samples_page import write_samples
     from cluster.report import print_scorecards, write_scorecards
-    from cluster.samples_page import write_samples
-    from common.images import ImageStore
+    from cluster.runtime.ray_runtime import RayRuntime
+    from common.data.images import ImageStore
 
     measured: dict[str, Measured] = {}
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
@@ -176,7 +176,7 @@ async def _measure(
     `baseline` is None for the start policy, which is compared with nothing.
     """
     from actors.rollout import RolloutWorker
-    from cluster.clients import RewardClient, RolloutClient
+    from cluster.runtime.clients import RewardClient, RolloutClient
     from reward.worker import RewardWorker
 
     limit_s = config.loop.call_timeout_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.flags import Flag
+from common.config.flags import Flag
 
 _OUT = Flag("--out", "generate.out", "folder of the pair set", "DIR")
 _PROMPTS = Flag(

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import BDHS_FLAGS, POVID_FLAGS
-from common.flags import Flag, add_flags, given_flags
-from common.job_config import BdhsJobConfig, GenerateConfig, PovidJobConfig
-from common.overrides import describe_keys, load
+from common.config.flags import Flag, add_flags, given_flags
+from common.config.jobs import BdhsJobConfig, GenerateConfig, PovidJobConfig
+from common.config.overrides import describe_keys, load
 
 METHODS: dict[str, tuple[str, type[GenerateConfig], tuple[Flag, ...]]] = {
     "bdhs": (
@@ -68,11 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(config: GenerateConfig) -> None:
     if isinstance(config, PovidJobConfig):
-        from cluster import povid_job
+        from cluster.jobs import povid_job
 
         povid_job.run(config)
     elif isinstance(config, BdhsJobConfig):
-        from cluster import bdhs_job
+        from cluster.jobs import bdhs_job
 
         bdhs_job.run(config)
 

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EXPORT_FLAGS, IMPORT_FLAGS, INSPECT_FLAGS
-from common.flags import Flag, add_flags, given_flags
+from common.config.flags import Flag, add_flags, given_flags
+from common.config.jobs import ExportConfig, ImportConfig, InspectConfig, JobConfig
+from common.config.overrides import describe_keys, load
 from common.importers import NAMES
-from common.job_config import ExportConfig, ImportConfig, InspectConfig, JobConfig
-from common.overrides import describe_keys, load
 
 JOBS: dict[str, tuple[str, type[JobConfig], tuple[Flag, ...]]] = {
     "export": (
@@ -90,15 +90,15 @@ def _add_command(
 def run(config: JobConfig) -> None:
     """Do what the command line asks for (UserError when an input is wrong)."""
     if isinstance(config, ExportConfig):
-        from cluster.export_job import export_set
+        from cluster.jobs.export_job import export_set
 
         export_set(config.export.directory, config.export.out)
     elif isinstance(config, InspectConfig):
-        from cluster import inspect_job
+        from cluster.inspect import job as inspect_job
 
         inspect_job.run(config.inspect)
     elif isinstance(config, ImportConfig):
-        from cluster.import_job import import_set
+        from cluster.jobs.import_job import import_set
 
         import_set(config.import_data)
 

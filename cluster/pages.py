@@ -20,7 +20,7 @@ from jinja2 import (
 )
 from PIL import Image
 
-from common import images
+from common.data import images
 from common.records import ImageRef
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -15,7 +15,7 @@ from common.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from reward.scorecard import Scorecard
+    from reward.suites.scorecard import Scorecard
 
 
 def print_report(run_dir: Path) -> None:
@@ -24,7 +24,7 @@ def print_report(run_dir: Path) -> None:
     Raises:
         UserError: the directory holds no finished run.
     """
-    from reward.scorecard import Scorecard
+    from reward.suites.scorecard import Scorecard
 
     path = run_dir / "scorecard.json"
     cards: dict[str, Scorecard] = {}
@@ -53,7 +53,7 @@ def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
     """A table per suite with one column per policy, values with their 95 % intervals, and the grounding gate."""
     from rich.console import Console
 
-    from cluster.score_table import grounding_lines, suite_names
+    from cluster.evaluation.score_table import grounding_lines, suite_names
 
     console = Console()
     names = suite_names(list(cards.values()))
@@ -86,7 +86,7 @@ def write_scorecards(path: Path, cards: Mapping[str, Scorecard]) -> None:
 def _table(cards: Mapping[str, Scorecard], suite: str) -> Table:
     from rich.table import Table
 
-    from cluster.score_table import metric_rows
+    from cluster.evaluation.score_table import metric_rows
 
     table = Table(
         "metric",

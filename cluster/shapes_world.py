@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.records import Prompt
 from common.shapes.prompts import caption_prompts
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.entry import PRESET_HELP, command_parser, exit_status, parse_line
-from cluster.placement import describe, plan
-from common.overrides import describe_keys, load_config
+from cluster.runtime.placement import describe, plan
+from common.config.overrides import describe_keys, load_config
 
 if TYPE_CHECKING:
     from common.config import RunConfig
@@ -54,12 +54,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(config: RunConfig, resume: bool) -> None:
-    from cluster.run_dir import RunDir
+    from cluster.run.run_dir import RunDir
 
     run_dir = RunDir(config, resume)
     if not (run_dir.path / "scorecard.json").exists():
-        from cluster.experiment import Experiment
-        from cluster.ray_runtime import RayRuntime
+        from cluster.run.experiment import Experiment
+        from cluster.runtime.ray_runtime import RayRuntime
 
         bundles = plan(config)
         runtime = RayRuntime(config.cluster, bundles)

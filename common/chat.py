@@ -2,7 +2,7 @@
 
 The engine takes the prompt as text with one placeholder per image, and the pixels, and expands the placeholders into
 image tokens itself. The learner expands them here, with the same Hugging Face processor. Both must arrive at the same
-prompt token ids: `learner.collate` compares them for every pair.
+prompt token ids: `learner.batch.collate` compares them for every pair.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 from transformers import AutoConfig, AutoProcessor
 
-from common import images
+from common.data import images
 from common.errors import Refused, UserError
 from common.loading import readable
 from common.records import Prompt

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from common.data.image_conditions import Condition
 from common.records import Dropped, Prompt, RolloutGroup, SideLogps
-from common.views import Condition
 
 Split: TypeAlias = Literal["validation", "test"]
 """Validation picks the checkpoint, test is only reported."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from common.data.images import ImageStore
     from common.evaluation import (
         LegendEntry,
         Measurement,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         TaskPrompts,
         Wins,
     )
-    from common.images import ImageStore
 
 Tensors = Mapping[str, "np.ndarray[Any, Any]"]
 """Weights in flight: hub parameter name -> array. bfloat16 travels as `uint16` bits under the name + "@bfloat16"."""
@@ -39,7 +39,7 @@ Tensors = Mapping[str, "np.ndarray[Any, Any]"]
 
 @dataclass(frozen=True, slots=True)
 class ImageNoise:
-    """Diffusion noise of a step (of 1000) on the pixels of a prompt's images, see common/distortion.py."""
+    """Diffusion noise of a step (of 1000) on the pixels of a prompt's images, see common/data/diffusion_noise.py."""
 
     step: int
     seed: int

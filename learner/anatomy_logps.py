@@ -15,14 +15,19 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from common.anatomy import Figures, drop_counts, summary
 from common.chat import ChatEncoder
-from common.images import ImageStore
+from common.data.anatomy import Figures, drop_counts, summary
+from common.data.image_conditions import (
+    ChangeImages,
+    blank_images,
+    shuffled_images,
+    without_images,
+)
+from common.data.images import ImageStore
 from common.records import Dropped, PreferencePair, Response
 from common.records import SideLogps as SideLogps
-from common.views import ChangeImages, blank_images, shuffled_images, without_images
-from learner.collate import Collator, EncodedPair
-from learner.policy import Policy
+from learner.batch.collate import Collator, EncodedPair
+from learner.model.policy import Policy
 
 VIEWS = ("image", "blank", "shuffled", "no_image")
 MEASURES = ("sum", "per_token")

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from common.data.image_conditions import CONDITIONS, blank_images, shuffled_images
+from common.data.images import ImageStore
 from common.errors import Refused
-from common.images import ImageStore
 from common.records import PreferencePair
-from common.views import CONDITIONS, blank_images, shuffled_images
-from learner.batching import BatchPlan
-from learner.models import Models
-from learner.pair_logps import pair_logps
-from learner.ranks import gather
+from learner.batch.plan import BatchPlan
+from learner.engines.ranks import gather
+from learner.losses.pair_logps import pair_logps
+from learner.model.models import Models
 
 
 def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]:

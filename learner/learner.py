@@ -17,8 +17,8 @@ import torch
 
 from common.chat import ChatEncoder
 from common.config import Lora, RunConfig
+from common.data.images import ImageStore
 from common.errors import UserError
-from common.images import ImageStore
 from common.protocols import TrainEngine
 from common.records import (
     Dropped,
@@ -30,21 +30,21 @@ from common.records import (
 )
 from common.seeding import derive_seed
 from learner import checkpoint
-from learner.batching import BatchPlan, MicroSize, plan_batch
-from learner.collate import Collator
-from learner.cpu_memory import keep_freed_pages
-from learner.fast import FastPath
+from learner.batch.collate import Collator
+from learner.batch.plan import BatchPlan, MicroSize, plan_batch
+from learner.engines.cpu_memory import keep_freed_pages
+from learner.engines.ranks import free_address, gather
 from learner.grounding import agreed_views, deltas, grounding_metrics
-from learner.guard import SkippedSteps
-from learner.models import Models
-from learner.objective import Objective, crop_of
-from learner.policy import is_adapter, load_policy
-from learner.povid import NoisedImages
+from learner.losses.noised_image import NoisedImages
+from learner.losses.objective import Objective, crop_of
+from learner.losses.reward_shift import RewardShift
+from learner.model.fast_path import FastPath
+from learner.model.models import Models
+from learner.model.policy import is_adapter, load_policy
+from learner.model.reference import Reference
+from learner.model.reference_cache import ReferenceCache, identity
 from learner.publisher import export_policy, package, package_adapter, plain_weights
-from learner.ranks import free_address, gather
-from learner.reference import Reference
-from learner.reference_cache import ReferenceCache, identity
-from learner.reward_shift import RewardShift
+from learner.skipped_steps import SkippedSteps
 from learner.update import PairTable, accumulate, reduce_tables
 
 if TYPE_CHECKING:
@@ -330,10 +330,10 @@ class Learner:
     def _make_engine(self, device: torch.device) -> TrainEngine:
         config = self.config.learner
         if config.engine == "torch":
-            from learner.torch_engine import TorchEngine
+            from learner.engines.torch_engine import TorchEngine
 
             return TorchEngine(self.policy.to(device), config)
-        from learner.deepspeed_engine import DeepSpeedEngine
+        from learner.engines.deepspeed_engine import DeepSpeedEngine
 
         return DeepSpeedEngine(
             self.policy, config, self.rank, self.world_size, *self._meeting_point

@@ -14,8 +14,8 @@ from common.config import Lora, Tuning
 from common.paths import replace_directory
 from common.records import LogprobProbe, WeightManifest
 from common.weights import checksum, hub_name, to_arrays
-from learner.policy import Policy, adapter_norm, adapter_weights, merge_lora
-from learner.quantized import dequantised
+from learner.model.policy import Policy, adapter_norm, adapter_weights, merge_lora
+from learner.model.quantized import dequantised
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,21 +8,21 @@ from dataclasses import replace
 
 import torch
 
-from common.loss_config import Loss
+from common.config.losses import Loss
 from common.records import PreferencePair
-from learner.batching import BatchPlan, MicroBatch
-from learner.collate import EncodedPair, RowBatch
-from learner.logps import CompletionLogps
+from learner.batch.collate import EncodedPair, RowBatch
+from learner.batch.plan import BatchPlan, MicroBatch
+from learner.forward.logps import CompletionLogps
 from learner.losses import pair_losses, pair_metrics
-from learner.models import Models
-from learner.objective import Objective
-from learner.pair_logps import (
+from learner.losses.noised_image import NoisedImages, NoisedImageTokens
+from learner.losses.objective import Objective
+from learner.losses.pair_logps import (
     PairLogps,
     grouped_by_settings,
     pair_logps,
     with_changed_tokens,
 )
-from learner.povid import NoisedImages, NoisedImageTokens
+from learner.model.models import Models
 
 PairTable = dict[str, list[float]]
 """One row per pair that counts: metric name -> values."""
@@ -69,7 +69,9 @@ def _forward(
     batch = models.collate(pairs)
     tokens = NoisedImageTokens(None, None)
     if noised_images is not None:
-        assert isinstance(batch, RowBatch), "learner/fast.py keeps plain rows for it"
+        assert isinstance(batch, RowBatch), (
+            "learner/model/fast_path.py keeps plain rows for it"
+        )
         tokens = noised_images.tokens(pairs, batch)
     reference_logps = None
     if objective.needs_reference:

@@ -12,6 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common import config
+from common.config.povid import ErrorKind
+from common.data.images import ImageStore
 from common.evaluation import (
     LegendEntry,
     Measurement,
@@ -22,8 +24,6 @@ from common.evaluation import (
     TaskPrompts,
     Wins,
 )
-from common.images import ImageStore
-from common.povid_config import ErrorKind
 from common.records import PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
 from common.shapes.corrupter import corrupt
@@ -33,7 +33,8 @@ from common.shapes.marks import marked_caption
 from common.shapes.prompts import caption_prompts, question_prompts
 from common.shapes.questions import POPE_SPLITS, answer_text, ask
 from common.shapes.truth import MissingTruth, answer_of, group_of, scene_of
-from reward.bootstrap import (
+from reward.judges.rules import RulesJudge
+from reward.suites.bootstrap import (
     Array,
     Columns,
     Statistic,
@@ -41,14 +42,13 @@ from reward.bootstrap import (
     estimate,
     intervals,
 )
-from reward.chair import CHAIR_COUNTS, caption_counts, chair
-from reward.pope import POPE_COUNTS, answer_counts, parse_answer, pope_by_split
-from reward.rules import RulesJudge
-from reward.scorecard import MetricInfo, described
-from reward.wins import WIN_COUNTS, win_counts, win_rate
+from reward.suites.chair import CHAIR_COUNTS, caption_counts, chair
+from reward.suites.pope import POPE_COUNTS, answer_counts, parse_answer, pope_by_split
+from reward.suites.scorecard import MetricInfo, described
+from reward.suites.wins import WIN_COUNTS, win_counts, win_rate
 
 if TYPE_CHECKING:
-    from reward.claims_judge import ClaimsJudge
+    from reward.judges.claims import ClaimsJudge
 
 CAPTIONS, QUESTIONS = "captions", "questions"
 
@@ -79,7 +79,7 @@ def rules_judge(costs: config.RulesJudge) -> RulesJudge:
 def policy_judge(settings: config.PolicyJudge) -> ClaimsJudge:
     """Asks a vision-language model about every object that a caption claims; colours and places are not checked."""
     # Transformers is loaded for this judge only.
-    from reward.claims_judge import ClaimLanguage, ClaimsJudge
+    from reward.judges.claims import ClaimLanguage, ClaimsJudge
 
     language = ClaimLanguage(
         claims_of=_claimed_shapes,
@@ -160,7 +160,7 @@ class ShapesSuite:
         )
 
     def selection(self, metrics: Mapping[str, Metric]) -> float | None:
-        """The F1 of naming objects, see `reward.chair.chair`."""
+        """The F1 of naming objects, see `reward.suites.chair.chair`."""
         if "selection" not in metrics:
             return None
         return metrics["selection"].value

@@ -18,7 +18,7 @@ from common.config import RunConfig
 from common.protocols import Judge, JudgeError
 from common.records import Dropped, Judged, RolloutGroup, Verdict
 from common.sources import RLOO
-from reward.judges import make_judge
+from reward.judges.factory import make_judge
 from reward.ranking import best_against_worst, check_verdict
 from reward.rloo import rloo_pairs
 

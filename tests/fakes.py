@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from actors.online_bdhs import OnlineBdhsSampler
+from actors.bdhs.online import OnlineBdhsSampler
 from common.config import RunConfig
+from common.data.images import read
 from common.errors import Refused
-from common.images import read
 from common.protocols import GenerationRequest, Tensors
 from common.records import (
     Completion,

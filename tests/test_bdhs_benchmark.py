@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.sentences import split_point, split_sentences
+from actors.bdhs.sentences import split_point, split_sentences
 from benchmarks.bdhs import parser, summary
 from benchmarks.bdhs_model import NUM_IMAGE_TOKENS, SMALL, build, make_prompts
 from benchmarks.bdhs_sides import PARTS, Options, Ours, Plain, Turn
 from benchmarks.random_llava import Size
-from common.bdhs_config import BdhsConfig
 from common.chat import ChatEncoder
-from common.images import ImageStore
+from common.config.bdhs import BdhsConfig
+from common.data.images import ImageStore
 
 TINY = Size(
     64,

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from cluster.doctor import list_gpus
 from common.config import SHAPES_POLICY
-from common.datasets import read_pairs
+from common.data.datasets import read_pairs
 from tests.real_runs import (
     ROOT,
     command,

@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 
 from common import config
-from common.images import ImageStore
+from common.data.image_conditions import GREY, blank_images
+from common.data.images import ImageStore
 from common.records import PreferencePair, Prompt
 from common.shapes.prompts import caption_prompts
-from common.views import GREY, blank_images
-from learner.encoded import EncodedPair
+from learner.batch.encoded import EncodedPair
+from learner.forward.tree import tree_batch
+from learner.forward.tree_logps import prepare
 from learner.learner import Learner
-from learner.policy import Policy
-from learner.tree import tree_batch
-from learner.tree_logps import prepare
-from learner.vision import VisionShare
+from learner.model.policy import Policy
+from learner.model.vision_features import VisionShare
 from tests.learner.families import FAMILIES, Family, family
 from tests.learner.helpers import LORA, make_pairs, run_config
 from tests.learner.trees import Rows
@@ -135,7 +135,7 @@ def test_policy_and_reference_of_the_learner(
 
 def test_judge(tmp_path: Path) -> None:
     """The policy as a judge, asked about true captions and those of other scenes."""
-    from reward.judges import make_judge
+    from reward.judges.factory import make_judge
 
     store = ImageStore(tmp_path)
     judge = make_judge(config.PolicyJudge())

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from common.datasets import write_pairs
-from common.images import ImageStore
+from common.data.datasets import write_pairs
+from common.data.images import ImageStore
 from common.records import PreferencePair, Response
 from common.shapes.prompts import caption_prompts
 from tests.real_runs import command, events, kill_when, metric_lines, settings

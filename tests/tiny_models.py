@@ -23,7 +23,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.model_parts import is_vision_side
 from common.records import Message, Part, Prompt
 from common.shapes.model import CHAT_TEMPLATE, IMAGE, build_tokenizer

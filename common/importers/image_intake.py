@@ -10,8 +10,8 @@ from typing import Any
 
 from cachetools import LRUCache
 
+from common.data.images import ImageStore
 from common.errors import Refused
-from common.images import ImageStore
 from common.records import ImageRef
 
 MAX_FILE_BYTES = 256 * 1024 * 1024

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ijson.common import ObjectBuilder
 
+from common.data.rows import python_rows
 from common.errors import UserError
 from common.records import Dropped
-from common.rows import python_rows
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """The longest JSON line, or element of a JSON list, that is read."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from common.data.trl_format import META, pair_of_meta, read_answer, read_messages
 from common.importers.base import Draft, Importer, images_field
-from common.trl_format import META, pair_of_meta, read_answer, read_messages
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:

@@ -15,7 +15,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from common.povid_config import ErrorKind
+from common.config.povid import ErrorKind
 from common.records import Dropped, Prompt
 from common.seeding import derive_seed
 from common.shapes.language import parse_caption, tell

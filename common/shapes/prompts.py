@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.records import ImageRef, Message, Part, Prompt
 from common.shapes.language import CAPTION_PROMPTS, caption
 from common.shapes.questions import POPE_SPLITS, answer_text, questions

@@ -9,12 +9,12 @@ delta = r+ - r-:
     hinge     max(0, 1 - β delta)                                   SLiC, arXiv 2305.10425, as a DPO loss
     simpo     -log σ(β logp(y+) / |y+| - β logp(y-) / |y-| - γ)     arXiv 2405.14734 Eq. 6; no reference
 
-    mdpo      sigmoid + a -log σ(β (r+ - r+(m'))) + b -log σ(β r+)  arXiv 2406.11839; m': see learner/crops.py
+    mdpo      sigmoid + a -log σ(β (r+ - r+(m'))) + b -log σ(β r+)  arXiv 2406.11839; m': see learner/batch/crops.py
     ddpo      -log σ(β (d+ - d-)),  d = Σ w_i r_i / Σ w_i           arXiv 2312.00849; w_i: γ in changed tokens, else 1
     mpo       a sigmoid + b BCO + c NLL+                            arXiv 2411.10442
-                  BCO: -log σ(β r+ - δ) - log σ(-(β r- - δ))        δ: see learner/reward_shift.py
+                  BCO: -log σ(β r+ - δ) - log σ(-(β r- - δ))        δ: see reward_shift.py
                   NLL+: -logp(y+) / |y+|
-    povid     ½ sigmoid(r+ - r_n) + ½ sigmoid(delta)                arXiv 2402.11411, stage 2; n: see learner/povid.py
+    povid     ½ sigmoid(r+ - r_n) + ½ sigmoid(delta)                arXiv 2402.11411, stage 2; n: see noised_image.py
     rloo      -½ (A+ logp(y+) + A- logp(y-)) + ¼ β delta²           arXiv 2402.14740; A: see reward/rloo.py
 
 `nll_weight` adds the chosen side's negative log-likelihood per token to any of them.
@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.loss_config import (
+from common.config.losses import (
     Ddpo,
     Hinge,
     Ipo,
@@ -46,10 +46,10 @@ from learner.losses.ddpo import DdpoLoss
 from learner.losses.dpo import HingeLoss, IpoLoss, RobustLoss, SigmoidLoss
 from learner.losses.mdpo import MdpoLoss
 from learner.losses.mpo import MpoLoss
+from learner.losses.pair_logps import PairLogps
 from learner.losses.povid import PovidLoss
 from learner.losses.rloo import RlooLoss
 from learner.losses.simpo import SimpoLoss
-from learner.pair_logps import PairLogps
 
 LOSSES: dict[type[Loss], type[PairLoss[Any]]] = {
     Sigmoid: SigmoidLoss,

@@ -9,15 +9,15 @@ from typing import Generic, TypeVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.loss_config import Loss, SmoothedLoss
-from learner.pair_logps import PairLogps
+from common.config.losses import Loss, SmoothedLoss
+from learner.losses.pair_logps import PairLogps
 
 SettingsT = TypeVar("SettingsT", bound=Loss)
 
 
 @dataclass(frozen=True, slots=True)
 class NoisedImage:
-    """How the image is noised whose most likely tokens are dispreferred (see `learner/povid.py`).
+    """How the image is noised whose most likely tokens are dispreferred (see `learner/losses/noised_image.py`).
 
     Args:
         step: of the 1000 steps of the diffusion schedule.
@@ -32,7 +32,7 @@ class NoisedImage:
 class Needs:
     """What a loss reads of `PairLogps` beside the summed log-probs of both sides; the default is nothing.
 
-    Whether it reads the reference or advantages is declared on its settings (`common/loss_config.py`).
+    Whether it reads the reference or advantages is declared on its settings (`common/config/losses.py`).
 
     Args:
         crop: smallest and largest share of the image's area to keep; gives `cropped_ratios`.

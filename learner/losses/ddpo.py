@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.loss_config import Ddpo
+from common.config.losses import Ddpo
 from learner.losses.base import Needs, PairLoss
-from learner.pair_logps import PairLogps
+from learner.losses.pair_logps import PairLogps
 
 
 class DdpoLoss(PairLoss[Ddpo]):

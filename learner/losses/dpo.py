@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.loss_config import Hinge, Ipo, Robust, Sigmoid
+from common.config.losses import Hinge, Ipo, Robust, Sigmoid
 from learner.losses.base import PairLoss, smoothed_sigmoid
-from learner.pair_logps import PairLogps
+from learner.losses.pair_logps import PairLogps
 
 
 class SigmoidLoss(PairLoss[Sigmoid]):

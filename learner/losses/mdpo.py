@@ -1,13 +1,13 @@
-"""mDPO (arXiv 2406.11839): DPO that also prefers the whole image to a crop of it (see `learner/crops.py`)."""
+"""mDPO (arXiv 2406.11839): DPO that also prefers the whole image to a crop of it (see `learner/batch/crops.py`)."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.loss_config import Mdpo
+from common.config.losses import Mdpo
 from learner.losses.base import Needs, PairLoss
-from learner.pair_logps import PairLogps
+from learner.losses.pair_logps import PairLogps
 
 
 class MdpoLoss(PairLoss[Mdpo]):

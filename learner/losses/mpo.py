@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.loss_config import Mpo
+from common.config.losses import Mpo
 from learner.losses.base import Needs, PairLoss, smoothed_sigmoid
-from learner.pair_logps import PairLogps
+from learner.losses.pair_logps import PairLogps
 
 
 class MpoLoss(PairLoss[Mpo]):
@@ -15,7 +15,7 @@ class MpoLoss(PairLoss[Mpo]):
 
     @property
     def needs(self) -> Needs:
-        """The mean reward of earlier steps, δ (see `learner/reward_shift.py`)."""
+        """The mean reward of earlier steps, δ (see `learner/losses/reward_shift.py`)."""
         return Needs(mean_reward=True)
 
     def __call__(self, logps: PairLogps) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.loss_config import Povid
+from common.config.losses import Povid
 from learner.losses.base import Needs, NoisedImage, PairLoss
-from learner.pair_logps import PairLogps
+from learner.losses.pair_logps import PairLogps
 
 
 class PovidLoss(PairLoss[Povid]):
-    """DPO against the tokens of the noised image and against the rejected text, half each (see `learner/povid.py`)."""
+    """DPO against the tokens of the noised image and against the rejected text, half each; see `noised_image.py`."""
 
     @property
     def needs(self) -> Needs:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from common.loss_config import Rloo
+from common.config.losses import Rloo
 from learner.losses.base import Needs, PairLoss
-from learner.pair_logps import PairLogps
+from learner.losses.pair_logps import PairLogps
 
 
 class RlooLoss(PairLoss[Rloo]):

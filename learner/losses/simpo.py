@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from common.loss_config import Simpo
+from common.config.losses import Simpo
 from learner.losses.base import PairLoss, smoothed_sigmoid
-from learner.pair_logps import PairLogps
+from learner.losses.pair_logps import PairLogps
 
 
 class SimpoLoss(PairLoss[Simpo]):

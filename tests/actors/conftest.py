@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.protocols import Engine
 from tests.actors.engines import KINDS, EnginePool, Run
 from tests.tiny_models import tiny_llava

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from actors.adapter_push import zero_adapter
+from actors.weights.adapter_push import zero_adapter
 from common.config import EngineOptions, Full, Lora, Model, Rollout
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import WeightManifest
 from common.weights import checkpoint_shapes, checksum
@@ -106,7 +106,7 @@ def seeded_requests(
 
 
 async def _start(spec: EngineSpec) -> Any:
-    from actors.engines import make_engine
+    from actors.engine.factory import make_engine
 
     model = Model(
         path=str(spec.path),

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.protocols import Engine, GenerationRequest
 from common.records import Completion, Prompt
 from tests.actors.engines import Run

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.adapter_push import adapter_shapes, zero_adapter
-from actors.push_check import adapter_alone
+from actors.weights.adapter_push import adapter_shapes, zero_adapter
+from actors.weights.push_check import adapter_alone
 from common.config import Lora
+from common.data.images import ImageStore
 from common.errors import UserError
-from common.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import WeightManifest
 from common.weights import checkpoint_shapes, checksum

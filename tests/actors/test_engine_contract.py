@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.protocols import Engine, GenerationRequest
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
 from tests.actors.engines import EnginePool, Run

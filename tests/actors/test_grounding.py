@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.images import ImageStore, read
+from common.data.image_conditions import GREY
+from common.data.images import ImageStore, read
 from common.protocols import Engine, GenerationRequest
 from common.records import Prompt
-from common.views import GREY
 from tests.actors.engines import Run
 from tests.tiny_models import make_prompt
 

@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from actors import chat_endpoint
-from actors.chat_endpoint import ChatEndpoint, retry_after_s
-from actors.injection import EndpointInjector, Injection, Row, rows_of
-from actors.injection_prompt import render_messages
-from actors.injection_reply import read_reply
-from actors.reply_cache import Reply, ReplyCache
+from actors.povid import chat_endpoint
+from actors.povid.chat_endpoint import ChatEndpoint, retry_after_s
+from actors.povid.injection import EndpointInjector, Injection, Row, rows_of
+from actors.povid.prompt import render_messages
+from actors.povid.reply import read_reply
+from actors.povid.reply_cache import Reply, ReplyCache
+from common.config.povid import KINDS, EndpointConfig, ErrorKind, PovidConfig
+from common.data.images import ImageStore
 from common.errors import UserError
-from common.images import ImageStore
-from common.povid_config import KINDS, EndpointConfig, ErrorKind, PovidConfig
 from common.records import Dropped, ImageRef, Message, Part, PreferencePair, Prompt
 from common.shapes.render import blank
 from tests.chat_server import Answer, Asked, ChatServer, completion, refusal

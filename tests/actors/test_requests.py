@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-import actors.engine_arguments
-from actors.engine_arguments import engine_arguments
-from actors.requests import PromptBuilder, to_group
-from actors.vision_features import VisionFeatures
+import actors.engine.arguments
+from actors.bdhs.vision_features import VisionFeatures
+from actors.engine.arguments import engine_arguments
+from actors.engine.requests import PromptBuilder, to_group
 from common.chat import ChatEncoder
 from common.config import Model, Rollout
+from common.data.images import ImageStore
 from common.errors import Refused, UserError
-from common.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import Dropped, RolloutGroup
 from tests.tiny_models import make_prompt, tiny_llava
@@ -102,7 +102,7 @@ def test_the_cuda_build_without_a_gpu_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cuda_platform = SimpleNamespace(is_cpu=lambda: False)
-    monkeypatch.setattr(actors.engine_arguments, "current_platform", cuda_platform)
+    monkeypatch.setattr(actors.engine.arguments, "current_platform", cuda_platform)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     model = Model(path=str(tiny_llava()))
     message = r"rollout\.num_gpus: expected a GPU .* set rollout\.num_gpus = 1"

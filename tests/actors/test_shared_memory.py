@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-import actors.shared_memory
-from actors.shared_memory import shared_folder, sweep
+import actors.weights.shared_memory
+from actors.weights.shared_memory import shared_folder, sweep
 
 OWNER = """
 import sys, time
 from pathlib import Path
-import actors.shared_memory
-actors.shared_memory.SHARED_MEMORY = Path(sys.argv[1])
-with actors.shared_memory.shared_folder() as folder:
+import actors.weights.shared_memory
+actors.weights.shared_memory.SHARED_MEMORY = Path(sys.argv[1])
+with actors.weights.shared_memory.shared_folder() as folder:
     (folder / "weights.safetensors").write_bytes(bytes(100))
     print(folder, flush=True)
     time.sleep(600)
@@ -28,7 +28,7 @@ with actors.shared_memory.shared_folder() as folder:
 @pytest.fixture(autouse=True)
 def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in place of /dev/shm."""
-    monkeypatch.setattr(actors.shared_memory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(actors.weights.shared_memory, "SHARED_MEMORY", tmp_path)
     return tmp_path
 
 

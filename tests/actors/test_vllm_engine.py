@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.distortion import noise_image
-from common.images import ImageStore, read
+from common.data.diffusion_noise import noise_image
+from common.data.images import ImageStore, read
 from common.protocols import Engine, GenerationRequest, ImageNoise
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
 from common.shapes.render import blank

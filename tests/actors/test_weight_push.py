@@ -13,11 +13,11 @@ from unittest.mock import AsyncMock
 import numpy as np
 import pytest
 
-import actors.shared_memory
-import actors.vllm_engine
-from actors.weight_sender import shared_file
+import actors.engine.vllm_engine
+import actors.weights.shared_memory
+from actors.weights.sender import shared_file
+from common.data.images import ImageStore
 from common.errors import UserError
-from common.images import ImageStore
 from common.protocols import Engine, GenerationRequest
 from common.weights import checksum
 from tests.actors.engines import EnginePool, Run
@@ -179,7 +179,7 @@ def test_nothing_is_left_in_shared_memory(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(actors.shared_memory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(actors.weights.shared_memory, "SHARED_MEMORY", tmp_path)
     paths = []
 
     @contextmanager
@@ -190,7 +190,7 @@ def test_nothing_is_left_in_shared_memory(
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
             yield path
 
-    monkeypatch.setattr(actors.vllm_engine, "shared_file", watched)
+    monkeypatch.setattr(actors.engine.vllm_engine, "shared_file", watched)
     publication = hf.publish(engine.weight_version + 1)
     run(engine.load_weights(*publication))
     (path,) = paths

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.push_check import whole_weights
-from actors.weight_sender import shared_file
+from actors.weights.push_check import whole_weights
+from actors.weights.sender import shared_file
 from common.errors import UserError
 from common.model_parts import is_vision_side, is_vision_tower
 from common.records import WeightManifest

@@ -13,8 +13,8 @@ from benchmarks.paper_arms import ARMS, PAIR_SETS
 from benchmarks.paper_page import METRICS, cell, table, write_page
 from cluster.generate import config_of
 from common.config import RunConfig
-from common.datasets import SPEC, write_json
-from common.overrides import load_config
+from common.config.overrides import load_config
+from common.data.datasets import SPEC, write_json
 from common.paths import replace_file
 
 ROOT = Path(__file__).parents[2]

@@ -6,14 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cluster.experiment import Experiment, WorkerTypes
-from cluster.placement import plan
-from cluster.run_dir import RunDir
+from cluster.run.experiment import Experiment, WorkerTypes
+from cluster.run.run_dir import RunDir
+from cluster.runtime.placement import plan
 from common.config import RunConfig
-from common.datasets import write_pairs
-from common.images import ImageStore
+from common.config.overrides import load_config
+from common.data.datasets import write_pairs
+from common.data.images import ImageStore
 from common.journal import read_events
-from common.overrides import load_config
 from common.records import Dropped, PreferencePair, Response, StepResult
 from common.shapes.prompts import caption_prompts
 from reward.worker import RewardWorker

@@ -17,16 +17,16 @@ from cluster.flags import (
     POVID_FLAGS,
 )
 from common.config import RunConfig
-from common.errors import UserError
-from common.flags import Flag
-from common.job_config import (
+from common.config.flags import Flag
+from common.config.jobs import (
     BdhsJobConfig,
     ExportConfig,
     ImportConfig,
     InspectConfig,
     PovidJobConfig,
 )
-from common.overrides import describe_keys
+from common.config.overrides import describe_keys
+from common.errors import UserError
 
 
 class RemoteError(UserError):

@@ -19,16 +19,18 @@ from typing import NoReturn
 import pyarrow as pa
 import pytest
 
-from actors.bdhs import Generate
+from actors.bdhs.sampling import Generate
 from actors.image_tokens import ImageTokenCounter
-from cluster import bdhs_job, progress, shards
-from cluster.bdhs_job import run, settings_of, spec_of
+from cluster import progress
 from cluster.generate import config_of, main
-from cluster.generate_engines import Engines, ray_engines
-from cluster.prompt_source import load_prompts
+from cluster.jobs import bdhs_job, shards
+from cluster.jobs.bdhs_job import run, settings_of, spec_of
+from cluster.jobs.engines import Engines, ray_engines
+from cluster.jobs.prompt_source import load_prompts
 from common.chat import ChatEncoder
 from common.config import PromptFile, RunConfig
-from common.datasets import (
+from common.config.jobs import BdhsJobConfig
+from common.data.datasets import (
     IMAGES,
     PAIRS,
     PROMPTS,
@@ -39,10 +41,10 @@ from common.datasets import (
     write_prompts,
     write_table,
 )
+from common.data.images import ImageStore
+from common.data.pair_writer import PairWriter
+from common.data.rows import PAIR_SCHEMA, PROMPT_SCHEMA
 from common.errors import UserError
-from common.images import ImageStore
-from common.job_config import BdhsJobConfig
-from common.pair_writer import PairWriter
 from common.protocols import GenerationRequest
 from common.records import (
     Completion,
@@ -53,7 +55,6 @@ from common.records import (
     Prompt,
     RolloutGroup,
 )
-from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA
 from common.shapes.prompts import caption_prompts
 
 
@@ -159,7 +160,8 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
 
 CHILD = """
 import os, signal, sys
-from cluster import bdhs_job, shards
+from cluster.jobs import bdhs_job
+from cluster.jobs import shards
 from cluster.generate import config_of
 from tests.cluster import test_generate
 

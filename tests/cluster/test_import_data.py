@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cluster import export_job, import_job
 from cluster.import_data import main
-from common.datasets import (
+from cluster.jobs import export_job, import_job
+from common.data.datasets import (
     IMAGES,
     PAIRS,
     SPEC,
@@ -30,7 +30,7 @@ from common.datasets import (
     read_prompts,
     write_pairs,
 )
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.importers import build
 from common.records import Message, Part, PreferencePair, Prompt, Response
 from common.sources import RLOO
@@ -186,7 +186,7 @@ def test_a_kill_while_the_set_is_put_together(
         return original(*_)
 
     monkeypatch.setattr(import_job, "SHARD_RECORDS", 4)
-    from common import datasets, pair_writer
+    from common.data import datasets, pair_writer
 
     original = datasets.read_table
     monkeypatch.setattr(pair_writer, "read_table", die)

@@ -21,23 +21,23 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from cluster import import_data
-from cluster.inspect_page import mark_differences
-from cluster.inspect_verdicts import verdicts
+from cluster.inspect.page import mark_differences
+from cluster.inspect.verdicts import verdicts
 from cluster.pages import Span
-from common.anatomy import anatomy
 from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY, Model
-from common.datasets import STATS, write_json, write_pairs
-from common.images import ImageStore
+from common.data.anatomy import anatomy
+from common.data.datasets import STATS, write_json, write_pairs
+from common.data.images import ImageStore
+from common.data.words import words
 from common.records import ImageRef, Message, Part, PreferencePair, Prompt, Response
 from common.shapes.language import caption, noisy_caption
 from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import split_scenes
-from common.words import words
 from learner.anatomy_logps import measure_views, of_policy, policy_figures, wilson
-from learner.collate import Collator, RowBatch
-from learner.logps import CompletionLogps
-from learner.policy import Policy, load_policy
+from learner.batch.collate import Collator, RowBatch
+from learner.forward.logps import CompletionLogps
+from learner.model.policy import Policy, load_policy
 
 
 def shapes_pairs(folder: Path, count: int) -> list[PreferencePair]:

@@ -19,16 +19,23 @@ from typing import Any
 
 import pytest
 
-from actors import chat_endpoint
-from actors.injection import EndpointInjector, Injection, Row
-from cluster import shards
+from actors.povid import chat_endpoint
+from actors.povid.injection import EndpointInjector, Injection, Row
 from cluster.generate import config_of, main
-from cluster.povid_job import REPLIES, run
-from common.datasets import PAIRS, SPEC, STATS, read_pairs, read_table, write_prompts
-from common.images import ImageStore
-from common.job_config import PovidJobConfig
+from cluster.jobs import shards
+from cluster.jobs.povid_job import REPLIES, run
+from common.config.jobs import PovidJobConfig
+from common.data.datasets import (
+    PAIRS,
+    SPEC,
+    STATS,
+    read_pairs,
+    read_table,
+    write_prompts,
+)
+from common.data.images import ImageStore
+from common.data.rows import PAIR_SCHEMA
 from common.records import Dropped, PreferencePair, Prompt
-from common.rows import PAIR_SCHEMA
 from common.shapes.prompts import caption_prompts, question_prompts
 from tests.chat_server import Answer, Asked, ChatServer, completion, refusal
 
@@ -745,7 +752,7 @@ def test_a_real_vllm_serve_of_the_tiny_policy(
 
 
 def test_notes_hold_no_more_than_they_need(tmp_path: Path) -> None:
-    from actors.injection_stats import note_of
+    from actors.povid.stats import note_of
 
     note = note_of(
         Injection(

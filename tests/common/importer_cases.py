@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.importers import load
 from common.importers.build import outcomes
 from common.importers.image_intake import ImageIntake

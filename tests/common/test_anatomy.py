@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.anatomy import Anatomy, anatomy, evenly, histogram, summary
-from common.datasets import count_pairs, iter_pairs, read_pairs, write_pairs
+from common.data.anatomy import Anatomy, anatomy, evenly, histogram, summary
+from common.data.datasets import count_pairs, iter_pairs, read_pairs, write_pairs
+from common.data.image_conditions import blank_images, shuffled_images, without_images
+from common.data.images import ImageStore
+from common.data.words import MAX_WORDS, distance, edit_distance, words
 from common.errors import UserError
-from common.images import ImageStore
 from common.records import (
     Dropped,
     ImageRef,
@@ -26,8 +28,6 @@ from common.records import (
     Response,
 )
 from common.shapes.render import blank
-from common.views import blank_images, shuffled_images, without_images
-from common.words import MAX_WORDS, distance, edit_distance, words
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=90)
 
@@ -226,7 +226,7 @@ def test_evenly_spread_rows(total: int, count: int) -> None:
 def test_reading_bit_by_bit_gives_what_reading_at_once_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.datasets.BATCH_ROWS", 4)
+    monkeypatch.setattr("common.data.datasets.BATCH_ROWS", 4)
     pairs = [pair(str(number % 9), f"{number}", "x") for number in range(11)]
     write_pairs(tmp_path, pairs)
     at_once: list[Dropped] = []

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import config
-from common.povid_config import KINDS, ErrorKind
+from common.config.povid import KINDS, ErrorKind
 from common.records import Dropped, Message, Part, Prompt
 from common.shapes.claims import compare
 from common.shapes.corrupter import corrupt

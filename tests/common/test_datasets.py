@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.datasets import (
+from common.data.datasets import (
     IMAGES,
     PAIRS,
     iter_pairs,
@@ -22,9 +22,10 @@ from common.datasets import (
     write_pairs,
     write_prompts,
 )
+from common.data.images import ImageStore, read
+from common.data.pair_writer import PairWriter
+from common.data.rows import PAIR_SCHEMA, PROMPT_SCHEMA
 from common.errors import UserError
-from common.images import ImageStore, read
-from common.pair_writer import PairWriter
 from common.records import (
     Dropped,
     ImageRef,
@@ -34,7 +35,6 @@ from common.records import (
     Prompt,
     Response,
 )
-from common.rows import PAIR_SCHEMA, PROMPT_SCHEMA
 
 TOKENS = st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple)
 JSON = st.recursive(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.distortion import alpha_bar, noise_image, noise_pixels
+from common.data.diffusion_noise import alpha_bar, noise_image, noise_pixels
 
 
 def test_schedule_by_hand() -> None:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from common import images
+from common.data import images
+from common.data.images import ImageStore, decode, read
 from common.errors import Refused
-from common.images import ImageStore, decode, read
 from common.records import ImageRef
 
 

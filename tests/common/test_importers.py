@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.data.images import ImageStore
 from common.errors import UserError
-from common.images import ImageStore
 from common.importers import NAMES, build, load, readers
 from common.importers.base import message
 from common.importers.build import outcomes

@@ -16,11 +16,11 @@ from common.config import (
     ShapesPrompts,
     by_kind,
 )
+from common.config.flags import Flag
+from common.config.jobs import PovidJobConfig
+from common.config.overrides import describe_keys, load, load_config, split_overrides
+from common.config.section import Section
 from common.errors import UserError
-from common.flags import Flag
-from common.job_config import PovidJobConfig
-from common.overrides import describe_keys, load, load_config, split_overrides
-from common.section import Section
 
 PRESETS = sorted(Path("cluster/configs").glob("*.toml"))
 

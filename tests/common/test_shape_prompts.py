@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import images
-from common.images import ImageStore
+from common.data import images
+from common.data.images import ImageStore
 from common.shapes.language import CAPTION_PROMPTS, caption
 from common.shapes.prompts import caption_prompts, question_prompts
 from common.shapes.questions import POPE_SPLITS

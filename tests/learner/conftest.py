@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import learner.products
-import learner.tree_attention
+import learner.forward.onednn
+import learner.forward.tree_attention
 from common.chat import ChatEncoder
-from common.images import ImageStore
-from learner.collate import Collator
+from common.data.images import ImageStore
+from learner.batch.collate import Collator
 from tests.tiny_models import tiny_llava
 
 
@@ -33,11 +33,13 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What may go through oneDNN does, however little it is."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch without oneDNN")
-    monkeypatch.setattr(learner.products, "MIN_MULTIPLY_ADDS", 1)
+    monkeypatch.setattr(learner.forward.onednn, "MIN_MULTIPLY_ADDS", 1)
 
 
 @pytest.fixture(params=["one function", "torch's"])
 def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways through a tree: as on CPUs, and as elsewhere or with dropout."""
     if request.param == "torch's":
-        monkeypatch.setattr(learner.tree_attention, "use_cpu_kernel", lambda *_: False)
+        monkeypatch.setattr(
+            learner.forward.tree_attention, "use_cpu_kernel", lambda *_: False
+        )

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from common.chat import EncodedPrompt
 from common.model_parts import vision_side_parameters
 from common.records import ImageRef, Message, Part, PreferencePair, Prompt, Response
-from learner.encoded import EncodedPair
+from learner.batch.encoded import EncodedPair
 from tests.tiny_models import picture
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl")

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from common.config import Model, RunConfig
-from common.images import ImageStore
-from common.loss_config import Loss, loss_sections
+from common.config.losses import Loss, loss_sections
+from common.data.images import ImageStore
 from common.records import Message, Part, PreferencePair, Prompt, Response
-from learner.collate import Collator, EncodedPair
-from learner.models import Models
-from learner.policy import Policy, freeze_copy, load_policy
+from learner.batch.collate import Collator, EncodedPair
+from learner.model.models import Models
+from learner.model.policy import Policy, freeze_copy, load_policy
 from tests.tiny_models import make_prompt, tiny_llava
 
 _RUNS = TemporaryDirectory(prefix="sightline-tests-")

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from common.images import ImageStore
+from common.data.images import ImageStore
 from learner.learner import Learner
 from tests.learner.helpers import make_pairs, run_config
 

@@ -16,14 +16,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-import learner.deepspeed_engine
-import learner.logps
+import learner.engines.deepspeed_engine
+import learner.forward.logps
 import learner.update
 from common.config import RunConfig
-from common.images import ImageStore
+from common.data.images import ImageStore
 from common.records import PreferencePair
 from learner.learner import Learner
-from learner.pair_logps import pair_logps
+from learner.losses.pair_logps import pair_logps
 from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
 
 NUM_STEPS = 7
@@ -143,8 +143,8 @@ def main() -> None:
     rank, world_size = map(int, sys.argv[1:3])
     ports, images, out = json.loads(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5])
     # Otherwise nothing of a tiny model would be split up, and no completion would need a second call of the head.
-    learner.deepspeed_engine.PERSISTENT_NUMEL = 0
-    learner.logps.CHUNK_POSITIONS = 24
+    learner.engines.deepspeed_engine.PERSISTENT_NUMEL = 0
+    learner.forward.logps.CHUNK_POSITIONS = 24
     for case, port in zip(map(json.loads, sys.argv[6:]), ports, strict=True):
         run(case, rank, world_size, port, images, out / case["name"])
 

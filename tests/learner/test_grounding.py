@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.config import RunConfig
-from common.images import ImageStore, read
-from common.views import GREY
+from common.data.image_conditions import GREY
+from common.data.images import ImageStore, read
 from learner.grounding import grounding_metrics, views
 from learner.learner import Learner
 from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt

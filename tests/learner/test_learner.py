@@ -14,25 +14,25 @@ from peft import PeftModel
 from pydantic import TypeAdapter
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import learner.forward.onednn
 import learner.losses
-import learner.products
 import learner.update
 from common.chat import ChatEncoder
 from common.config import Learner as LearnerConfig
 from common.config import Model, Run, RunConfig
+from common.config.losses import Sigmoid
+from common.data.images import ImageStore
 from common.errors import UserError
-from common.images import ImageStore
-from common.loss_config import Sigmoid
 from common.records import PreferencePair, Response
 from common.weights import LM_HEAD, checksum, from_arrays, hub_name
-from learner.batching import MicroSize, plan_batch
-from learner.collate import Collator
-from learner.fast import FastPath
+from learner.batch.collate import Collator
+from learner.batch.plan import MicroSize, plan_batch
+from learner.forward.tree import tree_batch
 from learner.learner import Learner
-from learner.objective import Objective
-from learner.pair_logps import PairLogps, pair_logps
-from learner.policy import Policy, freeze_copy, load_model, load_policy
-from learner.tree import tree_batch
+from learner.losses.objective import Objective
+from learner.losses.pair_logps import PairLogps, pair_logps
+from learner.model.fast_path import FastPath
+from learner.model.policy import Policy, freeze_copy, load_model, load_policy
 from learner.update import accumulate
 from tests.learner.helpers import LORA, gradients, make_pairs, models_of, run_config
 from tests.tiny_models import TinyLlava, tiny_llava
@@ -315,7 +315,7 @@ def test_what_zero_3_cannot_have_is_said(model_path: Path) -> None:
 def test_the_slower_of_two_libraries_is_no_fallback(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner.products, "mkl_is_slow", lambda: False)
+    monkeypatch.setattr(learner.forward.onednn, "mkl_is_slow", lambda: False)
     path = FastPath.of(run_config(), load_policy(Model(), model_path))
     assert (path.onednn, path.fallbacks) == (False, {})
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from common.images import ImageStore
-from common.overrides import load_config
+from common.config.overrides import load_config
+from common.data.images import ImageStore
 from common.records import PreferencePair, Response
 from common.shapes.prompts import caption_prompts
 from learner.learner import Learner

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learner.collate import Collator
-from learner.encoded import EncodedPair
-from learner.tree_logps import prepare, why_not
+from learner.batch.collate import Collator
+from learner.batch.encoded import EncodedPair
+from learner.forward.tree_logps import prepare, why_not
 from tests.learner.families import Family
 
 

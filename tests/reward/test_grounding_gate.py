@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.records import Dropped, SideLogps
-from reward.grounding import Grounding, make_grounding
+from reward.suites.grounding import Grounding, make_grounding
 
 
 def side(chosen: float, rejected: float, *tokens: int) -> SideLogps:

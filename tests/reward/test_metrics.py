@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.shapes.scenes import SHAPES
-from reward.bootstrap import (
+from reward.suites.bootstrap import (
     Array,
     Columns,
     columns_of,
@@ -18,8 +18,8 @@ from reward.bootstrap import (
     intervals,
     ratio,
 )
-from reward.chair import CHAIR_COUNTS, caption_counts, chair
-from reward.pope import POPE_COUNTS, Answer, answer_counts, parse_answer, pope
+from reward.suites.chair import CHAIR_COUNTS, caption_counts, chair
+from reward.suites.pope import POPE_COUNTS, Answer, answer_counts, parse_answer, pope
 
 
 def chair_of(*captions: tuple[list[str], set[str], int]) -> dict[str, float]:

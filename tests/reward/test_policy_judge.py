@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from common import config
+from common.data.images import ImageStore
 from common.errors import UserError
-from common.images import ImageStore
 from common.protocols import Judge
 from common.records import Dropped, ImageRef, Prompt
 from common.shapes.language import caption
 from common.shapes.prompts import caption_prompts
 from common.shapes.render import blank
 from common.shapes.scenes import Scene, SceneObject, split_scenes
-from reward.judges import make_judge
+from reward.judges.factory import make_judge
 from tests.reward.builders import completion, group
 from tests.reward.judging import scores_of, verdict_of
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config import Learner, Mixture, RunConfig
-from common.loss_config import Rloo
+from common.config.losses import Rloo
 from common.records import Verdict
 from reward.rloo import leave_one_out, rloo_pairs
 from reward.worker import RewardWorker

@@ -7,9 +7,9 @@ import pytest
 from common import config
 from common.evaluation import Measurement, SuiteAnswers, Wins
 from common.records import Verdict
-from reward.scorecard import Scorecard, SuiteCard
 from reward.shapes_world import ShapesSuite
-from reward.wins import win_of
+from reward.suites.scorecard import Scorecard, SuiteCard
+from reward.suites.wins import win_of
 from tests.reward.builders import (
     SCENE,
     TRUE,

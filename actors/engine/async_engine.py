@@ -1,0 +1,86 @@
+"""vLLM with its engine core in a process of its own: sampling goes on while this process prepares prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from actors.engine.vllm_engine import VllmEngine
+from actors.vllm_api import (
+    AsyncEngineArgs,
+    AsyncLLM,
+    LoRARequest,
+    RequestOutput,
+    SamplingParams,
+    parse_model_prompt,
+)
+from actors.weights.adapter_push import adapter_request
+
+
+class AsyncVllmEngine(VllmEngine):
+    """The default engine. Construct it inside the event loop that uses it."""
+
+    def _launch(
+        self,
+        arguments: dict[str, Any],
+    ) -> None:
+        engine_args = AsyncEngineArgs(**arguments, enable_log_requests=False)
+        self._llm = AsyncLLM.from_engine_args(engine_args)
+
+    async def _render(
+        self,
+        payload: dict[str, Any],
+    ) -> Any:
+        parsed = parse_model_prompt(self._llm.model_config, payload)
+        (rendered,) = await self._llm.renderer.render_cmpl_async([parsed])
+        return rendered
+
+    async def _submit(
+        self, request_id: str, rendered: Any, params: SamplingParams
+    ) -> Awaitable[RequestOutput]:
+        adapter = await self._policy()
+        # The queue, not the generator of `generate`: it can be awaited long after the request was enqueued.
+        queue = await self._llm.add_request(
+            request_id, rendered, params, lora_request=adapter
+        )
+
+        async def finished_output() -> RequestOutput:
+            try:
+                output = await queue.get()
+                while not output.finished:
+                    output = await queue.get()
+                assert isinstance(output, RequestOutput)
+                return output
+            finally:
+                queue.close()
+
+        return finished_output()
+
+    async def _abort(self, request_ids: Sequence[str]) -> None:
+        await self._llm.abort(list(request_ids))
+
+    async def _swap(
+        self,
+        path: str,
+        version: str,
+    ) -> str:
+        llm = self._llm
+        # "keep" leaves running answers where they are; they go on under the new weights.
+        await llm.pause_generation(mode="keep", clear_cache=True)
+        try:
+            if self._adapter is None:
+                await llm.collective_rpc("swap_weights", self._timeout_s, (path,))
+            else:
+                await self._policy()
+                await self._load_adapter(adapter_request(path, load=True))
+            # Before generation goes on, so that every token is labelled with its weights.
+            await llm.update_weight_version(version)
+            return str(await llm.get_weight_version())
+        finally:
+            await llm.resume_generation()
+
+    async def _load_adapter(self, adapter: LoRARequest) -> None:
+        await self._llm.add_lora(adapter)
+
+    async def close(self) -> None:
+        self._llm.shutdown()

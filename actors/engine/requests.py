@@ -1,0 +1,335 @@
+"""From a generation request to what vLLM takes, and from its output to a rollout group.
+
+    text + images -> unexpanded ids, pixels -> (vLLM expands) -> checked against the processor -> sampling -> group
+
+Prompts go in unexpanded, so that image tokens are expanded once, by the engine. The group has the engine's sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from PIL import Image
+
+from actors.bdhs.vision_features import VisionFeatures
+from actors.vllm_api import (
+    CompletionOutput,
+    RequestOutput,
+    RequestOutputKind,
+    SamplingParams,
+)
+from common.chat import ChatEncoder, has_grid_positions
+from common.data.diffusion_noise import noise_image
+from common.errors import Refused
+from common.protocols import GenerationRequest, ImageNoise
+from common.records import Completion, Dropped, Prompt, RolloutGroup
+
+MAX_IMAGES = 8
+BAN = -100.0
+"""Logit bias that keeps a token from being sampled; vLLM's lowest."""
+_MAX_SIZES = 4096
+_START_LABEL = "default"  # vLLM's version label before the first push
+
+Size: TypeAlias = tuple[int, int]
+Sizes: TypeAlias = tuple[Size, ...]
+"""Width and height in pixels of each image of a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePrompt:
+    """A prompt in the form of vLLM.
+
+    Attributes:
+        payload: vLLM's prompt dict.
+        sizes: of whole images; None for a shortened sequence.
+        suffix: tokens of the answer that the sequence ends with.
+    """
+
+    prompt: Prompt
+    payload: dict[str, Any]
+    sizes: Sizes | None
+    suffix: tuple[int, ...]
+
+
+class PromptBuilder:
+    """Builds engine prompts and checks how the engine expands them."""
+
+    def __init__(
+        self,
+        encoder: ChatEncoder,
+        features: VisionFeatures,
+    ) -> None:
+        self._encoder = encoder
+        self._features = features
+        # Qwen2.5-VL takes images of any size and has no such field.
+        self._image_side: int | None = getattr(
+            encoder.config.vision_config, "image_size", None
+        )
+        self._num_image_tokens: dict[Sizes, int] = {}
+
+    def build(
+        self,
+        prompt: Prompt,
+        suffix: Sequence[int],
+        visible: Sequence[int] | None = None,
+        noise: ImageNoise | None = None,
+    ) -> EnginePrompt:
+        """Build a prompt that is followed by tokens of its answer.
+
+        Args:
+            prompt: text and images.
+            suffix: token ids of the answer so far.
+            visible: indices of the image tokens to keep; None keeps whole images.
+            noise: laid on the pixels of all images.
+
+        Raises:
+            Refused: it cannot be run; `reason` says why.
+        """
+        self._check_media(prompt, suffix)
+        encoder = self._encoder
+        encoding = encoder.tokenizer(encoder.prompt_text(prompt))
+        prompt_ids = [int(token) for token in encoding["input_ids"]]
+        # Shortened prompts bring features instead of pixels.
+        if visible is not None:
+            return self._shortened(
+                prompt,
+                prompt_ids,
+                tuple(suffix),
+                visible,
+            )
+
+        token_ids = [*prompt_ids, *suffix]
+        encoder.check_length(prompt, len(token_ids))
+        payload: dict[str, Any] = {"prompt_token_ids": token_ids}
+        images: list[Image.Image] = encoder.load_images(prompt)
+        # vLLM caches image features under these names, so a name must stand for exactly one array of pixels.
+        names = [image.sha256 for image in prompt.images]
+        if noise is not None:
+            for i, image in enumerate(images):
+                seed = noise.seed + i
+                images[i] = noise_image(
+                    image,
+                    noise.step,
+                    seed,
+                    self._image_side,
+                )
+                names[i] += f"/noise-{noise.step}-{seed}"
+        if images:
+            payload["multi_modal_data"] = {"image": images}
+            payload["multi_modal_uuids"] = {"image": names}
+        sizes = tuple(image.size for image in images)
+        return EnginePrompt(
+            prompt,
+            payload,
+            sizes,
+            tuple(suffix),
+        )
+
+    def _check_media(
+        self,
+        prompt: Prompt,
+        suffix: Sequence[int],
+    ) -> None:
+        if len(prompt.images) > MAX_IMAGES:
+            raise Refused(
+                "image_count",
+                f"prompt {prompt.id}: expected at most {MAX_IMAGES} images, got {len(prompt.images)}",
+            )
+        media_tokens = set(suffix).intersection(self._encoder.media_token_ids)
+        if media_tokens:
+            raise Refused(
+                "response_media",
+                f"prompt {prompt.id}: expected an answer of text, got media tokens {sorted(media_tokens)}; "
+                "take them out",
+            )
+
+    def _shortened(
+        self,
+        prompt: Prompt,
+        prompt_ids: list[int],
+        suffix: tuple[int, ...],
+        visible: Sequence[int],
+    ) -> EnginePrompt:
+        """Build the sequence without the hidden image tokens; the text around the image stays as it is."""
+        # The one unexpanded image token is replaced by those that are visible.
+        num_prompt_tokens = len(prompt_ids) - 1 + len(visible)
+        self._encoder.check_length(prompt, num_prompt_tokens + len(suffix))
+        payload: dict[str, Any] = {}
+        if visible:
+            rows = self._features.visible(prompt, visible)
+            payload["multi_modal_data"] = {"image": self._embeddings(rows)}
+        else:
+            image_token_id = self._encoder.image_token_id
+            prompt_ids = [token for token in prompt_ids if token != image_token_id]
+        payload["prompt_token_ids"] = [*prompt_ids, *suffix]
+        return EnginePrompt(prompt, payload, None, suffix)
+
+    def _embeddings(self, rows: torch.Tensor) -> Any:
+        """Image features of shape (tokens, hidden) in the form that vLLM takes.
+
+        A model with three-dimensional positions counts them from a grid: the visible tokens are an image of one row,
+        as in benchmarks/masked_forward.py, the reference.
+        """
+        config = self._encoder.config
+        if not has_grid_positions(config):
+            return [rows]  # a list: vLLM would read a bare tensor as one image per row
+        # The grid counts patches before the projector merges `merge` x `merge` of them into a token.
+        merge = config.vision_config.spatial_merge_size
+        time_height_width = [1, merge, merge * len(rows)]
+        return {
+            "image_embeds": rows,
+            "image_grid_thw": torch.tensor([time_height_width]),
+        }
+
+    def check(
+        self,
+        built: EnginePrompt,
+        token_ids: Sequence[int],
+    ) -> None:
+        """Check that the engine's expanded sequence is the processor's.
+
+        It is compared in full once per tuple of image sizes, afterwards by its number of tokens.
+
+        Raises:
+            Refused: too long.
+            RuntimeError: engine and processor disagree, so training would see other inputs than sampling.
+        """
+        encoder = self._encoder
+        prompt = built.prompt
+        encoder.check_length(prompt, len(token_ids))
+        # Text alone and shortened sequences are not expanded by the engine.
+        if not built.sizes:
+            return
+        num_image_tokens = token_ids.count(encoder.image_token_id)
+        expected = self._num_image_tokens.get(built.sizes)
+        if expected is None:
+            encoded = encoder.encode_prompt(prompt)
+            processors_ids = (*encoded.token_ids, *built.suffix)
+            if processors_ids != tuple(token_ids):
+                raise _disagreement(prompt, encoded.num_image_tokens, num_image_tokens)
+            # Pictures of a data set may be of any number of sizes.
+            if len(self._num_image_tokens) >= _MAX_SIZES:
+                self._num_image_tokens.clear()
+            self._num_image_tokens[built.sizes] = encoded.num_image_tokens
+            return
+        # Every image is one token before it is expanded.
+        num_unexpanded = len(built.payload["prompt_token_ids"])
+        expected_length = num_unexpanded - len(built.sizes) + num_image_tokens
+        if num_image_tokens != expected or len(token_ids) != expected_length:
+            raise _disagreement(prompt, expected, num_image_tokens)
+
+
+def _disagreement(
+    prompt: Prompt,
+    expected: int,
+    got: int,
+) -> RuntimeError:
+    return RuntimeError(
+        f"prompt {prompt.id}: expected the processor's sequence with {expected} image tokens, got another one with "
+        f"{got} from vLLM; transformers and vLLM do not fit together (see requirements/)"
+    )
+
+
+def sampling_params(
+    request: GenerationRequest, room: int, media_token_ids: Sequence[int]
+) -> SamplingParams:
+    """Sampling parameters of a request, media tokens banned. Greedy answers are sampled once only.
+
+    Args:
+        request: what to sample.
+        room: tokens that are left of the model's length.
+        media_token_ids: tokens that no answer may hold.
+    """
+    is_greedy = request.temperature == 0
+    # Only stop strings need text while sampling; other answers are decoded by us.
+    has_stop = bool(request.stop)
+    return SamplingParams(
+        n=1 if is_greedy else request.num_completions,
+        temperature=request.temperature,
+        top_p=1.0 if is_greedy else request.top_p,
+        max_tokens=min(request.max_tokens, room),
+        seed=request.seed,
+        stop=list(request.stop),
+        include_stop_str_in_output=has_stop,
+        logit_bias=dict.fromkeys(media_token_ids, BAN),
+        detokenize=has_stop,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def scoring_params() -> SamplingParams:
+    """Parameters that return the log-probs of the prompt's tokens; vLLM samples at least one token."""
+    return SamplingParams(
+        temperature=0,
+        max_tokens=1,
+        prompt_logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def to_group(
+    request: GenerationRequest, output: RequestOutput, encoder: ChatEncoder
+) -> RolloutGroup | Dropped:
+    """The finished group, or Dropped (`media_token`) when an answer holds a media token."""
+    completions = []
+    for sequence in output.outputs:
+        completion = _completion(
+            sequence,
+            encoder,
+            has_text=bool(request.stop),
+        )
+        if set(completion.token_ids).intersection(encoder.media_token_ids):
+            return Dropped(
+                request.id,
+                "media_token",
+                "an answer holds an image token although they are banned",
+            )
+        completions.append(completion)
+    # A greedy answer is sampled once, however many were asked for.
+    if len(completions) < request.num_completions:
+        completions *= request.num_completions
+    prompt_ids = tuple(output.prompt_token_ids or ())
+    return RolloutGroup(
+        request.id,
+        request.prompt,
+        prompt_ids,
+        prompt_ids.count(encoder.image_token_id),
+        tuple(completions),
+    )
+
+
+def _completion(
+    sequence: CompletionOutput, encoder: ChatEncoder, has_text: bool
+) -> Completion:
+    token_ids = tuple(sequence.token_ids)
+    spans = sequence.weight_versions
+    assert spans, "vLLM reports the weight version of every finished sequence"
+    return Completion(
+        token_ids=token_ids,
+        text=sequence.text if has_text else encoder.decode(token_ids),
+        min_weight_version=_version(spans[0].version),
+        max_weight_version=_version(spans[-1].version),
+        finish_reason="stop" if sequence.finish_reason == "stop" else "length",
+    )
+
+
+def _version(label: str) -> int:
+    return 0 if label == _START_LABEL else int(label)
+
+
+def token_logprobs(
+    output: RequestOutput, token_ids: Sequence[int]
+) -> tuple[float, ...]:
+    """Log-probs (nats) of the last tokens of a scored sequence."""
+    # One dict by token id per position.
+    candidates: Any = output.prompt_logprobs
+    of_response = candidates[-len(token_ids) :]
+    logprobs = []
+    for by_token, token in zip(of_response, token_ids, strict=True):
+        logprob = by_token[token].logprob
+        logprobs.append(float(logprob))
+    return tuple(logprobs)

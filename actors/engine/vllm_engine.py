@@ -1,0 +1,340 @@
+"""What both vLLM engines share: requests in, groups out, weights swapped and proven.
+
+    generate        image features of shortened prompts, a batch at a time, while the engine runs the batches before
+                    build -> render (vLLM expands image tokens) -> check -> submit -> await -> RolloutGroup
+    load_weights    check arrays -> shared memory -> swap between two steps, caches dropped -> version echo -> probe
+
+Rendering and submitting exclude a swap; sampling does not. A running answer goes on under the new weights after its
+prefix is computed again. If rendering did not exclude a swap, vLLM's two multimodal caches (one in this process, one in
+the engine's) could be emptied at different points of the request stream and disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.bdhs.vision_features import VisionFeatures, by_images
+from actors.engine.arguments import engine_arguments
+from actors.engine.requests import (
+    PromptBuilder,
+    sampling_params,
+    scoring_params,
+    to_group,
+    token_logprobs,
+)
+from actors.vllm_api import LoRARequest, RequestOutput, SamplingParams
+from actors.weights.adapter_push import (
+    adapter_request,
+    adapter_shapes,
+    pushed_adapter,
+    shared_adapter,
+    zero_adapter,
+)
+from actors.weights.push_check import adapter_alone, whole_weights
+from actors.weights.sender import shared_file
+from actors.weights.shared_memory import sweep
+from common.chat import ChatEncoder
+from common.config import Model, Rollout
+from common.errors import Refused
+from common.protocols import GenerationRequest, Tensors
+from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
+from common.weights import checkpoint_shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A request that is with vLLM under this id; awaiting `output` gives its finished output."""
+
+    id: str
+    output: Awaitable[RequestOutput]
+
+
+class VllmEngine(ABC):
+    """Implements common.protocols.Engine over one vLLM engine; subclasses say where it runs."""
+
+    def __init__(
+        self,
+        model: Model,
+        rollout: Rollout,
+        *,
+        seed: int = 0,
+        probe_tolerance: float = 1e-3,
+        timeout_s: float = 600,
+    ) -> None:
+        self.encoder = encoder = ChatEncoder(model.path, model.max_length)
+        self._probe_tolerance = probe_tolerance
+        self._timeout_s = timeout_s
+        dtype = getattr(torch, model.dtype)
+        self._features = VisionFeatures(encoder, dtype)
+        self._builder = PromptBuilder(encoder, self._features)
+        self._shapes = checkpoint_shapes(model.path)
+        self._swap_lock = asyncio.Lock()
+        self._request_numbers = itertools.count()
+        self._version = 0
+        self._adapter = pushed_adapter(model)
+        self._lora_request: LoRARequest | None = None
+        if self._adapter is None:
+            self._expected = whole_weights(self._shapes, model.freeze_vision)
+        else:
+            shapes = adapter_shapes(self._shapes, self._adapter)
+            self._expected = adapter_alone(shapes)
+        # Before this engine creates a folder of its own.
+        sweep()
+        # Last: a failure above must not leave a process behind.
+        self._launch(engine_arguments(model, rollout, encoder, seed))
+
+    @property
+    def weight_version(self) -> int:
+        return self._version
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
+        """One result per request, in order."""
+        submitted: list[Submitted | Dropped] = []
+        try:
+            for batch in by_images(requests):
+                shortened = [
+                    request.prompt for request in batch if request.visible_image_tokens
+                ]
+                async with self._swap_lock:
+                    self._features.prepare(shortened)
+                for request in batch:
+                    entry = await self._submit_request(request)
+                    submitted.append(entry)
+
+            results: list[RolloutGroup | Dropped] = []
+            for request, entry in zip(requests, submitted, strict=True):
+                if isinstance(entry, Dropped):
+                    results.append(entry)
+                    continue
+                output = await entry.output
+                results.append(to_group(request, output, self.encoder))
+            return results
+        # A caller that is cancelled leaves no requests behind, either.
+        except BaseException:
+            await self._abort_submitted(submitted)
+            raise
+
+    async def token_logprobs(
+        self, prompt: Prompt, token_ids: Sequence[int]
+    ) -> tuple[float, ...]:
+        """Log-prob (nats) of each token of a given response. Raises Refused when it cannot be run."""
+        async with self._swap_lock:
+            return await self._score(prompt, token_ids)
+
+    async def score(
+        self, answers: Sequence[tuple[Prompt, str]]
+    ) -> list[tuple[float, ...] | Dropped]:
+        """Token log-probs (nats) of whole answers under one set of weights, one result per answer, in order."""
+        responses = [self.encoder.encode_response(text) for _, text in answers]
+        submitted: list[Submitted | Dropped] = []
+        # Held to the end, so that one set of weights scores all answers.
+        async with self._swap_lock:
+            try:
+                for (prompt, _), token_ids in zip(answers, responses, strict=True):
+                    entry = await self._submit_answer(prompt, token_ids)
+                    submitted.append(entry)
+
+                results: list[tuple[float, ...] | Dropped] = []
+                for token_ids, entry in zip(responses, submitted, strict=True):
+                    if isinstance(entry, Dropped):
+                        results.append(entry)
+                        continue
+                    output = await entry.output
+                    results.append(token_logprobs(output, token_ids))
+                return results
+            except BaseException:
+                await self._abort_submitted(submitted)
+                raise
+
+    async def load_weights(
+        self, manifest: WeightManifest, tensors: Tensors
+    ) -> LoadReport:
+        """Swap the weights and prove them.
+
+        Raises:
+            UserError: the tensors do not fit the manifest or the model; the old weights stay.
+            RuntimeError: the engine echoes another version, disagrees with the probe, or takes too long.
+        """
+        started = time.perf_counter()
+        # Hashing a large model takes seconds, during which requests go on.
+        await asyncio.to_thread(self._expected.check, manifest, tensors)
+        version = str(manifest.version)
+        try:
+            async with asyncio.timeout(self._timeout_s), self._swap_lock:
+                with self._shared(tensors) as path:
+                    echo = await self._swap(str(path), version)
+                if echo != version:
+                    raise RuntimeError(
+                        f"weights {version}: expected the engine to echo this version, got {echo}; restart it"
+                    )
+                self._version = manifest.version
+                # Adapters are on the language model only.
+                if self._adapter is None:
+                    self._features.load(tensors)
+                probe_error = await self._prove(manifest)
+        except TimeoutError as late:
+            raise RuntimeError(
+                f"weights {version}: expected a load within {self._timeout_s:g} s, got none; see the engine's "
+                "log or raise loop.call_timeout_s"
+            ) from late
+        seconds = time.perf_counter() - started
+        return LoadReport(manifest.version, probe_error, seconds)
+
+    def _shared(self, tensors: Tensors) -> AbstractContextManager[Path]:
+        """The tensors in shared memory, in the form that `_swap` reads."""
+        if self._adapter is None:
+            return shared_file(tensors)
+        return shared_adapter(tensors, self._adapter)
+
+    async def _prove(self, manifest: WeightManifest) -> float | None:
+        """Largest difference (nats) from the learner's log-probs of the probe; None without a probe."""
+        probe = manifest.probe
+        if probe is None:
+            return None
+        logprobs = await self._score(probe.prompt, probe.token_ids)
+        differences = []
+        for ours, learners in zip(logprobs, probe.token_logprobs, strict=True):
+            differences.append(abs(ours - learners))
+        error = max(differences)
+        # Written so that NaN fails, too.
+        if not error <= self._probe_tolerance:
+            raise RuntimeError(
+                f"weights {manifest.version}: expected the learner's log-probs within loop.probe_tolerance = "
+                f"{self._probe_tolerance:g}, got a difference of {error:.3g}; engine and learner run different weights"
+            )
+        return error
+
+    async def _submit_request(self, request: GenerationRequest) -> Submitted | Dropped:
+        """Hand a request to vLLM, or say why it cannot be run."""
+        encoder = self.encoder
+        suffix: tuple[int, ...] = ()
+        if request.prefix:
+            # Without the end-of-sequence token: the answer goes on after its prefix.
+            suffix = encoder.encode_response(request.prefix)[:-1]
+        try:
+            async with self._swap_lock:
+                built = self._builder.build(
+                    request.prompt,
+                    suffix,
+                    request.visible_image_tokens,
+                    request.noise,
+                )
+                rendered = await self._render(built.payload)
+                token_ids = rendered["prompt_token_ids"]
+                self._builder.check(built, token_ids)
+                room = encoder.max_length - len(token_ids)
+                # The answer ends where the model does, however many tokens were asked for.
+                params = sampling_params(request, room, encoder.media_token_ids)
+                request_id = self._next_id()
+                output = await self._submit(request_id, rendered, params)
+                return Submitted(request_id, output)
+        except Refused as error:
+            return Dropped(request.id, error.reason, str(error))
+
+    async def _submit_answer(
+        self, prompt: Prompt, token_ids: Sequence[int]
+    ) -> Submitted | Dropped:
+        """Hand an answer to vLLM for scoring, or say why it cannot be run; the caller holds the lock."""
+        request_id = self._next_id()
+        try:
+            output = await self._submit_scoring(request_id, prompt, token_ids)
+            return Submitted(request_id, output)
+        except Refused as error:
+            return Dropped(prompt.id, error.reason, str(error))
+
+    async def _score(
+        self, prompt: Prompt, token_ids: Sequence[int]
+    ) -> tuple[float, ...]:
+        scored = await self._submit_scoring(self._next_id(), prompt, token_ids)
+        return token_logprobs(await scored, token_ids)
+
+    async def _submit_scoring(
+        self, request_id: str, prompt: Prompt, token_ids: Sequence[int]
+    ) -> Awaitable[RequestOutput]:
+        media_token_ids = set(self.encoder.media_token_ids)
+        if not token_ids or media_token_ids.intersection(token_ids):
+            raise Refused(
+                "response",
+                f"prompt {prompt.id}: expected a response of text tokens, got {token_ids}",
+            )
+        # The last token is only predicted, so it does not count towards the length that is checked.
+        built = self._builder.build(prompt, token_ids[:-1])
+        rendered = await self._render(built.payload)
+        expanded = rendered["prompt_token_ids"]
+        self._builder.check(built, expanded)
+        rendered["prompt_token_ids"] = [*expanded, token_ids[-1]]
+        return await self._submit(request_id, rendered, scoring_params())
+
+    async def _abort_submitted(
+        self,
+        submitted: Sequence[Submitted | Dropped],
+    ) -> None:
+        running = [entry for entry in submitted if isinstance(entry, Submitted)]
+        await self._abort([entry.id for entry in running])
+
+    def _next_id(self) -> str:
+        return str(next(self._request_numbers))
+
+    async def _policy(self) -> LoRARequest | None:
+        """The adapter that every request carries, zeros before the first push; None if whole weights are pushed."""
+        if self._adapter is not None and self._lora_request is None:
+            zeros = zero_adapter(self._shapes, self._adapter)
+            # Loaded before the first request, so that no request is without an adapter.
+            with shared_adapter(zeros, self._adapter) as folder:
+                await self._load_adapter(adapter_request(folder, load=True))
+                self._lora_request = adapter_request(folder, load=False)
+        return self._lora_request
+
+    @abstractmethod
+    async def _load_adapter(self, adapter: LoRARequest) -> None:
+        """Read the adapter's folder and replace the adapter of the same name."""
+
+    @abstractmethod
+    def _launch(
+        self,
+        arguments: dict[str, Any],
+    ) -> None:
+        """Start vLLM; the last thing that the constructor does."""
+
+    @abstractmethod
+    async def _render(
+        self,
+        payload: dict[str, Any],
+    ) -> Any:
+        """vLLM's own form of a prompt, with image tokens expanded in `prompt_token_ids`."""
+
+    @abstractmethod
+    async def _submit(
+        self, request_id: str, rendered: Any, params: SamplingParams
+    ) -> Awaitable[RequestOutput]:
+        """Enqueue a request and return an awaitable of its finished output."""
+
+    @abstractmethod
+    async def _abort(self, request_ids: Sequence[str]) -> None: ...
+
+    @abstractmethod
+    async def _swap(
+        self,
+        path: str,
+        version: str,
+    ) -> str:
+        """Load a weight file or an adapter's folder between two steps; drop prefix, multimodal and encoder caches.
+
+        Returns:
+            The weight version that the engine then reports.
+        """
+
+    @abstractmethod
+    async def close(self) -> None: ...

@@ -1,0 +1,126 @@
+"""Pushes of adapters alone (`model.tuning.push = adapter`), handed to vLLM as a peft directory.
+
+The engine keeps the start policy's weights and runs one adapter beside them. Every request carries the adapter, which
+is all zeros before the first push: so a request that is in flight during a push follows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from safetensors.torch import save_file
+
+from actors.vllm_api import LoRARequest, MaxLoRARanks
+from actors.weights.shared_memory import check_room, shared_folder
+from common.config import Lora, Model
+from common.errors import UserError
+from common.protocols import Tensors
+from common.weights import Array, Shape, from_arrays
+
+# A layer of the language model is called differently in hub checkpoints and in peft files.
+_HUB_PREFIX = "language_model.model.layers."
+_PEFT_PREFIX = "base_model.model.model.language_model.layers."
+
+
+def pushed_adapter(model: Model) -> Lora | None:
+    """The tuning whose adapters alone are pushed; None if whole weights are pushed."""
+    tuning = model.tuning
+    if isinstance(tuning, Lora) and tuning.push == "adapter":
+        return tuning
+    return None
+
+
+def lora_arguments(tuning: Lora) -> dict[str, object]:
+    """vLLM engine arguments for one adapter.
+
+    Raises:
+        UserError: vLLM takes no adapter of this rank.
+    """
+    supported = get_args(MaxLoRARanks)
+    # vLLM allocates for one of a few ranks, and smaller adapters fit in.
+    large_enough = [rank for rank in supported if rank >= tuning.r]
+    if not large_enough:
+        raise UserError(
+            f"model.tuning.r: expected at most {max(supported)} for push = adapter, got {tuning.r}; "
+            "lower it or set push = merged"
+        )
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": min(large_enough),
+    }
+
+
+def adapter_request(
+    folder: Path | str,
+    load: bool,
+) -> LoRARequest:
+    """How a request names the adapter. With `load`, vLLM reads the folder again and replaces the adapter it has."""
+    # One name and number for ever: requests in flight keep theirs when the weights behind it change.
+    return LoRARequest(
+        "policy",
+        1,
+        str(folder),
+        load_inplace=load,
+    )
+
+
+def adapter_shapes(
+    checkpoint: Mapping[str, Shape], tuning: Lora
+) -> dict[str, tuple[int, int]]:
+    """Shapes of the learner's adapter tensors by peft name.
+
+    Args:
+        checkpoint: the start policy's tensors by hub name.
+        tuning: which layers of the language model carry adapters, and their rank.
+    """
+    shapes = {}
+    for name, shape in checkpoint.items():
+        layer = name.removesuffix(".weight")
+        projection = layer.rpartition(".")[2]
+        if name.startswith(_HUB_PREFIX) and projection in tuning.target_modules:
+            num_outputs, num_inputs = shape
+            peft_layer = _PEFT_PREFIX + layer.removeprefix(_HUB_PREFIX)
+            shapes[f"{peft_layer}.lora_A.weight"] = (tuning.r, num_inputs)
+            shapes[f"{peft_layer}.lora_B.weight"] = (num_outputs, tuning.r)
+    return shapes
+
+
+def zero_adapter(
+    checkpoint: Mapping[str, Shape],
+    tuning: Lora,
+) -> dict[str, Array]:
+    """An adapter that changes nothing, with the learner's names and shapes."""
+    arrays = {}
+    for name, shape in adapter_shapes(checkpoint, tuning).items():
+        arrays[name] = np.zeros(shape, np.float32)
+    return arrays
+
+
+@contextmanager
+def shared_adapter(
+    tensors: Tensors,
+    tuning: Lora,
+) -> Iterator[Path]:
+    """A peft directory in shared memory, readable by this user only, removed afterwards.
+
+    Raises:
+        UserError: shared memory is too small for it.
+    """
+    check_room(tensors)
+    settings = {
+        "peft_type": "LORA",
+        "r": tuning.r,
+        "lora_alpha": tuning.alpha,
+        "target_modules": list(tuning.target_modules),
+        "bias": "none",
+    }
+    with shared_folder() as folder:
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        save_file(from_arrays(tensors), folder / "adapter_model.safetensors")
+        yield folder

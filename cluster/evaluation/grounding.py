@@ -1,0 +1,148 @@
+"""The scorecard's grounding gate: its held-out pairs, and how an engine's policy ranks them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from cluster.evaluation.chunks import OnProgress, ignore_progress, in_chunks
+from common.config import Evaluation
+from common.data.datasets import read_pairs
+from common.data.image_conditions import CONDITIONS, Condition
+from common.data.images import ImageStore
+from common.evaluation import ConditionLogps, TaskPrompts
+from common.protocols import Suite
+from common.records import Dropped, PreferencePair, Prompt, Response, SideLogps
+from learner.grounding import views
+from reward.suites.grounding import Grounding, make_grounding
+
+Scored: TypeAlias = tuple[float, ...] | Dropped
+Score: TypeAlias = Callable[[Sequence[tuple[Prompt, str]]], Awaitable[list[Scored]]]
+"""Token log-probs of answers by the policy that is measured, see `common.protocols.Engine.score`."""
+
+PairLogps: TypeAlias = dict[Condition, dict[str, SideLogps]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Held-out pairs under every image condition, or why there are none."""
+
+    pairs: Mapping[Condition, Sequence[PreferencePair]]
+    missing: str | None = None
+
+    @property
+    def num_answers(self) -> int:
+        """Answers to be scored: two per pair and condition."""
+        return 2 * sum(len(pairs) for pairs in self.pairs.values())
+
+
+def grounding_gate(
+    settings: Evaluation,
+    suites: Sequence[tuple[Suite, TaskPrompts]],
+    store: ImageStore,
+) -> Gate:
+    """The pairs of `evaluation.pairs`, or those of the first suite that has held-out pairs.
+
+    Args:
+        suites: with their prompts of a split that nobody trains on.
+        store: takes grey pictures.
+
+    Raises:
+        UserError: `evaluation.pairs` is no pair set.
+    """
+    limit = settings.grounding_pairs
+    if limit == 0:
+        return Gate({}, missing="evaluation.grounding_pairs is 0")
+    if settings.pairs is not None:
+        pairs = read_pairs(Path(settings.pairs), [])[:limit]
+        reason = f"evaluation.pairs {settings.pairs} holds no pair with images"
+    else:
+        pairs = _suite_pairs(suites, limit)
+        reason = (
+            "no suite of evaluation.suites has held-out pairs; name a held-out pair set "
+            "as evaluation.pairs"
+        )
+    texts = [_as_text(pair) for pair in pairs]
+    by_view = views(texts, store)
+    # Conditions without any pair are left out.
+    by_condition: dict[Condition, Sequence[PreferencePair]] = {}
+    for condition in CONDITIONS:
+        if condition in by_view:
+            by_condition[condition] = by_view[condition]
+    if not by_condition:
+        return Gate({}, missing=reason)
+    return Gate(by_condition)
+
+
+def _suite_pairs(
+    suites: Sequence[tuple[Suite, TaskPrompts]], limit: int
+) -> list[PreferencePair]:
+    for suite, prompts in suites:
+        pairs = suite.heldout_pairs(prompts, limit)
+        if pairs:
+            return pairs
+    return []
+
+
+def _as_text(pair: PreferencePair) -> PreferencePair:
+    """The pair without token ids: another tokenizer may have made those of a data set."""
+    return PreferencePair(
+        id=pair.id,
+        prompt=pair.prompt,
+        chosen=Response(pair.chosen.text),
+        rejected=Response(pair.rejected.text),
+        source=pair.source,
+    )
+
+
+async def pass_gate(
+    gate: Gate,
+    score: Score,
+    start: ConditionLogps | None,
+    settings: Evaluation,
+    on_progress: OnProgress = ignore_progress,
+) -> tuple[Grounding, PairLogps]:
+    """Score the gate's pairs and measure the policy; returns the log-probs behind it as well.
+
+    Args:
+        score: of the policy that is measured.
+        start: the start policy's log-probs; None says that this is the start policy.
+    """
+    if gate.missing is not None:
+        return Grounding(missing=gate.missing), {}
+    logps: PairLogps = {}
+    dropped: list[Dropped] = []
+    for condition, pairs in gate.pairs.items():
+        logps[condition], lost = await _score_pairs(score, pairs, on_progress)
+        dropped += lost
+    grounding = make_grounding(
+        logps, start, settings.grounding_gain, settings.bootstrap_samples, dropped
+    )
+    return grounding, logps
+
+
+async def _score_pairs(
+    score: Score, pairs: Sequence[PreferencePair], on_progress: OnProgress
+) -> tuple[dict[str, SideLogps], list[Dropped]]:
+    """Log-probs by pair id, and the answers that have none."""
+    answers: list[tuple[Prompt, str]] = []
+    for pair in pairs:
+        answers.append((pair.prompt, pair.chosen.text))
+        answers.append((pair.prompt, pair.rejected.text))
+    scores = await in_chunks(score, answers, on_progress)
+    # Chosen and rejected alternate, as they were asked.
+    sides = zip(scores[::2], scores[1::2], strict=True)
+    logps: dict[str, SideLogps] = {}
+    for pair, (chosen, rejected) in zip(pairs, sides, strict=True):
+        if isinstance(chosen, Dropped) or isinstance(rejected, Dropped):
+            continue
+        logps[pair.id] = SideLogps(
+            chosen=sum(chosen),
+            rejected=sum(rejected),
+            chosen_tokens=len(chosen),
+            rejected_tokens=len(rejected),
+        )
+    dropped = [result for result in scores if isinstance(result, Dropped)]
+    return logps, dropped

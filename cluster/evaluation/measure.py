@@ -1,0 +1,317 @@
+"""The one way to measure a policy, shared by runs and `cluster.evaluate`. Knows neither Ray nor vLLM.
+
+suites' tasks ──▶ RolloutClient.generate (greedy) ──answers──▶ RewardClient.judge (against the start policy)
+                                                                    │ wins
+Scorecard ◀── grounding gate (RolloutClient.score) ◀── Suite.measure ◀┘
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import TypeAdapter
+
+from cluster.evaluation.chunks import OnProgress, ignore_progress, in_chunks
+from cluster.evaluation.grounding import Gate, grounding_gate, pass_gate
+from cluster.progress import ProgressReport
+from cluster.runtime.clients import RolloutClient
+from common.config import RunConfig
+from common.data.images import ImageStore
+from common.evaluation import (
+    Answers,
+    Split,
+    SuiteAnswers,
+    TaskPrompts,
+    Wins,
+    count_reasons,
+)
+from common.paths import replace_file
+from common.protocols import GenerationRequest
+from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
+from reward.suites.factory import make_suites
+from reward.suites.scorecard import Scorecard, SuiteCard
+from reward.suites.wins import win_of
+
+_ANSWERS = TypeAdapter(Answers)
+
+
+class Comparer(Protocol):
+    """Judges groups of two answers; a `RewardClient`."""
+
+    async def judge(
+        self, groups: Sequence[RolloutGroup]
+    ) -> list[Verdict | Dropped]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A policy's scorecard and the answers behind it, which serve as the baseline of the next policy."""
+
+    card: Scorecard
+    answers: Answers
+
+
+class Evaluator:
+    """Asks the suites of a config and measures what a policy answers."""
+
+    def __init__(self, config: RunConfig, store: ImageStore) -> None:
+        """`store` takes the pictures that suites and the grounding gate make."""
+        self.suites = make_suites(config.evaluation.suites)
+        self._settings = config.evaluation
+        self._max_tokens = config.rollout.max_tokens
+        self._store = store
+        self._prompts: dict[Split, dict[str, TaskPrompts]] = {}
+
+    def prompts(self, split: Split) -> dict[str, TaskPrompts]:
+        """The prompts of a split by suite and task."""
+        if split not in self._prompts:
+            # Kept: rendering or reading the pictures of a split takes seconds.
+            by_suite: dict[str, TaskPrompts] = {}
+            for suite in self.suites:
+                by_suite[suite.name] = suite.prompts(split, self._store)
+            self._prompts[split] = by_suite
+        return self._prompts[split]
+
+    def num_prompts(self, split: Split) -> int:
+        """How many prompts a split has in all suites."""
+        num_prompts = 0
+        for tasks in self.prompts(split).values():
+            for prompts in tasks.values():
+                num_prompts += len(prompts)
+        return num_prompts
+
+    def validation_prompts(self) -> list[Prompt]:
+        """The prompts whose answers pick a checkpoint."""
+        selecting: list[Prompt] = []
+        for tasks in self._selecting().values():
+            for prompts in tasks.values():
+                selecting += prompts
+        return selecting
+
+    def gate(self, split: Split) -> Gate:
+        """The grounding gate's pairs (UserError when `evaluation.pairs` is no pair set)."""
+        prompts = self.prompts(split)
+        suites = [(suite, prompts[suite.name]) for suite in self.suites]
+        return grounding_gate(self._settings, suites, self._store)
+
+    async def measure(
+        self,
+        split: Split,
+        rollout: RolloutClient,
+        reward: Comparer | None,
+        baseline: Answers | None,
+        title: str,
+    ) -> Measured:
+        """Ask everything, compare with the start policy, measure, and pass the grounding gate.
+
+        Args:
+            rollout: a worker with the weights that are measured.
+            reward: compares with the baseline; not needed without one.
+            baseline: the start policy's answers to the same tasks; None says that this is the start policy.
+            title: of the progress bar.
+
+        Returns:
+            The scorecard and the answers. What could not be generated or judged is counted in the scorecard.
+
+        Raises:
+            UserError: a worker does not answer within its limit.
+        """
+        # A pair set that cannot be read is refused before anything is asked.
+        gate = self.gate(split)
+        num_items = self.num_prompts(split) + gate.num_answers
+        with ProgressReport(title, num_items) as bar:
+
+            def count_up(num_done: int) -> None:
+                bar.advance(count=num_done)
+
+            answers = await self._ask(rollout, self.prompts(split), count_up)
+            if baseline is None:
+                start_logps = None
+                card = self._card(answers, wins=None, failures={})
+            else:
+                assert reward is not None, "a baseline is there to be compared with"
+                start_logps = baseline.grounding
+                card = await self.compare(reward, answers, baseline)
+            grounding, logps = await pass_gate(
+                gate,
+                rollout.score,
+                start_logps,
+                self._settings,
+                count_up,
+            )
+        card = card.model_copy(update={"grounding": grounding})
+        answers = replace(answers, grounding=logps)
+        return Measured(card, answers)
+
+    async def compare(
+        self,
+        reward: Comparer,
+        answers: Answers,
+        baseline: Answers,
+    ) -> Scorecard:
+        """The scorecard of answers that are there already, without the grounding gate; arguments as of `measure`."""
+        wins: dict[str, Wins] = {}
+        failures: dict[str, list[Dropped]] = {}
+        for suite in self.suites:
+            comparison = await _compare(
+                reward,
+                suite.compared_tasks,
+                answers.suites[suite.name],
+                baseline.suites[suite.name],
+            )
+            wins[suite.name], failures[suite.name] = comparison
+        return self._card(answers, wins, failures)
+
+    async def validate(self, rollout: RolloutClient) -> Scorecard:
+        """Measure on the validation split what picks a checkpoint. Nothing is compared, so there is no win rate."""
+        answers = await self._ask(rollout, self._selecting(), ignore_progress)
+        return self._card(answers, wins={}, failures={})
+
+    def selection(self, card: Scorecard) -> float | None:
+        """The mean over suites of the number that picks a checkpoint; None when no suite could measure its own."""
+        scores: list[float] = []
+        for suite in self.suites:
+            metrics = card.suites[suite.name].metrics
+            score = suite.selection(metrics)
+            if score is not None:
+                scores.append(score)
+        if not scores:
+            return None
+        return sum(scores) / len(scores)
+
+    def _selecting(self) -> dict[str, TaskPrompts]:
+        """The validation prompts of `selecting_tasks`."""
+        selecting: dict[str, TaskPrompts] = {}
+        for suite in self.suites:
+            prompts = self.prompts("validation")[suite.name]
+            chosen = {task: prompts[task] for task in suite.selecting_tasks}
+            selecting[suite.name] = chosen
+        return selecting
+
+    async def _ask(
+        self,
+        rollout: RolloutClient,
+        prompts: Mapping[str, TaskPrompts],
+        on_progress: OnProgress,
+    ) -> Answers:
+        """Greedy answers to all prompts, task after task."""
+        suites: dict[str, SuiteAnswers] = {}
+        for suite, tasks in prompts.items():
+            groups: dict[str, tuple[RolloutGroup, ...]] = {}
+            dropped: list[Dropped] = []
+            for task, task_prompts in tasks.items():
+                requests = [self._request(prompt) for prompt in task_prompts]
+                results = await in_chunks(rollout.generate, requests, on_progress)
+                answered, lost = _split_dropped(results)
+                groups[task] = tuple(answered)
+                dropped += lost
+            suites[suite] = SuiteAnswers(groups, tuple(dropped))
+        return Answers(suites)
+
+    def _request(self, prompt: Prompt) -> GenerationRequest:
+        # Greedy: the same weights give the same answers.
+        return GenerationRequest(
+            id=f"evaluation/{prompt.id}",
+            prompt=prompt,
+            num_completions=1,
+            temperature=0.0,
+            max_tokens=self._max_tokens,
+        )
+
+    def _card(
+        self,
+        answers: Answers,
+        wins: dict[str, Wins] | None,
+        failures: dict[str, list[Dropped]],
+    ) -> Scorecard:
+        """`wins` by suite; None says that this is the start policy. `failures` are the judge's."""
+        cards: dict[str, SuiteCard] = {}
+        for suite in self.suites:
+            suite_answers = answers.suites[suite.name]
+            suite_wins = None
+            if wins is not None:
+                suite_wins = wins.get(suite.name, {})
+            measurement = suite.measure(
+                suite_answers,
+                suite_wins,
+                self._settings.bootstrap_samples,
+            )
+            # Lost on the way here, and what the suite itself could not count.
+            lost = [*suite_answers.dropped, *failures.get(suite.name, ())]
+            dropped = Counter(count_reasons(lost))
+            dropped.update(measurement.dropped)
+            cards[suite.name] = SuiteCard(
+                metrics=dict(measurement.metrics),
+                counts=dict(measurement.counts),
+                dropped=dict(dropped),
+                summary=measurement.summary,
+            )
+        return Scorecard(suites=cards)
+
+
+def _split_dropped(
+    results: Sequence[RolloutGroup | Dropped],
+) -> tuple[list[RolloutGroup], list[Dropped]]:
+    groups: list[RolloutGroup] = []
+    dropped: list[Dropped] = []
+    for result in results:
+        if isinstance(result, Dropped):
+            dropped.append(result)
+        else:
+            groups.append(result)
+    return groups, dropped
+
+
+async def _compare(
+    reward: Comparer,
+    tasks: Sequence[str],
+    answers: SuiteAnswers,
+    baseline: SuiteAnswers,
+) -> tuple[dict[str, float], list[Dropped]]:
+    """Prompt id -> win of an answer over the start policy's, and the comparisons that failed."""
+    comparisons: list[RolloutGroup] = []
+    dropped: list[Dropped] = []
+    for task in tasks:
+        start: dict[str, Completion] = {}
+        for group in baseline.tasks.get(task, ()):
+            start[group.prompt.id] = group.completions[0]
+        for group in answers.tasks[task]:
+            before = start.get(group.prompt.id)
+            if before is None:
+                dropped.append(Dropped(group.id, "no_baseline"))
+                continue
+            # The judge is not told which of the two is the policy's; `win_of` knows that it is the first.
+            both = (group.completions[0], before)
+            comparisons.append(replace(group, completions=both))
+    wins: dict[str, float] = {}
+    verdicts = await in_chunks(reward.judge, comparisons)
+    for group, verdict in zip(comparisons, verdicts, strict=True):
+        if isinstance(verdict, Dropped):
+            dropped.append(verdict)
+        else:
+            wins[group.prompt.id] = win_of(verdict)
+    return wins, dropped
+
+
+def write_measured(path: Path, measured: Measured) -> None:
+    """Keep a scorecard and its answers, so that a resume or another judge reads them instead of asking again."""
+    # Replaced as a whole, so that a killed run never leaves half a file to resume from.
+    content = {
+        "scorecard": measured.card.model_dump(mode="json"),
+        "answers": _ANSWERS.dump_python(measured.answers, mode="json"),
+    }
+    replace_file(path, json.dumps(content))
+
+
+def read_measured(path: Path) -> Measured:
+    """What `write_measured` wrote."""
+    content = json.loads(path.read_text())
+    card = Scorecard.model_validate(content["scorecard"])
+    # Not strict: JSON has lists where the records have tuples.
+    answers = _ANSWERS.validate_python(content["answers"], strict=False)
+    return Measured(card, answers)

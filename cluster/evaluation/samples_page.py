@@ -1,0 +1,138 @@
+"""samples.html: what the policy said before and after, beside the picture, with every wrong word marked.
+
+One self-contained file, pictures inlined. The answers are the first ones of the split, not picked; the one with the
+worst faults comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.evaluation.measure import Measured
+from cluster.evaluation.score_table import MetricRow, grounding_lines, metric_rows
+from cluster.pages import Span, data_url, marked, template
+from common.errors import Refused
+from common.evaluation import LegendEntry
+from common.protocols import Suite
+from common.records import Prompt, RolloutGroup
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedAnswer:
+    """One answer with its errors marked, and the notes below it."""
+
+    spans: tuple[Span, ...]
+    note_label: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of the page; `image` is a data URL or "", `start` is None when only one policy was asked."""
+
+    id: str
+    image: str
+    final: MarkedAnswer
+    start: MarkedAnswer | None
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One suite's part of the page."""
+
+    name: str
+    summary: str
+    dropped: dict[str, int]
+    rows: list[MetricRow]
+    unit: str
+    legend: Sequence[LegendEntry]
+    samples: list[Sample]
+
+
+def write_samples(
+    path: Path,
+    suites: Sequence[Suite],
+    final: Measured,
+    start: Measured | None = None,
+    limit: int = 24,
+    title: str = "Samples",
+) -> None:
+    """Write the page for the first `limit` shown answers of every suite."""
+    sections = [_section(suite, final, start, limit) for suite in suites]
+    named_cards = {"grounding": final.card}
+    if start is not None:
+        named_cards = {"before": start.card, "after": final.card}
+    grounding: list[tuple[str, str, bool]] = []
+    for name, card in named_cards.items():
+        for line, is_warning in grounding_lines(card):
+            grounding.append((name, line, is_warning))
+    html = template("samples.html.j2").render(
+        title=title,
+        sections=sections,
+        compared=start is not None,
+        grounding=grounding,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+
+
+def _section(
+    suite: Suite, final: Measured, start: Measured | None, limit: int
+) -> Section:
+    card = final.card.suites[suite.name]
+    cards = [final.card] if start is None else [start.card, final.card]
+    before: dict[str, RolloutGroup] = {}
+    if start is not None:
+        for group in _shown_groups(suite, start):
+            before[group.prompt.id] = group
+    shown = _shown_groups(suite, final)[:limit]
+    samples = [_sample(suite, group, before.get(group.prompt.id)) for group in shown]
+    # Equal weights keep the order of ids, so that the page is the same each time.
+    samples.sort(key=_worst_first)
+    return Section(
+        name=suite.name,
+        summary=card.summary,
+        dropped=card.dropped,
+        rows=metric_rows(cards, suite.name),
+        unit=suite.unit,
+        legend=suite.legend,
+        samples=samples,
+    )
+
+
+def _worst_first(sample: Sample) -> tuple[int, str]:
+    return -sample.weight, sample.id
+
+
+def _shown_groups(suite: Suite, measured: Measured) -> list[RolloutGroup]:
+    tasks = measured.answers.suites[suite.name].tasks
+    groups: list[RolloutGroup] = []
+    for name in suite.shown_tasks:
+        groups += tasks.get(name, ())
+    return groups
+
+
+def _sample(suite: Suite, final: RolloutGroup, start: RolloutGroup | None) -> Sample:
+    prompt = final.prompt
+    answer, weight = _marked_answer(suite, final)
+    before = None if start is None else _marked_answer(suite, start)[0]
+    return Sample(prompt.id, _first_image(prompt), answer, before, weight)
+
+
+def _marked_answer(suite: Suite, group: RolloutGroup) -> tuple[MarkedAnswer, int]:
+    shown = suite.show(group.prompt, group.completions[0].text)
+    spans = marked(shown.text, list(shown.marks))
+    return MarkedAnswer(spans, shown.note_label, shown.notes), shown.weight
+
+
+def _first_image(prompt: Prompt) -> str:
+    """The prompt's first image as a data URL, "" when it has none that can be read."""
+    if not prompt.images:
+        return ""
+    try:
+        return data_url(prompt.images[0])
+    except Refused:
+        return ""

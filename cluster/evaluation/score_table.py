@@ -1,0 +1,83 @@
+"""Scorecards in words, for the terminal's table and the samples page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from common.evaluation import Metric
+from reward.suites.scorecard import Scorecard, SuiteCard
+
+
+class MetricRow(NamedTuple):
+    """One metric: `cells` are (value, interval) per policy."""
+
+    label: str
+    better: str
+    meaning: str
+    cells: list[tuple[str, str]]
+
+
+def suite_names(cards: Sequence[Scorecard]) -> list[str]:
+    """The suites that any card has, in order."""
+    names: list[str] = []
+    for card in cards:
+        names += [name for name in card.suites if name not in names]
+    return names
+
+
+def metric_rows(cards: Sequence[Scorecard], suite: str) -> list[MetricRow]:
+    """A suite's metrics with a label that any card has."""
+    suite_cards = [card.suites.get(suite, SuiteCard()) for card in cards]
+    # A metric without a label is for the JSON alone.
+    labelled: dict[str, Metric] = {}
+    for card in suite_cards:
+        for name, metric in card.metrics.items():
+            if metric.label:
+                labelled.setdefault(name, metric)
+    rows: list[MetricRow] = []
+    for name, metric in labelled.items():
+        cells = [_cell(card.metrics.get(name)) for card in suite_cards]
+        row = MetricRow(
+            label=metric.label,
+            better=metric.better,
+            meaning=metric.meaning,
+            cells=cells,
+        )
+        rows.append(row)
+    return rows
+
+
+def grounding_lines(card: Scorecard) -> list[tuple[str, bool]]:
+    """What the grounding gate measured, in words, and whether the line is a warning."""
+    grounding = card.grounding
+    if grounding is None:
+        return []
+    if grounding.gain is None:
+        return [(f"grounding not measured: {grounding.missing}", False)]
+    accuracies: list[str] = []
+    for condition, accuracy in grounding.accuracy.items():
+        accuracies.append(f"{accuracy:.3f} with the {condition} picture")
+    low, high = grounding.intervals["gain"]
+    ranked_by = grounding.ranked_by.replace("_", " ").replace("logp", "log-prob")
+    line = (
+        f"grounding: right in {', '.join(accuracies)}; "
+        f"gain {grounding.gain:.3f} ({low:.3f} – {high:.3f}), "
+        f"{grounding.num_pairs} pairs ranked by {ranked_by}"
+    )
+    lines = [(line, False)]
+    if grounding.warning:
+        lines.append((f"WARNING {grounding.warning}", True))
+    return lines
+
+
+def _cell(metric: Metric | None) -> tuple[str, str]:
+    if metric is None:
+        return "–", ""
+    low = high = metric.value
+    if metric.interval is not None:
+        low, high = metric.interval
+    digits = metric.digits
+    value = f"{metric.value:.{digits}f}"
+    interval = f"{low:.{digits}f} – {high:.{digits}f}"
+    return value, interval

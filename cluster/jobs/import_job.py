@@ -1,0 +1,199 @@
+"""The import job: rows of a published set in, a resumable set of ours out.
+
+    files ─▶ read_rows ─▶ outcomes: record or Dropped ─▶ Shard ─▶ PairWriter
+
+One batch of rows and one shard of records are in memory at a time. A shard's note is the tally up to its end, so a
+killed run goes on behind the rows of its last shard.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cluster.jobs.drop_report import Tally, print_dropped
+from cluster.progress import ProgressReport
+from common.config.jobs import ImportSettings
+from common.data.datasets import STATS
+from common.data.pair_writer import PairWriter
+from common.errors import UserError
+from common.importers import load
+from common.importers.base import Importer
+from common.importers.build import outcomes
+from common.importers.image_intake import ImageIntake
+from common.importers.readers import DataFile, read_rows
+from common.records import Dropped, PreferencePair, Prompt
+
+SHARD_RECORDS = 1000
+SHARD_CHARS = 16_000_000
+SHARD_INTERVAL_S = 30.0
+
+
+def import_set(job: ImportSettings) -> None:
+    """Make the set, or what is missing of it, and print how it went.
+
+    Raises:
+        UserError: PATH or ROOT is not there, no row can be used, or DIR holds another set.
+    """
+    importer = load(job.name)
+    made = importer.makes
+    if not job.path.exists():
+        raise UserError(
+            f"{job.path}: expected the files of {job.name}, got none; check PATH"
+        )
+    if not job.image_root.is_dir():
+        raise UserError(
+            f"--images: expected a folder, got {job.image_root}; check the path"
+        )
+    files = importer.files(job.path)
+    spec = spec_of(job, importer, files)
+    with PairWriter(job.out, spec, made) as writer:
+        if writer.complete:
+            stats = json.loads((job.out / STATS).read_text())
+            print(f"{job.out}: already complete, {stats[f'num_{made}']} {made}")
+            return
+        tally = _import(job, importer, files, writer)
+        if tally.num_records == 0:
+            # The folder can take another set once the mistake is mended.
+            writer.discard()
+            raise UserError(_no_records(job, tally))
+        stats = {
+            "num_rows": tally.num_rows,
+            f"num_{made}": tally.num_records,
+            "dropped": dict(tally.dropped.most_common()),
+            "first_dropped": tally.examples,
+        }
+        writer.finish_as_written(stats)
+    print_dropped(f"{job.name}: {tally.num_rows:,} rows", tally)
+    print(f"{job.out}: {tally.num_records} {made} of {tally.num_rows} rows")
+
+
+def spec_of(
+    job: ImportSettings, importer: Importer, files: Sequence[DataFile | Dropped]
+) -> dict[str, Any]:
+    """All that decides the content of the set, JSON only."""
+    file_specs = []
+    for path in _paths(files):
+        stat = path.stat()
+        modified = stat.st_mtime_ns
+        file_specs.append(
+            {"name": path.name, "bytes": stat.st_size, "modified": modified}
+        )
+    return {
+        "method": "import",
+        "name": importer.name,
+        "origin": importer.origin,
+        "licence": importer.licence,
+        "files": file_specs,
+        "images": str(job.image_root.resolve()),
+        "strip_prefix": job.strip_prefix,
+        "count": job.count,
+    }
+
+
+def _paths(files: Sequence[DataFile | Dropped]) -> list[Path]:
+    """The files that can be read."""
+    return [file.path for file in files if isinstance(file, DataFile)]
+
+
+def _import(
+    job: ImportSettings,
+    importer: Importer,
+    files: Sequence[DataFile | Dropped],
+    writer: PairWriter,
+) -> Tally:
+    """Read the rows behind those of the last shard. Returns the tally of all rows."""
+    tally = Tally.of(writer.notes[-1]) if writer.notes else Tally()
+    # Hashes, not ids: a set may have millions of records.
+    seen: set[int] | None = None
+    if importer.own_ids:
+        seen = set(map(hash, writer.ids()))
+    intake = ImageIntake(job.image_root, writer.store, job.strip_prefix)
+    num_bytes = sum(path.stat().st_size for path in _paths(files))
+    shard = Shard(writer, tally)
+    with ProgressReport(f"{job.name}, kB", num_bytes // 1000) as progress:
+        rows = enumerate(read_rows(files, importer.keyed))
+        for number, (row, position) in islice(rows, tally.num_rows, job.count):
+            for outcome in outcomes(importer, number, row, intake):
+                shard.add(_unless_repeated(outcome, seen))
+            shard.end_row()
+            num_new_kb = position // 1000 - progress.done
+            progress.advance(f"{tally.num_records} {importer.makes}", num_new_kb)
+        shard.flush()
+    return tally
+
+
+def _unless_repeated(
+    outcome: PreferencePair | Prompt | Dropped, seen: set[int] | None
+) -> PreferencePair | Prompt | Dropped:
+    """Drop a record as `duplicate_id` when an earlier record of this set has its id.
+
+    `seen` holds the hashes of earlier ids; it is None for sets whose ids are made from row numbers.
+    """
+    if seen is None or isinstance(outcome, Dropped):
+        return outcome
+    key = hash(outcome.id)
+    if key in seen:
+        detail = "expected an id of its own, got an earlier row's"
+        return Dropped(outcome.id, "duplicate_id", detail)
+    seen.add(key)
+    return outcome
+
+
+class Shard:
+    """Collects records and writes them between two rows, when they are many, long, or old enough."""
+
+    def __init__(self, writer: PairWriter, tally: Tally) -> None:
+        self._writer = writer
+        self._tally = tally
+        self._records: list[PreferencePair | Prompt] = []
+        self._num_chars = 0
+        self._written_at = time.monotonic()
+        self._num_rows_written = tally.num_rows
+
+    def add(self, outcome: PreferencePair | Prompt | Dropped) -> None:
+        """Take one outcome of the row being read."""
+        if isinstance(outcome, Dropped):
+            self._tally.drop(outcome)
+            return
+        self._tally.num_records += 1
+        self._records.append(outcome)
+        if isinstance(outcome, PreferencePair):
+            self._num_chars += len(outcome.chosen.text) + len(outcome.rejected.text)
+            prompt = outcome.prompt
+        else:
+            prompt = outcome
+        for message in prompt.messages:
+            self._num_chars += sum(len(part.text) for part in message.parts)
+
+    def end_row(self) -> None:
+        """Count the row that is read to its end. A shard never ends within a row: a resumed import starts behind it."""
+        self._tally.num_rows += 1
+        is_full = len(self._records) >= SHARD_RECORDS or self._num_chars >= SHARD_CHARS
+        age_s = time.monotonic() - self._written_at
+        if is_full or age_s > SHARD_INTERVAL_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the records and the tally up to here."""
+        if self._tally.num_rows > self._num_rows_written:
+            self._writer.append(self._records, [self._tally.note()])
+        self._records = []
+        self._num_chars = 0
+        self._written_at = time.monotonic()
+        self._num_rows_written = self._tally.num_rows
+
+
+def _no_records(job: ImportSettings, tally: Tally) -> str:
+    if not tally.dropped:
+        return f"{job.path}: expected rows of {job.name}, got none; check PATH"
+    reason, count = tally.dropped.most_common(1)[0]
+    detail = tally.examples[reason]["detail"]
+    return (
+        f"{job.path}: expected rows of {job.name}, got none that can be used of {tally.num_rows}, "
+        f"{count} for {reason} ({detail}); check NAME, PATH and --images"
+    )

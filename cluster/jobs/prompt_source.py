@@ -1,0 +1,41 @@
+"""Where a generating job takes its prompts from: a prompt set on disk, or the shapes world's training captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from common.config import PromptFile
+from common.config.jobs import GenerateConfig
+from common.data.datasets import PROMPTS, read_prompts
+from common.data.images import ImageStore
+from common.errors import UserError
+from common.records import Dropped, Prompt
+
+
+def prompt_spec(config: GenerateConfig) -> dict[str, Any]:
+    """What decides which prompts there are, JSON only (UserError when the folder is no prompt set)."""
+    source = config.data.prompts
+    if not isinstance(source, PromptFile):
+        shapes = {"kind": "shapes", "split": "train"}
+        return {"prompts": shapes, "count": source.count}
+    path = Path(source.path) / PROMPTS
+    if not path.is_file():
+        raise UserError(
+            f"--prompts (data.prompts.path): expected a folder with {PROMPTS}, got {source.path}; check the path"
+        )
+    stat = path.stat()
+    file = {"kind": "file", "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+    return {"prompts": file, "count": source.rows}
+
+
+def load_prompts(
+    config: GenerateConfig, store: ImageStore, dropped: list[Dropped]
+) -> list[Prompt]:
+    """The prompts, with references; rows that are no prompt are appended to `dropped`."""
+    source = config.data.prompts
+    if isinstance(source, PromptFile):
+        return read_prompts(Path(source.path), dropped, source.rows)
+    from cluster.shapes_world import training_prompts
+
+    return training_prompts(source.count, config.scene_seed, store)

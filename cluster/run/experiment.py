@@ -1,0 +1,155 @@
+"""One run from its config to its scorecard: start the workers, measure the start policy, train, measure the result."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actors.rollout import RolloutWorker
+from cluster.evaluation.run_scores import RunScoring
+from cluster.run.loop import Loop
+from cluster.run.recorder import Recorder
+from cluster.run.run_dir import RunDir
+from cluster.run.training_data import TrainingData, load_training_data
+from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
+from cluster.runtime.placement import Bundle
+from common.chat import ChatEncoder
+from common.config import RunConfig
+from common.paths import replace_directory
+from common.protocols import Handle, Runtime
+from common.records import Dropped, Prompt
+from learner.learner import Learner
+from reward.suites.scorecard import Scorecard
+from reward.worker import RewardWorker
+
+log = logging.getLogger("sightline")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTypes:
+    """The classes that become actors; tests put fakes here."""
+
+    rollout: type = RolloutWorker
+    reward: type = RewardWorker
+    learner: type = Learner
+
+
+class Experiment:
+    """The controller's side of one run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        runtime: Runtime,
+        bundles: Sequence[Bundle],
+        types: WorkerTypes | None = None,
+    ) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.runtime = runtime
+        self._bundles = bundles
+        self._types = types or WorkerTypes()
+        self._recorder = Recorder(run_dir.path)
+        self._scoring = RunScoring(config, run_dir.path, self._recorder)
+
+    async def run(self) -> tuple[Scorecard, Scorecard]:
+        """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
+        # A checkpoint that cannot be read is refused before anything starts.
+        self.run_dir.latest()
+        data = self._load_data()
+        self._scoring.announce()
+        workers = await self._start_workers()
+        judge = workers.reward[0]
+        baseline = await self._scoring.score(
+            "baseline", workers.rollout[0], judge, None
+        )
+        await self._train(data, workers)
+        # The final engine takes the place of the first one.
+        for client in workers.rollout:
+            self.runtime.stop(client.handle)
+        for handle in workers.learner.handles:
+            self.runtime.stop(handle)
+        self._take_best()
+        final_worker = self._spawn_rollout(0, str(self.run_dir.policy))
+        await final_worker.start()
+        final = await self._scoring.score(
+            "final", final_worker, judge, baseline.answers
+        )
+        self._recorder.sync()
+        return self._scoring.write_report(baseline, final)
+
+    def _load_data(self) -> TrainingData:
+        """Prompts and offline pairs; rows that cannot be used are counted in the journal."""
+        dropped: list[Dropped] = []
+        store = self._recorder.pairs.store
+        data = load_training_data(self.config, store, dropped)
+        for row in dropped:
+            self._recorder.row(row)
+        return data
+
+    async def _start_workers(self) -> Workers:
+        """Start every actor at once and wait until all say that they are ready."""
+        config, limit_s = self.config, self.config.loop.call_timeout_s
+        num_ranks = config.learner.num_ranks
+        ranks = []
+        for rank in range(num_ranks):
+            name = f"learner/{rank}"
+            ranks.append(
+                self._spawn(name, self._types.learner, config, rank, num_ranks)
+            )
+        engines = [self._spawn_rollout(i) for i in range(config.rollout.num_workers)]
+        judges = []
+        for index in range(config.reward.num_workers):
+            judge = self._spawn(f"reward/{index}", self._types.reward, config)
+            judges.append(RewardClient(judge, limit_s))
+        workers = Workers(engines, judges, LearnerClient(ranks, limit_s))
+        reports = await workers.start()
+        self._recorder.start(reports)
+        for switch, reason in reports[0]["fallbacks"].items():
+            log.warning("learner.fast.%s is off: %s", switch, reason)
+        return workers
+
+    def _spawn_rollout(self, index: int, *model_path: str) -> RolloutClient:
+        worker = self._types.rollout
+        name = f"rollout/{index}"
+        handle = self._spawn(name, worker, self.config, index, *model_path)
+        return RolloutClient(handle, self.config.loop.call_timeout_s)
+
+    def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
+        bundle = next(bundle for bundle in self._bundles if bundle.name == name)
+        return self.runtime.spawn(
+            worker, *args, name=name, num_cpus=bundle.num_cpus, num_gpus=bundle.num_gpus
+        )
+
+    async def _train(self, data: TrainingData, workers: Workers) -> None:
+        loop = Loop(self.config, self.run_dir, workers, data, self._recorder)
+        # A validation image, where there is one: nobody trains on it.
+        prompts = self._scoring.validation_prompts() or data.prompts
+        await self._set_probe(workers.learner, prompts[0])
+
+        async def validate(step: int) -> float | None:
+            return await self._scoring.validate(step, workers.rollout[0])
+
+        with self._recorder.training(self.config.learner, loop.state.step):
+            await loop.run(validate)
+
+    async def _set_probe(self, learner: LearnerClient, prompt: Prompt) -> None:
+        """Learner and engine must find the same log-probs of this answer with every published version."""
+        encoder = ChatEncoder(self.config.model.path, self.config.model.max_length)
+        response = encoder.encode_response(prompt.reference or "yes")
+        await learner.set_probe(prompt, response)
+
+    def _take_best(self) -> None:
+        """`policy/` is the checkpoint that validation picked."""
+        checkpoint = self.run_dir.latest()
+        assert checkpoint is not None, "the last step always leaves a checkpoint"
+        best_step = checkpoint.state.best_step
+        assert best_step is not None, "a checkpoint always knows the best one"
+        best = self.run_dir.checkpoint(best_step) / "policy"
+        with replace_directory(self.run_dir.policy) as folder:
+            shutil.copytree(best, folder, dirs_exist_ok=True)
+        self._scoring.record_pick(best_step, checkpoint.state.best_score)

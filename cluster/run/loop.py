@@ -1,0 +1,224 @@
+"""The asynchronous loop of one run: rollouts run ahead of the learner, by at most `max_staleness` weight versions.
+
+    PromptSampler ──ids──▶ Admission ──▶ RolloutWorker.generate ──RolloutGroup──▶ RewardWorker.rank
+        ▲                  (per source)  RolloutWorker.bdhs_pairs ───────────────┐      │
+        │                       ▲              (vLLM engine)                     │      │
+        │ finish(id)            │ on_version(v)                    PreferencePair or Dropped(reason)
+        └───────────────────────┼────────────────── Producer ◀───────────────────┴──────┘
+                                │                      │ ReplayBuffer (online pool + offline pool)
+                                │                      ▼ Mixture: pairs of each source in this step
+     RolloutWorker.load(v) ◀── publish ◀────── Learner.step (DeepSpeed ranks) ──▶ checkpoint, validation, journal
+
+Everything here runs in one asyncio thread of the controller, which holds token ids and references; pixels and weights
+never pass through it (`publish` returns a reference that the engines' nodes read themselves).
+
+| who                 | waits for                                    | is unblocked by                               |
+|---------------------|----------------------------------------------|-----------------------------------------------|
+| Producer.work       | a place from Admission                       | on_version, a dropped group, a discarded pair |
+| Producer.batch      | enough fresh online pairs                    | a pair accepted by Producer.work              |
+| Learner.step        | its batch                                    | Producer.batch                                |
+| RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
+| validation          | version v in all engines                     | RolloutWorker.load                            |
+
+Nothing waits in silence: Producer.batch logs a heartbeat and stops the run after `loop.stall_limit_s`, every remote
+call has a limit, and an exception in any task ends all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+from cluster.run.producer import Producer
+from cluster.run.recorder import Recorder
+from cluster.run.run_dir import Checkpoint, RunDir
+from cluster.run.state import RunState
+from cluster.run.training_data import TrainingData
+from cluster.runtime.clients import Workers
+from cluster.sampling.staleness import staleness
+from common.config import RunConfig
+from common.errors import UserError
+from common.paths import replace_directory, replace_file
+from common.records import PreferencePair, WeightManifest
+
+ROLLOUT_CALLS_IN_FLIGHT = 2
+"""Per worker: while one call's groups are ranked, the engine works on the other's."""
+
+Validate: TypeAlias = Callable[[int], Awaitable[float | None]]
+"""Scores the weights that the engines hold after this step on the validation split; higher is better.
+
+None when nothing can be measured.
+"""
+
+
+class Loop:
+    """Trains from the newest checkpoint, or from the start policy, to `learner.num_steps`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        workers: Workers,
+        data: TrainingData,
+        recorder: Recorder,
+    ) -> None:
+        """Restore the controller's part of the newest checkpoint; `run` restores the workers'.
+
+        Raises:
+            UserError: the checkpoint cannot be read, or belongs to another offline set.
+        """
+        self._config = config
+        self._run_dir = run_dir
+        self._workers = workers
+        self._recorder = recorder
+        self._resumed_from = run_dir.latest()
+        self.state = RunState.fresh(num_offline=len(data.offline))
+        if self._resumed_from is not None:
+            self.state = self._resumed_from.state
+        self._producer = Producer(config, workers.reward, data, self.state, recorder)
+
+    async def run(self, validate: Validate) -> None:
+        """Run both sides; whichever fails first ends the other and is raised."""
+        if self._resumed_from is not None:
+            await self._resume(self._resumed_from)
+        try:
+            await self._run_both(validate)
+        except BaseExceptionGroup as group:
+            # Users read one line; the group stays as its cause.
+            raise group.exceptions[0] from group
+
+    async def _resume(self, checkpoint: Checkpoint) -> None:
+        """Bring the learner's state and the engines' weights to where the checkpoint was."""
+        self._recorder.resume(self.state.step)
+        await self._workers.learner.load(checkpoint.learner)
+        await self._publish(self.state.version)
+
+    async def _run_both(self, validate: Validate) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            producing = []
+            for worker in self._workers.rollout:
+                for _ in range(ROLLOUT_CALLS_IN_FLIGHT):
+                    task = tasks.create_task(self._producer.work(worker))
+                    producing.append(task)
+            await self._learn(validate)
+            # The last step is trained: groups still in flight are nobody's.
+            for task in producing:
+                task.cancel()
+
+    async def _learn(self, validate: Validate) -> None:
+        state = self.state
+        num_steps = self._config.learner.num_steps
+        while state.step < num_steps:
+            step = state.step + 1
+            is_last = step == num_steps
+            metrics = await self._train(step)
+            state.step = step
+            if is_last or step % self._config.loop.publish_interval == 0:
+                metrics["time/publish_s"] = await self._publish(state.version + 1)
+            # The config makes every checkpoint follow a publish, so the engines hold what is scored.
+            if is_last or step % self._config.checkpoint.interval == 0:
+                score = await validate(step)
+                if score is not None:
+                    metrics["validation/score"] = score
+                self._recorder.step(step, metrics)
+                await self._checkpoint(step, score)
+            else:
+                self._recorder.step(step, metrics)
+
+    async def _train(self, step: int) -> dict[str, float]:
+        """Form the batch of one step, train on it on every rank, and account for every pair of it."""
+        start = time.monotonic()
+        version = self.state.version
+        batch = await self._producer.batch(step, version)
+        waited_s = time.monotonic() - start
+        result, refused = await self._workers.learner.step(step, batch)
+        # A step whose pairs are all refused leaves the weights as they were.
+        if result.pair_ids:
+            self.state.trained = True
+        pair_of_id = {pair.id: pair for pair in batch}
+        for dropped in refused:
+            self._producer.discard(pair_of_id[dropped.id], dropped)
+        self._recorder.batch(step, version, result.pair_ids)
+        return {
+            **result.metrics,
+            **self._batch_metrics(batch, version),
+            "time/wait_s": waited_s,
+        }
+
+    def _batch_metrics(
+        self, batch: Sequence[PreferencePair], version: int
+    ) -> dict[str, float]:
+        """Drops so far, the share of online pairs, and their ages."""
+        metrics: dict[str, float] = {}
+        for reason, count in self.state.drops.items():
+            metrics[f"pairs/dropped/{reason}"] = float(count)
+        ages = []
+        for pair in batch:
+            age = staleness(pair, version)
+            # Offline pairs have none.
+            if age is not None:
+                ages.append(age)
+        metrics["pairs/online_frac"] = len(ages) / len(batch)
+        metrics["staleness/mean"] = sum(ages) / len(ages) if ages else 0.0
+        metrics["staleness/max"] = float(max(ages, default=0))
+        metrics["weight_version"] = float(version)
+        return metrics
+
+    async def _publish(self, version: int) -> float:
+        """Bring the learner's weights into every engine; returns the seconds it took.
+
+        Raises:
+            UserError: what arrived are not finite weights, or after training still those of the start policy.
+        """
+        start = time.monotonic()
+        # References: the weights travel from the learner's node to the engines', not through here.
+        manifest_ref, tensors_ref = self._workers.learner.publish(version)
+        loads = [
+            worker.load(manifest_ref, tensors_ref) for worker in self._workers.rollout
+        ]
+        reports = await asyncio.gather(*loads)
+        manifest = await manifest_ref
+        assert manifest.version == version
+        for report in reports:
+            assert report.version == version
+        self._check_change(manifest)
+        self.state.version = version
+        await self._producer.on_version(version)
+        self._recorder.publish(manifest, reports)
+        return time.monotonic() - start
+
+    def _check_change(self, manifest: WeightManifest) -> None:
+        """Refuse weights that a run cannot mean to sample from."""
+        version, norm = manifest.version, manifest.change_norm
+        if not math.isfinite(norm):
+            raise UserError(
+                f"weight version {version}: expected finite weights, got a change of norm {norm} from "
+                "the start policy; lower learner.optimizer.lr, or start from another checkpoint"
+            )
+        if self.state.trained and norm == 0:
+            raise UserError(
+                f"weight version {version}: expected trained weights, got exactly those of the start policy; "
+                "raise learner.optimizer.lr, or look at what model.tuning trains"
+            )
+
+    async def _checkpoint(self, step: int, score: float | None) -> None:
+        """Save everything in one directory that appears whole or not at all.
+
+        What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
+        """
+        state, learner = self.state, self._workers.learner
+        is_best = state.note_score(step, score)
+        # Groups that settle while the ranks save belong to the next checkpoint: nothing is awaited before the state,
+        # the pairs and the journal stand at the same place.
+        state_json = state.to_json()
+        self._recorder.before_checkpoint(step)
+        with replace_directory(self._run_dir.checkpoint(step)) as folder:
+            await learner.save(folder / "learner")
+            if is_best:
+                await learner.export(folder / "policy")
+            replace_file(folder / "state.json", state_json)
+        self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
+        self._recorder.checkpoint(step, score, state.best_step)

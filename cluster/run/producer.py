@@ -1,0 +1,271 @@
+"""The rollout side of the loop: admitted prompts become preference pairs, judged or BDHS's, and pairs become batches.
+
+Whatever its source, an admitted group comes to exactly one outcome: it becomes a pair (with RLOO several, all or none),
+or is dropped with a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TypeAlias
+
+from cluster.run.outcome import GroupOutcome
+from cluster.run.recorder import Recorder
+from cluster.run.state import RunState
+from cluster.run.training_data import TrainingData
+from cluster.runtime.clients import RewardClient, RolloutClient
+from cluster.sampling.admission import Admission, StalenessWindow
+from cluster.sampling.mixture import build_mixture, online_counts
+from cluster.sampling.prompt_sampler import PromptSampler
+from cluster.sampling.replay import ReplayBuffer
+from common.config import RunConfig
+from common.errors import UserError
+from common.protocols import GenerationRequest
+from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
+from common.seeding import derive_seed
+from common.sources import ONLINE_BDHS
+
+log = logging.getLogger("sightline")
+
+Admitted: TypeAlias = list[tuple[str, Prompt]]
+"""Group ids and their prompts."""
+
+
+class Producer:
+    """Keeps rollouts in flight as far as admission allows; hands whole batches to the learner side."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        reward: Sequence[RewardClient],
+        data: TrainingData,
+        state: RunState,
+        recorder: Recorder,
+    ) -> None:
+        """Continue at `state`, which the producer advances in place.
+
+        Raises:
+            UserError: the offline set has another size than when the state was saved.
+        """
+        seed = config.run.seed
+        by_prompt = config.data.offline is not None and config.data.offline.by_prompt
+        self._config = config
+        # Reward workers take turns.
+        self._reward = itertools.cycle(reward)
+        self._state = state
+        self._recorder = recorder
+        self._sampler = PromptSampler(data.prompts, seed, state.sampler)
+        self._buffer = ReplayBuffer(data.offline, seed, by_prompt, state.buffer)
+        self._mixture = build_mixture(config.mixture, config.learner, seed)
+        self._admissions = self._build_admissions()
+        # Notified whenever a place or a pair may have become free.
+        self._changed = asyncio.Condition()
+
+    def _build_admissions(self) -> dict[str, Admission]:
+        """One per online source, with the pairs accepted before a resume."""
+        config = self._config
+        window = StalenessWindow(
+            config.learner.num_steps,
+            config.loop.publish_interval,
+            config.loop.max_staleness,
+        )
+        admissions = {}
+        for source in config.online_sources:
+            admission = Admission(
+                partial(self._num_wanted, source),
+                window,
+                1 if source == ONLINE_BDHS else config.pairs_per_group,
+                source,
+                self._state.accepted,
+            )
+            admission.on_version(self._state.version)
+            admissions[source] = admission
+        return admissions
+
+    def _num_wanted(self, source: str, step: int) -> int:
+        return online_counts(self._mixture, step, self._config.online_sources)[source]
+
+    async def work(self, worker: RolloutClient) -> None:
+        """Make pairs until cancelled. Several of these may run on one worker to keep its engine busy."""
+        while True:
+            source, admitted = await self._admit()
+            if source == ONLINE_BDHS:
+                outcomes = await self._sample_bdhs(worker, admitted)
+            else:
+                outcomes = await self._sample_judged(worker, admitted)
+            await self._settle(source, outcomes)
+
+    async def batch(self, step: int, version: int) -> list[PreferencePair]:
+        """Wait for the pairs of a learner step: online ones fresh enough for `version`, then offline ones.
+
+        Raises:
+            UserError: no pair was accepted for `loop.stall_limit_s`; the message holds the drop histogram.
+        """
+        wanted = online_counts(self._mixture, step, self._config.online_sources)
+        online = await self._take_online(wanted, version)
+        num_offline = self._config.learner.global_batch - len(online)
+        return online + self._buffer.take_offline(num_offline)
+
+    async def on_version(self, version: int) -> None:
+        """A new version is in the engines: more groups may start."""
+        async with self._changed:
+            for admission in self._admissions.values():
+                admission.on_version(version)
+            self._changed.notify_all()
+
+    def discard(self, pair: PreferencePair, dropped: Dropped) -> None:
+        """A pair is not used after all: it is stale, or the learner refused it."""
+        self._state.drops[dropped.reason] += 1
+        self._recorder.discard(dropped)
+        # Offline pairs have no version; they never took a place.
+        if pair.weight_version is not None:
+            self._admissions[pair.source].on_discarded()
+
+    async def _take_online(
+        self, wanted: Mapping[str, int], version: int
+    ) -> list[PreferencePair]:
+        """Wait until `wanted[source]` pairs of every source are fresh enough, and take them."""
+        loop = self._config.loop
+        num_wanted = sum(wanted.values())
+        num_accepted = self._num_accepted
+        last_progress = time.monotonic()
+        next_heartbeat = last_progress + loop.heartbeat_s
+        async with self._changed:
+            while True:
+                stale = self._buffer.evict(version, loop.max_staleness)
+                for pair, dropped in stale:
+                    self.discard(pair, dropped)
+                pairs = self._buffer.take(wanted)
+                if len(pairs) == num_wanted:
+                    return pairs
+                # Stale pairs gave their places back.
+                if stale:
+                    self._changed.notify_all()
+                now = time.monotonic()
+                if self._num_accepted != num_accepted:
+                    num_accepted = self._num_accepted
+                    last_progress = now
+                if now - last_progress > loop.stall_limit_s:
+                    raise UserError(self._stall_message(wanted, now - last_progress))
+                # Not after every wait: groups that are dropped notify all the time.
+                if now >= next_heartbeat:
+                    log.warning(self._waiting_message(wanted))
+                    next_heartbeat = now + loop.heartbeat_s
+                # A moment later than the limit, so that the next turn sees it passed.
+                stalls_at = last_progress + loop.stall_limit_s + 0.01
+                await self._wait_for_change(min(next_heartbeat, stalls_at) - now)
+
+    async def _wait_for_change(self, limit_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._changed.wait()
+
+    @property
+    def _num_accepted(self) -> int:
+        return sum(admission.accepted for admission in self._admissions.values())
+
+    def _waiting_message(self, wanted: Mapping[str, int]) -> str:
+        running = sum(admission.running for admission in self._admissions.values())
+        return (
+            f"waiting for {_counts(wanted)} online pairs: {self._buffer.num_online} buffered, {running} "
+            f"groups in flight, dropped so far {dict(self._state.drops)}"
+        )
+
+    def _stall_message(self, wanted: Mapping[str, int], waited_s: float) -> str:
+        return (
+            f"loop: expected {_counts(wanted)} online pairs, got no new pair for {waited_s:.0f} s; "
+            f"dropped {dict(self._state.drops)}; "
+            "raise rollout.temperature or num_completions if groups tie, or look at the judge"
+        )
+
+    async def _admit(self) -> tuple[str, Admitted]:
+        """Wait for places; returns prompts for the source that has the most."""
+        async with self._changed:
+            while True:
+                # The source that lags most goes first: a step waits for all of them.
+                source = max(self._admissions, key=lambda s: self._admissions[s].free)
+                most = self._config.rollout.prompts_per_call
+                num_groups = self._admissions[source].admit(most)
+                if num_groups:
+                    return source, [self._sampler.next() for _ in range(num_groups)]
+                await self._changed.wait()
+
+    async def _sample_judged(
+        self, worker: RolloutClient, admitted: Admitted
+    ) -> list[GroupOutcome]:
+        """Sample k completions of each prompt and let a judge rank or score them."""
+        requests = [self._request(group_id, prompt) for group_id, prompt in admitted]
+        results = await worker.generate(requests)
+        assert len(results) == len(requests)
+        groups: list[RolloutGroup] = []
+        refused: list[GroupOutcome] = []
+        for result in results:
+            if isinstance(result, Dropped):
+                refused.append(GroupOutcome(result.id, dropped=result))
+            else:
+                groups.append(result)
+        if not groups:
+            return refused
+        outcomes = []
+        judged_groups = await next(self._reward).rank(groups)
+        for group, judged in zip(groups, judged_groups, strict=True):
+            outcomes.append(GroupOutcome.of_judged(group, judged))
+        return outcomes + refused
+
+    async def _sample_bdhs(
+        self, worker: RolloutClient, admitted: Admitted
+    ) -> list[GroupOutcome]:
+        """Draw rejected answers from the current policy by BDHS; the references are the chosen ones."""
+        results = await worker.bdhs_pairs(admitted)
+        outcomes = []
+        for (group_id, _), result in zip(admitted, results, strict=True):
+            outcomes.append(GroupOutcome.of_bdhs(group_id, result))
+        return outcomes
+
+    def _request(self, group_id: str, prompt: Prompt) -> GenerationRequest:
+        rollout = self._config.rollout
+        # Seeded per group, not per call: the order of calls is not reproducible.
+        seed = None
+        if rollout.deterministic:
+            seed = derive_seed(self._config.run.seed, "rollout", group_id)
+        return GenerationRequest(
+            group_id,
+            prompt,
+            rollout.num_completions,
+            rollout.temperature,
+            rollout.max_tokens,
+            seed,
+            rollout.top_p,
+        )
+
+    async def _settle(self, source: str, outcomes: Sequence[GroupOutcome]) -> None:
+        """Account for groups that have come to their outcome."""
+        admission = self._admissions[source]
+        # Nothing is awaited inside, so a checkpoint sees a group settled as a whole or not at all.
+        async with self._changed:
+            for outcome in outcomes:
+                self._sampler.finish(outcome.group_id)
+                if outcome.dropped is not None:
+                    self._state.drops[outcome.dropped.reason] += 1
+                    admission.on_dropped()
+                else:
+                    for pair in outcome.pairs:
+                        self._buffer.add(pair)
+                    admission.on_accepted()
+                self._recorder.group(source, outcome)
+            self._changed.notify_all()
+
+
+def _counts(wanted: Mapping[str, int]) -> str:
+    """`8`, or with several sources `8 (online 5, online_bdhs 3)`."""
+    total = str(sum(wanted.values()))
+    if len(wanted) == 1:
+        return total
+    parts = ", ".join(f"{source} {count}" for source, count in wanted.items())
+    return f"{total} ({parts})"

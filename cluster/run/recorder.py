@@ -1,0 +1,161 @@
+"""What a run writes about itself: the journal, the metrics, the progress bar and the set of its online pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.progress import ProgressReport
+from cluster.run.online_pairs import OnlinePairs
+from cluster.run.outcome import GroupOutcome
+from common.config import Learner as LearnerConfig
+from common.journal import Journal
+from common.metrics import MetricsWriter
+from common.records import Dropped, LoadReport, PreferencePair, WeightManifest
+
+
+class Recorder:
+    """One method for everything that can happen in a run. Journal events are durable after the next `step`."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.pairs = OnlinePairs(run_dir / "pairs")
+        self._run_dir = run_dir
+        self._journal = Journal(run_dir / "journal" / "events.jsonl")
+        # Accepted since the last checkpoint; a resume samples them again.
+        self._unsaved_pairs: list[PreferencePair] = []
+        self._training: _Training | None = None
+
+    def start(self, reports: Sequence[Mapping[str, Any]]) -> None:
+        """All workers are ready; `reports` say what they are."""
+        self._journal.write("start", workers=reports)
+
+    def row(self, dropped: Dropped) -> None:
+        """A row of a data set cannot be used."""
+        self._journal.write(
+            "row", id=dropped.id, outcome=dropped.reason, detail=dropped.detail
+        )
+
+    def resume(self, step: int) -> None:
+        """The run continues from the checkpoint of `step`."""
+        self._journal.write("resume", step=step)
+
+    @contextmanager
+    def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
+        """Count steps up to `learner.num_steps`; afterwards the pair set is whole."""
+        metrics = MetricsWriter(self._run_dir, steps_done + 1)
+        try:
+            with ProgressReport("training", learner.num_steps, steps_done) as bar:
+                self._training = _Training(metrics, bar, learner.global_batch)
+                yield
+        finally:
+            metrics.close()
+            self._journal.sync()
+        # Not in `finally`: pairs.parquet says that the run has ended well.
+        self.pairs.finish()
+
+    def group(self, source: str, outcome: GroupOutcome) -> None:
+        """A group became pairs, which belong to the next checkpoint, or was dropped."""
+        self._unsaved_pairs += outcome.pairs
+        self._journal.write(
+            "group", id=outcome.group_id, source=source, **outcome.journal_fields()
+        )
+
+    def discard(self, dropped: Dropped) -> None:
+        """A pair is not trained on after all."""
+        self._journal.write(
+            "discard", id=dropped.id, reason=dropped.reason, detail=dropped.detail
+        )
+
+    def batch(
+        self,
+        step: int,
+        version: int,
+        pair_ids: Sequence[str],
+    ) -> None:
+        """The learner trained on these pairs; the weights before the step were of `version`."""
+        self._journal.write(
+            "step",
+            step=step,
+            version=version,
+            pairs=list(pair_ids),
+        )
+
+    def publish(self, manifest: WeightManifest, reports: Sequence[LoadReport]) -> None:
+        """All engines hold new weights."""
+        self._journal.write(
+            "publish",
+            version=manifest.version,
+            checksum=manifest.checksum,
+            change_norm=manifest.change_norm,
+            probe_error=[report.probe_error for report in reports],
+        )
+
+    def no_validation(self) -> None:
+        """There are no validation prompts, so the last checkpoint becomes the policy."""
+        self._journal.write("no_validation", picks="last")
+
+    def validation(self, step: int, scores: Mapping[str, Any]) -> None:
+        """The weights after `step` were scored on the validation split of one suite."""
+        self._journal.write("validation", step=step, **scores)
+
+    def picked(self, step: int, by: Literal["validation", "last"]) -> None:
+        """The checkpoint of `step` became the policy."""
+        self._journal.write("picked", step=step, by=by)
+
+    def sync(self) -> None:
+        """Bring every event so far to disk."""
+        self._journal.sync()
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step is over: its events and metrics are on disk when this returns."""
+        assert self._training is not None, "steps are recorded inside `training`"
+        # The journal first: a step in metrics.jsonl always has its pairs there.
+        self._journal.sync()
+        self._training.step(step, metrics)
+
+    def before_checkpoint(self, step: int) -> None:
+        """Bring to disk what a resume from the checkpoint of `step` will not repeat."""
+        self.pairs.write(step, self._unsaved_pairs)
+        self._unsaved_pairs = []
+        self._journal.sync()
+
+    def checkpoint(
+        self,
+        step: int,
+        score: float | None,
+        best_step: int | None,
+    ) -> None:
+        """The checkpoint of `step` is whole."""
+        self._journal.write(
+            "checkpoint",
+            step=step,
+            score=score,
+            best_step=best_step,
+        )
+
+
+class _Training:
+    """Metrics and bar of the steps."""
+
+    def __init__(
+        self,
+        metrics: MetricsWriter,
+        bar: ProgressReport,
+        global_batch: int,
+    ) -> None:
+        self._metrics = metrics
+        self._bar = bar
+        self._global_batch = global_batch
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._metrics.write(step, metrics)
+        pairs_per_s = self._bar.rate * self._global_batch
+        staleness = metrics["staleness/mean"]
+        margin = metrics.get("rewards/margins", 0.0)
+        loss = metrics.get("loss", 0.0)
+        self._bar.advance(
+            f"{pairs_per_s:.1f} pairs/s · staleness {staleness:.2f} · "
+            f"margin {margin:.3f} · loss {loss:.3f}"
+        )

@@ -1,0 +1,137 @@
+"""What a run starts from: its prompts and offline pairs, and whether they fit what the config wants of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cluster.shapes_world import training_prompts
+from common.chat import ChatEncoder
+from common.config import RunConfig, ShapesPrompts
+from common.data.datasets import read_pairs, read_prompts
+from common.data.images import ImageStore
+from common.errors import UserError
+from common.records import Dropped, PreferencePair, Prompt
+from common.sources import ONLINE_BDHS, RLOO
+from learner.anatomy_logps import of_policy
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Prompts to sample from, and offline pairs."""
+
+    prompts: Sequence[Prompt]
+    offline: Sequence[PreferencePair]
+
+
+def load_training_data(
+    config: RunConfig,
+    store: ImageStore,
+    dropped: list[Dropped],
+) -> TrainingData:
+    """What a run starts from; rows that cannot be used are appended to `dropped`.
+
+    Raises:
+        UserError: the data does not fit what the config wants of it.
+    """
+    prompts = load_prompts(config, store, dropped)
+    offline = load_offline(config, dropped)
+    check_sources(config, offline)
+    return TrainingData(prompts, offline)
+
+
+def load_prompts(
+    config: RunConfig,
+    store: ImageStore,
+    dropped: list[Dropped],
+) -> list[Prompt]:
+    """The prompts to sample from; rows that cannot be read are appended to `dropped`.
+
+    Raises:
+        UserError: there is no usable prompt, or none has what an online source needs: a reference answer, or truth.
+    """
+    source = config.data.prompts
+    if isinstance(source, ShapesPrompts):
+        prompts = training_prompts(source.count, source.seed, store)
+    else:
+        prompts = read_prompts(Path(source.path), dropped, source.rows)
+    if not prompts:
+        raise UserError(
+            f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows"
+        )
+    _check_prompts(config, prompts)
+    return prompts
+
+
+def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePair]:
+    """The offline pairs of all sets, none when the mixture wants none; what is left out is appended to `dropped`.
+
+    They have no weight version, whatever run sampled them: staleness counts the versions of this run. Their ids differ
+    from those of this run's online pairs. Answers with tokens of another policy's tokenizer are read as text.
+    """
+    offline = config.data.offline
+    if offline is None or min(config.mixture.fractions) == 1:
+        return []
+    encoder = ChatEncoder(config.model.path, config.model.max_length)
+    pairs: dict[str, PreferencePair] = {}
+    paths = [offline.path] if isinstance(offline.path, str) else offline.path
+    for path in paths:
+        # The first set that has an id keeps it.
+        for pair in read_pairs(Path(path), dropped):
+            pair_id = _offline_id(pair.id)
+            if pair_id in pairs:
+                detail = f"{path}: an earlier set has a pair of this id"
+                dropped.append(Dropped(pair.id, "duplicate_id", detail))
+                continue
+            readable = of_policy(pair, encoder)
+            pairs[pair_id] = replace(readable, id=pair_id, weight_version=None)
+    return list(pairs.values())
+
+
+def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
+    """Refuse (UserError) losses of sources that this run does not have, and rloo for pairs without fresh advantages."""
+    online = set(_online_sources(config))
+    offline_sources = {pair.source for pair in offline}
+    known = online | offline_sources
+    unknown = sorted(set(config.learner.source_losses) - known)
+    if unknown:
+        raise UserError(
+            f"learner.source_losses: expected sources of this run ({', '.join(sorted(known))}), got "
+            f"{', '.join(unknown)}; correct the name or leave it out"
+        )
+    # A judged group's pairs alone hold advantages, and only while they are fresh.
+    without_advantages = sorted((online - {RLOO}) | offline_sources)
+    loss_of = config.learner.loss_of
+    wrong = [name for name in without_advantages if loss_of(name).reads_advantages]
+    if wrong:
+        raise UserError(
+            f"learner.loss.kind: rloo expects freshly judged groups, got pairs of {', '.join(wrong)}; give them a loss "
+            f"of their own (learner.source_losses.{wrong[0]}.kind) or set mixture.online_fraction = 1"
+        )
+
+
+def _check_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> None:
+    sources = _online_sources(config)
+    has_reference = any(prompt.reference for prompt in prompts)
+    if ONLINE_BDHS in sources and not has_reference:
+        raise UserError(
+            f"data.prompts: expected prompts with reference answers for mixture.online_bdhs_fraction = "
+            f"{config.mixture.online_bdhs_fraction}, got none among {len(prompts)}; add them or set it to 0"
+        )
+    has_truth = any(prompt.truth for prompt in prompts)
+    needs_truth = config.reward.judge.kind == "rules"
+    if config.judged_source in sources and needs_truth and not has_truth:
+        raise UserError(
+            f"data.prompts: expected prompts with truth for reward.judge.kind = rules, got none among {len(prompts)}; "
+            "add a judge of your own (reward/), or set mixture.online_bdhs_fraction = 1: BDHS needs reference answers"
+        )
+
+
+def _online_sources(config: RunConfig) -> tuple[str, ...]:
+    return config.online_sources if max(config.mixture.fractions) else ()
+
+
+def _offline_id(id: str) -> str:
+    """Online pairs of every run are called `EPOCH:PROMPT_ID`; those of another run must not pass for this one's."""
+    return f"offline:{id}" if id.partition(":")[0].isdigit() else id

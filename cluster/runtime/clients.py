@@ -1,0 +1,175 @@
+"""Typed calls to the workers: one thin client per kind over a `Handle`.
+
+Method names as strings stand here and nowhere else. Every call that a client awaits has a limit
+(`loop.call_timeout_s`); a worker that does not answer in time is named in the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.runtime.waiting import answer, answers
+from common.protocols import GenerationRequest, Handle, Tensors
+from common.records import (
+    Dropped,
+    Judged,
+    LoadReport,
+    PreferencePair,
+    Prompt,
+    RolloutGroup,
+    StepResult,
+    Verdict,
+    WeightManifest,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutClient:
+    """One rollout worker (`actors.rollout.RolloutWorker`)."""
+
+    handle: Handle
+    limit_s: float
+
+    async def start(self) -> dict[str, Any]:
+        """Start the engine; returns what it reports of itself."""
+        report: dict[str, Any] = await self._call("start")
+        return report
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
+        """One group or reason per request, in order."""
+        groups: list[RolloutGroup | Dropped] = await self._call(
+            "generate", list(requests)
+        )
+        return groups
+
+    async def bdhs_pairs(
+        self, groups: Sequence[tuple[str, Prompt]]
+    ) -> list[PreferencePair | Dropped]:
+        """One BDHS pair or reason per (group id, prompt), in order."""
+        pairs: list[PreferencePair | Dropped] = await self._call(
+            "bdhs_pairs", list(groups)
+        )
+        return pairs
+
+    async def score(
+        self, answers: Sequence[tuple[Prompt, str]]
+    ) -> list[tuple[float, ...] | Dropped]:
+        """Token log-probs (nats) of whole answers, or a reason, in order."""
+        scores: list[tuple[float, ...] | Dropped] = await self._call(
+            "score", list(answers)
+        )
+        return scores
+
+    async def load(
+        self, manifest: Awaitable[WeightManifest], tensors: Awaitable[Tensors]
+    ) -> LoadReport:
+        """Swap the engine's weights for published ones, passed on by reference."""
+        report: LoadReport = await self._call("load", manifest, tensors)
+        return report
+
+    async def close(self) -> None:
+        """Stop the engine."""
+        await self._call("close")
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        return await answer(
+            self.handle.call(method, *args), self.limit_s, "rollout worker"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RewardClient:
+    """One reward worker (`reward.worker.RewardWorker`)."""
+
+    handle: Handle
+    limit_s: float
+
+    async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
+        """What becomes of every group: pairs or a reason, and the verdict."""
+        ranked: list[Judged] = await self._call("rank", list(groups))
+        return ranked
+
+    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+        """One checked verdict or reason per group, in order."""
+        verdicts: list[Verdict | Dropped] = await self._call("judge", list(groups))
+        return verdicts
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        return await answer(
+            self.handle.call(method, *args), self.limit_s, "reward worker"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerClient:
+    """All learner ranks. Every rank takes part in every call: their collectives must meet."""
+
+    handles: Sequence[Handle]
+    limit_s: float
+
+    async def start(self) -> list[dict[str, Any]]:
+        """Let the ranks meet at rank 0's address and start; returns their reports."""
+        # Rank 0 picks the address on its own node; the controller may be on another.
+        rendezvous = self.handles[0].call("rendezvous")
+        address, port = await answer(rendezvous, self.limit_s, "learner")
+        return await self._call("start", address, port)
+
+    async def step(
+        self, step: int, pairs: Sequence[PreferencePair]
+    ) -> tuple[StepResult, list[Dropped]]:
+        """One update on a global batch: rank 0's result and the refused pairs."""
+        results = await self._call("step", step, list(pairs))
+        result: tuple[StepResult, list[Dropped]] = results[0]
+        return result
+
+    async def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
+        """The response whose log-probs every manifest carries from now on."""
+        await self._call("set_probe", prompt, token_ids)
+
+    def publish(
+        self, version: int
+    ) -> tuple[Awaitable[WeightManifest], Awaitable[Tensors]]:
+        """References to the manifest and the weights of rank 0, to be passed on to engines."""
+        # Gathering sharded weights is a collective: all ranks are called, rank 0 answers.
+        published = [
+            handle.call_split("publish", 2, version) for handle in self.handles
+        ]
+        manifest, tensors = published[0]
+        return manifest, tensors
+
+    async def save(self, directory: Path) -> None:
+        """Write every rank's part of a checkpoint."""
+        await self._call("save", str(directory))
+
+    async def load(self, directory: Path) -> None:
+        """Go on from what `save` wrote."""
+        await self._call("load", str(directory))
+
+    async def export(self, directory: Path) -> None:
+        """Write the policy as a Hugging Face directory."""
+        await self._call("export", str(directory))
+
+    async def _call(self, method: str, *args: Any) -> list[Any]:
+        calls = [handle.call(method, *args) for handle in self.handles]
+        return await answers(calls, self.limit_s, "learner")
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The actors of a run."""
+
+    rollout: Sequence[RolloutClient]
+    reward: Sequence[RewardClient]
+    learner: LearnerClient
+
+    async def start(self) -> list[dict[str, Any]]:
+        """Start learner ranks and engines side by side; returns reports, learner ranks first."""
+        engines = [client.start() for client in self.rollout]
+        ranks, *reports = await asyncio.gather(self.learner.start(), *engines)
+        return [*ranks, *reports]

@@ -1,0 +1,199 @@
+"""Plain classes as Ray actors. The only file that imports Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Sequence
+from types import ModuleType
+from typing import Any
+
+from cluster.runtime.placement import Bundle
+from common.config import Cluster
+from common.errors import UserError
+from common.protocols import Handle
+
+CONNECT_LIMIT_S = 10.0
+
+
+def _import_ray(is_local: bool) -> ModuleType:
+    """Import Ray with the environment that it reads at import."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # An actor without GPUs must not see those of the machine.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    if is_local:
+        # Bind to loopback, as Ray does on Windows and macOS.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    import ray
+    import ray.util.scheduling_strategies
+
+    return ray
+
+
+def _check_listening(address: str) -> None:
+    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        peer = (host.strip("[]"), int(port))
+        socket.create_connection(peer, timeout=CONNECT_LIMIT_S).close()
+
+
+class RayHandle:
+    """One actor. References are Ray object refs: awaitable, and cheap to pass on.
+
+    `ray.kill` returns before the actor is dead, and a call sent after it may still be answered: a handle whose actor
+    was stopped sends none.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._stopped = False
+
+    @property
+    def actor(self) -> Any:
+        """The actor, to send it a call. Raises RuntimeError once it was stopped."""
+        if self._stopped:
+            raise RuntimeError(
+                "expected a running worker, got a call to one that was stopped"
+            )
+        return self._actor
+
+    def retire(self) -> Any:
+        """The actor, to be killed; no call is sent to it any more."""
+        actor = self.actor
+        self._stopped = True
+        return actor
+
+    def call(self, method: str, *args: Any) -> Awaitable[Any]:
+        remote_method = getattr(self.actor, method)
+        reference: Awaitable[Any] = remote_method.remote(*args)
+        return reference
+
+    def call_split(
+        self, method: str, num_returns: int, *args: Any
+    ) -> Sequence[Awaitable[Any]]:
+        remote_method = getattr(self.actor, method).options(num_returns=num_returns)
+        references: Sequence[Awaitable[Any]] = remote_method.remote(*args)
+        return references
+
+
+class RayRuntime:
+    """Connects to a cluster, or starts a local one bound to this machine's loopback address.
+
+    Raises:
+        UserError: no cluster answers at `cluster.address`, or `reserve` asks for more than the cluster has.
+    """
+
+    def __init__(self, config: Cluster, bundles: Sequence[Bundle] = ()) -> None:
+        self._config = config
+        self._actors: list[Any] = []
+        self._group: Any = None
+        self._bundle_index: dict[str, int] = {}
+        address = config.address or os.environ.get("RAY_ADDRESS")
+        self._ray = _import_ray(is_local=not address)
+        self._connect(address)
+        try:
+            self._reserve(bundles)
+        except BaseException:
+            self.shutdown()
+            raise
+
+    def _connect(self, address: str | None) -> None:
+        options: dict[str, Any] = {
+            "logging_level": logging.WARNING,
+            "log_to_driver": bool(os.environ.get("SIGHTLINE_DEBUG")),
+        }
+        if address:
+            options["address"] = address
+            remedy = "start one with `ray start --head` or leave the address out"
+            expected = f"cluster.address: expected a running Ray cluster at {address}"
+        else:
+            options["address"] = "local"
+            options["include_dashboard"] = False
+            options["object_store_memory"] = 1 << 29
+            remedy = "free processors or memory and try again, or give cluster.address"
+            expected = "cluster: expected Ray to start on this machine"
+        try:
+            if address:
+                _check_listening(address)
+            self._ray.init(**options)
+        # Ray raises a bare Exception where its node does not come up in time.
+        except Exception as error:
+            lines = str(error).splitlines()
+            reason = lines[0] if lines else type(error).__name__
+            raise UserError(f"{expected}, got: {reason}; {remedy}") from error
+
+    def _reserve(self, bundles: Sequence[Bundle]) -> None:
+        """Take all resources at once, so that two half-started runs cannot wait for each other."""
+        if not bundles:
+            return
+        self._check_size("CPU", "num_cpus", bundles)
+        self._check_size("GPU", "num_gpus", bundles)
+        resources: list[dict[str, float]] = []
+        for bundle in bundles:
+            # Ray refuses a bundle without resources; such an actor needs no place.
+            if bundle.num_cpus or bundle.num_gpus:
+                self._bundle_index[bundle.name] = len(resources)
+                resources.append({"CPU": bundle.num_cpus, "GPU": bundle.num_gpus})
+        self._group = self._ray.util.placement_group(resources, strategy="PACK")
+        limit_s = self._config.start_timeout_s
+        if not self._group.wait(limit_s):
+            raise UserError(
+                f"placement: expected the reservation within {limit_s:g} s, got none; other jobs "
+                "hold the resources: `ray status` lists them"
+            )
+
+    def _check_size(
+        self,
+        resource: str,
+        field: str,
+        bundles: Sequence[Bundle],
+    ) -> None:
+        wanted = sum(getattr(bundle, field) for bundle in bundles)
+        available = self._ray.cluster_resources().get(resource, 0)
+        if wanted > available:
+            raise UserError(
+                f"placement: expected {wanted:g} {resource}s for {len(bundles)} actors, got "
+                f"{available:g} in the cluster; lower rollout.{field}, learner.{field} or num_workers"
+            )
+
+    def spawn(
+        self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
+    ) -> Handle:
+        """Start `worker(*args)` as an actor, inside the reservation when it has a place of that name."""
+        options: dict[str, Any] = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "max_restarts": 0,
+        }
+        if name in self._bundle_index:
+            strategies = self._ray.util.scheduling_strategies
+            options["scheduling_strategy"] = (
+                strategies.PlacementGroupSchedulingStrategy(
+                    self._group,
+                    placement_group_bundle_index=self._bundle_index[name],
+                )
+            )
+        actor_class = self._ray.remote(**options)(worker)
+        actor: Any = actor_class.remote(*args)
+        self._actors.append(actor)
+        return RayHandle(actor)
+
+    def stop(self, handle: Handle) -> None:
+        """Kill one actor; its place in the reservation is free for another of the same name."""
+        assert isinstance(handle, RayHandle)
+        actor = handle.retire()
+        self._actors.remove(actor)
+        self._ray.kill(actor)
+
+    def shutdown(self) -> None:
+        """Kill our actors and give the reservation back; stop the cluster if it was ours."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors.clear()
+        if self._group is not None:
+            self._ray.util.remove_placement_group(self._group)
+            self._group = None
+        self._ray.shutdown()

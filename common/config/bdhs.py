@@ -1,0 +1,71 @@
+"""Settings of BDHS, Bias-Driven Hallucination Sampling (arXiv 2407.02477, section 3.4)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from common.config.section import Section
+
+
+class BdhsConfig(Section):
+    """The paper's values; values that it does not state are marked "ours".
+
+    What each variant hides, and how it makes an answer:
+
+        attention   image tokens beyond `rho`; the sentences of the true answer are continued
+        noise       nothing, the image is noised; the sentences of the true answer are continued
+        unguided    image tokens beyond `rho`; every attempt is a whole answer of its own
+
+    `rho` must be tuned to the number of image tokens: 0.99 of 2,880 tokens leaves 29, of 36 tokens none. The paper
+    tunes it by the share of examples that need another attempt. With `rho` 1 no image token is visible.
+    """
+
+    variant: Literal["attention", "noise", "unguided"] = "attention"
+    rho: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="an image token stays visible iff its uniform draw is >= rho",
+    )
+    noise_step: int = Field(
+        500, ge=0, lt=1000, description="diffusion step of 1000; variant noise only"
+    )
+    similarity_threshold: float = Field(
+        0.97, description="accept a rejected answer less similar than this"
+    )
+    max_attempts: int = Field(
+        5,
+        ge=1,
+        description="the last one is unguided and taken whatever its similarity",
+    )
+    flip_prob: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="a sentence that begins with Yes or No is flipped this often",
+    )
+    temperature: float = Field(1.0, ge=0, description="ours")
+    max_tokens: int = Field(
+        64,
+        ge=1,
+        description="tokens of one sentence's continuation; longer is no answer (ours)",
+    )
+    max_answer_tokens: int = Field(
+        256,
+        ge=1,
+        description="tokens of the unguided answer; longer is no answer (ours)",
+    )
+    max_reference_chars: int = Field(
+        20_000,
+        ge=1,
+        description="a longer true answer is refused as answer_too_long (ours)",
+    )
+    stop: tuple[str, ...] = Field(
+        (".",), description="what ends a continuation, besides the end of sequence"
+    )
+    seed: int = Field(
+        0,
+        description="of masks, cuts and samples; `generate` takes run.seed unless set",
+    )

@@ -1,0 +1,216 @@
+"""Settings of the losses, one section per kind, for `learner.loss` and `learner.source_losses.NAME`.
+
+The formulas are in `learner/losses/`. What the controller must know of a loss without loading torch is declared here,
+as class variables.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field, Tag, model_validator
+
+from common.config.section import Section
+
+DEFAULT_KIND = "sigmoid"
+
+
+class Loss(Section):
+    """Settings that every loss has. The papers searched DPO's `beta` over 0.05-0.5, ipo's over 0.8-1, hinge's over
+    0.02-0.2."""
+
+    reads_reference: ClassVar[bool] = True
+    """Whether the loss or its metrics read the reference's log-probs. A run in which none does never runs it."""
+    reads_advantages: ClassVar[bool] = False
+    """Whether it trains on all completions of a freshly judged group, two by two, by their advantages."""
+
+    kind: str
+    beta: float = Field(0.1, gt=0)
+    nll_weight: float = Field(
+        0.0, ge=0, description="weight of the NLL of the chosen side, per token"
+    )
+    weight: float = Field(
+        1.0,
+        gt=0,
+        description="of each pair in the batch's mean; only of a source's loss",
+    )
+
+
+class SmoothedLoss(Loss):
+    """A loss with a sigmoid term whose labels may be wrong."""
+
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="the rate at which labels are wrong"
+    )
+
+
+class Sigmoid(SmoothedLoss):
+    """DPO (arXiv 2305.18290), with label smoothing cDPO."""
+
+    kind: Literal["sigmoid"] = "sigmoid"
+
+
+class Robust(SmoothedLoss):
+    """Robust DPO (arXiv 2403.00409): unbiased when labels are wrong at the rate `label_smoothing`."""
+
+    kind: Literal["robust"] = "robust"
+
+
+class Ipo(Loss):
+    """IPO (arXiv 2310.12036), length-normalised."""
+
+    kind: Literal["ipo"] = "ipo"
+
+
+class Hinge(Loss):
+    """SLiC (arXiv 2305.10425) as a DPO loss."""
+
+    kind: Literal["hinge"] = "hinge"
+
+
+class Simpo(SmoothedLoss):
+    """SimPO (arXiv 2405.14734). There is no reference: `beta` scales log-probs per token, hence another default."""
+
+    reads_reference: ClassVar[bool] = False
+
+    kind: Literal["simpo"] = "simpo"
+    beta: float = Field(2.0, gt=0, description="of log-probs per token; paper: 2.0-2.5")
+    gamma: float = Field(
+        1.0,
+        ge=0,
+        description="target margin; the paper: 0.3-1.6, about half of beta first",
+    )
+
+
+class Mdpo(Loss):
+    """mDPO (arXiv 2406.11839): DPO, a preference for the whole image over a crop of it, and an anchor."""
+
+    kind: Literal["mdpo"] = "mdpo"
+    crop: tuple[float, float] = Field(
+        (0.01, 0.2),
+        description="smallest and largest share of the image's area that the crop keeps",
+    )
+    image_weight: float = Field(1.0, ge=0, description="of the image-preference term")
+    anchor_weight: float = Field(
+        1.0, ge=0, description="of the anchor, which keeps the chosen reward above 0"
+    )
+
+    @model_validator(mode="after")
+    def _crop_is_a_range(self) -> Mdpo:
+        low, high = self.crop
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f"crop must be two shares with 0 < low <= high <= 1, got {low} and {high}; change it"
+            )
+        return self
+
+
+class Ddpo(Loss):
+    """Dense DPO of RLHF-V (arXiv 2312.00849): tokens in which the answers differ weigh more. The paper: beta 0.5."""
+
+    kind: Literal["ddpo"] = "ddpo"
+    gamma: float = Field(5.0, ge=1, description="weight of changed tokens, others: 1")
+    normalise: bool = Field(
+        True, description="divide by the sum of weights, as in the paper"
+    )
+    min_match: int = Field(
+        3,
+        ge=1,
+        description="a shorter run of equal tokens between changes counts as changed (as in published code)",
+    )
+
+
+class Mpo(SmoothedLoss):
+    """MPO (arXiv 2411.10442): which side is better, whether each side is good, and how to write the chosen one."""
+
+    kind: Literal["mpo"] = "mpo"
+    preference_weight: float = Field(0.8, ge=0, description="of the sigmoid term")
+    quality_weight: float = Field(
+        0.2, ge=0, description="of the BCO term, each side against the mean reward"
+    )
+    generation_weight: float = Field(
+        1.0, ge=0, description="of the chosen side's NLL per token"
+    )
+
+
+class Povid(Loss):
+    """POVID's second stage (arXiv 2402.11411): DPO against what the policy says of a noised image, token by token."""
+
+    kind: Literal["povid"] = "povid"
+    noise_step: int = Field(
+        500,
+        ge=0,
+        le=999,
+        description="of 1000; 500 leaves 75 % of the image's variance",
+    )
+    shared_tokens: bool = Field(
+        True, description="reference scores the policy's tokens; false: as published"
+    )
+
+
+class Rloo(Loss):
+    """RLOO (arXiv 2402.14740): a policy gradient on the judge's scores, `beta` the weight of its KL penalty.
+
+    It is on-policy: use it with `loop.max_staleness = 0`. The paper has beta = 0.4 with k = 4 and temperature 1.
+    """
+
+    reads_advantages: ClassVar[bool] = True
+
+    kind: Literal["rloo"] = "rloo"
+    normalise: bool = Field(
+        True, description="divide advantages by their root mean square over the batch"
+    )
+
+
+AnyLoss = (
+    Annotated[Sigmoid, Tag("sigmoid")]
+    | Annotated[Robust, Tag("robust")]
+    | Annotated[Ipo, Tag("ipo")]
+    | Annotated[Hinge, Tag("hinge")]
+    | Annotated[Simpo, Tag("simpo")]
+    | Annotated[Mdpo, Tag("mdpo")]
+    | Annotated[Ddpo, Tag("ddpo")]
+    | Annotated[Mpo, Tag("mpo")]
+    | Annotated[Povid, Tag("povid")]
+    | Annotated[Rloo, Tag("rloo")]
+)
+"""Every loss; `common.config` adds the discriminator."""
+
+
+def loss_sections() -> dict[str, type[Loss]]:
+    """The section of every kind."""
+    sections: dict[str, type[Loss]] = {}
+    for member in get_args(AnyLoss):
+        section, tag = get_args(member)
+        sections[tag.tag] = section
+    return sections
+
+
+def inherited(run: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a source's loss, completed from those of the run's loss.
+
+    A setting is taken over if it stands in a class that both kinds share: all of them when the kinds are equal. `beta`
+    is not taken over between a loss with and one without a reference, where it means another thing, and `weight`
+    never.
+    """
+    run_kind = run.get("kind", DEFAULT_KIND)
+    source_kind = source.get("kind", run_kind)
+    names = _shared_settings(str(run_kind), str(source_kind))
+    taken = {name: value for name, value in run.items() if name in names}
+    return {"kind": source_kind, **taken, **source}
+
+
+def _shared_settings(kind: str, other_kind: str) -> set[str]:
+    sections = loss_sections()
+    if kind not in sections or other_kind not in sections:
+        return set()  # validation names the unknown kind
+    section, other = sections[kind], sections[other_kind]
+    # A name alone proves nothing: `gamma` of simpo and of ddpo are two settings.
+    names: set[str] = set()
+    for shared in section.__mro__:
+        if issubclass(shared, Loss) and issubclass(other, shared):
+            names |= set(shared.model_fields)
+    # Without a reference beta scales log-probs per token, not a ratio.
+    if section.reads_reference != other.reads_reference:
+        names.discard("beta")
+    return names - {"kind", "weight"}

@@ -1,0 +1,183 @@
+"""From a TOML preset, short flags and `--section.key value` words to a validated config tree.
+
+    a command's own defaults ─▶ preset ─▶ flags and overrides ─▶ validation     each later one wins
+
+Every mistake is one line that names the key as the user wrote it.
+"""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from common.config import RunConfig
+from common.config.flags import Flag
+from common.config.keys import describe, is_below, sections_of
+from common.config.messages import explain
+from common.config.plain_tree import Assignment, Tree, merge, parse, type_at, write
+from common.errors import UserError
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def load_config(preset: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a preset of a run and apply overrides such as `["--learner.num_steps", "5"]` (UserError as `load`)."""
+    return load(RunConfig, preset, overrides)
+
+
+def load(
+    schema: type[Config],
+    preset: Path | None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[Flag, str] | None = None,
+    known_flags: Sequence[Flag] = (),
+) -> Config:
+    """Read a preset and apply overrides and short flags.
+
+    Args:
+        schema: the config tree of the command.
+        preset: TOML file, or None for defaults alone.
+        overrides: words `--section.key value` or `--section.key=value`.
+        flags: short flags that were given, with their values.
+        known_flags: all short flags of the command, which errors name beside their keys.
+
+    Raises:
+        UserError: the file cannot be read, a key is unknown (the nearest valid name is given), a value is wrong,
+            or a flag and an override of the same key disagree.
+    """
+    tree = copy.deepcopy(schema.job_defaults)
+    if preset is not None:
+        merge(tree, _read_preset(preset), schema)
+    command_line = _CommandLine(schema, tree)
+    for key, word in _override_words(overrides):
+        command_line.add_override(key, word)
+    for flag, word in (flags or {}).items():
+        command_line.add_flag(flag, word)
+    command_line.apply()
+    for name, field in schema.model_fields.items():
+        # An error about a missing key names the key, not the section that is not there.
+        if field.is_required() and sections_of(field.annotation):
+            tree.setdefault(name, {})
+    return _validate(schema, tree, known_flags)
+
+
+def validate(tree: Tree) -> RunConfig:
+    """Validate the plain tree of a run; the first problem becomes a one-line UserError."""
+    return _validate(RunConfig, tree, ())
+
+
+def describe_keys(schema: type[RunConfig] = RunConfig) -> str:
+    """Every key that overrides may name, with its type, default and meaning, for --help."""
+    return describe(schema, schema.keys_read, schema.job_defaults)
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part a command line into words for argparse and `--section.key value` overrides.
+
+    argparse does not know the overrides: it would take the value of one for a positional argument.
+    """
+    others: list[str] = []
+    overrides: list[str] = []
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        key, equals, _ = word.partition("=")
+        if not key.startswith("--") or "." not in key:
+            others.append(word)
+            continue
+        overrides.append(word)
+        has_value = remaining and not remaining[0].startswith("--")
+        if not equals and has_value:
+            overrides.append(remaining.pop(0))
+    return others, overrides
+
+
+def _validate(schema: type[Config], tree: Tree, known_flags: Sequence[Flag]) -> Config:
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(explain(error, schema, known_flags)) from error
+
+
+def _read_preset(path: Path) -> Tree:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"preset: expected a TOML file, got {path} ({error.strerror}); check the path"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"preset {path}: expected TOML, got {error}") from error
+
+
+def _override_words(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Keys and the words for them."""
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or "." not in key:
+            raise UserError(
+                f"expected --section.key value, got {word!r}; --help lists the keys"
+            )
+        if not equals:
+            if not remaining or remaining[0].startswith("--"):
+                raise UserError(f"--{key}: expected a value after it, got nothing")
+            value = remaining.pop(0)
+        yield key, value
+
+
+class _CommandLine:
+    """The values that overrides and flags give to the keys of a tree."""
+
+    def __init__(self, schema: type[RunConfig], tree: Tree) -> None:
+        self._schema = schema
+        self._tree = tree
+        self._by_key: dict[str, Assignment] = {}
+        self._flags_by_kind: list[tuple[Flag, str]] = []
+
+    def add_override(self, key: str, word: str) -> None:
+        """A later override of the same key wins. Keys that the command does not read are refused (UserError)."""
+        keys_read = self._schema.keys_read
+        is_known = type_at(self._schema, self._tree, key) is not None
+        if keys_read and is_known and not is_below(key, keys_read):
+            raise UserError(
+                f"--{key}: expected a key that this command reads ({', '.join(keys_read)}), got another; leave it out"
+            )
+        self._by_key[key] = Assignment(key, word, f"--{key}")
+
+    def add_flag(self, flag: Flag, word: str) -> None:
+        """Set the flag's key and what it implies (UserError when an override says something else)."""
+        for key, implied in flag.implies:
+            self._set_by_flag(flag, key, implied)
+        if flag.otherwise is None:
+            self._set_by_flag(flag, flag.key, word)
+        else:
+            self._flags_by_kind.append((flag, word))
+
+    def apply(self) -> None:
+        """Write all values into the tree."""
+        for assignment in self._by_key.values():
+            write(self._tree, self._schema, assignment, self._by_key)
+        # Which key such a flag means is known only once all kinds are.
+        for flag, word in self._flags_by_kind:
+            key = flag.key
+            if type_at(self._schema, self._tree, key) is None and flag.otherwise:
+                key = flag.otherwise
+            assignment = self._set_by_flag(flag, key, word)
+            write(self._tree, self._schema, assignment, self._by_key)
+
+    def _set_by_flag(self, flag: Flag, key: str, word: str) -> Assignment:
+        assignment = Assignment(key, word, flag.name)
+        first = self._by_key.setdefault(key, assignment)
+        annotation = type_at(self._schema, self._tree, key)
+        if parse(first.word, annotation) != parse(word, annotation):
+            raise UserError(
+                f"{flag.name} and {first.written}: expected one value of {key}, got two that differ; give one of them"
+            )
+        return first

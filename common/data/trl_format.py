@@ -1,0 +1,206 @@
+"""TRL's preference format for vision-language models: our pairs as its rows, and its rows as our records.
+
+images             [{bytes, path}], which `datasets` loads as Image
+prompt             [{role, content: [{type, text}]}]
+chosen, rejected   one assistant message each, in the same form
+sightline_meta     JSON of what TRL has no column for; TRL ignores it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.data.images import read_bytes
+from common.errors import Refused
+from common.records import Message, Part, PreferencePair, Prompt, Response
+
+META = "sightline_meta"
+
+_CONTENT = pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())]))
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", _CONTENT)]))
+_STRING = {"dtype": "string", "_type": "Value"}
+_MESSAGE_FEATURES = [{"role": _STRING, "content": [{"type": _STRING, "text": _STRING}]}]
+_FEATURES = {
+    "images": [{"_type": "Image"}],
+    "prompt": _MESSAGE_FEATURES,
+    "chosen": _MESSAGE_FEATURES,
+    "rejected": _MESSAGE_FEATURES,
+    META: _STRING,
+}
+TRL_SCHEMA = pa.schema(
+    [
+        (
+            "images",
+            pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ),
+        ("prompt", _MESSAGES),
+        ("chosen", _MESSAGES),
+        ("rejected", _MESSAGES),
+        (META, pa.string()),
+    ],
+    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
+)
+
+_Tokens = tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None
+
+
+class _Meta(BaseModel):
+    """What `sightline_meta` holds: everything of a pair but its messages, texts and images."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    id: str
+    source: str
+    prompt_id: str
+    reference: str | None
+    truth: dict[str, Any] | None
+    weight_version: Annotated[int, Field(ge=0, lt=2**63)] | None
+    scores: tuple[float, float] | None
+    prompt_token_ids: _Tokens
+    chosen_token_ids: _Tokens
+    rejected_token_ids: _Tokens
+
+
+def trl_row(pair: PreferencePair) -> dict[str, Any]:
+    """A row of `TRL_SCHEMA`, images included.
+
+    Raises:
+        Refused: `image_missing`, `image_changed` when an image file is no longer what it was.
+    """
+    images = [
+        {"bytes": read_bytes(ref), "path": PurePosixPath(ref.path).name}
+        for ref in pair.prompt.images
+    ]
+    meta = {
+        "id": pair.id,
+        "source": pair.source,
+        "prompt_id": pair.prompt.id,
+        "reference": pair.prompt.reference,
+        "truth": pair.prompt.truth,
+        "weight_version": pair.weight_version,
+        "scores": pair.scores,
+        "prompt_token_ids": pair.prompt_token_ids,
+        "chosen_token_ids": pair.chosen.token_ids,
+        "rejected_token_ids": pair.rejected.token_ids,
+    }
+    return {
+        "images": images,
+        "prompt": [_message_row(message) for message in pair.prompt.messages],
+        "chosen": [_answer_row(pair.chosen)],
+        "rejected": [_answer_row(pair.rejected)],
+        META: json.dumps(meta, ensure_ascii=False),
+    }
+
+
+def pair_of_meta(
+    meta: Any,
+    messages: tuple[Message, ...],
+    chosen: str | None,
+    rejected: str | None,
+) -> PreferencePair:
+    """The pair that `trl_row` exported, without its images (ValueError when `meta` is not what it writes)."""
+    fields = _Meta.model_validate_json(meta)
+    prompt = Prompt(
+        id=fields.prompt_id,
+        messages=messages,
+        images=(),
+        reference=fields.reference,
+        truth=fields.truth,
+    )
+    return PreferencePair(
+        id=fields.id,
+        prompt=prompt,
+        chosen=Response(chosen or "", fields.chosen_token_ids),
+        rejected=Response(rejected or "", fields.rejected_token_ids),
+        source=fields.source,
+        weight_version=fields.weight_version,
+        prompt_token_ids=fields.prompt_token_ids,
+        scores=fields.scores,
+    )
+
+
+def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
+    """The messages of a prompt, which may also be a plain text.
+
+    Where a message's content is a plain text, the images stand before the first user turn of this kind.
+
+    Raises:
+        Refused: `bad_row`, `role_unknown`.
+    """
+    if isinstance(items, str):
+        items = [{"role": "user", "content": items}]
+    if not isinstance(items, list):
+        raise Refused(
+            "bad_row",
+            f"expected a list of messages, got {type(items).__name__}; check the data set",
+        )
+    messages: list[Message] = []
+    images_left = num_images
+    for item in items:
+        role = item["role"]
+        content = item["content"]
+        if role not in ("system", "user", "assistant"):
+            raise Refused(
+                "role_unknown",
+                f"expected system, user or assistant, got {str(role)[:40]!r}; drop the row",
+            )
+        parts: list[Part] = []
+        if isinstance(content, str):
+            if role == "user":
+                parts += [Part("image")] * images_left
+                images_left = 0
+            parts.append(Part("text", content))
+        else:
+            parts += [_part(part) for part in content]
+        messages.append(Message(role, tuple(parts)))
+    return tuple(messages)
+
+
+def read_answer(items: Any) -> str | None:
+    """The text of one assistant message, or a plain text as it is; None when there is no answer.
+
+    Raises:
+        Refused: `bad_row` when it is anything else.
+    """
+    if items is None or isinstance(items, str):
+        return items
+    turns = read_messages(items, 0)
+    if not turns:
+        return None
+    parts = turns[0].parts
+    is_one_text = len(parts) <= 1 and all(part.kind == "text" for part in parts)
+    if len(turns) > 1 or turns[0].role != "assistant" or not is_one_text:
+        raise Refused(
+            "bad_row",
+            "expected one assistant message with one text as an answer, got more; drop the row",
+        )
+    return parts[0].text if parts else None
+
+
+def _part(part: dict[str, Any]) -> Part:
+    if part["type"] == "image":
+        return Part("image", part.get("text") or "")
+    if part["type"] != "text" or not isinstance(part["text"], str):
+        raise Refused(
+            "bad_row",
+            f"expected parts of type image or text, got {str(part['type'])[:40]!r}; drop the row",
+        )
+    return Part("text", part["text"])
+
+
+def _message_row(message: Message) -> dict[str, Any]:
+    content: list[dict[str, str | None]] = []
+    for part in message.parts:
+        # TRL's own rows have null as the text of an image part.
+        no_text = None if part.kind == "image" else ""
+        content.append({"type": part.kind, "text": part.text or no_text})
+    return {"role": message.role, "content": content}
+
+
+def _answer_row(response: Response) -> dict[str, Any]:
+    return _message_row(Message("assistant", (Part("text", response.text),)))

@@ -1,0 +1,260 @@
+"""The training engine on DeepSpeed: ZeRO 0-3, any number of ranks, CPU (gloo) or GPU (nccl).
+
+DeepSpeed runs with `managed_gradient_accumulation: false`: `backward` only adds gradients up and `step` ends the batch,
+so that micro-batches of any size and number weigh as the learner says. Gradients are averaged over ranks.
+No other file imports deepspeed.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from common.config import Learner as LearnerConfig
+from learner.engines.optimizer import ClippedAdamW, adamw_options, build_schedule
+from learner.engines.ranks import join
+
+TAG = "learner"
+
+PERSISTENT_NUMEL = 100_000
+"""Under ZeRO-3, smaller parameters stay whole on every rank: gathering them costs more than keeping them."""
+
+
+class DeepSpeedEngine:
+    """Implements `common.protocols.TrainEngine`; every method is called by all ranks.
+
+    Args:
+        module: the policy, on the CPU.
+        config: optimizer, schedule, ZeRO stage, ranks; `num_gpus` 0 means CPU.
+        rank, world_size, master_address, master_port: where the ranks meet (not needed for a single one).
+
+    Raises:
+        UserError: the ranks do not meet in time.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: LearnerConfig,
+        rank: int,
+        world_size: int,
+        master_address: str,
+        master_port: int,
+    ) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        # Before the import, which reads it.
+        _set_environment(config, rank, world_size)
+        import deepspeed
+
+        warnings.filterwarnings(
+            "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
+        )
+        # This op only serves inference, and would compile C++ for a minute at the first start.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self._deepspeed = deepspeed
+        backend = "nccl" if config.num_gpus else "gloo"
+        join(backend, rank, world_size, master_address, master_port)
+        self._config = config
+        # Stage 0 steps bfloat16 weights through an older optimizer without a finiteness check; stage 1 computes the
+        # same sum with one.
+        self._stage = max(config.zero_stage, int(_is_bfloat16(module)))
+        trainable = [weight for weight in module.parameters() if weight.requires_grad]
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=_optimizer(trainable, config, self._stage),
+            model_parameters=trainable,
+            lr_scheduler=lambda optimizer: build_schedule(
+                optimizer, config.optimizer, config.num_steps
+            ),
+            config=_config(config, world_size, self._stage, _is_bfloat16(module)),
+            dist_init_required=False,
+        )
+        # A second DeepSpeed engine, around the reference; see `place_frozen`.
+        self._frozen: Any = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The module to call for the forward pass: DeepSpeed's wrapper around the policy."""
+        return self._engine  # type: ignore[no-any-return]
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch's share of the loss."""
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self) -> Mapping[str, float]:
+        """Reduce, clip, update, schedule, zero the gradients. Non-finite gradients: no update, `skipped` is 1."""
+        lr = self._engine.get_lr()[0]
+        self._engine.step()
+        self._forget_gradients()
+        norm = self._engine.get_global_grad_norm()
+        skipped = not self._engine.was_step_applied()
+        return {"grad_norm": float(norm), "lr": float(lr), "skipped": float(skipped)}
+
+    def gather_weights(
+        self,
+        wanted: Callable[[str], bool] = lambda name: True,
+    ) -> Mapping[str, Tensor] | None:
+        """Copies of the wanted parameters on rank 0's CPU, tied ones under each of their names; None on other ranks.
+
+        Under ZeRO-3 every rank holds one whole parameter at a time, and rank 0 the copies.
+        """
+        weights: dict[str, Tensor] = {}
+        for name, parameter in self.gathered(self._engine.module, wanted):
+            if self.rank == 0:
+                weights[name] = parameter.to("cpu", copy=True)
+        return weights if self.rank == 0 else None
+
+    def place_frozen(self, module: nn.Module) -> nn.Module:
+        """The module on the policy's device; under ZeRO-3 split over the ranks, and offloaded, as the policy is."""
+        is_split = self.world_size > 1 or self._config.offload == "params"
+        if self._stage < 3 or not is_split:
+            return module.to(self._engine.device)
+        bfloat16 = _is_bfloat16(module)
+        self._frozen, *_ = self._deepspeed.initialize(
+            model=module,
+            config=_config(self._config, self.world_size, self._stage, bfloat16),
+            dist_init_required=False,
+        )
+        return self._frozen  # type: ignore[no-any-return]
+
+    def gathered(
+        self,
+        module: nn.Module,
+        wanted: Callable[[str], bool] = lambda name: True,
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The wanted parameters by name, tied ones under each of their names.
+
+        Each is whole, on all ranks, until the next is asked for.
+        """
+        gather = self._deepspeed.zero.GatheredParameters
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if not wanted(name):
+                continue
+            # ZeRO-3 marks the parameters that it has split.
+            with gather(parameter, enabled=hasattr(parameter, "ds_id")):
+                yield name, parameter.detach()
+
+    def save(self, directory: Path) -> None:
+        """Write DeepSpeed's checkpoint, without frozen parameters."""
+        self._engine.save_checkpoint(
+            str(directory),
+            tag=TAG,
+            exclude_frozen_parameters=True,
+        )
+
+    def load(self, directory: Path) -> None:
+        """Go on from a `save`.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint of so many ranks. Other errors are DeepSpeed's own; the learner
+                turns all of them into one line.
+        """
+        # Not strict: frozen parameters are not in the checkpoint.
+        path, _ = self._engine.load_checkpoint(
+            str(directory),
+            tag=TAG,
+            load_module_strict=False,
+        )
+        if path is None:
+            raise FileNotFoundError(
+                f"no DeepSpeed checkpoint of {self.world_size} ranks in {directory}"
+            )
+
+    def _forget_gradients(self) -> None:
+        """Zero DeepSpeed's gradient buffers, which it overwrites only at a parameter's first gradient of a step.
+
+        A parameter that a step does not use (the projector, in a batch without images) would else be moved by the
+        gradient of an earlier step.
+        """
+        optimizer = self._engine.optimizer
+        # Gradients of ZeRO-3; then master weights of ZeRO-3, and of ZeRO-1 and 2, which may hold gradients.
+        buffers = [getattr(optimizer, "grad_partitions_flat_buffer", None)]
+        masters = [
+            *getattr(optimizer, "fp32_partitioned_groups_flat", ()),
+            *getattr(optimizer, "single_partition_of_fp32_groups", ()),
+        ]
+        buffers += [master.grad for master in masters]
+        for buffer in buffers:
+            if buffer is not None:
+                buffer.zero_()
+
+    def close(self) -> None:
+        """Leave the process group; without this ZeRO-3 aborts at exit."""
+        self._engine.destroy()
+        if self._frozen is not None:
+            self._frozen.destroy()
+        if dist.is_initialized():
+            self._deepspeed.comm.destroy_process_group()
+
+
+def _set_environment(
+    config: LearnerConfig,
+    rank: int,
+    world_size: int,
+) -> None:
+    """Set the variables that DeepSpeed reads when it is imported and initialised."""
+    if config.num_gpus == 0:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    # Ray shows a GPU rank its own device only, so that it is number 0 for every rank.
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
+
+
+def _is_bfloat16(module: nn.Module) -> bool:
+    return next(module.parameters()).dtype == torch.bfloat16
+
+
+def _optimizer(
+    trainable: list[nn.Parameter],
+    config: LearnerConfig,
+    stage: int,
+) -> torch.optim.Optimizer:
+    """AdamW for DeepSpeed to step: from ZeRO-1 on it clips and checks gradients itself."""
+    if stage == 0:
+        return ClippedAdamW(trainable, config.optimizer)
+    # An offloaded step runs on the CPU. Fused is one pass over the state there, too, and needs no DeepSpeedCPUAdam,
+    # which is compiled at the first start.
+    fused = config.offload != "none"
+    return torch.optim.AdamW(trainable, fused=fused, **adamw_options(config.optimizer))
+
+
+def _config(
+    config: LearnerConfig,
+    world_size: int,
+    stage: int,
+    bfloat16: bool,
+) -> dict[str, Any]:
+    """DeepSpeed's configuration."""
+    return {
+        "train_batch_size": config.micro_batch * world_size,
+        "train_micro_batch_size_per_gpu": config.micro_batch,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": config.optimizer.max_grad_norm if stage else 0.0,
+        "zero_optimization": _zero(config, stage),
+        "bf16": {"enabled": bfloat16, "check_grad_overflow": True},
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+    }
+
+
+def _zero(config: LearnerConfig, stage: int) -> dict[str, Any]:
+    """The section `zero_optimization` of DeepSpeed's configuration."""
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
+    if stage == 3:
+        zero["stage3_param_persistence_threshold"] = PERSISTENT_NUMEL
+    pinned = {"device": "cpu", "pin_memory": config.num_gpus > 0}
+    if config.offload != "none":
+        zero["offload_optimizer"] = pinned
+    if config.offload == "params":
+        zero["offload_param"] = pinned
+    return zero

@@ -1,0 +1,156 @@
+"""Log-probs of completions: the head runs at completion positions only, a chunk of them at a time.
+
+Logits of a whole batch [tokens, vocabulary] never exist: there is a chunk of them at a time, of which one number per
+token is kept.
+
+    head                                 way of the logits
+    a plain linear layer                 `learner.forward.head`: fused with log softmax and its gradients. A head that
+                                         trains keeps one chunk, of at most 128 MiB, for the backward pass
+    any other (LoRA, nf4, ZeRO-3)        gradient checkpointing: each chunk again in the backward pass
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from learner.batch.collate import RowBatch
+from learner.engines.ranks import most
+from learner.forward.head import fused_token_logps
+from learner.forward.onednn import is_plain_linear
+
+CHUNK_POSITIONS = 1024
+"""Positions per chunk on the way through gradient checkpointing."""
+
+
+class CompletionLogps(NamedTuple):
+    """`token_logps` [rows, response columns] in nats, 0 where `mask` is False; float32, float64 for such models.
+
+    Of the same shape and on demand only: `alternatives`, the log-probs of other tokens at the same positions, and
+    `best`, the most likely token ids. A tuple, because ZeRO-3's hooks look for tensors inside of tuples only.
+    """
+
+    token_logps: Tensor
+    mask: Tensor
+    alternatives: Tensor | None = None
+    best: Tensor | None = None
+
+    @property
+    def summed(self) -> Tensor:
+        """Log-prob of each row's whole completion, [rows]."""
+        return self.token_logps.sum(1)
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """Completion lengths, [rows]."""
+        return self.mask.sum(1)
+
+
+def completion_logps(
+    model: Any,
+    batch: RowBatch,
+    alternatives: Tensor | None = None,
+    best: bool = False,
+    fused: bool = True,
+) -> CompletionLogps:
+    """Log-probs of the response tokens of every row under a Hugging Face vision-language model.
+
+    `model.model` maps inputs to hidden states and `model.lm_head` hidden states to logits, as in every family
+    served here. The hidden state before a token predicts it.
+
+    Args:
+        alternatives: token ids [rows, response columns] to score as well, each after the response's own tokens.
+        best: whether to name the most likely tokens, without gradients.
+        fused: as in `learner.forward.head`; alternatives are never fused.
+    """
+    output = model.model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        use_cache=False,
+        **batch.media,
+    )
+    # Row and column of every response token; from here on [response tokens] is the first dimension.
+    rows, columns = batch.response_mask.nonzero(as_tuple=True)
+    hidden = output.last_hidden_state[rows, columns - 1]
+    targets = batch.input_ids[rows, columns]
+    # A response's tokens are contiguous: its column in the result counts from its first token.
+    first_columns = batch.response_mask.int().argmax(1)
+    places = columns - first_columns[rows]
+    lengths = batch.response_mask.sum(1)
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+
+    def in_rows(values: Tensor) -> Tensor:
+        """Values [response tokens] laid out as [rows, response columns]."""
+        return values.new_zeros(mask.shape).index_put((rows, places), values)
+
+    head = model.lm_head
+    other_logps = None
+    if alternatives is None:
+        logps = in_rows(token_logps(head, hidden, targets, fused))
+    else:
+        # One run of the head for both: targets [response tokens, 2].
+        both = torch.stack([targets, alternatives[rows, places]], 1)
+        both_logps = checkpointed_token_logps(head, hidden, both)
+        logps, other_logps = in_rows(both_logps[:, 0]), in_rows(both_logps[:, 1])
+    best_tokens = in_rows(_best_tokens(head, hidden)) if best else None
+    return CompletionLogps(logps, mask, other_logps, best_tokens)
+
+
+def token_logps(
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    fused: bool,
+) -> Tensor:
+    """log softmax(head(hidden))[targets], [positions]; fused with its gradients if asked for and possible."""
+    if fused and is_plain_linear(head):
+        assert isinstance(head, nn.Linear)
+        return fused_token_logps(head, hidden, targets)
+    return checkpointed_token_logps(head, hidden, targets)
+
+
+def checkpointed_token_logps(
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+) -> Tensor:
+    """log softmax(head(hidden))[targets] of any kind of head, in the shape of targets.
+
+    Args:
+        hidden: [positions, width].
+        targets: [positions], or [positions, any number].
+    """
+    if targets.ndim == 1:
+        return checkpointed_token_logps(head, hidden, targets[:, None]).squeeze(1)
+
+    def chunk_logps(states: Tensor, tokens: Tensor) -> Tensor:
+        logits: Tensor = head(states)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.gather(1, tokens) - logits.logsumexp(1, keepdim=True)
+
+    logps = []
+    for states, tokens in _chunks(head, hidden, targets):
+        logp = checkpoint(chunk_logps, states, tokens, use_reentrant=False)
+        logps.append(logp)
+    return torch.cat(logps)
+
+
+@torch.no_grad()
+def _best_tokens(head: nn.Module, hidden: Tensor) -> Tensor:
+    """The most likely token of each position, [positions]."""
+    return torch.cat([head(states).argmax(1) for (states,) in _chunks(head, hidden)])
+
+
+def _chunks(head: nn.Module, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """The tensors cut into chunks of CHUNK_POSITIONS rows."""
+    splits = [tensor.split(CHUNK_POSITIONS) for tensor in tensors]
+    chunks = list(zip(*splits, strict=True))
+    if any(hasattr(parameter, "ds_id") for parameter in head.parameters()):
+        # ZeRO-3 gathers the head once per chunk, with all ranks: who has fewer chunks adds empty ones, or all hang.
+        num_missing = most(len(chunks), tensors[0].device) - len(chunks)
+        empty = tuple(tensor[:0] for tensor in tensors)
+        chunks += [empty] * num_missing
+    return chunks

@@ -1,0 +1,264 @@
+"""The policy and its reference: a Hugging Face vision-language model that answers with completion log-probs.
+
+Engines wrap `Policy`, so that every use of the weights goes through its one `forward` (ZeRO-3 gathers parameters
+there). Full training keeps a frozen copy of the start policy as reference. LoRA needs no copy: its reference is the
+policy with the adapters switched off.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
+
+from common.config import Lora, Model
+from common.errors import UserError
+from common.loading import readable
+from common.model_parts import is_vision_tower, part_of, vision_tower
+from learner.batch.collate import RowBatch
+from learner.forward.logps import CompletionLogps, completion_logps
+from learner.forward.tree import TreeBatch
+from learner.forward.tree_logps import tree_logps
+from learner.model.quantized import clean_up_quantized, nf4_settings
+from learner.model.vision_features import VisionShare
+
+# peft's names: net.base_model.model.<name>.{lora_A.default, lora_B.default, base_layer}.weight
+_LORA_PREFIX = "base_model.model."
+_LORA_A = ".lora_A.default.weight"
+_LORA_B = ".lora_B.default.weight"
+_LORA_BASE = ".base_layer.weight"
+
+
+class Policy(nn.Module):
+    """A vision-language model as a function of a batch.
+
+    `net` is the Hugging Face model, or peft's wrapper around it. `fused` lets `learner.forward.head` make logits and
+    gradients; `vision` is what policy and reference share of the vision side. Both are set by `learner.fast`.
+    """
+
+    net: Any
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.fused = True
+        self.vision: VisionShare | None = None
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model itself; with LoRA its linear layers carry the adapters."""
+        if isinstance(self.net, PeftModel):
+            return self.net.get_base_model()
+        return self.net
+
+    def forward(
+        self,
+        batch: RowBatch | TreeBatch,
+        adapters: bool = True,
+        alternatives: Tensor | None = None,
+        best: bool = False,
+    ) -> CompletionLogps:
+        """Log-probs of every row's response.
+
+        Args:
+            adapters: False for the reference of a LoRA policy.
+            alternatives, best: as in `completion_logps`, for plain rows only.
+        """
+        switch = nullcontext() if adapters else self.net.disable_adapter()
+        with switch:
+            if isinstance(batch, TreeBatch):
+                assert alternatives is None and not best, (
+                    "losses that ask for more go through plain rows"
+                )
+                return tree_logps(self.model, batch, self.fused, self.vision)
+            return completion_logps(self.model, batch, alternatives, best, self.fused)
+
+
+def load_policy(
+    config: Model,
+    model_path: str | Path,
+    gradient_checkpointing: bool = False,
+) -> Policy:
+    """The start policy with the configured parts trainable, in train mode, on the CPU.
+
+    Raises:
+        UserError: no, broken or incomplete weights; an unknown architecture; LoRA targets that do not exist.
+    """
+    tuning = config.tuning
+    dtype = getattr(torch, config.dtype)
+    quantization = None
+    if isinstance(tuning, Lora) and tuning.quantize == "nf4":
+        quantization = nf4_settings(dtype)
+    model = load_model(model_path, dtype, quantization)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if isinstance(tuning, Lora):
+        return Policy(add_lora(model, tuning)).train()
+    if config.freeze_vision:
+        for name, parameter in model.named_parameters():
+            if is_vision_tower(name):
+                parameter.requires_grad_(False)
+    return Policy(model).train()
+
+
+def load_model(
+    path: str | Path,
+    dtype: torch.dtype,
+    quantization: Any = None,
+) -> Any:
+    """A vision-language model from safetensors; code that comes with a checkpoint is never run.
+
+    Args:
+        quantization: of `learner.model.quantized`, or None.
+
+    Raises:
+        UserError: the directory has no config, no safetensors, an unknown architecture, or not every weight.
+    """
+    where = f"model.path {path}"
+    if not (Path(path) / "config.json").is_file():
+        raise UserError(
+            f"{where}: expected a Hugging Face model directory, got none with a config.json; check the path"
+        )
+    if not any(Path(path).glob("*.safetensors")):
+        raise UserError(
+            f"{where}: expected *.safetensors, got none; convert the checkpoint"
+        )
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options = {"quantization_config": quantization, "device_map": {"": "cpu"}}
+    with readable(path, expected="an architecture and weights"):
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    model, report = loaded
+    # transformers only warns of missing weights, and counts tied ones (an lm_head) among them.
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    missing = sorted(set(report["missing_keys"]) - tied)
+    if missing:
+        raise UserError(
+            f"{where}: expected every weight, got a checkpoint without {len(missing)} of them ({missing[0]}, …); "
+            "they would stay random: copy the checkpoint again"
+        )
+    if quantization is not None:
+        clean_up_quantized(model)
+    return model
+
+
+def freeze_copy(policy: Policy, share_tower: bool) -> Policy:
+    """A frozen copy in eval mode: the reference of full training.
+
+    Args:
+        share_tower: let the copy use the policy's own vision tower if no part of it trains.
+    """
+    memo: dict[int, object] = {}
+    tower = vision_tower(policy.model)
+    if share_tower and not any(weight.requires_grad for weight in tower.parameters()):
+        # deepcopy takes what stands in its memo for copied already.
+        memo[id(tower)] = tower
+    return copy.deepcopy(policy, memo).requires_grad_(False).eval()
+
+
+def lora_targets(model: nn.Module, tuning: Lora) -> list[str]:
+    """Full names of the linear layers that carry adapters: `target_modules` on the language side, all on the others."""
+    targets = []
+    for name, module in model.named_modules():
+        side = part_of(name)
+        if not isinstance(module, nn.Linear) or side not in tuning.sides:
+            continue
+        leaf = name.rpartition(".")[2]
+        if side != "language" or leaf in tuning.target_modules:
+            targets.append(name)
+    return targets
+
+
+def add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
+    """The model with adapters on its `lora_targets`, everything else frozen.
+
+    Raises:
+        UserError: a configured side has no such layer.
+    """
+    targets = lora_targets(model, tuning)
+    sides = {part_of(name) for name in targets}
+    for side in tuning.sides:
+        if side not in sides:
+            wanted = list(tuning.target_modules) if side == "language" else "all"
+            raise UserError(
+                f"model.tuning.target_modules: expected names of linear layers of the {side} side, got "
+                f"{wanted}, none of which exists; print the model to see its names"
+            )
+    config = LoraConfig(
+        r=tuning.r,
+        lora_alpha=tuning.alpha,
+        lora_dropout=tuning.dropout,
+        target_modules=targets,
+        bias="none",
+    )
+    return get_peft_model(model, config)
+
+
+def merge_lora(
+    weights: Mapping[str, Tensor],
+    tuning: Lora,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Merged and base weights by Hugging Face name, from the gathered weights of a peft model; no input is changed.
+
+    W' = W + (alpha / r)·B·A, computed in float32 and rounded once to W's dtype (arXiv 2106.09685, section 4.1).
+    """
+    merged: dict[str, Tensor] = {}
+    base: dict[str, Tensor] = {}
+    scale = tuning.alpha / tuning.r
+    for peft_name, weight in weights.items():
+        if is_adapter(peft_name):
+            continue
+        name = peft_name.removeprefix(_LORA_PREFIX).replace(".base_layer.", ".")
+        base[name] = weight
+        merged[name] = weight
+        layer = peft_name.removesuffix(_LORA_BASE)
+        if layer + _LORA_A in weights:
+            a = weights[layer + _LORA_A].float()
+            b = weights[layer + _LORA_B].float()
+            merged[name] = (weight.float() + scale * (b @ a)).to(weight.dtype)
+    return merged, base
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of a peft model is an adapter's."""
+    return name.endswith((_LORA_A, _LORA_B))
+
+
+def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's tensors of a peft model under the names that peft's own files have."""
+    adapter = {}
+    for name, weight in weights.items():
+        if is_adapter(name):
+            adapter[name.replace(".default.", ".")] = weight
+    return adapter
+
+
+def adapter_norm(weights: Mapping[str, Tensor], tuning: Lora) -> float:
+    """L2 norm of what the adapters add, over all layers; no product B·A is made.
+
+    |B·A|² = tr(AᵀBᵀBA) = sum of (BᵀB) ∘ (AAᵀ), matrices of r x r.
+    """
+    total = 0.0
+    for name, weight in weights.items():
+        if name.endswith(_LORA_A):
+            a = weight.double()
+            b = weights[name.removesuffix(_LORA_A) + _LORA_B].double()
+            total += float(((b.T @ b) * (a @ a.T)).sum())
+    # Rounding may leave a sum of squares a little below zero.
+    return tuning.alpha / tuning.r * math.sqrt(max(total, 0.0))

@@ -1,0 +1,240 @@
+"""Run the vision tower alone, and replay its states later to the projector.
+
+A frozen tower gives the same states to policy and reference, but each of the two has its own projector. So the tower
+runs once (`tower_states`), and both models read the result (`replayed`). What is recorded depends on where the
+projector reads:
+
+    family    projector                      recorded states
+    LLaVA     behind the tower               hidden states [images or tiles, patches, width] per layer it reads
+    Qwen      mergers inside of the tower    block outputs [patches, width] per block that a merger reads
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from common.model_parts import has_projector_inside, vision_tower
+from learner.forward.tree import Media, joined
+
+IMAGES_PER_RUN = 8
+"""Images (or tiles) per run of a CLIP tower, entries of media per run for features: bounds the memory of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the vision side makes of one entry of media: image features, or states of the tower.
+
+    `pooled` has a tensor [tokens, width] per image. `levels` has the same once per DeepStack level (Qwen3-VL), and is
+    empty for other families.
+    """
+
+    pooled: list[Tensor]
+    levels: list[list[Tensor]]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        total = sum(tensor.nbytes for tensor in self.pooled)
+        for level in self.levels:
+            total += sum(tensor.nbytes for tensor in level)
+        return total
+
+    def unshared(self) -> Features:
+        """The same with storage of its own: a kept slice of a run's output would keep the output of the whole run."""
+        levels = [_unshared(level) for level in self.levels]
+        return Features(_unshared(self.pooled), levels)
+
+
+def _unshared(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of those tensors that are a part of a larger storage."""
+    unshared = []
+    for tensor in tensors:
+        is_whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        unshared.append(tensor if is_whole else tensor.clone())
+    return unshared
+
+
+def image_features(model: Any, media: Sequence[Media]) -> list[Features]:
+    """Image features as the family computes them, projector included, in one run for all entries of media."""
+    inputs = {}
+    for name in media[0].inputs:
+        inputs[name] = joined([entry.inputs[name] for entry in media])
+    output = model.model.get_image_features(**inputs, return_dict=True)
+    pooled = list(output.pooler_output)
+    levels = [list(level) for level in getattr(output, "deepstack_features", ())]
+    num_images = sum(len(entry.sha256) for entry in media)
+    assert len(pooled) == num_images, f"{len(pooled)} features for {num_images} images"
+
+    features = []
+    start = 0
+    for entry in media:
+        images = slice(start, start + len(entry.sha256))
+        features.append(Features(pooled[images], [level[images] for level in levels]))
+        start = images.stop
+    return features
+
+
+def tower_states(model: Any, media: Sequence[Media]) -> list[Features]:
+    """The states that projectors read, per entry of media: `pooled` has one tensor per place where one is read."""
+    record = _block_states if has_projector_inside(model) else _layer_states
+    return [Features(record(model, entry), []) for entry in media]
+
+
+@contextmanager
+def replayed(model: Any, states: Sequence[Features]) -> Iterator[None]:
+    """Inside, the tower answers with these `tower_states` whatever pixels it is given; the projector runs as usual."""
+    per_entry = [entry.pooled for entry in states]
+    joint = [torch.cat(parts) for parts in zip(*per_entry, strict=True)]
+    if has_projector_inside(model):
+        with _replayed_blocks(vision_tower(model), joint):
+            yield
+    else:
+        with _replayed_layers(model, joint):
+            yield
+
+
+# Projector inside of the tower (Qwen): blocks are recorded and replaced.
+
+
+class _ReplayedBlock(nn.Module):
+    """Stands in for a block: returns the block's recorded output, or its input where no merger reads the block."""
+
+    def __init__(self, states: Tensor | None) -> None:
+        super().__init__()
+        self.states = states
+
+    def forward(
+        self,
+        hidden: Tensor,
+        **kwargs: Any,
+    ) -> Tensor:
+        return hidden if self.states is None else self.states
+
+
+def _merger_blocks(tower: Any) -> list[int]:
+    """Indices of the blocks that a merger reads: DeepStack's, and the last."""
+    deepstack = getattr(tower, "deepstack_visual_indexes", ())
+    return sorted({*deepstack, len(tower.blocks) - 1})
+
+
+def _block_states(model: Any, media: Media) -> list[Tensor]:
+    """Outputs [patches, width] of the blocks that a merger reads."""
+    tower = vision_tower(model)
+    states: list[Tensor] = []
+
+    def record(
+        module: nn.Module,
+        inputs: Any,
+        output: Tensor,
+    ) -> None:
+        states.append(output)
+
+    blocks = [tower.blocks[index] for index in _merger_blocks(tower)]
+    handles = [block.register_forward_hook(record) for block in blocks]
+    try:
+        tower(
+            media.inputs["pixel_values"],
+            grid_thw=media.inputs["image_grid_thw"],
+            return_dict=True,
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return states
+
+
+@contextmanager
+def _replayed_blocks(tower: Any, states: Sequence[Tensor]) -> Iterator[None]:
+    recorded = dict(zip(_merger_blocks(tower), states, strict=True))
+    blocks = nn.ModuleList()
+    for index in range(len(tower.blocks)):
+        blocks.append(_ReplayedBlock(recorded.get(index)))
+    with _replaced(tower, "blocks", blocks):
+        yield
+
+
+# Projector behind the tower (LLaVA): hidden states are recorded, and the tower's forward is replaced.
+
+
+def _projected_layers(config: Any) -> list[int]:
+    """Layers of the tower that the projector reads, numbered as in `vision_feature_layer`."""
+    layers = config.vision_feature_layer
+    return [layers] if isinstance(layers, int) else list(layers)
+
+
+def _layer_states(model: Any, media: Media) -> list[Tensor]:
+    """Hidden states [images or tiles, patches, width] per layer that the projector reads."""
+    config = model.config
+    pixels = media.inputs["pixel_values"]
+    # LLaVA-NeXT: [images, tiles, channels, height, width], padded to the image with most tiles.
+    if pixels.ndim == 5:
+        sizes = media.inputs["image_sizes"]
+        tiles = []
+        for image, size in zip(pixels, sizes, strict=True):
+            tiles.append(image[: _num_tiles(config, size)])
+        pixels = torch.cat(tiles)
+    tower, layers = vision_tower(model), _projected_layers(config)
+    chunks = pixels.split(IMAGES_PER_RUN)
+    runs = [_run_layers(tower, chunk, layers) for chunk in chunks]
+    return [torch.cat(layer_runs) for layer_runs in zip(*runs, strict=True)]
+
+
+def _num_tiles(config: Any, size: Tensor) -> int:
+    """Number of tiles, without padding, of a LLaVA-NeXT image of this (height, width)."""
+    tile_side = config.vision_config.image_size
+    return int(image_size_to_num_patches(size, config.image_grid_pinpoints, tile_side))
+
+
+def _run_layers(
+    tower: Any,
+    pixels: Tensor,
+    layers: Sequence[int],
+) -> list[Tensor]:
+    """Hidden states behind these layers, numbered as in transformers: 0 is the embedding, -1 the last layer."""
+    if tower.config.model_type != "clip_vision_model":
+        output = tower(pixels, output_hidden_states=True, return_dict=True)
+        return [output.hidden_states[layer] for layer in layers]
+    # Layers of CLIP behind the last one that is read are not run at all.
+    all_layers = tower.encoder.layers
+    depths = [layer % (len(all_layers) + 1) for layer in layers]
+    several = len(depths) > 1
+    with _replaced(tower.encoder, "layers", all_layers[: max(depths)]):
+        output = tower(pixels, output_hidden_states=several, return_dict=True)
+    if not several:
+        return [output.last_hidden_state]
+    return [output.hidden_states[depth] for depth in depths]
+
+
+@contextmanager
+def _replayed_layers(model: Any, states: Sequence[Tensor]) -> Iterator[None]:
+    tower, layers = vision_tower(model), _projected_layers(model.config)
+    hidden: Mapping[int, Tensor] = dict(zip(layers, states, strict=True))
+    tower.forward = lambda *args, **kwargs: SimpleNamespace(hidden_states=hidden)
+    try:
+        yield
+    finally:
+        # Uncovers the class's own forward.
+        del tower.forward
+
+
+@contextmanager
+def _replaced(
+    module: Any,
+    name: str,
+    replacement: nn.ModuleList,
+) -> Iterator[None]:
+    """Inside, a submodule is replaced by another."""
+    original = getattr(module, name)
+    setattr(module, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)

@@ -1,0 +1,84 @@
+"""POPE: yes/no questions about what is there; "yes" is the positive class (Li et al. 2023, arXiv 2305.10355)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from reward.suites.bootstrap import Array, Columns, ratio
+
+Answer: TypeAlias = Literal["yes", "no"]
+
+POPE_COUNTS = ("tp", "fp", "tn", "fn")
+POPE_METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+POPE_AVERAGES = ("accuracy", "f1", "yes_ratio")
+"""Metrics whose mean over the splits is reported as well."""
+
+_OUTCOMES: dict[tuple[Answer, Answer], str] = {
+    ("yes", "yes"): "tp",
+    ("yes", "no"): "fp",
+    ("no", "no"): "tn",
+    ("no", "yes"): "fn",
+}
+"""(predicted, true) -> count."""
+
+
+def parse_answer(text: str) -> Answer:
+    """Read yes or no by the official script's rule, its blind spots included, so that numbers compare.
+
+    Of the first sentence, without commas: any word No, not or no means no, everything else means yes.
+    """
+    sentence = text.split(".")[0]
+    # Not `split()`: the official script leaves line breaks inside words.
+    words = sentence.replace(",", "").split(" ")
+    negations = {"No", "not", "no"}
+    if negations.intersection(words):
+        return "no"
+    return "yes"
+
+
+def answer_counts(predicted: Answer, true: Answer) -> dict[str, int]:
+    """What one answer adds to the totals: one of tp, fp, tn, fn."""
+    counts = dict.fromkeys(POPE_COUNTS, 0)
+    counts[_OUTCOMES[predicted, true]] = 1
+    return counts
+
+
+def pope(totals: Columns) -> dict[str, Array]:
+    """Metrics of summed counts; a ratio of nothing is 0. `yes_ratio` is of the predictions, not of the labels."""
+    tp = totals["tp"]
+    fp = totals["fp"]
+    tn = totals["tn"]
+    fn = totals["fn"]
+    said_yes = tp + fp
+    answers = said_yes + tn + fn
+    return {
+        "accuracy": ratio(tp + tn, answers),
+        "precision": ratio(tp, said_yes),
+        "recall": ratio(tp, tp + fn),
+        # The harmonic mean of precision and recall, without dividing by either.
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "yes_ratio": ratio(said_yes, answers),
+    }
+
+
+def pope_by_split(totals: Columns, splits: Sequence[str]) -> dict[str, Array]:
+    """`pope/SPLIT/METRIC` of every split and `pope_METRIC`, the mean over splits of `POPE_AVERAGES`.
+
+    Args:
+        totals: columns `SPLIT/COUNT`.
+    """
+    metrics: dict[str, Array] = {}
+    for split in splits:
+        counts = {name: totals[f"{split}/{name}"] for name in POPE_COUNTS}
+        for name, value in pope(counts).items():
+            metrics[f"pope/{split}/{name}"] = value
+    # Without any split there is nothing to average, and no metric.
+    if not splits:
+        return metrics
+    for name in POPE_AVERAGES:
+        of_splits = [metrics[f"pope/{split}/{name}"] for split in splits]
+        metrics[f"pope_{name}"] = np.mean(of_splits, axis=0)
+    return metrics

@@ -1,0 +1,451 @@
+"""Evaluation with policies that are functions: what is asked, what is measured, and the command around it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from cluster import evaluate as command
+from cluster.evaluation import measure as measuring
+from cluster.evaluation.chunks import CHUNK
+from cluster.evaluation.measure import Evaluator, Measured
+from cluster.progress import ProgressReport
+from cluster.runtime.clients import RewardClient, RolloutClient
+from common import config
+from common.chat import ChatEncoder
+from common.config import SHAPES_POLICY, Mixture, RunConfig
+from common.data.images import ImageStore
+from common.evaluation import Answers
+from common.protocols import GenerationRequest
+from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
+from common.shapes.questions import answer_text
+from common.weights import checkpoint_shapes
+from reward.suites.scorecard import Scorecard, SuiteCard
+from reward.worker import RewardWorker
+from tests.fakes import LocalHandle, LocalRuntime
+
+SUITE = config.ShapesSuite(test_scenes=12, validation_scenes=5)
+CONFIG = RunConfig(
+    mixture=Mixture(online_fraction=1),
+    rollout=config.Rollout(max_tokens=40),
+    evaluation=config.Evaluation(
+        suites=(SUITE,), bootstrap_samples=50, grounding_pairs=0
+    ),
+)
+LIMIT_S = 30.0
+
+
+def honest(prompt: Prompt) -> str:
+    return prompt.reference or ""
+
+
+def dreamer(prompt: Prompt) -> str:
+    """Says yes to everything and sees every shape everywhere, once."""
+    if prompt.truth and "answer" in prompt.truth:
+        return answer_text("yes")
+    return "There is a circle, a square, a triangle, a star, a cross and a ring."
+
+
+class FakePolicy:
+    """Answers by a function of the prompt; refuses prompts named in `refuses`."""
+
+    def __init__(
+        self, say: Callable[[Prompt], str], refuses: tuple[str, ...] = ()
+    ) -> None:
+        self.say, self.refuses = say, refuses
+        self.requests: list[GenerationRequest] = []
+        self.chunks: list[int] = []
+
+    async def score(
+        self, answers: list[tuple[Prompt, str]]
+    ) -> list[tuple[float, ...] | Dropped]:
+        """Likes a true answer by as much as the policy is honest, whatever it is shown."""
+        right = -0.5 if self.say is honest else -1.0
+        return [
+            (right if text == honest(prompt) else -1.0, -1.0)
+            for prompt, text in answers
+        ]
+
+    async def generate(
+        self, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
+        self.requests += requests
+        self.chunks.append(len(requests))
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: GenerationRequest) -> RolloutGroup | Dropped:
+        if request.prompt.id in self.refuses:
+            return Dropped(request.id, "prompt_too_long")
+        text = self.say(request.prompt)
+        return RolloutGroup(
+            request.id, request.prompt, (1,), 0, (Completion((2,), text, 0, 0, "stop"),)
+        )
+
+
+@pytest.fixture
+def evaluator(tmp_path: Path) -> Evaluator:
+    return Evaluator(CONFIG, ImageStore(tmp_path / "images"))
+
+
+def measure(
+    policy: FakePolicy,
+    evaluator: Evaluator,
+    baseline: Answers | None = None,
+    judge: object | None = None,
+) -> Measured:
+    async def run() -> Measured:
+        rollout = RolloutClient(LocalHandle(policy), LIMIT_S)
+        reward = RewardClient(LocalHandle(judge or RewardWorker(CONFIG)), LIMIT_S)
+        return await evaluator.measure("test", rollout, reward, baseline, "test")
+
+    return asyncio.run(run())
+
+
+def shapes_card(measured: Measured) -> SuiteCard:
+    return measured.card.suites["shapes"]
+
+
+def test_an_honest_policy_beats_the_dreamer(evaluator: Evaluator) -> None:
+    """Scenes have at most 3 of the 6 shapes, so each dream invents at least 3; "always yes" is right half the time."""
+    dreaming = measure(FakePolicy(dreamer), evaluator)
+    before = shapes_card(dreaming)
+    assert before.value("chair_s") == 1
+    assert before.value("recall") == 1
+    assert before.value("pope_accuracy") == 0.5
+    assert before.value("pope_yes_ratio") == 1
+    chair_i = before.value("chair_i")
+    assert chair_i is not None and chair_i >= 0.5
+    assert before.value("win_rate") == 0.5
+
+    seeing = measure(FakePolicy(honest), evaluator, dreaming.answers)
+    after = shapes_card(seeing)
+    assert after.value("chair_s") == 0
+    assert after.value("chair_i") == 0
+    assert after.value("recall") == 1
+    assert after.value("pope_f1") == 1
+    assert after.value("win_rate") == 1
+    selection = evaluator.selection(dreaming.card)
+    assert selection is not None and selection < 1
+    assert evaluator.selection(seeing.card) == 1
+    assert after.counts["num_captions"] == 12
+    assert after.counts["num_questions"] == 72
+    assert after.counts["num_compared"] == 12
+
+    back = measure(FakePolicy(dreamer), evaluator, seeing.answers)
+    assert shapes_card(back).value("win_rate") == 0
+    same = measure(FakePolicy(honest), evaluator, seeing.answers)
+    assert shapes_card(same).value("win_rate") == 0.5
+
+
+class CountingReport(ProgressReport):
+    advances: ClassVar[list[int]] = []
+
+    def advance(self, note: str = "", count: int = 1) -> None:
+        self.advances.append(count)
+        super().advance(note, count)
+
+
+def test_asks_greedily_once_and_in_chunks(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "ProgressReport", CountingReport)
+    monkeypatch.setattr(CountingReport, "advances", [])
+    policy = FakePolicy(honest)
+    measure(policy, evaluator)
+    for request in policy.requests:
+        assert request.num_completions == 1
+        assert request.temperature == 0.0
+        assert request.max_tokens == 40
+        assert request.prefix == ""
+    assert policy.chunks == CountingReport.advances == [12, CHUNK, 72 - CHUNK]
+    assert len({request.id for request in policy.requests}) == 84
+
+
+def test_what_cannot_be_generated_or_compared_is_counted(evaluator: Evaluator) -> None:
+    first, second, *_ = evaluator.prompts("test")["shapes"]["captions"]
+    start = measure(FakePolicy(honest, refuses=(first.id,)), evaluator)
+    policy = FakePolicy(honest, refuses=(second.id,))
+    measured = measure(policy, evaluator, start.answers)
+    card = shapes_card(measured)
+    assert card.dropped == {"prompt_too_long": 1, "no_baseline": 1}
+    assert card.counts["num_captions"] == 11
+    assert card.counts["num_compared"] == 10
+    dropped = measured.answers.suites["shapes"].dropped
+    assert [drop.id for drop in dropped] == [f"evaluation/{second.id}"]
+
+
+class SilentJudge:
+    async def judge(self, groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
+        return [Dropped(group.id, "judge_failed") for group in groups]
+
+
+def test_a_judge_without_verdicts_leaves_no_win_rate(evaluator: Evaluator) -> None:
+    start = measure(FakePolicy(honest), evaluator)
+    measured = measure(FakePolicy(honest), evaluator, start.answers, SilentJudge())
+    card = shapes_card(measured)
+    assert card.value("win_rate") is None
+    assert card.dropped == {"judge_failed": 12}
+    assert card.counts["num_captions"] == 12
+
+
+def test_validation_asks_only_what_picks_the_checkpoint(evaluator: Evaluator) -> None:
+    policy = FakePolicy(honest)
+    client = RolloutClient(LocalHandle(policy), LIMIT_S)
+    card = asyncio.run(evaluator.validate(client))
+    assert policy.chunks == [5]
+    assert evaluator.selection(card) == 1
+    metrics = card.suites["shapes"].metrics
+    assert "chair_s" in metrics
+    assert not {"pope_f1", "win_rate"} & set(metrics)
+
+
+def test_what_was_measured_is_read_back(evaluator: Evaluator, tmp_path: Path) -> None:
+    measured = measure(FakePolicy(dreamer), evaluator)
+    measuring.write_measured(tmp_path / "start.json", measured)
+    assert measuring.read_measured(tmp_path / "start.json") == measured
+
+
+class FakeWorker:
+    """Stands for RolloutWorker: the policy directory's name says who it is."""
+
+    def __init__(self, config: RunConfig, index: int, model_path: str) -> None:
+        self.policy = FakePolicy(
+            {"honest": honest, "dreamer": dreamer}[Path(model_path).name]
+        )
+        # Coroutine functions, as the handle expects of a method.
+        self.generate = self.policy.generate
+        self.score = self.policy.score
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class LoggingRuntime(LocalRuntime):
+    """Runs workers in this process and remembers what became of them."""
+
+    log: ClassVar[list[str]] = []
+
+    def __init__(self, config: object) -> None:
+        super().__init__()
+        self.log.clear()
+
+    def spawn(
+        self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
+    ) -> LocalHandle:
+        handle = super().spawn(
+            worker, *args, name=name, num_cpus=num_cpus, num_gpus=num_gpus
+        )
+        self.log.append(f"spawn {name}")
+        return handle
+
+    def stop(self, handle: LocalHandle) -> None:
+        super().stop(handle)
+        self.log.append("stop")
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.log.append("shutdown")
+
+
+@pytest.fixture
+def policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    fakes = (
+        ("cluster.runtime.ray_runtime", "RayRuntime", LoggingRuntime),
+        ("actors.rollout", "RolloutWorker", FakeWorker),
+    )
+    for module, name, fake in fakes:
+        stand_in = types.ModuleType(module)
+        setattr(stand_in, name, fake)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    for name in ("honest", "dreamer"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    return tmp_path
+
+
+SHAPES = ("--evaluation.suites", '["shapes"]')
+
+
+def test_the_command_measures_both_and_writes_what_it_measured(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, samples = policies / "out" / "card.json", policies / "samples.html"
+    words = [str(policies / "honest"), "--baseline", str(policies / "dreamer")]
+    words += ["--scenes", "5", "--out", str(out), "--samples", str(samples)]
+    words += [*SHAPES, "--evaluation.bootstrap_samples", "20"]
+    assert command.main(words) == 0
+    # The start policy is compared with nothing, so no judge is started for it.
+    assert LoggingRuntime.log == [
+        "spawn rollout-0",
+        "stop",
+        "spawn rollout-0",
+        "spawn reward-0",
+        "stop",
+        "stop",
+        "shutdown",
+    ]
+    content = json.loads(out.read_text())
+    policy = Scorecard.model_validate(content["policy"])
+    start = Scorecard.model_validate(content["start"])
+    assert policy.suites["shapes"].value("win_rate") == 1
+    assert policy.suites["shapes"].counts["num_captions"] == 5
+    assert start.suites["shapes"].value("win_rate") == 0.5
+    assert policy.grounding is not None
+    assert policy.grounding.accuracy == {"true": 1, "blank": 1, "shuffled": 1}
+    printed = capsys.readouterr().out
+    warning = "WARNING preferences rest on words"
+    assert "CHAIR_i" in printed
+    assert warning in printed and "grounding_gain" in printed
+    page = samples.read_text()
+    assert warning in page
+    assert "made-up" in page
+
+
+def test_suites_and_their_sizes_come_from_the_preset(policies: Path) -> None:
+    preset = policies / "preset.toml"
+    preset.write_text('[evaluation]\nsuites = ["shapes"]\nbootstrap_samples = 20\n')
+    out = policies / "card.json"
+    words = ["--preset", str(preset), "--out", str(out)]
+    words += ["--split", "validation", "--evaluation.suites.0.validation_scenes", "3"]
+    assert command.main([str(policies / "honest"), *words]) == 0
+    card = Scorecard.model_validate(json.loads(out.read_text())["policy"])
+    assert card.suites["shapes"].counts["num_captions"] == 3
+    assert card.suites["shapes"].counts["num_questions"] == 18
+
+
+def test_a_failing_policy_still_stops_the_runtime(
+    policies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> None:
+        raise RuntimeError("no engine")
+
+    monkeypatch.setattr(FakeWorker, "start", broken)
+    with pytest.raises(RuntimeError, match="no engine"):
+        command.main([str(policies / "honest"), "--scenes", "2", *SHAPES])
+    assert LoggingRuntime.log == ["spawn rollout-0", "stop", "shutdown"]
+
+
+async def hang(*_: object) -> None:
+    await asyncio.sleep(1000)
+
+
+@pytest.mark.parametrize(
+    ("worker", "method", "peer"),
+    [
+        (FakeWorker, "start", "rollout worker"),
+        (FakePolicy, "generate", "rollout worker"),
+        (FakePolicy, "score", "rollout worker"),
+        (RewardWorker, "judge", "reward worker"),
+    ],
+)
+def test_a_worker_that_never_answers_ends_the_command(
+    worker: type,
+    method: str,
+    peer: str,
+    policies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(worker, method, hang)
+    words = [str(policies / "honest"), "--baseline", str(policies / "dreamer")]
+    words += ["--scenes", "2", *SHAPES, "--loop.call_timeout_s", "0.5"]
+    assert command.main(words) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith(f"error: {peer}: got no answer within 0.5 s")
+    assert LoggingRuntime.log[-1] == "shutdown"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "expected a Hugging Face directory"),
+        (["{honest}", "--baseline", "nowhere"], "expected a Hugging Face directory"),
+        (["{honest}", *SHAPES, "--scenes", "0"], "expected at least 1, got 0"),
+        (["{honest}"], "expected suites with prompts of the test split"),
+        (
+            ["{honest}", *SHAPES, "--evaluation.suites.0.test_scenes", "0"],
+            "expected suites with prompts of the test split",
+        ),
+        (
+            ["{honest}", *SHAPES, "--evaluation.suites.0.test_scene", "5"],
+            "did you mean evaluation.suites.",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line(
+    words: list[str], message: str, policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest_policy = str(policies / "honest")
+    filled_in = [word.replace("{honest}", honest_policy) for word in words]
+    assert command.main(filled_in) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert "\n" not in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "config.json",
+            b"{broken",
+            "expected config and processor that transformers can load",
+        ),
+        (
+            "config.json",
+            b"\xff\xfe",
+            "expected config and processor that transformers can load",
+        ),
+        (
+            "tokenizer.json",
+            b"{",
+            "expected config and processor that transformers can load",
+        ),
+        ("model.safetensors", b"cut off", "expected readable safetensors"),
+    ],
+)
+def test_a_broken_policy_is_one_line(
+    name: str,
+    content: bytes,
+    message: str,
+    policies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As an engine reads it: no learner looks at the checkpoint first."""
+    path = Path(shutil.copytree(SHAPES_POLICY, policies / "policy"))
+    (path / name).write_bytes(content)
+
+    class Reader(FakeWorker):
+        def __init__(self, config: RunConfig, index: int, model_path: str) -> None:
+            ChatEncoder(model_path, 100)
+            checkpoint_shapes(model_path)
+
+    monkeypatch.setattr(sys.modules["actors.rollout"], "RolloutWorker", Reader)
+    assert command.main([str(path), "--scenes", "2", *SHAPES]) == 2
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert printed.startswith(f"error: model.path {path}")
+    assert message in printed
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from cluster.evaluate import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'ray', 'vllm', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith("[]")
+    assert "POLICY_DIR" in done.stdout

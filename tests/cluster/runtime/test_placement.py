@@ -1,0 +1,42 @@
+"""Set-ups that cannot work are named before anything starts."""
+
+import pytest
+
+from cluster.runtime.placement import Bundle, describe, plan
+from cluster.runtime.ray_runtime import RayRuntime
+from common.config import Cluster
+from common.config.overrides import load_config
+from common.errors import UserError
+
+
+@pytest.mark.real
+def test_a_gpu_that_is_not_there_is_named_before_anything_starts() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"expected 99 GPUs for 1 actors, got \d+ in the cluster; lower rollout",
+    ):
+        RayRuntime(Cluster(), [Bundle("rollout/0", 1, 99, "vLLM engine")])
+
+
+@pytest.mark.real
+def test_a_cluster_that_is_not_there_is_named() -> None:
+    with pytest.raises(
+        UserError, match=r"expected a running Ray cluster at 127\.0\.0\.1:1, got"
+    ) as error:
+        RayRuntime(Cluster(address="127.0.0.1:1"))
+    assert "\n" not in str(error.value)
+
+
+def test_the_placement_map_adds_up() -> None:
+    words = [
+        "--mixture.online_fraction=1",
+        "--rollout.num_workers=2",
+        "--rollout.num_gpus=1",
+        "--learner.num_ranks=4",
+    ]
+    config = load_config(None, words)
+    bundles = plan(config)
+    on_gpu = [bundle.name for bundle in bundles if bundle.num_gpus]
+    assert on_gpu == ["rollout/0", "rollout/1"]
+    total = describe(bundles).splitlines()[-1]
+    assert total.split() == ["total", "6", "2", "7", "actors"]

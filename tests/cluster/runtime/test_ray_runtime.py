@@ -1,0 +1,101 @@
+"""The runtime's contract, kept by the in-process one and by Ray."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.runtime.ray_runtime import RayRuntime
+from common.config import Cluster
+from common.errors import UserError, plain_message
+from common.protocols import Handle, Runtime
+from tests.fakes import LocalRuntime
+
+
+class Worker:
+    """Holds a number; has plain and asynchronous methods."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.num_inside = 0
+
+    def make(self) -> tuple[int, Any]:
+        return self.number, np.full(3, self.number)
+
+    def total(self, array: Any) -> float:
+        return float(np.sum(array)) + self.number
+
+    def fail(self) -> None:
+        raise UserError(f"expected a good number, got {self.number}; choose another")
+
+
+class AsyncWorker(Worker):
+    async def overlap(self) -> int:
+        """How many calls were inside at once."""
+        self.num_inside += 1
+        most = self.num_inside
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+            most = max(most, self.num_inside)
+        self.num_inside -= 1
+        return most
+
+
+@pytest.fixture(
+    scope="module", params=["local", pytest.param("ray", marks=pytest.mark.real)]
+)
+def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
+    runtime: Runtime = LocalRuntime()
+    if request.param == "ray":
+        runtime = RayRuntime(Cluster())
+    yield runtime
+    runtime.shutdown()
+
+
+def spawn(runtime: Runtime, worker: type, number: int) -> Handle:
+    return runtime.spawn(worker, number, name="worker", num_cpus=0, num_gpus=0)
+
+
+def test_references_are_passed_on_and_read_by_the_receiver(runtime: Runtime) -> None:
+    """3 x 2 + 5 = 11."""
+
+    async def scenario() -> tuple[int, float]:
+        first = spawn(runtime, Worker, 2)
+        second = spawn(runtime, Worker, 5)
+        number, array = first.call_split("make", 2)
+        total = await second.call("total", array)
+        return await number, total
+
+    assert asyncio.run(scenario()) == (2, 11.0)
+
+
+def test_asynchronous_methods_overlap(runtime: Runtime) -> None:
+    async def scenario() -> list[int]:
+        worker = spawn(runtime, AsyncWorker, 1)
+        calls = [worker.call("overlap") for _ in range(3)]
+        return list(await asyncio.gather(*calls))
+
+    assert max(asyncio.run(scenario())) == 3
+
+
+def test_an_error_keeps_its_type_and_its_one_line(runtime: Runtime) -> None:
+    async def scenario() -> None:
+        worker = spawn(runtime, Worker, 7)
+        await worker.call("fail")
+
+    with pytest.raises(UserError) as error:
+        asyncio.run(scenario())
+    assert plain_message(error.value) == "expected a good number, got 7; choose another"
+
+
+def test_a_stopped_worker_answers_no_more(runtime: Runtime) -> None:
+    async def scenario() -> Any:
+        worker = spawn(runtime, Worker, 1)
+        await worker.call("make")
+        runtime.stop(worker)
+        return await worker.call("make")
+
+    with pytest.raises(Exception, match=r"stopped|died|dead"):
+        asyncio.run(scenario())

@@ -1,0 +1,116 @@
+"""Losses say what they need; nobody else asks which loss it is."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from common.config import Learner as LearnerConfig
+from common.config import RunConfig
+from common.config.losses import loss_sections
+from common.sources import ONLINE, RLOO
+from learner.losses import LOSSES, Needs, NoisedImage, make_loss
+from tests.learner.helpers import loss_of_kind
+
+ROOT = Path(__file__).parents[3]
+ROOMS = ("actors", "cluster", "common", "learner", "reward")
+
+
+def test_every_section_has_a_loss() -> None:
+    assert set(loss_sections().values()) == set(LOSSES)
+    for kind, section in loss_sections().items():
+        settings = LearnerConfig.model_validate({"loss": {"kind": kind}}).loss
+        assert (type(settings), settings.kind) == (section, kind)
+
+
+def test_what_losses_need() -> None:
+    needs = {kind: make_loss(loss_of_kind(kind)).needs for kind in loss_sections()}
+    for kind in ("sigmoid", "robust", "ipo", "hinge", "simpo"):
+        assert needs[kind] == Needs()
+    assert needs["mdpo"] == Needs(crop=(0.01, 0.2))
+    assert needs["ddpo"] == Needs(changed_tokens=3)
+    assert needs["mpo"] == Needs(mean_reward=True)
+    assert needs["povid"] == Needs(
+        noised_image=NoisedImage(step=500, shared_tokens=True), plain_rows=True
+    )
+    assert needs["rloo"] == Needs(normalised_advantages=True)
+    sections = loss_sections()
+    without_reference = {k for k, s in sections.items() if not s.reads_reference}
+    with_advantages = {k for k, s in sections.items() if s.reads_advantages}
+    assert (without_reference, with_advantages) == ({"simpo"}, {"rloo"})
+
+
+def test_a_loss_has_its_settings_only() -> None:
+    for loss in ({"kind": "ipo", "gamma": 1.0}, {"kind": "mdpo", "min_match": 2}):
+        with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+            LearnerConfig.model_validate({"loss": loss})
+
+
+def test_a_source_takes_over_what_its_kind_shares_with_the_runs() -> None:
+    """`gamma` and `normalise` are settings of two kinds each, and mean another thing in each of them."""
+    run = {"kind": "ddpo", "beta": 0.5, "nll_weight": 0.2, "gamma": 7.0}
+    sources = {"same": {"min_match": 2}, "dpo": {"kind": "sigmoid"}}
+    sources |= {"simpo": {"kind": "simpo"}, "rloo": {"kind": "rloo"}}
+    tree = {"loss": {**run, "normalise": False}, "source_losses": sources}
+    config = LearnerConfig.model_validate(tree)
+    assert config.source_losses == {
+        "same": loss_of_kind(**run, normalise=False, min_match=2),
+        "dpo": loss_of_kind("sigmoid", beta=0.5, nll_weight=0.2),
+        "simpo": loss_of_kind("simpo", nll_weight=0.2),
+        "rloo": loss_of_kind("rloo", beta=0.5, nll_weight=0.2),
+    }
+    sources = {"a": {"kind": "mpo"}, "b": {"kind": "ipo"}}
+    tree = {"loss": {"label_smoothing": 0.1}, "source_losses": sources}
+    config = LearnerConfig.model_validate(tree)
+    assert config.loss_of("a") == loss_of_kind("mpo", label_smoothing=0.1)
+    assert config.loss_of("b") == loss_of_kind("ipo")
+
+
+def test_a_weight_is_of_a_source() -> None:
+    with pytest.raises(
+        ValidationError, match=r"set learner\.source_losses\.NAME\.weight"
+    ):
+        LearnerConfig.model_validate({"loss": {"weight": 2.0}})
+
+
+def test_judged_groups_become_what_the_loss_reads() -> None:
+    def judged_source(kind: str) -> str:
+        tree = {"learner": {"loss": {"kind": kind}}, "mixture": {"online_fraction": 1}}
+        return RunConfig.model_validate(tree).judged_source
+
+    assert judged_source("sigmoid") == ONLINE
+    assert judged_source("rloo") == RLOO
+
+
+def comparisons_with_a_kind(path: Path) -> Iterator[str]:
+    """Comparisons of something that is called a kind or a loss with the name of one."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Compare):
+            continue
+        inner = list(ast.walk(node))
+        texts = {part.value for part in inner if isinstance(part, ast.Constant)}
+        names = {part.attr for part in inner if isinstance(part, ast.Attribute)}
+        names |= {part.id for part in inner if isinstance(part, ast.Name)}
+        is_about_losses = any("kind" in name or "loss" in name for name in names)
+        if is_about_losses and texts & set(loss_sections()):
+            yield f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_nobody_else_asks_for_the_kind_of_a_loss() -> None:
+    allowed = {ROOT / "common/config/losses.py", *(ROOT / "learner/losses").iterdir()}
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            if path not in allowed:
+                assert not list(comparisons_with_a_kind(path))
+
+
+@pytest.mark.parametrize(
+    "line", ['loss.kind == "rloo"', '"mpo" in kinds', 'a.kind in ("povid", "mdpo")']
+)
+def test_such_a_comparison_is_seen(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: line)
+    assert list(comparisons_with_a_kind(ROOT / "learner/learner.py"))
