@@ -1,100 +1,49 @@
-"""The configuration of a run; sections are imported from here."""
+"""The configuration of a run: one pydantic tree whose defaults are the vetted setting.
+
+A preset is a TOML file of these fields; `--section.key value` overrides one of them (see `common/config/overrides.py`).
+Fields whose value the papers do not state say so ("ours").
+"""
 
 from __future__ import annotations
 
-from common.config.tree import (
-    SHAPES_POLICY as SHAPES_POLICY,
-)
-from common.config.tree import (
-    Checkpoint as Checkpoint,
-)
-from common.config.tree import (
-    Cluster as Cluster,
-)
-from common.config.tree import (
-    Data as Data,
-)
-from common.config.tree import (
-    EngineOptions as EngineOptions,
-)
-from common.config.tree import (
-    Evaluation as Evaluation,
-)
-from common.config.tree import (
-    Fast as Fast,
-)
-from common.config.tree import (
-    Full as Full,
-)
-from common.config.tree import (
-    JudgeConfig as JudgeConfig,
-)
-from common.config.tree import (
-    Learner as Learner,
-)
-from common.config.tree import (
-    Loop as Loop,
-)
-from common.config.tree import (
-    Lora as Lora,
-)
-from common.config.tree import (
-    LossConfig as LossConfig,
-)
-from common.config.tree import (
-    Mixture as Mixture,
-)
-from common.config.tree import (
-    Model as Model,
-)
-from common.config.tree import (
-    OnlineBdhs as OnlineBdhs,
-)
-from common.config.tree import (
-    Optimizer as Optimizer,
-)
-from common.config.tree import (
-    PairFile as PairFile,
-)
-from common.config.tree import (
-    PolicyJudge as PolicyJudge,
-)
-from common.config.tree import (
-    PromptFile as PromptFile,
-)
-from common.config.tree import (
-    PromptSource as PromptSource,
-)
-from common.config.tree import (
-    Reward as Reward,
-)
-from common.config.tree import (
-    Rollout as Rollout,
-)
-from common.config.tree import (
-    RulesJudge as RulesJudge,
-)
-from common.config.tree import (
-    Run as Run,
-)
-from common.config.tree import (
-    RunConfig as RunConfig,
-)
-from common.config.tree import (
-    Section as Section,
-)
-from common.config.tree import (
-    ShapesPrompts as ShapesPrompts,
-)
-from common.config.tree import (
-    ShapesSuite as ShapesSuite,
-)
-from common.config.tree import (
-    SuiteConfig as SuiteConfig,
-)
-from common.config.tree import (
-    Tuning as Tuning,
-)
-from common.config.tree import (
-    by_kind as by_kind,
-)
+from common.config.data import Data, PairFile, PromptFile, PromptSource, ShapesPrompts
+from common.config.evaluation import Evaluation, ShapesSuite, SuiteConfig
+from common.config.learner import Fast, Learner, LossConfig, Optimizer
+from common.config.loop import Checkpoint, Loop, Mixture
+from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
+from common.config.reward import JudgeConfig, PolicyJudge, Reward, RulesJudge
+from common.config.rollout import EngineOptions, OnlineBdhs, Rollout
+from common.config.run import Cluster, Run, RunConfig
+
+__all__ = [
+    "SHAPES_POLICY",
+    "Checkpoint",
+    "Cluster",
+    "Data",
+    "EngineOptions",
+    "Evaluation",
+    "Fast",
+    "Full",
+    "JudgeConfig",
+    "Learner",
+    "Loop",
+    "Lora",
+    "LossConfig",
+    "Mixture",
+    "Model",
+    "OnlineBdhs",
+    "Optimizer",
+    "PairFile",
+    "PolicyJudge",
+    "PromptFile",
+    "PromptSource",
+    "Reward",
+    "Rollout",
+    "RulesJudge",
+    "Run",
+    "RunConfig",
+    "ShapesPrompts",
+    "ShapesSuite",
+    "SuiteConfig",
+    "Tuning",
+]

@@ -14,12 +14,11 @@ from common.config import (
     Run,
     RunConfig,
     ShapesPrompts,
-    by_kind,
 )
 from common.config.flags import Flag
 from common.config.jobs import PovidJobConfig
 from common.config.overrides import describe_keys, load, load_config, split_overrides
-from common.config.section import Section
+from common.config.section import Section, by_kind
 from common.errors import UserError
 
 PRESETS = sorted(Path("cluster/configs").glob("*.toml"))

@@ -1,0 +1,72 @@
+"""What a policy is measured by."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from common.config.section import Section
+
+
+class ShapesSuite(Section):
+    """Rendered scenes: captions measured by CHAIR and by the judge, yes/no questions measured by POPE."""
+
+    kind: Literal["shapes"] = "shapes"
+    name: str = Field("shapes", description="of the suite in the scorecard")
+    validation_scenes: int = Field(100, ge=0)
+    test_scenes: int = Field(300, ge=0)
+    questions_per_scene: int = Field(
+        2, ge=0, description="per POPE split: one yes and one no"
+    )
+
+
+# One kind so far: a second one makes this a union by kind, as JudgeConfig is.
+SuiteConfig: TypeAlias = ShapesSuite
+
+
+class Evaluation(Section):
+    """What measures a policy. Test is read twice: for the start policy and for the picked policy."""
+
+    suites: tuple[SuiteConfig, ...] = Field(
+        (),
+        description='suites by kind; a bare name such as "shapes" takes the defaults of its kind. '
+        "Without any, the last checkpoint becomes the policy",
+    )
+    bootstrap_samples: int = Field(1000, ge=1)
+    samples_shown: int = Field(24, ge=0, description="test images in samples.html")
+    pairs: str | None = Field(
+        None,
+        description="held-out pair set for the grounding gate; the shapes suite makes its own from its scenes",
+    )
+    grounding_pairs: int = Field(
+        100, ge=0, description="pairs of the scorecard's grounding gate, 0: none"
+    )
+    grounding_gain: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="what the true picture must add to the gate's accuracy; less is a warning",
+    )
+
+    @field_validator("suites", mode="before")
+    @classmethod
+    def _expand_bare_names(cls, values: Any) -> Any:
+        if not isinstance(values, list | tuple):
+            return values
+        sections = []
+        for value in values:
+            section = {"kind": value} if isinstance(value, str) else value
+            if isinstance(section, dict) and "kind" not in section:
+                raise ValueError('expected a kind in every suite; add kind = "shapes"')
+            sections.append(section)
+        return sections
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Evaluation:
+        names = [suite.name for suite in self.suites]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"evaluation.suites: expected different names, got {', '.join(names)}; set their name"
+            )
+        return self

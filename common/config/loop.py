@@ -1,0 +1,62 @@
+"""How rollouts and learner steps meet: the mixture, staleness, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from common.config.section import Section
+
+
+class Mixture(Section):
+    """Offline and online pairs in one batch. `bernoulli` with 0.5 is Mixed-DPO (arXiv 2407.02477, Eq. 4)."""
+
+    kind: Literal["bernoulli", "ratio", "schedule"] = "bernoulli"
+    online_fraction: float = Field(
+        0.5, ge=0, le=1, description="1 = online DPO, 0 = offline DPO"
+    )
+    start_fraction: float = Field(
+        0.0, ge=0, le=1, description="of schedule: online_fraction at the first step"
+    )
+    online_bdhs_fraction: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the online pairs that are BDHS's (rollout.bdhs), not the judge's",
+    )
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The values that the online fraction has over a run: its ends for `schedule`, else one value."""
+        if self.kind == "schedule":
+            return (self.start_fraction, self.online_fraction)
+        return (self.online_fraction,)
+
+
+class Loop(Section):
+    """How far rollouts may run ahead of the learner. max_staleness 0 is strictly on-policy."""
+
+    max_staleness: int = Field(1, ge=0)
+    publish_interval: int = Field(
+        1, ge=1, description="learner steps per published weight version"
+    )
+    heartbeat_s: float = Field(30.0, gt=0)
+    stall_limit_s: float = Field(
+        600.0,
+        gt=0,
+        description="stop with the drop histogram if no batch forms for so long",
+    )
+    call_timeout_s: float = Field(
+        600.0, gt=0, description="limit of any one remote call"
+    )
+    probe_tolerance: float = Field(
+        1e-3, gt=0, description="max |Δ token log-prob| between learner and engine"
+    )
+
+
+class Checkpoint(Section):
+    """Every `interval` steps: state for --resume, and a look at the validation scenes."""
+
+    interval: int = Field(25, ge=1)
+    keep: int = Field(2, ge=1)

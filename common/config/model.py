@@ -1,0 +1,81 @@
+"""The start policy and what of it is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Tag, model_validator
+
+from common.config.section import Section, by_kind
+
+SHAPES_POLICY = "common/shapes/policy"
+
+
+class Full(Section):
+    """Train every parameter (of the parts that are not frozen)."""
+
+    kind: Literal["full"] = "full"
+
+
+class Lora(Section):
+    """Low-rank adapters by peft. r and alpha as in both papers."""
+
+    kind: Literal["lora"] = "lora"
+    r: int = Field(128, ge=1)
+    alpha: int = Field(256, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    sides: tuple[Literal["language", "projector", "vision"], ...] = Field(
+        ("language",),
+        min_length=1,
+        description="vision and projector take all their linear layers",
+    )
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    quantize: Literal["none", "nf4"] = Field(
+        "none",
+        description="nf4: the language side's linear layers in 4 bits (QLoRA, arXiv 2305.14314)",
+    )
+    push: Literal["merged", "adapter"] = Field(
+        "merged",
+        description="what engines get: all weights, merged, or the adapter alone, which they run beside the start "
+        "policy's weights (language side only; fewer bytes, slower sampling)",
+    )
+
+    @model_validator(mode="after")
+    def _adapter_is_all_that_changes(self) -> Lora:
+        if self.push == "adapter" and (
+            self.sides != ("language",) or self.quantize != "none"
+        ):
+            raise ValueError(
+                f"model.tuning.push = adapter needs sides = language and quantize = none, since engines keep the start "
+                f"policy's weights, got {', '.join(self.sides)} and {self.quantize}; set push = merged"
+            )
+        return self
+
+
+Tuning = Annotated[
+    Annotated[Full, Tag("full")] | Annotated[Lora, Tag("lora")], by_kind("full")
+]
+
+
+class Model(Section):
+    """The start policy, a Hugging Face directory, and what of it is trained."""
+
+    path: str = SHAPES_POLICY
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_length: int = Field(
+        512,
+        ge=16,
+        description="tokens of prompt + response; longer ones are refused and counted",
+    )
+    tuning: Tuning = Full()
+    freeze_vision: bool = Field(
+        True, description="freeze the vision tower; the projector stays trainable"
+    )

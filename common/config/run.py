@@ -1,0 +1,126 @@
+"""The root of the tree, and the rules that hold between its sections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from common.config.data import Data
+from common.config.evaluation import Evaluation
+from common.config.learner import Learner
+from common.config.loop import Checkpoint, Loop, Mixture
+from common.config.model import Lora, Model
+from common.config.reward import Reward
+from common.config.rollout import Rollout
+from common.config.section import Section
+from common.sources import ONLINE, ONLINE_BDHS, RLOO
+
+
+class Run(Section):
+    """Where and with which seed."""
+
+    dir: Path = Path("runs/run")
+    seed: int = 0
+
+
+class Cluster(Section):
+    """The Ray cluster. None starts a local one on this machine."""
+
+    address: str | None = None
+    start_timeout_s: float = Field(300.0, gt=0)
+
+
+class RunConfig(Section):
+    """Everything a run needs. Written resolved to RUN_DIR/config.json.
+
+    `keys_read` are the keys, or sections, that overrides may name, () for all; `job_defaults` lie below the preset.
+    Both are for the trees of other commands (`common/config/jobs.py`).
+    """
+
+    keys_read: ClassVar[tuple[str, ...]] = ()
+    job_defaults: ClassVar[dict[str, Any]] = {}
+
+    run: Run = Run()
+    cluster: Cluster = Cluster()
+    model: Model = Model()
+    data: Data = Data()
+    rollout: Rollout = Rollout()
+    reward: Reward = Reward()
+    learner: Learner = Learner()
+    mixture: Mixture = Mixture()
+    loop: Loop = Loop()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluation: Evaluation = Evaluation()
+
+    @property
+    def judged_source(self) -> str:
+        """The source of judged pairs: best against worst, or with RLOO all completions two by two."""
+        return RLOO if self.learner.loss_of(RLOO).reads_advantages else ONLINE
+
+    @property
+    def pairs_per_group(self) -> int:
+        """Number of pairs that a judged group becomes."""
+        return self.rollout.num_completions // 2 if self.judged_source == RLOO else 1
+
+    @property
+    def online_sources(self) -> tuple[str, ...]:
+        """The sources that fill the online slots of a batch, at least one."""
+        bdhs_fraction = self.mixture.online_bdhs_fraction
+        sources: list[str] = []
+        if bdhs_fraction < 1:
+            sources.append(self.judged_source)
+        if bdhs_fraction > 0:
+            sources.append(ONLINE_BDHS)
+        return tuple(sources)
+
+    @model_validator(mode="after")
+    def _checkpoints_follow_a_publish(self) -> RunConfig:
+        if self.checkpoint.interval % self.loop.publish_interval:
+            raise ValueError(
+                f"checkpoint.interval must be a multiple of loop.publish_interval, got {self.checkpoint.interval} and "
+                f"{self.loop.publish_interval}; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _quantised_whole(self) -> RunConfig:
+        tuning = self.model.tuning
+        is_quantized = isinstance(tuning, Lora) and tuning.quantize != "none"
+        if is_quantized and self.learner.zero_stage == 3:
+            raise ValueError(
+                "learner.zero_stage = 3 cannot split 4-bit weights, got model.tuning.quantize = nf4; use stage 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_held_out(self) -> RunConfig:
+        if self.data.offline is None or self.evaluation.pairs is None:
+            return self
+        held_out = Path(self.evaluation.pairs).resolve()
+        trained = [Path(path).resolve() for path in self.data.offline.paths]
+        if held_out in trained:
+            raise ValueError(
+                f"evaluation.pairs must be pairs that are not trained on, got {self.evaluation.pairs}, which is in "
+                "data.offline.path; keep some aside"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _completions_pair_up(self) -> RunConfig:
+        if self.judged_source == RLOO and self.rollout.num_completions % 2:
+            raise ValueError(
+                f"rollout.num_completions must be even for the rloo loss, got {self.rollout.num_completions}; add one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _offline_present(self) -> RunConfig:
+        fraction = min(self.mixture.fractions)
+        if fraction < 1 and self.data.offline is None:
+            raise ValueError(
+                f"mixture.online_fraction = {fraction} needs offline pairs, got none; "
+                "set data.offline.path (python -m cluster.generate bdhs writes one) or online_fraction = 1"
+            )
+        return self
