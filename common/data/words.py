@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rapidfuzz.distance import Levenshtein
+
 MAX_WORDS = 10_000
 """`distance` compares at most this many words of each answer."""
 
@@ -23,41 +25,8 @@ def words(text: str) -> list[str]:
 
 
 def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
-    """Levenshtein distance: the fewest insertions, deletions and replacements of words that turn `left` into `right`.
-
-    Bit-parallel (Myers 1999, in the form of Hyyrö 2003 for the distance of whole sequences). The table of distances
-    has a row per word of the longer side and a column per word of the shorter one. Neighbouring entries differ by at
-    most one, so a column is two integers: bit i of `rises` (`falls`) says that row i + 1 is one more (less) than row i.
-    """
-    left, right = _without_common_ends(left, right)
-    if len(left) < len(right):
-        left, right = right, left
-    if not right:
-        return len(left)
-    rows_of_word: dict[str, int] = {}
-    for row, word in enumerate(left):
-        rows_of_word[word] = rows_of_word.get(word, 0) | 1 << row
-    all_rows = (1 << len(left)) - 1
-    last_row = 1 << (len(left) - 1)
-    distance = len(left)
-    rises = all_rows
-    falls = 0
-    for word in right:
-        equal = rows_of_word.get(word, 0)
-        # A cell costs nothing more than its upper left neighbour where the words are equal or a cheaper path arrives.
-        diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
-        right_rises = falls | ~(diagonal | rises) & all_rows
-        right_falls = rises & diagonal
-        if right_rises & last_row:
-            distance += 1
-        if right_falls & last_row:
-            distance -= 1
-        # The first row of the table rises with every column: the distance of nothing from so many words.
-        right_rises = right_rises << 1 | 1
-        right_falls = right_falls << 1
-        rises = (right_falls | ~(diagonal | right_rises)) & all_rows
-        falls = right_rises & diagonal & all_rows
-    return distance
+    """Levenshtein distance: the fewest insertions, deletions and replacements of words from `left` to `right`."""
+    return Levenshtein.distance(left, right)
 
 
 def distance(left: Sequence[str], right: Sequence[str]) -> float:
@@ -71,17 +40,3 @@ def distance(left: Sequence[str], right: Sequence[str]) -> float:
     if not longer:
         return 0.0
     return edit_distance(left, right) / longer
-
-
-def _without_common_ends(
-    left: Sequence[str], right: Sequence[str]
-) -> tuple[Sequence[str], Sequence[str]]:
-    """Cut off the common beginning and end, which cost nothing."""
-    shorter = min(len(left), len(right))
-    begin = 0
-    while begin < shorter and left[begin] == right[begin]:
-        begin += 1
-    end = 0
-    while end < shorter - begin and left[-1 - end] == right[-1 - end]:
-        end += 1
-    return left[begin : len(left) - end], right[begin : len(right) - end]
