@@ -92,7 +92,9 @@ class Learner:
         return free_address()
 
     def start(
-        self, master_address: str | None = None, master_port: int | None = None
+        self,
+        master_address: str | None = None,
+        master_port: int | None = None,
     ) -> dict[str, Any]:
         """Load the policy, make the reference, start the engine. The address, if given, replaces the constructor's.
 
@@ -140,7 +142,9 @@ class Learner:
         }
 
     def step(
-        self, step: int, pairs: list[PreferencePair]
+        self,
+        step: int,
+        pairs: list[PreferencePair],
     ) -> tuple[StepResult, list[Dropped]]:
         """One update on a global batch, the same list on every rank; each rank trains on its share.
 
@@ -216,7 +220,8 @@ class Learner:
         self._probe = (prompt, tuple(token_ids))
 
     def publish(
-        self, version: int
+        self,
+        version: int,
     ) -> tuple[WeightManifest | None, dict[str, np.ndarray]]:  # type: ignore[type-arg]
         """The weights as they are now, of LoRA merged or the adapter alone (`model.tuning.push`), with the manifest.
 
@@ -290,7 +295,10 @@ class Learner:
         return NoisedImages(self.models, objective, seed)
 
     def _shift_rewards(
-        self, tables: list[PairTable], plan: BatchPlan, objective: Objective
+        self,
+        tables: list[PairTable],
+        plan: BatchPlan,
+        objective: Objective,
     ) -> None:
         """Add the rewards of a step to the mean that losses read."""
         reads_mean = [objective.needs(pair).mean_reward for pair in plan.rows]
@@ -318,7 +326,9 @@ class Learner:
         return step > 0 and (is_last or step % self.config.checkpoint.interval == 0)
 
     def _reference_cache(
-        self, encoder: ChatEncoder, dtype: torch.dtype
+        self,
+        encoder: ChatEncoder,
+        dtype: torch.dtype,
     ) -> ReferenceCache | None:
         folder = self.fast.reference_cache
         if folder is None:
@@ -356,7 +366,10 @@ class Learner:
 
 
 def _result(
-    step: int, plan: BatchPlan, metrics: dict[str, float], skipped: bool
+    step: int,
+    plan: BatchPlan,
+    metrics: dict[str, float],
+    skipped: bool,
 ) -> tuple[StepResult, list[Dropped]]:
     """What a step returns; the pairs of a skipped step are dropped."""
     trained, dropped = plan.pairs, list(plan.dropped)

@@ -25,7 +25,9 @@ _CHUNK_NUMEL = 1 << 22
 
 
 def plain_weights(
-    gathered: Mapping[str, Tensor], tuning: Tuning, policy: Policy | None = None
+    gathered: Mapping[str, Tensor],
+    tuning: Tuning,
+    policy: Policy | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
     """Current weights by Hugging Face name, and with LoRA those of the start, which are its base weights.
 
@@ -43,7 +45,8 @@ def plain_weights(
 
 
 def change_norm(
-    current: Mapping[str, Tensor], start: Iterable[tuple[str, Tensor]]
+    current: Mapping[str, Tensor],
+    start: Iterable[tuple[str, Tensor]],
 ) -> float:
     """L2 norm of the difference over all tensors; `start` is read once, a tensor at a time."""
     squares: list[float] = []

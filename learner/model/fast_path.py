@@ -73,7 +73,10 @@ class FastPath:
         )
 
     def apply(
-        self, config: RunConfig, policy: Policy, reference: Policy | None
+        self,
+        config: RunConfig,
+        policy: Policy,
+        reference: Policy | None,
     ) -> None:
         """Switch policy and reference over."""
         fast = config.learner.fast

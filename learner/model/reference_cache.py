@@ -169,7 +169,10 @@ class ReferenceCache:
             self.num_misses += _is_offline(pairs[index])
 
     def _compute(
-        self, rows: Sequence[_Row], missing: set[int], logps: CompletionLogps
+        self,
+        rows: Sequence[_Row],
+        missing: set[int],
+        logps: CompletionLogps,
     ) -> dict[int, Tensor]:
         """Row index -> log-probs, of the rows of all missing pairs, in the order of the forward that gave `logps`."""
         indices = [i for i, row in enumerate(rows) if row.owner in missing]
@@ -202,7 +205,9 @@ class ReferenceCache:
 
 
 def _stored(
-    files: Sequence[sqlite3.Connection], key: bytes, length: int
+    files: Sequence[sqlite3.Connection],
+    key: bytes,
+    length: int,
 ) -> Tensor | None:
     """The first value of this key that fits the number of tokens."""
     for file in files:
