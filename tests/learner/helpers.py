@@ -95,7 +95,9 @@ def encoded(collator: Collator, pairs: list[PreferencePair]) -> list[EncodedPair
 
 
 def assert_same_weights(
-    weights: Mapping[str, Any], expected: Mapping[str, Any], lr: float = 1e-3
+    weights: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    lr: float = 1e-3,
 ) -> None:
     """After the same few steps of AdamW with this learning rate, up to the rounding of gradients.
 

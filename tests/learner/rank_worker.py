@@ -100,7 +100,12 @@ def infinite_loss_of(pair_id: str) -> Any:
 
 
 def run(
-    case: dict[str, Any], rank: int, world_size: int, port: int, images: Path, out: Path
+    case: dict[str, Any],
+    rank: int,
+    world_size: int,
+    port: int,
+    images: Path,
+    out: Path,
 ) -> None:
     learner = Learner(
         config_of(case, world_size, out), rank, world_size, "127.0.0.1", port

@@ -103,7 +103,9 @@ def test_training_raises_the_margin(store: ImageStore, tuning: dict | None) -> N
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 8])
 def test_micro_batches_add_up_to_one_big_batch(
-    model_path: Path, store: ImageStore, micro_batch: int
+    model_path: Path,
+    store: ImageStore,
+    micro_batch: int,
 ) -> None:
     """Float64, so that equal means equal: 7 pairs in micro-batches of 1, 3 or 4 against one of 8."""
     policy = load_policy(Model(), model_path).double()
@@ -157,7 +159,8 @@ def test_a_batch_without_a_usable_pair_changes_nothing(store: ImageStore) -> Non
 
 
 def test_a_loss_that_is_not_finite_skips_the_step(
-    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer, pairs = started(run_config()), make_pairs(store, 6)
     original = learner.losses.pair_losses
@@ -181,7 +184,10 @@ def test_a_loss_that_is_not_finite_skips_the_step(
     ("kind", "bad"), [("hinge", math.nan), ("hinge", -math.inf), ("sigmoid", -math.inf)]
 )
 def test_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is(
-    store: ImageStore, monkeypatch: pytest.MonkeyPatch, kind: str, bad: float
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    bad: float,
 ) -> None:
     """A bad value from the reference alone: the policy's gradient is 0 or -β, as of any other pair."""
     trainer = started(run_config(loss={"kind": kind}))
@@ -200,7 +206,9 @@ def test_a_loss_that_is_not_finite_skips_the_step_though_its_gradient_is(
 
 
 def test_a_run_that_stays_not_finite_stops_and_leaves_its_batch(
-    store: ImageStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """Limit 2: bad, good, bad, bad stops; the good step between starts the count again."""
     config = run_config(max_skipped_steps=2)
@@ -273,7 +281,8 @@ def test_pairs_of_one_prompt_fill_a_forward_with_it_once(store: ImageStore) -> N
 
 @TUNINGS
 def test_every_switch_off_trains_the_same(
-    store: ImageStore, tuning: dict | None
+    store: ImageStore,
+    tuning: dict | None,
 ) -> None:
     names = ("share_prompt", "share_vision", "fused_logps", "fused_layers", "onednn")
     off = dict.fromkeys(names, False) | {"reference_cache": "off"}
@@ -313,7 +322,8 @@ def test_what_zero_3_cannot_have_is_said(model_path: Path) -> None:
 
 
 def test_the_slower_of_two_libraries_is_no_fallback(
-    model_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(learner.forward.onednn, "mkl_is_slow", lambda: False)
     path = FastPath.of(run_config(), load_policy(Model(), model_path))
@@ -321,7 +331,8 @@ def test_the_slower_of_two_libraries_is_no_fallback(
 
 
 def test_a_checkpoint_of_another_number_of_ranks_names_the_way_out(
-    store: ImageStore, tmp_path: Path
+    store: ImageStore,
+    tmp_path: Path,
 ) -> None:
     trainer = started(run_config())
     trainer.save(tmp_path / "one")
@@ -335,7 +346,9 @@ def test_a_checkpoint_of_another_number_of_ranks_names_the_way_out(
 
 
 def test_the_exported_adapter_is_pefts(
-    store: ImageStore, tmp_path: Path, model_path: Path
+    store: ImageStore,
+    tmp_path: Path,
+    model_path: Path,
 ) -> None:
     """Base and adapter loaded by peft alone give the merged export's log-probs."""
     sides = {**LORA, "sides": ["language", "projector", "vision"]}
@@ -401,7 +414,8 @@ def test_a_probe_must_be_a_response(store: ImageStore) -> None:
 
 
 def test_publishing_does_not_disturb_training(
-    store: ImageStore, tmp_path: Path
+    store: ImageStore,
+    tmp_path: Path,
 ) -> None:
     pairs = make_pairs(store, 6)
     disturbed = started(run_config(tuning=LORA))
@@ -428,7 +442,9 @@ def test_a_tied_head_is_sent_and_exported(store: ImageStore, tmp_path: Path) -> 
 
 @TUNINGS
 def test_export_loads_with_transformers(
-    store: ImageStore, tmp_path: Path, tuning: dict | None
+    store: ImageStore,
+    tmp_path: Path,
+    tuning: dict | None,
 ) -> None:
     trainer, pairs = started(run_config(tuning=tuning)), make_pairs(store, 6)
     trainer.step(0, pairs)
@@ -458,7 +474,9 @@ def test_export_loads_with_transformers(
 
 @TUNINGS
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    store: ImageStore, tmp_path: Path, tuning: dict | None
+    store: ImageStore,
+    tmp_path: Path,
+    tuning: dict | None,
 ) -> None:
     tuning = tuning and {**tuning, "dropout": 0.2}  # draws random numbers
     batches = [make_pairs(store, 6, first) for first in (0, 6, 12, 18)]

@@ -14,7 +14,11 @@ from tests.learner.helpers import make_pairs, text_prompt
 
 
 def plans(
-    pairs: list, collator: Collator, micro_batch: int, world_size: int, monkeypatch
+    pairs: list,
+    collator: Collator,
+    micro_batch: int,
+    world_size: int,
+    monkeypatch,
 ) -> list[BatchPlan]:
     """The plans of all ranks, each in a thread of its own; they exchange their facts through a barrier."""
     facts, barrier = [], Barrier(world_size, timeout=60)
@@ -55,7 +59,9 @@ def test_one_rank(collator: Collator, store: ImageStore) -> None:
 
 
 def test_ranks_run_equally_many_micro_batches(
-    collator: Collator, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    collator: Collator,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Pairs 1 and 3 are refused: rank 1 has none left, and runs fillers of weight 0 beside rank 0's two batches."""
     pairs = make_pairs(store, 4)
@@ -70,7 +76,9 @@ def test_ranks_run_equally_many_micro_batches(
 
 
 def test_the_plan_carries_the_order_of_gathered_rows(
-    collator: Collator, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    collator: Collator,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Pair 2 is refused: rank 0 has pairs 0 and 4, rank 1 has 1 and 3; rows go rank by rank."""
     pairs = make_pairs(store, 5)
@@ -81,7 +89,9 @@ def test_the_plan_carries_the_order_of_gathered_rows(
 
 
 def test_every_micro_batch_has_media_if_any_has(
-    collator: Collator, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    collator: Collator,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pairs = make_pairs(store, 4)
     pairs[1] = replace(pairs[1], prompt=text_prompt())

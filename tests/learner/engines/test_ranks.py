@@ -36,7 +36,10 @@ CURVES = (
 
 
 def case(
-    name: str, zero_stage: int = 0, tuning: str = "full", **learner: Any
+    name: str,
+    zero_stage: int = 0,
+    tuning: str = "full",
+    **learner: Any,
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -167,7 +170,8 @@ def test_a_checkpoint_of_two_ranks_is_refused_by_one(trained: Path) -> None:
 
 
 def test_a_zero_3_push_takes_one_parameter_at_a_time(
-    store: ImageStore, tmp_path: Path
+    store: ImageStore,
+    tmp_path: Path,
 ) -> None:
     """25 M parameters, 100 MB, the largest 2 MB: no rank holds more than its half of policy and reference, and a push
     takes less than two of the largest on rank 1; on rank 0, to show that the measure sees it, one copy of the model.

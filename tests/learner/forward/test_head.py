@@ -26,7 +26,10 @@ def make_case(bias: bool) -> tuple[nn.Linear, Tensor, Tensor]:
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("chunk", [1, 4, 5, 100])
 def test_values_and_gradients(
-    monkeypatch: pytest.MonkeyPatch, bias: bool, frozen: bool, chunk: int
+    monkeypatch: pytest.MonkeyPatch,
+    bias: bool,
+    frozen: bool,
+    chunk: int,
 ) -> None:
     monkeypatch.setattr(learner.forward.head, "CHUNK_BYTES", chunk * ROW)
     head, hidden, targets = make_case(bias)

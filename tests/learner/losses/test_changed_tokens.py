@@ -35,7 +35,9 @@ from tests.learner.helpers import (
 
 
 def spots(
-    chosen: list[int], rejected: list[int], min_match: int = 1
+    chosen: list[int],
+    rejected: list[int],
+    min_match: int = 1,
 ) -> tuple[list[int], list[int]]:
     """Places of changed tokens."""
     in_chosen, in_rejected = changed_tokens(chosen, rejected, min_match)
@@ -93,7 +95,10 @@ def tokens(*ids: int) -> Response:
 
 
 def dense_ratio(
-    policies: tuple[Policy, Policy], collator: Collator, pair: EncodedPair, side: int
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pair: EncodedPair,
+    side: int,
 ) -> Tensor:
     """Σ w_i r_i / Σ w_i with weight 4 in changed spans, token by token from Hugging Face's own logits."""
     completion = (pair.chosen, pair.rejected)[side]
@@ -120,7 +125,11 @@ def dense_ratio(
 @pytest.mark.parametrize("tree", [True, False], ids=["tree", "rows"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_gradient_of_the_batch_equals_that_of_the_formula(
-    model_path: Path, collator: Collator, store: ImageStore, tree: bool, size: int
+    model_path: Path,
+    collator: Collator,
+    store: ImageStore,
+    tree: bool,
+    size: int,
 ) -> None:
     """Dense pairs beside plain ones, one of them without a picture."""
     policies = diverged_policies(model_path, 0.2)

@@ -15,7 +15,10 @@ KINDS = ("sigmoid", "robust", "ipo", "hinge", "simpo")
 
 
 def logps(
-    chosen: float, rejected: float, ref_chosen: float = 0.0, ref_rejected: float = 0.0
+    chosen: float,
+    rejected: float,
+    ref_chosen: float = 0.0,
+    ref_rejected: float = 0.0,
 ) -> PairLogps:
     values = torch.tensor(
         [[chosen], [rejected], [ref_chosen], [ref_rejected]], dtype=torch.float64

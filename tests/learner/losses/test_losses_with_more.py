@@ -187,7 +187,10 @@ def test_gradients(settings: Loss) -> None:
     lengths = torch.arange(2, 7)
 
     def loss(
-        chosen: Tensor, rejected: Tensor, cropped: Tensor, ratios: Tensor
+        chosen: Tensor,
+        rejected: Tensor,
+        cropped: Tensor,
+        ratios: Tensor,
     ) -> Tensor:
         pairs = PairLogps(
             chosen,

@@ -151,7 +151,10 @@ def test_what_the_processor_gets(cropping: Collator, store: ImageStore) -> None:
 @LAYOUTS
 @torch.no_grad()
 def test_both_models_see_the_crop(
-    policies: tuple[Policy, Policy], cropping: Collator, store: ImageStore, tree: bool
+    policies: tuple[Policy, Policy],
+    cropping: Collator,
+    store: ImageStore,
+    tree: bool,
 ) -> None:
     """Rows behind crops are the plain forward of the chosen answer with the crop's pixels, for policy and reference."""
     pairs = encoded(cropping, mixed(store))
@@ -184,7 +187,9 @@ def test_both_models_see_the_crop(
 
 
 def formula(
-    policies: tuple[Policy, Policy], collator: Collator, pair: EncodedPair
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pair: EncodedPair,
 ) -> Tensor:
     """mDPO of one pair, every log-prob from whole logits of a forward of its own."""
 
@@ -247,7 +252,8 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
 
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 def test_a_learner_trains_on_it_beside_other_losses(
-    store: ImageStore, tuning: dict | None
+    store: ImageStore,
+    tuning: dict | None,
 ) -> None:
     """At the start every ratio is 0: log 2 for DPO, (1 + 0.7 + 0.3)·log 2 for mDPO. Plain rows train the same."""
     pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 6)]

@@ -45,7 +45,9 @@ def test_the_mean_of_earlier_rewards_by_hand() -> None:
 
 @pytest.mark.parametrize("micro_batch", [1, 4])
 def test_the_shift_of_each_step(
-    store: ImageStore, monkeypatch: pytest.MonkeyPatch, micro_batch: int
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
+    micro_batch: int,
 ) -> None:
     """δ is the mean over mpo pairs of all earlier steps, and the same in all micro-batches of a step."""
     shifts: list[set[float]] = []
@@ -74,7 +76,8 @@ def test_the_shift_of_each_step(
 
 
 def test_a_skipped_step_leaves_it(
-    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer, original = started(loss=MPO), learner.losses.pair_losses
     pairs = make_pairs(store, 6)
@@ -89,7 +92,9 @@ def test_a_skipped_step_leaves_it(
 
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    store: ImageStore, tmp_path: Path, tuning: dict | None
+    store: ImageStore,
+    tmp_path: Path,
+    tuning: dict | None,
 ) -> None:
     batches = [make_pairs(store, 6, first) for first in (0, 6, 12, 18)]
     straight = started(tuning=tuning, loss=MPO)
@@ -121,7 +126,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 
 def test_without_a_loss_that_reads_it_the_reference_does_not_run(
-    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 6)]
     simpo = {"kind": "simpo", "gamma": 0.5}

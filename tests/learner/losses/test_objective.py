@@ -81,7 +81,8 @@ def policies(model_path: Path) -> tuple[Policy, Policy]:
 
 
 def gradients_of(
-    policy: Policy, backward: Callable[[], object]
+    policy: Policy,
+    backward: Callable[[], object],
 ) -> dict[str, torch.Tensor]:
     policy.zero_grad()
     backward()
@@ -103,7 +104,9 @@ def accumulated(
 
 
 def direct(
-    policies: tuple[Policy, Policy], collator: Collator, pairs: list[PreferencePair]
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pairs: list[PreferencePair],
 ) -> PairLogps:
     """Log-probs of all pairs in one forward."""
     batch = collator.collate(encoded(collator, pairs)).to("cpu", torch.float64)
@@ -114,7 +117,10 @@ def direct(
 
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_the_batch_is_a_weighted_mean_of_the_sources_losses(
-    policies: tuple[Policy, Policy], collator: Collator, store: ImageStore, size: int
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    store: ImageStore,
+    size: int,
 ) -> None:
     """4 pairs of `online` (sigmoid, weight 1) and 3 of `bdhs` (ipo, weight 0.5): divided by 4 + 3·0.5 = 5.5."""
     pairs = make_pairs(store, 7)
@@ -131,7 +137,10 @@ def test_the_batch_is_a_weighted_mean_of_the_sources_losses(
 
 @pytest.mark.parametrize("gamma", [0.5, 0.3])
 def test_weights_make_the_combination_with_an_external_rejected_answer(
-    policies: tuple[Policy, Policy], collator: Collator, store: ImageStore, gamma: float
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    store: ImageStore,
+    gamma: float,
 ) -> None:
     """Both pairs of each prompt in the batch: mean over prompts of γ·L(y+, y-_ext) + (1-γ)·L(y+, y-_BDHS)."""
     external = [replace(pair, source="povid") for pair in make_pairs(store, 3)]

@@ -139,7 +139,9 @@ def tokens_of(
 
 @torch.no_grad()
 def test_other_tokens_and_best_tokens_of_the_same_forward(
-    policies: tuple[Policy, Policy], collator: Collator, pairs: list[EncodedPair]
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pairs: list[EncodedPair],
 ) -> None:
     model = policies[0].model
     batch = collator.collate(pairs).to("cpu", torch.float64)
@@ -243,7 +245,9 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
 
 
 def test_noise_is_told_by_seed_and_pair_and_stays_in_range(
-    policies: tuple[Policy, Policy], collator: Collator, pairs: list[EncodedPair]
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pairs: list[EncodedPair],
 ) -> None:
     pixels = []
     for seed in (7, 7, 8):
@@ -276,7 +280,9 @@ def test_flat_patches_are_clamped_by_channel() -> None:
 
 
 def test_a_prompt_without_an_image_is_its_own_noised_one(
-    policies: tuple[Policy, Policy], collator: Collator, store: ImageStore
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     record = replace(make_pairs(store, 1)[0], prompt=text_prompt())
     (pair,) = encoded(collator, [record])

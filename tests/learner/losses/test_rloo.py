@@ -114,7 +114,8 @@ def test_advantages_are_scaled_by_the_batch(store: ImageStore) -> None:
 
 
 def test_equal_answers_and_answers_that_end_at_once_are_trained_on(
-    collator: Collator, store: ImageStore
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     (pair,) = make_pairs(store, 1)
     ended = Response("", (collator.encoder.eos_token_id,))

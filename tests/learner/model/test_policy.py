@@ -127,7 +127,8 @@ def test_unknown_lora_targets(model_path: Path) -> None:
 
 
 def test_gradient_checkpointing_changes_no_gradient(
-    model_path: Path, batch: RowBatch
+    model_path: Path,
+    batch: RowBatch,
 ) -> None:
     gradients = []
     for checkpointing in (False, True):

@@ -29,7 +29,8 @@ QLORA = {**LORA, "quantize": "nf4"}
 
 
 def test_without_the_package_it_is_said_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, model_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    model_path: Path,
 ) -> None:
     monkeypatch.setattr(quantized, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="expected the package bitsandbytes") as caught:
@@ -46,7 +47,9 @@ def test_the_reference_cache_knows_the_base(model_path: Path) -> None:
 
 
 def trained(
-    config: RunConfig, store: ImageStore, num_steps: int = 3
+    config: RunConfig,
+    store: ImageStore,
+    num_steps: int = 3,
 ) -> tuple[Learner, list[float]]:
     learner = Learner(config)
     learner.start()
@@ -100,7 +103,9 @@ def test_steps_train_the_adapters_and_leave_the_base(store: ImageStore) -> None:
 
 @needs_bitsandbytes
 def test_the_export_and_the_push_are_the_policy_that_was_trained(
-    store: ImageStore, model_path: Path, tmp_path: Path
+    store: ImageStore,
+    model_path: Path,
+    tmp_path: Path,
 ) -> None:
     """Dequantised and merged: the quantised policy's log-probs, in evaluation as in training mode."""
     learner, _ = trained(run_config(tuning=QLORA), store)
@@ -139,7 +144,8 @@ def test_the_export_and_the_push_are_the_policy_that_was_trained(
 
 @needs_bitsandbytes
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
-    store: ImageStore, tmp_path: Path
+    store: ImageStore,
+    tmp_path: Path,
 ) -> None:
     first, _ = trained(run_config(tuning=QLORA), store, 2)
     first.save(tmp_path / "state")

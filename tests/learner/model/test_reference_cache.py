@@ -40,7 +40,9 @@ def offline(store: ImageStore, num: int, first: int = 0) -> list[PreferencePair]
 
 
 def config_with(
-    folder: Path | str, tuning: dict[str, Any] | None = None, model: Path | None = None
+    folder: Path | str,
+    tuning: dict[str, Any] | None = None,
+    model: Path | None = None,
 ) -> RunConfig:
     return run_config(tuning=tuning, model=model, fast={"reference_cache": str(folder)})
 
@@ -61,7 +63,9 @@ def counted(config: RunConfig) -> tuple[Learner, list[int]]:
 
 @TUNINGS
 def test_a_second_epoch_runs_no_reference_forward(
-    store: ImageStore, tmp_path: Path, tuning: dict | None
+    store: ImageStore,
+    tmp_path: Path,
+    tuning: dict | None,
 ) -> None:
     """6 pairs in micro-batches of 4 and 2; the second and third epoch train as a run without a cache does."""
     pairs = offline(store, 6)
@@ -83,7 +87,8 @@ def test_a_second_epoch_runs_no_reference_forward(
 
 
 def test_the_next_run_starts_with_it_and_online_pairs_are_not_kept(
-    store: ImageStore, tmp_path: Path
+    store: ImageStore,
+    tmp_path: Path,
 ) -> None:
     first, _ = counted(config_with(tmp_path))
     mixed = make_pairs(store, 6)  # every second one is online
@@ -95,7 +100,9 @@ def test_the_next_run_starts_with_it_and_online_pairs_are_not_kept(
 
 
 def test_a_changed_image_or_completion_has_another_key(
-    store: ImageStore, tmp_path: Path, collator: Collator
+    store: ImageStore,
+    tmp_path: Path,
+    collator: Collator,
 ) -> None:
     (pair,) = encoded(collator, offline(store, 1))
     (other,) = encoded(collator, offline(store, 1, 3))
@@ -109,7 +116,8 @@ def test_a_changed_image_or_completion_has_another_key(
 
 
 def test_a_changed_model_processor_or_precision_has_another_identity(
-    tmp_path: Path, model_path: Path
+    tmp_path: Path,
+    model_path: Path,
 ) -> None:
     def identity_of(folder: Path) -> str:
         return identity(ChatEncoder(folder, 256), torch.float32)
@@ -153,7 +161,9 @@ def test_what_comes_from_disk_equals_plain_rows(tmp_path: Path, name: str) -> No
 
 
 def test_ranks_read_each_others_files(
-    store: ImageStore, tmp_path: Path, collator: Collator
+    store: ImageStore,
+    tmp_path: Path,
+    collator: Collator,
 ) -> None:
     (pair,) = encoded(collator, offline(store, 1))
     one, two = ReferenceCache(tmp_path, 0, "same"), ReferenceCache(tmp_path, 1, "same")
