@@ -116,6 +116,7 @@ def test_what_a_step_says(store: ImageStore) -> None:
     pairs = make_pairs(store, 6)
     trainer.step(0, pairs)
     result, _ = trainer.step(1, pairs)
+    assert result.step == 1
     assert result.pair_ids == tuple(pair.id for pair in pairs)
     metrics = result.metrics
     assert metrics["pairs/online"] == 3
