@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from benchmarks import bdhs_sides
     from common.config.bdhs import BdhsConfig
+    from common.records import Prompt
 
     TurnsBySide: TypeAlias = dict[str, list[bdhs_sides.Turn]]
 
@@ -163,49 +164,50 @@ def _take_turns(
     options = _options(args, folder)
     store = ImageStore(folder / "images")
     config = _config(args)
-    greedy = config.model_copy(update={"temperature": 0.0})
     # Fresh processes: torch and CUDA cannot be forked once they are in use.
     context = multiprocessing.get_context("spawn")
     pools = {name: ProcessPoolExecutor(1, mp_context=context) for name in SIDES}
     turns: TurnsBySide = {name: [] for name in SIDES}
-    warm_up = {}
-    batch = None
     try:
         # Enough sentences to fill the largest batch.
         num_warm_up = max(2, max(options.batches) // args.sentences)
-        few = make_prompts(
-            store,
-            num_warm_up,
-            -1,
-            args.sentences,
-        )
-        num_threads = len(args.cores)
-        for name, pool in pools.items():
-            pool.submit(bdhs_sides.start, name, options, num_threads).result()
-            warm_up[name] = pool.submit(bdhs_sides.run, few, greedy).result()
-            chosen_batch = pool.submit(bdhs_sides.settle, few, config).result()
-            # Only the plain side has one.
-            batch = chosen_batch or batch
+        few = make_prompts(store, num_warm_up, -1, args.sentences)
+        warm_up, batch = _warm_up(pools, options, len(args.cores), few, config)
         for number, seed in enumerate(args.seeds):
-            prompts = make_prompts(
-                store,
-                num_pairs,
-                seed,
-                args.sentences,
-            )
+            prompts = make_prompts(store, num_pairs, seed, args.sentences)
             # The side that goes first changes with every seed.
             order = SIDES if number % 2 else SIDES[::-1]
             for name in order:
                 turn = pools[name].submit(bdhs_sides.run, prompts, config).result()
                 turns[name].append(turn)
-                print(
-                    f"seed {seed}  {name:5s} {num_pairs} pairs in {turn.seconds:.2f} s",
-                    flush=True,
-                )
+                took = f"{num_pairs} pairs in {turn.seconds:.2f} s"
+                print(f"seed {seed}  {name:5s} {took}", flush=True)
     finally:
         for pool in pools.values():
             pool.shutdown()
     return turns, warm_up, batch
+
+
+def _warm_up(
+    pools: dict[str, ProcessPoolExecutor],
+    options: bdhs_sides.Options,
+    num_threads: int,
+    prompts: list[Prompt],
+    config: BdhsConfig,
+) -> tuple[dict[str, bdhs_sides.Turn], int | None]:
+    """Start both sides and let them answer greedily; returns these turns and the plain side's batch size."""
+    from benchmarks import bdhs_sides
+
+    greedy = config.model_copy(update={"temperature": 0.0})
+    turns = {}
+    batch = None
+    for name, pool in pools.items():
+        pool.submit(bdhs_sides.start, name, options, num_threads).result()
+        turns[name] = pool.submit(bdhs_sides.run, prompts, greedy).result()
+        chosen_batch = pool.submit(bdhs_sides.settle, prompts, config).result()
+        # Only the plain side has one.
+        batch = chosen_batch or batch
+    return turns, batch
 
 
 def _share_of_same_answers(warm_up: dict[str, bdhs_sides.Turn]) -> float:

@@ -88,7 +88,8 @@ class Side(ABC):
 
     @abstractmethod
     async def answer(
-        self, requests: list[GenerationRequest]
+        self,
+        requests: list[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]:
         """One result per request, in order. Adds to `parts`."""
 
@@ -151,7 +152,8 @@ class Side(ABC):
         self._runner.close()
 
     async def _generate(
-        self, requests: list[GenerationRequest]
+        self,
+        requests: list[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]:
         """Answer requests, and count a tail that fills its tokens as ended: random weights write no full stop."""
         self._num_requests += len(requests)
@@ -162,7 +164,9 @@ class Side(ABC):
         return results
 
     def timed(
-        self, part: str, function: Callable[..., Result]
+        self,
+        part: str,
+        function: Callable[..., Result],
     ) -> Callable[..., Result]:
         """The function, its seconds added to `part`."""
 
@@ -253,7 +257,8 @@ class Ours(Side):
         super().close()
 
     async def answer(
-        self, requests: list[GenerationRequest]
+        self,
+        requests: list[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]:
         return await self._engine.generate(requests)  # type: ignore[no-any-return]
 
@@ -308,7 +313,8 @@ class Plain(Side):
         self.batch = min(seconds, key=seconds.__getitem__)
 
     async def answer(
-        self, requests: list[GenerationRequest]
+        self,
+        requests: list[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]:
         encoded: dict[str, EncodedPrompt] = {}
         rows = []

@@ -45,34 +45,43 @@ LOSSES = (Sigmoid(), Robust(), Ipo(), Hinge(), Simpo())
 
 
 def caption_pairs(num: int, seed: int, store: ImageStore) -> list[PreferencePair]:
-    """Each picture's own caption over the next picture's."""
+    """Each picture's caption over the next picture's."""
     prompts = caption_prompts("train", num, seed, store)
     texts = [caption(scene) for scene in split_scenes("train", num, seed=seed)]
-    sides = [
-        (Response(text), Response(texts[(index + 1) % num]))
-        for index, text in enumerate(texts)
-    ]
-    return [
-        PreferencePair(prompt.id, prompt, chosen, rejected, "benchmark")
-        for prompt, (chosen, rejected) in zip(prompts, sides, strict=True)
-    ]
+    # The last picture's rejected caption is the first one's.
+    next_texts = texts[1:] + texts[:1]
+    pairs = []
+    for prompt, text, next_text in zip(prompts, texts, next_texts, strict=True):
+        pair = PreferencePair(
+            id=prompt.id,
+            prompt=prompt,
+            chosen=Response(text),
+            rejected=Response(next_text),
+            source="benchmark",
+        )
+        pairs.append(pair)
+    return pairs
 
 
 def make_policies(path: str, seed: int) -> tuple[Policy, Policy]:
-    """Policy and reference in float64: the disturbance is relative to each tensor's own spread."""
-    reference, policy = (
-        Policy(load_model(path, torch.float64)).eval() for _ in range(2)
-    )
+    """Policy and reference in float64: the disturbance is relative to the spread of each tensor."""
+    reference = Policy(load_model(path, torch.float64)).eval()
+    policy = Policy(load_model(path, torch.float64)).eval()
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            parameter.requires_grad_(not is_vision_tower(name))
-            if not is_vision_tower(name) and parameter.ndim > 1:
-                noise = torch.randn(
-                    parameter.shape, generator=generator, dtype=torch.float64
-                )
-                parameter.add_(DISTURBANCE * parameter.std() * noise)
+    for name, parameter in policy.named_parameters():
+        trains = not is_vision_tower(name)
+        parameter.requires_grad_(trains)
+        # Matrices only: norms and biases stay.
+        if trains and parameter.ndim > 1:
+            _disturb(parameter, generator)
     return policy, reference
+
+
+@torch.no_grad()
+def _disturb(parameter: Tensor, generator: torch.Generator) -> None:
+    """Add noise of DISTURBANCE times the tensor's standard deviation, in place."""
+    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    parameter.add_(DISTURBANCE * parameter.std() * noise)
 
 
 def measure(policy: Policy, reference: Policy, batch: RowBatch) -> dict[str, Any]:
@@ -83,58 +92,48 @@ def measure(policy: Policy, reference: Policy, batch: RowBatch) -> dict[str, Any
         reference_logps = reference(batch)
     pairs = pair_logps(logps, reference_logps)
     pair_losses(pairs, Sigmoid()).mean().backward()
-    gradient = torch.cat(
-        [
-            p.grad.double().cpu().reshape(-1)
-            for p in policy.parameters()
-            if p.grad is not None
-        ]
-    )
-    losses = {
-        loss.kind: pair_losses(pairs, loss).detach().double().mean().item()
-        for loss in LOSSES
-    }
+    gradients = []
+    for parameter in policy.parameters():
+        if parameter.grad is not None:
+            gradient = parameter.grad.double().cpu()
+            gradients.append(gradient.reshape(-1))
+    losses = {}
+    for loss in LOSSES:
+        values = pair_losses(pairs, loss).detach()
+        losses[loss.kind] = values.double().mean().item()
     return {
         "token_logps": logps.token_logps.detach().double().cpu(),
         "delta": pairs.delta.detach().double().cpu(),
         "losses": losses,
-        "gradient": gradient,
+        "gradient": torch.cat(gradients),
     }
 
 
-def errors(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
+def errors(measured: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
     """Differences to the truth, as the module's docstring names them."""
 
     def largest(name: str) -> float:
-        difference: Tensor = found[name] - truth[name]
+        difference: Tensor = measured[name] - truth[name]
         return float(difference.abs().max())
 
+    loss_errors = {}
+    for kind, loss in measured["losses"].items():
+        loss_errors[kind] = abs(loss - truth["losses"][kind])
+    gradient = measured["gradient"]
+    true_gradient = truth["gradient"]
+    gradient_error = (gradient - true_gradient).norm() / true_gradient.norm()
     return {
         "token_logprob": largest("token_logps"),
         "margin": largest("delta"),
-        "loss": {
-            kind: abs(loss - truth["losses"][kind])
-            for kind, loss in found["losses"].items()
-        },
-        "gradient": float(
-            (found["gradient"] - truth["gradient"]).norm() / truth["gradient"].norm()
-        ),
-        "finite": bool(found["gradient"].isfinite().all()),
+        "loss": loss_errors,
+        "gradient": float(gradient_error),
+        "finite": bool(gradient.isfinite().all()),
     }
 
 
 def run(model: str, device: str, num_pairs: int, seed: int) -> dict[str, Any]:
     """The whole comparison."""
-    with tempfile.TemporaryDirectory() as images:
-        pairs = caption_pairs(num_pairs, seed, ImageStore(Path(images)))
-        collator = Collator(ChatEncoder(model, Model().max_length))
-        encoded = [
-            pair
-            for pair in map(collator.encode, pairs)
-            if isinstance(pair, EncodedPair)
-        ]
-    assert len(encoded) == num_pairs, f"{num_pairs - len(encoded)} pairs were refused"
-    batch = collator.collate(encoded)
+    batch = make_batch(model, num_pairs, seed)
     policy, reference = make_policies(model, seed)
     truth = measure(policy, reference, batch.to("cpu", torch.float64))
     result: dict[str, Any] = {
@@ -143,15 +142,34 @@ def run(model: str, device: str, num_pairs: int, seed: int) -> dict[str, Any]:
     }
     for dtype in (torch.float32, torch.bfloat16):
         policy, reference = make_policies(model, seed)
+        policy = policy.to(device, dtype)
+        reference = reference.to(device, dtype)
         moved = batch.to(device, dtype)
-        found = measure(policy.to(device, dtype), reference.to(device, dtype), moved)
-        result[str(dtype).removeprefix("torch.")] = errors(found, truth)
-        same = torch.equal(moved.input_ids.cpu(), batch.input_ids)
-        result["tokens_equal"] = same and torch.equal(
-            moved.response_mask.cpu(), batch.response_mask
-        )
+        measured = measure(policy, reference, moved)
+        dtype_name = str(dtype).removeprefix("torch.")
+        result[dtype_name] = errors(measured, truth)
+        result["tokens_equal"] = same_tokens(moved, batch)
     result["ratio"] = result["bfloat16"]["gradient"] / result["float32"]["gradient"]
     return result
+
+
+def make_batch(model: str, num_pairs: int, seed: int) -> RowBatch:
+    """The plain batch of the caption pairs, on the CPU."""
+    collator = Collator(ChatEncoder(model, Model().max_length))
+    encoded: list[EncodedPair] = []
+    with tempfile.TemporaryDirectory() as images:
+        for pair in caption_pairs(num_pairs, seed, ImageStore(Path(images))):
+            answer = collator.encode(pair)
+            assert isinstance(answer, EncodedPair), f"refused: {answer}"
+            encoded.append(answer)
+    return collator.collate(encoded)
+
+
+def same_tokens(moved: RowBatch, batch: RowBatch) -> bool:
+    """Whether ids and response masks are equal; `batch` is on the CPU."""
+    same_ids = torch.equal(moved.input_ids.cpu(), batch.input_ids)
+    same_mask = torch.equal(moved.response_mask.cpu(), batch.response_mask)
+    return same_ids and same_mask
 
 
 def main() -> None:
@@ -162,21 +180,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     options = parser.parse_args()
-    cuda = options.device == "cuda" and torch.cuda.is_available()
-    name = (
-        torch.cuda.get_device_name()
-        if cuda
-        else "cpu (bfloat16 on the CPU, no GPU was used)"
-    )
-    result = run(options.model, "cuda" if cuda else "cpu", options.pairs, options.seed)
-    versions = {
-        package: metadata.version(package) for package in ("torch", "transformers")
-    }
+    device = "cpu"
+    device_name = "cpu (bfloat16 on the CPU, no GPU was used)"
+    if options.device == "cuda" and torch.cuda.is_available():
+        device = "cuda"
+        device_name = torch.cuda.get_device_name()
+    result = run(options.model, device, options.pairs, options.seed)
+    packages = ("torch", "transformers")
     facts = {
         "benchmark": "learner_precision",
-        "device": name,
+        "device": device_name,
         "pairs": options.pairs,
-        "versions": versions,
+        "versions": {name: metadata.version(name) for name in packages},
     }
     line = json.dumps({**facts, **result})
     if options.out:

@@ -35,7 +35,8 @@ PASSED = (
 PACKAGES = ("torch", "transformers", "trl", "peft")
 
 
-def parse() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; --side, --model and --images are for the processes of the sides."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,9 +83,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     for name in ("side", "model", "images"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser
+
+
+def parse() -> argparse.Namespace:
+    """The arguments, with the defaults that depend on others."""
+    args = build_parser().parse_args()
     cuda = args.device == "cuda"
-    args.size = args.size or ("sweep" if args.sweep else "7b" if cuda else "issue")
+    default_size = "7b" if cuda else "issue"
+    if args.sweep:
+        default_size = "sweep"
+    args.size = args.size or default_size
     args.tuning = args.tuning or ("lora" if cuda else "full")
     args.dtype = "bfloat16" if cuda else "float32"
     args.micro_batch = args.micro_batch or args.batch
@@ -92,10 +101,13 @@ def parse() -> argparse.Namespace:
 
 
 def run_side(
-    args: argparse.Namespace, side: str, model: Path, images: Path
+    args: argparse.Namespace,
+    side: str,
+    model: Path,
+    images: Path,
 ) -> dict[str, Any]:
     """One side in a fresh process; its last line is its figures."""
-    command = [
+    command: list[object] = [
         sys.executable,
         "-m",
         "benchmarks.learner_step",
@@ -107,15 +119,16 @@ def run_side(
         images,
     ]
     for name in PASSED:
-        command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(args.threads),
-        "HF_HUB_OFFLINE": "1",
-    }
-    environment |= {} if args.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+        flag = name.replace("_", "-")
+        command += [f"--{flag}", getattr(args, name)]
+    environment = dict(os.environ)
+    environment["OMP_NUM_THREADS"] = str(args.threads)
+    environment["HF_HUB_OFFLINE"] = "1"
+    if args.device == "cpu":
+        # Hidden from TRL's trainer, which would take any GPU it sees.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run(
-        list(map(str, command)),
+        [str(word) for word in command],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -132,7 +145,9 @@ def run_side(
 
 
 def summary(
-    args: argparse.Namespace, sides: dict[str, dict[str, Any]], num_parameters: int
+    args: argparse.Namespace,
+    sides: dict[str, dict[str, Any]],
+    num_parameters: int,
 ) -> dict[str, Any]:
     """Ratios of what was run."""
     from benchmarks.step_model import must_flops, size_of
@@ -147,13 +162,13 @@ def summary(
             lora=args.tuning == "lora",
             per_prompt=args.pairs_per_prompt,
         )
+        # The share of a step's time that the work takes at a large product's rate.
         suffix = "" if name == "fresh" else "_cached"
-        for rate, key in (
-            ("gemm_flops", "floor_frac"),
-            ("matmul_flops", "floor_frac_matmul"),
-        ):
-            floor = work / (side["step_s"] * side[rate])
-            figures[key + suffix] = round(floor, 3)
+        work_per_s = work / side["step_s"]
+        by_best = work_per_s / side["gemm_flops"]
+        by_matmul = work_per_s / side["matmul_flops"]
+        figures[f"floor_frac{suffix}"] = round(by_best, 3)
+        figures[f"floor_frac_matmul{suffix}"] = round(by_matmul, 3)
     peer = sides.get("peer")
     if peer is not None:
         for name, side in ours.items():
@@ -194,7 +209,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.step_model import SIZES, build
 
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-        model, images = Path(folder) / "model", Path(folder) / "images"
+        model = Path(folder) / "model"
+        images = Path(folder) / "images"
         num_parameters = build(SIZES[args.size], model, args.dtype)
         sides = {}
         for side in args.sides:
@@ -209,7 +225,10 @@ def main() -> None:
     if args.side:
         from benchmarks.step_sides import ours, peer
 
-        print("\n" + json.dumps(peer(args) if args.side == "peer" else ours(args)))
+        run = peer if args.side == "peer" else ours
+        figures = run(args)
+        # On a line of its own, whatever the libraries printed before.
+        print("\n" + json.dumps(figures))
         return
     if args.sweep:
         from benchmarks.step_sweep import sweep

@@ -24,7 +24,9 @@ from common.chat import EncodedPrompt, has_grid_positions
 
 
 def visible_mask(
-    token_ids: Sequence[int], image_token_id: int, visible: Sequence[int]
+    token_ids: Sequence[int],
+    image_token_id: int,
+    visible: Sequence[int],
 ) -> torch.Tensor:
     """Attention mask of shape (1, len(token_ids)), int64: 0 at the hidden image tokens.
 

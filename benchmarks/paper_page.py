@@ -33,12 +33,7 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         "# Offline, online and mixed alignment on the shapes world",
         "",
-        f"`python -m benchmarks.paper_table`: {result['steps']} learner steps of each "
-        f"method from the same policy, {result['scenes']} test scenes, seeds {seeds}. "
-        "Mean over seeds, in brackets the lowest and the highest seed; the 95 % "
-        "bootstrap interval over scenes is in the baseline's row, and of every run in "
-        "`benchmarks/results/paper_table.json`. Win rate: by the oracle judge against "
-        "the start policy.",
+        intro(result["steps"], result["scenes"], seeds),
         "",
         row("method", names),
         f"|---|{'---|' * len(names)}",
@@ -53,6 +48,18 @@ def table(result: Mapping[str, Any]) -> str:
         lines += ["", f"Not run here: {titles}."]
     lines += ["", "![CHAIR_i of each method](paper_table.svg)", ""]
     return "\n".join(lines)
+
+
+def intro(steps: int, scenes: int, seeds: str) -> str:
+    """The paragraph above the table."""
+    return (
+        f"`python -m benchmarks.paper_table`: {steps} learner steps of each "
+        f"method from the same policy, {scenes} test scenes, seeds {seeds}. "
+        "Mean over seeds, in brackets the lowest and the highest seed; the 95 % "
+        "bootstrap interval over scenes is in the baseline's row, and of every run in "
+        "`benchmarks/results/paper_table.json`. Win rate: by the oracle judge against "
+        "the start policy."
+    )
 
 
 def row(name: str, cells: Sequence[str]) -> str:

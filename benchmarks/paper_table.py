@@ -59,7 +59,10 @@ def pairs_folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:
 
 
 def expect_as_asked(
-    name: str, arm: Arm, seed: int, arguments: argparse.Namespace
+    name: str,
+    arm: Arm,
+    seed: int,
+    arguments: argparse.Namespace,
 ) -> None:
     """Refuse an arm whose folders were made with other settings: their names do not say it (SystemExit)."""
     run_dir = run_folder(name, seed, arguments)
@@ -75,7 +78,10 @@ def expect_as_asked(
 
 
 def expect(
-    flag: str, made_with: object, folder: Path, arguments: argparse.Namespace
+    flag: str,
+    made_with: object,
+    folder: Path,
+    arguments: argparse.Namespace,
 ) -> None:
     """Refuse a folder that was made with another value of a flag (SystemExit)."""
     asked = getattr(arguments, flag)
@@ -104,7 +110,10 @@ def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
 
 
 def train(
-    name: str, arm: Arm, seed: int, arguments: argparse.Namespace
+    name: str,
+    arm: Arm,
+    seed: int,
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """Train an arm unless that is done: its scorecards, {"baseline": …, "final": …}, and its seconds."""
     run_dir = run_folder(name, seed, arguments)
@@ -127,11 +136,16 @@ def train(
         if not start.exists():
             replace_file(start, baseline.read_text())
         duration.write_text(json.dumps(seconds))
-    return {**oracle_scorecard(run_dir), "seconds": json.loads(duration.read_text())}
+    result = oracle_scorecard(run_dir)
+    result["seconds"] = json.loads(duration.read_text())
+    return result
 
 
 def run_settings(
-    run_dir: Path, arm: Arm, seed: int, arguments: argparse.Namespace
+    run_dir: Path,
+    arm: Arm,
+    seed: int,
+    arguments: argparse.Namespace,
 ) -> dict[str, object]:
     """Overrides of the preset that all arms share, by config key."""
     settings: dict[str, object] = {
@@ -165,12 +179,14 @@ def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
 
 def figures(card: dict[str, Any]) -> dict[str, float]:
     """The table's columns of a scorecard."""
-    return {name: shapes_metrics(card)[name]["value"] for name, _ in METRICS}
+    metrics = shapes_metrics(card)
+    return {name: metrics[name]["value"] for name, _ in METRICS}
 
 
 def bounds(card: dict[str, Any]) -> dict[str, Any]:
     """The 95 % intervals of the table's columns."""
-    return {name: shapes_metrics(card)[name]["interval"] for name, _ in METRICS}
+    metrics = shapes_metrics(card)
+    return {name: metrics[name]["interval"] for name, _ in METRICS}
 
 
 def shapes_metrics(card: dict[str, Any]) -> dict[str, Any]:
@@ -244,23 +260,18 @@ def main() -> None:
     for seed in arguments.seeds:
         for name, arm in arms.items():
             expect_as_asked(name, arm, seed, arguments)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
-    num_done, num_runs = 0, len(arms) * len(arguments.seeds)
-    for seed in arguments.seeds:
-        for name, arm in arms.items():
-            run = train(name, arm, seed, arguments)
-            runs[name].append(run)
-            num_done += 1
-            progress = f"{num_done}/{num_runs} {name} seed {seed}"
-            print(f"{progress}: {figures(run['final'])}", file=sys.stderr, flush=True)
+    runs = train_all(arms, arguments)
     # All runs share the start policy's answers.
     first_run = next(iter(runs.values()))[0]
     baseline = first_run["baseline"]
+    arm_results = {}
+    for name, arm in arms.items():
+        arm_results[name] = arm_result(arm.title, runs[name])
     packages = ("torch", "transformers", "deepspeed", "ray")
     result = {
         "benchmark": "paper_table",
         "baseline": {**figures(baseline), "intervals": bounds(baseline)},
-        "arms": {name: arm_result(arms[name].title, runs[name]) for name in arms},
+        "arms": arm_results,
         "not_run": [arm.title for name, arm in ARMS.items() if name not in arms],
         "seeds": arguments.seeds,
         "steps": arguments.steps,
@@ -269,6 +280,24 @@ def main() -> None:
     }
     write_page(result, arguments.out)
     print(json.dumps(result))
+
+
+def train_all(
+    arms: dict[str, Arm],
+    arguments: argparse.Namespace,
+) -> dict[str, list[dict[str, Any]]]:
+    """Every arm's results, one per seed; all arms of a seed come before the next seed."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    num_runs = len(arms) * len(arguments.seeds)
+    num_done = 0
+    for seed in arguments.seeds:
+        for name, arm in arms.items():
+            run = train(name, arm, seed, arguments)
+            runs[name].append(run)
+            num_done += 1
+            progress = f"{num_done}/{num_runs} {name} seed {seed}"
+            print(f"{progress}: {figures(run['final'])}", file=sys.stderr, flush=True)
+    return runs
 
 
 if __name__ == "__main__":

@@ -46,16 +46,18 @@ def measure(
     words += [f"--{key}={value}" for key, value in settings.items()]
     subprocess.run(words, check=True, capture_output=True)
     # The first step begins with an empty buffer on both sides.
-    lines = read_lines(run_dir / "metrics.jsonl")[1:]
+    _, *lines = read_lines(run_dir / "metrics.jsonl")
     seconds = {"wall_s": 0.0}
     for part in PARTS:
-        seconds[part] = sum(line[part] for line in lines)
+        seconds_by_step = [line[part] for line in lines]
+        seconds[part] = sum(seconds_by_step)
         seconds["wall_s"] += seconds[part]
     return seconds
 
 
 def measure_all(
-    arguments: argparse.Namespace, folder: Path
+    arguments: argparse.Namespace,
+    folder: Path,
 ) -> dict[int, list[dict[str, float]]]:
     """Runs by max_staleness, in turn, so that a slow phase of the machine meets both sides."""
     runs: dict[int, list[dict[str, float]]] = {0: [], 1: []}

@@ -54,16 +54,25 @@ SIZES = {
 def size_of(args: Any) -> StepSize:
     """The size that command-line arguments name, with their prompt length if they give one."""
     size = SIZES[args.size]
-    return (
-        replace(size, prompt_words=args.prompt_tokens - size.image_tokens)
-        if args.prompt_tokens
-        else size
-    )
+    if not args.prompt_tokens:
+        return size
+    # The arguments count the image, a size does not.
+    prompt_words = args.prompt_tokens - size.image_tokens
+    return replace(size, prompt_words=prompt_words)
 
 
 def build(size: StepSize, directory: Path, dtype: str) -> int:
     """Write model and processor, a token per word; returns the number of parameters."""
     import torch
+
+    torch_dtype = getattr(torch, dtype)
+    return random_llava.build(
+        size, _tokenizer(size), TEMPLATE, MAX_POSITIONS, directory, torch_dtype
+    )
+
+
+def _tokenizer(size: StepSize) -> Any:
+    """A tokenizer of the words w6, w7, … behind the special tokens, one token per word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -72,19 +81,20 @@ def build(size: StepSize, directory: Path, dtype: str) -> int:
     vocabulary = {name: index for index, name in enumerate(names)}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=inner,
         additional_special_tokens=[IMAGE],
         chat_template=TEMPLATE,
         **SPECIAL,
     )
-    return random_llava.build(
-        size, tokenizer, TEMPLATE, MAX_POSITIONS, directory, getattr(torch, dtype)
-    )
 
 
 def make_pairs(
-    size: StepSize, num: int, store: ImageStore, offline: bool, per_prompt: int = 1
+    size: StepSize,
+    num: int,
+    store: ImageStore,
+    offline: bool,
+    per_prompt: int = 1,
 ) -> list[PreferencePair]:
     """Pairs on noise, equal for equal arguments; the end of sequence is one of the completion's tokens.
 
@@ -155,32 +165,56 @@ def must_flops(
     product for the inputs (but for those that nothing trained made) and one for the weights (full tuning only), for
     attention always twice its forward. The tower is frozen and runs once for both models, with LoRA the projector too.
     Element-wise work, norms, adapters and the optimizer count nothing.
+
+    Args:
+        cached: the reference's log-probs are on disk, so only the policy runs.
+        per_prompt: pairs that share a prompt and its picture.
     """
-    prompt, pairs = size.prompt_tokens, num_pairs / per_prompt
+    width = size.hidden
+    prompt = size.prompt_tokens
+    # Tokens in layers, and those of them that predict.
     answers = 2 * per_prompt * (size.completion_tokens - 1)
-    tokens, predicting, width = prompt + answers, 1 + answers, size.hidden
-    seen = answers * (prompt + size.completion_tokens / 2)
-    keys, rest = 2 * width**2, 2 * width**2 + 3 * width * size.mlp
-    before = size.layers - 1
-    linear = 2 * (before * tokens * (keys + rest) + tokens * keys + predicting * rest)
-    linear += 2 * predicting * width * size.vocabulary
-    attention = (
-        4 * width * (before * (prompt * (prompt + 1) / 2 + seen) + prompt + seen)
-    )
+    tokens = prompt + answers
+    predicting = 1 + answers
+    layers_before_last = size.layers - 1
+
+    # Linear layers. Per token: keys and values; queries, attention output and MLP; the head.
+    keys = 2 * width**2
+    rest = 2 * width**2 + 3 * width * size.mlp
+    all_layers = layers_before_last * tokens * (keys + rest)
+    last_layer = tokens * keys + predicting * rest
+    head = predicting * width * size.vocabulary
+    linear = 2 * (all_layers + last_layer + head)
+
+    # Attention. Pairs of a query and a key that it sees; each is a score and a weighted value.
+    seen_by_prompt = prompt * (prompt + 1) / 2
+    seen_by_answers = answers * (prompt + size.completion_tokens / 2)
+    seen_in_last_layer = prompt + seen_by_answers
+    seen = layers_before_last * (seen_by_prompt + seen_by_answers) + seen_in_last_layer
+    attention = 4 * width * seen
+
+    # Policy forward, twice that for its backward, and the reference's forward.
     times = 3 if cached else 4
-    work = times * attention + (times - lora) * linear
+    # With LoRA no weight gradient.
+    linear_times = times - lora
+    work = times * attention + linear_times * linear
     if lora:
         # Nothing trains behind the inputs of the first layer's queries, keys and values.
-        first_queries = tokens if before else predicting
+        first_queries = tokens if layers_before_last else predicting
         work -= 2 * tokens * keys + 2 * first_queries * width**2
-    return pairs * (work + _vision_flops(size) + _projector_flops(size, times, lora))
+    vision = _vision_flops(size) + _projector_flops(size, times, lora)
+    num_prompts = num_pairs / per_prompt
+    return num_prompts * (work + vision)
 
 
 def _projector_flops(size: StepSize, times: int, lora: bool) -> float:
     """Two linear layers; nothing that trains is behind the first one's inputs."""
     first = 2 * size.image_tokens * size.vision_hidden * size.hidden
     second = 2 * size.image_tokens * size.hidden**2
-    return first + second if lora else (times - 1) * first + times * second
+    if lora:
+        # Frozen: once for both models.
+        return first + second
+    return (times - 1) * first + times * second
 
 
 def _vision_flops(size: StepSize) -> float:

@@ -54,7 +54,10 @@ def _status(field: str) -> float:
 
 
 def gemm_rates(
-    device: str, dtype: str, side: int = 2048, repeats: int = 30
+    device: str,
+    dtype: str,
+    side: int = 2048,
+    repeats: int = 30,
 ) -> dict[str, float]:
     """Floating-point operations per second of a large product at this process's threads, by torch.matmul and the best.
 
@@ -253,7 +256,10 @@ def _pairs(args: Any, offline: bool) -> list[PreferencePair]:
 
 
 def _figures(
-    args: Any, ends: list[float], losses: list[float], peak: float
+    args: Any,
+    ends: list[float],
+    losses: list[float],
+    peak: float,
 ) -> dict[str, Any]:
     """The first step warms up and is not counted; everything between two ends is, collation included."""
     step = (ends[-1] - ends[0]) / args.steps

@@ -31,26 +31,22 @@ def sweep(
     """Measure every point and draw them; `ratio` is ours over TRL's where it is smallest."""
     rates: Rates = {}
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-        model, images = Path(folder) / "model", Path(folder) / "images"
+        model = Path(folder) / "model"
+        images = Path(folder) / "images"
         build(SIZES[args.size], model, args.dtype)
         for axis, settings in _points().items():
             rates[axis] = {side: [] for side in SIDES}
             for value, changes in settings:
-                point_args = copy.copy(args)
-                vars(point_args).update({"batch": 1, "steps": 1, **changes})
-                point_args.micro_batch = point_args.batch
+                point_args = _arguments_of(args, changes)
                 for side in SIDES:
+                    # The side prints the rest of the line.
                     print(f"{axis} {value}", end="  ")
                     figures = run_side(point_args, side, model, images)
                     rates[axis][side].append((value, figures["pairs_per_s"]))
     _draw(rates, Path(args.sweep))
-    ratios = []
-    for sides in rates.values():
-        for (_, theirs), (_, ours) in zip(sides["peer"], sides["fresh"], strict=True):
-            ratios.append(ours / theirs)
     return {
         "benchmark": "learner_step_sweep",
-        "ratio": round(min(ratios), 2),
+        "ratio": round(_smallest_ratio(rates), 2),
         "pairs_per_s": rates,
         "size": args.size,
         "threads": args.threads,
@@ -58,17 +54,41 @@ def sweep(
     }
 
 
+def _arguments_of(
+    args: argparse.Namespace,
+    changes: dict[str, int],
+) -> argparse.Namespace:
+    """The arguments of one point: a single pair and step unless `changes` say otherwise, in one forward."""
+    point_args = copy.copy(args)
+    settings = {"batch": 1, "steps": 1, **changes}
+    vars(point_args).update(settings)
+    point_args.micro_batch = point_args.batch
+    return point_args
+
+
+def _smallest_ratio(rates: Rates) -> float:
+    ratios = []
+    for sides in rates.values():
+        for (_, theirs), (_, ours) in zip(sides["peer"], sides["fresh"], strict=True):
+            ratios.append(ours / theirs)
+    return min(ratios)
+
+
 def _points() -> dict[str, list[tuple[int, dict[str, int]]]]:
     """Axis -> its values, each with the arguments that it stands for."""
-    prompt_tokens = [(tokens, {"prompt_tokens": tokens}) for tokens in PROMPT_TOKENS]
+    prompt_tokens: list[tuple[int, dict[str, int]]] = []
+    for num_tokens in PROMPT_TOKENS:
+        settings = {"prompt_tokens": num_tokens}
+        prompt_tokens.append((num_tokens, settings))
     completions: list[tuple[int, dict[str, int]]] = []
-    for num in COMPLETIONS:
+    for num_completions in COMPLETIONS:
+        num_pairs = num_completions // 2
         settings = {
             "prompt_tokens": PROMPT_OF_COMPLETIONS,
-            "batch": num // 2,
-            "pairs_per_prompt": num // 2,
+            "batch": num_pairs,
+            "pairs_per_prompt": num_pairs,
         }
-        completions.append((num, settings))
+        completions.append((num_completions, settings))
     return {"prompt_tokens": prompt_tokens, "completions": completions}
 
 

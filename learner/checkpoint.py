@@ -62,6 +62,7 @@ def load(directory: Path, engine: TrainEngine) -> dict[str, float]:
         if written == engine.world_size:
             engine.load(directory / "engine")
     except _DAMAGE as error:
+        # Some of these errors have no message, others one of many lines.
         message = str(error).strip() or type(error).__name__
         reason = message.splitlines()[0]
         raise UserError(

@@ -9,6 +9,7 @@ one whose images no other pair can replace is not in `shuffled`. Every condition
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 
@@ -32,24 +33,26 @@ def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]
     """
     if not deltas:
         return {}
+    metrics: dict[str, float] = {}
     accuracies: dict[str, float] = {}
     for view, values in deltas.items():
+        # A condition without a pair has no accuracy, and 0 would be made up.
         if values:
             num_right = sum(value > 0 for value in values)
             accuracies[view] = num_right / len(values)
-    metrics: dict[str, float] = {}
-    for view, accuracy in accuracies.items():
-        metrics[f"grounding/accuracy_{view}"] = accuracy
+            metrics[f"grounding/accuracy_{view}"] = accuracies[view]
     for view in CONDITIONS:
-        metrics[f"grounding/num_pairs_{view}"] = float(len(deltas.get(view, ())))
-    others = [accuracy for view, accuracy in accuracies.items() if view != "true"]
-    if "true" in accuracies and others:
-        metrics["grounding/gain"] = accuracies["true"] - max(others)
+        num_pairs = len(deltas.get(view, ()))
+        metrics[f"grounding/num_pairs_{view}"] = float(num_pairs)
+    without_picture = [accuracies[view] for view in accuracies if view != "true"]
+    if "true" in accuracies and without_picture:
+        metrics["grounding/gain"] = accuracies["true"] - max(without_picture)
     return metrics
 
 
 def views(
-    pairs: Sequence[PreferencePair], store: ImageStore
+    pairs: Sequence[PreferencePair],
+    store: ImageStore,
 ) -> dict[str, list[PreferencePair]]:
     """The pairs whose images can be read, under each image condition; conditions without a pair are left out.
 
@@ -77,20 +80,27 @@ def views(
         if swapped is not None:
             shuffled.append(swapped)
     shown = {"true": readable, "blank": blank, "shuffled": shuffled}
-    return {view: seen for view, seen in shown.items() if seen}
+    for view in CONDITIONS:
+        if not shown[view]:
+            del shown[view]
+    return shown
 
 
 def agreed_views(
-    pairs: Sequence[PreferencePair], store: ImageStore, world_size: int
+    pairs: Sequence[PreferencePair],
+    store: ImageStore,
+    world_size: int,
 ) -> dict[str, list[PreferencePair]]:
     """`views` of the pairs whose images every rank can read: all ranks then run the same forwards (collective)."""
     # A file may be missing on one node alone.
     shown = views(pairs, store)
-    readable_by_rank = gather({pair.id for pair in shown.get("true", ())}, world_size)
-    everywhere = set.intersection(*readable_by_rank)
-    if all(readable == everywhere for readable in readable_by_rank):
+    readable_here = {pair.id for pair in shown.get("true", ())}
+    readable_by_rank = gather(readable_here, world_size)
+    readable_everywhere = set.intersection(*readable_by_rank)
+    if all(readable == readable_everywhere for readable in readable_by_rank):
         return shown
-    return views([pair for pair in pairs if pair.id in everywhere], store)
+    agreed = [pair for pair in pairs if pair.id in readable_everywhere]
+    return views(agreed, store)
 
 
 @torch.no_grad()
@@ -101,12 +111,13 @@ def deltas(models: Models, plan: BatchPlan) -> list[float]:
     policy.eval()
     for micro_batch in plan.micro_batches:
         batch = models.collate(micro_batch.pairs)
-        logps = pair_logps(policy(batch), models.reference(batch), micro_batch.pairs)
+        policy_logps = policy(batch)
+        reference_logps = models.reference(batch)
+        logps = pair_logps(policy_logps, reference_logps, micro_batch.pairs)
         # Fillers stand at the end of a micro-batch.
-        counted = logps.delta[: len(micro_batch.counted)]
+        num_counted = len(micro_batch.counted)
+        counted = logps.delta[:num_counted]
         deltas_of_rank += counted.double().tolist()
     policy.train()
-    all_deltas: list[float] = []
-    for part in gather(deltas_of_rank, models.engine.world_size):
-        all_deltas += part
-    return all_deltas
+    deltas_by_rank = gather(deltas_of_rank, models.engine.world_size)
+    return list(chain.from_iterable(deltas_by_rank))

@@ -92,7 +92,9 @@ class Learner:
         return free_address()
 
     def start(
-        self, master_address: str | None = None, master_port: int | None = None
+        self,
+        master_address: str | None = None,
+        master_port: int | None = None,
     ) -> dict[str, Any]:
         """Load the policy, make the reference, start the engine. The address, if given, replaces the constructor's.
 
@@ -122,14 +124,7 @@ class Learner:
         self.fast = FastPath.of(config, self.policy)
         # Before the engine takes the policy: ZeRO-3 splits its parameters up.
         self.fast.apply(config, self.policy, self.reference.copy)
-        encoder = ChatEncoder(self.model_path, config.model.max_length)
-        collator = Collator(
-            encoder, tree=self.fast.share_prompt, crop_of=crop_of(config)
-        )
-        cache = self._reference_cache(encoder, dtype)
-        engine = self._make_engine(device)
-        self.reference.start(engine, device, dtype, cache)
-        self.models = Models(engine, self.reference, collator, device, dtype)
+        self._start_models(device, dtype)
         torch.manual_seed(derive_seed(config.run.seed, "learner", self.rank))
         return {
             **counts,
@@ -139,8 +134,21 @@ class Learner:
             "start_s": time.perf_counter() - begun,
         }
 
+    def _start_models(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Put policy and reference into the engine, and what makes their batches beside them."""
+        encoder = ChatEncoder(self.model_path, self.config.model.max_length)
+        collator = Collator(
+            encoder, tree=self.fast.share_prompt, crop_of=crop_of(self.config)
+        )
+        cache = self._reference_cache(encoder, dtype)
+        engine = self._make_engine(device)
+        self.reference.start(engine, device, dtype, cache)
+        self.models = Models(engine, self.reference, collator, device, dtype)
+
     def step(
-        self, step: int, pairs: list[PreferencePair]
+        self,
+        step: int,
+        pairs: list[PreferencePair],
     ) -> tuple[StepResult, list[Dropped]]:
         """One update on a global batch, the same list on every rank; each rank trains on its share.
 
@@ -157,29 +165,35 @@ class Learner:
         """
         begun = time.perf_counter()
         plan = self.plan(pairs)
+        # Before the update: afterwards the policy has trained on these pairs.
         grounding = self._grounding(step, plan.pairs)
-        # A batch without a usable pair counts as skipped.
-        metrics: dict[str, float] = {}
-        skipped = True
         if plan.pairs:
-            objective = self._objective(plan)
-            noised_images = self._noised_images(step, objective)
-            table = accumulate(self.models, plan, objective, noised_images)
-            update = self.models.engine.step()
-            tables = gather(table, self.world_size)
-            metrics = {**reduce_tables(tables, plan.rows), **update}
-            skipped = bool(metrics.pop("skipped", 0.0))
-            self._skipped_steps.note(step, skipped, plan.pairs)
-            if not skipped:
-                self._shift_rewards(tables, plan, objective)
+            metrics, skipped = self._update(step, plan)
         else:
+            # A batch without a usable pair counts as skipped.
             self._skipped_steps.note_empty(step, plan.dropped)
+            metrics, skipped = {}, True
         self._step = step
         self._steps_skipped += skipped
         metrics |= grounding
         metrics["steps_skipped"] = float(self._steps_skipped)
         metrics["time/step_s"] = time.perf_counter() - begun
         return _result(step, plan, metrics, skipped)
+
+    def _update(self, step: int, plan: BatchPlan) -> tuple[dict[str, float], bool]:
+        """Forward, backward and update of a global batch: its metrics, and whether the update was skipped."""
+        objective = self._objective(plan)
+        noised_images = self._noised_images(step, objective)
+        table = accumulate(self.models, plan, objective, noised_images)
+        update = self.models.engine.step()
+        tables = gather(table, self.world_size)
+        metrics = reduce_tables(tables, plan.rows)
+        metrics.update(update)
+        skipped = bool(metrics.pop("skipped", 0.0))
+        self._skipped_steps.note(step, skipped, plan.pairs)
+        if not skipped:
+            self._shift_rewards(tables, plan, objective)
+        return metrics, skipped
 
     def plan(self, pairs: list[PreferencePair]) -> BatchPlan:
         """How a global batch is trained on (collective)."""
@@ -196,7 +210,9 @@ class Learner:
             return 0
         before = cache.num_misses
         for micro_batch in self.plan(pairs).micro_batches:
-            self.reference(self.reference.tree(list(micro_batch.pairs)))
+            batch = self.reference.tree(list(micro_batch.pairs))
+            # The log-probs go into the cache; nothing else is wanted of them.
+            self.reference(batch)
         return cache.num_misses - before
 
     def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
@@ -212,11 +228,13 @@ class Learner:
                 f"probe: expected at least one response token and no media token, got {len(token_ids)} tokens with "
                 f"media tokens {sorted(media)}; probe with tokens the policy may sample"
             )
-        collator.single(prompt, tuple(token_ids))  # raises if it cannot be encoded
+        # Raises if the prompt cannot be encoded.
+        collator.single(prompt, tuple(token_ids))
         self._probe = (prompt, tuple(token_ids))
 
     def publish(
-        self, version: int
+        self,
+        version: int,
     ) -> tuple[WeightManifest | None, dict[str, np.ndarray]]:  # type: ignore[type-arg]
         """The weights as they are now, of LoRA merged or the adapter alone (`model.tuning.push`), with the manifest.
 
@@ -242,15 +260,16 @@ class Learner:
     def export(self, directory: str | Path) -> None:
         """A Hugging Face directory of the policy, merged if LoRA, for anyone to load; replaces an older one whole."""
         gathered = self.models.engine.gather_weights()
-        if gathered is not None:
-            export_policy(
-                Path(directory),
-                self.policy,
-                self.models.collator.encoder,
-                gathered,
-                self.config.model.tuning,
-                SHARD_SIZE,
-            )
+        if gathered is None:
+            return
+        export_policy(
+            Path(directory),
+            self.policy,
+            self.models.collator.encoder,
+            gathered,
+            self.config.model.tuning,
+            SHARD_SIZE,
+        )
 
     def save(self, directory: str | Path) -> None:
         """Engine, random state and counters of every rank, for an exact resume."""
@@ -290,7 +309,10 @@ class Learner:
         return NoisedImages(self.models, objective, seed)
 
     def _shift_rewards(
-        self, tables: list[PairTable], plan: BatchPlan, objective: Objective
+        self,
+        tables: list[PairTable],
+        plan: BatchPlan,
+        objective: Objective,
     ) -> None:
         """Add the rewards of a step to the mean that losses read."""
         reads_mean = [objective.needs(pair).mean_reward for pair in plan.rows]
@@ -310,15 +332,20 @@ class Learner:
         deltas_of_view: dict[str, list[float]] = {}
         for view, seen in agreed_views(gated, store, self.world_size).items():
             models = self.models if view == "true" else uncached
-            deltas_of_view[view] = deltas(models, self.plan(seen))
+            plan = self.plan(seen)
+            deltas_of_view[view] = deltas(models, plan)
         return grounding_metrics(deltas_of_view)
 
     def _checkpoint_follows(self, step: int) -> bool:
+        if step <= 0:
+            return False
         is_last = step == self.config.learner.num_steps
-        return step > 0 and (is_last or step % self.config.checkpoint.interval == 0)
+        return is_last or step % self.config.checkpoint.interval == 0
 
     def _reference_cache(
-        self, encoder: ChatEncoder, dtype: torch.dtype
+        self,
+        encoder: ChatEncoder,
+        dtype: torch.dtype,
     ) -> ReferenceCache | None:
         folder = self.fast.reference_cache
         if folder is None:
@@ -350,23 +377,30 @@ class Learner:
         policy = models.engine.module
         # Without dropout, as the engine will score it.
         policy.eval()
-        logps = policy(batch).token_logps[0]
+        answer = policy(batch)
         policy.train()
+        # The only row, [response tokens].
+        logps = answer.token_logps[0]
         return LogprobProbe(prompt, token_ids, tuple(logps.double().tolist()))
 
 
 def _result(
-    step: int, plan: BatchPlan, metrics: dict[str, float], skipped: bool
+    step: int,
+    plan: BatchPlan,
+    metrics: dict[str, float],
+    skipped: bool,
 ) -> tuple[StepResult, list[Dropped]]:
     """What a step returns; the pairs of a skipped step are dropped."""
-    trained, dropped = plan.pairs, list(plan.dropped)
+    trained = plan.pairs
+    dropped = list(plan.dropped)
     if skipped:
         for pair in plan.pairs:
-            reason = "loss or gradient not finite"
-            dropped.append(Dropped(pair.id, "step_skipped", reason))
+            drop = Dropped(pair.id, "step_skipped", "loss or gradient not finite")
+            dropped.append(drop)
         trained = []
     metrics["pairs/trained"] = float(len(trained))
-    return StepResult(step, metrics, tuple(pair.id for pair in trained)), dropped
+    trained_ids = tuple(pair.id for pair in trained)
+    return StepResult(step, metrics, trained_ids), dropped
 
 
 def _every_name(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -25,7 +25,9 @@ _CHUNK_NUMEL = 1 << 22
 
 
 def plain_weights(
-    gathered: Mapping[str, Tensor], tuning: Tuning, policy: Policy | None = None
+    gathered: Mapping[str, Tensor],
+    tuning: Tuning,
+    policy: Policy | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
     """Current weights by Hugging Face name, and with LoRA those of the start, which are its base weights.
 
@@ -43,7 +45,8 @@ def plain_weights(
 
 
 def change_norm(
-    current: Mapping[str, Tensor], start: Iterable[tuple[str, Tensor]]
+    current: Mapping[str, Tensor],
+    start: Iterable[tuple[str, Tensor]],
 ) -> float:
     """L2 norm of the difference over all tensors; `start` is read once, a tensor at a time."""
     squares: list[float] = []
@@ -71,15 +74,8 @@ def package(
     merged layers; the other ranks hold none.
     """
     arrays = to_arrays(current)
-    manifest = WeightManifest(
-        version=version,
-        checksum=checksum(arrays),
-        num_tensors=len(arrays),
-        num_bytes=sum(array.nbytes for array in arrays.values()),
-        change_norm=change_norm(current, start),
-        probe=probe,
-    )
-    return manifest, arrays
+    norm = change_norm(current, start)
+    return _manifest(version, arrays, norm, probe), arrays
 
 
 def package_adapter(
@@ -91,15 +87,26 @@ def package_adapter(
     """The arrays of a push of adapters alone, under peft's names, and the manifest that describes exactly them."""
     weights = _without_prefix(gathered)
     arrays = to_arrays(adapter_weights(weights))
-    manifest = WeightManifest(
+    norm = adapter_norm(weights, tuning)
+    return _manifest(version, arrays, norm, probe), arrays
+
+
+def _manifest(
+    version: int,
+    arrays: Mapping[str, np.ndarray],  # type: ignore[type-arg]
+    norm: float,
+    probe: LogprobProbe | None,
+) -> WeightManifest:
+    """The manifest of exactly these arrays."""
+    num_bytes = sum(array.nbytes for array in arrays.values())
+    return WeightManifest(
         version=version,
         checksum=checksum(arrays),
         num_tensors=len(arrays),
-        num_bytes=sum(array.nbytes for array in arrays.values()),
-        change_norm=adapter_norm(weights, tuning),
+        num_bytes=num_bytes,
+        change_norm=norm,
         probe=probe,
     )
-    return manifest, arrays
 
 
 def export_policy(
@@ -115,8 +122,6 @@ def export_policy(
     Args:
         shard: largest size of one safetensors file, e.g. "5GB".
     """
-    from huggingface_hub import save_torch_state_dict
-
     weights = _without_prefix(dequantised(policy, gathered))
     model = policy.model
     merged = weights
@@ -127,18 +132,34 @@ def export_policy(
         if model.can_generate():
             model.generation_config.save_pretrained(partial)
         encoder.processor.save_pretrained(partial)
-        # Of CLIP vision towers transformers would write flattened names that vLLM does not read.
-        if any(name.startswith("model.vision_tower.") for name in merged):
-            by_hub_name: dict[str, Tensor] = {}
-            for name, weight in merged.items():
-                by_hub_name[hub_name(name)] = weight.contiguous()
-            save_torch_state_dict(
-                by_hub_name, partial, max_shard_size=shard, metadata={"format": "pt"}
-            )
-        else:
-            model.save_pretrained(partial, state_dict=merged, max_shard_size=shard)
+        _save_weights(partial, model, merged, shard)
         if isinstance(tuning, Lora):
             policy.net.save_pretrained(partial / "adapter", state_dict=weights)
+
+
+def _save_weights(
+    directory: Path,
+    model: Any,
+    weights: Mapping[str, Tensor],
+    shard: str,
+) -> None:
+    """Write merged weights as safetensors."""
+    from huggingface_hub import save_torch_state_dict
+
+    # Of CLIP vision towers transformers would write flattened names that vLLM does not read.
+    has_clip_names = any(name.startswith("model.vision_tower.") for name in weights)
+    if not has_clip_names:
+        model.save_pretrained(directory, state_dict=weights, max_shard_size=shard)
+        return
+    by_hub_name: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        by_hub_name[hub_name(name)] = weight.contiguous()
+    save_torch_state_dict(
+        by_hub_name,
+        directory,
+        max_shard_size=shard,
+        metadata={"format": "pt"},
+    )
 
 
 def _without_prefix(gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -39,7 +39,10 @@ class SkippedSteps:
         """
         self._empty_in_a_row = 0
         self._drop_reasons.clear()
-        self._not_finite_in_a_row = self._not_finite_in_a_row + 1 if skipped else 0
+        if not skipped:
+            self._not_finite_in_a_row = 0
+            return
+        self._not_finite_in_a_row += 1
         if self._not_finite_in_a_row < self._limit:
             return
         file = self._directory / f"skipped_step_{step}.json"
@@ -60,7 +63,8 @@ class SkippedSteps:
             UserError: the limit is reached.
         """
         self._empty_in_a_row += 1
-        self._drop_reasons.update(drop.reason for drop in dropped)
+        reasons = [drop.reason for drop in dropped]
+        self._drop_reasons.update(reasons)
         if self._empty_in_a_row < self._limit:
             return
         raise UserError(

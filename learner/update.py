@@ -50,11 +50,15 @@ def accumulate(
         columns = grouped_by_settings(_loss_and_metrics, logps, settings)
         losses = columns["loss"]
         weights = losses.new_tensor(_weights(micro_batch, objective))
-        # Engines average gradients over ranks, hence the factor `world_size`.
-        share = (losses * weights).sum() * (engine.world_size / objective.total_weight)
+        # This micro-batch's share of Σ w_i · loss_i / Σ w_i. Engines average gradients over ranks, hence the factor
+        # `world_size`.
+        scale = engine.world_size / objective.total_weight
+        share = (losses * weights).sum() * scale
         # A loss that is not finite may have a gradient that is: then make it NaN too, so that all ranks skip the step.
-        engine.backward(share * torch.where(share.isfinite(), 1.0, torch.nan))
-        columns |= {"weight": weights, "tokens": logps.num_tokens}
+        nan_if_not_finite = torch.where(share.isfinite(), 1.0, torch.nan)
+        engine.backward(share * nan_if_not_finite)
+        columns["weight"] = weights
+        columns["tokens"] = logps.num_tokens
         _append(table, micro_batch, columns)
     return table
 
@@ -90,11 +94,14 @@ def loss_inputs(
 ) -> PairLogps:
     """Everything that the losses of these pairs read."""
     logps = pair_logps(policy, reference, pairs)
-    advantages = objective.advantages([pair.pair for pair in pairs])
+    records = [pair.pair for pair in pairs]
+    advantages = objective.advantages(records)
     if advantages is not None:
-        logps = replace(logps, advantages=logps.policy_chosen.new_tensor(advantages))
+        # [pairs, 2]
+        advantage_table = logps.policy_chosen.new_tensor(advantages)
+        logps = replace(logps, advantages=advantage_table)
     # A field is filled for all pairs of the micro-batch as soon as one of them needs it.
-    needs = [objective.needs(pair.pair) for pair in pairs]
+    needs = [objective.needs(record) for record in records]
     if any(need.mean_reward for need in needs):
         shift = torch.full_like(logps.policy_chosen, objective.reward_shift)
         logps = replace(logps, reward_shift=shift)
@@ -105,26 +112,34 @@ def loss_inputs(
 
 
 def _loss_and_metrics(logps: PairLogps, settings: Loss) -> dict[str, torch.Tensor]:
-    return {"loss": pair_losses(logps, settings), **pair_metrics(logps, settings)}
+    columns = pair_metrics(logps, settings)
+    columns["loss"] = pair_losses(logps, settings)
+    return columns
 
 
 def _weights(micro_batch: MicroBatch, objective: Objective) -> list[float]:
     """The weight of each pair of a micro-batch: its source's, and 0 for a filler."""
     weights = [objective.weight(pair.pair) for pair in micro_batch.counted]
-    return weights + [0.0] * micro_batch.num_fillers
+    # Fillers stand behind the pairs that count.
+    filler_weights = [0.0] * micro_batch.num_fillers
+    return weights + filler_weights
 
 
 def _append(
-    table: PairTable, micro_batch: MicroBatch, columns: Mapping[str, torch.Tensor]
+    table: PairTable,
+    micro_batch: MicroBatch,
+    columns: Mapping[str, torch.Tensor],
 ) -> None:
     """Add the rows of the pairs that count."""
     num_counted = len(micro_batch.counted)
     for name, values in columns.items():
-        table[name] += values[:num_counted].detach().double().tolist()
+        counted = values[:num_counted].detach()
+        table[name] += counted.double().tolist()
 
 
 def reduce_tables(
-    tables: Sequence[PairTable], pairs: Sequence[PreferencePair]
+    tables: Sequence[PairTable],
+    pairs: Sequence[PreferencePair],
 ) -> dict[str, float]:
     """Means over all pairs of all ranks, `loss` weighted, `tokens` a sum; each source's count, loss and margin.
 
@@ -136,22 +151,31 @@ def reduce_tables(
     weights = columns.pop("weight")
     metrics: dict[str, float] = {}
     for name, values in columns.items():
-        metrics[name] = sum(values) / len(values)
+        metrics[name] = _mean(values)
     # Two columns are no plain means.
     metrics["tokens"] = sum(columns["tokens"])
     weighted_losses = 0.0
     for weight, loss in zip(weights, columns["loss"], strict=True):
         weighted_losses += weight * loss
     metrics["loss"] = weighted_losses / sum(weights)
-    rows_of_source: dict[str, list[int]] = defaultdict(list)
-    for row, pair in enumerate(pairs):
-        rows_of_source[pair.source].append(row)
-    for source, rows in sorted(rows_of_source.items()):
+    for source, rows in _rows_by_source(pairs).items():
         metrics[f"pairs/{source}"] = float(len(rows))
         for name in ("loss", "rewards/margins"):
             values = [columns[name][row] for row in rows]
-            metrics[f"{name}/{source}"] = sum(values) / len(values)
+            metrics[f"{name}/{source}"] = _mean(values)
     return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _rows_by_source(pairs: Sequence[PreferencePair]) -> dict[str, list[int]]:
+    """Source -> places of its pairs, sources in alphabetical order."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, pair in enumerate(pairs):
+        rows[pair.source].append(row)
+    return dict(sorted(rows.items()))
 
 
 def _joined_columns(tables: Sequence[PairTable]) -> PairTable:

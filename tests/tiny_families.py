@@ -34,6 +34,8 @@ _FORMAT = 2
 HIDDEN = 64
 SIDE, PATCH = 32, 8
 """Of a LLaVA-NeXT tile: 16 tokens."""
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 
 
 def tiny_llava_next() -> Path:
@@ -134,66 +136,63 @@ def _llava_next() -> tuple[Any, Any]:
 
 
 def _qwen() -> tuple[Any, Any]:
-    media = {
-        name: f"<|{name}|>"
-        for name in ("vision_start", "vision_end", "image_pad", "video_pad")
-    }
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=build_tokenizer().backend_tokenizer,
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
         extra_special_tokens={
-            "image_token": media["image_pad"],
-            "video_token": media["video_pad"],
-            "vision_bos_token": media["vision_start"],
-            "vision_eos_token": media["vision_end"],
+            "image_token": IMAGE_PAD,
+            "video_token": VIDEO_PAD,
+            "vision_bos_token": VISION_START,
+            "vision_eos_token": VISION_END,
         },
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(media.values()))
-    size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 64}
+    config = _qwen_config(tokenizer)
     patches: dict[str, Any] = {
         "patch_size": 14,
         "temporal_patch_size": 2,
         "merge_size": 2,
-        "size": size,
+        "size": {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 64},
     }
-    config = Qwen2_5_VLConfig(
-        vision_config={
-            "depth": 3,
-            "hidden_size": HIDDEN,
-            "intermediate_size": 2 * HIDDEN,
-            "num_heads": 2,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": 56,
-            "out_hidden_size": HIDDEN,
-            "fullatt_block_indexes": [1],
-        },
-        text_config={
-            **_text(tokenizer),
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [4, 6, 6],
-            },
-        },
-        image_token_id=image,
-        video_token_id=video,
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-        tie_word_embeddings=False,
-        architectures=["Qwen2_5_VLForConditionalGeneration"],
-    )
+    image_text = f"{VISION_START}{IMAGE_PAD}{VISION_END}"
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**patches),
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(**patches),
-        chat_template=CHAT_TEMPLATE.replace(
-            IMAGE, "<|vision_start|><|image_pad|><|vision_end|>"
-        ),
+        chat_template=CHAT_TEMPLATE.replace(IMAGE, image_text),
     )
     return Qwen2_5_VLForConditionalGeneration(config).float(), processor
+
+
+def _qwen_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
+    vision = {
+        "depth": 3,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_heads": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 56,
+        "out_hidden_size": HIDDEN,
+        "fullatt_block_indexes": [1],
+    }
+    text = _text(tokenizer)
+    text["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [4, 6, 6],
+    }
+    return Qwen2_5_VLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),
+        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PAD),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),
+        tie_word_embeddings=False,
+        architectures=["Qwen2_5_VLForConditionalGeneration"],
+    )

@@ -41,16 +41,21 @@ class Crop:
         share = draw.uniform(self.low, self.high)
         # Both sides shrink alike, so the picture's proportions stay.
         scale = share**0.5
-        width = max(1, round(size[0] * scale))
-        height = max(1, round(size[1] * scale))
-        left = draw.randint(0, size[0] - width)
-        top = draw.randint(0, size[1] - height)
-        return left, top, left + width, top + height
+        full_width, full_height = size
+        width = max(1, round(full_width * scale))
+        height = max(1, round(full_height * scale))
+        left = draw.randint(0, full_width - width)
+        top = draw.randint(0, full_height - height)
+        right = left + width
+        bottom = top + height
+        return left, top, right, bottom
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The cropped images, each scaled back to its old size."""
         cropped = []
         for index, image in enumerate(images):
-            part = image.crop(self.box(image.size, index))
-            cropped.append(part.resize(image.size, Image.Resampling.BICUBIC))
+            box = self.box(image.size, index)
+            part = image.crop(box)
+            enlarged = part.resize(image.size, Image.Resampling.BICUBIC)
+            cropped.append(enlarged)
         return cropped

@@ -43,17 +43,22 @@ class EncodedPair:
     @property
     def num_tokens(self) -> int:
         """Tokens of the prompt and both responses, the prompt's once; with a crop, of that prompt and answer too."""
-        prompt_length = len(self.prompt.token_ids)
-        total = prompt_length + len(self.chosen) + len(self.rejected)
+        total = len(self.prompt.token_ids)
+        total += len(self.chosen)
+        total += len(self.rejected)
         if self.cropped is not None:
-            total += len(self.cropped.prompt.token_ids) + len(self.chosen)
+            # Only the chosen answer is asked for behind the crop.
+            total += len(self.cropped.prompt.token_ids)
+            total += len(self.chosen)
         return total
 
 
 def rows_of(pairs: Sequence[EncodedPair]) -> list[tuple[EncodedPair, tuple[int, ...]]]:
     """Prompt and completion of every row of a forward: all chosen, all rejected, then chosen behind each crop."""
     # Three blocks: `pair_logps` cuts them apart by the number of pairs.
-    chosen, rejected, behind_crop = [], [], []
+    chosen = []
+    rejected = []
+    behind_crop = []
     for pair in pairs:
         chosen.append((pair, pair.chosen))
         rejected.append((pair, pair.rejected))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from common.config import Learner as LearnerConfig
 from learner.engines.optimizer import ClippedAdamW, adamw_options, build_schedule
@@ -67,13 +68,15 @@ class DeepSpeedEngine:
         # same sum with one.
         self._stage = max(config.zero_stage, int(_is_bfloat16(module)))
         trainable = [weight for weight in module.parameters() if weight.requires_grad]
+
+        def schedule(optimizer: torch.optim.Optimizer) -> LambdaLR:
+            return build_schedule(optimizer, config.optimizer, config.num_steps)
+
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=_optimizer(trainable, config, self._stage),
             model_parameters=trainable,
-            lr_scheduler=lambda optimizer: build_schedule(
-                optimizer, config.optimizer, config.num_steps
-            ),
+            lr_scheduler=schedule,
             config=_config(config, world_size, self._stage, _is_bfloat16(module)),
             dist_init_required=False,
         )
@@ -91,12 +94,17 @@ class DeepSpeedEngine:
 
     def step(self) -> Mapping[str, float]:
         """Reduce, clip, update, schedule, zero the gradients. Non-finite gradients: no update, `skipped` is 1."""
+        # Read before the step, which moves the schedule on.
         lr = self._engine.get_lr()[0]
         self._engine.step()
         self._forget_gradients()
         norm = self._engine.get_global_grad_norm()
         skipped = not self._engine.was_step_applied()
-        return {"grad_norm": float(norm), "lr": float(lr), "skipped": float(skipped)}
+        return {
+            "grad_norm": float(norm),
+            "lr": float(lr),
+            "skipped": float(skipped),
+        }
 
     def gather_weights(
         self,
@@ -175,13 +183,11 @@ class DeepSpeedEngine:
         gradient of an earlier step.
         """
         optimizer = self._engine.optimizer
-        # Gradients of ZeRO-3; then master weights of ZeRO-3, and of ZeRO-1 and 2, which may hold gradients.
+        # Gradients of ZeRO-3.
         buffers = [getattr(optimizer, "grad_partitions_flat_buffer", None)]
-        masters = [
-            *getattr(optimizer, "fp32_partitioned_groups_flat", ()),
-            *getattr(optimizer, "single_partition_of_fp32_groups", ()),
-        ]
-        buffers += [master.grad for master in masters]
+        # Master weights of ZeRO-3, then of ZeRO-1 and 2: they may hold gradients.
+        buffers += _gradients_of(optimizer, "fp32_partitioned_groups_flat")
+        buffers += _gradients_of(optimizer, "single_partition_of_fp32_groups")
         for buffer in buffers:
             if buffer is not None:
                 buffer.zero_()
@@ -209,7 +215,14 @@ def _set_environment(
 
 
 def _is_bfloat16(module: nn.Module) -> bool:
-    return next(module.parameters()).dtype == torch.bfloat16
+    first = next(module.parameters())
+    return first.dtype == torch.bfloat16
+
+
+def _gradients_of(optimizer: Any, name: str) -> list[Tensor | None]:
+    """Gradients of the weights in a list of DeepSpeed's optimizer, which has the list in some stages only."""
+    weights = getattr(optimizer, name, ())
+    return [weight.grad for weight in weights]
 
 
 def _optimizer(

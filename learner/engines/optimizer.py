@@ -27,9 +27,11 @@ def lr_factor(
     if config.schedule == "constant":
         return 1.0
     num_decay_steps = max(1, num_steps - warmup_steps)
-    progress = min(1.0, (update - warmup_steps) / num_decay_steps)
+    steps_of_decay = update - warmup_steps
+    progress = min(1.0, steps_of_decay / num_decay_steps)
     if config.schedule == "linear":
         return 1.0 - progress
+    # Half a cosine: 1 at the start, 0 at the end.
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -48,7 +50,11 @@ def build_schedule(
 
 def adamw_options(config: OptimizerConfig) -> dict[str, Any]:
     """Keyword arguments of torch's AdamW."""
-    return {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+    return {
+        "lr": config.lr,
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+    }
 
 
 class ClippedAdamW(torch.optim.AdamW):

@@ -34,16 +34,7 @@ def join(
             "this process already belongs to a process group; close the other engine first"
         )
     try:
-        # A single rank needs no port, which somebody else could take.
-        store: Any = dist.HashStore()  # type: ignore[attr-defined]
-        if world_size > 1:
-            store = dist.TCPStore(  # type: ignore[attr-defined]
-                address,
-                port,
-                world_size,
-                is_master=rank == 0,
-                timeout=TIMEOUT,
-            )
+        store = _store(rank, world_size, address, port)
         dist.init_process_group(
             backend,
             store=store,
@@ -56,6 +47,25 @@ def join(
             f"learner rank {rank}: expected {world_size} ranks to meet at {address}:{port}, got: {error}; "
             "check that the address can be reached and the port is free"
         ) from error
+
+
+def _store(
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+) -> Any:
+    """Where the ranks find each other."""
+    if world_size == 1:
+        # A single rank needs no port, which somebody else could take.
+        return dist.HashStore()  # type: ignore[attr-defined]
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        address,
+        port,
+        world_size,
+        is_master=rank == 0,
+        timeout=TIMEOUT,
+    )
 
 
 def most(number: int, device: torch.device) -> int:
@@ -84,5 +94,7 @@ def free_address() -> tuple[str, int]:
         except OSError:
             address = "127.0.0.1"
     with socket.socket() as listener:
+        # Port 0 asks the system for one that is free.
         listener.bind((address, 0))
-        return address, int(listener.getsockname()[1])
+        _, port = listener.getsockname()
+    return address, int(port)

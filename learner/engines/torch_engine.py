@@ -36,7 +36,8 @@ class TorchEngine:
     ) -> None:
         trainable = [weight for weight in module.parameters() if weight.requires_grad]
         dtypes = {weight.dtype for weight in trainable}
-        if config.num_ranks > 1 or not dtypes <= {torch.float32, torch.float64}:
+        wide_enough = dtypes <= {torch.float32, torch.float64}
+        if config.num_ranks > 1 or not wide_enough:
             raise UserError(
                 f"learner.engine: torch expects 1 rank and float32 weights, got {config.num_ranks} and "
                 f"{sorted(map(str, dtypes))}; set learner.engine = deepspeed"
@@ -60,9 +61,11 @@ class TorchEngine:
 
     def step(self) -> Mapping[str, float]:
         """Clip, update, schedule, zero the gradients. Non-finite gradients: no update, `skipped` is 1."""
+        # Read before the step, which moves the schedule on.
         lr = float(self._schedule.get_last_lr()[0])
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        # The schedule counts applied updates.
         if not self._optimizer.overflow:
             self._schedule.step()
         return {
@@ -83,7 +86,8 @@ class TorchEngine:
 
     def place_frozen(self, module: nn.Module) -> nn.Module:
         """The module itself, on the policy's device."""
-        return module.to(next(self._module.parameters()).device)
+        first = next(self._module.parameters())
+        return module.to(first.device)
 
     def gathered(
         self,
@@ -120,6 +124,7 @@ class TorchEngine:
             raise ValueError(
                 f"other trainable weights: {len(saved)} saved, {len(trainable)} here"
             )
+        # Into the parameters themselves: the optimizer holds on to them.
         with torch.no_grad():
             for name, parameter in trainable.items():
                 parameter.copy_(saved[name])

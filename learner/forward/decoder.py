@@ -40,10 +40,10 @@ def why_not(language_model: Any, vision_config: Any) -> str | None:
     for layer in language_model.layers:
         parts = (layer.self_attn, layer.mlp, layer.input_layernorm)
         part_names = tuple(type(part).__name__ for part in parts)
-        name = type(layer).__name__
-        if PARTS.get(name) != part_names:
+        layer_name = type(layer).__name__
+        if PARTS.get(layer_name) != part_names:
             known = ", ".join(PARTS)
-            return f"no proof for layers of the kind {name}, only for {known}"
+            return f"no proof for layers of the kind {layer_name}, only for {known}"
     # Qwen3-VL adds DeepStack features to all tokens behind its first layers; the last layer has no longer all tokens.
     deepstack_blocks = getattr(vision_config, "deepstack_visual_indexes", ())
     if len(deepstack_blocks) >= len(language_model.layers):
@@ -85,8 +85,11 @@ def _norm_forward(norm: Any, hidden_states: Tensor) -> Tensor:
 def _mlp_forward(mlp: Any, x: Tensor) -> Tensor:
     if gated_mlp.can_fuse(mlp):
         return gated_mlp.gated_mlp(mlp, x)
-    gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-    return mlp.down_proj(swiglu(gate, up))  # type: ignore[no-any-return]
+    # Adapters on a projection: the modules are called, the element-wise part is still one function.
+    gate = mlp.gate_proj(x)
+    up = mlp.up_proj(x)
+    inner = swiglu(gate, up)
+    return mlp.down_proj(inner)  # type: ignore[no-any-return]
 
 
 def _attention_forward(
@@ -115,12 +118,16 @@ def _attention_forward(
         )
     cos, sin = position_embeddings
     query_hidden, query_cos, query_sin = hidden_states, cos, sin
-    if query_positions is not None:
+    predictors_only = query_positions is not None
+    if predictors_only:
         query_hidden = hidden_states[:, query_positions]
         query_cos = cos[:, query_positions]
         query_sin = sin[:, query_positions]
-    query = rotary(_heads(attention, "q", query_hidden), query_cos, query_sin)
-    key = rotary(_heads(attention, "k", hidden_states), cos, sin)
+    # [1, heads, tokens, head width]; positions are turned into queries and keys, values have none.
+    query = _heads(attention, "q", query_hidden)
+    query = rotary(query, query_cos, query_sin)
+    key = _heads(attention, "k", hidden_states)
+    key = rotary(key, cos, sin)
     value = _heads(attention, "v", hidden_states)
     output, _ = tree_attention(
         attention,
@@ -131,7 +138,7 @@ def _attention_forward(
         dropout=attention.attention_dropout if attention.training else 0.0,
         scaling=attention.scaling,
         tree=tree,
-        predictors_only=query_positions is not None,
+        predictors_only=predictors_only,
     )
     # [1, queries, heads, head width] -> [1, queries, width]
     output = output.reshape(*query_hidden.shape[:-1], -1)
@@ -169,5 +176,7 @@ def _last_layer_forward(
         query_positions=predicting,
         **kwargs,
     )
+    # The residual stream, from here on of predicting tokens alone.
     hidden = hidden_states[:, predicting] + attended
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))  # type: ignore[no-any-return]
+    normed = layer.post_attention_layernorm(hidden)
+    return hidden + layer.mlp(normed)  # type: ignore[no-any-return]

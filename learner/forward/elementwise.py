@@ -59,12 +59,15 @@ class _RMSNorm(torch.autograd.Function):
         weight: Tensor,
         eps: float,
     ) -> Tensor:
-        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        wide_dtype = torch.promote_types(hidden.dtype, torch.float32)
+        wide = hidden.to(wide_dtype)
         # s as [..., 1]; a norm reads x once and writes no x² of its size.
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = scale.square_().div_(hidden.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(hidden, weight, scale)
-        normed: Tensor = (wide * scale).to(hidden.dtype)
+        scaled = wide * scale
+        normed: Tensor = scaled.to(hidden.dtype)
+        # In place would round a wider weight's product to the narrower dtype.
         if weight.dtype == hidden.dtype:
             return normed.mul_(weight)
         return normed * weight
@@ -78,15 +81,19 @@ class _RMSNorm(torch.autograd.Function):
         # g · x, also as a matrix [rows, n]: both sums are then matrix products.
         grad_x = wide * grad
         rows = grad_x.reshape(-1, grad_x.shape[-1])
-        grad_weight = None
+        grad_weight: Tensor | None = None
         if ctx.needs_input_grad[1]:
-            grad_weight = (scale.view(1, -1) @ rows)[0].to(weight.dtype)
+            scale_row = scale.view(1, -1)
+            # [1, rows] @ [rows, n]
+            summed = scale_row @ rows
+            grad_weight = summed[0].to(weight.dtype)
         # -s³ / n · Σ_row g · x · w, as [..., 1]
         row_sums = (rows @ wide_weight).view_as(scale)
         along_x = row_sums.mul_(scale.pow(3)).div_(-len(weight))
         # g · x is used up: its buffer takes the result.
         grad_hidden = torch.mul(grad, wide_weight, out=grad_x)
-        grad_hidden = grad_hidden.mul_(scale).addcmul_(wide, along_x)
+        grad_hidden.mul_(scale)
+        grad_hidden.addcmul_(wide, along_x)
         return grad_hidden.to(hidden.dtype), grad_weight, None
 
 
@@ -110,7 +117,8 @@ class _Rotary(torch.autograd.Function):
         cos, sin = ctx.saved_tensors
         # The transposed matrix has the two sines in each other's place.
         sin1, sin2 = sin.chunk(2, -1)
-        return _rotated(grad, cos, sin2, sin1, 1), None, None
+        grad_states = _rotated(grad, cos, sin2, sin1, 1)
+        return grad_states, None, None
 
 
 def _rotated(
@@ -146,6 +154,7 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         grad_gate = torch.mul(grad, up)
+        # The operator behind F.silu's backward, called directly because it can write into its input.
         torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
         grad_up = F.silu(gate).mul_(grad)
         return grad_gate, grad_up

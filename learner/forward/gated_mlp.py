@@ -65,8 +65,10 @@ class _GatedMLP(torch.autograd.Function):
         keeps_inner = any(ctx.needs_input_grad)
         inner: list[Tensor] = []
         output = torch.empty_like(hidden)
-        runs = zip(hidden.split(run_length), output.split(run_length), strict=True)
-        for x, y in runs:
+        # Views, so that a run's result is written into the output.
+        hidden_runs = hidden.split(run_length)
+        output_runs = output.split(run_length)
+        for x, y in zip(hidden_runs, output_runs, strict=True):
             g = matmul(x, gate)
             u = matmul(x, up)
             h = F.silu(g).mul_(u)
@@ -82,26 +84,31 @@ class _GatedMLP(torch.autograd.Function):
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, gate, up, down, *inner = ctx.saved_tensors
-        matmul, run_length = ctx.matmul, ctx.run_length
+        matmul = ctx.matmul
+        run_length = ctx.run_length
         wants_hidden, wants_gate, wants_up, wants_down, _ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         # All three as [width, inner]: the side as wide as the MLP is never transposed on the left (a copy in oneDNN).
         grad_gate: Tensor | None = None
         grad_up: Tensor | None = None
         grad_down: Tensor | None = None
-        runs = zip(hidden.split(run_length), grad.split(run_length), strict=True)
-        for index, (x, d) in enumerate(runs):
-            g, u = inner[2 * index : 2 * index + 2]
+        hidden_runs = hidden.split(run_length)
+        grad_runs = grad.split(run_length)
+        # Saved were g and u of each run in turn.
+        g_runs = inner[0::2]
+        u_runs = inner[1::2]
+        start = 0
+        for x, d, g, u in zip(hidden_runs, grad_runs, g_runs, u_runs, strict=True):
             silu_g = F.silu(g)
             dh = matmul(d, down.T)
             du = dh * silu_g
             # From here on dh's memory holds dg, and silu_g's holds h.
             dg = dh.mul_(u)
             torch.ops.aten.silu_backward.grad_input(dg, g, grad_input=dg)
+            stop = start + len(x)
             if grad_hidden is not None:
-                start = index * run_length
                 dx_up = matmul(du, up.T)
-                grad_hidden[start : start + len(x)] = matmul(dg, gate.T, dx_up)
+                grad_hidden[start:stop] = matmul(dg, gate.T, dx_up)
             if wants_gate:
                 grad_gate = matmul(x.T, dg.T, grad_gate)
             if wants_up:
@@ -109,13 +116,12 @@ class _GatedMLP(torch.autograd.Function):
             if wants_down:
                 h = silu_g.mul_(u)
                 grad_down = matmul(d.T, h.T, grad_down)
-        return (
-            grad_hidden,
-            None if grad_gate is None else grad_gate.T,
-            None if grad_up is None else grad_up.T,
-            grad_down,
-            None,
-        )
+            start = stop
+        if grad_gate is not None:
+            grad_gate = grad_gate.T
+        if grad_up is not None:
+            grad_up = grad_up.T
+        return grad_hidden, grad_gate, grad_up, grad_down, None
 
 
 def _run_length(hidden: Tensor, gate: Tensor) -> int:

@@ -39,14 +39,16 @@ def fused_token_logps(
         targets: token ids [positions].
     """
     matmul = matmul_of(head)
+    weight = head.weight
+    bias = head.bias
     if torch.is_grad_enabled():
-        arguments = (hidden, head.weight, head.bias, targets, matmul)
-        return _FusedLogps.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
-    chunk_rows = _chunk_rows(head.weight)
-    chunks = zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True)
+        return _FusedLogps.apply(hidden, weight, bias, targets, matmul)  # type: ignore[no-any-return, no-untyped-call]
+    chunk_rows = _chunk_rows(weight)
+    hidden_chunks = hidden.split(chunk_rows)
+    target_chunks = targets.split(chunk_rows)
     logps = []
-    for states, tokens in chunks:
-        logp, _, _ = _softmax_chunk(states, head.weight, head.bias, tokens, matmul)
+    for states, tokens in zip(hidden_chunks, target_chunks, strict=True):
+        logp, _, _ = _softmax_chunk(states, weight, bias, tokens, matmul)
         logps.append(logp)
     return torch.cat(logps)
 
@@ -66,20 +68,19 @@ class _FusedLogps(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         head_trains = wants_weight or wants_bias
         chunk_rows = _chunk_rows(weight)
-        chunks = zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True)
+        hidden_chunks = hidden.split(chunk_rows)
+        target_chunks = targets.split(chunk_rows)
         logps: list[Tensor] = []
         saved: list[Tensor] = []
-        for states, tokens in chunks:
+        for states, tokens in zip(hidden_chunks, target_chunks, strict=True):
             logp, exps, sums = _softmax_chunk(states, weight, bias, tokens, matmul)
             logps.append(logp)
             if head_trains:
-                # Of the first chunk alone: most batches are not longer, and memory stays bounded.
+                # Only the first chunk's e is kept. Most batches have no other, and memory stays bounded.
                 saved = saved or [exps, sums]
             elif wants_hidden:
-                # W_t - pᵀ W, [rows, width]
-                mean_weight = matmul(exps.to(weight.dtype), weight.T)
-                mean_weight = mean_weight.div_(sums[:, None])
-                saved.append((weight[tokens] - mean_weight).to(hidden.dtype))
+                slope = _frozen_head_slope(exps, sums, weight, tokens, matmul)
+                saved.append(slope.to(hidden.dtype))
         ctx.save_for_backward(hidden, weight, bias, targets, *saved)
         ctx.chunk_rows = chunk_rows
         ctx.head_trains = head_trains
@@ -92,8 +93,26 @@ class _FusedLogps(torch.autograd.Function):
         hidden, _, _, _, *saved = ctx.saved_tensors
         if ctx.head_trains:
             return _trained_head_gradients(ctx, grad)
-        grad_hidden = torch.cat(saved).mul_(grad[:, None].to(hidden.dtype))
+        # ∂logp/∂h of all chunks [positions, width], times the incoming gradient of each position.
+        slopes = torch.cat(saved)
+        factors = grad[:, None].to(hidden.dtype)
+        grad_hidden = slopes.mul_(factors)
         return grad_hidden, None, None, None, None
+
+
+def _frozen_head_slope(
+    exps: Tensor,
+    sums: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    matmul: Matmul,
+) -> Tensor:
+    """∂logp/∂h = W_t - pᵀ W of a chunk, [rows, width]; `exps` and `sums` are those of `_softmax_chunk`."""
+    # The division by Σ e comes after the product, where it touches [rows, width] and not [rows, vocabulary].
+    mean_weight = matmul(exps.to(weight.dtype), weight.T)
+    mean_weight = mean_weight.div_(sums[:, None])
+    target_weight = weight[targets]
+    return target_weight - mean_weight
 
 
 def _trained_head_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -107,24 +126,30 @@ def _trained_head_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     grad_bias = torch.zeros_like(bias) if wants_bias else None
     for start in range(0, len(targets), ctx.chunk_rows):
         rows = slice(start, start + ctx.chunk_rows)
-        states, tokens = hidden[rows], targets[rows]
+        states = hidden[rows]
+        tokens = targets[rows]
         if start == 0:
             exps, sums = saved
         else:
             _, exps, sums = _softmax_chunk(states, weight, bias, tokens, matmul)
-        # 1_t - p = -(e - Σe · 1_t) / Σe. The bracket is made in place of e, [rows, vocabulary]; the factor
-        # -grad / Σe of each row goes into the narrow matrices.
+        # ∂logp/∂logits = 1_t - p = -(e - Σe · 1_t) / Σe
+        # The bracket is made in place of e, [rows, vocabulary]. The rest, times the incoming gradient, is one
+        # number per row, [rows, 1]; it is multiplied into the narrow matrices.
         exps.scatter_add_(1, tokens[:, None], -sums[:, None])
+        slope = exps.to(weight.dtype)
         factor = (-grad[rows] / sums)[:, None]
-        slope, factor = exps.to(weight.dtype), factor.to(weight.dtype)
+        factor = factor.to(weight.dtype)
         if grad_hidden is not None:
-            torch.mul(matmul(slope, weight.T), factor, out=grad_hidden[rows])
+            unscaled = matmul(slope, weight.T)
+            torch.mul(unscaled, factor, out=grad_hidden[rows])
         if wants_weight:
-            grad_weight = matmul((states * factor).T, slope.T, grad_weight)
+            scaled_states = states * factor
+            grad_weight = matmul(scaled_states.T, slope.T, grad_weight)
         if grad_bias is not None:
             grad_bias += (factor.T @ slope)[0]
-    turned = None if grad_weight is None else grad_weight.T
-    return grad_hidden, turned, grad_bias, None, None
+    if grad_weight is not None:
+        grad_weight = grad_weight.T
+    return grad_hidden, grad_weight, grad_bias, None, None
 
 
 def _softmax_chunk(
@@ -141,15 +166,21 @@ def _softmax_chunk(
     logits = matmul(states, weight)
     if bias is not None:
         logits += bias
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    wide_dtype = torch.promote_types(logits.dtype, torch.float32)
+    logits = logits.to(wide_dtype)
+    # Without the row's maximum exp cannot overflow; p does not change.
     logits -= logits.amax(1, keepdim=True)
+    # Read before exp_ overwrites them.
     target_logits = logits.gather(1, targets[:, None]).squeeze(1)
     exps = logits.exp_()
     sums = exps.sum(1)
-    return target_logits - sums.log(), exps, sums
+    logps = target_logits - sums.log()
+    return logps, exps, sums
 
 
 def _chunk_rows(weight: Tensor) -> int:
     """Positions per chunk of logits of CHUNK_BYTES."""
-    logit_bytes = torch.promote_types(weight.dtype, torch.float32).itemsize
-    return max(1, CHUNK_BYTES // (len(weight) * logit_bytes))
+    logit_dtype = torch.promote_types(weight.dtype, torch.float32)
+    vocabulary = len(weight)
+    bytes_per_row = vocabulary * logit_dtype.itemsize
+    return max(1, CHUNK_BYTES // bytes_per_row)

@@ -76,27 +76,48 @@ def completion_logps(
     rows, columns = batch.response_mask.nonzero(as_tuple=True)
     hidden = output.last_hidden_state[rows, columns - 1]
     targets = batch.input_ids[rows, columns]
-    # A response's tokens are contiguous: its column in the result counts from its first token.
-    first_columns = batch.response_mask.int().argmax(1)
-    places = columns - first_columns[rows]
-    lengths = batch.response_mask.sum(1)
-    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    mask, places = _response_columns(batch.response_mask, rows, columns)
 
     def in_rows(values: Tensor) -> Tensor:
         """Values [response tokens] laid out as [rows, response columns]."""
-        return values.new_zeros(mask.shape).index_put((rows, places), values)
+        table = values.new_zeros(mask.shape)
+        return table.index_put((rows, places), values)
 
     head = model.lm_head
-    other_logps = None
+    other_logps: Tensor | None = None
     if alternatives is None:
-        logps = in_rows(token_logps(head, hidden, targets, fused))
+        logps = token_logps(head, hidden, targets, fused)
     else:
         # One run of the head for both: targets [response tokens, 2].
-        both = torch.stack([targets, alternatives[rows, places]], 1)
-        both_logps = checkpointed_token_logps(head, hidden, both)
-        logps, other_logps = in_rows(both_logps[:, 0]), in_rows(both_logps[:, 1])
-    best_tokens = in_rows(_best_tokens(head, hidden)) if best else None
-    return CompletionLogps(logps, mask, other_logps, best_tokens)
+        other_targets = alternatives[rows, places]
+        both_targets = torch.stack([targets, other_targets], 1)
+        both_logps = checkpointed_token_logps(head, hidden, both_targets)
+        logps = both_logps[:, 0]
+        other_logps = in_rows(both_logps[:, 1])
+    best_tokens: Tensor | None = None
+    if best:
+        best_tokens = in_rows(_best_tokens(head, hidden))
+    return CompletionLogps(in_rows(logps), mask, other_logps, best_tokens)
+
+
+def _response_columns(
+    response_mask: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The result's mask [rows, response columns], and the column of each response token in it [response tokens].
+
+    Args:
+        response_mask: [rows, tokens].
+        rows, columns: where it is True, [response tokens] each.
+    """
+    # A response's tokens are contiguous: its column in the result counts from its first token.
+    first_columns = response_mask.int().argmax(1)
+    places = columns - first_columns[rows]
+    lengths = response_mask.sum(1)
+    longest = int(lengths.max())
+    mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    return mask, places
 
 
 def token_logps(
@@ -124,33 +145,49 @@ def checkpointed_token_logps(
         targets: [positions], or [positions, any number].
     """
     if targets.ndim == 1:
-        return checkpointed_token_logps(head, hidden, targets[:, None]).squeeze(1)
-
-    def chunk_logps(states: Tensor, tokens: Tensor) -> Tensor:
-        logits: Tensor = head(states)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.gather(1, tokens) - logits.logsumexp(1, keepdim=True)
-
+        one_column = targets[:, None]
+        return checkpointed_token_logps(head, hidden, one_column).squeeze(1)
     logps = []
     for states, tokens in _chunks(head, hidden, targets):
-        logp = checkpoint(chunk_logps, states, tokens, use_reentrant=False)
+        # The chunk's logits are made again in the backward pass, so no two chunks of them exist at a time.
+        logp = checkpoint(_chunk_logps, head, states, tokens, use_reentrant=False)
         logps.append(logp)
     return torch.cat(logps)
+
+
+def _chunk_logps(
+    head: nn.Module,
+    states: Tensor,
+    targets: Tensor,
+) -> Tensor:
+    """Log-probs of targets [positions, any number], in float32 or wider."""
+    logits: Tensor = head(states)
+    wide_dtype = torch.promote_types(logits.dtype, torch.float32)
+    logits = logits.to(wide_dtype)
+    target_logits = logits.gather(1, targets)
+    return target_logits - logits.logsumexp(1, keepdim=True)
 
 
 @torch.no_grad()
 def _best_tokens(head: nn.Module, hidden: Tensor) -> Tensor:
     """The most likely token of each position, [positions]."""
-    return torch.cat([head(states).argmax(1) for (states,) in _chunks(head, hidden)])
+    best_tokens = []
+    for (states,) in _chunks(head, hidden):
+        logits = head(states)
+        best_tokens.append(logits.argmax(1))
+    return torch.cat(best_tokens)
 
 
 def _chunks(head: nn.Module, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """The tensors cut into chunks of CHUNK_POSITIONS rows."""
     splits = [tensor.split(CHUNK_POSITIONS) for tensor in tensors]
     chunks = list(zip(*splits, strict=True))
-    if any(hasattr(parameter, "ds_id") for parameter in head.parameters()):
-        # ZeRO-3 gathers the head once per chunk, with all ranks: who has fewer chunks adds empty ones, or all hang.
-        num_missing = most(len(chunks), tensors[0].device) - len(chunks)
-        empty = tuple(tensor[:0] for tensor in tensors)
-        chunks += [empty] * num_missing
+    # ZeRO-3 marks the parameters that it has split by `ds_id`.
+    is_split = any(hasattr(parameter, "ds_id") for parameter in head.parameters())
+    if is_split:
+        # It gathers the head once per chunk, with all ranks: who has fewer chunks adds empty ones, or all hang.
+        device = tensors[0].device
+        num_missing = most(len(chunks), device) - len(chunks)
+        empty_chunk = tuple(tensor[:0] for tensor in tensors)
+        chunks += [empty_chunk] * num_missing
     return chunks

@@ -38,14 +38,15 @@ class Matmul(Protocol):
 @cache
 def mkl_is_slow() -> bool:
     """Whether oneDNN is the faster one here: torch has both, AVX-512 is there, and the maker is not Intel."""
-    backends = torch.backends
-    if not (backends.mkl.is_available() and backends.mkldnn.is_available()):
+    has_mkl = torch.backends.mkl.is_available()
+    has_onednn = torch.backends.mkldnn.is_available()
+    if not (has_mkl and has_onednn):
         return False
     try:
         cpu_info = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    has_avx512 = "AVX512" in backends.cpu.get_cpu_capability()
+    has_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
     is_intel = "GenuineIntel" in cpu_info
     # A private operator: a torch without it goes on with MKL.
     has_operator = hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -69,8 +70,9 @@ def onednn_matmul(
     add: Tensor | None = None,
 ) -> Tensor:
     """A `Matmul` by oneDNN for float32 on a CPU; other tensors and small products go to torch's default."""
-    is_small = left.numel() * len(right) < MIN_MULTIPLY_ADDS
-    if is_small or not _is_float32_on_cpu(left):
+    # m · k times n
+    multiply_adds = left.numel() * len(right)
+    if multiply_adds < MIN_MULTIPLY_ADDS or not _is_float32_on_cpu(left):
         return torch_matmul(left, right, add)
     linear = torch.ops.mkldnn._linear_pointwise
     if add is None:
@@ -80,10 +82,10 @@ def onednn_matmul(
 
 def matmul_of(layer: nn.Module) -> Matmul:
     """The `Matmul` that a linear layer multiplies with: oneDNN's after `install`, else torch's."""
+    # `install` leaves its forward on the instance; an untouched layer finds that of its class only.
     forward = vars(layer).get("forward")
-    if isinstance(forward, partial) and forward.func is _linear_forward:
-        return onednn_matmul
-    return torch_matmul
+    is_ours = isinstance(forward, partial) and forward.func is _linear_forward
+    return onednn_matmul if is_ours else torch_matmul
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
@@ -92,9 +94,12 @@ def is_plain_linear(layer: nn.Module) -> bool:
     LoRA wraps a layer, nf4 and ZeRO-3 change its weight. ZeRO-3's mark (`ds_id`) counts even while the weight is
     gathered: it may have been fetched ahead of the module's own call, and be gone before it is used.
     """
-    if type(layer) is not nn.Linear or hasattr(layer.weight, "ds_id"):
+    if type(layer) is not nn.Linear:
         return False
-    return layer.weight.numel() == layer.in_features * layer.out_features
+    if hasattr(layer.weight, "ds_id"):
+        return False
+    whole_numel = layer.in_features * layer.out_features
+    return layer.weight.numel() == whole_numel
 
 
 def install(model: nn.Module) -> None:

@@ -19,12 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from learner.batch.encoded import EncodedPair, rows_of
+
+Completion = tuple[int, ...]
+"""Token ids of a completion."""
+PromptKey = tuple[tuple[int, ...], tuple[str, ...]]
+"""`EncodedPair.prompt_key`: equal for prompts that are the same to the model."""
 
 TOKEN_LEVEL = ("mm_token_type_ids", "token_type_ids")
 """Processor outputs with one entry per prompt token."""
@@ -112,17 +117,19 @@ class TreeBatch:
         dtype: torch.dtype,
     ) -> TreeBatch:
         """The batch on a device, with an empty memo; pixels and masks in the model's dtype."""
-        types = tuple(_moved(types, device, dtype) for types in self.prompt_types)
+        segments = [segment.to(device, dtype) for segment in self.segments]
+        media = [entry.to(device, dtype) for entry in self.media]
+        prompt_types = [_moved(types, device, dtype) for types in self.prompt_types]
         return replace(
             self,
             input_ids=self.input_ids.to(device),
-            segments=tuple(segment.to(device, dtype) for segment in self.segments),
+            segments=tuple(segments),
             predictors=self.predictors.to(device),
             targets=self.targets.to(device),
             places=self.places.to(device),
             mask=self.mask.to(device),
-            media=tuple(entry.to(device, dtype) for entry in self.media),
-            prompt_types=types,
+            media=tuple(media),
+            prompt_types=tuple(prompt_types),
             memo={},
         )
 
@@ -145,15 +152,18 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
     LLaVA-NeXT needs the padding: images have different numbers of tiles.
     """
-    all_sizes = [part.shape[1:] for part in parts]
-    largest = [max(sizes) for sizes in zip(*all_sizes, strict=True)]
+    # Per dimension but the first, its sizes in all parts.
+    sizes_by_dimension = zip(*[part.shape[1:] for part in parts], strict=True)
+    largest = [max(sizes) for sizes in sizes_by_dimension]
     padded = []
     for part in parts:
         edges: list[int] = []
         for size, target in zip(part.shape[1:], largest, strict=True):
             # F.pad takes (before, after) of the last dimension first.
             edges = [0, target - size, *edges]
-        padded.append(torch.nn.functional.pad(part, edges) if any(edges) else part)
+        if any(edges):
+            part = torch.nn.functional.pad(part, edges)
+        padded.append(part)
     return torch.cat(padded)
 
 
@@ -163,7 +173,7 @@ def tree_batch(pairs: Sequence[EncodedPair]) -> TreeBatch:
 
 
 def tree_rows(
-    rows: Sequence[tuple[EncodedPair, tuple[int, ...]]],
+    rows: Sequence[tuple[EncodedPair, Completion]],
     pairs: Sequence[EncodedPair] = (),
 ) -> TreeBatch:
     """Lay out any number of completions of any prompts; result rows are in the order given.
@@ -175,64 +185,111 @@ def tree_rows(
         pairs: what the rows were made from.
     """
     branches = _branches(rows)
-    tokens: list[int] = []
-    segments: list[Segment] = []
-    predictors: list[int] = []
-    targets: list[int] = []
-    # Where a completion's tokens begin in predictors and targets.
-    first_place: dict[tuple[Any, ...], int] = {}
-    for key, (pair, completions) in branches.items():
-        prompt_ids = pair.prompt.token_ids
-        start = len(tokens)
-        tokens += prompt_ids
-        prompt_end = len(tokens) - 1
-        for completion in completions:
-            first_place[key, completion] = len(predictors)
-            completion_start = len(tokens)
-            tokens += completion
-            predictors.append(prompt_end)
-            predictors += range(completion_start, len(tokens) - 1)
-            targets += completion
-        lengths = tuple(len(completion) for completion in completions)
-        mask = _sibling_mask(len(prompt_ids), lengths)
-        segments.append(Segment(start, len(prompt_ids), lengths, mask))
-
-    row_lengths = torch.tensor([len(completion) for _, completion in rows])
-    columns = torch.arange(int(row_lengths.max()))
-    mask = columns < row_lengths[:, None]
-    firsts = [first_place[pair.prompt_key, completion] for pair, completion in rows]
-    # Padding points at place 0, which always exists; the mask takes it out again.
-    places = (torch.tensor(firsts)[:, None] + columns) * mask
-    first_pairs = [pair for pair, _ in branches.values()]
-    media, media_of = _distinct_media(first_pairs)
+    row = _FlatRow()
+    for key, branch in branches.items():
+        row.add(key, branch)
+    mask, places = _result_places(rows, row.first_place)
+    prompts = [branch.pair for branch in branches.values()]
+    media, media_of = _distinct_media(prompts)
+    prompt_types = [_inputs(pair, TOKEN_LEVEL) for pair in prompts]
     return TreeBatch(
         pairs=tuple(pairs),
-        input_ids=torch.tensor([tokens]),
-        segments=tuple(segments),
-        predictors=torch.tensor(predictors),
-        targets=torch.tensor(targets),
+        input_ids=torch.tensor([row.tokens]),
+        segments=tuple(row.segments),
+        predictors=torch.tensor(row.predictors),
+        targets=torch.tensor(row.targets),
         places=places,
         mask=mask,
         media=media,
         media_of=media_of,
-        prompt_types=tuple(_inputs(pair, TOKEN_LEVEL) for pair in first_pairs),
+        prompt_types=tuple(prompt_types),
     )
 
 
-def _branches(
-    rows: Sequence[tuple[EncodedPair, tuple[int, ...]]],
-) -> dict[tuple[Any, ...], tuple[EncodedPair, list[tuple[int, ...]]]]:
-    """Distinct prompts by key, each with the first pair that has it and its distinct completions, in order."""
-    branches: dict[tuple[Any, ...], tuple[EncodedPair, list[tuple[int, ...]]]] = {}
+class _Branch(NamedTuple):
+    """A distinct prompt, as that of the first pair that has it, and its distinct completions, in order."""
+
+    pair: EncodedPair
+    completions: list[Completion]
+
+
+class _FlatRow:
+    """The flat row while it is filled, a segment at a time; attributes as in `TreeBatch`.
+
+    `first_place` says for a prompt and a completion where its tokens begin in `predictors` and `targets`.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.segments: list[Segment] = []
+        self.predictors: list[int] = []
+        self.targets: list[int] = []
+        self.first_place: dict[tuple[PromptKey, Completion], int] = {}
+
+    def add(
+        self,
+        key: PromptKey,
+        branch: _Branch,
+    ) -> None:
+        """Append a segment: the prompt, and behind it its completions."""
+        prompt_ids = branch.pair.prompt.token_ids
+        segment_start = len(self.tokens)
+        self.tokens += prompt_ids
+        last_of_prompt = len(self.tokens) - 1
+        lengths: list[int] = []
+        for completion in branch.completions:
+            self.first_place[key, completion] = len(self.predictors)
+            completion_start = len(self.tokens)
+            self.tokens += completion
+            last_of_completion = len(self.tokens) - 1
+            # The first token is predicted by the prompt's last, every other one by the token before it.
+            self.predictors.append(last_of_prompt)
+            self.predictors += range(completion_start, last_of_completion)
+            self.targets += completion
+            lengths.append(len(completion))
+        num_prompt = len(prompt_ids)
+        mask = _sibling_mask(num_prompt, tuple(lengths))
+        segment = Segment(segment_start, num_prompt, tuple(lengths), mask)
+        self.segments.append(segment)
+
+
+def _result_places(
+    rows: Sequence[tuple[EncodedPair, Completion]],
+    first_place: dict[tuple[PromptKey, Completion], int],
+) -> tuple[Tensor, Tensor]:
+    """`mask` and `places` of a `TreeBatch`, [rows, columns] each."""
+    lengths: list[int] = []
+    firsts: list[int] = []
     for pair, completion in rows:
-        _, completions = branches.setdefault(pair.prompt_key, (pair, []))
+        lengths.append(len(completion))
+        firsts.append(first_place[pair.prompt_key, completion])
+    columns = torch.arange(max(lengths))
+    mask = columns < torch.tensor(lengths)[:, None]
+    places = torch.tensor(firsts)[:, None] + columns
+    # Padding points at place 0, which always exists; the mask takes it out again.
+    return mask, places * mask
+
+
+def _branches(
+    rows: Sequence[tuple[EncodedPair, Completion]],
+) -> dict[PromptKey, _Branch]:
+    """Distinct prompts with their completions, both in the order in which they first come."""
+    branches: dict[PromptKey, _Branch] = {}
+    for pair, completion in rows:
+        key = pair.prompt_key
+        if key not in branches:
+            branches[key] = _Branch(pair, [])
+        completions = branches[key].completions
         if completion not in completions:
             completions.append(completion)
     return branches
 
 
-def _inputs(pair: EncodedPair, names: Sequence[str]) -> dict[str, Tensor]:
-    """Those of a prompt's processor outputs."""
+def _inputs(
+    pair: EncodedPair,
+    names: Sequence[str],
+) -> dict[str, Tensor]:
+    """Those of a prompt's processor outputs that have one of these names."""
     inputs = pair.prompt.model_inputs
     return {name: inputs[name] for name in inputs if name in names}
 
@@ -240,7 +297,7 @@ def _inputs(pair: EncodedPair, names: Sequence[str]) -> dict[str, Tensor]:
 def _distinct_media(
     pairs: Sequence[EncodedPair],
 ) -> tuple[tuple[Media, ...], tuple[int | None, ...]]:
-    """Distinct entries of media, and for every pair the index of its own; None for a prompt without images."""
+    """Distinct entries of media, and for every pair the index of its entry; None for a prompt without images."""
     indices: dict[tuple[str, ...], int] = {}
     media: list[Media] = []
     media_of: list[int | None] = []
@@ -251,8 +308,10 @@ def _distinct_media(
             continue
         if key not in indices:
             indices[key] = len(media)
+            # Everything that is not per token belongs to the images: pixels, sizes, grids.
             names = pair.prompt.model_inputs.keys() - set(TOKEN_LEVEL)
-            media.append(Media(key, _inputs(pair, tuple(names))))
+            inputs = _inputs(pair, tuple(names))
+            media.append(Media(key, inputs))
         media_of.append(indices[key])
     return tuple(media), tuple(media_of)
 
@@ -266,12 +325,17 @@ def _sibling_mask(prompt: int, lengths: tuple[int, ...]) -> Tensor | None:
     second completion               0    0   -inf  -inf    0
     """
     total = sum(lengths)
-    # Scores that are computed, by one call and by a call for each completion.
+    # Attention scores that are computed: queries times keys, in one call or in a call for each completion.
     in_one_call = total * (prompt + total)
-    in_separate_calls = sum(length * (prompt + length) for length in lengths)
+    in_separate_calls = 0
+    for length in lengths:
+        in_separate_calls += length * (prompt + length)
     if in_one_call > MAX_MASK_WASTE * in_separate_calls:
         return None
-    causal = [torch.ones(length, length).tril() for length in lengths]
-    visible = torch.block_diag(*causal)
-    hidden = torch.zeros(total, total).masked_fill_(visible == 0, float("-inf"))
-    return torch.nn.functional.pad(hidden, (prompt, 0))
+    # Causal within a completion, blind between completions: [total, total].
+    triangles = [torch.ones(length, length).tril() for length in lengths]
+    visible = torch.block_diag(*triangles)
+    mask = torch.zeros(total, total)
+    mask.masked_fill_(visible == 0, float("-inf"))
+    # All of the prompt is visible: zeros on the left.
+    return torch.nn.functional.pad(mask, (prompt, 0))

@@ -76,16 +76,41 @@ def tree_attention(
             scaling=scaling,
             **kwargs,
         )
-    make_calls = _predictor_calls if predictors_only else _calls
-    calls: list[Call] = []
-    for segment in tree:
-        first_query = calls[-1].queries.stop if calls else 0
-        calls += make_calls(segment, first_query, query)
+    calls = _all_calls(tree, query, predictors_only)
     if use_cpu_kernel(query, dropout):
         output = _CPUTreeAttention.apply(query, key, value, calls, scaling)  # type: ignore[no-untyped-call]
-        return output, None
+    else:
+        output = _sdpa(query, key, value, calls, dropout, scaling)
+    return output, None
+
+
+def _all_calls(
+    tree: Sequence[Segment],
+    query: Tensor,
+    predictors_only: bool,
+) -> list[Call]:
+    """The calls of all segments; their queries follow each other without a gap."""
+    make_calls = _predictor_calls if predictors_only else _calls
+    calls: list[Call] = []
+    first_query = 0
+    for segment in tree:
+        calls += make_calls(segment, first_query, query)
+        first_query = calls[-1].queries.stop
+    return calls
+
+
+def _sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    calls: Sequence[Call],
+    dropout: float,
+    scaling: float | None,
+) -> Tensor:
+    """Output [1, queries, heads, width] by torch's attention, on any device."""
     # The query is split, not sliced, because the backward of a split is one concatenation.
-    queries = query.split([_length(call.queries) for call in calls], 2)
+    lengths = [_length(call.queries) for call in calls]
+    queries = query.split(lengths, 2)
     group_size = query.shape[1] // key.shape[1]
     key = _for_all_heads(key, group_size)
     value = _for_all_heads(value, group_size)
@@ -101,7 +126,8 @@ def tree_attention(
             scale=scaling,
         )
         outputs.append(output)
-    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+    # [1, heads, queries, width] -> [1, queries, heads, width]
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous()
 
 
 def install(language_model: Any) -> None:
@@ -153,33 +179,63 @@ def _predictor_calls(
     prompt_call, *completion_calls = _calls(segment, first_query, query)
     start = first_query + 1
     # The prompt's last token sees the whole prompt: no mask.
-    yield Call(slice(first_query, start), prompt_call.keys, causal=False, mask=None)
+    last_of_prompt = slice(first_query, start)
+    yield Call(last_of_prompt, prompt_call.keys, causal=False, mask=None)
     in_one_call = segment.mask is not None
     for index, call in enumerate(completion_calls):
         assert call.mask is not None
-        lengths = segment.lengths if in_one_call else segment.lengths[index : index + 1]
-        predicting: list[int] = []
-        end = 0
-        for length in lengths:
-            predicting += range(end, end + length - 1)
-            end += length
+        # The completions whose queries are in this call.
+        lengths = segment.lengths
+        if not in_one_call:
+            lengths = lengths[index : index + 1]
+        predicting = _all_but_last(lengths)
         # A completion of one token predicts nothing.
-        if predicting:
-            queries = slice(start, start + len(predicting))
-            mask = call.mask[predicting]
-            yield Call(queries, call.keys, causal=False, mask=mask)
-            start = queries.stop
+        if not predicting:
+            continue
+        queries = slice(start, start + len(predicting))
+        mask = call.mask[predicting]
+        yield Call(queries, call.keys, causal=False, mask=mask)
+        start = queries.stop
+
+
+def _all_but_last(lengths: Sequence[int]) -> list[int]:
+    """Positions of all tokens but the last of each completion; completions of these lengths follow each other."""
+    positions: list[int] = []
+    start = 0
+    for length in lengths:
+        end = start + length
+        positions += range(start, end - 1)
+        start = end
+    return positions
 
 
 def _length(run: slice) -> int:
     return int(run.stop - run.start)
 
 
-def _runs(states: Tensor, runs: Sequence[slice]) -> Tensor:
+def _runs(
+    states: Tensor,
+    runs: Sequence[slice],
+) -> Tensor:
     """Runs of tokens out of keys or values [1, heads, tokens, width], one behind the other."""
     parts = [states[:, :, run] for run in runs]
     # A single run stays a view.
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts, 2)
+
+
+def _add_runs(
+    total: Tensor,
+    runs: Sequence[slice],
+    addend: Tensor,
+) -> None:
+    """Add what is laid out as the result of `_runs` to those runs of `total`, in place."""
+    start = 0
+    for run in runs:
+        stop = start + _length(run)
+        total[:, :, run] += addend[:, :, start:stop]
+        start = stop
 
 
 def _for_all_heads(states: Tensor, group_size: int) -> Tensor:
@@ -243,7 +299,7 @@ class _CPUTreeAttention(torch.autograd.Function):
         grad_key = torch.zeros_like(key)
         grad_value = torch.zeros_like(value)
         for call, log_sum in zip(ctx.calls, log_sums, strict=True):
-            call_grads = _flash_backward(
+            grads = _flash_backward(
                 grad[:, call.queries].transpose(1, 2),
                 query[:, :, call.queries],
                 _for_all_heads(_runs(key, call.keys), group_size),
@@ -255,13 +311,7 @@ class _CPUTreeAttention(torch.autograd.Function):
                 attn_mask=call.mask,
                 scale=ctx.scale,
             )
-            grad_query[:, :, call.queries] = call_grads[0]
-            call_grad_key = _for_key_heads(call_grads[1], group_size)
-            call_grad_value = _for_key_heads(call_grads[2], group_size)
-            start = 0
-            for run in call.keys:
-                stop = start + _length(run)
-                grad_key[:, :, run] += call_grad_key[:, :, start:stop]
-                grad_value[:, :, run] += call_grad_value[:, :, start:stop]
-                start = stop
+            grad_query[:, :, call.queries] = grads[0]
+            _add_runs(grad_key, call.keys, _for_key_heads(grads[1], group_size))
+            _add_runs(grad_value, call.keys, _for_key_heads(grads[2], group_size))
         return grad_query, grad_key, grad_value, None, None

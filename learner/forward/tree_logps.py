@@ -29,13 +29,15 @@ def why_not(model: Any) -> str | None:
     if family not in PROVEN:
         return f"no proof for the family {family}, only for {', '.join(PROVEN)}"
     config = model.config.text_config
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    others = sorted(layer_types - {"full_attention"})
-    if others:
-        return f"the language model has layers of {others}"
+    # Without the attribute, or with None, all layers attend fully.
+    layer_types = set(getattr(config, "layer_types", None) or [])
+    other_types = sorted(layer_types - {"full_attention"})
+    if other_types:
+        return f"the language model has layers of {other_types}"
     # Families without the switch use a window as soon as there is one.
     uses_window = getattr(config, "use_sliding_window", True)
-    if uses_window and getattr(config, "sliding_window", None):
+    window = getattr(config, "sliding_window", None)
+    if uses_window and window:
         return "the language model attends through a sliding window"
     return None
 
@@ -74,7 +76,8 @@ def tree_logps(
     predicting, places = batch.memo["predicting"]
     if not decoder.is_installed(text_model):
         # The plain last layer answers for all tokens.
-        predicting, places = None, batch.predictors
+        predicting = None
+        places = batch.predictors
     output = model.model(
         input_ids=batch.input_ids,
         # Every family takes a four-dimensional mask as it is. Without one it would make a mask of its own, and read
@@ -86,25 +89,34 @@ def tree_logps(
         tree=batch.segments,
         predicting=predicting,
     )
+    # [predicting tokens, width], or [tokens, width] of the plain last layer
     hidden = output.last_hidden_state[0]
-    # [completion tokens], then [rows, columns]
+    # [completion tokens]
     logps = token_logps(model.lm_head, hidden[places], batch.targets, fused)
+    # [rows, columns]
     rows = logps[batch.places].masked_fill(~batch.mask, 0.0)
     return CompletionLogps(rows, batch.mask)
 
 
 def positions(model: Any, batch: TreeBatch) -> Tensor:
-    """Position ids [1, tokens], or [3, 1, tokens] for M-RoPE; every completion goes on behind its prompt."""
+    """Position ids [1, tokens], or [3, 1, tokens] for M-RoPE; every completion goes on behind its prompt.
+
+    prompt 3, completions 2 and 1:      0 1 2   3 4   3
+    """
+    # Only M-RoPE has positions in time, height and width.
     is_spatial = hasattr(model.model, "get_rope_index")
-    device = batch.input_ids.device
     num_axes = 3 if is_spatial else 1
+    device = batch.input_ids.device
+    # [axes, tokens] each
     parts: list[Tensor] = []
     for index, segment in enumerate(batch.segments):
-        # [axes, prompt tokens]
-        prompt = torch.arange(segment.prompt, device=device).expand(num_axes, -1)
         media_index = batch.media_of[index]
         if is_spatial and media_index is not None:
-            prompt = _spatial_positions(model, batch, index, batch.media[media_index])
+            media = batch.media[media_index]
+            prompt = _spatial_positions(model, batch, index, media)
+        else:
+            prompt = torch.arange(segment.prompt, device=device)
+            prompt = prompt.expand(num_axes, -1)
         parts.append(prompt)
         # In M-RoPE an image's positions grow slower than its number of tokens.
         first = int(prompt.max()) + 1
@@ -112,7 +124,9 @@ def positions(model: Any, batch: TreeBatch) -> Tensor:
             completion = torch.arange(first, first + length, device=prompt.device)
             parts.append(completion.expand(num_axes, -1))
     joint = torch.cat(parts, 1)
-    return joint[:, None] if is_spatial else joint
+    if is_spatial:
+        return joint[:, None]
+    return joint
 
 
 def _spatial_positions(
@@ -123,12 +137,15 @@ def _spatial_positions(
 ) -> Tensor:
     """M-RoPE positions [3, prompt tokens] of a segment's prompt: time, height and width of image tokens."""
     segment = batch.segments[index]
-    prompt_ids = batch.input_ids[:, segment.start : segment.start + segment.prompt]
-    names = [name for name in media.inputs if name.endswith("grid_thw")]
-    grids = {name: media.inputs[name] for name in names}
+    prompt_end = segment.start + segment.prompt
+    prompt_ids = batch.input_ids[:, segment.start : prompt_end]
+    # How many patches an image has in time, height and width.
+    grid_names = [name for name in media.inputs if name.endswith("grid_thw")]
+    grids = {name: media.inputs[name] for name in grid_names}
     indices, _ = model.model.get_rope_index(
         input_ids=prompt_ids,
         **batch.prompt_types[index],
         **grids,
     )
+    # [3, 1, prompt tokens]
     return indices[:, 0]  # type: ignore[no-any-return]

@@ -12,7 +12,9 @@ from learner.batch.encoded import EncodedPair
 
 
 def changed_tokens(
-    chosen: Sequence[int], rejected: Sequence[int], min_match: int
+    chosen: Sequence[int],
+    rejected: Sequence[int],
+    min_match: int,
 ) -> tuple[list[bool], list[bool]]:
     """For every token of both answers, whether it lies outside every common run of at least `min_match` tokens.
 
@@ -23,23 +25,31 @@ def changed_tokens(
     # autojunk would ignore tokens that are frequent in answers of 200 tokens and more.
     matcher = SequenceMatcher(None, chosen, rejected, autojunk=False)
     for match in matcher.get_matching_blocks():
-        if match.size >= min_match:
-            unchanged = [False] * match.size
-            chosen_changed[match.a : match.a + match.size] = unchanged
-            rejected_changed[match.b : match.b + match.size] = unchanged
+        if match.size < min_match:
+            continue
+        unchanged = [False] * match.size
+        chosen_end = match.a + match.size
+        rejected_end = match.b + match.size
+        chosen_changed[match.a : chosen_end] = unchanged
+        rejected_changed[match.b : rejected_end] = unchanged
     return chosen_changed, rejected_changed
 
 
 def changed_token_mask(
-    pairs: Sequence[EncodedPair], min_matches: Sequence[int | None], width: int
+    pairs: Sequence[EncodedPair],
+    min_matches: Sequence[int | None],
+    width: int,
 ) -> Tensor:
     """The changed tokens of all pairs, bool [2·pairs, width], chosen rows first; False for pairs with None."""
-    num = len(pairs)
-    mask = torch.zeros(2 * num, width, dtype=torch.bool)
-    for index, (pair, min_match) in enumerate(zip(pairs, min_matches, strict=True)):
+    num_pairs = len(pairs)
+    mask = torch.zeros(2 * num_pairs, width, dtype=torch.bool)
+    # Views of the two halves, one row per pair.
+    chosen_mask, rejected_mask = mask.split(num_pairs)
+    for index, pair in enumerate(pairs):
+        min_match = min_matches[index]
         if min_match is None:
             continue
         chosen, rejected = changed_tokens(pair.chosen, pair.rejected, min_match)
-        mask[index, : len(chosen)] = torch.tensor(chosen)
-        mask[num + index, : len(rejected)] = torch.tensor(rejected)
+        chosen_mask[index, : len(chosen)] = torch.tensor(chosen)
+        rejected_mask[index, : len(rejected)] = torch.tensor(rejected)
     return mask

@@ -23,12 +23,15 @@ class DdpoLoss(PairLoss[Ddpo]):
         """-log σ(β (d+ - d-)) with d = Σ w_i r_i / Σ w_i, w_i = γ in changed tokens and 1 elsewhere; [pairs]."""
         assert logps.changed_ratios is not None, "the update compares the tokens"
         assert logps.changed_lengths is not None, "the update compares the tokens"
-        extra_weight = self.settings.gamma - 1
-        ratios = torch.stack([logps.chosen_ratios, logps.rejected_ratios], 1)
         # Every token has weight 1 already; changed ones get γ - 1 on top.
-        ratios = ratios + extra_weight * logps.changed_ratios
+        extra_weight = self.settings.gamma - 1
+        # Σ w_i r_i, then Σ w_i: [pairs, 2], chosen and rejected.
+        ratios = torch.stack([logps.chosen_ratios, logps.rejected_ratios], 1)
+        weighted_ratios = ratios + extra_weight * logps.changed_ratios
         if self.settings.normalise:
             lengths = torch.stack([logps.chosen_lengths, logps.rejected_lengths], 1)
-            ratios = ratios / (lengths + extra_weight * logps.changed_lengths)
-        chosen, rejected = ratios.unbind(1)
-        return -F.logsigmoid(self.settings.beta * (chosen - rejected))
+            weights = lengths + extra_weight * logps.changed_lengths
+            weighted_ratios = weighted_ratios / weights
+        chosen, rejected = weighted_ratios.unbind(1)
+        margins = self.settings.beta * (chosen - rejected)
+        return -F.logsigmoid(margins)

@@ -16,7 +16,8 @@ class SigmoidLoss(PairLoss[Sigmoid]):
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """-(1 - e) log σ(β delta) - e log σ(-β delta), arXiv 2305.18290 Eq. 7; [pairs]."""
-        return smoothed_sigmoid(self.settings.beta * logps.delta, self.settings)
+        margins = self.settings.beta * logps.delta
+        return smoothed_sigmoid(margins, self.settings)
 
 
 class RobustLoss(PairLoss[Robust]):
@@ -28,7 +29,9 @@ class RobustLoss(PairLoss[Robust]):
         flip_rate = self.settings.label_smoothing
         flipped = flip_rate * F.logsigmoid(-margins)
         right = (1 - flip_rate) * F.logsigmoid(margins)
-        return (flipped - right) / (1 - 2 * flip_rate)
+        # The config keeps e below one half, so that this is above 0.
+        scale = 1 - 2 * flip_rate
+        return (flipped - right) / scale
 
 
 class IpoLoss(PairLoss[Ipo]):
@@ -38,7 +41,8 @@ class IpoLoss(PairLoss[Ipo]):
         """(r+ / |y+| - r- / |y-| - 1 / (2β))², arXiv 2310.12036 Eq. 17; [pairs]."""
         chosen = logps.chosen_ratios / logps.chosen_lengths
         rejected = logps.rejected_ratios / logps.rejected_lengths
-        return (chosen - rejected - 1 / (2 * self.settings.beta)) ** 2
+        target_margin = 1 / (2 * self.settings.beta)
+        return (chosen - rejected - target_margin) ** 2
 
 
 class HingeLoss(PairLoss[Hinge]):
@@ -46,4 +50,5 @@ class HingeLoss(PairLoss[Hinge]):
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """max(0, 1 - β delta), arXiv 2305.10425; [pairs]."""
-        return torch.relu(1 - self.settings.beta * logps.delta)
+        margins = self.settings.beta * logps.delta
+        return torch.relu(1 - margins)

@@ -26,9 +26,10 @@ class MdpoLoss(PairLoss[Mdpo]):
         assert logps.cropped_ratios is not None, "the collator adds the crops' rows"
         beta = self.settings.beta
         chosen = logps.chosen_ratios
-        image = -F.logsigmoid(beta * (chosen - logps.cropped_ratios))
-        anchor = -F.logsigmoid(beta * chosen)
+        over_crop = chosen - logps.cropped_ratios
         text = -F.logsigmoid(beta * logps.delta)
+        image = -F.logsigmoid(beta * over_crop)
+        anchor = -F.logsigmoid(beta * chosen)
         weighted_image = self.settings.image_weight * image
         weighted_anchor = self.settings.anchor_weight * anchor
         return text + weighted_image + weighted_anchor

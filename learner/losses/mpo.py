@@ -21,13 +21,16 @@ class MpoLoss(PairLoss[Mpo]):
     def __call__(self, logps: PairLogps) -> Tensor:
         """a sigmoid - b (log σ(β r+ - δ) + log σ(-(β r- - δ))) - c logp(y+) / |y+|; [pairs]."""
         assert logps.reward_shift is not None, "the update gives the mean reward"
+        settings = self.settings
+        margins = settings.beta * logps.delta
+        preference = smoothed_sigmoid(margins, settings)
+        # BCO: each side for itself is above or below the mean reward.
         chosen_reward, rejected_reward = self.rewards(logps)
         chosen = chosen_reward - logps.reward_shift
         rejected = rejected_reward - logps.reward_shift
-        preference = smoothed_sigmoid(self.settings.beta * logps.delta, self.settings)
         quality = -F.logsigmoid(chosen) - F.logsigmoid(-rejected)
         generation = -logps.policy_chosen / logps.chosen_lengths
-        weighted_preference = self.settings.preference_weight * preference
-        weighted_quality = self.settings.quality_weight * quality
-        weighted_generation = self.settings.generation_weight * generation
+        weighted_preference = settings.preference_weight * preference
+        weighted_quality = settings.quality_weight * quality
+        weighted_generation = settings.generation_weight * generation
         return weighted_preference + weighted_quality + weighted_generation

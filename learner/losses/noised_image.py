@@ -63,7 +63,9 @@ class NoisedImages:
 
     @torch.no_grad()
     def tokens(
-        self, pairs: Sequence[EncodedPair], batch: RowBatch
+        self,
+        pairs: Sequence[EncodedPair],
+        batch: RowBatch,
     ) -> NoisedImageTokens:
         """y-_noise of a micro-batch, laid out as `batch`, the collated `pairs`.
 
@@ -73,23 +75,31 @@ class NoisedImages:
         shared: list[bool] = []
         for pair in pairs:
             need = self._objective.needs(pair.pair).noised_image
-            noised.append(pair if need is None else self.noised(pair, need.step))
-            shared.append(need is None or need.shared_tokens)
+            if need is None:
+                noised.append(pair)
+                shared.append(True)
+            else:
+                noised.append(self.noised(pair, need.step))
+                shared.append(need.shared_tokens)
         models = self._models
         # y-_noise follows the chosen tokens, so the chosen rows are all it takes.
-        rows = models.collator.collate_chosen(noised).to(models.device, models.dtype)
+        rows = models.collator.collate_chosen(noised)
+        rows = rows.to(models.device, models.dtype)
         policy = models.engine.module
-        policy.eval()  # without dropout: the policy's most likely tokens, not a draw's
+        # Without dropout: the policy's most likely tokens, not a draw's.
+        policy.eval()
         policy_tokens = _best_tokens(policy(rows, best=True))
         policy.train()
         reference_tokens = policy_tokens
         # Decided by the global batch: with ZeRO-3 all ranks must run the reference, or none.
         if self._reference_differs:
-            best = _best_tokens(models.reference(rows, best=True))
-            is_shared = torch.tensor(shared, device=best.device)[:, None]
-            reference_tokens = torch.where(is_shared, policy_tokens, best)
+            best_of_reference = _best_tokens(models.reference(rows, best=True))
+            # [pairs, 1]
+            is_shared = torch.tensor(shared, device=policy_tokens.device)[:, None]
+            reference_tokens = torch.where(is_shared, policy_tokens, best_of_reference)
         return NoisedImageTokens(
-            _laid_out(policy_tokens, batch), _laid_out(reference_tokens, batch)
+            policy=_laid_out(policy_tokens, batch),
+            reference=_laid_out(reference_tokens, batch),
         )
 
     def noised(self, pair: EncodedPair, noise_step: int) -> EncodedPair:
@@ -97,11 +107,14 @@ class NoisedImages:
         inputs = pair.prompt.model_inputs
         if PIXELS not in inputs:
             return pair
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, pair.pair.id))
+        seed = derive_seed(self._seed, pair.pair.id)
+        generator = torch.Generator().manual_seed(seed)
         # A new tensor: the prompt cache keeps the clean pixels.
         pixels = noise_pixels(inputs[PIXELS], noise_step, generator)
-        pixels = clamp_pixels(pixels, *self._range)
-        prompt = replace(pair.prompt, model_inputs={**inputs, PIXELS: pixels})
+        low, high = self._range
+        pixels = clamp_pixels(pixels, low, high)
+        noised_inputs = {**inputs, PIXELS: pixels}
+        prompt = replace(pair.prompt, model_inputs=noised_inputs)
         return replace(pair, prompt=prompt)
 
 
@@ -125,7 +138,10 @@ def pixel_range(image_processor: Any) -> tuple[Tensor, Tensor]:
         return torch.zeros(3), torch.ones(3)
     mean = torch.tensor(list(image_processor.image_mean))
     std = torch.tensor(list(image_processor.image_std))
-    return (0 - mean) / std, (1 - mean) / std
+    # After rescaling black is 0 and white is 1.
+    black = (0 - mean) / std
+    white = (1 - mean) / std
+    return black, white
 
 
 def clamp_pixels(pixels: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -133,7 +149,8 @@ def clamp_pixels(pixels: Tensor, low: Tensor, high: Tensor) -> Tensor:
     if pixels.ndim == 2:
         # Qwen's processors give patches whose values are ordered by channel first.
         by_channel = pixels.unflatten(1, (3, 1, -1))
-        return clamp_pixels(by_channel, low, high).flatten(1)
+        clamped = clamp_pixels(by_channel, low, high)
+        return clamped.flatten(1)
     channel_low = low.view(3, 1, 1).to(pixels)
     channel_high = high.view(3, 1, 1).to(pixels)
     return pixels.clamp(channel_low, channel_high)

@@ -49,10 +49,12 @@ class Objective:
     ) -> Objective:
         """The objective of a global batch that consists of these pairs."""
         losses = [config.loss_of(pair.source) for pair in pairs]
+        weights = [config.weight_of(pair.source) for pair in pairs]
+        distinct_losses = dict.fromkeys(losses)
         return cls(
             config=config,
-            losses=tuple(dict.fromkeys(losses)),
-            total_weight=sum(config.weight_of(pair.source) for pair in pairs),
+            losses=tuple(distinct_losses),
+            total_weight=sum(weights),
             advantage_scale=_advantage_scale(pairs, losses),
             reward_shift=reward_shift,
         )
@@ -73,10 +75,12 @@ class Objective:
 
     def needs(self, pair: PreferencePair) -> Needs:
         """What a pair's loss needs."""
-        return make_loss(self.loss(pair)).needs
+        settings = self.loss(pair)
+        return make_loss(settings).needs
 
     def advantages(
-        self, pairs: Sequence[PreferencePair]
+        self,
+        pairs: Sequence[PreferencePair],
     ) -> list[tuple[float, float]] | None:
         """Scaled advantages of chosen and rejected of each pair, 0 where its loss reads none.
 
@@ -85,12 +89,12 @@ class Objective:
         # Other sources may carry judge scores in the same field: those are no advantages.
         advantages: list[tuple[float, float]] = []
         any_reads_them = False
+        scale = self.advantage_scale
         for pair in pairs:
             chosen, rejected = 0.0, 0.0
             if self.loss(pair).reads_advantages:
                 any_reads_them = True
                 chosen, rejected = pair.scores or (0.0, 0.0)
-            scale = self.advantage_scale
             advantages.append((chosen / scale, rejected / scale))
         return advantages if any_reads_them else None
 
@@ -110,18 +114,21 @@ def _advantage_scale(pairs: Sequence[PreferencePair], losses: Sequence[Loss]) ->
             squares += [score**2 for score in pair.scores or ()]
     if not squares or not normalised:
         return 1.0
-    return math.sqrt(sum(squares) / len(squares)) or 1.0
+    mean_square = sum(squares) / len(squares)
+    return math.sqrt(mean_square) or 1.0
 
 
 def crop_of(config: RunConfig) -> Callable[[PreferencePair], Crop | None]:
     """The crop that each pair of a run gets, None for pairs whose loss needs none."""
 
     def crop(pair: PreferencePair) -> Crop | None:
-        shares = make_loss(config.learner.loss_of(pair.source)).needs.crop
+        loss = make_loss(config.learner.loss_of(pair.source))
+        shares = loss.needs.crop
         if shares is None:
             return None
         low, high = shares
         # The pair's id, not its place in a batch: it gets the same crop in every epoch.
-        return Crop(derive_seed(config.run.seed, "mdpo", pair.id), low, high)
+        seed = derive_seed(config.run.seed, "mdpo", pair.id)
+        return Crop(seed, low, high)
 
     return crop

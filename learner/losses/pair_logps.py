@@ -83,13 +83,17 @@ def pair_logps(
         reference: None when no loss reads it; its log-probs then count as 0.
         pairs: what the rows were made from; may be left out when there are no rows behind crops.
     """
-    num = len(pairs) or len(policy.mask) // 2
-    # Summed log-probs per row, before the rows are paired.
-    policy_sums, lengths = policy.summed, policy.num_tokens
-    reference_sums = torch.zeros_like(policy_sums)
-    if reference is not None:
+    num_pairs = len(pairs) or len(policy.mask) // 2
+    chosen = slice(num_pairs)
+    rejected = slice(num_pairs, 2 * num_pairs)
+    behind_crops = slice(2 * num_pairs, None)
+    # [rows] each, before the rows are paired.
+    policy_sums = policy.summed
+    lengths = policy.num_tokens
+    if reference is None:
+        reference_sums = torch.zeros_like(policy_sums)
+    else:
         reference_sums = reference.summed
-    chosen, rejected = slice(num), slice(num, 2 * num)
     logps = PairLogps(
         policy_chosen=policy_sums[chosen],
         policy_rejected=policy_sums[rejected],
@@ -98,14 +102,17 @@ def pair_logps(
         chosen_lengths=lengths[chosen],
         rejected_lengths=lengths[rejected],
     )
-    logps = _with_crops(logps, (policy_sums - reference_sums)[2 * num :], pairs)
+    ratios = policy_sums - reference_sums
+    logps = _with_crops(logps, ratios[behind_crops], pairs)
     if reference is not None:
         logps = _with_noised_images(logps, policy, reference)
     return logps
 
 
 def _with_crops(
-    logps: PairLogps, cropped_ratios: Tensor, pairs: Sequence[EncodedPair]
+    logps: PairLogps,
+    cropped_ratios: Tensor,
+    pairs: Sequence[EncodedPair],
 ) -> PairLogps:
     """Add the log-ratios behind crops; a pair without a crop has that of its whole image."""
     places = [place for place, pair in enumerate(pairs) if pair.cropped is not None]
@@ -118,20 +125,23 @@ def _with_crops(
 
 
 def _with_noised_images(
-    logps: PairLogps, policy: CompletionLogps, reference: CompletionLogps
+    logps: PairLogps,
+    policy: CompletionLogps,
+    reference: CompletionLogps,
 ) -> PairLogps:
     """Add the sums over the tokens of the noised image, which stand in the chosen rows."""
     if policy.alternatives is None or reference.alternatives is None:
         return logps
-    num = len(logps.policy_chosen)
-    policy_noise = policy.alternatives[:num].sum(1)
+    num_pairs = len(logps.policy_chosen)
+    policy_noise = policy.alternatives[:num_pairs].sum(1)
+    ref_noise = reference.alternatives[:num_pairs].sum(1)
     # ZeRO-3 waits on every rank for the gradient of every output, also where no pair of a rank has this loss.
     policy_chosen = logps.policy_chosen + 0 * policy_noise
     return replace(
         logps,
         policy_chosen=policy_chosen,
         policy_noise=policy_noise,
-        ref_noise=reference.alternatives[:num].sum(1),
+        ref_noise=ref_noise,
     )
 
 
@@ -148,17 +158,21 @@ def with_changed_tokens(
         min_matches: as of `learner.losses.changed_tokens.changed_tokens`, None for pairs whose loss does not need it.
     """
     assert reference is not None, "a loss on changed tokens reads the reference"
-    num = len(pairs)
-    # The mask is of completion tokens, as the columns of `token_logps` are.
-    mask = changed_token_mask(pairs, min_matches, policy.mask.shape[1])
+    num_pairs = len(pairs)
+    # Of chosen and rejected rows, [2·pairs, columns]; columns are completion tokens as in `token_logps`.
+    num_columns = policy.mask.shape[1]
+    mask = changed_token_mask(pairs, min_matches, num_columns)
     mask = mask.to(policy.mask.device)
-    token_ratios = (policy.token_logps - reference.token_logps)[: 2 * num]
+    token_ratios = policy.token_logps - reference.token_logps
+    # Rows behind crops are not compared.
+    token_ratios = token_ratios[: 2 * num_pairs]
+    # [2·pairs] -> [pairs, 2]
     ratios = token_ratios.masked_fill(~mask, 0.0).sum(1)
     lengths = mask.sum(1)
     return replace(
         logps,
-        changed_ratios=torch.stack([ratios[:num], ratios[num:]], 1),
-        changed_lengths=torch.stack([lengths[:num], lengths[num:]], 1),
+        changed_ratios=torch.stack(ratios.split(num_pairs), 1),
+        changed_lengths=torch.stack(lengths.split(num_pairs), 1),
     )
 
 
@@ -172,15 +186,15 @@ def grouped_by_settings(
     if len(distinct) == 1:
         return function(logps, distinct[0])
     # Sort pairs into groups of equal settings, and put the results back in the order of pairs.
-    groups = torch.tensor(
-        [distinct.index(loss) for loss in settings], device=logps.policy_chosen.device
-    )
+    group_of_pair = [distinct.index(loss) for loss in settings]
+    groups = torch.tensor(group_of_pair, device=logps.policy_chosen.device)
     places: list[Tensor] = []
     results: list[dict[str, Tensor]] = []
     for group, loss in enumerate(distinct):
-        place = (groups == group).nonzero().squeeze(1)
-        places.append(place)
-        results.append(function(logps.select(place), loss))
+        members = (groups == group).nonzero().squeeze(1)
+        places.append(members)
+        results.append(function(logps.select(members), loss))
+    # Where each pair's value stands in the joined results.
     order = torch.cat(places).argsort()
     values: dict[str, Tensor] = {}
     for name in results[0]:

@@ -15,11 +15,10 @@ class PovidLoss(PairLoss[Povid]):
 
     @property
     def needs(self) -> Needs:
-        """Log-probs of the noised image's tokens. They have rows of the chosen side, which only the plain forward
-        keeps."""
-        noised_image = NoisedImage(
-            self.settings.noise_step, self.settings.shared_tokens
-        )
+        """Log-probs of the noised image's tokens, at the positions of the chosen side."""
+        settings = self.settings
+        noised_image = NoisedImage(settings.noise_step, settings.shared_tokens)
+        # Only the plain forward has a row for each chosen answer; a tree may share one between pairs.
         return Needs(noised_image=noised_image, plain_rows=True)
 
     def __call__(self, logps: PairLogps) -> Tensor:
@@ -28,6 +27,8 @@ class PovidLoss(PairLoss[Povid]):
         assert logps.ref_noise is not None, "the update noises the images"
         beta = self.settings.beta
         noise_ratios = logps.policy_noise - logps.ref_noise
-        against_noise = F.logsigmoid(beta * (logps.chosen_ratios - noise_ratios))
-        against_text = F.logsigmoid(beta * logps.delta)
+        noise_margins = beta * (logps.chosen_ratios - noise_ratios)
+        text_margins = beta * logps.delta
+        against_noise = F.logsigmoid(noise_margins)
+        against_text = F.logsigmoid(text_margins)
         return -0.5 * against_noise - 0.5 * against_text

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,15 @@ class RewardShift:
 
     @property
     def mean(self) -> float:
-        """δ."""
-        return self.total / self.count if self.count else 0.0
+        """δ: the mean of the rewards so far, 0 before the first step."""
+        if not self.count:
+            return 0.0
+        return self.total / self.count
 
     def after(
-        self, tables: Sequence[Mapping[str, Sequence[float]]], counts: Sequence[bool]
+        self,
+        tables: Sequence[Mapping[str, Sequence[float]]],
+        counts: Sequence[bool],
     ) -> RewardShift:
         """Add the rewards of a step.
 
@@ -50,8 +55,9 @@ class RewardShift:
             column: list[float] = []
             for table in tables:
                 column += table.get(side, ())
-            for reward, counted in zip(column, counts, strict=True):
-                if counted:
-                    rewards.append(reward)
+            assert len(column) == len(counts), "one row per pair"
+            rewards += compress(column, counts)
         # fsum is exact, so the order of ranks does not show.
-        return RewardShift(math.fsum([self.total, *rewards]), self.count + len(rewards))
+        total = math.fsum([self.total, *rewards])
+        count = self.count + len(rewards)
+        return RewardShift(total, count)

@@ -20,6 +20,7 @@ class SimpoLoss(PairLoss[Simpo]):
 
     def rewards(self, logps: PairLogps) -> tuple[Tensor, Tensor]:
         """β logp(y) / |y| of chosen and rejected, [pairs] each."""
+        beta = self.settings.beta
         chosen = logps.policy_chosen / logps.chosen_lengths
         rejected = logps.policy_rejected / logps.rejected_lengths
-        return self.settings.beta * chosen, self.settings.beta * rejected
+        return beta * chosen, beta * rejected

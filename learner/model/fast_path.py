@@ -43,23 +43,24 @@ class FastPath:
             return reason_against is None
 
         # Each switch is only examined if it is asked for: what it would need may not exist for this model.
-        tree = fast.share_prompt and possible(
-            "share_prompt", against_share_prompt(config, policy)
-        )
-        vision = fast.share_vision and possible(
-            "share_vision", against_share_vision(config, policy, tree)
-        )
-        layers = fast.fused_layers and possible(
-            "fused_layers", against_fused_layers(policy, tree)
-        )
+        tree = vision = layers = False
+        if fast.share_prompt:
+            reason = against_share_prompt(config, policy)
+            tree = possible("share_prompt", reason)
+        if fast.share_vision:
+            reason = against_share_vision(config, policy, tree)
+            vision = possible("share_vision", reason)
+        if fast.fused_layers:
+            reason = against_fused_layers(policy, tree)
+            layers = possible("fused_layers", reason)
         # The policy's forward finds out for itself; here it is only reported.
         if fast.fused_logps:
             possible("fused_logps", against_fused_logps(config))
         cache = _cache_folder(config)
-        if cache is not None and not possible(
-            "reference_cache", against_reference_cache(config, tree)
-        ):
-            cache = None
+        if cache is not None:
+            reason = against_reference_cache(config, tree)
+            if not possible("reference_cache", reason):
+                cache = None
         # Not a fallback: without it torch's other library is the faster one.
         on_cpu = config.learner.num_gpus == 0
         onednn = fast.onednn and on_cpu and products.mkl_is_slow()
@@ -73,7 +74,10 @@ class FastPath:
         )
 
     def apply(
-        self, config: RunConfig, policy: Policy, reference: Policy | None
+        self,
+        config: RunConfig,
+        policy: Policy,
+        reference: Policy | None,
     ) -> None:
         """Switch policy and reference over."""
         fast = config.learner.fast
@@ -119,7 +123,8 @@ def against_fused_layers(policy: Policy, tree: bool) -> str | None:
     if not tree:
         return NEEDS_TREE
     model = policy.model
-    return decoder.why_not(language_model(model), model.config.vision_config) or None
+    vision_config = model.config.vision_config
+    return decoder.why_not(language_model(model), vision_config)
 
 
 def against_fused_logps(config: RunConfig) -> str | None:
@@ -146,4 +151,6 @@ def _cache_folder(config: RunConfig) -> Path | None:
     name = config.learner.fast.reference_cache
     if name == "off":
         return None
-    return config.run.dir / "reference_logps" if name == "run" else Path(name)
+    if name == "run":
+        return config.run.dir / "reference_logps"
+    return Path(name)

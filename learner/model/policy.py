@@ -122,15 +122,7 @@ def load_model(
     Raises:
         UserError: the directory has no config, no safetensors, an unknown architecture, or not every weight.
     """
-    where = f"model.path {path}"
-    if not (Path(path) / "config.json").is_file():
-        raise UserError(
-            f"{where}: expected a Hugging Face model directory, got none with a config.json; check the path"
-        )
-    if not any(Path(path).glob("*.safetensors")):
-        raise UserError(
-            f"{where}: expected *.safetensors, got none; convert the checkpoint"
-        )
+    _check_directory(Path(path))
     options: dict[str, Any] = {}
     if quantization is not None:
         options = {"quantization_config": quantization, "device_map": {"": "cpu"}}
@@ -145,17 +137,38 @@ def load_model(
             **options,
         )
     model, report = loaded
+    _check_all_loaded(path, model, report)
+    if quantization is not None:
+        clean_up_quantized(model)
+    return model
+
+
+def _check_directory(path: Path) -> None:
+    """Raise UserError unless this is a model directory with safetensors."""
+    if not (path / "config.json").is_file():
+        raise UserError(
+            f"model.path {path}: expected a Hugging Face model directory, got none with a config.json; check the path"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise UserError(
+            f"model.path {path}: expected *.safetensors, got none; convert the checkpoint"
+        )
+
+
+def _check_all_loaded(
+    path: str | Path,
+    model: Any,
+    report: Mapping[str, Any],
+) -> None:
+    """Raise UserError if a weight was not in the checkpoint; `report` is transformers' loading info."""
     # transformers only warns of missing weights, and counts tied ones (an lm_head) among them.
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     missing = sorted(set(report["missing_keys"]) - tied)
     if missing:
         raise UserError(
-            f"{where}: expected every weight, got a checkpoint without {len(missing)} of them ({missing[0]}, …); "
-            "they would stay random: copy the checkpoint again"
+            f"model.path {path}: expected every weight, got a checkpoint without {len(missing)} of them "
+            f"({missing[0]}, …); they would stay random: copy the checkpoint again"
         )
-    if quantization is not None:
-        clean_up_quantized(model)
-    return model
 
 
 def freeze_copy(policy: Policy, share_tower: bool) -> Policy:
@@ -166,10 +179,12 @@ def freeze_copy(policy: Policy, share_tower: bool) -> Policy:
     """
     memo: dict[int, object] = {}
     tower = vision_tower(policy.model)
-    if share_tower and not any(weight.requires_grad for weight in tower.parameters()):
+    tower_trains = any(weight.requires_grad for weight in tower.parameters())
+    if share_tower and not tower_trains:
         # deepcopy takes what stands in its memo for copied already.
         memo[id(tower)] = tower
-    return copy.deepcopy(policy, memo).requires_grad_(False).eval()
+    reference = copy.deepcopy(policy, memo)
+    return reference.requires_grad_(False).eval()
 
 
 def lora_targets(model: nn.Module, tuning: Lora) -> list[str]:
@@ -224,14 +239,17 @@ def merge_lora(
     for peft_name, weight in weights.items():
         if is_adapter(peft_name):
             continue
-        name = peft_name.removeprefix(_LORA_PREFIX).replace(".base_layer.", ".")
+        name = peft_name.removeprefix(_LORA_PREFIX)
+        name = name.replace(".base_layer.", ".")
         base[name] = weight
         merged[name] = weight
         layer = peft_name.removesuffix(_LORA_BASE)
         if layer + _LORA_A in weights:
+            # [r, input width] and [output width, r]
             a = weights[layer + _LORA_A].float()
             b = weights[layer + _LORA_B].float()
-            merged[name] = (weight.float() + scale * (b @ a)).to(weight.dtype)
+            exact = weight.float() + scale * (b @ a)
+            merged[name] = exact.to(weight.dtype)
     return merged, base
 
 
@@ -256,9 +274,15 @@ def adapter_norm(weights: Mapping[str, Tensor], tuning: Lora) -> float:
     """
     total = 0.0
     for name, weight in weights.items():
-        if name.endswith(_LORA_A):
-            a = weight.double()
-            b = weights[name.removesuffix(_LORA_A) + _LORA_B].double()
-            total += float(((b.T @ b) * (a @ a.T)).sum())
+        if not name.endswith(_LORA_A):
+            continue
+        layer = name.removesuffix(_LORA_A)
+        a = weight.double()
+        b = weights[layer + _LORA_B].double()
+        # [r, r] both
+        b_gram = b.T @ b
+        a_gram = a @ a.T
+        total += float((b_gram * a_gram).sum())
     # Rounding may leave a sum of squares a little below zero.
-    return tuning.alpha / tuning.r * math.sqrt(max(total, 0.0))
+    norm = math.sqrt(max(total, 0.0))
+    return tuning.alpha / tuning.r * norm

@@ -71,9 +71,11 @@ def dequantised(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, T
     """
     full = dict(weights)
     for name, parameter in module.named_parameters(remove_duplicate=False):
+        # bitsandbytes marks its 4-bit parameters by the scales they carry.
         state = getattr(parameter, "quant_state", None)
         if name in full and state is not None:
             from bitsandbytes.functional import dequantize_4bit
 
-            full[name] = dequantize_4bit(parameter.data, state).to("cpu")
+            plain = dequantize_4bit(parameter.data, state)
+            full[name] = plain.to("cpu")
     return full

@@ -30,6 +30,8 @@ from learner.forward.tree import TreeBatch
 FILE = "reference_{rank}.sqlite"
 TIMEOUT_S = 60.0
 _TABLE = "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
+_INSERT = "INSERT OR REPLACE INTO logps VALUES (?, ?)"
+_SELECT = "SELECT value FROM logps WHERE key = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,7 @@ class ReferenceCache:
         self.num_misses = 0
         """Offline pairs that did."""
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(
-                self._path, timeout=TIMEOUT_S, check_same_thread=False
-            )
-            # Fewer waits for the disk: after a power cut the cache may have to be made again.
-            self._file.execute("PRAGMA synchronous = NORMAL")
-            self._file.execute(_TABLE)
-            self._file.commit()
+            self._file = _open_for_writing(self._path)
         except (OSError, sqlite3.Error) as error:
             raise UserError(
                 f"learner.fast.reference_cache: expected a folder that can be written and holds this program's files, "
@@ -96,32 +91,39 @@ class ReferenceCache:
                 wanted[index] = (row.key, row.length)
         values = self.read(wanted)
         # One missing row makes its whole pair missing: the forward takes pairs.
-        missing = {row.owner for i, row in enumerate(rows) if i not in values}
+        missing: set[int] = set()
+        for index, row in enumerate(rows):
+            if index not in values:
+                missing.add(row.owner)
         self._count(batch.pairs, missing)
         if missing:
             part = batch
             if len(missing) < len(batch.pairs):
-                part = rebatch([batch.pairs[owner] for owner in sorted(missing)])
+                missing_pairs = [batch.pairs[owner] for owner in sorted(missing)]
+                part = rebatch(missing_pairs)
             computed = self._compute(rows, missing, forward(part))
             self._keep(rows, computed)
             values |= computed
-        table = torch.zeros(batch.mask.shape, dtype=values[0].dtype)
-        for index, value in values.items():
-            table[index, : len(value)] = value
-        return CompletionLogps(table.to(batch.mask.device), batch.mask)
+        return _completion_logps(values, batch.mask)
 
     def close(self) -> None:
         """Close all files."""
-        for connection in (self._file, *self._files_of_others.values()):
+        self._file.close()
+        for connection in self._files_of_others.values():
             connection.close()
 
-    def key(self, pair: EncodedPair, completion: tuple[int, ...]) -> bytes:
+    def key(
+        self,
+        pair: EncodedPair,
+        completion: tuple[int, ...],
+    ) -> bytes:
         """The key of a prompt with this completion."""
-        # The images by content and view, so a crop has a key of its own.
         digest = hashlib.sha256(self._identity.encode())
+        # The images by content and view, so a crop has a key of its own.
         tokens, images = pair.prompt_key
         for part in (tokens, images, completion):
-            digest.update(repr(part).encode())
+            text = repr(part)
+            digest.update(text.encode())
         return digest.digest()
 
     def read(self, wanted: Mapping[int, tuple[bytes, int]]) -> dict[int, Tensor]:
@@ -146,30 +148,38 @@ class ReferenceCache:
         entries: list[tuple[bytes, bytes]] = []
         for key, value in values.items():
             if value.isfinite().all():
-                entries.append((key, value.numpy().tobytes()))
+                data = value.numpy().tobytes()
+                entries.append((key, data))
         if entries:
+            # One transaction, committed at the end of the block.
             with self._file:
-                self._file.executemany(
-                    "INSERT OR REPLACE INTO logps VALUES (?, ?)", entries
-                )
+                self._file.executemany(_INSERT, entries)
 
     def _rows(self, pairs: Sequence[EncodedPair]) -> list[_Row]:
         """The rows of a forward of these pairs. Online pairs are seen once, so their rows have no key."""
-        owners = [*range(len(pairs)), *range(len(pairs))]
-        owners += [i for i, pair in enumerate(pairs) if pair.cropped is not None]
+        # The blocks of `rows_of`: all chosen, all rejected, then those behind crops.
+        cropped = [i for i, pair in enumerate(pairs) if pair.cropped is not None]
+        owners = [*range(len(pairs)), *range(len(pairs)), *cropped]
         rows: list[_Row] = []
         for owner, (pair, completion) in zip(owners, rows_of(pairs), strict=True):
-            key = self.key(pair, completion) if _is_offline(pair) else None
+            key: bytes | None = None
+            if _is_offline(pair):
+                key = self.key(pair, completion)
             rows.append(_Row(owner, len(completion), key))
         return rows
 
     def _count(self, pairs: Sequence[EncodedPair], missing: set[int]) -> None:
         self.num_hits += len(pairs) - len(missing)
         for index in missing:
-            self.num_misses += _is_offline(pairs[index])
+            # Online pairs cannot hit, so they are no misses either.
+            if _is_offline(pairs[index]):
+                self.num_misses += 1
 
     def _compute(
-        self, rows: Sequence[_Row], missing: set[int], logps: CompletionLogps
+        self,
+        rows: Sequence[_Row],
+        missing: set[int],
+        logps: CompletionLogps,
     ) -> dict[int, Tensor]:
         """Row index -> log-probs, of the rows of all missing pairs, in the order of the forward that gave `logps`."""
         indices = [i for i, row in enumerate(rows) if row.owner in missing]
@@ -191,29 +201,57 @@ class ReferenceCache:
         """This rank's file first, then those of the others that exist by now, read-only."""
         for path in sorted(self._directory.glob(FILE.format(rank="*"))):
             if path != self._path and path not in self._files_of_others:
-                # Read-only: another rank may be writing to it.
-                self._files_of_others[path] = sqlite3.connect(
-                    f"{path.resolve().as_uri()}?mode=ro",
-                    uri=True,
-                    timeout=TIMEOUT_S,
-                    check_same_thread=False,
-                )
+                self._files_of_others[path] = _open_read_only(path)
         return [self._file, *self._files_of_others.values()]
 
 
+def _open_for_writing(path: Path) -> sqlite3.Connection:
+    """This rank's file, made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Calls may come from different threads, but one at a time.
+    file = sqlite3.connect(path, timeout=TIMEOUT_S, check_same_thread=False)
+    # Fewer waits for the disk: after a power cut the cache may have to be made again.
+    file.execute("PRAGMA synchronous = NORMAL")
+    file.execute(_TABLE)
+    file.commit()
+    return file
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    """Another rank's file, which that rank may be writing to."""
+    address = f"{path.resolve().as_uri()}?mode=ro"
+    return sqlite3.connect(
+        address, uri=True, timeout=TIMEOUT_S, check_same_thread=False
+    )
+
+
+def _completion_logps(
+    values: Mapping[int, Tensor],
+    mask: Tensor,
+) -> CompletionLogps:
+    """Log-probs of single rows as a table of the mask's shape, [rows, columns], on its device."""
+    table = torch.zeros(mask.shape, dtype=values[0].dtype)
+    for index, value in values.items():
+        table[index, : len(value)] = value
+    return CompletionLogps(table.to(mask.device), mask)
+
+
 def _stored(
-    files: Sequence[sqlite3.Connection], key: bytes, length: int
+    files: Sequence[sqlite3.Connection],
+    key: bytes,
+    length: int,
 ) -> Tensor | None:
     """The first value of this key that fits the number of tokens."""
     for file in files:
         try:
-            answer = file.execute("SELECT value FROM logps WHERE key = ?", (key,))
-            stored = answer.fetchone()
+            row = file.execute(_SELECT, (key,)).fetchone()
         except sqlite3.Error:
-            continue  # another rank's file may be without its table yet
-        if stored is None:
+            # Another rank's file may be without its table yet.
             continue
-        data = bytearray(stored[0])
+        if row is None:
+            continue
+        # A copy that can be written to, as torch wants it.
+        data = bytearray(row[0])
         if len(data) == 4 * length:
             return torch.frombuffer(data, dtype=torch.float32)
         if len(data) == 8 * length:
@@ -225,9 +263,16 @@ def _is_offline(pair: EncodedPair) -> bool:
     return pair.pair.weight_version is None
 
 
-def identity(encoder: ChatEncoder, dtype: torch.dtype, quantize: str = "none") -> str:
+def identity(
+    encoder: ChatEncoder,
+    dtype: torch.dtype,
+    quantize: str = "none",
+) -> str:
     """Hash of what reference log-probs depend on beside the pair: weights, processor and its versions, precision."""
-    parts = [model_hash(encoder.model_path), transformers.__version__, str(dtype)]
+    weights = model_hash(encoder.model_path)
+    parts = [weights, transformers.__version__, str(dtype)]
+    # Full precision adds no part: its key is that of caches without quantisation.
     if quantize != "none":
         parts.append(quantize)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    joined = "\0".join(parts)
+    return hashlib.sha256(joined.encode()).hexdigest()

@@ -65,19 +65,20 @@ class VisionShare:
 
     @torch.no_grad()
     def _look_up(self, media: Sequence[Media]) -> list[Features]:
-        by_hash = {}
-        missing = []
+        """Features of every entry of media, from the cache or from a run; runs go into the cache."""
+        by_hash: dict[tuple[str, ...], Features] = {}
+        missing: list[Media] = []
         for entry in media:
             if entry.sha256 in self.kept:
                 by_hash[entry.sha256] = self.kept[entry.sha256]
             else:
                 missing.append(entry)
-        run = image_features if self.share == "features" else tower_states
+        self.num_runs += len(missing)
         for start in range(0, len(missing), IMAGES_PER_RUN):
             chunk = missing[start : start + IMAGES_PER_RUN]
-            for entry, features in zip(chunk, run(self._model, chunk), strict=True):
+            for entry, features in zip(chunk, self._run(chunk), strict=True):
                 by_hash[entry.sha256] = features.unshared()
-        self.num_runs += len(missing)
+        # After all lookups: putting an entry in may push out another of this batch.
         for entry in missing:
             features = by_hash[entry.sha256]
             # cachetools raises ValueError for an entry that can never fit.
@@ -85,12 +86,19 @@ class VisionShare:
                 self.kept[entry.sha256] = features
         return [by_hash[entry.sha256] for entry in media]
 
+    def _run(self, media: Sequence[Media]) -> list[Features]:
+        if self.share == "features":
+            return image_features(self._model, media)
+        return tower_states(self._model, media)
+
 
 def what_is_shared(model: Any) -> Share:
     """What policy and reference can share, by the parts of the vision side that train (see the table above)."""
-    if not any(parameter.requires_grad for parameter in vision_side_parameters(model)):
+    side = vision_side_parameters(model)
+    if not any(parameter.requires_grad for parameter in side):
         return "features"
-    if any(parameter.requires_grad for parameter in vision_tower_parameters(model)):
+    tower = vision_tower_parameters(model)
+    if any(parameter.requires_grad for parameter in tower):
         return "nothing"
     return "tower"
 
@@ -106,13 +114,7 @@ def encoder_outputs(
     """
     if not batch.media:
         return None
-    features = None if shared is None else shared.of(batch)
-    if features is None:
-        features = image_features(model, batch.media)
-    elif shared is not None and shared.share == "tower":
-        with replayed(model, features):
-            features = image_features(model, batch.media)
-
+    features = _features(model, batch, shared)
     # One entry per prompt: prompts with the same images repeat it.
     by_prompt = [features[index] for index in batch.media_of if index is not None]
     pooled: list[torch.Tensor] = []
@@ -121,4 +123,21 @@ def encoder_outputs(
         pooled += prompt_features.pooled
         for level, tensors in zip(levels, prompt_features.levels, strict=True):
             level += tensors
-    return {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=levels)}
+    output = SimpleNamespace(pooler_output=pooled, deepstack_features=levels)
+    return {"image": output}
+
+
+def _features(
+    model: Any,
+    batch: TreeBatch,
+    shared: VisionShare | None,
+) -> list[Features]:
+    """Image features of every entry of `batch.media`, as this model's projector makes them."""
+    from_share = None if shared is None else shared.of(batch)
+    if shared is None or from_share is None:
+        return image_features(model, batch.media)
+    if shared.share == "features":
+        return from_share
+    # Only the tower is shared: its states are replayed to this model's projector.
+    with replayed(model, from_share):
+        return image_features(model, batch.media)

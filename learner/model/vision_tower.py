@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,15 +43,14 @@ class Features:
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors."""
-        total = sum(tensor.nbytes for tensor in self.pooled)
-        for level in self.levels:
-            total += sum(tensor.nbytes for tensor in level)
-        return total
+        tensors = chain(self.pooled, *self.levels)
+        return sum(tensor.nbytes for tensor in tensors)
 
     def unshared(self) -> Features:
         """The same with storage of its own: a kept slice of a run's output would keep the output of the whole run."""
+        pooled = _unshared(self.pooled)
         levels = [_unshared(level) for level in self.levels]
-        return Features(_unshared(self.pooled), levels)
+        return Features(pooled, levels)
 
 
 def _unshared(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -66,39 +66,48 @@ def image_features(model: Any, media: Sequence[Media]) -> list[Features]:
     """Image features as the family computes them, projector included, in one run for all entries of media."""
     inputs = {}
     for name in media[0].inputs:
-        inputs[name] = joined([entry.inputs[name] for entry in media])
+        parts = [entry.inputs[name] for entry in media]
+        inputs[name] = joined(parts)
     output = model.model.get_image_features(**inputs, return_dict=True)
     pooled = list(output.pooler_output)
     levels = [list(level) for level in getattr(output, "deepstack_features", ())]
     num_images = sum(len(entry.sha256) for entry in media)
     assert len(pooled) == num_images, f"{len(pooled)} features for {num_images} images"
 
+    # Back to entries of media: each takes as many images as it has.
     features = []
     start = 0
     for entry in media:
-        images = slice(start, start + len(entry.sha256))
-        features.append(Features(pooled[images], [level[images] for level in levels]))
-        start = images.stop
+        stop = start + len(entry.sha256)
+        entry_levels = [level[start:stop] for level in levels]
+        features.append(Features(pooled[start:stop], entry_levels))
+        start = stop
     return features
 
 
 def tower_states(model: Any, media: Sequence[Media]) -> list[Features]:
     """The states that projectors read, per entry of media: `pooled` has one tensor per place where one is read."""
     record = _block_states if has_projector_inside(model) else _layer_states
-    return [Features(record(model, entry), []) for entry in media]
+    features = []
+    for entry in media:
+        states = record(model, entry)
+        features.append(Features(states, levels=[]))
+    return features
 
 
 @contextmanager
 def replayed(model: Any, states: Sequence[Features]) -> Iterator[None]:
     """Inside, the tower answers with these `tower_states` whatever pixels it is given; the projector runs as usual."""
-    per_entry = [entry.pooled for entry in states]
-    joint = [torch.cat(parts) for parts in zip(*per_entry, strict=True)]
+    # From one list per entry of media to one tensor per place where a projector reads.
+    states_by_entry = [entry.pooled for entry in states]
+    states_by_place = zip(*states_by_entry, strict=True)
+    joint = [torch.cat(parts) for parts in states_by_place]
     if has_projector_inside(model):
-        with _replayed_blocks(vision_tower(model), joint):
-            yield
+        replay = _replayed_blocks(vision_tower(model), joint)
     else:
-        with _replayed_layers(model, joint):
-            yield
+        replay = _replayed_layers(model, joint)
+    with replay:
+        yield
 
 
 # Projector inside of the tower (Qwen): blocks are recorded and replaced.
@@ -122,7 +131,8 @@ class _ReplayedBlock(nn.Module):
 def _merger_blocks(tower: Any) -> list[int]:
     """Indices of the blocks that a merger reads: DeepStack's, and the last."""
     deepstack = getattr(tower, "deepstack_visual_indexes", ())
-    return sorted({*deepstack, len(tower.blocks) - 1})
+    last = len(tower.blocks) - 1
+    return sorted({*deepstack, last})
 
 
 def _block_states(model: Any, media: Media) -> list[Tensor]:
@@ -137,8 +147,10 @@ def _block_states(model: Any, media: Media) -> list[Tensor]:
     ) -> None:
         states.append(output)
 
-    blocks = [tower.blocks[index] for index in _merger_blocks(tower)]
-    handles = [block.register_forward_hook(record) for block in blocks]
+    handles = []
+    for index in _merger_blocks(tower):
+        handle = tower.blocks[index].register_forward_hook(record)
+        handles.append(handle)
     try:
         tower(
             media.inputs["pixel_values"],
@@ -156,7 +168,8 @@ def _replayed_blocks(tower: Any, states: Sequence[Tensor]) -> Iterator[None]:
     recorded = dict(zip(_merger_blocks(tower), states, strict=True))
     blocks = nn.ModuleList()
     for index in range(len(tower.blocks)):
-        blocks.append(_ReplayedBlock(recorded.get(index)))
+        block = _ReplayedBlock(recorded.get(index))
+        blocks.append(block)
     with _replaced(tower, "blocks", blocks):
         yield
 
@@ -167,24 +180,33 @@ def _replayed_blocks(tower: Any, states: Sequence[Tensor]) -> Iterator[None]:
 def _projected_layers(config: Any) -> list[int]:
     """Layers of the tower that the projector reads, numbered as in `vision_feature_layer`."""
     layers = config.vision_feature_layer
-    return [layers] if isinstance(layers, int) else list(layers)
+    if isinstance(layers, int):
+        return [layers]
+    return list(layers)
 
 
 def _layer_states(model: Any, media: Media) -> list[Tensor]:
     """Hidden states [images or tiles, patches, width] per layer that the projector reads."""
-    config = model.config
+    pixels = _without_padding_tiles(model.config, media)
+    tower = vision_tower(model)
+    layers = _projected_layers(model.config)
+    # One list of layers per run -> one tensor per layer.
+    runs = [_run_layers(tower, run, layers) for run in pixels.split(IMAGES_PER_RUN)]
+    states_by_layer = zip(*runs, strict=True)
+    return [torch.cat(parts) for parts in states_by_layer]
+
+
+def _without_padding_tiles(config: Any, media: Media) -> Tensor:
+    """Pixels [images or tiles, channels, height, width]."""
     pixels = media.inputs["pixel_values"]
     # LLaVA-NeXT: [images, tiles, channels, height, width], padded to the image with most tiles.
-    if pixels.ndim == 5:
-        sizes = media.inputs["image_sizes"]
-        tiles = []
-        for image, size in zip(pixels, sizes, strict=True):
-            tiles.append(image[: _num_tiles(config, size)])
-        pixels = torch.cat(tiles)
-    tower, layers = vision_tower(model), _projected_layers(config)
-    chunks = pixels.split(IMAGES_PER_RUN)
-    runs = [_run_layers(tower, chunk, layers) for chunk in chunks]
-    return [torch.cat(layer_runs) for layer_runs in zip(*runs, strict=True)]
+    if pixels.ndim != 5:
+        return pixels
+    tiles = []
+    for image, size in zip(pixels, media.inputs["image_sizes"], strict=True):
+        num_tiles = _num_tiles(config, size)
+        tiles.append(image[:num_tiles])
+    return torch.cat(tiles)
 
 
 def _num_tiles(config: Any, size: Tensor) -> int:
@@ -204,10 +226,13 @@ def _run_layers(
         return [output.hidden_states[layer] for layer in layers]
     # Layers of CLIP behind the last one that is read are not run at all.
     all_layers = tower.encoder.layers
-    depths = [layer % (len(all_layers) + 1) for layer in layers]
+    num_states = len(all_layers) + 1
+    depths = [layer % num_states for layer in layers]
+    layers_to_run = all_layers[: max(depths)]
     several = len(depths) > 1
-    with _replaced(tower.encoder, "layers", all_layers[: max(depths)]):
+    with _replaced(tower.encoder, "layers", layers_to_run):
         output = tower(pixels, output_hidden_states=several, return_dict=True)
+    # All hidden states are kept only where more than the last is asked for.
     if not several:
         return [output.last_hidden_state]
     return [output.hidden_states[depth] for depth in depths]
@@ -215,9 +240,12 @@ def _run_layers(
 
 @contextmanager
 def _replayed_layers(model: Any, states: Sequence[Tensor]) -> Iterator[None]:
-    tower, layers = vision_tower(model), _projected_layers(model.config)
+    tower = vision_tower(model)
+    layers = _projected_layers(model.config)
+    # The projector indexes hidden states by the layers of the config, so a mapping of those is enough.
     hidden: Mapping[int, Tensor] = dict(zip(layers, states, strict=True))
-    tower.forward = lambda *args, **kwargs: SimpleNamespace(hidden_states=hidden)
+    output = SimpleNamespace(hidden_states=hidden)
+    tower.forward = lambda *args, **kwargs: output
     try:
         yield
     finally:

@@ -52,16 +52,19 @@ class Family:
 
     def encode(self, words: str, pictures: list[Image.Image]) -> EncodedPrompt:
         """A prompt with these pictures before its words, pixels in float64."""
+        text = self.image * len(pictures) + words
         outputs = self.processor(
-            text=[self.image * len(pictures) + words],
+            text=[text],
             images=[pictures] if pictures else None,
             return_tensors="pt",
         )
         inputs = {}
         for name, value in outputs.items():
-            if name not in ("input_ids", "attention_mask"):
-                is_float = value.is_floating_point()
-                inputs[name] = value.double() if is_float else value
+            if name in ("input_ids", "attention_mask"):
+                continue
+            if value.is_floating_point():
+                value = value.double()
+            inputs[name] = value
         tokens = tuple(outputs["input_ids"][0].tolist())
         num_image_tokens = tokens.count(self.model.config.image_token_id)
         return EncodedPrompt(tokens, num_image_tokens, inputs)
@@ -78,9 +81,9 @@ class Family:
         message = Message("user", (Part("text", words),))
         images = tuple(ImageRef(f"{seed:064x}", "") for seed in seeds)
         prompt = Prompt("p", (message,), images)
-        pair = PreferencePair(
-            "pair", prompt, Response(""), Response(""), "test", **fields
-        )
+        # The answers are given as tokens, so the record's texts do not matter.
+        no_text = Response("")
+        pair = PreferencePair("pair", prompt, no_text, no_text, "test", **fields)
         return EncodedPair(pair, self.prompt(words, *seeds), chosen, rejected)
 
 
@@ -99,7 +102,9 @@ def tokenizer(specials: tuple[str, ...], **roles: str) -> Any:
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return hf.PreTrainedTokenizerFast(
-        tokenizer_object=inner, additional_special_tokens=list(specials), **roles
+        tokenizer_object=inner,
+        additional_special_tokens=list(specials),
+        **roles,
     )
 
 
@@ -118,6 +123,7 @@ def family(name: str) -> Family:
 
 
 def _llava(name: str) -> tuple[Any, Any, str]:
+    """LLaVA, or LLaVA-NeXT with tiles of 32 pixels."""
     tokens = tokenizer(
         ("<image>",),
         unk_token="<unk>",
@@ -125,97 +131,107 @@ def _llava(name: str) -> tuple[Any, Any, str]:
         eos_token="</s>",
         pad_token="<pad>",
     )
-    vision = hf.CLIPVisionConfig(
-        **TOWER, image_size=32, patch_size=8, projection_dim=16
+    # What only LLaVA-NeXT has: the sizes, in pixels, that its tiles may add up to.
+    tiles = {}
+    config_class, model_class = hf.LlavaConfig, hf.LlavaForConditionalGeneration
+    processor_class, image_class = hf.LlavaProcessor, hf.CLIPImageProcessor
+    if name == "llava_next":
+        tiles = {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]}
+        config_class = hf.LlavaNextConfig
+        model_class = hf.LlavaNextForConditionalGeneration
+        processor_class = hf.LlavaNextProcessor
+        image_class = hf.LlavaNextImageProcessor
+    config = config_class(
+        vision_config=hf.CLIPVisionConfig(
+            **TOWER, image_size=32, patch_size=8, projection_dim=16
+        ),
+        text_config=hf.LlamaConfig(vocab_size=len(tokens), head_dim=8, **TEXT),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+        **tiles,
     )
-    text = hf.LlamaConfig(vocab_size=len(tokens), head_dim=8, **TEXT)
-    size: dict[str, Any] = {
-        "size": {"shortest_edge": 32},
-        "crop_size": {"height": 32, "width": 32},
-    }
-    common: dict[str, Any] = {
-        "vision_config": vision,
-        "text_config": text,
-        "image_token_index": tokens.convert_tokens_to_ids("<image>"),
-        "image_seq_length": 16,
-    }
-    options = {
-        "patch_size": 8,
-        "vision_feature_select_strategy": "default",
-        "num_additional_image_tokens": 1,
-    }
-    if name == "llava":
-        processor = hf.LlavaProcessor(
-            image_processor=hf.CLIPImageProcessor(**size), tokenizer=tokens, **options
-        )
-        return (
-            hf.LlavaForConditionalGeneration(hf.LlavaConfig(**common)),
-            processor,
-            "<image> ",
-        )
-    points = [[32, 64], [64, 32], [64, 64]]
-    images = hf.LlavaNextImageProcessor(**size, image_grid_pinpoints=points)
-    processor = hf.LlavaNextProcessor(
-        image_processor=images, tokenizer=tokens, **options
+    processor = processor_class(
+        image_processor=image_class(
+            size={"shortest_edge": 32},
+            crop_size={"height": 32, "width": 32},
+            **tiles,
+        ),
+        tokenizer=tokens,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
     )
-    model = hf.LlavaNextForConditionalGeneration(
-        hf.LlavaNextConfig(**common, image_grid_pinpoints=points)
-    )
-    return model, processor, "<image> "
+    return model_class(config), processor, "<image> "
 
 
 def _qwen(name: str) -> tuple[Any, Any, str]:
+    """Qwen2.5-VL or Qwen3-VL, four patches to a token."""
     tokens = tokenizer(QWEN, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     start, end, image, video = tokens.convert_tokens_to_ids(QWEN)
-    three = name == "qwen3_vl"
-    patch = 16 if three else 14
-    grid: dict[str, int] = {"patch_size": patch, "temporal_patch_size": 2}
-    vision: dict[str, Any] = {
-        "depth": 3,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_heads": 2,
-        **grid,
-    }
-    vision |= {"spatial_merge_size": 2, "out_hidden_size": 32}
-    vision |= (
-        {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
-        if three
-        else {"window_size": 56, "fullatt_block_indexes": [1]}
-    )
-    rope: dict[str, Any] = {
-        "rope_type": "default",
-        "rope_theta": 10000.0,
-        "mrope_section": [2, 1, 1],
-    }
-    text = {**TEXT, "vocab_size": len(tokens), "rope_parameters": rope}
-    if three:
-        text |= {"head_dim": 8, "rope_parameters": {**rope, "mrope_interleaved": True}}
-    config_class, model_class, processor_class = (
+    config_class, model_class = (
         hf.Qwen2_5_VLConfig,
         hf.Qwen2_5_VLForConditionalGeneration,
-        hf.Qwen2_5_VLProcessor,
     )
-    if three:
-        config_class, model_class, processor_class = (
-            hf.Qwen3VLConfig,
-            hf.Qwen3VLForConditionalGeneration,
-            hf.Qwen3VLProcessor,
-        )
+    processor_class = hf.Qwen2_5_VLProcessor
+    patch = 14
+    if name == "qwen3_vl":
+        config_class, model_class = hf.Qwen3VLConfig, hf.Qwen3VLForConditionalGeneration
+        processor_class = hf.Qwen3VLProcessor
+        patch = 16
     config = config_class(
-        vision_config=vision,
-        text_config=text,
+        vision_config=_qwen_vision(name, patch),
+        text_config=_qwen_text(name, len(tokens)),
         vision_start_token_id=start,
         vision_end_token_id=end,
         image_token_id=image,
         video_token_id=video,
     )
     model = model_class(config)
-    size = {"shortest_edge": patch * patch * 16, "longest_edge": patch * patch * 256}
-    options = {**grid, "merge_size": 2, "size": size}
+    patch_area = patch * patch
+    pixels: dict[str, Any] = {
+        "patch_size": patch,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "size": {"shortest_edge": patch_area * 16, "longest_edge": patch_area * 256},
+    }
     processor = processor_class(
-        image_processor=hf.Qwen2VLImageProcessor(**options),
+        image_processor=hf.Qwen2VLImageProcessor(**pixels),
         tokenizer=tokens,
-        video_processor=hf.Qwen2VLVideoProcessor(**options),
+        video_processor=hf.Qwen2VLVideoProcessor(**pixels),
     )
     return model, processor, "<|vision_start|> <|image_pad|> <|vision_end|> "
+
+
+def _qwen_vision(name: str, patch: int) -> dict[str, Any]:
+    vision: dict[str, Any] = {
+        "depth": 3,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "patch_size": patch,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "out_hidden_size": 32,
+    }
+    if name == "qwen3_vl":
+        # DeepStack: blocks 0 and 1 are read as well as the last.
+        vision["num_position_embeddings"] = 64
+        vision["deepstack_visual_indexes"] = [0, 1]
+    else:
+        # Windows of 4 x 4 patches in all blocks but the second.
+        vision["window_size"] = 56
+        vision["fullatt_block_indexes"] = [1]
+    return vision
+
+
+def _qwen_text(name: str, num_words: int) -> dict[str, Any]:
+    rope: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [2, 1, 1],
+    }
+    text: dict[str, Any] = {**TEXT, "vocab_size": num_words, "rope_parameters": rope}
+    if name == "qwen3_vl":
+        text["head_dim"] = 8
+        rope["mrope_interleaved"] = True
+    return text

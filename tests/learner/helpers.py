@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,20 +11,26 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+import learner.losses
+import learner.update
 from common.config import Model, RunConfig
 from common.config.losses import Loss, loss_sections
 from common.data.images import ImageStore
 from common.records import Message, Part, PreferencePair, Prompt, Response
-from learner.batch.collate import Collator, EncodedPair
+from learner.batch.collate import Collator, EncodedPair, RowBatch
+from learner.learner import Learner
 from learner.model.models import Models
 from learner.model.policy import Policy, freeze_copy, load_policy
 from tests.tiny_models import make_prompt, tiny_llava
 
+# Removed when the tests end; each run has a numbered folder in it.
 _RUNS = TemporaryDirectory(prefix="sightline-tests-")
 _NUMBERS = count()
 LORA = {"kind": "lora", "r": 4, "alpha": 8}
+TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 CHOSEN = (
     "There is a red circle at the top.",
     "There is a blue square.",
@@ -69,6 +76,47 @@ def loss_of_kind(kind: str, **settings: Any) -> Loss:
     return loss_sections()[kind](**settings)
 
 
+def started(config: RunConfig) -> Learner:
+    """A learner that is ready for its first step."""
+    trainer = Learner(config)
+    trainer.start()
+    return trainer
+
+
+def train(
+    trainer: Learner,
+    batches: Sequence[list[PreferencePair]],
+    first_step: int = 0,
+) -> list[dict[str, float]]:
+    """The metrics of a step on each batch."""
+    metrics: list[dict[str, float]] = []
+    for step, batch in enumerate(batches, start=first_step):
+        result, _ = trainer.step(step, batch)
+        metrics.append(dict(result.metrics))
+    return metrics
+
+
+def losses_of(metrics: Sequence[Mapping[str, float]]) -> list[float]:
+    """The loss of every step."""
+    return [of_step["loss"] for of_step in metrics]
+
+
+def weights_of(trainer: Learner) -> dict[str, Any]:
+    """What a push would send: the policy's arrays by hub name."""
+    _, arrays = trainer.publish(0)
+    return arrays
+
+
+def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """From now on every pair's loss is multiplied by this factor, say NaN."""
+    original = learner.losses.pair_losses
+
+    def spoilt(*args: Any) -> torch.Tensor:
+        return original(*args) * factor
+
+    monkeypatch.setattr(learner.update, "pair_losses", spoilt)
+
+
 def models_of(policies: tuple[Policy, Policy], collator: Collator) -> Models:
     """Policy and reference in float64 in one process, behind an engine that only accumulates gradients."""
     policy, reference = policies
@@ -94,8 +142,41 @@ def encoded(collator: Collator, pairs: list[PreferencePair]) -> list[EncodedPair
     return results
 
 
+def log_softmax_of(policy: Policy, batch: RowBatch) -> torch.Tensor:
+    """Log-softmax [rows, tokens, vocabulary] of transformers' own forward; position i predicts token i + 1."""
+    output = policy.model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        **batch.media,
+    )
+    table: torch.Tensor = output.logits.log_softmax(-1)
+    return table
+
+
+def assert_same_gradients(
+    actual: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+) -> None:
+    """To 1e-5 of each gradient's norm: a tree's norms and rotary embedding are float32 in any model."""
+    for name, value in expected.items():
+        error = (actual[name] - value).norm()
+        assert error <= 1e-5 * value.norm() + 1e-9, name
+
+
+def assert_same_arrays(
+    actual: Mapping[str, Any],
+    expected: Mapping[str, Any],
+) -> None:
+    """Bit by bit."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
 def assert_same_weights(
-    weights: Mapping[str, Any], expected: Mapping[str, Any], lr: float = 1e-3
+    weights: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    lr: float = 1e-3,
 ) -> None:
     """After the same few steps of AdamW with this learning rate, up to the rounding of gradients.
 
@@ -106,10 +187,13 @@ def assert_same_weights(
     assert weights.keys() == expected.keys()
     errors = []
     for name, value in expected.items():
-        error = np.abs(np.asarray(weights[name], np.float64) - np.asarray(value))
+        # In float64, or the subtraction would round.
+        actual = np.asarray(weights[name], np.float64)
+        error = np.abs(actual - np.asarray(value))
         assert error.max() <= 0.05 * lr, name
         errors.append(error.ravel())
-    root_mean_square = np.sqrt(np.mean(np.concatenate(errors) ** 2))
+    squares = np.concatenate(errors) ** 2
+    root_mean_square = np.sqrt(np.mean(squares))
     assert root_mean_square <= 1e-3 * lr
 
 
@@ -130,6 +214,21 @@ def make_pairs(store: ImageStore, num: int, first: int = 0) -> list[PreferencePa
     return pairs
 
 
+def offline(pairs: list[PreferencePair]) -> list[PreferencePair]:
+    """The same pairs as if they came from a file: nobody sampled them, so their reference log-probs are kept."""
+    return [replace(pair, weight_version=None) for pair in pairs]
+
+
+def identical(pair: PreferencePair) -> PreferencePair:
+    """The pair with one answer on both sides, which the learner refuses."""
+    return replace(pair, rejected=pair.chosen)
+
+
+def without_image(pair: PreferencePair) -> PreferencePair:
+    """The pair with a question that has no picture."""
+    return replace(pair, prompt=text_prompt())
+
+
 def diverged_policies(model_path: Path, scale: float) -> tuple[Policy, Policy]:
     """A float64 policy, and the reference it has left: its head is moved by normal noise times `scale`."""
     policy = load_policy(Model(), model_path).double()
@@ -143,4 +242,5 @@ def diverged_policies(model_path: Path, scale: float) -> tuple[Policy, Policy]:
 
 def text_prompt(text: str = "Describe the image.") -> Prompt:
     """A prompt without a picture."""
-    return Prompt("text", (Message("user", (Part("text", text),)),), ())
+    message = Message("user", (Part("text", text),))
+    return Prompt("text", (message,), ())

@@ -51,7 +51,9 @@ def used_bytes() -> int:
 def push_bytes(trainer: Learner) -> int:
     """The most that a push takes on top of what was held, looked at while each parameter is whole."""
     engine = trainer.models.engine
-    before, peak, gathered = used_bytes(), 0, engine.gathered
+    gathered = engine.gathered
+    before = used_bytes()
+    peak = 0
 
     def watched(*arguments: Any) -> Iterator[tuple[str, Tensor]]:
         nonlocal peak
@@ -73,7 +75,8 @@ def held_bytes(module: nn.Module) -> int:
         total += parameter.data.nbytes
         # ZeRO-3 keeps this rank's share beside the parameter, which is empty while it is split.
         share = getattr(parameter, "ds_tensor", None)
-        total += 0 if share is None else share.nbytes
+        if share is not None:
+            total += share.nbytes
     return total
 
 
@@ -88,13 +91,13 @@ def main() -> None:
     trainer.step(0, make_pairs(ImageStore(images), 2))
     copy = trainer.reference.copy
     assert copy is not None
-    found = {
+    num_bytes = {
         "policy": held_bytes(trainer.policy),
         "reference": held_bytes(copy),
         "push": push_bytes(trainer),
         "policy_after": held_bytes(trainer.policy),
     }
-    (out / f"memory_{rank}.json").write_text(json.dumps(found))
+    (out / f"memory_{rank}.json").write_text(json.dumps(num_bytes))
     trainer.close()
 
 

@@ -24,7 +24,13 @@ from common.data.images import ImageStore
 from common.records import PreferencePair
 from learner.learner import Learner
 from learner.losses.pair_logps import pair_logps
-from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
+from tests.learner.helpers import (
+    LORA,
+    identical,
+    make_pairs,
+    run_config,
+    without_image,
+)
 
 NUM_STEPS = 7
 
@@ -42,23 +48,25 @@ def batch_of(store: ImageStore, step: int) -> list[PreferencePair]:
     6      3, 3                 long completions on rank 0: three chunks of the head against one
     """
     pairs = make_pairs(store, 6, 6 * step)
-    refused = {1: (1, 3), 5: (1, 3, 5)}
+    refused = {1: (1, 3), 4: (0,), 5: (1, 3, 5)}
+    imageless = {2: (1, 3, 5), 4: range(6)}
+    lengthened = {6: (0, 2, 4)}
+    for index in imageless.get(step, ()):
+        pairs[index] = without_image(pairs[index])
     for index in refused.get(step, ()):
-        pairs[index] = replace(pairs[index], rejected=pairs[index].chosen)
-    if step == 2:
-        for index in (1, 3, 5):
-            pairs[index] = replace(pairs[index], prompt=text_prompt())
+        pairs[index] = identical(pairs[index])
+    for index in lengthened.get(step, ()):
+        pairs[index] = longer(pairs[index])
     if step == 3:
         del pairs[5]
-    if step == 4:
-        pairs = [replace(pair, prompt=text_prompt()) for pair in pairs]
-        pairs[0] = replace(pairs[0], rejected=pairs[0].chosen)
-    if step == 6:
-        for index in (0, 2, 4):
-            chosen = pairs[index].chosen
-            longer = " ".join([chosen.text] * 5)
-            pairs[index] = replace(pairs[index], chosen=replace(chosen, text=longer))
     return pairs
+
+
+def longer(pair: PreferencePair) -> PreferencePair:
+    """The pair with five times the chosen answer."""
+    text = " ".join([pair.chosen.text] * 5)
+    chosen = replace(pair.chosen, text=text)
+    return replace(pair, chosen=chosen)
 
 
 def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
@@ -80,10 +88,10 @@ def config_of(case: dict[str, Any], world_size: int, out: Path) -> RunConfig:
         source_losses=losses,
         **case["learner"],
     )
-    return RunConfig.model_validate(
-        config.model_dump()
-        | {"run": {"dir": out / "run"}, "checkpoint": {"interval": 3}}
-    )
+    tree = config.model_dump()
+    tree["run"] = {"dir": out / "run"}
+    tree["checkpoint"] = {"interval": 3}
+    return RunConfig.model_validate(tree)
 
 
 def infinite_loss_of(pair_id: str) -> Any:
@@ -91,33 +99,41 @@ def infinite_loss_of(pair_id: str) -> Any:
 
     def broken(policy: Any, reference: Any, pairs: Any) -> Any:
         logps = pair_logps(policy, reference, pairs)
-        bad = torch.tensor(
-            [-math.inf if pair.pair.id == pair_id else 0.0 for pair in pairs]
-        )
+        bad = torch.zeros(len(pairs))
+        for index, pair in enumerate(pairs):
+            if pair.pair.id == pair_id:
+                bad[index] = -math.inf
         return replace(logps, ref_rejected=logps.ref_rejected + bad)
 
     return patch.object(learner.update, "pair_logps", broken)
 
 
 def run(
-    case: dict[str, Any], rank: int, world_size: int, port: int, images: Path, out: Path
+    case: dict[str, Any],
+    rank: int,
+    world_size: int,
+    port: int,
+    images: Path,
+    out: Path,
 ) -> None:
-    learner = Learner(
-        config_of(case, world_size, out), rank, world_size, "127.0.0.1", port
-    )
+    """Train, skip a step, publish, go back to the checkpoint, train and publish again; write down what came out."""
+    config = config_of(case, world_size, out)
+    learner = Learner(config, rank, world_size, "127.0.0.1", port)
     learner.start()
     store = ImageStore(images)
-    learner.set_probe(batch_of(store, 0)[0].prompt, (5, 6, 7))
+    first_batch = batch_of(store, 0)
+    learner.set_probe(first_batch[0].prompt, (5, 6, 7))
     learner.save(out / "start")
     results = [learner.step(step, batch_of(store, step)) for step in range(NUM_STEPS)]
     learner.save(out / "checkpoint")
-    results.append(learner.step(NUM_STEPS, batch_of(store, 0)))
-    with infinite_loss_of(batch_of(store, 0)[1].id):
-        skipped, _ = learner.step(NUM_STEPS + 1, batch_of(store, 0))
+    results.append(learner.step(NUM_STEPS, first_batch))
+    with infinite_loss_of(first_batch[1].id):
+        skipped, _ = learner.step(NUM_STEPS + 1, first_batch)
     manifest, arrays = learner.publish(1)
     learner.load(out / "checkpoint")
-    again, _ = learner.step(NUM_STEPS, batch_of(store, 0))
+    again, _ = learner.step(NUM_STEPS, first_batch)
     resumed, _ = learner.publish(1)
+    # Only rank 0 has something to send.
     assert (manifest is None) == (rank > 0)
     if manifest is not None and resumed is not None:
         assert resumed.checksum == manifest.checksum
@@ -140,12 +156,17 @@ def run(
 
 
 def main() -> None:
-    rank, world_size = map(int, sys.argv[1:3])
-    ports, images, out = json.loads(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5])
+    _, rank_word, world_size_word, ports_word, images_word, out_word, *cases = sys.argv
+    rank = int(rank_word)
+    world_size = int(world_size_word)
+    ports = json.loads(ports_word)
+    images = Path(images_word)
+    out = Path(out_word)
     # Otherwise nothing of a tiny model would be split up, and no completion would need a second call of the head.
     learner.engines.deepspeed_engine.PERSISTENT_NUMEL = 0
     learner.forward.logps.CHUNK_POSITIONS = 24
-    for case, port in zip(map(json.loads, sys.argv[6:]), ports, strict=True):
+    for case_word, port in zip(cases, ports, strict=True):
+        case = json.loads(case_word)
         run(case, rank, world_size, port, images, out / case["name"])
 
 

@@ -95,7 +95,9 @@ def with_interval(config: RunConfig, run_dir: Path) -> RunConfig:
 
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 def test_the_gate_comes_with_checkpoints_and_changes_nothing(
-    store: ImageStore, tmp_path: Path, tuning: dict | None
+    store: ImageStore,
+    tmp_path: Path,
+    tuning: dict | None,
 ) -> None:
     """The policy is trained to prefer, so its accuracy is 1 on the true pictures."""
     config = with_interval(run_config(tuning=tuning), tmp_path)

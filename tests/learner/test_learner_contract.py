@@ -59,7 +59,8 @@ def call(learner: Any, method: str, *args: Any) -> Any:
 
 
 def test_a_step_names_its_pairs_and_moves_the_weights(
-    make: Callable[[], Any], pairs: list[PreferencePair]
+    make: Callable[[], Any],
+    pairs: list[PreferencePair],
 ) -> None:
     learner = make()
     call(learner, "set_probe", pairs[0].prompt, (20, 21))
@@ -81,7 +82,9 @@ def test_a_step_names_its_pairs_and_moves_the_weights(
 
 
 def test_a_saved_learner_goes_on_where_it_was(
-    make: Callable[[], Any], pairs: list[PreferencePair], tmp_path: Path
+    make: Callable[[], Any],
+    pairs: list[PreferencePair],
+    tmp_path: Path,
 ) -> None:
     first, second = make(), make()
     for learner in (first, second):
@@ -97,7 +100,8 @@ def test_a_saved_learner_goes_on_where_it_was(
 
 
 def test_an_export_is_a_directory_with_a_config(
-    make: Callable[[], Any], tmp_path: Path
+    make: Callable[[], Any],
+    tmp_path: Path,
 ) -> None:
     call(make(), "export", str(tmp_path / "policy"))
     assert (tmp_path / "policy" / "config.json").is_file()

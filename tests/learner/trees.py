@@ -53,8 +53,14 @@ def plain(model: Any, pairs: list[EncodedPair]) -> Tensor:
     return torch.stack(chosen + rejected)
 
 
-def _plain_one(model: Any, pair: EncodedPair, completion: tuple[int, ...]) -> Tensor:
-    batch = Rows().collate_chosen([replace(pair, chosen=completion)])
+def _plain_one(
+    model: Any,
+    pair: EncodedPair,
+    completion: tuple[int, ...],
+) -> Tensor:
+    """Summed log-prob of a completion behind the pair's prompt."""
+    row = replace(pair, chosen=completion)
+    batch = Rows().collate_chosen([row])
     batch = batch.to("cpu", torch.float64)
     output = model(
         input_ids=batch.input_ids,
@@ -62,21 +68,24 @@ def _plain_one(model: Any, pair: EncodedPair, completion: tuple[int, ...]) -> Te
         **batch.media,
     )
     # The hidden state before a token predicts it.
-    logits = output.logits[0, -len(completion) - 1 : -1]
+    first_predictor = -len(completion) - 1
+    logits = output.logits[0, first_predictor:-1]
+    logps = logits.log_softmax(-1)
     positions = torch.arange(len(completion))
-    return logits.log_softmax(-1)[positions, torch.tensor(completion)].sum()
+    return logps[positions, torch.tensor(completion)].sum()
 
 
 def gradients(model: Any, summed: Tensor) -> dict[str, Tensor]:
     """Gradients by name of a loss in which every row has a weight of its own."""
     model.zero_grad()
     weights = torch.linspace(-1, 2, len(summed), dtype=torch.float64)
-    (summed * weights).sum().backward()
-    grads = {}
+    loss = (summed * weights).sum()
+    loss.backward()
+    gradients_by_name = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            grads[name] = parameter.grad.clone()
-    return grads
+            gradients_by_name[name] = parameter.grad.clone()
+    return gradients_by_name
 
 
 def assert_same_gradients(

@@ -52,7 +52,8 @@ def test_rows(collator: Collator, store: ImageStore) -> None:
 
 
 def test_sampled_tokens_travel_and_text_is_encoded(
-    collator: Collator, store: ImageStore
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     (pair,) = make_pairs(store, 1)
     tokens = (9, 8, 7)
@@ -130,7 +131,9 @@ def test_bad_prompts(collator: Collator, store: ImageStore, tmp_path: Path) -> N
     ],
 )
 def test_texts_that_spell_a_media_token(
-    store: ImageStore, path: Callable[[], Path], token: str
+    store: ImageStore,
+    path: Callable[[], Path],
+    token: str,
 ) -> None:
     collator = Collator(ChatEncoder(path(), 256))
     pair = replace(
@@ -153,7 +156,8 @@ def test_texts_that_spell_a_media_token(
 
 
 def test_text_and_image_prompts_share_a_batch(
-    collator: Collator, store: ImageStore
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     pairs = make_pairs(store, 2)
     batch = collator.collate(
@@ -163,7 +167,9 @@ def test_text_and_image_prompts_share_a_batch(
 
 
 def test_the_cache_is_bounded_and_keyed_by_content(
-    model_path: Path, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    model_path: Path,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     encoder = ChatEncoder(model_path, 256)
     prompts = [pair.prompt for pair in make_pairs(store, 3)]

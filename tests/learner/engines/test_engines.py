@@ -74,7 +74,9 @@ def config_of(
 
 
 def trained(
-    trainer: Learner, store: ImageStore, num_steps: int = 3
+    trainer: Learner,
+    store: ImageStore,
+    num_steps: int = 3,
 ) -> dict[str, np.ndarray]:
     for step in range(num_steps):
         trainer.step(step, make_pairs(store, 6, 6 * step))
@@ -110,7 +112,9 @@ def test_same_weights_as_torch(
 
 @ENGINES
 def test_batches_without_images_in_between(
-    start: Start, store: ImageStore, kind: tuple[str, int]
+    start: Start,
+    store: ImageStore,
+    kind: tuple[str, int],
 ) -> None:
     """The projector has no gradient in the second and third batch: nothing of the first one's may be left over."""
 
@@ -135,7 +139,9 @@ def test_batches_without_images_in_between(
 
 @ENGINES
 def test_step_reports_norm_and_rate(
-    start: Start, store: ImageStore, kind: tuple[str, int]
+    start: Start,
+    store: ImageStore,
+    kind: tuple[str, int],
 ) -> None:
     """2 steps of warm-up: lr·1/3, lr·2/3, lr; the norm is the one before clipping."""
     optimizer = {"lr": 3e-3, "warmup_steps": 2, "max_grad_norm": 1e-3}
@@ -180,7 +186,10 @@ def test_a_loss_that_is_not_finite_changes_nothing(
 
 @ENGINES
 def test_resume_is_exact(
-    start: Start, store: ImageStore, tmp_path: Path, kind: tuple[str, int]
+    start: Start,
+    store: ImageStore,
+    tmp_path: Path,
+    kind: tuple[str, int],
 ) -> None:
     straight = start(config_of(kind))
     straight.step(0, make_pairs(store, 6))
@@ -198,7 +207,10 @@ def test_resume_is_exact(
 @pytest.mark.real
 @pytest.mark.parametrize("stage", [0, 2])
 def test_damaged_deepspeed_checkpoints(
-    start: Start, store: ImageStore, tmp_path: Path, stage: int
+    start: Start,
+    store: ImageStore,
+    tmp_path: Path,
+    stage: int,
 ) -> None:
     trainer = start(config_of(("deepspeed", stage)))
     trainer.step(0, make_pairs(store, 6))
@@ -218,7 +230,9 @@ def test_damaged_deepspeed_checkpoints(
 @pytest.mark.real
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_bfloat16_trains_and_travels_as_bits(
-    start: Start, store: ImageStore, stage: int
+    start: Start,
+    store: ImageStore,
+    stage: int,
 ) -> None:
     config = config_of(("deepspeed", stage))
     model = config.model.model_copy(update={"dtype": "bfloat16"})
@@ -246,7 +260,9 @@ def test_a_second_engine_in_one_process_is_refused(start: Start) -> None:
 
 @ENGINES
 def test_gathered_weights_are_copies(
-    start: Start, store: ImageStore, kind: tuple[str, int]
+    start: Start,
+    store: ImageStore,
+    kind: tuple[str, int],
 ) -> None:
     trainer = start(config_of(kind))
     before = trainer.publish(0)[1]
@@ -259,7 +275,9 @@ def test_gathered_weights_are_copies(
 
 @ENGINES
 def test_gradient_checkpointing_changes_nothing(
-    start: Start, store: ImageStore, kind: tuple[str, int]
+    start: Start,
+    store: ImageStore,
+    kind: tuple[str, int],
 ) -> None:
     """Losses of every step and the weights after; that layers really run again is counted."""
     curves, weights, calls = [], [], []
@@ -295,7 +313,9 @@ def test_gradient_checkpointing_changes_nothing(
     ],
 )
 def test_bfloat16_weights_have_float32_masters(
-    tmp_path: Path, stage: int, offload: str
+    tmp_path: Path,
+    stage: int,
+    offload: str,
 ) -> None:
     """Every gradient is 1, so each of Adam's steps is lr = 1e-4, while bfloat16's next number below 1 is 1 - 2^-8.
 
@@ -347,7 +367,11 @@ def test_bfloat16_weights_have_float32_masters(
     [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "params")],
 )
 def test_offload_changes_nothing(
-    start: Start, store: ImageStore, tmp_path: Path, stage: int, offload: str
+    start: Start,
+    store: ImageStore,
+    tmp_path: Path,
+    stage: int,
+    offload: str,
 ) -> None:
     """On a CPU there is nowhere to move to, but DeepSpeed's offloading code runs all the same; it resumes, too."""
     expected = trained(start(config_of(("deepspeed", stage))), store)
@@ -379,7 +403,8 @@ def test_offload_changes_nothing(
     ],
 )
 def test_an_offload_that_cannot_be_is_said(
-    learner: dict[str, object], got: str
+    learner: dict[str, object],
+    got: str,
 ) -> None:
     with pytest.raises(UserError, match=got) as caught:
         validate({"learner": learner, "mixture": {"online_fraction": 1}})
@@ -391,7 +416,9 @@ def test_an_offload_that_cannot_be_is_said(
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("fused_layers", [False, True], ids=["plain", "fused"])
 def test_every_family_trains_alike_under_zero_3(
-    monkeypatch: pytest.MonkeyPatch, name: str, fused_layers: bool
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    fused_layers: bool,
 ) -> None:
     """Weights that a family reads outside of their module's forward would be missing when they are split up."""
     import learner.engines.deepspeed_engine

@@ -18,9 +18,8 @@ from learner.engines.optimizer import ClippedAdamW, lr_factor
 def test_warm_up_then_schedule(schedule: str, expected: list[float]) -> None:
     """6 steps, 2 of warm-up: thirds, then progress 0, 1/4, 1/2, 3/4, 1; cosine (1 + cos πp)/2."""
     config = Optimizer(warmup_steps=2, schedule=schedule)
-    assert [lr_factor(config, 6, update) for update in range(7)] == pytest.approx(
-        expected, abs=1e-6
-    )
+    factors = [lr_factor(config, 6, update) for update in range(7)]
+    assert factors == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:

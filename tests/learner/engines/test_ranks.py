@@ -17,8 +17,7 @@ import pytest
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.weights import checkpoint_shapes
-from learner.learner import Learner
-from tests.learner.helpers import assert_same_weights, run_config
+from tests.learner.helpers import assert_same_weights, run_config, started
 from tests.learner.rank_worker import NUM_STEPS
 from tests.tiny_models import TinyLlava, tiny_llava
 
@@ -36,7 +35,10 @@ CURVES = (
 
 
 def case(
-    name: str, zero_stage: int = 0, tuning: str = "full", **learner: Any
+    name: str,
+    zero_stage: int = 0,
+    tuning: str = "full",
+    **learner: Any,
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -45,20 +47,34 @@ def case(
     }
 
 
-TWO_RANKS = [
-    *(case(f"full/stage-{stage}", stage) for stage in range(4)),
-    case("full/stage-2,optimizer-on-cpu", 2, offload="optimizer"),
-    case(
-        "full/stage-3,params-on-cpu", 3, offload="params", gradient_checkpointing=True
-    ),
-    *(case(f"lora/stage-{stage}", stage, "lora") for stage in (0, 2, 3)),
-    *(case(f"full+povid/stage-{stage}", stage, "full+povid") for stage in (0, 2, 3)),
-    *(case(f"lora+povid/stage-{stage}", stage, "lora+povid") for stage in (2, 3)),
-    case("full+mdpo+mpo/stage-2", 2, "full+mdpo+mpo"),
-    case("lora+mdpo+mpo/stage-3", 3, "lora+mdpo+mpo"),
-]
-TUNINGS = sorted({two["tuning"] for two in TWO_RANKS})
-ONE_RANK = [case(f"{tuning}/one", tuning=tuning) for tuning in TUNINGS]
+STAGES = {
+    "full": (0, 1, 2, 3),
+    "lora": (0, 2, 3),
+    "full+povid": (0, 2, 3),
+    "lora+povid": (2, 3),
+    "full+mdpo+mpo": (2,),
+    "lora+mdpo+mpo": (3,),
+}
+"""Tuning and losses -> the ZeRO stages that they are run on."""
+
+
+def two_rank_cases() -> list[dict[str, Any]]:
+    cases = []
+    for tuning, stages in STAGES.items():
+        for stage in stages:
+            cases.append(case(f"{tuning}/stage-{stage}", stage, tuning))
+    optimizer_on_cpu = case("full/stage-2,optimizer-on-cpu", 2, offload="optimizer")
+    params_on_cpu = case(
+        "full/stage-3,params-on-cpu",
+        3,
+        offload="params",
+        gradient_checkpointing=True,
+    )
+    return [*cases, optimizer_on_cpu, params_on_cpu]
+
+
+TWO_RANKS = two_rank_cases()
+ONE_RANK = [case(f"{tuning}/one", tuning=tuning) for tuning in STAGES]
 """What the cases of a tuning are compared with: one rank without ZeRO."""
 
 
@@ -71,33 +87,41 @@ def free_port() -> int:
 def spawn(module: str, world_size: int, *words: object, timeout: float = 1200) -> None:
     """Run `python -m module RANK WORLD words...` for all ranks; their output is shown if one fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, (rank, world_size, *words))],
+    texts = [str(word) for word in words]
+    processes: list[subprocess.Popen[str]] = []
+    for rank in range(world_size):
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(rank), str(world_size), *texts],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(world_size)
-    ]
+        processes.append(process)
+    ends_of_outputs = []
     try:
-        outputs = [rank.communicate(timeout=timeout)[0] for rank in ranks]
+        for process in processes:
+            output, _ = process.communicate(timeout=timeout)
+            ends_of_outputs.append(output[-3000:])
     finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0] * world_size, "\n".join(
-        output[-3000:] for output in outputs
-    )
+        # Of ranks that wait for one that has failed.
+        for process in processes:
+            process.kill()
+    for process in processes:
+        assert process.returncode == 0, "\n".join(ends_of_outputs)
 
 
 def facts_of(folder: Path, name: str, rank: int = 0) -> dict[str, Any]:
     """What one rank of a case wrote down."""
-    facts: dict[str, Any] = json.loads(
-        (folder / name / f"rank_{rank}.json").read_text()
-    )
+    text = (folder / name / f"rank_{rank}.json").read_text()
+    facts: dict[str, Any] = json.loads(text)
     return facts
+
+
+def weights_of(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """What rank 0 of a case published at its end."""
+    return dict(np.load(folder / name / "weights.npz"))
 
 
 @pytest.fixture(scope="module")
@@ -121,29 +145,27 @@ def trained(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.mark.parametrize("two", TWO_RANKS, ids=lambda two: two["name"])
 def test_two_ranks_equal_one(trained: Path, two: dict[str, Any]) -> None:
     """Whatever the stage, against one rank without ZeRO: each step's figures, then the weights."""
-    single = facts_of(trained, f"{two['tuning']}/one")
-    first = facts_of(trained, two["name"])
-    second = facts_of(trained, two["name"], rank=1)
-    for step, (alone, left, right) in enumerate(
-        zip(single["metrics"], first["metrics"], second["metrics"], strict=True)
-    ):
-        gate = {key for key in alone if key.startswith("grounding/")}
-        assert bool(gate) == (step in (3, 6))
-        for key in {*CURVES, *gate}:
-            assert left[key] == right[key], f"step {step}, {key}: ranks disagree"
-            assert left[key] == pytest.approx(alone[key], rel=1e-4, abs=2e-5), (
-                f"step {step}, {key}"
-            )
+    name = two["name"]
+    one = f"{two['tuning']}/one"
+    single = facts_of(trained, one)
+    first = facts_of(trained, name)
+    second = facts_of(trained, name, rank=1)
+    metrics = zip(single["metrics"], first["metrics"], second["metrics"], strict=True)
+    for step, (alone, left, right) in enumerate(metrics):
+        grounding = {key for key in alone if key.startswith("grounding/")}
+        # The gate runs before checkpoints, every third step.
+        assert bool(grounding) == (step in (3, 6))
+        for key in {*CURVES, *grounding}:
+            where = f"step {step}, {key}"
+            assert left[key] == right[key], f"{where}: ranks disagree"
+            assert left[key] == pytest.approx(alone[key], rel=1e-4, abs=2e-5), where
     for fact in ("trained", "dropped", "again"):
         assert first[fact] == second[fact] == single[fact], fact
-    assert first["skipped"] == second["skipped"] == single["skipped"] == [], (
-        "rank 1's loss was inf"
-    )
+    # Rank 1's loss was inf: all ranks skip.
+    assert first["skipped"] == second["skipped"] == single["skipped"] == []
     assert first["change_norm"] == pytest.approx(single["change_norm"], rel=1e-4)
     assert first["probe"] == pytest.approx(single["probe"], abs=1e-4)
-    weights = dict(np.load(trained / two["name"] / "weights.npz"))
-    expected = dict(np.load(trained / two["tuning"] / "one" / "weights.npz"))
-    assert_same_weights(weights, expected)
+    assert_same_weights(weights_of(trained, name), weights_of(trained, one))
 
 
 def test_the_curve_moves(trained: Path) -> None:
@@ -157,31 +179,36 @@ def test_the_curve_moves(trained: Path) -> None:
 
 
 def test_a_checkpoint_of_two_ranks_is_refused_by_one(trained: Path) -> None:
-    trainer = Learner(run_config())
-    trainer.start()
-    with pytest.raises(
-        UserError,
-        match=r"expected one written by 1 ranks, got one of 2; resume with learner.num_ranks",
-    ):
+    trainer = started(run_config())
+    expected = (
+        r"expected one written by 1 ranks, got one of 2; resume with learner\.num_ranks"
+    )
+    with pytest.raises(UserError, match=expected):
         trainer.load(trained / "full" / "stage-3" / "checkpoint")
 
 
 def test_a_zero_3_push_takes_one_parameter_at_a_time(
-    store: ImageStore, tmp_path: Path
+    store: ImageStore,
+    tmp_path: Path,
 ) -> None:
     """25 M parameters, 100 MB, the largest 2 MB: no rank holds more than its half of policy and reference, and a push
     takes less than two of the largest on rank 1; on rank 0, to show that the measure sees it, one copy of the model.
     """
     path = tiny_llava(TinyLlava(hidden=512, layers=6))
-    sizes = [math.prod(shape) * 4 for shape in checkpoint_shapes(path).values()]
-    model, largest = sum(sizes), max(sizes)
-    assert model > 90e6 and model > 30 * largest
+    # float32: 4 bytes a number.
+    sizes = [4 * math.prod(shape) for shape in checkpoint_shapes(path).values()]
+    model = sum(sizes)
+    largest = max(sizes)
+    assert model > 90e6
+    assert model > 30 * largest
     spawn("tests.learner.memory_worker", 2, free_port(), path, store.root, tmp_path)
-    first, second = (
-        json.loads((tmp_path / f"memory_{rank}.json").read_text()) for rank in range(2)
-    )
-    for rank in (first, second):
+    num_bytes = []
+    for rank in range(2):
+        text = (tmp_path / f"memory_{rank}.json").read_text()
+        num_bytes.append(json.loads(text))
+    first, second = num_bytes
+    for of_rank in num_bytes:
         for kept in ("policy", "reference", "policy_after"):
-            assert 0.49 * model < rank[kept] < 0.55 * model, kept
+            assert 0.49 * model < of_rank[kept] < 0.55 * model, kept
     assert largest <= second["push"] < 2 * largest
     assert model <= first["push"] < model + 4 * largest

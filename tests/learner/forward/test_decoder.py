@@ -142,7 +142,9 @@ def test_lora(name: str) -> None:
     ],
 )
 def test_adapters_off_are_the_base_model(
-    name: str, sides: tuple[Any, ...], share: str
+    name: str,
+    sides: tuple[Any, ...],
+    share: str,
 ) -> None:
     """With adapters that change every log-prob, and with what policy and reference share of the vision side."""
     tiny = family(name)

@@ -21,40 +21,56 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 def test_rms_norm_by_hand() -> None:
     """x = (3, 4): mean square 12.5; with eps 12.5 the root is 5, so w = (10, 1) gives (3/5 · 10, 4/5)."""
-    hidden, weight = torch.tensor([[3.0, 4.0]]), torch.tensor([10.0, 1.0])
+    hidden = torch.tensor([[3.0, 4.0]])
+    weight = torch.tensor([10.0, 1.0])
     normed = rms_norm(hidden, weight, eps=12.5)
     torch.testing.assert_close(normed, torch.tensor([[6.0, 0.8]]))
 
 
 def test_rotary_by_hand() -> None:
     """A quarter turn of the pairs (1, 3) and (2, 4): cos 0, sin 1 gives (-3, -4, 1, 2)."""
-    cos, sin = torch.zeros(1, 1, 4), torch.ones(1, 1, 4)
-    states = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4)
-    turned = rotary(states, cos, sin)
+    cos = torch.zeros(1, 1, 4)
+    sin = torch.ones(1, 1, 4)
+    states = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    turned = rotary(states.view(1, 1, 1, 4), cos, sin)
     assert turned.flatten().tolist() == [-3, -4, 1, 2]
 
 
 def test_swiglu_by_hand() -> None:
     """silu(0) = 0 and silu(x) + silu(-x) = x · (σ(x) - σ(-x)) = x · tanh(x / 2)."""
     gate = torch.tensor([0.0, 1.5, -1.5])
-    output = swiglu(gate, torch.tensor([7.0, 1.0, 1.0]))
-    assert output[0] == 0
-    torch.testing.assert_close(output[1] + output[2], 1.5 * torch.tensor(0.75).tanh())
+    up = torch.tensor([7.0, 1.0, 1.0])
+    at_zero, at_x, at_minus_x = swiglu(gate, up)
+    assert at_zero == 0
+    expected = 1.5 * torch.tensor(0.75).tanh()
+    torch.testing.assert_close(at_x + at_minus_x, expected)
 
 
-def test_gradients() -> None:
-    hidden, weight = numbers(2, 3, 4), numbers(4, seed=1)
+def test_gradients_of_rms_norm() -> None:
+    hidden = numbers(2, 3, 4)
+    weight = numbers(4, seed=1)
     assert gradcheck(lambda x, w: rms_norm(x, w, EPS), (hidden, weight))
-    cos, sin = numbers(1, 3, 4, seed=2).detach(), numbers(1, 3, 4, seed=3).detach()
-    assert gradcheck(lambda x: rotary(x, cos, sin), (numbers(1, 2, 3, 4),))
-    assert gradcheck(
-        lambda x: rotary(x.transpose(1, 2), cos, sin), (numbers(1, 3, 2, 4),)
-    )
-    assert gradcheck(swiglu, (numbers(2, 5), numbers(2, 5, seed=4)))
+
+
+def test_gradients_of_rotary() -> None:
+    """Of states as a projection leaves them, too: tokens before heads, transposed."""
+    cos = numbers(1, 3, 4, seed=2).detach()
+    sin = numbers(1, 3, 4, seed=3).detach()
+    heads_first = numbers(1, 2, 3, 4)
+    assert gradcheck(lambda x: rotary(x, cos, sin), (heads_first,))
+    tokens_first = numbers(1, 3, 2, 4)
+    assert gradcheck(lambda x: rotary(x.transpose(1, 2), cos, sin), (tokens_first,))
+
+
+def test_gradients_of_swiglu() -> None:
+    gate = numbers(2, 5)
+    up = numbers(2, 5, seed=4)
+    assert gradcheck(swiglu, (gate, up))
 
 
 def test_a_frozen_weight_gets_no_gradient() -> None:
-    hidden, weight = numbers(3, 4), numbers(4).detach()
+    hidden = numbers(3, 4)
+    weight = numbers(4).detach()
     rms_norm(hidden, weight, EPS).sum().backward()
     assert hidden.grad is not None
     assert weight.grad is None
@@ -62,10 +78,12 @@ def test_a_frozen_weight_gets_no_gradient() -> None:
 
 def test_arguments_and_incoming_gradients_stay_as_they_are() -> None:
     """Buffers are written in place, but never those of somebody else."""
-    hidden, weight = numbers(1, 3, 2, 4), numbers(4)
-    gate, up = numbers(5), numbers(5, seed=1)
+    hidden = numbers(1, 3, 2, 4)
+    weight = numbers(4)
     cos = numbers(1, 2, 4).detach()
-    arguments = [hidden, weight, gate, up]
+    gate = numbers(5)
+    up = numbers(5, seed=1)
+    arguments = [hidden, weight, cos, gate, up]
     before = [argument.detach().clone() for argument in arguments]
     outputs = [
         rms_norm(hidden, weight, EPS),
@@ -83,8 +101,10 @@ def test_arguments_and_incoming_gradients_stay_as_they_are() -> None:
 @pytest.mark.parametrize("weight_dtype", [torch.bfloat16, torch.float32])
 def test_bfloat16_norms_as_transformers_does(weight_dtype: torch.dtype) -> None:
     """Squares and root in float32, one rounding before the weight; so the same bits."""
-    hidden = numbers(5, 64).detach().bfloat16().requires_grad_()
+    hidden = numbers(5, 64).detach().bfloat16()
+    hidden.requires_grad_()
     weight = numbers(64).detach().to(weight_dtype)
+    # transformers' own lines.
     wide = hidden.float()
     mean_square = wide.pow(2).mean(-1, keepdim=True)
     normed = (wide * torch.rsqrt(mean_square + EPS)).bfloat16()

@@ -12,6 +12,7 @@ from learner.forward.head import fused_token_logps
 
 WIDTH, VOCABULARY, POSITIONS = 6, 11, 9
 ROW = VOCABULARY * 8
+"""Bytes of the logits of a position, in float64."""
 
 
 def make_case(bias: bool) -> tuple[nn.Linear, Tensor, Tensor]:
@@ -19,14 +20,24 @@ def make_case(bias: bool) -> tuple[nn.Linear, Tensor, Tensor]:
     torch.manual_seed(0)
     head = nn.Linear(WIDTH, VOCABULARY, bias=bias).double()
     hidden = torch.randn(POSITIONS, WIDTH, dtype=torch.float64, requires_grad=True)
-    return head, hidden, torch.randint(VOCABULARY, (POSITIONS,))
+    targets = torch.randint(VOCABULARY, (POSITIONS,))
+    return head, hidden, targets
+
+
+def plain_logps(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The same from the whole logits."""
+    all_logps = head(hidden).log_softmax(-1)
+    return all_logps.gather(1, targets[:, None]).squeeze(1)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("chunk", [1, 4, 5, 100])
 def test_values_and_gradients(
-    monkeypatch: pytest.MonkeyPatch, bias: bool, frozen: bool, chunk: int
+    monkeypatch: pytest.MonkeyPatch,
+    bias: bool,
+    frozen: bool,
+    chunk: int,
 ) -> None:
     monkeypatch.setattr(learner.forward.head, "CHUNK_BYTES", chunk * ROW)
     head, hidden, targets = make_case(bias)
@@ -35,11 +46,12 @@ def test_values_and_gradients(
     if not frozen:
         inputs += head.parameters()
     ours = fused_token_logps(head, hidden, targets)
-    theirs = head(hidden).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    theirs = plain_logps(head, hidden, targets)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
-    weights = torch.linspace(-2, 3, POSITIONS, dtype=torch.float64)
-    our_gradients = torch.autograd.grad((ours * weights).sum(), inputs)
-    their_gradients = torch.autograd.grad((theirs * weights).sum(), inputs)
+    # Another incoming gradient for each position.
+    slope = torch.linspace(-2, 3, POSITIONS, dtype=torch.float64)
+    our_gradients = torch.autograd.grad(ours, inputs, slope)
+    their_gradients = torch.autograd.grad(theirs, inputs, slope)
     torch.testing.assert_close(our_gradients, their_gradients, atol=1e-12, rtol=1e-12)
 
 
@@ -48,7 +60,8 @@ def test_no_gradient_keeps_nothing() -> None:
     with torch.no_grad():
         logps = fused_token_logps(head, hidden, targets)
     assert logps.grad_fn is None
-    torch.testing.assert_close(logps, fused_token_logps(head, hidden, targets).detach())
+    with_gradient = fused_token_logps(head, hidden, targets)
+    torch.testing.assert_close(logps, with_gradient.detach())
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -65,9 +78,11 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, frozen: bool) 
     head.requires_grad_(not frozen)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         fused_token_logps(head, hidden, targets)
-    matrices = [tensor for tensor in saved if tensor.ndim == 2]
-    chunks = [matrix for matrix in matrices if matrix.shape[1] == VOCABULARY]
-    assert [len(chunk) for chunk in chunks] == ([] if frozen else [2])
+    chunk_lengths: list[int] = []
+    for tensor in saved:
+        if tensor.ndim == 2 and tensor.shape[1] == VOCABULARY:
+            chunk_lengths.append(len(tensor))
+    assert chunk_lengths == ([] if frozen else [2])
 
 
 def test_extreme_logits_stay_finite() -> None:
@@ -75,8 +90,7 @@ def test_extreme_logits_stay_finite() -> None:
     hidden = hidden.detach() * 1e4
     logps = fused_token_logps(head, hidden, targets)
     assert torch.isfinite(logps).all()
-    expected = head(hidden).log_softmax(-1)[torch.arange(POSITIONS), targets]
-    torch.testing.assert_close(logps, expected)
+    torch.testing.assert_close(logps, plain_logps(head, hidden, targets))
 
 
 def test_bfloat16_accumulates_in_float32() -> None:

@@ -117,7 +117,9 @@ def one_by_one(
 
 @torch.no_grad()
 def test_padding_changes_nothing(
-    model: torch.nn.Module, collator: Collator, store: ImageStore
+    model: torch.nn.Module,
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     pairs = encode(collator, store, 3)
     padded = completion_logps(model, collator.collate(pairs)).summed
@@ -127,7 +129,9 @@ def test_padding_changes_nothing(
 
 @torch.no_grad()
 def test_text_rows_beside_image_rows(
-    model: torch.nn.Module, collator: Collator, store: ImageStore
+    model: torch.nn.Module,
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     image, other = make_pairs(store, 2)
     pairs = [
@@ -141,7 +145,9 @@ def test_text_rows_beside_image_rows(
 
 @torch.no_grad()
 def test_the_picture_matters(
-    model: torch.nn.Module, collator: Collator, store: ImageStore
+    model: torch.nn.Module,
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     batch = collator.collate(encode(collator, store, 1))
     black = torch.zeros_like(batch.media["pixel_values"])
@@ -153,7 +159,9 @@ def test_the_picture_matters(
 
 @torch.no_grad()
 def test_token_logps_of_one_response(
-    model: torch.nn.Module, collator: Collator, store: ImageStore
+    model: torch.nn.Module,
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     (pair,) = make_pairs(store, 1)
     tokens = (5, 6, 7, 8)
@@ -166,7 +174,9 @@ def test_token_logps_of_one_response(
 
 
 def test_float64_stays_float64(
-    model_path: Path, collator: Collator, store: ImageStore
+    model_path: Path,
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     double = load_model(model_path, torch.float64).eval()
     batch = collator.single(make_pairs(store, 1)[0].prompt, (5, 6)).to(
@@ -176,7 +186,9 @@ def test_float64_stays_float64(
 
 
 def test_response_of_one_token(
-    model: torch.nn.Module, collator: Collator, store: ImageStore
+    model: torch.nn.Module,
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
     (pair,) = make_pairs(store, 1)
     short = replace(pair, chosen=Response("", (5,)), rejected=Response("", (6,)))

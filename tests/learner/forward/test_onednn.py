@@ -102,7 +102,9 @@ def test_a_run_learns_the_same(
     ("maker", "slow"), [("GenuineIntel", False), ("AuthenticAMD", True)]
 )
 def test_intels_processors_keep_mkl(
-    monkeypatch: pytest.MonkeyPatch, maker: str, slow: bool
+    monkeypatch: pytest.MonkeyPatch,
+    maker: str,
+    slow: bool,
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self: f"vendor_id : {maker}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")

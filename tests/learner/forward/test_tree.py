@@ -220,7 +220,8 @@ def test_a_frozen_tower_runs_once_for_both_models_and_all_steps(name: str) -> No
 
 @EACH_FAMILY
 def test_a_frozen_vision_side_gives_one_set_of_features(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three entries of media, two at a time; one that leaves frees what it is counted with."""
     sizes: list[int] = []

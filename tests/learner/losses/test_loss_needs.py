@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -34,14 +35,17 @@ def test_what_losses_need() -> None:
     assert needs["mdpo"] == Needs(crop=(0.01, 0.2))
     assert needs["ddpo"] == Needs(changed_tokens=3)
     assert needs["mpo"] == Needs(mean_reward=True)
-    assert needs["povid"] == Needs(
-        noised_image=NoisedImage(step=500, shared_tokens=True), plain_rows=True
-    )
+    noised_image = NoisedImage(step=500, shared_tokens=True)
+    assert needs["povid"] == Needs(noised_image=noised_image, plain_rows=True)
     assert needs["rloo"] == Needs(normalised_advantages=True)
-    sections = loss_sections()
-    without_reference = {k for k, s in sections.items() if not s.reads_reference}
-    with_advantages = {k for k, s in sections.items() if s.reads_advantages}
-    assert (without_reference, with_advantages) == ({"simpo"}, {"rloo"})
+
+
+@pytest.mark.parametrize("kind", loss_sections())
+def test_what_is_declared_on_the_settings(kind: str) -> None:
+    """The controller asks these without torch."""
+    section = loss_sections()[kind]
+    assert section.reads_reference == (kind != "simpo")
+    assert section.reads_advantages == (kind == "rloo")
 
 
 def test_a_loss_has_its_settings_only() -> None:
@@ -52,28 +56,46 @@ def test_a_loss_has_its_settings_only() -> None:
 
 def test_a_source_takes_over_what_its_kind_shares_with_the_runs() -> None:
     """`gamma` and `normalise` are settings of two kinds each, and mean another thing in each of them."""
-    run = {"kind": "ddpo", "beta": 0.5, "nll_weight": 0.2, "gamma": 7.0}
-    sources = {"same": {"min_match": 2}, "dpo": {"kind": "sigmoid"}}
-    sources |= {"simpo": {"kind": "simpo"}, "rloo": {"kind": "rloo"}}
-    tree = {"loss": {**run, "normalise": False}, "source_losses": sources}
-    config = LearnerConfig.model_validate(tree)
+    run = {
+        "kind": "ddpo",
+        "beta": 0.5,
+        "nll_weight": 0.2,
+        "gamma": 7.0,
+        "normalise": False,
+    }
+    sources = {
+        "same": {"min_match": 2},
+        "dpo": {"kind": "sigmoid"},
+        "simpo": {"kind": "simpo"},
+        "rloo": {"kind": "rloo"},
+    }
+    config = config_of(run, sources)
     assert config.source_losses == {
-        "same": loss_of_kind(**run, normalise=False, min_match=2),
+        "same": loss_of_kind(**run, min_match=2),
         "dpo": loss_of_kind("sigmoid", beta=0.5, nll_weight=0.2),
         "simpo": loss_of_kind("simpo", nll_weight=0.2),
         "rloo": loss_of_kind("rloo", beta=0.5, nll_weight=0.2),
     }
+
+
+def test_label_smoothing_is_taken_over_where_there_is_any() -> None:
     sources = {"a": {"kind": "mpo"}, "b": {"kind": "ipo"}}
-    tree = {"loss": {"label_smoothing": 0.1}, "source_losses": sources}
-    config = LearnerConfig.model_validate(tree)
+    config = config_of({"label_smoothing": 0.1}, sources)
     assert config.loss_of("a") == loss_of_kind("mpo", label_smoothing=0.1)
     assert config.loss_of("b") == loss_of_kind("ipo")
 
 
+def config_of(
+    loss: dict[str, Any],
+    source_losses: dict[str, dict[str, Any]],
+) -> LearnerConfig:
+    tree = {"loss": loss, "source_losses": source_losses}
+    return LearnerConfig.model_validate(tree)
+
+
 def test_a_weight_is_of_a_source() -> None:
-    with pytest.raises(
-        ValidationError, match=r"set learner\.source_losses\.NAME\.weight"
-    ):
+    expected = r"set learner\.source_losses\.NAME\.weight"
+    with pytest.raises(ValidationError, match=expected):
         LearnerConfig.model_validate({"loss": {"weight": 2.0}})
 
 
@@ -91,12 +113,17 @@ def comparisons_with_a_kind(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Compare):
             continue
-        inner = list(ast.walk(node))
-        texts = {part.value for part in inner if isinstance(part, ast.Constant)}
-        names = {part.attr for part in inner if isinstance(part, ast.Attribute)}
-        names |= {part.id for part in inner if isinstance(part, ast.Name)}
+        constants: set[object] = set()
+        names: set[str] = set()
+        for part in ast.walk(node):
+            if isinstance(part, ast.Constant):
+                constants.add(part.value)
+            elif isinstance(part, ast.Attribute):
+                names.add(part.attr)
+            elif isinstance(part, ast.Name):
+                names.add(part.id)
         is_about_losses = any("kind" in name or "loss" in name for name in names)
-        if is_about_losses and texts & set(loss_sections()):
+        if is_about_losses and constants & set(loss_sections()):
             yield f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
 
 

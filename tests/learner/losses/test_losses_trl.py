@@ -48,7 +48,10 @@ class Batch:
         return PairLogps(*sides)
 
     def trl(
-        self, kinds: dict[str, float], beta: float, label_smoothing: float = 0.0
+        self,
+        kinds: dict[str, float],
+        beta: float,
+        label_smoothing: float = 0.0,
     ) -> tuple[float, dict[str, Any]]:
         """The batch's loss and metrics by `DPOTrainer`, with everything but the loss left out."""
         gathered = SimpleNamespace(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,25 @@ from learner.batch.encoded import rows_of
 from learner.batch.plan import MicroSize, plan_batch
 from learner.forward.tree import tree_batch
 from learner.forward.tree_logps import prepare
-from learner.learner import Learner
 from learner.losses.objective import Objective, crop_of
 from learner.losses.pair_logps import pair_logps
 from learner.model.policy import Policy
 from learner.update import accumulate
 from tests.learner.helpers import (
-    LORA,
+    TUNINGS,
+    assert_same_gradients,
     diverged_policies,
     encoded,
     gradients,
+    log_softmax_of,
+    losses_of,
     make_pairs,
     models_of,
+    offline,
     run_config,
-    text_prompt,
+    started,
+    train,
+    without_image,
 )
 
 MDPO = {
@@ -67,8 +71,8 @@ def policies(model_path: Path) -> tuple[Policy, Policy]:
 
 def mixed(store: ImageStore) -> list[PreferencePair]:
     """Online pairs with DPO and pairs with mDPO in turn, the last of those without a picture."""
-    pairs = make_pairs(store, 4)
-    return [*pairs[:3], replace(pairs[3], prompt=text_prompt())]
+    *with_picture, last = make_pairs(store, 4)
+    return [*with_picture, without_image(last)]
 
 
 def colours(image: Image.Image) -> set[tuple[int, ...]]:
@@ -78,19 +82,24 @@ def colours(image: Image.Image) -> set[tuple[int, ...]]:
 @pytest.mark.parametrize("size", [(640, 480), (200, 900), (333, 335)])
 def test_a_crop_keeps_1_to_20_percent_anywhere(size: tuple[int, int]) -> None:
     """To a whole pixel a side; shares over 400 draws fill the range, and the places the picture."""
-    boxes = [Crop(seed, 0.01, 0.2).box(size, 0) for seed in range(400)]
-    shares = []
-    for left, top, right, bottom in boxes:
-        assert 0 <= left < right <= size[0]
-        assert 0 <= top < bottom <= size[1]
-        width, height = right - left, bottom - top
-        assert abs(width / height - size[0] / size[1]) < 0.05 * size[0] / size[1]
-        shares.append(width * height / (size[0] * size[1]))
+    full_width, full_height = size
+    proportions = full_width / full_height
+    shares, lefts, rights = [], [], []
+    for seed in range(400):
+        left, top, right, bottom = Crop(seed, 0.01, 0.2).box(size, 0)
+        assert 0 <= left < right <= full_width
+        assert 0 <= top < bottom <= full_height
+        width = right - left
+        height = bottom - top
+        assert width / height == pytest.approx(proportions, rel=0.05)
+        shares.append(width * height / (full_width * full_height))
+        lefts.append(left)
+        rights.append(right)
     assert 0.0095 < min(shares) < 0.02
     assert 0.19 < max(shares) < 0.2005
-    assert sum(shares) / len(shares) == pytest.approx(0.105, abs=0.01)
-    assert min(box[0] for box in boxes) < 0.05 * size[0]
-    assert max(box[2] for box in boxes) > 0.95 * size[0]
+    assert np.mean(shares) == pytest.approx(0.105, abs=0.01)
+    assert min(lefts) < 0.05 * full_width
+    assert max(rights) > 0.95 * full_width
 
 
 def test_the_crop_is_that_part_of_the_picture_at_its_old_size() -> None:
@@ -115,17 +124,22 @@ def test_the_crop_is_that_part_of_the_picture_at_its_old_size() -> None:
 def test_drawn_once_per_pair_from_the_runs_seed(store: ImageStore) -> None:
     pairs = make_pairs(store, 4)
     config = run_config(source_losses={"bdhs": MDPO})
-    other = config.model_copy(update={"run": config.run.model_copy(update={"seed": 1})})
+    reseeded = config.run.model_copy(update={"seed": 1})
+    other = config.model_copy(update={"run": reseeded})
 
     def crops_of(config: RunConfig) -> list[Crop | None]:
-        return [crop_of(config)(pair) for pair in pairs]
+        crop = crop_of(config)
+        return [crop(pair) for pair in pairs]
 
     crops = crops_of(config)
     assert crops_of(config) == crops
     assert [crop is None for crop in crops] == [True, False, True, False]
+    # Two pairs under two seeds.
     distinct = {*crops, *crops_of(other)} - {None}
     assert len(distinct) == 4
-    assert {(crop.low, crop.high) for crop in distinct if crop} == {(0.01, 0.2)}
+    for crop in distinct:
+        assert crop is not None
+        assert (crop.low, crop.high) == (0.01, 0.2)
 
 
 def test_what_the_processor_gets(cropping: Collator, store: ImageStore) -> None:
@@ -151,18 +165,23 @@ def test_what_the_processor_gets(cropping: Collator, store: ImageStore) -> None:
 @LAYOUTS
 @torch.no_grad()
 def test_both_models_see_the_crop(
-    policies: tuple[Policy, Policy], cropping: Collator, store: ImageStore, tree: bool
+    policies: tuple[Policy, Policy],
+    cropping: Collator,
+    store: ImageStore,
+    tree: bool,
 ) -> None:
     """Rows behind crops are the plain forward of the chosen answer with the crop's pixels, for policy and reference."""
     pairs = encoded(cropping, mixed(store))
     policy, reference = policies
     rows = cropping.collate(pairs).to("cpu", torch.float64)
-    plain_policy, plain_reference = policy(rows).summed, reference(rows).summed
+    whole_of_policy = policy(rows).summed
+    whole_of_reference = reference(rows).summed
     if tree:
         prepare(policy.model)
         prepare(reference.model)
     batch = tree_batch(pairs) if tree else cropping.collate(pairs)
     batch = batch.to("cpu", torch.float64)
+    # 4 pairs with two sides, and 2 of them behind a crop.
     assert len(rows_of(pairs)) == 10
     logps = pair_logps(policy(batch), reference(batch), pairs)
     assert logps.cropped_ratios is not None
@@ -175,29 +194,29 @@ def test_both_models_see_the_crop(
         assert pair.cropped is not None
         row = cropping.rows([(pair.cropped.prompt, pair.chosen)])
         row = row.to("cpu", torch.float64)
-        of_policy, of_reference = policy(row).summed, reference(row).summed
-        unseen = "the crop changes nothing: its pixels are not seen"
-        assert abs(of_policy - plain_policy[place]).item() > 1e-3, unseen
-        assert abs(of_reference - plain_reference[place]).item() > 1e-3, unseen
+        of_policy = policy(row).summed
+        of_reference = reference(row).summed
         expected = (of_policy - of_reference).item()
         assert cropped_ratio == pytest.approx(expected, abs=1e-8)
+        # Else the crop's pixels would not be seen at all.
+        assert abs(of_policy - whole_of_policy[place]).item() > 1e-3
+        assert abs(of_reference - whole_of_reference[place]).item() > 1e-3
 
 
 def formula(
-    policies: tuple[Policy, Policy], collator: Collator, pair: EncodedPair
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pair: EncodedPair,
 ) -> Tensor:
     """mDPO of one pair, every log-prob from whole logits of a forward of its own."""
 
     def logp(policy: Policy, prompt: Any, completion: tuple[int, ...]) -> Tensor:
         batch = collator.rows([(prompt, completion)]).to("cpu", torch.float64)
-        logits = policy.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            **batch.media,
-        ).logits
-        start = len(prompt.token_ids)
-        table = logits[0, start - 1 : -1].log_softmax(-1)
-        return table.gather(1, torch.tensor(completion)[:, None]).sum()
+        # The prompt's last token predicts the first of the completion.
+        first_predictor = len(prompt.token_ids) - 1
+        table = log_softmax_of(policy, batch)[0, first_predictor:-1]
+        targets = torch.tensor(completion)[:, None]
+        return table.gather(1, targets).sum()
 
     def ratio(prompt: Any, completion: tuple[int, ...]) -> Tensor:
         policy, reference = policies
@@ -239,40 +258,36 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
     plan = plan_batch(records, cropping, MicroSize(size), 0, 1)
     objective = Objective.of(config, records)
     accumulate(models_of(policies, cropping), plan, objective)
-    accumulated = gradients(policy)
-    for name, value in expected.items():
-        error = (accumulated[name] - value).norm()
-        assert error <= 1e-5 * value.norm() + 1e-9, name
+    assert_same_gradients(gradients(policy), expected)
 
 
-@pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
+@TUNINGS
 def test_a_learner_trains_on_it_beside_other_losses(
-    store: ImageStore, tuning: dict | None
+    store: ImageStore,
+    tuning: dict | None,
 ) -> None:
     """At the start every ratio is 0: log 2 for DPO, (1 + 0.7 + 0.3)·log 2 for mDPO. Plain rows train the same."""
-    pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 6)]
-    results = []
-    for fast in ({}, {"share_prompt": False}):
-        trainer = Learner(
-            run_config(tuning=tuning, source_losses={"bdhs": MDPO}, fast=fast)
-        )
-        trainer.start()
-        steps = [trainer.step(step, pairs)[0] for step in range(4)]
-        results.append([result.metrics for result in steps])
-    first, last = results[0][0], results[0][-1]
+    batches = [offline(make_pairs(store, 6))] * 4
+
+    def metrics_with(fast: dict[str, Any]) -> list[dict[str, float]]:
+        config = run_config(tuning=tuning, source_losses={"bdhs": MDPO}, fast=fast)
+        return train(started(config), batches)
+
+    on_trees = metrics_with({})
+    on_rows = metrics_with({"share_prompt": False})
+    first, last = on_trees[0], on_trees[-1]
     assert first["loss/online"] == pytest.approx(math.log(2), abs=1e-5)
     assert first["loss/bdhs"] == pytest.approx(2 * math.log(2), abs=1e-5)
     assert last["loss/bdhs"] < first["loss/bdhs"]
-    for ours, theirs in zip(*results, strict=True):
+    for ours, theirs in zip(on_trees, on_rows, strict=True):
         for name in ("loss", "grad_norm", "rewards/margins", "tokens"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-3), name
 
 
 def test_the_next_epoch_runs_no_reference_forward(store: ImageStore) -> None:
     """Rows behind crops are kept on disk like the others."""
-    trainer = Learner(run_config(loss=MDPO))
-    trainer.start()
-    pairs = [replace(pair, weight_version=None) for pair in make_pairs(store, 6)]
+    trainer = started(run_config(loss=MDPO))
+    pairs = offline(make_pairs(store, 6))
     trainer.step(0, pairs)
     cache = trainer.reference.cache
     assert cache is not None
@@ -283,13 +298,9 @@ def test_the_next_epoch_runs_no_reference_forward(store: ImageStore) -> None:
 
 def test_beside_povid(store: ImageStore) -> None:
     """Both ask for more than the pair's rows."""
-    trainer = Learner(
-        run_config(source_losses={"bdhs": MDPO, "online": {"kind": "povid"}})
-    )
-    trainer.start()
-    losses = []
-    for step in range(3):
-        result, _ = trainer.step(step, make_pairs(store, 6))
-        losses.append(result.metrics["loss"])
+    source_losses = {"bdhs": MDPO, "online": {"kind": "povid"}}
+    trainer = started(run_config(source_losses=source_losses))
+    losses = losses_of(train(trainer, [make_pairs(store, 6)] * 3))
+    # The mean of povid's log 2 and mDPO's (1 + 0.7 + 0.3)·log 2.
     assert losses[0] == pytest.approx(1.5 * math.log(2), abs=1e-5)
     assert losses[-1] < losses[0]

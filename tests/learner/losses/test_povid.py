@@ -19,7 +19,6 @@ from common.data.images import ImageStore
 from learner.batch.collate import Collator, EncodedPair, RowBatch
 from learner.batch.plan import MicroSize, plan_batch
 from learner.forward.logps import completion_logps
-from learner.learner import Learner
 from learner.losses import pair_losses
 from learner.losses.noised_image import (
     NoisedImages,
@@ -36,10 +35,13 @@ from tests.learner.helpers import (
     diverged_policies,
     encoded,
     gradients,
+    log_softmax_of,
     make_pairs,
     models_of,
     run_config,
-    text_prompt,
+    started,
+    train,
+    without_image,
 )
 
 POVID = Povid()
@@ -56,32 +58,35 @@ def logps(*values: float, noise: tuple[float, float]) -> PairLogps:
 
 def test_the_loss_by_hand() -> None:
     """β = 0.5, ratios +2, -2 and -1: ½ log(1 + e^-1.5) + ½ log(1 + e^-2) = ½·0.201413 + ½·0.126928 = 0.164171."""
-    loss = pair_losses(logps(-3, -8, -5, -6, noise=(-4, -3)), Povid(beta=0.5))
+    example = logps(-3, -8, -5, -6, noise=(-4, -3))
+    loss = pair_losses(example, Povid(beta=0.5))
     assert loss.item() == pytest.approx(0.164171, abs=1e-6)
 
 
 def test_policy_equal_to_reference_gives_log_2() -> None:
-    assert pair_losses(
-        logps(-3, -8, -3, -8, noise=(-4, -4)), POVID
-    ).item() == pytest.approx(math.log(2))
+    same = logps(-3, -8, -3, -8, noise=(-4, -4))
+    loss = pair_losses(same, POVID)
+    assert loss.item() == pytest.approx(math.log(2))
 
 
 def test_gradients_of_the_loss() -> None:
     torch.manual_seed(0)
-    policy = [torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    reference = [torch.randn(5, dtype=torch.float64) for _ in range(3)]
+    # Chosen, rejected and noise of 5 pairs.
+    policy = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    ref_chosen, ref_rejected, ref_noise = torch.randn(3, 5, dtype=torch.float64)
     lengths = torch.arange(1, 6)
 
-    def loss(chosen: Tensor, rejected: Tensor, noise: Tensor) -> Tensor:
+    def loss(policy_logps: Tensor) -> Tensor:
+        chosen, rejected, noise = policy_logps
         pairs = PairLogps(
-            chosen,
-            rejected,
-            reference[0],
-            reference[1],
-            lengths,
-            lengths,
-            noise,
-            reference[2],
+            policy_chosen=chosen,
+            policy_rejected=rejected,
+            ref_chosen=ref_chosen,
+            ref_rejected=ref_rejected,
+            chosen_lengths=lengths,
+            rejected_lengths=lengths,
+            policy_noise=noise,
+            ref_noise=ref_noise,
         )
         return pair_losses(pairs, Povid(beta=0.3))
 
@@ -101,16 +106,14 @@ def pairs(collator: Collator, store: ImageStore) -> list[EncodedPair]:
 
 
 def whole_logits(policy: Policy, batch: RowBatch) -> Tensor:
-    """Log-softmax at every position by Hugging Face's own forward; entry i predicts token i + 1."""
-    logits = policy.model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.media
-    ).logits
-    return logits[:, :-1].log_softmax(-1)
+    """Log-softmax by Hugging Face's own forward at every position but the last; entry i predicts token i + 1."""
+    return log_softmax_of(policy, batch)[:, :-1]
 
 
 def spoken(table: Tensor, batch: RowBatch, row: int) -> Tensor:
     """The positions of a row's response, [tokens, vocabulary]."""
-    return table[row][batch.response_mask[row, 1:]]
+    is_response = batch.response_mask[row, 1:]
+    return table[row][is_response]
 
 
 def noised_images_of(
@@ -121,7 +124,8 @@ def noised_images_of(
     seed: int = 7,
 ) -> NoisedImages:
     """What finds the noised image's tokens for a batch of these pairs."""
-    objective = Objective.of(LearnerConfig(loss=config), [pair.pair for pair in pairs])
+    records = [pair.pair for pair in pairs]
+    objective = Objective.of(LearnerConfig(loss=config), records)
     return NoisedImages(models_of(policies, collator), objective, seed)
 
 
@@ -139,7 +143,9 @@ def tokens_of(
 
 @torch.no_grad()
 def test_other_tokens_and_best_tokens_of_the_same_forward(
-    policies: tuple[Policy, Policy], collator: Collator, pairs: list[EncodedPair]
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pairs: list[EncodedPair],
 ) -> None:
     model = policies[0].model
     batch = collator.collate(pairs).to("cpu", torch.float64)
@@ -171,9 +177,8 @@ def test_tokens_of_the_noised_image(
     """The policy's arg-max of the chosen sequence under the noised image; the reference's own only as published."""
     batch, tokens = tokens_of(config, policies, collator, pairs)
     noised_images = noised_images_of(config, policies, collator, pairs)
-    noised = collator.collate_chosen(
-        [noised_images.noised(pair, 500) for pair in pairs]
-    ).to("cpu", torch.float64)
+    noised_pairs = [noised_images.noised(pair, 500) for pair in pairs]
+    noised = collator.collate_chosen(noised_pairs).to("cpu", torch.float64)
     clean = collator.collate_chosen(pairs).to("cpu", torch.float64)
     policy_table = whole_logits(policies[0], noised)
     reference_table = whole_logits(policies[1], noised)
@@ -206,7 +211,7 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
     config: Povid,
     size: int,
 ) -> None:
-    policy, reference = policies
+    policy, _ = policies
     records = [pair.pair for pair in pairs]
     policy.zero_grad()
     accumulate(
@@ -216,34 +221,51 @@ def test_gradient_of_the_batch_equals_that_of_the_formula(
         noised_images_of(config, policies, collator, pairs),
     )
     accumulated = gradients(policy)
+    policy.zero_grad()
+    formula(config, policies, collator, pairs).backward()
+    torch.testing.assert_close(accumulated, gradients(policy), atol=1e-10, rtol=1e-7)
+
+
+def formula(
+    config: Povid,
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pairs: list[EncodedPair],
+) -> Tensor:
+    """-½ log σ(β (r+ - r_n)) - ½ log σ(β (r+ - r-)) with β = 0.1 from whole logits, the mean over the pairs."""
+    policy, reference = policies
     batch, tokens = tokens_of(config, policies, collator, pairs)
-    table = whole_logits(policy, batch)
+    policy_table = whole_logits(policy, batch)
     with torch.no_grad():
         reference_table = whole_logits(reference, batch)
 
-    def summed(some: Tensor, row: int, wanted: Tensor) -> Tensor:
-        return spoken(some, batch, row).gather(1, wanted[:, None]).sum()
+    def logp(table: Tensor, row: int, completion: Tensor) -> Tensor:
+        of_response = spoken(table, batch, row)
+        return of_response.gather(1, completion[:, None]).sum()
 
-    def ratio(row: int, wanted: Tensor, by_reference: Tensor | None = None) -> Tensor:
-        theirs = wanted if by_reference is None else by_reference
-        return summed(table, row, wanted) - summed(reference_table, row, theirs)
+    def ratio(row: int, completion: Tensor) -> Tensor:
+        of_policy = logp(policy_table, row, completion)
+        return of_policy - logp(reference_table, row, completion)
 
     losses = []
     for row, pair in enumerate(pairs):
         length = len(pair.chosen)
         chosen = ratio(row, torch.tensor(pair.chosen))
-        rejected = ratio(row + 3, torch.tensor(pair.rejected))
-        noise = ratio(row, tokens.policy[row, :length], tokens.reference[row, :length])
+        rejected = ratio(row + len(pairs), torch.tensor(pair.rejected))
+        # As published, the reference has tokens of its own here.
+        of_policy = logp(policy_table, row, tokens.policy[row, :length])
+        of_reference = logp(reference_table, row, tokens.reference[row, :length])
+        noise = of_policy - of_reference
         against_noise = F.logsigmoid(0.1 * (chosen - noise))
         against_text = F.logsigmoid(0.1 * (chosen - rejected))
         losses.append(-0.5 * against_noise - 0.5 * against_text)
-    policy.zero_grad()
-    torch.stack(losses).mean().backward()
-    torch.testing.assert_close(accumulated, gradients(policy), atol=1e-10, rtol=1e-7)
+    return torch.stack(losses).mean()
 
 
 def test_noise_is_told_by_seed_and_pair_and_stays_in_range(
-    policies: tuple[Policy, Policy], collator: Collator, pairs: list[EncodedPair]
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    pairs: list[EncodedPair],
 ) -> None:
     pixels = []
     for seed in (7, 7, 8):
@@ -270,16 +292,20 @@ def test_noise_is_told_by_seed_and_pair_and_stays_in_range(
 
 def test_flat_patches_are_clamped_by_channel() -> None:
     """Qwen's layout: 2 patches of 3 channels with 4 values each."""
-    low, high = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([1.0, 2.0, 3.0])
+    low = torch.tensor([-1.0, -2.0, -3.0])
+    high = torch.tensor([1.0, 2.0, 3.0])
     clamped = clamp_pixels(torch.full((2, 12), 9.0), low, high)
-    assert clamped.tolist() == [[1.0] * 4 + [2.0] * 4 + [3.0] * 4] * 2
+    patch = [1.0] * 4 + [2.0] * 4 + [3.0] * 4
+    assert clamped.tolist() == [patch, patch]
 
 
 def test_a_prompt_without_an_image_is_its_own_noised_one(
-    policies: tuple[Policy, Policy], collator: Collator, store: ImageStore
+    policies: tuple[Policy, Policy],
+    collator: Collator,
+    store: ImageStore,
 ) -> None:
-    record = replace(make_pairs(store, 1)[0], prompt=text_prompt())
-    (pair,) = encoded(collator, [record])
+    (record,) = make_pairs(store, 1)
+    (pair,) = encoded(collator, [without_image(record)])
     noised_images = noised_images_of(POVID, policies, collator, [pair])
     assert noised_images.noised(pair, 500) is pair
 
@@ -303,18 +329,16 @@ def test_a_learner_trains_on_it_beside_other_losses(
 
     monkeypatch.setattr(NoisedImages, "__init__", noting_the_seed)
     povid = {"bdhs": {"kind": "povid", "shared_tokens": shared}}
-    trainer = Learner(run_config(tuning=tuning, source_losses=povid))
-    trainer.start()
+    trainer = started(run_config(tuning=tuning, source_losses=povid))
     pairs = make_pairs(store, 6)
-    results = [trainer.step(step, pairs)[0].metrics for step in range(5)]
+    metrics = train(trainer, [pairs] * 5)
+    first, last = metrics[0], metrics[-1]
     if tuning is None:
-        assert (
-            results[0]["loss/bdhs"]
-            == results[0]["loss/online"]
-            == pytest.approx(math.log(2), abs=1e-5)
-        )
-    assert results[-1]["loss/bdhs"] < results[0]["loss/bdhs"]
-    assert results[-1]["loss/online"] < results[0]["loss/online"]
+        # LoRA's dropout lets policy and reference differ from the start.
+        assert first["loss/bdhs"] == pytest.approx(math.log(2), abs=1e-5)
+        assert first["loss/online"] == first["loss/bdhs"]
+    assert last["loss/bdhs"] < first["loss/bdhs"]
+    assert last["loss/online"] < first["loss/online"]
     assert len(set(seeds)) == 5, "every step draws its own noise"
     trainer.step(5, [pair for pair in pairs if pair.source == "online"])
     assert len(seeds) == 5, "no noised forward without a povid pair"

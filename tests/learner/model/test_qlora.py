@@ -15,11 +15,21 @@ from common.config import Lora, Model, RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.weights import from_arrays, hub_name
+from learner.batch.collate import RowBatch
 from learner.learner import Learner
 from learner.model import quantized
 from learner.model.policy import Policy, load_model, load_policy
 from learner.model.reference_cache import identity
-from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.learner.helpers import (
+    LORA,
+    assert_same_arrays,
+    losses_of,
+    make_pairs,
+    run_config,
+    started,
+    train,
+    weights_of,
+)
 from tests.tiny_families import tiny_qwen
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -29,7 +39,8 @@ QLORA = {**LORA, "quantize": "nf4"}
 
 
 def test_without_the_package_it_is_said_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, model_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    model_path: Path,
 ) -> None:
     monkeypatch.setattr(quantized, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="expected the package bitsandbytes") as caught:
@@ -46,23 +57,23 @@ def test_the_reference_cache_knows_the_base(model_path: Path) -> None:
 
 
 def trained(
-    config: RunConfig, store: ImageStore, num_steps: int = 3
+    config: RunConfig,
+    store: ImageStore,
+    num_steps: int = 3,
 ) -> tuple[Learner, list[float]]:
-    learner = Learner(config)
-    learner.start()
-    losses = []
-    for step in range(num_steps):
-        result, _ = learner.step(step, make_pairs(store, 6))
-        losses.append(result.metrics["loss"])
-    return learner, losses
+    """A learner after steps on one batch, and the losses of these steps."""
+    trainer = started(config)
+    batches = [make_pairs(store, 6)] * num_steps
+    return trainer, losses_of(train(trainer, batches))
 
 
-def packed(learner: Learner) -> dict[str, torch.Tensor]:
-    return {
-        name: p.data.clone()
-        for name, p in learner.policy.named_parameters()
-        if p.dtype == torch.uint8
-    }
+def packed(trainer: Learner) -> dict[str, torch.Tensor]:
+    """Copies of the 4-bit weights by name: two to a byte."""
+    copies = {}
+    for name, parameter in trainer.policy.named_parameters():
+        if parameter.dtype == torch.uint8:
+            copies[name] = parameter.data.clone()
+    return copies
 
 
 @needs_bitsandbytes
@@ -82,78 +93,126 @@ def test_only_the_language_side_is_in_four_bits(name: str, model_path: Path) -> 
 
 @needs_bitsandbytes
 def test_steps_train_the_adapters_and_leave_the_base(store: ImageStore) -> None:
-    learner = Learner(run_config(tuning=QLORA))
-    learner.start()
-    before = packed(learner)
+    trainer = started(run_config(tuning=QLORA))
+    before = packed(trainer)
     assert before
-    pairs = make_pairs(store, 6)
-    metrics = [learner.step(step, pairs)[0].metrics for step in range(4)]
-    assert metrics[0]["loss"] == pytest.approx(np.log(2), abs=1e-5), (
+    metrics = train(trainer, [make_pairs(store, 6)] * 4)
+    first, last = metrics[0], metrics[-1]
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-5), (
         "the quantised base is the reference"
     )
-    assert metrics[-1]["loss"] < metrics[0]["loss"]
-    assert metrics[-1]["steps_skipped"] == 0
-    after = packed(learner)
+    assert last["loss"] < first["loss"]
+    assert last["steps_skipped"] == 0
+    after = packed(trainer)
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
 
 
+PROBE = (5, 6, 7)
+"""Token ids of the response whose log-probs are compared."""
+
+
+@pytest.fixture(scope="module")
+def trainer(store: ImageStore) -> Learner:
+    """Three steps old, with a probe; the tests that share it do not train it."""
+    trained_one, _ = trained(run_config(tuning=QLORA), store)
+    (pair,) = make_pairs(store, 1)
+    trained_one.set_probe(pair.prompt, PROBE)
+    return trained_one
+
+
+@pytest.fixture
+def batch(trainer: Learner, store: ImageStore) -> RowBatch:
+    """The probe as a row."""
+    (pair,) = make_pairs(store, 1)
+    return trainer.models.collator.single(pair.prompt, PROBE)
+
+
+@torch.no_grad()
+def logps_of(policy: Policy, batch: RowBatch, **options: bool) -> torch.Tensor:
+    return policy(batch, **options).token_logps
+
+
 @needs_bitsandbytes
-def test_the_export_and_the_push_are_the_policy_that_was_trained(
-    store: ImageStore, model_path: Path, tmp_path: Path
+def test_training_and_evaluation_mode_compute_the_same(
+    trainer: Learner,
+    batch: RowBatch,
 ) -> None:
-    """Dequantised and merged: the quantised policy's log-probs, in evaluation as in training mode."""
-    learner, _ = trained(run_config(tuning=QLORA), store)
-    prompt = make_pairs(store, 1)[0].prompt
-    learner.set_probe(prompt, (5, 6, 7))
-    batch = learner.models.collator.single(prompt, (5, 6, 7))
-    with torch.no_grad():
-        own = learner.policy(batch).token_logps
-        learner.policy.eval()
-        torch.testing.assert_close(
-            learner.policy(batch).token_logps, own, atol=1e-6, rtol=0
-        )
-        learner.policy.train()
-        base = learner.policy(batch, adapters=False).token_logps
-    learner.export(tmp_path / "out")
-    exported_config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert "quantization_config" not in exported_config
-    exported = Policy(load_model(tmp_path / "out", torch.float32).eval())
-    manifest, arrays = learner.publish(1)
+    policy = trainer.policy
+    in_training = logps_of(policy, batch)
+    policy.eval()
+    in_evaluation = logps_of(policy, batch)
+    policy.train()
+    torch.testing.assert_close(in_evaluation, in_training, atol=1e-6, rtol=0)
+
+
+@needs_bitsandbytes
+def test_four_bits_and_training_are_seen(
+    trainer: Learner,
+    batch: RowBatch,
+    model_path: Path,
+) -> None:
+    """Trained policy, quantised base and plain model are three: else the comparisons below would compare nothing."""
+    trained_logps = logps_of(trainer.policy, batch)
+    base = logps_of(trainer.policy, batch, adapters=False)
+    plain_model = load_model(model_path, torch.float32).eval()
+    plain = logps_of(Policy(plain_model), batch)
+    assert (trained_logps - base).abs().max() > 1e-3
+    assert (plain - base).abs().max() > 1e-3
+
+
+@needs_bitsandbytes
+def test_the_export_is_the_policy_that_was_trained(
+    trainer: Learner,
+    batch: RowBatch,
+    tmp_path: Path,
+) -> None:
+    """Dequantised and merged."""
+    out = tmp_path / "out"
+    trainer.export(out)
+    config = json.loads((out / "config.json").read_text())
+    assert "quantization_config" not in config
+    exported = Policy(load_model(out, torch.float32).eval())
+    expected = logps_of(trainer.policy, batch)
+    torch.testing.assert_close(logps_of(exported, batch), expected, atol=1e-4, rtol=0)
+
+
+@needs_bitsandbytes
+def test_the_push_is_the_policy_that_was_trained(
+    trainer: Learner,
+    batch: RowBatch,
+    model_path: Path,
+) -> None:
+    """Dequantised and merged, into the plain model; the probe has the trained policy's log-probs."""
+    manifest, arrays = trainer.publish(1)
     assert manifest is not None
     assert manifest.change_norm > 0
-    assert manifest.probe is not None
-    pushed = Policy(load_model(model_path, torch.float32).eval())
     sent = from_arrays(arrays)
+    pushed = Policy(load_model(model_path, torch.float32).eval())
     with torch.no_grad():
         for name, parameter in pushed.net.named_parameters():
             parameter.copy_(sent[hub_name(name)])
-        for policy in (exported, pushed):
-            logps = policy(batch).token_logps
-            torch.testing.assert_close(logps, own, atol=1e-4, rtol=0)
-        assert (own - base).abs().max() > 1e-3
-        plain = Policy(load_model(model_path, torch.float32).eval())(batch).token_logps
-        assert (plain - base).abs().max() > 1e-3, "four bits are seen"
-    assert manifest.probe.token_logprobs == pytest.approx(own[0].tolist(), abs=1e-5)
+    expected = logps_of(trainer.policy, batch)
+    torch.testing.assert_close(logps_of(pushed, batch), expected, atol=1e-4, rtol=0)
+    assert manifest.probe is not None
+    probed = manifest.probe.token_logprobs
+    assert probed == pytest.approx(expected[0].tolist(), abs=1e-5)
 
 
 @needs_bitsandbytes
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
-    store: ImageStore, tmp_path: Path
+    store: ImageStore,
+    tmp_path: Path,
 ) -> None:
     first, _ = trained(run_config(tuning=QLORA), store, 2)
     first.save(tmp_path / "state")
-    second = Learner(run_config(tuning=QLORA))
-    second.start()
+    second = started(run_config(tuning=QLORA))
     second.load(tmp_path / "state")
-    pairs = make_pairs(store, 6)
-    straight, _ = first.step(2, pairs)
-    resumed, _ = second.step(2, pairs)
-    assert straight.metrics["loss"] == resumed.metrics["loss"]
-    _, straight_weights = first.publish(1)
-    _, resumed_weights = second.publish(1)
-    for name, value in straight_weights.items():
-        np.testing.assert_array_equal(value, resumed_weights[name])
+    batches = [make_pairs(store, 6)]
+    straight = train(first, batches, first_step=2)
+    resumed = train(second, batches, first_step=2)
+    assert losses_of(straight) == losses_of(resumed)
+    assert_same_arrays(weights_of(first), weights_of(second))
 
 
 @needs_bitsandbytes
