@@ -104,68 +104,37 @@ def captions(tmp_path: Path) -> list[Prompt]:
 
 # Rules.
 
+RULES = ("--corrupter", "rules")
+
 
 def test_rules_make_a_set_of_the_shapes_world(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main(
-            [
-                "povid",
-                "--out",
-                str(tmp_path / "a"),
-                "--corrupter",
-                "rules",
-                "--count",
-                "60",
-            ]
-        )
-        == 0
-    )
-    pairs, stats = read_pairs(tmp_path / "a"), stats_of(tmp_path / "a")
-    assert {pair.source for pair in pairs} == {"povid"} and all(
-        pair.chosen.text != pair.rejected.text for pair in pairs
-    )
-    assert (
-        stats["num_prompts"]
-        == stats["num_rows"]
-        == 60
-        == stats["num_pairs"] + sum(stats["dropped"].values())
-    )
-    assert all(
-        stats["pairs_per_kind"][kind] > 5
-        for kind in ("entity", "attribute", "relation")
-    )
-    assert "cost" not in stats and "60 pairs" in capsys.readouterr().out
-    assert (
-        main(
-            [
-                "povid",
-                "--out",
-                str(tmp_path / "a"),
-                "--corrupter",
-                "rules",
-                "--count",
-                "60",
-            ]
-        )
-        == 0
-    )
+    out = tmp_path / "a"
+    assert main(["povid", "--out", str(out), *RULES, "--count", "60"]) == 0
+    assert "60 pairs" in capsys.readouterr().out
+    for pair in read_pairs(out):
+        assert pair.source == "povid"
+        assert pair.chosen.text != pair.rejected.text
+    stats = stats_of(out)
+    assert stats["num_prompts"] == 60
+    assert stats["num_rows"] == 60
+    assert stats["num_pairs"] + sum(stats["dropped"].values()) == 60
+    for kind in ("entity", "attribute", "relation"):
+        assert stats["pairs_per_kind"][kind] > 5
+    # Rules cost nothing.
+    assert "cost" not in stats
+
+
+def test_a_complete_set_is_left_alone_and_another_is_not_mixed_into_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["povid", "--out", str(tmp_path / "a"), *RULES, "--count"]
+    assert main([*line, "6"]) == 0
+    assert "already complete" not in capsys.readouterr().out
+    assert main([*line, "6"]) == 0
     assert "already complete" in capsys.readouterr().out
-    assert (
-        main(
-            [
-                "povid",
-                "--out",
-                str(tmp_path / "a"),
-                "--corrupter",
-                "rules",
-                "--count",
-                "61",
-            ]
-        )
-        == 2
-    )
+    assert main([*line, "7"]) == 2
 
 
 def test_rows_of_every_sort_are_paired_or_counted(tmp_path: Path) -> None:
