@@ -1,186 +1,212 @@
-"""Measure a policy on prompts it was not trained on, beside the policy it started from.
+"""Measures a policy on prompts it was not trained on, beside the policy it started from.
 
-python -m cluster.evaluate runs/first/policy --baseline common/shapes/policy --preset cluster/configs/shapes_mixed.toml
+    python -m cluster.evaluate runs/first/policy --baseline common/shapes/policy
+
+The suites, the judge and the engine are those of a config. Without `--preset` it is the config of the run that left the
+policy; the start policy of the shapes world is measured as its presets say. Another policy needs `--preset FILE`, or
+suites on the command line (`--evaluation.suites '["shapes"]'`).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cluster.entry import exit_status, parse_line
+from cluster.entry import add_preset, command_parser, exit_status, parse_line
+from cluster.flags import EVALUATE_FLAGS
+from common.config import SHAPES_POLICY, Evaluation
+from common.config.flags import add_flags, given_flags
+from common.config.jobs import EvaluateConfig
+from common.config.overrides import describe_keys, load
+from common.errors import UserError
 
 if TYPE_CHECKING:
     from cluster.evaluation.measure import Evaluator, Measured
-    from cluster.runtime.clients import RewardClient
     from cluster.runtime.ray_runtime import RayRuntime
-    from common.config import RunConfig
-    from common.evaluation import Answers, Split
+    from common.evaluation import Answers
+    from common.protocols import Handle
+
+SHAPES_PRESET = Path(__file__).parent / "configs" / "shapes_online.toml"
+_SECTIONS_OF_A_RUN = {"run", "model", "evaluation"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the policies are measured, else as cluster.entry says."""
-    args, overrides = parse_line(_parser(), argv)
 
     def call() -> None:
-        from common.config.overrides import load_config
-
-        # Nothing is trained here, so no offline pairs are asked for.
-        config = load_config(args.preset, ["--mixture.online_fraction=1", *overrides])
-        if args.scenes is not None:
-            config = _with_scenes(config, args.split, args.scenes)
-        _check_policies(args)
-        asyncio.run(_run(args, config))
+        config = config_of(argv)
+        _check_policies(config)
+        asyncio.run(_run(config))
 
     return exit_status(
         call, "interrupted; nothing was written, run the same command again"
     )
 
 
+def config_of(argv: Sequence[str] | None = None) -> EvaluateConfig:
+    """The config that a command line asks for (UserError as `load`)."""
+    arguments, overrides = parse_line(_parser(), argv)
+    given = given_flags(arguments, EVALUATE_FLAGS)
+    preset: Path | None = arguments.preset
+    if preset is None:
+        words = {flag.name: word for flag, word in given.items()}
+        preset = preset_of(Path(words["policy"]))
+        if preset is not None:
+            print(f"measured as {preset} says", file=sys.stderr)
+    config = load(EvaluateConfig, preset, overrides, given, EVALUATE_FLAGS)
+    return _with_scenes(config)
+
+
+def preset_of(policy: Path) -> Path | None:
+    """The config that a policy belongs to: its run's, or a preset of the shapes world for its start policy."""
+    resolved = policy.resolve()
+    # A run holds RUN/policy and RUN/checkpoints/STEP/policy.
+    for folder in resolved.parents[:3]:
+        config_file = folder / "config.json"
+        if _is_config_of_a_run(config_file):
+            return config_file
+    if resolved == Path(SHAPES_POLICY).resolve():
+        return SHAPES_PRESET
+    return None
+
+
+def _is_config_of_a_run(path: Path) -> bool:
+    # Models have a config.json as well.
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() >= _SECTIONS_OF_A_RUN
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster.evaluate",
-        description="What the suites of a config measure of a policy on held-out prompts, with 95 % intervals.",
-        epilog="Further --section.key value words override the preset, as in cluster.train; "
-        """--evaluation.suites '["shapes"]' names suites without a preset.""",
+    parser = command_parser(
+        "python -m cluster.evaluate",
+        __doc__ or "",
+        f"config keys:\n{describe_keys(EvaluateConfig)}",
     )
-    parser.add_argument(
-        "policy",
-        type=Path,
-        metavar="POLICY_DIR",
-        help="Hugging Face directory of the policy",
-    )
-    parser.add_argument(
-        "--baseline",
-        type=Path,
-        metavar="DIR",
-        help="policy it started from, measured first",
-    )
-    parser.add_argument(
-        "--preset",
-        type=Path,
-        metavar="FILE",
-        help="TOML preset (suites, engine, costs, sizes)",
-    )
-    parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument(
-        "--scenes",
-        type=int,
-        metavar="N",
-        help="short for evaluation.suites.*.test_scenes / validation_scenes",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the scorecards as JSON"
-    )
-    parser.add_argument(
-        "--samples",
-        type=Path,
-        metavar="FILE",
-        help="write an HTML page of marked answers",
-    )
+    add_flags(parser, EVALUATE_FLAGS)
+    add_preset(parser)
     return parser
 
 
-def _check_policies(args: argparse.Namespace) -> None:
-    from common.errors import UserError
-
-    for directory in (args.policy, args.baseline):
+def _check_policies(config: EvaluateConfig) -> None:
+    for directory in (config.evaluate.policy, config.evaluate.baseline):
         if directory is not None and not (directory / "config.json").is_file():
             raise UserError(
                 f"policy: expected a Hugging Face directory with config.json, got {directory}; check the path"
             )
 
 
-def _with_scenes(config: RunConfig, split: str, num_scenes: int) -> RunConfig:
-    """The config with this many scenes in every suite that has scenes."""
-    from common.errors import UserError
-
-    if num_scenes < 1:
-        raise UserError(f"--scenes: expected at least 1, got {num_scenes}; raise it")
-    key = f"{split}_scenes"
+def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:
+    """The config with `evaluate.scenes` in every suite that has scenes (UserError when none has)."""
+    num_scenes = config.evaluate.scenes
+    if num_scenes is None:
+        return config
+    key = f"{config.evaluate.split}_scenes"
     suites = []
+    has_scenes = False
     for suite in config.evaluation.suites:
-        has_scenes = key in type(suite).model_fields
-        update = {key: num_scenes} if has_scenes else {}
+        update: dict[str, Any] = {}
+        if key in type(suite).model_fields:
+            update[key] = num_scenes
+            has_scenes = True
         suites.append(suite.model_copy(update=update))
-    evaluation = config.evaluation.model_copy(update={"suites": tuple(suites)})
+    if config.evaluation.suites and not has_scenes:
+        raise UserError(
+            f"--scenes (evaluate.scenes): expected a suite with {key}, got none; leave it out"
+        )
+    evaluation: Evaluation = config.evaluation.model_copy(
+        update={"suites": tuple(suites)}
+    )
     return config.model_copy(update={"evaluation": evaluation})
 
 
-async def _run(args: argparse.Namespace, config: RunConfig) -> None:
+async def _run(config: EvaluateConfig) -> None:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.samples_page import write_samples
     from cluster.report import print_scorecards, write_scorecards
-    from cluster.runtime.ray_runtime import RayRuntime
     from common.data.images import ImageStore
 
-    measured: dict[str, Measured] = {}
+    settings = config.evaluate
+    # The samples page inlines its pictures, so the folder may go once it is written.
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
         evaluator = Evaluator(config, ImageStore(Path(folder)))
-        _check_prompts(evaluator, args.split)
-        runtime = RayRuntime(config.cluster)
-        split: Split = args.split
-        try:
-            start = None
-            if args.baseline:
-                measured["start"] = await _measure(
-                    runtime, evaluator, config, split, args.baseline, None
-                )
-                start = measured["start"].answers
-            measured["policy"] = await _measure(
-                runtime, evaluator, config, split, args.policy, start
-            )
-        finally:
-            runtime.shutdown()
-        if args.samples:
+        _check_prompts(evaluator, config)
+        measured = await _measure_policies(evaluator, config)
+        if settings.samples is not None:
             write_samples(
-                args.samples,
+                settings.samples,
                 evaluator.suites,
                 measured["policy"],
                 measured.get("start"),
                 config.evaluation.samples_shown,
-                f"{args.policy} on the {args.split} split",
+                f"{settings.policy} on the {settings.split} split",
             )
     cards = {name: policy.card for name, policy in measured.items()}
     print_scorecards(cards)
-    if args.out:
-        write_scorecards(args.out, cards)
+    if settings.out is not None:
+        write_scorecards(settings.out, cards)
 
 
-def _check_prompts(evaluator: Evaluator, split: Split) -> None:
+def _check_prompts(evaluator: Evaluator, config: EvaluateConfig) -> None:
     """Refuse (UserError) to start engines when there is nothing to measure."""
-    from common.errors import UserError
-
-    if not evaluator.num_prompts(split) and evaluator.gate(split).missing is not None:
+    split = config.evaluate.split
+    has_prompts = evaluator.num_prompts(split) > 0
+    if not has_prompts and evaluator.gate(split).missing is not None:
         raise UserError(
             f"evaluation.suites: expected suites with prompts of the {split} split, or evaluation.pairs, got none; "
             """name some: --evaluation.suites '["shapes"]', or --preset FILE"""
         )
 
 
+async def _measure_policies(
+    evaluator: Evaluator, config: EvaluateConfig
+) -> dict[str, Measured]:
+    """`start`, when there is a baseline, and `policy`, which is compared with it."""
+    from cluster.runtime.ray_runtime import RayRuntime
+
+    settings = config.evaluate
+    measured: dict[str, Measured] = {}
+    runtime = RayRuntime(config.cluster)
+    try:
+        start: Answers | None = None
+        # One policy at a time: two engines may not fit on the machine.
+        if settings.baseline is not None:
+            measured["start"] = await _measure(
+                runtime, evaluator, config, settings.baseline, baseline=None
+            )
+            start = measured["start"].answers
+        measured["policy"] = await _measure(
+            runtime, evaluator, config, settings.policy, baseline=start
+        )
+    finally:
+        runtime.shutdown()
+    return measured
+
+
 async def _measure(
     runtime: RayRuntime,
     evaluator: Evaluator,
-    config: RunConfig,
-    split: Split,
+    config: EvaluateConfig,
     policy: Path,
     baseline: Answers | None,
 ) -> Measured:
     """Start workers for a policy, measure it, and stop them.
 
-    `baseline` is None for the start policy, which is compared with nothing.
+    `baseline` is None for the start policy, which is compared with nothing and needs no judge.
     """
     from actors.rollout import RolloutWorker
     from cluster.runtime.clients import RewardClient, RolloutClient
     from reward.worker import RewardWorker
 
     limit_s = config.loop.call_timeout_s
-    # One policy at a time: two engines may not fit on the machine.
     engine = runtime.spawn(
         RolloutWorker,
         config,
@@ -190,7 +216,7 @@ async def _measure(
         num_cpus=config.rollout.num_cpus,
         num_gpus=config.rollout.num_gpus,
     )
-    handles = [engine]
+    handles: list[Handle] = [engine]
     try:
         reward: RewardClient | None = None
         if baseline is not None:
@@ -206,7 +232,7 @@ async def _measure(
         rollout = RolloutClient(engine, limit_s)
         await rollout.start()
         measured = await evaluator.measure(
-            split, rollout, reward, baseline, f"asking {policy}"
+            config.evaluate.split, rollout, reward, baseline, f"asking {policy}"
         )
         await rollout.close()
         return measured

@@ -93,6 +93,20 @@ POVID_FLAGS = (
     Flag("--price-out", "povid.endpoint.price_out", "per million completion tokens"),
 )  # fmt: skip
 
+EVALUATE_FLAGS = (
+    Flag("policy", "evaluate.policy", "Hugging Face folder of the policy", "POLICY_DIR"),
+    Flag("--baseline", "evaluate.baseline", "policy it started from, measured first", "DIR"),
+    Flag("--split", "evaluate.split", "test (default), or validation"),
+    Flag(
+        "--scenes",
+        "evaluate.scenes",
+        "scenes of every suite that has scenes; default: as many as the suite says",
+        "N",
+    ),
+    Flag("--out", "evaluate.out", "write the scorecards as JSON", "FILE"),
+    Flag("--samples", "evaluate.samples", "write an HTML page of marked answers", "FILE"),
+)  # fmt: skip
+
 IMPORT_FLAGS = (
     Flag("path", "import_data.path", "the published file, or the folder that holds it", "PATH"),
     Flag("--out", "import_data.out", "folder of the set to make", "DIR"),

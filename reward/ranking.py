@@ -11,6 +11,7 @@ in any order of the completions, and does not look at length. A group that makes
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from common.records import (
     Dropped,
@@ -27,9 +28,7 @@ from common.sources import ONLINE
 def check_verdict(group: RolloutGroup, verdict: Verdict) -> Dropped | None:
     """None for a verdict with one finite score per completion, else why it cannot be used."""
     num_completions = len(group.completions)
-    # A judge may be anybody's class: what it returns is not trusted to be a Verdict.
-    scores = verdict.scores if isinstance(verdict, Verdict) else ()
-    if len(scores) == num_completions and all(map(_is_finite, scores)):
+    if _has_scores(verdict, num_completions):
         return None
     return Dropped(
         group.id,
@@ -39,24 +38,54 @@ def check_verdict(group: RolloutGroup, verdict: Verdict) -> Dropped | None:
     )
 
 
+def _has_scores(verdict: object, num_completions: int) -> bool:
+    # A judge may be anybody's class: what it returns is not trusted to be a Verdict.
+    if not isinstance(verdict, Verdict):
+        return False
+    if len(verdict.scores) != num_completions:
+        return False
+    return all(map(_is_finite, verdict.scores))
+
+
+def _is_finite(score: object) -> bool:
+    return isinstance(score, (int, float)) and math.isfinite(score)
+
+
 def best_against_worst(
     group: RolloutGroup, verdict: Verdict, min_margin: float
 ) -> Judged:
-    """The pair of a group, or why there is none. A score difference of exactly `min_margin` makes a pair, 0 never."""
+    """The pair of a group, or why there is none.
+
+    A score difference of exactly `min_margin` makes a pair. Equal scores never do, even when `min_margin` is 0.
+    """
     dropped = check_verdict(group, verdict)
     if dropped is not None:
         return Judged(group.id, dropped=dropped)
     dropped = _same_text(group) or _tie(group, verdict, min_margin)
     if dropped is not None:
         return Judged(group.id, dropped=dropped, verdict=verdict)
-    best = _draw(group, verdict, max(verdict.scores))
-    worst = _draw(group, verdict, min(verdict.scores))
+    scores = verdict.scores
+    best = _draw(group, scores, max(scores))
+    worst = _draw(group, scores, min(scores))
+    # A judge may give one text two scores, for instance when it is noisy.
     if _text(group, best) == _text(group, worst):
         dropped = Dropped(group.id, "identical", "best and worst say the same")
         return Judged(group.id, dropped=dropped, verdict=verdict)
-    scores = verdict.scores[best], verdict.scores[worst]
-    pair = pair_of(group, group.id, ONLINE, best, worst, scores)
-    return Judged(group.id, (pair,), None, verdict, (best,), (worst,))
+    pair = pair_of(
+        group,
+        id=group.id,
+        source=ONLINE,
+        better=best,
+        worse=worst,
+        scores=(scores[best], scores[worst]),
+    )
+    return Judged(
+        group.id,
+        pairs=(pair,),
+        verdict=verdict,
+        chosen=(best,),
+        rejected=(worst,),
+    )
 
 
 def pair_of(
@@ -68,14 +97,16 @@ def pair_of(
     scores: tuple[float, float],
 ) -> PreferencePair:
     """Two completions of a group, by index, as a pair that is as old as its oldest token."""
-    chosen, rejected = group.completions[better], group.completions[worse]
+    chosen = group.completions[better]
+    rejected = group.completions[worse]
+    oldest_version = min(chosen.min_weight_version, rejected.min_weight_version)
     return PreferencePair(
         id=id,
         prompt=group.prompt,
         chosen=Response(chosen.text, chosen.token_ids),
         rejected=Response(rejected.text, rejected.token_ids),
         source=source,
-        weight_version=min(chosen.min_weight_version, rejected.min_weight_version),
+        weight_version=oldest_version,
         prompt_token_ids=group.prompt_token_ids,
         scores=scores,
     )
@@ -90,30 +121,30 @@ def _same_text(group: RolloutGroup) -> Dropped | None:
 
 
 def _tie(group: RolloutGroup, verdict: Verdict, min_margin: float) -> Dropped | None:
-    best, worst = max(verdict.scores), min(verdict.scores)
+    best = max(verdict.scores)
+    worst = min(verdict.scores)
     if best > worst and best - worst >= min_margin:
         return None
     detail = f"scores {worst:g} to {best:g}, margin {min_margin:g}"
     return Dropped(group.id, "tie", detail)
 
 
-def _draw(group: RolloutGroup, verdict: Verdict, score: float) -> int:
-    """The index of one completion with this score."""
+def _draw(group: RolloutGroup, scores: Sequence[float], wanted: float) -> int:
+    """The index of one completion with the wanted score."""
 
     def key(index: int) -> tuple[int, int]:
         completion = group.completions[index]
         draw = derive_seed(group.id, *completion.token_ids)
-        # Equal tokens can differ in weight versions only; the oldest one stands
-        # for all of them, so that staleness is never hidden.
+        # Equal tokens can differ in weight versions only; the oldest one stands for
+        # all of them, so that staleness is never hidden.
         return draw, completion.min_weight_version
 
-    equals = [index for index, other in enumerate(verdict.scores) if other == score]
-    return min(equals, key=key)
+    candidates: list[int] = []
+    for index, score in enumerate(scores):
+        if score == wanted:
+            candidates.append(index)
+    return min(candidates, key=key)
 
 
 def _text(group: RolloutGroup, index: int) -> str:
     return group.completions[index].text.strip()
-
-
-def _is_finite(score: object) -> bool:
-    return isinstance(score, (int, float)) and math.isfinite(score)

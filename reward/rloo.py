@@ -1,10 +1,13 @@
-"""RLOO (arXiv 2402.14740): all completions of a judged group, two by two, each with its leave-one-out advantage.
+"""RLOO (arXiv 2402.14740): every completion of a judged group with its leave-one-out advantage.
 
     A_i = r_i - mean of the other k - 1 scores
 
 The baseline of a completion does not depend on it, so Σ A_i ∇logp(y_i) / k is an unbiased estimate of the gradient of
-the expected score. Two completions that were sampled one after the other share a pair, which has nothing to do with
-their scores: the loss's KL term takes each one's partner as its baseline. `chosen` is the one with the higher score.
+the expected score.
+
+The learner takes pairs, so the completions travel two by two, in the order in which they were sampled. Who shares a
+pair has nothing to do with the scores: the loss's KL term takes the partner of each completion as its baseline. Within
+a pair, `chosen` is the completion with the higher score.
 
 A group is dropped as `bad_verdict`, or as `tie` when all scores are equal: then every advantage is 0.
 """
@@ -22,7 +25,11 @@ def leave_one_out(scores: Sequence[float]) -> tuple[float, ...]:
     """Each score minus the mean of the others (two or more)."""
     total = sum(scores)
     num_others = len(scores) - 1
-    return tuple(score - (total - score) / num_others for score in scores)
+    advantages: list[float] = []
+    for score in scores:
+        mean_of_others = (total - score) / num_others
+        advantages.append(score - mean_of_others)
+    return tuple(advantages)
 
 
 def rloo_pairs(group: RolloutGroup, verdict: Verdict) -> Judged:
@@ -30,9 +37,8 @@ def rloo_pairs(group: RolloutGroup, verdict: Verdict) -> Judged:
     dropped = check_verdict(group, verdict)
     if dropped is not None:
         return Judged(group.id, dropped=dropped)
-    if len(set(verdict.scores)) == 1:
-        detail = f"all scores are {verdict.scores[0]:g}"
-        dropped = Dropped(group.id, "tie", detail)
+    dropped = _no_advantage(group, verdict)
+    if dropped is not None:
         return Judged(group.id, dropped=dropped, verdict=verdict)
     num_completions = len(group.completions)
     assert num_completions % 2 == 0, "the config refuses an odd number of completions"
@@ -41,12 +47,34 @@ def rloo_pairs(group: RolloutGroup, verdict: Verdict) -> Judged:
     chosen: list[int] = []
     rejected: list[int] = []
     for first in range(0, num_completions, 2):
-        better, worse = first, first + 1
+        better = first
+        worse = first + 1
         if advantages[worse] > advantages[better]:
             better, worse = worse, better
-        pair_id = f"{group.id}#{first // 2}"
-        scores = advantages[better], advantages[worse]
-        pairs.append(pair_of(group, pair_id, RLOO, better, worse, scores))
+        pair = pair_of(
+            group,
+            id=f"{group.id}#{first // 2}",
+            source=RLOO,
+            better=better,
+            worse=worse,
+            scores=(advantages[better], advantages[worse]),
+        )
+        pairs.append(pair)
         chosen.append(better)
         rejected.append(worse)
-    return Judged(group.id, tuple(pairs), None, verdict, tuple(chosen), tuple(rejected))
+    return Judged(
+        group.id,
+        pairs=tuple(pairs),
+        verdict=verdict,
+        chosen=tuple(chosen),
+        rejected=tuple(rejected),
+    )
+
+
+def _no_advantage(group: RolloutGroup, verdict: Verdict) -> Dropped | None:
+    """The reason to drop a group whose scores are all equal, None for any other."""
+    different_scores = set(verdict.scores)
+    if len(different_scores) > 1:
+        return None
+    detail = f"all scores are {verdict.scores[0]:g}"
+    return Dropped(group.id, "tie", detail)

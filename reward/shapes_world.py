@@ -137,9 +137,12 @@ class ShapesSuite:
         rows, dropped = _count(answers)
         for prompt_id, win in (wins or {}).items():
             # A caption prompt has the id of its scene.
-            rows[prompt_id].update(win_counts(win))
+            scene_row = rows[prompt_id]
+            scene_row.update(win_counts(win))
         columns = columns_of(rows.values(), _COLUMN_NAMES)
-        totals = {name: int(column.sum()) for name, column in columns.items()}
+        totals: dict[str, int] = {}
+        for name, column in columns.items():
+            totals[name] = int(column.sum())
         statistic = _statistic(totals)
         values = estimate(columns, statistic)
         seed = derive_seed("scorecard")
@@ -149,14 +152,15 @@ class ShapesSuite:
             values["win_rate"] = 0.5
             bounds["win_rate"] = (0.5, 0.5)
         counts = _answer_counts(totals)
-        num_captions = counts["num_captions"]
-        num_questions = counts["num_questions"]
+        summary = (
+            f"{counts['num_captions']} captions and {counts['num_questions']} yes/no "
+            "questions; 95 % bootstrap intervals over scenes"
+        )
         return Measurement(
             metrics=described(values, bounds, METRICS),
             counts=counts,
             dropped=dropped,
-            summary=f"{num_captions} captions and {num_questions} yes/no questions; "
-            "95 % bootstrap intervals over scenes",
+            summary=summary,
         )
 
     def selection(self, metrics: Mapping[str, Metric]) -> float | None:
@@ -190,15 +194,17 @@ def _corrupted_pair(prompt: Prompt, first_kind: int) -> PreferencePair | None:
     """The prompt's reference over the same text with an error of this kind, or of the next that the scene allows."""
     kinds = (*ERROR_KINDS[first_kind:], *ERROR_KINDS[:first_kind])
     for kind in kinds:
-        wrong = corrupt(prompt, kind, SEED)
-        if isinstance(wrong, str):
-            return PreferencePair(
-                id=f"{prompt.id}/{kind}",
-                prompt=prompt,
-                chosen=Response(prompt.reference or ""),
-                rejected=Response(wrong),
-                source="corrupted",
-            )
+        wrong_text = corrupt(prompt, kind, SEED)
+        # Not a text: the reason why the scene has no room for this kind of error.
+        if not isinstance(wrong_text, str):
+            continue
+        return PreferencePair(
+            id=f"{prompt.id}/{kind}",
+            prompt=prompt,
+            chosen=Response(prompt.reference or ""),
+            rejected=Response(wrong_text),
+            source="corrupted",
+        )
     return None
 
 
@@ -209,10 +215,10 @@ def _count(
     rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
     dropped: Counter[str] = Counter()
     # The order of the rows decides which scene a bootstrap draw means.
-    for task, count in ((CAPTIONS, _caption_row), (QUESTIONS, _question_row)):
+    for task, count_of in ((CAPTIONS, _caption_row), (QUESTIONS, _question_row)):
         for group in answers.tasks.get(task, ()):
             try:
-                row = count(group)
+                row = count_of(group)
             except MissingTruth:
                 dropped["no_truth"] += 1
                 continue
@@ -222,6 +228,7 @@ def _count(
 
 
 def _caption_row(group: RolloutGroup) -> dict[str, int]:
+    """What a caption adds to the counts of its scene (MissingTruth when the scene is not known)."""
     completion = group.completions[0]
     scene = scene_of(group.prompt)
     mentions = parse_caption(completion.text)
@@ -234,13 +241,23 @@ def _caption_row(group: RolloutGroup) -> dict[str, int]:
 
 
 def _question_row(group: RolloutGroup) -> dict[str, int]:
+    """What an answer adds to the counts of its scene and POPE split (MissingTruth when the answer is not known)."""
     true_answer, split = answer_of(group.prompt)
     predicted = parse_answer(group.completions[0].text)
-    counts = answer_counts(predicted, true_answer)
-    return {f"{split}/{name}": count for name, count in counts.items()}
+    row: dict[str, int] = {}
+    for name, count in answer_counts(predicted, true_answer).items():
+        row[_pope_column(split, name)] = count
+    return row
 
 
-_POPE_COLUMNS = [f"{split}/{name}" for split in POPE_SPLITS for name in POPE_COUNTS]
+def _pope_column(split: str, count: str) -> str:
+    # The form that `pope_by_split` reads.
+    return f"{split}/{count}"
+
+
+_POPE_COLUMNS = [
+    _pope_column(split, count) for split in POPE_SPLITS for count in POPE_COUNTS
+]
 _COLUMN_NAMES = (*_POPE_COLUMNS, *CHAIR_COUNTS, "truncated", *WIN_COUNTS)
 
 
@@ -248,11 +265,14 @@ def _statistic(counted: Mapping[str, int]) -> Statistic:
     """The metrics of those columns that hold anything; `counted` are the columns' totals."""
     splits: list[str] = []
     for split in POPE_SPLITS:
-        num_answers = sum(counted[f"{split}/{name}"] for name in POPE_COUNTS)
+        num_answers = 0
+        for name in POPE_COUNTS:
+            num_answers += counted[_pope_column(split, name)]
         if num_answers:
             splits.append(split)
 
     def statistic(totals: Columns) -> dict[str, Array]:
+        # What was never asked has no metric: 0 would read as a measurement.
         metrics: dict[str, Array] = {}
         if counted["captions"]:
             metrics |= chair(totals)

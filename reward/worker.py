@@ -55,29 +55,32 @@ class RewardWorker:
     async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
         """What becomes of every group, in order."""
         verdicts = await self.judge(groups)
-        judged: list[Judged] = []
+        ranked: list[Judged] = []
         for group, verdict in zip(groups, verdicts, strict=True):
-            if isinstance(verdict, Dropped):
-                judged.append(Judged(group.id, dropped=verdict))
-            elif self._wants_rloo:
-                judged.append(rloo_pairs(group, verdict))
-            else:
-                margin = self._settings.min_margin
-                judged.append(best_against_worst(group, verdict, margin))
-        return judged
+            ranked.append(self._rank_group(group, verdict))
+        return ranked
+
+    def _rank_group(self, group: RolloutGroup, verdict: Verdict | Dropped) -> Judged:
+        if isinstance(verdict, Dropped):
+            return Judged(group.id, dropped=verdict)
+        if self._wants_rloo:
+            return rloo_pairs(group, verdict)
+        return best_against_worst(group, verdict, self._settings.min_margin)
 
     async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
         """One checked verdict or reason (`judge_failed`, `bad_verdict`) per group, in order."""
         if len(groups) > 1:
             try:
-                return self._checked(groups, await self._judge.judge(groups))
+                verdicts = await self._judge.judge(groups)
+                return self._checked(groups, verdicts)
             except JudgeError as error:
                 # One group may have failed the call for all: ask about each alone.
                 log.warning("the judge failed on %d groups (%s)", len(groups), error)
-        alone = await asyncio.gather(*(self._judge_alone(group) for group in groups))
-        return list(alone)
+        judgements = [self._judge_alone(group) for group in groups]
+        return list(await asyncio.gather(*judgements))
 
     async def _judge_alone(self, group: RolloutGroup) -> Verdict | Dropped:
+        """Ask about one group until the judge answers or the retries are used up."""
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self._settings.max_retries + 1),
             wait=wait_exponential(multiplier=self._backoff_s, max=MAX_BACKOFF_S),
@@ -104,10 +107,12 @@ class RewardWorker:
             )
         checked: list[Verdict | Dropped] = []
         for group, verdict in zip(groups, verdicts, strict=True):
+            # The judge's reason to drop a group stands.
             if isinstance(verdict, Dropped):
                 checked.append(verdict)
-            else:
-                checked.append(check_verdict(group, verdict) or verdict)
+                continue
+            dropped = check_verdict(group, verdict)
+            checked.append(dropped or verdict)
         return checked
 
 

@@ -35,7 +35,8 @@ class Gate:
     @property
     def num_answers(self) -> int:
         """Answers to be scored: two per pair and condition."""
-        return 2 * sum(len(pairs) for pairs in self.pairs.values())
+        num_pairs = sum(map(len, self.pairs.values()))
+        return 2 * num_pairs
 
 
 def grounding_gate(
@@ -64,21 +65,30 @@ def grounding_gate(
             "no suite of evaluation.suites has held-out pairs; name a held-out pair set "
             "as evaluation.pairs"
         )
-    texts = [_as_text(pair) for pair in pairs]
-    by_view = views(texts, store)
-    # Conditions without any pair are left out.
-    by_condition: dict[Condition, Sequence[PreferencePair]] = {}
-    for condition in CONDITIONS:
-        if condition in by_view:
-            by_condition[condition] = by_view[condition]
+    by_condition = _under_every_condition(pairs, store)
     if not by_condition:
         return Gate({}, missing=reason)
     return Gate(by_condition)
 
 
+def _under_every_condition(
+    pairs: Sequence[PreferencePair], store: ImageStore
+) -> dict[Condition, Sequence[PreferencePair]]:
+    """The pairs as they are, over a grey picture, and over another pair's; conditions without any pair are left out."""
+    texts = [_as_text(pair) for pair in pairs]
+    by_view = views(texts, store)
+    # In the order of CONDITIONS: the true picture comes first everywhere.
+    by_condition: dict[Condition, Sequence[PreferencePair]] = {}
+    for condition in CONDITIONS:
+        if condition in by_view:
+            by_condition[condition] = by_view[condition]
+    return by_condition
+
+
 def _suite_pairs(
     suites: Sequence[tuple[Suite, TaskPrompts]], limit: int
 ) -> list[PreferencePair]:
+    """Pairs of the first suite that has any."""
     for suite, prompts in suites:
         pairs = suite.heldout_pairs(prompts, limit)
         if pairs:
@@ -133,9 +143,11 @@ async def _score_pairs(
         answers.append((pair.prompt, pair.rejected.text))
     scores = await in_chunks(score, answers, on_progress)
     # Chosen and rejected alternate, as they were asked.
-    sides = zip(scores[::2], scores[1::2], strict=True)
+    chosen_scores = scores[0::2]
+    rejected_scores = scores[1::2]
     logps: dict[str, SideLogps] = {}
-    for pair, (chosen, rejected) in zip(pairs, sides, strict=True):
+    scored = zip(pairs, chosen_scores, rejected_scores, strict=True)
+    for pair, chosen, rejected in scored:
         if isinstance(chosen, Dropped) or isinstance(rejected, Dropped):
             continue
         logps[pair.id] = SideLogps(

@@ -79,19 +79,11 @@ class Evaluator:
 
     def num_prompts(self, split: Split) -> int:
         """How many prompts a split has in all suites."""
-        num_prompts = 0
-        for tasks in self.prompts(split).values():
-            for prompts in tasks.values():
-                num_prompts += len(prompts)
-        return num_prompts
+        return len(_all_prompts(self.prompts(split)))
 
     def validation_prompts(self) -> list[Prompt]:
         """The prompts whose answers pick a checkpoint."""
-        selecting: list[Prompt] = []
-        for tasks in self._selecting().values():
-            for prompts in tasks.values():
-                selecting += prompts
-        return selecting
+        return _all_prompts(self._selecting())
 
     def gate(self, split: Split) -> Gate:
         """The grounding gate's pairs (UserError when `evaluation.pairs` is no pair set)."""
@@ -189,8 +181,10 @@ class Evaluator:
         selecting: dict[str, TaskPrompts] = {}
         for suite in self.suites:
             prompts = self.prompts("validation")[suite.name]
-            chosen = {task: prompts[task] for task in suite.selecting_tasks}
-            selecting[suite.name] = chosen
+            tasks: dict[str, Sequence[Prompt]] = {}
+            for task in suite.selecting_tasks:
+                tasks[task] = prompts[task]
+            selecting[suite.name] = tasks
         return selecting
 
     async def _ask(
@@ -200,7 +194,7 @@ class Evaluator:
         on_progress: OnProgress,
     ) -> Answers:
         """Greedy answers to all prompts, task after task."""
-        suites: dict[str, SuiteAnswers] = {}
+        by_suite: dict[str, SuiteAnswers] = {}
         for suite, tasks in prompts.items():
             groups: dict[str, tuple[RolloutGroup, ...]] = {}
             dropped: list[Dropped] = []
@@ -210,8 +204,8 @@ class Evaluator:
                 answered, lost = _split_dropped(results)
                 groups[task] = tuple(answered)
                 dropped += lost
-            suites[suite] = SuiteAnswers(groups, tuple(dropped))
-        return Answers(suites)
+            by_suite[suite] = SuiteAnswers(groups, tuple(dropped))
+        return Answers(by_suite)
 
     def _request(self, prompt: Prompt) -> GenerationRequest:
         # Greedy: the same weights give the same answers.
@@ -233,7 +227,7 @@ class Evaluator:
         cards: dict[str, SuiteCard] = {}
         for suite in self.suites:
             suite_answers = answers.suites[suite.name]
-            suite_wins = None
+            suite_wins: Wins | None = None
             if wins is not None:
                 suite_wins = wins.get(suite.name, {})
             measurement = suite.measure(
@@ -254,9 +248,19 @@ class Evaluator:
         return Scorecard(suites=cards)
 
 
+def _all_prompts(by_suite: Mapping[str, TaskPrompts]) -> list[Prompt]:
+    """The prompts of all suites and tasks, in order."""
+    all_prompts: list[Prompt] = []
+    for tasks in by_suite.values():
+        for prompts in tasks.values():
+            all_prompts += prompts
+    return all_prompts
+
+
 def _split_dropped(
     results: Sequence[RolloutGroup | Dropped],
 ) -> tuple[list[RolloutGroup], list[Dropped]]:
+    """Answered groups and the reasons of the others."""
     groups: list[RolloutGroup] = []
     dropped: list[Dropped] = []
     for result in results:
@@ -277,16 +281,16 @@ async def _compare(
     comparisons: list[RolloutGroup] = []
     dropped: list[Dropped] = []
     for task in tasks:
-        start: dict[str, Completion] = {}
+        start_answers: dict[str, Completion] = {}
         for group in baseline.tasks.get(task, ()):
-            start[group.prompt.id] = group.completions[0]
+            start_answers[group.prompt.id] = group.completions[0]
         for group in answers.tasks[task]:
-            before = start.get(group.prompt.id)
-            if before is None:
+            start_answer = start_answers.get(group.prompt.id)
+            if start_answer is None:
                 dropped.append(Dropped(group.id, "no_baseline"))
                 continue
             # The judge is not told which of the two is the policy's; `win_of` knows that it is the first.
-            both = (group.completions[0], before)
+            both = (group.completions[0], start_answer)
             comparisons.append(replace(group, completions=both))
     wins: dict[str, float] = {}
     verdicts = await in_chunks(reward.judge, comparisons)

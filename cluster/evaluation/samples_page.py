@@ -61,35 +61,46 @@ def write_samples(
     title: str = "Samples",
 ) -> None:
     """Write the page for the first `limit` shown answers of every suite."""
-    sections = [_section(suite, final, start, limit) for suite in suites]
-    named_cards = {"grounding": final.card}
-    if start is not None:
-        named_cards = {"before": start.card, "after": final.card}
-    grounding: list[tuple[str, str, bool]] = []
-    for name, card in named_cards.items():
-        for line, is_warning in grounding_lines(card):
-            grounding.append((name, line, is_warning))
+    sections: list[Section] = []
+    for suite in suites:
+        sections.append(_section(suite, final, start, limit))
     html = template("samples.html.j2").render(
         title=title,
         sections=sections,
         compared=start is not None,
-        grounding=grounding,
+        grounding=_grounding(final, start),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
+
+
+def _grounding(final: Measured, start: Measured | None) -> list[tuple[str, str, bool]]:
+    """Label, line, and whether the line is a warning."""
+    cards = {"grounding": final.card}
+    if start is not None:
+        cards = {"before": start.card, "after": final.card}
+    labelled_lines: list[tuple[str, str, bool]] = []
+    for label, card in cards.items():
+        for line, is_warning in grounding_lines(card):
+            labelled_lines.append((label, line, is_warning))
+    return labelled_lines
 
 
 def _section(
     suite: Suite, final: Measured, start: Measured | None, limit: int
 ) -> Section:
     card = final.card.suites[suite.name]
-    cards = [final.card] if start is None else [start.card, final.card]
+    cards = [final.card]
     before: dict[str, RolloutGroup] = {}
     if start is not None:
+        cards = [start.card, final.card]
         for group in _shown_groups(suite, start):
             before[group.prompt.id] = group
-    shown = _shown_groups(suite, final)[:limit]
-    samples = [_sample(suite, group, before.get(group.prompt.id)) for group in shown]
+    samples: list[Sample] = []
+    for group in _shown_groups(suite, final)[:limit]:
+        # The start policy may have dropped this one.
+        start_group = before.get(group.prompt.id)
+        samples.append(_sample(suite, group, start_group))
     # Equal weights keep the order of ids, so that the page is the same each time.
     samples.sort(key=_worst_first)
     return Section(
@@ -116,13 +127,21 @@ def _shown_groups(suite: Suite, measured: Measured) -> list[RolloutGroup]:
 
 
 def _sample(suite: Suite, final: RolloutGroup, start: RolloutGroup | None) -> Sample:
-    prompt = final.prompt
     answer, weight = _marked_answer(suite, final)
-    before = None if start is None else _marked_answer(suite, start)[0]
-    return Sample(prompt.id, _first_image(prompt), answer, before, weight)
+    before: MarkedAnswer | None = None
+    if start is not None:
+        before, _ = _marked_answer(suite, start)
+    return Sample(
+        id=final.prompt.id,
+        image=_first_image(final.prompt),
+        final=answer,
+        start=before,
+        weight=weight,
+    )
 
 
 def _marked_answer(suite: Suite, group: RolloutGroup) -> tuple[MarkedAnswer, int]:
+    """The answer with its errors marked, and how bad they are."""
     shown = suite.show(group.prompt, group.completions[0].text)
     spans = marked(shown.text, list(shown.marks))
     return MarkedAnswer(spans, shown.note_label, shown.notes), shown.weight

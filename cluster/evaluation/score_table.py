@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from common.evaluation import Metric
+from reward.suites.grounding import Grounding
 from reward.suites.scorecard import Scorecard, SuiteCard
 
 
@@ -22,22 +23,27 @@ def suite_names(cards: Sequence[Scorecard]) -> list[str]:
     """The suites that any card has, in order."""
     names: list[str] = []
     for card in cards:
-        names += [name for name in card.suites if name not in names]
+        for name in card.suites:
+            if name not in names:
+                names.append(name)
     return names
 
 
 def metric_rows(cards: Sequence[Scorecard], suite: str) -> list[MetricRow]:
     """A suite's metrics with a label that any card has."""
-    suite_cards = [card.suites.get(suite, SuiteCard()) for card in cards]
+    suite_cards: list[SuiteCard] = []
+    for card in cards:
+        suite_card = card.suites.get(suite, SuiteCard())
+        suite_cards.append(suite_card)
     # A metric without a label is for the JSON alone.
     labelled: dict[str, Metric] = {}
-    for card in suite_cards:
-        for name, metric in card.metrics.items():
+    for suite_card in suite_cards:
+        for name, metric in suite_card.metrics.items():
             if metric.label:
                 labelled.setdefault(name, metric)
     rows: list[MetricRow] = []
     for name, metric in labelled.items():
-        cells = [_cell(card.metrics.get(name)) for card in suite_cards]
+        cells = [_cell(suite_card.metrics.get(name)) for suite_card in suite_cards]
         row = MetricRow(
             label=metric.label,
             better=metric.better,
@@ -54,26 +60,33 @@ def grounding_lines(card: Scorecard) -> list[tuple[str, bool]]:
     if grounding is None:
         return []
     if grounding.gain is None:
-        return [(f"grounding not measured: {grounding.missing}", False)]
+        line = f"grounding not measured: {grounding.missing}"
+        return [(line, False)]
+    lines = [(_grounding_line(grounding, grounding.gain), False)]
+    if grounding.warning:
+        line = f"WARNING {grounding.warning}"
+        lines.append((line, True))
+    return lines
+
+
+def _grounding_line(grounding: Grounding, gain: float) -> str:
     accuracies: list[str] = []
     for condition, accuracy in grounding.accuracy.items():
         accuracies.append(f"{accuracy:.3f} with the {condition} picture")
     low, high = grounding.intervals["gain"]
-    ranked_by = grounding.ranked_by.replace("_", " ").replace("logp", "log-prob")
-    line = (
+    ranked_by = grounding.ranked_by.replace("_", " ")
+    ranked_by = ranked_by.replace("logp", "log-prob")
+    return (
         f"grounding: right in {', '.join(accuracies)}; "
-        f"gain {grounding.gain:.3f} ({low:.3f} – {high:.3f}), "
+        f"gain {gain:.3f} ({low:.3f} – {high:.3f}), "
         f"{grounding.num_pairs} pairs ranked by {ranked_by}"
     )
-    lines = [(line, False)]
-    if grounding.warning:
-        lines.append((f"WARNING {grounding.warning}", True))
-    return lines
 
 
 def _cell(metric: Metric | None) -> tuple[str, str]:
     if metric is None:
         return "–", ""
+    # A metric without an interval is shown as if it had no spread.
     low = high = metric.value
     if metric.interval is not None:
         low, high = metric.interval

@@ -79,7 +79,10 @@ def run(config: BdhsJobConfig, engines: Engines = ray_engines) -> None:
         if len(writer.notes) < len(prompts):
             asyncio.run(_generate(config, writer, prompts, similarity, engines))
         notes = list(writer.notes)
-        notes.extend(note_of(Outcome(dropped, dropped.id)) for dropped in unreadable)
+        # Rows that are no prompt have no note on disk: they are read again by every run.
+        for dropped in unreadable:
+            outcome = Outcome(dropped, dropped.id)
+            notes.append(note_of(outcome))
         return {
             "variant": settings.variant,
             "similarity_measure": similarity.name,
@@ -112,48 +115,41 @@ async def _generate(
             Shards(writer) as shards,
         ):
 
+            def record(outcome: Outcome) -> None:
+                shards.add(outcome.result, note_of(outcome))
+                pairs_per_s = shards.num_new_pairs / progress.elapsed_s
+                progress.advance(f"prompts, {pairs_per_s:.1f} pairs/s")
+
             async def work(generate: Generate, window: int) -> None:
-                async for outcome in generate_pairs(
+                outcomes = generate_pairs(
                     queue,
                     generate,
                     config=settings,
                     similarity=similarity,
                     num_image_tokens=num_image_tokens,
                     window=window,
-                ):
-                    shards.add(outcome.result, note_of(outcome))
-                    pairs_per_s = shards.num_new_pairs / progress.elapsed_s
-                    progress.advance(f"prompts, {pairs_per_s:.1f} pairs/s")
+                )
+                async for outcome in outcomes:
+                    record(outcome)
 
             # Two tasks per worker share its window: one of them always has requests for the engine. The first tasks of
             # all workers come first, so that a small job reaches every worker.
-            tasks = [work(generate, window - window // 2) for generate in workers]
-            tasks += [work(generate, window // 2) for generate in workers]
+            second_half = window // 2
+            first_half = window - second_half
+            tasks = [work(generate, first_half) for generate in workers]
+            tasks += [work(generate, second_half) for generate in workers]
             await run_all(tasks)
             pairs_per_s = shards.num_new_pairs / progress.elapsed_s
             rates = f"{progress.rate:.1f} prompts/s, {pairs_per_s:.1f} pairs/s"
+    # Below the bar, which is gone by now.
     print(rates, file=sys.stderr)
 
 
 def print_stats(stats: Mapping[str, Any]) -> None:
-    """Print how many prompts each attempt settled, and what became of the others."""
-    num_prompts = stats["num_prompts"]
-    total = max(num_prompts, 1)
-    table = Table(title=f"bdhs ({stats['variant']}), {num_prompts} prompts")
-    table.add_column("outcome")
-    for name in ("prompts", "share", "cumulative"):
-        table.add_column(name, justify="right")
-    num_settled = 0
-    for attempt, count in stats["accepted_per_attempt"].items():
-        num_settled += count
-        outcome = f"accepted at attempt {attempt}"
-        share, cumulative = f"{count / total:.1%}", f"{num_settled / total:.1%}"
-        table.add_row(outcome, str(count), share, cumulative)
-    for reason, count in stats["dropped"].items():
-        table.add_row(f"dropped: {reason}", str(count), f"{count / total:.1%}", "")
+    """Print how many prompts each attempt settled, what became of the others, and how alike the pairs are."""
     console = Console()
-    console.print(table)
-    quantiles = []
+    console.print(_outcome_table(stats))
+    quantiles: list[str] = []
     for share, value in stats["similarity"].items():
         quantiles.append(f"{float(share):.0%} {value:.2f}")
     shown = ", ".join(quantiles) or "none"
@@ -168,3 +164,24 @@ def print_stats(stats: Mapping[str, Any]) -> None:
         f"prompts that needed another attempt: {stats['another_attempt_frac']:.1%}",
         highlight=False,
     )
+
+
+def _outcome_table(stats: Mapping[str, Any]) -> Table:
+    num_prompts = stats["num_prompts"]
+    # An empty set has shares of 0, not an error.
+    total = max(num_prompts, 1)
+    table = Table(title=f"bdhs ({stats['variant']}), {num_prompts} prompts")
+    table.add_column("outcome")
+    for name in ("prompts", "share", "cumulative"):
+        table.add_column(name, justify="right")
+    num_settled = 0
+    for attempt, count in stats["accepted_per_attempt"].items():
+        num_settled += count
+        outcome = f"accepted at attempt {attempt}"
+        share = f"{count / total:.1%}"
+        cumulative = f"{num_settled / total:.1%}"
+        table.add_row(outcome, str(count), share, cumulative)
+    for reason, count in stats["dropped"].items():
+        share = f"{count / total:.1%}"
+        table.add_row(f"dropped: {reason}", str(count), share, "")
+    return table

@@ -32,7 +32,7 @@ async def ray_engines(
     rollout = config.rollout
     runtime = RayRuntime(config.cluster)
     try:
-        clients = []
+        clients: list[RolloutClient] = []
         for index in range(rollout.num_workers):
             handle = runtime.spawn(
                 RolloutWorker,
@@ -43,9 +43,12 @@ async def ray_engines(
                 num_gpus=rollout.num_gpus,
             )
             clients.append(RolloutClient(handle, config.loop.call_timeout_s))
-        await asyncio.gather(*(client.start() for client in clients))
+        # Side by side: an engine takes a while to start.
+        starts = [client.start() for client in clients]
+        await asyncio.gather(*starts)
         encoder = ChatEncoder(config.model.path, config.model.max_length)
         yield [client.generate for client in clients], ImageTokenCounter(encoder)
-        await asyncio.gather(*(client.close() for client in clients))
+        stops = [client.close() for client in clients]
+        await asyncio.gather(*stops)
     finally:
         runtime.shutdown()

@@ -61,7 +61,7 @@ class FailureGate:
 
     def _limit(self) -> int:
         # An address where nobody answers is found out soon; a server that answers with errors may recover.
-        reasons = {_reason(injection) for injection in self._held}
+        reasons = set(map(_reason, self._held))
         is_silent = not self._answered and reasons <= _SILENCE
         return SILENT_IN_A_ROW if is_silent else FAILURES_IN_A_ROW
 
@@ -80,4 +80,7 @@ class FailureGate:
 
 
 def _reason(injection: Injection) -> str | None:
-    return injection.result.reason if isinstance(injection.result, Dropped) else None
+    """Why the row was dropped, None when it made a pair."""
+    if isinstance(injection.result, Dropped):
+        return injection.result.reason
+    return None

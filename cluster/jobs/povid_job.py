@@ -61,9 +61,10 @@ def run(config: PovidJobConfig) -> None:
             rows += rows_of(prompt, settings)
         usage = asyncio.run(_inject(settings, writer, rows))
         notes = list(writer.notes)
-        notes.extend(
-            note_of(Injection(dropped.id, None, dropped)) for dropped in unreadable
-        )
+        # Rows that are no prompt have no note on disk: they are read again by every run.
+        for dropped in unreadable:
+            injection = Injection(dropped.id, None, dropped)
+            notes.append(note_of(injection))
         num_prompts = len(prompts) + len(unreadable)
         return {"num_prompts": num_prompts, **summarise(notes), **usage}
 
@@ -92,13 +93,18 @@ async def _inject(
     settings: PovidSettings, writer: PairWriter, rows: Sequence[Row]
 ) -> dict[str, Any]:
     """Rewrite the rows that have no note yet. Returns the usage of the endpoint over all runs, {} for rules."""
-    done = {note["id"] for note in writer.notes}
-    queue = iter([row for row in rows if row.id not in done])
+    done: set[str] = set()
+    worked = False
+    for note in writer.notes:
+        done.add(note["id"])
+        if note["dropped"] is None:
+            worked = True
+    todo = [row for row in rows if row.id not in done]
+    queue = iter(todo)
     print(
-        f"{writer.directory}: {len(rows) - len(done)} of {len(rows)} rows to do",
+        f"{writer.directory}: {len(todo)} of {len(rows)} rows to do",
         file=sys.stderr,
     )
-    worked = any(note["dropped"] is None for note in writer.notes)
     async with _injector(settings, writer) as (injector, endpoint, concurrency):
         with (
             ProgressReport("povid", len(rows), len(done)) as progress,
@@ -124,7 +130,8 @@ async def _inject(
                         may_all_ask.set()
                 may_all_ask.set()
 
-            await run_all([work(number) for number in range(concurrency)])
+            tasks = [work(number) for number in range(concurrency)]
+            await run_all(tasks)
             gate.close()
         return {} if endpoint is None else endpoint.usage()
 

@@ -51,7 +51,7 @@ class Experiment:
         self.config = config
         self.run_dir = run_dir
         self.runtime = runtime
-        self._bundles = bundles
+        self._bundles = {bundle.name: bundle for bundle in bundles}
         self._types = types or WorkerTypes()
         self._recorder = Recorder(run_dir.path)
         self._scoring = RunScoring(config, run_dir.path, self._recorder)
@@ -63,22 +63,17 @@ class Experiment:
         data = self._load_data()
         self._scoring.announce()
         workers = await self._start_workers()
+        first_engine = workers.rollout[0]
         judge = workers.reward[0]
-        baseline = await self._scoring.score(
-            "baseline", workers.rollout[0], judge, None
-        )
+        baseline = await self._scoring.score("baseline", first_engine, judge, None)
         await self._train(data, workers)
-        # The final engine takes the place of the first one.
-        for client in workers.rollout:
-            self.runtime.stop(client.handle)
-        for handle in workers.learner.handles:
-            self.runtime.stop(handle)
+        # Their CPUs and GPUs are those of the engine that is started next.
+        self._stop_training(workers)
         self._take_best()
-        final_worker = self._spawn_rollout(0, str(self.run_dir.policy))
-        await final_worker.start()
-        final = await self._scoring.score(
-            "final", final_worker, judge, baseline.answers
-        )
+        final_engine = self._spawn_rollout(0, str(self.run_dir.policy))
+        await final_engine.start()
+        start_answers = baseline.answers
+        final = await self._scoring.score("final", final_engine, judge, start_answers)
         self._recorder.sync()
         return self._scoring.write_report(baseline, final)
 
@@ -93,25 +88,36 @@ class Experiment:
 
     async def _start_workers(self) -> Workers:
         """Start every actor at once and wait until all say that they are ready."""
-        config, limit_s = self.config, self.config.loop.call_timeout_s
+        config = self.config
+        limit_s = config.loop.call_timeout_s
         num_ranks = config.learner.num_ranks
-        ranks = []
+        ranks: list[Handle] = []
         for rank in range(num_ranks):
             name = f"learner/{rank}"
-            ranks.append(
-                self._spawn(name, self._types.learner, config, rank, num_ranks)
-            )
-        engines = [self._spawn_rollout(i) for i in range(config.rollout.num_workers)]
-        judges = []
+            handle = self._spawn(name, self._types.learner, config, rank, num_ranks)
+            ranks.append(handle)
+        engines: list[RolloutClient] = []
+        for index in range(config.rollout.num_workers):
+            engines.append(self._spawn_rollout(index))
+        judges: list[RewardClient] = []
         for index in range(config.reward.num_workers):
-            judge = self._spawn(f"reward/{index}", self._types.reward, config)
-            judges.append(RewardClient(judge, limit_s))
+            handle = self._spawn(f"reward/{index}", self._types.reward, config)
+            judges.append(RewardClient(handle, limit_s))
         workers = Workers(engines, judges, LearnerClient(ranks, limit_s))
         reports = await workers.start()
         self._recorder.start(reports)
-        for switch, reason in reports[0]["fallbacks"].items():
+        # Learner ranks come first, and rank 0 speaks for all of them.
+        fallbacks = reports[0]["fallbacks"]
+        for switch, reason in fallbacks.items():
             log.warning("learner.fast.%s is off: %s", switch, reason)
         return workers
+
+    def _stop_training(self, workers: Workers) -> None:
+        """Stop learner and engines; the reward workers compare the final answers."""
+        for engine in workers.rollout:
+            self.runtime.stop(engine.handle)
+        for rank in workers.learner.handles:
+            self.runtime.stop(rank)
 
     def _spawn_rollout(self, index: int, *model_path: str) -> RolloutClient:
         worker = self._types.rollout
@@ -120,9 +126,13 @@ class Experiment:
         return RolloutClient(handle, self.config.loop.call_timeout_s)
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
-        bundle = next(bundle for bundle in self._bundles if bundle.name == name)
+        bundle = self._bundles[name]
         return self.runtime.spawn(
-            worker, *args, name=name, num_cpus=bundle.num_cpus, num_gpus=bundle.num_gpus
+            worker,
+            *args,
+            name=name,
+            num_cpus=bundle.num_cpus,
+            num_gpus=bundle.num_gpus,
         )
 
     async def _train(self, data: TrainingData, workers: Workers) -> None:
@@ -150,6 +160,7 @@ class Experiment:
         best_step = checkpoint.state.best_step
         assert best_step is not None, "a checkpoint always knows the best one"
         best = self.run_dir.checkpoint(best_step) / "policy"
+        # Appears whole or not at all: a kill here must not leave half a policy.
         with replace_directory(self.run_dir.policy) as folder:
             shutil.copytree(best, folder, dirs_exist_ok=True)
         self._scoring.record_pick(best_step, checkpoint.state.best_score)

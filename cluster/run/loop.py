@@ -42,7 +42,7 @@ from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import UserError
 from common.paths import replace_directory, replace_file
-from common.records import PreferencePair, WeightManifest
+from common.records import LoadReport, PreferencePair, WeightManifest
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
 """Per worker: while one call's groups are ranked, the engine works on the other's."""
@@ -116,10 +116,12 @@ class Loop:
             is_last = step == num_steps
             metrics = await self._train(step)
             state.step = step
-            if is_last or step % self._config.loop.publish_interval == 0:
+            publishes = is_last or step % self._config.loop.publish_interval == 0
+            if publishes:
                 metrics["time/publish_s"] = await self._publish(state.version + 1)
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
-            if is_last or step % self._config.checkpoint.interval == 0:
+            ends_interval = is_last or step % self._config.checkpoint.interval == 0
+            if ends_interval:
                 score = await validate(step)
                 if score is not None:
                     metrics["validation/score"] = score
@@ -140,13 +142,12 @@ class Loop:
             self.state.trained = True
         pair_of_id = {pair.id: pair for pair in batch}
         for dropped in refused:
-            self._producer.discard(pair_of_id[dropped.id], dropped)
+            pair = pair_of_id[dropped.id]
+            self._producer.discard(pair, dropped)
         self._recorder.batch(step, version, result.pair_ids)
-        return {
-            **result.metrics,
-            **self._batch_metrics(batch, version),
-            "time/wait_s": waited_s,
-        }
+        metrics = {**result.metrics, **self._batch_metrics(batch, version)}
+        metrics["time/wait_s"] = waited_s
+        return metrics
 
     def _batch_metrics(
         self, batch: Sequence[PreferencePair], version: int
@@ -155,14 +156,15 @@ class Loop:
         metrics: dict[str, float] = {}
         for reason, count in self.state.drops.items():
             metrics[f"pairs/dropped/{reason}"] = float(count)
-        ages = []
+        ages: list[int] = []
         for pair in batch:
             age = staleness(pair, version)
             # Offline pairs have none.
             if age is not None:
                 ages.append(age)
-        metrics["pairs/online_frac"] = len(ages) / len(batch)
-        metrics["staleness/mean"] = sum(ages) / len(ages) if ages else 0.0
+        num_online = len(ages)
+        metrics["pairs/online_frac"] = num_online / len(batch)
+        metrics["staleness/mean"] = sum(ages) / max(num_online, 1)
         metrics["staleness/max"] = float(max(ages, default=0))
         metrics["weight_version"] = float(version)
         return metrics
@@ -176,9 +178,9 @@ class Loop:
         start = time.monotonic()
         # References: the weights travel from the learner's node to the engines', not through here.
         manifest_ref, tensors_ref = self._workers.learner.publish(version)
-        loads = [
-            worker.load(manifest_ref, tensors_ref) for worker in self._workers.rollout
-        ]
+        loads: list[Awaitable[LoadReport]] = []
+        for worker in self._workers.rollout:
+            loads.append(worker.load(manifest_ref, tensors_ref))
         reports = await asyncio.gather(*loads)
         manifest = await manifest_ref
         assert manifest.version == version
@@ -192,7 +194,8 @@ class Loop:
 
     def _check_change(self, manifest: WeightManifest) -> None:
         """Refuse weights that a run cannot mean to sample from."""
-        version, norm = manifest.version, manifest.change_norm
+        version = manifest.version
+        norm = manifest.change_norm
         if not math.isfinite(norm):
             raise UserError(
                 f"weight version {version}: expected finite weights, got a change of norm {norm} from "
@@ -209,7 +212,8 @@ class Loop:
 
         What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
         """
-        state, learner = self.state, self._workers.learner
+        state = self.state
+        learner = self._workers.learner
         is_best = state.note_score(step, score)
         # Groups that settle while the ranks save belong to the next checkpoint: nothing is awaited before the state,
         # the pairs and the journal stand at the same place.

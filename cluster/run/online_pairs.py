@@ -27,8 +27,10 @@ class OnlinePairs:
 
     def finish(self) -> None:
         """Put all steps into `pairs.parquet`."""
-        paths = sorted(self._directory.glob("step_*.parquet"))
-        parts = [read_table(path, PAIR_SCHEMA) for path in paths]
         # The schema alone, when no pair was accepted: a run can still read the set.
-        parts.append(PAIR_SCHEMA.empty_table())
-        write_table(self._directory / PAIRS, pa.concat_tables(parts))
+        parts = [PAIR_SCHEMA.empty_table()]
+        for path in sorted(self._directory.glob("step_*.parquet")):
+            part = read_table(path, PAIR_SCHEMA)
+            parts.append(part)
+        whole = pa.concat_tables(parts)
+        write_table(self._directory / PAIRS, whole)

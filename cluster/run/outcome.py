@@ -39,19 +39,20 @@ class GroupOutcome:
         return {**self._texts(), **self._verdict(), **self._result()}
 
     def _texts(self) -> dict[str, Any]:
+        texts: list[str] = []
+        versions: list[int | None] = []
         if self.rollout is not None:
-            completions = self.rollout.completions
-            return {
-                "completions": [completion.text for completion in completions],
-                "weight_versions": [c.min_weight_version for c in completions],
-            }
-        # Online BDHS samples the rejected answers only.
-        if self.pairs:
-            return {
-                "completions": [pair.rejected.text for pair in self.pairs],
-                "weight_versions": [pair.weight_version for pair in self.pairs],
-            }
-        return {}
+            for completion in self.rollout.completions:
+                texts.append(completion.text)
+                versions.append(completion.min_weight_version)
+        else:
+            # Online BDHS samples the rejected answers only.
+            for pair in self.pairs:
+                texts.append(pair.rejected.text)
+                versions.append(pair.weight_version)
+        if not texts:
+            return {}
+        return {"completions": texts, "weight_versions": versions}
 
     def _verdict(self) -> dict[str, Any]:
         """Scores and notes of the judge; which completions became the sides of the pairs."""
@@ -68,8 +69,10 @@ class GroupOutcome:
     def _result(self) -> dict[str, Any]:
         if self.dropped is not None:
             return {"outcome": self.dropped.reason, "detail": self.dropped.detail}
+        scores_by_id: dict[str, Any] = {}
+        for pair in self.pairs:
+            scores_by_id[pair.id] = pair.scores
         # Pairs of RLOO have ids of their own; every other pair has its group's.
-        if len(self.pairs) == 1 and self.pairs[0].id == self.group_id:
-            return {"outcome": "pair", "scores": self.pairs[0].scores}
-        scores = {pair.id: pair.scores for pair in self.pairs}
-        return {"outcome": "pair", "pairs": scores}
+        if list(scores_by_id) == [self.group_id]:
+            return {"outcome": "pair", "scores": scores_by_id[self.group_id]}
+        return {"outcome": "pair", "pairs": scores_by_id}

@@ -84,12 +84,13 @@ class Recorder:
 
     def publish(self, manifest: WeightManifest, reports: Sequence[LoadReport]) -> None:
         """All engines hold new weights."""
+        probe_errors = [report.probe_error for report in reports]
         self._journal.write(
             "publish",
             version=manifest.version,
             checksum=manifest.checksum,
             change_norm=manifest.change_norm,
-            probe_error=[report.probe_error for report in reports],
+            probe_error=probe_errors,
         )
 
     def no_validation(self) -> None:

@@ -75,8 +75,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
         return []
     encoder = ChatEncoder(config.model.path, config.model.max_length)
     pairs: dict[str, PreferencePair] = {}
-    paths = [offline.path] if isinstance(offline.path, str) else offline.path
-    for path in paths:
+    for path in offline.paths:
         # The first set that has an id keeps it.
         for pair in read_pairs(Path(path), dropped):
             pair_id = _offline_id(pair.id)
@@ -84,26 +83,33 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
                 detail = f"{path}: an earlier set has a pair of this id"
                 dropped.append(Dropped(pair.id, "duplicate_id", detail))
                 continue
-            readable = of_policy(pair, encoder)
-            pairs[pair_id] = replace(readable, id=pair_id, weight_version=None)
+            pair = of_policy(pair, encoder)
+            pairs[pair_id] = replace(pair, id=pair_id, weight_version=None)
     return list(pairs.values())
 
 
 def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
-    """Refuse (UserError) losses of sources that this run does not have, and rloo for pairs without fresh advantages."""
-    online = set(_online_sources(config))
+    """Check that the losses fit the sources of pairs.
+
+    Raises:
+        UserError: a loss is for a source that this run does not have, or is rloo for pairs without fresh advantages.
+    """
+    online_sources = set(_online_sources(config))
     offline_sources = {pair.source for pair in offline}
-    known = online | offline_sources
-    unknown = sorted(set(config.learner.source_losses) - known)
+    known = sorted(online_sources | offline_sources)
+    unknown = sorted(set(config.learner.source_losses).difference(known))
     if unknown:
         raise UserError(
-            f"learner.source_losses: expected sources of this run ({', '.join(sorted(known))}), got "
+            f"learner.source_losses: expected sources of this run ({', '.join(known)}), got "
             f"{', '.join(unknown)}; correct the name or leave it out"
         )
     # A judged group's pairs alone hold advantages, and only while they are fresh.
-    without_advantages = sorted((online - {RLOO}) | offline_sources)
-    loss_of = config.learner.loss_of
-    wrong = [name for name in without_advantages if loss_of(name).reads_advantages]
+    without_advantages = (online_sources - {RLOO}) | offline_sources
+    wrong: list[str] = []
+    for source in sorted(without_advantages):
+        loss = config.learner.loss_of(source)
+        if loss.reads_advantages:
+            wrong.append(source)
     if wrong:
         raise UserError(
             f"learner.loss.kind: rloo expects freshly judged groups, got pairs of {', '.join(wrong)}; give them a loss "
@@ -129,9 +135,13 @@ def _check_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> None:
 
 
 def _online_sources(config: RunConfig) -> tuple[str, ...]:
-    return config.online_sources if max(config.mixture.fractions) else ()
+    is_offline_run = max(config.mixture.fractions) == 0
+    return () if is_offline_run else config.online_sources
 
 
 def _offline_id(id: str) -> str:
     """Online pairs of every run are called `EPOCH:PROMPT_ID`; those of another run must not pass for this one's."""
-    return f"offline:{id}" if id.partition(":")[0].isdigit() else id
+    first_part = id.partition(":")[0]
+    if first_part.isdigit():
+        return f"offline:{id}"
+    return id

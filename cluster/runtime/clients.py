@@ -43,27 +43,24 @@ class RolloutClient:
         self, requests: Sequence[GenerationRequest]
     ) -> list[RolloutGroup | Dropped]:
         """One group or reason per request, in order."""
-        groups: list[RolloutGroup | Dropped] = await self._call(
-            "generate", list(requests)
-        )
+        groups: list[RolloutGroup | Dropped]
+        groups = await self._call("generate", list(requests))
         return groups
 
     async def bdhs_pairs(
         self, groups: Sequence[tuple[str, Prompt]]
     ) -> list[PreferencePair | Dropped]:
         """One BDHS pair or reason per (group id, prompt), in order."""
-        pairs: list[PreferencePair | Dropped] = await self._call(
-            "bdhs_pairs", list(groups)
-        )
+        pairs: list[PreferencePair | Dropped]
+        pairs = await self._call("bdhs_pairs", list(groups))
         return pairs
 
     async def score(
         self, answers: Sequence[tuple[Prompt, str]]
     ) -> list[tuple[float, ...] | Dropped]:
         """Token log-probs (nats) of whole answers, or a reason, in order."""
-        scores: list[tuple[float, ...] | Dropped] = await self._call(
-            "score", list(answers)
-        )
+        scores: list[tuple[float, ...] | Dropped]
+        scores = await self._call("score", list(answers))
         return scores
 
     async def load(
@@ -78,9 +75,8 @@ class RolloutClient:
         await self._call("close")
 
     async def _call(self, method: str, *args: Any) -> Any:
-        return await answer(
-            self.handle.call(method, *args), self.limit_s, "rollout worker"
-        )
+        reference = self.handle.call(method, *args)
+        return await answer(reference, self.limit_s, "rollout worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +97,8 @@ class RewardClient:
         return verdicts
 
     async def _call(self, method: str, *args: Any) -> Any:
-        return await answer(
-            self.handle.call(method, *args), self.limit_s, "reward worker"
-        )
+        reference = self.handle.call(method, *args)
+        return await answer(reference, self.limit_s, "reward worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +132,10 @@ class LearnerClient:
     ) -> tuple[Awaitable[WeightManifest], Awaitable[Tensors]]:
         """References to the manifest and the weights of rank 0, to be passed on to engines."""
         # Gathering sharded weights is a collective: all ranks are called, rank 0 answers.
-        published = [
-            handle.call_split("publish", 2, version) for handle in self.handles
-        ]
-        manifest, tensors = published[0]
+        by_rank: list[Sequence[Awaitable[Any]]] = []
+        for handle in self.handles:
+            by_rank.append(handle.call_split("publish", 2, version))
+        manifest, tensors = by_rank[0]
         return manifest, tensors
 
     async def save(self, directory: Path) -> None:
@@ -156,8 +151,11 @@ class LearnerClient:
         await self._call("export", str(directory))
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
-        calls = [handle.call(method, *args) for handle in self.handles]
-        return await answers(calls, self.limit_s, "learner")
+        references: list[Awaitable[Any]] = []
+        # All before the first is awaited: a rank alone would wait for the others.
+        for handle in self.handles:
+            references.append(handle.call(method, *args))
+        return await answers(references, self.limit_s, "learner")
 
 
 @dataclass(frozen=True, slots=True)

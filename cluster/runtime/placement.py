@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.config import RunConfig
 
+# What DeepSpeed keeps in CPU memory, as the table says it.
 OFFLOADED = {
     "none": "",
     "optimizer": ", optimizer on CPU",
@@ -26,36 +27,48 @@ class Bundle:
 
 def plan(config: RunConfig) -> list[Bundle]:
     """One bundle per actor: rollout workers, reward workers, learner ranks."""
-    rollout, reward, learner = config.rollout, config.reward, config.learner
-    bundles = []
-    engine = "vLLM engine (stepped)" if rollout.deterministic else "vLLM engine"
+    return [*_rollout_bundles(config), *_reward_bundles(config), *_ranks(config)]
+
+
+def _rollout_bundles(config: RunConfig) -> Iterator[Bundle]:
+    rollout = config.rollout
+    engine = "vLLM engine"
+    if rollout.deterministic:
+        engine = "vLLM engine (stepped)"
     for index in range(rollout.num_workers):
         name = f"rollout/{index}"
-        bundles.append(Bundle(name, rollout.num_cpus, rollout.num_gpus, engine))
-    judge = f"{reward.judge.kind} judge"
+        yield Bundle(name, rollout.num_cpus, rollout.num_gpus, engine)
+
+
+def _reward_bundles(config: RunConfig) -> Iterator[Bundle]:
+    reward = config.reward
     for index in range(reward.num_workers):
         name = f"reward/{index}"
-        bundles.append(Bundle(name, reward.num_cpus, 0, judge))
-    trainer = (
+        yield Bundle(name, reward.num_cpus, 0, f"{reward.judge.kind} judge")
+
+
+def _ranks(config: RunConfig) -> Iterator[Bundle]:
+    learner = config.learner
+    holds = (
         f"{learner.engine} rank, {config.model.tuning.kind}, "
         f"ZeRO {learner.zero_stage}{OFFLOADED[learner.offload]}"
     )
     for rank in range(learner.num_ranks):
         name = f"learner/{rank}"
-        bundles.append(Bundle(name, learner.num_cpus, learner.num_gpus, trainer))
-    return bundles
+        yield Bundle(name, learner.num_cpus, learner.num_gpus, holds)
 
 
 def describe(bundles: Sequence[Bundle]) -> str:
-    """The placement map as a plain table."""
-    width = max(len(bundle.name) for bundle in bundles)
+    """The placement map as a plain table, with the sums in the last row."""
+    num_cpus = 0.0
+    num_gpus = 0.0
+    width = 0
+    for bundle in bundles:
+        num_cpus += bundle.num_cpus
+        num_gpus += bundle.num_gpus
+        width = max(width, len(bundle.name))
+    total = Bundle("total", num_cpus, num_gpus, f"{len(bundles)} actors")
     lines = [f"{'actor':<{width}}  {'CPUs':>5}  {'GPUs':>5}  holds"]
-    total = Bundle(
-        name="total",
-        num_cpus=sum(bundle.num_cpus for bundle in bundles),
-        num_gpus=sum(bundle.num_gpus for bundle in bundles),
-        holds=f"{len(bundles)} actors",
-    )
     for row in (*bundles, total):
         resources = f"{row.num_cpus:>5g}  {row.num_gpus:>5g}"
         lines.append(f"{row.name:<{width}}  {resources}  {row.holds}")

@@ -70,8 +70,13 @@ class Bernoulli:
         fraction: float,
     ) -> int:
         # The streams are numbered from 0: old runs must resume with the same coins.
-        coins = random.Random(derive_seed(self.seed, stream, step - 1))
-        return sum(coins.random() < fraction for _ in range(num_coins))
+        seed = derive_seed(self.seed, stream, step - 1)
+        coins = random.Random(seed)
+        num_heads = 0
+        for _ in range(num_coins):
+            if coins.random() < fraction:
+                num_heads += 1
+        return num_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +97,13 @@ class Ratio:
 
     def _online_until(self, step: int) -> int:
         """Online pairs of steps 1 … step together."""
-        return int(step * _fraction(self.online_fraction) * self.global_batch)
+        share = _fraction(self.online_fraction)
+        return int(step * share * self.global_batch)
 
     def _bdhs_until(self, step: int) -> int:
         """BDHS pairs among them."""
-        return int(self._online_until(step) * _fraction(self.online_bdhs_fraction))
+        share = _fraction(self.online_bdhs_fraction)
+        return int(self._online_until(step) * share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +137,14 @@ def build_mixture(
     seed: int,
 ) -> Mixture:
     """The configured mixture for this learner's batches and steps; `seed` is the run's."""
-    batch = learner.global_batch
-    share = config.online_fraction
+    online = config.online_fraction
     bdhs = config.online_bdhs_fraction
-    if config.kind == "bernoulli":
-        return Bernoulli(share, batch, seed, bdhs)
-    if config.kind == "ratio":
-        return Ratio(share, batch, bdhs)
-    return Schedule(share, batch, bdhs, config.start_fraction, learner.num_steps)
+    batch = learner.global_batch
+    match config.kind:
+        case "bernoulli":
+            return Bernoulli(online, batch, seed, bdhs)
+        case "ratio":
+            return Ratio(online, batch, bdhs)
+        case "schedule":
+            start = config.start_fraction
+            return Schedule(online, batch, bdhs, start, learner.num_steps)

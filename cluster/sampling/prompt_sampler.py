@@ -26,7 +26,10 @@ class SamplerState:
 
 
 class PromptSampler:
-    """Hands out (group id, prompt). A group id is `EPOCH:PROMPT_ID`; unfinished groups come again after a resume."""
+    """Hands out prompts, with a group id `EPOCH:PROMPT_ID` for each time.
+
+    After a resume the groups that were not finished come again, the others do not.
+    """
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class PromptSampler:
     def _order(self, epoch: int) -> list[str]:
         """The group ids of an epoch: a function of (seed, epoch)."""
         # Sorted first, so that the order of the data set's rows does not matter.
-        ids = sorted(self._prompts)
-        random.Random(derive_seed(self._seed, "frontier", epoch)).shuffle(ids)
-        return [f"{epoch}:{prompt_id}" for prompt_id in ids]
+        prompt_ids = sorted(self._prompts)
+        seed = derive_seed(self._seed, "frontier", epoch)
+        random.Random(seed).shuffle(prompt_ids)
+        return [f"{epoch}:{prompt_id}" for prompt_id in prompt_ids]

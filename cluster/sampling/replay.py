@@ -91,7 +91,10 @@ class OfflinePool:
         units = list(self._units)
         seed = derive_seed(self._seed, "offline", self._state.epoch)
         random.Random(seed).shuffle(units)
-        return [index for unit in units for index in unit]
+        order: list[int] = []
+        for unit in units:
+            order += unit
+        return order
 
 
 class ReplayBuffer:
@@ -156,7 +159,8 @@ class ReplayBuffer:
             else:
                 left.append(pair)
         # A step takes its whole share at once: a part would wait outside and grow stale there.
-        if any(missing.values()):
+        is_short = any(missing.values())
+        if is_short:
             return []
         self.state.online = left
         return taken
@@ -168,9 +172,9 @@ class ReplayBuffer:
 
 def _shuffle_units(pairs: Sequence[PreferencePair], by_prompt: bool) -> list[list[int]]:
     """Pair indices that stay together: those of one prompt, or every pair alone."""
-    if not by_prompt:
-        return [[index] for index in range(len(pairs))]
-    units: dict[str, list[int]] = {}
+    units: dict[str | int, list[int]] = {}
     for index, pair in enumerate(pairs):
-        units.setdefault(pair.prompt.id, []).append(index)
+        # A dict keeps the order in which prompts first come: the shuffle starts from it.
+        unit = pair.prompt.id if by_prompt else index
+        units.setdefault(unit, []).append(index)
     return list(units.values())

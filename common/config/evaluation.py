@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,8 +21,8 @@ class ShapesSuite(Section):
     )
 
 
-# One kind so far: a second one makes this a union by kind, as JudgeConfig is.
-SuiteConfig: TypeAlias = ShapesSuite
+SuiteConfig: TypeAlias = Annotated[ShapesSuite, Field(discriminator="kind")]
+"""A union by kind with one member so far: a second kind is `ShapesSuite | OtherSuite` here."""
 
 
 class Evaluation(Section):
@@ -58,7 +58,9 @@ class Evaluation(Section):
         for value in values:
             section = {"kind": value} if isinstance(value, str) else value
             if isinstance(section, dict) and "kind" not in section:
-                raise ValueError('expected a kind in every suite; add kind = "shapes"')
+                raise ValueError(
+                    'expected a kind in every suite; add one, such as kind = "shapes"'
+                )
             sections.append(section)
         return sections
 

@@ -181,3 +181,51 @@ class InspectConfig(JobConfig):
 
     inspect: InspectSettings
     keys_read: ClassVar[tuple[str, ...]] = ("inspect",)
+
+
+class EvaluateSettings(Section):
+    """Which policy to measure, beside which other one, and on what."""
+
+    policy: Path = Field(description="Hugging Face folder of the policy")
+    baseline: Path | None = Field(
+        None, description="policy it started from, measured first"
+    )
+    split: Literal["validation", "test"] = "test"
+    scenes: int | None = Field(
+        None,
+        description="scenes of every suite that has scenes; none: as many as it says",
+    )
+    out: Path | None = Field(None, description="write the scorecards there as JSON")
+    samples: Path | None = Field(
+        None, description="write an HTML page of marked answers there"
+    )
+
+    @field_validator("scenes")
+    @classmethod
+    def _has_a_scene(cls, scenes: int | None) -> int | None:
+        if scenes is not None and scenes < 1:
+            raise ValueError("expected at least 1")
+        return scenes
+
+
+class EvaluateConfig(JobConfig):
+    """The tree of `cluster.evaluate`: what is measured is `evaluation`, as in a run."""
+
+    evaluate: EvaluateSettings
+    keys_read: ClassVar[tuple[str, ...]] = (
+        "evaluate",
+        "evaluation",
+        "run.seed",
+        "model.dtype",
+        "model.max_length",
+        "rollout.max_tokens",
+        "rollout.engine",
+        "rollout.deterministic",
+        "rollout.num_cpus",
+        "rollout.num_gpus",
+        "reward.judge",
+        "reward.max_retries",
+        "reward.num_cpus",
+        "loop.call_timeout_s",
+        "cluster",
+    )

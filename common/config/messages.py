@@ -99,7 +99,7 @@ def _locate(schema: type[Section], location: Sequence[int | str]) -> _Place:
 
 def _is_kind(name: str, annotation: Any) -> bool:
     """Whether a part of pydantic's path is the kind that it chose of a union."""
-    return len(sections_of(annotation)) > 1 and name in kinds_of(annotation)
+    return name in kinds_of(annotation)
 
 
 def _step(place: _Place, part: int | str, kind: str | None) -> bool:

@@ -8,6 +8,7 @@ Every mistake is one line that names the key as the user wrote it.
 from __future__ import annotations
 
 import copy
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,13 +107,20 @@ def _validate(schema: type[Config], tree: Tree, known_flags: Sequence[Flag]) -> 
 
 def _read_preset(path: Path) -> Tree:
     try:
-        return tomllib.loads(path.read_text())
+        text = path.read_text()
+        # A run leaves its resolved config as JSON.
+        if path.suffix == ".json":
+            tree: Tree = json.loads(text)
+            return tree
+        return tomllib.loads(text)
     except OSError as error:
         raise UserError(
             f"preset: expected a TOML file, got {path} ({error.strerror}); check the path"
         ) from error
     except ValueError as error:
-        raise UserError(f"preset {path}: expected TOML, got {error}") from error
+        raise UserError(
+            f"preset {path}: expected TOML, or a run's config.json, got {error}"
+        ) from error
 
 
 def _override_words(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -85,26 +85,35 @@ class ClaimsJudge:
         verdicts: list[Verdict | Dropped] = []
         for group in groups:
             try:
-                verdicts.append(self._judge_group(group))
+                verdict = self._judge_group(group)
+                verdicts.append(verdict)
             except JudgeError as error:
                 detail = f"judge {self.name}: {error}"
                 verdicts.append(Dropped(group.id, "judge_failed", detail))
         return verdicts
 
     def _judge_group(self, group: RolloutGroup) -> Verdict:
-        """At most 0 per completion; the notes name what was denied. Every distinct claim is asked about once."""
-        counts = [
-            Counter(self._language.claims_of(completion.text))
-            for completion in group.completions
-        ]
-        claims = sorted(set().union(*counts))
-        denied = {claim for claim in claims if not self.sees(group.prompt, claim)}
+        """Scores of at most 0, and notes that name what was denied."""
+        claims_by_completion: list[Counter[str]] = []
+        all_claims: set[str] = set()
+        for completion in group.completions:
+            claims = self._language.claims_of(completion.text)
+            claims_by_completion.append(Counter(claims))
+            all_claims.update(claims)
+        # A forward per question is what judging costs: no claim is asked about twice.
+        denied: set[str] = set()
+        for claim in sorted(all_claims):
+            if not self.sees(group.prompt, claim):
+                denied.add(claim)
         scores: list[float] = []
         notes: list[str] = []
-        for completion, count in zip(group.completions, counts, strict=True):
-            faults = self._faults(completion, count, denied)
+        claimed = zip(group.completions, claims_by_completion, strict=True)
+        for completion, counts in claimed:
+            faults = self._faults(completion, counts, denied)
+            note = "; ".join(faults)
+            # Not -len(faults): no doubt scores 0.0, not -0.0.
             scores.append(0.0 - len(faults))
-            notes.append("; ".join(faults) or "no doubt")
+            notes.append(note or "no doubt")
         return Verdict(tuple(scores), tuple(notes))
 
     @torch.no_grad()
@@ -114,22 +123,24 @@ class ClaimsJudge:
         Raises:
             JudgeError: the prompt's images cannot be read, or do not fit the model.
         """
-        image_parts = [Part("image") for _ in prompt.images]
+        image_parts = [Part("image")] * len(prompt.images)
         text_part = Part("text", self._language.question_of(claim))
-        question = Message("user", (*image_parts, text_part))
+        message = Message("user", (*image_parts, text_part))
+        question = replace(prompt, messages=(message,))
         try:
-            encoded = self._encoder.encode_prompt(replace(prompt, messages=(question,)))
+            encoded = self._encoder.encode_prompt(question)
         except Refused as error:
             raise JudgeError(str(error)) from error
-        outputs = self._model(
-            input_ids=torch.tensor([encoded.token_ids]), **encoded.model_inputs
-        )
+        input_ids = torch.tensor([encoded.token_ids])
+        outputs = self._model(input_ids=input_ids, **encoded.model_inputs)
+        # (vocabulary,): what may follow the question.
         next_token_logits = outputs.logits[0, -1]
         yes, no = self._answer_tokens
         return bool(next_token_logits[yes] > next_token_logits[no])
 
     @cached_property
     def _answer_tokens(self) -> tuple[int, int]:
+        """The first tokens of the answers yes and no."""
         yes = self._encoder.encode_response(self._language.yes)[0]
         no = self._encoder.encode_response(self._language.no)[0]
         assert yes != no, "the model's answers must differ in their first token"
@@ -138,9 +149,15 @@ class ClaimsJudge:
     def _faults(
         self, completion: Completion, claims: Counter[str], denied: set[str]
     ) -> list[str]:
-        faults = [f"denied {claim}" for claim in claims if claim in denied]
+        """One note per denial; all of them cost the same."""
+        faults: list[str] = []
+        for claim in claims:
+            if claim in denied:
+                faults.append(f"denied {claim}")
         for claim, count in claims.items():
-            faults += [f"repeated {claim}"] * (count - 1)
+            num_repeats = count - 1
+            faults += [f"repeated {claim}"] * num_repeats
+        # Silence and a cut would otherwise be the best way to avoid denials.
         if not claims:
             faults.append(self._language.nothing_claimed)
         if completion.finish_reason == "length":

@@ -1,4 +1,8 @@
-"""Which judge a `[reward.judge]` section asks for: a config section with a `kind`, a class, and a case here."""
+"""Makes the judge that a config names.
+
+A new kind of judge is a section with a `kind` in `common/config/reward.py`, which joins the union `JudgeConfig`, and
+a case here.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from common.protocols import Judge
 
 
 def make_judge(config: JudgeConfig) -> Judge:
-    """The judge of this kind. Its module is imported only when it is asked for."""
+    """The judge of this kind (UserError when it cannot be loaded)."""
+    # A judge's module is imported only when it is asked for: some bring torch along.
     match config.kind:
         case "rules":
             from reward.shapes_world import rules_judge

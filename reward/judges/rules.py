@@ -32,7 +32,8 @@ class RulesJudge:
         verdicts: list[Verdict | Dropped] = []
         for group in groups:
             try:
-                verdicts.append(self._judge_group(group))
+                verdict = self._judge_group(group)
+                verdicts.append(verdict)
             except JudgeError as error:
                 # Asking again would find the same truth missing, so this is final.
                 detail = f"judge {self.name}: {error}"
@@ -43,8 +44,14 @@ class RulesJudge:
         scores: list[float] = []
         notes: list[str] = []
         for completion in group.completions:
-            faults = self.faults_of(group.prompt, completion)
-            # Not -sum(...): a flawless text scores 0.0, not -0.0.
-            scores.append(0.0 - sum(cost for _, cost in faults))
-            notes.append("; ".join(note for note, _ in faults) or "flawless")
+            total_cost = 0.0
+            complaints: list[str] = []
+            for complaint, cost in self.faults_of(group.prompt, completion):
+                total_cost += cost
+                complaints.append(complaint)
+            # Not -total_cost: a flawless text scores 0.0, not -0.0.
+            score = 0.0 - total_cost
+            note = "; ".join(complaints)
+            scores.append(score)
+            notes.append(note or "flawless")
         return Verdict(tuple(scores), tuple(notes))

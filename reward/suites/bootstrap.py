@@ -1,7 +1,8 @@
-"""Metrics with intervals. A metric is a ratio of totals; the percentile bootstrap redraws scenes, not single answers.
+"""Metrics with intervals, by the percentile bootstrap. Scenes are redrawn, not single answers.
 
-Counts come as columns with one value per scene. A statistic takes the columns' totals, arrays with one value per
-resampling, and returns metrics of the same shape. Point estimate and bootstrap thus share every line of the formulas.
+Counts come as columns of shape (scenes,). Redrawing gives totals of shape (resamplings,), and a statistic makes metrics
+of that shape from them: every metric is a ratio of totals. The point estimate is the same statistic of one resampling
+that draws every scene once, so that estimate and intervals share every line of the formulas.
 Source: Efron, Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """
 
@@ -40,7 +41,6 @@ def columns_of(
 
 def estimate(columns: Columns, statistic: Statistic) -> dict[str, float]:
     """The statistic of all scenes."""
-    # One "resampling" that draws every scene once.
     totals: dict[str, Array] = {}
     for name, column in columns.items():
         total = column.sum()
@@ -66,15 +66,10 @@ def intervals(
     num_scenes = len(some_column)
     if num_scenes == 0:
         return {}
-    # How often each scene is drawn is multinomial, so one matrix product redraws all totals.
-    rng = np.random.default_rng(seed)
-    shares = np.full(num_scenes, 1 / num_scenes)
-    draws = rng.multinomial(num_scenes, shares, num_samples)
-    # As floats: integer matrix products do not use BLAS.
-    weights = draws.astype(np.float64)
+    draws = _draws(num_scenes, num_samples, seed)
     totals: dict[str, Array] = {}
     for name, column in columns.items():
-        totals[name] = weights @ column
+        totals[name] = draws @ column
     # Percent below the lower and above the upper bound.
     tail = 100 * (1 - level) / 2
     percents = (tail, 100 - tail)
@@ -83,3 +78,13 @@ def intervals(
         low, high = np.percentile(samples, percents)
         bounds[name] = (float(low), float(high))
     return bounds
+
+
+def _draws(num_scenes: int, num_samples: int, seed: int) -> Array:
+    """How often every resampling draws every scene, (num_samples, num_scenes)."""
+    rng = np.random.default_rng(seed)
+    # These numbers are multinomial, so that one matrix product redraws all totals.
+    shares = np.full(num_scenes, 1 / num_scenes)
+    draws = rng.multinomial(num_scenes, shares, num_samples)
+    # As floats: integer matrix products do not use BLAS.
+    return draws.astype(np.float64)

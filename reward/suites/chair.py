@@ -37,7 +37,11 @@ def caption_counts(
     """
     mentioned = set(mentions)
     true_objects = set(present)
-    num_hallucinated = sum(mention not in true_objects for mention in mentions)
+    # Mentions, not objects: to invent one thing twice counts twice.
+    num_hallucinated = 0
+    for mention in mentions:
+        if mention not in true_objects:
+            num_hallucinated += 1
     return {
         "captions": 1,
         "hallucinated_captions": int(num_hallucinated > 0),

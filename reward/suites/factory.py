@@ -1,4 +1,8 @@
-"""The place to add a suite: a config section with a `kind` in `common/config.py`, a class, and a line here."""
+"""Makes the suites that a config names.
+
+A new kind of suite is a section with a `kind` in `common/config/evaluation.py`, which joins the union `SuiteConfig`,
+and a case here.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,15 @@ from common.protocols import Suite
 
 
 def make_suites(sections: Sequence[SuiteConfig]) -> list[Suite]:
-    """The suites that `evaluation.suites` asks for, in order."""
-    return [_make_suite(section) for section in sections]
+    """The suites of `evaluation.suites`, in order."""
+    suites = []
+    for section in sections:
+        suites.append(_make_suite(section))
+    return suites
 
 
 def _make_suite(section: SuiteConfig) -> Suite:
+    # A suite's module is imported only when it is asked for.
     match section.kind:
         case "shapes":
             from reward.shapes_world import ShapesSuite

@@ -85,6 +85,9 @@ def make_grounding(
     columns = _columns(policy, start, sorted(pair_ids))
     accuracy = estimate(columns, _statistic)
     gain = accuracy.pop("gain")
+    warning = None
+    if gain < least_gain:
+        warning = _warning(accuracy, gain, least_gain)
     seed = derive_seed("scorecard", "grounding")
     return Grounding(
         ranked_by=ranked_by,
@@ -92,7 +95,7 @@ def make_grounding(
         accuracy=accuracy,
         gain=gain,
         intervals=intervals(columns, _statistic, num_samples, seed),
-        warning=_warning(accuracy, gain, least_gain) if gain < least_gain else None,
+        warning=warning,
         dropped=reasons,
     )
 
@@ -101,7 +104,8 @@ def _complete_pairs(logps: ConditionLogps) -> set[str]:
     """Ids of the pairs that have log-probs under every condition."""
     if not logps:
         return set()
-    scored = [set(by_pair) for by_pair in logps.values()]
+    # The gain compares conditions, so all of them must be over the same pairs.
+    scored = map(set, logps.values())
     return set.intersection(*scored)
 
 

@@ -500,8 +500,11 @@ def test_the_log_says_how_fast_and_how_long(
     run(job(), scripted())
     lines = capsys.readouterr().err.splitlines()
     pattern = r"bdhs: (\d+)/150, [\d.]+/s prompts, [\d.]+ pairs/s, (\d+) s left"
-    found = [hit for line in lines if (hit := re.fullmatch(pattern, line))]
-    assert len(found) == 150 and found[-1].groups() == ("150", "0")
+    reports = [line for line in lines if re.fullmatch(pattern, line)]
+    assert len(reports) == 150
+    last = re.fullmatch(pattern, reports[-1])
+    # All done, and no time left.
+    assert last is not None and last.groups() == ("150", "0")
     assert re.fullmatch(r"[\d.]+ prompts/s, [\d.]+ pairs/s", lines[-1])
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +21,7 @@ import pytest
 
 from actors.povid import chat_endpoint
 from actors.povid.injection import EndpointInjector, Injection, Row
+from actors.povid.stats import note_of
 from cluster.generate import config_of, main
 from cluster.jobs import shards
 from cluster.jobs.povid_job import REPLIES, run
@@ -35,7 +36,7 @@ from common.data.datasets import (
 )
 from common.data.images import ImageStore
 from common.data.rows import PAIR_SCHEMA
-from common.records import Dropped, PreferencePair, Prompt
+from common.records import Dropped, Prompt
 from common.shapes.prompts import caption_prompts, question_prompts
 from tests.chat_server import Answer, Asked, ChatServer, completion, refusal
 
@@ -55,9 +56,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rewrite(asked: Asked) -> Answer:
     """What an obedient model does, the same for the same question."""
+    text = true_answer(asked)
+    return completion(f"<rewritten>{text} There is a small dog.</rewritten>")
+
+
+def true_answer(asked: Asked) -> str:
+    """The answer that the endpoint is asked to spoil."""
     hit = TRUE.search(asked.text)
     assert hit is not None
-    return completion(f"<rewritten>{hit[1]} There is a small dog.</rewritten>")
+    return hit[1]
 
 
 @contextmanager
@@ -66,19 +73,15 @@ def answering(script: Callable[[Asked], Answer] = rewrite) -> Iterator[ChatServe
         yield server
 
 
-def words(out: Path, url: str, *more: str) -> list[str]:
-    return [
-        "povid",
-        "--out",
-        str(out),
-        "--endpoint",
-        url,
-        "--model-name",
-        "writer",
-        "--retries",
-        "1",
-        *more,
-    ]
+def words(out: Path, url: str, options: str = "") -> list[str]:
+    """The command line of a set that the endpoint at `url` rewrites; `options` as one types them."""
+    line = f"--endpoint {url} --model-name writer --retries 1 {options}"
+    return ["povid", "--out", str(out), *line.split()]
+
+
+def from_file(folder: Path) -> str:
+    """The option that reads the prompts of a folder."""
+    return f"--prompts {folder}"
 
 
 def stats_of(out: Path) -> dict[str, Any]:
@@ -99,73 +102,43 @@ def job(*line: str) -> PovidJobConfig:
 def captions(tmp_path: Path) -> list[Prompt]:
     """30 prompts, no two with the same true answer."""
     prompts = caption_prompts("train", 40, 0, ImageStore(tmp_path / "elsewhere"))
-    return list({prompt.reference: prompt for prompt in prompts}.values())[:30]
+    by_answer = {prompt.reference: prompt for prompt in prompts}
+    return list(by_answer.values())[:30]
 
 
 # Rules.
+
+RULES = ("--corrupter", "rules")
 
 
 def test_rules_make_a_set_of_the_shapes_world(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main(
-            [
-                "povid",
-                "--out",
-                str(tmp_path / "a"),
-                "--corrupter",
-                "rules",
-                "--count",
-                "60",
-            ]
-        )
-        == 0
-    )
-    pairs, stats = read_pairs(tmp_path / "a"), stats_of(tmp_path / "a")
-    assert {pair.source for pair in pairs} == {"povid"} and all(
-        pair.chosen.text != pair.rejected.text for pair in pairs
-    )
-    assert (
-        stats["num_prompts"]
-        == stats["num_rows"]
-        == 60
-        == stats["num_pairs"] + sum(stats["dropped"].values())
-    )
-    assert all(
-        stats["pairs_per_kind"][kind] > 5
-        for kind in ("entity", "attribute", "relation")
-    )
-    assert "cost" not in stats and "60 pairs" in capsys.readouterr().out
-    assert (
-        main(
-            [
-                "povid",
-                "--out",
-                str(tmp_path / "a"),
-                "--corrupter",
-                "rules",
-                "--count",
-                "60",
-            ]
-        )
-        == 0
-    )
+    out = tmp_path / "a"
+    assert main(["povid", "--out", str(out), *RULES, "--count", "60"]) == 0
+    assert "60 pairs" in capsys.readouterr().out
+    for pair in read_pairs(out):
+        assert pair.source == "povid"
+        assert pair.chosen.text != pair.rejected.text
+    stats = stats_of(out)
+    assert stats["num_prompts"] == 60
+    assert stats["num_rows"] == 60
+    assert stats["num_pairs"] + sum(stats["dropped"].values()) == 60
+    for kind in ("entity", "attribute", "relation"):
+        assert stats["pairs_per_kind"][kind] > 5
+    # Rules cost nothing.
+    assert "cost" not in stats
+
+
+def test_a_complete_set_is_left_alone_and_another_is_not_mixed_into_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["povid", "--out", str(tmp_path / "a"), *RULES, "--count"]
+    assert main([*line, "6"]) == 0
+    assert "already complete" not in capsys.readouterr().out
+    assert main([*line, "6"]) == 0
     assert "already complete" in capsys.readouterr().out
-    assert (
-        main(
-            [
-                "povid",
-                "--out",
-                str(tmp_path / "a"),
-                "--corrupter",
-                "rules",
-                "--count",
-                "61",
-            ]
-        )
-        == 2
-    )
+    assert main([*line, "7"]) == 2
 
 
 def test_rows_of_every_sort_are_paired_or_counted(tmp_path: Path) -> None:
@@ -178,30 +151,16 @@ def test_rows_of_every_sort_are_paired_or_counted(tmp_path: Path) -> None:
         replace(false, reference="There is a dog."),
         replace(huge, reference="x" * 10_000_000),
     ]
-    write_prompts(tmp_path / "prompts", [caption, *asked, *bad, gone])
-    (
-        tmp_path
-        / "prompts"
-        / "images"
-        / gone.images[0].sha256[:2]
-        / f"{gone.images[0].sha256}.png"
-    ).unlink()
-    run(
-        job(
-            "--out",
-            str(tmp_path / "a"),
-            "--corrupter",
-            "rules",
-            "--prompts",
-            str(tmp_path / "prompts"),
-        )
-    )
-    stats = stats_of(tmp_path / "a")
-    assert (
-        stats["num_rows"] == 7
-        and stats["num_pairs"] == 3
-        and stats["pairs_per_kind"]["reasoning"] == 2
-    )
+    folder = tmp_path / "prompts"
+    write_prompts(folder, [caption, *asked, *bad, gone])
+    digest = gone.images[0].sha256
+    (folder / "images" / digest[:2] / f"{digest}.png").unlink()
+    out = tmp_path / "a"
+    run(job("--out", str(out), *RULES, "--prompts", str(folder)))
+    stats = stats_of(out)
+    assert stats["num_rows"] == 7
+    assert stats["num_pairs"] == 3
+    assert stats["pairs_per_kind"]["reasoning"] == 2
     assert stats["dropped"] == {
         "answer_too_long": 1,
         "image_missing": 1,
@@ -212,22 +171,14 @@ def test_rows_of_every_sort_are_paired_or_counted(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_every_prompt_in_order(tmp_path: Path) -> None:
-    line = (
-        "--corrupter",
-        "rules",
-        "--count",
-        "8",
-        "--kinds",
-        "relation,entity",
-        "--every-kind",
-    )
+    line = (*RULES, "--count", "8", "--kinds", "relation,entity", "--every-kind")
     run(job("--out", str(tmp_path / "a"), *line))
     ids = [pair.id for pair in read_pairs(tmp_path / "a")]
-    assert ids == [
-        f"povid/shapes/train/{n:05d}/{kind}"
-        for n in range(8)
-        for kind in ("entity", "relation")
-    ]
+    expected: list[str] = []
+    for index in range(8):
+        prompt = f"povid/shapes/train/{index:05d}"
+        expected += [f"{prompt}/entity", f"{prompt}/relation"]
+    assert ids == expected
 
 
 # Resuming.
@@ -237,67 +188,55 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_and_asks_nothing_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captions: list[Prompt]
 ) -> None:
     write_prompts(tmp_path / "prompts", captions)
-    prompts = (
-        "--prompts",
-        str(tmp_path / "prompts"),
-        "--price-in",
-        "1",
-        "--price-out",
-        "1",
-    )
-    original, calls = EndpointInjector.__call__, Counter[str]()
+    options = f"{from_file(tmp_path / 'prompts')} --price-in 1 --price-out 1"
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    original = EndpointInjector.__call__
+    num_rows = 0
 
     async def killed(self: EndpointInjector, row: Row) -> Injection:
         """Dies after the reply is there and before the row is recorded."""
+        nonlocal num_rows
         injection = await original(self, row)
-        calls["rows"] += 1
-        if calls["rows"] in (7, 12, 25):
+        num_rows += 1
+        if num_rows in (7, 12, 25):
             raise Killed
         return injection
 
     with answering() as server:
-        assert (
-            main(words(tmp_path / "whole", server.url, *prompts, "--concurrency", "1"))
-            == 0
-        )
-        asked = len(server.asked)
-        assert asked == len(captions)
+        assert main(words(whole, server.url, f"{options} --concurrency 1")) == 0
+        num_asked = len(server.asked)
+        assert num_asked == len(captions)
         monkeypatch.setattr(EndpointInjector, "__call__", killed)
+        line = words(parts, server.url, f"{options} --concurrency 5")
         for _ in range(3):
             with pytest.raises(Killed):
-                main(
-                    words(
-                        tmp_path / "parts", server.url, *prompts, "--concurrency", "5"
-                    )
-                )
-            assert not (tmp_path / "parts" / PAIRS).exists()
-        assert (
-            main(words(tmp_path / "parts", server.url, *prompts, "--concurrency", "5"))
-            == 0
-        )
-        texts = Counter(asked.text for asked in server.asked[asked:])
-        # A request that was in flight when the process died was never answered to anyone.
-        assert len(texts) == asked and len(server.asked) - 2 * asked <= 3 * 4
-    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
-    whole, parts = stats_of(tmp_path / "whole"), stats_of(tmp_path / "parts")
-    assert parts.pop("num_cache_hits") >= 3 and whole.pop("num_cache_hits") == 0
-    assert whole == parts and whole["cost"] == pytest.approx(15e-6 * asked)
+                main(line)
+            assert not (parts / PAIRS).exists()
+        assert main(line) == 0
+        asked_by_parts = server.asked[num_asked:]
+        texts = {asked.text for asked in asked_by_parts}
+        assert len(texts) == num_asked
+        # A request in flight when the process died was answered to nobody: at most 4 others at each of 3 deaths.
+        assert len(asked_by_parts) - num_asked <= 3 * 4
+    assert rows_of(whole) == rows_of(parts)
+    stats_of_whole, stats_of_parts = stats_of(whole), stats_of(parts)
+    assert stats_of_parts.pop("num_cache_hits") >= 3
+    assert stats_of_whole.pop("num_cache_hits") == 0
+    assert stats_of_whole == stats_of_parts
+    # 10 prompt and 5 completion tokens a reply, at 1 per million.
+    assert stats_of_whole["cost"] == pytest.approx(15e-6 * num_asked)
 
 
 def test_a_complete_set_asks_nothing_even_of_another_address(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    nobody = "http://127.0.0.1:9/v1"
     with answering() as server:
-        assert main(words(tmp_path / "a", server.url, "--count", "3")) == 0
-        asked = len(server.asked)
-        assert main(words(tmp_path / "a", "http://127.0.0.1:9/v1", "--count", "3")) == 0
-        assert len(server.asked) == asked
-        assert (
-            main(
-                words(
-                    tmp_path / "a", server.url, "--count", "3", "--temperature", "0.1"
-                )
-            )
-            == 2
-        )
+        assert main(words(out, server.url, "--count 3")) == 0
+        num_asked = len(server.asked)
+        assert main(words(out, nobody, "--count 3")) == 0
+        assert len(server.asked) == num_asked
+        other = words(out, server.url, "--count 3 --temperature 0.1")
+        assert main(other) == 2
 
 
 # Failures.
@@ -319,32 +258,23 @@ def test_every_failure_of_a_single_row_is_counted_and_none_is_fatal(
         "rewrite_length": completion("word " * 1000),
         "cut_off": completion("There is", finish="length"),
     }
-    failing = {
-        captions[3 * index + 2].reference: reason for index, reason in enumerate(ways)
-    }
+    answers: dict[str | None, Answer] = {}
+    for prompt, failure in zip(captions[2::3], ways.values(), strict=True):
+        answers[prompt.reference] = failure
 
     def script(asked: Asked) -> Answer:
-        hit = TRUE.search(asked.text)
-        assert hit is not None
-        return ways[failing[hit[1]]] if hit[1] in failing else rewrite(asked)
+        return answers.get(true_answer(asked)) or rewrite(asked)
 
     write_prompts(tmp_path / "prompts", captions)
     with answering(script) as server:
-        line = words(
-            tmp_path / "a",
-            server.url,
-            "--prompts",
-            str(tmp_path / "prompts"),
-            "--timeout",
-            "1.5",
-        )
-        assert main([*line, "--concurrency", "4"]) == 0
+        options = f"{from_file(tmp_path / 'prompts')} --timeout 1.5 --concurrency 4"
+        assert main(words(tmp_path / "a", server.url, options)) == 0
     stats = stats_of(tmp_path / "a")
     assert stats["dropped"] == dict.fromkeys(sorted(ways), 1)
-    assert stats["num_pairs"] == 20 and sum(stats["dropped_per_kind"].values()) == 10
-    assert stats["num_replies"] == 30 - 5, (
-        "neither of 429, 500, 400, garbage and silence is a reply"
-    )
+    assert stats["num_pairs"] == 20
+    assert sum(stats["dropped_per_kind"].values()) == 10
+    # Neither of 429, 500, 400, garbage and silence is a reply.
+    assert stats["num_replies"] == 30 - 5
 
 
 @pytest.mark.parametrize(
@@ -361,40 +291,27 @@ def test_more_rows_than_the_gate_holds_may_fail_side_by_side(
     failing = {prompt.reference for prompt in captions[5:25]}
 
     def script(asked: Asked) -> Answer:
-        hit = TRUE.search(asked.text)
-        assert hit is not None
-        return answer if hit[1] in failing else rewrite(asked)
+        is_failing = true_answer(asked) in failing
+        return answer if is_failing else rewrite(asked)
 
     write_prompts(tmp_path / "prompts", captions)
     with answering(script) as server:
-        line = words(
-            tmp_path / "a",
-            server.url,
-            "--prompts",
-            str(tmp_path / "prompts"),
-            "--concurrency",
-            "1",
-        )
-        assert main(line) == 0
+        options = f"{from_file(tmp_path / 'prompts')} --concurrency 1"
+        assert main(words(tmp_path / "a", server.url, options)) == 0
     stats = stats_of(tmp_path / "a")
-    assert stats["dropped"] == {reason: 20} and stats["num_pairs"] == 10
+    assert stats["dropped"] == {reason: 20}
+    assert stats["num_pairs"] == 10
 
 
 def test_quick_refusals_do_not_outrun_slow_replies(tmp_path: Path) -> None:
     def script(asked: Asked) -> Answer:
-        return (
-            refusal(400) if asked.number % 4 else replace(rewrite(asked), delay_s=0.5)
-        )
+        if asked.number % 4 == 0:
+            return replace(rewrite(asked), delay_s=0.5)
+        return refusal(400)
 
     with answering(script) as server:
-        assert (
-            main(
-                words(
-                    tmp_path / "a", server.url, "--count", "80", "--concurrency", "16"
-                )
-            )
-            == 0
-        )
+        line = words(tmp_path / "a", server.url, "--count 80 --concurrency 16")
+        assert main(line) == 0
     stats = stats_of(tmp_path / "a")
     assert stats["dropped"] == {"endpoint_refused": 80 - stats["num_pairs"]}
 
@@ -402,24 +319,12 @@ def test_quick_refusals_do_not_outrun_slow_replies(tmp_path: Path) -> None:
 def test_rows_that_were_never_asked_about_do_not_show_that_the_endpoint_works(
     tmp_path: Path, captions: list[Prompt], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompts = [
-        *(replace(prompt, reference=None) for prompt in captions[:5]),
-        *captions[5:],
-    ]
-    write_prompts(tmp_path / "prompts", prompts)
+    never_asked = [replace(prompt, reference=None) for prompt in captions[:5]]
+    write_prompts(tmp_path / "prompts", [*never_asked, *captions[5:]])
     with answering(lambda asked: refusal(400, "max_tokens is not supported")) as server:
+        line = words(tmp_path / "a", server.url, from_file(tmp_path / "prompts"))
         for _ in range(2):
-            assert (
-                main(
-                    words(
-                        tmp_path / "a",
-                        server.url,
-                        "--prompts",
-                        str(tmp_path / "prompts"),
-                    )
-                )
-                == 2
-            )
+            assert main(line) == 2
             assert "16 failures in a row" in capsys.readouterr().err
 
 
@@ -441,22 +346,14 @@ def test_an_endpoint_that_never_works_ends_the_job_in_one_line(
 ) -> None:
     with answering(lambda asked: failure) as server:
         began = time.monotonic()
-        line = words(
-            tmp_path / "a",
-            server.url,
-            "--count",
-            "100",
-            "--concurrency",
-            "4",
-            "--timeout",
-            "1",
-        )
+        options = "--count 100 --concurrency 4 --timeout 1"
+        line = words(tmp_path / "a", server.url, options)
         assert main(line) == 2
-        assert time.monotonic() - began < 15 and len(server.asked) <= at_most
+        assert time.monotonic() - began < 15
+        assert len(server.asked) <= at_most
         error = capsys.readouterr().err.splitlines()[-1]
-        assert (
-            error.startswith("error: --endpoint: expected replies") and reason in error
-        )
+        assert error.startswith("error: --endpoint: expected replies")
+        assert reason in error
         assert not (tmp_path / "a" / PAIRS).exists()
         server.script = rewrite
         # Nothing was made yet, so that what was wrong can be corrected in place.
@@ -469,56 +366,47 @@ def test_nobody_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         taken.bind(("127.0.0.1", 0))
         began = time.monotonic()
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        assert main(words(tmp_path / "a", url, "--count", "1", "--retries", "20")) == 2
-    assert (
-        time.monotonic() - began < 15
-        and "endpoint_unreachable" in capsys.readouterr().err
-    )
+        assert main(words(tmp_path / "a", url, "--count 1 --retries 20")) == 2
+    assert time.monotonic() - began < 15
+    assert "endpoint_unreachable" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("status", [503, 429, 401])
 def test_an_endpoint_that_dies_on_the_way_loses_no_row(
     status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gone = replace(refusal(status), delay_s=0.2)  # good replies on their way come first
-    with answering(
-        lambda asked: rewrite(asked) if asked.number <= 20 else gone
-    ) as server:
-        line = words(tmp_path / "a", server.url, "--count", "60", "--concurrency", "4")
+    # Slow, so that good replies on their way come first.
+    gone = replace(refusal(status), delay_s=0.2)
+
+    def dying(asked: Asked) -> Answer:
+        return rewrite(asked) if asked.number <= 20 else gone
+
+    with answering(dying) as server:
+        line = words(tmp_path / "a", server.url, "--count 60 --concurrency 4")
         assert main(line) == 2
-        assert (
-            "16 failures in a row" in capsys.readouterr().err
-            and not (tmp_path / "a" / PAIRS).exists()
-        )
-        before, server.script = len(server.asked), rewrite
+        assert "16 failures in a row" in capsys.readouterr().err
+        assert not (tmp_path / "a" / PAIRS).exists()
+        num_asked = len(server.asked)
+        server.script = rewrite
         assert main(line) == 0
-        assert len(server.asked) - before <= 40
+        # The 20 rows that were answered are not asked about again.
+        assert len(server.asked) - num_asked <= 40
     stats = stats_of(tmp_path / "a")
-    assert stats["num_pairs"] == 60 and not stats["dropped"]
+    assert stats["num_pairs"] == 60
+    assert not stats["dropped"]
 
 
 def test_the_last_row_may_fail_alone(tmp_path: Path, captions: list[Prompt]) -> None:
     write_prompts(tmp_path / "prompts", captions[:5])
-    with answering(
-        lambda asked: (
-            refusal(400)
-            if (captions[4].reference or "") in asked.text
-            else rewrite(asked)
-        )
-    ) as s:
-        assert (
-            main(
-                words(
-                    tmp_path / "a",
-                    s.url,
-                    "--prompts",
-                    str(tmp_path / "prompts"),
-                    "--concurrency",
-                    "1",
-                )
-            )
-            == 0
-        )
+    last = captions[4].reference
+
+    def script(asked: Asked) -> Answer:
+        is_last = true_answer(asked) == last
+        return refusal(400) if is_last else rewrite(asked)
+
+    with answering(script) as server:
+        options = f"{from_file(tmp_path / 'prompts')} --concurrency 1"
+        assert main(words(tmp_path / "a", server.url, options)) == 0
     assert stats_of(tmp_path / "a")["dropped"] == {"endpoint_refused": 1}
 
 
@@ -527,12 +415,8 @@ def test_concurrency_is_reached_and_kept(tmp_path: Path) -> None:
         return replace(rewrite(asked), delay_s=0.05)
 
     with answering(slow) as server:
-        assert (
-            main(
-                words(tmp_path / "a", server.url, "--count", "40", "--concurrency", "6")
-            )
-            == 0
-        )
+        line = words(tmp_path / "a", server.url, "--count 40 --concurrency 6")
+        assert main(line) == 0
         assert server.most_in_flight == 6
 
 
@@ -543,24 +427,28 @@ def test_the_key_stays_out_of_the_folder_and_the_output(
     monkeypatch.setenv("OPENAI_API_KEY", secret)
 
     def echo(asked: Asked) -> Answer:
-        return (
-            refusal(400, f"your key is {secret}")
-            if asked.number % 3 == 0
-            else completion(f"A dog says {secret}.")
-        )
+        if asked.number % 3 == 0:
+            return refusal(400, f"your key is {secret}")
+        return completion(f"A dog says {secret}.")
 
+    out = tmp_path / "a"
     with answering(echo) as server:
-        assert main(words(tmp_path / "a", server.url, "--count", "12")) == 0
-        assert {asked.headers["authorization"] for asked in server.asked} == {
-            f"Bearer {secret}"
-        }
+        assert main(words(out, server.url, "--count 12")) == 0
+        for asked in server.asked:
+            assert asked.headers["authorization"] == f"Bearer {secret}"
     shown = capfd.readouterr()
-    written = [
-        path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()
-    ]
-    assert len(written) > 4 and not any(secret.encode() in data for data in written)
-    assert secret not in shown.out + shown.err and "[api key]" in shown.out
-    assert not any(secret in repr(row) for row in rows_of(tmp_path / "a"))
+    assert secret not in shown.out + shown.err
+    assert "[api key]" in shown.out
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert len(files) > 4
+    for path in files:
+        assert secret.encode() not in path.read_bytes()
+    # Parquet is compressed: its texts are looked at as well.
+    for row in rows_of(out):
+        assert secret not in repr(row)
+
+
+ENDPOINT = ("--endpoint", "http://x/v1", "--model-name", "m")
 
 
 @pytest.mark.parametrize(
@@ -585,21 +473,8 @@ def test_the_key_stays_out_of_the_folder_and_the_output(
             ["--corrupter", "rules", "--rollout.num_workers", "2"],
             "--rollout.num_workers",
         ),
-        (
-            ["--endpoint", "http://x/v1", "--model-name", "m", "--concurrency", "0"],
-            "concurrency",
-        ),
-        (
-            [
-                "--endpoint",
-                "http://x/v1",
-                "--model-name",
-                "m",
-                "--api-key-env",
-                "NOT_SET",
-            ],
-            "NOT_SET",
-        ),
+        ([*ENDPOINT, "--concurrency", "0"], "concurrency"),
+        ([*ENDPOINT, "--api-key-env", "NOT_SET"], "NOT_SET"),
     ],
 )
 def test_refusals_are_one_line_with_status_2(
@@ -607,25 +482,18 @@ def test_refusals_are_one_line_with_status_2(
 ) -> None:
     assert main(["povid", "--out", str(tmp_path / "out"), *line]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: ") and said in message and "secret" not in message
+    assert message.startswith("error: ")
+    assert said in message
+    assert "secret" not in message
 
 
 def test_the_spec_says_what_decides_the_content(tmp_path: Path) -> None:
     with answering() as server:
-        main(
-            words(
-                tmp_path / "a",
-                server.url,
-                "--count",
-                "2",
-                "--concurrency",
-                "3",
-                "--price-in",
-                "1",
-            )
-        )
-    spec = (tmp_path / "a" / SPEC).read_text()
-    assert {
+        options = "--count 2 --concurrency 3 --price-in 1"
+        main(words(tmp_path / "a", server.url, options))
+    text = (tmp_path / "a" / SPEC).read_text()
+    spec = json.loads(text)
+    for key in (
         "method",
         "model",
         "templates",
@@ -633,8 +501,11 @@ def test_the_spec_says_what_decides_the_content(tmp_path: Path) -> None:
         "kinds",
         "seed",
         "count",
-    } <= set(json.loads(spec))
-    assert "127.0.0.1" not in spec and "concurrency" not in spec and "price" not in spec
+    ):
+        assert key in spec
+    # Where the endpoint is, and how it is asked, decides nothing.
+    for other in ("127.0.0.1", "concurrency", "price"):
+        assert other not in text
 
 
 # A real endpoint.
@@ -698,91 +569,60 @@ def test_a_real_vllm_serve_of_the_tiny_policy(
 ) -> None:
     """Plumbing only: the policy cannot follow an instruction. With images, and with text alone."""
     write_prompts(tmp_path / "prompts", captions[:6])
-    more = [
-        "--prompts",
-        str(tmp_path / "prompts"),
-        "--max-tokens",
-        "60",
-        "--price-in",
-        "1",
-        "--price-out",
-        "2",
-    ]
-    for name, flags in (("text", []), ("image", ["--send-image"])):
-        out = tmp_path / name
-        line = [*words(out, vllm_serve, *more, *flags), "--model-name", "tiny"]
-        assert main(line) == 0
-        stats = stats_of(out)
-        assert (
-            stats["num_rows"]
-            == 6
-            == stats["num_pairs"] + sum(stats["dropped"].values())
-        )
-        assert not any(
-            reason.startswith("endpoint") and reason != "endpoint_empty"
-            for reason in stats["dropped"]
-        )
-        assert stats["num_replies"] == 6
-        assert (
-            stats["num_replies_without_usage"]
-            == 0
-            < stats["num_completion_tokens"]
-            <= 360
-        )
-        assert stats["num_prompt_tokens"] > 6 * 100
-        spent = stats["num_prompt_tokens"] + 2 * stats["num_completion_tokens"]
-        assert stats["cost"] == pytest.approx(spent / 1e6)
-    assert (
-        stats_of(tmp_path / "image")["num_prompt_tokens"]
-        > stats_of(tmp_path / "text")["num_prompt_tokens"]
+    options = (
+        f"{from_file(tmp_path / 'prompts')} --max-tokens 60 "
+        "--price-in 1 --price-out 2 --model-name tiny"
     )
+    text, image, again = tmp_path / "text", tmp_path / "image", tmp_path / "again"
+    for out, flag in ((text, ""), (image, "--send-image")):
+        assert main(words(out, vllm_serve, f"{options} {flag}")) == 0
+        check_real_stats(stats_of(out))
+    num_with_image = stats_of(image)["num_prompt_tokens"]
+    assert num_with_image > stats_of(text)["num_prompt_tokens"]
 
     # Without its pairs but with its replies a set is made again with nobody to ask.
-    texts = {pair.id: pair.rejected.text for pair in read_pairs(tmp_path / "text")}
-    (tmp_path / "again").mkdir()
-    (tmp_path / "again" / REPLIES).write_bytes(
-        (tmp_path / "text" / REPLIES).read_bytes()
-    )
-    line = words(tmp_path / "again", "http://127.0.0.1:9/v1", *more)
-    assert main([*line, "--model-name", "tiny"]) == 0
-    assert {
-        pair.id: pair.rejected.text for pair in read_pairs(tmp_path / "again")
-    } == texts
-    assert stats_of(tmp_path / "again")["num_cache_hits"] == 6
+    again.mkdir()
+    shutil.copy(text / REPLIES, again / REPLIES)
+    assert main(words(again, "http://127.0.0.1:9/v1", options)) == 0
+    assert rejected_texts(again) == rejected_texts(text)
+    assert stats_of(again)["num_cache_hits"] == 6
 
 
-def test_notes_hold_no_more_than_they_need(tmp_path: Path) -> None:
-    from actors.povid.stats import note_of
+def check_real_stats(stats: dict[str, Any]) -> None:
+    """Six rows, each with a reply and its tokens, and no failure but empty answers."""
+    assert stats["num_rows"] == 6
+    assert stats["num_pairs"] + sum(stats["dropped"].values()) == 6
+    for reason in stats["dropped"]:
+        assert reason == "endpoint_empty" or not reason.startswith("endpoint")
+    assert stats["num_replies"] == 6
+    assert stats["num_replies_without_usage"] == 0
+    # At most 60 tokens a reply; the instructions take more than 100.
+    assert 0 < stats["num_completion_tokens"] <= 6 * 60
+    assert stats["num_prompt_tokens"] > 6 * 100
+    spent = stats["num_prompt_tokens"] + 2 * stats["num_completion_tokens"]
+    assert stats["cost"] == pytest.approx(spent / 1e6)
 
-    note = note_of(
-        Injection(
-            "p", "entity", Dropped("p", "endpoint_garbage", "x" * 10_000), "failed"
-        )
-    )
+
+def rejected_texts(out: Path) -> dict[str, str]:
+    return {pair.id: pair.rejected.text for pair in read_pairs(out)}
+
+
+def test_notes_hold_no_more_than_they_need() -> None:
+    dropped = Dropped("p", "endpoint_garbage", "x" * 10_000)
+    note = note_of(Injection("p", "entity", dropped, "failed"))
     assert len(json.dumps(note)) < 400
 
 
 def test_chosen_is_the_true_answer_untouched(
     tmp_path: Path, captions: list[Prompt]
 ) -> None:
-    write_prompts(tmp_path / "prompts", captions[:4])
+    prompts = captions[:4]
+    write_prompts(tmp_path / "prompts", prompts)
     with answering() as server:
-        assert (
-            main(
-                words(
-                    tmp_path / "a", server.url, "--prompts", str(tmp_path / "prompts")
-                )
-            )
-            == 0
-        )
-    pairs: list[PreferencePair] = read_pairs(tmp_path / "a")
-    assert [pair.chosen.text for pair in pairs] == [
-        prompt.reference for prompt in captions[:4]
-    ]
-    assert all(
-        pair.rejected.text == f"{pair.chosen.text} There is a small dog."
-        for pair in pairs
-    )
-    assert [pair.prompt.images[0].sha256 for pair in pairs] == [
-        p.images[0].sha256 for p in captions[:4]
-    ]
+        line = words(tmp_path / "a", server.url, from_file(tmp_path / "prompts"))
+        assert main(line) == 0
+    pairs = read_pairs(tmp_path / "a")
+    for pair, prompt in zip(pairs, prompts, strict=True):
+        assert pair.chosen.text == prompt.reference
+        assert pair.rejected.text == f"{prompt.reference} There is a small dog."
+        assert pair.prompt.images[0].sha256 == prompt.images[0].sha256

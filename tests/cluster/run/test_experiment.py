@@ -15,7 +15,14 @@ from common.data.datasets import read_pairs
 from common.errors import UserError
 from common.journal import read_events
 from common.metrics import read_lines
-from common.records import Dropped, PreferencePair, StepResult, WeightManifest
+from common.protocols import GenerationRequest
+from common.records import (
+    Dropped,
+    PreferencePair,
+    RolloutGroup,
+    StepResult,
+    WeightManifest,
+)
 from tests.cluster.runs import (
     STEPS,
     events,
@@ -326,21 +333,55 @@ def test_weights_that_are_not_finite_stop_the_run(
         run(make_config(tmp_path), learner=UnmovedLearner)
 
 
-class SlowWorker(FakeRolloutWorker):
-    delay_s = 0.05
+def watched(
+    patience_s: float,
+) -> tuple[type[FakeRolloutWorker], type[FakeLearner], list[bool]]:
+    """A worker, a learner, and for every step whether a rollout call ended while the learner was in it.
+
+    A step takes until one does, at most `patience_s`: events are counted, so a loaded machine changes nothing.
+    """
+    call_ended = asyncio.Event()
+    rollouts_went_on: list[bool] = []
+
+    class WatchedWorker(FakeRolloutWorker):
+        delay_s = 0.01
+
+        async def generate(
+            self, requests: list[GenerationRequest]
+        ) -> list[RolloutGroup | Dropped]:
+            groups = await super().generate(requests)
+            call_ended.set()
+            return groups
+
+    class WatchedLearner(FakeLearner):
+        async def step(
+            self, step: int, pairs: list[PreferencePair]
+        ) -> tuple[StepResult, list[Dropped]]:
+            # Calls that ended before this step do not count.
+            call_ended.clear()
+            try:
+                async with asyncio.timeout(patience_s):
+                    await call_ended.wait()
+            except TimeoutError:
+                pass
+            rollouts_went_on.append(call_ended.is_set())
+            return await super().step(step, pairs)
+
+    return WatchedWorker, WatchedLearner, rollouts_went_on
 
 
-class SlowLearner(FakeLearner):
-    step_s = 0.1
+def test_on_policy_no_rollout_runs_beside_a_step(tmp_path: Path) -> None:
+    # Ten times what a call takes.
+    worker, learner, rollouts_went_on = watched(patience_s=0.1)
+    config = make_config(tmp_path, loop__max_staleness=0)
+    run(config, rollout=worker, learner=learner)
+    assert rollouts_went_on == [False] * STEPS
 
 
 def test_rollouts_overlap_with_learning_when_staleness_allows(tmp_path: Path) -> None:
-    """One group call takes 0.05 s, a step 0.1 s: on-policy they add up, with staleness 1 the wait nearly vanishes."""
-    waited_s = {}
-    for staleness in (0, 1):
-        config = make_config(tmp_path / str(staleness), loop__max_staleness=staleness)
-        _, run_dir = run(config, rollout=SlowWorker, learner=SlowLearner)
-        # The first step begins with an empty buffer in both.
-        lines = read_lines(run_dir / "metrics.jsonl")[1:]
-        waited_s[staleness] = sum(line["time/wait_s"] for line in lines)
-    assert waited_s[1] < 0.5 * waited_s[0]
+    worker, learner, rollouts_went_on = watched(patience_s=2.0)
+    config = make_config(tmp_path, loop__max_staleness=1)
+    run(config, rollout=worker, learner=learner)
+    # Nothing is left to sample for beside the last step.
+    assert len(rollouts_went_on) == STEPS
+    assert sum(rollouts_went_on) >= STEPS - 2
