@@ -195,21 +195,27 @@ def inherited(run: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
     """
     run_kind = run.get("kind", DEFAULT_KIND)
     source_kind = source.get("kind", run_kind)
-    names = _shared_settings(str(run_kind), str(source_kind))
-    taken = {name: value for name, value in run.items() if name in names}
+    shared = _shared_settings(str(run_kind), str(source_kind))
+    taken = {}
+    for name, value in run.items():
+        if name in shared:
+            taken[name] = value
     return {"kind": source_kind, **taken, **source}
 
 
 def _shared_settings(kind: str, other_kind: str) -> set[str]:
+    """The settings that mean the same in losses of these two kinds."""
     sections = loss_sections()
+    # Validation reports an unknown kind.
     if kind not in sections or other_kind not in sections:
-        return set()  # validation names the unknown kind
-    section, other = sections[kind], sections[other_kind]
-    # A name alone proves nothing: `gamma` of simpo and of ddpo are two settings.
+        return set()
+    section = sections[kind]
+    other = sections[other_kind]
+    # Settings of common classes, not common names: `gamma` of simpo and of ddpo are two settings.
     names: set[str] = set()
-    for shared in section.__mro__:
-        if issubclass(shared, Loss) and issubclass(other, shared):
-            names |= set(shared.model_fields)
+    for ancestor in section.__mro__:
+        if issubclass(ancestor, Loss) and issubclass(other, ancestor):
+            names |= set(ancestor.model_fields)
     # Without a reference beta scales log-probs per token, not a ratio.
     if section.reads_reference != other.reads_reference:
         names.discard("beta")
