@@ -196,10 +196,7 @@ def inherited(run: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
     run_kind = run.get("kind", DEFAULT_KIND)
     source_kind = source.get("kind", run_kind)
     shared = _shared_settings(str(run_kind), str(source_kind))
-    taken = {}
-    for name, value in run.items():
-        if name in shared:
-            taken[name] = value
+    taken = {name: value for name, value in run.items() if name in shared}
     return {"kind": source_kind, **taken, **source}
 
 
