@@ -178,7 +178,7 @@ def save_policy(
         weights[hub_name(key)] = value.detach().contiguous()
     path = out / "model.safetensors"
     save_file(weights, str(path), metadata={"format": "pt"})
-    # safetensors lets only the owner read it, and the checkpoint is part of the repository.
+    # safetensors may let only the owner read it, and the checkpoint is part of the repository.
     path.chmod(0o644)
 
 

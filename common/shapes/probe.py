@@ -214,8 +214,8 @@ def probe_accuracy(
     colour_right = colour_read == test_colours.flatten()
     right = shape_right & colour_right
     is_empty = test_shapes.flatten() == len(SHAPES)
-    empty_right = right[is_empty].float().mean().item()
-    occupied_right = right[~is_empty].float().mean().item()
+    empty_right: float = right[is_empty].float().mean().item()
+    occupied_right: float = right[~is_empty].float().mean().item()
     return min(empty_right, occupied_right)
 
 

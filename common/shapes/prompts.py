@@ -28,15 +28,13 @@ def caption_prompts(
 
     Training scenes take the wordings of the question in turn, the other splits always the first one.
     """
-    wordings = CAPTION_PROMPTS
-    if split != "train":
-        wordings = CAPTION_PROMPTS[:1]
+    num_wordings = len(CAPTION_PROMPTS) if split == "train" else 1
     scenes = split_scenes(split, count, seed=seed)
     prompts = []
     for index, scene in enumerate(scenes):
         prompt = _prompt(
             id=_name(split, index),
-            text=wordings[index % len(wordings)],
+            text=CAPTION_PROMPTS[index % num_wordings],
             image=store.add(render(scene)),
             reference=caption(scene),
             truth=scene.to_dict(),
