@@ -104,25 +104,31 @@ class Engine(Protocol):
         ...
 
     async def generate(
-        self, requests: Sequence[GenerationRequest]
+        self,
+        requests: Sequence[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]:
         """One result per request, in order. A request that cannot be run comes back as Dropped, never cut."""
         ...
 
     async def token_logprobs(
-        self, prompt: Prompt, token_ids: Sequence[int]
+        self,
+        prompt: Prompt,
+        token_ids: Sequence[int],
     ) -> tuple[float, ...]:
         """Log-prob (nats) of each token of a given response under the current weights."""
         ...
 
     async def score(
-        self, answers: Sequence[tuple[Prompt, str]]
+        self,
+        answers: Sequence[tuple[Prompt, str]],
     ) -> list[tuple[float, ...] | Dropped]:
         """Log-probs (nats) of the tokens of whole answers, end-of-sequence token included; one result per answer."""
         ...
 
     async def load_weights(
-        self, manifest: WeightManifest, tensors: Tensors
+        self,
+        manifest: WeightManifest,
+        tensors: Tensors,
     ) -> LoadReport:
         """Swap the weights between two engine steps.
 
@@ -199,7 +205,10 @@ class Suite(Protocol):
         ...
 
     def measure(
-        self, answers: SuiteAnswers, wins: Wins | None, num_samples: int
+        self,
+        answers: SuiteAnswers,
+        wins: Wins | None,
+        num_samples: int,
     ) -> Measurement:
         """Measure one policy's answers.
 

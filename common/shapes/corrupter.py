@@ -126,7 +126,8 @@ def _with_entity(
 
 
 def _with_colour(
-    objects: Sequence[SceneObject], rng: random.Random
+    objects: Sequence[SceneObject],
+    rng: random.Random,
 ) -> list[SceneObject]:
     """One object in another colour."""
     victim = rng.choice(objects)
@@ -139,7 +140,8 @@ def _with_colour(
 
 
 def _with_place(
-    objects: Sequence[SceneObject], rng: random.Random
+    objects: Sequence[SceneObject],
+    rng: random.Random,
 ) -> list[SceneObject]:
     """Two objects with exchanged places, or one object moved, possibly onto another one."""
     if len(objects) > 1 and rng.random() < 0.5:
