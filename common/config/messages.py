@@ -57,6 +57,7 @@ def explain(
         if problem["type"] == UNKNOWN_KEY:
             place = _locate(schema, problem["loc"])
             key = ".".join(place.path)
+            # By generic names: a suggestion must fit entries and elements of any name.
             hint = suggestion(schema, place.generic, place.kinds)
             return f"unknown config key {key}{hint}"
     first = problems[0]
@@ -74,7 +75,7 @@ def _line(
     value = problem["input"]
     message = str(problem["msg"]).removeprefix("Value error, ")
     got = f", got {value!r}"
-    # A whole section would fill the screen.
+    # The text of a whole section would fill the screen.
     if isinstance(value, dict | Section) or place.is_private:
         got = ""
     if not key:

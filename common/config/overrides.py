@@ -62,6 +62,7 @@ def load(
         UserError: the file cannot be read, a key is unknown (the nearest valid name is given), a value is wrong,
             or a flag and an override of the same key disagree.
     """
+    # A copy, since the defaults are shared by all calls.
     tree = copy.deepcopy(schema.job_defaults)
     if preset is not None:
         merge(tree, _read_preset(preset), schema)
@@ -103,6 +104,7 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
             others.append(word)
             continue
         overrides.append(word)
+        # A missing value is reported later, with the name of its key. Negative numbers begin with one dash.
         has_value = remaining and not remaining[0].startswith("--")
         if not equals and has_value:
             overrides.append(remaining.pop(0))
@@ -182,6 +184,7 @@ class _CommandLine:
 
     def apply(self) -> None:
         """Write all assignments into the tree."""
+        # All keys go along: a new kind must not drop what a later assignment sets.
         for assignment in self._by_key.values():
             write(self._tree, self._schema, assignment, self._by_key)
         # Only now are all kinds known, and with them the keys of these flags.

@@ -91,6 +91,7 @@ def merge(
         high: its values win.
         annotation: the type of both.
     """
+    # First, so that the keys of the new kind are laid over none of the old one's.
     if "kind" in high:
         drop_other_kinds(low, high["kind"], annotation)
     kind = high.get("kind", low.get("kind"))
@@ -98,6 +99,7 @@ def merge(
         lower_value = low.get(name)
         field = field_of(annotation, name, kind)
         are_sections = isinstance(lower_value, dict) and isinstance(value, dict)
+        # A key without a field is mistyped: it goes in as it is, for validation to report.
         if are_sections and field is not None:
             merge(low[name], value, field.annotation)
         else:

@@ -171,6 +171,7 @@ class Anatomy:
         for name in REPEATED:
             text_hash = _hash(texts[name])
             self._texts[name][text_hash] += 1
+        # With the prompt: "Yes." is right of one image and wrong of another.
         self._was_chosen.add(_hash((*prompt, chosen)))
         self._was_rejected.append(_hash((*prompt, rejected)))
 
@@ -242,6 +243,7 @@ class Anatomy:
 
     def _distance_figures(self) -> Figures:
         """Normalised edit distance of the sides. `num_cut` pairs were compared over their first `max_words` only."""
+        # Similarity is 1 - distance.
         num_near = sum(1 - value >= NEAR_DUPLICATE for value in self.distances)
         return {
             "words": summary(self.distances),
@@ -334,6 +336,7 @@ def _hash(pieces: Sequence[str]) -> bytes:
 def _version_names(versions: Mapping[int | None, int]) -> dict[str, int]:
     """Pairs per weight version in rising order; offline pairs stand first, under "none"."""
     names = {}
+    # Keys of JSON objects are texts, and None cannot be sorted among numbers.
     if None in versions:
         names["none"] = versions[None]
     numbers = [version for version in versions if version is not None]

@@ -59,6 +59,7 @@ def compare_mentions(mentions: Sequence[Mention], scene: Scene) -> Comparison:
         item = object_of_shape.get(mention.shape)
         if item is None:
             claim = Claim(mention, "hallucinated")
+        # Another mention of the object counts, so this one claims a second object of the shape.
         elif counted[mention.shape] != index:
             claim = Claim(mention, "repeated")
         else:

@@ -46,6 +46,7 @@ def corrupt(prompt: Prompt, kind: ErrorKind, seed: int) -> str | Dropped:
     if objects is None:
         detail = f"expected a true caption, got {text[:DETAIL_CHARS]!r}"
         return Dropped(prompt.id, "not_true", detail)
+    # By prompt, so that the error does not depend on which other prompts a set has.
     rng = random.Random(derive_seed(seed, "povid/rules", prompt.id, kind))
     if kind == "entity":
         changed = _with_entity(objects, scene, rng)
@@ -93,6 +94,7 @@ def objects_of(text: str, scene: Scene) -> list[SceneObject] | None:
         if words not in object_by_words:
             return None
         objects.append(object_by_words[words])
+    # Then an error in one mention would contradict another one.
     has_repeats = len(set(objects)) < len(objects)
     if not objects or has_repeats:
         return None

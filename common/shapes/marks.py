@@ -60,6 +60,7 @@ def marked_caption(text: str, scene: Scene | None) -> ShownAnswer:
 
 def _weight(comparison: Comparison) -> int:
     """Weight for sorting: captions with the most made-up objects first, then with the most missed, then wrong ones."""
+    # A scene has at most nine objects with two attributes, so a step seldom outweighs the next larger one.
     made_up = comparison.count("hallucinated", "repeated")
     num_missed = len(comparison.missed)
     return 100 * made_up + 10 * num_missed + comparison.num_wrong_attributes
@@ -91,6 +92,7 @@ def _marks(text: str, place: _Place, claim: Claim) -> list[Mark]:
     """The marks of one claim: all of its words when it is made up, else its wrong attributes."""
     colour = _colour_span(text, place)
     position = _position_span(text, place)
+    # One mark from colour to place: nothing of the object is there.
     if claim.kind in ("hallucinated", "repeated"):
         begin = place.shape_begin
         end = place.shape_end
