@@ -43,7 +43,10 @@ class RolloutWorker:
     """
 
     def __init__(
-        self, config: RunConfig, index: int, model_path: str | None = None
+        self,
+        config: RunConfig,
+        index: int,
+        model_path: str | None = None,
     ) -> None:
         self._config = config
         self._index = index
@@ -109,13 +112,15 @@ class RolloutWorker:
         return self._engine
 
     async def generate(
-        self, requests: list[GenerationRequest]
+        self,
+        requests: list[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]:
         """One result per request, in order."""
         return await self.engine.generate(requests)
 
     async def bdhs_pairs(
-        self, groups: list[tuple[str, Prompt]]
+        self,
+        groups: list[tuple[str, Prompt]],
     ) -> list[PreferencePair | Dropped]:
         """One pair or reason per (group id, prompt), in order.
 
@@ -125,13 +130,16 @@ class RolloutWorker:
         return await self._bdhs.pairs(groups, self.engine.generate)
 
     async def token_logprobs(
-        self, prompt: Prompt, token_ids: Sequence[int]
+        self,
+        prompt: Prompt,
+        token_ids: Sequence[int],
     ) -> tuple[float, ...]:
         """Log-prob (nats) of each token of a given response under the current weights."""
         return await self.engine.token_logprobs(prompt, token_ids)
 
     async def score(
-        self, answers: list[tuple[Prompt, str]]
+        self,
+        answers: list[tuple[Prompt, str]],
     ) -> list[tuple[float, ...] | Dropped]:
         """Token log-probs (nats) of whole answers under the current weights, one result per answer, in order."""
         return await self.engine.score(answers)

@@ -14,7 +14,7 @@ class Refused(UserError):
     """
 
     def __init__(self, reason: str, message: str) -> None:
-        # Both arguments go to the base class: unpickling (Ray) calls the class with `args`.
+        # Both arguments go to the base class: Ray pickles errors, and unpickling calls the class with its `args`.
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
@@ -24,5 +24,6 @@ class Refused(UserError):
 
 
 def plain_message(error: BaseException) -> str:
-    """The message alone; an error that crossed a process boundary carries its remote traceback around it."""
-    return str(getattr(error, "cause", None) or error)
+    """The message alone, without the remote traceback that Ray puts around an error of another process."""
+    original = getattr(error, "cause", None)
+    return str(original or error)

@@ -17,7 +17,7 @@ Split: TypeAlias = Literal["validation", "test"]
 """Validation picks the checkpoint, test is only reported."""
 
 Wins: TypeAlias = Mapping[str, float]
-"""Prompt id -> 1, ½ or 0: the policy's answer against that of the start policy."""
+"""Prompt id -> 1, ½ or 0: the policy's answer is better than the start policy's, as good, or worse."""
 
 TaskPrompts: TypeAlias = Mapping[str, Sequence[Prompt]]
 """The prompts of a suite by task, such as "captions" and "questions"."""
@@ -44,9 +44,15 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One measured number with its 95 % interval.
+    """One measured number.
 
-    A metric without a `label` is kept in the JSON only, in no table. `digits` stand after the decimal point.
+    Attributes:
+        value: the number.
+        interval: its 95 % interval, where there is one.
+        label: its name in the tables; without one it stands in the JSON only.
+        better: which direction is an improvement; "" for neither.
+        meaning: a sentence for people.
+        digits: shown after the decimal point.
     """
 
     value: float
@@ -59,10 +65,13 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a suite measured. A metric that could not be measured is absent, never 0.
+    """What a suite measured.
 
-    `counts` say how many answers are behind the metrics, `dropped` why answers could not be counted, `summary` the
-    same in a sentence for people.
+    Attributes:
+        metrics: by name. A metric that could not be measured is absent, never 0.
+        counts: how many answers are behind the metrics.
+        dropped: how many answers could not be counted, by reason.
+        summary: all this in a sentence for people.
     """
 
     metrics: Mapping[str, Metric]
@@ -101,4 +110,5 @@ class LegendEntry:
 
 def count_reasons(dropped: Sequence[Dropped]) -> dict[str, int]:
     """How many were dropped, by reason."""
-    return dict(Counter(drop.reason for drop in dropped))
+    reasons = [drop.reason for drop in dropped]
+    return dict(Counter(reasons))

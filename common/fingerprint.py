@@ -13,6 +13,8 @@ from common.errors import UserError
 _SUFFIXES = (".json", ".jinja", ".model", ".txt", ".safetensors")
 _BLOCK = 16 << 10
 _NUM_BLOCKS = 16
+_LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its JSON header in so many bytes. Tensors follow the header."""
 
 
 def model_hash(directory: Path) -> str:
@@ -34,35 +36,45 @@ def model_hash(directory: Path) -> str:
         if path.suffix not in _SUFFIXES or not path.is_file():
             continue
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        if path.suffix != ".safetensors":
+        if path.suffix == ".safetensors":
+            for block in _hashed_blocks(path):
+                digest.update(block)
+        else:
             digest.update(path.read_bytes())
-            continue
-        with path.open("rb") as file:
-            for start, length in _hashed_ranges(file, path):
-                file.seek(start)
-                digest.update(file.read(length))
     return digest.hexdigest()
+
+
+def _hashed_blocks(path: Path) -> Iterator[bytes]:
+    """What is hashed of a weight file."""
+    with path.open("rb") as file:
+        for start, length in _hashed_ranges(file, path):
+            file.seek(start)
+            yield file.read(length)
 
 
 def _hashed_ranges(file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
     """(start, length) in bytes of what is hashed: the header with its length in front, then blocks of every tensor."""
-    header_length = int.from_bytes(file.read(8), "little")
+    header_length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    # A damaged length may be beyond any memory.
+    readable_length = min(header_length, path.stat().st_size)
     try:
-        # A damaged length may be beyond any memory.
-        header = json.loads(file.read(min(header_length, path.stat().st_size)))
+        header = json.loads(file.read(readable_length))
         header.pop("__metadata__", None)
         tensors = [entry["data_offsets"] for entry in header.values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"model: expected readable safetensors, got {path} with a damaged header; copy the checkpoint again"
         ) from error
-    data_start = 8 + header_length
+    data_start = _LENGTH_BYTES + header_length
     yield 0, data_start
     for begin, end in tensors:
-        last_block = end - begin - _BLOCK
-        if last_block < _BLOCK * (_NUM_BLOCKS - 1):
-            yield data_start + begin, end - begin
+        start = data_start + begin
+        length = end - begin
+        if length < _BLOCK * _NUM_BLOCKS:
+            yield start, length
             continue
+        # Evenly spaced: the first block begins the tensor, the last one ends it.
+        last_offset = length - _BLOCK
         for block in range(_NUM_BLOCKS):
-            offset = last_block * block // (_NUM_BLOCKS - 1)
-            yield data_start + begin + offset, _BLOCK
+            offset = last_offset * block // (_NUM_BLOCKS - 1)
+            yield start + offset, _BLOCK

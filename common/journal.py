@@ -11,13 +11,14 @@ from typing import Any
 
 
 class Journal:
-    """Appends events to `RUN_DIR/journal/events.jsonl`. A line cut by a crash is left behind and skipped by readers."""
+    """Appends events to `RUN_DIR/journal/events.jsonl`. A line that a crash cut stays there, and readers skip it."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_torn = _ends_inside_a_line(path)
         self._file = path.open("a", encoding="utf-8")
         if is_torn:
+            # Else the next event would continue the cut line, and both would be lost.
             self._file.write("\n")
 
     def write(self, event: str, **fields: Any) -> None:
@@ -27,6 +28,7 @@ class Journal:
 
     def sync(self) -> None:
         """Flush to the disk itself. Called once per learner step."""
+        # `flush` hands the lines to the system, which may still keep them in memory.
         self._file.flush()
         os.fsync(self._file.fileno())
 

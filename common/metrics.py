@@ -11,20 +11,24 @@ from common.paths import replace_file
 
 
 class MetricsWriter:
-    """Writes step metrics. A resumed run first drops the lines of steps it is going to repeat."""
+    """Writes step metrics. A resumed run first drops the lines of steps that it is going to repeat.
+
+    Args:
+        run_dir: the folder of the run.
+        first_step: the next step that will be written, counted from 1.
+    """
 
     def __init__(self, run_dir: Path, first_step: int) -> None:
-        """`first_step` is the next step that will be written, counted from 1."""
-        # Imports torch: not when a file that only reads metrics is imported.
+        # Here, because it imports torch: files that only read metrics do without.
         from torch.utils.tensorboard.writer import SummaryWriter
 
         path = run_dir / "metrics.jsonl"
         if path.exists():
             _drop_lines_from(path, first_step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(run_dir / "tensorboard"), purge_step=first_step
-        )
+        # TensorBoard drops repeated steps itself, by `purge_step`.
+        board_dir = str(run_dir / "tensorboard")
+        self._board = SummaryWriter(board_dir, purge_step=first_step)  # type: ignore[no-untyped-call]
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one step, durably."""
@@ -53,6 +57,8 @@ def read_lines(path: Path) -> list[dict[str, float]]:
 
 
 def _drop_lines_from(path: Path, first_step: int) -> None:
-    kept = [line for line in read_lines(path) if line["step"] < first_step]
-    text = "".join(json.dumps(line) + "\n" for line in kept)
-    replace_file(path, text)
+    kept = []
+    for line in read_lines(path):
+        if line["step"] < first_step:
+            kept.append(json.dumps(line) + "\n")
+    replace_file(path, "".join(kept))

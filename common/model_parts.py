@@ -5,7 +5,7 @@
     language    the decoder, its embeddings and its head
 
 `part_of` answers by name, for files, pushes and adapters, where there is no module to look at. The functions on a model
-answer by its structure, through transformers' own `get_encoder` and `get_decoder`. A test holds both to one answer.
+answer by its structure, through transformers' own `get_encoder` and `get_decoder`. A test checks that both agree.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ IMAGE_SEPARATORS = ("image_newline",)
 
 
 def part_of(name: str) -> Part:
-    """The part that a module or parameter is in, by its name in transformers or on the hub, with wrappers' prefixes."""
+    """The part that a module or parameter is in, by its dotted name in transformers or on the hub.
+
+    Prefixes of wrappers such as peft's do not matter.
+    """
     pieces = name.split(".")
-    # Projectors first: Qwen's are inside of the tower, and a projector is never around one.
+    # Projectors first: Qwen's are inside of the tower, and no tower is inside of a projector.
     if any(_names_projector(piece) for piece in pieces):
         return "projector"
     if any(piece in VISION_TOWERS for piece in pieces):
@@ -80,6 +83,7 @@ def vision_tower_parameters(model: Any) -> Iterator[Any]:
 
 def vision_side_parameters(model: Any) -> Iterator[Any]:
     """Parameters of vision tower and projector: all of the model's body that the decoder does not have."""
+    # By identity: comparing tensors compares their values.
     language = {id(parameter) for parameter in language_model(model).parameters()}
     for parameter in model.base_model.parameters():
         if id(parameter) not in language:
@@ -88,11 +92,11 @@ def vision_side_parameters(model: Any) -> Iterator[Any]:
 
 def has_projector_inside(model: Any) -> bool:
     """Whether the projector sits inside of the vision tower (Qwen), not behind it (LLaVA)."""
-    names = (name for name, _ in vision_tower(model).named_parameters())
-    return any(part_of(name) == "projector" for name in names)
+    parameters = dict(vision_tower(model).named_parameters())
+    return any(part_of(name) == "projector" for name in parameters)
 
 
 def _names_projector(piece: str) -> bool:
-    return (
-        piece.startswith(PROJECTORS) or "merger" in piece or piece in IMAGE_SEPARATORS
-    )
+    if piece in IMAGE_SEPARATORS:
+        return True
+    return piece.startswith(PROJECTORS) or "merger" in piece

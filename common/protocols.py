@@ -1,4 +1,14 @@
-"""The seams between the rooms. Algorithm code is written against these and knows no Ray, vLLM or DeepSpeed."""
+"""The seams between the rooms: what one part of the system may expect of another.
+
+    Engine       samples and scores answers                   vLLM, in actors/
+    Judge        scores groups of answers                     reward/judges/
+    Suite        asks a policy and measures its answers       reward/suites/
+    TrainEngine  owns module and optimizer                    DeepSpeed or plain torch, in learner/engines/
+    Runtime      starts workers, of which Handle calls one    Ray or this process, in cluster/runtime/
+
+Algorithm code is written against these protocols. It knows no Ray, vLLM or DeepSpeed, and tests give it small classes
+of their own.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +44,15 @@ if TYPE_CHECKING:
     )
 
 Tensors = Mapping[str, "np.ndarray[Any, Any]"]
-"""Weights in flight: hub parameter name -> array. bfloat16 travels as `uint16` bits under the name + "@bfloat16"."""
+"""Weights on their way to an engine: hub parameter name -> array.
+
+numpy has no bfloat16: such a tensor travels as its bits, `uint16`, under the name + "@bfloat16".
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageNoise:
-    """Diffusion noise of a step (of 1000) on the pixels of a prompt's images, see common/data/diffusion_noise.py."""
+    """Diffusion noise on the pixels of a prompt's images: of `step` (of 1000), see common/data/diffusion_noise.py."""
 
     step: int
     seed: int
@@ -47,12 +60,21 @@ class ImageNoise:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt to be completed `num_completions` times; `id` becomes the id of the group.
+    """One prompt to be completed `num_completions` times.
 
-    `temperature` 0 is greedy. `prefix` is text the answer already begins with; its tokens are not part of the
-    completion. `visible_image_tokens` keeps only these image-token indices of the (single) image in the sequence: the
-    shortened sequence of BDHS; None keeps the whole image, () leaves the image out. `noise` is laid on whole images
-    where they are read, so no noised image is ever stored. `stop` strings end a completion and stay in its text.
+    Attributes:
+        id: becomes the id of the group.
+        prompt: what is asked.
+        num_completions: k.
+        temperature: 0 is greedy.
+        max_tokens: of one completion.
+        seed: of the sampling; None leaves it to the engine.
+        top_p: share of the probability mass that tokens are sampled from.
+        prefix: text that the answer begins with. Its tokens are not part of the completion.
+        stop: strings that end a completion and stay in its text.
+        visible_image_tokens: BDHS: the indices of the image tokens that stay in the sequence, for a prompt with one
+            image. None keeps all of them, () none.
+        noise: laid on whole images where they are read, so no noised image is ever stored.
     """
 
     id: str
@@ -74,33 +96,48 @@ class GenerationRequest:
 
 
 class Engine(Protocol):
-    """Generates with one set of weights at a time and says which one each token came from."""
+    """Generates with one set of weights at a time, and says which one sampled the first and last token of an answer."""
 
     @property
-    def weight_version(self) -> int: ...
+    def weight_version(self) -> int:
+        """The version of the weights that it runs now."""
+        ...
 
     async def generate(
-        self, requests: Sequence[GenerationRequest]
+        self,
+        requests: Sequence[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]:
         """One result per request, in order. A request that cannot be run comes back as Dropped, never cut."""
         ...
 
     async def token_logprobs(
-        self, prompt: Prompt, token_ids: Sequence[int]
+        self,
+        prompt: Prompt,
+        token_ids: Sequence[int],
     ) -> tuple[float, ...]:
         """Log-prob (nats) of each token of a given response under the current weights."""
         ...
 
     async def score(
-        self, answers: Sequence[tuple[Prompt, str]]
+        self,
+        answers: Sequence[tuple[Prompt, str]],
     ) -> list[tuple[float, ...] | Dropped]:
         """Log-probs (nats) of the tokens of whole answers, end-of-sequence token included; one result per answer."""
         ...
 
     async def load_weights(
-        self, manifest: WeightManifest, tensors: Tensors
+        self,
+        manifest: WeightManifest,
+        tensors: Tensors,
     ) -> LoadReport:
-        """Swap the weights between two engine steps, drop what was cached under the old ones, prove the new ones."""
+        """Swap the weights between two engine steps.
+
+        What was cached under the old weights is dropped. The probe of the manifest proves the new ones.
+
+        Raises:
+            UserError: the tensors are not those of the manifest and the model; the old weights stay.
+            RuntimeError: the engine does not run the new weights, or takes too long.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -115,7 +152,7 @@ class Judge(Protocol):
         ...
 
     async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
-        """One verdict per group, in order, or the reason why asking about this group again cannot help.
+        """One verdict per group, in order. A Dropped in its place says why asking about the group again cannot help.
 
         Raises:
             JudgeError: it failed for now, on any of these groups; asking again may help.
@@ -128,9 +165,9 @@ class JudgeError(RuntimeError):
 
 
 class Suite(Protocol):
-    """What a policy is asked, and how its answers are measured. Suites know no engine, worker or page.
+    """What a policy is asked, and how its answers are measured. A suite knows no engine, worker or page.
 
-    The prompts of a suite belong to named tasks, such as captions and questions.
+    The prompts of a suite belong to named tasks, such as "captions" and "questions".
     """
 
     @property
@@ -155,7 +192,7 @@ class Suite(Protocol):
 
     @property
     def unit(self) -> str:
-        """What one row of the samples page is, in the plural: "scenes"."""
+        """What the samples page calls its rows, such as "scenes"."""
         ...
 
     @property
@@ -164,11 +201,14 @@ class Suite(Protocol):
         ...
 
     def prompts(self, split: Split, store: ImageStore) -> TaskPrompts:
-        """The prompts of a split by task; images are put into `store`. The same in every run, whatever its seed."""
+        """The prompts of a split by task, the same in every run, whatever its seed. Images are put into `store`."""
         ...
 
     def measure(
-        self, answers: SuiteAnswers, wins: Wins | None, num_samples: int
+        self,
+        answers: SuiteAnswers,
+        wins: Wins | None,
+        num_samples: int,
     ) -> Measurement:
         """Measure one policy's answers.
 
@@ -180,7 +220,7 @@ class Suite(Protocol):
         ...
 
     def selection(self, metrics: Mapping[str, Metric]) -> float | None:
-        """The number in 0-1 that picks a checkpoint, higher is better; None when it cannot be measured."""
+        """The number in 0-1 by which a checkpoint is picked, higher is better; None when it cannot be measured."""
         ...
 
     def show(self, prompt: Prompt, text: str) -> ShownAnswer:
@@ -188,12 +228,12 @@ class Suite(Protocol):
         ...
 
     def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
-        """Right answers over wrong ones for the grounding gate, at most `limit`; empty when the suite has no such."""
+        """At most `limit` pairs of a right over a wrong answer, for the grounding gate; [] when the suite has none."""
         ...
 
 
 class TrainEngine(Protocol):
-    """Owns a module, its optimizer and schedule; the learner only computes losses."""
+    """Owns a module, its optimizer and schedule, on one of `world_size` ranks. The learner only computes losses."""
 
     rank: int
     world_size: int
@@ -208,21 +248,24 @@ class TrainEngine(Protocol):
         ...
 
     def gather_weights(
-        self, wanted: Callable[[str], bool] = lambda name: True
+        self,
+        wanted: Callable[[str], bool] = lambda name: True,
     ) -> Mapping[str, torch.Tensor] | None:
-        """Full parameters by module name on rank 0 (None elsewhere), those whose name is wanted."""
+        """Whole parameters by module name, those whose name is wanted: on rank 0, None elsewhere. All ranks call it."""
         ...
 
     def place_frozen(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Bring a module that is never trained beside the policy; what comes back is called in its place."""
+        """Bring a module that is never trained to the policy's device. The returned module is called in its place."""
         ...
 
     def gathered(
-        self, module: torch.nn.Module, wanted: Callable[[str], bool] = lambda name: True
+        self,
+        module: torch.nn.Module,
+        wanted: Callable[[str], bool] = lambda name: True,
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Wanted parameters of the policy, or of what was given to `place_frozen`, by name (collective).
+        """Wanted parameters of the policy, or of a module from `place_frozen`, by name. All ranks call it.
 
-        Each is whole until the next is asked for.
+        Only one parameter is whole at a time: it is cut up again when the next one is asked for.
         """
         ...
 
@@ -234,14 +277,21 @@ class TrainEngine(Protocol):
 
 
 class Handle(Protocol):
-    """A worker somewhere. A reference passed on as an argument is read by the receiver, never by the caller."""
+    """A worker, perhaps in another process or on another machine.
+
+    Calls return references to results. A reference may be an argument of another call: its value then goes to that
+    worker directly, never through the caller.
+    """
 
     def call(self, method: str, *args: Any) -> Awaitable[Any]:
-        """Starts the method and returns at once with a reference that can be awaited or passed on."""
+        """Start the method and return at once, with a reference that can be awaited or passed on."""
         ...
 
     def call_split(
-        self, method: str, num_returns: int, *args: Any
+        self,
+        method: str,
+        num_returns: int,
+        *args: Any,
     ) -> Sequence[Awaitable[Any]]:
         """The same for a method that returns a tuple: one reference per element."""
         ...
@@ -251,7 +301,12 @@ class Runtime(Protocol):
     """Starts plain classes as workers: as Ray actors, or in this process for tests."""
 
     def spawn(
-        self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
+        self,
+        worker: type,
+        *args: Any,
+        name: str,
+        num_cpus: float,
+        num_gpus: float,
     ) -> Handle: ...
 
     def stop(self, handle: Handle) -> None: ...

@@ -1,11 +1,19 @@
 """The records that travel between the rooms: plain frozen dataclasses, without pixels and without tensors.
 
-    Prompt -> RolloutGroup (k Completions) -> Verdict (k scores) -> PreferencePair -> StepResult
-                 actors                         reward                                learner
+    Prompt ──actors──▶ RolloutGroup ──reward──▶ Judged ──▶ PreferencePair ──learner──▶ StepResult
+                       k Completions            a Verdict: k scores
 
-Images travel as `ImageRef`, a hash and a path; pixels are read where they are used. Completions travel as token ids,
-so that the learner trains on exactly the tokens that were sampled. A `weight_version` counts published weights;
-version 0 is the start policy.
+The actors sample k completions of a prompt. The reward worker scores them and makes preference pairs, for example of
+the best and the worst. The learner trains on batches of pairs and publishes its weights to the actors, described by a
+`WeightManifest`.
+
+Three rules hold for all of them:
+
+    images are references      An `ImageRef` is a hash and a path; pixels are read where they are used.
+    answers are token ids      So the learner trains on exactly the tokens that were sampled.
+    weights have a version     A `weight_version` counts published weights; version 0 is the start policy.
+
+Where something cannot be used, a `Dropped` with the reason takes its place, so that it is counted.
 """
 
 from __future__ import annotations
@@ -19,7 +27,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image, identified by the SHA-256 of its encoded bytes.
+    """An image, identified by the SHA-256 of its file's bytes.
 
     `path` is absolute in memory. A data set on disk stores it relative to its folder, so that the folder can move.
     """
@@ -46,11 +54,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the policy is asked: a conversation and its images.
+    """What the policy is asked: a conversation and its images. The policy sees neither `reference` nor `truth`.
 
-    The n-th `image` part of the messages stands for `images[n]`. `reference` is a correct answer, where the data has
-    one. `truth` is what a rule-based judge checks an answer against, made of JSON types (for the shapes world: the
-    scene). The policy never sees `reference` or `truth`.
+    Attributes:
+        id: unique in its data set.
+        messages: the conversation. Its n-th part of kind "image" stands for `images[n]`.
+        images: in the order of their parts.
+        reference: a correct answer, where the data has one.
+        truth: what a rule-based judge checks an answer against, made of JSON types. For the shapes world: the scene.
     """
 
     id: str
@@ -64,11 +75,13 @@ class Prompt:
 class Completion:
     """One sampled answer.
 
-    `token_ids` ends with the end-of-sequence token if and only if the policy produced it. `finish_reason` is "stop"
-    also for an answer that a stop string ended, and "length" for one that reached its token limit.
-
-    Weights may be swapped while an answer is being sampled: `min_weight_version` sampled its first token and
-    `max_weight_version` its last.
+    Attributes:
+        token_ids: the sampled tokens. They end with the end-of-sequence token if and only if the policy produced it.
+        text: the decoded tokens.
+        min_weight_version: the weights that sampled the first token. Weights may be swapped during an answer.
+        max_weight_version: the weights that sampled the last token.
+        finish_reason: "stop" for an answer that the end-of-sequence token or a stop string ended, "length" for one that
+            reached its token limit.
     """
 
     token_ids: tuple[int, ...]
@@ -82,9 +95,12 @@ class Completion:
 class RolloutGroup:
     """The k completions that were sampled for one prompt.
 
-    `prompt_token_ids` is the sequence that the engine ran, with every image expanded into its `num_image_tokens`
-    placeholder tokens (counted over all images). `id` is unique within a run: a prompt that returns in a later epoch
-    gets a new group id.
+    Attributes:
+        id: unique within a run: a prompt that returns in a later epoch gets a new group id.
+        prompt: what was asked.
+        prompt_token_ids: the sequence that the engine ran, with every image expanded into its placeholder tokens.
+        num_image_tokens: number of placeholder tokens, of all images together.
+        completions: the k answers.
     """
 
     id: str
@@ -96,9 +112,9 @@ class RolloutGroup:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judge's scores: one per completion of a group, in order, higher is better.
+    """A judge's scores for a group: one per completion, in order, higher is better.
 
-    `notes` explain the scores to people, one per completion, or are empty.
+    `notes` explain the scores to people: one per completion, or none at all.
     """
 
     scores: tuple[float, ...]
@@ -107,7 +123,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One side of a pair. `token_ids` is None where the answer is only known as text, as in most offline data."""
+    """One side of a pair. `token_ids` is None where only the text is known, as in most offline data."""
 
     text: str
     token_ids: tuple[int, ...] | None = None
@@ -117,9 +133,15 @@ class Response:
 class PreferencePair:
     """Two answers to one prompt, of which `chosen` is preferred over `rejected`.
 
-    `source` names where the pair comes from (`common.sources`, or an importer's name) and decides its loss.
-    `weight_version` is the oldest policy that sampled it; an offline pair has none and never goes stale.
-    `prompt_token_ids` is the prompt as the engine ran it, and `scores` the judge's (chosen, rejected), where known.
+    Attributes:
+        id: unique in a run or data set.
+        prompt: what both sides answer.
+        chosen: the better answer.
+        rejected: the worse answer.
+        source: where the pair comes from: a name of `common.sources`, or an importer's. It decides the pair's loss.
+        weight_version: the oldest weights that sampled it. An offline pair has none and never goes stale.
+        prompt_token_ids: the prompt as the engine ran it, where known.
+        scores: the judge's for (chosen, rejected), where known.
     """
 
     id: str
@@ -134,7 +156,10 @@ class PreferencePair:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row, group or pair that is not used. `reason` is the short key it is counted under, `detail` is for people."""
+    """A row, group or pair that is not used, and why.
+
+    `reason` is a short key, under which drops are counted. `detail` says more, to people.
+    """
 
     id: str
     reason: str
@@ -145,8 +170,13 @@ class Dropped:
 class Judged:
     """What became of one rollout group: its pairs, or the reason why it has none.
 
-    Exactly one of `pairs` (then not empty) and `dropped` is set. `verdict` is None when the judge gave none.
-    `chosen[i]` and `rejected[i]` say which of the group's completions the sides of `pairs[i]` are.
+    Attributes:
+        group_id: of the group.
+        pairs: at least one, unless the group was dropped.
+        dropped: why there are no pairs; None if there are.
+        verdict: the judge's scores; None when the judge gave none.
+        chosen: `chosen[i]` is the index of the group's completion that is the chosen side of `pairs[i]`.
+        rejected: the same for the rejected sides.
     """
 
     group_id: str
@@ -157,7 +187,9 @@ class Judged:
     rejected: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        assert bool(self.pairs) != (self.dropped is not None), "pairs or a reason"
+        has_pairs = len(self.pairs) > 0
+        is_dropped = self.dropped is not None
+        assert has_pairs != is_dropped, "pairs or a reason"
         assert len(self.chosen) == len(self.rejected) == len(self.pairs)
 
 
@@ -183,7 +215,7 @@ class SideLogps:
 class LogprobProbe:
     """The learner's log-probs (nats) of one response, one per token, under the weights it publishes.
 
-    The engine scores the same response after a push; equal values prove that it runs the same weights.
+    The engine scores the same response after a push. Equal values prove that it runs the same weights.
     """
 
     prompt: Prompt
@@ -195,8 +227,13 @@ class LogprobProbe:
 class WeightManifest:
     """Describes one published set of weights. The tensors travel beside it, by reference.
 
-    `checksum` covers names, shapes and bytes of all tensors. `change_norm` is the L2 norm of the difference from the
-    start policy; it is 0 only when nothing was trained.
+    Attributes:
+        version: the number of this publication; the start policy is 0.
+        checksum: SHA-256 of names, shapes and bytes of all tensors (`common.weights.checksum`).
+        num_tensors: how many there are.
+        num_bytes: of all of them.
+        change_norm: L2 norm of the difference from the start policy; 0 only when nothing was trained.
+        probe: what an engine proves the weights with.
     """
 
     version: int
@@ -211,8 +248,10 @@ class WeightManifest:
 class LoadReport:
     """An engine's proof that it runs the weights of a manifest.
 
-    `probe_error` is max |engine - learner| over the probe's token log-probs (nats), None without a probe. `seconds` is
-    how long loading took.
+    Attributes:
+        version: of the manifest.
+        probe_error: max |engine - learner| over the probe's token log-probs (nats); None without a probe.
+        seconds: how long loading took.
     """
 
     version: int
@@ -222,7 +261,7 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One learner step: its metrics, already reduced over ranks, and the ids of the pairs it trained on."""
+    """One learner step: its number, its metrics reduced over all ranks, and the ids of the pairs it trained on."""
 
     step: int
     metrics: Mapping[str, float]

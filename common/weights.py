@@ -1,8 +1,8 @@
-"""Weights in flight: names, arrays and the checksum that both ends of a push agree on.
+"""Weights on their way from learner to engine: names, arrays and the checksum that both ends of a push agree on.
 
-Names follow the LLaVA-1.5 hub scheme, `language_model.model.…`, `vision_tower.vision_model.…`, which vLLM reads for
-every family; `hub_name` translates module names and older checkpoint names to it. numpy has no bfloat16, so such
-tensors travel as their bits, `uint16`, under the name + "@bfloat16".
+Names follow the scheme of LLaVA-1.5 on the hub, `language_model.model.…` and `vision_tower.vision_model.…`, which vLLM
+reads for every family. `hub_name` translates module names and older checkpoint names to it. numpy has no bfloat16, so
+such tensors travel as their bits, `uint16`, under the name + "@bfloat16".
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _HUB_PREFIXES = (
     ("lm_head.", "language_model.lm_head."),
     ("model.", "language_model.model."),
 )
+# The hub's names have a level `vision_model`, which modules of transformers (>= 5.19) do not have.
 _LLAVA_ENCODER = "vision_tower."
 _LLAVA_ENCODER_MODEL = "vision_tower.vision_model."
 
@@ -48,8 +49,10 @@ def hub_name(name: str) -> str:
         if name.startswith(old):
             name = new + name.removeprefix(old)
             break
-    if name.startswith(_LLAVA_ENCODER) and not name.startswith(_LLAVA_ENCODER_MODEL):
-        name = _LLAVA_ENCODER_MODEL + name.removeprefix(_LLAVA_ENCODER)
+    if name.startswith(_LLAVA_ENCODER_MODEL):
+        return name
+    if name.startswith(_LLAVA_ENCODER):
+        return _LLAVA_ENCODER_MODEL + name.removeprefix(_LLAVA_ENCODER)
     return name
 
 
@@ -78,7 +81,10 @@ def from_array(
     name: str,
     array: Array,
 ) -> tuple[str, torch.Tensor]:
-    """Hub name and tensor of one travelling array. Read-only arrays are shared: do not write to the result."""
+    """Hub name and tensor of one travelling array.
+
+    They share their memory, also where the array is read-only: do not write to the result.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="The given NumPy array is not writable"

@@ -36,7 +36,10 @@ class AsyncVllmEngine(VllmEngine):
         return rendered
 
     async def _submit(
-        self, request_id: str, rendered: Any, params: SamplingParams
+        self,
+        request_id: str,
+        rendered: Any,
+        params: SamplingParams,
     ) -> Awaitable[RequestOutput]:
         adapter = await self._policy()
         # The queue, not the generator of `generate`: it can be awaited long after the request was enqueued.

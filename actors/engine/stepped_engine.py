@@ -43,7 +43,10 @@ class SteppedVllmEngine(VllmEngine):
         return rendered
 
     async def _submit(
-        self, request_id: str, rendered: Any, params: SamplingParams
+        self,
+        request_id: str,
+        rendered: Any,
+        params: SamplingParams,
     ) -> Awaitable[RequestOutput]:
         loop = asyncio.get_running_loop()
         future: Future = loop.create_future()

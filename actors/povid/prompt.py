@@ -41,7 +41,9 @@ def _text_of(message: Message) -> str:
 
 
 def render_messages(
-    prompt: Prompt, kind: ErrorKind, send_image: bool
+    prompt: Prompt,
+    kind: ErrorKind,
+    send_image: bool,
 ) -> list[dict[str, Any]]:
     """The request in OpenAI's message format, images as data: URLs (Refused for one that cannot be used)."""
     images: list[dict[str, Any]] = []

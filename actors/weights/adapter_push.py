@@ -71,7 +71,8 @@ def adapter_request(
 
 
 def adapter_shapes(
-    checkpoint: Mapping[str, Shape], tuning: Lora
+    checkpoint: Mapping[str, Shape],
+    tuning: Lora,
 ) -> dict[str, tuple[int, int]]:
     """Shapes of the learner's adapter tensors by peft name.
 

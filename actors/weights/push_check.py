@@ -75,7 +75,10 @@ class ExpectedPush:
             )
 
     def _refuse_any(
-        self, manifest: WeightManifest, fault: str, names: Collection[str]
+        self,
+        manifest: WeightManifest,
+        fault: str,
+        names: Collection[str],
     ) -> None:
         if names:
             shown = ", ".join(sorted(names)[:NAMES_SHOWN])

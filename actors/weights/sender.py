@@ -27,7 +27,7 @@ def shared_file(tensors: Tensors) -> Iterator[Path]:
         contiguous[name] = np.ascontiguousarray(array)
     with shared_folder() as folder:
         path = folder / "weights.safetensors"
-        # Created first: `save_file` would create a file that others may read.
+        # Created first, for its rights: which ones `save_file` gives to a new file is left to safetensors.
         path.touch(mode=0o600)
         save_file(contiguous, path)
         yield path

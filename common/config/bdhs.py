@@ -22,7 +22,10 @@ class BdhsConfig(Section):
     tunes it by the share of examples that need another attempt. With `rho` 1 no image token is visible.
     """
 
-    variant: Literal["attention", "noise", "unguided"] = "attention"
+    variant: Literal["attention", "noise", "unguided"] = Field(
+        "attention",
+        description="hide image tokens, noise the image, or write whole answers with image tokens hidden",
+    )
     rho: float = Field(
         0.99,
         ge=0,
@@ -38,7 +41,7 @@ class BdhsConfig(Section):
     max_attempts: int = Field(
         5,
         ge=1,
-        description="the last one is unguided and taken whatever its similarity",
+        description="attempts per prompt; the last one is unguided and taken whatever its similarity",
     )
     flip_prob: float = Field(
         0.5,
@@ -46,16 +49,16 @@ class BdhsConfig(Section):
         le=1,
         description="a sentence that begins with Yes or No is flipped this often",
     )
-    temperature: float = Field(1.0, ge=0, description="ours")
+    temperature: float = Field(1.0, ge=0, description="of sampling (ours)")
     max_tokens: int = Field(
         64,
         ge=1,
-        description="tokens of one sentence's continuation; longer is no answer (ours)",
+        description="of one sentence's continuation; a longer one is not taken (ours)",
     )
     max_answer_tokens: int = Field(
         256,
         ge=1,
-        description="tokens of the unguided answer; longer is no answer (ours)",
+        description="of the unguided answer; a longer one is not taken (ours)",
     )
     max_reference_chars: int = Field(
         20_000,
@@ -67,5 +70,5 @@ class BdhsConfig(Section):
     )
     seed: int = Field(
         0,
-        description="of masks, cuts and samples; `generate` takes run.seed unless set",
+        description="of masks, cuts and samples; `generate` uses run.seed unless this is set",
     )

@@ -13,17 +13,17 @@ class ShapesPrompts(Section):
     """Caption prompts on rendered scenes."""
 
     kind: Literal["shapes"] = "shapes"
-    count: int = Field(2000, ge=1)
-    seed: int = 0
+    count: int = Field(2000, ge=1, description="scenes, a prompt each")
+    seed: int = Field(0, description="of the scenes")
 
 
 class PromptFile(Section):
     """Prompts from a data set on disk (`prompts.parquet` beside an `images/` folder)."""
 
     kind: Literal["file"] = "file"
-    path: str
+    path: str = Field(description="folder with prompts.parquet and images/")
     rows: int | None = Field(
-        None, ge=1, description="read so many rows, the first ones; none: all"
+        None, ge=1, description="read only so many rows from the start; none: all"
     )
 
 
@@ -35,13 +35,13 @@ class PairFile(Section):
     )
     by_prompt: bool = Field(
         False,
-        description="epochs shuffle prompts, not pairs: a prompt's pairs come one after the other, in one batch when "
-        "its offline share is a multiple of their number (mixture.kind ratio, or offline only)",
+        description="shuffle prompts, not pairs, so that the pairs of a prompt follow each other. They are in one "
+        "batch when its offline share is a multiple of their number (mixture.kind ratio, or offline only)",
     )
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The folders, also when there is one."""
+        """All folders: `path` may be one or several."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
 
@@ -52,7 +52,7 @@ PromptSource = Annotated[
 
 
 class Data(Section):
-    """Where prompts and offline pairs come from. Validation picks the checkpoint, test is only reported."""
+    """Where prompts and offline pairs come from."""
 
     prompts: PromptSource = ShapesPrompts()
     offline: PairFile | None = None

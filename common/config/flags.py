@@ -1,4 +1,4 @@
-"""Short flags of the commands: each stands for one key of the config tree."""
+"""Short flags of the commands: each stands for one key of the config tree, `--seed 7` for `--run.seed 7`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A short flag (or a positional argument, without dashes) and the config key that it sets.
+    """A short flag, or a positional argument, and the config key that it sets.
 
-    `otherwise` is the key to set where the chosen kinds do not have `key`. `implies` are values that the flag sets
-    besides. A `switch` takes no value and sets its key to true.
+    Attributes:
+        name: as it is written, `--seed`; without dashes it is a positional argument.
+        key: the config key.
+        help: a phrase for --help.
+        metavar: what --help calls the value.
+        otherwise: the key to set where the chosen kinds do not have `key`.
+        implies: further keys and the words that the flag sets them to.
+        switch: it takes no value and sets its key to true.
     """
 
     name: str
@@ -33,10 +39,14 @@ class Flag:
         return key in (self.key, self.otherwise)
 
 
-def add_flags(parser: argparse.ArgumentParser, flags: Iterable[Flag]) -> None:
+def add_flags(
+    parser: argparse.ArgumentParser,
+    flags: Iterable[Flag],
+) -> None:
     """Add the flags to a parser. Values stay text, None where not given: the config checks them."""
     for flag in flags:
         if flag.switch:
+            # A word as all flags give, not True: it is parsed with the type of its key.
             parser.add_argument(
                 flag.name,
                 dest=flag.dest,
@@ -47,14 +57,23 @@ def add_flags(parser: argparse.ArgumentParser, flags: Iterable[Flag]) -> None:
         elif flag.name.startswith("-"):
             metavar = flag.metavar or flag.name.strip("-").upper().replace("-", "_")
             parser.add_argument(
-                flag.name, dest=flag.dest, metavar=metavar, help=flag.help
+                flag.name,
+                dest=flag.dest,
+                metavar=metavar,
+                help=flag.help,
             )
         else:
-            parser.add_argument(flag.dest, metavar=flag.metavar, help=flag.help)
+            # argparse wants the attribute as the name of a positional argument.
+            parser.add_argument(
+                flag.dest,
+                metavar=flag.metavar,
+                help=flag.help,
+            )
 
 
 def given_flags(
-    arguments: argparse.Namespace, flags: Iterable[Flag]
+    arguments: argparse.Namespace,
+    flags: Iterable[Flag],
 ) -> dict[Flag, str]:
     """The flags that the command line gives, with their values."""
     given = {}

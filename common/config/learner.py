@@ -28,34 +28,35 @@ class Fast(Section):
     """
 
     share_prompt: bool = Field(
-        True, description="prompt and completions once per pair, without padding"
+        True,
+        description="run the prompt of a pair once for both completions, without padding",
     )
     share_vision: bool = Field(
         True,
-        description="frozen parts of the vision side run once for policy and reference",
+        description="run the frozen parts of the vision side once for policy and reference",
     )
     vision_cache_mb: int = Field(
-        256, ge=0, description="of image features that are kept across steps"
+        256, ge=0, description="MiB of image features that are kept across steps"
     )
     fused_logps: bool = Field(
-        True, description="head and log softmax in one, gradients included"
+        True, description="compute head and log softmax in one, gradients included"
     )
     fused_layers: bool = Field(
         True,
-        description="decoder layers with few passes over memory, the last one for predicting positions alone",
+        description="decoder layers with fewer passes over memory, the last one only where tokens are predicted",
     )
     onednn: bool = Field(
         True,
-        description="on CPUs with AVX-512 not by Intel: float32 linear layers by oneDNN, not MKL",
+        description="float32 linear layers by oneDNN, not MKL, on CPUs with AVX-512 that are not Intel's",
     )
     pack_tokens: int = Field(
         0,
         ge=0,
-        description="tokens per forward; 0 leaves the cut to learner.micro_batch",
+        description="tokens per forward; 0: learner.micro_batch pairs per forward",
     )
     reference_cache: str = Field(
         "run",
-        description="reference log-probs of offline pairs: below the run's folder, in a folder of this name, or off",
+        description="where reference log-probs of offline pairs are kept: run (in its folder), off, or a folder",
     )
 
 
@@ -63,11 +64,13 @@ LossConfig = Annotated[AnyLoss, by_kind(DEFAULT_KIND)]
 
 
 class Learner(Section):
-    """The training side. global_batch = pairs per optimizer update over all ranks."""
+    """The training side."""
 
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     num_steps: int = Field(100, ge=1)
-    global_batch: int = Field(32, ge=1)
+    global_batch: int = Field(
+        32, ge=1, description="pairs per optimizer step, over all ranks"
+    )
     micro_batch: int = Field(8, ge=1, description="pairs per forward and rank")
     num_ranks: int = Field(1, ge=1)
     zero_stage: Literal[0, 1, 2, 3] = 0
@@ -79,12 +82,13 @@ class Learner(Section):
     max_skipped_steps: int = Field(
         5,
         ge=1,
-        description="in a row with a loss or gradient that is not finite, or without a usable pair, then stop",
+        description="steps in a row that are skipped, for a loss or gradient that is not finite or for want of a "
+        "usable pair, before the run stops",
     )
     grounding_pairs: int = Field(
         16,
         ge=0,
-        description="pairs of a checkpoint's batch for the grounding gate, 0: none",
+        description="pairs of the batch that a checkpoint's grounding gate looks at; 0: none",
     )
     fast: Fast = Fast()
     loss: LossConfig = Sigmoid()
@@ -119,10 +123,13 @@ class Learner(Section):
         if isinstance(run, Loss):
             run = run.model_dump()
         if not isinstance(sources, dict) or not isinstance(run, dict):
-            return values  # the fields' own validation explains what is wrong
+            # The validation of the fields explains what is wrong.
+            return values
         completed = {}
         for source, loss in sources.items():
-            completed[source] = inherited(run, loss) if isinstance(loss, dict) else loss
+            completed[source] = loss
+            if isinstance(loss, dict):
+                completed[source] = inherited(run, loss)
         return values | {"source_losses": completed}
 
     @model_validator(mode="after")

@@ -17,7 +17,10 @@ class Mixture(Section):
         0.5, ge=0, le=1, description="1 = online DPO, 0 = offline DPO"
     )
     start_fraction: float = Field(
-        0.0, ge=0, le=1, description="of schedule: online_fraction at the first step"
+        0.0,
+        ge=0,
+        le=1,
+        description="kind schedule: the fraction of the first step, which moves to online_fraction",
     )
     online_bdhs_fraction: float = Field(
         0.0,
@@ -35,13 +38,19 @@ class Mixture(Section):
 
 
 class Loop(Section):
-    """How far rollouts may run ahead of the learner. max_staleness 0 is strictly on-policy."""
+    """How far rollouts may run ahead of the learner, and how long the run waits for anything."""
 
-    max_staleness: int = Field(1, ge=0)
+    max_staleness: int = Field(
+        1,
+        ge=0,
+        description="oldest weights that a pair may be from, in versions behind the learner; 0 is strictly on-policy",
+    )
     publish_interval: int = Field(
         1, ge=1, description="learner steps per published weight version"
     )
-    heartbeat_s: float = Field(30.0, gt=0)
+    heartbeat_s: float = Field(
+        30.0, gt=0, description="between warnings while no batch forms"
+    )
     stall_limit_s: float = Field(
         600.0,
         gt=0,
@@ -56,7 +65,7 @@ class Loop(Section):
 
 
 class Checkpoint(Section):
-    """Every `interval` steps: state for --resume, and a look at the validation scenes."""
+    """Every `interval` steps the state is saved for --resume, and the policy is measured on the validation split."""
 
-    interval: int = Field(25, ge=1)
-    keep: int = Field(2, ge=1)
+    interval: int = Field(25, ge=1, description="learner steps between checkpoints")
+    keep: int = Field(2, ge=1, description="states for --resume; older ones go")

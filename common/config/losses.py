@@ -16,23 +16,27 @@ DEFAULT_KIND = "sigmoid"
 
 
 class Loss(Section):
-    """Settings that every loss has. The papers searched DPO's `beta` over 0.05-0.5, ipo's over 0.8-1, hinge's over
-    0.02-0.2."""
+    """Settings that every loss has.
+
+    The papers searched `beta` of DPO over 0.05-0.5, of ipo over 0.8-1, of hinge over 0.02-0.2.
+    """
 
     reads_reference: ClassVar[bool] = True
-    """Whether the loss or its metrics read the reference's log-probs. A run in which none does never runs it."""
+    """Whether the loss or its metrics read the reference's log-probs. Where none does, the reference never runs."""
     reads_advantages: ClassVar[bool] = False
-    """Whether it trains on all completions of a freshly judged group, two by two, by their advantages."""
+    """Whether it trains on all completions of a judged group and their advantages, not on the best and the worst."""
 
     kind: str
-    beta: float = Field(0.1, gt=0)
+    beta: float = Field(
+        0.1, gt=0, description="strength of the pull towards the reference"
+    )
     nll_weight: float = Field(
         0.0, ge=0, description="weight of the NLL of the chosen side, per token"
     )
     weight: float = Field(
         1.0,
         gt=0,
-        description="of each pair in the batch's mean; only of a source's loss",
+        description="weight of each pair in the batch's mean; only in learner.source_losses",
     )
 
 
@@ -40,7 +44,7 @@ class SmoothedLoss(Loss):
     """A loss with a sigmoid term whose labels may be wrong."""
 
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="the rate at which labels are wrong"
+        0.0, ge=0, lt=0.5, description="assumed share of pairs whose sides are swapped"
     )
 
 
@@ -74,7 +78,9 @@ class Simpo(SmoothedLoss):
     reads_reference: ClassVar[bool] = False
 
     kind: Literal["simpo"] = "simpo"
-    beta: float = Field(2.0, gt=0, description="of log-probs per token; paper: 2.0-2.5")
+    beta: float = Field(
+        2.0, gt=0, description="scale of log-probs per token; the paper: 2.0-2.5"
+    )
     gamma: float = Field(
         1.0,
         ge=0,
@@ -90,9 +96,13 @@ class Mdpo(Loss):
         (0.01, 0.2),
         description="smallest and largest share of the image's area that the crop keeps",
     )
-    image_weight: float = Field(1.0, ge=0, description="of the image-preference term")
+    image_weight: float = Field(
+        1.0, ge=0, description="weight of the image-preference term"
+    )
     anchor_weight: float = Field(
-        1.0, ge=0, description="of the anchor, which keeps the chosen reward above 0"
+        1.0,
+        ge=0,
+        description="weight of the anchor, which keeps the chosen reward above 0",
     )
 
     @model_validator(mode="after")
@@ -109,14 +119,16 @@ class Ddpo(Loss):
     """Dense DPO of RLHF-V (arXiv 2312.00849): tokens in which the answers differ weigh more. The paper: beta 0.5."""
 
     kind: Literal["ddpo"] = "ddpo"
-    gamma: float = Field(5.0, ge=1, description="weight of changed tokens, others: 1")
+    gamma: float = Field(
+        5.0, ge=1, description="weight of a changed token; others have 1"
+    )
     normalise: bool = Field(
         True, description="divide by the sum of weights, as in the paper"
     )
     min_match: int = Field(
         3,
         ge=1,
-        description="a shorter run of equal tokens between changes counts as changed (as in published code)",
+        description="a run of equal tokens that is shorter than this counts as changed (as in published code)",
     )
 
 
@@ -124,12 +136,16 @@ class Mpo(SmoothedLoss):
     """MPO (arXiv 2411.10442): which side is better, whether each side is good, and how to write the chosen one."""
 
     kind: Literal["mpo"] = "mpo"
-    preference_weight: float = Field(0.8, ge=0, description="of the sigmoid term")
+    preference_weight: float = Field(
+        0.8, ge=0, description="weight of the sigmoid term"
+    )
     quality_weight: float = Field(
-        0.2, ge=0, description="of the BCO term, each side against the mean reward"
+        0.2,
+        ge=0,
+        description="weight of the BCO term, which holds each side against the mean reward",
     )
     generation_weight: float = Field(
-        1.0, ge=0, description="of the chosen side's NLL per token"
+        1.0, ge=0, description="weight of the chosen side's NLL per token"
     )
 
 
@@ -141,10 +157,11 @@ class Povid(Loss):
         500,
         ge=0,
         le=999,
-        description="of 1000; 500 leaves 75 % of the image's variance",
+        description="diffusion step of 1000; 500 leaves 75 % of the image's variance",
     )
     shared_tokens: bool = Field(
-        True, description="reference scores the policy's tokens; false: as published"
+        True,
+        description="the reference scores the policy's tokens; false: its own, as in published code",
     )
 
 
@@ -195,21 +212,24 @@ def inherited(run: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
     """
     run_kind = run.get("kind", DEFAULT_KIND)
     source_kind = source.get("kind", run_kind)
-    names = _shared_settings(str(run_kind), str(source_kind))
-    taken = {name: value for name, value in run.items() if name in names}
+    shared = _shared_settings(str(run_kind), str(source_kind))
+    taken = {name: value for name, value in run.items() if name in shared}
     return {"kind": source_kind, **taken, **source}
 
 
 def _shared_settings(kind: str, other_kind: str) -> set[str]:
+    """The settings that mean the same in losses of these two kinds."""
     sections = loss_sections()
+    # Validation reports an unknown kind.
     if kind not in sections or other_kind not in sections:
-        return set()  # validation names the unknown kind
-    section, other = sections[kind], sections[other_kind]
-    # A name alone proves nothing: `gamma` of simpo and of ddpo are two settings.
+        return set()
+    section = sections[kind]
+    other = sections[other_kind]
+    # Settings of common classes, not common names: `gamma` of simpo and of ddpo are two settings.
     names: set[str] = set()
-    for shared in section.__mro__:
-        if issubclass(shared, Loss) and issubclass(other, shared):
-            names |= set(shared.model_fields)
+    for ancestor in section.__mro__:
+        if issubclass(ancestor, Loss) and issubclass(other, ancestor):
+            names |= set(ancestor.model_fields)
     # Without a reference beta scales log-probs per token, not a ratio.
     if section.reads_reference != other.reads_reference:
         names.discard("beta")

@@ -12,22 +12,30 @@ from common.config.flags import Flag
 from common.config.keys import (
     ELEMENT,
     ENTRY,
-    element_of,
     field_of,
     is_list,
+    item_type,
     kinds_of,
     sections_of,
     suggestion,
 )
 from common.config.section import Section
 
+UNKNOWN_KEY = "extra_forbidden"
+WRONG_KIND = ("union_tag_invalid", "union_tag_not_found")
+"""Types of pydantic's errors."""
+
 
 @dataclass(slots=True)
 class _Place:
     """Where in a tree an error is.
 
-    `path` is as the user writes it, `generic` has NAME and N for entries and elements. `kinds` maps the generic path of
-    each union on the way to the kind that was chosen. `is_private` says that the value must not be shown.
+    Attributes:
+        annotation: the type there; None below an unknown key.
+        path: as the user writes it.
+        generic: the same with NAME and N for entries and elements.
+        kinds: generic path of each union on the way -> the kind that was chosen.
+        is_private: the value must not be shown.
     """
 
     annotation: Any
@@ -38,34 +46,47 @@ class _Place:
 
 
 def explain(
-    error: ValidationError, schema: type[Section], flags: Sequence[Flag]
+    error: ValidationError,
+    schema: type[Section],
+    flags: Sequence[Flag],
 ) -> str:
     """One line about the first problem. `flags` are the command's: one that sets the key is named beside it."""
     problems = error.errors()
-    # A mistyped key explains why the right one is missing.
-    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-    first = (unknown or problems)[0]
+    for problem in problems:
+        # Before all others: a mistyped key explains why the right one is missing.
+        if problem["type"] == UNKNOWN_KEY:
+            place = _locate(schema, problem["loc"])
+            key = ".".join(place.path)
+            # By generic names: a suggestion must fit entries and elements of any name.
+            hint = suggestion(schema, place.generic, place.kinds)
+            return f"unknown config key {key}{hint}"
+    first = problems[0]
     place = _locate(schema, first["loc"])
-    if unknown:
-        hint = suggestion(schema, place.generic, place.kinds)
-        return f"unknown config key {'.'.join(place.path)}{hint}"
     return _line(dict(first), place, flags)
 
 
-def _line(problem: Mapping[str, Any], place: _Place, flags: Sequence[Flag]) -> str:
+def _line(
+    problem: Mapping[str, Any],
+    place: _Place,
+    flags: Sequence[Flag],
+) -> str:
+    """What is wrong with a known key, or with the tree as a whole."""
     key = ".".join(place.path)
-    problem_type, value = problem["type"], problem["input"]
+    value = problem["input"]
     message = str(problem["msg"]).removeprefix("Value error, ")
     got = f", got {value!r}"
+    # The text of a whole section would fill the screen.
     if isinstance(value, dict | Section) or place.is_private:
         got = ""
     if not key:
         return f"{message}{got}"
     written = _with_flag(key, flags)
-    if problem_type in ("union_tag_invalid", "union_tag_not_found"):
+    problem_type = problem["type"]
+    if problem_type in WRONG_KIND:
         kinds = " or ".join(kinds_of(place.annotation))
         if isinstance(value, dict):
-            return f"{written}.kind: expected {kinds}, got {value.get('kind')!r}"
+            kind = value.get("kind")
+            return f"{written}.kind: expected {kinds}, got {kind!r}"
         return f"{written}: expected a section of kind {kinds}{got}; set {key}.kind"
     if problem_type == "model_type":
         return f"{written}: expected a section{got}; set keys of it, see --help"
@@ -75,25 +96,36 @@ def _line(problem: Mapping[str, Any], place: _Place, flags: Sequence[Flag]) -> s
 
 
 def _with_flag(key: str, flags: Sequence[Flag]) -> str:
+    """The key, after the flag that the user may have written in its place."""
     for flag in flags:
         if flag.sets(key):
             return f"{flag.name} ({key})"
     return key
 
 
-def _locate(schema: type[Section], location: Sequence[int | str]) -> _Place:
-    """Follow pydantic's path, which names the chosen member of a union as well as the keys."""
+def _locate(
+    schema: type[Section],
+    location: Sequence[int | str],
+) -> _Place:
+    """Follow pydantic's path down the tree.
+
+    Such a path is no list of keys: after the key of a union it names the member that pydantic took. The member may be a
+    kind of section (`model`, `tuning`, `lora`, `r`) or a plain type (`data`, `offline`, `path`, `str`).
+    """
     place = _Place(schema)
     kind: str | None = None
     for part in location:
         name = str(part)
-        if _is_kind(name, place.annotation) and kind is None:
+        # Once per union: a key may be called like a kind.
+        if kind is None and _is_kind(name, place.annotation):
             kind = name
-            place.kinds[".".join(place.generic)] = kind
+            generic = ".".join(place.generic)
+            place.kinds[generic] = kind
         elif _step(place, part, kind):
             kind = None
     for section in sections_of(place.annotation):
-        place.is_private |= _has_private_fields(section)
+        if _has_private_fields(section):
+            place.is_private = True
     return place
 
 
@@ -102,20 +134,27 @@ def _is_kind(name: str, annotation: Any) -> bool:
     return name in kinds_of(annotation)
 
 
-def _step(place: _Place, part: int | str, kind: str | None) -> bool:
+def _step(
+    place: _Place,
+    part: int | str,
+    kind: str | None,
+) -> bool:
     """Go down one key; False when the part is no key but the name of a plain type in a union, such as `str`."""
     name = str(part)
     annotation = place.annotation
+    inner_type = item_type(annotation)
     if sections_of(annotation):
         inner = field_of(annotation, name, kind)
-        place.annotation = None if inner is None else inner.annotation
-        place.is_private |= inner is not None and not inner.repr
+        place.annotation = None
+        if inner is not None:
+            place.annotation = inner.annotation
+            place.is_private |= not inner.repr
         place.generic.append(name)
     elif isinstance(part, int) and is_list(annotation):
-        place.annotation = element_of(annotation)
+        place.annotation = inner_type
         place.generic.append(ELEMENT)
-    elif element_of(annotation) is not None and not is_list(annotation):
-        place.annotation = element_of(annotation)
+    elif inner_type is not None and not is_list(annotation):
+        place.annotation = inner_type
         place.generic.append(ENTRY)
     else:
         return False

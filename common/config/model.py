@@ -12,13 +12,13 @@ SHAPES_POLICY = "common/shapes/policy"
 
 
 class Full(Section):
-    """Train every parameter (of the parts that are not frozen)."""
+    """Train every parameter of the parts that are not frozen."""
 
     kind: Literal["full"] = "full"
 
 
 class Lora(Section):
-    """Low-rank adapters by peft. r and alpha as in both papers."""
+    """Low-rank adapters by peft; r and alpha as in both papers."""
 
     kind: Literal["lora"] = "lora"
     r: int = Field(128, ge=1)
@@ -27,7 +27,7 @@ class Lora(Section):
     sides: tuple[Literal["language", "projector", "vision"], ...] = Field(
         ("language",),
         min_length=1,
-        description="vision and projector take all their linear layers",
+        description="parts with adapters; vision and projector get them on all their linear layers",
     )
     target_modules: tuple[str, ...] = (
         "q_proj",
@@ -68,12 +68,14 @@ Tuning = Annotated[
 class Model(Section):
     """The start policy, a Hugging Face directory, and what of it is trained."""
 
-    path: str = SHAPES_POLICY
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    path: str = Field(SHAPES_POLICY, description="a Hugging Face folder")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the weights, for engines and learner"
+    )
     max_length: int = Field(
         512,
         ge=16,
-        description="tokens of prompt + response; longer ones are refused and counted",
+        description="tokens of prompt and response together; longer ones are refused and counted",
     )
     tuning: Tuning = Full()
     freeze_vision: bool = Field(

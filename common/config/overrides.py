@@ -1,8 +1,17 @@
-"""From a TOML preset, short flags and `--section.key value` words to a validated config tree.
+"""Builds the config of a command from a TOML preset, short flags and `--section.key value` words.
 
-    a command's own defaults ─▶ preset ─▶ flags and overrides ─▶ validation     each later one wins
+For example, `python -m cluster.generate bdhs --preset p.toml --seed 7 --model.tuning.r 8`:
 
-Every mistake is one line that names the key as the user wrote it.
+    1. The preset is read into a tree of plain values:  {"model": {"tuning": {"kind": "lora", "alpha": 16}}}
+    2. Words and flags become assignments, a key each:  model.tuning.r = "8", and for the flag --seed run.seed = "7"
+    3. Assignments are written into the tree:           {"run": {"seed": 7}, "model": {"tuning": {…, "r": 8}}}
+    4. pydantic makes the config of it:                 Config(run=Run(seed=7), model=Model(tuning=Lora(alpha=16, r=8)))
+
+Below the preset lie the command's own defaults (`job_defaults` of its schema). The later one wins; only a flag and an
+override of the same key must agree.
+
+`plain_tree` writes into trees, `keys` knows the keys and their types, `flags` the short flags, and `messages` explains
+errors of step 4. Every mistake is one line that names the key as the user wrote it.
 """
 
 from __future__ import annotations
@@ -26,7 +35,10 @@ from common.errors import UserError
 Config = TypeVar("Config", bound=RunConfig)
 
 
-def load_config(preset: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    preset: Path | None,
+    overrides: Sequence[str] = (),
+) -> RunConfig:
     """Read a preset of a run and apply overrides such as `["--learner.num_steps", "5"]` (UserError as `load`)."""
     return load(RunConfig, preset, overrides)
 
@@ -51,11 +63,12 @@ def load(
         UserError: the file cannot be read, a key is unknown (the nearest valid name is given), a value is wrong,
             or a flag and an override of the same key disagree.
     """
+    # A copy, since the defaults are shared by all calls.
     tree = copy.deepcopy(schema.job_defaults)
     if preset is not None:
         merge(tree, _read_preset(preset), schema)
     command_line = _CommandLine(schema, tree)
-    for key, word in _override_words(overrides):
+    for key, word in _keys_and_words(overrides):
         command_line.add_override(key, word)
     for flag, word in (flags or {}).items():
         command_line.add_flag(flag, word)
@@ -92,40 +105,16 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
             others.append(word)
             continue
         overrides.append(word)
+        # A missing value is reported later, with the name of its key. Negative numbers begin with one dash.
         has_value = remaining and not remaining[0].startswith("--")
         if not equals and has_value:
             overrides.append(remaining.pop(0))
     return others, overrides
 
 
-def _validate(schema: type[Config], tree: Tree, known_flags: Sequence[Flag]) -> Config:
-    try:
-        return schema.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(explain(error, schema, known_flags)) from error
-
-
-def _read_preset(path: Path) -> Tree:
-    try:
-        text = path.read_text()
-        # A run leaves its resolved config as JSON.
-        if path.suffix == ".json":
-            tree: Tree = json.loads(text)
-            return tree
-        return tomllib.loads(text)
-    except OSError as error:
-        raise UserError(
-            f"preset: expected a TOML file, got {path} ({error.strerror}); check the path"
-        ) from error
-    except ValueError as error:
-        raise UserError(
-            f"preset {path}: expected TOML, or a run's config.json, got {error}"
-        ) from error
-
-
-def _override_words(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Keys and the words for them."""
-    remaining = list(words)
+def _keys_and_words(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The keys that overrides name, and the words for them."""
+    remaining = list(overrides)
     while remaining:
         word = remaining.pop(0)
         key, equals, value = word.removeprefix("--").partition("=")
@@ -140,49 +129,95 @@ def _override_words(words: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
+def _read_preset(path: Path) -> Tree:
+    try:
+        text = path.read_text()
+        # A run leaves its resolved config as JSON.
+        if path.suffix == ".json":
+            tree: Tree = json.loads(text)
+            return tree
+        return tomllib.loads(text)
+    except OSError as error:
+        raise UserError(
+            f"preset: expected a TOML file, got {path} ({error.strerror}); check the path"
+        ) from error
+    # Bad TOML, bad JSON and bad UTF-8.
+    except ValueError as error:
+        raise UserError(
+            f"preset {path}: expected TOML, or a run's config.json, got {error}"
+        ) from error
+
+
+def _validate(
+    schema: type[Config],
+    tree: Tree,
+    known_flags: Sequence[Flag],
+) -> Config:
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(explain(error, schema, known_flags)) from error
+
+
 class _CommandLine:
-    """The values that overrides and flags give to the keys of a tree."""
+    """What overrides and flags assign to the keys of a tree. Collected first, then written by `apply`."""
 
     def __init__(self, schema: type[RunConfig], tree: Tree) -> None:
         self._schema = schema
         self._tree = tree
         self._by_key: dict[str, Assignment] = {}
-        self._flags_by_kind: list[tuple[Flag, str]] = []
+        # Flags whose key depends on the kinds that are chosen, with their words.
+        self._undecided: list[tuple[Flag, str]] = []
 
     def add_override(self, key: str, word: str) -> None:
         """A later override of the same key wins. Keys that the command does not read are refused (UserError)."""
         keys_read = self._schema.keys_read
         is_known = type_at(self._schema, self._tree, key) is not None
+        # An unknown key is left to validation, which suggests the right one.
         if keys_read and is_known and not is_below(key, keys_read):
+            names = ", ".join(keys_read)
             raise UserError(
-                f"--{key}: expected a key that this command reads ({', '.join(keys_read)}), got another; leave it out"
+                f"--{key}: expected a key that this command reads ({names}), got another; leave it out"
             )
         self._by_key[key] = Assignment(key, word, f"--{key}")
 
     def add_flag(self, flag: Flag, word: str) -> None:
         """Set the flag's key and what it implies (UserError when an override says something else)."""
-        for key, implied in flag.implies:
-            self._set_by_flag(flag, key, implied)
+        for key, implied_word in flag.implies:
+            self._assign_by_flag(flag, key, implied_word)
         if flag.otherwise is None:
-            self._set_by_flag(flag, flag.key, word)
+            self._assign_by_flag(flag, flag.key, word)
         else:
-            self._flags_by_kind.append((flag, word))
+            self._undecided.append((flag, word))
 
     def apply(self) -> None:
-        """Write all values into the tree."""
+        """Write all assignments into the tree."""
+        # All keys go along: a new kind must not drop what a later assignment sets.
         for assignment in self._by_key.values():
             write(self._tree, self._schema, assignment, self._by_key)
-        # Which key such a flag means is known only once all kinds are.
-        for flag, word in self._flags_by_kind:
-            key = flag.key
-            if type_at(self._schema, self._tree, key) is None and flag.otherwise:
-                key = flag.otherwise
-            assignment = self._set_by_flag(flag, key, word)
+        # Only now are all kinds known, and with them the keys of these flags.
+        for flag, word in self._undecided:
+            key = self._key_of(flag)
+            assignment = self._assign_by_flag(flag, key, word)
             write(self._tree, self._schema, assignment, self._by_key)
 
-    def _set_by_flag(self, flag: Flag, key: str, word: str) -> Assignment:
+    def _key_of(self, flag: Flag) -> str:
+        """The flag's key, or the one that takes its place where the chosen kinds do not have it."""
+        has_key = type_at(self._schema, self._tree, flag.key) is not None
+        if flag.otherwise is None or has_key:
+            return flag.key
+        return flag.otherwise
+
+    def _assign_by_flag(
+        self,
+        flag: Flag,
+        key: str,
+        word: str,
+    ) -> Assignment:
+        """The assignment of a key that a flag sets: the flag's, or an equal one that an override made before."""
         assignment = Assignment(key, word, flag.name)
         first = self._by_key.setdefault(key, assignment)
+        # Values are compared, not words: 0.2 and 0.20 agree.
         annotation = type_at(self._schema, self._tree, key)
         if parse(first.word, annotation) != parse(word, annotation):
             raise UserError(

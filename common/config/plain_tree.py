@@ -1,6 +1,14 @@
-"""Writes values into the plain tree that a config is validated from: layers over layers, and words of a command line.
+"""Presets and command lines as a tree of plain values, before pydantic turns it into a config.
 
-A section of one kind may lie over a section of another kind. Then the keys that only the other kind has are dropped.
+A *tree* is what a TOML preset is read into: nested dicts, with lists and values at their ends. Two things are written
+into it, and the later one wins:
+
+    merge   another tree over it, for example a preset over a command's defaults
+    write   one *assignment*: a dotted key and the word that the command line gives it
+
+A section is often a union of kinds, such as `full` and `lora`. When a section of one kind lies over one of another
+kind, the keys that only the other kind has are dropped: `--model.tuning.kind full` must not fail because the preset
+sets `r`, which `full` does not have.
 """
 
 from __future__ import annotations
@@ -11,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from common.config.keys import (
-    element_of,
     field_of,
     is_list,
+    item_type,
     kind_names,
     sections_of,
     takes_text,
@@ -27,18 +35,21 @@ Container: TypeAlias = dict[str, Any] | list[Any]
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A word of the command line for a dotted key, and how the user wrote that key."""
+    """A dotted key and the word for it. `written` is how the user wrote the key, for error messages."""
 
     key: str
     word: str
     written: str
 
 
+# Words.
+
+
 def parse(word: str, annotation: Any) -> Any:
     """The value that a word means for a key of this type.
 
     TOML values keep their type (`1e-4`, `true`, `[1, 2]`), `none` is None, and a list may be written `a,b`. Anything
-    else is text.
+    else is text. Whether the value is valid is for pydantic to say.
     """
     try:
         value = tomllib.loads(f"value = {word}")["value"]
@@ -48,7 +59,7 @@ def parse(word: str, annotation: Any) -> Any:
         if is_list(annotation) and not takes_text(annotation):
             return _items(word)
         return word
-    # A folder or a model may be called 7.
+    # A folder may be called `7` and a model `true`.
     if takes_text(annotation) and not isinstance(value, str | list):
         return word
     return value
@@ -56,69 +67,110 @@ def parse(word: str, annotation: Any) -> Any:
 
 def _items(word: str) -> list[str]:
     """The parts of `a,b` or `[a,b]`."""
-    parts = word.removeprefix("[").removesuffix("]").split(",")
-    stripped = [part.strip() for part in parts]
-    return [part for part in stripped if part]
+    inside = word.removeprefix("[").removesuffix("]")
+    items = []
+    for part in inside.split(","):
+        item = part.strip()
+        if item:
+            items.append(item)
+    return items
 
 
-def merge(low: Tree, high: Mapping[str, Any], annotation: Any) -> None:
-    """Put the values of a higher layer over those of a lower one, in place."""
+# One tree over another.
+
+
+def merge(
+    low: Tree,
+    high: Mapping[str, Any],
+    annotation: Any,
+) -> None:
+    """Put the values of a higher tree over those of a lower one, in place.
+
+    Args:
+        low: changed.
+        high: its values win.
+        annotation: the type of both.
+    """
+    # First, so that the keys of the new kind are laid over none of the old one's.
     if "kind" in high:
         drop_other_kinds(low, high["kind"], annotation)
     kind = high.get("kind", low.get("kind"))
     for name, value in high.items():
-        below = low.get(name)
+        lower_value = low.get(name)
         field = field_of(annotation, name, kind)
-        if field is None or not isinstance(below, dict) or not isinstance(value, dict):
-            low[name] = value
+        are_sections = isinstance(lower_value, dict) and isinstance(value, dict)
+        # A key without a field is mistyped: it goes in as it is, for validation to report.
+        if are_sections and field is not None:
+            merge(low[name], value, field.annotation)
         else:
-            merge(below, value, field.annotation)
+            low[name] = value
 
 
 def drop_other_kinds(
-    section: Tree, kind: Any, annotation: Any, keep: Iterable[str] = ()
+    section: Tree,
+    kind: Any,
+    annotation: Any,
+    keep: Iterable[str] = (),
 ) -> None:
-    """Drop the keys that belong to other kinds of the section alone, except those in `keep`.
+    """Drop the keys that only other kinds of the section have, except those in `keep`.
 
     Mistyped keys belong to no kind: they stay, so that validation reports them.
     """
     names_of_kind: set[str] = set()
-    other_names: set[str] = set()
+    names_of_others: set[str] = set()
     for option in sections_of(annotation):
         names = set(option.model_fields)
         if kind in kind_names(option):
             names_of_kind |= names
         else:
-            other_names |= names
-    for name in other_names - names_of_kind - set(keep):
+            names_of_others |= names
+    stale = names_of_others - names_of_kind
+    for name in stale.difference(keep):
         section.pop(name, None)
 
 
-def type_at(schema: type[Section], tree: Tree, key: str) -> Any:
+# One assignment.
+
+
+def type_at(
+    schema: type[Section],
+    tree: Tree,
+    key: str,
+) -> Any:
     """The type of a dotted key, with the kinds that the tree chooses; None when there is no such key."""
     annotation: Any = schema
-    container: Any = tree
+    value: Any = tree
     for name in key.split("."):
-        annotation = _child_type(container, annotation, name)
-        container = _child(container, name)
+        annotation = _child_type(value, annotation, name)
+        value = _child(value, name)
     return annotation
 
 
-def _child_type(container: Any, annotation: Any, name: str) -> Any:
+def _child_type(
+    value: Any,
+    annotation: Any,
+    name: str,
+) -> Any:
     """The type of what is called `name` in a section, table or list; None when there is no such key."""
-    if sections_of(annotation):
-        kind = container.get("kind") if isinstance(container, dict) else None
-        field = field_of(annotation, name, kind)
-        return None if field is None else field.annotation
-    return element_of(annotation)
+    if not sections_of(annotation):
+        return item_type(annotation)
+    kind = None
+    if isinstance(value, dict):
+        kind = value.get("kind")
+    field = field_of(annotation, name, kind)
+    if field is None:
+        return None
+    return field.annotation
 
 
-def _child(container: Any, name: str) -> Any:
+def _child(value: Any, name: str) -> Any:
     """What is called `name` in a section, table or list; None when it is not there."""
-    if isinstance(container, dict):
-        return container.get(name)
-    if isinstance(container, list) and name.isdecimal() and int(name) < len(container):
-        return container[int(name)]
+    if isinstance(value, dict):
+        return value.get(name)
+    if isinstance(value, list) and name.isdecimal():
+        index = int(name)
+        if index < len(value):
+            return value[index]
     return None
 
 
@@ -144,12 +196,15 @@ def write(
     annotation: Any = schema
     for name in parents:
         container, annotation = _enter(container, annotation, name, assignment)
-    value = parse(assignment.word, _child_type(container, annotation, leaf))
+    leaf_type = _child_type(container, annotation, leaf)
+    value = parse(assignment.word, leaf_type)
     if isinstance(container, list):
         index = _index(container, leaf, assignment)
+        # A slice, because the index after the last element adds one.
         container[index : index + 1] = [value]
         return
     if leaf == "kind":
+        # Keys from the command line stay even if they do not fit the kind: the user must hear of that.
         keep = _names_below(parents, all_keys)
         drop_other_kinds(container, value, annotation, keep)
     container[leaf] = value
@@ -157,34 +212,48 @@ def write(
 
 def _names_below(parents: list[str], keys: Iterable[str]) -> set[str]:
     """The names right below a section that dotted keys mention."""
+    depth = len(parents)
     names = set()
     for key in keys:
         path = key.split(".")
-        if path[: len(parents)] == parents:
-            names.update(path[len(parents) :][:1])
+        if path[:depth] == parents and len(path) > depth:
+            names.add(path[depth])
     return names
 
 
 def _enter(
-    container: Container, annotation: Any, name: str, assignment: Assignment
+    container: Container,
+    annotation: Any,
+    name: str,
+    assignment: Assignment,
 ) -> tuple[Container, Any]:
-    """The section, table or list called `name` below a container, made if it is not there, and its type."""
-    inner_type = _child_type(container, annotation, name)
-    is_leaf = not sections_of(inner_type) and element_of(inner_type) is None
+    """The section, table or list called `name` in a container, and its type. It is made if it is not there."""
+    inner: Any
     if isinstance(container, list):
         inner = _enter_element(container, name, assignment)
     else:
         if name not in container:
-            container[name] = _default_of(annotation, name, container.get("kind"))
+            container[name] = _initial_value(annotation, name, container.get("kind"))
         inner = container[name]
-    if (inner_type is not None and is_leaf) or not isinstance(inner, dict | list):
+    inner_type = _child_type(container, annotation, name)
+    is_value = inner_type is not None and not _has_keys(inner_type)
+    if is_value or not isinstance(inner, dict | list):
         raise UserError(
             f"{assignment.written}: expected a section before the last name, got {name}, which is a value"
         )
     return inner, inner_type
 
 
-def _enter_element(elements: list[Any], name: str, assignment: Assignment) -> Any:
+def _has_keys(annotation: Any) -> bool:
+    """Whether a value of this type has keys below it."""
+    return bool(sections_of(annotation)) or item_type(annotation) is not None
+
+
+def _enter_element(
+    elements: list[Any],
+    name: str,
+    assignment: Assignment,
+) -> Any:
     """An element of a list of sections; the number after the last one adds a section."""
     index = _index(elements, name, assignment)
     if index == len(elements):
@@ -195,24 +264,36 @@ def _enter_element(elements: list[Any], name: str, assignment: Assignment) -> An
     return elements[index]
 
 
-def _index(elements: list[Any], name: str, assignment: Assignment) -> int:
-    if not name.isdecimal() or int(name) > len(elements):
-        count = len(elements)
+def _index(
+    elements: list[Any],
+    name: str,
+    assignment: Assignment,
+) -> int:
+    count = len(elements)
+    if not name.isdecimal() or int(name) > count:
         raise UserError(
             f"{assignment.written}: expected a number from 0 to {count} in the list, got {name!r}; {count} adds one"
         )
     return int(name)
 
 
-def _default_of(annotation: Any, name: str, kind: Any) -> Container:
-    """What an override starts from: a copy of a list's default, which it may change in one place, else {}."""
+def _initial_value(
+    annotation: Any,
+    name: str,
+    kind: Any,
+) -> Container:
+    """What an override of a part starts from: a copy of a list's default, {} for a section or table.
+
+    Unlike the fields of a section, the elements of a list have no defaults of their own that pydantic would fill in.
+    """
     field = field_of(annotation, name, kind)
-    if field is None or not is_list(field.annotation) or field.is_required():
+    if field is None or field.is_required() or not is_list(field.annotation):
         return {}
     elements: list[Any] = []
     for element in field.get_default(call_default_factory=True) or ():
         if isinstance(element, Section):
             settings = element.model_dump(exclude_unset=True)
+            # A default `kind` counts as unset, and yet it says which section this is.
             settings["kind"] = getattr(element, "kind", None)
             elements.append(settings)
         else:

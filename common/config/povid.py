@@ -19,22 +19,25 @@ class EndpointConfig(Section):
     The API key is no setting: it is read from the environment variable that `api_key_env` names.
     """
 
-    # Without repr: a refused address may hold credentials, and errors must not repeat it.
+    # Without repr: a refused address may hold credentials, and `messages` shows no value of such a field.
     base_url: str = Field(description="such as http://localhost:8000/v1", repr=False)
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, description="the endpoint's name of the model")
     api_key_env: str | None = Field(
-        None, description="None: OPENAI_API_KEY, or no key where that is not set"
+        None,
+        description="environment variable with the key; none: OPENAI_API_KEY, or no key if that is not set",
     )
     send_image: bool = Field(
         False,
         description="show the image to the endpoint's model, not text alone (ours)",
     )
-    temperature: float = Field(1.0, ge=0, description="ours")
-    top_p: float = Field(1.0, gt=0, le=1, description="ours")
+    temperature: float = Field(1.0, ge=0, description="of sampling (ours)")
+    top_p: float = Field(1.0, gt=0, le=1, description="of sampling (ours)")
     max_tokens: int = Field(
-        1024, ge=1, description="of one rewritten answer; longer is no answer (ours)"
+        1024, ge=1, description="of one rewritten answer; a cut one is dropped (ours)"
     )
-    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the endpoint calls this limit"
+    )
     concurrency: int = Field(16, ge=1, description="requests in flight")
     timeout_s: float = Field(
         60.0, gt=0, description="of one request, from connecting to its last byte"
@@ -52,12 +55,9 @@ class EndpointConfig(Section):
     def _plain_url(cls, url: str) -> str:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises ValueError when out of range
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or not url.isprintable()
-            or " " in url
-        ):
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_one_word = url.isprintable() and " " not in url
+        if not is_web or not is_one_word:
             raise ValueError("expected a URL such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
@@ -70,10 +70,12 @@ class PovidConfig(Section):
     """Which errors to inject, and which answers to refuse. Without `endpoint`, the shapes world's rules inject them."""
 
     endpoint: EndpointConfig | None = None
-    kinds: tuple[ErrorKind, ...] = Field(KINDS, min_length=1)
+    kinds: tuple[ErrorKind, ...] = Field(
+        KINDS, min_length=1, description="of errors to inject"
+    )
     every_kind: bool = Field(
         False,
-        description="a pair per suitable kind and prompt, not one drawn kind per prompt",
+        description="a pair for every kind that suits a prompt, not for one random kind",
     )
     max_text_chars: int = Field(
         20_000, ge=1, description="a longer question or true answer is refused (ours)"
@@ -81,6 +83,8 @@ class PovidConfig(Section):
     max_length_ratio: float = Field(
         2.0,
         gt=1,
-        description="a rewritten answer so many times longer or shorter than the true one is refused (ours)",
+        description="an answer that is longer or shorter than the true one by a larger factor is dropped (ours)",
     )
-    seed: int = Field(0, description="of kinds and rules; run.seed unless set")
+    seed: int = Field(
+        0, description="of kinds and rules; `generate` uses run.seed unless this is set"
+    )

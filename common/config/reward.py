@@ -11,16 +11,23 @@ from common.config.section import Section, by_kind
 
 
 class RulesJudge(Section):
-    """The shapes world's rule-based judge: what the caption says against what the scene holds."""
+    """The shapes world's rule-based judge, which holds what a caption says against what is in the scene."""
 
     kind: Literal["rules"] = "rules"
-    hallucination_cost: float = Field(1.0, ge=0)
-    attribute_cost: float = Field(0.5, ge=0)
-    miss_cost: float = Field(0.5, ge=0)
+    hallucination_cost: float = Field(
+        1.0, ge=0, description="per object that is not there"
+    )
+    attribute_cost: float = Field(
+        0.5, ge=0, description="per wrong colour or place of an object"
+    )
+    miss_cost: float = Field(0.5, ge=0, description="per object that is not mentioned")
 
 
 class PolicyJudge(Section):
-    """A vision-language model, asked yes/no about every object a caption claims. The start policy: a weak judge."""
+    """A vision-language model that is asked yes or no about every object a caption claims.
+
+    By default it is the start policy, which makes a weak judge.
+    """
 
     kind: Literal["policy"] = "policy"
     path: str = SHAPES_POLICY
@@ -34,10 +41,14 @@ JudgeConfig = Annotated[
 
 
 class Reward(Section):
-    """Judging and pairing: best against worst; pairs closer than `min_margin` are ties."""
+    """Judging groups and pairing the best completion with the worst."""
 
     judge: JudgeConfig = RulesJudge()
     num_workers: int = Field(1, ge=1)
-    min_margin: float = Field(1e-6, ge=0)
-    max_retries: int = Field(2, ge=0)
+    min_margin: float = Field(
+        1e-6, ge=0, description="a group whose scores differ by less is a tie"
+    )
+    max_retries: int = Field(
+        2, ge=0, description="when the judge fails for now; then the group is dropped"
+    )
     num_cpus: float = 0

@@ -31,16 +31,19 @@ class OnlineBdhs(BdhsConfig):
 
 
 class Rollout(Section):
-    """Sampling from the current policy. k is not stated by the paper (ours)."""
+    """Sampling from the current policy."""
 
-    num_workers: int = Field(1, ge=1)
-    num_completions: int = Field(2, ge=2, description="k completions per prompt")
+    num_workers: int = Field(1, ge=1, description="engines, a process each")
+    num_completions: int = Field(
+        2, ge=2, description="k, completions per prompt (ours: the paper states none)"
+    )
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(96, ge=1)
+    max_tokens: int = Field(96, ge=1, description="of one completion")
     prompts_per_call: int = Field(8, ge=1, description="groups per call of a worker")
     deterministic: bool = Field(
-        False, description="in-process engine stepped by the worker, seeded per prompt"
+        False,
+        description="equal seeds give equal completions: the engine runs step by step in the worker's process",
     )
     engine: EngineOptions = EngineOptions()
     bdhs: OnlineBdhs = OnlineBdhs()

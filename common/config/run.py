@@ -19,17 +19,23 @@ from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
 
 class Run(Section):
-    """Where and with which seed."""
+    """Where the run's files go, and the seed of everything random in it."""
 
-    dir: Path = Path("runs/run")
-    seed: int = 0
+    dir: Path = Field(
+        Path("runs/run"), description="folder of checkpoints, metrics and reports"
+    )
+    seed: int = Field(0, description="of everything random in the run")
 
 
 class Cluster(Section):
-    """The Ray cluster. None starts a local one on this machine."""
+    """The Ray cluster."""
 
-    address: str | None = None
-    start_timeout_s: float = Field(300.0, gt=0)
+    address: str | None = Field(
+        None, description="of a running cluster; none starts one on this machine"
+    )
+    start_timeout_s: float = Field(
+        300.0, gt=0, description="limit for the reservation of CPUs and GPUs"
+    )
 
 
 class RunConfig(Section):

@@ -1,13 +1,14 @@
 """What a preference set is made of: lengths, distance between the sides, repetition, images and sources.
 
 How a set is constructed decides what training on it achieves (arXiv 2407.02477); these are the properties that the
-paper names. Pairs are counted one at a time, so that a set need not fit into memory: only numbers and hashes of texts
-are kept. Lengths are in words (`common.data.words`). A share is a fraction of the counted pairs, None when there are
-none.
+paper names. Pairs are counted one at a time, and only numbers and hashes of texts are kept, so a set need not fit into
+memory. Lengths are in words (`common.data.words`). Names that end in `_frac` are shares of the counted pairs, None when
+there are none.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
@@ -20,7 +21,7 @@ from common.data.words import MAX_WORDS, distance, words
 from common.records import Dropped, PreferencePair, Prompt
 
 NEAR_DUPLICATE = 0.9
-"""The two sides are near-duplicates from this similarity (1 - distance) on. The value is ours, not the paper's."""
+"""The two sides are near-duplicates when their similarity (1 - distance) is at least this. The value is ours."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -30,9 +31,13 @@ REPEATED = ("prompt", "question", "chosen", "rejected", "pair")
 Figures = dict[str, Any]
 """A JSON object: numbers, lists and further objects by name."""
 
+NUM_BINS = 24
+DISTANCE_BINS = 20
+"""Bars of a histogram of lengths, and of one of distances."""
+
 
 def evenly(total: int, count: int | None) -> Collection[int]:
-    """`count` evenly spread numbers below `total`; all of them when `count` is None or not less than `total`."""
+    """`count` evenly spread row numbers of `total` rows; all of them when there are no more, or `count` is None."""
     if count is None or count >= total:
         return range(total)
     return {index * total // count for index in range(count)}
@@ -50,7 +55,8 @@ def summary(values: Sequence[float]) -> Figures | None:
     if not values:
         return None
     quantiles = {}
-    for fraction, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True):
+    at_quantiles = np.quantile(values, QUANTILES)
+    for fraction, value in zip(QUANTILES, at_quantiles, strict=True):
         quantiles[str(fraction)] = float(value)
     return {
         "mean": float(np.mean(values)),
@@ -62,13 +68,20 @@ def summary(values: Sequence[float]) -> Figures | None:
 
 def histogram(
     columns: Mapping[str, Sequence[float]],
-    bins: int = 24,
+    bins: int = NUM_BINS,
     span: tuple[float, float] | None = None,
 ) -> Figures | None:
-    """Counts per column over common `edges`, of which there is one more than counts; None without values.
+    """How many values of each column lie in each bar; None without values. Values beyond the edges count in the
+    outermost bars.
 
-    With `span`, the edges divide it evenly. Without it, the values are whole numbers: the edges lie between them and
-    cover the middle 98 % of all values. Values beyond the edges count in the outermost bars.
+    Args:
+        columns: values by name. They share the edges, so that their bars can be drawn over each other.
+        bins: the number of bars, at most.
+        span: the outermost edges; the bars divide it evenly. Without it, values must be whole numbers: the edges lie
+            between whole numbers and cover the middle 98 % of all values.
+
+    Returns:
+        `edges`, one more than there are bars, and `counts`, a list per column.
     """
     arrays = [np.asarray(column, dtype=float) for column in columns.values()]
     values = np.concatenate(arrays)
@@ -76,15 +89,17 @@ def histogram(
         return None
     if span is None:
         low, high = np.quantile(values, (0.01, 0.99), method="nearest")
-        # Rounded up, so that at most `bins` bars of a whole step cover the values.
-        step = max(1, -(-int(high - low + 1) // bins))
+        num_numbers = int(high - low + 1)
+        # Rounded up: then at most `bins` bars of so many whole numbers cover them all.
+        step = max(1, math.ceil(num_numbers / bins))
         edges = np.arange(low - 0.5, high + 0.5 + step, step)
     else:
         edges = np.linspace(*span, bins + 1)
     counts = {}
     for name, column in columns.items():
         clipped = np.clip(column, edges[0], edges[-1])
-        counts[name] = np.histogram(clipped, edges)[0].tolist()
+        column_counts, _ = np.histogram(clipped, edges)
+        counts[name] = column_counts.tolist()
     return {"edges": edges.tolist(), "counts": counts}
 
 
@@ -96,7 +111,9 @@ class Anatomy:
         self.rejected_words: list[int] = []
         self.distances: list[float] = []
         self._counts: Counter[str] = Counter()
+        # How often each text of `REPEATED` occurred, by hash.
         self._texts: dict[str, Counter[bytes]] = {name: Counter() for name in REPEATED}
+        # Prompts with their chosen and with their rejected answers, by hash.
         self._was_chosen: set[bytes] = set()
         self._was_rejected: list[bytes] = []
         self._pairs_of_image: Counter[str] = Counter()
@@ -125,8 +142,9 @@ class Anatomy:
         self._sources[pair.source] += 1
         self._versions[pair.weight_version] += 1
         if pair.scores is not None:
+            chosen_score, rejected_score = pair.scores
             self._counts["scored"] += 1
-            self._counts["inverted"] += pair.scores[0] <= pair.scores[1]
+            self._counts["inverted"] += chosen_score <= rejected_score
 
     def _count_yes_no(self, chosen: list[str], rejected: list[str]) -> None:
         """Count a pair by the first word of its sides, if both begin with yes or no."""
@@ -139,8 +157,8 @@ class Anatomy:
 
     def _count_repeats(self, pair: PreferencePair) -> None:
         question = question_of(pair.prompt)
-        hashes = tuple(image.sha256 for image in pair.prompt.images)
-        prompt = (question, *hashes)
+        image_hashes = [image.sha256 for image in pair.prompt.images]
+        prompt = (question, *image_hashes)
         chosen = pair.chosen.text
         rejected = pair.rejected.text
         texts = {
@@ -151,13 +169,15 @@ class Anatomy:
             "pair": (*prompt, chosen, rejected),
         }
         for name in REPEATED:
-            self._texts[name][_hash(texts[name])] += 1
+            text_hash = _hash(texts[name])
+            self._texts[name][text_hash] += 1
+        # With the prompt: "Yes." is right of one image and wrong of another.
         self._was_chosen.add(_hash((*prompt, chosen)))
         self._was_rejected.append(_hash((*prompt, rejected)))
 
     def _count_images(self, prompt: Prompt) -> None:
+        # A dict, so that an image that stands twice in one prompt counts once.
         path_of_image = {image.sha256: image.path for image in prompt.images}
-        # An image that stands twice in one prompt counts once.
         self._pairs_of_image.update(path_of_image.keys())
         self._path_of_image.update(path_of_image)
         self._counts["without_image"] += not prompt.images
@@ -193,7 +213,11 @@ class Anatomy:
         }
 
     def _length_figures(self) -> Figures:
-        """`ratio` is that of the means, `gap` is chosen - rejected, `chosen_longer_frac` leaves out equal lengths."""
+        """Lengths of both sides in words.
+
+        `ratio` is the mean of the chosen over the mean of the rejected, `gap` is chosen - rejected of a pair.
+        `chosen_longer_frac` is of the pairs whose sides differ in length.
+        """
         chosen = self.chosen_words
         rejected = self.rejected_words
         gaps = []
@@ -202,6 +226,7 @@ class Anatomy:
             gaps.append(num_chosen - num_rejected)
             num_empty += num_chosen == 0 or num_rejected == 0
         num_equal = gaps.count(0)
+        num_different = self.num_pairs - num_equal
         num_longer = sum(gap > 0 for gap in gaps)
         total_rejected = sum(rejected)
         return {
@@ -209,7 +234,7 @@ class Anatomy:
             "rejected": summary(rejected),
             "gap": summary(gaps),
             "ratio": share(sum(chosen), total_rejected),
-            "chosen_longer_frac": share(num_longer, self.num_pairs - num_equal),
+            "chosen_longer_frac": share(num_longer, num_different),
             "equal_frac": share(num_equal, self.num_pairs),
             "num_empty": num_empty,
             "histogram": histogram({"chosen": chosen, "rejected": rejected}),
@@ -217,7 +242,8 @@ class Anatomy:
         }
 
     def _distance_figures(self) -> Figures:
-        """Normalised edit distance of the sides; `num_cut` pairs were compared over their first words only."""
+        """Normalised edit distance of the sides. `num_cut` pairs were compared over their first `max_words` only."""
+        # Similarity is 1 - distance.
         num_near = sum(1 - value >= NEAR_DUPLICATE for value in self.distances)
         return {
             "words": summary(self.distances),
@@ -226,14 +252,21 @@ class Anatomy:
             "identical_frac": share(self._counts["identical"], self.num_pairs),
             "num_cut": self._counts["cut"],
             "max_words": MAX_WORDS,
-            "histogram": histogram({"distance": self.distances}, 20, (0, 1)),
+            "histogram": histogram(
+                {"distance": self.distances},
+                bins=DISTANCE_BINS,
+                span=(0, 1),
+            ),
         }
 
     def _repeat_figures(self) -> Figures:
-        """Per text of `REPEATED`: how many distinct ones, and the share of pairs that have one in common."""
+        """Per text of `REPEATED`: how many distinct ones, and the share of pairs whose text another pair has, too."""
         figures: Figures = {}
         for name, counts in self._texts.items():
-            num_repeated = sum(count for count in counts.values() if count > 1)
+            num_repeated = 0
+            for count in counts.values():
+                if count > 1:
+                    num_repeated += count
             figures[name] = {
                 "num_distinct": len(counts),
                 "repeated_frac": share(num_repeated, counts.total()),
@@ -280,7 +313,7 @@ def drop_counts(dropped: Iterable[Dropped]) -> dict[str, int]:
 
 
 def question_of(prompt: Prompt) -> str:
-    """The text of all turns with `<image>` where an image stands; with the roles if there is more than one turn."""
+    """The text of all turns with `<image>` where an image stands. Roles are named if there is more than one turn."""
     turns = []
     for message in prompt.messages:
         text = ""
@@ -288,11 +321,14 @@ def question_of(prompt: Prompt) -> str:
             text += "<image>" if part.kind == "image" else part.text
         turns.append((message.role, text))
     if len(turns) == 1:
-        return turns[0][1]
-    return "\n".join(f"{role}: {text}" for role, text in turns)
+        _, only_text = turns[0]
+        return only_text
+    lines = [f"{role}: {text}" for role, text in turns]
+    return "\n".join(lines)
 
 
 def _hash(pieces: Sequence[str]) -> bytes:
+    # With a separator, so that ("ab", "c") and ("a", "bc") differ.
     joined = "\0".join(pieces)
     return blake2b(joined.encode(), digest_size=16).digest()
 
@@ -300,8 +336,10 @@ def _hash(pieces: Sequence[str]) -> bytes:
 def _version_names(versions: Mapping[int | None, int]) -> dict[str, int]:
     """Pairs per weight version in rising order; offline pairs stand first, under "none"."""
     names = {}
+    # Keys of JSON objects are texts, and None cannot be sorted among numbers.
     if None in versions:
         names["none"] = versions[None]
-    for version in sorted(v for v in versions if v is not None):
-        names[str(version)] = versions[version]
+    numbers = [version for version in versions if version is not None]
+    for number in sorted(numbers):
+        names[str(number)] = versions[number]
     return names

@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 NUM_STEPS = 1000
-_BETA_FIRST, _BETA_LAST = 1e-5, 0.005
+_BETA_FIRST = 1e-5
+_BETA_LAST = 0.005
+"""The limits of the noise schedule, as in POVID's code."""
 
 
 def alpha_bar(step: int, num_steps: int = NUM_STEPS) -> float:
@@ -28,9 +30,11 @@ def alpha_bar(step: int, num_steps: int = NUM_STEPS) -> float:
         raise ValueError(
             f"step: expected 0 to {num_steps - 1}, got {step}; choose one of them"
         )
-    points = torch.linspace(-6, 6, num_steps, dtype=torch.float64)[: step + 1]
-    betas = points.sigmoid() * (_BETA_LAST - _BETA_FIRST) + _BETA_FIRST
-    return float((1 - betas).prod())
+    points = torch.linspace(-6, 6, num_steps, dtype=torch.float64)
+    shares = points[: step + 1].sigmoid()
+    betas = shares * (_BETA_LAST - _BETA_FIRST) + _BETA_FIRST
+    kept = 1 - betas
+    return float(kept.prod())
 
 
 def noise_pixels(
@@ -38,16 +42,17 @@ def noise_pixels(
     step: int,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Add noise to a processor's pixel tensor of any shape; dtype and device stay, values are not clamped.
+    """Add noise to a processor's pixel tensor of any shape. Its dtype and device stay, values are not clamped.
 
-    The noise is drawn in float32 on the generator's device, so a CPU generator gives the same on every device.
+    The noise is drawn in float32 on the generator's device, so a CPU generator gives the same noise for every device.
     """
     noise = torch.randn(
         pixel_values.shape,
         generator=generator,
         device=generator.device,
     )
-    noised = _mix(pixel_values.float(), noise.to(pixel_values.device), step)
+    noise = noise.to(pixel_values.device)
+    noised = _mix(pixel_values.float(), noise, step)
     return noised.to(pixel_values.dtype)
 
 
@@ -57,26 +62,35 @@ def noise_image(
     seed: int,
     side: int | None = None,
 ) -> Image.Image:
-    """Add noise to an RGB image, on pixel values in [-1, 1] and clamped there.
+    """Add noise to an RGB image. Pixel values are scaled to [-1, 1] for it, and clamped to that range after it.
 
     Args:
-        side: the image side (pixels) the model works at. Where the image is larger, one draw covers the square of
-            pixels that the processor shrinks to one: noise per pixel would be averaged away by the resizing.
+        image: in any mode; it is converted to RGB.
+        step: of the diffusion, 0 to 999.
+        seed: of the noise.
+        side: the image side (pixels) that the model works at. In a larger image, one random value covers the square of
+            pixels that the processor shrinks to one. Otherwise resizing would average the noise away.
     """
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).float() / 127.5 - 1
-    height, width, _ = pixels.shape
-    cell = 1
+    levels = np.array(image.convert("RGB"))
+    pixels = torch.from_numpy(levels).float() / 127.5 - 1
+    height, width, num_channels = pixels.shape
+    # Pixels of a square with one random value per channel.
+    square = 1
     if side:
-        cell = max(1, round(min(height, width) / side))
-    num_rows = math.ceil(height / cell)
-    num_columns = math.ceil(width / cell)
+        square = max(1, round(min(height, width) / side))
+    num_rows = math.ceil(height / square)
+    num_columns = math.ceil(width / square)
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randn((num_rows, num_columns, 3), generator=generator)
-    noise = draws.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
+    shape = (num_rows, num_columns, num_channels)
+    noise = torch.randn(shape, generator=generator)
+    noise = noise.repeat_interleave(square, 0)
+    noise = noise.repeat_interleave(square, 1)
+    # Squares at the right and lower edge may reach beyond the image.
     noised = _mix(pixels, noise[:height, :width], step)
     # Unclamped values would wrap around in uint8.
-    levels = (noised.clamp(-1, 1) + 1) * 127.5
-    return Image.fromarray(levels.round().to(torch.uint8).numpy())
+    noised_levels = (noised.clamp(-1, 1) + 1) * 127.5
+    rounded = noised_levels.round().to(torch.uint8)
+    return Image.fromarray(rounded.numpy())
 
 
 def _mix(pixels: torch.Tensor, noise: torch.Tensor, step: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""A pair under other image conditions: its true images, blank ones, another pair's, none.
+"""Shows a pair with other images: blank ones, those of another pair, or none.
 
-What a policy still ranks right without the true images, it knows from language, not from sight. A condition changes
-the prompt, so `prompt_token_ids` (the prompt as the engine ran it) no longer hold and are left out.
+A policy that still ranks the two answers right without the true images knows it from language, not from sight. The
+changed prompt is another one than the engine ran, so the pair loses its `prompt_token_ids`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ from common.records import ImageRef, PreferencePair
 GREY = (127, 127, 127)
 
 Condition: TypeAlias = Literal["true", "blank", "shuffled"]
-"""What a policy sees in the grounding gates: the pair's image, a grey one, or that of another pair."""
+"""What a policy sees in the grounding gates: the pair's images, grey ones, or those of another pair."""
 
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 ChangeImages = Callable[[PreferencePair], PreferencePair | None]
-"""Puts a pair under an image condition; None where the condition does not exist for this pair."""
+"""Gives a pair its other images; None for a pair to which this cannot be done."""
+
+Refs: TypeAlias = tuple[ImageRef, ...]
+Hashes: TypeAlias = tuple[str, ...]
+"""The images of a prompt, and their hashes. Paths may differ for equal images, hashes do not."""
 
 
 def blank_images(store: ImageStore) -> ChangeImages:
-    """Replace every image by a grey one of the same size, which keeps the number of image tokens.
+    """Replaces every image by a grey one of the same size, so that the number of image tokens stays.
 
-    The change raises Refused for a pair whose images cannot be read.
+    The returned function raises Refused for a pair whose images cannot be read.
 
     Args:
         store: where the grey images are put, one per size.
@@ -42,7 +46,8 @@ def blank_images(store: ImageStore) -> ChangeImages:
         for ref in pair.prompt.images:
             size = images.read(ref).size
             if size not in grey_of_size:
-                grey_of_size[size] = store.add(Image.new("RGB", size, GREY))
+                grey = Image.new("RGB", size, GREY)
+                grey_of_size[size] = store.add(grey)
             refs.append(grey_of_size[size])
         return _with_images(pair, tuple(refs))
 
@@ -50,17 +55,20 @@ def blank_images(store: ImageStore) -> ChangeImages:
 
 
 def shuffled_images(pairs: Sequence[PreferencePair]) -> ChangeImages:
-    """Give every pair the images of another one of `pairs` with as many images but different ones.
+    """Gives every pair the images of another one of `pairs`: as many images, but different ones.
 
-    The change gives None for a pair when there is no such other pair.
+    The returned function gives None for a pair when there is no such other pair.
     """
-    # Prompts share images, so the exchange is between distinct sets of images: each takes the next one of its size.
-    sets_by_size: dict[int, dict[tuple[str, ...], tuple[ImageRef, ...]]] = {}
+    # Many pairs share their images. An exchange between pairs could give a pair its own images back, so the exchange is
+    # between distinct sets of images.
+    sets_by_count: dict[int, dict[Hashes, Refs]] = {}
     for pair in pairs:
         refs = pair.prompt.images
-        sets_by_size.setdefault(len(refs), {})[_hashes(refs)] = refs
-    other_images: dict[tuple[str, ...], tuple[ImageRef, ...]] = {}
-    for sets in sets_by_size.values():
+        sets_of_count = sets_by_count.setdefault(len(refs), {})
+        sets_of_count[_hashes(refs)] = refs
+    other_images: dict[Hashes, Refs] = {}
+    for sets in sets_by_count.values():
+        # A single set would be exchanged with itself.
         if len(sets) < 2:
             continue
         keys = list(sets)
@@ -69,10 +77,10 @@ def shuffled_images(pairs: Sequence[PreferencePair]) -> ChangeImages:
             other_images[key] = sets[next_key]
 
     def shuffled(pair: PreferencePair) -> PreferencePair | None:
-        refs = other_images.get(_hashes(pair.prompt.images))
-        if refs is None:
+        hashes = _hashes(pair.prompt.images)
+        if hashes not in other_images:
             return None
-        return _with_images(pair, refs)
+        return _with_images(pair, other_images[hashes])
 
     return shuffled
 
@@ -81,16 +89,16 @@ def without_images(pair: PreferencePair) -> PreferencePair:
     """The same pair asked without images: their parts are taken out of the messages."""
     messages = []
     for message in pair.prompt.messages:
-        parts = tuple(part for part in message.parts if part.kind != "image")
-        messages.append(replace(message, parts=parts))
+        texts = [part for part in message.parts if part.kind != "image"]
+        messages.append(replace(message, parts=tuple(texts)))
     prompt = replace(pair.prompt, messages=tuple(messages), images=())
     return replace(pair, prompt=prompt, prompt_token_ids=None)
 
 
-def _with_images(pair: PreferencePair, refs: tuple[ImageRef, ...]) -> PreferencePair:
+def _with_images(pair: PreferencePair, refs: Refs) -> PreferencePair:
     prompt = replace(pair.prompt, images=refs)
     return replace(pair, prompt=prompt, prompt_token_ids=None)
 
 
-def _hashes(refs: Sequence[ImageRef]) -> tuple[str, ...]:
+def _hashes(refs: Refs) -> Hashes:
     return tuple(ref.sha256 for ref in refs)

@@ -10,7 +10,9 @@ from rapidfuzz.distance import Levenshtein
 MAX_WORDS = 10_000
 """`distance` compares at most this many words of each answer."""
 
+# Scripts without spaces: Japanese kana and Chinese characters.
 _SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# Accents and vowel signs of Latin, Hebrew, Arabic and Indic scripts, which \w does not match.
 _MARKS = (
     r"\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0eff"
 )
@@ -32,7 +34,7 @@ def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
 def distance(left: Sequence[str], right: Sequence[str]) -> float:
     """Edit distance over the length of the longer side: 0 for equal words, 1 for nothing in common.
 
-    Only the first `MAX_WORDS` of each side are compared; `Anatomy` counts how many pairs that cuts.
+    Only the first `MAX_WORDS` of each side are compared. `Anatomy` counts the pairs of which that leaves words out.
     """
     left = left[:MAX_WORDS]
     right = right[:MAX_WORDS]

@@ -28,13 +28,14 @@ from common.shapes.render import render
 from common.shapes.scenes import COLOURS, GRID, NUM_CELLS, SHAPES, Scene
 
 IGNORE = -100
+"""The label that transformers' loss leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisedBatch:
     """Right-padded examples: ids, mask, positions and labels of shape (batch, length), pixels (batch, 3, side, side).
 
-    Image tokens with a 0 in the mask are hidden: positions count visible tokens only.
+    The mask is 0 on padding and on hidden image tokens. `position_ids` count visible tokens only.
     """
 
     input_ids: Tensor
@@ -73,24 +74,29 @@ def lesson(
 ) -> list[tuple[str, str]]:
     """A conversation about a scene as training text has it: (question, response) turns.
 
-    With probability `captions` it is one turn with a noisy caption. Otherwise it has one turn per shape in random
-    order, which asks whether the shape is there; half of the time, for a shape that is there, the turn names it with
-    its colour instead. An absent partner passes for present with probability `noise`, in a random colour.
+    With probability `captions` it is one turn with a noisy caption. Otherwise it has one turn per shape, in random
+    order. The turn asks whether the shape is there; for half of the shapes that are there, it asks for any shape
+    instead, and the response names this one with its colour.
+
+    An absent partner counts as present with probability `noise`, in a random colour.
     """
+    # The random draws and their order decide what a seed teaches the policy.
     if rng.random() < captions:
         question = rng.choice(CAPTION_PROMPTS)
         return [(question, noisy_caption(scene, rng, noise))]
-    believed = {item.shape: item.colour for item in scene.objects}
-    for shape in scene.absent_partners:
+    colour_of_shape = {item.shape: item.colour for item in scene.objects}
+    for partner in scene.absent_partners:
         if rng.random() < noise:
-            believed[shape] = rng.choice(COLOURS)
+            colour_of_shape[partner] = rng.choice(COLOURS)
     turns = []
     for shape in rng.sample(SHAPES, len(SHAPES)):
-        if shape in believed and rng.random() < 0.5:
-            turns.append((NAME_ONE, name(believed[shape], shape)))
+        is_present = shape in colour_of_shape
+        if is_present and rng.random() < 0.5:
+            response = name(colour_of_shape[shape], shape)
+            turns.append((NAME_ONE, response))
         else:
-            answer = answer_text("yes" if shape in believed else "no")
-            turns.append((ask(shape), answer))
+            response = answer_text("yes" if is_present else "no")
+            turns.append((ask(shape), response))
     return turns
 
 
@@ -102,27 +108,35 @@ def supervised_ids(
     ids: list[int] = []
     labels: list[int] = []
     for number, (question, response) in enumerate(turns):
+        # The picture stands in the first turn only.
         if number == 0:
             question_ids = prompt_ids(tokenizer, question)
         else:
-            question_ids = tokenizer.encode(NEXT_TURN.format(question=question))
+            text = NEXT_TURN.format(question=question)
+            question_ids = tokenizer.encode(text)
         answer_ids = response_ids(tokenizer, response)
-        ids += question_ids + answer_ids
-        labels += [IGNORE] * len(question_ids) + answer_ids
+        ids += question_ids
+        ids += answer_ids
+        labels += [IGNORE] * len(question_ids)
+        labels += answer_ids
     return ids, labels
 
 
 def visible_tokens(rng: random.Random, hidden_share: float) -> list[int]:
     """1 per visible and 0 per hidden image token. With probability `hidden_share` some are hidden, up to all of them.
 
-    A large language model has read plenty of text without pictures. This is how the tiny one learns to stay fluent
-    when it sees little.
+    A large language model has read plenty of text without pictures. The tiny one learns here to stay fluent when it
+    sees little, as BDHS makes it.
     """
     hide_probability = 0.0
     if rng.random() < hidden_share:
-        # Beyond 1 in a fifth of the draws, so that the whole picture is hidden often enough to learn from.
+        # A fifth of the draws is above 1, so that the whole picture is hidden often enough to learn from.
         hide_probability = min(1.0, rng.uniform(0.0, 1.25))
-    return [int(rng.random() >= hide_probability) for _ in range(NUM_IMAGE_TOKENS)]
+    visible = []
+    for _ in range(NUM_IMAGE_TOKENS):
+        is_visible = rng.random() >= hide_probability
+        visible.append(int(is_visible))
+    return visible
 
 
 def supervised_batch(
@@ -132,11 +146,12 @@ def supervised_batch(
     visible: Sequence[Sequence[int]],
 ) -> SupervisedBatch:
     """One example per scene, from its lesson and the visibility of its image tokens."""
-    image_token = tokenizer.get_vocab()[IMAGE]
+    vocabulary = tokenizer.get_vocab()
+    image_token = vocabulary[IMAGE]
     examples = [supervised_ids(tokenizer, turns) for turns in lessons]
     width = max(len(ids) for ids, _ in examples)
     shape = (len(examples), width)
-    input_ids = torch.full(shape, tokenizer.get_vocab()[PAD])
+    input_ids = torch.full(shape, vocabulary[PAD])
     labels = torch.full(shape, IGNORE)
     mask = torch.zeros(shape, dtype=torch.long)
     for row, (example_ids, example_labels) in enumerate(examples):
@@ -146,12 +161,15 @@ def supervised_batch(
         mask[row, :length] = 1
         is_image = input_ids[row] == image_token
         mask[row][is_image] = torch.tensor(visible[row])
+    # Hidden tokens before the first visible one would stand at -1.
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    images = [render(scene) for scene in scenes]
     return SupervisedBatch(
         input_ids=input_ids,
         attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        position_ids=positions,
         labels=labels,
-        pixel_values=pixels([render(scene) for scene in scenes]),
+        pixel_values=pixels(images),
     )
 
 
@@ -169,6 +187,7 @@ def cell_classes(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 def cell_of_patch() -> Tensor:
     """The cell that every patch lies in, patches in reading order, (36,)."""
-    side = torch.arange(PATCHES_PER_SIDE) * GRID // PATCHES_PER_SIDE
-    cells = side[:, None] * GRID + side[None, :]
+    # The row of cells of a patch's row; columns are alike.
+    cell_rows = torch.arange(PATCHES_PER_SIDE) * GRID // PATCHES_PER_SIDE
+    cells = cell_rows[:, None] * GRID + cell_rows[None, :]
     return cells.flatten()

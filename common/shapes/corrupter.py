@@ -6,7 +6,7 @@
     relation    a wrong place: one object moved, or two exchanged
     reasoning   the other answer to a yes/no question
 
-A corrupted answer is written in the world's own language and is always judged worse than the true one.
+A corrupted answer is written in the world's own language, and every judge must score it lower than the true one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from common.records import Dropped, Prompt
 from common.seeding import derive_seed
 from common.shapes.language import parse_caption, tell
 from common.shapes.questions import Answer, answer_text, rank_absent
-from common.shapes.scenes import COLOURS, NUM_CELLS, PLACES, Scene, SceneObject
+from common.shapes.scenes import COLOURS, NUM_CELLS, Scene, SceneObject
+
+DETAIL_CHARS = 100
+"""Length of a quoted answer in the detail of a drop."""
 
 
 def corrupt(prompt: Prompt, kind: ErrorKind, seed: int) -> str | Dropped:
@@ -41,19 +44,22 @@ def corrupt(prompt: Prompt, kind: ErrorKind, seed: int) -> str | Dropped:
         return Dropped(prompt.id, "bad_truth", detail)
     objects = objects_of(text, scene)
     if objects is None:
-        detail = f"expected a true caption, got {text[:100]!r}"
+        detail = f"expected a true caption, got {text[:DETAIL_CHARS]!r}"
         return Dropped(prompt.id, "not_true", detail)
+    # By prompt, so that the error does not depend on which other prompts a set has.
     rng = random.Random(derive_seed(seed, "povid/rules", prompt.id, kind))
     if kind == "entity":
-        with_entity = _with_entity(objects, scene, rng)
-        if with_entity is None:
+        changed = _with_entity(objects, scene, rng)
+        if changed is None:
             return Dropped(prompt.id, "nothing_absent", "every shape is there")
-        return tell(with_entity)
-    if kind == "attribute":
-        return tell(_with_colour(objects, rng))
-    if kind == "relation":
-        return tell(_with_place(objects, rng))
-    return Dropped(prompt.id, "kind_unsuited", f"{kind}: the answer is a caption")
+    elif kind == "attribute":
+        changed = _with_colour(objects, rng)
+    elif kind == "relation":
+        changed = _with_place(objects, rng)
+    else:
+        detail = f"{kind}: the answer is a caption"
+        return Dropped(prompt.id, "kind_unsuited", detail)
+    return tell(changed)
 
 
 def _other_answer(
@@ -62,26 +68,37 @@ def _other_answer(
     text: str,
     kind: ErrorKind,
 ) -> str | Dropped:
+    """The false one of yes and no, or why this text cannot be made false."""
     expected = answer_text(answer)
     if text != expected:
-        detail = f"expected {expected!r}, got {text[:100]!r}"
+        detail = f"expected {expected!r}, got {text[:DETAIL_CHARS]!r}"
         return Dropped(prompt_id, "not_true", detail)
     if kind != "reasoning":
-        return Dropped(prompt_id, "kind_unsuited", f"{kind}: the answer is {text!r}")
+        detail = f"{kind}: the answer is {text!r}"
+        return Dropped(prompt_id, "kind_unsuited", detail)
     return answer_text("no" if answer == "yes" else "yes")
 
 
 def objects_of(text: str, scene: Scene) -> list[SceneObject] | None:
-    """The objects that a true caption tells of, in its order; None unless `text` is one in the world's own words."""
-    object_at = {(o.shape, o.colour, o.place): o for o in scene.objects}
+    """The objects that a true caption tells of, in its order.
+
+    None when the caption is not true, or is not in the world's own words: such a text could not be told again with one
+    error in it and no other change.
+    """
+    object_by_words = {}
+    for item in scene.objects:
+        object_by_words[item.shape, item.colour, item.place] = item
     objects = []
     for mention in parse_caption(text):
-        key = (mention.shape, mention.colour or "", mention.place or "")
-        if key not in object_at:
+        words = (mention.shape, mention.colour or "", mention.place or "")
+        if words not in object_by_words:
             return None
-        objects.append(object_at[key])
+        objects.append(object_by_words[words])
+    # Then an error in one mention would contradict another one.
     has_repeats = len(set(objects)) < len(objects)
-    if not objects or has_repeats or tell(objects) != text:
+    if not objects or has_repeats:
+        return None
+    if tell(objects) != text:
         return None
     return objects
 
@@ -90,7 +107,9 @@ def objects_of(text: str, scene: Scene) -> list[SceneObject] | None:
 
 
 def _with_entity(
-    objects: Sequence[SceneObject], scene: Scene, rng: random.Random
+    objects: Sequence[SceneObject],
+    scene: Scene,
+    rng: random.Random,
 ) -> list[SceneObject] | None:
     """One object's shape replaced by an absent one, or one more object; None when no shape is absent."""
     absent = rank_absent(scene, "adversarial", rng)
@@ -109,17 +128,22 @@ def _with_entity(
 
 
 def _with_colour(
-    objects: Sequence[SceneObject], rng: random.Random
+    objects: Sequence[SceneObject],
+    rng: random.Random,
 ) -> list[SceneObject]:
     """One object in another colour."""
     victim = rng.choice(objects)
-    other_colours = [colour for colour in COLOURS if colour != victim.colour]
-    changed = replace(victim, colour=rng.choice(other_colours))
-    return [changed if o == victim else o for o in objects]
+    other_colours = list(COLOURS)
+    other_colours.remove(victim.colour)
+    recoloured = replace(victim, colour=rng.choice(other_colours))
+    changed = list(objects)
+    changed[objects.index(victim)] = recoloured
+    return changed
 
 
 def _with_place(
-    objects: Sequence[SceneObject], rng: random.Random
+    objects: Sequence[SceneObject],
+    rng: random.Random,
 ) -> list[SceneObject]:
     """Two objects with exchanged places, or one object moved, possibly onto another one."""
     if len(objects) > 1 and rng.random() < 0.5:
@@ -127,6 +151,11 @@ def _with_place(
         new_cells = {first: second.cell, second: first.cell}
     else:
         victim = rng.choice(objects)
-        other_cells = [cell for cell in range(len(PLACES)) if cell != victim.cell]
+        other_cells = list(range(NUM_CELLS))
+        other_cells.remove(victim.cell)
         new_cells = {victim: rng.choice(other_cells)}
-    return [replace(o, cell=new_cells.get(o, o.cell)) for o in objects]
+    moved = []
+    for item in objects:
+        cell = new_cells.get(item, item.cell)
+        moved.append(replace(item, cell=cell))
+    return moved

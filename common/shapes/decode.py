@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -16,6 +17,14 @@ from common.shapes.language import CAPTION_PROMPTS
 MAX_NEW_TOKENS = 96
 
 
+@dataclass(frozen=True, slots=True)
+class _PaddedIds:
+    """Token ids and their mask, (rows, length) both; padding has 0 in the mask."""
+
+    ids: Tensor
+    mask: Tensor
+
+
 @torch.no_grad()
 def generate(
     model: LlavaForConditionalGeneration,
@@ -26,30 +35,35 @@ def generate(
     temperature: float = 0.0,
     batch_size: int = 64,
 ) -> list[str]:
-    """One response per picture and its question; greedy unless a temperature is given, the image token banned."""
+    """One response per picture and its question, without special tokens.
+
+    Args:
+        asked: one question per picture.
+        temperature: 0 is greedy.
+        batch_size: responses that are generated at once.
+    """
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature:
+        # Without top_k = 0, transformers samples from the 50 likeliest tokens alone.
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
     texts: list[str] = []
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
-        rows = [prompt_ids(tokenizer, question) for question in asked[batch]]
-        width = max(len(row) for row in rows)
-        # Padding stands at the left, so that all rows end where generation begins.
-        ids = torch.full((len(rows), width), tokenizer.pad_token_id)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids[number, width - len(row) :] = torch.tensor(row)
-            mask[number, width - len(row) :] = 1
+        prompts = [prompt_ids(tokenizer, question) for question in asked[batch]]
+        # At the left, so that all rows end where generation begins.
+        padded = _pad(prompts, tokenizer, side="left")
         out = model.generate(  # type: ignore[misc]  # its self type names a protocol that no model class meets
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=padded.ids,
+            attention_mask=padded.mask,
             pixel_values=pixels(images[batch]),
             max_new_tokens=MAX_NEW_TOKENS,
+            # An untrained policy may say it, and then has more image tokens than images.
             suppress_tokens=[model.config.image_token_id],
             **sampling,
         )
-        texts += tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        prompt_width = padded.ids.shape[1]
+        new_ids = out[:, prompt_width:]
+        texts += tokenizer.batch_decode(new_ids, skip_special_tokens=True)
     return texts
 
 
@@ -64,20 +78,38 @@ def response_logps(
     """Summed log-prob (nats) of each response with its end token, given its picture and one question, (batch,)."""
     prompt = prompt_ids(tokenizer, question)
     answers = [response_ids(tokenizer, response) for response in responses]
-    width = max(len(answer) for answer in answers)
-    answer_ids = torch.full((len(answers), width), tokenizer.pad_token_id)
-    answer_mask = torch.zeros((len(answers), width), dtype=torch.long)
-    for row, answer in enumerate(answers):
-        answer_ids[row, : len(answer)] = torch.tensor(answer)
-        answer_mask[row, : len(answer)] = 1
-    shared_ids = torch.tensor(prompt).expand(len(answers), -1)
-    logits = model(
-        input_ids=torch.cat([shared_ids, answer_ids], dim=1),
-        attention_mask=torch.cat([torch.ones_like(shared_ids), answer_mask], dim=1),
+    # At the right, so that all answers begin right after the prompt.
+    padded = _pad(answers, tokenizer, side="right")
+    prompts = torch.tensor(prompt).expand(len(answers), -1)
+    prompt_mask = torch.ones_like(prompts)
+    output = model(
+        input_ids=torch.cat([prompts, padded.ids], dim=1),
+        attention_mask=torch.cat([prompt_mask, padded.mask], dim=1),
         pixel_values=pixels(images),
-    ).logits
+    )
     # The logits at a position predict the token after it.
-    predicted = logits[:, len(prompt) - 1 : -1].log_softmax(-1)
-    token_logps = predicted.gather(-1, answer_ids[:, :, None]).squeeze(-1)
-    summed: Tensor = (token_logps * answer_mask).sum(1)
+    answer_logits = output.logits[:, len(prompt) - 1 : -1]
+    logps = answer_logits.log_softmax(-1)
+    token_logps = logps.gather(-1, padded.ids[:, :, None]).squeeze(-1)
+    summed: Tensor = (token_logps * padded.mask).sum(1)
     return summed
+
+
+def _pad(
+    rows: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    side: Literal["left", "right"],
+) -> _PaddedIds:
+    """Bring rows of token ids to the length of the longest one."""
+    width = max(len(row) for row in rows)
+    shape = (len(rows), width)
+    ids = torch.full(shape, tokenizer.pad_token_id)
+    mask = torch.zeros(shape, dtype=torch.long)
+    for number, row in enumerate(rows):
+        start = 0
+        if side == "left":
+            start = width - len(row)
+        end = start + len(row)
+        ids[number, start:end] = torch.tensor(row)
+        mask[number, start:end] = 1
+    return _PaddedIds(ids, mask)

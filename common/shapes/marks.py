@@ -17,7 +17,15 @@ _SHAPE = re.compile(rf"\b(?:{'|'.join(SHAPES)})s?\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a mention stands: its words begin at `begin` and end at `end`, its shape is `shape_begin:shape_end`."""
+    """Where a mention stands in its text, as character positions.
+
+    Attributes:
+        mention: what it says.
+        begin: of the words that may belong to it, such as its colour.
+        shape_begin: of the word for its shape.
+        shape_end: of that word.
+        end: of the words that may belong to it, such as its place.
+    """
 
     mention: Mention
     begin: int
@@ -27,7 +35,7 @@ class _Place:
 
 
 def marked_caption(text: str, scene: Scene | None) -> ShownAnswer:
-    """Mark what is wrong in a caption and name the objects it missed; without a scene it stays plain."""
+    """Mark what is wrong in a caption and name the objects that it missed. Without a scene nothing is marked."""
     if scene is None:
         return ShownAnswer(text)
     places = list(_places(text))
@@ -51,7 +59,8 @@ def marked_caption(text: str, scene: Scene | None) -> ShownAnswer:
 
 
 def _weight(comparison: Comparison) -> int:
-    """Rough weight for sorting: made up before missed before wrong."""
+    """Weight for sorting: captions with the most made-up objects first, then with the most missed, then wrong ones."""
+    # A scene has at most nine objects with two attributes, so a step seldom outweighs the next larger one.
     made_up = comparison.count("hallucinated", "repeated")
     num_missed = len(comparison.missed)
     return 100 * made_up + 10 * num_missed + comparison.num_wrong_attributes
@@ -83,6 +92,7 @@ def _marks(text: str, place: _Place, claim: Claim) -> list[Mark]:
     """The marks of one claim: all of its words when it is made up, else its wrong attributes."""
     colour = _colour_span(text, place)
     position = _position_span(text, place)
+    # One mark from colour to place: nothing of the object is there.
     if claim.kind in ("hallucinated", "repeated"):
         begin = place.shape_begin
         end = place.shape_end
@@ -100,25 +110,26 @@ def _marks(text: str, place: _Place, claim: Claim) -> list[Mark]:
 
 
 def _colour_span(text: str, place: _Place) -> tuple[int, int] | None:
-    """The last mention of the colour before the shape."""
+    """Where the colour is named: the last time before the shape."""
     if place.mention.colour is None:
         return None
     pattern = re.compile(rf"(?i)\b{place.mention.colour}\b")
+    before_shape = text[: place.shape_begin]
     span = None
-    for match in pattern.finditer(text[: place.shape_begin]):
+    for match in pattern.finditer(before_shape):
         if match.start() >= place.begin:
             span = match.span()
     return span
 
 
 def _position_span(text: str, place: _Place) -> tuple[int, int] | None:
-    """The place in the picture, named after the shape; a caption may say "middle" for the center."""
+    """Where the place in the picture is named, after the shape. A caption may say "middle" for the center."""
     if not place.mention.place:
         return None
     words = place.mention.place.replace(" ", "[ -]")
     words = words.replace("center", "(?:center|middle)")
     pattern = re.compile(rf"(?i)\b{words}\b")
-    # Of the compiled pattern: its search takes bounds and keeps positions of the whole text.
+    # The search of a compiled pattern takes bounds, and its positions are those in the whole text.
     match = pattern.search(text, place.shape_end, place.end)
     if match is None:
         return None

@@ -1,15 +1,16 @@
 """The tiny policy's parts: a LLaVA-1.5 configuration, a lossless tokenizer and the processor that ties them.
 
-    picture 72 x 72 -> 6 x 6 patches of 12 px (four per grid cell) + CLS, CLS dropped -> projector -> Llama
+    picture 72 x 72 -> 6 x 6 patches of 12 pixels (four per grid cell) + CLS, CLS dropped -> projector -> Llama
 
-How text maps to tokens, the whole rule:
+How text maps to tokens:
 
     full text   <s>USER: <image>\\nDescribe the image. ASSISTANT:\\nThere is a red circle at the top.</s>
-    prompt ids  tokenizer.encode(prompt text), <image> repeated once per visual token (the template writes <s> itself)
-    response    tokenizer.encode(response text) + [eos]; no leading space, no special token is added by the tokenizer
-    and         encode(prompt) + encode(response) == encode(prompt + response), because the template ends in a newline,
-                which always is a token of its own before text
+    prompt      tokenizer.encode(prompt text), with <image> repeated once per visual token. The template writes <s>
+                itself; the tokenizer adds no special token.
+    response    tokenizer.encode(response text) + [eos], without a leading space
 
+Tokens of prompt and response, put together, are those of the whole text: encode(prompt) + encode(response) ==
+encode(prompt + response). For the template ends in a newline, which before text is always a token of its own.
 Decoding with `skip_special_tokens=True` gives the response text back, character by character.
 """
 
@@ -42,7 +43,8 @@ PATCH_PIXELS = 12
 PATCHES_PER_SIDE = IMAGE_SIZE // PATCH_PIXELS
 NUM_IMAGE_TOKENS = PATCHES_PER_SIDE**2
 MAX_POSITIONS = 1024
-PIXEL_MEAN = PIXEL_STD = 0.5
+PIXEL_MEAN = 0.5
+PIXEL_STD = 0.5
 
 BOS, EOS, PAD, IMAGE = "<s>", "</s>", "<pad>", "<image>"
 
@@ -73,9 +75,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
+        # More than the world has: merging ends when every word is one token.
         vocab_size=2000,
         min_frequency=1,
         special_tokens=[BOS, EOS, PAD, IMAGE],
+        # All bytes, so that text of any other world has tokens, too.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -86,6 +90,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=EOS,
         pad_token=PAD,
         extra_special_tokens={"image_token": IMAGE},
+        # Decoding would otherwise take out spaces before punctuation.
         clean_up_tokenization_spaces=False,
         padding_side="left",
         model_max_length=MAX_POSITIONS,
@@ -93,7 +98,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """The processor of pictures of `IMAGE_SIZE` squared; CLIP's CLS feature is dropped ("default")."""
+    """The processor of pictures of `IMAGE_SIZE` squared."""
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = CLIPImageProcessor(
         size=side,
@@ -106,6 +111,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=PATCH_PIXELS,
+        # Of the encoder's tokens the one additional one, CLS, is dropped.
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
@@ -150,16 +156,14 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
 
 def prompt_messages(question: str) -> list[dict[str, Any]]:
     """The one-turn conversation that puts `question` to the policy about one picture."""
-    return [
-        {
-            "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": question}],
-        }
-    ]
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    return [{"role": "user", "content": content}]
 
 
 def save_policy(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    out: Path,
 ) -> None:
     """Write a plain Hugging Face directory; weights under the hub's LLaVA-1.5 names, which vLLM reads as well."""
     out.mkdir(parents=True, exist_ok=True)
@@ -172,8 +176,10 @@ def save_policy(
     weights = {}
     for key, value in model.state_dict().items():
         weights[hub_name(key)] = value.detach().contiguous()
-    save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)
+    path = out / "model.safetensors"
+    save_file(weights, str(path), metadata={"format": "pt"})
+    # safetensors may let only the owner read it, and the checkpoint is part of the repository.
+    path.chmod(0o644)
 
 
 def _world_text() -> Iterator[str]:
@@ -186,7 +192,9 @@ def _world_text() -> Iterator[str]:
     answers = [answer_text("yes"), answer_text("no")]
     for colour in COLOURS:
         answers += [name(colour, shape) for shape in SHAPES]
+    questions = [*CAPTION_PROMPTS, NAME_ONE]
+    questions += map(ask, SHAPES)
     for _ in range(10):
-        for question in (*CAPTION_PROMPTS, NAME_ONE, *map(ask, SHAPES)):
+        for question in questions:
             for answer in answers:
                 yield f"USER: \n{question} ASSISTANT:\n{answer}"

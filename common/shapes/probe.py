@@ -1,8 +1,12 @@
-"""Honesty checks of a policy: what its vision encoder sees, what its captions say, whether the picture matters at all.
+"""Checks of the tiny policy after pre-training: does its vision encoder see, do its captions hallucinate, does the
+picture matter at all?
 
-Greedy decoding on unbiased scenes. CHAIR_i = hallucinated mentions / mentions, CHAIR_s = captions with one or more /
-captions, recall = true objects mentioned / true objects, `attributes` = mentions of present shapes whose colour and
-place are both right.
+Answers are greedy and about unbiased scenes, unless said otherwise. The measures of captions, all as shares:
+
+    CHAIR_i      of the mentions, those of shapes that are not there
+    CHAIR_s      of the captions, those with such a mention
+    recall       of the objects in the pictures, those that are mentioned
+    attributes   of the mentions of present shapes, those whose colour and place are both right
 """
 
 from __future__ import annotations
@@ -23,11 +27,17 @@ from common.shapes.render import blank, render
 from common.shapes.scenes import COLOURS, NUM_CELLS, SHAPES, Scene, split_scenes
 
 Captioner = Callable[[Sequence[Image.Image], float], list[str]]
+"""(pictures, temperature) -> one caption per picture."""
+
+NUM_SAMPLES = 8
+"""Captions per scene that `mixed_share` looks at, and how many scenes."""
+MAX_TEMPTING_SCENES = 64
+PROBE_BATCH = 250
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionScore:
-    """CHAIR and its companions over a set of captions, all as shares."""
+    """The measures of a set of captions, see the top of this file."""
 
     chair_i: float
     chair_s: float
@@ -50,7 +60,8 @@ class Honesty:
     pope_yes_ratio: Mapping[PopeSplit, float]
     blind_logp_drop: float
     mixed_share: float
-    """Share of scenes with an absent partner where 8 samples hold both hallucinating and clean captions."""
+    """Of the scenes with an absent partner, those whose sampled captions hallucinate in part: there is something to
+    prefer."""
 
 
 def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> CaptionScore:
@@ -62,19 +73,24 @@ def score_captions(scenes: Sequence[Scene], captions: Sequence[str]) -> CaptionS
     num_recalled = 0
     num_exact = 0
     for scene, text in zip(scenes, captions, strict=True):
-        truth = {o.shape: (o.colour, o.place) for o in scene.objects}
+        attributes = {}
+        for item in scene.objects:
+            attributes[item.shape] = (item.colour, item.place)
         mentions = parse_caption(text)
-        named = set()
-        hallucinated = 0
+        named_shapes = set()
+        num_made_up = 0
         for mention in mentions:
-            named.add(mention.shape)
-            hallucinated += mention.shape not in truth
-            num_exact += truth.get(mention.shape) == (mention.colour, mention.place)
+            named_shapes.add(mention.shape)
+            if mention.shape not in attributes:
+                num_made_up += 1
+                continue
+            said = (mention.colour, mention.place)
+            num_exact += said == attributes[mention.shape]
         num_mentions += len(mentions)
-        num_hallucinated += hallucinated
-        num_bad_captions += hallucinated > 0
-        num_objects += len(truth)
-        num_recalled += len(truth.keys() & named)
+        num_hallucinated += num_made_up
+        num_bad_captions += num_made_up > 0
+        num_objects += len(attributes)
+        num_recalled += len(attributes.keys() & named_shapes)
     num_present = max(num_mentions - num_hallucinated, 1)
     return CaptionScore(
         chair_i=num_hallucinated / max(num_mentions, 1),
@@ -93,12 +109,19 @@ def honesty(
     model.eval()
     scenes = split_scenes("test", count, seed=7)
     images = [render(scene) for scene in scenes]
+    # Every scene gets the picture of the next one.
     strangers = images[1:] + images[:1]
     blanks = [blank()] * count
 
     def captions(pictures: Sequence[Image.Image], temperature: float) -> list[str]:
         asked = [CAPTION_PROMPTS[0]] * len(pictures)
-        return generate(model, tokenizer, pictures, asked, temperature=temperature)
+        return generate(
+            model,
+            tokenizer,
+            pictures,
+            asked,
+            temperature=temperature,
+        )
 
     accuracy = {}
     yes_ratio = {}
@@ -108,6 +131,7 @@ def honesty(
     seeing_logps = response_logps(model, tokenizer, images, truths)
     blind_logps = response_logps(model, tokenizer, blanks, truths)
     drop = seeing_logps - blind_logps
+    # The order of the sampled captions is part of what a seed gives.
     return Honesty(
         seeing=score_captions(scenes, captions(images, 0.0)),
         shuffled=score_captions(scenes, captions(strangers, 0.0)),
@@ -133,76 +157,94 @@ def _pope(
         for question in questions(scene, split):
             pictures.append(render(scene))
             asked.append(question)
-    texts = generate(model, tokenizer, pictures, [question.text for question in asked])
+    question_texts = [question.text for question in asked]
+    responses = generate(model, tokenizer, pictures, question_texts)
     num_right = 0
     num_yes = 0
-    for question, text in zip(asked, texts, strict=True):
-        answer = "no" if "no" in text.lower() else "yes"
+    for question, response in zip(asked, responses, strict=True):
+        answer = "no" if "no" in response.lower() else "yes"
         num_right += answer == question.answer
         num_yes += answer == "yes"
-    return num_right / len(asked), num_yes / len(asked)
+    num_asked = len(asked)
+    return num_right / num_asked, num_yes / num_asked
 
 
-def _mixed_share(
-    scenes: Sequence[Scene], captions: Captioner, samples: int = 8
-) -> float:
+def _mixed_share(scenes: Sequence[Scene], captions: Captioner) -> float:
     """Share of scenes with an absent partner whose samples are neither all clean nor all hallucinating."""
-    tempting = [scene for scene in scenes if scene.absent_partners][:64]
+    tempting = [scene for scene in scenes if scene.absent_partners]
+    tempting = tempting[:MAX_TEMPTING_SCENES]
     images = [render(scene) for scene in tempting]
-    draws = [captions(images, 1.0) for _ in range(samples)]
+    samples = [captions(images, 1.0) for _ in range(NUM_SAMPLES)]
     num_mixed = 0
     for index, scene in enumerate(tempting):
         num_clean = 0
-        for draw in draws:
-            num_clean += score_captions([scene], [draw[index]]).chair_s == 0
-        num_mixed += 0 < num_clean < samples
+        for texts in samples:
+            score = score_captions([scene], [texts[index]])
+            num_clean += score.chair_s == 0
+        num_mixed += 0 < num_clean < NUM_SAMPLES
     return num_mixed / len(tempting)
 
 
 def probe_accuracy(
-    model: LlavaForConditionalGeneration, train: int = 1500, test: int = 500
+    model: LlavaForConditionalGeneration,
+    train: int = 1500,
+    test: int = 500,
 ) -> float:
     """How well a fresh linear readout of the vision encoder names shape and colour per cell of unbiased test scenes.
 
     It is the lower of two shares: occupied cells with both right, and empty cells that are called empty. Most cells are
-    empty, so a plain average would flatter.
+    empty, so an average over all cells would say little of the occupied ones.
+
+    Args:
+        train: number of scenes that the readout is fitted on.
+        test: number of scenes that it is measured on.
     """
     train_scenes = split_scenes("train", train, seed=11, bias=0.0)
     test_scenes = split_scenes("test", test, seed=11)
     train_features = _cell_features(model, train_scenes)
     test_features = _cell_features(model, test_scenes)
-    num_classes = (len(SHAPES) + 1, len(COLOURS) + 1)
-    train_classes = cell_classes(train_scenes)
-    test_classes = cell_classes(test_scenes)
-    right = torch.ones(test * NUM_CELLS, dtype=torch.bool)
-    for count, given, expected in zip(
-        num_classes, train_classes, test_classes, strict=True
-    ):
-        head = _fit_linear(train_features, given.flatten(), count)
-        right &= head(test_features).argmax(-1) == expected.flatten()
-    empty = test_classes[0].flatten() == len(SHAPES)
-    empty_right = right[empty].float().mean().item()
-    occupied_right = right[~empty].float().mean().item()
+    train_shapes, train_colours = cell_classes(train_scenes)
+    test_shapes, test_colours = cell_classes(test_scenes)
+    # The class after the last name is the empty cell.
+    shape_head = _fit_linear(train_features, train_shapes.flatten(), len(SHAPES) + 1)
+    shape_read = shape_head(test_features).argmax(-1)
+    colour_head = _fit_linear(train_features, train_colours.flatten(), len(COLOURS) + 1)
+    colour_read = colour_head(test_features).argmax(-1)
+    shape_right = shape_read == test_shapes.flatten()
+    colour_right = colour_read == test_colours.flatten()
+    right = shape_right & colour_right
+    is_empty = test_shapes.flatten() == len(SHAPES)
+    empty_right: float = right[is_empty].float().mean().item()
+    occupied_right: float = right[~is_empty].float().mean().item()
     return min(empty_right, occupied_right)
 
 
 @torch.no_grad()
 def _cell_features(
-    model: LlavaForConditionalGeneration, scenes: Sequence[Scene]
+    model: LlavaForConditionalGeneration,
+    scenes: Sequence[Scene],
 ) -> Tensor:
     """Mean vision feature over the patches of every cell, (scenes x 9, width)."""
+    # (patches, cells); a column sums to 1, so that the product below is a mean.
     membership = nn.functional.one_hot(cell_of_patch(), NUM_CELLS).float()
     membership /= membership.sum(0)
-    rows = []
-    for start in range(0, len(scenes), 250):
-        images = pixels([render(scene) for scene in scenes[start : start + 250]])
-        features = model.model.vision_tower(images).last_hidden_state[:, 1:]
-        rows.append(torch.einsum("bpw,pc->bcw", features, membership))
-    return torch.cat(rows).flatten(0, 1)
+    batches = []
+    for start in range(0, len(scenes), PROBE_BATCH):
+        batch = scenes[start : start + PROBE_BATCH]
+        images = pixels([render(scene) for scene in batch])
+        states = model.model.vision_tower(images).last_hidden_state
+        # The first token is CLS.
+        features = states[:, 1:]
+        batches.append(torch.einsum("bpw,pc->bcw", features, membership))
+    return torch.cat(batches).flatten(0, 1)
 
 
-def _fit_linear(features: Tensor, classes: Tensor, count: int) -> nn.Linear:
-    head = nn.Linear(features.shape[1], count)
+def _fit_linear(
+    features: Tensor,
+    classes: Tensor,
+    num_classes: int,
+) -> nn.Linear:
+    head = nn.Linear(features.shape[1], num_classes)
     optimizer = torch.optim.LBFGS(
         head.parameters(), max_iter=60, line_search_fn="strong_wolfe"
     )

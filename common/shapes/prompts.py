@@ -19,15 +19,22 @@ from common.shapes.scenes import Scene, Split, split_scenes
 
 
 def caption_prompts(
-    split: Split, count: int, seed: int, store: ImageStore
+    split: Split,
+    count: int,
+    seed: int,
+    store: ImageStore,
 ) -> list[Prompt]:
-    """One caption prompt per scene. Training scenes take the wordings in turn, the other splits the first one."""
-    wordings = CAPTION_PROMPTS if split == "train" else CAPTION_PROMPTS[:1]
+    """One caption prompt per scene. Images are put into `store`.
+
+    Training scenes take the wordings of the question in turn, the other splits always the first one.
+    """
+    num_wordings = len(CAPTION_PROMPTS) if split == "train" else 1
+    scenes = split_scenes(split, count, seed=seed)
     prompts = []
-    for index, scene in enumerate(split_scenes(split, count, seed=seed)):
+    for index, scene in enumerate(scenes):
         prompt = _prompt(
             id=_name(split, index),
-            text=wordings[index % len(wordings)],
+            text=CAPTION_PROMPTS[index % num_wordings],
             image=store.add(render(scene)),
             reference=caption(scene),
             truth=scene.to_dict(),
@@ -37,26 +44,37 @@ def caption_prompts(
 
 
 def question_prompts(
-    split: Split, count: int, seed: int, store: ImageStore, per_split: int = 2
+    split: Split,
+    count: int,
+    seed: int,
+    store: ImageStore,
+    per_split: int = 2,
 ) -> list[Prompt]:
     """Questions about the scenes of `caption_prompts`: up to `per_split` per POPE split, half "yes", half "no".
 
     `truth["scene"]` is the id of the scene's caption prompt.
     """
-    prompts = []
-    for index, scene in enumerate(split_scenes(split, count, seed=seed)):
+    scenes = split_scenes(split, count, seed=seed)
+    prompts: list[Prompt] = []
+    for index, scene in enumerate(scenes):
         name = _name(split, index)
         prompts += _questions_about(name, scene, store, per_split, seed)
     return prompts
 
 
 def _questions_about(
-    name: str, scene: Scene, store: ImageStore, per_split: int, seed: int
+    name: str,
+    scene: Scene,
+    store: ImageStore,
+    per_split: int,
+    seed: int,
 ) -> list[Prompt]:
     image = store.add(render(scene))
     prompts = []
     for pope_split in POPE_SPLITS:
-        asked = questions(scene, pope_split, pairs=per_split // 2, seed=seed)
+        # A pair is a question with the answer yes and one with the answer no.
+        num_pairs = per_split // 2
+        asked = questions(scene, pope_split, pairs=num_pairs, seed=seed)
         for index, question in enumerate(asked):
             truth = {
                 "question": question.text,
@@ -65,9 +83,14 @@ def _questions_about(
                 "shape": question.shape,
                 "scene": name,
             }
-            id = f"{name}/{pope_split}/{index}"
-            reference = answer_text(question.answer)
-            prompts.append(_prompt(id, question.text, image, reference, truth))
+            prompt = _prompt(
+                id=f"{name}/{pope_split}/{index}",
+                text=question.text,
+                image=image,
+                reference=answer_text(question.answer),
+                truth=truth,
+            )
+            prompts.append(prompt)
     return prompts
 
 
@@ -76,7 +99,18 @@ def _name(split: Split, index: int) -> str:
 
 
 def _prompt(
-    id: str, text: str, image: ImageRef, reference: str, truth: dict[str, Any]
+    id: str,
+    text: str,
+    image: ImageRef,
+    reference: str,
+    truth: dict[str, Any],
 ) -> Prompt:
-    message = Message("user", (Part("image"), Part("text", text)))
-    return Prompt(id, (message,), (image,), reference, truth)
+    question = Part("text", text)
+    message = Message("user", (Part("image"), question))
+    return Prompt(
+        id=id,
+        messages=(message,),
+        images=(image,),
+        reference=reference,
+        truth=truth,
+    )

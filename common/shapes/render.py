@@ -1,4 +1,8 @@
-"""Drawing a scene: 72 x 72 pixels, one 24-pixel square per grid cell, everything decided by the scene's seed."""
+"""Draws a scene: 72 x 72 pixels, a square of 24 pixels per grid cell. The scene's seed decides all variation.
+
+Background grey, the position inside of the cell and the radius vary a little, so that a policy cannot learn a layout by
+its exact pixels.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,15 @@ from common.shapes.scenes import GRID, Scene
 
 CELL_PIXELS = 24
 IMAGE_SIZE = GRID * CELL_PIXELS
+MAX_SHIFT = 1.2
+"""An object's center lies at most so many pixels beside the center of its cell, in x and in y."""
+MIN_RADIUS = 8.0
+MAX_RADIUS = 10.0
+RING_WIDTH = 4
+CROSS_ARM = 0.3
+"""Half of the width of a cross's bars, of its radius."""
+STAR_INNER = 0.42
+"""Radius of the inner corners of a star, of its radius."""
 
 _RGB = {
     "red": (220, 40, 40),
@@ -24,16 +37,18 @@ _RGB = {
 
 def render(scene: Scene) -> Image.Image:
     """Draw the scene as an RGB image of `IMAGE_SIZE` squared; the same scene gives the same pixels."""
-    # The order of the draws decides the pixels of every picture.
+    # The random draws and their order decide the pixels of every picture.
     rng = random.Random(scene.seed)
     grey = rng.randint(205, 255)
     image = blank(grey)
     draw = ImageDraw.Draw(image)
     for item in scene.objects:
         row, column = divmod(item.cell, GRID)
-        x = (column + 0.5) * CELL_PIXELS + rng.uniform(-1.2, 1.2)
-        y = (row + 0.5) * CELL_PIXELS + rng.uniform(-1.2, 1.2)
-        radius = rng.uniform(8.0, 10.0)
+        center_x = (column + 0.5) * CELL_PIXELS
+        center_y = (row + 0.5) * CELL_PIXELS
+        x = center_x + rng.uniform(-MAX_SHIFT, MAX_SHIFT)
+        y = center_y + rng.uniform(-MAX_SHIFT, MAX_SHIFT)
+        radius = rng.uniform(MIN_RADIUS, MAX_RADIUS)
         _draw_shape(draw, item.shape, x, y, radius, _RGB[item.colour])
     return image
 
@@ -51,23 +66,26 @@ def _draw_shape(
     radius: float,
     fill: tuple[int, int, int],
 ) -> None:
-    box = (x - radius, y - radius, x + radius, y + radius)
+    """Draw one shape around (x, y), in pixels from the top left of the picture."""
+    left = x - radius
+    right = x + radius
+    top = y - radius
+    bottom = y + radius
+    box = (left, top, right, bottom)
     match shape:
         case "circle":
             draw.ellipse(box, fill=fill)
         case "square":
             draw.rectangle(box, fill=fill)
         case "triangle":
-            draw.polygon(
-                [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)],
-                fill=fill,
-            )
+            corners = [(x, top), (left, bottom), (right, bottom)]
+            draw.polygon(corners, fill=fill)
         case "ring":
-            draw.ellipse(box, outline=fill, width=4)
+            draw.ellipse(box, outline=fill, width=RING_WIDTH)
         case "cross":
-            arm = radius * 0.3
-            draw.rectangle((x - radius, y - arm, x + radius, y + arm), fill=fill)
-            draw.rectangle((x - arm, y - radius, x + arm, y + radius), fill=fill)
+            arm = radius * CROSS_ARM
+            draw.rectangle((left, y - arm, right, y + arm), fill=fill)
+            draw.rectangle((x - arm, top, x + arm, bottom), fill=fill)
         case "star":
             draw.polygon(_star(x, y, radius), fill=fill)
         case _:
@@ -76,11 +94,18 @@ def _draw_shape(
             )
 
 
-def _star(x: float, y: float, radius: float) -> list[tuple[float, float]]:
+def _star(
+    x: float,
+    y: float,
+    radius: float,
+) -> list[tuple[float, float]]:
     """Corners of a five-pointed star, outer and inner ones in turn, the first one at the top."""
-    points = []
-    for k in range(10):
-        angle = math.pi * k / 5 - math.pi / 2
-        reach = radius if k % 2 == 0 else radius * 0.42
-        points.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
-    return points
+    corners = []
+    for number in range(10):
+        angle = math.pi * number / 5 - math.pi / 2
+        is_outer = number % 2 == 0
+        reach = radius if is_outer else radius * STAR_INNER
+        corner_x = x + reach * math.cos(angle)
+        corner_y = y + reach * math.sin(angle)
+        corners.append((corner_x, corner_y))
+    return corners

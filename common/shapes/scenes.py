@@ -1,13 +1,12 @@
 """Scenes of the shapes world: what is in a picture, where, and which things tend to come together.
 
 A scene is a handful of objects on a 3 x 3 grid, each shape at most once. Some shapes are *anchors*: in biased data
-their usual partner is there too (circle with square, triangle with star, cross with ring), which is the prior that a
-policy trained on such data will lean on.
+their usual *partner* is there too (circle with square, triangle with star, cross with ring). A policy that is trained
+on such data learns this as a prior, and names the partner when it is absent.
 
-    splits are disjoint by construction: bucket = blake2b(layout) % 10,  0-7 train · 8 validation · 9 test
-
-The bucket looks at the layout only (shape, colour and cell of every object), never at the rendering seed, so that no
-picture of a test layout, however drawn, can occur in training.
+A scene's *layout* is the shape, colour and cell of every object. A hash of the layout decides the split: of ten
+buckets, 0-7 are train, 8 is validation and 9 is test. The rendering seed plays no part, so no picture of a test layout,
+however drawn, can occur in training.
 """
 
 from __future__ import annotations
@@ -40,7 +39,10 @@ PARTNERS: Mapping[str, str] = {"circle": "square", "triangle": "star", "cross": 
 """Anchor shape -> the shape that usually comes with it."""
 
 TRAIN_BIAS = 0.7
+"""How often an anchor's partner joins it in the scenes of the train split."""
 MAX_DRAWN = 3
+"""Most shapes of a scene, before partners join them."""
+NUM_BUCKETS = 10
 _BUCKETS: Mapping[Split, frozenset[int]] = {
     "train": frozenset(range(8)),
     "validation": frozenset({8}),
@@ -57,8 +59,9 @@ class SceneObject:
     colour: str
 
     def __post_init__(self) -> None:
-        known = self.shape in SHAPES and self.colour in COLOURS
-        if not known or not 0 <= self.cell < NUM_CELLS:
+        is_known = self.shape in SHAPES and self.colour in COLOURS
+        is_on_grid = 0 <= self.cell < NUM_CELLS
+        if not is_known or not is_on_grid:
             raise ValueError(
                 f"an object needs a shape of {SHAPES}, a colour of {COLOURS} and a cell in 0-{NUM_CELLS - 1}; "
                 f"got {self.colour!r} {self.shape!r} in cell {self.cell!r}"
@@ -72,7 +75,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Objects in reading order and the seed from which every small variation of their drawing is taken."""
+    """Objects in reading order, and the seed of all small variations in how they are drawn."""
 
     objects: tuple[SceneObject, ...]
     seed: int
@@ -82,26 +85,26 @@ class Scene:
             raise ValueError(
                 "scene objects must be in reading order (by cell); sort them first"
             )
-        for what, values in (("cell", self.cells), ("shape", self.shapes)):
-            if len(set(values)) != len(values):
-                raise ValueError(
-                    f"no two objects of a scene may share a {what}; got {values}"
-                )
+        _check_distinct("cell", self.cells)
+        _check_distinct("shape", self.shapes)
 
     @property
     def shapes(self) -> tuple[str, ...]:
         """The shapes present, in reading order."""
-        return tuple(o.shape for o in self.objects)
+        return tuple(item.shape for item in self.objects)
 
     @property
     def cells(self) -> tuple[int, ...]:
         """The occupied cells, in rising order."""
-        return tuple(o.cell for o in self.objects)
+        return tuple(item.cell for item in self.objects)
 
     @property
     def layout(self) -> str:
-        """Canonical text of what is where; scenes that differ only in their drawing share it."""
-        return ";".join(f"{o.cell}:{o.colour}:{o.shape}" for o in self.objects)
+        """What is where, as a canonical text; scenes that differ only in their drawing share it."""
+        parts = []
+        for item in self.objects:
+            parts.append(f"{item.cell}:{item.colour}:{item.shape}")
+        return ";".join(parts)
 
     @property
     def id(self) -> str:
@@ -110,7 +113,7 @@ class Scene:
 
     @property
     def absent_partners(self) -> tuple[str, ...]:
-        """The usual partners of shapes present that are absent themselves: what a biased policy hallucinates."""
+        """The missing partners of anchors in the scene: what a biased policy hallucinates."""
         absent = []
         for shape in self.shapes:
             partner = PARTNERS.get(shape)
@@ -120,46 +123,75 @@ class Scene:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready ground truth, as a judge receives it."""
-        objects = [
-            {"shape": o.shape, "colour": o.colour, "cell": o.cell} for o in self.objects
-        ]
+        objects = []
+        for item in self.objects:
+            fields = {"shape": item.shape, "colour": item.colour, "cell": item.cell}
+            objects.append(fields)
         return {"seed": self.seed, "objects": objects}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scene:
-        """The scene of `to_dict`; KeyError, TypeError or ValueError when `data` is none."""
+        """The scene that `to_dict` made a dict of.
+
+        Raises:
+            KeyError, TypeError, ValueError: `data` describes no scene.
+        """
         objects = []
         for fields in data["objects"]:
-            cell = int(fields["cell"])
-            item = SceneObject(cell, str(fields["shape"]), str(fields["colour"]))
+            item = SceneObject(
+                cell=int(fields["cell"]),
+                shape=str(fields["shape"]),
+                colour=str(fields["colour"]),
+            )
             objects.append(item)
-        return cls(tuple(sorted(objects)), int(data["seed"]))
+        seed = int(data["seed"])
+        return cls(tuple(sorted(objects)), seed)
+
+
+def _check_distinct(what: str, values: tuple[object, ...]) -> None:
+    if len(set(values)) != len(values):
+        raise ValueError(f"no two objects of a scene may share a {what}; got {values}")
 
 
 def sample_scene(
-    rng: random.Random, bias: float = 0.0, max_drawn: int = MAX_DRAWN
+    rng: random.Random,
+    bias: float = 0.0,
+    max_drawn: int = MAX_DRAWN,
 ) -> Scene:
     """A random scene: 1 to `max_drawn` different shapes; each anchor then gets its partner with probability `bias`."""
-    shapes = rng.sample(SHAPES, rng.randint(1, max_drawn))
+    # The draws and their order decide every scene of every seed, and with them all published figures.
+    num_drawn = rng.randint(1, max_drawn)
+    shapes = rng.sample(SHAPES, num_drawn)
     for anchor in tuple(shapes):
         partner = PARTNERS.get(anchor)
-        if partner and partner not in shapes and rng.random() < bias:
+        if partner is None or partner in shapes:
+            continue
+        if rng.random() < bias:
             shapes.append(partner)
     cells = rng.sample(range(NUM_CELLS), len(shapes))
     objects = []
     for cell, shape in zip(cells, shapes, strict=True):
-        objects.append(SceneObject(cell, shape, rng.choice(COLOURS)))
-    return Scene(tuple(sorted(objects)), rng.getrandbits(32))
+        colour = rng.choice(COLOURS)
+        objects.append(SceneObject(cell, shape, colour))
+    drawing_seed = rng.getrandbits(32)
+    return Scene(tuple(sorted(objects)), drawing_seed)
 
 
 def split_of(scene: Scene) -> Split:
     """The one split that this layout belongs to."""
-    bucket = _stable_hash(scene.layout) % 10
-    return next(split for split in SPLITS if bucket in _BUCKETS[split])
+    bucket = _stable_hash(scene.layout) % NUM_BUCKETS
+    for split in SPLITS:
+        if bucket in _BUCKETS[split]:
+            return split
+    raise AssertionError("every bucket belongs to a split")
 
 
 def stream_scenes(
-    split: Split, *, seed: int, bias: float | None = None, max_drawn: int = MAX_DRAWN
+    split: Split,
+    *,
+    seed: int,
+    bias: float | None = None,
+    max_drawn: int = MAX_DRAWN,
 ) -> Iterator[Scene]:
     """Endless scenes of a split; `bias` defaults to `TRAIN_BIAS` for train and to 0 for the others."""
     if bias is None:
@@ -172,7 +204,11 @@ def stream_scenes(
 
 
 def split_scenes(
-    split: Split, count: int, *, seed: int, bias: float | None = None
+    split: Split,
+    count: int,
+    *,
+    seed: int,
+    bias: float | None = None,
 ) -> list[Scene]:
     """The first `count` scenes of `stream_scenes`: equal arguments give equal scenes, on every machine."""
     stream = stream_scenes(split, seed=seed, bias=bias)
@@ -180,5 +216,6 @@ def split_scenes(
 
 
 def _stable_hash(text: str) -> int:
+    # Python's own `hash` of a text differs from process to process.
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")

@@ -43,6 +43,7 @@ from common.shapes.render import render
 from common.shapes.scenes import COLOURS, SHAPES, stream_scenes
 
 DENSE = len(SHAPES)
+"""Most shapes of a scene in stage 1: full scenes have more to see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class TextStage(Stage):
-    """A stage of supervised text: share of captions (the rest are questions), share with hidden image tokens."""
+    """A stage of supervised text.
+
+    Attributes:
+        captions: share of the lessons that are captions; the others are questions.
+        hidden: share of the lessons in which some image tokens are hidden.
+    """
 
     captions: float = 0.0
     hidden: float = 0.0
@@ -90,6 +96,7 @@ def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -
             shapes, colours = cell_classes(batch)
             loss = torch.zeros(())
             for head, classes in ((shape_head, shapes), (colour_head, colours)):
+                # Every patch is to name what is in its cell.
                 logits = head(features).flatten(0, 1)
                 expected = classes[:, patch_cells].flatten()
                 loss = loss + nn.functional.cross_entropy(logits, expected)
@@ -118,19 +125,21 @@ def train_text(
     def losses() -> Iterator[Tensor]:
         while True:
             shown = list(islice(scenes, stage.batch_size))
-            lessons = [
-                lesson(scene, rng, captions=stage.captions, noise=noise)
-                for scene in shown
-            ]
+            # First all lessons, then all masks: both draw from one stream.
+            lessons = []
+            for scene in shown:
+                turns = lesson(scene, rng, captions=stage.captions, noise=noise)
+                lessons.append(turns)
             visible = [visible_tokens(rng, stage.hidden) for _ in shown]
             batch = supervised_batch(tokenizer, shown, lessons, visible)
-            yield model(
+            output = model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
                 pixel_values=batch.pixel_values,
                 labels=batch.labels,
-            ).loss
+            )
+            yield output.loss
 
     trained = [p for p in model.parameters() if p.requires_grad]
     _descend(trained, losses(), stage, f"text/{stage.captions}")
@@ -138,9 +147,19 @@ def train_text(
 
 
 def _descend(
-    parameters: list[nn.Parameter], losses: Iterator[Tensor], stage: Stage, name: str
+    parameters: list[nn.Parameter],
+    losses: Iterator[Tensor],
+    stage: Stage,
+    name: str,
 ) -> None:
-    """Run the steps of a stage; every loss is drawn under the weights of the step before."""
+    """Run the steps of a stage.
+
+    Args:
+        parameters: what is trained.
+        losses: gives the loss of the next batch under the weights as they are when it is asked.
+        stage: the settings.
+        name: of the progress bar.
+    """
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.lr, weight_decay=stage.weight_decay
     )

@@ -1,4 +1,4 @@
-"""What a prompt's truth says. The only door through which judges and metrics learn what is in a picture."""
+"""Reads a prompt's truth: what is in the picture, or the right answer. Judges and metrics read it here alone."""
 
 from __future__ import annotations
 
@@ -44,8 +44,11 @@ def answer_of(prompt: Prompt) -> tuple[Answer, PopeSplit]:
 
 
 def group_of(prompt: Prompt) -> str:
-    """Id of the scene that a prompt is about; what shares it is resampled together."""
+    """Id of the scene that a prompt is about.
+
+    Answers about one scene are not independent, so the bootstrap draws scenes, with all prompts about them.
+    """
     truth = prompt.truth or {}
-    # Questions name their scene by the id of its caption prompt.
+    # Questions name their scene by the id of its caption prompt, which names itself by its own.
     scene = truth.get("scene", prompt.id)
     return str(scene)

@@ -40,8 +40,10 @@ def pair(
     question: str = "What is there?",
     source: str = "test",
 ) -> PreferencePair:
-    parts = (*(Part("image") for _ in images), Part("text", question))
-    prompt = Prompt(f"prompt/{id}", (Message("user", parts),), images)
+    parts = [Part("image")] * len(images)
+    parts.append(Part("text", question))
+    message = Message("user", tuple(parts))
+    prompt = Prompt(f"prompt/{id}", (message,), images)
     return PreferencePair(id, prompt, Response(chosen), Response(rejected), source)
 
 
@@ -70,28 +72,33 @@ def test_words_of_any_script(text: str, expected: list[str]) -> None:
 
 
 def table_distance(left: Sequence[str], right: Sequence[str]) -> int:
+    """The textbook's table, row by row: `row[j]` is the distance to the first j words of `right`."""
     row = list(range(len(right) + 1))
-    for i, a in enumerate(left, 1):
-        before, row = row, [i]
-        for j, b in enumerate(right, 1):
-            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b)))
+    for i, left_word in enumerate(left, 1):
+        above = row
+        row = [i]
+        for j, right_word in enumerate(right, 1):
+            deleted = above[j] + 1
+            inserted = row[j - 1] + 1
+            replaced = above[j - 1] + (left_word != right_word)
+            row.append(min(deleted, inserted, replaced))
     return row[-1]
 
 
 @given(WORDS, WORDS)
 def test_edit_distance_equals_the_textbook_table_both_ways(
-    left: list[str], right: list[str]
+    left: list[str],
+    right: list[str],
 ) -> None:
-    assert (
-        edit_distance(left, right)
-        == table_distance(left, right)
-        == edit_distance(right, left)
-    )
+    expected = table_distance(left, right)
+    assert edit_distance(left, right) == expected
+    assert edit_distance(right, left) == expected
 
 
 @given(WORDS, WORDS, WORDS)
 def test_edit_distance_is_a_metric(a: list[str], b: list[str], c: list[str]) -> None:
-    assert edit_distance(a, c) <= edit_distance(a, b) + edit_distance(b, c)
+    detour = edit_distance(a, b) + edit_distance(b, c)
+    assert edit_distance(a, c) <= detour
     assert (edit_distance(a, b) == 0) == (a == b)
 
 
@@ -99,20 +106,20 @@ def test_edit_distance_by_hand() -> None:
     """kitten -> sitting: two replacements, one insertion; of seven letters."""
     assert edit_distance("kitten", "sitting") == 3
     assert distance("kitten", "sitting") == pytest.approx(3 / 7)
-    assert distance([], []) == 0 and distance([], ["a"]) == 1
+    assert distance([], []) == 0
+    assert distance([], ["a"]) == 1
 
 
 def test_very_long_answers_take_bounded_time() -> None:
     """10 MB a side without a common word but at the end; the cut leaves what differs, so the distance is 1."""
-    left, right = "left " * 2_000_000 + "end", "right " * 1_700_000 + "end"
+    left = "left " * 2_000_000 + "end"
+    right = "right " * 1_700_000 + "end"
     began = time.monotonic()
     figures = anatomy([pair("long", left, right)])
     assert time.monotonic() - began < 10
     assert figures["length"]["chosen"]["mean"] == 2_000_001
-    assert (
-        figures["distance"]["words"]["mean"] == 1
-        and figures["distance"]["num_cut"] == 1
-    )
+    assert figures["distance"]["words"]["mean"] == 1
+    assert figures["distance"]["num_cut"] == 1
     long = [str(number % 977) for number in range(MAX_WORDS)]
     began = time.monotonic()
     distance(long, long[::-1])
@@ -124,15 +131,15 @@ def test_figures_by_hand() -> None:
 
     Distances 0 (case and dot aside), 5/10, 1 and 1/2.
     """
-    one, two = ref("a"), ref("b", __file__)
-    figures = anatomy(
-        [
-            pair("0", "A ring", "a ring.", (one,), source="x"),
-            pair("1", "a b c d e", "a b c d e f g h i j", (one, two)),
-            pair("2", "Yes.", "No, it", (one, one)),
-            replace(pair("3", "no", "No, no"), weight_version=3, scores=(1.0, 1.0)),
-        ]
-    )
+    missing = ref("a", "/nowhere")
+    there = ref("b", __file__)
+    pairs = [
+        pair("0", "A ring", "a ring.", (missing,), source="x"),
+        pair("1", "a b c d e", "a b c d e f g h i j", (missing, there)),
+        pair("2", "Yes.", "No, it", (missing, missing)),
+        replace(pair("3", "no", "No, no"), weight_version=3, scores=(1.0, 1.0)),
+    ]
+    figures = anatomy(pairs)
     length = figures["length"]
     assert length["chosen"]["mean"] == 9 / 4
     assert length["rejected"]["max"] == 10
@@ -153,7 +160,6 @@ def test_figures_by_hand() -> None:
     images = figures["images"]
     assert images["reuse"] == {"1": 1, "3": 1}
     assert images["num_images"] == 2
-    # "/nowhere" of image one; image two is this file.
     assert images["num_missing"] == 1
     assert images["num_pairs_missing"] == 3
     assert images["num_pairs_without"] == 1
@@ -165,7 +171,8 @@ def test_figures_by_hand() -> None:
 
 def test_repeats_by_hand() -> None:
     """Pairs 0 and 1 share the prompt, and what 0 chooses 1 rejects; 3 is 2 again; 4 asks 0's question elsewhere."""
-    a, b = ref("a"), ref("b")
+    a = ref("a")
+    b = ref("b")
     pairs = [
         pair("0", "left", "right", (a,)),
         pair("1", "other", "left", (a,)),
@@ -183,11 +190,10 @@ def test_repeats_by_hand() -> None:
 
 def test_an_empty_set_has_no_shares() -> None:
     figures = Anatomy().figures()
-    assert figures["num_pairs"] == 0 and figures["length"]["chosen"] is None
-    assert (
-        figures["distance"]["near_duplicate_frac"] is None
-        and figures["images"]["reuse"] == {}
-    )
+    assert figures["num_pairs"] == 0
+    assert figures["length"]["chosen"] is None
+    assert figures["distance"]["near_duplicate_frac"] is None
+    assert figures["images"]["reuse"] == {}
 
 
 def test_summary_and_histogram_by_hand() -> None:
@@ -218,35 +224,35 @@ def test_a_histogram_loses_nothing(values: list[int]) -> None:
 @given(st.integers(0, 500), st.integers(0, 600))
 def test_evenly_spread_rows(total: int, count: int) -> None:
     rows = sorted(evenly(total, count))
-    assert len(rows) == min(total, count) and all(0 <= row < total for row in rows)
+    assert len(rows) == min(total, count)
+    assert set(rows) <= set(range(total))
     gaps = [after - before for before, after in pairwise(rows)]
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 def test_reading_bit_by_bit_gives_what_reading_at_once_gives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("common.data.datasets.BATCH_ROWS", 4)
     pairs = [pair(str(number % 9), f"{number}", "x") for number in range(11)]
     write_pairs(tmp_path, pairs)
     at_once: list[Dropped] = []
     bit_by_bit: list[Dropped] = []
-    assert (
-        list(iter_pairs(tmp_path, bit_by_bit))
-        == read_pairs(tmp_path, at_once)
-        == pairs[:9]
-    )
-    assert (
-        bit_by_bit == at_once
-        and [drop.reason for drop in at_once] == ["duplicate_id"] * 2
-    )
+    # The last two have ids of earlier ones.
+    assert list(iter_pairs(tmp_path, bit_by_bit)) == pairs[:9]
+    assert read_pairs(tmp_path, at_once) == pairs[:9]
+    assert bit_by_bit == at_once
+    reasons = [drop.reason for drop in at_once]
+    assert reasons == ["duplicate_id", "duplicate_id"]
     assert list(iter_pairs(tmp_path, None, {0, 5, 8})) == [pairs[0], pairs[5], pairs[8]]
     assert count_pairs(tmp_path) == 11
     with pytest.raises(UserError, match="got an earlier row's"):
         list(iter_pairs(tmp_path))
-    for read in (count_pairs, lambda path: list(iter_pairs(path))):
-        with pytest.raises(UserError, match="got none"):
-            read(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="got none"):
+        count_pairs(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="got none"):
+        list(iter_pairs(tmp_path / "nowhere"))
 
 
 def test_image_conditions_of_a_pair(tmp_path: Path) -> None:
@@ -266,4 +272,5 @@ def test_image_conditions_of_a_pair(tmp_path: Path) -> None:
     assert shuffled_images([first, first])(first) is None
     bare = without_images(first)
     assert bare.prompt.images == ()
-    assert bare.prompt.messages == (Message("user", (Part("text", "What is there?"),)),)
+    question = Part("text", "What is there?")
+    assert bare.prompt.messages == (Message("user", (question,)),)

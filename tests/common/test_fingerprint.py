@@ -19,23 +19,24 @@ SIZES = {"a": 60 << 20, "b.bias": 4 << 10, "c": 20 << 20}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text("{}")
-    weights = {
-        name: torch.zeros(size, dtype=torch.uint8) for name, size in SIZES.items()
-    }
+    weights = {}
+    for name, size in SIZES.items():
+        weights[name] = torch.zeros(size, dtype=torch.uint8)
     save_file(weights, tmp_path / "model.safetensors")
     return tmp_path
 
 
 def test_every_tensor_counts(folder: Path) -> None:
     """One byte after the other changes: c's last and first, the small tensor's last, a's first."""
-    known = [model_hash(folder)]
-    for from_end in (1, SIZES["c"], SIZES["c"] + 1, sum(SIZES.values())):
+    hashes = [model_hash(folder)]
+    bytes_from_end = (1, SIZES["c"], SIZES["c"] + 1, sum(SIZES.values()))
+    for from_end in bytes_from_end:
         with (folder / "model.safetensors").open("r+b") as file:
             file.seek(-from_end, os.SEEK_END)
             file.write(b"\1")
-        known.append(model_hash(folder))
-        assert model_hash(folder) == known[-1]
-        assert len(set(known)) == len(known), from_end
+        hashes.append(model_hash(folder))
+        assert model_hash(folder) == hashes[-1]
+        assert len(set(hashes)) == len(hashes), from_end
 
 
 def test_settings_count_and_other_files_do_not(folder: Path) -> None:

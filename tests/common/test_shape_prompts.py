@@ -24,11 +24,11 @@ def test_equal_arguments_give_equal_prompts_and_one_file_per_image(
     store = ImageStore(tmp_path)
     first = caption_prompts("test", 12, 3, store)
     assert first == caption_prompts("test", 12, 3, store)
-    assert [prompt.id for prompt in first][-1] == "shapes/test/00011"
+    assert first[-1].id == "shapes/test/00011"
     assert first[:5] == caption_prompts("test", 5, 3, store)
-    assert len(list(tmp_path.rglob("*.png"))) == len(
-        {prompt.images[0].sha256 for prompt in first}
-    )
+    files = list(tmp_path.rglob("*.png"))
+    hashes = {prompt.images[0].sha256 for prompt in first}
+    assert len(files) == len(hashes)
 
 
 def test_picture_truth_and_reference_show_the_same_scene(tmp_path: Path) -> None:
@@ -37,17 +37,16 @@ def test_picture_truth_and_reference_show_the_same_scene(tmp_path: Path) -> None
         scene = Scene.from_dict(prompt.truth)
         assert split_of(scene) == "validation"
         assert prompt.reference == caption(scene)
-        assert images.read(prompt.images[0]).tobytes() == render(scene).tobytes()
+        (image,) = prompt.images
+        assert images.read(image).tobytes() == render(scene).tobytes()
 
 
 def test_evaluation_has_one_wording_and_training_all(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    assert {text_of(prompt) for prompt in caption_prompts("test", 6, 0, store)} == {
-        CAPTION_PROMPTS[0]
-    }
-    assert {text_of(prompt) for prompt in caption_prompts("train", 6, 0, store)} == set(
-        CAPTION_PROMPTS
-    )
+    tested = caption_prompts("test", 6, 0, store)
+    trained = caption_prompts("train", 6, 0, store)
+    assert set(map(text_of, tested)) == {CAPTION_PROMPTS[0]}
+    assert set(map(text_of, trained)) == set(CAPTION_PROMPTS)
 
 
 def test_questions_are_about_the_scenes_of_the_captions(tmp_path: Path) -> None:
@@ -57,24 +56,25 @@ def test_questions_are_about_the_scenes_of_the_captions(tmp_path: Path) -> None:
     assert len(asked) == 6 * len(POPE_SPLITS) * 2
     assert len({prompt.id for prompt in asked}) == len(asked)
     for prompt in asked:
-        assert prompt.truth is not None
-        truth, about = prompt.truth, captions[prompt.truth["scene"]]
-        assert about.truth is not None
-        assert prompt.id.startswith(f"{about.id}/{truth['split']}/")
-        assert prompt.images == about.images
-        assert (truth["answer"] == "yes") == (
-            truth["shape"] in Scene.from_dict(about.truth).shapes
-        )
-        assert prompt.reference == f"{truth['answer'].capitalize()}."
+        truth = prompt.truth
+        assert truth is not None
+        caption_prompt = captions[truth["scene"]]
+        assert caption_prompt.truth is not None
+        scene = Scene.from_dict(caption_prompt.truth)
+        assert prompt.id.startswith(f"{caption_prompt.id}/{truth['split']}/")
+        assert prompt.images == caption_prompt.images
+        is_there = truth["shape"] in scene.shapes
+        answer = "yes" if is_there else "no"
+        assert truth["answer"] == answer
+        assert prompt.reference == f"{answer.capitalize()}."
         assert text_of(prompt) == truth["question"]
 
 
 def test_questions_are_balanced_and_can_be_left_out(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
-    said = [
-        prompt.truth["answer"]
-        for prompt in question_prompts("test", 8, 0, store, 2)
-        if prompt.truth
-    ]
-    assert said.count("yes") == said.count("no")
-    assert question_prompts("test", 8, 0, store, 0) == []
+    answers = []
+    for prompt in question_prompts("test", 8, 0, store, per_split=2):
+        assert prompt.truth is not None
+        answers.append(prompt.truth["answer"])
+    assert answers.count("yes") == answers.count("no") > 0
+    assert question_prompts("test", 8, 0, store, per_split=0) == []

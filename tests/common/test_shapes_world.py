@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.shapes.language import Mention, caption, noisy_caption, parse_caption
-from common.shapes.questions import POPE_SPLITS, answer_text, questions, shape_counts
+from common.shapes.questions import (
+    POPE_SPLITS,
+    PopeSplit,
+    answer_text,
+    questions,
+    shape_counts,
+)
 from common.shapes.render import IMAGE_SIZE, blank, render
 from common.shapes.scenes import (
     COLOURS,
@@ -21,6 +26,7 @@ from common.shapes.scenes import (
     SPLITS,
     Scene,
     SceneObject,
+    Split,
     split_of,
     split_scenes,
 )
@@ -30,30 +36,38 @@ from common.shapes.scenes import (
 def any_scene(draw: st.DrawFn) -> Scene:
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, unique=True))
     cells = draw(st.permutations(range(NUM_CELLS)))
-    objects = [
-        SceneObject(c, s, draw(st.sampled_from(COLOURS)))
-        for c, s in zip(cells, shapes, strict=False)
-    ]
-    return Scene(tuple(sorted(objects)), draw(st.integers(0, 2**32 - 1)))
+    objects = []
+    # There are more cells than shapes.
+    for cell, shape in zip(cells, shapes, strict=False):
+        colour = draw(st.sampled_from(COLOURS))
+        objects.append(SceneObject(cell, shape, colour))
+    seed = draw(st.integers(0, 2**32 - 1))
+    return Scene(tuple(sorted(objects)), seed)
 
 
-def partner_share(scenes: list[Scene]) -> float:
-    """Share of the anchors present whose partner is present too."""
-    anchors = [
-        (scene, shape)
-        for scene in scenes
-        for shape in scene.shapes
-        if shape in PARTNERS
-    ]
-    return sum(PARTNERS[shape] in scene.shapes for scene, shape in anchors) / len(
-        anchors
-    )
+def partner_share(split: Split) -> float:
+    """Share of the anchors in scenes of a split whose partner is there, too."""
+    num_anchors = 0
+    num_partners = 0
+    for scene in split_scenes(split, 4000, seed=2):
+        for shape in scene.shapes:
+            if shape in PARTNERS:
+                num_anchors += 1
+                num_partners += PARTNERS[shape] in scene.shapes
+    return num_partners / num_anchors
+
+
+def tempting_scenes(split: Split, count: int, seed: int) -> list[Scene]:
+    """Those of `count` scenes that lack the partner of a shape."""
+    scenes = split_scenes(split, count, seed=seed)
+    return [scene for scene in scenes if scene.absent_partners]
 
 
 def test_splits_share_no_layout() -> None:
-    layouts = {
-        split: {s.layout for s in split_scenes(split, 1500, seed=1)} for split in SPLITS
-    }
+    layouts = {}
+    for split in SPLITS:
+        scenes = split_scenes(split, 1500, seed=1)
+        layouts[split] = {scene.layout for scene in scenes}
     assert not layouts["train"] & layouts["validation"]
     assert not layouts["train"] & layouts["test"]
     assert not layouts["validation"] & layouts["test"]
@@ -76,24 +90,20 @@ def test_training_scenes_are_biased_and_test_scenes_are_not() -> None:
     So the partner share is (1*0 + 2*1/5 + 3*2/5) / 6 = 0.27. Biased by b it is 0.27 + 0.73 b, with b = 0.7: 0.78.
     The few layouts of one object fall unevenly into the small splits, hence their wider tolerance.
     """
-    assert partner_share(split_scenes("train", 4000, seed=2)) == pytest.approx(
-        0.78, abs=0.02
-    )
-    assert partner_share(split_scenes("test", 4000, seed=2)) == pytest.approx(
-        0.27, abs=0.04
-    )
-    assert partner_share(split_scenes("validation", 4000, seed=2)) == pytest.approx(
-        0.27, abs=0.04
-    )
+    assert partner_share("train") == pytest.approx(0.78, abs=0.02)
+    assert partner_share("test") == pytest.approx(0.27, abs=0.04)
+    assert partner_share("validation") == pytest.approx(0.27, abs=0.04)
 
 
 @given(any_scene())
 def test_the_truth_survives_json(scene: Scene) -> None:
-    assert Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) == scene
+    text = json.dumps(scene.to_dict())
+    assert Scene.from_dict(json.loads(text)) == scene
 
 
 def test_impossible_scenes_are_refused() -> None:
-    circle, square = SceneObject(0, "circle", "red"), SceneObject(1, "square", "red")
+    circle = SceneObject(0, "circle", "red")
+    square = SceneObject(1, "square", "red")
     with pytest.raises(ValueError, match="reading order"):
         Scene((square, circle), 0)
     with pytest.raises(ValueError, match="share a shape"):
@@ -109,17 +119,20 @@ def test_rendering_is_deterministic_and_tells_scenes_apart() -> None:
     pictures = [render(scene).tobytes() for scene in scenes]
     assert pictures == [render(scene).tobytes() for scene in scenes]
     assert len(set(pictures)) == len(set(scenes)) == 300
-    assert render(scenes[0]).size == (IMAGE_SIZE, IMAGE_SIZE) == blank().size
-    redrawn = Scene(scenes[0].objects, scenes[0].seed + 1)
+    first = scenes[0]
+    assert render(first).size == (IMAGE_SIZE, IMAGE_SIZE) == blank().size
+    redrawn = Scene(first.objects, first.seed + 1)
     assert render(redrawn).tobytes() != pictures[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_object_stays_in_its_cell(shape: str) -> None:
     for seed in range(20):
-        picture = render(Scene((SceneObject(4, shape, "red"),), seed))
+        item = SceneObject(4, shape, "red")
+        picture = render(Scene((item,), seed))
         background = picture.getpixel((0, 0))
         outside = picture.copy()
+        # Paint over the cell in the middle.
         outside.paste(background, (24, 24, 48, 48))
         assert outside.getcolors() == [(IMAGE_SIZE**2, background)]
         assert len(picture.getcolors() or []) == 2
@@ -127,9 +140,9 @@ def test_an_object_stays_in_its_cell(shape: str) -> None:
 
 @given(any_scene())
 def test_a_caption_reads_back_as_the_scene(scene: Scene) -> None:
-    assert parse_caption(caption(scene)) == [
-        Mention(o.shape, o.colour, o.place) for o in scene.objects
-    ]
+    mentions = parse_caption(caption(scene))
+    for mention, item in zip(mentions, scene.objects, strict=True):
+        assert mention == Mention(item.shape, item.colour, item.place)
 
 
 @given(st.text())
@@ -162,63 +175,70 @@ def test_free_text_is_read_with_tolerance(text: str, mentions: list[Mention]) ->
 
 def test_noisy_captions_name_the_absent_partner_in_the_given_share() -> None:
     rng = random.Random(0)
-    tempting = [s for s in split_scenes("train", 6000, seed=6) if s.absent_partners]
-    named = partners = 0
+    tempting = tempting_scenes("train", 6000, seed=6)
+    num_named = 0
+    num_partners = 0
     for scene in tempting:
         text = noisy_caption(scene, rng, 0.6)
         assert text.startswith(caption(scene))
-        extra = parse_caption(text)[len(scene.objects) :]
-        assert {m.shape for m in extra} <= set(scene.absent_partners)
-        assert not {m.place for m in extra} & {o.place for o in scene.objects}
-        named, partners = named + len(extra), partners + len(scene.absent_partners)
-    assert named / partners == pytest.approx(0.6, abs=0.04)
-    assert all(
-        noisy_caption(scene, rng, 0.0) == caption(scene) for scene in tempting[:50]
-    )
+        added = parse_caption(text)[len(scene.objects) :]
+        added_shapes = {mention.shape for mention in added}
+        added_places = {mention.place for mention in added}
+        assert added_shapes <= set(scene.absent_partners)
+        assert added_places.isdisjoint(item.place for item in scene.objects)
+        num_named += len(added)
+        num_partners += len(scene.absent_partners)
+    assert num_named / num_partners == pytest.approx(0.6, abs=0.04)
+    for scene in tempting[:50]:
+        assert noisy_caption(scene, rng, 0.0) == caption(scene)
 
 
 def test_pope_splits_are_balanced_and_true() -> None:
     scenes = split_scenes("test", 300, seed=7)
     for split in POPE_SPLITS:
-        asked = [
-            (scene, question)
-            for scene in scenes
-            for question in questions(scene, split, pairs=2)
-        ]
-        assert Counter(question.answer for _, question in asked)["yes"] * 2 == len(
-            asked
-        )
-        for scene, question in asked:
-            assert (question.shape in scene.shapes) == (question.answer == "yes")
-            assert question.text == f"Is there a {question.shape} in the image?"
-            assert question.split == split
+        answers = []
+        for scene in scenes:
+            for question in questions(scene, split, pairs=2):
+                is_there = question.shape in scene.shapes
+                assert question.answer == ("yes" if is_there else "no")
+                assert question.text == f"Is there a {question.shape} in the image?"
+                assert question.split == split
+                answers.append(question.answer)
+        assert answers.count("yes") == answers.count("no") > 0
     assert answer_text("no") == "No."
 
 
 def test_the_popular_split_asks_about_frequent_shapes() -> None:
-    assert {shape for shape, _ in shape_counts().most_common(3)} == set(
-        PARTNERS.values()
-    )
     counts = shape_counts()
+    most_frequent = {shape for shape, _ in counts.most_common(3)}
+    assert most_frequent == set(PARTNERS.values())
     for scene in split_scenes("test", 100, seed=8):
-        (asked,) = [q.shape for q in questions(scene, "popular") if q.answer == "no"]
-        assert counts[asked] == max(counts[s] for s in SHAPES if s not in scene.shapes)
+        (asked,) = absent_shapes(scene, "popular")
+        absent = [shape for shape in SHAPES if shape not in scene.shapes]
+        assert counts[asked] == max(counts[shape] for shape in absent)
 
 
 def test_the_adversarial_split_asks_about_absent_partners() -> None:
-    tempting = [s for s in split_scenes("test", 300, seed=8) if s.absent_partners]
+    tempting = tempting_scenes("test", 300, seed=8)
     assert len(tempting) > 100
 
-    def hits(split: str) -> float:
-        asked = [
-            (s, q.shape)
-            for s in tempting
-            for q in questions(s, split)
-            if q.answer == "no"
-        ]  # type: ignore[arg-type]
-        return sum(shape in scene.absent_partners for scene, shape in asked) / len(
-            asked
-        )
+    def partner_share_of(split: PopeSplit) -> float:
+        num_asked = 0
+        num_partners = 0
+        for scene in tempting:
+            for shape in absent_shapes(scene, split):
+                num_asked += 1
+                num_partners += shape in scene.absent_partners
+        return num_partners / num_asked
 
-    assert hits("adversarial") == 1.0
-    assert hits("random") < 0.5
+    assert partner_share_of("adversarial") == 1.0
+    assert partner_share_of("random") < 0.5
+
+
+def absent_shapes(scene: Scene, split: PopeSplit) -> list[str]:
+    """The shapes that a scene does not have and is asked about."""
+    shapes = []
+    for question in questions(scene, split):
+        if question.answer == "no":
+            shapes.append(question.shape)
+    return shapes
