@@ -43,7 +43,13 @@ from reward.suites.bootstrap import (
     intervals,
 )
 from reward.suites.chair import CHAIR_COUNTS, caption_counts, chair
-from reward.suites.pope import POPE_COUNTS, answer_counts, parse_answer, pope_by_split
+from reward.suites.pope import (
+    POPE_COUNTS,
+    answer_counts,
+    parse_answer,
+    parse_strictly,
+    pope_by_split,
+)
 from reward.suites.scorecard import MetricInfo, described
 from reward.suites.wins import WIN_COUNTS, win_counts, win_rate
 
@@ -235,13 +241,27 @@ def _caption_row(group: RolloutGroup) -> dict[str, int]:
 
 def _question_row(group: RolloutGroup) -> dict[str, int]:
     true_answer, split = answer_of(group.prompt)
-    predicted = parse_answer(group.completions[0].text)
-    counts = answer_counts(predicted, true_answer)
-    return {f"{split}/{name}": count for name, count in counts.items()}
+    text = group.completions[0].text
+    counts: dict[str, int] = {}
+    official = answer_counts(parse_answer(text), true_answer)
+    strict = answer_counts(parse_strictly(text), true_answer)
+    for name in POPE_COUNTS:
+        counts[f"{split}/{name}"] = official[name]
+        counts[f"{split}/strict_{name}"] = strict[name]
+    return counts
 
 
 _POPE_COLUMNS = [f"{split}/{name}" for split in POPE_SPLITS for name in POPE_COUNTS]
-_COLUMN_NAMES = (*_POPE_COLUMNS, *CHAIR_COUNTS, "truncated", *WIN_COUNTS)
+_STRICT_COLUMNS = [
+    f"{split}/strict_{name}" for split in POPE_SPLITS for name in POPE_COUNTS
+]
+_COLUMN_NAMES = (
+    *_POPE_COLUMNS,
+    *_STRICT_COLUMNS,
+    *CHAIR_COUNTS,
+    "truncated",
+    *WIN_COUNTS,
+)
 
 
 def _statistic(counted: Mapping[str, int]) -> Statistic:
