@@ -26,6 +26,7 @@ import torch
 from actors.bdhs.vision_features import VisionFeatures, by_images
 from actors.engine.arguments import engine_arguments
 from actors.engine.requests import (
+    EnginePrompt,
     PromptBuilder,
     sampling_params,
     scoring_params,
@@ -48,7 +49,11 @@ from common.config import Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
+from common.row_faults import outside_embedding, refusing
 from common.weights import checkpoint_shapes
+
+_UNRENDERED = "processor"
+"""The drop reason of a prompt that vLLM's processor does not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +142,14 @@ class VllmEngine(ABC):
         self, answers: Sequence[tuple[Prompt, str]]
     ) -> list[tuple[float, ...] | Dropped]:
         """Token log-probs (nats) of whole answers under one set of weights, one result per answer, in order."""
-        responses = [self.encoder.encode_response(text) for _, text in answers]
+        responses: list[tuple[int, ...]] = []
         submitted: list[Submitted | Dropped] = []
         # Held to the end, so that one set of weights scores all answers.
         async with self._swap_lock:
             try:
-                for (prompt, _), token_ids in zip(answers, responses, strict=True):
-                    entry = await self._submit_answer(prompt, token_ids)
+                for prompt, text in answers:
+                    token_ids, entry = await self._submit_answer(prompt, text)
+                    responses.append(token_ids)
                     submitted.append(entry)
 
                 results: list[tuple[float, ...] | Dropped] = []
@@ -219,11 +225,11 @@ class VllmEngine(ABC):
     async def _submit_request(self, request: GenerationRequest) -> Submitted | Dropped:
         """Hand a request to vLLM, or say why it cannot be run."""
         encoder = self.encoder
-        suffix: tuple[int, ...] = ()
-        if request.prefix:
-            # Without the end-of-sequence token: the answer goes on after its prefix.
-            suffix = encoder.encode_response(request.prefix)[:-1]
         try:
+            suffix: tuple[int, ...] = ()
+            if request.prefix:
+                # Without the end-of-sequence token: the answer goes on after its prefix.
+                suffix = encoder.encode_response(request.prefix)[:-1]
             async with self._swap_lock:
                 built = self._builder.build(
                     request.prompt,
@@ -231,10 +237,8 @@ class VllmEngine(ABC):
                     request.visible_image_tokens,
                     request.noise,
                 )
-                rendered = await self._render(built.payload)
-                token_ids = rendered["prompt_token_ids"]
-                self._builder.check(built, token_ids)
-                room = encoder.max_length - len(token_ids)
+                rendered = await self._rendered(built)
+                room = encoder.max_length - len(rendered["prompt_token_ids"])
                 # The answer ends where the model does, however many tokens were asked for.
                 params = sampling_params(request, room, encoder.media_token_ids)
                 request_id = self._next_id()
@@ -244,15 +248,50 @@ class VllmEngine(ABC):
             return Dropped(request.id, error.reason, str(error))
 
     async def _submit_answer(
-        self, prompt: Prompt, token_ids: Sequence[int]
-    ) -> Submitted | Dropped:
-        """Hand an answer to vLLM for scoring, or say why it cannot be run; the caller holds the lock."""
+        self, prompt: Prompt, text: str
+    ) -> tuple[tuple[int, ...], Submitted | Dropped]:
+        """The answer's tokens, handed to vLLM for scoring, or why it cannot be run; the caller holds the lock."""
         request_id = self._next_id()
+        token_ids: tuple[int, ...] = ()
         try:
+            token_ids = self.encoder.encode_response(text)
             output = await self._submit_scoring(request_id, prompt, token_ids)
-            return Submitted(request_id, output)
+            return token_ids, Submitted(request_id, output)
         except Refused as error:
-            return Dropped(prompt.id, error.reason, str(error))
+            return token_ids, Dropped(prompt.id, error.reason, str(error))
+
+    async def _rendered(self, built: EnginePrompt) -> Any:
+        """vLLM's form of a prompt, expanded as our processor expands it.
+
+        Raises:
+            Refused: vLLM's processor does not take this prompt, it is too long, or has ids that no embedding has.
+            RuntimeError: the two processors disagree.
+        """
+        prompt = built.prompt
+        self._check_ids(prompt, built.payload["prompt_token_ids"])
+        what = f"prompt {prompt.id}: expected a prompt that vLLM's processor takes"
+        try:
+            with refusing(_UNRENDERED, what, "repair the row or take it out"):
+                rendered = await self._render(built.payload)
+            self._builder.check(built, rendered["prompt_token_ids"])
+        except Refused as refused:
+            await self._forget_images()
+            if refused.reason == _UNRENDERED:
+                # When our processor refuses it as well, its reason counts, as on every other path.
+                self.encoder.encode_prompt(prompt)
+            raise
+        return rendered
+
+    def _check_ids(self, prompt: Prompt, token_ids: Sequence[int]) -> None:
+        """Refuse ids beyond the embedding, which would end the engine's process and all its requests with it."""
+        num_rows = self.encoder.config.get_text_config().vocab_size
+        outside = outside_embedding(token_ids, num_rows)
+        if outside is not None:
+            raise Refused(
+                "token_id",
+                f"prompt {prompt.id}: expected token ids from 0 to {num_rows - 1} (rows of the model's embedding), "
+                f"got {outside}; the tokenizer has tokens that the model lacks, take them out of the text",
+            )
 
     async def _score(
         self, prompt: Prompt, token_ids: Sequence[int]
@@ -269,12 +308,11 @@ class VllmEngine(ABC):
                 "response",
                 f"prompt {prompt.id}: expected a response of text tokens, got {token_ids}",
             )
+        self._check_ids(prompt, token_ids)
         # The last token is only predicted, so it does not count towards the length that is checked.
         built = self._builder.build(prompt, token_ids[:-1])
-        rendered = await self._render(built.payload)
-        expanded = rendered["prompt_token_ids"]
-        self._builder.check(built, expanded)
-        rendered["prompt_token_ids"] = [*expanded, token_ids[-1]]
+        rendered = await self._rendered(built)
+        rendered["prompt_token_ids"] = [*rendered["prompt_token_ids"], token_ids[-1]]
         return await self._submit(request_id, rendered, scoring_params())
 
     async def _abort_submitted(
@@ -320,6 +358,13 @@ class VllmEngine(ABC):
         self, request_id: str, rendered: Any, params: SamplingParams
     ) -> Awaitable[RequestOutput]:
         """Enqueue a request and return an awaitable of its finished output."""
+
+    @abstractmethod
+    async def _forget_images(self) -> None:
+        """Empty vLLM's multimodal caches, after a rendered prompt was not submitted.
+
+        Rendering notes its images as sent; the engine's process, which never got them, would miss them later.
+        """
 
     @abstractmethod
     async def _abort(self, request_ids: Sequence[str]) -> None: ...

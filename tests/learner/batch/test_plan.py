@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Barrier
@@ -17,9 +18,13 @@ def plans(
     pairs: list, collator: Collator, micro_batch: int, world_size: int, monkeypatch
 ) -> list[BatchPlan]:
     """The plans of all ranks, each in a thread of its own; they exchange their facts through a barrier."""
-    facts, barrier = [], Barrier(world_size, timeout=60)
+    exchanges: dict[int, list] = {}
+    local, barrier = threading.local(), Barrier(world_size, timeout=60)
 
     def exchange(facts_of_rank: object, _: int) -> list:
+        # The first call of a rank meets the first calls of the others, and so on.
+        local.calls = getattr(local, "calls", 0) + 1
+        facts = exchanges.setdefault(local.calls, [])
         facts.append(facts_of_rank)
         barrier.wait()
         return facts
