@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from common.errors import Refused, UserError
@@ -69,7 +69,7 @@ def first_line(error: BaseException) -> str:
     return lines[0][:_DETAIL_CHARS]
 
 
-def outside_embedding(token_ids: Sequence[int], num_rows: int) -> int | None:
+def outside_embedding(token_ids: Collection[int], num_rows: int) -> int | None:
     """A token id that has no row in an embedding of `num_rows`, None when all have one.
 
     A forward fails for all rows of its batch when one has such an id, on a GPU without saying why.

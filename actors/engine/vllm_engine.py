@@ -58,10 +58,14 @@ _UNRENDERED = "processor"
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A request that is with vLLM under this id; awaiting `output` gives its finished output."""
+    """A request that is with vLLM under this id; awaiting `output` gives its finished output.
+
+    `answer` holds the tokens that are scored, if any.
+    """
 
     id: str
     output: Awaitable[RequestOutput]
+    answer: tuple[int, ...] = ()
 
 
 class VllmEngine(ABC):
@@ -142,23 +146,21 @@ class VllmEngine(ABC):
         self, answers: Sequence[tuple[Prompt, str]]
     ) -> list[tuple[float, ...] | Dropped]:
         """Token log-probs (nats) of whole answers under one set of weights, one result per answer, in order."""
-        responses: list[tuple[int, ...]] = []
         submitted: list[Submitted | Dropped] = []
         # Held to the end, so that one set of weights scores all answers.
         async with self._swap_lock:
             try:
                 for prompt, text in answers:
-                    token_ids, entry = await self._submit_answer(prompt, text)
-                    responses.append(token_ids)
+                    entry = await self._submit_answer(prompt, text)
                     submitted.append(entry)
 
                 results: list[tuple[float, ...] | Dropped] = []
-                for token_ids, entry in zip(responses, submitted, strict=True):
+                for entry in submitted:
                     if isinstance(entry, Dropped):
                         results.append(entry)
                         continue
                     output = await entry.output
-                    results.append(token_logprobs(output, token_ids))
+                    results.append(token_logprobs(output, entry.answer))
                 return results
             except BaseException:
                 await self._abort_submitted(submitted)
@@ -225,8 +227,8 @@ class VllmEngine(ABC):
     async def _submit_request(self, request: GenerationRequest) -> Submitted | Dropped:
         """Hand a request to vLLM, or say why it cannot be run."""
         encoder = self.encoder
+        suffix: tuple[int, ...] = ()
         try:
-            suffix: tuple[int, ...] = ()
             if request.prefix:
                 # Without the end-of-sequence token: the answer goes on after its prefix.
                 suffix = encoder.encode_response(request.prefix)[:-1]
@@ -247,18 +249,15 @@ class VllmEngine(ABC):
         except Refused as error:
             return Dropped(request.id, error.reason, str(error))
 
-    async def _submit_answer(
-        self, prompt: Prompt, text: str
-    ) -> tuple[tuple[int, ...], Submitted | Dropped]:
-        """The answer's tokens, handed to vLLM for scoring, or why it cannot be run; the caller holds the lock."""
+    async def _submit_answer(self, prompt: Prompt, text: str) -> Submitted | Dropped:
+        """Hand an answer to vLLM for scoring, or say why it cannot be run; the caller holds the lock."""
         request_id = self._next_id()
-        token_ids: tuple[int, ...] = ()
         try:
-            token_ids = self.encoder.encode_response(text)
-            output = await self._submit_scoring(request_id, prompt, token_ids)
-            return token_ids, Submitted(request_id, output)
+            answer = self.encoder.encode_response(text)
+            output = await self._submit_scoring(request_id, prompt, answer)
+            return Submitted(request_id, output, answer)
         except Refused as error:
-            return token_ids, Dropped(prompt.id, error.reason, str(error))
+            return Dropped(prompt.id, error.reason, str(error))
 
     async def _rendered(self, built: EnginePrompt) -> Any:
         """vLLM's form of a prompt, expanded as our processor expands it.
@@ -284,11 +283,14 @@ class VllmEngine(ABC):
 
     def _check_ids(self, prompt: Prompt, token_ids: Sequence[int]) -> None:
         """Refuse ids beyond the embedding, which would end the engine's process and all its requests with it."""
-        num_rows = self.encoder.config.get_text_config().vocab_size
-        outside = outside_embedding(token_ids, num_rows)
+        encoder = self.encoder
+        num_rows = encoder.config.get_text_config().vocab_size
+        # Features take the place of media tokens, so these need no row.
+        text_ids = set(token_ids).difference(encoder.media_token_ids)
+        outside = outside_embedding(text_ids, num_rows)
         if outside is not None:
             raise Refused(
-                "token_id",
+                "token_unknown",
                 f"prompt {prompt.id}: expected token ids from 0 to {num_rows - 1} (rows of the model's embedding), "
                 f"got {outside}; the tokenizer has tokens that the model lacks, take them out of the text",
             )

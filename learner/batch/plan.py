@@ -88,19 +88,21 @@ class BatchPlan:
 
 
 def encode_row(pair: PreferencePair, collator: Collator) -> EncodedPair | Dropped:
-    """The pair as tensors, or why this pair alone is left out; reasons as of `Collator.encode`, and `token_id`."""
+    """The pair as tensors, or why this pair alone is left out; reasons as of `Collator.encode`, and `token_unknown`."""
     try:
         encoded = collator.encode(pair)
     except Refused as error:
         return Dropped(pair.id, error.reason, str(error))
     if isinstance(encoded, Dropped):
         return encoded
-    num_rows = collator.encoder.config.get_text_config().vocab_size
-    token_ids = (*encoded.prompt.token_ids, *encoded.chosen, *encoded.rejected)
-    outside = outside_embedding(token_ids, num_rows)
+    encoder = collator.encoder
+    num_rows = encoder.config.get_text_config().vocab_size
+    token_ids = {*encoded.prompt.token_ids, *encoded.chosen, *encoded.rejected}
+    # Features take the place of media tokens, so these need no row.
+    outside = outside_embedding(token_ids.difference(encoder.media_token_ids), num_rows)
     if outside is not None:
         detail = f"expected token ids from 0 to {num_rows - 1} (rows of the model's embedding), got {outside}"
-        return Dropped(pair.id, "token_id", detail)
+        return Dropped(pair.id, "token_unknown", detail)
     return encoded
 
 
