@@ -22,7 +22,7 @@ from cluster.evaluation.grounding import grounding_gate, pass_gate
 from cluster.evaluation.measure import Evaluator
 from cluster.generate import config_of
 from cluster.jobs import bdhs_job, povid_job
-from cluster.jobs.engines import CountImageTokens
+from cluster.jobs.engines import CountImageTokens, Engines
 from cluster.run import training_data
 from cluster.runtime.clients import RolloutClient
 from common.chat import ChatEncoder
@@ -250,7 +250,7 @@ def test_a_short_run_without_a_pair_stops_at_its_last_step(
 # generate
 
 
-def pixel_engine(model: Path) -> bdhs_job.Engines:
+def pixel_engine(model: Path) -> Engines:
     """Engines whose policy says the same to every prompt that its processor takes."""
     encoder = ChatEncoder(model, 256)
     num_rows = encoder.config.get_text_config().vocab_size

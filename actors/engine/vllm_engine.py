@@ -15,9 +15,10 @@ import asyncio
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightMani
 from common.row_faults import outside_embedding, refusing
 from common.weights import checkpoint_shapes
 
+NUM_TRIES = 2
+"""How often a request is given to vLLM that fails inside it."""
 _UNRENDERED = "processor"
 """The drop reason of a prompt that vLLM's processor does not take."""
 
@@ -123,12 +126,13 @@ class VllmEngine(ABC):
                     submitted.append(entry)
 
             results: list[RolloutGroup | Dropped] = []
-            for request, entry in zip(requests, submitted, strict=True):
-                if isinstance(entry, Dropped):
-                    results.append(entry)
-                    continue
-                output = await entry.output
-                results.append(to_group(request, output, self.encoder))
+            for request, entry in zip(requests, tuple(submitted), strict=True):
+                again = partial(self._submit_request, request)
+                output = await self._finished(request.id, entry, again, submitted)
+                if isinstance(output, Dropped):
+                    results.append(output)
+                else:
+                    results.append(to_group(request, output, self.encoder))
             return results
         # A caller that is cancelled leaves no requests behind, either.
         except BaseException:
@@ -155,11 +159,13 @@ class VllmEngine(ABC):
                     submitted.append(entry)
 
                 results: list[tuple[float, ...] | Dropped] = []
-                for entry in submitted:
-                    if isinstance(entry, Dropped):
-                        results.append(entry)
+                for answer, entry in zip(answers, tuple(submitted), strict=True):
+                    again = partial(self._submit_answer, *answer)
+                    output = await self._finished(answer[0].id, entry, again, submitted)
+                    if isinstance(output, Dropped):
+                        results.append(output)
                         continue
-                    output = await entry.output
+                    assert isinstance(entry, Submitted), "what has an output was taken"
                     results.append(token_logprobs(output, entry.answer))
                 return results
             except BaseException:
@@ -258,6 +264,31 @@ class VllmEngine(ABC):
             return Submitted(request_id, output, answer)
         except Refused as error:
             return Dropped(prompt.id, error.reason, str(error))
+
+    async def _finished(
+        self,
+        id: str,
+        entry: Submitted | Dropped,
+        submit_again: Callable[[], Awaitable[Submitted | Dropped]],
+        submitted: list[Submitted | Dropped],
+    ) -> RequestOutput | Dropped:
+        """The output of a request, which is submitted once more when vLLM fails at it alone.
+
+        vLLM ends a request with the reason "error" when another try may help: its two processes did not agree on which
+        pictures both have, and now they do.
+        """
+        for attempt in range(NUM_TRIES):
+            if attempt > 0:
+                entry = await submit_again()
+                # Whoever is cancelled aborts this one, too.
+                submitted.append(entry)
+            if isinstance(entry, Dropped):
+                return entry
+            output = await entry.output
+            if all(sequence.finish_reason != "error" for sequence in output.outputs):
+                return output
+        detail = f"vLLM ended the request with an error {NUM_TRIES} times; see its log"
+        return Dropped(id, "engine_error", detail)
 
     async def _rendered(self, built: EnginePrompt) -> Any:
         """vLLM's form of a prompt, expanded as our processor expands it.

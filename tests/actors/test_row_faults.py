@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from common.data.images import ImageStore
 from common.errors import Refused
 from common.protocols import GenerationRequest
 from common.records import Dropped, Message, Part, PreferencePair, Prompt, RolloutGroup
-from tests.actors.engines import KINDS, MAX_LENGTH, EnginePool, Kind, Run
+from tests.actors.engines import MAX_LENGTH, EnginePool, Kind, Run
 from tests.row_faults import (
     FAULTS,
     REASONS,
@@ -54,7 +55,10 @@ def greedy(prompt: Prompt, max_tokens: int = 8, **changes: Any) -> GenerationReq
 
 
 class Finished:
-    """An output of vLLM that nobody reads."""
+    """An output of vLLM of which only the end is read."""
+
+    def __init__(self, finish_reason: str) -> None:
+        self.outputs = [SimpleNamespace(finish_reason=finish_reason)]
 
 
 class StubEngine(VllmEngine):
@@ -64,6 +68,7 @@ class StubEngine(VllmEngine):
         self._error = error
         self._bad_texts = bad_texts
         self.submitted: list[str] = []
+        self.num_failures = 0
         self.num_forgotten = 0
         super().__init__(Model(path=str(path), max_length=MAX_LENGTH), Rollout())
 
@@ -79,8 +84,10 @@ class StubEngine(VllmEngine):
     async def _submit(self, request_id: str, rendered: Any, params: Any) -> Any:
         self.submitted.append(request_id)
 
+        failed = len(self.submitted) <= self.num_failures
+
         async def finished() -> Finished:
-            return Finished()
+            return Finished("error" if failed else "stop")
 
         return finished()
 
@@ -121,6 +128,22 @@ def test_whatever_rendering_raises_is_that_rows_drop(
     assert engine.num_forgotten == 1
     with pytest.raises(Refused, match="vLLM's processor takes, got"):
         run(engine.token_logprobs(text_prompt("a circle"), (300,)))
+
+
+@pytest.mark.parametrize("num_failures", [0, 1, 2])
+def test_a_request_that_vllm_fails_at_is_tried_once_more(
+    policy_path: Path, num_failures: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = StubEngine(policy_path, ValueError(), ())
+    engine.num_failures = num_failures
+    monkeypatch.setattr("actors.engine.vllm_engine.to_group", lambda *_: "answered")
+    (result,) = run(engine.generate([greedy(text_prompt("a star"))]))
+    assert len(engine.submitted) == min(num_failures + 1, 2)
+    if num_failures < 2:
+        assert result == "answered"
+    else:
+        assert isinstance(result, Dropped)
+        assert (result.id, result.reason) == ("a star", "engine_error")
 
 
 @pytest.mark.parametrize(
@@ -222,19 +245,43 @@ def test_bdhs(
     )
 
 
+async def nothing() -> None: ...
+
+
 @pytest.mark.real
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "drifts"), [("stepped", False), ("async", False), ("async", True)]
+)
 def test_a_picture_of_a_prompt_that_was_too_long_is_not_missed_later(
-    kind: Kind, policy_path: Path, engines: EnginePool, store: ImageStore, run: Run
+    kind: Kind,
+    drifts: bool,
+    policy_path: Path,
+    engines: EnginePool,
+    store: ImageStore,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only its expanded picture makes the first prompt too long: it is rendered, so vLLM notes the picture as sent."""
     engine = engines.get(policy_path, kind)
-    short = make_prompt(store, 777)
+    seed = 777 + drifts
+    short = make_prompt(store, seed)
     num_tokens = len(engine.encoder.encode_prompt(short).token_ids)
     words = " ring" * (MAX_LENGTH - num_tokens + 8)
-    long = make_prompt(store, 777, text=f"Describe the image.{words}")
+    long = make_prompt(store, seed, text=f"Describe the image.{words}")
+    if drifts:
+        # The next request then fails inside vLLM, and is given to it again.
+        monkeypatch.setattr(engine, "_forget_images", nothing)
     (dropped,) = run(engine.generate([greedy(long)]))
     assert isinstance(dropped, Dropped)
     assert dropped.reason == "prompt_too_long"
+    tries = []
+    submit = engine._submit
+
+    async def counted(request_id: str, rendered: Any, params: Any) -> Any:
+        tries.append(request_id)
+        return await submit(request_id, rendered, params)
+
+    monkeypatch.setattr(engine, "_submit", counted)
     (group,) = run(engine.generate([greedy(short)]))
     assert isinstance(group, RolloutGroup)
+    assert len(tries) == 1 + drifts
