@@ -17,6 +17,7 @@ import pytest
 
 from actors.bdhs.sampling import Generate
 from actors.image_tokens import ImageTokenCounter
+from actors.povid import injection
 from cluster import import_data
 from cluster.evaluation.grounding import grounding_gate, pass_gate
 from cluster.evaluation.measure import Evaluator
@@ -24,10 +25,13 @@ from cluster.generate import config_of
 from cluster.jobs import bdhs_job, povid_job
 from cluster.jobs.engines import CountImageTokens, Engines
 from cluster.run import training_data
+from cluster.run.outcome import GroupOutcome
+from cluster.run.recorder import Recorder
 from cluster.runtime.clients import RolloutClient
 from common.chat import ChatEncoder
 from common.config import Evaluation, PromptFile, RunConfig
 from common.config.jobs import BdhsJobConfig, PovidJobConfig
+from common.config.povid import EndpointConfig, PovidConfig
 from common.data.datasets import IMAGES, STATS, read_pairs, write_pairs, write_prompts
 from common.data.images import ImageStore
 from common.errors import Refused, UserError
@@ -277,13 +281,15 @@ def pixel_engine(model: Path) -> Engines:
     return engines
 
 
-def bdhs_set(folder: Path, name: str, model: Path) -> Path:
+def bdhs_set(
+    folder: Path, name: str, model: Path, engines: Engines | None = None
+) -> Path:
     """The pairs that the job makes of the prompts in this folder."""
     out = folder / f"{name}-pairs"
     words = ["bdhs", "--out", str(out), "--prompts", str(folder / name)]
     config = config_of([*words, "--threshold", "2", "--model.path", str(model)])
     assert isinstance(config, BdhsJobConfig)
-    bdhs_job.run(config, pixel_engine(model))
+    bdhs_job.run(config, engines or pixel_engine(model))
     return out
 
 
@@ -331,6 +337,34 @@ def test_generate_bdhs_stops_when_all_rows_fall_to_one_reason(
         assert len(read_pairs(bdhs_set(tmp_path, "bad", model))) == 1
 
 
+def test_a_picture_that_goes_while_the_policy_answers(
+    tmp_path: Path, store: ImageStore, model: Path
+) -> None:
+    """The set takes a copy of every picture: of the one that is gone by then it has no pair."""
+    prompts = [pair.prompt for pair in good_pairs(store)]
+    write_prompts(tmp_path / "prompts", prompts)
+    digest = prompts[1].images[0].sha256
+    (file,) = (tmp_path / "prompts" / IMAGES).glob(f"*/{digest}.*")
+
+    @asynccontextmanager
+    async def engines(
+        config: RunConfig,
+    ) -> AsyncIterator[tuple[list[Generate], CountImageTokens]]:
+        async with pixel_engine(model)(config) as ((generate,), count):
+
+            async def delete_afterwards(requests: list[GenerationRequest]) -> Any:
+                results = await generate(requests)
+                file.unlink(missing_ok=True)
+                return results
+
+            yield [delete_afterwards], count
+
+    out = bdhs_set(tmp_path, "prompts", model, engines)
+    made = [pair.id for pair in read_pairs(out)]
+    assert made == ["bdhs/good-0", "bdhs/good-2", "bdhs/good-3"]
+    assert json.loads((out / STATS).read_text())["dropped"] == {"image_missing": 1}
+
+
 def povid_set(folder: Path, name: str) -> Path:
     out = folder / f"{name}-pairs"
     words = ["povid", "--out", str(out), "--prompts", str(folder / name)]
@@ -364,6 +398,25 @@ def test_generate_povid(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(UserError, match=r"got none of 4 rows; .*'image_missing': 4"):
         povid_set(tmp_path, "all_lack")
+
+
+def test_a_picture_that_goes_before_the_endpoint_is_asked(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when the row was checked, and is read again for the request."""
+    prompt = good_pair(store, 0).prompt
+    monkeypatch.setattr(injection, "refusal", lambda row, config: None)
+    delete_picture(store.root, good_pair(store, 0))
+    endpoint: Any = None  # nobody asks it
+    address = "http://localhost:1/v1"
+    settings = PovidConfig(
+        endpoint=EndpointConfig(base_url=address, model="m", send_image=True)
+    )
+    injector = injection.EndpointInjector(settings, endpoint)
+    row = injection.Row("row", prompt, "entity")
+    result = asyncio.run(injector(row)).result
+    assert isinstance(result, Dropped)
+    assert (result.id, result.reason) == ("row", "image_missing")
 
 
 # train
@@ -406,6 +459,22 @@ def test_train_counts_a_row_and_goes_on(tmp_path: Path) -> None:
     last_line = read_lines(run_dir / "metrics.jsonl")[-1]
     assert last_line["pairs/dropped/image_missing"] <= outcomes["image_missing"]
     assert last_line["step"] == config.learner.num_steps
+
+
+def test_an_online_pair_whose_picture_is_gone_by_the_checkpoint(
+    tmp_path: Path, store: ImageStore
+) -> None:
+    recorder = Recorder(tmp_path / "run")
+    pairs = good_pairs(store)
+    for pair in pairs:
+        recorder.group("online", GroupOutcome(pair.id, pairs=(pair,)))
+    delete_picture(store.root, pairs[1])
+    recorder.before_checkpoint(1)
+    recorder.pairs.finish()
+    kept = read_pairs(tmp_path / "run" / "pairs")
+    assert [pair.id for pair in kept] == ["good-0", "good-2", "good-3"]
+    (row,) = events(tmp_path / "run", "row")
+    assert (row["id"], row["outcome"]) == ("good-1", "image_missing")
 
 
 def test_train_stops_when_no_prompt_can_be_encoded(tmp_path: Path) -> None:
