@@ -24,9 +24,11 @@ from common.data.image_conditions import (
     without_images,
 )
 from common.data.images import ImageStore
+from common.errors import Refused
 from common.records import Dropped, PreferencePair, Response
 from common.records import SideLogps as SideLogps
 from learner.batch.collate import Collator, EncodedPair
+from learner.batch.plan import encode_row
 from learner.model.policy import Policy
 
 VIEWS = ("image", "blank", "shuffled", "no_image")
@@ -116,8 +118,10 @@ def _of_tokenizer(response: Response, encoder: ChatEncoder) -> Response:
     ids = response.token_ids
     if ids is None:
         return response
-    # Ids of a larger vocabulary cannot be decoded at all.
-    in_vocabulary = max(ids, default=0) < len(encoder.tokenizer)
+    # Ids of another vocabulary cannot be decoded at all.
+    in_vocabulary = min(ids, default=0) >= 0 and max(ids, default=0) < len(
+        encoder.tokenizer
+    )
     if in_vocabulary and encoder.decode(ids) == response.text:
         return response
     return Response(response.text)
@@ -133,11 +137,16 @@ def _view_logps(
     encoded: list[EncodedPair] = []
     dropped: list[Dropped] = []
     for pair in pairs:
-        seen = view(pair)
+        try:
+            seen = view(pair)
+        except Refused as error:
+            # A picture may go missing between two views.
+            dropped.append(Dropped(pair.id, error.reason, str(error)))
+            continue
         if seen is None:
             dropped.append(Dropped(pair.id, "no_other_image"))
             continue
-        result = collator.encode(seen)
+        result = encode_row(seen, collator)
         if isinstance(result, EncodedPair):
             encoded.append(result)
         else:

@@ -84,7 +84,10 @@ class Learner:
         self._step = 0
         self._steps_skipped = 0
         self._skipped_steps = SkippedSteps(
-            config.learner.max_skipped_steps, config.run.dir, writes=rank == 0
+            config.learner.max_skipped_steps,
+            config.run.dir,
+            writes=rank == 0,
+            num_steps=config.learner.num_steps,
         )
 
     def rendezvous(self) -> tuple[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pydantic import TypeAdapter
 
 from common.errors import UserError
 from common.records import Dropped, PreferencePair
+from common.row_faults import drop_report
 
 _PAIRS = TypeAdapter(list[PreferencePair])
 
@@ -21,15 +21,19 @@ class SkippedSteps:
         limit: this many in a row stop the run.
         directory: where the last batch is written, `skipped_step_N.json`.
         writes: whether this rank writes it.
+        num_steps: of the run; one that is shorter than the limit must not end well without a pair, either.
     """
 
-    def __init__(self, limit: int, directory: Path, writes: bool) -> None:
+    def __init__(
+        self, limit: int, directory: Path, writes: bool, num_steps: int
+    ) -> None:
         self._limit = limit
+        self._num_steps = num_steps
         self._directory = directory
         self._writes = writes
         self._not_finite_in_a_row = 0
         self._empty_in_a_row = 0
-        self._drop_reasons: Counter[str] = Counter()
+        self._refused: list[Dropped] = []
 
     def note(self, step: int, skipped: bool, pairs: Sequence[PreferencePair]) -> None:
         """Count a step that had these pairs.
@@ -38,7 +42,7 @@ class SkippedSteps:
             UserError: the limit is reached; the pairs are on disk.
         """
         self._empty_in_a_row = 0
-        self._drop_reasons.clear()
+        self._refused = []
         if not skipped:
             self._not_finite_in_a_row = 0
             return
@@ -63,12 +67,11 @@ class SkippedSteps:
             UserError: the limit is reached.
         """
         self._empty_in_a_row += 1
-        reasons = [drop.reason for drop in dropped]
-        self._drop_reasons.update(reasons)
-        if self._empty_in_a_row < self._limit:
+        self._refused += dropped
+        if self._empty_in_a_row < min(self._limit, self._num_steps):
             return
         raise UserError(
             f"learner step {step}: expected pairs to train on, got {self._empty_in_a_row} batches in a row without "
-            f"one (learner.max_skipped_steps), refused {dict(self._drop_reasons)}; raise model.max_length if pairs are "
-            "too long, or look at the pairs"
+            f"one (learner.max_skipped_steps), refused {drop_report(self._refused)}; raise model.max_length if pairs "
+            "are too long, or look at the pairs"
         )

@@ -43,7 +43,13 @@ from reward.suites.bootstrap import (
     intervals,
 )
 from reward.suites.chair import CHAIR_COUNTS, caption_counts, chair
-from reward.suites.pope import POPE_COUNTS, answer_counts, parse_answer, pope_by_split
+from reward.suites.pope import (
+    POPE_COUNTS,
+    answer_counts,
+    parse_answer,
+    parse_strictly,
+    pope_by_split,
+)
 from reward.suites.scorecard import MetricInfo, described
 from reward.suites.wins import WIN_COUNTS, win_counts, win_rate
 
@@ -243,10 +249,13 @@ def _caption_row(group: RolloutGroup) -> dict[str, int]:
 def _question_row(group: RolloutGroup) -> dict[str, int]:
     """What an answer adds to the counts of its scene and POPE split (MissingTruth when the answer is not known)."""
     true_answer, split = answer_of(group.prompt)
-    predicted = parse_answer(group.completions[0].text)
+    text = group.completions[0].text
+    official = answer_counts(parse_answer(text), true_answer)
+    strict = answer_counts(parse_strictly(text), true_answer)
     row: dict[str, int] = {}
-    for name, count in answer_counts(predicted, true_answer).items():
-        row[_pope_column(split, name)] = count
+    for name in POPE_COUNTS:
+        row[_pope_column(split, name)] = official[name]
+        row[_pope_column(split, f"strict_{name}")] = strict[name]
     return row
 
 
@@ -258,7 +267,18 @@ def _pope_column(split: str, count: str) -> str:
 _POPE_COLUMNS = [
     _pope_column(split, count) for split in POPE_SPLITS for count in POPE_COUNTS
 ]
-_COLUMN_NAMES = (*_POPE_COLUMNS, *CHAIR_COUNTS, "truncated", *WIN_COUNTS)
+_STRICT_COLUMNS = [
+    _pope_column(split, f"strict_{count}")
+    for split in POPE_SPLITS
+    for count in POPE_COUNTS
+]
+_COLUMN_NAMES = (
+    *_POPE_COLUMNS,
+    *_STRICT_COLUMNS,
+    *CHAIR_COUNTS,
+    "truncated",
+    *WIN_COUNTS,
+)
 
 
 def _statistic(counted: Mapping[str, int]) -> Statistic:

@@ -16,13 +16,20 @@ from common.records import Dropped
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
+DETAIL_CHARS = 200
+
 
 def note_of(outcome: Outcome) -> dict[str, Any]:
     """The part of an outcome that is counted, as JSON."""
-    result = outcome.result
+    reason = None
+    detail = None
+    if isinstance(outcome.result, Dropped):
+        reason = outcome.result.reason
+        detail = outcome.result.detail[:DETAIL_CHARS]
     return {
         "id": outcome.prompt_id,
-        "dropped": result.reason if isinstance(result, Dropped) else None,
+        "dropped": reason,
+        "detail": detail,
         "attempts": outcome.attempts,
         "similarity": outcome.similarity,
         "num_visible": outcome.num_visible,

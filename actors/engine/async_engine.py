@@ -59,6 +59,9 @@ class AsyncVllmEngine(VllmEngine):
 
         return finished_output()
 
+    async def _forget_images(self) -> None:
+        await self._llm.reset_mm_cache()
+
     async def _abort(self, request_ids: Sequence[str]) -> None:
         await self._llm.abort(list(request_ids))
 

@@ -83,6 +83,9 @@ class SteppedVllmEngine(VllmEngine):
         if future is not None:
             future.set_result(output)
 
+    async def _forget_images(self) -> None:
+        self._engine.reset_mm_cache()
+
     async def _abort(self, request_ids: Sequence[str]) -> None:
         for request_id in request_ids:
             future = self._waiting.pop(request_id, None)

@@ -15,9 +15,10 @@ import asyncio
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch
 from actors.bdhs.vision_features import VisionFeatures, by_images
 from actors.engine.arguments import engine_arguments
 from actors.engine.requests import (
+    EnginePrompt,
     PromptBuilder,
     sampling_params,
     scoring_params,
@@ -48,15 +50,25 @@ from common.config import Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
+from common.row_faults import outside_embedding, refusing
 from common.weights import checkpoint_shapes
+
+NUM_TRIES = 2
+"""How often a request is given to vLLM that fails inside it."""
+_UNRENDERED = "processor"
+"""The drop reason of a prompt that vLLM's processor does not take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A request that is with vLLM under this id; awaiting `output` gives its finished output."""
+    """A request that is with vLLM under this id; awaiting `output` gives its finished output.
+
+    `answer` holds the tokens that are scored, if any.
+    """
 
     id: str
     output: Awaitable[RequestOutput]
+    answer: tuple[int, ...] = ()
 
 
 class VllmEngine(ABC):
@@ -114,12 +126,13 @@ class VllmEngine(ABC):
                     submitted.append(entry)
 
             results: list[RolloutGroup | Dropped] = []
-            for request, entry in zip(requests, submitted, strict=True):
-                if isinstance(entry, Dropped):
-                    results.append(entry)
-                    continue
-                output = await entry.output
-                results.append(to_group(request, output, self.encoder))
+            for request, entry in zip(requests, tuple(submitted), strict=True):
+                again = partial(self._submit_request, request)
+                output = await self._finished(request.id, entry, again, submitted)
+                if isinstance(output, Dropped):
+                    results.append(output)
+                else:
+                    results.append(to_group(request, output, self.encoder))
             return results
         # A caller that is cancelled leaves no requests behind, either.
         except BaseException:
@@ -137,22 +150,23 @@ class VllmEngine(ABC):
         self, answers: Sequence[tuple[Prompt, str]]
     ) -> list[tuple[float, ...] | Dropped]:
         """Token log-probs (nats) of whole answers under one set of weights, one result per answer, in order."""
-        responses = [self.encoder.encode_response(text) for _, text in answers]
         submitted: list[Submitted | Dropped] = []
         # Held to the end, so that one set of weights scores all answers.
         async with self._swap_lock:
             try:
-                for (prompt, _), token_ids in zip(answers, responses, strict=True):
-                    entry = await self._submit_answer(prompt, token_ids)
+                for prompt, text in answers:
+                    entry = await self._submit_answer(prompt, text)
                     submitted.append(entry)
 
                 results: list[tuple[float, ...] | Dropped] = []
-                for token_ids, entry in zip(responses, submitted, strict=True):
-                    if isinstance(entry, Dropped):
-                        results.append(entry)
+                for answer, entry in zip(answers, tuple(submitted), strict=True):
+                    again = partial(self._submit_answer, *answer)
+                    output = await self._finished(answer[0].id, entry, again, submitted)
+                    if isinstance(output, Dropped):
+                        results.append(output)
                         continue
-                    output = await entry.output
-                    results.append(token_logprobs(output, token_ids))
+                    assert isinstance(entry, Submitted), "what has an output was taken"
+                    results.append(token_logprobs(output, entry.answer))
                 return results
             except BaseException:
                 await self._abort_submitted(submitted)
@@ -220,10 +234,10 @@ class VllmEngine(ABC):
         """Hand a request to vLLM, or say why it cannot be run."""
         encoder = self.encoder
         suffix: tuple[int, ...] = ()
-        if request.prefix:
-            # Without the end-of-sequence token: the answer goes on after its prefix.
-            suffix = encoder.encode_response(request.prefix)[:-1]
         try:
+            if request.prefix:
+                # Without the end-of-sequence token: the answer goes on after its prefix.
+                suffix = encoder.encode_response(request.prefix)[:-1]
             async with self._swap_lock:
                 built = self._builder.build(
                     request.prompt,
@@ -231,10 +245,8 @@ class VllmEngine(ABC):
                     request.visible_image_tokens,
                     request.noise,
                 )
-                rendered = await self._render(built.payload)
-                token_ids = rendered["prompt_token_ids"]
-                self._builder.check(built, token_ids)
-                room = encoder.max_length - len(token_ids)
+                rendered = await self._rendered(built)
+                room = encoder.max_length - len(rendered["prompt_token_ids"])
                 # The answer ends where the model does, however many tokens were asked for.
                 params = sampling_params(request, room, encoder.media_token_ids)
                 request_id = self._next_id()
@@ -243,16 +255,76 @@ class VllmEngine(ABC):
         except Refused as error:
             return Dropped(request.id, error.reason, str(error))
 
-    async def _submit_answer(
-        self, prompt: Prompt, token_ids: Sequence[int]
-    ) -> Submitted | Dropped:
+    async def _submit_answer(self, prompt: Prompt, text: str) -> Submitted | Dropped:
         """Hand an answer to vLLM for scoring, or say why it cannot be run; the caller holds the lock."""
         request_id = self._next_id()
         try:
-            output = await self._submit_scoring(request_id, prompt, token_ids)
-            return Submitted(request_id, output)
+            answer = self.encoder.encode_response(text)
+            output = await self._submit_scoring(request_id, prompt, answer)
+            return Submitted(request_id, output, answer)
         except Refused as error:
             return Dropped(prompt.id, error.reason, str(error))
+
+    async def _finished(
+        self,
+        id: str,
+        entry: Submitted | Dropped,
+        submit_again: Callable[[], Awaitable[Submitted | Dropped]],
+        submitted: list[Submitted | Dropped],
+    ) -> RequestOutput | Dropped:
+        """The output of a request, which is submitted once more when vLLM fails at it alone.
+
+        vLLM ends a request with the reason "error" when another try may help: its two processes did not agree on which
+        pictures both have, and now they do.
+        """
+        for attempt in range(NUM_TRIES):
+            if attempt > 0:
+                entry = await submit_again()
+                # Whoever is cancelled aborts this one, too.
+                submitted.append(entry)
+            if isinstance(entry, Dropped):
+                return entry
+            output = await entry.output
+            if all(sequence.finish_reason != "error" for sequence in output.outputs):
+                return output
+        detail = f"vLLM ended the request with an error {NUM_TRIES} times; see its log"
+        return Dropped(id, "engine_error", detail)
+
+    async def _rendered(self, built: EnginePrompt) -> Any:
+        """vLLM's form of a prompt, expanded as our processor expands it.
+
+        Raises:
+            Refused: vLLM's processor does not take this prompt, it is too long, or has ids that no embedding has.
+            RuntimeError: the two processors disagree.
+        """
+        prompt = built.prompt
+        self._check_ids(prompt, built.payload["prompt_token_ids"])
+        what = f"prompt {prompt.id}: expected a prompt that vLLM's processor takes"
+        try:
+            with refusing(_UNRENDERED, what, "repair the row or take it out"):
+                rendered = await self._render(built.payload)
+            self._builder.check(built, rendered["prompt_token_ids"])
+        except Refused as refused:
+            await self._forget_images()
+            if refused.reason == _UNRENDERED:
+                # When our processor refuses it as well, its reason counts, as on every other path.
+                self.encoder.encode_prompt(prompt)
+            raise
+        return rendered
+
+    def _check_ids(self, prompt: Prompt, token_ids: Sequence[int]) -> None:
+        """Refuse ids beyond the embedding, which would end the engine's process and all its requests with it."""
+        encoder = self.encoder
+        num_rows = encoder.config.get_text_config().vocab_size
+        # Features take the place of media tokens, so these need no row.
+        text_ids = set(token_ids).difference(encoder.media_token_ids)
+        outside = outside_embedding(text_ids, num_rows)
+        if outside is not None:
+            raise Refused(
+                "token_unknown",
+                f"prompt {prompt.id}: expected token ids from 0 to {num_rows - 1} (rows of the model's embedding), "
+                f"got {outside}; the tokenizer has tokens that the model lacks, take them out of the text",
+            )
 
     async def _score(
         self, prompt: Prompt, token_ids: Sequence[int]
@@ -269,12 +341,11 @@ class VllmEngine(ABC):
                 "response",
                 f"prompt {prompt.id}: expected a response of text tokens, got {token_ids}",
             )
+        self._check_ids(prompt, token_ids)
         # The last token is only predicted, so it does not count towards the length that is checked.
         built = self._builder.build(prompt, token_ids[:-1])
-        rendered = await self._render(built.payload)
-        expanded = rendered["prompt_token_ids"]
-        self._builder.check(built, expanded)
-        rendered["prompt_token_ids"] = [*expanded, token_ids[-1]]
+        rendered = await self._rendered(built)
+        rendered["prompt_token_ids"] = [*rendered["prompt_token_ids"], token_ids[-1]]
         return await self._submit(request_id, rendered, scoring_params())
 
     async def _abort_submitted(
@@ -320,6 +391,13 @@ class VllmEngine(ABC):
         self, request_id: str, rendered: Any, params: SamplingParams
     ) -> Awaitable[RequestOutput]:
         """Enqueue a request and return an awaitable of its finished output."""
+
+    @abstractmethod
+    async def _forget_images(self) -> None:
+        """Empty vLLM's multimodal caches, after a rendered prompt was not submitted.
+
+        Rendering notes its images as sent; the engine's process, which never got them, would miss them later.
+        """
 
     @abstractmethod
     async def _abort(self, request_ids: Sequence[str]) -> None: ...

@@ -118,9 +118,14 @@ class EndpointInjector:
         refused = await asyncio.to_thread(refusal, row, self._config)
         if refused is not None:
             return Injection(row.id, row.kind, refused)
-        messages = await asyncio.to_thread(
-            render_messages, row.prompt, row.kind, self._send_image
-        )
+        try:
+            messages = await asyncio.to_thread(
+                render_messages, row.prompt, row.kind, self._send_image
+            )
+        except Refused as error:
+            # The picture was there a moment ago.
+            dropped = Dropped(row.id, error.reason, str(error))
+            return Injection(row.id, row.kind, dropped)
         try:
             reply = await self._endpoint.ask(messages)
         except EndpointError as error:

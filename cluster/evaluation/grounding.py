@@ -9,12 +9,15 @@ from typing import TypeAlias
 
 from cluster.evaluation.chunks import OnProgress, ignore_progress, in_chunks
 from common.config import Evaluation
+from common.data import images
 from common.data.datasets import read_pairs
 from common.data.image_conditions import CONDITIONS, Condition
 from common.data.images import ImageStore
+from common.errors import Refused
 from common.evaluation import ConditionLogps, TaskPrompts
 from common.protocols import Suite
 from common.records import Dropped, PreferencePair, Prompt, Response, SideLogps
+from common.row_faults import drop_report
 from learner.grounding import views
 from reward.suites.grounding import Grounding, make_grounding
 
@@ -27,10 +30,11 @@ PairLogps: TypeAlias = dict[Condition, dict[str, SideLogps]]
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Held-out pairs under every image condition, or why there are none."""
+    """Held-out pairs under every image condition, or why there are none; `dropped` are rows that are no pair."""
 
     pairs: Mapping[Condition, Sequence[PreferencePair]]
     missing: str | None = None
+    dropped: Sequence[Dropped] = ()
 
     @property
     def num_answers(self) -> int:
@@ -56,8 +60,9 @@ def grounding_gate(
     limit = settings.grounding_pairs
     if limit == 0:
         return Gate({}, missing="evaluation.grounding_pairs is 0")
+    dropped: list[Dropped] = []
     if settings.pairs is not None:
-        pairs = read_pairs(Path(settings.pairs), [])[:limit]
+        pairs = read_pairs(Path(settings.pairs), dropped)[:limit]
         reason = f"evaluation.pairs {settings.pairs} holds no pair with images"
     else:
         pairs = _suite_pairs(suites, limit)
@@ -65,18 +70,38 @@ def grounding_gate(
             "no suite of evaluation.suites has held-out pairs; name a held-out pair set "
             "as evaluation.pairs"
         )
-    by_condition = _under_every_condition(pairs, store)
+    texts = [_as_text(pair) for pair in pairs]
+    by_condition = _under_every_condition(texts, store)
+    dropped += _unreadable(texts, by_condition.get("true", ()))
     if not by_condition:
+        if dropped:
+            reason += f"; dropped {drop_report(dropped)}"
         return Gate({}, missing=reason)
-    return Gate(by_condition)
+    return Gate(by_condition, dropped=dropped)
+
+
+def _unreadable(
+    pairs: Sequence[PreferencePair], shown: Sequence[PreferencePair]
+) -> list[Dropped]:
+    """Why pairs with images are not among those that can be shown."""
+    shown_ids = {pair.id for pair in shown}
+    dropped: list[Dropped] = []
+    for pair in pairs:
+        if pair.id in shown_ids:
+            continue
+        try:
+            for ref in pair.prompt.images:
+                images.read(ref)
+        except Refused as error:
+            dropped.append(Dropped(pair.id, error.reason, str(error)))
+    return dropped
 
 
 def _under_every_condition(
     pairs: Sequence[PreferencePair], store: ImageStore
 ) -> dict[Condition, Sequence[PreferencePair]]:
     """The pairs as they are, over a grey picture, and over another pair's; conditions without any pair are left out."""
-    texts = [_as_text(pair) for pair in pairs]
-    by_view = views(texts, store)
+    by_view = views(pairs, store)
     # In the order of CONDITIONS: the true picture comes first everywhere.
     by_condition: dict[Condition, Sequence[PreferencePair]] = {}
     for condition in CONDITIONS:
@@ -123,7 +148,7 @@ async def pass_gate(
     if gate.missing is not None:
         return Grounding(missing=gate.missing), {}
     logps: PairLogps = {}
-    dropped: list[Dropped] = []
+    dropped = list(gate.dropped)
     for condition, pairs in gate.pairs.items():
         logps[condition], lost = await _score_pairs(score, pairs, on_progress)
         dropped += lost

@@ -22,6 +22,7 @@ from cluster.progress import ProgressReport
 from cluster.runtime.clients import RolloutClient
 from common.config import RunConfig
 from common.data.images import ImageStore
+from common.errors import UserError
 from common.evaluation import (
     Answers,
     Split,
@@ -33,6 +34,7 @@ from common.evaluation import (
 from common.paths import replace_file
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
+from common.row_faults import drop_report
 from reward.suites.factory import make_suites
 from reward.suites.scorecard import Scorecard, SuiteCard
 from reward.suites.wins import win_of
@@ -111,7 +113,7 @@ class Evaluator:
             The scorecard and the answers. What could not be generated or judged is counted in the scorecard.
 
         Raises:
-            UserError: a worker does not answer within its limit.
+            UserError: a worker does not answer within its limit, or the policy can be asked none of the prompts.
         """
         # A pair set that cannot be read is refused before anything is asked.
         gate = self.gate(split)
@@ -193,7 +195,11 @@ class Evaluator:
         prompts: Mapping[str, TaskPrompts],
         on_progress: OnProgress,
     ) -> Answers:
-        """Greedy answers to all prompts, task after task."""
+        """Greedy answers to all prompts, task after task.
+
+        Raises:
+            UserError: the policy can be asked none of them.
+        """
         by_suite: dict[str, SuiteAnswers] = {}
         for suite, tasks in prompts.items():
             groups: dict[str, tuple[RolloutGroup, ...]] = {}
@@ -205,6 +211,7 @@ class Evaluator:
                 groups[task] = tuple(answered)
                 dropped += lost
             by_suite[suite] = SuiteAnswers(groups, tuple(dropped))
+        _check_answers(by_suite)
         return Answers(by_suite)
 
     def _request(self, prompt: Prompt) -> GenerationRequest:
@@ -255,6 +262,20 @@ def _all_prompts(by_suite: Mapping[str, TaskPrompts]) -> list[Prompt]:
         for prompts in tasks.values():
             all_prompts += prompts
     return all_prompts
+
+
+def _check_answers(by_suite: Mapping[str, SuiteAnswers]) -> None:
+    """Refuse (UserError) answers of which every one was dropped: a scorecard without a number would say nothing."""
+    dropped: list[Dropped] = []
+    for answers in by_suite.values():
+        if any(answers.tasks.values()):
+            return
+        dropped += answers.dropped
+    if dropped:
+        raise UserError(
+            f"evaluation.suites: expected answers, got none to {len(dropped)} prompts; dropped {drop_report(dropped)}; "
+            "correct the prompts or the policy's settings"
+        )
 
 
 def _split_dropped(

@@ -86,10 +86,15 @@ def read_set(arguments: InspectSettings) -> tuple[Figures, list[PreferencePair]]
     """Read the rows in one pass: the figures, and evenly spread pairs for the policy and as samples.
 
     Rows that are no pair are counted under their reasons.
+
+    Raises:
+        UserError: the set cannot be read, or all of its rows are no pairs.
     """
     from cluster.progress import ProgressReport
     from common.data.anatomy import Anatomy, drop_counts, evenly
     from common.data.datasets import count_pairs, iter_pairs
+    from common.errors import UserError
+    from common.row_faults import drop_report
 
     total = count_pairs(arguments.directory)
     rows = frozenset(evenly(total, arguments.count))
@@ -108,6 +113,11 @@ def read_set(arguments: InspectSettings) -> tuple[Figures, list[PreferencePair]]
                 kept.append(pair)
             anatomy.add(pair)
             progress.advance()
+    if dropped and not anatomy.num_pairs:
+        raise UserError(
+            f"{arguments.directory}: expected rows that are pairs, got none of {len(rows)}; dropped "
+            f"{drop_report(dropped)}; repair the rows, or import the set again"
+        )
     figures = {
         "title": arguments.directory.resolve().name,
         "num_rows": total,
@@ -141,12 +151,18 @@ def dropped_making(directory: Path) -> dict[str, int]:
 def ask_policy(
     arguments: InspectSettings, pairs: Sequence[PreferencePair]
 ) -> tuple[Figures, Measured]:
-    """Measure log-probs of `--policy-count` of the pairs under the policy, and figures of them."""
+    """Measure log-probs of `--policy-count` of the pairs under the policy, and figures of them.
+
+    Raises:
+        UserError: the policy cannot be loaded, or reads none of the pairs.
+    """
     from cluster.progress import ProgressReport
     from common.chat import ChatEncoder
     from common.config import SHAPES_POLICY, Model
     from common.data.anatomy import evenly
     from common.data.images import ImageStore
+    from common.errors import UserError
+    from common.row_faults import drop_report
     from learner.anatomy_logps import VIEWS, measure_views, policy_figures
     from learner.batch.collate import Collator
     from learner.model.policy import load_policy
@@ -175,6 +191,11 @@ def ask_policy(
             ImageStore(Path(folder)),
             arguments.batch,
             progress.advance,
+        )
+    if asked and not measured.logps["image"]:
+        raise UserError(
+            f"--policy {arguments.policy}: expected pairs that the policy can read, got none of {len(asked)}; dropped "
+            f"{drop_report(measured.dropped['image'])}; repair the rows, or take another policy"
         )
     figures = {
         "name": arguments.policy,

@@ -10,7 +10,9 @@ from cluster.jobs.prompt_source import load_prompts
 from common.config.jobs import GenerateConfig
 from common.data.datasets import STATS
 from common.data.pair_writer import PairWriter
+from common.errors import UserError
 from common.records import Dropped, Prompt
+from common.row_faults import drop_report
 
 Stats: TypeAlias = dict[str, Any]
 MakePairs: TypeAlias = Callable[
@@ -25,7 +27,11 @@ def make_pair_set(
     make_pairs: MakePairs,
     print_stats: Callable[[Stats], None],
 ) -> None:
-    """Make the set, or what is missing of it, and print how it went (UserError as `PairWriter`)."""
+    """Make the set, or what is missing of it, and print how it went.
+
+    Raises:
+        UserError: as `PairWriter`; or every row was dropped for the same reason.
+    """
     out = config.generate.out
     with PairWriter(out, spec) as writer:
         if writer.complete:
@@ -35,6 +41,27 @@ def make_pair_set(
         unreadable: list[Dropped] = []
         prompts = load_prompts(config, writer.store, unreadable)
         stats = make_pairs(writer, prompts, unreadable)
+        _check_pairs(writer, stats, unreadable)
         writer.finish(stats, [prompt.id for prompt in prompts])
     print_stats(stats)
     print(f"{out}: {stats['num_pairs']} pairs")
+
+
+def _check_pairs(
+    writer: PairWriter, stats: Stats, unreadable: Sequence[Dropped]
+) -> None:
+    """Refuse (UserError) a set of which every row was dropped for one reason: a row is not to blame for that."""
+    dropped = list(unreadable)
+    for note in writer.notes:
+        if note["dropped"] is not None:
+            detail = note.get("detail") or ""
+            dropped.append(Dropped(note["id"], note["dropped"], detail))
+    reasons = {drop.reason for drop in dropped}
+    if stats["num_pairs"] or len(reasons) != 1:
+        return
+    # Nothing is lost: the corrected command may use the folder, whatever its settings.
+    writer.discard()
+    raise UserError(
+        f"{writer.directory}: expected at least one pair, got none of {len(dropped)} rows; dropped "
+        f"{drop_report(dropped)}; correct the rows or the settings and run this again"
+    )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
+from common.data.images import read_bytes
 from common.data.pair_writer import Note, PairWriter
-from common.records import Dropped, PreferencePair
+from common.errors import Refused
+from common.records import Dropped, ImageRef, PreferencePair
 
 SHARD_PROMPTS = 256
 SHARD_INTERVAL_S = 10.0
@@ -31,7 +35,13 @@ class Shards:
         self.flush()
 
     def add(self, result: PreferencePair | Dropped, note: Note) -> None:
-        """Take the result of one prompt and its note."""
+        """Take the result of one prompt and its note; a pair whose picture has gone becomes a drop."""
+        if isinstance(result, PreferencePair):
+            try:
+                result = self._with_kept_images(result)
+            except Refused as error:
+                note = {**note, "dropped": error.reason, "detail": str(error)}
+                result = Dropped(result.id, error.reason, str(error))
         self._notes.append(note)
         if isinstance(result, PreferencePair):
             self._pairs.append(result)
@@ -47,3 +57,14 @@ class Shards:
             self._pairs = []
             self._notes = []
         self._written_at = time.monotonic()
+
+    def _with_kept_images(self, pair: PreferencePair) -> PreferencePair:
+        """The pair with its images in the folder of the set."""
+        # Now, not with the whole shard: then one picture would cost all its rows.
+        store = self._writer.store
+        refs: list[ImageRef] = []
+        for ref in pair.prompt.images:
+            if not Path(ref.path).is_relative_to(store.root):
+                ref = store.add_bytes(read_bytes(ref), ref.path)
+            refs.append(ref)
+        return replace(pair, prompt=replace(pair.prompt, images=tuple(refs)))

@@ -18,9 +18,11 @@ from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, 
 from cluster.runtime.placement import Bundle
 from common.chat import ChatEncoder
 from common.config import RunConfig
+from common.errors import Refused, UserError
 from common.paths import replace_directory
 from common.protocols import Handle, Runtime
 from common.records import Dropped, Prompt
+from common.row_faults import drop_report
 from learner.learner import Learner
 from reward.suites.scorecard import Scorecard
 from reward.worker import RewardWorker
@@ -139,7 +141,7 @@ class Experiment:
         loop = Loop(self.config, self.run_dir, workers, data, self._recorder)
         # A validation image, where there is one: nobody trains on it.
         prompts = self._scoring.validation_prompts() or data.prompts
-        await self._set_probe(workers.learner, prompts[0])
+        await self._set_probe(workers.learner, prompts)
 
         async def validate(step: int) -> float | None:
             return await self._scoring.validate(step, workers.rollout[0])
@@ -147,11 +149,31 @@ class Experiment:
         with self._recorder.training(self.config.learner, loop.state.step):
             await loop.run(validate)
 
-    async def _set_probe(self, learner: LearnerClient, prompt: Prompt) -> None:
-        """Learner and engine must find the same log-probs of this answer with every published version."""
+    async def _set_probe(
+        self, learner: LearnerClient, prompts: Sequence[Prompt]
+    ) -> None:
+        """Learner and engine must find the same log-probs of one answer with every published version.
+
+        It answers the first prompt that can be encoded; which prompts cannot, the loop counts when it gets to them.
+
+        Raises:
+            UserError: none can.
+        """
         encoder = ChatEncoder(self.config.model.path, self.config.model.max_length)
-        response = encoder.encode_response(prompt.reference or "yes")
-        await learner.set_probe(prompt, response)
+        refused: list[Dropped] = []
+        for prompt in prompts:
+            try:
+                encoder.encode_prompt(prompt)
+                response = encoder.encode_response(prompt.reference or "yes")
+            except Refused as error:
+                refused.append(Dropped(prompt.id, error.reason, str(error)))
+                continue
+            await learner.set_probe(prompt, response)
+            return
+        raise UserError(
+            f"data.prompts: expected a prompt that the policy can be given, got none of {len(refused)}; dropped "
+            f"{drop_report(refused)}; correct the rows or the settings"
+        )
 
     def _take_best(self) -> None:
         """`policy/` is the checkpoint that validation picked."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from common.data.datasets import IMAGES, PAIRS, pair_table, read_table, write_table
+from common.data.datasets import IMAGES, PAIRS, read_table, write_table
 from common.data.images import ImageStore
-from common.data.rows import PAIR_SCHEMA
-from common.records import PreferencePair
+from common.data.rows import PAIR_SCHEMA, pair_row
+from common.errors import Refused
+from common.records import Dropped, PreferencePair
 
 
 class OnlinePairs:
@@ -20,10 +22,18 @@ class OnlinePairs:
         self._directory = directory
         self.store = ImageStore(directory / IMAGES)
 
-    def write(self, step: int, pairs: Sequence[PreferencePair]) -> None:
-        """The pairs accepted since the checkpoint before `step`."""
+    def write(self, step: int, pairs: Sequence[PreferencePair]) -> list[Dropped]:
+        """The pairs accepted since the checkpoint before `step`; returns those whose picture has gone since then."""
+        rows: list[dict[str, Any]] = []
+        lost: list[Dropped] = []
+        for pair in pairs:
+            try:
+                rows.append(pair_row(pair, self.store))
+            except Refused as error:
+                lost.append(Dropped(pair.id, error.reason, str(error)))
         path = self._directory / f"step_{step:06d}.parquet"
-        write_table(path, pair_table(pairs, self.store))
+        write_table(path, pa.Table.from_pylist(rows, schema=PAIR_SCHEMA))
+        return lost
 
     def finish(self) -> None:
         """Put all steps into `pairs.parquet`."""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
 
+from cluster.run.drop_notes import DropNotes, UsablePrompts
 from cluster.run.outcome import GroupOutcome
 from cluster.run.recorder import Recorder
 from cluster.run.state import RunState
@@ -64,6 +65,12 @@ class Producer:
         self._buffer = ReplayBuffer(data.offline, seed, by_prompt, state.buffer)
         self._mixture = build_mixture(config.mixture, config.learner, seed)
         self._admissions = self._build_admissions()
+        self._drop_notes = DropNotes()
+        # By source: what one can use may be refused by another.
+        self._usable: dict[str, UsablePrompts] = {}
+        for source, admission in self._admissions.items():
+            any_usable = admission.accepted > 0
+            self._usable[source] = UsablePrompts(data.prompts, any_usable)
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
 
@@ -122,6 +129,7 @@ class Producer:
     def discard(self, pair: PreferencePair, dropped: Dropped) -> None:
         """A pair is not used after all: it is stale, or the learner refused it."""
         self._state.drops[dropped.reason] += 1
+        self._drop_notes.add(dropped)
         self._recorder.discard(dropped)
         # Offline pairs have no version; they never took a place.
         if pair.weight_version is not None:
@@ -174,13 +182,13 @@ class Producer:
         running = sum(admission.running for admission in self._admissions.values())
         return (
             f"waiting for {_counts(wanted)} online pairs: {self._buffer.num_online} buffered, {running} "
-            f"groups in flight, dropped so far {dict(self._state.drops)}"
+            f"groups in flight, dropped so far {self._drop_notes.told(self._state.drops)}"
         )
 
     def _stall_message(self, wanted: Mapping[str, int], waited_s: float) -> str:
         return (
             f"loop: expected {_counts(wanted)} online pairs, got no new pair for {waited_s:.0f} s; "
-            f"dropped {dict(self._state.drops)}; "
+            f"dropped {self._drop_notes.told(self._state.drops)}; "
             "raise rollout.temperature or num_completions if groups tie, or look at the judge"
         )
 
@@ -245,7 +253,7 @@ class Producer:
         )
 
     async def _settle(self, source: str, outcomes: Sequence[GroupOutcome]) -> None:
-        """Account for groups that have come to their outcome."""
+        """Account for groups that have come to their outcome (UserError when no prompt can be used)."""
         admission = self._admissions[source]
         # Nothing is awaited inside, so a checkpoint sees a group settled as a whole or not at all.
         async with self._changed:
@@ -253,12 +261,14 @@ class Producer:
                 self._sampler.finish(outcome.group_id)
                 if outcome.dropped is not None:
                     self._state.drops[outcome.dropped.reason] += 1
+                    self._drop_notes.add(outcome.dropped)
                     admission.on_dropped()
                 else:
                     for pair in outcome.pairs:
                         self._buffer.add(pair)
                     admission.on_accepted()
                 self._recorder.group(source, outcome)
+                self._usable[source].note(outcome)
             self._changed.notify_all()
 
 

@@ -118,7 +118,8 @@ class Recorder:
 
     def before_checkpoint(self, step: int) -> None:
         """Bring to disk what a resume from the checkpoint of `step` will not repeat."""
-        self.pairs.write(step, self._unsaved_pairs)
+        for dropped in self.pairs.write(step, self._unsaved_pairs):
+            self.row(dropped)
         self._unsaved_pairs = []
         self._journal.sync()
 

@@ -13,6 +13,7 @@ from common.data.datasets import read_pairs, read_prompts
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.records import Dropped, PreferencePair, Prompt
+from common.row_faults import drop_report
 from common.sources import ONLINE_BDHS, RLOO
 from learner.anatomy_logps import of_policy
 
@@ -58,7 +59,8 @@ def load_prompts(
         prompts = read_prompts(Path(source.path), dropped, source.rows)
     if not prompts:
         raise UserError(
-            f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows"
+            f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows: "
+            f"{drop_report(dropped)}; repair the rows, or give a set that has some"
         )
     _check_prompts(config, prompts)
     return prompts
@@ -69,12 +71,16 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
 
     They have no weight version, whatever run sampled them: staleness counts the versions of this run. Their ids differ
     from those of this run's online pairs. Answers with tokens of another policy's tokenizer are read as text.
+
+    Raises:
+        UserError: there are rows, and none is usable.
     """
     offline = config.data.offline
     if offline is None or min(config.mixture.fractions) == 1:
         return []
     encoder = ChatEncoder(config.model.path, config.model.max_length)
     pairs: dict[str, PreferencePair] = {}
+    num_dropped_before = len(dropped)
     for path in offline.paths:
         # The first set that has an id keeps it.
         for pair in read_pairs(Path(path), dropped):
@@ -85,6 +91,12 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
                 continue
             pair = of_policy(pair, encoder)
             pairs[pair_id] = replace(pair, id=pair_id, weight_version=None)
+    lost = dropped[num_dropped_before:]
+    if lost and not pairs:
+        raise UserError(
+            f"data.offline: expected at least one usable pair, got none of {len(lost)} rows; dropped "
+            f"{drop_report(lost)}; repair the rows"
+        )
     return list(pairs.values())
 
 

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 
-from common.data.images import ImageStore
+from common.data.images import ImageStore, read_bytes
 from common.errors import Refused
 from common.records import ImageRef, Message, Part, PreferencePair, Prompt, Response
 
@@ -60,7 +59,7 @@ def python_rows(table: pa.Table | pa.RecordBatch) -> list[Any]:
 
 
 def pair_row(pair: PreferencePair, store: ImageStore) -> dict[str, Any]:
-    """A row of `PAIR_SCHEMA`; images that lie outside `store` are copied into it."""
+    """A row of `PAIR_SCHEMA`; images that lie outside `store` are copied into it (Refused when one is gone)."""
     return {
         "id": pair.id,
         "prompt": prompt_row(pair.prompt, store),
@@ -100,12 +99,11 @@ def prompt_row(prompt: Prompt, store: ImageStore) -> dict[str, Any]:
 
 
 def _stored_path(ref: ImageRef, store: ImageStore) -> str:
-    """The image's path relative to `store`, which gets a copy if it lies elsewhere."""
+    """The image's path relative to `store`, which gets a copy if it lies elsewhere (Refused if it is gone)."""
     try:
         return store.relative(ref)
     except ValueError:
-        data = Path(ref.path).read_bytes()
-        return store.relative(store.add_bytes(data, ref.path))
+        return store.relative(store.add_bytes(read_bytes(ref), ref.path))
 
 
 def pair_of(row: dict[str, Any], store: ImageStore) -> PreferencePair:

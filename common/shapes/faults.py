@@ -15,9 +15,13 @@ import re
 from common.config import RulesJudge
 from common.records import Completion, Prompt
 from common.shapes.claims import Claim, compare
+from common.shapes.language import CONTRACTED_NOT
 from common.shapes.questions import Answer
 from common.shapes.scenes import Scene
 from common.shapes.truth import answer_of, is_question, scene_of
+
+_DENIAL = re.compile(rf"\b(?:no|not)\b|{CONTRACTED_NOT}", re.IGNORECASE)
+_YES = re.compile(r"\byes\b", re.IGNORECASE)
 
 
 def faults_of(
@@ -44,10 +48,9 @@ def read_answer(text: str) -> Answer | None:
     Stricter than POPE's rule, for which anything that is no "no" is a "yes": that would pay for rambling.
     """
     first_sentence = text.strip().split(".")[0]
-    words = re.findall(r"\w+", first_sentence.lower())
-    if "no" in words or "not" in words:
+    if _DENIAL.search(first_sentence):
         return "no"
-    return "yes" if "yes" in words else None
+    return "yes" if _YES.search(first_sentence) else None
 
 
 def _caption_faults(

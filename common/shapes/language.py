@@ -59,13 +59,18 @@ def tell(objects: Iterable[SceneObject]) -> str:
     return " ".join(sentences)
 
 
-_SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})s?\b", re.IGNORECASE)
+SHAPE_NAME = re.compile(rf"\b({'|'.join(SHAPES)})(?:e?s)?\b", re.IGNORECASE)
+"""A shape as texts name it; group 1 is the singular, also of "crosses"."""
+
+CONTRACTED_NOT = "n['\u2018\u2019\u02bc\u2032\uff07`\u00b4]t\\b"
+"""The end of "isn't" as a pattern, with every apostrophe that is typed, printed or put in its place."""
+
 _COLOUR = re.compile(rf"\b({'|'.join(COLOURS)})\b", re.IGNORECASE)
 _PLACE = re.compile(
     r"\b(?:(top|bottom)[ -](left|right)|(top|bottom|left|right|center|middle))\b",
     re.IGNORECASE,
 )
-_DENIAL = re.compile(r"\b(?:no|not|without|never)\b|n't\b", re.IGNORECASE)
+_DENIAL = re.compile(rf"\b(?:no|not|without|never)\b|{CONTRACTED_NOT}", re.IGNORECASE)
 
 
 def parse_caption(text: str) -> list[Mention]:
@@ -76,7 +81,7 @@ def parse_caption(text: str) -> list[Mention]:
     """
     mentions = []
     for sentence in re.split(r"[.!?\n]", text):
-        shapes = list(_SHAPE.finditer(sentence))
+        shapes = list(SHAPE_NAME.finditer(sentence))
         starts = [shape.start() for shape in shapes] + [len(sentence)]
         previous_end = 0
         for shape, next_start in zip(shapes, starts[1:], strict=True):

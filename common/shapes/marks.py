@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from common.evaluation import Mark, ShownAnswer
 from common.shapes.claims import Claim, Comparison, compare_mentions
-from common.shapes.language import Mention, parse_caption
-from common.shapes.scenes import SHAPES, Scene
+from common.shapes.language import SHAPE_NAME, Mention, parse_caption
+from common.shapes.scenes import Scene
 
 _SENTENCE = re.compile(r"[^.!?\n]+")
-_SHAPE = re.compile(rf"\b(?:{'|'.join(SHAPES)})s?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def _weight(comparison: Comparison) -> int:
 def _places(text: str) -> Iterator[_Place]:
     """All mentions with their places. Sentences are cut between shapes, as `parse_caption` cuts them."""
     for sentence in _SENTENCE.finditer(text):
-        shapes = list(_SHAPE.finditer(text, sentence.start(), sentence.end()))
+        shapes = list(SHAPE_NAME.finditer(text, sentence.start(), sentence.end()))
         for index, shape in enumerate(shapes):
             begin = sentence.start()
             end = sentence.end()

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from common.errors import Refused, UserError
 from common.records import Dropped, PreferencePair
+from common.row_faults import drop_report, outside_embedding
 from learner.batch.collate import Collator, EncodedPair
 from learner.engines.ranks import gather
 
@@ -85,6 +87,25 @@ class BatchPlan:
     dropped: list[Dropped]
 
 
+def encode_row(pair: PreferencePair, collator: Collator) -> EncodedPair | Dropped:
+    """The pair as tensors, or why this pair alone is left out; reasons as of `Collator.encode`, and `token_unknown`."""
+    try:
+        encoded = collator.encode(pair)
+    except Refused as error:
+        return Dropped(pair.id, error.reason, str(error))
+    if isinstance(encoded, Dropped):
+        return encoded
+    encoder = collator.encoder
+    num_rows = encoder.config.get_text_config().vocab_size
+    token_ids = {*encoded.prompt.token_ids, *encoded.chosen, *encoded.rejected}
+    # Features take the place of media tokens, so these need no row.
+    outside = outside_embedding(token_ids.difference(encoder.media_token_ids), num_rows)
+    if outside is not None:
+        detail = f"expected token ids from 0 to {num_rows - 1} (rows of the model's embedding), got {outside}"
+        return Dropped(pair.id, "token_unknown", detail)
+    return encoded
+
+
 class _Accepted(NamedTuple):
     """What ranks tell each other of a pair."""
 
@@ -99,10 +120,14 @@ def plan_batch(
     rank: int,
     world_size: int,
 ) -> BatchPlan:
-    """Encode this rank's share, agree on what is refused, and cut the share into micro-batches (collective)."""
+    """Encode this rank's share, agree on what is refused, and cut the share into micro-batches (collective).
+
+    Raises:
+        UserError: on every rank: no pair that its own rank can encode can be encoded by all of them.
+    """
     share: dict[int, EncodedPair | Dropped] = {}
     for index in range(rank, len(pairs), world_size):
-        share[index] = collator.encode(pairs[index])
+        share[index] = encode_row(pairs[index], collator)
     accepted, dropped = _agreed(share, collator.tree, world_size)
     if not accepted:
         return BatchPlan([], [], [], dropped)
@@ -115,7 +140,7 @@ def plan_batch(
         cuts.append(size.cut([accepted[index].size for index in indices]))
     filler = None
     if world_size > 1:
-        filler = _filler(pairs, share, accepted, collator)
+        filler = _filler(pairs, share, accepted, collator, world_size)
     # Empty cuts become micro-batches of the filler alone.
     cuts_of_this_rank = list(cuts[rank])
     most_cuts = max(len(cuts_of_rank) for cuts_of_rank in cuts)
@@ -165,19 +190,25 @@ def _filler(
     share: Mapping[int, EncodedPair | Dropped],
     accepted: Mapping[int, _Accepted],
     collator: Collator,
+    world_size: int,
 ) -> EncodedPair:
-    """The first accepted pair with an image, or the first at all: the same on all ranks."""
+    """The first accepted pair with an image, or the first at all, that every rank can encode: the same on all ranks."""
     # With an image if there is one: it then also serves micro-batches that lack media.
-    filler_index = next(iter(accepted))
-    for index, fact in accepted.items():
-        if fact.has_media:
-            filler_index = index
-            break
-    filler = share.get(filler_index) or collator.encode(pairs[filler_index])
-    assert isinstance(filler, EncodedPair), (
-        f"ranks disagree on pair {pairs[filler_index].id}: {filler}"
+    # Sorting is stable: of those alike, the first in the batch comes first.
+    candidates = sorted(accepted, key=lambda index: not accepted[index].has_media)
+    refused: list[Dropped] = []
+    for index in candidates:
+        encoded = share.get(index) or encode_row(pairs[index], collator)
+        # A file may be missing on one node alone. All ranks look at the same answers, so all go on, or none.
+        answers = gather(encoded if isinstance(encoded, Dropped) else None, world_size)
+        refusals = [answer for answer in answers if answer is not None]
+        if isinstance(encoded, EncodedPair) and not refusals:
+            return encoded
+        refused += refusals
+    raise UserError(
+        "learner: expected a pair that every rank can encode, got none, refused "
+        f"{drop_report(refused)}; make the same files readable on all nodes"
     )
-    return filler
 
 
 def _split(

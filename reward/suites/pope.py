@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -39,6 +40,19 @@ def parse_answer(text: str) -> Answer:
     return "yes"
 
 
+_DENIAL = re.compile("\\b(?:no|not)\\b|n['\u2018\u2019\u02bc\u2032]t\\b", re.IGNORECASE)
+
+
+def parse_strictly(text: str) -> Answer:
+    """Read yes or no without the official script's blind spots: what it misses before, around and in other letters.
+
+    Of the first sentence of the stripped text, any word no or not, in any case, next to any punctuation, or the end
+    of "isn't" means no; everything else means yes, as there.
+    """
+    sentence = text.strip().split(".")[0]
+    return "no" if _DENIAL.search(sentence) else "yes"
+
+
 def answer_counts(predicted: Answer, true: Answer) -> dict[str, int]:
     """What one answer adds to the totals: one of tp, fp, tn, fn."""
     counts = dict.fromkeys(POPE_COUNTS, 0)
@@ -67,14 +81,19 @@ def pope(totals: Columns) -> dict[str, Array]:
 def pope_by_split(totals: Columns, splits: Sequence[str]) -> dict[str, Array]:
     """`pope/SPLIT/METRIC` of every split and `pope_METRIC`, the mean over splits of `POPE_AVERAGES`.
 
+    `pope/SPLIT/strict_METRIC` is the same of the answers as `parse_strictly` reads them.
+
     Args:
-        totals: columns `SPLIT/COUNT`.
+        totals: columns `SPLIT/COUNT`, and `SPLIT/strict_COUNT` of the strict reading.
     """
     metrics: dict[str, Array] = {}
     for split in splits:
         counts = {name: totals[f"{split}/{name}"] for name in POPE_COUNTS}
         for name, value in pope(counts).items():
             metrics[f"pope/{split}/{name}"] = value
+        strict = {name: totals[f"{split}/strict_{name}"] for name in POPE_COUNTS}
+        for name, value in pope(strict).items():
+            metrics[f"pope/{split}/strict_{name}"] = value
     # Without any split there is nothing to average, and no metric.
     if not splits:
         return metrics

@@ -25,6 +25,7 @@ def marked_words(text: str) -> list[tuple[str, str]]:
         (TRUE, []),
         ("There is a red ring at the top.", [("red ring at the top", "made-up")]),
         ("I see rings.", [("rings", "made-up")]),
+        ("A red circle, two crosses.", [("crosses", "made-up")]),
         ("There is a green circle at the top left.", [("green", "wrong")]),
         ("There is a red circle at the Bottom-Left.", [("Bottom-Left", "wrong")]),
         (
@@ -65,6 +66,8 @@ WORDS = (
     "\n",
     "middle",
     "rings",
+    "crosses",
+    "isn’t",
 )
 
 

@@ -19,7 +19,14 @@ from reward.suites.bootstrap import (
     ratio,
 )
 from reward.suites.chair import CHAIR_COUNTS, caption_counts, chair
-from reward.suites.pope import POPE_COUNTS, Answer, answer_counts, parse_answer, pope
+from reward.suites.pope import (
+    POPE_COUNTS,
+    Answer,
+    answer_counts,
+    parse_answer,
+    parse_strictly,
+    pope,
+)
 
 
 def chair_of(*captions: tuple[list[str], set[str], int]) -> dict[str, float]:
@@ -107,6 +114,36 @@ def test_chair_stays_between_0_and_1(
 )
 def test_pope_reads_answers_as_the_official_script(text: str, expected: str) -> None:
     assert parse_answer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "official", "strict"),
+    [
+        ("Yes, there is.", "yes", "yes"),
+        ("No.", "no", "no"),
+        ("There is no dog", "no", "no"),
+        ("No, it isn’t", "no", "no"),
+        ("Yes.\nNo.", "yes", "yes"),
+        # Here the script looks the other way.
+        ("\nNo", "yes", "no"),
+        ("Not at all", "yes", "no"),
+        ("NO", "yes", "no"),
+        ("no!", "yes", "no"),
+        ("**No**", "yes", "no"),
+        ("There isn’t one", "yes", "no"),
+        ("There isn't one", "yes", "no"),
+        # It knows "no" in small letters, though.
+        ("no.", "no", "no"),
+        # Whatever is no denial is a yes in both.
+        ("", "yes", "yes"),
+        ("Nothing", "yes", "yes"),
+        ("A notable knot", "yes", "yes"),
+    ],
+)
+def test_pope_beside_the_official_script_reads_strictly(
+    text: str, official: str, strict: str
+) -> None:
+    assert (parse_answer(text), parse_strictly(text)) == (official, strict)
 
 
 def test_pope_by_hand() -> None:

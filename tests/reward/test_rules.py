@@ -118,6 +118,13 @@ def test_answers_are_read_from_the_first_sentence() -> None:
     assert read_answer("YES!") == "yes"
     assert read_answer("No\nYes") == "no"
     assert read_answer("Nothing. Yes.") is None
+    assert read_answer("There isn’t a star") == "no"
+    assert read_answer("There isn't a star") == "no"
+    assert read_answer("Yes, there’s a star") == "yes"
+    assert read_answer("No, it isn’t") == "no"
+    assert read_answer("\nNo") == "no"
+    assert read_answer("Not at all") == "no"
+    assert read_answer("It is notable") is None
 
 
 def test_notes_name_every_fault() -> None:

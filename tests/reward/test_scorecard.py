@@ -76,6 +76,27 @@ def test_by_hand() -> None:
     assert measurement.summary.startswith("2 captions and 4 yes/no questions")
 
 
+def test_pope_is_read_strictly_beside_the_official_script() -> None:
+    """A no behind a line break: the script reads both as yes (accuracy ½, yes 1), the strict reading tn and fn.
+
+    The tables and the averages stay the script's: a strict metric has no label.
+    """
+    questions = (
+        group(question_prompt("no", "random", "a"), "\nNo"),
+        group(question_prompt("yes", "random", "a"), "\nNo"),
+    )
+    metrics = measure(SuiteAnswers({"questions": questions}), None).metrics
+    assert metrics["pope/random/accuracy"].value == 0.5
+    assert metrics["pope/random/yes_ratio"].value == 1
+    assert metrics["pope/random/strict_accuracy"].value == 0.5
+    assert metrics["pope/random/strict_yes_ratio"].value == 0
+    assert metrics["pope/random/strict_f1"].value == 0
+    assert metrics["pope_yes_ratio"].value == 1
+    strict = [name for name in metrics if "strict" in name]
+    assert len(strict) == 5
+    assert not any(metrics[name].label for name in strict)
+
+
 def test_every_metric_has_an_interval() -> None:
     metrics = measure(answers(), {"a": 1.0, "b": 0.5}, num_samples=200).metrics
     expected = {"chair_s", "win_rate", "pope_f1", "pope/popular/recall", "selection"}

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
-import learner.batch.plan
+from common.chat import ChatEncoder
 from common.data.images import ImageStore
-from common.records import PreferencePair
+from common.errors import Refused, UserError
+from common.records import PreferencePair, Prompt
 from learner.batch.collate import Collator
 from learner.batch.plan import BatchPlan, MicroSize, PairSize, plan_batch
 from tests.learner.helpers import identical, make_pairs, without_image
+from tests.learner.rank_threads import plans_of_ranks
 
 
 def plans(
@@ -18,25 +20,9 @@ def plans(
     collator: Collator,
     micro_batch: int,
     monkeypatch: pytest.MonkeyPatch,
-) -> tuple[BatchPlan, BatchPlan]:
-    """The plans of two ranks, each in a thread of its own; they exchange their facts through a barrier."""
-    facts: list[object] = []
-    barrier = Barrier(2, timeout=60)
-
-    def exchange(facts_of_rank: object, _: int) -> list[object]:
-        facts.append(facts_of_rank)
-        barrier.wait()
-        return facts
-
-    monkeypatch.setattr(learner.batch.plan, "gather", exchange)
-    size = MicroSize(micro_batch)
-
-    def plan(rank: int) -> BatchPlan:
-        return plan_batch(pairs, collator, size, rank, 2)
-
-    with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(plan, range(2))
-    return first, second
+) -> list[BatchPlan]:
+    """The plans of two ranks that read the same files."""
+    return plans_of_ranks(pairs, [collator, collator], micro_batch, monkeypatch)
 
 
 def ids(plan: BatchPlan) -> list[str]:
@@ -113,6 +99,54 @@ def test_every_micro_batch_has_media_if_any_has(
     first, second = plans(pairs, collator, 2, monkeypatch)
     assert ids(first) == ["0 2"]
     assert ids(second) == ["1 3 (0)"]
+
+
+class BlindEncoder(ChatEncoder):
+    """Stands for a node that lacks the pictures with these hashes."""
+
+    missing: frozenset[str] = frozenset()
+
+    def load_images(self, prompt: Prompt) -> list[Image.Image]:
+        for image in prompt.images:
+            if image.sha256 in self.missing:
+                raise Refused("image_missing", f"{image.path}: not on this node")
+        return super().load_images(prompt)
+
+
+def node_without(model_path: Path, pairs: list[PreferencePair]) -> Collator:
+    encoder = BlindEncoder(model_path, max_length=256)
+    encoder.missing = frozenset(pair.prompt.images[0].sha256 for pair in pairs)
+    return Collator(encoder)
+
+
+def test_a_filler_is_one_that_every_node_can_read(
+    collator: Collator,
+    model_path: Path,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rank 0 trains on pairs 0 and 2. Rank 1 lacks the picture of 0 and has refused pairs alone: 2 fills its place."""
+    pairs = make_pairs(store, 4)
+    for index in (1, 3):
+        pairs[index] = identical(pairs[index])
+    nodes = [collator, node_without(model_path, [pairs[0]])]
+    first, second = plans_of_ranks(pairs, nodes, 1, monkeypatch)
+    assert ids(first) == ["0", "2"]
+    assert ids(second) == ["(2)", "(2)"]
+
+
+def test_nodes_without_common_files_stop_together(
+    collator: Collator,
+    model_path: Path,
+    store: ImageStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs = make_pairs(store, 4)
+    nodes = [collator, node_without(model_path, pairs)]
+    # Both ranks raise: one that went on would wait for the other.
+    with pytest.raises(UserError, match="every rank can encode") as caught:
+        plans_of_ranks(pairs, nodes, 1, monkeypatch)
+    assert "image_missing (pair-" in str(caught.value)
 
 
 def test_cuts_by_tokens() -> None:

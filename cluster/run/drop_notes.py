@@ -1,0 +1,65 @@
+"""What a run remembers of its drops beside their counts: an example of each reason, and that nothing is usable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cluster.run.outcome import GroupOutcome
+from common.errors import UserError
+from common.records import Dropped, Prompt
+from common.row_faults import such_as
+
+BY_CHANCE = frozenset({"cut_off", "empty", "identical", "media_token"})
+"""Reasons of groups that were sampled and may come out otherwise when they are sampled again."""
+
+
+class DropNotes:
+    """The first case of every reason since the start or the last resume."""
+
+    def __init__(self) -> None:
+        self._examples: dict[str, Dropped] = {}
+
+    def add(self, dropped: Dropped) -> None:
+        """Keep the first case of a reason."""
+        self._examples.setdefault(dropped.reason, dropped)
+
+    def told(self, counts: Mapping[str, int]) -> str:
+        """Counts by reason with an example of each, for a message."""
+        return f"{dict(counts)}{such_as(self._examples.values())}"
+
+
+class UsablePrompts:
+    """Notices that no prompt can be used: every one was refused before anything was sampled, all for one reason.
+
+    Without it such a run would go round the prompts until `loop.stall_limit_s`.
+
+    Args:
+        prompts: of the run.
+        any_usable: whether groups became pairs before a resume.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], any_usable: bool) -> None:
+        self._num_prompts = len({prompt.id for prompt in prompts})
+        self._any_usable = any_usable
+        self._refused: dict[str, set[str]] = {}
+
+    def note(self, outcome: GroupOutcome) -> None:
+        """Take in what became of a group (UserError when now every prompt was refused for this reason)."""
+        if self._any_usable:
+            return
+        dropped = outcome.dropped
+        was_sampled = outcome.rollout is not None
+        if dropped is None or was_sampled or dropped.reason in BY_CHANCE:
+            self._any_usable = True
+            self._refused.clear()
+            return
+        # A group id is EPOCH:PROMPT_ID.
+        prompt_id = outcome.group_id.partition(":")[2]
+        refused = self._refused.setdefault(dropped.reason, set())
+        refused.add(prompt_id)
+        if len(refused) < self._num_prompts:
+            return
+        raise UserError(
+            f"data.prompts: expected prompts that can be sampled, got {self._num_prompts} of which every one is "
+            f"refused{such_as([dropped])}; correct the rows or the settings"
+        )
