@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from common.data.below import path_below
 from common.data.file_kinds import kind_of
 from common.errors import Refused
 from common.records import ImageRef
@@ -151,25 +152,16 @@ class ImageStore:
 
     def relative(self, ref: ImageRef) -> str:
         """The reference's path relative to this store (ValueError when the image lies elsewhere)."""
-        path = Path(ref.path).resolve()
-        return path.relative_to(self.root).as_posix()
+        resolved = Path(ref.path).resolve()
+        if resolved.is_relative_to(self.root):
+            return resolved.relative_to(self.root).as_posix()
+        # The store's files may be links, as in a hub cache.
+        return path_below(self.root, ref.path).relative_to(self.root).as_posix()
 
     def resolve(self, sha256: str, relative: str) -> ImageRef:
         """The reference for a relative path that was read from a data set. The file is not opened.
 
         Raises:
-            Refused: `path_outside` when the path leaves the store, `image_missing` when it cannot be resolved.
+            Refused: `path_outside`, `image_missing`; see `below.path_below`, which has the rule.
         """
-        try:
-            path = (self.root / relative).resolve()
-        except (OSError, RuntimeError) as error:  # symbolic links in a circle
-            raise Refused(
-                "image_missing",
-                f"{relative}: expected a path of a file, got {error}; repair it",
-            ) from error
-        if not path.is_relative_to(self.root):
-            raise Refused(
-                "path_outside",
-                f"{relative}: expected a path below {self.root}, got one that leaves it",
-            )
-        return ImageRef(sha256, str(path))
+        return ImageRef(sha256, str(path_below(self.root, relative)))
