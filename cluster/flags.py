@@ -117,6 +117,12 @@ IMPORT_FLAGS = (
         "ROOT",
     ),
     Flag("--strip-prefix", "import_data.strip_prefix", "cut this off the front of image paths", "PREFIX"),
+    Flag(
+        "--split",
+        "import_data.split",
+        "train, validation, test or all, as file names say it; default: train where there are several",
+        "NAME",
+    ),
     Flag("--count", "import_data.count", "read at most N rows", "N"),
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from common.records import Dropped
 
-EXAMPLE_CHARS = 300
+EXAMPLE_CHARS = 600
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """The import job: rows of a published set in, a resumable set of ours out.
 
-    files ─▶ read_rows ─▶ outcomes: record or Dropped ─▶ Shard ─▶ PairWriter
+    files ─▶ file_rows ─▶ outcomes: record or Dropped ─▶ Shard ─▶ PairWriter
 
 One batch of rows and one shard of records are in memory at a time. A shard's note is the tally up to its end, so a
 killed run goes on behind the rows of its last shard.
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cluster.jobs.drop_report import Tally, print_dropped
+from cluster.jobs.drop_report import Tally, print_dropped, printable
+from cluster.jobs.input_files import Overlaps, choose_split, describe
 from cluster.progress import ProgressReport
 from common.config.jobs import ImportSettings
 from common.data.datasets import STATS
@@ -25,7 +26,13 @@ from common.importers import load
 from common.importers.base import Importer
 from common.importers.build import outcomes
 from common.importers.image_intake import ImageIntake
-from common.importers.readers import DataFile, read_rows
+from common.importers.readers import (
+    BAD_FILE,
+    DataFile,
+    file_rows,
+    files_of_other_kinds,
+    find_files,
+)
 from common.records import Dropped, PreferencePair, Prompt
 
 SHARD_RECORDS = 1000
@@ -37,7 +44,7 @@ def import_set(job: ImportSettings) -> None:
     """Make the set, or what is missing of it, and print how it went.
 
     Raises:
-        UserError: PATH or ROOT is not there, no row can be used, or DIR holds another set.
+        UserError: PATH or ROOT is not there, no row can be used, a file breaks off, or DIR holds another set.
     """
     importer = load(job.name)
     made = importer.makes
@@ -49,25 +56,39 @@ def import_set(job: ImportSettings) -> None:
         raise UserError(
             f"--images: expected a folder, got {job.image_root}; check the path"
         )
-    files = importer.files(job.path)
+    choice = choose_split(importer.files(job.path), job.split)
+    other_kinds = []
+    if importer.files is find_files:
+        other_kinds = files_of_other_kinds(job.path)
+    for line in describe(choice, other_kinds, job.path):
+        print(line)
+    files = choice.read
     spec = spec_of(job, importer, files)
     with PairWriter(job.out, spec, made) as writer:
         if writer.complete:
-            stats = json.loads((job.out / STATS).read_text())
-            print(f"{job.out}: already complete, {stats[f'num_{made}']} {made}")
+            num_records = json.loads((job.out / STATS).read_text())[f"num_{made}"]
+            print(f"{job.out}: already complete, {num_records} {made}")
             return
-        tally = _import(job, importer, files, writer)
-        if tally.num_records == 0:
+        overlaps = Overlaps() if len(_paths(files)) > 1 else None
+        try:
+            tally = _import(job, importer, files, writer, overlaps)
+        except UserError:
             # The folder can take another set once the mistake is mended.
             writer.discard()
-            raise UserError(_no_records(job, tally))
-        stats = {
+            raise
+        stats: dict[str, Any] = {
             "num_rows": tally.num_rows,
             f"num_{made}": tally.num_records,
             "dropped": dict(tally.dropped.most_common()),
             "first_dropped": tally.examples,
         }
+        if overlaps is not None and overlaps.lines():
+            stats["overlaps"] = overlaps.lines()
+        if choice.left_out:
+            stats["left_out"] = choice.left_out_names(job.path)
         writer.finish_as_written(stats)
+    for line in stats.get("overlaps", []):
+        print(f"warning: {printable(line)}")
     print_dropped(f"{job.name}: {tally.num_rows:,} rows", tally)
     print(f"{job.out}: {tally.num_records} {made} of {tally.num_rows} rows")
 
@@ -105,9 +126,18 @@ def _import(
     importer: Importer,
     files: Sequence[DataFile | Dropped],
     writer: PairWriter,
+    overlaps: Overlaps | None,
 ) -> Tally:
-    """Read the rows behind those of the last shard. Returns the tally of all rows."""
+    """Read the rows behind those of the last shard.
+
+    Returns:
+        The tally of all rows, with one record at least.
+
+    Raises:
+        UserError: a file breaks off, or no row can be used.
+    """
     tally = Tally.of(writer.notes[-1]) if writer.notes else Tally()
+    num_rows_written = tally.num_rows
     # Hashes, not ids: a set may have millions of records.
     seen: set[int] | None = None
     if importer.own_ids:
@@ -116,15 +146,54 @@ def _import(
     num_bytes = sum(path.stat().st_size for path in _paths(files))
     shard = Shard(writer, tally)
     with ProgressReport(f"{job.name}, kB", num_bytes // 1000) as progress:
-        rows = enumerate(read_rows(files, importer.keyed))
-        for number, (row, position) in islice(rows, tally.num_rows, job.count):
+        rows = enumerate(_read_files(files, importer.keyed, overlaps))
+        for number, (row, position) in islice(rows, job.count):
+            # The rows of a resumed import's shards are read once more, for their overlaps.
+            if number < num_rows_written:
+                continue
             for outcome in outcomes(importer, number, row, intake):
                 shard.add(_unless_repeated(outcome, seen))
             shard.end_row()
             num_new_kb = position // 1000 - progress.done
             progress.advance(f"{tally.num_records} {importer.makes}", num_new_kb)
         shard.flush()
+    if tally.num_records == 0:
+        raise UserError(_no_records(job, tally))
     return tally
+
+
+def _read_files(
+    files: Sequence[DataFile | Dropped], keyed: bool, overlaps: Overlaps | None
+) -> Iterator[tuple[Any, int]]:
+    """(row or Dropped, bytes read so far over all files) for every row.
+
+    Raises:
+        UserError: a file breaks off. What is lost behind that place cannot be counted, so the set would be wrong.
+    """
+    bytes_before = 0
+    num_rows = 0
+    for file in files:
+        if isinstance(file, Dropped):
+            yield file, bytes_before
+            num_rows += 1
+            continue
+        for row, position in file_rows(file, keyed):
+            if isinstance(row, Dropped) and row.reason == BAD_FILE:
+                raise UserError(_broken_file(row, num_rows))
+            if overlaps is not None:
+                overlaps.add(row, file.path)
+            yield row, bytes_before + position
+            num_rows += 1
+        bytes_before += file.path.stat().st_size
+
+
+def _broken_file(dropped: Dropped, num_rows: int) -> str:
+    message = printable(dropped.detail)
+    if num_rows == 0:
+        return message
+    return (
+        f"{message}; or keep the {num_rows:,} rows read so far with --count {num_rows}"
+    )
 
 
 def _unless_repeated(

@@ -114,6 +114,10 @@ class ImportSettings(Section):
         None, description="folder that image paths are below; none: that of path"
     )
     strip_prefix: str = Field("", description="cut off the front of image paths")
+    split: str | None = Field(
+        None,
+        description="train, validation, test or all, as file names say it; none: train where there are several",
+    )
     count: int | None = Field(None, description="read at most so many rows; none: all")
 
     @field_validator("count")

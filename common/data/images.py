@@ -14,6 +14,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from common.data.below import path_below
+from common.data.file_kinds import kind_of
 from common.errors import Refused
 from common.records import ImageRef
 
@@ -30,8 +32,9 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
         name: what error messages call the image.
 
     Raises:
-        Refused: `image_huge` over 64 megapixels, `image_corrupt` when it does not decode, `image_strip` when a side is
-            shorter than 2 pixels, `image_mode` when its values have no known range (floats, 32-bit integers).
+        Refused: `image_huge` over 64 megapixels; `image_corrupt` when it does not decode, with what the bytes are
+            instead (a page, a git-LFS pointer, …); `image_strip` when a side is shorter than 2 pixels; `image_mode`
+            when its values have no known range (floats, 32-bit integers).
     """
     try:
         with warnings.catch_warnings():
@@ -45,17 +48,23 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
             f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}; scale it down",
         ) from error
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
-        first_line = str(error).partition("\n")[0]
-        raise Refused(
-            "image_corrupt",
-            f"{name}: expected a PNG, JPEG or WebP image, got {first_line or type(error).__name__}; re-export it",
-        ) from error
+        raise Refused("image_corrupt", _no_picture(data, name, error)) from error
     if min(pixels.size) < MIN_SIDE:
         raise Refused(
             "image_strip",
             f"{name}: expected sides of at least {MIN_SIDE} pixels, got {pixels.size}; drop it",
         )
     return pixels
+
+
+def _no_picture(data: bytes, name: str, error: Exception) -> str:
+    """The message about bytes that Pillow could not decode: what they are, not what Pillow tried last."""
+    kind = kind_of(data)
+    what = kind.name
+    if kind.is_readable_image:
+        first_line = str(error).partition("\n")[0] or type(error).__name__
+        what = f"{kind.name} that is damaged or breaks off ({first_line})"
+    return f"{name}: expected a PNG, JPEG or WebP image, got {what}; {kind.remedy}"
 
 
 def _decode_to_rgb(data: bytes, name: str) -> Image.Image:
@@ -143,25 +152,16 @@ class ImageStore:
 
     def relative(self, ref: ImageRef) -> str:
         """The reference's path relative to this store (ValueError when the image lies elsewhere)."""
-        path = Path(ref.path).resolve()
-        return path.relative_to(self.root).as_posix()
+        resolved = Path(ref.path).resolve()
+        if resolved.is_relative_to(self.root):
+            return resolved.relative_to(self.root).as_posix()
+        # The store's files may be links, as in a hub cache.
+        return path_below(self.root, ref.path).relative_to(self.root).as_posix()
 
     def resolve(self, sha256: str, relative: str) -> ImageRef:
         """The reference for a relative path that was read from a data set. The file is not opened.
 
         Raises:
-            Refused: `path_outside` when the path leaves the store, `image_missing` when it cannot be resolved.
+            Refused: `path_outside`, `image_missing`; see `below.path_below`, which has the rule.
         """
-        try:
-            path = (self.root / relative).resolve()
-        except (OSError, RuntimeError) as error:  # symbolic links in a circle
-            raise Refused(
-                "image_missing",
-                f"{relative}: expected a path of a file, got {error}; repair it",
-            ) from error
-        if not path.is_relative_to(self.root):
-            raise Refused(
-                "path_outside",
-                f"{relative}: expected a path below {self.root}, got one that leaves it",
-            )
-        return ImageRef(sha256, str(path))
+        return ImageRef(sha256, str(path_below(self.root, relative)))

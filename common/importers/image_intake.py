@@ -1,4 +1,4 @@
-"""Brings the images of untrusted rows into the image store: embedded bytes, or paths that stay below one folder."""
+"""Brings the images of untrusted rows into the image store: bytes, encoded texts, or paths below one folder."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from cachetools import LRUCache
 
+from common.data.below import SHOWN_CHARS, path_below
 from common.data.images import ImageStore
 from common.errors import Refused
+from common.importers.encoded_images import decode, decode_base64, is_encoded
 from common.records import ImageRef
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 REMEMBERED = 8192
 """How many stored images are remembered, so that an image of many rows is decoded once."""
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_WINDOWS_PATH = re.compile(r"[a-z]:[\\/]", re.IGNORECASE)
+_FILE_URL = "file://"
 
 
 class ImageIntake:
     """Adds images to a store.
 
     Args:
-        root: the folder that all paths are relative to and must stay in.
+        root: the folder that all paths must stay below, as `below.path_below` says.
         strip_prefix: cut off paths that begin with it, for example a folder on the author's disk.
     """
 
     def __init__(self, root: Path, store: ImageStore, strip_prefix: str = "") -> None:
-        self.root = root.resolve()
+        self.root = root.absolute()
         self.store = store
         self.strip_prefix = strip_prefix
         # By path and by hash of the content.
@@ -40,19 +45,21 @@ class ImageIntake:
         """Add one image to the store.
 
         Args:
-            source: encoded bytes, a path, `{bytes, path}` as `datasets` writes it, or a tuple of paths, of which the
-                first that exists is taken.
+            source: encoded bytes; a text, which is a path, a `data:` URL or base64; `{bytes, path}` as `datasets`
+                writes it; or a tuple of paths, of which the first that exists is taken.
 
         Raises:
             Refused: `image_none`, `image_url`, `path_outside`, `image_missing`, the reasons of `images.decode`, or
                 `bad_row` when `source` is none of these.
         """
         if isinstance(source, Mapping):
-            source = source.get("bytes") or source.get("path")
+            source = _content_of(source)
         if not source:
             raise Refused("image_none", "expected an image, got none; drop the row")
         if isinstance(source, bytes):
             return self._add_bytes(source, "embedded image")
+        if isinstance(source, str) and is_encoded(source):
+            return self._add_bytes(decode(source), "encoded image")
         paths = source if isinstance(source, tuple) else (source,)
         if not all(isinstance(path, str) for path in paths):
             raise Refused(
@@ -83,40 +90,66 @@ class ImageIntake:
         return ref
 
     def _first_file(self, paths: tuple[str, ...]) -> Path:
-        for path in paths:
-            file = self._below_root(path)
+        elsewhere: Refused | None = None
+        for path in map(self._without_prefix, paths):
+            try:
+                file = path_below(self.root, path)
+            except Refused as error:
+                message = f"{error.message}; {self._hint(path)}"
+                outside = Refused(error.reason, message)
+                if not path.startswith("/") or ".." in path.split("/"):
+                    raise outside from error
+                # A path on the author's disk; the next candidate may be its bare name.
+                elsewhere = elsewhere or outside
+                continue
             # A known file needs no look at the disk.
             if str(file) in self._known or _is_file(file):
                 return file
+        if elsewhere is not None:
+            raise elsewhere
+        path = self._without_prefix(paths[0])
         raise Refused(
             "image_missing",
-            f"{paths[0][:200]}: expected a file below {self.root}, got none; see --images",
+            f"{path[:SHOWN_CHARS]}: expected a file below {self.root}, got none; {self._hint(path)}",
         )
 
-    def _below_root(self, path: str) -> Path:
-        """The absolute path, after links; refused if it does not stay below the root."""
-        if _URL.match(path):
+    def _without_prefix(self, path: str) -> str:
+        """The path with `/` between its parts and without the given prefix (Refused `image_url` for an address)."""
+        prefix = self.strip_prefix
+        if _WINDOWS_PATH.match(path):
+            path = "/" + path.replace("\\", "/")
+            prefix = "/" + prefix.replace("\\", "/")
+        elif path.startswith(f"{_FILE_URL}/") and self._holds_url(path):
+            path = unquote(path.removeprefix(_FILE_URL))
+        elif _URL.match(path):
             raise Refused(
                 "image_url",
-                f"{path[:200]}: expected a file, got an address; fetch it yourself",
+                f"{path[:SHOWN_CHARS]}: expected a file, got an address; fetch it yourself",
             )
-        if self.strip_prefix and path.startswith(self.strip_prefix):
-            path = path[len(self.strip_prefix) :].lstrip("/")
-        pure = PurePosixPath(path)
+        if self.strip_prefix and path.startswith(prefix):
+            path = path[len(prefix) :].lstrip("/")
+        return path
+
+    def _holds_url(self, url: str) -> bool:
+        """Whether a `file:` URL names a file below the root."""
         try:
-            file = (self.root / pure).resolve()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise Refused(
-                "image_missing",
-                f"{path[:200]!r}: expected a path below --images, got {error}",
-            ) from error
-        climbs = pure.is_absolute() or ".." in pure.parts
-        if climbs or not file.is_relative_to(self.root):
-            raise Refused(
-                "path_outside",
-                f"{path[:200]}: expected a path below {self.root}, got one that leaves it",
-            )
-        return file
+            path_below(self.root, unquote(url.removeprefix(_FILE_URL)))
+        except Refused:
+            return False
+        return True
+
+    def _hint(self, path: str) -> str:
+        """What to do about a path that leads to no file: the prefix whose end would make it one, if there is such."""
+        parts = PurePosixPath(path).parts
+        for start in range(1, len(parts)):
+            rest = "/".join(parts[start:])
+            if ".." not in parts[start:] and _is_file(self.root / rest):
+                prefix = path[: len(path) - len(rest)]
+                return f"give --strip-prefix {_as_typed(prefix)}"
+        folder = str(PurePosixPath(path).parent)
+        if len(parts) > 1 and (path.startswith("/") or ".." in parts):
+            return f"see --images, or cut off the author's folder with --strip-prefix {_as_typed(folder)}"
+        return "see --images"
 
     def _add_bytes(self, data: bytes, name: str) -> ImageRef:
         digest = sha256(data).hexdigest()
@@ -125,8 +158,22 @@ class ImageIntake:
         return self._known[digest]
 
 
+def _content_of(source: Mapping[str, Any]) -> Any:
+    """What `{bytes, path}` holds. In JSON, the bytes are base64."""
+    content = source.get("bytes")
+    if isinstance(content, str) and content:
+        return decode_base64(content)
+    return content or source.get("path")
+
+
+def _as_typed(prefix: str) -> str:
+    """A prefix of a path as the user types it: Windows' own, without the slash that was put before it."""
+    typed = prefix[:SHOWN_CHARS].removeprefix("/")
+    return typed if _WINDOWS_PATH.match(typed) else prefix[:SHOWN_CHARS]
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # for example a name that is too long
+    except (OSError, ValueError):  # for example a name that is too long
         return False

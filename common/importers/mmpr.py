@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from common.errors import UserError
+from common.data.below import path_below
+from common.errors import Refused, UserError
 from common.importers.base import Draft, Importer, images_field, question, text_field
+from common.importers.encoded_images import is_encoded
 from common.importers.readers import DataFile, find_files
 from common.records import Dropped
 
@@ -27,7 +29,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     text = text_field(row, "question")
     located = []
     for image in images:
-        if isinstance(image, str):
+        if isinstance(image, str) and not is_encoded(image):
             image = _candidates(row.get(ROOT, ""), image)
         located.append(image)
     yield Draft(
@@ -57,7 +59,7 @@ def annotation_files(path: Path) -> Sequence[DataFile | Dropped]:
         raise UserError(
             f"{meta_path}: expected a JSON object of sections, got: {error}; fetch it again"
         ) from error
-    folder = meta_path.parent.resolve()
+    folder = meta_path.parent.absolute()
     return [_section(folder, name, section) for name, section in sections.items()]
 
 
@@ -69,16 +71,14 @@ def _section(folder: Path, name: str, section: Any) -> DataFile | Dropped:
         annotation = section["annotation"]
         if not isinstance(root, str):
             raise TypeError(f"root of type {type(root).__name__}")
-        files = []
-        for candidate in _candidates(annotation, ""):
-            file = (folder / candidate).resolve()
-            if not file.is_relative_to(folder):
-                detail = f"{annotation[:200]}: expected a file below {folder}; fetch it"
-                return Dropped(drop_id, "path_outside", detail)
-            files.append(file)
+        candidates = _candidates(annotation, "")
+        files = [path_below(folder, candidate) for candidate in candidates]
         for file in files:
             if file.is_file():
                 return DataFile(file, {ROOT: root})
+    except Refused as error:
+        reason = "path_outside" if error.reason == "path_outside" else "bad_file"
+        return Dropped(drop_id, reason, error.message)
     # Whatever a section of another shape, or a path that no disk can hold, raises.
     except (
         AttributeError,

@@ -6,19 +6,19 @@ left around a query, it is cut off.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from typing import Any
 
 from common.importers.base import Draft, Importer, question, text_field
 from common.importers.conversations import strip_vicuna
+from common.importers.encoded_images import decode_base64
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """The pair of a row; Refused `bad_template`."""
     image = row.get("image_bytes")
     if isinstance(image, str):
-        image = base64.b64decode(image, validate=True)
+        image = decode_base64(image)
     images = [image] if image else []
     text = strip_vicuna(text_field(row, "queries"))
     yield Draft(

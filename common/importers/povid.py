@@ -1,13 +1,13 @@
 """POVID: a JSON list of `{id, image, conversations, rejected_conversations}`, whose last answers make the pair.
 
 The published paths carry folders of their author's disk. A path is tried as it is, then as its bare file name (those of
-COCO are unique), both below the image root.
+COCO are unique), both below the image root. A path with `..` is refused at once; `--strip-prefix` cuts it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
 from common.errors import Refused
@@ -17,6 +17,7 @@ from common.importers.conversations import (
     sharegpt_turns,
     split_last_answer,
 )
+from common.importers.encoded_images import is_encoded
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
@@ -32,8 +33,10 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
         )
     image = row.get("image")
     images = [image] if image else []
-    if images and isinstance(image, str):
-        images = [(image, PurePosixPath(image).name)]
+    if image and isinstance(image, str) and not is_encoded(image):
+        # The author's disk may have been one of Windows.
+        name = PureWindowsPath(image).name if "\\" in image else PurePath(image).name
+        images = [(image, name)]
     yield Draft(
         messages_of(turns),
         images,

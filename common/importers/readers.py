@@ -1,35 +1,37 @@
-"""Streams the rows of data files: JSON lists (by ijson), JSON lines, parquet shards, `save_to_disk` folders.
+"""Streams the rows of data files: JSON lists and lines, parquet shards, `save_to_disk` folders, plain or compressed.
 
-A file that breaks off gives all rows up to there, then one Dropped `bad_file`. A broken line, or a row of values that
-Python cannot hold, is one Dropped `bad_row`.
+A row that cannot be read is one Dropped `bad_row`, and those beside it stay. A file that breaks off gives its rows up
+to there, then one Dropped `bad_file`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ijson.common import ObjectBuilder
 
+from common.data.file_kinds import HTML, LFS_POINTER, kind_of
 from common.data.rows import python_rows
 from common.errors import UserError
+from common.importers.byte_streams import COMPRESSIONS, UNPACKING_ERRORS, read_head
+from common.importers.json_rows import json_rows
+from common.importers.json_stream import BrokenText
+from common.importers.splits import split_of
 from common.records import Dropped
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """The longest JSON line, or element of a JSON list, that is read."""
-MAX_DEPTH = 64
-"""The deepest nesting of a JSON list's elements that is read."""
 BATCH_ROWS = 64
 """Rows of a parquet or arrow file that are in memory as Python objects."""
+BAD_FILE = "bad_file"
+"""The reason of what is lost behind the place where a file breaks off."""
 
 _KINDS = (".arrow", ".parquet", ".jsonl", ".json")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _METADATA = {
     "state.json",
     "dataset_info.json",
@@ -42,16 +44,21 @@ _METADATA = {
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One file of a data set; the fields of `extra` are added to each of its rows."""
+    """One file of a data set; the fields of `extra` are added to each of its rows.
+
+    `split` is the part of the data set that its name stands for, None when it says nothing.
+    """
 
     path: Path
     extra: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
 
 
 def find_files(path: Path) -> Sequence[DataFile | Dropped]:
     """The file itself, or the data files below a folder, sorted by name.
 
-    If a folder holds several kinds of files, only those of the first kind in `_KINDS` are taken.
+    If a folder holds several kinds of files, only those of the first kind in `_KINDS` are taken; `files_of_other_kinds`
+    has the rest.
 
     Raises:
         UserError: there is no such file or folder, or it holds no data of these kinds.
@@ -59,156 +66,124 @@ def find_files(path: Path) -> Sequence[DataFile | Dropped]:
     kinds = ", ".join(_KINDS)
     if path.is_file():
         # Some sets name their JSON without a suffix.
-        if path.suffix not in _KINDS and _first_byte(path) not in (b"[", b"{"):
+        is_json = read_head(path, 4096).lstrip()[:1] in (b"[", b"{")
+        if _kind(path) is None and not is_json:
             raise UserError(
-                f"{path}: expected one of {kinds}, got another kind of file; unpack it first"
+                f"{path}: expected one of {kinds}, got another kind of file; unpack or convert it first"
             )
-        return [DataFile(path)]
-    files_of_kind: dict[str, list[DataFile]] = {kind: [] for kind in _KINDS}
-    for file in sorted(path.rglob("*")):
-        # `datasets` keeps its caches beside the data, as cache-….arrow.
-        ignored = file.name in _METADATA or file.name.startswith((".", "cache-"))
-        if file.suffix in _KINDS and not ignored and file.is_file():
-            files_of_kind[file.suffix].append(DataFile(file))
-    for files in files_of_kind.values():
+        return [DataFile(path, split=split_of(path.name))]
+    for files in _files_of_kinds(path).values():
         if files:
-            return files
+            names = [file.relative_to(path).as_posix() for file in files]
+            splits = map(split_of, names)
+            return [
+                DataFile(file, split=split)
+                for file, split in zip(files, splits, strict=True)
+            ]
     raise UserError(
         f"{path}: expected a file or a folder of {kinds} files, got none; check PATH"
     )
+
+
+def files_of_other_kinds(path: Path) -> list[Path]:
+    """The data files below a folder that `find_files` leaves out, because it holds others of an earlier kind."""
+    if path.is_file():
+        return []
+    with_files = [files for files in _files_of_kinds(path).values() if files]
+    return [file for files in with_files[1:] for file in files]
+
+
+def _files_of_kinds(path: Path) -> dict[str, list[Path]]:
+    """The data files below a folder by their kind, in the order of `_KINDS`, sorted by name."""
+    files_of_kind: dict[str, list[Path]] = {kind: [] for kind in _KINDS}
+    for file in sorted(_walk(path)):
+        # `datasets` keeps its caches beside the data, as cache-….arrow.
+        ignored = file.name in _METADATA or file.name.startswith((".", "cache-"))
+        kind = _kind(file)
+        if kind is not None and not ignored and file.is_file():
+            files_of_kind[kind].append(file)
+    return files_of_kind
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    """All files below a folder, behind links too: they are the user's own."""
+    visited: set[Path] = set()
+    for folder, subfolders, names in os.walk(path, followlinks=True):
+        real_folder = Path(folder).resolve()
+        if (
+            real_folder in visited
+        ):  # links in a circle, or a second link to the same data
+            subfolders.clear()
+            continue
+        visited.add(real_folder)
+        # Without this, it would depend on the file system which of two links is followed.
+        subfolders.sort()
+        yield from (Path(folder, name) for name in names)
+
+
+def _kind(path: Path) -> str | None:
+    """Which of `_KINDS` a file is by its name."""
+    name = path.name.lower()
+    for ending in COMPRESSIONS:
+        if name.endswith(ending):
+            # Parquet and Arrow files have a compression of their own.
+            unpacked = Path(name.removesuffix(ending)).suffix
+            return unpacked if unpacked in (".jsonl", ".json") else None
+    return path.suffix if path.suffix in _KINDS else None
 
 
 def read_rows(
     files: Sequence[DataFile | Dropped],
     keyed: bool = False,
 ) -> Iterator[tuple[Any, int]]:
-    """(row or Dropped, bytes read so far over all files) for every row.
-
-    A row is whatever the file holds there; it should be a dict, but nothing has checked that yet.
-
-    Args:
-        keyed: whether a JSON object is `{image_id: row}`; its rows get their `image_id` as a field.
-    """
+    """(row or Dropped, bytes read so far over all files) for every row; see `file_rows`."""
     bytes_before = 0
     for file in files:
         if isinstance(file, Dropped):
             yield file, bytes_before
             continue
-        size = file.path.stat().st_size
-        try:
-            read = _reader(file.path, keyed)
-            for row, position in read(file.path):
-                if file.extra and isinstance(row, dict):
-                    row = {**row, **file.extra}
-                yield row, bytes_before + position
-        except (OSError, ijson.JSONError, pa.ArrowException, ValueError) as error:
-            what = str(error).strip().partition("\n")[0]
-            message = f"{file.path.name}: expected a whole file, got: {what}; the rest of it is lost, fetch it again"
-            yield Dropped(file.path.name, "bad_file", message), bytes_before + size
-        bytes_before += size
+        for row, position in file_rows(file, keyed):
+            yield row, bytes_before + position
+        bytes_before += file.path.stat().st_size
 
 
-def _reader(path: Path, keyed: bool) -> Callable[[Path], Iterator[tuple[Any, int]]]:
+def file_rows(file: DataFile, keyed: bool = False) -> Iterator[tuple[Any, int]]:
+    """(row or Dropped, bytes read so far) for every row of a file.
+
+    A row is whatever the file holds there; it should be a dict, but nothing has checked that yet. Only the last one may
+    be a Dropped of reason `BAD_FILE`, which says how many rows came before it.
+
+    Args:
+        keyed: whether a JSON object is `{image_id: row}`; its rows get their `image_id` as a field.
+    """
+    num_rows = 0
+    try:
+        for row, position in _rows(file.path, keyed):
+            if file.extra and isinstance(row, dict):
+                row = {**row, **file.extra}
+            yield row, position
+            num_rows += 1
+    except (OSError, pa.ArrowException, ValueError, *UNPACKING_ERRORS) as error:
+        what = str(error).strip().partition("\n")[0]
+        message = (
+            f"{file.path.name}: expected a whole file, got: {what}; {num_rows:,} rows came before that, "
+            "the rest of it is lost, fetch it again"
+        )
+        dropped = Dropped(file.path.name, BAD_FILE, message)
+        yield dropped, file.path.stat().st_size
+
+
+def _rows(path: Path, keyed: bool) -> Iterator[tuple[Any, int]]:
+    kind = kind_of(read_head(path, 4096))
+    if kind in (LFS_POINTER, HTML):
+        raise BrokenText(f"{kind.name} ({kind.remedy})")
     if path.suffix == ".parquet":
-        return _parquet_rows
+        return _parquet_rows(path)
     if path.suffix == ".arrow":
-        return _arrow_rows
-    if path.suffix == ".jsonl":
-        return _json_lines
-    # A .json file may also hold JSON lines.
-    if keyed or _first_byte(path) == b"[":
-        return _json_items
-    return _json_lines
-
-
-def _first_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        start = file.read(4096)
-    return start.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1]
-
-
-def _json_items(path: Path) -> Iterator[tuple[Any, int]]:
-    """The elements of the list, or the values of the object, that a JSON file consists of.
-
-    Reads ijson's events rather than `ijson.items`, whose path strings grow with the square of the nesting of a hostile
-    file. Numbers become floats as in JSON lines: ijson's own Decimals and long integers crash its C code where Python
-    refuses a number.
-    """
-    with path.open("rb") as file:
-        if file.read(3) != _BYTE_ORDER_MARK:
-            file.seek(0)
-        elements = _Elements(file)
-        depth = 0
-        key = None
-        builder = ObjectBuilder()
-        for event, value in ijson.basic_parse(elements, use_float=True):
-            # Depth 0 is outside the list or object, depth 1 between its elements.
-            if event in ("start_map", "start_array"):
-                depth += 1
-                if depth == 1:
-                    continue
-                if depth > MAX_DEPTH:
-                    raise ijson.JSONError(f"values nested deeper than {MAX_DEPTH}")
-            elif event in ("end_map", "end_array"):
-                depth -= 1
-                if depth == 0:
-                    continue
-            elif event == "map_key" and depth == 1:
-                key = value
-                continue
-            builder.event(event, value)
-            if depth == 1:
-                row = builder.value
-                if key is not None and isinstance(row, dict):
-                    row = {**row, "image_id": key}
-                builder = ObjectBuilder()
-                elements.num_bytes = 0
-                yield row, file.tell()
-
-
-@dataclass(slots=True)
-class _Elements:
-    """The file of a JSON list, read by ijson; refuses an element of more than about `MAX_LINE_BYTES`.
-
-    `num_bytes` counts what was read since the last whole element.
-    """
-
-    file: BinaryIO
-    num_bytes: int = 0
-
-    def read(self, size: int) -> bytes:
-        if self.num_bytes > MAX_LINE_BYTES:
-            raise ijson.JSONError(f"an element of more than {MAX_LINE_BYTES:,} bytes")
-        data = self.file.read(size)
-        self.num_bytes += len(data)
-        return data
-
-
-def _json_lines(path: Path) -> Iterator[tuple[Any, int]]:
-    position = 0
-    with path.open("rb") as file:
-        for number, (line, too_long) in enumerate(_lines(file), start=1):
-            position += len(line)
-            if not line.strip():
-                continue
-            try:
-                if too_long:
-                    raise ValueError(f"more than {MAX_LINE_BYTES:,} bytes")
-                yield json.loads(line), position
-            except (ValueError, RecursionError) as error:
-                message = f"line {number}: expected one JSON object, got: {error}; repair the line"
-                dropped = Dropped(f"{path.name}:{number}", "bad_row", message)
-                yield dropped, position
-
-
-def _lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """(line, whether it was longer than `MAX_LINE_BYTES` and is cut there) for every line."""
-    while line := file.readline(MAX_LINE_BYTES):
-        too_long = len(line) == MAX_LINE_BYTES and not line.endswith(b"\n")
-        rest = line
-        while too_long and rest and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES)
-        yield line, too_long
+        return _arrow_rows(path)
+    # In a file of lines, every object is a row.
+    keyed = keyed and _kind(path) != ".jsonl"
+    return json_rows(path, keyed, MAX_LINE_BYTES)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[Any, int]]:

@@ -124,3 +124,54 @@ def test_any_bytes_are_an_image_or_a_named_reason(data: bytes) -> None:
         assert decode(data).mode == "RGB"
     except Refused as error:
         assert error.reason.startswith("image_")
+
+
+AVIF = b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1B" + b"\0" * 60
+NO_PICTURES = {
+    "an empty file": b"",
+    "a file of white space": b" \n",
+    "an HTML page": b"\n<!DOCTYPE html>\n<html><title>404</title></html>",
+    "a git-LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n",
+    "an SVG drawing": b'<?xml version="1.0"?>\n<!-- drawn -->\n<svg xmlns="x"></svg>',
+    "an XML text": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+    "an AVIF image": AVIF,
+    "a HEIC image": AVIF.replace(b"avif", b"heic", 1),
+    "an MP4": AVIF.replace(b"avif", b"isom", 1),
+    "a JSON text": b'{"error": "not found"}',
+    "a plain text": "Zugriff verweigert: ü".encode(),
+    "a ZIP archive": b"PK\x03\x04" + b"\0" * 30,
+    "a PDF": b"%PDF-1.7\n",
+    "an ICO icon": b"\0\0\x01\0\x01\0",
+    "bytes of no known format": b"\x01\x02\xff\xfe" * 20,
+}
+
+
+@pytest.mark.parametrize("what", NO_PICTURES)
+def test_a_picture_that_is_none_is_named_as_what_it_is(what: str) -> None:
+    with pytest.raises(Refused, match=f"x.jpg: expected .*, got {what}.*; ") as error:
+        decode(NO_PICTURES[what], "x.jpg")
+    assert error.value.reason == "image_corrupt"
+    assert "MPO" not in str(error.value)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_damaged_picture_is_named_by_its_format(format: str) -> None:
+    """Half a file of every format that is read; noise, because a flat picture could be whole at half its bytes."""
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 80).convert("RGB").save(buffer, format)
+    whole = buffer.getvalue()
+    assert decode(whole).size == (64, 64)
+    with pytest.raises(
+        Refused,
+        match=f"got an? {format}.* damaged or breaks off.*again".replace(
+            "WEBP", "WebP"
+        ),
+    ):
+        decode(whole[: len(whole) // 2], "x")
+
+
+def test_the_content_of_a_file_that_is_no_picture_is_not_told() -> None:
+    """A path may lead to a private text, and messages end up in files that people share."""
+    with pytest.raises(Refused) as error:
+        decode(b"root:secret:0:0\n", "x.png")
+    assert "secret" not in str(error.value)

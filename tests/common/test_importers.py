@@ -500,17 +500,35 @@ def test_broken_files_keep_what_came_before(
     assert read("b.jsonl") == ([0, 1], ["bad_row"] * 3)
 
 
-@pytest.mark.parametrize("number", ["9" * 5000, "1e99999999999999999999"])
-def test_a_number_that_python_cannot_hold_ends_a_json_list(
-    tmp_path: Path, number: str
+@pytest.mark.parametrize(
+    ("number", "kept"),
+    [
+        ("9" * 5000, False),
+        ("1e99999999999999999999", True),
+        ("NaN", True),
+        ("-Infinity", True),
+        ("nan", False),
+    ],
+)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        '[{"n": 0}, %s, {"n": 2}]',
+        '{"data": [{"n": 0}, %s, {"n": 2}]}',
+        '{"n": 0}\n%s\n{"n": 2}\n',
+    ],
+)
+def test_a_number_costs_its_row_alone(
+    tmp_path: Path, number: str, kept: bool, layout: str
 ) -> None:
-    (tmp_path / "a.json").write_text(f'[{{"n": 0.5}}, {{"n": {number}}}, {{"n": 2}}]')
-    row, dropped = (row for row, _ in read_rows([DataFile(tmp_path / "a.json")]))
-    assert (
-        row == {"n": 0.5}
-        and isinstance(dropped, Dropped)
-        and dropped.reason == "bad_file"
-    )
+    """Python's json takes NaN and numbers beyond a float, and refuses 5,000 digits and words that it does not know."""
+    (tmp_path / "a.json").write_text(layout % f'{{"n": {number}}}')
+    first, middle, last = (row for row, _ in read_rows([DataFile(tmp_path / "a.json")]))
+    assert (first, last) == ({"n": 0}, {"n": 2})
+    if kept:
+        assert repr(middle["n"]) == repr(float(number))
+    else:
+        assert (middle.id, middle.reason) == ("a.json:2", "bad_row")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
