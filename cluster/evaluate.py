@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.entry import exit_status, parse_line
+from cluster.entry import exit_status, expand_paths, parse_line
 
 if TYPE_CHECKING:
     from cluster.evaluation.measure import Evaluator, Measured
@@ -29,12 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def call() -> None:
         from common.config.overrides import load_config
+        from common.paths import check_output_file
 
+        expand_paths(args)
         # Nothing is trained here, so no offline pairs are asked for.
         config = load_config(args.preset, ["--mixture.online_fraction=1", *overrides])
         if args.scenes is not None:
             config = _with_scenes(config, args.split, args.scenes)
         _check_policies(args)
+        for path in (args.out, args.samples):
+            if path is not None:
+                check_output_file(path)
         asyncio.run(_run(args, config))
 
     return exit_status(
@@ -137,6 +142,11 @@ async def _run(args: argparse.Namespace, config: RunConfig) -> None:
             )
         finally:
             runtime.shutdown()
+        cards = {name: policy.card for name, policy in measured.items()}
+        # Printed first: what was measured must outlive an output that cannot be written.
+        print_scorecards(cards)
+        if args.out:
+            write_scorecards(args.out, cards)
         if args.samples:
             write_samples(
                 args.samples,
@@ -146,10 +156,6 @@ async def _run(args: argparse.Namespace, config: RunConfig) -> None:
                 config.evaluation.samples_shown,
                 f"{args.policy} on the {args.split} split",
             )
-    cards = {name: policy.card for name, policy in measured.items()}
-    print_scorecards(cards)
-    if args.out:
-        write_scorecards(args.out, cards)
 
 
 def _check_prompts(evaluator: Evaluator, split: Split) -> None:

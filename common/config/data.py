@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
-from common.config.section import Section, by_kind
+from common.config.section import Section, Seed, TextOnDisk, by_kind
 
 
 class ShapesPrompts(Section):
@@ -14,14 +14,14 @@ class ShapesPrompts(Section):
 
     kind: Literal["shapes"] = "shapes"
     count: int = Field(2000, ge=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class PromptFile(Section):
     """Prompts from a data set on disk (`prompts.parquet` beside an `images/` folder)."""
 
     kind: Literal["file"] = "file"
-    path: str
+    path: TextOnDisk
     rows: int | None = Field(
         None, ge=1, description="read so many rows, the first ones; none: all"
     )
@@ -30,7 +30,7 @@ class PromptFile(Section):
 class PairFile(Section):
     """Offline pair sets (`pairs.parquet` beside an `images/` folder), as `cluster.generate` writes them."""
 
-    path: str | tuple[str, ...] = Field(
+    path: TextOnDisk | tuple[TextOnDisk, ...] = Field(
         description="one folder, or several that are read as one set"
     )
     by_prompt: bool = Field(

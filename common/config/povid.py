@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from common.config.section import Section
+from common.config.section import Section, Seed
 
 ErrorKind: TypeAlias = Literal["entity", "attribute", "relation", "reasoning"]
 KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
@@ -29,7 +29,7 @@ class EndpointConfig(Section):
         False,
         description="show the image to the endpoint's model, not text alone (ours)",
     )
-    temperature: float = Field(1.0, ge=0, description="ours")
+    temperature: float = Field(1.0, ge=0, le=100, description="ours")
     top_p: float = Field(1.0, gt=0, le=1, description="ours")
     max_tokens: int = Field(
         1024, ge=1, description="of one rewritten answer; longer is no answer (ours)"
@@ -83,4 +83,4 @@ class PovidConfig(Section):
         gt=1,
         description="a rewritten answer so many times longer or shorter than the true one is refused (ours)",
     )
-    seed: int = Field(0, description="of kinds and rules; run.seed unless set")
+    seed: Seed = Field(0, description="of kinds and rules; run.seed unless set")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag
 
 from common.config.model import SHAPES_POLICY
-from common.config.section import Section, by_kind
+from common.config.section import Section, TextOnDisk, by_kind
 
 
 class RulesJudge(Section):
@@ -23,7 +23,7 @@ class PolicyJudge(Section):
     """A vision-language model, asked yes/no about every object a caption claims. The start policy: a weak judge."""
 
     kind: Literal["policy"] = "policy"
-    path: str = SHAPES_POLICY
+    path: TextOnDisk = SHAPES_POLICY
     max_length: int = Field(512, ge=16)
 
 
@@ -40,4 +40,4 @@ class Reward(Section):
     num_workers: int = Field(1, ge=1)
     min_margin: float = Field(1e-6, ge=0)
     max_retries: int = Field(2, ge=0)
-    num_cpus: float = 0
+    num_cpus: float = Field(0, ge=0)

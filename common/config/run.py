@@ -14,15 +14,15 @@ from common.config.loop import Checkpoint, Loop, Mixture
 from common.config.model import Lora, Model
 from common.config.reward import Reward
 from common.config.rollout import Rollout
-from common.config.section import Section
+from common.config.section import PathOnDisk, Section, Seed
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
 
 class Run(Section):
     """Where and with which seed."""
 
-    dir: Path = Path("runs/run")
-    seed: int = 0
+    dir: PathOnDisk = Path("runs/run")
+    seed: Seed = 0
 
 
 class Cluster(Section):
