@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.paths import writing
 
 LOCK = ".lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -45,10 +46,11 @@ class FolderLock:
         try:
             if not _is_free(descriptor, path):
                 raise UserError(
-                    f"{name}: expected a folder that nobody writes to, got {folder}, which "
-                    f"{_described(_read_owner(path))} owns; wait for its end, stop it, or choose another folder"
+                    f"{name}: expected one owner of {folder}, got a second one beside "
+                    f"{_described(_read_owner(path))}; wait for its end, stop it, or choose another folder"
                 )
-            _write_owner(descriptor)
+            with writing(path):
+                _write_owner(descriptor)
         except BaseException:
             os.close(descriptor)
             raise

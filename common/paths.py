@@ -85,9 +85,10 @@ def check_output_file(path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = _partial(path)
-        partial.touch()
-        partial.unlink()
+        # Not an empty file, which fits on a full disk.
+        trial = path.with_name(f".{path.name}.{os.getpid()}.trial")
+        replace_file(trial, "x" * 4096)
+        trial.unlink()
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from cluster.evaluation.score_table import MetricRow, grounding_lines, metric_ro
 from cluster.pages import Span, data_url, marked, template
 from common.errors import Refused
 from common.evaluation import LegendEntry
+from common.paths import replace_file
 from common.protocols import Suite
 from common.records import Prompt, RolloutGroup
 
@@ -76,7 +77,7 @@ def write_samples(
         grounding=grounding,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    replace_file(path, html)
 
 
 def _section(
