@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.config.overrides import split_overrides
 from common.errors import UserError, plain_message
+from common.paths import expand_home
+
+_ELSEWHERE = "choose another place"
+_ROOM = ("room to write", "free some, or choose another place, and run it again")
+_RIGHTS = ("rights to use it", "change its owner or mode, or choose another place")
+_NO_DISK_FAULT = (
+    "a disk that works",
+    "look at its mount and its logs, then run it again",
+)
+FULL = {errno.ENOSPC, errno.EDQUOT}
+FILE_TROUBLES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: ("a file system that takes so large a file", _ELSEWHERE),
+    errno.EROFS: ("a place that can be written", _ELSEWHERE),
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EEXIST: ("a folder, or nothing there yet", _ELSEWHERE),
+    errno.ENOTDIR: ("folders on the way to it, not a file", _ELSEWHERE),
+    errno.EISDIR: ("a file", "give the name of a file, not of a folder"),
+    errno.ENOENT: (
+        "it to be there",
+        "check the path; SIGHTLINE_DEBUG=1 shows who wants it",
+    ),
+    errno.ENAMETOOLONG: ("a shorter name", _ELSEWHERE),
+    errno.ELOOP: ("links that lead somewhere", "repair the link"),
+    errno.EBUSY: ("a file that nobody holds", _ELSEWHERE),
+    errno.ETXTBSY: ("a file that nobody runs", _ELSEWHERE),
+    errno.EMFILE: ("more open files", "raise the limit with `ulimit -n 65536`"),
+    errno.ENFILE: ("more open files", "close other programs"),
+    errno.EIO: _NO_DISK_FAULT,
+    errno.ESTALE: _NO_DISK_FAULT,
+    errno.ETIMEDOUT: _NO_DISK_FAULT,
+}
+"""Errors of the system that say something about the user's disk, not about our code: what was expected, what to do."""
 
 PRESET_HELP = "TOML file of config keys, such as cluster/configs/*.toml"
 
@@ -16,17 +53,48 @@ PRESET_HELP = "TOML file of config keys, such as cluster/configs/*.toml"
 def exit_status(call: Callable[[], int | None], interrupted: str) -> int:
     """Run a command and return its exit status.
 
-    It is what the call returns (0 for None), 2 after a UserError, whose message is printed, and 130 after Ctrl-C, when
-    the line `interrupted` is printed.
+    It is what the call returns (0 for None), 2 after a UserError, whose message is printed, or after a file or folder
+    that cannot be used, and 130 after Ctrl-C, when the line `interrupted` is printed. With SIGHTLINE_DEBUG=1 in the
+    environment, errors of files keep their traceback.
     """
     try:
         return call() or 0
     except UserError as error:
         print(f"error: {plain_message(error)}", file=sys.stderr)
         return 2
+    except OSError as error:
+        line = file_trouble(error)
+        if line is None or os.environ.get("SIGHTLINE_DEBUG"):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+
+
+def file_trouble(error: OSError) -> str | None:
+    """One line about a file or folder that cannot be used: where, what, what to do; None when it is anything else.
+
+    An error without a path is a bug or about the network, except where no path is needed to act on it.
+    """
+    # From another process, Ray wraps it.
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, OSError):
+        error = cause
+    known = FILE_TROUBLES.get(error.errno or 0)
+    if known is None:
+        return None
+    expected, remedy = known
+    path = error.filename2 or error.filename
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
+    if not isinstance(path, str):
+        if error.errno not in FULL:
+            return None
+        path = "an output"
+    got = os.strerror(error.errno or 0)
+    return f"{path}: expected {expected}, got {got!r}; {remedy}"
 
 
 def command_parser(
@@ -56,3 +124,14 @@ def parse_line(
     others, overrides = split_overrides(sys.argv[1:] if words is None else words)
     arguments, unknown = parser.parse_known_args(others)
     return arguments, [*unknown, *overrides]
+
+
+def expand_paths(arguments: argparse.Namespace) -> None:
+    """Replace the paths among the arguments by what a person means (UserError where that is nothing)."""
+    for name, value in vars(arguments).items():
+        if not isinstance(value, Path):
+            continue
+        try:
+            setattr(arguments, name, Path(expand_home(str(value))))
+        except ValueError as error:
+            raise UserError(f"{name}: {error}, got {str(value)!r}") from error

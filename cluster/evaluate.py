@@ -25,6 +25,7 @@ from common.config.flags import add_flags, given_flags
 from common.config.jobs import EvaluateConfig
 from common.config.overrides import describe_keys, load
 from common.errors import UserError
+from common.paths import check_output_file
 
 if TYPE_CHECKING:
     from cluster.evaluation.measure import Evaluator, Measured
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def call() -> None:
         config = config_of(argv)
         _check_policies(config)
+        for output in (config.evaluate.out, config.evaluate.samples):
+            if output is not None:
+                check_output_file(output)
         asyncio.run(_run(config))
 
     return exit_status(
@@ -140,6 +144,11 @@ async def _run(config: EvaluateConfig) -> None:
         evaluator = Evaluator(config, ImageStore(Path(folder)))
         _check_prompts(evaluator, config)
         measured = await _measure_policies(evaluator, config)
+        cards = {name: policy.card for name, policy in measured.items()}
+        # Printed first: what was measured must outlive an output that cannot be written.
+        print_scorecards(cards)
+        if settings.out is not None:
+            write_scorecards(settings.out, cards)
         if settings.samples is not None:
             write_samples(
                 settings.samples,
@@ -149,10 +158,6 @@ async def _run(config: EvaluateConfig) -> None:
                 config.evaluation.samples_shown,
                 f"{settings.policy} on the {settings.split} split",
             )
-    cards = {name: policy.card for name, policy in measured.items()}
-    print_scorecards(cards)
-    if settings.out is not None:
-        write_scorecards(settings.out, cards)
 
 
 def _check_prompts(evaluator: Evaluator, config: EvaluateConfig) -> None:

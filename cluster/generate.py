@@ -13,7 +13,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cluster.entry import add_preset, command_parser, exit_status, parse_line
+from cluster.entry import (
+    add_preset,
+    command_parser,
+    exit_status,
+    expand_paths,
+    parse_line,
+)
 from cluster.flags import BDHS_FLAGS, POVID_FLAGS
 from common.config.flags import Flag, add_flags, given_flags
 from common.config.jobs import BdhsJobConfig, GenerateConfig, PovidJobConfig
@@ -44,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def config_of(argv: Sequence[str] | None = None) -> GenerateConfig:
     """The config that a command line asks for: a BdhsJobConfig or a PovidJobConfig (UserError as `load`)."""
     arguments, overrides = parse_line(build_parser(), argv)
+    expand_paths(arguments)
     _, schema, flags = METHODS[arguments.method]
     given = given_flags(arguments, flags)
     return load(schema, arguments.preset, overrides, given, flags)
@@ -69,7 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(config: GenerateConfig) -> None:
     if isinstance(config, PovidJobConfig):
         from cluster.jobs import povid_job
+        from cluster.runtime.proxies import check_proxies
 
+        endpoint = config.povid.endpoint
+        if endpoint is not None:
+            check_proxies(endpoint.base_url, "--endpoint")
         povid_job.run(config)
     elif isinstance(config, BdhsJobConfig):
         from cluster.jobs import bdhs_job

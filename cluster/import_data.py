@@ -13,7 +13,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cluster.entry import add_preset, command_parser, exit_status, parse_line
+from cluster.entry import (
+    add_preset,
+    command_parser,
+    exit_status,
+    expand_paths,
+    parse_line,
+)
 from cluster.flags import EXPORT_FLAGS, IMPORT_FLAGS, INSPECT_FLAGS
 from common.config.flags import Flag, add_flags, given_flags
 from common.config.jobs import ExportConfig, ImportConfig, InspectConfig, JobConfig
@@ -45,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def config_of(argv: Sequence[str] | None = None) -> JobConfig:
     """The config that a command line asks for (UserError as `load`)."""
     arguments, overrides = parse_line(build_parser(), argv)
+    expand_paths(arguments)
     name = arguments.command
     if name in JOBS:
         _, schema, flags = JOBS[name]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.entry import exit_status
+from cluster.entry import exit_status, expand_paths
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,8 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m cluster.report", description=__doc__
     )
     parser.add_argument("run_dir", type=Path)
-    run_dir = parser.parse_args(arguments).run_dir
-    return exit_status(lambda: print_report(run_dir), "interrupted")
+    options = parser.parse_args(arguments)
+
+    def call() -> None:
+        expand_paths(options)
+        print_report(options.run_dir)
+
+    return exit_status(call, "interrupted")
 
 
 if __name__ == "__main__":

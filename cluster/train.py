@@ -10,11 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.entry import PRESET_HELP, command_parser, exit_status, parse_line
+from cluster.entry import (
+    PRESET_HELP,
+    command_parser,
+    exit_status,
+    expand_paths,
+    parse_line,
+)
 from cluster.runtime.placement import describe, plan
 from common.config.overrides import describe_keys, load_config
 
 if TYPE_CHECKING:
+    from cluster.run.run_dir import RunDir
     from common.config import RunConfig
 
 
@@ -26,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     def call() -> None:
+        expand_paths(options)
         config = load_config(options.preset, overrides)
         if options.dry_run:
             print(describe(plan(config)))
@@ -56,20 +64,24 @@ def _parser() -> argparse.ArgumentParser:
 def _run(config: RunConfig, resume: bool) -> None:
     from cluster.run.run_dir import RunDir
 
-    run_dir = RunDir(config, resume)
-    if not (run_dir.path / "scorecard.json").exists():
-        from cluster.run.experiment import Experiment
-        from cluster.runtime.ray_runtime import RayRuntime
-
-        bundles = plan(config)
-        runtime = RayRuntime(config.cluster, bundles)
-        try:
-            asyncio.run(Experiment(config, run_dir, runtime, bundles).run())
-        finally:
-            runtime.shutdown()
+    with RunDir(config, resume) as run_dir:
+        if not (run_dir.path / "scorecard.json").exists():
+            _train(config, run_dir)
     from cluster.report import print_report
 
     print_report(run_dir.path)
+
+
+def _train(config: RunConfig, run_dir: RunDir) -> None:
+    from cluster.run.experiment import Experiment
+    from cluster.runtime.ray_runtime import RayRuntime
+
+    bundles = plan(config)
+    runtime = RayRuntime(config.cluster, bundles)
+    try:
+        asyncio.run(Experiment(config, run_dir, runtime, bundles).run())
+    finally:
+        runtime.shutdown()
 
 
 if __name__ == "__main__":

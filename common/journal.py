@@ -6,14 +6,19 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from common.paths import writing
 
 
 class Journal:
     """Appends events to `RUN_DIR/journal/events.jsonl`. A line that a crash cut stays there, and readers skip it."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._failure: OSError | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         is_torn = _ends_inside_a_line(path)
         self._file = path.open("a", encoding="utf-8")
@@ -23,18 +28,36 @@ class Journal:
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event; buffered until `sync`."""
+        if self._failure is not None:
+            raise self._failure
         line = {"event": event, "time": round(time.time(), 3), **fields}
-        self._file.write(json.dumps(line) + "\n")
+        with self._failing_once():
+            self._file.write(json.dumps(line) + "\n")
 
     def sync(self) -> None:
         """Flush to the disk itself. Called once per learner step."""
-        # `flush` hands the lines to the system, which may still keep them in memory.
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._failure is not None:
+            raise self._failure
+        with self._failing_once():
+            # `flush` hands the lines to the system, which may still keep them in memory.
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self.sync()
         self._file.close()
+
+    @contextmanager
+    def _failing_once(self) -> Iterator[None]:
+        """Close the file when it cannot be written, or Python would try again, and complain, until the end."""
+        try:
+            with writing(self._path):
+                yield
+        except OSError as error:
+            self._failure = error
+            with suppress(OSError):
+                self._file.close()
+            raise
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.paths import replace_file
+from common.paths import replace_file, writing
 
 
 class MetricsWriter:
@@ -25,6 +25,7 @@ class MetricsWriter:
         path = run_dir / "metrics.jsonl"
         if path.exists():
             _drop_lines_from(path, first_step)
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
         # TensorBoard drops repeated steps itself, by `purge_step`.
         board_dir = str(run_dir / "tensorboard")
@@ -33,14 +34,16 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one step, durably."""
         line = {"step": step, **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         for name, value in values.items():
             self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
         self._board.close()  # type: ignore[no-untyped-call]
 
 

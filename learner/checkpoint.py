@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError
+from common.paths import writing
 from common.protocols import TrainEngine
 
 # What torch and DeepSpeed raise for files that are cut off or overwritten.
@@ -30,7 +31,8 @@ _DAMAGE = (
 def save(directory: Path, engine: TrainEngine, counters: dict[str, float]) -> None:
     """Write this rank's part (collective)."""
     directory.mkdir(parents=True, exist_ok=True)
-    engine.save(directory / "engine")
+    with writing(directory):
+        engine.save(directory / "engine")
     cuda_rng = []
     if torch.cuda.is_available():
         cuda_rng = torch.cuda.get_rng_state_all()
@@ -40,7 +42,9 @@ def save(directory: Path, engine: TrainEngine, counters: dict[str, float]) -> No
         "rng": torch.get_rng_state(),
         "cuda_rng": cuda_rng,
     }
-    torch.save(state, _rank_file(directory, engine.rank))
+    file = _rank_file(directory, engine.rank)
+    with writing(file):
+        torch.save(state, file)
 
 
 def load(directory: Path, engine: TrainEngine) -> dict[str, float]:

@@ -15,6 +15,7 @@ from cluster.evaluation.score_table import MetricRow, grounding_lines, metric_ro
 from cluster.pages import Span, data_url, marked, template
 from common.errors import Refused
 from common.evaluation import LegendEntry
+from common.paths import replace_file
 from common.protocols import Suite
 from common.records import Prompt, RolloutGroup
 
@@ -71,7 +72,7 @@ def write_samples(
         grounding=_grounding(final, start),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    replace_file(path, html)
 
 
 def _grounding(final: Measured, start: Measured | None) -> list[tuple[str, str, bool]]:

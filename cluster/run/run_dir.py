@@ -17,7 +17,15 @@ from pydantic import ValidationError
 from cluster.run.state import RunState
 from common.config import RunConfig
 from common.errors import UserError
+from common.folder_lock import FolderLock
 from common.paths import recover_directory, replace_file
+
+START_FILES = (
+    "journal/events.jsonl",
+    "evaluation/baseline.json",
+    "evaluation/final.json",
+)
+"""What a run writes before its first step and would read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +37,61 @@ class Checkpoint:
 
 
 class RunDir:
-    """Paths of one run. Opening it checks that it is empty, or that --resume continues the same config."""
+    """Paths of one run, and their only owner until it is closed. A context manager.
+
+    A start that failed before its first step has left nothing that binds: any config may follow it.
+    """
 
     def __init__(self, config: RunConfig, resume: bool) -> None:
         """Claim the directory.
 
         Raises:
-            UserError: it holds another config, or a run and `resume` is off.
+            UserError: a run is under way in it, it holds another run, or this one and `resume` is off.
         """
         self.path = config.run.dir.resolve()
         # Through JSON, so that it compares with what an earlier process wrote.
         resolved = json.loads(config.model_dump_json())
+        self._lock = FolderLock(self.path, "run.dir")
+        try:
+            self._take_over(resolved, resume)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the directory up."""
+        self._lock.close()
+
+    def _take_over(self, config: dict[str, Any], resume: bool) -> None:
         config_file = self.path / "config.json"
         if config_file.exists():
-            self._check_same_run(resolved, _read_json(config_file), resume)
-        self.path.mkdir(parents=True, exist_ok=True)
-        replace_file(config_file, json.dumps(resolved, indent=2) + "\n")
+            existing = _read_json(config_file)
+            if self._has_trained() or not _is_run_config(existing):
+                self._check_same_run(config, existing, resume)
+            elif not resume or existing != config:
+                self._forget_failed_start()
+        replace_file(config_file, json.dumps(config, indent=2) + "\n")
+
+    def _has_trained(self) -> bool:
+        """Whether there is anything of a learner step."""
+        metrics = self.path / "metrics.jsonl"
+        if metrics.exists() and metrics.stat().st_size > 0:
+            return True
+        return any(self.checkpoints.glob("step_*")) or self.policy.exists()
+
+    def _forget_failed_start(self) -> None:
+        """Delete what a start before the first step wrote, so that the next one does not take it for its own.
+
+        Only files by their full names: the folder may hold other things of the user.
+        """
+        for name in START_FILES:
+            (self.path / name).unlink(missing_ok=True)
 
     def _check_same_run(
         self,
@@ -95,6 +142,11 @@ class RunDir:
         for folder in sorted(self.checkpoints.glob("step_*"))[:-newest]:
             if best_step is None or folder != self.checkpoint(best_step):
                 shutil.rmtree(folder)
+
+
+def _is_run_config(content: dict[str, Any]) -> bool:
+    """Whether a config.json is a run's, and not a model's for example."""
+    return all(isinstance(content.get(name), dict) for name in RunConfig.model_fields)
 
 
 def _read_state(folder: Path) -> RunState:

@@ -6,15 +6,19 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from cluster.runtime.placement import Bundle
+from cluster.runtime.proxies import check_loopback
 from common.config import Cluster
 from common.errors import UserError
 from common.protocols import Handle
 
 CONNECT_LIMIT_S = 10.0
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""What a gRPC client says first, with empty settings (RFC 9113, section 3.4): a server that lives answers at once."""
 
 
 def _import_ray(is_local: bool) -> ModuleType:
@@ -32,12 +36,73 @@ def _import_ray(is_local: bool) -> ModuleType:
     return ray
 
 
-def _check_listening(address: str) -> None:
-    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+def _address_of_auto() -> str:
+    """The cluster that `auto` means to Ray: the last `ray start` of this machine, else one that runs here.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    from ray._private import services
+
+    return str(services.get_ray_address_from_environment("auto", None))
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError within seconds where no cluster answers; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        peer = (host.strip("[]"), int(port))
-        socket.create_connection(peer, timeout=CONNECT_LIMIT_S).close()
+    if not host or not port.isdigit():
+        return
+    peer = (host.strip("[]"), int(port))
+    with socket.create_connection(peer, timeout=CONNECT_LIMIT_S) as connection:
+        # A process that is stopped accepts connections too, but says nothing.
+        connection.sendall(HTTP2_GREETING)
+        answer = connection.recv(16)
+    if answer.startswith(b"HTTP/"):
+        raise ConnectionError(
+            "a web server there, such as Ray's dashboard; the head's port is 6379"
+        )
+
+
+def _check_client_proxy(address: str) -> None:
+    """Refuse (UserError) a proxy that would catch what Ray's client sends to this machine."""
+    if address.startswith("ray://"):
+        host = address.removeprefix("ray://").rpartition(":")[0]
+        check_loopback(f"http://{host}", "cluster.address")
+
+
+def _explained(error: Exception) -> str | None:
+    """The line for a failed start of a local cluster whose cause the environment is; None for any other cause."""
+    text = str(error)
+    if "AF_UNIX path length" in text:
+        return (
+            "TMPDIR: expected a folder short enough for Ray's sockets, whose paths have at most 107 bytes, got "
+            f"{_ray_folder()}; set TMPDIR to a shorter one, such as /tmp"
+        )
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    path, reason = Path(str(error.filename)), os.strerror(error.errno or 0)
+    if path.is_relative_to(Path.home() / ".ray"):
+        return (
+            f"HOME: expected a home folder that can be written, where Ray keeps the key of its cluster ({path}), got "
+            f"{reason!r}; set HOME to a folder of yours"
+        )
+    if path.is_relative_to(_ray_folder()):
+        return (
+            f"TMPDIR: expected a folder that can be written, where Ray keeps its logs and sockets ({path}), got "
+            f"{reason!r}; set TMPDIR to another one"
+        )
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _ray_folder() -> str:
+    """Where Ray makes its own folder, as Ray decides it."""
+    environment = os.environ
+    return environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp"
 
 
 class RayHandle:
@@ -92,6 +157,8 @@ class RayRuntime:
         self._group: Any = None
         self._bundle_index: dict[str, int] = {}
         address = config.address or os.environ.get("RAY_ADDRESS")
+        if address == "local":
+            address = None
         self._ray = _import_ray(is_local=not address)
         self._connect(address)
         try:
@@ -101,29 +168,49 @@ class RayRuntime:
             raise
 
     def _connect(self, address: str | None) -> None:
-        options: dict[str, Any] = {
-            "logging_level": logging.WARNING,
-            "log_to_driver": bool(os.environ.get("SIGHTLINE_DEBUG")),
-        }
         if address:
-            options["address"] = address
-            remedy = "start one with `ray start --head` or leave the address out"
-            expected = f"cluster.address: expected a running Ray cluster at {address}"
+            self._join(address)
         else:
-            options["address"] = "local"
-            options["include_dashboard"] = False
-            options["object_store_memory"] = 1 << 29
-            remedy = "free processors or memory and try again, or give cluster.address"
-            expected = "cluster: expected Ray to start on this machine"
+            self._start_local()
+
+    def _join(self, address: str) -> None:
+        _check_client_proxy(address)
+        named = address
         try:
-            if address:
-                _check_listening(address)
-            self._ray.init(**options)
+            if address == "auto":
+                address = _address_of_auto()
+                named = f"{address} (which RAY_ADDRESS or cluster.address = auto means)"
+            _check_answers(address)
+            self._init(address=address)
         # Ray raises a bare Exception where its node does not come up in time.
         except Exception as error:
-            lines = str(error).splitlines()
-            reason = lines[0] if lines else type(error).__name__
-            raise UserError(f"{expected}, got: {reason}; {remedy}") from error
+            raise UserError(
+                f"cluster.address: expected a running Ray cluster at {named}, got: {_first_line(error)}; "
+                "start one with `ray start --head`, or leave the address out and unset RAY_ADDRESS"
+            ) from error
+
+    def _start_local(self) -> None:
+        try:
+            self._init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=1 << 29,
+            )
+        except Exception as error:
+            explained = _explained(error)
+            if explained is not None:
+                raise UserError(explained) from error
+            raise UserError(
+                f"cluster: expected Ray to start on this machine, got: {_first_line(error)}; "
+                "free processors or memory and try again, or give cluster.address"
+            ) from error
+
+    def _init(self, **options: Any) -> None:
+        self._ray.init(
+            logging_level=logging.WARNING,
+            log_to_driver=bool(os.environ.get("SIGHTLINE_DEBUG")),
+            **options,
+        )
 
     def _reserve(self, bundles: Sequence[Bundle]) -> None:
         """Take all resources at once, so that two half-started runs cannot wait for each other."""

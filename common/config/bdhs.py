@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from common.config.section import Section
+from common.config.section import Section, Seed
 
 
 class BdhsConfig(Section):
@@ -36,7 +36,7 @@ class BdhsConfig(Section):
         500, ge=0, lt=1000, description="diffusion step of 1000; variant noise only"
     )
     similarity_threshold: float = Field(
-        0.97, description="accept a rejected answer less similar than this"
+        0.97, ge=-1, le=2, description="accept a rejected answer less similar than this"
     )
     max_attempts: int = Field(
         5,
@@ -49,7 +49,7 @@ class BdhsConfig(Section):
         le=1,
         description="a sentence that begins with Yes or No is flipped this often",
     )
-    temperature: float = Field(1.0, ge=0, description="of sampling (ours)")
+    temperature: float = Field(1.0, ge=0, le=100, description="of sampling (ours)")
     max_tokens: int = Field(
         64,
         ge=1,
@@ -68,7 +68,7 @@ class BdhsConfig(Section):
     stop: tuple[str, ...] = Field(
         (".",), description="what ends a continuation, besides the end of sequence"
     )
-    seed: int = Field(
+    seed: Seed = Field(
         0,
         description="of masks, cuts and samples; `generate` uses run.seed unless this is set",
     )

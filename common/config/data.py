@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
-from common.config.section import Section, by_kind
+from common.config.section import Section, Seed, TextOnDisk, by_kind
 
 
 class ShapesPrompts(Section):
@@ -14,14 +14,14 @@ class ShapesPrompts(Section):
 
     kind: Literal["shapes"] = "shapes"
     count: int = Field(2000, ge=1, description="scenes, a prompt each")
-    seed: int = Field(0, description="of the scenes")
+    seed: Seed = Field(0, description="of the scenes")
 
 
 class PromptFile(Section):
     """Prompts from a data set on disk (`prompts.parquet` beside an `images/` folder)."""
 
     kind: Literal["file"] = "file"
-    path: str = Field(description="folder with prompts.parquet and images/")
+    path: TextOnDisk = Field(description="folder with prompts.parquet and images/")
     rows: int | None = Field(
         None, ge=1, description="read only so many rows from the start; none: all"
     )
@@ -30,7 +30,7 @@ class PromptFile(Section):
 class PairFile(Section):
     """Offline pair sets (`pairs.parquet` beside an `images/` folder), as `cluster.generate` writes them."""
 
-    path: str | tuple[str, ...] = Field(
+    path: TextOnDisk | tuple[TextOnDisk, ...] = Field(
         description="one folder, or several that are read as one set"
     )
     by_prompt: bool = Field(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from common.config.section import Section
+from common.config.section import Section, TextOnDisk
 
 
 class ShapesSuite(Section):
@@ -35,7 +35,7 @@ class Evaluation(Section):
     )
     bootstrap_samples: int = Field(1000, ge=1)
     samples_shown: int = Field(24, ge=0, description="test images in samples.html")
-    pairs: str | None = Field(
+    pairs: TextOnDisk | None = Field(
         None,
         description="held-out pair set for the grounding gate; the shapes suite makes its own from its scenes",
     )

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from common.config import RunConfig, ShapesPrompts
 from common.config.povid import PovidConfig
-from common.config.section import Section
+from common.config.section import PathOnDisk, Section, TextOnDisk
 
 BLOCK_SIZE = 32
 """Tokens per block of the engine's cache. Sentences of an answer begin alike, and whole blocks are computed once."""
@@ -30,7 +30,7 @@ class JobConfig(RunConfig):
 class Generate(Section):
     """Where a generated pair set goes."""
 
-    out: Path = Field(description="folder of the pair set")
+    out: PathOnDisk = Field(description="folder of the pair set")
 
 
 class PovidSettings(PovidConfig):
@@ -108,9 +108,11 @@ class ImportSettings(Section):
     """What to import and where to."""
 
     name: str = Field(description="one of the importers")
-    path: Path = Field(description="the published file, or the folder that holds it")
-    out: Path = Field(description="folder of the set to make")
-    images: Path | None = Field(
+    path: PathOnDisk = Field(
+        description="the published file, or the folder that holds it"
+    )
+    out: PathOnDisk = Field(description="folder of the set to make")
+    images: PathOnDisk | None = Field(
         None, description="folder that image paths are below; none: that of path"
     )
     strip_prefix: str = Field("", description="cut off the front of image paths")
@@ -145,8 +147,8 @@ class ImportConfig(JobConfig):
 class ExportSettings(Section):
     """Which pair set to export, and where to."""
 
-    directory: Path = Field(description="folder of a pair set")
-    out: Path = Field(description="folder to write")
+    directory: PathOnDisk = Field(description="folder of a pair set")
+    out: PathOnDisk = Field(description="folder to write")
 
 
 class ExportConfig(JobConfig):
@@ -159,15 +161,17 @@ class ExportConfig(JobConfig):
 class InspectSettings(Section):
     """Which pair set to look at, and how closely."""
 
-    directory: Path = Field(description="folder of a pair set (pairs.parquet, images/)")
-    out: Path = Field(
+    directory: PathOnDisk = Field(
+        description="folder of a pair set (pairs.parquet, images/)"
+    )
+    out: PathOnDisk = Field(
         Path("inspect.html"), description="page; figures go beside it as .json"
     )
     count: int | None = Field(
         None, description="read so many rows, evenly spread; none: all"
     )
     samples: int = Field(24, description="pairs shown with their images")
-    policy: str | None = Field(
+    policy: TextOnDisk | None = Field(
         None, description="also ask this policy: a Hugging Face folder, or shapes"
     )
     policy_count: int = Field(500, description="pairs that the policy reads")
@@ -190,8 +194,8 @@ class InspectConfig(JobConfig):
 class EvaluateSettings(Section):
     """Which policy to measure, beside which other one, and on what."""
 
-    policy: Path = Field(description="Hugging Face folder of the policy")
-    baseline: Path | None = Field(
+    policy: PathOnDisk = Field(description="Hugging Face folder of the policy")
+    baseline: PathOnDisk | None = Field(
         None, description="policy it started from, measured first"
     )
     split: Literal["validation", "test"] = "test"
@@ -199,8 +203,10 @@ class EvaluateSettings(Section):
         None,
         description="scenes of every suite that has scenes; none: as many as it says",
     )
-    out: Path | None = Field(None, description="write the scorecards there as JSON")
-    samples: Path | None = Field(
+    out: PathOnDisk | None = Field(
+        None, description="write the scorecards there as JSON"
+    )
+    samples: PathOnDisk | None = Field(
         None, description="write an HTML page of marked answers there"
     )
 

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from common.config.losses import DEFAULT_KIND, AnyLoss, Loss, Sigmoid, inherited
-from common.config.section import Section, by_kind
+from common.config.section import Fraction, Gpus, Section, TextOnDisk, by_kind
 
 
 class Optimizer(Section):
     """AdamW with linear warm-up, then the schedule."""
 
-    lr: float = Field(1e-6, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    lr: float = Field(1e-6, ge=1e-12, le=1)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     warmup_steps: int = Field(10, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     max_grad_norm: float = Field(1.0, gt=0)
@@ -54,7 +54,7 @@ class Fast(Section):
         ge=0,
         description="tokens per forward; 0: learner.micro_batch pairs per forward",
     )
-    reference_cache: str = Field(
+    reference_cache: TextOnDisk = Field(
         "run",
         description="where reference log-probs of offline pairs are kept: run (in its folder), off, or a folder",
     )
@@ -96,8 +96,8 @@ class Learner(Section):
         {}, description="by PreferencePair.source"
     )
     optimizer: Optimizer = Optimizer()
-    num_cpus: float = 1
-    num_gpus: float = 0
+    num_cpus: float = Field(1, ge=0)
+    num_gpus: Gpus = 0
 
     def loss_of(self, source: str) -> Loss:
         """The loss of a source's pairs."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from common.config.section import Section, by_kind
+from common.config.section import Section, TextOnDisk, by_kind
 
 SHAPES_POLICY = "common/shapes/policy"
 
@@ -68,7 +68,7 @@ Tuning = Annotated[
 class Model(Section):
     """The start policy, a Hugging Face directory, and what of it is trained."""
 
-    path: str = Field(SHAPES_POLICY, description="a Hugging Face folder")
+    path: TextOnDisk = Field(SHAPES_POLICY, description="a Hugging Face folder")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights, for engines and learner"
     )

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from common.config.section import Section
+from common.config.section import Section, Seed
 
 ErrorKind: TypeAlias = Literal["entity", "attribute", "relation", "reasoning"]
 KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
@@ -30,7 +30,7 @@ class EndpointConfig(Section):
         False,
         description="show the image to the endpoint's model, not text alone (ours)",
     )
-    temperature: float = Field(1.0, ge=0, description="of sampling (ours)")
+    temperature: float = Field(1.0, ge=0, le=100, description="of sampling (ours)")
     top_p: float = Field(1.0, gt=0, le=1, description="of sampling (ours)")
     max_tokens: int = Field(
         1024, ge=1, description="of one rewritten answer; a cut one is dropped (ours)"
@@ -85,6 +85,6 @@ class PovidConfig(Section):
         gt=1,
         description="an answer that is longer or shorter than the true one by a larger factor is dropped (ours)",
     )
-    seed: int = Field(
+    seed: Seed = Field(
         0, description="of kinds and rules; `generate` uses run.seed unless this is set"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag
 
 from common.config.model import SHAPES_POLICY
-from common.config.section import Section, by_kind
+from common.config.section import Section, TextOnDisk, by_kind
 
 
 class RulesJudge(Section):
@@ -30,7 +30,7 @@ class PolicyJudge(Section):
     """
 
     kind: Literal["policy"] = "policy"
-    path: str = SHAPES_POLICY
+    path: TextOnDisk = SHAPES_POLICY
     max_length: int = Field(512, ge=16)
 
 
@@ -51,4 +51,4 @@ class Reward(Section):
     max_retries: int = Field(
         2, ge=0, description="when the judge fails for now; then the group is dropped"
     )
-    num_cpus: float = 0
+    num_cpus: float = Field(0, ge=0)

@@ -14,17 +14,17 @@ from common.config.loop import Checkpoint, Loop, Mixture
 from common.config.model import Lora, Model
 from common.config.reward import Reward
 from common.config.rollout import Rollout
-from common.config.section import Section
+from common.config.section import PathOnDisk, Section, Seed
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
 
 class Run(Section):
     """Where the run's files go, and the seed of everything random in it."""
 
-    dir: Path = Field(
+    dir: PathOnDisk = Field(
         Path("runs/run"), description="folder of checkpoints, metrics and reports"
     )
-    seed: int = Field(0, description="of everything random in the run")
+    seed: Seed = Field(0, description="of everything random in the run")
 
 
 class Cluster(Section):

@@ -2,15 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator
+from annotated_types import Le, Lt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+from common.paths import expand_home
+
+MAX_INT = 2**31 - 1
+"""A whole number beyond it overflows in some library; a field that may be larger has an upper bound of its own."""
+MAX_FLOAT = 1e9
+"""As seconds 31 years. A wait that is much longer overflows."""
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
+    """A frozen group of settings that refuses unknown keys and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take `true` for 1.
+        types = _types_of(cls, info)
+        is_number = int in types or float in types
+        if isinstance(value, bool) and is_number and bool not in types:
+            raise ValueError("expected a number")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _number_is_bounded(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name
+        assert name is not None, "a validator of a field"
+        metadata = cls.model_fields[name].metadata
+        if any(isinstance(item, Le | Lt) for item in metadata):
+            return value
+        for number in value if isinstance(value, tuple) else (value,):
+            limit = MAX_FLOAT if isinstance(number, float) else MAX_INT
+            if isinstance(number, int | float) and abs(number) > limit:
+                raise ValueError(
+                    f"expected a number of at most {limit:,.0f} either way"
+                )
+        return value
+
+
+def _types_of(section: type[Section], info: ValidationInfo) -> tuple[Any, ...]:
+    """The type of the field that is validated, and its members if it is a union."""
+    annotation = section.model_fields[str(info.field_name)].annotation
+    return (annotation, *get_args(annotation))
+
+
+def _shared_or_whole(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("expected a share of one GPU or a whole number of GPUs")
+    return gpus
+
+
+def _expanded(value: Any) -> Any:
+    """A path as the user means it; what is no text is left to the type's own check."""
+    if isinstance(value, Path):
+        return Path(expand_home(str(value)))
+    return expand_home(value) if isinstance(value, str) else value
+
+
+PathOnDisk = Annotated[Path, BeforeValidator(_expanded)]
+"""A path of the user: never empty, with `~` for home."""
+TextOnDisk = Annotated[str, BeforeValidator(_expanded)]
+"""The same as text, for keys that also take a name."""
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""Any 64 bits: every random stream hashes them with its name."""
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_shared_or_whole)]
+"""GPUs of one worker: a share of one, or several whole ones."""
 
 
 def by_kind(default: str) -> Discriminator:

@@ -32,7 +32,7 @@ from common.data.rows import (
     python_rows,
 )
 from common.errors import Refused, UserError
-from common.paths import replace_file
+from common.paths import replace_file, writing
 from common.records import Dropped, PreferencePair, Prompt
 
 PAIRS = "pairs.parquet"
@@ -185,6 +185,11 @@ def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> N
 
     An exception that the iterator raises leaves the old file at `path` as it was.
     """
+    with writing(path):
+        _write_tables(path, schema, tables)
+
+
+def _write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

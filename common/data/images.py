@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from common.data.below import path_below
 from common.data.file_kinds import kind_of
 from common.errors import Refused
+from common.paths import writing
 from common.records import ImageRef
 
 MAX_PIXELS = 64_000_000
@@ -140,8 +141,9 @@ class ImageStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Several processes may store the same image; each renames a whole file into place.
             partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_bytes(data)
-            partial.replace(path)
+            with writing(path):
+                partial.write_bytes(data)
+                partial.replace(path)
         return ImageRef(digest, str(path))
 
     def add(self, image: Image.Image) -> ImageRef:

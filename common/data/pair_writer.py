@@ -10,7 +10,6 @@ either finished with its pair or not begun. A set of prompts is written in the s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from common.data.datasets import (
 from common.data.images import ImageStore
 from common.data.rows import PAIR_SCHEMA, PROMPT_SCHEMA, pair_row, prompt_row
 from common.errors import UserError
+from common.folder_lock import FolderLock
 from common.records import PreferencePair, Prompt
 
 SHARDS = "shards"
@@ -86,14 +86,7 @@ class PairWriter:
         else:
             self.path = directory / PROMPTS
             self._schema = PROMPT_SCHEMA
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock = (directory / ".lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{directory}: expected one writer, got a second one; wait for the first"
-            ) from error
+        self._lock = FolderLock(directory, "--out")
         self._begin()
         self.store = ImageStore(directory / IMAGES)
         self.notes: list[Note] = []

@@ -52,15 +52,15 @@ def run(
 ) -> tuple[LocalRuntime, Path]:
     """Run to the end; returns the runtime with its workers, and the run directory."""
     runtime = LocalRuntime()
-    run_dir = RunDir(config, resume)
-    experiment = Experiment(
-        config,
-        run_dir,
-        runtime,
-        plan(config),
-        WorkerTypes(rollout, RewardWorker, learner),
-    )
-    asyncio.run(asyncio.wait_for(experiment.run(), 60))
+    with RunDir(config, resume) as run_dir:
+        experiment = Experiment(
+            config,
+            run_dir,
+            runtime,
+            plan(config),
+            WorkerTypes(rollout, RewardWorker, learner),
+        )
+        asyncio.run(asyncio.wait_for(experiment.run(), 60))
     return runtime, run_dir.path
 
 

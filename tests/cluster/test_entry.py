@@ -152,3 +152,161 @@ def test_help_lists_the_keys_in_an_instant(
         module.main([command, "--help"])
     assert time.process_time() - began < 1
     assert "(required)" in capsys.readouterr().out
+
+
+# Files and folders that cannot be used.
+
+
+def status_of(error: BaseException) -> int:
+    def call() -> None:
+        raise error
+
+    return exit_status(call, "stopped")
+
+
+class RemoteFileError(OSError):
+    """As Ray gives it back: an error of the same class without its fields, around the error itself."""
+
+    cause = OSError(errno.ENOSPC, "No space left on device", "/data/step.pt")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "", "/data/x"),
+            "/data/x: expected room to write, got 'No space left on device'; free some, or choose another place, and "
+            "run it again",
+        ),
+        (
+            OSError(errno.ENOSPC, ""),
+            "an output: expected room to write, got 'No space left on device'; free some, or choose another place, "
+            "and run it again",
+        ),
+        (
+            OSError(errno.EISDIR, "", b"/data/.x.partial", None, "/data/x"),
+            "/data/x: expected a file, got 'Is a directory'; give the name of a file, not of a folder",
+        ),
+        (
+            RemoteFileError("Traceback\nof another process"),
+            "/data/step.pt: expected room to write, got 'No space left on device'; free some, or choose another "
+            "place, and run it again",
+        ),
+    ],
+    ids=["path", "no path", "two paths", "remote"],
+)
+def test_trouble_with_a_file_is_one_line(
+    error: OSError, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(error) == 2
+    assert capsys.readouterr() == ("", f"error: {said}\n")
+
+
+@pytest.mark.parametrize("number", sorted(FILE_TROUBLES))
+def test_every_trouble_names_place_cause_and_remedy(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(OSError(number, "", "/data/x")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: /data/x: expected ") and said.count("\n") == 1
+    assert f", got {os.strerror(number)!r}; " in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        # About a program's own file descriptors, a peer, or nothing that is known: bugs, until somebody has looked.
+        OSError(errno.EBADF, "", "/data/x"),
+        OSError(errno.EINVAL, "", "/data/x"),
+        ConnectionRefusedError(errno.ECONNREFUSED, ""),
+        PermissionError(errno.EPERM, ""),
+        OSError("words"),
+        FileNotFoundError(),
+    ],
+    ids=repr,
+)
+def test_other_errors_of_the_system_keep_their_traceback(error: OSError) -> None:
+    with pytest.raises(type(error)) as raised:
+        status_of(error)
+    assert raised.value is error
+
+
+def test_debugging_keeps_every_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGHTLINE_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        status_of(FileNotFoundError(errno.ENOENT, "", "/data/x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 28),
+        (OSError(errno.EROFS, ""), errno.EROFS),
+    ],
+)
+def test_an_output_names_itself_whoever_writes_it(
+    error: Exception, number: int, tmp_path: Path
+) -> None:
+    """safetensors says it in Rust's words, the system without a path."""
+    with pytest.raises(OSError) as raised, replace_directory(tmp_path / "policy"):
+        raise error
+    assert raised.value.errno == number
+    assert raised.value.filename == str(tmp_path / "policy")
+
+
+def test_torch_on_a_full_disk_does_not_say_so_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed"
+    with pytest.raises(RuntimeError), writing(tmp_path / "x.pt"):
+        raise RuntimeError(said)  # there is room, so it is something else
+    usage = shutil.disk_usage(tmp_path)
+    full = usage._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(OSError) as raised, writing(tmp_path / "new" / "x.pt"):
+        raise RuntimeError(said)
+    assert (raised.value.errno, raised.value.filename) == (
+        errno.ENOSPC,
+        str(tmp_path / "new" / "x.pt"),
+    )
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as raised, replace_directory(tmp_path / "policy"):
+        raise FileNotFoundError(errno.ENOENT, "", "/data/source")
+    assert raised.value.filename == "/data/source"
+
+
+# Paths.
+
+
+def test_home_is_home_in_every_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert report.main(["~/run"]) == 2
+    assert f"error: {tmp_path}/run/scorecard.json: " in capsys.readouterr().err
+    assert evaluate.main(["~/policy"]) == 2
+    assert f"config.json, got {tmp_path}/policy; " in capsys.readouterr().err
+    (tmp_path / "preset.toml").write_text("[run]\ndir = '~/runs'\n")
+    words = ["~/preset.toml", "--mixture.online_fraction=1", "--dry-run"]
+    assert train.main(words) == 0
+    words = ["bdhs", "--out=~/pairs", "--preset=~/preset.toml"]
+    config = generate.config_of(words)
+    assert config.generate.out == tmp_path / "pairs"
+    assert config.run.dir == tmp_path / "runs"
+    capsys.readouterr()
+    assert report.main(["~nobody-of-this-name/run"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: run_dir: expected a home folder ~nobody-of-this-")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--run.dir", ""], ["--run.dir="], ["--run.dir", " "]]
+)
+def test_no_folder_is_not_this_folder(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["--mixture.online_fraction=1", "--dry-run", *words]) == 2
+    assert "run.dir: expected a path, such as runs/mine" in capsys.readouterr().err

@@ -26,15 +26,22 @@ def write_state(folder: Path, **changes: object) -> None:
     (folder / "state.json").write_text(json.dumps({**content, **changes}))
 
 
+def train(run_dir: RunDir) -> None:
+    """Leave what the first step of a run leaves."""
+    (run_dir.path / "metrics.jsonl").write_text('{"step": 1}\n')
+
+
 def test_a_second_run_needs_resume(tmp_path: Path) -> None:
-    RunDir(config(tmp_path), resume=False)
+    with RunDir(config(tmp_path), resume=False) as run_dir:
+        train(run_dir)
     with pytest.raises(UserError, match="add --resume"):
         RunDir(config(tmp_path), resume=False)
     assert RunDir(config(tmp_path), resume=True).latest() is None
 
 
 def test_another_config_is_refused_and_named(tmp_path: Path) -> None:
-    RunDir(config(tmp_path), resume=False)
+    with RunDir(config(tmp_path), resume=False) as run_dir:
+        train(run_dir)
     with pytest.raises(
         UserError, match=r"learner\.optimizer\.lr is 1e-06 there, 0\.01 here\); choose"
     ):

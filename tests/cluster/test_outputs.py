@@ -1,0 +1,286 @@
+"""Outputs that are a file, read-only, full or without rights: one line at every command, and soon.
+
+Full and read-only disks are real tmpfs mounts where the tests may mount; everywhere, faults are injected into the calls
+that every output goes through.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import evaluate, generate, import_data, report, train
+from cluster.entry import exit_status
+from common import folder_lock
+from common.data.datasets import write_pairs
+from common.data.images import ImageStore
+from common.journal import Journal
+from common.records import PreferencePair, Response
+from common.shapes.prompts import caption_prompts
+from tests.cluster.runs import make_config, run
+
+Command = Callable[[Path, Path], int]
+"""Runs a command whose output lies in or at the second path; the first one is a pair set."""
+
+
+def with_samples(pairs: Path, out: Path) -> int:
+    words = ["common/shapes/policy", "--evaluation.suites", '["shapes"]']
+    return evaluate.main([*words, "--samples", str(out / "page.html")])
+
+
+def with_scores(pairs: Path, out: Path) -> int:
+    words = ["common/shapes/policy", "--evaluation.suites", '["shapes"]']
+    return evaluate.main([*words, "--out", str(out / "cards.json")])
+
+
+def bdhs(pairs: Path, out: Path) -> int:
+    return generate.main(["bdhs", "--out", str(out), "--count", "1"])
+
+
+def povid(pairs: Path, out: Path) -> int:
+    words = ["povid", "--corrupter", "rules", "--count", "1"]
+    return generate.main([*words, "--out", str(out)])
+
+
+def imported(pairs: Path, out: Path) -> int:
+    exported = pairs.parent / "exported"
+    return import_data.main(["trl", str(exported), "--out", str(out)])
+
+
+def exported(pairs: Path, out: Path) -> int:
+    return import_data.main(["export", str(pairs), "--out", str(out)])
+
+
+def inspected(pairs: Path, out: Path) -> int:
+    return import_data.main(["inspect", str(pairs), "--out", str(out / "page.html")])
+
+
+def trained(pairs: Path, out: Path) -> int:
+    return train.main(["--mixture.online_fraction=1", f"--run.dir={out}"])
+
+
+def reported(pairs: Path, out: Path) -> int:
+    return report.main([str(out)])
+
+
+WRITERS: list[Command] = [
+    with_samples,
+    with_scores,
+    bdhs,
+    povid,
+    imported,
+    exported,
+    inspected,
+    trained,
+]
+every_writer = pytest.mark.parametrize("command", WRITERS)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outputs")
+    store = ImageStore(folder / "pairs" / "images")
+    pairs = []
+    for prompt in caption_prompts("train", 2, 5, store):
+        answers = (Response(prompt.reference or ""), Response("No."))
+        pairs.append(PreferencePair(prompt.id, prompt, *answers, source="test"))
+    write_pairs(folder / "pairs", pairs)
+    assert exported(folder / "pairs", folder / "exported") == 0
+    return folder / "pairs"
+
+
+def line_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refused command prints."""
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in said, said
+    assert said.endswith(f"{lines[0]}\n")
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", [*WRITERS, reported])
+@pytest.mark.parametrize("below", [False, True])
+def test_a_file_where_a_folder_belongs(
+    below: bool,
+    command: Command,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "x" if below else tmp_path / "file"
+    capsys.readouterr()
+    assert command(pairs, out) == 2
+    assert str(tmp_path / "file") in line_of(capsys)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flag", ["--out", "--samples"])
+def test_a_folder_where_a_file_belongs(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["common/shapes/policy", "--evaluation.suites", '["shapes"]']
+    assert evaluate.main([*words, flag, str(tmp_path)]) == 2
+    assert line_of(capsys) == (
+        f"error: {tmp_path}: expected a file, got 'Is a directory'; give the name of a file, not of a folder"
+    )
+
+
+# Real mounts.
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a tmpfs with these options; skips where the tests may not."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("mounting needs rights that this machine does not give")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        # Lazily: a writer that was refused may still be waiting for its collection.
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@every_writer
+def test_a_read_only_disk(
+    command: Command,
+    pairs: Path,
+    mounted: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = mounted("ro") / "x"
+    capsys.readouterr()
+    assert command(pairs, out) == 2
+    assert line_of(capsys) == (
+        f"error: {out}: expected a place that can be written, got 'Read-only file system'; choose another place"
+    )
+
+
+@every_writer
+def test_a_full_disk(
+    command: Command,
+    pairs: Path,
+    mounted: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    disk = mounted("size=4k")
+    (disk / "rest").write_bytes(b"x" * 4096)
+    capsys.readouterr()
+    assert command(pairs, disk / "x") == 2
+    line = line_of(capsys)
+    assert line.startswith(f"error: {disk}/x/")
+    assert "expected room to write, got 'No space left on device'; free some" in line
+    assert not list(disk.glob("x/.*partial")), "what does not fit takes no room"
+
+
+# Injected faults.
+
+
+def fault(number: int) -> Callable[..., Any]:
+    """A call that fails as the system does for a full disk: without a path."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@every_writer
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_fails_as_data_goes_out(
+    number: int,
+    command: Command,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    monkeypatch.setattr(os, "fsync", fault(number))
+    assert command(pairs, tmp_path / "x") == 2
+    line = line_of(capsys)
+    assert line.startswith(f"error: {tmp_path / 'x'}/")
+    assert f"got {os.strerror(number)!r}; " in line
+
+
+@every_writer
+def test_a_folder_without_rights(
+    command: Command,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The tests may run as root, whom no mode stops: the system's answer is a fake."""
+    make = os.mkdir
+
+    def mkdir(path: str, *args: Any, **kwargs: Any) -> None:
+        if str(path).startswith(str(tmp_path / "closed")):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        make(path, *args, **kwargs)
+
+    capsys.readouterr()
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    assert command(pairs, tmp_path / "closed") == 2
+    assert line_of(capsys) == (
+        f"error: {tmp_path / 'closed'}: expected rights to use it, got 'Permission denied'; "
+        "change its owner or mode, or choose another place"
+    )
+
+
+def test_a_disk_that_fills_up_while_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fifth step cannot be recorded; the run ends with the file's name, not with what came of it."""
+    config = make_config(tmp_path)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert exit_status(lambda: run(config) and None, "interrupted") == 2
+    assert line_of(capsys).startswith(f"error: {tmp_path / 'run'}/")
+    monkeypatch.undo()
+    # With room again it goes on.
+    run(config, resume=True)
+    assert (tmp_path / "run" / "scorecard.json").exists()
+
+
+def test_a_journal_on_a_full_disk_fails_alike_each_time(
+    mounted: Callable[[str], Path],
+) -> None:
+    disk = mounted("size=4k")
+    journal = Journal(disk / "events.jsonl")
+    (disk / "rest").write_bytes(b"x" * 4096)
+    journal.write("row", id="p1")
+    for end in (journal.sync, journal.close, lambda: journal.write("row", id="p2")):
+        with pytest.raises(OSError, match="No space left") as error:
+            end()
+        assert error.value.filename == str(disk / "events.jsonl")
+
+
+def test_the_lock_itself_is_an_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", fault(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left") as error:
+        folder_lock.FolderLock(tmp_path, "run.dir")
+    assert error.value.filename == str(tmp_path / ".lock")

@@ -1,0 +1,87 @@
+"""The lock of a folder: one owner, released however its process ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.folder_lock import FolderLock
+
+
+def owner(folder: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads((folder / ".lock").read_text())
+    return content
+
+
+def test_the_file_names_the_owner_while_there_is_one(tmp_path: Path) -> None:
+    with FolderLock(tmp_path / "new", "run.dir"):
+        content = owner(tmp_path / "new")
+        assert (content["host"], content["pid"]) == (socket.gethostname(), os.getpid())
+        assert str(content["since"]).startswith("20")
+    assert (tmp_path / "new" / ".lock").read_text() == ""
+
+
+def test_a_second_owner_waits_for_the_end_of_the_first(tmp_path: Path) -> None:
+    first = FolderLock(tmp_path, "run.dir")
+    with pytest.raises(UserError, match="expected one owner"):
+        FolderLock(tmp_path, "run.dir")
+    assert owner(tmp_path)["pid"] == os.getpid(), "the refused one wrote nothing"
+    first.close()
+    first.close()
+    FolderLock(tmp_path, "run.dir").close()
+
+
+def test_a_lock_that_nobody_closed_goes_with_its_owner(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path, "run.dir")
+    del lock
+    gc.collect()
+    FolderLock(tmp_path, "run.dir").close()
+
+
+def test_a_forked_child_that_ends_leaves_the_owner_its_name(tmp_path: Path) -> None:
+    with FolderLock(tmp_path, "run.dir") as lock:
+        child = os.fork()
+        if child == 0:
+            lock.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert owner(tmp_path)["pid"] == os.getpid()
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_without_locks_the_named_owner_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NFS mounted with `nolock`, for example: this machine's processes are known, and the limit is said."""
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with caplog.at_level(logging.WARNING), FolderLock(tmp_path, "run.dir"):
+        assert "this file system has no locks" in caplog.text
+        with pytest.raises(UserError, match=f"process {os.getpid()} on"):
+            FolderLock(tmp_path, "run.dir")
+    dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "since": "2026"}
+    (tmp_path / ".lock").write_text(json.dumps(dead))
+    FolderLock(tmp_path, "run.dir").close()
+
+
+def test_a_broken_lock_service_is_no_free_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output error") as error:
+        FolderLock(tmp_path, "run.dir")
+    assert error.value.filename == str(tmp_path / ".lock")
