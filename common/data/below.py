@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from common.errors import Refused
 
+MAX_PATH_CHARS = 4096
+"""Longer texts are no paths on any disk."""
 SHOWN_CHARS = 120
 """How much of an untrusted path a message repeats."""
 
@@ -25,6 +27,11 @@ def path_below(root: Path, path: str) -> Path:
         Refused: `path_outside` when the path leaves the root, `image_missing` when no disk can hold such a path (links
             in a circle, a name that is too long, a zero byte).
     """
+    if len(path) > MAX_PATH_CHARS:
+        raise Refused(
+            "image_missing",
+            f"{path[:SHOWN_CHARS]}: expected the path of a file, got {len(path):,} characters; repair it",
+        )
     try:
         file = _followed(root, PurePosixPath(path))
     except (OSError, RuntimeError, ValueError) as error:

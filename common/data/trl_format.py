@@ -1,4 +1,4 @@
-"""TRL's preference format for vision-language models: our pairs as its rows, and its rows as our records.
+"""TRL's preference format for vision-language models: our pairs as its rows; `common.importers.trl` reads such rows.
 
 images             [{bytes, path}], which `datasets` loads as Image
 prompt             [{role, content: [{type, text}]}]
@@ -16,7 +16,6 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.data.images import read_bytes
-from common.errors import Refused
 from common.records import Message, Part, PreferencePair, Prompt, Response
 
 META = "sightline_meta"
@@ -122,75 +121,6 @@ def pair_of_meta(
         prompt_token_ids=fields.prompt_token_ids,
         scores=fields.scores,
     )
-
-
-def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
-    """The messages of a prompt, which may also be a plain text.
-
-    Where a message's content is a plain text, the images stand before the first user turn of this kind.
-
-    Raises:
-        Refused: `bad_row`, `role_unknown`.
-    """
-    if isinstance(items, str):
-        items = [{"role": "user", "content": items}]
-    if not isinstance(items, list):
-        raise Refused(
-            "bad_row",
-            f"expected a list of messages, got {type(items).__name__}; check the data set",
-        )
-    messages: list[Message] = []
-    images_left = num_images
-    for item in items:
-        role = item["role"]
-        content = item["content"]
-        if role not in ("system", "user", "assistant"):
-            raise Refused(
-                "role_unknown",
-                f"expected system, user or assistant, got {str(role)[:40]!r}; drop the row",
-            )
-        parts: list[Part] = []
-        if isinstance(content, str):
-            if role == "user":
-                parts += [Part("image")] * images_left
-                images_left = 0
-            parts.append(Part("text", content))
-        else:
-            parts += [_part(part) for part in content]
-        messages.append(Message(role, tuple(parts)))
-    return tuple(messages)
-
-
-def read_answer(items: Any) -> str | None:
-    """The text of one assistant message, or a plain text as it is; None when there is no answer.
-
-    Raises:
-        Refused: `bad_row` when it is anything else.
-    """
-    if items is None or isinstance(items, str):
-        return items
-    turns = read_messages(items, 0)
-    if not turns:
-        return None
-    parts = turns[0].parts
-    is_one_text = len(parts) <= 1 and all(part.kind == "text" for part in parts)
-    if len(turns) > 1 or turns[0].role != "assistant" or not is_one_text:
-        raise Refused(
-            "bad_row",
-            "expected one assistant message with one text as an answer, got more; drop the row",
-        )
-    return parts[0].text if parts else None
-
-
-def _part(part: dict[str, Any]) -> Part:
-    if part["type"] == "image":
-        return Part("image", part.get("text") or "")
-    if part["type"] != "text" or not isinstance(part["text"], str):
-        raise Refused(
-            "bad_row",
-            f"expected parts of type image or text, got {str(part['type'])[:40]!r}; drop the row",
-        )
-    return Part("text", part["text"])
 
 
 def _message_row(message: Message) -> dict[str, Any]:

@@ -7,34 +7,32 @@ import binascii
 import re
 from urllib.parse import unquote_to_bytes
 
+from common.data.below import MAX_PATH_CHARS
 from common.data.file_kinds import kind_of
 from common.errors import Refused
 
 MIN_BASE64_CHARS = 64
 """Shorter texts are paths: the smallest picture takes more."""
-MAX_PATH_CHARS = 4096
-"""Longer texts are no paths on any disk."""
 
 _DATA_URL = "data:"
 # Both alphabets, with line breaks.
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+=*\s*")
-_HEAD_CHARS = 5000
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}")
 
 
 def is_encoded(text: str) -> bool:
     """Whether the text is a `data:` URL or the base64 of a file; any other text is a path."""
     if text[: len(_DATA_URL)].lower() == _DATA_URL:
         return True
-    if len(text) < MIN_BASE64_CHARS or not _BASE64.fullmatch(text):
+    if len(text) < MIN_BASE64_CHARS or not _BASE64.fullmatch(text.strip()):
         return False
     if len(text) > MAX_PATH_CHARS:
         return True
     # A JPEG's base64 begins like an absolute path, /9j/: only the decoded bytes tell.
     try:
-        head = decode_base64(text[:_HEAD_CHARS])
+        data = decode_base64(text)
     except Refused:
         return False
-    return kind_of(head).is_readable_image
+    return kind_of(data).is_readable_image
 
 
 def decode(text: str) -> bytes:

@@ -20,6 +20,8 @@ from common.records import ImageRef
 MAX_FILE_BYTES = 256 * 1024 * 1024
 REMEMBERED = 8192
 """How many stored images are remembered, so that an image of many rows is decoded once."""
+MAX_FOLDERS = 20
+"""How many folders of a path are tried to tell which prefix it has."""
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _WINDOWS_PATH = re.compile(r"[a-z]:[\\/]", re.IGNORECASE)
@@ -141,7 +143,7 @@ class ImageIntake:
     def _hint(self, path: str) -> str:
         """What to do about a path that leads to no file: the prefix whose end would make it one, if there is such."""
         parts = PurePosixPath(path).parts
-        for start in range(1, len(parts)):
+        for start in range(max(1, len(parts) - MAX_FOLDERS), len(parts)):
             rest = "/".join(parts[start:])
             if ".." not in parts[start:] and _is_file(self.root / rest):
                 prefix = path[: len(path) - len(rest)]

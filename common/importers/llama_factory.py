@@ -1,6 +1,11 @@
-"""LLaMA-Factory's sharegpt preference rows: `{conversations, chosen: {from, value}, rejected, images, system?}`.
+"""LLaMA-Factory's preference rows, in its sharegpt, OpenAI and Alpaca formats.
 
-A row has as many `<image>` markers as images.
+    conversations or messages   turns of from/value or role/content, the last one the user's
+    instruction, input, history instead of turns (Alpaca)
+    chosen, rejected            a turn, or its text
+    images, system              optional
+
+A row has as many `<image>` markers as images, or brings its images along as parts of a content.
 """
 
 from __future__ import annotations
@@ -10,26 +15,26 @@ from typing import Any
 
 from common.importers.base import Draft, Importer, images_field, refuse_other_media
 from common.importers.conversations import (
+    answer_text,
+    images_of_turns,
     messages_of,
-    sharegpt_turns,
-    split_last_answer,
+    read_turns,
+    turns_of_row,
 )
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """The pair of a row; Refused `role_unknown` (tools), `video`, `audio`."""
     refuse_other_media(row)
-    turns = sharegpt_turns(row.get("conversations"))
+    turns = turns_of_row(row)
     system = row.get("system")
     if system:
-        turns = [*sharegpt_turns([{"from": "system", "value": system}]), *turns]
-    _, chosen = split_last_answer(sharegpt_turns([row.get("chosen")]))
-    _, rejected = split_last_answer(sharegpt_turns([row.get("rejected")]))
+        turns = [*read_turns([{"from": "system", "value": system}]), *turns]
     yield Draft(
         messages_of(turns),
-        images_field(row, "images"),
-        chosen,
-        rejected,
+        images_field(row, "images") or images_of_turns(turns),
+        answer_text(row.get("chosen")),
+        answer_text(row.get("rejected")),
         row_id=row.get("id"),
     )
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from common.errors import Refused
 from common.importers.base import Draft, Importer, images_field
-from common.importers.conversations import messages_of, sharegpt_turns
+from common.importers.conversations import messages_of, read_turns
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """The pair of a row."""
-    turns = sharegpt_turns(row.get("conversations"))
+    turns = read_turns(row.get("conversations"))
     if turns and turns[-1].role == "assistant":
         turns = turns[:-1]
     preference = row.get("preference")

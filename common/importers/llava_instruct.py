@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.importers.base import Draft, Importer, images_field
-from common.importers.conversations import messages_of, sharegpt_turns
+from common.importers.conversations import messages_of, read_turns
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """One prompt per answer."""
-    turns = sharegpt_turns(row.get("conversations"))
+    turns = read_turns(row.get("conversations"))
     images = images_field(row, "image")
     for number, turn in enumerate(turns):
         if turn.role == "assistant":

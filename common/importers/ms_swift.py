@@ -1,8 +1,14 @@
-"""ms-swift's preference rows: `{messages, rejected_response | rejected_messages, images, rejected_images?}`.
+"""ms-swift's preference rows: a conversation, and what was rejected.
 
-The last message is the chosen answer. Without any `<image>` marker, the images stand before the first question, as
-ms-swift puts them. Both sides of a pair share the prompt's images, so a row with other images on the rejected side is
-dropped as `rejected_image`, whether or not its texts differ as well.
+    messages or conversations     turns of role/content or from/value; the last one is the chosen answer
+    query, response, history, system    instead of turns
+    rejected_response             a text, or several, which make a pair each
+    rejected_messages             instead of it: the whole conversation with the rejected answer
+    images, rejected_images       the latter has to be the same, where it is there
+
+Without any `<image>` marker, the images stand before the first question, as ms-swift puts them. Both sides of a pair
+share the prompt's images, so a row with other images on the rejected side is dropped as `rejected_image`, whether or
+not its texts differ as well.
 """
 
 from __future__ import annotations
@@ -18,37 +24,60 @@ from common.importers.base import (
     refuse_other_media,
     with_images,
 )
-from common.importers.conversations import messages_of, openai_turns, split_last_answer
+from common.importers.conversations import (
+    Turn,
+    answer_text,
+    images_of_turns,
+    messages_of,
+    read_turns,
+    single_question,
+    split_last_answer,
+    turns_of_row,
+)
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """The pair of a row; Refused `rejected_image`, `prompt_differs`, `video`, `audio`."""
+    """The pairs of a row; Refused `rejected_image`, `prompt_differs`, `video`, `audio`."""
     refuse_other_media(row)
-    images = images_field(row, "images")
+    turns, chosen = _prompt_and_chosen(row)
+    images = images_field(row, "images") or images_of_turns(turns)
     rejected_images = images_field(row, "rejected_images")
     if rejected_images and rejected_images != images:
         raise Refused(
             "rejected_image",
             "expected the same images on both sides, got others; the learner needs that",
         )
-    turns, chosen = split_last_answer(openai_turns(row.get("messages")))
     rejected = row.get("rejected_response")
     if row.get("rejected_messages"):
         rejected_turns, rejected = split_last_answer(
-            openai_turns(row["rejected_messages"])
+            read_turns(row["rejected_messages"])
         )
         if turns != rejected_turns:
             raise Refused(
                 "prompt_differs",
                 "expected one prompt for both answers, got two; drop the row",
             )
-    yield Draft(
-        with_images(messages_of(turns), len(images)),
-        images,
-        chosen,
-        rejected,
-        row_id=row.get("id"),
-    )
+    several = isinstance(rejected, list)
+    for number, answer in enumerate(rejected if several else [rejected]):
+        yield Draft(
+            with_images(messages_of(turns), len(images)),
+            images,
+            chosen,
+            answer_text(answer),
+            tag=str(number) if several else "",
+            row_id=row.get("id"),
+        )
+
+
+def _prompt_and_chosen(row: dict[str, Any]) -> tuple[list[Turn], Any]:
+    """The turns before the chosen answer, and that answer."""
+    if row.get("messages") or row.get("conversations"):
+        return split_last_answer(turns_of_row(row))
+    turns = single_question(row)
+    system = row.get("system")
+    if system:
+        turns = [*read_turns([{"role": "system", "content": system}]), *turns]
+    return turns, answer_text(row.get("response"))
 
 
 IMPORTER = Importer("ms_swift", convert, "ms-swift custom data set format")

@@ -14,7 +14,7 @@ from common.errors import Refused
 from common.importers.base import Draft, Importer
 from common.importers.conversations import (
     messages_of,
-    sharegpt_turns,
+    read_turns,
     split_last_answer,
 )
 from common.importers.encoded_images import is_encoded
@@ -22,9 +22,9 @@ from common.importers.encoded_images import is_encoded
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """The pair of a row; Refused `prompt_differs` when the turns before the two answers are not the same."""
-    turns, chosen = split_last_answer(sharegpt_turns(row.get("conversations")))
+    turns, chosen = split_last_answer(read_turns(row.get("conversations")))
     rejected_turns, rejected = split_last_answer(
-        sharegpt_turns(row.get("rejected_conversations"))
+        read_turns(row.get("rejected_conversations"))
     )
     if turns != rejected_turns:
         raise Refused(

@@ -1,4 +1,4 @@
-"""RLHF-V: parquet of `{image: {bytes, path}, text, idx, …}`; `text` spells a dict of the texts."""
+"""RLHF-V: parquet of `{image: {bytes, path}, text, idx, …}`; `text` is or spells a dict of the texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ MAX_TEXT_CHARS = 400_000
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """The pair of a row."""
-    fields = parse(text_field(row, "text"))
+    text = row.get("text")
+    # The first releases have the dict itself.
+    fields = (
+        text_fields(text) if isinstance(text, dict) else parse(text_field(row, "text"))
+    )
     yield from rlaif_v.convert({**row, **fields})
 
 
@@ -55,6 +59,11 @@ def parse(text: str) -> dict[str, Any]:
             "bad_row",
             f"expected a dict as text, got {type(fields).__name__}; check the data set",
         )
+    return text_fields(fields)
+
+
+def text_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """The question, chosen and rejected of a dict; a field that is not there is None."""
     return {key: fields.get(key) for key in ("question", "chosen", "rejected")}
 
 

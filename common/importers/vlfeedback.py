@@ -1,4 +1,4 @@
-"""VLFeedback: `{id, prompt, completions, img_path}`, with several answers per prompt, rated on three aspects.
+"""VLFeedback: `{id, prompt, completions, img_path | image}`, with several answers per prompt, rated on three aspects.
 
 Every two answers of a row make a pair: the one with the higher mean rating is chosen, and the means are its scores.
 `completions` is a list of dicts or, as `datasets` writes it, a dict of lists.
@@ -29,7 +29,7 @@ class Rated:
 
 def convert(row: dict[str, Any]) -> Iterator[Draft | Dropped]:
     """All pairs of a row; Dropped `tie`, and `rating_missing` for a pair of which one answer lacks a rating."""
-    images = images_field(row, "img_path")
+    images = images_field(row, "img_path") or images_field(row, "image")
     messages = question(text_field(row, "prompt"), len(images))
     answers = []
     for answer in _answers(row):
