@@ -117,12 +117,16 @@ async def _run(args: argparse.Namespace, config: RunConfig) -> None:
     from cluster.evaluation.samples_page import write_samples
     from cluster.report import print_scorecards, write_scorecards
     from cluster.runtime.ray_runtime import RayRuntime
+    from common.chat import check_model
     from common.data.images import ImageStore
 
     measured: dict[str, Measured] = {}
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
         evaluator = Evaluator(config, ImageStore(Path(folder)))
         _check_prompts(evaluator, args.split)
+        # Before Ray starts: what is wrong with a model directory is said at once.
+        for directory in filter(None, (args.baseline, args.policy)):
+            check_model(config.model, directory)
         runtime = RayRuntime(config.cluster)
         split: Split = args.split
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from common.chat import ChatEncoder
+from common.chat import ChatEncoder, encoder_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
@@ -122,7 +122,7 @@ class Learner:
         self.fast = FastPath.of(config, self.policy)
         # Before the engine takes the policy: ZeRO-3 splits its parameters up.
         self.fast.apply(config, self.policy, self.reference.copy)
-        encoder = ChatEncoder(self.model_path, config.model.max_length)
+        encoder = encoder_of(config.model, self.model_path)
         collator = Collator(
             encoder, tree=self.fast.share_prompt, crop_of=crop_of(config)
         )

@@ -43,7 +43,7 @@ from actors.weights.adapter_push import (
 from actors.weights.push_check import adapter_alone, whole_weights
 from actors.weights.sender import shared_file
 from actors.weights.shared_memory import sweep
-from common.chat import ChatEncoder
+from common.chat import encoder_of
 from common.config import Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors
@@ -53,10 +53,14 @@ from common.weights import checkpoint_shapes
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A request that is with vLLM under this id; awaiting `output` gives its finished output."""
+    """A request that is with vLLM under this id; awaiting `output` gives its finished output.
+
+    `answer` holds the tokens that are scored, if any.
+    """
 
     id: str
     output: Awaitable[RequestOutput]
+    answer: tuple[int, ...] = ()
 
 
 class VllmEngine(ABC):
@@ -71,7 +75,7 @@ class VllmEngine(ABC):
         probe_tolerance: float = 1e-3,
         timeout_s: float = 600,
     ) -> None:
-        self.encoder = encoder = ChatEncoder(model.path, model.max_length)
+        self.encoder = encoder = encoder_of(model)
         self._probe_tolerance = probe_tolerance
         self._timeout_s = timeout_s
         dtype = getattr(torch, model.dtype)
@@ -137,22 +141,21 @@ class VllmEngine(ABC):
         self, answers: Sequence[tuple[Prompt, str]]
     ) -> list[tuple[float, ...] | Dropped]:
         """Token log-probs (nats) of whole answers under one set of weights, one result per answer, in order."""
-        responses = [self.encoder.encode_response(text) for _, text in answers]
         submitted: list[Submitted | Dropped] = []
         # Held to the end, so that one set of weights scores all answers.
         async with self._swap_lock:
             try:
-                for (prompt, _), token_ids in zip(answers, responses, strict=True):
-                    entry = await self._submit_answer(prompt, token_ids)
+                for prompt, text in answers:
+                    entry = await self._submit_answer(prompt, text)
                     submitted.append(entry)
 
                 results: list[tuple[float, ...] | Dropped] = []
-                for token_ids, entry in zip(responses, submitted, strict=True):
+                for entry in submitted:
                     if isinstance(entry, Dropped):
                         results.append(entry)
                         continue
                     output = await entry.output
-                    results.append(token_logprobs(output, token_ids))
+                    results.append(token_logprobs(output, entry.answer))
                 return results
             except BaseException:
                 await self._abort_submitted(submitted)
@@ -220,10 +223,9 @@ class VllmEngine(ABC):
         """Hand a request to vLLM, or say why it cannot be run."""
         encoder = self.encoder
         suffix: tuple[int, ...] = ()
-        if request.prefix:
-            # Without the end-of-sequence token: the answer goes on after its prefix.
-            suffix = encoder.encode_response(request.prefix)[:-1]
         try:
+            if request.prefix:
+                suffix = encoder.encode_prefix(request.prefix)
             async with self._swap_lock:
                 built = self._builder.build(
                     request.prompt,
@@ -236,21 +238,25 @@ class VllmEngine(ABC):
                 self._builder.check(built, token_ids)
                 room = encoder.max_length - len(token_ids)
                 # The answer ends where the model does, however many tokens were asked for.
-                params = sampling_params(request, room, encoder.media_token_ids)
+                params = sampling_params(
+                    request,
+                    room,
+                    encoder.media_token_ids,
+                    encoder.extra_stop_token_ids,
+                )
                 request_id = self._next_id()
                 output = await self._submit(request_id, rendered, params)
                 return Submitted(request_id, output)
         except Refused as error:
             return Dropped(request.id, error.reason, str(error))
 
-    async def _submit_answer(
-        self, prompt: Prompt, token_ids: Sequence[int]
-    ) -> Submitted | Dropped:
+    async def _submit_answer(self, prompt: Prompt, text: str) -> Submitted | Dropped:
         """Hand an answer to vLLM for scoring, or say why it cannot be run; the caller holds the lock."""
         request_id = self._next_id()
         try:
-            output = await self._submit_scoring(request_id, prompt, token_ids)
-            return Submitted(request_id, output)
+            answer = self.encoder.encode_response(text)
+            output = await self._submit_scoring(request_id, prompt, answer)
+            return Submitted(request_id, output, answer)
         except Refused as error:
             return Dropped(prompt.id, error.reason, str(error))
 

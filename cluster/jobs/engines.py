@@ -27,8 +27,10 @@ async def ray_engines(
     from actors.image_tokens import ImageTokenCounter
     from actors.rollout import RolloutWorker
     from cluster.runtime.ray_runtime import RayRuntime
-    from common.chat import ChatEncoder
+    from common.chat import check_model
 
+    # Before Ray starts: what is wrong with the model directory is said at once.
+    encoder = check_model(config.model)
     rollout = config.rollout
     runtime = RayRuntime(config.cluster)
     try:
@@ -44,7 +46,6 @@ async def ray_engines(
             )
             clients.append(RolloutClient(handle, config.loop.call_timeout_s))
         await asyncio.gather(*(client.start() for client in clients))
-        encoder = ChatEncoder(config.model.path, config.model.max_length)
         yield [client.generate for client in clients], ImageTokenCounter(encoder)
         await asyncio.gather(*(client.close() for client in clients))
     finally:

@@ -16,7 +16,7 @@ from cluster.run.run_dir import RunDir
 from cluster.run.training_data import TrainingData, load_training_data
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
 from cluster.runtime.placement import Bundle
-from common.chat import ChatEncoder
+from common.chat import encoder_of
 from common.config import RunConfig
 from common.paths import replace_directory
 from common.protocols import Handle, Runtime
@@ -139,7 +139,7 @@ class Experiment:
 
     async def _set_probe(self, learner: LearnerClient, prompt: Prompt) -> None:
         """Learner and engine must find the same log-probs of this answer with every published version."""
-        encoder = ChatEncoder(self.config.model.path, self.config.model.max_length)
+        encoder = encoder_of(self.config.model)
         response = encoder.encode_response(prompt.reference or "yes")
         await learner.set_probe(prompt, response)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.shapes_world import training_prompts
-from common.chat import ChatEncoder
+from common.chat import encoder_of
 from common.config import RunConfig, ShapesPrompts
 from common.data.datasets import read_pairs, read_prompts
 from common.data.images import ImageStore
@@ -73,7 +73,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
     offline = config.data.offline
     if offline is None or min(config.mixture.fractions) == 1:
         return []
-    encoder = ChatEncoder(config.model.path, config.model.max_length)
+    encoder = encoder_of(config.model)
     pairs: dict[str, PreferencePair] = {}
     paths = [offline.path] if isinstance(offline.path, str) else offline.path
     for path in paths:

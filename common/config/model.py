@@ -69,6 +69,10 @@ class Model(Section):
     """The start policy, a Hugging Face directory, and what of it is trained."""
 
     path: str = SHAPES_POLICY
+    chat_template: str | None = Field(
+        None,
+        description="Jinja chat template in the place of the model's, as a text or as a file that holds it",
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_length: int = Field(
         512,
