@@ -40,10 +40,24 @@ def prove(encoder: ChatEncoder) -> list[str]:
             f"{encoder.where}: expected a processor that takes a question about an image, got: {reason}; correct "
             "processor_config.json or preprocessor_config.json"
         ) from error
+    _check_embeddings(encoder, encoded)
     _check_ends(encoder, text)
     _check_prompt(encoder, encoded, picture)
     _check_image_tokens(encoder, encoded)
     return [*_turn_warnings(encoder, encoded, picture), *_stop_warnings(encoder)]
+
+
+def _check_embeddings(encoder: ChatEncoder, encoded: EncodedPrompt) -> None:
+    """Refuse a model that has no embedding for what its template writes; a row's own words are that row's fault."""
+    for token_id in (*encoded.token_ids, encoder.eos_token_id):
+        if token_id < encoder.num_embeddings or token_id in encoder.media_token_ids:
+            continue
+        token = encoder.tokenizer.convert_ids_to_tokens(token_id)
+        raise UserError(
+            f"{encoder.where}: expected an embedding for every token of the chat template, got vocab_size = "
+            f"{encoder.num_embeddings} in config.json without {token} (id {token_id}); resize the embedding, or "
+            "correct chat_template.jinja"
+        )
 
 
 def _check_ends(encoder: ChatEncoder, text: str) -> None:
