@@ -67,8 +67,15 @@ def import_set(job: ImportSettings) -> None:
             "dropped": dict(tally.dropped.most_common()),
             "first_dropped": tally.examples,
         }
+        if tally.end_marks:
+            stats["num_end_marks"] = tally.end_marks["answers"]
         writer.finish_as_written(stats)
     print_dropped(f"{job.name}: {tally.num_rows:,} rows", tally)
+    if tally.end_marks:
+        num_answers = tally.end_marks["answers"]
+        print(
+            f"took ends of turns that were written out, such as </s>, off {num_answers} answers"
+        )
     print(f"{job.out}: {tally.num_records} {made} of {tally.num_rows} rows")
 
 
@@ -118,7 +125,7 @@ def _import(
     with ProgressReport(f"{job.name}, kB", num_bytes // 1000) as progress:
         rows = enumerate(read_rows(files, importer.keyed))
         for number, (row, position) in islice(rows, tally.num_rows, job.count):
-            for outcome in outcomes(importer, number, row, intake):
+            for outcome in outcomes(importer, number, row, intake, tally.end_marks):
                 shard.add(_unless_repeated(outcome, seen))
             shard.end_row()
             num_new_kb = position // 1000 - progress.done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from common.errors import UserError
 from common.records import Dropped, PreferencePair, Prompt
 from common.sources import ONLINE_BDHS, RLOO
 from learner.anatomy_logps import of_policy
+
+log = logging.getLogger("sightline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
         return []
     encoder = encoder_of(config.model)
     pairs: dict[str, PreferencePair] = {}
+    num_end_marks = 0
     paths = [offline.path] if isinstance(offline.path, str) else offline.path
     for path in paths:
         # The first set that has an id keeps it.
@@ -85,7 +89,14 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
                 dropped.append(Dropped(pair.id, "duplicate_id", detail))
                 continue
             readable = of_policy(pair, encoder)
+            num_end_marks += readable.chosen.text != pair.chosen.text
+            num_end_marks += readable.rejected.text != pair.rejected.text
             pairs[pair_id] = replace(readable, id=pair_id, weight_version=None)
+    if num_end_marks:
+        log.warning(
+            "data.offline: took the end mark that was written out behind %d answers off",
+            num_end_marks,
+        )
     return list(pairs.values())
 
 

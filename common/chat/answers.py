@@ -7,10 +7,10 @@ from functools import cached_property
 
 from common.chat.directory import ModelDirectory
 from common.chat.plain_text import PlainText
-from common.chat.row_faults import refused_row
 from common.chat.template import ANSWER, PROBE, PROBE_ANSWER
 from common.end_marks import without_end_mark
 from common.errors import Refused
+from common.row_faults import outside_embedding, refusing
 
 
 class AnswerEncoder(ModelDirectory):
@@ -36,14 +36,15 @@ class AnswerEncoder(ModelDirectory):
 
     def check_known(self, row: str, token_ids: Sequence[int]) -> None:
         """Refuse (`token_unknown`) a token that the model has no embedding for."""
-        highest = max(token_ids, default=0)
-        if highest < self.num_embeddings or highest in self.media_token_ids:
+        # Features take the place of media tokens, so these need no row.
+        of_text = set(token_ids).difference(self.media_token_ids)
+        outside = outside_embedding(of_text, self.num_embeddings)
+        if outside is None:
             return
-        token = self.tokenizer.convert_ids_to_tokens(highest)
         raise Refused(
             "token_unknown",
-            f"{row}: expected tokens below the embedding's size {self.num_embeddings}, got {token!r} with id "
-            f"{highest}; take it out, or correct tokenizer.json",
+            f"{row}: expected tokens below the embedding's size {self.num_embeddings}, got id {outside}; take its word "
+            "out, or correct tokenizer.json",
         )
 
     def encode_response(self, text: str) -> tuple[int, ...]:
@@ -70,7 +71,11 @@ class AnswerEncoder(ModelDirectory):
             lead = ""
         whole = f"{lead}{answer}{gap}"
         row = f"answer {answer[:40]!r}"
-        with refused_row("tokenizer", row, f"the tokenizer of {self.where}"):
+        with refusing(
+            "tokenizer",
+            f"{row}: expected a text that the tokenizer of {self.where} takes",
+            "change the text or leave the row out",
+        ):
             if any(token in whole for token in self.media_tokens):
                 token_ids = self.tokenizer.encode(whole, add_special_tokens=False)
             else:

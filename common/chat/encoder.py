@@ -21,10 +21,10 @@ from PIL import Image
 
 from common.chat.answers import AnswerEncoder
 from common.chat.proof import prove
-from common.chat.row_faults import refused_row
 from common.data import images
 from common.errors import Refused
 from common.records import Message, Part, Prompt
+from common.row_faults import refusing
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,10 @@ class ChatEncoder(AnswerEncoder):
         """The rendered prompt, with stand-ins for the special tokens that its texts spell."""
         self._check_media(prompt)
         messages = [self._masked(prompt, message) for message in prompt.messages]
-        with refused_row(
-            "chat_template", f"prompt {prompt.id}", f"the chat template of {self.where}"
+        with refusing(
+            "chat_template",
+            f"prompt {prompt.id}: expected turns that the chat template of {self.where} takes",
+            "change the row, or give another template with model.chat_template",
         ):
             return self.template.render(messages)
 
@@ -145,8 +147,10 @@ class ChatEncoder(AnswerEncoder):
     def _ids_of(self, prompt: Prompt, masked: str) -> list[int]:
         plain = self.plain_text
         text = plain.unmask(masked)
-        with refused_row(
-            "tokenizer", f"prompt {prompt.id}", f"the tokenizer of {self.where}"
+        with refusing(
+            "tokenizer",
+            f"prompt {prompt.id}: expected a text that the tokenizer of {self.where} takes",
+            "change the text or leave the row out",
         ):
             if text == masked:
                 token_ids = self.text_ids(text)
@@ -189,7 +193,11 @@ class ChatEncoder(AnswerEncoder):
         self, row: str, text: str, pixels: Sequence[Image.Image]
     ) -> EncodedPrompt:
         """What the processor makes of a rendered text and its images; `row` names it in Refused (`processor`)."""
-        with refused_row("processor", row, f"the processor of {self.where}"):
+        with refusing(
+            "processor",
+            f"{row}: expected text and images that the processor of {self.where} takes",
+            "change the row or leave it out",
+        ):
             inputs = dict(
                 self.processor(
                     text=[text],

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from common.chat.row_faults import first_line
 from common.chat.template import PROBE, PROBE_ANSWER
 from common.errors import Refused, UserError
 from common.records import Message
+from common.row_faults import first_line
 
 if TYPE_CHECKING:
     from common.chat.encoder import ChatEncoder, EncodedPrompt
