@@ -324,7 +324,7 @@ class Plain(Side):
                 encoded[prompt.id] = self._encoder.encode_prompt(prompt)
             prefix: tuple[int, ...] = ()
             if request.prefix:
-                prefix = self._encoder.encode_response(request.prefix)[:-1]
+                prefix = self._encoder.encode_prefix(request.prefix)
             rows.append((*encoded[prompt.id].token_ids, *prefix))
 
         # Rows of similar length together, so that little is padding.

@@ -100,7 +100,7 @@ class BareVllm:
         for request in requests:
             # Pictures are decoded before the clock starts, in favour of the peer.
             prompt = {
-                "prompt": encoder.prompt_text(request.prompt),
+                "prompt_token_ids": encoder.prompt_ids(request.prompt),
                 "multi_modal_data": {"image": encoder.load_images(request.prompt)},
             }
             prompts.append(prompt)

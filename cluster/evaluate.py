@@ -136,6 +136,7 @@ async def _run(config: EvaluateConfig) -> None:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.samples_page import write_samples
     from cluster.report import print_scorecards, write_scorecards
+    from common.chat import check_model
     from common.data.images import ImageStore
 
     settings = config.evaluate
@@ -143,6 +144,10 @@ async def _run(config: EvaluateConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
         evaluator = Evaluator(config, ImageStore(Path(folder)))
         _check_prompts(evaluator, config)
+        # Before Ray starts: what is wrong with a model directory is said at once.
+        for directory in (settings.baseline, settings.policy):
+            if directory is not None:
+                check_model(config.model, directory)
         measured = await _measure_policies(evaluator, config)
         cards = {name: policy.card for name, policy in measured.items()}
         # Printed first: what was measured must outlive an output that cannot be written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,53 @@ from safetensors import SafetensorError
 
 from common.errors import UserError
 
+_LFS_START = b"version https://git-lfs"
+_READ_BY_LOADERS = (".json", ".safetensors", ".model", ".jinja", ".bin")
+
+
+def check_folder(path: str | Path, key: str = "model.path") -> None:
+    """Refuse (UserError) what is no whole Hugging Face model directory: none at all, an adapter, LFS pointers."""
+    folder = Path(path)
+    adapter = folder / "adapter_config.json"
+    # With both, transformers would load the adapter on top, and vLLM would not.
+    if adapter.is_file():
+        raise UserError(
+            f"{key} {folder}: expected a whole model, got an adapter (adapter_config.json{_base_of(adapter)}): merge "
+            "it into its base model (peft: merge_and_unload, save_pretrained) and give that folder"
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{key}: expected a Hugging Face model directory with config.json, got {folder}; check the path"
+        )
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _READ_BY_LOADERS and _is_lfs_pointer(file):
+            raise UserError(
+                f"{key} {folder}: expected the model's files, got a Git LFS pointer in place of {file.name}; fetch it "
+                "with git lfs pull"
+            )
+
+
+def _base_of(adapter: Path) -> str:
+    """Which model an adapter belongs to, for the message."""
+    try:
+        base = json.loads(adapter.read_text(encoding="utf-8"))[
+            "base_model_name_or_path"
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f" of {base}"
+
+
+def _is_lfs_pointer(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as stream:
+            return stream.read(len(_LFS_START)) == _LFS_START
+    except OSError:
+        # Whoever loads the file says what is wrong with it.
+        return False
+
 
 @contextmanager
 def readable(
@@ -17,7 +65,9 @@ def readable(
     key: str = "model.path",
     expected: str = "config and processor",
 ) -> Iterator[None]:
-    """Turn what transformers and safetensors raise about the model directory at `path` into a UserError.
+    """Turn whatever transformers and safetensors raise about the model directory at `path` into a UserError.
+
+    Memory that runs out is no fault of the directory and passes.
 
     Args:
         key: the setting that names the directory.
@@ -26,11 +76,15 @@ def readable(
     where = f"{key} {path}"
     try:
         yield
+    except (UserError, MemoryError):
+        raise
     except SafetensorError as error:
         raise UserError(
             f"{where}: expected readable safetensors, got {error}; copy the checkpoint again"
         ) from error
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
         message = str(error).strip() or type(error).__name__
         reason = message.splitlines()[0]
         raise UserError(

@@ -105,7 +105,11 @@ def measure_views(
 
 
 def of_policy(pair: PreferencePair, encoder: ChatEncoder) -> PreferencePair:
-    """The pair as this policy reads it: keep sampled ids only if its tokenizer decodes them to the same text."""
+    """The pair as this policy reads it.
+
+    Sampled ids are kept only if its tokenizer decodes them to the same text. An end mark that is written out behind an
+    answer is taken off: the encoder ends answers itself.
+    """
     return replace(
         pair,
         chosen=_of_tokenizer(pair.chosen, encoder),
@@ -117,7 +121,7 @@ def of_policy(pair: PreferencePair, encoder: ChatEncoder) -> PreferencePair:
 def _of_tokenizer(response: Response, encoder: ChatEncoder) -> Response:
     ids = response.token_ids
     if ids is None:
-        return response
+        return Response(encoder.without_end_mark(response.text))
     # Ids of another vocabulary cannot be decoded at all.
     in_vocabulary = min(ids, default=0) >= 0 and max(ids, default=0) < len(
         encoder.tokenizer

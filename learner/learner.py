@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from common.chat import ChatEncoder
+from common.chat import ChatEncoder, encoder_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
@@ -139,7 +139,7 @@ class Learner:
 
     def _start_models(self, device: torch.device, dtype: torch.dtype) -> None:
         """Put policy and reference into the engine, and what makes their batches beside them."""
-        encoder = ChatEncoder(self.model_path, self.config.model.max_length)
+        encoder = encoder_of(self.config.model, self.model_path)
         collator = Collator(
             encoder, tree=self.fast.share_prompt, crop_of=crop_of(self.config)
         )

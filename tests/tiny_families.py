@@ -23,6 +23,9 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
 )
 
 from common.model_parts import vision_side_parameters
@@ -34,8 +37,12 @@ _FORMAT = 2
 HIDDEN = 64
 SIDE, PATCH = 32, 8
 """Of a LLaVA-NeXT tile: 16 tokens."""
-VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
-IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+QWEN_MEDIA = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
 
 
 def tiny_llava_next() -> Path:
@@ -46,6 +53,11 @@ def tiny_llava_next() -> Path:
 def tiny_qwen() -> Path:
     """Qwen2.5-VL with patches of 14 pixels, four to a token, so an image of 112 x 84 has 4 x 3 tokens."""
     return _built("qwen2_5_vl", _qwen)
+
+
+def tiny_qwen3() -> Path:
+    """Qwen3-VL with patches of 16 pixels, four to a token, so an image of 128 x 96 has 4 x 3 tokens."""
+    return _built("qwen3_vl", _qwen3)
 
 
 def _built(name: str, build: Callable[[], tuple[Any, Any]]) -> Path:
@@ -136,38 +148,7 @@ def _llava_next() -> tuple[Any, Any]:
 
 
 def _qwen() -> tuple[Any, Any]:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=build_tokenizer().backend_tokenizer,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        extra_special_tokens={
-            "image_token": IMAGE_PAD,
-            "video_token": VIDEO_PAD,
-            "vision_bos_token": VISION_START,
-            "vision_eos_token": VISION_END,
-        },
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-    )
-    config = _qwen_config(tokenizer)
-    patches: dict[str, Any] = {
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-        "size": {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 64},
-    }
-    image_text = f"{VISION_START}{IMAGE_PAD}{VISION_END}"
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**patches),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**patches),
-        chat_template=CHAT_TEMPLATE.replace(IMAGE, image_text),
-    )
-    return Qwen2_5_VLForConditionalGeneration(config).float(), processor
-
-
-def _qwen_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
+    tokenizer = _qwen_tokenizer()
     vision = {
         "depth": 3,
         "hidden_size": HIDDEN,
@@ -180,19 +161,87 @@ def _qwen_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
         "out_hidden_size": HIDDEN,
         "fullatt_block_indexes": [1],
     }
-    text = _text(tokenizer)
-    text["rope_parameters"] = {
+    config = Qwen2_5_VLConfig(
+        vision_config=vision,
+        text_config={**_text(tokenizer), "rope_parameters": _grid_rope()},
+        **_media_ids(tokenizer),
+        tie_word_embeddings=False,
+        architectures=["Qwen2_5_VLForConditionalGeneration"],
+    )
+    processor = Qwen2_5_VLProcessor(**_qwen_parts(tokenizer, 14))
+    return Qwen2_5_VLForConditionalGeneration(config).float(), processor
+
+
+def _qwen3() -> tuple[Any, Any]:
+    tokenizer = _qwen_tokenizer()
+    vision = {
+        "depth": 3,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_heads": 2,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+        "out_hidden_size": HIDDEN,
+    }
+    rope = {**_grid_rope(), "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        vision_config=vision,
+        text_config={**_text(tokenizer), "head_dim": 32, "rope_parameters": rope},
+        **_media_ids(tokenizer),
+        tie_word_embeddings=False,
+        architectures=["Qwen3VLForConditionalGeneration"],
+    )
+    processor = Qwen3VLProcessor(**_qwen_parts(tokenizer, 16))
+    return Qwen3VLForConditionalGeneration(config).float(), processor
+
+
+def _grid_rope() -> dict[str, Any]:
+    return {
         "rope_type": "default",
         "rope_theta": 10000.0,
         "mrope_section": [4, 6, 6],
     }
-    return Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),
-        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PAD),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),
-        tie_word_embeddings=False,
-        architectures=["Qwen2_5_VLForConditionalGeneration"],
+
+
+def _qwen_tokenizer() -> Any:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=build_tokenizer().backend_tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        extra_special_tokens={
+            "image_token": QWEN_MEDIA["image_token_id"],
+            "video_token": QWEN_MEDIA["video_token_id"],
+            "vision_bos_token": QWEN_MEDIA["vision_start_token_id"],
+            "vision_eos_token": QWEN_MEDIA["vision_end_token_id"],
+        },
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
     )
+
+
+def _media_ids(tokenizer: Any) -> dict[str, int]:
+    token_ids = tokenizer.convert_tokens_to_ids(list(QWEN_MEDIA.values()))
+    return dict(zip(QWEN_MEDIA, token_ids, strict=True))
+
+
+def _qwen_parts(tokenizer: Any, patch: int) -> dict[str, Any]:
+    """What the processors of both families are made of."""
+    side = 2 * patch
+    patches: dict[str, Any] = {
+        "patch_size": patch,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "size": {"shortest_edge": side * side, "longest_edge": side * side * 64},
+    }
+    return {
+        "image_processor": Qwen2VLImageProcessor(**patches),
+        "tokenizer": tokenizer,
+        "video_processor": Qwen2VLVideoProcessor(**patches),
+        "chat_template": CHAT_TEMPLATE.replace(
+            IMAGE, "<|vision_start|><|image_pad|><|vision_end|>"
+        ),
+    }

@@ -21,7 +21,7 @@ from actors.vllm_api import (
     RequestOutputKind,
     SamplingParams,
 )
-from common.chat import ChatEncoder, has_grid_positions
+from common.chat import ChatEncoder, EncodedPrompt, has_grid_positions
 from common.data.diffusion_noise import noise_image
 from common.errors import Refused
 from common.protocols import GenerationRequest, ImageNoise
@@ -46,12 +46,14 @@ class EnginePrompt:
         payload: vLLM's prompt dict.
         sizes: of whole images; None for a shortened sequence.
         suffix: tokens of the answer that the sequence ends with.
+        expected: the processor's prompt, for image sizes that no earlier prompt had.
     """
 
     prompt: Prompt
     payload: dict[str, Any]
     sizes: Sizes | None
     suffix: tuple[int, ...]
+    expected: EncodedPrompt | None = None
 
 
 class PromptBuilder:
@@ -90,8 +92,7 @@ class PromptBuilder:
         """
         self._check_media(prompt, suffix)
         encoder = self._encoder
-        encoding = encoder.tokenizer(encoder.prompt_text(prompt))
-        prompt_ids = [int(token) for token in encoding["input_ids"]]
+        prompt_ids = encoder.prompt_ids(prompt)
         # Shortened prompts bring features instead of pixels.
         if visible is not None:
             return self._shortened(
@@ -121,12 +122,11 @@ class PromptBuilder:
             payload["multi_modal_data"] = {"image": images}
             payload["multi_modal_uuids"] = {"image": names}
         sizes = tuple(image.size for image in images)
-        return EnginePrompt(
-            prompt,
-            payload,
-            sizes,
-            tuple(suffix),
-        )
+        # Before vLLM sees the prompt: a row that the processor refuses would stop its engine.
+        expected = None
+        if sizes and sizes not in self._num_image_tokens:
+            expected = encoder.encode_prompt(prompt)
+        return EnginePrompt(prompt, payload, sizes, tuple(suffix), expected)
 
     def _check_media(
         self,
@@ -206,7 +206,8 @@ class PromptBuilder:
         num_image_tokens = token_ids.count(encoder.image_token_id)
         expected = self._num_image_tokens.get(built.sizes)
         if expected is None:
-            encoded = encoder.encode_prompt(prompt)
+            # Since this prompt was built, the sizes may have been forgotten.
+            encoded = built.expected or encoder.encode_prompt(prompt)
             processors_ids = (*encoded.token_ids, *built.suffix)
             if processors_ids != tuple(token_ids):
                 raise _disagreement(prompt, encoded.num_image_tokens, num_image_tokens)
@@ -234,7 +235,10 @@ def _disagreement(
 
 
 def sampling_params(
-    request: GenerationRequest, room: int, media_token_ids: Sequence[int]
+    request: GenerationRequest,
+    room: int,
+    media_token_ids: Sequence[int],
+    stop_token_ids: Sequence[int] = (),
 ) -> SamplingParams:
     """Sampling parameters of a request, media tokens banned. Greedy answers are sampled once only.
 
@@ -242,6 +246,7 @@ def sampling_params(
         request: what to sample.
         room: tokens that are left of the model's length.
         media_token_ids: tokens that no answer may hold.
+        stop_token_ids: ends of an answer beside those that vLLM knows of: the tokenizer's, and generation_config's.
     """
     is_greedy = request.temperature == 0
     # Only stop strings need text while sampling; other answers are decoded by us.
@@ -253,6 +258,7 @@ def sampling_params(
         max_tokens=min(request.max_tokens, room),
         seed=request.seed,
         stop=list(request.stop),
+        stop_token_ids=list(stop_token_ids),
         include_stop_str_in_output=has_stop,
         logit_bias=dict.fromkeys(media_token_ids, BAN),
         detokenize=has_stop,
@@ -274,7 +280,11 @@ def scoring_params() -> SamplingParams:
 def to_group(
     request: GenerationRequest, output: RequestOutput, encoder: ChatEncoder
 ) -> RolloutGroup | Dropped:
-    """The finished group, or Dropped (`media_token`) when an answer holds a media token."""
+    """The finished group, or Dropped: `media_token` when an answer holds one, `token_unknown` for one without a name.
+
+    Embeddings are padded to round numbers; a policy may sample a row that no token stands for.
+    """
+    num_tokens = len(encoder.tokenizer)
     completions = []
     for sequence in output.outputs:
         completion = _completion(
@@ -287,6 +297,13 @@ def to_group(
                 request.id,
                 "media_token",
                 "an answer holds an image token although they are banned",
+            )
+        highest = max(completion.token_ids, default=0)
+        if highest >= num_tokens:
+            return Dropped(
+                request.id,
+                "token_unknown",
+                f"an answer holds id {highest}, the tokenizer has {num_tokens} tokens; the embedding is padded",
             )
         completions.append(completion)
     # A greedy answer is sampled once, however many were asked for.

@@ -45,7 +45,7 @@ from actors.weights.adapter_push import (
 from actors.weights.push_check import adapter_alone, whole_weights
 from actors.weights.sender import shared_file
 from actors.weights.shared_memory import sweep
-from common.chat import ChatEncoder
+from common.chat import encoder_of
 from common.config import Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors
@@ -83,7 +83,7 @@ class VllmEngine(ABC):
         probe_tolerance: float = 1e-3,
         timeout_s: float = 600,
     ) -> None:
-        self.encoder = encoder = ChatEncoder(model.path, model.max_length)
+        self.encoder = encoder = encoder_of(model)
         self._probe_tolerance = probe_tolerance
         self._timeout_s = timeout_s
         dtype = getattr(torch, model.dtype)
@@ -236,8 +236,7 @@ class VllmEngine(ABC):
         suffix: tuple[int, ...] = ()
         try:
             if request.prefix:
-                # Without the end-of-sequence token: the answer goes on after its prefix.
-                suffix = encoder.encode_response(request.prefix)[:-1]
+                suffix = encoder.encode_prefix(request.prefix)
             async with self._swap_lock:
                 built = self._builder.build(
                     request.prompt,
@@ -248,7 +247,12 @@ class VllmEngine(ABC):
                 rendered = await self._rendered(built)
                 room = encoder.max_length - len(rendered["prompt_token_ids"])
                 # The answer ends where the model does, however many tokens were asked for.
-                params = sampling_params(request, room, encoder.media_token_ids)
+                params = sampling_params(
+                    request,
+                    room,
+                    encoder.media_token_ids,
+                    encoder.extra_stop_token_ids,
+                )
                 request_id = self._next_id()
                 output = await self._submit(request_id, rendered, params)
                 return Submitted(request_id, output)

@@ -18,12 +18,16 @@ EXAMPLE_CHARS = 600
 
 @dataclass(slots=True)
 class Tally:
-    """Rows read so far and what became of them: `num_records` and `dropped` count outcomes, at least one per row."""
+    """Rows read so far and what became of them: `num_records` and `dropped` count outcomes, at least one per row.
+
+    `end_marks["answers"]` counts the answers that an end of a turn was taken off.
+    """
 
     num_rows: int = 0
     num_records: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, dict[str, str]] = field(default_factory=dict)
+    end_marks: Counter[str] = field(default_factory=Counter)
 
     def drop(self, dropped: Dropped) -> None:
         """Count a reason and keep its first case as an example."""
@@ -36,12 +40,15 @@ class Tally:
 
     def note(self) -> dict[str, Any]:
         """JSON; `Tally.of` reads it."""
-        return {
+        note = {
             "num_rows": self.num_rows,
             "num_records": self.num_records,
             "dropped": dict(self.dropped),
             "examples": dict(self.examples),
         }
+        if self.end_marks:
+            note["end_marks"] = dict(self.end_marks)
+        return note
 
     @classmethod
     def of(cls, note: Mapping[str, Any]) -> Tally:
@@ -51,6 +58,7 @@ class Tally:
             num_records=note["num_records"],
             dropped=Counter(note["dropped"]),
             examples=dict(note["examples"]),
+            end_marks=Counter(note.get("end_marks", {})),
         )
 
 

@@ -27,8 +27,10 @@ async def ray_engines(
     from actors.image_tokens import ImageTokenCounter
     from actors.rollout import RolloutWorker
     from cluster.runtime.ray_runtime import RayRuntime
-    from common.chat import ChatEncoder
+    from common.chat import check_model
 
+    # Before Ray starts: what is wrong with the model directory is said at once.
+    encoder = check_model(config.model)
     rollout = config.rollout
     runtime = RayRuntime(config.cluster)
     try:
@@ -46,7 +48,6 @@ async def ray_engines(
         # Side by side: an engine takes a while to start.
         starts = [client.start() for client in clients]
         await asyncio.gather(*starts)
-        encoder = ChatEncoder(config.model.path, config.model.max_length)
         yield [client.generate for client in clients], ImageTokenCounter(encoder)
         stops = [client.close() for client in clients]
         await asyncio.gather(*stops)

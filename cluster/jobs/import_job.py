@@ -86,10 +86,17 @@ def import_set(job: ImportSettings) -> None:
             stats["overlaps"] = overlaps.lines()
         if choice.left_out:
             stats["left_out"] = choice.left_out_names(job.path)
+        if tally.end_marks:
+            stats["num_end_marks"] = tally.end_marks["answers"]
         writer.finish_as_written(stats)
     for line in stats.get("overlaps", []):
         print(f"warning: {printable(line)}")
     print_dropped(f"{job.name}: {tally.num_rows:,} rows", tally)
+    if tally.end_marks:
+        num_answers = tally.end_marks["answers"]
+        print(
+            f"took ends of turns that were written out, such as </s>, off {num_answers} answers"
+        )
     print(f"{job.out}: {tally.num_records} {made} of {tally.num_rows} rows")
 
 
@@ -151,7 +158,7 @@ def _import(
             # The rows of a resumed import's shards are read once more, for their overlaps.
             if number < num_rows_written:
                 continue
-            for outcome in outcomes(importer, number, row, intake):
+            for outcome in outcomes(importer, number, row, intake, tally.end_marks):
                 shard.add(_unless_repeated(outcome, seen))
             shard.end_row()
             num_new_kb = position // 1000 - progress.done

@@ -16,7 +16,7 @@ from cluster.run.run_dir import RunDir
 from cluster.run.training_data import TrainingData, load_training_data
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
 from cluster.runtime.placement import Bundle
-from common.chat import ChatEncoder
+from common.chat import encoder_of
 from common.config import RunConfig
 from common.errors import Refused, UserError
 from common.paths import replace_directory
@@ -159,7 +159,7 @@ class Experiment:
         Raises:
             UserError: none can.
         """
-        encoder = ChatEncoder(self.config.model.path, self.config.model.max_length)
+        encoder = encoder_of(self.config.model)
         refused: list[Dropped] = []
         for prompt in prompts:
             try:

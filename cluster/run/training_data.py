@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.shapes_world import training_prompts
-from common.chat import ChatEncoder
+from common.chat import encoder_of
 from common.config import RunConfig, ShapesPrompts
 from common.data.datasets import read_pairs, read_prompts
 from common.data.images import ImageStore
@@ -16,6 +17,8 @@ from common.records import Dropped, PreferencePair, Prompt
 from common.row_faults import drop_report
 from common.sources import ONLINE_BDHS, RLOO
 from learner.anatomy_logps import of_policy
+
+log = logging.getLogger("sightline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,10 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
     offline = config.data.offline
     if offline is None or min(config.mixture.fractions) == 1:
         return []
-    encoder = ChatEncoder(config.model.path, config.model.max_length)
+    encoder = encoder_of(config.model)
     pairs: dict[str, PreferencePair] = {}
     num_dropped_before = len(dropped)
+    num_end_marks = 0
     for path in offline.paths:
         # The first set that has an id keeps it.
         for pair in read_pairs(Path(path), dropped):
@@ -89,8 +93,15 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
                 detail = f"{path}: an earlier set has a pair of this id"
                 dropped.append(Dropped(pair.id, "duplicate_id", detail))
                 continue
-            pair = of_policy(pair, encoder)
-            pairs[pair_id] = replace(pair, id=pair_id, weight_version=None)
+            readable = of_policy(pair, encoder)
+            num_end_marks += readable.chosen.text != pair.chosen.text
+            num_end_marks += readable.rejected.text != pair.rejected.text
+            pairs[pair_id] = replace(readable, id=pair_id, weight_version=None)
+    if num_end_marks:
+        log.warning(
+            "data.offline: took the end mark that was written out behind %d answers off",
+            num_end_marks,
+        )
     lost = dropped[num_dropped_before:]
     if lost and not pairs:
         raise UserError(

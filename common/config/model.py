@@ -69,6 +69,10 @@ class Model(Section):
     """The start policy, a Hugging Face directory, and what of it is trained."""
 
     path: TextOnDisk = Field(SHAPES_POLICY, description="a Hugging Face folder")
+    chat_template: str | None = Field(
+        None,
+        description="Jinja chat template in the place of the model's, as a text or as a file that holds it",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights, for engines and learner"
     )

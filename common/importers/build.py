@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from common.end_marks import without_end_mark
 from common.errors import Refused
 from common.importers.base import MARKER, Draft, Importer
 from common.importers.image_intake import ImageIntake
@@ -30,9 +32,17 @@ _BROKEN_ROW = (
 
 
 def outcomes(
-    importer: Importer, number: int, row: Any, intake: ImageIntake
+    importer: Importer,
+    number: int,
+    row: Any,
+    intake: ImageIntake,
+    end_marks: Counter[str] | None = None,
 ) -> Iterator[PreferencePair | Prompt | Dropped]:
-    """The records of row `number`, and Dropped for what of it is not used; at least one of either."""
+    """The records of row `number`, and Dropped for what of it is not used; at least one of either.
+
+    Args:
+        end_marks: counts the answers whose written-out end of a turn was taken off.
+    """
     row_id = f"{importer.name}/{number}"
     if isinstance(row, Dropped):
         yield row
@@ -48,13 +58,29 @@ def outcomes(
             count += 1
             if isinstance(draft, Dropped):
                 yield replace(draft, id=f"{row_id}/{draft.id}")
-            else:
-                yield _record(importer, row_id, draft, intake)
+                continue
+            draft = _without_end_marks(draft, end_marks)
+            yield _record(importer, row_id, draft, intake)
     except _BROKEN_ROW as error:
         yield _dropped(row_id, error)
         return
     if count == 0:
         yield Dropped(row_id, "no_pair", "the row holds nothing to import")
+
+
+def _without_end_marks(draft: Draft, end_marks: Counter[str] | None) -> Draft:
+    """The draft with answers that end with their text; sets that were decoded with a model's tokens have marks."""
+    changed: dict[str, str] = {}
+    for side in ("chosen", "rejected"):
+        text = getattr(draft, side)
+        if not isinstance(text, str):
+            continue
+        without = without_end_mark(text)
+        if without != text:
+            changed[side] = without
+    if changed and end_marks is not None:
+        end_marks["answers"] += len(changed)
+    return replace(draft, **changed) if changed else draft  # type: ignore[arg-type]
 
 
 def _record(

@@ -78,19 +78,19 @@ class Collator:
     def encode(self, pair: PreferencePair) -> EncodedPair | Dropped:
         """The pair's tokens and pixels, or why it is refused.
 
-        Reasons: `image_*`, `image_count`, `prompt_too_long` (of the prompt), `response_empty`, `response_media`,
-        `pair_identical`, `pair_too_long`.
+        Reasons: those of `ChatEncoder.encode_prompt` and `encode_response`, `response_empty`, `response_media`,
+        `token_unknown`, `pair_identical`, `pair_too_long`.
         """
         try:
             prompt = self._prompts.encode(pair.prompt)
+            chosen = self._tokens(pair.chosen)
+            rejected = self._tokens(pair.rejected)
         except Refused as error:
             return Dropped(pair.id, error.reason, str(error))
         assert pair.prompt_token_ids in (None, prompt.token_ids), (
             f"pair {pair.id}: the engine ran {len(pair.prompt_token_ids or ())} prompt tokens, the learner makes "
             f"{len(prompt.token_ids)} of the same prompt, or others; engine and learner must share one processor"
         )
-        chosen = self._tokens(pair.chosen)
-        rejected = self._tokens(pair.rejected)
         refusal = self._refusal(pair.source, len(prompt.token_ids), chosen, rejected)
         if refusal is not None:
             reason, detail = refusal
@@ -147,6 +147,7 @@ class Collator:
     def _tokens(self, response: Response) -> tuple[int, ...]:
         # What was sampled is what is trained on: text is only read when there are no tokens.
         if response.token_ids is not None:
+            self.encoder.check_known("a sampled answer", response.token_ids)
             return response.token_ids
         return self.encoder.encode_response(response.text)
 
@@ -160,9 +161,10 @@ class Collator:
         """Reason and detail if the responses cannot be trained on."""
         # With advantages each side is trained on for itself: equal answers, or one that ends at once, teach as well.
         sides_are_compared = source != RLOO
-        ended_at_once = (self.encoder.eos_token_id,)
+        stops = self.encoder.stop_token_ids
         for side, tokens in (("chosen", chosen), ("rejected", rejected)):
-            if not tokens or (sides_are_compared and tokens == ended_at_once):
+            ended_at_once = len(tokens) == 1 and tokens[0] in stops
+            if not tokens or (sides_are_compared and ended_at_once):
                 return "response_empty", f"the {side} response has no token"
             media = set(tokens) & set(self.encoder.media_token_ids)
             if media:

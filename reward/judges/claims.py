@@ -65,7 +65,9 @@ class ClaimsJudge:
 
     def __init__(self, settings: PolicyJudge, language: ClaimLanguage) -> None:
         self._language = language
-        self._encoder = ChatEncoder(settings.path, settings.max_length)
+        self._encoder = ChatEncoder(
+            settings.path, settings.max_length, key="reward.judge.path"
+        )
         with readable(
             settings.path, "reward.judge.path", "an architecture and weights"
         ):

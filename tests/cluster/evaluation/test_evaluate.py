@@ -267,9 +267,9 @@ def policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         stand_in = types.ModuleType(module)
         setattr(stand_in, name, fake)
         monkeypatch.setitem(sys.modules, module, stand_in)
+    # Directories are opened before any worker starts, so these hold a model, which the fakes do not read.
     for name in ("honest", "dreamer"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name).symlink_to(Path(SHAPES_POLICY).resolve())
     return tmp_path
 
 

@@ -1,0 +1,42 @@
+"""Chat encoding: the one place that turns messages and images into model inputs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from common.chat.encoder import ChatEncoder as ChatEncoder
+from common.chat.encoder import EncodedPrompt as EncodedPrompt
+from common.config import Model
+
+log = logging.getLogger("sightline")
+
+
+def check_model(model: Model, path: str | Path | None = None) -> ChatEncoder:
+    """Open a model directory in the controller, before anything starts, and log what a person should know about it.
+
+    Args:
+        path: another folder in the place of `model.path`.
+
+    Raises:
+        UserError: the directory cannot be used, or one of its files must be corrected.
+    """
+    encoder = encoder_of(model, path)
+    for warning in encoder.warnings:
+        log.warning(warning)
+    return encoder
+
+
+def encoder_of(model: Model, path: str | Path | None = None) -> ChatEncoder:
+    """The encoder of a configuration's model, or of another folder in the place of `model.path`."""
+    return ChatEncoder(path or model.path, model.max_length, model.chat_template)
+
+
+def has_grid_positions(config: Any) -> bool:
+    """Whether a model's rotary positions have three dimensions: time, height and width (Qwen's M-RoPE)."""
+    text = config.get_text_config()
+    # transformers 5 renamed `rope_scaling`; some families still carry the old name.
+    parameters = getattr(text, "rope_parameters", None)
+    scaling = getattr(text, "rope_scaling", None)
+    return "mrope_section" in (parameters or scaling or {})

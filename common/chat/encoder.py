@@ -1,0 +1,256 @@
+"""The one place that turns messages and images into model inputs, for the engine and for the learner alike.
+
+    prompt ── check media ── chat template ─┬─ tokenizer ──────────▶ prompt_ids      one token per image, for the engine
+                                            └─ processor + pixels ─▶ encode_prompt   images expanded, for the learner
+
+The engine takes the prompt's ids with one placeholder per image, and the pixels, and expands the placeholders into
+image tokens itself. The learner expands them here, with the same Hugging Face processor. Both must arrive at the same
+prompt token ids: `learner.batch.collate` compares them for every pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from common.chat.answers import AnswerEncoder
+from common.chat.proof import prove
+from common.data import images
+from common.errors import Refused
+from common.records import Message, Part, Prompt
+from common.row_faults import refusing
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as the model takes it.
+
+    `token_ids` has every image expanded into its `num_image_tokens` tokens (counted over all images); `model_inputs`
+    holds the processor's other tensors (`pixel_values`, `image_grid_thw`, …), with a leading batch dimension.
+    """
+
+    token_ids: tuple[int, ...]
+    num_image_tokens: int
+    model_inputs: dict[str, Any] = field(default_factory=dict)
+
+
+class ChatEncoder(AnswerEncoder):
+    """Processor, chat template and length limit of one model directory.
+
+    Args:
+        max_length: tokens of prompt and response together (`model.max_length`).
+        chat_template: replaces the model's template (`model.chat_template`): a text, or a file that holds one.
+        key: the setting that names the directory, for messages.
+
+    Attributes:
+        warnings: what a person should know about the directory, one line each; `check_model` logs them.
+
+    Raises:
+        UserError: this is no Hugging Face model directory, its files cannot be loaded, or one must be corrected.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        max_length: int,
+        chat_template: str | None = None,
+        key: str = "model.path",
+    ) -> None:
+        super().__init__(Path(model_path), chat_template, key)
+        self.max_length = max_length
+        self.warnings += prove(self)
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The prompt as the chat template writes it, ready to be answered, with one placeholder per image.
+
+        Raises:
+            Refused: `image_count` when the numbers of images and image parts differ, or a text spells a media token;
+                `chat_template` when the template refuses the conversation.
+        """
+        return self.plain_text.unmask(self._masked_text(prompt))
+
+    def _masked_text(self, prompt: Prompt) -> str:
+        """The rendered prompt, with stand-ins for the special tokens that its texts spell."""
+        self._check_media(prompt)
+        messages = [self._masked(prompt, message) for message in prompt.messages]
+        with refusing(
+            "chat_template",
+            f"prompt {prompt.id}: expected turns that the chat template of {self.where} takes",
+            "change the row, or give another template with model.chat_template",
+        ):
+            return self.template.render(messages)
+
+    def _masked(self, prompt: Prompt, message: Message) -> Message:
+        plain = self.plain_text
+        text = ""
+        parts = []
+        is_answer = message.role == "assistant"
+        for part in message.parts:
+            if part.kind == "text":
+                text += part.text
+                # The template ends an answer itself.
+                content = self.without_end_mark(part.text) if is_answer else part.text
+                part = Part("text", plain.mask(content))
+            parts.append(part)
+        masked = "".join(part.text for part in parts)
+        if not plain.is_plain(masked):
+            raise Refused(
+                "special_token",
+                f"prompt {prompt.id}: expected text without special tokens, got one that is spelled over two parts of "
+                f"{text[:80]!r}; take it out",
+            )
+        return replace(message, parts=tuple(parts))
+
+    def _check_media(self, prompt: Prompt) -> None:
+        num_slots = 0
+        spelled: set[str] = set()
+        for message in prompt.messages:
+            text = ""
+            for part in message.parts:
+                if part.kind == "image":
+                    num_slots += 1
+                else:
+                    text += part.text
+            # The processor cannot tell a spelled placeholder from the place of an image.
+            spelled.update(token for token in self.media_tokens if token in text)
+        if num_slots != len(prompt.images):
+            raise Refused(
+                "image_count",
+                f"prompt {prompt.id}: expected as many images as image parts, got {len(prompt.images)} images for "
+                f"{num_slots} parts; repair the row",
+            )
+        if spelled:
+            names = ", ".join(token for token in self.media_tokens if token in spelled)
+            raise Refused(
+                "image_count",
+                f"prompt {prompt.id}: expected images as image parts, got {names} as text; take it out",
+            )
+
+    def load_images(self, prompt: Prompt) -> list[Image.Image]:
+        """RGB pixels of the prompt's images (Refused `image_*` when one cannot be used)."""
+        return [images.read(ref) for ref in prompt.images]
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids with one placeholder per image, which the engine expands.
+
+        Raises:
+            Refused: as `encode_prompt`, but for the length and the images.
+        """
+        return self._ids_of(prompt, self._masked_text(prompt))
+
+    def _ids_of(self, prompt: Prompt, masked: str) -> list[int]:
+        plain = self.plain_text
+        text = plain.unmask(masked)
+        with refusing(
+            "tokenizer",
+            f"prompt {prompt.id}: expected a text that the tokenizer of {self.where} takes",
+            "change the text or leave the row out",
+        ):
+            if text == masked:
+                token_ids = self.text_ids(text)
+            else:
+                adds_special = self.adds_special_tokens(masked)
+                prefix = self.tokenizer("").input_ids if adds_special else []
+                token_ids = plain.rendered_ids(masked, prefix)
+        self.check_known(f"prompt {prompt.id}", token_ids)
+        return token_ids
+
+    def encode_prompt(
+        self,
+        prompt: Prompt,
+        edit_images: Callable[[list[Image.Image]], list[Image.Image]] | None = None,
+    ) -> EncodedPrompt:
+        """Token ids with images expanded, and pixel tensors.
+
+        Args:
+            edit_images: changes the pixels of the prompt's images before the processor sees them.
+
+        Raises:
+            Refused: `prompt_too_long`, `image_count`, `image_*` when an image cannot be used, `special_token` when a
+                written-out special token cannot be taken as text, `token_unknown` for one without an embedding, or
+                `chat_template`, `tokenizer`, `processor` with what these raise about the row.
+        """
+        pixels = self.load_images(prompt)
+        if edit_images is not None:
+            pixels = edit_images(pixels)
+        masked = self._masked_text(prompt)
+        encoded = self.encode_text(
+            f"prompt {prompt.id}", self.plain_text.neutral(masked), pixels
+        )
+        if self.plain_text.unmask(masked) != masked:
+            encoded = self._with_text(prompt, encoded, self._ids_of(prompt, masked))
+        self.check_length(prompt, len(encoded.token_ids))
+        self.check_known(f"prompt {prompt.id}", encoded.token_ids)
+        return encoded
+
+    def encode_text(
+        self, row: str, text: str, pixels: Sequence[Image.Image]
+    ) -> EncodedPrompt:
+        """What the processor makes of a rendered text and its images; `row` names it in Refused (`processor`)."""
+        with refusing(
+            "processor",
+            f"{row}: expected text and images that the processor of {self.where} takes",
+            "change the row or leave it out",
+        ):
+            inputs = dict(
+                self.processor(
+                    text=[text],
+                    images=list(pixels) or None,
+                    return_tensors="pt",
+                    add_special_tokens=self.adds_special_tokens(text),
+                )
+            )
+            token_ids = tuple(inputs.pop("input_ids")[0].tolist())
+        inputs.pop("attention_mask", None)
+        num_image_tokens = token_ids.count(self.image_token_id)
+        return EncodedPrompt(token_ids, num_image_tokens, inputs)
+
+    def _with_text(
+        self, prompt: Prompt, measured: EncodedPrompt, unexpanded: Sequence[int]
+    ) -> EncodedPrompt:
+        """The inputs of `measured` with other text around its images."""
+        token_ids = self._expanded(unexpanded, measured.token_ids)
+        inputs = dict(measured.model_inputs)
+        if "mm_token_type_ids" in inputs:
+            types = self.processor.create_mm_token_type_ids([token_ids])
+            inputs["mm_token_type_ids"] = torch.tensor(types)
+        num_image_tokens = token_ids.count(self.image_token_id)
+        if num_image_tokens != measured.num_image_tokens or "token_type_ids" in inputs:
+            raise Refused(
+                "special_token",
+                f"prompt {prompt.id}: expected text without special tokens, since this processor cannot take them as "
+                "plain text beside images; take them out",
+            )
+        return EncodedPrompt(tuple(token_ids), num_image_tokens, inputs)
+
+    def _expanded(
+        self, unexpanded: Sequence[int], measured: Sequence[int]
+    ) -> list[int]:
+        """`unexpanded` with its runs of image tokens as long as those of `measured`."""
+        lengths = []
+        for token, run in groupby(measured):
+            if token == self.image_token_id:
+                lengths.append(len(list(run)))
+        expanded: list[int] = []
+        waiting = iter(lengths)
+        for token, run in groupby(unexpanded):
+            if token == self.image_token_id:
+                expanded += [token] * next(waiting, 0)
+            else:
+                expanded += run
+        return expanded
+
+    def check_length(self, prompt: Prompt, num_tokens: int) -> None:
+        """Refuse a prompt that leaves no room for a response token (`prompt_too_long`); nothing is truncated."""
+        if num_tokens >= self.max_length:
+            raise Refused(
+                "prompt_too_long",
+                f"prompt {prompt.id}: expected fewer than model.max_length = {self.max_length} tokens, got "
+                f"{num_tokens}; shorten it or raise model.max_length",
+            )
