@@ -35,6 +35,8 @@ def make_pair_set(
         unreadable: list[Dropped] = []
         prompts = load_prompts(config, writer.store, unreadable)
         stats = make_pairs(writer, prompts, unreadable)
-        writer.finish(stats, [prompt.id for prompt in prompts])
+        # Pairs are put in the order of their prompts, whatever order they were made in.
+        order = [prompt.id for prompt in prompts]
+        writer.finish(stats, order)
     print_stats(stats)
     print(f"{out}: {stats['num_pairs']} pairs")

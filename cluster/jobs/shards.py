@@ -9,6 +9,7 @@ from common.records import Dropped, PreferencePair
 
 SHARD_PROMPTS = 256
 SHARD_INTERVAL_S = 10.0
+"""What a kill may cost at most, besides what is in flight: so many prompts, or so many seconds, are done again."""
 
 
 class Shards:
@@ -32,6 +33,7 @@ class Shards:
 
     def add(self, result: PreferencePair | Dropped, note: Note) -> None:
         """Take the result of one prompt and its note."""
+        # Every result has a note, a drop as well: it says that the prompt is done.
         self._notes.append(note)
         if isinstance(result, PreferencePair):
             self._pairs.append(result)
