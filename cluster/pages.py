@@ -41,6 +41,7 @@ def marked(text: str, marks: list[tuple[int, int, str]]) -> tuple[Span, ...]:
     spans: list[Span] = []
     cursor = 0
     for begin, end, kind in sorted(marks):
+        # An earlier mark covers this one.
         if end <= cursor:
             continue
         begin = max(begin, cursor)
@@ -48,6 +49,7 @@ def marked(text: str, marks: list[tuple[int, int, str]]) -> tuple[Span, ...]:
         spans.append(Span(text[begin:end], kind))
         cursor = end
     spans.append(Span(text[cursor:]))
+    # Marks that touch leave nothing between them.
     return tuple(span for span in spans if span.text)
 
 
@@ -58,6 +60,7 @@ def data_url(ref: ImageRef) -> str:
         Refused: the image cannot be read.
     """
     image = images.read(ref)
+    # Small pictures are kept to the pixel.
     if max(image.size) <= IMAGE_SIDE:
         return _encoded(image, "png")
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
@@ -73,6 +76,7 @@ def template(name: str) -> Template:
 def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
+        # Texts of a data set may hold anything, scripts included.
         autoescape=select_autoescape(("html", "j2")),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -47,6 +47,7 @@ def rloo_pairs(group: RolloutGroup, verdict: Verdict) -> Judged:
     chosen: list[int] = []
     rejected: list[int] = []
     for first in range(0, num_completions, 2):
+        # Of equal advantages either may be chosen: the pair's margin is 0 both ways.
         better = first
         worse = first + 1
         if advantages[worse] > advantages[better]:

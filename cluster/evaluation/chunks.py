@@ -26,7 +26,9 @@ async def in_chunks(
     """One result per item, in order; `CHUNK` items per call."""
     results: list[Result] = []
     for start in range(0, len(items), CHUNK):
-        chunk = items[start : start + CHUNK]
+        end = start + CHUNK
+        chunk = items[start:end]
+        # One after the other: the worker's engine is full with one chunk.
         results += await call(chunk)
         on_progress(len(chunk))
     return results

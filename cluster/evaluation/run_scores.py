@@ -61,6 +61,7 @@ class RunScoring:
         `baseline` is None for the start policy.
         """
         path = self._run_dir / "evaluation" / f"{name}.json"
+        # Test prompts are asked once: a resume must not measure another draw.
         if path.exists():
             return read_measured(path)
         title = f"scoring {name}"

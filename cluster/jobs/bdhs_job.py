@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from actors.bdhs.sampling import Generate, Outcome, generate_pairs
+from actors.bdhs.sampling import Outcome, generate_pairs
 from actors.bdhs.similarity import (
     PAPER_ENCODER,
     LexicalSimilarity,
@@ -106,10 +107,16 @@ async def _generate(
         f"{writer.directory}: {len(todo)} of {len(prompts)} prompts to do, starting engines",
         file=sys.stderr,
     )
-    settings = settings_of(config)
     async with engines(config) as (workers, num_image_tokens):
         queue = iter(todo)
         window = min(WINDOW, math.ceil(len(todo) / len(workers)))
+        pairs_of = partial(
+            generate_pairs,
+            queue,
+            config=settings_of(config),
+            similarity=similarity,
+            num_image_tokens=num_image_tokens,
+        )
         with (
             ProgressReport("bdhs", len(prompts), len(done)) as progress,
             Shards(writer) as shards,
@@ -120,29 +127,27 @@ async def _generate(
                 pairs_per_s = shards.num_new_pairs / progress.elapsed_s
                 progress.advance(f"prompts, {pairs_per_s:.1f} pairs/s")
 
-            async def work(generate: Generate, window: int) -> None:
-                outcomes = generate_pairs(
-                    queue,
-                    generate,
-                    config=settings,
-                    similarity=similarity,
-                    num_image_tokens=num_image_tokens,
-                    window=window,
-                )
-                async for outcome in outcomes:
-                    record(outcome)
-
             # Two tasks per worker share its window: one of them always has requests for the engine. The first tasks of
             # all workers come first, so that a small job reaches every worker.
             second_half = window // 2
             first_half = window - second_half
-            tasks = [work(generate, first_half) for generate in workers]
-            tasks += [work(generate, second_half) for generate in workers]
+            tasks = []
+            for size in (first_half, second_half):
+                for generate in workers:
+                    outcomes = pairs_of(generate, window=size)
+                    tasks.append(_record_all(outcomes, record))
             await run_all(tasks)
             pairs_per_s = shards.num_new_pairs / progress.elapsed_s
             rates = f"{progress.rate:.1f} prompts/s, {pairs_per_s:.1f} pairs/s"
     # Below the bar, which is gone by now.
     print(rates, file=sys.stderr)
+
+
+async def _record_all(
+    outcomes: AsyncIterator[Outcome], record: Callable[[Outcome], None]
+) -> None:
+    async for outcome in outcomes:
+        record(outcome)
 
 
 def print_stats(stats: Mapping[str, Any]) -> None:

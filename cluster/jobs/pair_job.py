@@ -42,7 +42,9 @@ def make_pair_set(
         prompts = load_prompts(config, writer.store, unreadable)
         stats = make_pairs(writer, prompts, unreadable)
         _check_pairs(writer, stats, unreadable)
-        writer.finish(stats, [prompt.id for prompt in prompts])
+        # Pairs are put in the order of their prompts, whatever order they were made in.
+        order = [prompt.id for prompt in prompts]
+        writer.finish(stats, order)
     print_stats(stats)
     print(f"{out}: {stats['num_pairs']} pairs")
 

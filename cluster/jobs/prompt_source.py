@@ -24,6 +24,7 @@ def prompt_spec(config: GenerateConfig) -> dict[str, Any]:
         raise UserError(
             f"--prompts (data.prompts.path): expected a folder with {PROMPTS}, got {source.path}; check the path"
         )
+    # Size and time stand for the content, which may be gigabytes.
     stat = path.stat()
     file = {"kind": "file", "bytes": stat.st_size, "modified": stat.st_mtime_ns}
     return {"prompts": file, "count": source.rows}

@@ -13,6 +13,7 @@ from common.records import Dropped, ImageRef, PreferencePair
 
 SHARD_PROMPTS = 256
 SHARD_INTERVAL_S = 10.0
+"""What a kill may cost at most, besides what is in flight: so many prompts, or so many seconds, are done again."""
 
 
 class Shards:
@@ -42,6 +43,7 @@ class Shards:
             except Refused as error:
                 note = {**note, "dropped": error.reason, "detail": str(error)}
                 result = Dropped(result.id, error.reason, str(error))
+        # Every result has a note, a drop as well: it says that the prompt is done.
         self._notes.append(note)
         if isinstance(result, PreferencePair):
             self._pairs.append(result)

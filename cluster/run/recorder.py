@@ -57,6 +57,7 @@ class Recorder:
 
     def group(self, source: str, outcome: GroupOutcome) -> None:
         """A group became pairs, which belong to the next checkpoint, or was dropped."""
+        # Written with the next checkpoint, whose state counts them as accepted.
         self._unsaved_pairs += outcome.pairs
         self._journal.write(
             "group", id=outcome.group_id, source=source, **outcome.journal_fields()

@@ -148,6 +148,7 @@ def _check_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> None:
             f"data.prompts: expected prompts with reference answers for mixture.online_bdhs_fraction = "
             f"{config.mixture.online_bdhs_fraction}, got none among {len(prompts)}; add them or set it to 0"
         )
+    # One prompt that serves is enough: the others are dropped and counted on the way.
     has_truth = any(prompt.truth for prompt in prompts)
     needs_truth = config.reward.judge.kind == "rules"
     if config.judged_source in sources and needs_truth and not has_truth:

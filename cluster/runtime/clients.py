@@ -168,6 +168,7 @@ class Workers:
 
     async def start(self) -> list[dict[str, Any]]:
         """Start learner ranks and engines side by side; returns reports, learner ranks first."""
+        # Both take long to load a model.
         engines = [client.start() for client in self.rollout]
         ranks, *reports = await asyncio.gather(self.learner.start(), *engines)
         return [*ranks, *reports]

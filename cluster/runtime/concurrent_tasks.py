@@ -15,4 +15,5 @@ async def run_all(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+        # A cancelled task may still have something to clean up.
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,6 +19,7 @@ async def answer(
         async with asyncio.timeout(limit_s):
             return await reference
     except TimeoutError as error:
+        # Also a TimeoutError of the worker's own: it did not answer either.
         raise UserError(
             f"{peer}: got no answer within {limit_s:g} s; look at its log, or raise loop.call_timeout_s"
         ) from error

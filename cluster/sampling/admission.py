@@ -85,6 +85,7 @@ class Admission:
 
     def admit(self, most: int) -> int:
         """Start up to `most` groups; returns how many."""
+        # Asked for and taken in one call: nothing else can be admitted in between.
         granted = min(most, self.free)
         self.running += granted * self._pairs_per_group
         return granted

@@ -122,6 +122,7 @@ class ReplayBuffer:
 
     def add(self, pair: PreferencePair) -> None:
         """Append an online pair."""
+        # Without a version its age cannot be told.
         assert pair.weight_version is not None, (
             f"online pair {pair.id} has no weight version"
         )

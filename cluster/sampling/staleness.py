@@ -11,6 +11,7 @@ def staleness(pair: PreferencePair, learner_version: int) -> int | None:
     None for offline pairs, which never go stale.
     """
     version = pair.weight_version
+    # Offline pairs were sampled before this run, if at all.
     if version is None:
         return None
     assert version <= learner_version, (

@@ -58,7 +58,8 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
                 "expected one prompt for both answers, got two; drop the row",
             )
     several = isinstance(rejected, list)
-    for number, answer in enumerate(rejected if several else [rejected]):
+    answers = rejected if isinstance(rejected, list) else [rejected]
+    for number, answer in enumerate(answers):
         yield Draft(
             with_images(messages_of(turns), len(images)),
             images,

@@ -62,6 +62,7 @@ def intervals(
 
     Equal seeds give equal draws. Without scenes there are no intervals.
     """
+    # All columns have one value per scene.
     some_column = next(iter(columns.values()))
     num_scenes = len(some_column)
     if num_scenes == 0:

@@ -68,6 +68,7 @@ def described(
             meaning=info.meaning,
             digits=info.digits,
         )
+    # Parts of a metric, such as single splits, are for the JSON alone.
     for name, value in values.items():
         if name not in metrics:
             metrics[name] = Metric(value, bounds.get(name))

@@ -34,11 +34,17 @@ def test_best_against_worst_with_everything_the_learner_needs() -> None:
     rolled = group(PROMPT, "a", "b", "c", id="epoch-2/p", versions=(7, 5, 6))
     judged = best_against_worst(rolled, Verdict((-1.0, -0.5, -2.0)), 1e-6)
     (pair,) = judged.pairs
-    assert (judged.chosen, judged.rejected) == ((1,), (2,))
-    assert (pair.id, pair.source, pair.scores) == ("epoch-2/p", "online", (-0.5, -2.0))
-    assert (pair.chosen.text, pair.chosen.token_ids) == ("b", (98,))
-    assert (pair.rejected.text, pair.rejected.token_ids) == ("c", (99,))
+    assert judged.chosen == (1,)
+    assert judged.rejected == (2,)
+    assert pair.id == "epoch-2/p"
+    assert pair.source == "online"
+    assert pair.scores == (-0.5, -2.0)
+    assert pair.chosen.text == "b"
+    assert pair.chosen.token_ids == (98,)
+    assert pair.rejected.text == "c"
+    assert pair.rejected.token_ids == (99,)
     assert pair.prompt_token_ids == (1, 2, 3)
+    # The older of 5 and 6: the version 7 of "a" has no part in it.
     assert pair.weight_version == 5
 
 
@@ -90,10 +96,12 @@ def test_garbage_instead_of_a_verdict_is_dropped() -> None:
 def test_equals_are_drawn_without_length_bias() -> None:
     """Short and long tie for best in 400 groups: each is drawn 200 ± 60 times (6 σ, σ = 10)."""
     texts = ("x", "a much longer answer", "bad")
-    drawn = Counter(
-        pair_of((1.0, 1.0, 0.0), *texts, id=f"g{n}").chosen.text for n in range(400)
-    )
-    assert set(drawn) == set(texts[:2])
+    drawn: Counter[str] = Counter()
+    for index in range(400):
+        # The draw is a hash of the group's id.
+        pair = pair_of((1.0, 1.0, 0.0), *texts, id=f"g{index}")
+        drawn[pair.chosen.text] += 1
+    assert set(drawn) == {"x", "a much longer answer"}
     assert abs(drawn["x"] - 200) < 60
 
 
@@ -101,15 +109,14 @@ def test_equals_are_drawn_without_length_bias() -> None:
 def test_the_order_of_completions_does_not_matter(
     scores: list[int], rng: random.Random
 ) -> None:
-    items = [(float(score), f"text {n}") for n, score in enumerate(scores)]
-    mixed = rng.sample(items, len(items))
+    scored = [(f"text {index}", float(score)) for index, score in enumerate(scores)]
 
-    def ranked(rows: list[tuple[float, str]]) -> Judged:
-        rolled = group(PROMPT, *(text for _, text in rows))
-        verdict = Verdict(tuple(score for score, _ in rows))
-        return best_against_worst(rolled, verdict, 0.0)
+    def ranked(completions: list[tuple[str, float]]) -> Judged:
+        texts, scores = zip(*completions, strict=True)
+        return best_against_worst(group(PROMPT, *texts), Verdict(scores), 0.0)
 
-    in_order, in_disorder = ranked(items), ranked(mixed)
+    in_order = ranked(scored)
+    in_disorder = ranked(rng.sample(scored, len(scored)))
     assert in_order.pairs == in_disorder.pairs
     assert in_order.dropped == in_disorder.dropped
 
@@ -120,8 +127,10 @@ def test_the_order_of_completions_does_not_matter(
     )
 )
 def test_negated_scores_swap_chosen_and_rejected(scores: list[int]) -> None:
-    texts = [f"text {n}" for n in range(len(scores))]
+    texts = [f"text {index}" for index in range(len(scores))]
+    negated = [-score for score in scores]
     pair = pair_of(tuple(map(float, scores)), *texts)
-    swapped = pair_of(tuple(-float(score) for score in scores), *texts)
-    assert (pair.chosen, pair.rejected) == (swapped.rejected, swapped.chosen)
+    swapped = pair_of(tuple(map(float, negated)), *texts)
+    assert pair.chosen == swapped.rejected
+    assert pair.rejected == swapped.chosen
     assert pair.scores == (max(scores), min(scores))

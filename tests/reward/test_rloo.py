@@ -32,37 +32,39 @@ def test_advantages_add_up_to_nothing_and_forget_the_level(
 ) -> None:
     advantages = leave_one_out(scores)
     assert sum(advantages) == pytest.approx(0, abs=1e-6)
-    assert advantages == pytest.approx(
-        leave_one_out([score + level for score in scores]), abs=1e-6
-    )
+    raised = leave_one_out([score + level for score in scores])
+    assert advantages == pytest.approx(raised, abs=1e-6)
+    # The same by another formula: k / (k - 1) times the distance from the mean of all.
     mean = fmean(scores)
-    assert advantages == pytest.approx(
-        [len(scores) / (len(scores) - 1) * (s - mean) for s in scores], abs=1e-6
-    )
+    factor = len(scores) / (len(scores) - 1)
+    from_mean = [factor * (score - mean) for score in scores]
+    assert advantages == pytest.approx(from_mean, abs=1e-6)
 
 
 def test_every_completion_once_with_its_advantage_beside_its_neighbour() -> None:
     rolled = group(PROMPT, "a", "b", "c", "d", id="0:p", versions=(4, 3, 5, 6))
     judged = rloo_pairs(rolled, Verdict((1.0, 0.0, 0.0, 3.0)))
     first, second = judged.pairs
-    assert (judged.chosen, judged.rejected) == ((0, 3), (1, 2))
-    assert [(first.id, first.source), (second.id, second.source)] == [
-        ("0:p#0", "rloo"),
-        ("0:p#1", "rloo"),
-    ]
-    assert (first.chosen.text, first.rejected.text, first.weight_version) == (
-        "a",
-        "b",
-        3,
-    )
-    assert (second.chosen.text, second.rejected.text, second.weight_version) == (
-        "d",
-        "c",
-        5,
-    )
+    assert judged.chosen == (0, 3)
+    assert judged.rejected == (1, 2)
+
+    assert first.id == "0:p#0"
+    assert first.source == "rloo"
+    assert first.chosen.text == "a"
+    assert first.rejected.text == "b"
+    # The older of 4 and 3.
+    assert first.weight_version == 3
     assert first.scores == pytest.approx((0, -4 / 3))
+    assert first.chosen.token_ids == (97,)
+    assert first.prompt_token_ids == (1, 2, 3)
+
+    # The later completion has the higher score.
+    assert second.id == "0:p#1"
+    assert second.source == "rloo"
+    assert second.chosen.text == "d"
+    assert second.rejected.text == "c"
+    assert second.weight_version == 5
     assert second.scores == pytest.approx((8 / 3, -4 / 3))
-    assert (first.chosen.token_ids, first.prompt_token_ids) == ((97,), (1, 2, 3))
 
 
 def test_equal_texts_and_small_differences_count() -> None:
@@ -88,19 +90,19 @@ def test_drops(scores: tuple[float, ...], reason: str) -> None:
 
 def test_the_worker_keeps_order_and_counts_failures() -> None:
     judge = FlakyJudge(failures=99, verdict=Verdict((1.0, 0.0)))
+    # These two have failed often enough to be answered.
     judge.calls = {"x": 99, "y": 99}
-    reward = RewardWorker(
-        RunConfig(
-            mixture=Mixture(online_fraction=1),
-            learner=Learner(loss=Rloo()),
-        ),
-        judge,
-        backoff_s=0.0,
+    config = RunConfig(
+        mixture=Mixture(online_fraction=1),
+        learner=Learner(loss=Rloo()),
     )
+    reward = RewardWorker(config, judge, backoff_s=0.0)
     groups = [group(PROMPT, "a", "b", id=id) for id in ("x", "bad", "y")]
     first, failed, second = asyncio.run(reward.rank(groups))
-    assert (failed.dropped.id, failed.dropped.reason) == ("bad", "judge_failed")
+    assert failed.dropped.id == "bad"
+    assert failed.dropped.reason == "judge_failed"
     assert failed.verdict is None
-    assert (first.pairs[0].id, second.pairs[0].id) == ("x#0", "y#0")
+    assert first.pairs[0].id == "x#0"
+    assert second.pairs[0].id == "y#0"
     assert first.pairs[0].scores == (1.0, -1.0)
     assert first.verdict.scores == (1.0, 0.0)
