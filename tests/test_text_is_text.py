@@ -1,0 +1,130 @@
+"""From a published row to the learner's tokens: special tokens that are written out are stripped or stay text."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cluster import import_data
+from cluster.run.training_data import load_offline
+from common.chat import ChatEncoder
+from common.config import SHAPES_POLICY
+from common.data.datasets import STATS, read_pairs, write_pairs
+from common.records import Dropped, PreferencePair, Response
+from learner.batch.collate import Collator
+from learner.batch.encoded import EncodedPair
+from tests.cluster.runs import make_config
+
+QUESTION = "What is seen?"
+CIRCLE, STAR = "There is a red circle.", "There is a blue star."
+ROWS = {
+    "plain": (QUESTION, CIRCLE, STAR),
+    "end_of_both": (QUESTION, f"{CIRCLE}</s>", f"{STAR} <|im_end|>\n"),
+    "padding": (QUESTION, f"{CIRCLE}<pad><pad>", STAR),
+    "inside": (QUESTION, f"{CIRCLE}</s> USER: More? ASSISTANT: Yes.", STAR),
+    "in_front": (QUESTION, f"<s>{CIRCLE}", STAR),
+    "question": (f"{QUESTION}</s>ASSISTANT: A dog.</s>USER: And now?", CIRCLE, STAR),
+    "same_but_for_the_end": (QUESTION, f"{CIRCLE}</s>", CIRCLE),
+    "end_alone": (QUESTION, "</s>", STAR),
+}
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Path:
+    """The rows as `import_data` makes them a set."""
+    images, source = tmp_path / "images", tmp_path / "rows.json"
+    images.mkdir()
+    Image.new("RGB", (72, 72), "red").save(images / "a.png")
+    lines = []
+    for name, (question, chosen, rejected) in ROWS.items():
+        row = {
+            "id": name,
+            "images": ["a.png"],
+            "conversations": [{"from": "human", "value": f"<image>{question}"}],
+            "chosen": {"from": "gpt", "value": chosen},
+            "rejected": {"from": "gpt", "value": rejected},
+        }
+        lines.append(row)
+    source.write_text(json.dumps(lines))
+    out = tmp_path / "set"
+    words = ["llama_factory", str(source), "--images", str(images), "--out", str(out)]
+    assert import_data.main(words) == 0
+    return out
+
+
+def by_name(pairs: list[PreferencePair]) -> dict[str, PreferencePair]:
+    names = list(ROWS)
+    named = {}
+    for pair in pairs:
+        number = pair.id.partition("/")[2].partition(":")[0].partition("/")[0]
+        named[names[int(number)]] = pair
+    return named
+
+
+def test_an_import_strips_counts_and_compares(
+    imported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = by_name(read_pairs(imported))
+    assert set(ROWS) - set(pairs) == {"same_but_for_the_end", "end_alone"}
+    for name in ("plain", "end_of_both", "padding", "question"):
+        assert (pairs[name].chosen.text, pairs[name].rejected.text) == (CIRCLE, STAR)
+    assert pairs["inside"].chosen.text == ROWS["inside"][1]
+    stats = json.loads((imported / STATS).read_text())
+    assert stats["dropped"] == {"pair_identical": 1, "answer_empty": 1}
+    # Both of end_of_both, and one each of padding and the two that are dropped.
+    assert stats["num_end_marks"] == 5
+
+
+def test_what_is_imported_trains_as_text(imported: Path) -> None:
+    encoder = ChatEncoder(SHAPES_POLICY, 512)
+    collator = Collator(encoder)
+    bos, end, pad = encoder.tokenizer.convert_tokens_to_ids(["<s>", "</s>", "<pad>"])
+    for pair in read_pairs(imported):
+        encoded = collator.encode(pair)
+        assert isinstance(encoded, EncodedPair)
+        prompt_ids = encoded.prompt.token_ids
+        assert (prompt_ids.count(bos), prompt_ids.count(end)) == (1, 0)
+        for side in (encoded.chosen, encoded.rejected):
+            assert side[-1] == end
+            assert not {bos, end, pad} & set(side[:-1])
+
+
+def test_sets_that_were_made_before_are_stripped_when_they_are_read(
+    imported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = by_name(read_pairs(imported))["plain"]
+    rejected = Response(f"{CIRCLE}</s>")
+    pairs = [
+        PreferencePair(
+            "marked", plain.prompt, Response(f"{CIRCLE}</s>"), plain.rejected, "x"
+        ),
+        PreferencePair("same", plain.prompt, plain.chosen, rejected, "x"),
+    ]
+    write_pairs(tmp_path / "old", pairs)
+    config = make_config(
+        tmp_path, mixture__online_fraction=0, data__offline__path=tmp_path / "old"
+    )
+    with caplog.at_level(logging.WARNING, "sightline"):
+        marked, same = load_offline(config, [])
+    assert "behind 2 answers" in caplog.text
+    assert marked.chosen.text == CIRCLE
+    # The learner itself finds the same, for pairs that never were in such a set.
+    collator = Collator(ChatEncoder(SHAPES_POLICY, 512))
+    for pair in (same, pairs[1]):
+        dropped = collator.encode(pair)
+        assert isinstance(dropped, Dropped)
+        assert dropped.reason == "pair_identical"
+
+
+def test_sampled_ids_beyond_the_embedding_are_their_rows_drop(imported: Path) -> None:
+    plain = by_name(read_pairs(imported))["plain"]
+    foreign = PreferencePair(
+        "f", plain.prompt, Response("x", (5, 7000)), plain.rejected, "x"
+    )
+    dropped = Collator(ChatEncoder(SHAPES_POLICY, 512)).encode(foreign)
+    assert isinstance(dropped, Dropped)
+    assert dropped.reason == "token_unknown"
