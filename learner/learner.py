@@ -31,6 +31,7 @@ from common.records import (
 from common.seeding import derive_seed
 from learner import checkpoint
 from learner.batch.collate import Collator
+from learner.batch.encoded import TokenIds
 from learner.batch.plan import BatchPlan, MicroSize, plan_batch
 from learner.engines.cpu_memory import keep_freed_pages
 from learner.engines.ranks import free_address, gather
@@ -43,12 +44,18 @@ from learner.model.models import Models
 from learner.model.policy import is_adapter, load_policy
 from learner.model.reference import Reference
 from learner.model.reference_cache import ReferenceCache, identity
-from learner.publisher import export_policy, package, package_adapter, plain_weights
+from learner.publisher import (
+    Arrays,
+    export_policy,
+    package,
+    package_adapter,
+    plain_weights,
+)
 from learner.skipped_steps import SkippedSteps
-from learner.update import PairTable, accumulate, reduce_tables
+from learner.update import Metrics, PairTable, accumulate, reduce_tables
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 SHARD_SIZE = "5GB"
 
@@ -80,7 +87,7 @@ class Learner:
         self.model_path = model_path or config.model.path
         self.reward_shift = RewardShift()
         self._meeting_point = (master_address, master_port)
-        self._probe: tuple[Prompt, tuple[int, ...]] | None = None
+        self._probe: tuple[Prompt, TokenIds] | None = None
         self._step = 0
         self._steps_skipped = 0
         self._skipped_steps = SkippedSteps(
@@ -183,7 +190,7 @@ class Learner:
         metrics["time/step_s"] = time.perf_counter() - begun
         return _result(step, plan, metrics, skipped)
 
-    def _update(self, step: int, plan: BatchPlan) -> tuple[dict[str, float], bool]:
+    def _update(self, step: int, plan: BatchPlan) -> tuple[Metrics, bool]:
         """Forward, backward and update of a global batch: its metrics, and whether the update was skipped."""
         objective = self._objective(plan)
         noised_images = self._noised_images(step, objective)
@@ -218,7 +225,7 @@ class Learner:
             self.reference(batch)
         return cache.num_misses - before
 
-    def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
+    def set_probe(self, prompt: Prompt, token_ids: TokenIds) -> None:
         """The response whose log-probs every manifest carries from now on.
 
         Raises:
@@ -238,7 +245,7 @@ class Learner:
     def publish(
         self,
         version: int,
-    ) -> tuple[WeightManifest | None, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+    ) -> tuple[WeightManifest | None, Arrays]:
         """The weights as they are now, of LoRA merged or the adapter alone (`model.tuning.push`), with the manifest.
 
         Rank 0 only, others get (None, {}).
@@ -321,7 +328,7 @@ class Learner:
         reads_mean = [objective.needs(pair).mean_reward for pair in plan.rows]
         self.reward_shift = self.reward_shift.after(tables, reads_mean)
 
-    def _grounding(self, step: int, pairs: list[PreferencePair]) -> dict[str, float]:
+    def _grounding(self, step: int, pairs: list[PreferencePair]) -> Metrics:
         """The grounding gate on the first pairs of a batch, before it is trained on (collective).
 
         Return an empty dict unless a checkpoint follows this step.
@@ -390,7 +397,7 @@ class Learner:
 def _result(
     step: int,
     plan: BatchPlan,
-    metrics: dict[str, float],
+    metrics: Metrics,
     skipped: bool,
 ) -> tuple[StepResult, list[Dropped]]:
     """What a step returns; the pairs of a skipped step are dropped."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.chat import ChatEncoder
@@ -17,18 +18,20 @@ from common.weights import checksum, hub_name, to_arrays
 from learner.model.policy import Policy, adapter_norm, adapter_weights, merge_lora
 from learner.model.quantized import dequantised
 
-if TYPE_CHECKING:
-    import numpy as np
+Weights = Mapping[str, Tensor]
+"""Parameters by name."""
+Arrays = dict[str, NDArray[Any]]
+"""What is pushed, by hub name (or peft's)."""
 
 _POLICY_PREFIX = "net."
 _CHUNK_NUMEL = 1 << 22
 
 
 def plain_weights(
-    gathered: Mapping[str, Tensor],
+    gathered: Weights,
     tuning: Tuning,
     policy: Policy | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+) -> tuple[Weights, Weights | None]:
     """Current weights by Hugging Face name, and with LoRA those of the start, which are its base weights.
 
     No tensor is copied, except that LoRA adapters are merged and quantised weights dequantised.
@@ -45,7 +48,7 @@ def plain_weights(
 
 
 def change_norm(
-    current: Mapping[str, Tensor],
+    current: Weights,
     start: Iterable[tuple[str, Tensor]],
 ) -> float:
     """L2 norm of the difference over all tensors; `start` is read once, a tensor at a time."""
@@ -63,10 +66,10 @@ def change_norm(
 
 def package(
     version: int,
-    current: Mapping[str, Tensor],
+    current: Weights,
     start: Iterable[tuple[str, Tensor]],
     probe: LogprobProbe | None,
-) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+) -> tuple[WeightManifest, Arrays]:
     """The arrays of a push under hub names, and the manifest that describes exactly them.
 
     All tensors are sent: engines reload fused layers whole, and a frozen vision encoder costs little beside that. The
@@ -80,10 +83,10 @@ def package(
 
 def package_adapter(
     version: int,
-    gathered: Mapping[str, Tensor],
+    gathered: Weights,
     tuning: Lora,
     probe: LogprobProbe | None,
-) -> tuple[WeightManifest, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+) -> tuple[WeightManifest, Arrays]:
     """The arrays of a push of adapters alone, under peft's names, and the manifest that describes exactly them."""
     weights = _without_prefix(gathered)
     arrays = to_arrays(adapter_weights(weights))
@@ -93,7 +96,7 @@ def package_adapter(
 
 def _manifest(
     version: int,
-    arrays: Mapping[str, np.ndarray],  # type: ignore[type-arg]
+    arrays: Arrays,
     norm: float,
     probe: LogprobProbe | None,
 ) -> WeightManifest:
@@ -113,7 +116,7 @@ def export_policy(
     directory: Path,
     policy: Policy,
     encoder: ChatEncoder,
-    gathered: Mapping[str, Tensor],
+    gathered: Weights,
     tuning: Tuning,
     shard: str,
 ) -> None:
@@ -140,7 +143,7 @@ def export_policy(
 def _save_weights(
     directory: Path,
     model: Any,
-    weights: Mapping[str, Tensor],
+    weights: Weights,
     shard: str,
 ) -> None:
     """Write merged weights as safetensors."""
@@ -162,7 +165,7 @@ def _save_weights(
     )
 
 
-def _without_prefix(gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefix(gathered: Weights) -> dict[str, Tensor]:
     """Parameters of `Policy` by their names in the Hugging Face model."""
     weights: dict[str, Tensor] = {}
     for name, weight in gathered.items():

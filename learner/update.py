@@ -24,6 +24,8 @@ from learner.losses.pair_logps import (
 )
 from learner.model.models import Models
 
+Metrics = dict[str, float]
+
 PairTable = dict[str, list[float]]
 """One row per pair that counts: metric name -> values."""
 
@@ -140,7 +142,7 @@ def _append(
 def reduce_tables(
     tables: Sequence[PairTable],
     pairs: Sequence[PreferencePair],
-) -> dict[str, float]:
+) -> Metrics:
     """Means over all pairs of all ranks, `loss` weighted, `tokens` a sum; each source's count, loss and margin.
 
     Args:
@@ -149,7 +151,7 @@ def reduce_tables(
     """
     columns = _joined_columns(tables)
     weights = columns.pop("weight")
-    metrics: dict[str, float] = {}
+    metrics: Metrics = {}
     for name, values in columns.items():
         metrics[name] = _mean(values)
     # Two columns are no plain means.

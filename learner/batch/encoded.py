@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from common.chat import EncodedPrompt
 from common.records import PreferencePair
 
+TokenIds = tuple[int, ...]
+ImageKey = tuple[str, ...]
+"""The images of a prompt by content and view, in order; empty for a prompt without images."""
+PromptKey = tuple[TokenIds, ImageKey]
+"""Equal for prompts that are the same to the model: tokens and images."""
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
@@ -19,8 +25,8 @@ class EncodedPair:
 
     pair: PreferencePair
     prompt: EncodedPrompt
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
+    chosen: TokenIds
+    rejected: TokenIds
     cropped: EncodedPair | None = None
     view: str = ""
 
@@ -30,12 +36,12 @@ class EncodedPair:
         return bool(self.pair.prompt.images)
 
     @property
-    def prompt_key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    def prompt_key(self) -> PromptKey:
         """Equal for pairs whose prompts are the same to the model: tokens and images."""
         return self.prompt.token_ids, self.image_key
 
     @property
-    def image_key(self) -> tuple[str, ...]:
+    def image_key(self) -> ImageKey:
         """The prompt's images by content and view, in order."""
         images = self.pair.prompt.images
         return tuple(self.view + image.sha256 for image in images)
@@ -53,7 +59,11 @@ class EncodedPair:
         return total
 
 
-def rows_of(pairs: Sequence[EncodedPair]) -> list[tuple[EncodedPair, tuple[int, ...]]]:
+Row = tuple[EncodedPair, TokenIds]
+"""A pair whose prompt is used, and the token ids of a completion behind it."""
+
+
+def rows_of(pairs: Sequence[EncodedPair]) -> list[Row]:
     """Prompt and completion of every row of a forward: all chosen, all rejected, then chosen behind each crop."""
     # Three blocks: `pair_logps` cuts them apart by the number of pairs.
     chosen = []

@@ -211,7 +211,9 @@ def _set_environment(
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     # Ray shows a GPU rank its own device only, so that it is number 0 for every rank.
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
+    os.environ["LOCAL_RANK"] = "0"
+    os.environ["RANK"] = str(rank)
+    os.environ["WORLD_SIZE"] = str(world_size)
 
 
 def _is_bfloat16(module: nn.Module) -> bool:

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from learner.forward.onednn import Gradients
+
 
 def rms_norm(
     hidden: Tensor,
@@ -37,7 +39,9 @@ def rotary(
 
     `states` is [batch, heads, tokens, width]; `cos` and `sin` are [batch, tokens, width] and have no gradient.
     """
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    # [batch, 1, tokens, width]: the same angles for all heads.
+    cos = cos.unsqueeze(1)
+    sin = sin.unsqueeze(1)
     return _Rotary.apply(states, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -63,7 +67,10 @@ class _RMSNorm(torch.autograd.Function):
         wide = hidden.to(wide_dtype)
         # s as [..., 1]; a norm reads x once and writes no x² of its size.
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        scale = scale.square_().div_(hidden.shape[-1]).add_(eps).rsqrt_()
+        scale.square_()
+        scale.div_(hidden.shape[-1])
+        scale.add_(eps)
+        scale.rsqrt_()
         ctx.save_for_backward(hidden, weight, scale)
         scaled = wide * scale
         normed: Tensor = scaled.to(hidden.dtype)
@@ -74,7 +81,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         hidden, weight, scale = ctx.saved_tensors
         wide = hidden.to(scale.dtype)
         wide_weight = weight.to(scale.dtype)
@@ -89,7 +96,8 @@ class _RMSNorm(torch.autograd.Function):
             grad_weight = summed[0].to(weight.dtype)
         # -s³ / n · Σ_row g · x · w, as [..., 1]
         row_sums = (rows @ wide_weight).view_as(scale)
-        along_x = row_sums.mul_(scale.pow(3)).div_(-len(weight))
+        along_x = row_sums.mul_(scale.pow(3))
+        along_x.div_(-len(weight))
         # g · x is used up: its buffer takes the result.
         grad_hidden = torch.mul(grad, wide_weight, out=grad_x)
         grad_hidden.mul_(scale)
@@ -113,7 +121,7 @@ class _Rotary(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         cos, sin = ctx.saved_tensors
         # The transposed matrix has the two sines in each other's place.
         sin1, sin2 = sin.chunk(2, -1)
@@ -151,7 +159,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         gate, up = ctx.saved_tensors
         grad_gate = torch.mul(grad, up)
         # The operator behind F.silu's backward, called directly because it can write into its input.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from learner.forward.onednn import Matmul, is_plain_linear, matmul_of
+from learner.forward.onednn import Gradients, Matmul, is_plain_linear, matmul_of
 
 CACHE_BYTES = 2 << 20
 """Size of g in a run of tokens, on a CPU."""
@@ -82,7 +82,7 @@ class _GatedMLP(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         hidden, gate, up, down, *inner = ctx.saved_tensors
         matmul = ctx.matmul
         run_length = ctx.run_length

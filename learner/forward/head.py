@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from learner.forward.onednn import Matmul, matmul_of
+from learner.forward.onednn import Gradients, Matmul, matmul_of
 
 CHUNK_BYTES = 128 << 20
 """Size of a chunk of logits, whatever the batch and the vocabulary. Few large chunks: each reads the whole head."""
@@ -89,7 +89,7 @@ class _FusedLogps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         hidden, _, _, _, *saved = ctx.saved_tensors
         if ctx.head_trains:
             return _trained_head_gradients(ctx, grad)
@@ -115,7 +115,7 @@ def _frozen_head_slope(
     return target_weight - mean_weight
 
 
-def _trained_head_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _trained_head_gradients(ctx: Any, grad: Tensor) -> Gradients:
     """The backward pass of `_FusedLogps` where the head trains; grad is [positions]."""
     hidden, weight, bias, targets, *saved = ctx.saved_tensors
     wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
@@ -135,10 +135,11 @@ def _trained_head_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
         # ∂logp/∂logits = 1_t - p = -(e - Σe · 1_t) / Σe
         # The bracket is made in place of e, [rows, vocabulary]. The rest, times the incoming gradient, is one
         # number per row, [rows, 1]; it is multiplied into the narrow matrices.
-        exps.scatter_add_(1, tokens[:, None], -sums[:, None])
+        targets_column = tokens[:, None]
+        exps.scatter_add_(1, targets_column, -sums[:, None])
         slope = exps.to(weight.dtype)
-        factor = (-grad[rows] / sums)[:, None]
-        factor = factor.to(weight.dtype)
+        factor = -grad[rows] / sums
+        factor = factor[:, None].to(weight.dtype)
         if grad_hidden is not None:
             unscaled = matmul(slope, weight.T)
             torch.mul(unscaled, factor, out=grad_hidden[rows])
@@ -171,7 +172,8 @@ def _softmax_chunk(
     # Without the row's maximum exp cannot overflow; p does not change.
     logits -= logits.amax(1, keepdim=True)
     # Read before exp_ overwrites them.
-    target_logits = logits.gather(1, targets[:, None]).squeeze(1)
+    targets_column = targets[:, None]
+    target_logits = logits.gather(1, targets_column).squeeze(1)
     exps = logits.exp_()
     sums = exps.sum(1)
     logps = target_logits - sums.log()

@@ -24,6 +24,10 @@ MIN_MULTIPLY_ADDS = 1 << 20
 """In a smaller product the cost of the call is larger than what oneDNN wins."""
 
 
+Gradients = tuple[Tensor | None, ...]
+"""What an autograd function's backward returns: one per argument of forward, None for what has no gradient."""
+
+
 class Matmul(Protocol):
     """left [m, k], right [n, k] and add [m, n] -> left rightᵀ + add, [m, n]; `add` may be overwritten."""
 
@@ -139,7 +143,7 @@ class _OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         hidden, weight = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad
         # [positions, output width] and [positions, input width]

@@ -24,12 +24,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from learner.batch.encoded import EncodedPair, rows_of
+from learner.batch.encoded import (
+    EncodedPair,
+    ImageKey,
+    PromptKey,
+    Row,
+    TokenIds,
+    rows_of,
+)
 
-Completion = tuple[int, ...]
-"""Token ids of a completion."""
-PromptKey = tuple[tuple[int, ...], tuple[str, ...]]
-"""`EncodedPair.prompt_key`: equal for prompts that are the same to the model."""
+Device = torch.device | str
+
+MediaOf = tuple[int | None, ...]
+"""For every segment its entry of the batch's media, None for text."""
 
 TOKEN_LEVEL = ("mm_token_type_ids", "token_type_ids")
 """Processor outputs with one entry per prompt token."""
@@ -59,7 +66,7 @@ class Segment:
 
     def to(
         self,
-        device: torch.device | str,
+        device: Device,
         dtype: torch.dtype,
     ) -> Segment:
         """The segment with its mask on a device."""
@@ -72,12 +79,12 @@ class Segment:
 class Media:
     """The images of a prompt: their hashes in order, and what the processor made of them."""
 
-    sha256: tuple[str, ...]
+    sha256: ImageKey
     inputs: dict[str, Tensor]
 
     def to(
         self,
-        device: torch.device | str,
+        device: Device,
         dtype: torch.dtype,
     ) -> Media:
         """The images on a device; pixels in the model's dtype."""
@@ -102,7 +109,7 @@ class TreeBatch:
     places: Tensor
     mask: Tensor
     media: tuple[Media, ...]
-    media_of: tuple[int | None, ...]
+    media_of: MediaOf
     prompt_types: tuple[dict[str, Tensor], ...]
     memo: dict[str, Any] = field(default_factory=dict, compare=False)
 
@@ -113,7 +120,7 @@ class TreeBatch:
 
     def to(
         self,
-        device: torch.device | str,
+        device: Device,
         dtype: torch.dtype,
     ) -> TreeBatch:
         """The batch on a device, with an empty memo; pixels and masks in the model's dtype."""
@@ -136,7 +143,7 @@ class TreeBatch:
 
 def _moved(
     tensors: dict[str, Tensor],
-    device: torch.device | str,
+    device: Device,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
     """Tensors on a device; floating-point ones in this dtype, token types and grids in their own."""
@@ -173,7 +180,7 @@ def tree_batch(pairs: Sequence[EncodedPair]) -> TreeBatch:
 
 
 def tree_rows(
-    rows: Sequence[tuple[EncodedPair, Completion]],
+    rows: Sequence[Row],
     pairs: Sequence[EncodedPair] = (),
 ) -> TreeBatch:
     """Lay out any number of completions of any prompts; result rows are in the order given.
@@ -210,7 +217,7 @@ class _Branch(NamedTuple):
     """A distinct prompt, as that of the first pair that has it, and its distinct completions, in order."""
 
     pair: EncodedPair
-    completions: list[Completion]
+    completions: list[TokenIds]
 
 
 class _FlatRow:
@@ -224,7 +231,7 @@ class _FlatRow:
         self.segments: list[Segment] = []
         self.predictors: list[int] = []
         self.targets: list[int] = []
-        self.first_place: dict[tuple[PromptKey, Completion], int] = {}
+        self.first_place: dict[tuple[PromptKey, TokenIds], int] = {}
 
     def add(
         self,
@@ -254,8 +261,8 @@ class _FlatRow:
 
 
 def _result_places(
-    rows: Sequence[tuple[EncodedPair, Completion]],
-    first_place: dict[tuple[PromptKey, Completion], int],
+    rows: Sequence[Row],
+    first_place: dict[tuple[PromptKey, TokenIds], int],
 ) -> tuple[Tensor, Tensor]:
     """`mask` and `places` of a `TreeBatch`, [rows, columns] each."""
     lengths: list[int] = []
@@ -271,7 +278,7 @@ def _result_places(
 
 
 def _branches(
-    rows: Sequence[tuple[EncodedPair, Completion]],
+    rows: Sequence[Row],
 ) -> dict[PromptKey, _Branch]:
     """Distinct prompts with their completions, both in the order in which they first come."""
     branches: dict[PromptKey, _Branch] = {}
@@ -296,9 +303,9 @@ def _inputs(
 
 def _distinct_media(
     pairs: Sequence[EncodedPair],
-) -> tuple[tuple[Media, ...], tuple[int | None, ...]]:
+) -> tuple[tuple[Media, ...], MediaOf]:
     """Distinct entries of media, and for every pair the index of its entry; None for a prompt without images."""
-    indices: dict[tuple[str, ...], int] = {}
+    indices: dict[ImageKey, int] = {}
     media: list[Media] = []
     media_of: list[int | None] = []
     for pair in pairs:

@@ -25,6 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from learner.forward.onednn import Gradients
 from learner.forward.tree import Segment
 
 NAME = "sightline_tree"
@@ -240,7 +241,9 @@ def _add_runs(
 
 def _for_all_heads(states: Tensor, group_size: int) -> Tensor:
     """Keys or values of grouped queries, repeated for each query of a group; a view where a group is one query."""
-    return states.unsqueeze(2).expand(-1, -1, group_size, -1, -1).flatten(1, 2)
+    # [1, key heads, group, tokens, width] -> [1, heads, tokens, width]
+    grouped = states.unsqueeze(2).expand(-1, -1, group_size, -1, -1)
+    return grouped.flatten(1, 2)
 
 
 def _for_key_heads(gradient: Tensor, group_size: int) -> Tensor:
@@ -291,7 +294,7 @@ class _CPUTreeAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         query, key, value, output, *log_sums = ctx.saved_tensors
         group_size = ctx.group_size
         # Every query is in one call, keys and values in several: theirs are added up.

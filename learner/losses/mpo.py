@@ -28,7 +28,9 @@ class MpoLoss(PairLoss[Mpo]):
         chosen_reward, rejected_reward = self.rewards(logps)
         chosen = chosen_reward - logps.reward_shift
         rejected = rejected_reward - logps.reward_shift
-        quality = -F.logsigmoid(chosen) - F.logsigmoid(-rejected)
+        log_chosen_good = F.logsigmoid(chosen)
+        log_rejected_bad = F.logsigmoid(-rejected)
+        quality = -log_chosen_good - log_rejected_bad
         generation = -logps.policy_chosen / logps.chosen_lengths
         weighted_preference = settings.preference_weight * preference
         weighted_quality = settings.quality_weight * quality

@@ -67,7 +67,8 @@ class Objective:
     @property
     def needs_noised_images(self) -> bool:
         """Whether any loss of the batch reads what the models say of a noised image."""
-        return any(make_loss(loss).needs.noised_image for loss in self.losses)
+        needs = [make_loss(loss).needs for loss in self.losses]
+        return any(need.noised_image for need in needs)
 
     def loss(self, pair: PreferencePair) -> Loss:
         """The settings of a pair's loss."""

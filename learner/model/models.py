@@ -33,4 +33,5 @@ class Models:
 
     def collate(self, pairs: Sequence[EncodedPair]) -> RowBatch | TreeBatch:
         """The batch of these pairs, on the device."""
-        return self.collator.batch(pairs).to(self.device, self.dtype)
+        batch = self.collator.batch(pairs)
+        return batch.to(self.device, self.dtype)

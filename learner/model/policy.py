@@ -30,6 +30,10 @@ from learner.forward.tree_logps import tree_logps
 from learner.model.quantized import clean_up_quantized, nf4_settings
 from learner.model.vision_features import VisionShare
 
+Tensors = dict[str, Tensor]
+Weights = Mapping[str, Tensor]
+"""Parameters by name."""
+
 # peft's names: net.base_model.model.<name>.{lora_A.default, lora_B.default, base_layer}.weight
 _LORA_PREFIX = "base_model.model."
 _LORA_A = ".lora_A.default.weight"
@@ -192,7 +196,9 @@ def lora_targets(model: nn.Module, tuning: Lora) -> list[str]:
     targets = []
     for name, module in model.named_modules():
         side = part_of(name)
-        if not isinstance(module, nn.Linear) or side not in tuning.sides:
+        if side not in tuning.sides:
+            continue
+        if not isinstance(module, nn.Linear):
             continue
         leaf = name.rpartition(".")[2]
         if side != "language" or leaf in tuning.target_modules:
@@ -226,15 +232,15 @@ def add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
 
 
 def merge_lora(
-    weights: Mapping[str, Tensor],
+    weights: Weights,
     tuning: Lora,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[Tensors, Tensors]:
     """Merged and base weights by Hugging Face name, from the gathered weights of a peft model; no input is changed.
 
     W' = W + (alpha / r)·B·A, computed in float32 and rounded once to W's dtype (arXiv 2106.09685, section 4.1).
     """
-    merged: dict[str, Tensor] = {}
-    base: dict[str, Tensor] = {}
+    merged: Tensors = {}
+    base: Tensors = {}
     scale = tuning.alpha / tuning.r
     for peft_name, weight in weights.items():
         if is_adapter(peft_name):
@@ -258,7 +264,7 @@ def is_adapter(name: str) -> bool:
     return name.endswith((_LORA_A, _LORA_B))
 
 
-def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def adapter_weights(weights: Weights) -> Tensors:
     """The adapter's tensors of a peft model under the names that peft's own files have."""
     adapter = {}
     for name, weight in weights.items():
@@ -267,7 +273,7 @@ def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return adapter
 
 
-def adapter_norm(weights: Mapping[str, Tensor], tuning: Lora) -> float:
+def adapter_norm(weights: Weights, tuning: Lora) -> float:
     """L2 norm of what the adapters add, over all layers; no product B·A is made.
 
     |B·A|² = tr(AᵀBᵀBA) = sum of (BᵀB) ∘ (AAᵀ), matrices of r x r.

@@ -23,7 +23,7 @@ from torch import Tensor
 from common.chat import ChatEncoder
 from common.errors import UserError
 from common.fingerprint import model_hash
-from learner.batch.encoded import EncodedPair, rows_of
+from learner.batch.encoded import EncodedPair, TokenIds, rows_of
 from learner.forward.logps import CompletionLogps
 from learner.forward.tree import TreeBatch
 
@@ -32,6 +32,10 @@ TIMEOUT_S = 60.0
 _TABLE = "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 _INSERT = "INSERT OR REPLACE INTO logps VALUES (?, ?)"
 _SELECT = "SELECT value FROM logps WHERE key = ?"
+
+
+Wanted = tuple[bytes, int]
+"""Key and number of tokens of a row that is looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class ReferenceCache:
             rebatch: makes the batch of these pairs.
         """
         rows = self._rows(batch.pairs)
-        wanted: dict[int, tuple[bytes, int]] = {}
+        wanted: dict[int, Wanted] = {}
         for index, row in enumerate(rows):
             if row.key is not None:
                 wanted[index] = (row.key, row.length)
@@ -115,7 +119,7 @@ class ReferenceCache:
     def key(
         self,
         pair: EncodedPair,
-        completion: tuple[int, ...],
+        completion: TokenIds,
     ) -> bytes:
         """The key of a prompt with this completion."""
         digest = hashlib.sha256(self._identity.encode())
@@ -126,7 +130,7 @@ class ReferenceCache:
             digest.update(text.encode())
         return digest.digest()
 
-    def read(self, wanted: Mapping[int, tuple[bytes, int]]) -> dict[int, Tensor]:
+    def read(self, wanted: Mapping[int, Wanted]) -> dict[int, Tensor]:
         """The stored log-probs of rows.
 
         Args:

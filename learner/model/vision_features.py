@@ -11,6 +11,7 @@ Of a tower that trains, nothing is kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ import torch
 from cachetools import LRUCache
 
 from common.model_parts import vision_side_parameters, vision_tower_parameters
+from learner.batch.encoded import ImageKey
 from learner.forward.tree import Media, TreeBatch
 from learner.model.vision_tower import (
     IMAGES_PER_RUN,
@@ -49,7 +51,7 @@ class VisionShare:
     ) -> None:
         self.share = what_is_shared(model)
         self.num_runs = 0
-        self.kept: LRUCache[tuple[str, ...], Features] = LRUCache(
+        self.kept: LRUCache[ImageKey, Features] = LRUCache(
             max_bytes, getsizeof=lambda features: features.num_bytes
         )
         self._model = model
@@ -66,7 +68,7 @@ class VisionShare:
     @torch.no_grad()
     def _look_up(self, media: Sequence[Media]) -> list[Features]:
         """Features of every entry of media, from the cache or from a run; runs go into the cache."""
-        by_hash: dict[tuple[str, ...], Features] = {}
+        by_hash: dict[ImageKey, Features] = {}
         missing: list[Media] = []
         for entry in media:
             if entry.sha256 in self.kept:
@@ -118,11 +120,12 @@ def encoder_outputs(
     # One entry per prompt: prompts with the same images repeat it.
     by_prompt = [features[index] for index in batch.media_of if index is not None]
     pooled: list[torch.Tensor] = []
-    levels: list[list[torch.Tensor]] = [[] for _ in by_prompt[0].levels]
     for prompt_features in by_prompt:
         pooled += prompt_features.pooled
-        for level, tensors in zip(levels, prompt_features.levels, strict=True):
-            level += tensors
+    # From levels per prompt to one list per level, over all prompts.
+    levels: list[list[torch.Tensor]] = []
+    for level_by_prompt in zip(*[entry.levels for entry in by_prompt], strict=True):
+        levels.append(list(chain.from_iterable(level_by_prompt)))
     output = SimpleNamespace(pooler_output=pooled, deepstack_features=levels)
     return {"image": output}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import learner.losses
-import learner.update
 from common.config import RunConfig
 from common.config.overrides import validate
 from common.data.images import ImageStore
@@ -29,10 +26,16 @@ from learner.model.policy import Policy
 from tests.learner.families import FAMILIES, family
 from tests.learner.helpers import (
     LORA,
+    assert_same_arrays,
     assert_same_weights,
+    losses_of,
     make_pairs,
     run_config,
-    text_prompt,
+    spoil_losses,
+    started,
+    train,
+    weights_of,
+    without_image,
 )
 
 DEEPSPEED = [
@@ -78,9 +81,9 @@ def trained(
     store: ImageStore,
     num_steps: int = 3,
 ) -> dict[str, np.ndarray]:
-    for step in range(num_steps):
-        trainer.step(step, make_pairs(store, 6, 6 * step))
-    return trainer.publish(1)[1]
+    """The weights after steps on batches that all differ."""
+    train(trainer, [make_pairs(store, 6, 6 * step) for step in range(num_steps)])
+    return weights_of(trainer)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +91,11 @@ def torch_weights(store: ImageStore) -> Callable[[str], dict[str, np.ndarray]]:
     """The weights after three steps on the torch engine, by tuning; trained once for all engines."""
 
     @cache
-    def train(tuning: str) -> dict[str, np.ndarray]:
-        trainer = Learner(config_of(("torch", 0), TUNINGS[tuning]))
-        trainer.start()
+    def weights(tuning: str) -> dict[str, np.ndarray]:
+        trainer = started(config_of(("torch", 0), TUNINGS[tuning]))
         return trained(trainer, store)
 
-    return train
+    return weights
 
 
 @ENGINES
@@ -117,22 +119,18 @@ def test_batches_without_images_in_between(
     kind: tuple[str, int],
 ) -> None:
     """The projector has no gradient in the second and third batch: nothing of the first one's may be left over."""
+    batches = [make_pairs(store, 6, 6 * step) for step in range(4)]
+    for step in (1, 2):
+        batches[step] = [without_image(pair) for pair in batches[step]]
 
-    def train(config: RunConfig) -> tuple[list[float], dict[str, np.ndarray]]:
+    def norms_and_weights(config: RunConfig) -> tuple[list[float], Any]:
         trainer = start(config)
-        batches = [make_pairs(store, 6, 6 * step) for step in range(4)]
-        for step in (1, 2):
-            with_image = batches[step]
-            batches[step] = [replace(pair, prompt=text_prompt()) for pair in with_image]
-        norms = []
-        for step, batch in enumerate(batches):
-            result, _ = trainer.step(step, batch)
-            norms.append(result.metrics["grad_norm"])
-        _, weights = trainer.publish(1)
-        return norms, weights
+        metrics = train(trainer, batches)
+        norms = [of_step["grad_norm"] for of_step in metrics]
+        return norms, weights_of(trainer)
 
-    expected_norms, expected = train(config_of(("torch", 0)))
-    norms, actual = train(config_of(kind))
+    expected_norms, expected = norms_and_weights(config_of(("torch", 0)))
+    norms, actual = norms_and_weights(config_of(kind))
     assert norms == pytest.approx(expected_norms, rel=1e-4)
     assert_same_weights(actual, expected)
 
@@ -146,12 +144,11 @@ def test_step_reports_norm_and_rate(
     """2 steps of warm-up: lr·1/3, lr·2/3, lr; the norm is the one before clipping."""
     optimizer = {"lr": 3e-3, "warmup_steps": 2, "max_grad_norm": 1e-3}
     trainer = start(config_of(kind, optimizer=optimizer))
-    rates = []
-    for step in range(3):
-        result, _ = trainer.step(step, make_pairs(store, 6))
-        rates.append(result.metrics["lr"])
-        assert result.metrics["grad_norm"] > 0.1
+    metrics = train(trainer, [make_pairs(store, 6)] * 3)
+    rates = [of_step["lr"] for of_step in metrics]
     assert rates == pytest.approx([1e-3, 2e-3, 3e-3])
+    for of_step in metrics:
+        assert of_step["grad_norm"] > 0.1
 
 
 @ENGINES
@@ -161,27 +158,23 @@ def test_a_loss_that_is_not_finite_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     kind: tuple[str, int],
 ) -> None:
+    """Two skipped steps after a good one; the next one trains, where the schedule was left."""
     trainer = start(config_of(kind))
-    clean = trained(trainer, store, 1)
-    original = learner.losses.pair_losses
-    for bad in (math.nan, math.inf):
-        monkeypatch.setattr(
-            learner.update, "pair_losses", lambda *args, bad=bad: original(*args) * bad
-        )
-        result, dropped = trainer.step(1, make_pairs(store, 6))
+    before = trained(trainer, store, 1)
+    pairs = make_pairs(store, 6)
+    for factor in (math.nan, math.inf):
+        spoil_losses(monkeypatch, factor)
+        result, dropped = trainer.step(1, pairs)
+        monkeypatch.undo()
         assert result.pair_ids == ()
         assert {drop.reason for drop in dropped} == {"step_skipped"}
     assert result.metrics["steps_skipped"] == 2
-    after = trainer.publish(2)[1]
-    for name, value in clean.items():
-        np.testing.assert_array_equal(after[name], value, err_msg=name)
-    monkeypatch.undo()
-    result, _ = trainer.step(3, make_pairs(store, 6))
+    assert_same_arrays(weights_of(trainer), before)
+    result, _ = trainer.step(3, pairs)
     assert len(result.pair_ids) == 6
     assert math.isfinite(result.metrics["grad_norm"])
-    assert result.metrics["lr"] == pytest.approx(2e-3 / 3), (
-        "skipped steps do not move the schedule"
-    )
+    # The second update of a warm-up of 2: lr · 2/3.
+    assert result.metrics["lr"] == pytest.approx(2e-3 / 3)
 
 
 @ENGINES
@@ -191,17 +184,17 @@ def test_resume_is_exact(
     tmp_path: Path,
     kind: tuple[str, int],
 ) -> None:
+    first = make_pairs(store, 6)
+    second = make_pairs(store, 6, 6)
     straight = start(config_of(kind))
-    straight.step(0, make_pairs(store, 6))
+    straight.step(0, first)
     straight.save(tmp_path / "one")
-    straight.step(1, make_pairs(store, 6, 6))
-    expected = straight.publish(1)[1]
+    straight.step(1, second)
+    expected = weights_of(straight)
     resumed = start(config_of(kind))
     resumed.load(tmp_path / "one")
-    resumed.step(1, make_pairs(store, 6, 6))
-    actual = resumed.publish(1)[1]
-    for name, value in expected.items():
-        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    resumed.step(1, second)
+    assert_same_arrays(weights_of(resumed), expected)
 
 
 @pytest.mark.real
@@ -215,13 +208,15 @@ def test_damaged_deepspeed_checkpoints(
     trainer = start(config_of(("deepspeed", stage)))
     trainer.step(0, make_pairs(store, 6))
     trainer.save(tmp_path / "one")
+    expected = "expected the learner's saved state"
     for file in sorted((tmp_path / "one" / "engine").rglob("*.pt")):
         data = file.read_bytes()
+        # Torn, then missing, then whole again.
         file.write_bytes(data[: len(data) // 2])
-        with pytest.raises(UserError, match="expected the learner's saved state"):
+        with pytest.raises(UserError, match=expected):
             trainer.load(tmp_path / "one")
         file.unlink()
-        with pytest.raises(UserError, match="expected the learner's saved state"):
+        with pytest.raises(UserError, match=expected):
             trainer.load(tmp_path / "one")
         file.write_bytes(data)
     trainer.load(tmp_path / "one")
@@ -237,11 +232,8 @@ def test_bfloat16_trains_and_travels_as_bits(
     config = config_of(("deepspeed", stage))
     model = config.model.model_copy(update={"dtype": "bfloat16"})
     trainer = start(config.model_copy(update={"model": model}))
-    pairs = make_pairs(store, 6)
-    losses = []
-    for step in range(4):
-        result, _ = trainer.step(step, pairs)
-        losses.append(result.metrics["loss"])
+    losses = losses_of(train(trainer, [make_pairs(store, 6)] * 4))
+    # Policy = reference, up to bfloat16's rounding.
     assert losses[0] == pytest.approx(math.log(2), abs=2e-2)
     assert losses[-1] < losses[0]
     manifest, arrays = trainer.publish(1)
@@ -265,11 +257,10 @@ def test_gathered_weights_are_copies(
     kind: tuple[str, int],
 ) -> None:
     trainer = start(config_of(kind))
-    before = trainer.publish(0)[1]
-    kept = {name: value.copy() for name, value in before.items()}
+    published = weights_of(trainer)
+    before = {name: value.copy() for name, value in published.items()}
     trainer.step(0, make_pairs(store, 6))
-    for name, value in before.items():
-        np.testing.assert_array_equal(value, kept[name])
+    assert_same_arrays(published, before)
     assert torch.is_grad_enabled()
 
 
@@ -280,23 +271,28 @@ def test_gradient_checkpointing_changes_nothing(
     kind: tuple[str, int],
 ) -> None:
     """Losses of every step and the weights after; that layers really run again is counted."""
-    curves, weights, calls = [], [], []
-    for checkpointing in (False, True):
+    batches = [make_pairs(store, 6, 6 * step) for step in range(3)]
+
+    def run(checkpointing: bool) -> tuple[list[float], dict[str, np.ndarray], int]:
         trainer = start(config_of(kind, gradient_checkpointing=checkpointing))
-        runs: list[int] = []
         layer = trainer.policy.model.model.language_model.layers[0]
-        layer.self_attn.register_forward_hook(lambda *_, runs=runs: runs.append(1))
-        losses = []
-        for step in range(3):
-            result, _ = trainer.step(step, make_pairs(store, 6, 6 * step))
-            losses.append(result.metrics["loss"])
-        curves.append(losses)
-        weights.append(trainer.publish(1)[1])
-        calls.append(len(runs))
-    assert calls[1] == 2 * calls[0] > 0
-    assert curves[1] == pytest.approx(curves[0], abs=1e-6)
-    for name, value in weights[0].items():
-        np.testing.assert_allclose(weights[1][name], value, atol=1e-6, err_msg=name)
+        num_calls = 0
+
+        def count(*_: object) -> None:
+            nonlocal num_calls
+            num_calls += 1
+
+        layer.self_attn.register_forward_hook(count)
+        losses = losses_of(train(trainer, batches))
+        weights = weights_of(trainer)
+        return losses, weights, num_calls
+
+    expected_losses, expected, num_calls = run(False)
+    losses, actual, num_calls_again = run(True)
+    assert num_calls_again == 2 * num_calls > 0
+    assert losses == pytest.approx(expected_losses, abs=1e-6)
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.real
@@ -380,9 +376,9 @@ def test_offload_changes_nothing(
     trainer.save(tmp_path / "one")
     resumed = start(config_of(("deepspeed", stage), offload=offload))
     resumed.load(tmp_path / "one")
-    for step in (1, 2):
-        resumed.step(step, make_pairs(store, 6, 6 * step))
-    assert_same_weights(resumed.publish(1)[1], expected)
+    batches = [make_pairs(store, 6, first) for first in (6, 12)]
+    train(resumed, batches, first_step=1)
+    assert_same_weights(weights_of(resumed), expected)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +427,7 @@ def test_every_family_trains_alike_under_zero_3(
     optimizer = {"lr": 1e-3, "warmup_steps": 0}
     config = run_config("deepspeed", zero_stage=3, optimizer=optimizer).learner
 
-    def trained(make: Callable[[torch.nn.Module], Any]) -> dict[str, torch.Tensor]:
+    def weights_on(make: Callable[[torch.nn.Module], Any]) -> dict[str, torch.Tensor]:
         policy = Policy(deepcopy(family(name).model).float()).train()
         prepare(policy.model, fused_layers)
         engine = make(policy)
@@ -451,5 +447,5 @@ def test_every_family_trains_alike_under_zero_3(
         engine_class = learner.engines.deepspeed_engine.DeepSpeedEngine
         return engine_class(policy, config, 0, 1, "127.0.0.1", 0)
 
-    expected = trained(lambda policy: TorchEngine(policy, config))
-    assert_same_weights(trained(on_deepspeed), expected)
+    expected = weights_on(lambda policy: TorchEngine(policy, config))
+    assert_same_weights(weights_on(on_deepspeed), expected)

@@ -107,7 +107,7 @@ def test_simpos_beta_is_its_own_unless_set() -> None:
     assert Sigmoid().beta == 0.1
     assert Simpo().beta == 2.0
     assert Simpo(beta=0.7).beta == 0.7
-    sources = {"a": {"kind": "simpo"}, "b": {"kind": "ipo"}}
+    sources: dict[str, Any] = {"a": {"kind": "simpo"}, "b": {"kind": "ipo"}}
     assert betas({"beta": 0.3}, sources) == [2.0, 0.3, 0.3]
     weighted = {"a": {"weight": 2}, "b": {"kind": "mpo"}}
     assert betas({"kind": "simpo", "beta": 2.5}, weighted) == [2.5, 0.1, 2.5]
