@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
 from cluster import evaluate, generate, import_data, report, train
-from cluster.entry import exit_status
+from cluster.entry import FILE_TROUBLES, exit_status
 from cluster.flags import (
     BDHS_FLAGS,
     EXPORT_FLAGS,
@@ -27,6 +30,7 @@ from common.config.jobs import (
 )
 from common.config.overrides import describe_keys
 from common.errors import UserError
+from common.paths import replace_directory, writing
 
 
 class RemoteError(UserError):
