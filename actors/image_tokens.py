@@ -7,7 +7,7 @@ from common.records import Prompt
 
 
 class ImageTokenCounter:
-    """Counts the tokens of a prompt's only image. The number depends on nothing but the image's size."""
+    """Counts the tokens of a prompt's only image. Images of one size have one number, so it is encoded once."""
 
     def __init__(self, encoder: ChatEncoder) -> None:
         self._encoder = encoder
@@ -17,7 +17,8 @@ class ImageTokenCounter:
     def __call__(self, prompt: Prompt) -> int:
         """Number of image tokens. Raises Refused for a prompt that the policy cannot be given."""
         (image,) = self._encoder.load_images(prompt)
-        if image.size not in self._by_size:
+        size = image.size
+        if size not in self._by_size:
             encoded = self._encoder.encode_prompt(prompt)
-            self._by_size[image.size] = encoded.num_image_tokens
-        return self._by_size[image.size]
+            self._by_size[size] = encoded.num_image_tokens
+        return self._by_size[size]

@@ -1,8 +1,8 @@
-"""Sentences, their split points and the yes/no flip of BDHS. The paper names no splitter (ours).
+"""Sentences of an answer, where to cut them, and the yes/no flip of BDHS. The paper names no splitter (ours).
 
-White space belongs to what *follows* it, for sentences and for tails alike: "A cat. It sits." is "A cat." + " It sits."
-and " It sits." may be cut into " It" + " sits.". So a text that the policy continues never ends in a space, which is
-what byte-level and SentencePiece tokenizers need: their words carry their leading space.
+White space belongs to what follows it: "A cat. It sits." is "A cat." + " It sits.", and " It sits." may be cut into
+" It" + " sits.". So a text that the policy continues never ends in a space. Byte-level and SentencePiece tokenizers
+need that: their words carry their leading space.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import random
 import re
 
+# Points with the quotes and brackets that close after them, or the last character of a line.
 _END = re.compile(r"""[.!?]+["'”’)\]]*(?=\s)|\S(?=[ \t]*\n)""")
+# Words whose point ends no sentence, and initials.
 _ABBREVIATION = re.compile(
     r"""(?:^|[\s("'“‘])(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|approx|fig|Fig|cf|e\.g|i\.e|[A-Z](?:\.[A-Z])*)\.$"""
 )
@@ -30,9 +32,10 @@ def split_sentences(text: str) -> list[str]:
         end = match.end()
         if _ABBREVIATION.search(text, 0, end):
             continue
+        before = text[:end].strip()
+        after = text[end:].strip()
         # White space at either end of the text stays with the first or last sentence.
-        is_inside = text[:end].strip() and text[end:].strip()
-        if is_inside:
+        if before and after:
             sentences.append(text[start:end])
             start = end
     if start < len(text):

@@ -76,13 +76,15 @@ def templates_hash() -> str:
 def _data_url(ref: ImageRef) -> str:
     """The image file itself if endpoints know its format, else its pixels as PNG."""
     path = Path(ref.path)
-    # Also checks the file, whose bytes may be sent as they are.
+    # Also where the pixels are not used: `read` checks the file.
     pixels = read(ref)
-    data = path.read_bytes()
     kind = path.suffix[1:]
-    if kind not in _ENDPOINT_FORMATS:
+    if kind in _ENDPOINT_FORMATS:
+        data = path.read_bytes()
+    else:
         buffer = io.BytesIO()
         pixels.save(buffer, "PNG")
         data = buffer.getvalue()
         kind = "png"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    encoded = base64.b64encode(data).decode()
+    return f"data:image/{kind};base64,{encoded}"

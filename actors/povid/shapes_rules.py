@@ -16,7 +16,7 @@ class RulesInjector:
         self._config = config
 
     async def __call__(self, row: Row) -> Injection:
-        # Reads image files, which would hold up the event loop.
+        # In a thread: it reads image files, which would hold up the event loop.
         refused = await asyncio.to_thread(refusal, row, self._config)
         if refused is not None:
             return Injection(row.id, row.kind, refused)

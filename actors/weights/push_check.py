@@ -82,8 +82,9 @@ class ExpectedPush:
     ) -> None:
         if names:
             shown = ", ".join(sorted(names)[:NAMES_SHOWN])
+            num_expected = len(self.shapes)
             raise UserError(
-                f"weights {manifest.version}: expected the {len(self.shapes)} tensors of {self.source}, "
+                f"weights {manifest.version}: expected the {num_expected} tensors of {self.source}, "
                 f"got {len(names)} {fault}: {shown}; {self.remedy}"
             )
 

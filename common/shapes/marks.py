@@ -59,7 +59,7 @@ def marked_caption(text: str, scene: Scene | None) -> ShownAnswer:
 
 def _weight(comparison: Comparison) -> int:
     """Weight for sorting: captions with the most made-up objects first, then with the most missed, then wrong ones."""
-    # A scene has at most nine objects with two attributes, so a step seldom outweighs the next larger one.
+    # A scene has at most six objects with two attributes: all missed and wrong ones weigh less than one made up.
     made_up = comparison.count("hallucinated", "repeated")
     num_missed = len(comparison.missed)
     return 100 * made_up + 10 * num_missed + comparison.num_wrong_attributes

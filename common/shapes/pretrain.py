@@ -48,6 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
 
+    # Here, so that --help loads nothing heavy.
     import torch
 
     from common.shapes.language import NOISE_SHARE
@@ -78,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         replace(TOWER_STAGE, steps=args.tower_steps or TOWER_STAGE.steps),
         args.seed,
     )
+    # A language model cannot say what the encoder does not show it: without sight the later stages are wasted.
     accuracy = probe_accuracy(model)
     print(
         f"linear probe: {accuracy:.4f} of occupied (or of empty) cells of unbiased test scenes read right"
@@ -88,18 +90,14 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     noise = NOISE_SHARE if args.noise is None else args.noise
-    for stage, steps in (
+    text_stages = (
         (QUESTION_STAGE, args.question_steps),
         (CAPTION_STAGE, args.caption_steps),
         (POLISH_STAGE, args.polish_steps),
-    ):
-        train_text(
-            model,
-            tokenizer,
-            replace(stage, steps=steps or stage.steps),
-            args.seed,
-            noise,
-        )
+    )
+    for stage, steps in text_stages:
+        chosen = replace(stage, steps=steps or stage.steps)
+        train_text(model, tokenizer, chosen, args.seed, noise)
     save_policy(model, build_processor(tokenizer), args.out)
     print(json.dumps(asdict(honesty(model, tokenizer, args.scenes)), indent=2))
 
