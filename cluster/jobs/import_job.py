@@ -25,8 +25,8 @@ from common.errors import UserError
 from common.importers import load
 from common.importers.base import Importer
 from common.importers.build import outcomes
-from common.importers.image_intake import ImageIntake
-from common.importers.readers import (
+from common.reading.image_intake import ImageIntake
+from common.reading.readers import (
     BAD_FILE,
     DataFile,
     file_rows,

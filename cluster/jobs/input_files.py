@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import UserError
-from common.importers.readers import DataFile
-from common.importers.splits import ALL, TRAIN, canonical
+from common.reading.readers import DataFile
+from common.reading.splits import ALL, TRAIN, canonical
 from common.records import Dropped
 
 LISTED_FILES = 8

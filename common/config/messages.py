@@ -88,6 +88,9 @@ def _line(
             kind = value.get("kind")
             return f"{written}.kind: expected {kinds}, got {kind!r}"
         return f"{written}: expected a section of kind {kinds}{got}; set {key}.kind"
+    if problem_type == "literal_error" and place.path[-1] == "kind":
+        # A section of the only kind that there is, so no union.
+        return f"{written}: expected {problem['ctx']['expected'].strip(chr(39))}{got}"
     if problem_type == "model_type":
         return f"{written}: expected a section{got}; set keys of it, see --help"
     if problem_type == "missing":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import Refused
-from common.importers.readers import DataFile, find_files
+from common.reading.readers import DataFile, find_files
 from common.records import Dropped, Message, Part, PreferencePair
 
 MARKER = "<image>"

@@ -11,7 +11,7 @@ from typing import Any
 from common.end_marks import without_end_mark
 from common.errors import Refused
 from common.importers.base import MARKER, Draft, Importer
-from common.importers.image_intake import ImageIntake
+from common.reading.image_intake import ImageIntake
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.sources import RLOO
 

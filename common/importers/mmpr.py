@@ -15,8 +15,8 @@ from typing import Any
 from common.data.below import path_below
 from common.errors import Refused, UserError
 from common.importers.base import Draft, Importer, images_field, question, text_field
-from common.importers.encoded_images import is_encoded
-from common.importers.readers import DataFile, find_files
+from common.reading.encoded_images import is_encoded
+from common.reading.readers import DataFile, find_files
 from common.records import Dropped
 
 ROOT = "meta_root"

@@ -11,7 +11,7 @@ from typing import Any
 
 from common.importers.base import Draft, Importer, question, text_field
 from common.importers.conversations import strip_vicuna
-from common.importers.encoded_images import decode_base64
+from common.reading.encoded_images import decode_base64
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:

@@ -17,7 +17,7 @@ from common.importers.conversations import (
     read_turns,
     split_last_answer,
 )
-from common.importers.encoded_images import is_encoded
+from common.reading.encoded_images import is_encoded
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:

@@ -58,7 +58,7 @@ class Finished:
     """An output of vLLM of which only the end is read."""
 
     def __init__(self, finish_reason: str) -> None:
-        self.outputs = [SimpleNamespace(finish_reason=finish_reason)]
+        self.outputs = [SimpleNamespace(finish_reason=finish_reason, token_ids=())]
 
 
 class StubEngine(VllmEngine):

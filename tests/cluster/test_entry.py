@@ -124,7 +124,7 @@ device"""
 COMMANDS: list[tuple[type[RunConfig], tuple[Flag, ...], str]] = [
     (BdhsJobConfig, BDHS_FLAGS, BDHS_NAMES),
     (PovidJobConfig, POVID_FLAGS, POVID_NAMES),
-    (ImportConfig, IMPORT_FLAGS, "path out images strip-prefix count"),
+    (ImportConfig, IMPORT_FLAGS, "path out images strip-prefix split count"),
     (ExportConfig, EXPORT_FLAGS, "directory out"),
     (InspectConfig, INSPECT_FLAGS, INSPECT_NAMES),
 ]

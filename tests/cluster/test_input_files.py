@@ -15,7 +15,7 @@ from cluster.jobs.input_files import Overlaps, choose_split
 from common.data.datasets import PAIRS, STATS, read_pairs
 from common.errors import UserError
 from common.importers import build
-from common.importers.readers import DataFile
+from common.reading.readers import DataFile
 from common.records import Dropped
 
 CAUSE = Dropped("x", "bad_file")

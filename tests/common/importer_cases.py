@@ -18,8 +18,8 @@ from PIL import Image
 from common.data.images import ImageStore
 from common.importers import load
 from common.importers.build import outcomes
-from common.importers.image_intake import ImageIntake
-from common.importers.readers import read_rows
+from common.reading.image_intake import ImageIntake
+from common.reading.readers import read_rows
 from common.records import Dropped, Part
 
 IMAGE = Part("image")

@@ -14,7 +14,7 @@ import pytest
 from common.data.images import ImageStore
 from common.importers import load
 from common.importers.build import outcomes
-from common.importers.image_intake import ImageIntake
+from common.reading.image_intake import ImageIntake
 from common.records import Dropped, Part, PreferencePair
 from tests.common.importer_cases import (
     IMAGE,

@@ -18,14 +18,15 @@ from PIL import Image
 
 from common.data.images import ImageStore
 from common.errors import UserError
-from common.importers import NAMES, build, load, readers
+from common.importers import NAMES, build, load
 from common.importers.base import message
 from common.importers.build import outcomes
 from common.importers.conversations import strip_vicuna
-from common.importers.image_intake import ImageIntake
-from common.importers.readers import DataFile, find_files, read_rows
 from common.importers.rlhf_v import parse
 from common.importers.vlfeedback import mean_rating
+from common.reading import readers
+from common.reading.image_intake import ImageIntake
+from common.reading.readers import DataFile, find_files, read_rows
 from common.records import Dropped, Part, PreferencePair, Prompt
 from tests.common.importer_cases import (
     ANSWERS,

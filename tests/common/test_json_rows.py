@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.importers import json_stream
-from common.importers.byte_streams import open_stream
-from common.importers.json_rows import json_rows
-from common.importers.json_stream import JsonText
-from common.importers.readers import (
+from common.reading import json_stream
+from common.reading.byte_streams import open_stream
+from common.reading.json_rows import json_rows
+from common.reading.json_stream import JsonText
+from common.reading.readers import (
     DataFile,
     file_rows,
     files_of_other_kinds,
     find_files,
 )
-from common.importers.splits import split_of
+from common.reading.splits import split_of
 from common.records import Dropped
 
 ROWS: list[dict[str, Any]] = [

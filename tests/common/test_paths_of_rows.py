@@ -12,8 +12,8 @@ from common.data.below import path_below
 from common.data.datasets import IMAGES, read_pairs, write_pairs
 from common.data.images import ImageStore
 from common.errors import Refused
-from common.importers.encoded_images import decode, is_encoded
-from common.importers.image_intake import ImageIntake
+from common.reading.encoded_images import decode, is_encoded
+from common.reading.image_intake import ImageIntake
 from common.records import Message, Part, PreferencePair, Prompt, Response
 from tests.common.importer_cases import (
     ANSWERS,

@@ -269,7 +269,7 @@ def policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setitem(sys.modules, module, stand_in)
     # Directories are opened before any worker starts, so these hold a model, which the fakes do not read.
     for name in ("honest", "dreamer"):
-        (tmp_path / name).symlink_to(Path(SHAPES_POLICY).resolve())
+        shutil.copytree(SHAPES_POLICY, tmp_path / name)
     return tmp_path
 
 

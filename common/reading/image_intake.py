@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from common.data.below import SHOWN_CHARS, path_below
 from common.data.images import ImageStore
 from common.errors import Refused
-from common.importers.encoded_images import decode, decode_base64, is_encoded
+from common.reading.encoded_images import decode, decode_base64, is_encoded
 from common.records import ImageRef
 
 MAX_FILE_BYTES = 256 * 1024 * 1024

@@ -16,9 +16,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from common.importers.byte_streams import Readable, open_stream, read_head
-from common.importers.json_stream import BrokenText, JsonText
-from common.importers.splits import TRAIN, split_key
+from common.reading.byte_streams import Readable, open_stream, read_head
+from common.reading.json_stream import BrokenText, JsonText
+from common.reading.splits import TRAIN, split_key
 from common.records import Dropped
 
 HEAD_BYTES = 1 << 20

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from common.importers.byte_streams import Readable
+from common.reading.byte_streams import Readable
 
 CHUNK_BYTES = 1 << 16
 

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from common.data.file_kinds import HTML, LFS_POINTER, kind_of
 from common.data.rows import python_rows
 from common.errors import UserError
-from common.importers.byte_streams import COMPRESSIONS, UNPACKING_ERRORS, read_head
-from common.importers.json_rows import json_rows
-from common.importers.json_stream import BrokenText
-from common.importers.splits import split_of
+from common.reading.byte_streams import COMPRESSIONS, UNPACKING_ERRORS, read_head
+from common.reading.json_rows import json_rows
+from common.reading.json_stream import BrokenText
+from common.reading.splits import split_of
 from common.records import Dropped
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
