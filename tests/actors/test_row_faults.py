@@ -58,7 +58,7 @@ class Finished:
     """An output of vLLM of which only the end is read."""
 
     def __init__(self, finish_reason: str) -> None:
-        self.outputs = [SimpleNamespace(finish_reason=finish_reason, token_ids=())]
+        self.outputs = [SimpleNamespace(finish_reason=finish_reason)]
 
 
 class StubEngine(VllmEngine):
@@ -170,6 +170,7 @@ def test_an_answer_that_cannot_be_encoded_is_that_answers_drop(
         return encode(text)
 
     monkeypatch.setattr(engine.encoder, "encode_response", refuses_stars)
+    monkeypatch.setattr(engine.encoder, "encode_prefix", refuses_stars)
     monkeypatch.setattr("actors.engine.vllm_engine.token_logprobs", lambda _, ids: ids)
     prompt = text_prompt("What is seen?")
     scored = run(engine.score([(prompt, "a star"), (prompt, "a ring")]))
