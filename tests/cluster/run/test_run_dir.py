@@ -1,10 +1,15 @@
 """The run directory refuses to mix runs, and finds the newest whole checkpoint."""
 
 import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import cluster.train as train_command
 from cluster.run.run_dir import RunDir
 from cluster.run.state import RunState
 from common.config import RunConfig
@@ -125,3 +130,121 @@ def test_directories_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     target.rename(tmp_path / ".target.old")
     recover_directory(target)
     assert (target / "a").read_text() == "old"
+
+
+# One owner.
+
+
+HOLD = """
+import sys, time
+from cluster.run.run_dir import RunDir
+from common.config.overrides import load_config
+config = load_config(None, ["--mixture.online_fraction=1", f"--run.dir={sys.argv[1]}"])
+run_dir = RunDir(config, resume=False)
+print("mine", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def live_run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that owns the directory and has trained in it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "mine\n"
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file with its content and the time of its last change."""
+    files = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = str(path.relative_to(folder))
+            files[name] = (path.read_bytes(), path.stat().st_mtime_ns)
+    return files
+
+
+@pytest.mark.parametrize("words", [[], ["--resume"], ["--learner.num_steps=7"]])
+def test_a_second_controller_is_refused_and_touches_nothing(
+    words: list[str],
+    live_run: subprocess.Popen[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = contents(tmp_path)
+    line = ["--mixture.online_fraction=1", f"--run.dir={tmp_path}", *words]
+    assert train_command.main(line) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: run.dir: expected one owner of {tmp_path}, got")
+    assert f"process {live_run.pid} on {socket.gethostname()} (since 2" in said
+    assert said.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+def test_a_dead_owner_does_not_block(
+    live_run: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    live_run.kill()
+    live_run.wait()
+    # Its name still stands in the file.
+    assert str(live_run.pid) in (tmp_path / ".lock").read_text()
+    RunDir(config(tmp_path), resume=True).close()
+
+
+def test_a_link_to_the_directory_is_the_same_directory(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with (
+        RunDir(config(tmp_path / "run"), resume=False),
+        pytest.raises(UserError, match="expected one owner"),
+    ):
+        RunDir(config(tmp_path / "link"), resume=True)
+
+
+# A start that failed.
+
+
+def test_a_failed_start_refuses_no_corrected_command(tmp_path: Path) -> None:
+    with RunDir(config(tmp_path), resume=False):
+        (tmp_path / "journal").mkdir()
+        (tmp_path / "journal" / "events.jsonl").write_text('{"event": "row"}\n')
+        (tmp_path / "evaluation").mkdir()
+        (tmp_path / "evaluation" / "baseline.json").write_text("of the wrong model")
+        (tmp_path / "evaluation" / "mine.txt").write_text("the user's")
+        (tmp_path / "metrics.jsonl").touch()
+    corrected = config(tmp_path, learner__optimizer__lr=0.01)
+    RunDir(corrected, resume=False).close()
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["learner"]["optimizer"]["lr"] == 0.01
+    assert not (tmp_path / "journal" / "events.jsonl").exists()
+    assert not (tmp_path / "evaluation" / "baseline.json").exists()
+    assert (tmp_path / "evaluation" / "mine.txt").exists()
+
+
+def test_a_resume_of_a_failed_start_keeps_what_it_measured(tmp_path: Path) -> None:
+    with RunDir(config(tmp_path), resume=False):
+        (tmp_path / "evaluation").mkdir()
+        (tmp_path / "evaluation" / "baseline.json").write_text("measured")
+    RunDir(config(tmp_path), resume=True).close()
+    assert (tmp_path / "evaluation" / "baseline.json").exists()
+
+
+@pytest.mark.parametrize("trace", ["checkpoints/step_000005", "policy"])
+def test_a_run_that_lost_its_metrics_is_still_a_run(trace: str, tmp_path: Path) -> None:
+    with RunDir(config(tmp_path), resume=False):
+        (tmp_path / trace).mkdir(parents=True)
+    with pytest.raises(UserError, match="add --resume"):
+        RunDir(config(tmp_path), resume=False)
+
+
+def test_the_config_of_a_model_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(UserError, match=r"choose another --run\.dir"):
+        RunDir(config(tmp_path), resume=False)
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "llava"}'
