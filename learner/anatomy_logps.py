@@ -31,7 +31,7 @@ from learner.batch.collate import Collator, EncodedPair
 from learner.batch.plan import encode_row
 from learner.model.policy import Policy
 
-VIEWS = ("image", "blank", "shuffled", "no_image")
+CONDITIONS = ("image", "blank", "shuffled", "no_image")
 MEASURES = ("sum", "per_token")
 
 
@@ -49,7 +49,7 @@ class Measured:
     num_retokenised: int = 0
 
 
-def measure_views(
+def measure_conditions(
     policy: Policy,
     collator: Collator,
     pairs: Sequence[PreferencePair],
@@ -70,7 +70,7 @@ def measure_views(
         measured.logps[name], measured.dropped[name] = {}, []
         for start in range(0, len(rows), batch_size):
             chunk = rows[start : start + batch_size]
-            logps, dropped = _view_logps(policy, collator, chunk, view)
+            logps, dropped = _condition_logps(policy, collator, chunk, view)
             measured.logps[name].update(logps)
             measured.dropped[name] += dropped
             on_done(name, len(chunk))
@@ -98,7 +98,7 @@ def measure_views(
         reason = f"the model refuses a prompt without an image: {error}"
         measured.unavailable["no_image"] = reason.splitlines()[0]
     reason = "no pair could be seen so" if with_image else "no pair with an image"
-    for name in VIEWS:
+    for name in CONDITIONS:
         if not measured.logps[name]:
             measured.unavailable.setdefault(name, reason)
     return measured
@@ -131,7 +131,7 @@ def _of_tokenizer(response: Response, encoder: ChatEncoder) -> Response:
     return Response(response.text)
 
 
-def _view_logps(
+def _condition_logps(
     policy: Policy,
     collator: Collator,
     pairs: Sequence[PreferencePair],
@@ -211,7 +211,7 @@ def grounding_figures(measured: Measured) -> Figures:
     `low` and `high` bound it with 95 % confidence (Wilson 1927).
     """
     # Conditions are comparable over the same pairs alone.
-    available = [name for name in VIEWS if name not in measured.unavailable]
+    available = [name for name in CONDITIONS if name not in measured.unavailable]
     ids: set[str] = set()
     if len(available) > 1:
         ids = set(measured.logps[available[0]])
@@ -224,7 +224,7 @@ def grounding_figures(measured: Measured) -> Figures:
             for measure in MEASURES
         }
     dropped: Figures = {}
-    for name in VIEWS[1:]:
+    for name in CONDITIONS[1:]:
         dropped[name] = drop_counts(measured.dropped.get(name, ()))
     return {
         "num_pairs": len(ids),

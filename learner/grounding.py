@@ -50,7 +50,7 @@ def grounding_metrics(deltas: Mapping[str, Sequence[float]]) -> dict[str, float]
     return metrics
 
 
-def views(
+def under_conditions(
     pairs: Sequence[PreferencePair],
     store: ImageStore,
 ) -> dict[str, list[PreferencePair]]:
@@ -86,21 +86,21 @@ def views(
     return shown
 
 
-def agreed_views(
+def agreed_conditions(
     pairs: Sequence[PreferencePair],
     store: ImageStore,
     world_size: int,
 ) -> dict[str, list[PreferencePair]]:
-    """`views` of the pairs whose images every rank can read: all ranks then run the same forwards (collective)."""
+    """`under_conditions` of the pairs whose images every rank can read: then all run the same forwards (collective)."""
     # A file may be missing on one node alone.
-    shown = views(pairs, store)
+    shown = under_conditions(pairs, store)
     readable_here = {pair.id for pair in shown.get("true", ())}
     readable_by_rank = gather(readable_here, world_size)
     readable_everywhere = set.intersection(*readable_by_rank)
     if all(readable == readable_everywhere for readable in readable_by_rank):
         return shown
     agreed = [pair for pair in pairs if pair.id in readable_everywhere]
-    return views(agreed, store)
+    return under_conditions(agreed, store)
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ from learner.batch.encoded import TokenIds
 from learner.batch.plan import BatchPlan, MicroSize, plan_batch
 from learner.engines.cpu_memory import keep_freed_pages
 from learner.engines.ranks import free_address, gather
-from learner.grounding import agreed_views, deltas, grounding_metrics
+from learner.grounding import agreed_conditions, deltas, grounding_metrics
 from learner.losses.noised_image import NoisedImages
 from learner.losses.objective import Objective, crop_of
 from learner.losses.reward_shift import RewardShift
@@ -340,7 +340,7 @@ class Learner:
         # Other conditions than the true images are never asked again, so the reference cache is left alone.
         uncached = replace(self.models, reference=self.reference.forward)
         deltas_of_view: dict[str, list[float]] = {}
-        for view, seen in agreed_views(gated, store, self.world_size).items():
+        for view, seen in agreed_conditions(gated, store, self.world_size).items():
             models = self.models if view == "true" else uncached
             plan = self.plan(seen)
             deltas_of_view[view] = deltas(models, plan)

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from common.chat import ChatEncoder
 from common.data.images import ImageStore
 from common.records import ImageRef, Message, Part, PreferencePair, Prompt, Response
-from common.row_faults import refusing
 from tests.tiny_families import tiny_qwen
 from tests.tiny_models import picture
 
@@ -95,20 +93,3 @@ def _pair(
     prompt = Prompt(id, messages, (image,), reference=TRUE)
     chosen, rejected = Response(TRUE), Response(WRONG[number % len(WRONG)])
     return PreferencePair(id, prompt, chosen, rejected, "test")
-
-
-def refuse_around_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `ChatEncoder` refuse a row for whatever processor, template and tokenizer raise about it."""
-
-    def around(name: str, reason: str) -> None:
-        method = getattr(ChatEncoder, name)
-
-        def refusing_method(*args: object, **named: object) -> object:
-            with refusing(reason, "row: expected one that is taken", "take it out"):
-                return method(*args, **named)
-
-        monkeypatch.setattr(ChatEncoder, name, refusing_method)
-
-    around("prompt_text", "chat_template")
-    around("encode_prompt", "processor")
-    around("encode_response", "tokenizer")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,6 @@ from tests.row_faults import (
     delete_picture,
     fussy_qwen,
     good_pair,
-    refuse_around_processor,
 )
 
 NUM_GOOD = 4
@@ -74,12 +73,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
     return ImageStore(tmp_path / "pictures")
-
-
-@pytest.fixture(autouse=True)
-def processor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    refuse_around_processor(monkeypatch)
-    return
 
 
 def good_pairs(store: ImageStore) -> list[PreferencePair]:

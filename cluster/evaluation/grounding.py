@@ -18,7 +18,7 @@ from common.evaluation import ConditionLogps, TaskPrompts
 from common.protocols import Suite
 from common.records import Dropped, PreferencePair, Prompt, Response, SideLogps
 from common.row_faults import drop_report
-from learner.grounding import views
+from learner.grounding import under_conditions
 from reward.suites.grounding import Grounding, make_grounding
 
 Scored: TypeAlias = tuple[float, ...] | Dropped
@@ -101,12 +101,12 @@ def _under_every_condition(
     pairs: Sequence[PreferencePair], store: ImageStore
 ) -> dict[Condition, Sequence[PreferencePair]]:
     """The pairs as they are, over a grey picture, and over another pair's; conditions without any pair are left out."""
-    by_view = views(pairs, store)
+    shown = under_conditions(pairs, store)
     # In the order of CONDITIONS: the true picture comes first everywhere.
     by_condition: dict[Condition, Sequence[PreferencePair]] = {}
     for condition in CONDITIONS:
-        if condition in by_view:
-            by_condition[condition] = by_view[condition]
+        if condition in shown:
+            by_condition[condition] = shown[condition]
     return by_condition
 
 

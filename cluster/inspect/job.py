@@ -163,7 +163,7 @@ def ask_policy(
     from common.data.images import ImageStore
     from common.errors import UserError
     from common.row_faults import drop_report
-    from learner.anatomy_logps import VIEWS, measure_views, policy_figures
+    from learner.anatomy_logps import CONDITIONS, measure_conditions, policy_figures
     from learner.batch.collate import Collator
     from learner.model.policy import load_policy
 
@@ -179,12 +179,12 @@ def ask_policy(
     policy = load_policy(config, path).to(device).eval()
     places = sorted(evenly(len(pairs), arguments.policy_count))
     asked = [pairs[place] for place in places]
-    num_forwards = len(VIEWS) * len(asked)
+    num_forwards = len(CONDITIONS) * len(asked)
     with (
         tempfile.TemporaryDirectory(prefix="sightline-blank-") as folder,
         ProgressReport("log-probs", num_forwards) as progress,
     ):
-        measured = measure_views(
+        measured = measure_conditions(
             policy,
             collator,
             asked,

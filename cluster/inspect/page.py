@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cluster.inspect.plots import VIEW_NAMES, plots
+from cluster.inspect.plots import CONDITION_NAMES, plots
 from cluster.inspect.verdicts import percent, verdicts
 from cluster.pages import Span, data_url, marked, template
 from common.data.anatomy import Figures, question_of
@@ -61,7 +61,7 @@ def render_page(figures: Figures, samples: Sequence[Sample]) -> str:
         sides=side_rows(figures),
         counts=count_tables(figures),
         samples=samples,
-        view_names=VIEW_NAMES,
+        view_names=CONDITION_NAMES,
     )
 
 
@@ -208,7 +208,7 @@ def count_tables(figures: Figures) -> list[tuple[str, Mapping[str, Any]]]:
     if policy:
         tables["Pairs the policy cannot read"] = policy["dropped"]
         for view, dropped in policy["grounding"]["dropped"].items():
-            tables[f"Not measured with {VIEW_NAMES[view]}"] = dropped
+            tables[f"Not measured with {CONDITION_NAMES[view]}"] = dropped
     return [(title, counts) for title, counts in tables.items() if counts]
 
 

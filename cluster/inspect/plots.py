@@ -21,7 +21,7 @@ NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 """The same figures give the same bytes."""
 MAX_POINTS = 2000
 MAX_BARS = 12
-VIEW_NAMES = {
+CONDITION_NAMES = {
     "image": "own image",
     "blank": "blank image",
     "shuffled": "another image",
@@ -183,7 +183,7 @@ def _views(views: Figures) -> str:
     with _axes("views", "", "ranked right") as (axes, svg):
         _accuracy_bars(axes, views, "sum", OTHER, -0.18)
         _accuracy_bars(axes, views, "per_token", "#a0b3d1", 0.18)
-        names = [VIEW_NAMES[view] for view in views]
+        names = [CONDITION_NAMES[view] for view in views]
         axes.set_xticks(range(len(views)), names)
         axes.set_ylim(0, 1.18)
         axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle="--")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +26,6 @@ from tests.row_faults import (
     delete_picture,
     fussy_qwen,
     good_pair,
-    refuse_around_processor,
 )
 from tests.tiny_models import make_prompt
 
@@ -35,12 +33,6 @@ from tests.tiny_models import make_prompt
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fussy_qwen(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def processor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    refuse_around_processor(monkeypatch)
-    return
 
 
 def greedy(prompt: Prompt, max_tokens: int = 8, **changes: Any) -> GenerationRequest:

@@ -34,7 +34,7 @@ from common.records import ImageRef, Message, Part, PreferencePair, Prompt, Resp
 from common.shapes.language import caption, noisy_caption
 from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import split_scenes
-from learner.anatomy_logps import measure_views, of_policy, policy_figures, wilson
+from learner.anatomy_logps import measure_conditions, of_policy, policy_figures, wilson
 from learner.batch.collate import Collator, RowBatch
 from learner.forward.logps import CompletionLogps
 from learner.model.policy import Policy, load_policy
@@ -157,7 +157,7 @@ def test_logps_and_blind_accuracy_equal_an_independent_path(tmp_path: Path) -> N
     collator = Collator(ChatEncoder(SHAPES_POLICY, 512))
     policy = load_policy(Model(), SHAPES_POLICY).eval()
     store = ImageStore(tmp_path / "grey")
-    measured = measure_views(policy, collator, pairs, store, batch_size=2)
+    measured = measure_conditions(policy, collator, pairs, store, batch_size=2)
     views = policy_figures(measured)["grounding"]["views"]
     for view, grey in (("image", False), ("blank", True)):
         expected = independent_logps(pairs, grey)
@@ -188,14 +188,14 @@ def test_what_the_policy_cannot_read_is_counted(tmp_path: Path) -> None:
     policy = load_policy(Model(), SHAPES_POLICY).eval()
     store = ImageStore(tmp_path / "grey")
     pairs = [good, gone, long, bare, foreign]
-    measured = measure_views(policy, collator, pairs, store, 8)
+    measured = measure_conditions(policy, collator, pairs, store, 8)
     figures = policy_figures(measured)
     assert figures["dropped"] == {"image_missing": 1, "pair_too_long": 1}
     assert figures["num_pairs"] == 3
     assert figures["num_retokenised"] == 1
     assert set(measured.logps["blank"]) == {good.id, foreign.id}
     assert figures["grounding"]["num_pairs"] == 2
-    alone = measure_views(policy, collator, [good], store, 8)
+    alone = measure_conditions(policy, collator, [good], store, 8)
     grounding = policy_figures(alone)["grounding"]
     assert grounding["dropped"]["shuffled"] == {"no_other_image": 1}
     assert "shuffled" in grounding["unavailable"]
@@ -234,7 +234,7 @@ def test_a_model_that_cannot_do_without_an_image_or_count_to_the_end(
     policy = Picky(load_policy(Model(), SHAPES_POLICY).net).eval()
     collator = Collator(ChatEncoder(SHAPES_POLICY, 512))
     store = ImageStore(tmp_path / "grey")
-    figures = policy_figures(measure_views(policy, collator, pairs, store, 4))
+    figures = policy_figures(measure_conditions(policy, collator, pairs, store, 4))
     assert figures["dropped"] == {"logps_not_finite": 1}
     assert figures["num_pairs"] == 3
     grounding = figures["grounding"]

@@ -10,7 +10,7 @@ import pytest
 from common.config import RunConfig
 from common.data.image_conditions import GREY
 from common.data.images import ImageStore, read
-from learner.grounding import grounding_metrics, views
+from learner.grounding import grounding_metrics, under_conditions
 from learner.learner import Learner
 from tests.learner.helpers import LORA, make_pairs, run_config, text_prompt
 
@@ -63,7 +63,9 @@ def test_views(store: ImageStore, tmp_path: Path) -> None:
         ),
     )
     without_image = replace(two, prompt=text_prompt())
-    shown = views([one, without_image, twin, gone, two], ImageStore(tmp_path))
+    shown = under_conditions(
+        [one, without_image, twin, gone, two], ImageStore(tmp_path)
+    )
     assert [pair.id for pair in shown["true"]] == [one.id, "twin", two.id]
     for pair, blank in zip(shown["true"], shown["blank"], strict=True):
         grey = read(blank.prompt.images[0])
@@ -83,7 +85,7 @@ def test_views(store: ImageStore, tmp_path: Path) -> None:
 
 def test_one_picture_cannot_be_shuffled(store: ImageStore, tmp_path: Path) -> None:
     (pair,) = make_pairs(store, 1)
-    assert set(views([pair], ImageStore(tmp_path))) == {"true", "blank"}
+    assert set(under_conditions([pair], ImageStore(tmp_path))) == {"true", "blank"}
 
 
 def with_interval(config: RunConfig, run_dir: Path) -> RunConfig:
