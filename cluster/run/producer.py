@@ -71,6 +71,8 @@ class Producer:
         for source, admission in self._admissions.items():
             any_usable = admission.accepted > 0
             self._usable[source] = UsablePrompts(data.prompts, any_usable)
+        self._num_calls_begun = 0
+        self._num_calls_settled = 0
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
 
@@ -102,11 +104,13 @@ class Producer:
         """Make pairs until cancelled. Several of these may run on one worker to keep its engine busy."""
         while True:
             source, admitted = await self._admit()
+            turn = self._num_calls_begun
+            self._num_calls_begun += 1
             if source == ONLINE_BDHS:
                 outcomes = await self._sample_bdhs(worker, admitted)
             else:
                 outcomes = await self._sample_judged(worker, admitted)
-            await self._settle(source, outcomes)
+            await self._settle(source, outcomes, turn)
 
     async def batch(self, step: int, version: int) -> list[PreferencePair]:
         """Wait for the pairs of a learner step: online ones fresh enough for `version`, then offline ones.
@@ -252,11 +256,17 @@ class Producer:
             rollout.top_p,
         )
 
-    async def _settle(self, source: str, outcomes: Sequence[GroupOutcome]) -> None:
+    async def _settle(
+        self, source: str, outcomes: Sequence[GroupOutcome], turn: int
+    ) -> None:
         """Account for groups that have come to their outcome (UserError when no prompt can be used)."""
         admission = self._admissions[source]
-        # Nothing is awaited inside, so a checkpoint sees a group settled as a whole or not at all.
         async with self._changed:
+            # Two calls to the judge may come back in either order; a deterministic run keeps that of admission.
+            while self._config.rollout.deterministic and turn > self._num_calls_settled:
+                await self._changed.wait()
+            # Nothing is awaited from here on, so a checkpoint sees a group settled as a whole or not at all.
+            self._num_calls_settled += 1
             for outcome in outcomes:
                 self._sampler.finish(outcome.group_id)
                 if outcome.dropped is not None:

@@ -385,3 +385,33 @@ def test_rollouts_overlap_with_learning_when_staleness_allows(tmp_path: Path) ->
     # Nothing is left to sample for beside the last step.
     assert len(rollouts_went_on) == STEPS
     assert sum(rollouts_went_on) >= STEPS - 2
+
+
+class LateFirstWorker(FakeRolloutWorker):
+    """Answers its first training call after the second one."""
+
+    num_training_calls = 0
+
+    async def generate(
+        self, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
+        if not requests[0].id.startswith("evaluation/"):
+            self.num_training_calls += 1
+            if self.num_training_calls == 1:
+                await asyncio.sleep(0.3)
+        return await super().generate(requests)
+
+
+def test_a_deterministic_run_settles_groups_in_the_order_of_admission(
+    tmp_path: Path,
+) -> None:
+    order: list[list[str]] = []
+    for worker in (FakeRolloutWorker, LateFirstWorker):
+        config = make_config(tmp_path / worker.__name__, rollout__deterministic=True)
+        _, run_dir = run(config, rollout=worker)
+        order.append([group["id"] for group in events(run_dir, "group")])
+    in_time, late = order
+    # How far rollouts get beyond the last step depends on time.
+    num_groups = min(len(in_time), len(late))
+    assert num_groups >= STEPS * 4
+    assert in_time[:num_groups] == late[:num_groups]
