@@ -13,6 +13,7 @@ RAY_MODULES = (
     "test_generate",
     "test_placement",
     "test_ray_runtime",
+    "test_ray_start",
     "test_several_ranks",
 )
 """These start a local Ray cluster, which takes the whole machine: one at a time."""

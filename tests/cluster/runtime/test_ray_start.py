@@ -11,17 +11,32 @@ from pathlib import Path
 
 import pytest
 
+SCRIPT = """
 from cluster.runtime import ray_runtime
-from cluster.runtime.ray_runtime import RayRuntime
 from common.config import Cluster
-from common.errors import UserError
+
+ray_runtime.CONNECT_LIMIT_S = {limit_s}
+ray_runtime.RayRuntime(Cluster(address={address!r}))
+"""
 
 
-def refusal(address: str | None = None) -> str:
-    with pytest.raises(UserError) as error:
-        RayRuntime(Cluster(address=address))
-    assert "\n" not in str(error.value)
-    return str(error.value)
+def refusal(
+    address: str | None = None, limit_s: float = 10.0, **environment: str
+) -> str:
+    """What a process of its own says: Ray reads its environment once, and may know of other clusters."""
+    variables = dict(os.environ)
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_TMPDIR"):
+        variables.pop(name, None)
+    answer = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(limit_s=limit_s, address=address)],
+        env={**variables, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    last_line = answer.stderr.splitlines()[-1]
+    return last_line.removeprefix("common.errors.UserError: ")
 
 
 def listener() -> socket.socket:
@@ -33,56 +48,33 @@ def listener() -> socket.socket:
 
 
 @pytest.mark.real
-def test_auto_with_a_dead_cluster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_with_a_dead_cluster(tmp_path: Path) -> None:
     with listener() as server:
         port = server.getsockname()[1]
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    line = refusal()
+    line = refusal(RAY_TMPDIR=str(tmp_path), RAY_ADDRESS="auto")
     assert f"got: [Errno {errno.ECONNREFUSED}] Connection refused" in line
     assert "= auto means" in line and "unset RAY_ADDRESS" in line
 
 
 @pytest.mark.real
-def test_a_head_that_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_runtime, "CONNECT_LIMIT_S", 0.2)
+def test_a_head_that_answers_nothing() -> None:
     with listener() as server:
-        line = refusal(f"127.0.0.1:{server.getsockname()[1]}")
+        line = refusal(f"127.0.0.1:{server.getsockname()[1]}", limit_s=0.2)
     assert "got: timed out; start one" in line
 
 
 @pytest.mark.real
-def test_a_temporary_folder_too_long_for_sockets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_temporary_folder_too_long_for_sockets(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 90)
     folder.mkdir()
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv("TMPDIR", str(folder))
-    line = refusal()
+    line = refusal(TMPDIR=str(folder))
     assert line.startswith("TMPDIR: expected a folder short enough") and "xxx;" in line
 
 
 @pytest.mark.real
 def test_a_home_that_cannot_be_written() -> None:
-    """In a process of its own: Ray reads its key once."""
-    script = "from cluster.runtime.ray_runtime import *; RayRuntime(Cluster())"
-    environment = {**os.environ, "HOME": "/proc"}
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
-        environment.pop(name, None)
     # Nobody can make a folder there, not even root.
-    answer = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    line = answer.stderr.splitlines()[-1]
-    assert "UserError: HOME: expected a home folder that can be written" in line
+    line = refusal(HOME="/proc")
+    assert line.startswith("HOME: expected a home folder that can be written")
