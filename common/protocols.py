@@ -2,6 +2,7 @@
 
     Engine       samples and scores answers                   vLLM, in actors/
     Judge        scores groups of answers                     reward/judges/
+    Eye          answers a judge's questions about pictures   reward/judges/
     Suite        asks a policy and measures its answers       reward/suites/
     TrainEngine  owns module and optimizer                    DeepSpeed or plain torch, in learner/engines/
     Runtime      starts workers, of which Handle calls one    Ray or this process, in cluster/runtime/
@@ -162,6 +163,46 @@ class Judge(Protocol):
 
 class JudgeError(RuntimeError):
     """The judge has no verdict. After the retries the group is dropped and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a judge asks a vision-language model.
+
+    Attributes:
+        prompt: a conversation with its images, as the model is given it. Its id names the question in drops.
+        options: answers of which the log-probs are wanted, such as ("yes", "no") or the grades; () asks for a text.
+        max_tokens: of a text.
+    """
+
+    prompt: Prompt
+    options: tuple[str, ...] = ()
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a question: a text, or one log-prob (nats) per option; -inf for an option that is not likely."""
+
+    text: str = ""
+    logprobs: tuple[float, ...] = ()
+
+
+class Eye(Protocol):
+    """A vision-language model that judges put their questions to: a torch model, vLLM engines, or a server."""
+
+    @property
+    def name(self) -> str:
+        """What drops and logs call it."""
+        ...
+
+    async def ask(self, questions: Sequence[Question]) -> list[Reply | Dropped]:
+        """One reply per question, in order. A Dropped says why asking again cannot help.
+
+        Raises:
+            JudgeError: it failed for now; asking again may help.
+        """
+        ...
 
 
 class Suite(Protocol):

@@ -7,13 +7,15 @@ Fields whose value the papers do not state say so ("ours").
 from __future__ import annotations
 
 from common.config.data import Data, PairFile, PromptFile, PromptSource, ShapesPrompts
-from common.config.evaluation import Evaluation, ShapesSuite, SuiteConfig
+from common.config.evaluation import Evaluation
+from common.config.judges import JudgeConfig, PolicyJudge, RulesJudge
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
 from common.config.loop import Checkpoint, Loop, Mixture
 from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
-from common.config.reward import JudgeConfig, PolicyJudge, Reward, RulesJudge
+from common.config.reward import Reward
 from common.config.rollout import EngineOptions, OnlineBdhs, Rollout
 from common.config.run import Cluster, Run, RunConfig
+from common.config.suites import ShapesSuite, SuiteConfig
 
 __all__ = [
     "SHAPES_POLICY",

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from common.config.section import Section, TextOnDisk
-
-
-class ShapesSuite(Section):
-    """Rendered scenes: captions measured by CHAIR and by the judge, yes/no questions measured by POPE."""
-
-    kind: Literal["shapes"] = "shapes"
-    name: str = Field("shapes", description="of the suite in the scorecard")
-    validation_scenes: int = Field(100, ge=0)
-    test_scenes: int = Field(300, ge=0)
-    questions_per_scene: int = Field(
-        2, ge=0, description="per POPE split: one yes and one no"
-    )
-
-
-SuiteConfig: TypeAlias = ShapesSuite
-"""One kind so far. With a second it becomes a union by kind, as `PromptSource` is in `data.py`."""
+from common.config.suites import SuiteConfig
 
 
 class Evaluation(Section):

@@ -1,6 +1,6 @@
 """Makes the judge that a config names.
 
-A new kind of judge is a section with a `kind` in `common/config/reward.py`, which joins the union `JudgeConfig`, and
+A new kind of judge is a section with a `kind` in `common/config/judges.py`, which joins the union `JudgeConfig`, and
 a case here.
 """
 

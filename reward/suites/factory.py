@@ -1,6 +1,6 @@
 """Makes the suites that a config names.
 
-A new kind of suite is a section with a `kind` in `common/config/evaluation.py`, which joins the union `SuiteConfig`,
+A new kind of suite is a section with a `kind` in `common/config/suites.py`, which joins the union `SuiteConfig`,
 and a case here.
 """
 
