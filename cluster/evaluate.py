@@ -1,6 +1,9 @@
 """Measures a policy on prompts it was not trained on, beside the policy it started from.
 
     python -m cluster.evaluate runs/first/policy --baseline common/shapes/policy
+    python -m cluster.evaluate judge data/labelled
+
+The second measures a judge, see `python -m cluster.evaluate judge --help`.
 
 The suites, the judge and the engine are those of a config. Without `--preset` it is the config of the run that left the
 policy; the start policy of the shapes world is measured as its presets say. Another policy needs `--preset FILE`, or
@@ -18,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import evaluate_judge
 from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EVALUATE_FLAGS
 from common.config import SHAPES_POLICY, Evaluation
@@ -39,6 +43,9 @@ _SECTIONS_OF_A_RUN = {"run", "model", "evaluation"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the policies are measured, else as cluster.entry says."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["judge"]:
+        return evaluate_judge.main(words[1:])
 
     def call() -> None:
         config = config_of(argv)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cluster.evaluation.finished_run import FinishedRun
+    from reward.judge_quality import JudgeQuality
     from reward.suites.scorecard import Scorecard
 
 
@@ -69,6 +70,26 @@ def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
             # One line in a log as well, and brackets in it are no markup.
             unwrapped = Console(soft_wrap=True)
             unwrapped.print(f"{policy}: {line}", style=style, markup=False)
+
+
+def print_judge_quality(quality: JudgeQuality) -> None:
+    """What a judge is worth, as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster.evaluation.judge_page import quality_rows
+
+    table = Table(f"judge {quality.judge}", "", "95 %", "", box=None, pad_edge=False)
+    for row in quality_rows(quality):
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    line = f"{quality.num_pairs:,} pairs in both orders"
+    if quality.seconds_per_pair is not None:
+        line += f", {quality.seconds_per_pair:.2f} s a pair"
+    if quality.dropped:
+        line += f"; not judged {quality.dropped}"
+    console.print(line, markup=False)
 
 
 def write_scorecards(path: Path, cards: Mapping[str, Scorecard]) -> None:
