@@ -9,7 +9,10 @@ from __future__ import annotations
 from common.config.data import Data, PairFile, PromptFile, PromptSource, ShapesPrompts
 from common.config.evaluation import Evaluation
 from common.config.judges import (
+    AnswerJudge,
+    EnsembleJudge,
     JudgeConfig,
+    Member,
     PolicyJudge,
     PythonJudge,
     RulesJudge,
@@ -25,10 +28,12 @@ from common.config.suites import ShapesSuite, SuiteConfig
 
 __all__ = [
     "SHAPES_POLICY",
+    "AnswerJudge",
     "Checkpoint",
     "Cluster",
     "Data",
     "EngineOptions",
+    "EnsembleJudge",
     "Evaluation",
     "Fast",
     "Full",
@@ -37,6 +42,7 @@ __all__ = [
     "Loop",
     "Lora",
     "LossConfig",
+    "Member",
     "Mixture",
     "Model",
     "OnlineBdhs",

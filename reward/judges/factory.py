@@ -7,10 +7,13 @@ a case here.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
-from common.config import JudgeConfig
+from common.config import JudgeConfig, RunConfig
 from common.fingerprint import model_hash
 from common.protocols import Judge
+
+Config = TypeVar("Config", bound=RunConfig)
 
 
 def check_judge(config: JudgeConfig) -> JudgeConfig:
@@ -24,8 +27,21 @@ def check_judge(config: JudgeConfig) -> JudgeConfig:
             from reward.judges.python import checked
 
             return checked(config)
+        case "ensemble":
+            members = []
+            for member in config.members:
+                judge = check_judge(member.judge)
+                members.append(member.model_copy(update={"judge": judge}))
+            return config.model_copy(update={"members": tuple(members)})
         case _:
             return config
+
+
+def with_checked_judge(config: Config) -> Config:
+    """A run's config with `check_judge` of its judge."""
+    judge = check_judge(config.reward.judge)
+    reward = config.reward.model_copy(update={"judge": judge})
+    return config.model_copy(update={"reward": reward})
 
 
 def make_judge(config: JudgeConfig) -> Judge:
@@ -44,6 +60,15 @@ def make_judge(config: JudgeConfig) -> Judge:
             from reward.judges.python import UserJudge
 
             return UserJudge(config)
+        case "answer":
+            from reward.judges.answer import AnswerJudge
+
+            return AnswerJudge(config)
+        case "ensemble":
+            from reward.judges.ensemble import EnsembleJudge
+
+            judges = [make_judge(member.judge) for member in config.members]
+            return EnsembleJudge(config, judges)
 
 
 def judge_identity(config: JudgeConfig) -> str:
@@ -56,4 +81,7 @@ def judge_identity(config: JudgeConfig) -> str:
             from reward.judges.user_code import identity_of
 
             parts.append(identity_of(config))
+        case "ensemble":
+            for member in config.members:
+                parts.append(judge_identity(member.judge))
     return "\n".join(parts)
