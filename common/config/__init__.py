@@ -6,8 +6,10 @@ Fields whose value the papers do not state say so ("ours").
 
 from __future__ import annotations
 
+from common.config.asking import Asking, ClaimsJudge, EndpointJudge, VlmJudge
 from common.config.data import Data, PairFile, PromptFile, PromptSource, ShapesPrompts
 from common.config.evaluation import Evaluation
+from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
 from common.config.judges import JudgeConfig, PolicyJudge, RulesJudge
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
 from common.config.loop import Checkpoint, Loop, Mixture
@@ -19,11 +21,17 @@ from common.config.suites import ShapesSuite, SuiteConfig
 
 __all__ = [
     "SHAPES_POLICY",
+    "Asking",
     "Checkpoint",
+    "ClaimsJudge",
     "Cluster",
     "Data",
+    "EndpointEye",
+    "EndpointJudge",
+    "EngineEye",
     "EngineOptions",
     "Evaluation",
+    "EyeConfig",
     "Fast",
     "Full",
     "JudgeConfig",
@@ -47,5 +55,7 @@ __all__ = [
     "ShapesPrompts",
     "ShapesSuite",
     "SuiteConfig",
+    "TorchEye",
     "Tuning",
+    "VlmJudge",
 ]

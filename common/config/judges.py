@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
+from common.config.asking import ClaimsJudge, EndpointJudge, VlmJudge
+from common.config.eyes import TorchEye
 from common.config.model import SHAPES_POLICY
 from common.config.section import Section, TextOnDisk, by_kind
 
@@ -33,8 +35,17 @@ class PolicyJudge(Section):
     path: TextOnDisk = SHAPES_POLICY
     max_length: int = Field(512, ge=16)
 
+    @property
+    def eye(self) -> TorchEye:
+        """The model, asked in the reward worker's process."""
+        return TorchEye(path=self.path, max_length=self.max_length)
+
 
 JudgeConfig = Annotated[
-    Annotated[RulesJudge, Tag("rules")] | Annotated[PolicyJudge, Tag("policy")],
+    Annotated[RulesJudge, Tag("rules")]
+    | Annotated[PolicyJudge, Tag("policy")]
+    | Annotated[VlmJudge, Tag("vlm")]
+    | Annotated[EndpointJudge, Tag("endpoint")]
+    | Annotated[ClaimsJudge, Tag("claims")],
     by_kind("rules"),
 ]
