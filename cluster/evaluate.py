@@ -136,6 +136,7 @@ async def _run(config: EvaluateConfig) -> None:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.samples_page import write_samples
     from cluster.report import print_scorecards, write_scorecards
+    from cluster.runtime.judge_check import check_judge
     from common.chat import check_model
     from common.data.images import ImageStore
 
@@ -148,6 +149,8 @@ async def _run(config: EvaluateConfig) -> None:
         for directory in (settings.baseline, settings.policy):
             if directory is not None:
                 check_model(config.model, directory)
+        if settings.baseline is not None:
+            check_judge(config)
         measured = await _measure_policies(evaluator, config)
         cards = {name: policy.card for name, policy in measured.items()}
         # Printed first: what was measured must outlive an output that cannot be written.
@@ -214,6 +217,8 @@ async def _measure(
     """
     from actors.rollout import RolloutWorker
     from cluster.runtime.clients import RewardClient, RolloutClient
+    from cluster.runtime.judge_engines import JudgeEngines
+    from reward.eyes.factory import EyeTools
     from reward.worker import RewardWorker
 
     limit_s = config.loop.call_timeout_s
@@ -230,9 +235,14 @@ async def _measure(
     try:
         reward: RewardClient | None = None
         if baseline is not None:
+            judge_engines = JudgeEngines(config, runtime, RolloutWorker)
+            handles += judge_engines.handles
+            await judge_engines.start()
             judge = runtime.spawn(
                 RewardWorker,
                 config,
+                None,
+                EyeTools(judge_engines.clients),
                 name="reward-0",
                 num_cpus=config.reward.num_cpus,
                 num_gpus=0,

@@ -18,6 +18,7 @@ from common.config import RunConfig
 from common.protocols import Judge, JudgeError
 from common.records import Dropped, Judged, RolloutGroup, Verdict
 from common.sources import RLOO
+from reward.eyes.factory import EyeTools
 from reward.judges.factory import make_judge
 from reward.ranking import best_against_worst, check_verdict
 from reward.rloo import rloo_pairs
@@ -38,6 +39,7 @@ class RewardWorker:
 
     Args:
         judge: takes the place of the configured one.
+        tools: what judges that see need, such as clients of engines.
         backoff_s: pause before the first retry.
     """
 
@@ -45,11 +47,12 @@ class RewardWorker:
         self,
         config: RunConfig,
         judge: Judge | None = None,
+        tools: EyeTools | None = None,
         backoff_s: float = BACKOFF_S,
     ) -> None:
         self._settings = config.reward
         self._wants_rloo = config.judged_source == RLOO
-        self._judge = judge or make_judge(config.reward.judge)
+        self._judge = judge or make_judge(config.reward.judge, tools)
         self._backoff_s = backoff_s
 
     async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:

@@ -26,7 +26,7 @@ from cluster.sampling.mixture import build_mixture, online_counts
 from cluster.sampling.prompt_sampler import PromptSampler
 from cluster.sampling.replay import ReplayBuffer
 from common.config import RunConfig
-from common.errors import UserError
+from common.errors import Halted, UserError
 from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
 from common.seeding import derive_seed
@@ -73,6 +73,7 @@ class Producer:
             self._usable[source] = UsablePrompts(data.prompts, any_usable)
         self._num_calls_begun = 0
         self._num_calls_settled = 0
+        self._halted: Halted | None = None
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
 
@@ -106,16 +107,21 @@ class Producer:
             source, admitted = await self._admit()
             turn = self._num_calls_begun
             self._num_calls_begun += 1
-            if source == ONLINE_BDHS:
-                outcomes = await self._sample_bdhs(worker, admitted)
-            else:
-                outcomes = await self._sample_judged(worker, admitted)
+            try:
+                if source == ONLINE_BDHS:
+                    outcomes = await self._sample_bdhs(worker, admitted)
+                else:
+                    outcomes = await self._sample_judged(worker, admitted)
+            except Halted as reason:
+                await self._halt(reason)
+                return
             await self._settle(source, outcomes, turn)
 
     async def batch(self, step: int, version: int) -> list[PreferencePair]:
         """Wait for the pairs of a learner step: online ones fresh enough for `version`, then offline ones.
 
         Raises:
+            Halted: the judge cannot go on, and too few pairs are left.
             UserError: no pair was accepted for `loop.stall_limit_s`; the message holds the drop histogram.
         """
         wanted = online_counts(self._mixture, step, self._config.online_sources)
@@ -128,6 +134,12 @@ class Producer:
         async with self._changed:
             for admission in self._admissions.values():
                 admission.on_version(version)
+            self._changed.notify_all()
+
+    async def _halt(self, reason: Halted) -> None:
+        """No more pairs come. Steps whose pairs are there are still trained; then `batch` raises."""
+        async with self._changed:
+            self._halted = reason
             self._changed.notify_all()
 
     def discard(self, pair: PreferencePair, dropped: Dropped) -> None:
@@ -156,6 +168,8 @@ class Producer:
                 pairs = self._buffer.take(wanted)
                 if len(pairs) == num_wanted:
                     return pairs
+                if self._halted is not None:
+                    raise self._halted
                 # Stale pairs gave their places back.
                 if stale:
                     self._changed.notify_all()

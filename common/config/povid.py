@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 from pydantic import Field
 
-from common.config.endpoint import Endpoint
+from common.config.eyes import Endpoint
 from common.config.section import Section, Seed
 
 ErrorKind: TypeAlias = Literal["entity", "attribute", "relation", "reasoning"]

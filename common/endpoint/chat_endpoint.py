@@ -30,7 +30,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from common.config.endpoint import Budget, CircuitBreaker, Endpoint
+from common.config.eyes import Budget, CircuitBreaker, Endpoint
 from common.endpoint.circuit import Circuit
 from common.endpoint.errors import EndpointError
 from common.endpoint.reply_cache import ChatReply, ReplyCache
@@ -73,7 +73,7 @@ class ChatEndpoint:
         key: str = "povid.endpoint",
     ) -> None:
         self._config = config
-        self._key = _key_of(config, key)
+        self._key = key_of(config, key)
         connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
         self._client = openai.AsyncOpenAI(
             base_url=config.base_url,
@@ -306,7 +306,8 @@ def _first_word(logprobs: Any) -> dict[str, float]:
     return {}
 
 
-def _key_of(config: Endpoint, place: str) -> str | None:
+def key_of(config: Endpoint, place: str) -> str | None:
+    """The API key, from the environment; `place` is the settings' in the config (UserError as `ChatEndpoint`)."""
     name = config.api_key_env or DEFAULT_KEY
     key = os.environ.get(name, "").strip()
     if not key and config.api_key_env is not None:

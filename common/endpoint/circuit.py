@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from common.config.endpoint import CircuitBreaker
+from common.config.eyes import CircuitBreaker
 from common.endpoint.errors import EndpointError
 
 T = TypeVar("T")

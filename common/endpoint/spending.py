@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from common.config.endpoint import Budget, Endpoint
+from common.config.eyes import Budget, Endpoint
 from common.endpoint.reply_cache import ChatReply
 from common.errors import Halted
 

@@ -92,12 +92,13 @@ class ClaimsJudge:
             all_claims.update(claims)
         # A question is what judging costs: no claim is asked about twice.
         answers = await self._ask(group, sorted(all_claims))
-        confirmed = {claim: seen for claim, seen in answers.items() if seen is True}
-        for seen in answers.values():
+        denied: set[str] = set()
+        for claim, seen in answers.items():
             if isinstance(seen, Fault):
                 num_read = sum(isinstance(seen, bool) for seen in answers.values())
                 return seen.drop(group.id, self.name, num_read, len(answers))
-        denied = all_claims.difference(confirmed)
+            if not seen:
+                denied.add(claim)
         scores: list[float] = []
         notes: list[str] = []
         for completion, counts in zip(group.completions, counts_by_answer, strict=True):
