@@ -143,14 +143,14 @@ async def _run(config: EvaluateConfig) -> None:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.samples_page import write_samples
     from cluster.report import print_scorecards, write_scorecards
+    from cluster.runtime.judge_check import checked_judge
     from common.chat import check_model
     from common.data.images import ImageStore
-    from reward.judges.factory import with_checked_judge
 
     settings = config.evaluate
     # Nothing is judged without a policy to compare with.
     if settings.baseline is not None:
-        config = with_checked_judge(config)
+        config = checked_judge(config)
     # The samples page inlines its pictures, so the folder may go once it is written.
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
         evaluator = Evaluator(config, ImageStore(Path(folder)))
@@ -225,6 +225,8 @@ async def _measure(
     """
     from actors.rollout import RolloutWorker
     from cluster.runtime.clients import RewardClient, RolloutClient
+    from cluster.runtime.judge_engines import JudgeEngines
+    from reward.eyes.factory import EyeTools
     from reward.worker import RewardWorker
 
     limit_s = config.loop.call_timeout_s
@@ -241,9 +243,14 @@ async def _measure(
     try:
         reward: RewardClient | None = None
         if baseline is not None:
+            judge_engines = JudgeEngines(config, runtime, RolloutWorker)
+            handles += judge_engines.handles
+            await judge_engines.start()
             judge = runtime.spawn(
                 RewardWorker,
                 config,
+                None,
+                EyeTools(judge_engines.clients),
                 name="reward-0",
                 num_cpus=config.reward.num_cpus,
                 num_gpus=0,

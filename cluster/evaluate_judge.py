@@ -63,8 +63,10 @@ async def _run(config: JudgeJobConfig) -> None:
     from cluster.evaluation.judge_page import write_judge_page
     from cluster.report import print_judge_quality
     from common.paths import replace_file
+    from cluster.runtime.judge_check import checked_judge
     from reward.judge_quality import measure_judge
 
+    config = checked_judge(config)
     settings = config.test_judge
     pairs = _read_pairs(settings.pairs, settings.count)
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
@@ -117,18 +119,25 @@ async def _judge(
     config: JudgeJobConfig, pairs: Sequence[PreferencePair], folder: Path
 ) -> JudgedPairs:
     """The judge's verdicts; grey pictures are put into `folder`."""
+    from actors.rollout import RolloutWorker
     from cluster.evaluation.judge_quality import judge_pairs
     from cluster.runtime.clients import RewardClient
+    from cluster.runtime.judge_engines import JudgeEngines
     from cluster.runtime.ray_runtime import RayRuntime
     from common.data.images import ImageStore
+    from reward.eyes.factory import EyeTools
     from reward.worker import RewardWorker
 
     store = ImageStore(folder) if config.test_judge.blind else None
     runtime = RayRuntime(config.cluster)
     try:
+        engines = JudgeEngines(config, runtime, RolloutWorker)
+        await engines.start()
         handle = runtime.spawn(
             RewardWorker,
             config,
+            None,
+            EyeTools(engines.clients),
             name="reward-0",
             num_cpus=config.reward.num_cpus,
             num_gpus=0,

@@ -25,13 +25,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from actors.bdhs.sentences import flip_answer, split_point, split_sentences
+from actors.bdhs.sentences import flip_answer, split_point
 from actors.bdhs.similarity import Similarity
 from common.config.bdhs import BdhsConfig
 from common.errors import UserError
 from common.protocols import GenerationRequest, ImageNoise
 from common.records import Dropped, PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
+from common.sentences import split_sentences
 
 Result: TypeAlias = RolloutGroup | Dropped
 Generate: TypeAlias = Callable[[list[GenerationRequest]], Awaitable[Sequence[Result]]]

@@ -6,6 +6,7 @@ Fields whose value the papers do not state say so ("ours").
 
 from __future__ import annotations
 
+from common.config.asking import Asking, ClaimsJudge, EndpointJudge, VlmJudge
 from common.config.data import (
     Data,
     HeldOut,
@@ -15,6 +16,7 @@ from common.config.data import (
     ShapesPrompts,
 )
 from common.config.evaluation import Evaluation
+from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
 from common.config.judges import (
     AnswerJudge,
     EnsembleJudge,
@@ -36,12 +38,18 @@ from common.config.suites import PromptsSuite, ShapesSuite, SuiteConfig
 __all__ = [
     "SHAPES_POLICY",
     "AnswerJudge",
+    "Asking",
     "Checkpoint",
+    "ClaimsJudge",
     "Cluster",
     "Data",
+    "EndpointEye",
+    "EndpointJudge",
+    "EngineEye",
     "EngineOptions",
     "EnsembleJudge",
     "Evaluation",
+    "EyeConfig",
     "Fast",
     "Full",
     "HeldOut",
@@ -69,6 +77,8 @@ __all__ = [
     "ShapesPrompts",
     "ShapesSuite",
     "SuiteConfig",
+    "TorchEye",
     "Tuning",
     "UserCode",
+    "VlmJudge",
 ]
