@@ -84,7 +84,7 @@ def _is_config_of_a_run(path: Path) -> bool:
     # Models have a config.json as well.
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= _SECTIONS_OF_A_RUN
 

@@ -32,7 +32,7 @@ def print_report(run_dir: Path) -> None:
         content = json.loads(path.read_text())
         for name in ("baseline", "final"):
             cards[name] = Scorecard.model_validate(content[name])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         # pydantic's message has several lines; the first says what is wrong.
         reason = str(error).splitlines()[0]
         raise UserError(

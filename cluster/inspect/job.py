@@ -136,7 +136,7 @@ def dropped_making(directory: Path) -> dict[str, int]:
 
     try:
         stats = json.loads((directory / STATS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     counts = stats.get("dropped") if isinstance(stats, dict) else None
     if not isinstance(counts, dict):

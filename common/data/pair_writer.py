@@ -53,7 +53,7 @@ def spec_of(directory: Path) -> dict[str, Any] | None:
         return dict(spec)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: expected a JSON object, got: {error}; use another folder"
         ) from error
@@ -109,6 +109,11 @@ class PairWriter:
     def complete(self) -> bool:
         """Whether the set is finished."""
         return self.path.exists()
+
+    @property
+    def num_finished(self) -> int:
+        """How many rows a complete set has."""
+        return int(pq.read_metadata(self.path).num_rows)
 
     def append(
         self,
