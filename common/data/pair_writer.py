@@ -34,6 +34,7 @@ from common.data.datasets import (
 )
 from common.data.images import ImageStore
 from common.data.rows import PAIR_SCHEMA, PROMPT_SCHEMA, pair_row, prompt_row
+from common.data.trl_format import TRAIN
 from common.errors import UserError
 from common.folder_lock import FolderLock
 from common.records import PreferencePair, Prompt
@@ -177,6 +178,11 @@ class PairWriter:
         """Write the spec of a new set, or check that a set that was begun has the same one."""
         begun = self.complete or bool(self._shards())
         spec = spec_of(self.directory)
+        is_export = spec is not None and spec.get("method") == "export"
+        if is_export and (self.directory / TRAIN).exists():
+            raise UserError(
+                f"{self.directory}: expected a new folder or a set of ours, got an export; choose another folder"
+            )
         if begun and spec is None:
             raise UserError(
                 f"{self.directory}: expected a new folder or a set with {SPEC}, got pairs without it; use another"
