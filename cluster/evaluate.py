@@ -26,7 +26,7 @@ from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EVALUATE_FLAGS
 from common.config import SHAPES_POLICY, Evaluation
 from common.config.flags import add_flags, given_flags
-from common.config.jobs import EvaluateConfig
+from common.config.jobs import EvaluateConfig, EvaluateSettings
 from common.config.overrides import describe_keys, load
 from common.errors import UserError
 from common.paths import check_output_file
@@ -50,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def call() -> None:
         config = config_of(argv)
         _check_policies(config)
-        for output in (config.evaluate.out, config.evaluate.samples):
-            if output is not None:
-                check_output_file(output)
+        _check_outputs(config.evaluate)
         asyncio.run(_run(config))
 
     return exit_status(
@@ -91,7 +89,7 @@ def _is_config_of_a_run(path: Path) -> bool:
     # Models have a config.json as well.
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= _SECTIONS_OF_A_RUN
 
@@ -113,6 +111,17 @@ def _check_policies(config: EvaluateConfig) -> None:
             raise UserError(
                 f"policy: expected a Hugging Face directory with config.json, got {directory}; check the path"
             )
+
+
+def _check_outputs(settings: EvaluateSettings) -> None:
+    """Find out before the work whether its results can be written (UserError, OSError)."""
+    outputs = [path for path in (settings.out, settings.samples) if path is not None]
+    if len(outputs) == 2 and outputs[0].absolute() == outputs[1].absolute():
+        raise UserError(
+            f"--samples: expected another file than --out, got {outputs[0]} twice; name the page otherwise"
+        )
+    for output in outputs:
+        check_output_file(output)
 
 
 def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:

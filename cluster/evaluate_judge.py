@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 async def _run(config: JudgeJobConfig) -> None:
     from cluster.evaluation.judge_page import write_judge_page
     from cluster.report import print_judge_quality
-    from common.paths import replace_file
     from cluster.runtime.judge_check import checked_judge
+    from common.paths import replace_file
     from reward.judge_quality import measure_judge
 
     config = checked_judge(config)

@@ -75,7 +75,7 @@ def read_run(path: Path) -> FinishedRun:
 def _read_object(path: Path, what: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unfinished(path, error) from error
     if not isinstance(content, dict):
         kind = type(content).__name__

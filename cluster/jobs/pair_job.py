@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from cluster.jobs.prompt_source import load_prompts
 from common.config.jobs import GenerateConfig
-from common.data.datasets import STATS
 from common.data.pair_writer import PairWriter
 from common.errors import UserError
 from common.records import Dropped, Prompt
@@ -35,8 +33,7 @@ def make_pair_set(
     out = config.generate.out
     with PairWriter(out, spec) as writer:
         if writer.complete:
-            stats = json.loads((out / STATS).read_text())
-            print(f"{out}: already complete, {stats['num_pairs']} pairs")
+            print(f"{out}: already complete, {writer.num_finished} pairs")
             return
         unreadable: list[Dropped] = []
         prompts = load_prompts(config, writer.store, unreadable)
