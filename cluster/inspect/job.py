@@ -157,7 +157,7 @@ def ask_policy(
         UserError: the policy cannot be loaded, or reads none of the pairs.
     """
     from cluster.progress import ProgressReport
-    from common.chat import ChatEncoder
+    from common.chat import check_model
     from common.config import SHAPES_POLICY, Model
     from common.data.anatomy import evenly
     from common.data.images import ImageStore
@@ -175,7 +175,7 @@ def ask_policy(
         dtype="float32" if device.type == "cpu" else "bfloat16",
         max_length=arguments.max_length,
     )
-    collator = Collator(ChatEncoder(path, config.max_length))
+    collator = Collator(check_model(config))
     policy = load_policy(config, path).to(device).eval()
     places = sorted(evenly(len(pairs), arguments.policy_count))
     asked = [pairs[place] for place in places]

@@ -33,6 +33,7 @@ from cluster.jobs.prompt_source import prompt_spec
 from cluster.jobs.shards import Shards
 from cluster.progress import ProgressReport
 from cluster.runtime.concurrent_tasks import run_all
+from common.chat import check_model
 from common.config import SHAPES_POLICY, OnlineBdhs
 from common.config.jobs import BdhsJobConfig
 from common.data.pair_writer import PairWriter
@@ -72,6 +73,8 @@ def spec_of(config: BdhsJobConfig) -> dict[str, Any]:
 def run(config: BdhsJobConfig, engines: Engines = ray_engines) -> None:
     """Make the set, or what is missing of it, and print how it went."""
     settings = settings_of(config)
+    # What is wrong with the model directory is said at once.
+    encoder = check_model(config.model)
 
     def make_pairs(
         writer: PairWriter, prompts: Sequence[Prompt], unreadable: Sequence[Dropped]
@@ -90,7 +93,9 @@ def run(config: BdhsJobConfig, engines: Engines = ray_engines) -> None:
             **summarise(notes, settings.max_attempts),
         }
 
-    make_pair_set(config, spec_of(config), make_pairs, print_stats)
+    make_pair_set(
+        config, spec_of(config), make_pairs, print_stats, encoder.without_end_mark
+    )
 
 
 async def _generate(

@@ -27,10 +27,9 @@ async def ray_engines(
     from actors.image_tokens import ImageTokenCounter
     from actors.rollout import RolloutWorker
     from cluster.runtime.ray_runtime import RayRuntime
-    from common.chat import check_model
+    from common.chat import encoder_of
 
-    # Before Ray starts: what is wrong with the model directory is said at once.
-    encoder = check_model(config.model)
+    encoder = encoder_of(config.model)
     rollout = config.rollout
     runtime = RayRuntime(config.cluster)
     try:
