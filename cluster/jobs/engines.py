@@ -27,9 +27,10 @@ async def ray_engines(
     from actors.image_tokens import ImageTokenCounter
     from actors.rollout import RolloutWorker
     from cluster.runtime.ray_runtime import RayRuntime
-    from common.chat import encoder_of
+    from common.chat import check_model
 
-    encoder = encoder_of(config.model)
+    # Before Ray starts: what is wrong with the model directory is said at once.
+    encoder = check_model(config.model)
     rollout = config.rollout
     runtime = RayRuntime(config.cluster)
     try:

@@ -50,6 +50,7 @@ def open_model(path: Path, key: str, chat_template: str | None) -> OpenedModel:
         config = AutoConfig.from_pretrained(path)
         processor = AutoProcessor.from_pretrained(path)
     _check_vision_language(config, processor, where)
+    _check_image_token(config, processor, where)
     notes: list[str] = []
     _complete_processor(path, config, processor, where, notes)
     source = _template_source(path, processor, chat_template)
@@ -103,6 +104,20 @@ def _check_vision_language(config: Any, processor: Any, where: str) -> None:
             f"{where}: expected a vision-language model, got {config.model_type} without {', '.join(missing)}; give "
             "the folder of one"
         )
+
+
+def _check_image_token(config: Any, processor: Any, where: str) -> None:
+    """Refuse a configuration whose image token is not the processor's, or none of the tokenizer's."""
+    token_id = image_token_id_of(config)
+    got = processor.tokenizer.convert_ids_to_tokens(token_id)
+    expected = getattr(processor, "image_token", None) or got
+    if got is not None and str(expected) == got:
+        return
+    raise UserError(
+        f"{where}: expected one image token, got id {token_id} ({got or 'no token'}) in config.json and {expected} of "
+        f"the processor; correct image_token_id (or image_token_index) in config.json. Families that write one "
+        "token for an image and another for its features, such as gemma3, are not supported"
+    )
 
 
 def _complete_processor(
