@@ -188,12 +188,19 @@ async def _run(config: EvaluateConfig) -> None:
 def _check_prompts(evaluator: Evaluator, config: EvaluateConfig) -> None:
     """Refuse (UserError) to start engines when there is nothing to measure."""
     split = config.evaluate.split
-    has_prompts = evaluator.num_prompts(split) > 0
-    if not has_prompts and evaluator.gate(split).missing is not None:
+    if evaluator.num_prompts(split) > 0:
+        return
+    missing = evaluator.gate(split).missing
+    if missing is None:
+        return
+    if config.evaluation.pairs is not None:
         raise UserError(
-            f"evaluation.suites: expected suites with prompts of the {split} split, or evaluation.pairs, got none; "
-            """name some: --evaluation.suites '["shapes"]', or --preset FILE"""
+            f"evaluation.pairs: expected pairs to measure with, got none: {missing}; repair the rows, or name suites"
         )
+    raise UserError(
+        f"evaluation.suites: expected suites with prompts of the {split} split, or evaluation.pairs, got none; "
+        """name some: --evaluation.suites '["shapes"]', or --preset FILE"""
+    )
 
 
 async def _measure_policies(

@@ -127,7 +127,7 @@ def read_set(arguments: InspectSettings) -> tuple[Figures, list[PreferencePair]]
                 kept.append(pair)
             anatomy.add(pair)
             progress.advance()
-    if dropped and not anatomy.num_pairs:
+    if not anatomy.num_pairs:
         raise UserError(
             f"{arguments.directory}: expected rows that are pairs, got none of {len(rows)}; dropped "
             f"{drop_report(dropped)}; repair the rows, or import the set again"
@@ -171,7 +171,7 @@ def ask_policy(
         UserError: the policy cannot be loaded, or reads none of the pairs.
     """
     from cluster.progress import ProgressReport
-    from common.chat import ChatEncoder
+    from common.chat import check_model
     from common.config import SHAPES_POLICY, Model
     from common.data.anatomy import evenly
     from common.data.images import ImageStore
@@ -189,7 +189,7 @@ def ask_policy(
         dtype="float32" if device.type == "cpu" else "bfloat16",
         max_length=arguments.max_length,
     )
-    collator = Collator(ChatEncoder(path, config.max_length))
+    collator = Collator(check_model(config))
     policy = load_policy(config, path).to(device).eval()
     places = sorted(evenly(len(pairs), arguments.policy_count))
     asked = [pairs[place] for place in places]

@@ -102,7 +102,8 @@ def _tables(
         tally.drop(dropped)
     if tally.num_records == 0:
         raise UserError(
-            f"{directory}: expected pairs that can be exported, got none of {tally.num_rows}; import again"
+            f"{directory}: expected pairs that can be exported, got none of {tally.num_rows}; dropped "
+            f"{tally.report()}; import the set again"
         )
     if rows:
         yield pa.Table.from_pylist(rows, schema=TRL_SCHEMA)

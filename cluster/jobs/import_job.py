@@ -280,9 +280,7 @@ class Shard:
 def _no_records(job: ImportSettings, tally: Tally) -> str:
     if not tally.dropped.keys() - {EMPTY_FILE}:
         return f"{job.path}: expected rows of {job.name}, got none; check PATH"
-    reason, count = tally.dropped.most_common(1)[0]
-    detail = tally.examples[reason]["detail"]
     return (
-        f"{job.path}: expected rows of {job.name}, got none that can be used of {tally.num_rows}, "
-        f"{count} for {reason} ({detail}); check NAME, PATH and --images"
+        f"{job.path}: expected rows of {job.name}, got none that can be used of {tally.num_rows}; dropped "
+        f"{tally.report()}; check NAME, PATH and --images"
     )
