@@ -113,7 +113,8 @@ def _read_history(history: Any) -> list[Turn]:
     if isinstance(history, list) and all(isinstance(item, Mapping) for item in history):
         return read_turns(history)
     turns: list[Turn] = []
-    for exchange in history if isinstance(history, list) else [None]:
+    exchanges: list[Any] = history if isinstance(history, list) else [None]
+    for exchange in exchanges:
         is_exchange = isinstance(exchange, list) and len(exchange) == 2
         if not is_exchange or not all(isinstance(text, str) for text in exchange):
             raise Refused(
