@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from common.config import PythonJudge, RunConfig
+from common.config import PythonJudge, RulesJudge, RunConfig
 from common.config.overrides import load_config
 from common.data.images import ImageStore
 from common.errors import UserError
@@ -71,6 +71,22 @@ def test_the_kind_may_name_the_code() -> None:
     assert (judge.target, judge.settings) == ("my_judge.py:Mine", {"strict": True})
     # A run's config.json says the same, and holds no code.
     assert PythonJudge(**judge.model_dump()) == judge
+
+
+def test_another_kind_has_no_use_for_its_settings(tmp_path: Path) -> None:
+    preset = tmp_path / "preset.toml"
+    preset.write_text(
+        'mixture = { online_fraction = 1 }\n[reward]\njudge = { kind = "python", target = "a:B", strict = true }\n'
+    )
+    assert load_config(preset).reward.judge == PythonJudge(target="a:B", strict=True)  # type: ignore[call-arg]
+    changed = load_config(preset, ["--reward.judge.strict=false"])
+    assert changed.reward.judge == PythonJudge(target="a:B", strict=False)  # type: ignore[call-arg]
+    rules = load_config(preset, ["--reward.judge.kind=rules"])
+    assert rules.reward.judge == RulesJudge()
+    other = load_config(preset, ["--reward.judge.kind=c:D", "--reward.judge.x=1"])
+    assert other.reward.judge == PythonJudge(target="c:D", x=1)  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"unknown config key reward\.judge\.x"):
+        load_config(preset, ["--reward.judge.kind=rules", "--reward.judge.x=1"])
 
 
 @pytest.mark.parametrize("target", ["judge.py:", ":Mine", "my judge.py:a-b"])
@@ -143,6 +159,12 @@ def test_trl_functions_may_get_texts(write: Write) -> None:
         trl_text=True,
     )
     assert scores(settings) == (97, 98)
+
+
+def test_a_function_of_trl_itself() -> None:
+    settings = PythonJudge(target="trl.rewards:think_format_reward")
+    rolled = group(prompt(), "<think>Why?</think>So.", "So.")
+    assert scores(settings, rolled) == (1.0, 0.0)
 
 
 def test_a_class_may_say_everything_itself(write: Write) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 
+from common.errors import UserError
 from common.protocols import GenerationRequest
 from common.records import Dropped, RolloutGroup, Verdict
 from reward.worker import RewardWorker
@@ -198,3 +199,20 @@ def test_a_users_judge_trains_a_run(tmp_path: Path) -> None:
     outcomes = {group["outcome"] for group in events(run_dir, "group")}
     assert {"pair", "judge_failed"} <= outcomes
     assert list((tmp_path / "verdicts").rglob("*.json"))
+
+
+def test_a_judge_that_never_answers_right_stops_the_run(tmp_path: Path) -> None:
+    """Within seconds, not after `loop.stall_limit_s`; four rounds of 2 places are 8 groups."""
+    judge = tmp_path / "my_judge.py"
+    judge.write_text(
+        "def judge(prompt, completions):\n    return completions[0].score\n"
+    )
+    config = make_config(
+        tmp_path, reward__judge__kind=f"{judge}:judge", reward__concurrency=2
+    )
+    with pytest.raises(
+        UserError,
+        match=r"^reward\.judge: expected verdicts, got none for the first 8 groups.*AttributeError.*, line 2\)",
+    ):
+        run(config)
+    assert len(events(config.run.dir, "group")) >= 7
