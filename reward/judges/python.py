@@ -114,10 +114,15 @@ class UserJudge:
         return self._dropped(group, "judge_failed", told(error, self._path))
 
     def _read(self, group: RolloutGroup, value: Any) -> Answer:
-        if isinstance(value, Verdict | Dropped | JudgeError):
+        if isinstance(value, Dropped | JudgeError):
             return value
+        num_completions = len(group.completions)
         try:
-            return Verdict(_scores(value, len(group.completions)))
+            if not isinstance(value, Verdict):
+                return Verdict(_scores(value, num_completions))
+            scores = _scores(value.scores, num_completions)
+            has_notes = len(value.notes) == num_completions
+            return Verdict(scores, tuple(map(str, value.notes)) if has_notes else ())
         except _NoVerdict as error:
             return self._dropped(group, "bad_verdict", str(error))
 

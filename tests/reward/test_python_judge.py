@@ -102,14 +102,18 @@ def test_a_target_without_a_name_is_one_line(target: str) -> None:
 def test_a_function_gets_texts_columns_and_its_settings(write: Write) -> None:
     settings = write(
         """
-        def judge(prompt, completions, label, reference, weight=1):
+        def judge(prompt, completions, label, reference, weight=1, **columns):
             assert prompt == "Describe the image."
             assert (label, reference) == ("cat", "A cat.")
+            assert columns == {"size": 3}
             return [weight * ord(text) for text in completions]
         """,
         weight=2,
     )
-    assert scores(settings) == (2 * 97, 2 * 98)
+    # A column has the name of the setting: the setting stands.
+    truth = {"label": "cat", "size": 3, "weight": 9}
+    asked = replace(GROUP, prompt=replace(GROUP.prompt, truth=truth))
+    assert scores(settings, asked) == (2 * 97, 2 * 98)
 
 
 def test_a_function_gets_pictures(write: Write, tmp_path: Path) -> None:
