@@ -117,7 +117,8 @@ def test_the_worker_makes_a_pair(case: JudgeCase, tmp_path: Path) -> None:
     config = pickle.loads(pickle.dumps(validate(dumped)))
     assert config.reward.judge == settings
     group = case.group(tmp_path)
-    (judged,) = asyncio.run(RewardWorker(config).rank([group]))
+    judge = None if case.judge is None else case.judge()
+    (judged,) = asyncio.run(RewardWorker(config, judge).rank([group]))
     (pair,) = judged.pairs
     assert pair.chosen.text == group.completions[0].text
     assert pair.rejected.text == group.completions[1].text
