@@ -42,11 +42,8 @@ def checked(settings: config.PythonJudge) -> config.PythonJudge:
         settings = settings.with_code(code)
     target = import_target(settings)
     if inspect.isclass(target):
-        _check_settings(target, settings)
         # Its constructor may load a model: it is called in the worker alone.
-        # Not `hasattr`: every class can be called itself.
-        can_be_called = any("__call__" in vars(base) for base in target.__mro__)
-        _check_shape(settings, hasattr(target, "judge") or can_be_called)
+        _check_class(target, settings)
     else:
         UserJudge(settings)
     return settings
@@ -170,7 +167,7 @@ def _made(settings: config.PythonJudge, path: str) -> Any:
     target = import_target(settings)
     if not inspect.isclass(target):
         return target
-    _check_settings(target, settings)
+    _check_class(target, settings)
     try:
         return target(**settings.settings)
     except (Exception, SystemExit) as error:
@@ -195,6 +192,14 @@ def _check_settings(target: Callable[..., Any], settings: config.PythonJudge) ->
             f"reward.judge {settings.target}: expected the settings of {signature}, got {names} ({error}); "
             "set them as keys of reward.judge"
         ) from error
+
+
+def _check_class(target: type, settings: config.PythonJudge) -> None:
+    """Refuse (UserError) a class whose objects are no judges, or that does not take its settings."""
+    # Not `hasattr`: every class can be called itself.
+    can_be_called = any("__call__" in vars(base) for base in target.__mro__)
+    _check_shape(settings, hasattr(target, "judge") or can_be_called)
+    _check_settings(target, settings)
 
 
 def _check_shape(settings: config.PythonJudge, is_judge: bool) -> None:

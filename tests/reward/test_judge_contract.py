@@ -80,7 +80,7 @@ def test_groups_are_answered_in_order(
 def test_any_text_is_scored_or_dropped(
     case: JudgeCase, judge: Judge, tmp_path: Path, text: str
 ) -> None:
-    """An answer of garbage never raises, and never beats the better one."""
+    """An answer of garbage never raises, and gives no score that is no number."""
     group = case.group(tmp_path)
     better = group.completions[0].text
     hostile = texts_of(group, [better, text])
