@@ -111,17 +111,15 @@ class UserJudge:
         return self._dropped(group, "judge_failed", told(error, self._path))
 
     def _read(self, group: RolloutGroup, value: Any) -> Answer:
-        if isinstance(value, Dropped | JudgeError):
+        """What the user's code returned; its objects are not trusted to be what they seem."""
+        if isinstance(value, Dropped):
+            return Dropped(group.id, str(value.reason), str(value.detail))
+        if isinstance(value, JudgeError):
             return value
-        num_completions = len(group.completions)
         try:
-            if not isinstance(value, Verdict):
-                return Verdict(_scores(value, num_completions))
-            scores = _scores(value.scores, num_completions)
-            has_notes = len(value.notes) == num_completions
-            return Verdict(scores, tuple(map(str, value.notes)) if has_notes else ())
-        except _NoVerdict as error:
-            return self._dropped(group, "bad_verdict", str(error))
+            return _verdict(value, len(group.completions))
+        except Exception as error:
+            return self._failure(group, error)
 
     def _dropped(self, group: RolloutGroup, reason: str, why: str) -> Dropped:
         detail = f"judge {self.name}, prompt {group.prompt.id}: {why}"
@@ -130,6 +128,15 @@ class UserJudge:
 
 class _NoVerdict(ValueError):
     """The user's code returned something else than scores."""
+
+
+def _verdict(value: Any, num_completions: int) -> Verdict:
+    if not isinstance(value, Verdict):
+        return Verdict(_scores(value, num_completions))
+    scores = _scores(value.scores, num_completions)
+    notes = tuple(map(str, value.notes))
+    # One per completion, or none.
+    return Verdict(scores, notes if len(notes) == num_completions else ())
 
 
 def _scores(value: Any, num_completions: int) -> tuple[float, ...]:
@@ -150,14 +157,20 @@ def _scores(value: Any, num_completions: int) -> tuple[float, ...]:
 
 
 def _expected(num_completions: int, value: Any) -> str:
-    return f"expected {num_completions} finite scores, got {value!r:.200}; repair the judge"
+    return f"expected {num_completions} finite scores, got {_shown(value)}; repair the judge"
+
+
+def _shown(value: Any) -> str:
+    """A value as a part of a line: an array's text has several."""
+    words = repr(value).split()
+    return " ".join(words)[:200]
 
 
 def _one_for_each(groups: Sequence[RolloutGroup], value: Any) -> Outcome:
     if isinstance(value, list | tuple) and len(value) == len(groups):
         return Outcome(value)
     error = _NoVerdict(
-        f"expected one verdict for each of {len(groups)} groups, got {value!r:.200}; repair the judge"
+        f"expected one verdict for each of {len(groups)} groups, got {_shown(value)}; repair the judge"
     )
     return Outcome(error=error)
 

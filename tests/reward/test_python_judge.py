@@ -249,6 +249,8 @@ BAD_SCORES = {
     "nothing": "[]",
     "a dict": "{'a': 1.0, 'b': 2.0}",
     "a bad verdict": "Verdict((1.0,))",
+    "a table": "numpy.zeros((3, 40))",
+    "an odd number": "[1.0, 1j]",
 }
 
 
@@ -257,6 +259,7 @@ def test_what_is_no_score_is_dropped(write: Write, value: str) -> None:
     result = dropped(
         write(
             f"""
+            import numpy
             from common.records import Verdict
 
             def judge(prompt, completions):
@@ -289,13 +292,19 @@ def test_a_bug_names_judge_prompt_and_line(write: Write) -> None:
     )
 
 
-@pytest.mark.parametrize("error", ["SystemExit(3)", "StopIteration()", "Odd()"])
+@pytest.mark.parametrize(
+    "error", ["SystemExit(3)", "StopIteration()", "Odd()", "Mute()"]
+)
 def test_nothing_that_it_raises_ends_the_worker(write: Write, error: str) -> None:
     settings = write(
         f"""
         class Odd(Exception):
             def __str__(self):
                 return "one\\ntwo"
+
+        class Mute(Exception):
+            def __str__(self):
+                raise ValueError
 
         class Judge:
             def judge(self, group):
@@ -310,6 +319,22 @@ def test_nothing_that_it_raises_ends_the_worker(write: Write, error: str) -> Non
     assert dropped(settings).reason == "judge_failed"
     later = PythonJudge(target=settings.target.replace(":Judge", ":Later"))
     assert dropped(later).reason == "judge_failed"
+
+
+def test_a_result_that_breaks_when_it_is_read_is_dropped(write: Write) -> None:
+    settings = write(
+        """
+        class Broken:
+            def tolist(self):
+                raise RuntimeError("the device is lost")
+
+        def judge(prompt, completions):
+            return Broken()
+        """
+    )
+    assert "RuntimeError: the device is lost" in dropped(settings).detail
+    huge = write("def judge(prompt, completions): return [10 ** 400, 1]")
+    assert "OverflowError" in dropped(huge).detail
 
 
 def test_a_missing_column_is_told(write: Write) -> None:
