@@ -345,7 +345,6 @@ async def hang(*_: object) -> None:
         (FakeWorker, "start", "rollout worker"),
         (FakePolicy, "generate", "rollout worker"),
         (FakePolicy, "score", "rollout worker"),
-        (RewardWorker, "judge", "reward worker"),
     ],
 )
 def test_a_worker_that_never_answers_ends_the_command(
@@ -362,6 +361,23 @@ def test_a_worker_that_never_answers_ends_the_command(
     assert command.main(words) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith(f"error: {peer}: got no answer within 0.5 s")
+    assert LoggingRuntime.log[-1] == "shutdown"
+
+
+def test_a_judge_that_never_answers_costs_the_win_rate_alone(
+    policies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(RewardWorker, "judge", hang)
+    words = [str(policies / "honest"), "--baseline", str(policies / "dreamer")]
+    words += ["--scenes", "2", *SHAPES, "--loop.call_timeout_s", "0.5"]
+    assert command.main(words) == 0
+    table = capsys.readouterr().out
+    assert "CHAIR_s" in table
+    assert "win rate" not in table
+    assert "reward worker: got no answer within 0.5 s" in caplog.text
     assert LoggingRuntime.log[-1] == "shutdown"
 
 
