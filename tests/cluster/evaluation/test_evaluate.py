@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -376,7 +377,9 @@ def test_a_judge_that_never_answers_costs_the_win_rate_alone(
     assert command.main(words) == 0
     table = capsys.readouterr().out
     assert "CHAIR_s" in table
-    assert "win rate" not in table
+    # Of the start policy alone, against itself.
+    assert re.search(r"^win rate .*0\.500 .* –  +higher", table, re.MULTILINE)
+    assert "policy: not counted {'judge_failed': 2}" in table
     assert "reward worker: got no answer within 0.5 s" in caplog.text
     assert LoggingRuntime.log[-1] == "shutdown"
 
