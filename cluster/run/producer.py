@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -106,10 +107,11 @@ class Producer:
             source, admitted = await self._admit()
             turn = self._num_calls_begun
             self._num_calls_begun += 1
-            if source == ONLINE_BDHS:
-                outcomes = await self._sample_bdhs(worker, admitted)
-            else:
-                outcomes = await self._sample_judged(worker, admitted)
+            outcomes, usable = _part(admitted)
+            if usable and source == ONLINE_BDHS:
+                outcomes += await self._sample_bdhs(worker, usable)
+            elif usable:
+                outcomes += await self._sample_judged(worker, usable)
             await self._settle(source, outcomes, turn)
 
     async def batch(self, step: int, version: int) -> list[PreferencePair]:
@@ -196,7 +198,7 @@ class Producer:
             "raise rollout.temperature or num_completions if groups tie, or look at the judge"
         )
 
-    async def _admit(self) -> tuple[str, Admitted]:
+    async def _admit(self) -> tuple[str, list[tuple[str, Prompt | Dropped]]]:
         """Wait for places; returns prompts for the source that has the most."""
         async with self._changed:
             while True:
@@ -280,6 +282,21 @@ class Producer:
                 self._recorder.group(source, outcome)
                 self._usable[source].note(outcome)
             self._changed.notify_all()
+
+
+def _part(
+    admitted: Sequence[tuple[str, Prompt | Dropped]],
+) -> tuple[list[GroupOutcome], Admitted]:
+    """What became of the groups whose row cannot be used, and the other groups."""
+    outcomes = []
+    usable = []
+    for group_id, prompt in admitted:
+        if isinstance(prompt, Dropped):
+            dropped = replace(prompt, id=group_id)
+            outcomes.append(GroupOutcome(group_id, dropped=dropped))
+        else:
+            usable.append((group_id, prompt))
+    return outcomes, usable
 
 
 def _counts(wanted: Mapping[str, int]) -> str:

@@ -81,4 +81,21 @@ def _prompt_and_chosen(row: dict[str, Any]) -> tuple[list[Turn], Any]:
     return turns, answer_text(row.get("response"))
 
 
-IMPORTER = Importer("ms_swift", convert, "ms-swift custom data set format")
+COLUMNS = (
+    "messages",
+    "conversations",
+    "query",
+    "instruction",
+    "input",
+    "history",
+    "system",
+    "response",
+    "rejected_response",
+    "rejected_messages",
+    "images",
+    "rejected_images",
+)
+
+IMPORTER = Importer(
+    "ms_swift", convert, "ms-swift custom data set format", columns=COLUMNS
+)
