@@ -18,6 +18,11 @@ class Evaluation(Section):
         description='suites by kind; a bare name such as "shapes" takes the defaults of its kind. '
         "Without any, the last checkpoint becomes the policy",
     )
+    select: str | None = Field(
+        None,
+        description="metric that picks the checkpoint on validation, as SUITE.METRIC or METRIC; none: every suite's "
+        "own, of several the mean. Of equal checkpoints the earlier one is picked",
+    )
     bootstrap_samples: int = Field(1000, ge=1)
     samples_shown: int = Field(24, ge=0, description="test images in samples.html")
     pairs: TextOnDisk | None = Field(
