@@ -6,7 +6,14 @@ Fields whose value the papers do not state say so ("ours").
 
 from __future__ import annotations
 
-from common.config.data import Data, PairFile, PromptFile, PromptSource, ShapesPrompts
+from common.config.data import (
+    Data,
+    HeldOut,
+    PairFile,
+    PromptFile,
+    PromptSource,
+    ShapesPrompts,
+)
 from common.config.evaluation import Evaluation
 from common.config.judges import JudgeConfig, PolicyJudge, RulesJudge
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
@@ -26,6 +33,7 @@ __all__ = [
     "Evaluation",
     "Fast",
     "Full",
+    "HeldOut",
     "JudgeConfig",
     "Learner",
     "Loop",
