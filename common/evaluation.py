@@ -113,6 +113,20 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """The number by which a checkpoint is picked."""
+
+    value: float
+    higher_is_better: bool = True
+
+    def beats(self, best: float | None) -> bool:
+        """Whether it is better than the best one so far. An equal one is not: the earlier checkpoint stays."""
+        if best is None:
+            return True
+        return self.value > best if self.higher_is_better else self.value < best
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """What a suite measured.
 

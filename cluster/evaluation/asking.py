@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from cluster.evaluation.chunks import OnProgress, ignore_progress, in_chunks
 from cluster.evaluation.kept import GROUPS, SCORES, KeptAnswers
-from cluster.runtime.clients import RolloutClient
 from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, Prompt, RolloutGroup, SideLogps
 
@@ -15,12 +14,22 @@ Scored: TypeAlias = tuple[float, ...] | Dropped
 """Token log-probs (nats) of one answer, see `common.protocols.Engine.score`."""
 
 
+class Answering(Protocol):
+    """An engine that holds the policy; a `RolloutClient`."""
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]: ...
+
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[Scored]: ...
+
+
 class Asker:
     """Whichever engine is free takes the next chunk; results come in the order of what was asked."""
 
     def __init__(
         self,
-        engines: Sequence[RolloutClient],
+        engines: Sequence[Answering],
         kept: KeptAnswers | None = None,
         on_progress: OnProgress = ignore_progress,
     ) -> None:

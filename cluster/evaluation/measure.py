@@ -14,19 +14,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cluster.evaluation.asking import Asker
+from cluster.evaluation.asking import Answering, Asker
 from cluster.evaluation.comparing import Comparer, compare
 from cluster.evaluation.grounding import AskedSuite, Gate, grounding_gate, pass_gate
 from cluster.evaluation.kept import KeptAnswers
 from cluster.evaluation.measured import (
     Measured,
     Verdicts,
-    read_measured,
-    write_measured,
 )
 from cluster.evaluation.selection import Selection
 from cluster.progress import ProgressReport
-from cluster.runtime.clients import RolloutClient
 from common.config import RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
@@ -45,8 +42,6 @@ from common.row_faults import drop_report
 from reward.suites.changes import Change, changes_of, common_answers, harm_of
 from reward.suites.factory import make_suites
 from reward.suites.scorecard import Scorecard, SuiteCard
-
-__all__ = ["Evaluator", "Measured", "read_measured", "write_measured"]
 
 
 class Evaluator:
@@ -97,7 +92,7 @@ class Evaluator:
     async def measure(
         self,
         split: Split,
-        engines: Sequence[RolloutClient],
+        engines: Sequence[Answering],
         judges: Sequence[Comparer],
         baseline: Answers | None,
         title: str,
@@ -144,13 +139,14 @@ class Evaluator:
 
     async def validate(
         self,
-        engines: Sequence[RolloutClient],
+        engines: Sequence[Answering],
         judges: Sequence[Comparer],
         baseline: Answers | None,
     ) -> Measured:
         """Measure on the validation split what picks a checkpoint; arguments as of `measure`.
 
-        The baseline is of the validation split, and only needed when `selection.against_start`.
+        The baseline is of the validation split. It may be empty unless `selection.against_start`: then nothing is
+        compared, and there is no win rate.
         """
         asked = self.selecting()
         answers = await self._answers(Asker(engines), asked)
@@ -225,12 +221,14 @@ class Evaluator:
             if baseline is None:
                 cards[suite.name] = self._card(suite, suite_answers, None, lost)
                 continue
-            start = baseline.suites[suite.name]
-            verdicts[suite.name], failures = await compare(
-                judges, suite, suite_answers, start, kept
-            )
-            comparison = Comparison(start, verdicts[suite.name])
-            lost += failures
+            start = baseline.suites.get(suite.name)
+            comparison = Comparison(SuiteAnswers())
+            if start is not None:
+                verdicts[suite.name], failures = await compare(
+                    judges, suite, suite_answers, start, kept
+                )
+                comparison = Comparison(start, verdicts[suite.name])
+                lost += failures
             cards[suite.name] = self._card(suite, suite_answers, comparison, lost)
         changes = {name: card.changes for name, card in cards.items()}
         harm = harm_of(changes, self.selection.names)

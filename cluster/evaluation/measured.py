@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from common.evaluation import Answers
 from common.paths import replace_file
+from common.protocols import Suite
 from common.records import Verdict
 from reward.suites.scorecard import Scorecard
 
@@ -56,3 +57,13 @@ def read_measured(path: Path) -> Measured:
     plain_verdicts = content.get("verdicts", {})
     verdicts = _VERDICTS.validate_python(plain_verdicts, strict=False)
     return Measured(card, answers, verdicts)
+
+
+def write_answer_files(
+    folder: Path, suites: Sequence[Suite], answers: Answers, policy: str
+) -> None:
+    """The files that official evaluators read, as FOLDER/SUITE/NAME; `policy` is what they call it."""
+    for suite in suites:
+        files = suite.answer_files(answers.suites[suite.name], policy)
+        for name, content in files.items():
+            replace_file(folder / suite.name / name, content)

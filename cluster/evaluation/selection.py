@@ -1,4 +1,4 @@
-"""Which number picks the checkpoint: `evaluation.select`, or without it the mean over all suites of their own choice."""
+"""Which number picks the checkpoint: `evaluation.select`, or the mean over all suites of their own choice."""
 
 from __future__ import annotations
 
@@ -7,24 +7,10 @@ from dataclasses import dataclass
 
 from cluster.evaluation.grounding import AskedSuite
 from common.errors import UserError
-from common.evaluation import MetricInfo
+from common.evaluation import MetricInfo, Score
 from common.protocols import Suite
 from common.records import Prompt
 from reward.suites.scorecard import Scorecard
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """The number of one checkpoint."""
-
-    value: float
-    higher_is_better: bool = True
-
-    def beats(self, best: float | None) -> bool:
-        """Whether it is better than the best one so far; an equal one is not, so that the earlier checkpoint stays."""
-        if best is None:
-            return True
-        return self.value > best if self.higher_is_better else self.value < best
 
 
 @dataclass(frozen=True, slots=True)

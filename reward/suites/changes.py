@@ -46,10 +46,9 @@ def common_answers(answers: SuiteAnswers, others: SuiteAnswers) -> SuiteAnswers:
     for task, groups in answers.tasks.items():
         answered = {group.prompt.id for group in others.tasks.get(task, ())}
         tasks[task] = tuple(group for group in groups if group.prompt.id in answered)
-    logps = {}
-    for pair_id, pair_logps in answers.logps.items():
-        if pair_id in others.logps:
-            logps[pair_id] = pair_logps
+    logps = dict(answers.logps)
+    for pair_id in answers.logps.keys() - others.logps.keys():
+        del logps[pair_id]
     return replace(answers, tasks=tasks, logps=logps)
 
 

@@ -29,3 +29,7 @@ def _make_suite(section: SuiteConfig, config: RunConfig) -> Suite:
             from reward.suites.prompts import PromptsSuite
 
             return PromptsSuite(section, config.data)
+        case "preference":
+            from reward.suites.preference import PreferenceSuite
+
+            return PreferenceSuite(section)

@@ -10,13 +10,11 @@ truncated    share of answers that `rollout.max_tokens` cut
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from common import config
-from common.data.datasets import read_prompts
 from common.data.images import ImageStore
+from common.data.prompt_sources import load_split
 from common.data.words import words
 from common.evaluation import (
     Comparison,
@@ -71,6 +69,10 @@ METRICS = {
     "mean_length": MetricInfo("length", "", "words per answer", digits=1),
 }
 
+CONSTANT_DIFFERENCE = (
+    "all answers differ in length from the start policy's by the same number of words"
+)
+
 _COLUMNS = ("answers", "words", "truncated", "score", *WIN_COUNTS)
 _LENGTHS = ("words", "start_words")
 
@@ -95,10 +97,12 @@ class PromptsSuite(BaseSuite):
         self, split: Split, store: ImageStore, dropped: list[Dropped]
     ) -> TaskPrompts:
         """The first prompts of the split."""
+        data = self._data
         path = self._paths[split]
-        if path is None:
-            return {ANSWERS: ()}
-        return {ANSWERS: read_prompts(Path(path), dropped, self._limit)}
+        if path is not None:
+            data = data.model_copy(update={split: config.PromptFile(path=path)})
+        prompts = load_split(data, split, store, dropped)
+        return {ANSWERS: prompts[: self._limit]}
 
     def measure(
         self,
@@ -126,9 +130,7 @@ class PromptsSuite(BaseSuite):
             draws = draw(len(rows), num_samples, seed)
             controlled = _length_controlled(rows, draws)
             if controlled is None:
-                missing["lc_win_rate"] = (
-                    "every answer is longer than the start policy's by the same number of words"
-                )
+                missing["lc_win_rate"] = CONSTANT_DIFFERENCE
             else:
                 values["lc_win_rate"], resampled["lc_win_rate"] = controlled
         if not rows:

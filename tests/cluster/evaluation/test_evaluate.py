@@ -17,14 +17,15 @@ import pytest
 from cluster import evaluate as command
 from cluster.evaluation import measure as measuring
 from cluster.evaluation.chunks import CHUNK
-from cluster.evaluation.measure import Evaluator, Measured
+from cluster.evaluation.measure import Evaluator
+from cluster.evaluation.measured import Measured, read_measured, write_measured
 from cluster.progress import ProgressReport
 from cluster.runtime.clients import RewardClient, RolloutClient
 from common import config
 from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY, Mixture, RunConfig
 from common.data.images import ImageStore
-from common.evaluation import Answers
+from common.evaluation import Answers, Score
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
 from common.shapes.questions import answer_text
@@ -105,7 +106,7 @@ def measure(
     async def run() -> Measured:
         rollout = RolloutClient(LocalHandle(policy), LIMIT_S)
         reward = RewardClient(LocalHandle(judge or RewardWorker(CONFIG)), LIMIT_S)
-        return await evaluator.measure("test", rollout, reward, baseline, "test")
+        return await evaluator.measure("test", [rollout], [reward], baseline, "test")
 
     return asyncio.run(run())
 
@@ -133,9 +134,9 @@ def test_an_honest_policy_beats_the_dreamer(evaluator: Evaluator) -> None:
     assert after.value("recall") == 1
     assert after.value("pope_f1") == 1
     assert after.value("win_rate") == 1
-    selection = evaluator.selection(dreaming.card)
-    assert selection is not None and selection < 1
-    assert evaluator.selection(seeing.card) == 1
+    dreaming_score = evaluator.selection.score(dreaming.card)
+    assert dreaming_score is not None and dreaming_score.value < 1
+    assert evaluator.selection.score(seeing.card) == Score(1.0)
     assert after.counts["num_captions"] == 12
     assert after.counts["num_questions"] == 72
     assert after.counts["num_compared"] == 12
@@ -200,9 +201,9 @@ def test_a_judge_without_verdicts_leaves_no_win_rate(evaluator: Evaluator) -> No
 def test_validation_asks_only_what_picks_the_checkpoint(evaluator: Evaluator) -> None:
     policy = FakePolicy(honest)
     client = RolloutClient(LocalHandle(policy), LIMIT_S)
-    card = asyncio.run(evaluator.validate(client))
+    card = asyncio.run(evaluator.validate([client], (), Answers())).card
     assert policy.chunks == [5]
-    assert evaluator.selection(card) == 1
+    assert evaluator.selection.score(card) == Score(1.0)
     metrics = card.suites["shapes"].metrics
     assert "chair_s" in metrics
     assert not {"pope_f1", "win_rate"} & set(metrics)
@@ -210,8 +211,8 @@ def test_validation_asks_only_what_picks_the_checkpoint(evaluator: Evaluator) ->
 
 def test_what_was_measured_is_read_back(evaluator: Evaluator, tmp_path: Path) -> None:
     measured = measure(FakePolicy(dreamer), evaluator)
-    measuring.write_measured(tmp_path / "start.json", measured)
-    assert measuring.read_measured(tmp_path / "start.json") == measured
+    write_measured(tmp_path / "start.json", measured)
+    assert read_measured(tmp_path / "start.json") == measured
 
 
 class FakeWorker:
