@@ -27,7 +27,7 @@ class Evaluation(Section):
     samples_shown: int = Field(24, ge=0, description="test images in samples.html")
     pairs: TextOnDisk | None = Field(
         None,
-        description="held-out pair set for the grounding gate; none: pairs of the first suite that has some, such as shapes",
+        description="held-out pair set for the grounding gate; none: those of the first suite that has some",
     )
     grounding_pairs: int = Field(
         100, ge=0, description="pairs of the scorecard's grounding gate, 0: none"
