@@ -111,7 +111,8 @@ class Evaluator:
             The scorecard and the answers. What could not be generated or judged is counted in the scorecard.
 
         Raises:
-            UserError: an engine does not answer within its limit, or the policy can be asked none of the prompts.
+            UserError: an engine does not answer within its limit, or the policy can be asked none of the prompts, or
+                where there are none, none of the pairs.
         """
         # A pair set that cannot be read is refused before anything is asked.
         gate = self.gate(split)
@@ -127,6 +128,12 @@ class Evaluator:
             measured = await self._measured(asked, judges, answers, baseline, kept)
             start_logps = None if baseline is None else baseline.grounding
             grounding, logps = await pass_gate(gate, asker, start_logps, self._settings)
+        is_only_measure = gate.missing is None and not self.num_items(split)
+        if is_only_measure and not any(logps.values()):
+            raise UserError(
+                f"evaluation.pairs: expected pairs that the policy can score, got none; dropped {grounding.dropped}; "
+                "correct the pairs or the policy's settings"
+            )
         card = measured.card.model_copy(update={"grounding": grounding})
         answers = replace(answers, grounding=logps)
         return replace(measured, card=card, answers=answers)

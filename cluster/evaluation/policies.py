@@ -90,11 +90,8 @@ class PolicyMeasuring:
             engines = self._spawn_engines(policy, handles)
             judges: list[RewardClient] = []
             if baseline is not None:
-                judges = self._spawn_judges(handles)
+                judges = await self._start_judges(handles)
             await asyncio.gather(*[engine.start() for engine in engines])
-            for judge in judges:
-                # One that cannot be loaded is said now, not after all prompts.
-                await judge.judge(())
             title = f"asking {policy}"
             measured = await self._evaluator.measure(
                 settings.split, engines, judges, baseline, title, kept
@@ -126,15 +123,29 @@ class PolicyMeasuring:
             engines.append(RolloutClient(handle, self._config.loop.call_timeout_s))
         return engines
 
-    def _spawn_judges(self, handles: list[Handle]) -> list[RewardClient]:
+    async def _start_judges(self, handles: list[Handle]) -> list[RewardClient]:
+        """Reward workers, and before them the engines that their judge asks."""
+        from actors.rollout import RolloutWorker
+        from cluster.runtime.judge_engines import JudgeEngines
+        from reward.eyes.factory import EyeTools
         from reward.worker import RewardWorker
 
         reward = self._config.reward
+        judge_engines = JudgeEngines(self._config, self._runtime, RolloutWorker)
+        handles += judge_engines.handles
+        await judge_engines.start()
         judges: list[RewardClient] = []
         for index in range(reward.num_workers):
+            tools = EyeTools(
+                judge_engines.clients,
+                replies=None if self._kept is None else self._kept / f"judge-{index}",
+                num_spenders=reward.num_workers,
+            )
             handle = self._runtime.spawn(
                 RewardWorker,
                 self._config,
+                None,
+                tools,
                 name=f"reward-{index}",
                 num_cpus=reward.num_cpus,
                 num_gpus=0,

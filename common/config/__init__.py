@@ -6,6 +6,7 @@ Fields whose value the papers do not state say so ("ours").
 
 from __future__ import annotations
 
+from common.config.asking import Asking, ClaimsJudge, EndpointJudge, VlmJudge
 from common.config.data import (
     Data,
     HeldOut,
@@ -15,7 +16,17 @@ from common.config.data import (
     ShapesPrompts,
 )
 from common.config.evaluation import Evaluation
-from common.config.judges import JudgeConfig, PolicyJudge, RulesJudge
+from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
+from common.config.judges import (
+    AnswerJudge,
+    EnsembleJudge,
+    JudgeConfig,
+    Member,
+    PolicyJudge,
+    PythonJudge,
+    RulesJudge,
+    UserCode,
+)
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
 from common.config.loop import Checkpoint, Loop, Mixture
 from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
@@ -31,11 +42,19 @@ from common.config.suites import (
 
 __all__ = [
     "SHAPES_POLICY",
+    "AnswerJudge",
+    "Asking",
     "Checkpoint",
+    "ClaimsJudge",
     "Cluster",
     "Data",
+    "EndpointEye",
+    "EndpointJudge",
+    "EngineEye",
     "EngineOptions",
+    "EnsembleJudge",
     "Evaluation",
+    "EyeConfig",
     "Fast",
     "Full",
     "HeldOut",
@@ -44,6 +63,7 @@ __all__ = [
     "Loop",
     "Lora",
     "LossConfig",
+    "Member",
     "Mixture",
     "Model",
     "OnlineBdhs",
@@ -54,6 +74,7 @@ __all__ = [
     "PromptFile",
     "PromptSource",
     "PromptsSuite",
+    "PythonJudge",
     "Reward",
     "Rollout",
     "RulesJudge",
@@ -62,5 +83,8 @@ __all__ = [
     "ShapesPrompts",
     "ShapesSuite",
     "SuiteConfig",
+    "TorchEye",
     "Tuning",
+    "UserCode",
+    "VlmJudge",
 ]

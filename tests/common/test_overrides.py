@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import BeforeValidator, Tag
 
+from common.command_line.keys import keys_of
 from common.config import (
     Full,
     Lora,
@@ -22,7 +23,6 @@ from common.config.jobs import (
     InspectSettings,
     PovidJobConfig,
 )
-from common.config.keys import keys_of
 from common.config.overrides import describe_keys, load, load_config, split_overrides
 from common.config.section import Section, by_kind
 from common.errors import UserError

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from common.config.keys import (
+from common.command_line.keys import (
     field_of,
     is_list,
     item_type,
@@ -293,9 +293,11 @@ def _initial_value(
     Unlike the fields of a section, the elements of a list have no defaults of their own that pydantic would fill in.
     """
     field = field_of(annotation, name, kind)
-    if field is None or field.is_required() or not is_list(field.annotation):
+    if field is None or not is_list(field.annotation):
         return {}
     elements: list[Any] = []
+    if field.is_required():
+        return elements
     for element in field.get_default(call_default_factory=True) or ():
         if isinstance(element, Section):
             settings = element.model_dump(exclude_unset=True)
