@@ -20,6 +20,7 @@ from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
 from common.chat import encoder_of
 from common.config import RunConfig
+from common.data.records_on_disk import usable
 from common.errors import Refused, UserError
 from common.evaluation import Score
 from common.paths import replace_directory
@@ -183,7 +184,7 @@ class Experiment:
         """
         encoder = encoder_of(self.config.model)
         refused: list[Dropped] = []
-        for prompt in prompts:
+        for prompt in usable(prompts, refused):
             try:
                 encoder.encode_prompt(prompt)
                 response = encoder.encode_response(prompt.reference or "yes")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -54,7 +55,7 @@ def box_of(value: Any, order: str) -> Box | None:
         is_number = isinstance(number, int | float) and not isinstance(number, bool)
         if not is_number or not math.isfinite(number):
             return None
-    return _corners(*map(float, value), order)
+    return _floats(value, order)
 
 
 def read_box(text: str, order: str, scale: str) -> tuple[Box, str] | None:
@@ -104,11 +105,9 @@ def _values_of(text: str, names: tuple[str, ...]) -> list[str] | None:
     return values
 
 
-def _floats(numbers: Any, order: str) -> Box:
-    return _corners(*map(float, numbers), order)
-
-
-def _corners(a: float, b: float, c: float, d: float, order: str) -> Box:
+def _floats(numbers: Sequence[Any], order: str) -> Box:
+    """Four numbers in this order as two corners."""
+    a, b, c, d = map(float, numbers)
     if order == "xywh":
         return a, b, a + c, b + d
     if order == "cxcywh":
