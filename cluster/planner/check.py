@@ -1,0 +1,122 @@
+"""Refuses, before anything starts, what cannot fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cluster.planner.gpu_kinds import GIB
+from cluster.planner.knobs import Knob, knobs_of
+from cluster.planner.plan import Plan, kind_of, plan_run
+from cluster.planner.seats import Seat
+from cluster.planner.table import describe_plan, plan_json
+from common.config import RunConfig
+from common.errors import UserError
+from common.paths import replace_file
+
+log = logging.getLogger("sightline")
+
+MAX_KNOBS_NAMED = 3
+
+
+def dry_run(config: RunConfig, out: Path | None = None) -> None:
+    """Print the plan as a table, and write it to a file as JSON.
+
+    Raises:
+        UserError: the run cannot fit; the plan is printed and written all the same.
+    """
+    plan = plan_run(config, kind_of(config))
+    knobs = knobs_of(config, plan)
+    problems = list(problems_of(config, plan, knobs))
+    if out is not None:
+        replace_file(out, plan_json(plan, knobs, problems))
+    print(describe_plan(plan, knobs))
+    if problems:
+        raise UserError(problems[0])
+
+
+def check_fits(config: RunConfig) -> None:
+    """Refuse (UserError) what cannot fit whatever the data is; warn of what the longest row would not leave room for."""
+    plan = plan_run(config, kind_of(config))
+    for problem in problems_of(config, plan, (), certain=True):
+        knobs = knobs_of(config, plan)
+        raise UserError(next(iter(problems_of(config, plan, knobs, True)), problem))
+    for problem in problems_of(config, plan, ()):
+        log.warning(problem)
+
+
+def problems_of(
+    config: RunConfig,
+    plan: Plan,
+    knobs: Sequence[Knob],
+    certain: bool = False,
+) -> Iterator[str]:
+    """One line for everything that does not fit.
+
+    Args:
+        certain: leave out what depends on the length of rows.
+    """
+    for seat in plan.seats:
+        needed = seat.certain_bytes if certain else seat.device_bytes
+        if seat.limit is not None and needed > seat.limit:
+            yield _too_large(plan, seat, needed, knobs)
+        elif seat.parts.get("KV cache") == 0:
+            yield _no_cache(seat)
+    if not config.cluster.address:
+        yield from _too_little_ram(plan, certain)
+
+
+def _too_large(
+    plan: Plan,
+    seat: Seat,
+    needed: float,
+    knobs: Sequence[Knob],
+) -> str:
+    assert plan.kind is not None and seat.limit is not None
+    largest = max(seat.parts, key=lambda part: seat.parts[part])
+    remedies = []
+    for knob in knobs:
+        if knob.role == seat.role:
+            remedies.append(f"{knob.change} (-{knob.saved / GIB:.1f} GiB)")
+    remedy = " or ".join(remedies[:MAX_KNOBS_NAMED])
+    return (
+        f"{seat.role}: expected at most {seat.limit / GIB:.1f} GiB of every {plan.kind.name}, got "
+        f"{needed / GIB:.1f} GiB, most of it {largest} ({seat.parts[largest] / GIB:.1f} GiB); set "
+        f"{remedy or 'a larger cluster.gpu'}"
+    )
+
+
+def _no_cache(seat: Seat) -> str:
+    return (
+        f"{seat.role}: expected room for a key-value cache beside {seat.parts['weights'] / GIB:.1f} GiB of weights, "
+        "got none; raise engine.tensor_parallel_size with num_gpus, or engine.gpu_memory_utilization"
+    )
+
+
+def _too_little_ram(plan: Plan, certain: bool) -> Iterator[str]:
+    """Only where all actors are on this machine's CPU."""
+    if any(seat.gpus for seat in plan.seats):
+        return
+    needed = plan.nodes.shared_memory
+    for seat in plan.seats:
+        needed += seat.count * (seat.certain_bytes if certain else seat.device_bytes)
+    memory = machine_memory()
+    if needed > memory:
+        yield (
+            f"memory: expected at most {memory / GIB:.1f} GiB, which this machine has, got {needed / GIB:.1f} GiB "
+            "for all actors; use a smaller model, fewer workers, or a cluster"
+        )
+
+
+def machine_memory() -> float:
+    """Bytes of RAM that this process may use: the machine's, or its container's."""
+    import psutil
+
+    memory = float(psutil.virtual_memory().total)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file():
+        text = limit.read_text().strip()
+        if text.isdigit():
+            memory = min(memory, float(text))
+    return memory
