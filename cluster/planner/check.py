@@ -37,12 +37,16 @@ def dry_run(config: RunConfig, out: Path | None = None) -> None:
 
 
 def check_fits(config: RunConfig) -> None:
-    """Refuse (UserError) what cannot fit whatever the data is; warn of what the longest row would not leave room for."""
+    """Refuse (UserError) what cannot fit whatever the data is; warn of what the longest row has no room for."""
     plan = plan_run(config, kind_of(config))
-    for problem in problems_of(config, plan, (), certain=True):
-        knobs = knobs_of(config, plan)
-        raise UserError(next(iter(problems_of(config, plan, knobs, True)), problem))
-    for problem in problems_of(config, plan, ()):
+    if not list(problems_of(config, plan, ())):
+        return
+    # Only now: every setting is a plan of its own.
+    knobs = knobs_of(config, plan)
+    certain = list(problems_of(config, plan, knobs, certain=True))
+    if certain:
+        raise UserError(certain[0])
+    for problem in problems_of(config, plan, knobs):
         log.warning(problem)
 
 

@@ -8,8 +8,8 @@ With P parameters of b bytes, T of them trained, n ranks (DeepSpeed 0.19, `learn
     2       P b       T b / n             T 12 / n
     3       P b / n   T b / n             T 12 / n                     parameters below PERSISTENT_NUMEL stay whole
 
-Backward also has a bucket of BUCKET_NUMEL numbers, and under stage 3 the parameters that are gathered at the moment. The
-update has its gradients in float32, T 4 / n, and on a GPU a temporary as large as a moment.
+Backward also has a bucket of BUCKET_NUMEL numbers, and under stage 3 the parameters that are gathered at the moment.
+The update has its gradients in float32, T 4 / n, and a temporary as large as a moment.
 4-bit weights (QLoRA): half a byte, a byte of scale for 64 of them, and 4 bytes for 256 scales (arXiv 2305.14314).
 """
 

@@ -15,6 +15,7 @@ from common.config import (
     Run,
     RunConfig,
     ShapesPrompts,
+    VlmJudge,
 )
 from common.config.flags import Flag
 from common.config.jobs import (
@@ -43,6 +44,10 @@ def test_expected_presets_exist() -> None:
         "shapes_online_bdhs",
         "shapes_mixed",
         "llava16_7b_mixed",
+        "llava15_7b_povid",
+        "qwen25_vl_7b_mixed",
+        "qwen3_vl_8b_mixed",
+        "qwen25_vl_72b_mixed",
     }
 
 
@@ -51,11 +56,9 @@ def test_the_cluster_preset_is_what_the_paper_trains() -> None:
     assert isinstance(config.model.tuning, Lora)
     assert (config.model.tuning.r, config.model.tuning.alpha) == (128, 256)
     assert (config.mixture.kind, config.mixture.online_fraction) == ("bernoulli", 0.5)
-    # The judges that the repository has know the shapes world alone.
-    assert (config.data.prompts.kind, config.online_sources) == (
-        "file",
-        ("online_bdhs",),
-    )
+    assert (config.data.prompts.kind, config.online_sources) == ("file", ("online",))
+    assert isinstance(config.reward.judge, VlmJudge)
+    assert Path(config.reward.judge.path).name == "llava-v1.6-34b-hf"
 
 
 def test_overrides_keep_their_types() -> None:
