@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 GIB = 2**30
 
+DRIVER_BYTES = 1.5 * GIB
+"""CUDA context, communication buffers, gaps between blocks: of a process on a GPU."""
+PROCESS_BYTES = 1.5 * GIB
+"""RAM of a Python process with torch."""
 LEARNER_EFFICIENCY = 0.40
 """Share of the peak that a training step gets."""
 PREFILL_EFFICIENCY = 0.50

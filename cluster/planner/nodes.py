@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.planner.activations import FLOAT32, ITEM_BYTES
-from cluster.planner.seats import PROCESS_BYTES, Seat
+from cluster.planner.gpu_kinds import PROCESS_BYTES
+from cluster.planner.seats import Seat
 from cluster.planner.shape import ModelShape, numel_of
 from cluster.planner.training import (
     MASTER_AND_MOMENTS,

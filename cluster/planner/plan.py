@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cluster.planner.activations import activations
-from cluster.planner.gpu_kinds import GIB, GPU_KINDS, GpuKind, detected_kind
+from cluster.planner.gpu_kinds import (
+    GIB,
+    GPU_KINDS,
+    PROCESS_BYTES,
+    GpuKind,
+    detected_kind,
+)
 from cluster.planner.nodes import Nodes, nodes_of
 from cluster.planner.rows import Rows, longest_rows
 from cluster.planner.sampling import sampling
 from cluster.planner.seats import (
-    PROCESS_BYTES,
     Seat,
     engine_parts,
     gpu_limit,

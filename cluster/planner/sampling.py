@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.planner.activations import FLOAT32, ITEM_BYTES
-from cluster.planner.gpu_kinds import GIB
+from cluster.planner.gpu_kinds import DRIVER_BYTES, GIB
 from cluster.planner.shape import ModelShape
 from cluster.planner.training import adapter_numel
 from common.config import Lora, Model, Rollout
@@ -52,7 +52,8 @@ def sampling(
     kv_cache = float(options.kv_cache_bytes)
     if not kv_cache and memory is not None:
         # What its share leaves. Nothing is left when this is negative.
-        kv_cache = options.gpu_memory_utilization * memory - weights - working
+        others = weights + working + DRIVER_BYTES
+        kv_cache = options.gpu_memory_utilization * memory - others
     full_sequences = kv_cache / (token_bytes * model.max_length)
     return Sampling(weights, working, kv_cache, token_bytes, full_sequences)
 

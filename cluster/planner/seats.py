@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.planner.activations import Activations
-from cluster.planner.gpu_kinds import GIB, GpuKind
+from cluster.planner.gpu_kinds import DRIVER_BYTES, GpuKind
 from cluster.planner.sampling import Sampling
 from cluster.planner.training import Trained
 
-DRIVER_BYTES = 1.5 * GIB
-"""CUDA context, communication buffers, gaps between blocks: of a process on a GPU, an assumption."""
-PROCESS_BYTES = 1.5 * GIB
-"""A Python process with torch: an assumption."""
 LONGEST_ROW = ("activations", "working memory")
 """Parts that only the longest row needs."""
 
