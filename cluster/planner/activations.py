@@ -55,7 +55,7 @@ def activations(config: RunConfig, shape: ModelShape, rows: Rows) -> Activations
         kept = inputs + layer
     else:
         kept = (text.layers - 1) * layer + _last_layer_bytes(config, shape, rows, layer)
-    kept += _vision_bytes(config, shape, rows)
+    kept += _vision_bytes(config, shape, rows) + _head_bytes(config, shape, rows)
     backward = rows.tokens * (3 * text.inner + 3 * text.width) * item
     working = max(
         backward, _logit_bytes(config, shape, rows), _tower_bytes(config, shape)
@@ -155,6 +155,16 @@ def _adapter_bytes(
     return num_bytes
 
 
+def _head_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+    """What the last norm and the head keep of predicted tokens; one that trains also its first chunk of e^logit."""
+    item = ITEM_BYTES[config.model.dtype]
+    kept = float(3 * rows.predicted * shape.text.width * item)
+    is_fused = config.learner.fast.fused_logps and config.learner.zero_stage < 3
+    if isinstance(config.model.tuning, Lora) or not is_fused:
+        return kept
+    return kept + min(CHUNK_BYTES, rows.predicted * shape.vocabulary * FLOAT32)
+
+
 def _logit_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
     """One chunk of logits, its float32 copy, and the copy that is multiplied by the head again."""
     item = ITEM_BYTES[config.model.dtype]
@@ -178,7 +188,9 @@ def _vision_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
         tower_trains = "vision" in tuning.sides
         if set(tuning.sides) == {"language"}:
             return 0.0
-    projector = rows.image_tokens * 4 * shape.text.width * item
+    # The inputs of a norm and two matrices, and of the function between them.
+    into = 2 * shape.patches_per_token * shape.tower.width
+    projector = rows.image_tokens * (into + 2 * shape.text.width) * item
     if not tower_trains:
         return projector
     return projector + shape.tower.layers * patches * _tower_token(shape.tower) * item

@@ -10,6 +10,7 @@ from cluster.planner.gpu_kinds import GIB
 from cluster.planner.knobs import Knob, knobs_of
 from cluster.planner.plan import Plan, kind_of, plan_run
 from cluster.planner.seats import Seat
+from cluster.planner.shape import Unplanned
 from cluster.planner.table import describe_plan, plan_json
 from common.config import RunConfig
 from common.errors import UserError
@@ -38,7 +39,11 @@ def dry_run(config: RunConfig, out: Path | None = None) -> None:
 
 def check_fits(config: RunConfig) -> None:
     """Refuse (UserError) what cannot fit whatever the data is; warn of what the longest row has no room for."""
-    plan = plan_run(config, kind_of(config))
+    try:
+        plan = plan_run(config, kind_of(config))
+    except Unplanned as error:
+        log.warning(str(error))
+        return
     if not list(problems_of(config, plan, ())):
         return
     # Only now: every setting is a plan of its own.
@@ -68,7 +73,7 @@ def problems_of(
         elif seat.parts.get("KV cache") == 0:
             yield _no_cache(seat)
     if not config.cluster.address:
-        yield from _too_little_ram(plan, certain)
+        yield from _too_little_ram(config, plan, certain)
 
 
 def _too_large(
@@ -98,13 +103,18 @@ def _no_cache(seat: Seat) -> str:
     )
 
 
-def _too_little_ram(plan: Plan, certain: bool) -> Iterator[str]:
-    """Only where all actors are on this machine's CPU."""
-    if any(seat.gpus for seat in plan.seats):
+def _too_little_ram(config: RunConfig, plan: Plan, certain: bool) -> Iterator[str]:
+    """Only where all actors are on this machine."""
+    nodes = plan.nodes
+    needed = max(nodes.start, nodes.running + nodes.shared_memory)
+    if not any(seat.gpus for seat in plan.seats):
+        needed = nodes.shared_memory
+        for seat in plan.seats:
+            num_bytes = seat.certain_bytes if certain else seat.device_bytes
+            needed += seat.count * num_bytes
+    elif plan.kind is None or config.cluster.gpu is not None:
+        # The GPUs are elsewhere.
         return
-    needed = plan.nodes.shared_memory
-    for seat in plan.seats:
-        needed += seat.count * (seat.certain_bytes if certain else seat.device_bytes)
     memory = machine_memory()
     if needed > memory:
         yield (

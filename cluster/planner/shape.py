@@ -12,12 +12,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from common.config import Lora
+from common.errors import UserError
 from common.loading import readable
 from common.model_parts import language_model, part_of
 from learner.forward import decoder, tree_logps
 
 _HEADS = ("lm_head.weight",)
 _EXPERTS = ".experts."
+
+
+class Unplanned(UserError):
+    """A model whose config does not say what the planner asks for; it may run all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,7 @@ def shape_of(path: str | Path) -> ModelShape:
 
     Raises:
         UserError: the pinned transformers does not know the architecture.
+        Unplanned: its config names sizes otherwise than those of the families we know.
     """
     with readable(path, expected="an architecture"):
         config: Any = AutoConfig.from_pretrained(
@@ -138,7 +144,13 @@ def shape_of(path: str | Path) -> ModelShape:
             model = AutoModelForImageTextToText.from_config(
                 config, trust_remote_code=False
             )
-    return model_shape(model)
+    try:
+        return model_shape(model)
+    except (AttributeError, TypeError) as error:
+        raise Unplanned(
+            f"memory: expected a config whose sizes the planner knows, got that of {path} ({error}); watch the memory "
+            "of the first steps"
+        ) from error
 
 
 def model_shape(model: Any) -> ModelShape:
@@ -196,11 +208,19 @@ def _text(text: Any) -> Decoder:
     return Decoder(
         layers=text.num_hidden_layers,
         width=text.hidden_size,
-        inner=text.intermediate_size,
+        inner=_inner(text),
         heads=heads,
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_width=head_width,
     )
+
+
+def _inner(text: Any) -> int:
+    """Inner width that a token sees: of its experts together, where there are some."""
+    width = getattr(text, "moe_intermediate_size", None)
+    if width and getattr(text, "num_experts_per_tok", None):
+        return int(width * text.num_experts_per_tok)
+    return int(text.intermediate_size)
 
 
 def _tower(vision: Any) -> Decoder:

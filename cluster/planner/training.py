@@ -15,11 +15,12 @@ The update has its gradients in float32, T 4 / n, and a temporary as large as a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cluster.planner.activations import FLOAT32, ITEM_BYTES
-from cluster.planner.shape import ModelShape, Weight, numel_of
+from cluster.planner.shape import ModelShape, numel_of
 from common.config import Lora, RunConfig
 from learner.engines.deepspeed_engine import PERSISTENT_NUMEL
 
@@ -89,11 +90,16 @@ def trained_numel(config: RunConfig, shape: ModelShape) -> int:
 
 
 def adapter_numel(tuning: Lora, shape: ModelShape) -> int:
-    """Parameters of the adapters: r (rows + columns) a matrix."""
-    edges = 0
+    """Parameters of all adapters: r (rows + columns) a matrix."""
+    return sum(adapter_numels(tuning, shape))
+
+
+def adapter_numels(tuning: Lora, shape: ModelShape) -> list[int]:
+    """Parameters of every adapter's two matrices."""
+    numels: list[int] = []
     for weight in shape.lora_targets(tuning):
-        edges += weight.rows + weight.columns
-    return tuning.r * edges
+        numels += [tuning.r * weight.columns, tuning.r * weight.rows]
+    return numels
 
 
 def model_bytes(config: RunConfig, shape: ModelShape) -> float:
@@ -119,25 +125,23 @@ def start_bytes(config: RunConfig, shape: ModelShape) -> float:
 def _weight_bytes(config: RunConfig, shape: ModelShape) -> float:
     tuning = config.model.tuning
     item = ITEM_BYTES[config.model.dtype]
-    adapters = 0
-    num_bytes = 0.0
+    adapters: list[int] = []
     if isinstance(tuning, Lora):
-        adapters = adapter_numel(tuning, shape)
-        num_bytes += adapters * item
+        adapters = adapter_numels(tuning, shape)
     if isinstance(tuning, Lora) and tuning.quantize == "nf4":
-        return num_bytes + _nf4_bytes(shape, item)
+        return _nf4_bytes(shape, item) + sum(adapters) * item
+    numels = adapters + [weight.numel for weight in shape.weights]
     if stage_of(config) < 3:
-        return num_bytes + model_bytes(config, shape)
-    ranks = config.learner.num_ranks
-    return num_bytes / ranks + _split_bytes(shape.weights, item, ranks)
+        return float(sum(numels) * item)
+    return _split_bytes(numels, item, config.learner.num_ranks)
 
 
-def _split_bytes(weights: Iterable[Weight], item: int, ranks: int) -> float:
+def _split_bytes(numels: Iterable[int], item: int, ranks: int) -> float:
     """Bytes of a rank's shares under ZeRO-3; small parameters stay whole beside their shares."""
     num_bytes = 0.0
-    for weight in weights:
-        share = -(-weight.numel // ranks)
-        whole = weight.numel if weight.numel < PERSISTENT_NUMEL else 0
+    for numel in numels:
+        share = math.ceil(numel / ranks)
+        whole = numel if numel < PERSISTENT_NUMEL else 0
         num_bytes += (share + whole) * item
     return num_bytes
 
@@ -172,7 +176,8 @@ def _reference_bytes(config: RunConfig, shape: ModelShape) -> float:
     item = ITEM_BYTES[config.model.dtype]
     learner = config.learner
     if stage_of(config) == 3 and (learner.num_ranks > 1 or learner.offload == "params"):
-        return _split_bytes(shape.weights, item, learner.num_ranks)
+        numels = [weight.numel for weight in shape.weights]
+        return _split_bytes(numels, item, learner.num_ranks)
     num_bytes = model_bytes(config, shape)
     if config.model.freeze_vision and stage_of(config) < 3:
         num_bytes -= _shared_tower_numel(shape) * item
