@@ -45,7 +45,11 @@ class Activations:
     vision_cache: float
 
 
-def activations(config: RunConfig, shape: ModelShape, rows: Rows) -> Activations:
+def activations(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> Activations:
     """The activations of the largest forward."""
     item = ITEM_BYTES[config.model.dtype]
     layer = _layer_bytes(config, shape, rows)
@@ -63,7 +67,11 @@ def activations(config: RunConfig, shape: ModelShape, rows: Rows) -> Activations
     return Activations(kept, working, _vision_cache_bytes(config, shape, rows))
 
 
-def _layer_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _layer_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     """Bytes that a whole decoder layer keeps."""
     return rows.tokens * (
         _token_bytes_of_stream(config, shape, rows)
@@ -90,7 +98,11 @@ def _last_layer_bytes(
     return of_all + rows.predicted * (stream + queries + mlp)
 
 
-def _token_bytes_of_stream(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _token_bytes_of_stream(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     """Of a token: what both norms keep, and what they give on."""
     item = ITEM_BYTES[config.model.dtype]
     width = shape.text.width
@@ -101,14 +113,20 @@ def _token_bytes_of_stream(config: RunConfig, shape: ModelShape, rows: Rows) -> 
     return 2 * width * (norm_input + item)
 
 
-def _token_bytes_of_keys(config: RunConfig, shape: ModelShape) -> float:
+def _token_bytes_of_keys(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     item = ITEM_BYTES[config.model.dtype]
     return 2 * shape.text.key_width * item + _adapter_bytes(
         config, shape, ("k_proj", "v_proj")
     )
 
 
-def _token_bytes_of_queries(config: RunConfig, shape: ModelShape) -> float:
+def _token_bytes_of_queries(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     item = ITEM_BYTES[config.model.dtype]
     outputs = 2 if config.learner.num_gpus else 1
     widths = (1 + outputs) * shape.text.query_width
@@ -118,7 +136,11 @@ def _token_bytes_of_queries(config: RunConfig, shape: ModelShape) -> float:
     )
 
 
-def _token_bytes_of_mlp(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _token_bytes_of_mlp(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     item = ITEM_BYTES[config.model.dtype]
     is_lora = isinstance(config.model.tuning, Lora)
     matrices = 2
@@ -155,7 +177,11 @@ def _adapter_bytes(
     return num_bytes
 
 
-def _head_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _head_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     """What the last norm and the head keep of predicted tokens; one that trains also its first chunk of e^logit."""
     item = ITEM_BYTES[config.model.dtype]
     kept = float(3 * rows.predicted * shape.text.width * item)
@@ -165,7 +191,11 @@ def _head_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
     return kept + min(CHUNK_BYTES, rows.predicted * shape.vocabulary * FLOAT32)
 
 
-def _logit_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _logit_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     """One chunk of logits, its float32 copy, and the copy that is multiplied by the head again."""
     item = ITEM_BYTES[config.model.dtype]
     fits = CHUNK_BYTES // (shape.vocabulary * FLOAT32)
@@ -178,7 +208,11 @@ def _logit_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
     return float(positions * shape.vocabulary * (FLOAT32 + copies))
 
 
-def _vision_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _vision_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     """What the vision side keeps: nothing with a frozen one, the projector's inputs, or the tower's layers."""
     item = ITEM_BYTES[config.model.dtype]
     tuning = config.model.tuning
@@ -201,7 +235,10 @@ def _tower_token(tower: Decoder) -> int:
     return 8 * tower.width + 2 * tower.inner
 
 
-def _tower_bytes(config: RunConfig, shape: ModelShape) -> float:
+def _tower_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     """The layer of the tower that is being computed, for one run of pictures."""
     item = ITEM_BYTES[config.model.dtype]
     tokens = shape.image_tokens or config.model.max_length
@@ -210,7 +247,11 @@ def _tower_bytes(config: RunConfig, shape: ModelShape) -> float:
     return float(patches * (4 * shape.tower.width + 2 * shape.tower.inner) * item)
 
 
-def _vision_cache_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _vision_cache_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     fast = config.learner.fast
     is_on = fast.share_vision and rows.shares_prompt and config.learner.zero_stage < 3
     return float(fast.vision_cache_mb << 20) if is_on and shape.tower.layers else 0.0

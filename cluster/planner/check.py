@@ -21,7 +21,10 @@ log = logging.getLogger("sightline")
 MAX_KNOBS_NAMED = 3
 
 
-def dry_run(config: RunConfig, out: Path | None = None) -> None:
+def dry_run(
+    config: RunConfig,
+    out: Path | None = None,
+) -> None:
     """Print the plan as a table, and write it to a file as JSON.
 
     Raises:
@@ -103,7 +106,11 @@ def _no_cache(seat: Seat) -> str:
     )
 
 
-def _too_little_ram(config: RunConfig, plan: Plan, certain: bool) -> Iterator[str]:
+def _too_little_ram(
+    config: RunConfig,
+    plan: Plan,
+    certain: bool,
+) -> Iterator[str]:
     """Only where all actors are on this machine."""
     nodes = plan.nodes
     needed = max(nodes.start, nodes.running + nodes.shared_memory)

@@ -48,7 +48,10 @@ class GpuKind:
     bandwidth: float
     link: float
 
-    def peak(self, dtype: str) -> float:
+    def peak(
+        self,
+        dtype: str,
+    ) -> float:
         """FLOP/s of products in this dtype."""
         return self.flops if dtype == "bfloat16" else self.float32_flops
 

@@ -60,7 +60,10 @@ def _planned(
     return plan_run(config, kind, shapes)
 
 
-def _bytes_of(plan: Plan, role: str) -> float:
+def _bytes_of(
+    plan: Plan,
+    role: str,
+) -> float:
     (seat,) = [seat for seat in plan.seats if seat.role == role]
     if role == "learner":
         return seat.device_bytes
@@ -103,7 +106,10 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
-def _changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig | None:
+def _changed(
+    config: RunConfig,
+    changes: Mapping[str, Any],
+) -> RunConfig | None:
     """The config with these values, None where they are refused."""
     values = copy.deepcopy(config.model_dump())
     for key, value in changes.items():

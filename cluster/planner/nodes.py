@@ -91,7 +91,10 @@ def nodes_of(
     )
 
 
-def publisher_bytes(config: RunConfig, shape: ModelShape) -> float:
+def publisher_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     """RAM of rank 0 at a publish: the gathered weights, and with LoRA the merged matrices."""
     tuning = config.model.tuning
     item = ITEM_BYTES[config.model.dtype]
@@ -103,7 +106,10 @@ def publisher_bytes(config: RunConfig, shape: ModelShape) -> float:
     return model_bytes(config, shape) + merged * item
 
 
-def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> float:
+def checkpoint_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     """The learner's state over all ranks: optimizer and trained parameters."""
     numel = trained_numel(config, shape)
     if stage_of(config) == 0:
@@ -112,7 +118,10 @@ def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> float:
     return float(numel * (item + MASTER_AND_MOMENTS))
 
 
-def _filled(config: RunConfig, seats: Sequence[Seat]) -> list[list[str]]:
+def _filled(
+    config: RunConfig,
+    seats: Sequence[Seat],
+) -> list[list[str]]:
     """The roles on each node; without GPUs there is one node."""
     nodes: list[list[str]] = [[]]
     free = float(config.cluster.gpus_per_node)

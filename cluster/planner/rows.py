@@ -31,7 +31,10 @@ class Rows:
     shares_prompt: bool
 
 
-def longest_rows(config: RunConfig, shape: ModelShape) -> Rows:
+def longest_rows(
+    config: RunConfig,
+    shape: ModelShape,
+) -> Rows:
     """The forward of `learner.micro_batch` pairs whose completions have `rollout.max_tokens` and fill `max_length`."""
     learner = config.learner
     length = config.model.max_length

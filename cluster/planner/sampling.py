@@ -58,7 +58,10 @@ def sampling(
     return Sampling(weights, working, kv_cache, token_bytes, full_sequences)
 
 
-def engine_weight_bytes(model: Model, shape: ModelShape) -> float:
+def engine_weight_bytes(
+    model: Model,
+    shape: ModelShape,
+) -> float:
     """Of the whole engine: the start policy, and an adapter that it runs beside it."""
     item = ITEM_BYTES[model.dtype]
     numel = shape.numel
@@ -67,14 +70,22 @@ def engine_weight_bytes(model: Model, shape: ModelShape) -> float:
     return float(numel * item)
 
 
-def kv_token_bytes(shape: ModelShape, dtype: str, split: int = 1) -> float:
+def kv_token_bytes(
+    shape: ModelShape,
+    dtype: str,
+    split: int = 1,
+) -> float:
     """Bytes of a token's keys and values on one of `split` devices; a head of keys is never split."""
     text = shape.text
     heads = max(1, text.kv_heads / split)
     return 2 * text.layers * heads * text.head_width * ITEM_BYTES[dtype]
 
 
-def _working_bytes(model: Model, rollout: Rollout, shape: ModelShape) -> float:
+def _working_bytes(
+    model: Model,
+    rollout: Rollout,
+    shape: ModelShape,
+) -> float:
     """Activations of one engine step, logits in float32 twice, CUDA graphs."""
     item = ITEM_BYTES[model.dtype]
     options = rollout.engine

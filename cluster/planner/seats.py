@@ -57,14 +57,21 @@ class Seat:
         return num_bytes
 
 
-def gpu_limit(gpus: float, kind: GpuKind | None) -> float | None:
+def gpu_limit(
+    gpus: float,
+    kind: GpuKind | None,
+) -> float | None:
     """Bytes of a GPU that an actor may take: all of it, or its share of one."""
     if not gpus or kind is None:
         return None
     return kind.memory * min(1.0, gpus)
 
 
-def learner_parts(state: Trained, rows: Activations, gpus: float) -> dict[str, float]:
+def learner_parts(
+    state: Trained,
+    rows: Activations,
+    gpus: float,
+) -> dict[str, float]:
     """The parts of a rank. Backward and update do not need their memory at the same time: the larger one counts."""
     working = rows.working + state.in_backward
     in_backward = rows.kept + working
@@ -81,7 +88,10 @@ def learner_parts(state: Trained, rows: Activations, gpus: float) -> dict[str, f
     return parts
 
 
-def engine_parts(engine: Sampling, gpus: float) -> dict[str, float]:
+def engine_parts(
+    engine: Sampling,
+    gpus: float,
+) -> dict[str, float]:
     """The parts of an engine on one of its devices."""
     parts = {
         "weights": engine.weights,

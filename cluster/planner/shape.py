@@ -108,11 +108,17 @@ class ModelShape:
         """Number of parameters."""
         return numel_of(self.weights)
 
-    def of_part(self, *parts: str) -> list[Weight]:
+    def of_part(
+        self,
+        *parts: str,
+    ) -> list[Weight]:
         """The weights of some parts."""
         return [weight for weight in self.weights if weight.part in parts]
 
-    def lora_targets(self, tuning: Lora) -> list[Weight]:
+    def lora_targets(
+        self,
+        tuning: Lora,
+    ) -> list[Weight]:
         """The matrices that carry adapters, as `learner.model.policy.lora_targets` picks them."""
         targets = []
         for weight in self.weights:

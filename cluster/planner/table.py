@@ -22,7 +22,10 @@ ASSUMPTIONS = (
 )
 
 
-def describe_plan(plan: Plan, knobs: Sequence[Knob]) -> str:
+def describe_plan(
+    plan: Plan,
+    knobs: Sequence[Knob],
+) -> str:
     """The table of a plan."""
     lines = [
         *_head(plan),
@@ -38,7 +41,11 @@ def describe_plan(plan: Plan, knobs: Sequence[Knob]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def plan_json(plan: Plan, knobs: Sequence[Knob], problems: Sequence[str]) -> str:
+def plan_json(
+    plan: Plan,
+    knobs: Sequence[Knob],
+    problems: Sequence[str],
+) -> str:
     """The plan as one JSON object; bytes, FLOPs and seconds are plain numbers."""
     values: dict[str, Any] = asdict(plan)
     values["knobs"] = [asdict(knob) for knob in knobs]
@@ -130,6 +137,9 @@ def _knobs(knobs: Sequence[Knob]) -> Iterator[str]:
         yield f"{-knob.saved / GIB:>9.2f}  {knob.role:<9} {knob.change}"
 
 
-def _line(name: str, cells: Sequence[str]) -> str:
+def _line(
+    name: str,
+    cells: Sequence[str],
+) -> str:
     columns = [f"{cell:>14}" for cell in cells]
     return f"{name:<22}{''.join(columns)}"

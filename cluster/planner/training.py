@@ -52,7 +52,10 @@ class Trained:
     in_update: float
 
 
-def trained(config: RunConfig, shape: ModelShape) -> Trained:
+def trained(
+    config: RunConfig,
+    shape: ModelShape,
+) -> Trained:
     """Weights, gradients, optimizer state, reference and buffers of one rank."""
     numel = trained_numel(config, shape)
     device = {
@@ -79,7 +82,10 @@ def trained(config: RunConfig, shape: ModelShape) -> Trained:
     )
 
 
-def trained_numel(config: RunConfig, shape: ModelShape) -> int:
+def trained_numel(
+    config: RunConfig,
+    shape: ModelShape,
+) -> int:
     """Parameters that train, over all ranks."""
     model = config.model
     if isinstance(model.tuning, Lora):
@@ -89,12 +95,18 @@ def trained_numel(config: RunConfig, shape: ModelShape) -> int:
     return shape.numel
 
 
-def adapter_numel(tuning: Lora, shape: ModelShape) -> int:
+def adapter_numel(
+    tuning: Lora,
+    shape: ModelShape,
+) -> int:
     """Parameters of all adapters: r (rows + columns) a matrix."""
     return sum(adapter_numels(tuning, shape))
 
 
-def adapter_numels(tuning: Lora, shape: ModelShape) -> list[int]:
+def adapter_numels(
+    tuning: Lora,
+    shape: ModelShape,
+) -> list[int]:
     """Parameters of every adapter's two matrices."""
     numels: list[int] = []
     for weight in shape.lora_targets(tuning):
@@ -102,7 +114,10 @@ def adapter_numels(tuning: Lora, shape: ModelShape) -> list[int]:
     return numels
 
 
-def model_bytes(config: RunConfig, shape: ModelShape) -> float:
+def model_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     """The model in its dtype, without adapters: of a whole push, and of an engine."""
     return float(shape.numel * ITEM_BYTES[config.model.dtype])
 
@@ -116,13 +131,19 @@ def stage_of(config: RunConfig) -> int:
     return max(learner.zero_stage, int(is_bfloat16))
 
 
-def start_bytes(config: RunConfig, shape: ModelShape) -> float:
+def start_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     """RAM of a rank while it starts: it loads the whole model, and for full tuning copies it."""
     copies = 1 if isinstance(config.model.tuning, Lora) else 2
     return copies * model_bytes(config, shape)
 
 
-def _weight_bytes(config: RunConfig, shape: ModelShape) -> float:
+def _weight_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     tuning = config.model.tuning
     item = ITEM_BYTES[config.model.dtype]
     adapters: list[int] = []
@@ -136,7 +157,11 @@ def _weight_bytes(config: RunConfig, shape: ModelShape) -> float:
     return _split_bytes(numels, item, config.learner.num_ranks)
 
 
-def _split_bytes(numels: Iterable[int], item: int, ranks: int) -> float:
+def _split_bytes(
+    numels: Iterable[int],
+    item: int,
+    ranks: int,
+) -> float:
     """Bytes of a rank's shares under ZeRO-3; small parameters stay whole beside their shares."""
     num_bytes = 0.0
     for numel in numels:
@@ -146,7 +171,10 @@ def _split_bytes(numels: Iterable[int], item: int, ranks: int) -> float:
     return num_bytes
 
 
-def _nf4_bytes(shape: ModelShape, item: int) -> float:
+def _nf4_bytes(
+    shape: ModelShape,
+    item: int,
+) -> float:
     num_bytes = 0.0
     for weight in shape.weights:
         is_quantized = weight.part == "language" and weight.rows and not weight.is_head
@@ -154,7 +182,10 @@ def _nf4_bytes(shape: ModelShape, item: int) -> float:
     return num_bytes
 
 
-def _gradient_bytes(config: RunConfig, numel: int) -> float:
+def _gradient_bytes(
+    config: RunConfig,
+    numel: int,
+) -> float:
     item = ITEM_BYTES[config.model.dtype]
     ranks = config.learner.num_ranks
     stage = stage_of(config)
@@ -163,13 +194,19 @@ def _gradient_bytes(config: RunConfig, numel: int) -> float:
     return numel * item / (1 if stage == 1 else ranks)
 
 
-def _optimizer_bytes(config: RunConfig, numel: int) -> float:
+def _optimizer_bytes(
+    config: RunConfig,
+    numel: int,
+) -> float:
     if stage_of(config) == 0:
         return float(numel * MOMENTS)
     return numel * MASTER_AND_MOMENTS / config.learner.num_ranks
 
 
-def _reference_bytes(config: RunConfig, shape: ModelShape) -> float:
+def _reference_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     """A copy for full tuning; see the table in `learner/model/reference.py`."""
     if isinstance(config.model.tuning, Lora):
         return 0.0
@@ -190,7 +227,11 @@ def _shared_tower_numel(shape: ModelShape) -> int:
     return 0 if inside else numel_of(shape.of_part("vision"))
 
 
-def _backward_bytes(config: RunConfig, shape: ModelShape, numel: int) -> float:
+def _backward_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+    numel: int,
+) -> float:
     """The bucket of gradients that are reduced, and under ZeRO-3 what is gathered."""
     item = ITEM_BYTES[config.model.dtype]
     stage = stage_of(config)
@@ -205,7 +246,10 @@ def _backward_bytes(config: RunConfig, shape: ModelShape, numel: int) -> float:
     return float((bucket + live) * item)
 
 
-def _update_bytes(config: RunConfig, numel: int) -> float:
+def _update_bytes(
+    config: RunConfig,
+    numel: int,
+) -> float:
     """Of the optimizer, on the device where it works."""
     if stage_of(config) == 0 or config.learner.offload != "none":
         return 0.0

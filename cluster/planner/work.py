@@ -54,7 +54,11 @@ class Seconds:
     total: float
 
 
-def work_of(config: RunConfig, shape: ModelShape, rows: Rows) -> Work:
+def work_of(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> Work:
     """The work of a step whose rows are all as long as the longest."""
     pairs = config.learner.global_batch
     share = pairs / rows.pairs
@@ -67,7 +71,10 @@ def work_of(config: RunConfig, shape: ModelShape, rows: Rows) -> Work:
     )
 
 
-def push_bytes(config: RunConfig, shape: ModelShape) -> float:
+def push_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
     """Of one publish: the adapter alone, or all weights, those of a frozen vision side included."""
     tuning = config.model.tuning
     if isinstance(tuning, Lora) and tuning.push == "adapter":
@@ -104,7 +111,11 @@ def seconds_of(
     return Seconds(compute, communication, rollout, push, total)
 
 
-def _micro_batch_flops(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _micro_batch_flops(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     """Policy and reference on one forward's pairs."""
     learner = config.learner
     forward = _forward_flops(shape, rows)
@@ -121,7 +132,10 @@ def _micro_batch_flops(config: RunConfig, shape: ModelShape, rows: Rows) -> floa
     return policy + forward
 
 
-def _forward_flops(shape: ModelShape, rows: Rows) -> float:
+def _forward_flops(
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     active = 0.0
     head = 0
     for weight in shape.of_part("language"):
@@ -137,7 +151,10 @@ def _forward_flops(shape: ModelShape, rows: Rows) -> float:
     return language + attention + _vision_flops(shape, rows.image_tokens)
 
 
-def _vision_flops(shape: ModelShape, image_tokens: float) -> float:
+def _vision_flops(
+    shape: ModelShape,
+    image_tokens: float,
+) -> float:
     tower = 0
     for weight in shape.of_part("vision"):
         if weight.multiplies:
@@ -150,7 +167,11 @@ def _vision_flops(shape: ModelShape, image_tokens: float) -> float:
     return 2 * (tower * patches + projector * image_tokens)
 
 
-def _gathered_bytes(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _gathered_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     """Under ZeRO-3 all weights for each forward and backward of each micro-batch; always the gradients once."""
     learner = config.learner
     ranks = learner.num_ranks
@@ -174,7 +195,11 @@ def _num_groups(config: RunConfig) -> float:
     return online / config.pairs_per_group
 
 
-def _group_flops(config: RunConfig, shape: ModelShape, rows: Rows) -> float:
+def _group_flops(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: Rows,
+) -> float:
     """A prompt read once, and all its completions."""
     completions = config.rollout.num_completions
     tokens = rows.prompt + completions * rows.completion
