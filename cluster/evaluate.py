@@ -138,8 +138,12 @@ async def _run(config: EvaluateConfig) -> None:
     from cluster.report import print_scorecards, write_scorecards
     from common.chat import check_model
     from common.data.images import ImageStore
+    from reward.judges.factory import with_checked_judge
 
     settings = config.evaluate
+    # Nothing is judged without a policy to compare with.
+    if settings.baseline is not None:
+        config = with_checked_judge(config)
     # The samples page inlines its pictures, so the folder may go once it is written.
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
         evaluator = Evaluator(config, ImageStore(Path(folder)))

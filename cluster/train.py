@@ -76,9 +76,11 @@ def _train(config: RunConfig, run_dir: RunDir) -> None:
     from cluster.run.experiment import Experiment
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
+    from reward.judges.factory import with_checked_judge
 
-    # Before Ray starts: what is wrong with the model directory is said at once.
+    # Before Ray starts: what is wrong with the model directory or the user's judge is said at once.
     check_model(config.model)
+    config = with_checked_judge(config)
     bundles = plan(config)
     runtime = RayRuntime(config.cluster, bundles)
     try:

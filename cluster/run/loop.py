@@ -15,6 +15,7 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 | who                 | waits for                                    | is unblocked by                               |
 |---------------------|----------------------------------------------|-----------------------------------------------|
 | Producer.work       | a place from Admission                       | on_version, a dropped group, a discarded pair |
+|                     | a place with the judge                       | a call whose groups are judged                |
 | Producer.batch      | enough fresh online pairs                    | a pair accepted by Producer.work              |
 | Learner.step        | its batch                                    | Producer.batch                                |
 | RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
@@ -45,7 +46,7 @@ from common.paths import replace_directory, replace_file
 from common.records import LoadReport, PreferencePair, WeightManifest
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
-"""Per worker: while one call's groups are ranked, the engine works on the other's."""
+"""Per worker: while the groups of one call travel, the engine works on the other's."""
 
 Validate: TypeAlias = Callable[[int], Awaitable[float | None]]
 """Scores the weights that the engines hold after this step on the validation split; higher is better.
@@ -88,7 +89,7 @@ class Loop:
             await self._run_both(validate)
         except BaseExceptionGroup as group:
             # Users read one line; the group stays as its cause.
-            raise group.exceptions[0] from group
+            raise _first(group) from group
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
         """Bring the learner's state and the engines' weights to where the checkpoint was."""
@@ -226,3 +227,10 @@ class Loop:
             replace_file(folder / "state.json", state_json)
         self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
         self._recorder.checkpoint(step, score, state.best_step)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error of a group, whose members may be groups again: tasks have tasks of their own."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

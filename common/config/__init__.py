@@ -6,9 +6,25 @@ Fields whose value the papers do not state say so ("ours").
 
 from __future__ import annotations
 
-from common.config.data import Data, PairFile, PromptFile, PromptSource, ShapesPrompts
+from common.config.data import (
+    Data,
+    HeldOut,
+    PairFile,
+    PromptFile,
+    PromptSource,
+    ShapesPrompts,
+)
 from common.config.evaluation import Evaluation
-from common.config.judges import JudgeConfig, PolicyJudge, RulesJudge
+from common.config.judges import (
+    AnswerJudge,
+    EnsembleJudge,
+    JudgeConfig,
+    Member,
+    PolicyJudge,
+    PythonJudge,
+    RulesJudge,
+    UserCode,
+)
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
 from common.config.loop import Checkpoint, Loop, Mixture
 from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
@@ -19,18 +35,22 @@ from common.config.suites import ShapesSuite, SuiteConfig
 
 __all__ = [
     "SHAPES_POLICY",
+    "AnswerJudge",
     "Checkpoint",
     "Cluster",
     "Data",
     "EngineOptions",
+    "EnsembleJudge",
     "Evaluation",
     "Fast",
     "Full",
+    "HeldOut",
     "JudgeConfig",
     "Learner",
     "Loop",
     "Lora",
     "LossConfig",
+    "Member",
     "Mixture",
     "Model",
     "OnlineBdhs",
@@ -39,6 +59,7 @@ __all__ = [
     "PolicyJudge",
     "PromptFile",
     "PromptSource",
+    "PythonJudge",
     "Reward",
     "Rollout",
     "RulesJudge",
@@ -48,4 +69,5 @@ __all__ = [
     "ShapesSuite",
     "SuiteConfig",
     "Tuning",
+    "UserCode",
 ]

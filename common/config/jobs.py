@@ -69,6 +69,7 @@ class BdhsJobConfig(GenerateConfig):
         "run.seed",
         "model",
         "data.prompts",
+        "data.images",
         "rollout.bdhs",
         "rollout.engine",
         "rollout.num_workers",
@@ -87,6 +88,7 @@ class PovidJobConfig(GenerateConfig):
         "generate",
         "run.seed",
         "data.prompts",
+        "data.images",
         "povid",
     )
 
@@ -225,7 +227,12 @@ class EvaluateConfig(JobConfig):
     keys_read: ClassVar[tuple[str, ...]] = (
         "evaluate",
         "evaluation",
+        "data.prompts",
+        "data.validation",
+        "data.test",
+        "data.images",
         "run.seed",
+        "model.path",
         "model.dtype",
         "model.max_length",
         "rollout.max_tokens",

@@ -471,8 +471,11 @@ NUMBERS = numbers_of(AllJobs)
 
 def load_number(name: str, kinds: dict[str, str], word: str) -> AllJobs:
     words = [f"--{path}.kind={kind}" for path, kind in kinds.items()]
-    if kinds.get("data.prompts") == "file":
-        words.append("--data.prompts.path=x")
+    for section in ("data.prompts", "data.validation", "data.test"):
+        if kinds.get(section) == "file":
+            words.append(f"--{section}.path=x")
+        if kinds.get(section) == "held_out" and name != f"{section}.size":
+            words.append(f"--{section}.size=5")
     if name.startswith("evaluation.suites"):
         words.append('--evaluation.suites=["shapes"]')
     if name.startswith("povid.endpoint"):

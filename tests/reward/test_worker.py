@@ -66,7 +66,7 @@ def test_a_judge_that_always_fails_costs_its_group_and_no_other_score_takes_its_
     None
 ):
     judge = FlakyJudge(failures=99)
-    dropped = Dropped("g", "judge_failed", "judge flaky: server busy")
+    dropped = Dropped("g", "judge_failed", "judge flaky, prompt p: server busy")
     assert judged(worker(judge), GOOD) == [dropped]
     assert ranked(worker(judge), GOOD) == [Judged("g", dropped=dropped)]
     assert judge.calls == {"g": 6}
