@@ -70,7 +70,7 @@ class Evaluator:
 
     def __init__(self, config: RunConfig, store: ImageStore) -> None:
         """`store` takes the pictures that suites and the grounding gate make."""
-        self.suites = make_suites(config.evaluation.suites)
+        self.suites = make_suites(config)
         self._settings = config.evaluation
         self._max_tokens = config.rollout.max_tokens
         self._store = store
@@ -120,7 +120,8 @@ class Evaluator:
             The scorecard and the answers. What could not be generated or judged is counted in the scorecard.
 
         Raises:
-            UserError: a worker does not answer within its limit, or the policy can be asked none of the prompts.
+            UserError: a worker does not answer within its limit, or the policy can be asked none of the prompts, or
+                where there are none, none of the pairs.
         """
         # A pair set that cannot be read is refused before anything is asked.
         gate = self.gate(split)
@@ -144,6 +145,12 @@ class Evaluator:
                 start_logps,
                 self._settings,
                 count_up,
+            )
+        is_only_measure = gate.missing is None and not self.num_prompts(split)
+        if is_only_measure and not any(logps.values()):
+            raise UserError(
+                f"evaluation.pairs: expected pairs that the policy can score, got none; dropped {grounding.dropped}; "
+                "correct the pairs or the policy's settings"
             )
         card = card.model_copy(update={"grounding": grounding})
         answers = replace(answers, grounding=logps)

@@ -41,7 +41,7 @@ from cluster.run.training_data import TrainingData
 from cluster.runtime.clients import Workers
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
-from common.errors import UserError
+from common.errors import Halted, UserError
 from common.paths import replace_directory, replace_file
 from common.records import LoadReport, PreferencePair, WeightManifest
 
@@ -115,7 +115,11 @@ class Loop:
         while state.step < num_steps:
             step = state.step + 1
             is_last = step == num_steps
-            metrics = await self._train(step)
+            try:
+                metrics = await self._train(step)
+            except Halted:
+                await self._save_halted()
+                raise
             state.step = step
             publishes = is_last or step % self._config.loop.publish_interval == 0
             if publishes:
@@ -130,6 +134,13 @@ class Loop:
                 await self._checkpoint(step, score)
             else:
                 self._recorder.step(step, metrics)
+
+    async def _save_halted(self) -> None:
+        """Keep the steps since the last checkpoint: what stopped the run was no fault of theirs."""
+        latest = self._run_dir.latest()
+        saved_step = 0 if latest is None else latest.state.step
+        if self.state.step > saved_step:
+            await self._checkpoint(self.state.step, None)
 
     async def _train(self, step: int) -> dict[str, float]:
         """Form the batch of one step, train on it on every rank, and account for every pair of it."""

@@ -26,7 +26,7 @@ from cluster.sampling.mixture import build_mixture, online_counts
 from cluster.sampling.prompt_sampler import PromptSampler
 from cluster.sampling.replay import ReplayBuffer
 from common.config import RunConfig
-from common.errors import UserError
+from common.errors import Halted, UserError
 from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
 from common.seeding import derive_seed
@@ -76,6 +76,7 @@ class Producer:
         self._num_judge_places = config.reward.concurrency * config.reward.num_workers
         # Groups that were sampled and are with a judge.
         self._num_judged = 0
+        self._halted: Halted | None = None
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
 
@@ -109,7 +110,7 @@ class Producer:
         The next call is sampled while the judge has the groups of those before it.
         """
         async with asyncio.TaskGroup() as judging:
-            while True:
+            while self._halted is None:
                 source, admitted = await self._admit()
                 turn = self._num_calls_begun
                 self._num_calls_begun += 1
@@ -127,7 +128,11 @@ class Producer:
         sampled: Sequence[RolloutGroup | Dropped],
         turn: int,
     ) -> None:
-        outcomes = await self._judge(sampled)
+        try:
+            outcomes = await self._judge(sampled)
+        except Halted as reason:
+            await self._halt(reason)
+            return
         # Before the turn is waited for: an earlier call may still need the places.
         async with self._changed:
             self._num_judged -= len(sampled)
@@ -145,6 +150,7 @@ class Producer:
         """Wait for the pairs of a learner step: online ones fresh enough for `version`, then offline ones.
 
         Raises:
+            Halted: the judge cannot go on, and too few pairs are left.
             UserError: no pair was accepted for `loop.stall_limit_s`; the message holds the drop histogram.
         """
         wanted = online_counts(self._mixture, step, self._config.online_sources)
@@ -157,6 +163,12 @@ class Producer:
         async with self._changed:
             for admission in self._admissions.values():
                 admission.on_version(version)
+            self._changed.notify_all()
+
+    async def _halt(self, reason: Halted) -> None:
+        """No more pairs come. Steps whose pairs are there are still trained; then `batch` raises."""
+        async with self._changed:
+            self._halted = reason
             self._changed.notify_all()
 
     def discard(self, pair: PreferencePair, dropped: Dropped) -> None:
@@ -185,6 +197,8 @@ class Producer:
                 pairs = self._buffer.take(wanted)
                 if len(pairs) == num_wanted:
                     return pairs
+                if self._halted is not None:
+                    raise self._halted
                 # Stale pairs gave their places back.
                 if stale:
                     self._changed.notify_all()

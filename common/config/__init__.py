@@ -6,6 +6,7 @@ Fields whose value the papers do not state say so ("ours").
 
 from __future__ import annotations
 
+from common.config.asking import Asking, ClaimsJudge, EndpointJudge, VlmJudge
 from common.config.data import (
     Data,
     HeldOut,
@@ -15,6 +16,7 @@ from common.config.data import (
     ShapesPrompts,
 )
 from common.config.evaluation import Evaluation
+from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
 from common.config.judges import (
     AnswerJudge,
     EnsembleJudge,
@@ -31,17 +33,23 @@ from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
 from common.config.reward import Reward
 from common.config.rollout import EngineOptions, OnlineBdhs, Rollout
 from common.config.run import Cluster, Run, RunConfig
-from common.config.suites import ShapesSuite, SuiteConfig
+from common.config.suites import PromptsSuite, ShapesSuite, SuiteConfig
 
 __all__ = [
     "SHAPES_POLICY",
     "AnswerJudge",
+    "Asking",
     "Checkpoint",
+    "ClaimsJudge",
     "Cluster",
     "Data",
+    "EndpointEye",
+    "EndpointJudge",
+    "EngineEye",
     "EngineOptions",
     "EnsembleJudge",
     "Evaluation",
+    "EyeConfig",
     "Fast",
     "Full",
     "HeldOut",
@@ -59,6 +67,7 @@ __all__ = [
     "PolicyJudge",
     "PromptFile",
     "PromptSource",
+    "PromptsSuite",
     "PythonJudge",
     "Reward",
     "Rollout",
@@ -68,6 +77,8 @@ __all__ = [
     "ShapesPrompts",
     "ShapesSuite",
     "SuiteConfig",
+    "TorchEye",
     "Tuning",
     "UserCode",
+    "VlmJudge",
 ]

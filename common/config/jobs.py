@@ -246,3 +246,33 @@ class EvaluateConfig(JobConfig):
         "loop.call_timeout_s",
         "cluster",
     )
+
+
+class JudgeTest(Section):
+    """The labelled pairs that a judge is measured on."""
+
+    pairs: PathOnDisk = Field(description="folder of a pair set with true labels")
+    count: int | None = Field(
+        None, ge=1, description="judge so many pairs, evenly spread; none: all"
+    )
+    blind: bool = Field(
+        True, description="judge everything once more with grey pictures"
+    )
+    cases: int = Field(48, ge=0, description="errors shown on the page")
+    out: PathOnDisk | None = Field(None, description="write the figures there as JSON")
+    page: PathOnDisk | None = Field(
+        None, description="write an HTML page with the errors and their pictures there"
+    )
+
+
+class JudgeJobConfig(JobConfig):
+    """The tree of `cluster.evaluate judge`: the judge is `reward.judge`, as in a run."""
+
+    test_judge: JudgeTest
+    keys_read: ClassVar[tuple[str, ...]] = (
+        "test_judge",
+        "reward",
+        "evaluation.bootstrap_samples",
+        "loop.call_timeout_s",
+        "cluster",
+    )

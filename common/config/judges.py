@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from common.config.asking import ClaimsJudge, EndpointJudge, VlmJudge
+from common.config.eyes import TorchEye
 from common.config.model import SHAPES_POLICY
 from common.config.section import Section, TextOnDisk
 
@@ -45,6 +47,11 @@ class PolicyJudge(Section):
     kind: Literal["policy"] = "policy"
     path: TextOnDisk = SHAPES_POLICY
     max_length: int = Field(512, ge=16)
+
+    @property
+    def eye(self) -> TorchEye:
+        """The model, asked in the reward worker's process."""
+        return TorchEye(path=self.path, max_length=self.max_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +180,10 @@ SingleJudge = Annotated[
     Annotated[RulesJudge, Tag("rules")]
     | Annotated[PolicyJudge, Tag("policy")]
     | Annotated[PythonJudge, Tag("python")]
-    | Annotated[AnswerJudge, Tag("answer")],
+    | Annotated[AnswerJudge, Tag("answer")]
+    | Annotated[VlmJudge, Tag("vlm")]
+    | Annotated[EndpointJudge, Tag("endpoint")]
+    | Annotated[ClaimsJudge, Tag("claims")],
     Discriminator(_kind_of),
 ]
 """Every kind but `ensemble`."""
@@ -207,6 +217,9 @@ JudgeConfig = Annotated[
     | Annotated[PolicyJudge, Tag("policy")]
     | Annotated[PythonJudge, Tag("python")]
     | Annotated[AnswerJudge, Tag("answer")]
+    | Annotated[VlmJudge, Tag("vlm")]
+    | Annotated[EndpointJudge, Tag("endpoint")]
+    | Annotated[ClaimsJudge, Tag("claims")]
     | Annotated[EnsembleJudge, Tag("ensemble")],
     Discriminator(_kind_of),
 ]

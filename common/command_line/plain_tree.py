@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from common.config.keys import (
+from common.command_line.keys import (
     field_of,
     is_list,
     item_type,
