@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
 
-from cluster.run.drop_notes import DropNotes, UsablePrompts
+from cluster.run.drop_notes import DropNotes, UsablePrompts, WorkingJudge
 from cluster.run.outcome import GroupOutcome
 from cluster.run.recorder import Recorder
 from cluster.run.state import RunState
@@ -33,6 +33,9 @@ from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS
 
 log = logging.getLogger("sightline")
+
+ROUNDS_WITHOUT_VERDICT = 4
+"""How often all places of the judge may come back without any verdict before the run stops."""
 
 Admitted: TypeAlias = list[tuple[str, Prompt]]
 """Group ids and their prompts."""
@@ -76,6 +79,10 @@ class Producer:
         self._num_judge_places = config.reward.concurrency * config.reward.num_workers
         # Groups that were sampled and are with a judge.
         self._num_judged = 0
+        self._working_judge = WorkingJudge(
+            ROUNDS_WITHOUT_VERDICT * self._num_judge_places,
+            works=state.accepted.total() > 0,
+        )
         self._halted: Halted | None = None
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
@@ -308,7 +315,7 @@ class Producer:
     async def _settle(
         self, source: str, outcomes: Sequence[GroupOutcome], turn: int
     ) -> None:
-        """Account for groups that have come to their outcome (UserError when no prompt can be used)."""
+        """Account for groups that have come to their outcome (UserError when no prompt or no verdict can be used)."""
         admission = self._admissions[source]
         async with self._changed:
             # Two calls to the judge may come back in either order; a deterministic run keeps that of admission.
@@ -328,6 +335,7 @@ class Producer:
                     admission.on_accepted()
                 self._recorder.group(source, outcome)
                 self._usable[source].note(outcome)
+                self._working_judge.note(outcome)
             self._changed.notify_all()
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from common.end_marks import is_one_answer_twice, without_end_mark
 from common.errors import Refused
-from common.importers.base import MARKER, Draft, Importer
+from common.importers.base import MARKER, Draft, Importer, refuse_other_columns
+from common.importers.conversations import answer_text
 from common.reading.image_intake import ImageIntake
 from common.records import Dropped, PreferencePair, Prompt, Response
 
@@ -58,6 +59,14 @@ def outcomes(
             if isinstance(draft, Dropped):
                 yield replace(draft, id=f"{row_id}/{draft.id}")
                 continue
+            if not draft.images:
+                refuse_other_columns(row)
+            if draft.exported is None:
+                draft = replace(
+                    draft,
+                    chosen=answer_text(draft.chosen),
+                    rejected=answer_text(draft.rejected),
+                )
             draft = _without_end_marks(draft, end_marks)
             yield _record(importer, row_id, draft, intake)
     except _BROKEN_ROW as error:

@@ -31,7 +31,7 @@ _DIGITS = {
 }
 
 _ALONE = re.compile(r"\W*([A-Za-z])\W*")
-_LEADING = re.compile(r"\s*\(?([A-Za-z])[).:](?:\s|$)")
+_LEADING = re.compile(r"\A\s*\(?([A-Za-z])[).:](?:\s|$)")
 _IN_BRACKETS = re.compile(r"\(([A-Z])\)")
 _NAMED = re.compile(
     r"\b(?:option|choice|answer)\s+(?:is\s+)?\(?([A-Z])\b", re.IGNORECASE
@@ -101,12 +101,12 @@ def read_choice(text: str, options: Sequence[str] = ()) -> str | None:
 
     "B", "(b)", "B) the cat", "option B", "I would say (B)", or the text of an option. "A dog" is no letter.
     """
-    for pattern in (_ALONE.fullmatch, _LEADING.match):
-        match = pattern(text)
-        if match:
-            return _known(match.group(1).upper(), options)
-    letters = {letter.upper() for letter in _NAMED.findall(text)}
-    letters |= set(_IN_BRACKETS.findall(text))
+    alone = _ALONE.fullmatch(text)
+    if alone:
+        return _known(alone.group(1).upper(), options)
+    chosen = [*_LEADING.findall(text), *_NAMED.findall(text)]
+    letters = {letter.upper() for letter in chosen}
+    letters.update(_IN_BRACKETS.findall(text))
     if letters:
         return _known(letters.pop(), options) if len(letters) == 1 else None
     wanted = normalized(text)

@@ -145,5 +145,7 @@ def test_a_bug_is_not_swallowed() -> None:
 
 
 def test_a_judge_that_leaves_a_group_out_is_a_bug() -> None:
-    with pytest.raises(RuntimeError, match="one verdict for each of 1 groups, got 0"):
+    with pytest.raises(
+        RuntimeError, match=r"each of 1 groups \(prompt p first\), got 0"
+    ):
         judged(RewardWorker(CONFIG, Forgetful()), GOOD)

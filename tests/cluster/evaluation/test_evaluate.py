@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -345,7 +346,6 @@ async def hang(*_: object) -> None:
         (FakeWorker, "start", "rollout worker"),
         (FakePolicy, "generate", "rollout worker"),
         (FakePolicy, "score", "rollout worker"),
-        (RewardWorker, "judge", "reward worker"),
     ],
 )
 def test_a_worker_that_never_answers_ends_the_command(
@@ -362,6 +362,25 @@ def test_a_worker_that_never_answers_ends_the_command(
     assert command.main(words) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith(f"error: {peer}: got no answer within 0.5 s")
+    assert LoggingRuntime.log[-1] == "shutdown"
+
+
+def test_a_judge_that_never_answers_costs_the_win_rate_alone(
+    policies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(RewardWorker, "judge", hang)
+    words = [str(policies / "honest"), "--baseline", str(policies / "dreamer")]
+    words += ["--scenes", "2", *SHAPES, "--loop.call_timeout_s", "0.5"]
+    assert command.main(words) == 0
+    table = capsys.readouterr().out
+    assert "CHAIR_s" in table
+    # Of the start policy alone, against itself.
+    assert re.search(r"^win rate .*0\.500 .* –  +higher", table, re.MULTILINE)
+    assert "policy: not counted {'judge_failed': 2}" in table
+    assert "reward worker: got no answer within 0.5 s" in caplog.text
     assert LoggingRuntime.log[-1] == "shutdown"
 
 
