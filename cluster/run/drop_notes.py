@@ -39,7 +39,7 @@ class UsablePrompts:
     """
 
     def __init__(self, prompts: Sequence[Prompt], any_usable: bool) -> None:
-        self._num_prompts = len({prompt.id for prompt in prompts})
+        self._num_prompts = len(prompts)
         self._any_usable = any_usable
         self._refused: dict[str, Dropped] = {}
 

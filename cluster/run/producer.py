@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -121,17 +122,23 @@ class Producer:
                 source, admitted = await self._admit()
                 turn = self._num_calls_begun
                 self._num_calls_begun += 1
-                if source == ONLINE_BDHS:
-                    outcomes = await self._sample_bdhs(worker, admitted)
-                    await self._settle(source, outcomes, turn)
-                    continue
-                sampled = await self._sample(worker, admitted)
-                await self._take_judge_places(len(sampled))
-                judging.create_task(self._judge_and_settle(source, sampled, turn))
+                unusable, usable = _part(admitted)
+                if not usable:
+                    await self._settle(source, unusable, turn)
+                elif source == ONLINE_BDHS:
+                    outcomes = await self._sample_bdhs(worker, usable)
+                    await self._settle(source, unusable + outcomes, turn)
+                else:
+                    sampled = await self._sample(worker, usable)
+                    await self._take_judge_places(len(sampled))
+                    judging.create_task(
+                        self._judge_and_settle(source, unusable, sampled, turn)
+                    )
 
     async def _judge_and_settle(
         self,
         source: str,
+        unusable: list[GroupOutcome],
         sampled: Sequence[RolloutGroup | Dropped],
         turn: int,
     ) -> None:
@@ -144,7 +151,7 @@ class Producer:
         async with self._changed:
             self._num_judged -= len(sampled)
             self._changed.notify_all()
-        await self._settle(source, outcomes, turn)
+        await self._settle(source, unusable + outcomes, turn)
 
     async def _take_judge_places(self, count: int) -> None:
         """Wait until the judges are not all busy: behind a slow judge no groups pile up and age."""
@@ -246,7 +253,7 @@ class Producer:
             "raise rollout.temperature or num_completions if groups tie, or look at the judge"
         )
 
-    async def _admit(self) -> tuple[str, Admitted]:
+    async def _admit(self) -> tuple[str, list[tuple[str, Prompt | Dropped]]]:
         """Wait for places; returns prompts for the source that has the most."""
         async with self._changed:
             while True:
@@ -337,6 +344,21 @@ class Producer:
                 self._usable[source].note(outcome)
                 self._working_judge.note(outcome)
             self._changed.notify_all()
+
+
+def _part(
+    admitted: Sequence[tuple[str, Prompt | Dropped]],
+) -> tuple[list[GroupOutcome], Admitted]:
+    """What became of the groups whose row cannot be used, and the other groups."""
+    outcomes = []
+    usable = []
+    for group_id, prompt in admitted:
+        if isinstance(prompt, Dropped):
+            dropped = replace(prompt, id=group_id)
+            outcomes.append(GroupOutcome(group_id, dropped=dropped))
+        else:
+            usable.append((group_id, prompt))
+    return outcomes, usable
 
 
 def _counts(wanted: Mapping[str, int]) -> str:

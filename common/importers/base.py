@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +33,7 @@ class Draft:
         row_id: the row's id in its data set, which becomes a part of ours.
         exported: a pair that we exported ourselves, complete but for its images. Of the other fields, only `images`
             then counts.
+        truth: what else the row says about the prompt; None: all columns that the importer does not read.
     """
 
     messages: tuple[Message, ...]
@@ -40,6 +44,7 @@ class Draft:
     row_id: Any = None
     scores: tuple[float, float] | None = None
     exported: PreferencePair | None = None
+    truth: Mapping[str, Any] | None = None
 
 
 Convert = Callable[[dict[str, Any]], Iterator[Draft | Dropped]]
@@ -53,8 +58,10 @@ class Importer:
         convert: yields the drafts of a row, and Dropped for parts that are left out (their id is completed later). For
             a row it cannot use, it raises Refused, or whatever a row of the wrong shape makes it raise.
         origin, licence: go into the spec of the set that is made.
+        columns: what `convert` reads; every other column of a row becomes the truth of its prompts.
         makes: what the records are.
         text_only: whether prompts without images are wanted.
+        needs_answer: whether a prompt without a reference answer is refused.
         keyed: whether a JSON object maps image ids to rows, where others have a list.
         own_ids: whether drafts bring complete ids, which could repeat.
         files: finds the data files of a path.
@@ -63,8 +70,10 @@ class Importer:
     name: str
     convert: Convert
     origin: str
+    columns: Collection[str] = ()
     makes: Literal["pairs", "prompts"] = "pairs"
     text_only: bool = False
+    needs_answer: bool = True
     keyed: bool = False
     own_ids: bool = False
     licence: str = "see origin"
@@ -181,3 +190,39 @@ def with_images(messages: Sequence[Message], num_images: int) -> tuple[Message, 
 def question(text: str, num_images: int) -> tuple[Message, ...]:
     """A single question about images, whether or not its text has markers for them."""
     return with_images([message("user", text)], num_images)
+
+
+class _NoJson(ValueError):
+    """A value that JSON has no type for."""
+
+
+def other_columns(row: Mapping[Any, Any], columns: Collection[str]) -> dict[str, Any]:
+    """The columns of a row that an importer does not read, as JSON types.
+
+    Times become ISO texts, NaN becomes None. What JSON has no type for, such as the bytes of a second picture, is left
+    out, and so are empty columns: a parquet file has every column in every row.
+    """
+    others: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in columns or value is None:
+            continue
+        try:
+            others[str(name)] = _as_json(value)
+        except _NoJson:
+            continue
+    return others
+
+
+def _as_json(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | Decimal):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    raise _NoJson

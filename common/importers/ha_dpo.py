@@ -71,4 +71,8 @@ def _description_pairs(
             )
 
 
-IMPORTER = Importer("ha_dpo", convert, "juliozhao/hadpo-data", keyed=True)
+COLUMNS = ("image_id", "question", "chosen", "rejected", "reject", "correct")
+
+IMPORTER = Importer(
+    "ha_dpo", convert, "juliozhao/hadpo-data", keyed=True, columns=COLUMNS
+)

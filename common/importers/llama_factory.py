@@ -41,4 +41,19 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     )
 
 
-IMPORTER = Importer("llama_factory", convert, "LLaMA-Factory sharegpt format")
+COLUMNS = (
+    "messages",
+    "conversations",
+    "query",
+    "instruction",
+    "input",
+    "history",
+    "chosen",
+    "rejected",
+    "images",
+    "system",
+)
+
+IMPORTER = Importer(
+    "llama_factory", convert, "LLaMA-Factory sharegpt format", columns=COLUMNS
+)

@@ -36,6 +36,11 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     )
 
 
+COLUMNS = ("image", "conversations", "output_1", "output_2", "preference")
+
 IMPORTER = Importer(
-    "llava_human_preference", convert, "zhiqings/LLaVA-Human-Preference-10K"
+    "llava_human_preference",
+    convert,
+    "zhiqings/LLaVA-Human-Preference-10K",
+    columns=COLUMNS,
 )

@@ -104,6 +104,8 @@ def _candidates(root: str, path: str) -> tuple[str, ...]:
     return (whole, str(shorter))
 
 
+COLUMNS = ("image", "question", "chosen", "rejected", ROOT)
+
 IMPORTER = Importer(
     "mmpr",
     convert,
@@ -111,4 +113,5 @@ IMPORTER = Importer(
     licence="mit",
     text_only=True,
     files=annotation_files,
+    columns=COLUMNS,
 )

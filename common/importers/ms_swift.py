@@ -101,4 +101,21 @@ def _refuse_objects(row: dict[str, Any], turns: list[Turn], chosen: Any) -> None
             )
 
 
-IMPORTER = Importer("ms_swift", convert, "ms-swift custom data set format")
+COLUMNS = (
+    "messages",
+    "conversations",
+    "query",
+    "instruction",
+    "input",
+    "history",
+    "system",
+    "response",
+    "rejected_response",
+    "rejected_messages",
+    "images",
+    "rejected_images",
+)
+
+IMPORTER = Importer(
+    "ms_swift", convert, "ms-swift custom data set format", columns=COLUMNS
+)

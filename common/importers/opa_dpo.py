@@ -29,4 +29,6 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     )
 
 
-IMPORTER = Importer("opa_dpo", convert, "zhyang2226/OPA-DPO")
+COLUMNS = ("queries", "image_bytes", "AI_pseudo_response", "original_generate_response")
+
+IMPORTER = Importer("opa_dpo", convert, "zhyang2226/OPA-DPO", columns=COLUMNS)

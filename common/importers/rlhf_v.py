@@ -73,4 +73,8 @@ def text_fields(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: fields.get(key) for key in ("question", "chosen", "rejected")}
 
 
-IMPORTER = Importer("rlhf_v", convert, "openbmb/RLHF-V-Dataset", licence="cc-by-nc-4.0")
+COLUMNS = ("idx", "image", "text", "question", "chosen", "rejected")
+
+IMPORTER = Importer(
+    "rlhf_v", convert, "openbmb/RLHF-V-Dataset", licence="cc-by-nc-4.0", columns=COLUMNS
+)

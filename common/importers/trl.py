@@ -201,6 +201,13 @@ def read_answer(items: Any) -> str | None:
     return "".join(part.text for part in parts) if parts else None
 
 
+COLUMNS = ("images", "image", "prompt", "chosen", "rejected", META)
+
 IMPORTER = Importer(
-    "trl", convert, "TRL VLM preference format", text_only=True, own_ids=True
+    "trl",
+    convert,
+    "TRL VLM preference format",
+    text_only=True,
+    own_ids=True,
+    columns=COLUMNS,
 )

@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from common.data.below import SHOWN_CHARS, path_below
 from common.data.images import ImageStore
+from common.data.images import decode as check_decodes
 from common.errors import Refused
 from common.reading.encoded_images import decode, is_encoded
 from common.records import ImageRef
@@ -36,9 +37,17 @@ class ImageIntake:
     Args:
         root: the folder that all paths must stay below, as `below.path_below` says.
         strip_prefix: cut off paths that begin with it, for example a folder on the author's disk.
+        in_place: whether files stay where they are, and only what rows bring along as bytes goes to the store.
     """
 
-    def __init__(self, root: Path, store: ImageStore, strip_prefix: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        store: ImageStore,
+        strip_prefix: str = "",
+        in_place: bool = False,
+    ) -> None:
+        self.in_place = in_place
         self.root = root.absolute()
         self.store = store
         self.strip_prefix = strip_prefix
@@ -56,25 +65,30 @@ class ImageIntake:
             Refused: `image_none`, `image_url`, `path_outside`, `image_missing`, the reasons of `images.decode`, or
                 `bad_row` when `source` is none of these.
         """
+        content = self.locate(source)
+        if isinstance(content, bytes):
+            return self._add_bytes(content, "embedded image")
+        return self._add_file(content)
+
+    def locate(self, source: Any) -> bytes | Path:
+        """The bytes that `source` spells, or the file that it names, which is there (Refused as for `add`)."""
         if isinstance(source, Mapping):
             source = _content_of(source)
         if not source:
             raise Refused("image_none", "expected an image, got none; drop the row")
         if isinstance(source, bytes):
-            return self._add_bytes(source, "embedded image")
+            return source
         if isinstance(source, str) and is_encoded(source):
-            return self._add_bytes(decode(source), "encoded image")
+            return decode(source)
         paths = source if isinstance(source, tuple) else (source,)
         if not all(isinstance(path, str) for path in paths):
             raise Refused(
                 "bad_row",
                 f"expected an image's path or bytes, got {type(source).__name__}; check the data set",
             )
-        return self._add_file(paths)
+        return self._first_file(paths)
 
-    def _add_file(self, paths: tuple[str, ...]) -> ImageRef:
-        """Add the first of these files that exists."""
-        file = self._first_file(paths)
+    def _add_file(self, file: Path) -> ImageRef:
         if str(file) in self._known:
             return self._known[str(file)]
         if file.stat().st_size > MAX_FILE_BYTES:
@@ -89,7 +103,11 @@ class ImageIntake:
                 "image_missing",
                 f"{file}: expected a readable file, got {error.strerror}",
             ) from error
-        ref = self._add_bytes(data, str(file))
+        if self.in_place:
+            check_decodes(data, str(file))
+            ref = ImageRef(sha256(data).hexdigest(), str(file))
+        else:
+            ref = self._add_bytes(data, str(file))
         self._known[str(file)] = ref
         return ref
 

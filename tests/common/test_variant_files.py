@@ -150,7 +150,7 @@ SYSTEMS = {
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_column_for_the_system_is_not_lost(name: str, root: Path) -> None:
     """Two of the three trained without it, in silence."""
-    (pair,) = outcomes_of(name, {**SYSTEMS[name], "system": "Be brief."}, root)
+    (pair,) = outcomes_of(name, {**SYSTEMS[name], "system": "Be brief."}, root)  # type: ignore[dict-item]
     check_pair(pair)
     first = pair.prompt.messages[0]
     assert (first.role, first.parts) == ("system", (Part("text", "Be brief."),))
