@@ -1,0 +1,86 @@
+"""GQA (Hudson and Manning 2019, arXiv 1902.09506): short answers, exact match.
+
+File: `testdev_balanced_questions.json` (or another `*_questions.json`), an object of questions by id with `question`,
+`answer` and `imageId`. Answers go out as `testdev_balanced_predictions.json`, a list of `{questionId, prediction}`, in
+small letters and without a full stop, as LLaVA gives them to the official `eval.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from common.config.benchmarks import GqaBenchmark
+from common.errors import Refused
+from common.evaluation import SuiteAnswers
+from common.records import Dropped
+from reward.benchmarks.base import Benchmark, json_text
+from reward.benchmarks.loading import (
+    Item,
+    Published,
+    Row,
+    check_items,
+    columns,
+    find_file,
+    read_whole,
+)
+from reward.suites.bootstrap import Array, Columns, ratio
+from reward.suites.scorecard import MetricInfo
+
+_SUFFIX = "_questions.json"
+
+
+class Gqa(Benchmark):
+    """Share of answers that are the expected word."""
+
+    selecting_metric = "accuracy"
+    metrics = {"accuracy": MetricInfo("GQA", "higher", "exact match")}
+
+    def __init__(self, settings: GqaBenchmark) -> None:
+        super().__init__(settings, settings.name)
+
+    def load(self) -> Published:
+        """A question per entry."""
+        names = (f"testdev_balanced{_SUFFIX}", f"*{_SUFFIX}")
+        file = find_file(self.folder, names, self.key)
+        tier = file.name.removesuffix(_SUFFIX)
+        published = Published()
+        for number, row in read_whole(file, dict).items():
+            try:
+                published.items.append(_item(number, row, tier))
+            except Refused as error:
+                dropped = Dropped(str(number), error.reason, str(error))
+                published.dropped.append(dropped)
+        return check_items(published, file, self.key)
+
+    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+        """See `Benchmark`."""
+        return {"questions": 1, "right": int(prediction(text) == facts["answer"])}
+
+    def statistic(self, totals: Columns) -> dict[str, Array]:
+        """See `Benchmark`."""
+        return {"accuracy": ratio(totals["right"], totals["questions"])}
+
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+        """One file; unanswered questions are left out."""
+        rows = []
+        tier = ""
+        for answer in self.answered(answers):
+            tier = answer.item.facts["tier"]
+            if answer.text is not None:
+                number = answer.item.facts["question_id"]
+                row = {"questionId": number, "prediction": prediction(answer.text)}
+                rows.append(row)
+        return {f"{tier}_predictions.json": json_text(rows)}
+
+
+def prediction(text: str) -> str:
+    """An answer as it is compared: small letters, without the full stop at its end."""
+    return text.strip().rstrip(".").lower()
+
+
+def _item(number: str, row: Row, tier: str) -> Item:
+    question, answer, image_id = columns(row, "question", "answer", "imageId")
+    facts = {"question_id": number, "answer": str(answer), "tier": tier}
+    name = f"{image_id}.jpg"
+    return Item(number, str(question), (name, f"images/{name}"), str(image_id), facts)

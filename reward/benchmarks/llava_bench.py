@@ -1,0 +1,68 @@
+"""LLaVA-Bench in the wild (Liu et al. 2023, arXiv 2304.08485): 60 open questions, graded by a language model.
+
+File: `questions.jsonl`, lines `{question_id, image, category, text}`. Answers go out as `answers.jsonl`, lines
+`{question_id, prompt, text, answer_id, model_id, metadata}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from common.config.benchmarks import LlavaBenchmark
+from common.errors import Refused
+from common.evaluation import SuiteAnswers
+from common.records import Dropped
+from reward.benchmarks.base import Benchmark, llava_lines
+from reward.benchmarks.loading import (
+    Item,
+    Published,
+    Row,
+    check_items,
+    columns,
+    find_file,
+    read_rows,
+)
+from reward.suites.bootstrap import Array, Columns
+
+
+class LlavaBench(Benchmark):
+    """Answers and their length; a grade needs another model."""
+
+    def __init__(self, settings: LlavaBenchmark) -> None:
+        super().__init__(settings, settings.name)
+        self._instruction = settings.instruction
+
+    def load(self) -> Published:
+        """A question per line."""
+        file = find_file(self.folder, ["questions.jsonl"], self.key)
+        published = Published()
+        for row in read_rows(file, published.dropped):
+            try:
+                published.items.append(_item(row))
+            except Refused as error:
+                dropped = Dropped(file.name, error.reason, str(error))
+                published.dropped.append(dropped)
+        return check_items(published, file, self.key)
+
+    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+        """See `Benchmark`: nothing but the answer's length."""
+        return {}
+
+    def statistic(self, totals: Columns) -> dict[str, Array]:
+        """See `Benchmark`."""
+        return {}
+
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+        """One file; unanswered questions are left out."""
+        lines = llava_lines(self.answered(answers), policy, self._instruction)
+        return {"answers.jsonl": lines}
+
+
+def _item(row: Row) -> Item:
+    number, image, text, category = columns(
+        row, "question_id", "image", "text", "category"
+    )
+    paths = (str(image), f"images/{image}")
+    facts = {"question_id": number, "category": category}
+    return Item(str(number), str(text), paths, str(image), facts)

@@ -1,0 +1,71 @@
+"""MMHal-Bench (Sun et al. 2023, arXiv 2309.14525): 96 open questions, graded by a language model.
+
+File: `response_template.json`, a list of entries with `image_src`, `question`, `gt_answer`, ….  The same entries, in
+their order, go out as `mmhal_responses.json` with `model_answer` filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from common.config.benchmarks import MmhalBenchmark
+from common.errors import Refused
+from common.evaluation import SuiteAnswers
+from common.records import Dropped
+from reward.benchmarks.base import Benchmark, json_text
+from reward.benchmarks.loading import (
+    Item,
+    Published,
+    Row,
+    check_items,
+    columns,
+    find_file,
+    read_whole,
+)
+from reward.suites.bootstrap import Array, Columns
+
+
+class MmhalBench(Benchmark):
+    """Answers and their length; a grade needs another model."""
+
+    def __init__(self, settings: MmhalBenchmark) -> None:
+        super().__init__(settings, settings.name)
+
+    def load(self) -> Published:
+        """A question per entry."""
+        names = ("response_template.json", "*template*.json")
+        file = find_file(self.folder, names, self.key)
+        published = Published()
+        for number, row in enumerate(read_whole(file, list)):
+            try:
+                published.items.append(_item(number, row))
+            except Refused as error:
+                dropped = Dropped(f"{file.name}:{number + 1}", error.reason, str(error))
+                published.dropped.append(dropped)
+        return check_items(published, file, self.key)
+
+    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+        """See `Benchmark`: nothing but the answer's length."""
+        return {}
+
+    def statistic(self, totals: Columns) -> dict[str, Array]:
+        """See `Benchmark`."""
+        return {}
+
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+        """One file with all entries: the grader tells the kind of a question by its place. No answer is an empty one."""
+        entries = []
+        for answer in self.answered(answers):
+            entry = {**answer.item.facts["entry"], "model_answer": answer.text or ""}
+            entries.append(entry)
+        return {"mmhal_responses.json": json_text(entries)}
+
+
+def _item(number: int, row: Row) -> Item:
+    image, question = columns(row, "image_src", "question")
+    # The entries give addresses; the pictures have the same names.
+    name = PurePosixPath(str(image)).name
+    paths = (name, f"images/{name}")
+    return Item(str(number), str(question), paths, str(number), {"entry": dict(row)})
