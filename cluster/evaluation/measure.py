@@ -63,7 +63,7 @@ class Evaluator:
 
     def __init__(self, config: RunConfig, store: ImageStore) -> None:
         """`store` takes the pictures that suites and the grounding gate make."""
-        self.suites = make_suites(config.evaluation.suites)
+        self.suites = make_suites(config)
         self._settings = config.evaluation
         self._max_tokens = config.rollout.max_tokens
         self._store = store

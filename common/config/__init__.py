@@ -15,7 +15,7 @@ from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
 from common.config.reward import Reward
 from common.config.rollout import EngineOptions, OnlineBdhs, Rollout
 from common.config.run import Cluster, Run, RunConfig
-from common.config.suites import ShapesSuite, SuiteConfig
+from common.config.suites import PromptsSuite, ShapesSuite, SuiteConfig
 
 __all__ = [
     "SHAPES_POLICY",
@@ -39,6 +39,7 @@ __all__ = [
     "PolicyJudge",
     "PromptFile",
     "PromptSource",
+    "PromptsSuite",
     "Reward",
     "Rollout",
     "RulesJudge",

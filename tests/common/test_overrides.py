@@ -473,8 +473,6 @@ def load_number(name: str, kinds: dict[str, str], word: str) -> AllJobs:
     words = [f"--{path}.kind={kind}" for path, kind in kinds.items()]
     if kinds.get("data.prompts") == "file":
         words.append("--data.prompts.path=x")
-    if name.startswith("evaluation.suites"):
-        words.append('--evaluation.suites=["shapes"]')
     if name.startswith("povid.endpoint"):
         words += ["--povid.endpoint.base_url=http://h/v1", "--povid.endpoint.model=m"]
     return load(AllJobs, None, [*words, f"--{name}={word}"])
