@@ -6,7 +6,7 @@ Nothing is fetched. `path` is a folder with the files as their authors publish t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -124,3 +124,18 @@ class GqaBenchmark(Benchmark):
     kind: Literal["gqa"] = "gqa"
     name: str = Field("gqa", description="of the suite in the scorecard")
     instruction: str = Field(ONE_WORD, description="a line below every question")
+
+
+AnyBenchmark: TypeAlias = (
+    PopeBenchmark
+    | ChairBenchmark
+    | AmberBenchmark
+    | ObjectHalBenchmark
+    | MmhalBenchmark
+    | LlavaBenchmark
+    | HallusionBenchmark
+    | MmvpBenchmark
+    | TextVqaBenchmark
+    | GqaBenchmark
+)
+"""Each is a member of `SuiteConfig` as well."""

@@ -4,18 +4,21 @@ Files: `query_all.json` (or another `query*.json`), `annotations.json`, `relatio
 folder. All answers go out as `amber_responses.json`, a list of `{id, response}` by id, where a response to a question
 is `Yes` or `No`.
 
-    CHAIR  mentions of things that are not there / all mentions      Cover  things there that are mentioned
-    Hal    descriptions with such a mention                          Cog    of the things people would imagine, mentioned
+    CHAIR  mentions of things that are not there / all mentions
+    Cover  things in the picture that are mentioned / all of them
+    Hal    descriptions with a thing that is not there / all descriptions
+    Cog    imagined things that are mentioned / things that people would imagine there
 
 A description's words are looked up in the benchmark's own lists alone. The official script also asks a tagger which
-words are nouns and word vectors which ones are close, so its figures of descriptions differ; those of questions do not.
+words are nouns and word vectors which ones are close, so its figures of descriptions differ. Those of questions are the
+same.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from reward.benchmarks.loading import (
     Item,
     Published,
     Row,
-    check_items,
+    collect,
     columns,
     find_file,
     read_rows,
@@ -49,22 +52,22 @@ _PARTS = {
 }
 """Type of a question -> the part of the benchmark; all others are about relations."""
 
+METRICS = {
+    "chair": MetricInfo("AMBER CHAIR", "lower", "mentions not there, by word lists"),
+    "cover": MetricInfo("AMBER Cover", "higher", "true things that are mentioned"),
+    "hal": MetricInfo("AMBER Hal", "lower", "descriptions that make something up"),
+    "cog": MetricInfo("AMBER Cog", "lower", "imagined things that are mentioned"),
+    "accuracy": MetricInfo("AMBER accuracy", "higher", "yes/no questions"),
+    "f1": MetricInfo("AMBER F1", "higher", '"No" is positive'),
+}
+
 
 class Amber(Benchmark):
     """The four figures of descriptions; accuracy, precision, recall and F1 of questions, whole and by part."""
 
     tasks = (CAPTIONS, QUESTIONS)
     selecting_metric = "f1"
-    metrics = {
-        "chair": MetricInfo(
-            "AMBER CHAIR", "lower", "mentions not there, by word lists"
-        ),
-        "cover": MetricInfo("AMBER Cover", "higher", "true things that are mentioned"),
-        "hal": MetricInfo("AMBER Hal", "lower", "descriptions that make something up"),
-        "cog": MetricInfo("AMBER Cog", "lower", "imagined things that are mentioned"),
-        "accuracy": MetricInfo("AMBER accuracy", "higher", "yes/no questions"),
-        "f1": MetricInfo("AMBER F1", "higher", '"No" is positive'),
-    }
+    metrics = METRICS
 
     def __init__(self, settings: AmberBenchmark) -> None:
         super().__init__(settings, settings.name)
@@ -79,14 +82,10 @@ class Amber(Benchmark):
         )
         queries = find_file(self.folder, names, self.key)
         annotations = self._annotations()
-        published = Published()
-        for row in read_rows(queries, published.dropped):
-            try:
-                published.items.append(_item(row, annotations))
-            except Refused as error:
-                dropped = Dropped(str(row.get("id")), error.reason, str(error))
-                published.dropped.append(dropped)
-        return check_items(published, queries, self.key)
+        dropped: list[Dropped] = []
+        rows = read_rows(queries, dropped)
+        item_of = partial(_item, annotations)
+        return collect(rows, item_of, queries, self.key, dropped)
 
     def _annotations(self) -> dict[int, Row]:
         file = find_file(self.folder, ["annotations.json"], self.key)
@@ -168,7 +167,7 @@ class WordLists:
         return [self._singular[word] for word in words if word in self._singular]
 
 
-def _item(row: Row, annotations: Mapping[int, Row]) -> Item:
+def _item(annotations: Mapping[int, Row], _: int, row: Row) -> Item:
     number, image, query = columns(row, "id", "image", "query")
     annotation = annotations.get(number)
     if annotation is None:

@@ -14,10 +14,8 @@ from common.config.benchmarks import Benchmark as Settings
 from common.data.images import ImageStore
 from common.errors import Refused, UserError
 from common.evaluation import (
-    LegendEntry,
     Measurement,
     Metric,
-    ShownAnswer,
     Split,
     SuiteAnswers,
     TaskPrompts,
@@ -29,13 +27,13 @@ from common.records import (
     Dropped,
     Message,
     Part,
-    PreferencePair,
     Prompt,
     RolloutGroup,
 )
 from common.row_faults import drop_report
 from common.seeding import derive_seed
 from reward.benchmarks.loading import Item, Published, folder_of
+from reward.suites.base import BaseSuite
 from reward.suites.bootstrap import (
     Array,
     Columns,
@@ -63,7 +61,7 @@ class Answered:
     text: str | None
 
 
-class Benchmark(ABC):
+class Benchmark(BaseSuite, ABC):
     """A `common.protocols.Suite` of a published benchmark.
 
     A benchmark writes `load`, `count`, `statistic` and `answer_files`. Its figures come from columns of counts with
@@ -74,13 +72,14 @@ class Benchmark(ABC):
     selecting_metric = ""
     """In 0-1, higher is better; "" for a benchmark that measures nothing itself."""
     metrics: Mapping[str, MetricInfo] = {}
-    unit = "pictures"
-    legend: Sequence[LegendEntry] = ()
 
     def __init__(self, settings: Settings, name: str) -> None:
         self.name = name
         self.key = f"evaluation.suites {name}"
         self._settings = settings
+        self.selecting_tasks = self.tasks if settings.validation else ()
+        self.compared_tasks = self.tasks if settings.compare else ()
+        self.shown_tasks = self.tasks
         self.folder = folder_of(settings.path, f"{self.key}: path")
         self._published: Published | None = None
         self._lost: dict[Split, Sequence[Dropped]] = {}
@@ -110,21 +109,6 @@ class Benchmark(ABC):
         """
 
     # The rest of `common.protocols.Suite`, the same for all.
-
-    @property
-    def selecting_tasks(self) -> Sequence[str]:
-        """All tasks, where a share of the pictures is kept for it."""
-        return self.tasks if self._settings.validation else ()
-
-    @property
-    def compared_tasks(self) -> Sequence[str]:
-        """All tasks, where it is asked for."""
-        return self.tasks if self._settings.compare else ()
-
-    @property
-    def shown_tasks(self) -> Sequence[str]:
-        """All tasks."""
-        return self.tasks
 
     def prompts(self, split: Split, store: ImageStore) -> TaskPrompts:
         """See `common.protocols.Suite`. Items without their picture are counted; a benchmark without any is refused."""
@@ -233,14 +217,6 @@ class Benchmark(ABC):
         """The metric by which a checkpoint is picked."""
         selecting = metrics.get(self.selecting_metric)
         return None if selecting is None else selecting.value
-
-    def show(self, prompt: Prompt, text: str) -> ShownAnswer:
-        """The answer as it is."""
-        return ShownAnswer(text)
-
-    def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
-        """None: benchmarks have no wrong answers in words."""
-        return []
 
     def answered(self, answers: SuiteAnswers) -> list[Answered]:
         """Every item of the answers' split in published order, those without an answer included."""

@@ -8,15 +8,17 @@ annotations list, drawn by the hash of their id up to `limit`. Captions go out a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
 from common.config.benchmarks import ChairBenchmark
+from common.errors import Refused
 from common.evaluation import LegendEntry, ShownAnswer, SuiteAnswers
-from common.records import Dropped, Prompt
+from common.records import Prompt
 from reward.benchmarks.base import CAPTIONS, Benchmark, json_text
-from reward.benchmarks.coco import read_objects
-from reward.benchmarks.loading import Item, Published, check_items
+from reward.benchmarks.coco import CocoObjects, read_objects
+from reward.benchmarks.loading import Item, Published, Row, collect
 from reward.benchmarks.objects import ObjectWords, read_synonyms
 from reward.suites.bootstrap import Array, Columns
 from reward.suites.chair import caption_counts, chair
@@ -45,21 +47,24 @@ class Chair(Benchmark):
     def load(self) -> Published:
         """A caption of every annotated picture."""
         coco = read_objects(str(self.folder), self._words, self.key)
-        published = Published()
-        for image_id in sorted(coco.file_names, key=_hash):
-            objects = coco.objects.get(image_id)
-            if objects is None:
-                detail = f"image {image_id}: expected annotations, got none"
-                dropped = Dropped(str(image_id), "no_annotation", detail)
-                published.dropped.append(dropped)
-                continue
-            name = coco.file_names[image_id]
-            facts = {"image_id": image_id, "image": name, "objects": sorted(objects)}
-            item = Item(
-                str(image_id), self._question, name, str(image_id), facts, CAPTIONS
+        # The first ones by hash are a fair sample, the same in every run.
+        image_ids = sorted(coco.file_names, key=_hash)
+        item_of = partial(self._item, coco)
+        return collect(
+            [{"id": image_id} for image_id in image_ids], item_of, self.folder, self.key
+        )
+
+    def _item(self, coco: CocoObjects, _: int, row: Row) -> Item:
+        image_id = row["id"]
+        objects = coco.objects.get(image_id)
+        if objects is None:
+            raise Refused(
+                "no_annotation", f"image {image_id}: expected annotations, got none"
             )
-            published.items.append(item)
-        return check_items(published, self.folder, self.key)
+        name = coco.file_names[image_id]
+        facts = {"image_id": image_id, "image": name, "objects": sorted(objects)}
+        group = str(image_id)
+        return Item(group, self._question, name, group, facts, CAPTIONS)
 
     def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
         """See `Benchmark`."""

@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.config.benchmarks import GqaBenchmark
-from common.errors import Refused
 from common.evaluation import SuiteAnswers
-from common.records import Dropped
 from reward.benchmarks.base import Benchmark, json_text
 from reward.benchmarks.loading import (
     Item,
     Published,
     Row,
-    check_items,
+    collect,
     columns,
     find_file,
     read_whole,
@@ -28,13 +26,14 @@ from reward.suites.bootstrap import Array, Columns, ratio
 from reward.suites.scorecard import MetricInfo
 
 _SUFFIX = "_questions.json"
+METRICS = {"accuracy": MetricInfo("GQA", "higher", "exact match")}
 
 
 class Gqa(Benchmark):
     """Share of answers that are the expected word."""
 
     selecting_metric = "accuracy"
-    metrics = {"accuracy": MetricInfo("GQA", "higher", "exact match")}
+    metrics = METRICS
 
     def __init__(self, settings: GqaBenchmark) -> None:
         super().__init__(settings, settings.name)
@@ -43,15 +42,12 @@ class Gqa(Benchmark):
         """A question per entry."""
         names = (f"testdev_balanced{_SUFFIX}", f"*{_SUFFIX}")
         file = find_file(self.folder, names, self.key)
+        # The tier names the file of predictions.
         tier = file.name.removesuffix(_SUFFIX)
-        published = Published()
-        for number, row in read_whole(file, dict).items():
-            try:
-                published.items.append(_item(number, row, tier))
-            except Refused as error:
-                dropped = Dropped(str(number), error.reason, str(error))
-                published.dropped.append(dropped)
-        return check_items(published, file, self.key)
+        rows = []
+        for number, entry in read_whole(file, dict).items():
+            rows.append({"id": number, "entry": entry, "tier": tier})
+        return collect(rows, _item, file, self.key)
 
     def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
         """See `Benchmark`."""
@@ -79,8 +75,9 @@ def prediction(text: str) -> str:
     return text.strip().rstrip(".").lower()
 
 
-def _item(number: str, row: Row, tier: str) -> Item:
-    question, answer, image_id = columns(row, "question", "answer", "imageId")
-    facts = {"question_id": number, "answer": str(answer), "tier": tier}
+def _item(_: int, row: Row) -> Item:
+    question, answer, image_id = columns(row["entry"], "question", "answer", "imageId")
+    number = row["id"]
+    facts = {"question_id": number, "answer": str(answer), "tier": row["tier"]}
     name = f"{image_id}.jpg"
     return Item(number, str(question), (name, f"images/{name}"), str(image_id), facts)

@@ -19,13 +19,12 @@ from typing import Any
 from common.config.benchmarks import HallusionBenchmark
 from common.errors import Refused
 from common.evaluation import SuiteAnswers
-from common.records import Dropped
 from reward.benchmarks.base import Benchmark, json_text
 from reward.benchmarks.loading import (
     Item,
     Published,
     Row,
-    check_items,
+    collect,
     columns,
     find_file,
     read_whole,
@@ -36,17 +35,19 @@ from reward.suites.scorecard import MetricInfo
 
 _YES = re.compile(r"\byes\b", re.IGNORECASE)
 
+METRICS = {
+    "a_acc": MetricInfo("aAcc", "higher", "questions answered right"),
+    "f_acc": MetricInfo("fAcc", "higher", "figures with all questions right"),
+    "q_acc": MetricInfo("qAcc", "higher", "questions right on all their figures"),
+}
+
 
 class HallusionBench(Benchmark):
     """aAcc, fAcc and qAcc. Sets of figures are redrawn."""
 
     selecting_metric = "a_acc"
     unit = "sets"
-    metrics = {
-        "a_acc": MetricInfo("aAcc", "higher", "questions answered right"),
-        "f_acc": MetricInfo("fAcc", "higher", "figures with all questions right"),
-        "q_acc": MetricInfo("qAcc", "higher", "questions right on all their figures"),
-    }
+    metrics = METRICS
 
     def __init__(self, settings: HallusionBenchmark) -> None:
         super().__init__(settings, settings.name)
@@ -54,14 +55,7 @@ class HallusionBench(Benchmark):
     def load(self) -> Published:
         """A question per row."""
         file = find_file(self.folder, ["HallusionBench.json"], self.key)
-        published = Published()
-        for number, row in enumerate(read_whole(file, list)):
-            try:
-                published.items.append(_item(number, row))
-            except Refused as error:
-                dropped = Dropped(f"{file.name}:{number + 1}", error.reason, str(error))
-                published.dropped.append(dropped)
-        return check_items(published, file, self.key)
+        return collect(read_whole(file, list), _item, file, self.key)
 
     def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
         """See `Benchmark`. `figure/N/…` and `question/N/…` are what `count_group` reads."""
@@ -132,7 +126,7 @@ def _item(number: int, row: Row) -> Item:
     )
     if str(label) not in ("0", "1"):
         raise Refused(
-            "bad_row", f"row {number + 1}: expected gt_answer 0 or 1, got {label!r}"
+            "bad_row", f"row {number}: expected gt_answer 0 or 1, got {label!r}"
         )
     image = None
     if str(row.get("visual_input")) != "0":

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.config.benchmarks import LlavaBenchmark
-from common.errors import Refused
 from common.evaluation import SuiteAnswers
 from common.records import Dropped
 from reward.benchmarks.base import Benchmark, llava_lines
@@ -18,7 +17,7 @@ from reward.benchmarks.loading import (
     Item,
     Published,
     Row,
-    check_items,
+    collect,
     columns,
     find_file,
     read_rows,
@@ -36,14 +35,9 @@ class LlavaBench(Benchmark):
     def load(self) -> Published:
         """A question per line."""
         file = find_file(self.folder, ["questions.jsonl"], self.key)
-        published = Published()
-        for row in read_rows(file, published.dropped):
-            try:
-                published.items.append(_item(row))
-            except Refused as error:
-                dropped = Dropped(file.name, error.reason, str(error))
-                published.dropped.append(dropped)
-        return check_items(published, file, self.key)
+        dropped: list[Dropped] = []
+        rows = read_rows(file, dropped)
+        return collect(rows, _item, file, self.key, dropped)
 
     def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
         """See `Benchmark`: nothing but the answer's length."""
@@ -59,7 +53,7 @@ class LlavaBench(Benchmark):
         return {"answers.jsonl": lines}
 
 
-def _item(row: Row) -> Item:
+def _item(_: int, row: Row) -> Item:
     number, image, text, category = columns(
         row, "question_id", "image", "text", "category"
     )

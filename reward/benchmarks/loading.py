@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,45 @@ def columns(row: Row, *names: str) -> list[Any]:
     return [row[name] for name in names]
 
 
-def check_items(published: Published, file: Path, key: str) -> Published:
-    """The same, unless nothing in the file is of use (UserError, with one example of why)."""
+def collect(
+    rows: Iterable[Any],
+    item_of: Callable[[int, Row], Item],
+    file: Path,
+    key: str,
+    dropped: Sequence[Dropped] = (),
+) -> Published:
+    """The items of a file's rows, and why the other rows are none.
+
+    Args:
+        item_of: makes an item of (number from 1, row); raises Refused when it cannot.
+        dropped: what was no row.
+
+    Raises:
+        UserError: no row is of use, with one example of why.
+    """
+    published = Published(dropped=list(dropped))
+    for number, row in enumerate(rows, start=1):
+        row_id = f"{file.name}:{number}"
+        try:
+            published.items.append(_checked(item_of, number, row))
+        except Refused as error:
+            published.dropped.append(Dropped(row_id, error.reason, str(error)))
     if published.items:
         return published
     example = published.dropped[0].detail if published.dropped else "it is empty"
     raise UserError(f"{key}: expected questions in {file}, got none of use: {example}")
+
+
+def _checked(item_of: Callable[[int, Row], Item], number: int, row: Any) -> Item:
+    """The item, where values of types that nobody expects are refused as well."""
+    if not isinstance(row, Mapping):
+        kind = type(row).__name__
+        raise Refused("bad_row", f"row {number}: expected a JSON object, got {kind}")
+    try:
+        return item_of(number, row)
+    except Refused:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise Refused(
+            "bad_row", f"row {number}: expected the benchmark's values, got: {error}"
+        ) from error

@@ -1,6 +1,6 @@
 """MMHal-Bench (Sun et al. 2023, arXiv 2309.14525): 96 open questions, graded by a language model.
 
-File: `response_template.json`, a list of entries with `image_src`, `question`, `gt_answer`, ….  The same entries, in
+File: `response_template.json`, a list of entries with `image_src`, `question`, `gt_answer`, …. The same entries, in
 their order, go out as `mmhal_responses.json` with `model_answer` filled in.
 """
 
@@ -11,15 +11,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from common.config.benchmarks import MmhalBenchmark
-from common.errors import Refused
 from common.evaluation import SuiteAnswers
-from common.records import Dropped
 from reward.benchmarks.base import Benchmark, json_text
 from reward.benchmarks.loading import (
     Item,
     Published,
     Row,
-    check_items,
+    collect,
     columns,
     find_file,
     read_whole,
@@ -37,14 +35,7 @@ class MmhalBench(Benchmark):
         """A question per entry."""
         names = ("response_template.json", "*template*.json")
         file = find_file(self.folder, names, self.key)
-        published = Published()
-        for number, row in enumerate(read_whole(file, list)):
-            try:
-                published.items.append(_item(number, row))
-            except Refused as error:
-                dropped = Dropped(f"{file.name}:{number + 1}", error.reason, str(error))
-                published.dropped.append(dropped)
-        return check_items(published, file, self.key)
+        return collect(read_whole(file, list), _item, file, self.key)
 
     def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
         """See `Benchmark`: nothing but the answer's length."""
@@ -55,7 +46,7 @@ class MmhalBench(Benchmark):
         return {}
 
     def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
-        """One file with all entries: the grader tells the kind of a question by its place. No answer is an empty one."""
+        """One file with all entries: the grader goes by their places. No answer is an empty one."""
         entries = []
         for answer in self.answered(answers):
             entry = {**answer.item.facts["entry"], "model_answer": answer.text or ""}

@@ -2,13 +2,14 @@
 
 Files: `Questions.csv` with `Question`, `Options` ("(a) Open (b) Closed") and `Correct Answer` ("(a)"); picture N is
 `MMVP Images/N.jpg`, rows 1 and 2 are a pair, 3 and 4, …. A pair is right when both answers are. Answers go out as
-`answer.jsonl`, lines `{question_id, prompt, answer, response, answer_id, model_id}`, for the official grader, which is a
+`answer.jsonl`, lines `{question_id, prompt, answer, response, answer_id, model_id}`, for the official grader. That is a
 language model; here the option is read from the answer's words.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from reward.benchmarks.loading import (
     Item,
     Published,
     Row,
-    check_items,
+    collect,
     columns,
     find_file,
     read_table,
@@ -32,16 +33,18 @@ from reward.suites.scorecard import MetricInfo
 _OPTION = re.compile(r"\(([a-z])\)\s*([^(]*)", re.IGNORECASE)
 _MARKED = re.compile(r"\(([a-z])\)|^\W*([a-z])(?:[).:,]|\W*$)", re.IGNORECASE)
 
+METRICS = {
+    "pair_accuracy": MetricInfo("MMVP", "higher", "pairs with both answers right"),
+    "accuracy": MetricInfo("MMVP questions", "higher", "questions answered right"),
+}
+
 
 class Mmvp(Benchmark):
     """Accuracy of pairs, and of single questions."""
 
     selecting_metric = "pair_accuracy"
     unit = "pairs"
-    metrics = {
-        "pair_accuracy": MetricInfo("MMVP", "higher", "pairs with both answers right"),
-        "accuracy": MetricInfo("MMVP questions", "higher", "questions answered right"),
-    }
+    metrics = METRICS
 
     def __init__(self, settings: MmvpBenchmark) -> None:
         super().__init__(settings, settings.name)
@@ -49,23 +52,17 @@ class Mmvp(Benchmark):
     def load(self) -> Published:
         """A question per row; a row that cannot be used takes its pair along."""
         file = find_file(self.folder, ["Questions.csv"], self.key)
-        published = Published()
-        refused: set[str] = set()
-        for number, row in enumerate(read_table(file), start=1):
-            try:
-                published.items.append(_item(number, row))
-            except Refused as error:
-                dropped = Dropped(f"{file.name}:{number}", error.reason, str(error))
-                published.dropped.append(dropped)
-                refused.add(_pair_of(number))
+        published = collect(read_table(file), _item, file, self.key)
+        sizes = Counter(item.group for item in published.items)
+        whole: list[Item] = []
         for item in published.items:
-            if item.group in refused:
-                detail = f"question {item.id}: expected both of its pair, got one"
-                published.dropped.append(Dropped(item.id, "half_pair", detail))
-        published.items = [
-            item for item in published.items if item.group not in refused
-        ]
-        return check_items(published, file, self.key)
+            if sizes[item.group] == 2:
+                whole.append(item)
+                continue
+            detail = f"question {item.id}: expected both of its pair, got one"
+            published.dropped.append(Dropped(item.id, "half_pair", detail))
+        published.items = whole
+        return published
 
     def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
         """See `Benchmark`."""

@@ -10,6 +10,7 @@ benchmark's synonyms the same files give CHAIR by rules, which the official scri
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from common.config.benchmarks import ObjectHalBenchmark
@@ -23,7 +24,7 @@ from reward.benchmarks.loading import (
     Item,
     Published,
     Row,
-    check_items,
+    collect,
     columns,
     find_file,
     read_rows,
@@ -60,14 +61,9 @@ class ObjectHalBench(Benchmark):
         if self._annotations is not None and self._words is not None:
             key = f"{self.key}: annotations"
             coco = read_objects(self._annotations, self._words, key)
-        published = Published()
-        for number, row in enumerate(read_rows(file, published.dropped)):
-            try:
-                published.items.append(_item(number, row, coco))
-            except Refused as error:
-                dropped = Dropped(f"{file.name}:{number + 1}", error.reason, str(error))
-                published.dropped.append(dropped)
-        return check_items(published, file, self.key)
+        dropped: list[Dropped] = []
+        rows = read_rows(file, dropped)
+        return collect(rows, partial(_item, coco), file, self.key, dropped)
 
     def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
         """See `Benchmark`."""
@@ -104,9 +100,9 @@ class ObjectHalBench(Benchmark):
         return shown_caption(self._words, prompt, text)
 
 
-def _item(number: int, row: Row, coco: CocoObjects | None) -> Item:
+def _item(coco: CocoObjects | None, number: int, row: Row) -> Item:
     image_id, question, image = columns(row, "image_id", "question", "image")
-    facts: dict[str, Any] = {"question_id": number, "image_id": int(image_id)}
+    facts: dict[str, Any] = {"question_id": number - 1, "image_id": int(image_id)}
     if coco is not None:
         objects = coco.objects.get(int(image_id))
         if objects is None:

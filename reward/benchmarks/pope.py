@@ -20,7 +20,7 @@ from reward.benchmarks.loading import (
     Item,
     Published,
     Row,
-    check_items,
+    collect,
     columns,
     find_file,
     read_rows,
@@ -37,16 +37,18 @@ from reward.suites.scorecard import MetricInfo
 
 PATTERN = "*pope_*.json"
 
+METRICS = {
+    "pope_accuracy": MetricInfo("POPE accuracy", "higher", "mean of the splits"),
+    "pope_f1": MetricInfo("POPE F1", "higher", "mean of the splits"),
+    "pope_yes_ratio": MetricInfo("POPE yes ratio", "", "0.5 is balanced"),
+}
+
 
 class Pope(Benchmark):
     """Accuracy, precision, recall, F1 and yes ratio by split, as the official script reads answers and strictly."""
 
     selecting_metric = "pope_f1"
-    metrics = {
-        "pope_accuracy": MetricInfo("POPE accuracy", "higher", "mean of the splits"),
-        "pope_f1": MetricInfo("POPE F1", "higher", "mean of the splits"),
-        "pope_yes_ratio": MetricInfo("POPE yes ratio", "", "0.5 is balanced"),
-    }
+    metrics = METRICS
 
     def __init__(self, settings: PopeBenchmark) -> None:
         super().__init__(settings, settings.name)
@@ -54,15 +56,12 @@ class Pope(Benchmark):
     def load(self) -> Published:
         """The questions of all splits."""
         find_file(self.folder, [PATTERN], self.key)
-        published = Published()
+        dropped: list[Dropped] = []
+        rows = []
         for file in sorted(self.folder.glob(PATTERN)):
-            for row in read_rows(file, published.dropped):
-                try:
-                    published.items.append(_item(row, file))
-                except Refused as error:
-                    dropped = Dropped(file.name, error.reason, str(error))
-                    published.dropped.append(dropped)
-        return check_items(published, self.folder / PATTERN, self.key)
+            for row in read_rows(file, dropped):
+                rows.append({"file": file.name, "row": row})
+        return collect(rows, _item, self.folder / PATTERN, self.key, dropped)
 
     def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
         """See `Benchmark`: the columns that `pope_by_split` reads."""
@@ -104,19 +103,13 @@ class Pope(Benchmark):
         return files
 
 
-def _item(row: Row, file: Path) -> Item:
+def _item(_: int, row: Row) -> Item:
     question_id, image, text, label = columns(
-        row, "question_id", "image", "text", "label"
+        row["row"], "question_id", "image", "text", "label"
     )
+    file = row["file"]
     if label not in ("yes", "no"):
-        raise Refused(
-            "bad_row", f"{file.name}: expected the label yes or no, got {label!r}"
-        )
-    split = file.stem.rpartition("pope_")[2]
-    facts = {
-        "pope_split": split,
-        "label": label,
-        "file": file.name,
-        "row": dict(row),
-    }
+        raise Refused("bad_row", f"{file}: expected the label yes or no, got {label!r}")
+    split = Path(file).stem.rpartition("pope_")[2]
+    facts = {**row, "pope_split": split, "label": label}
     return Item(f"{split}/{question_id}", str(text), str(image), str(image), facts)

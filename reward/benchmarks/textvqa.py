@@ -12,13 +12,12 @@ from typing import Any
 from common.config.benchmarks import TextVqaBenchmark
 from common.errors import Refused
 from common.evaluation import SuiteAnswers
-from common.records import Dropped
 from reward.benchmarks.base import Benchmark, json_text, llava_lines
 from reward.benchmarks.loading import (
     Item,
     Published,
     Row,
-    check_items,
+    collect,
     columns,
     find_file,
     read_whole,
@@ -28,13 +27,14 @@ from reward.suites.bootstrap import Array, Columns, ratio
 from reward.suites.scorecard import MetricInfo
 
 NUM_PEOPLE = 10
+METRICS = {"accuracy": MetricInfo("TextVQA", "higher", "VQA accuracy")}
 
 
 class TextVqa(Benchmark):
     """VQA accuracy."""
 
     selecting_metric = "accuracy"
-    metrics = {"accuracy": MetricInfo("TextVQA", "higher", "VQA accuracy")}
+    metrics = METRICS
 
     def __init__(self, settings: TextVqaBenchmark) -> None:
         super().__init__(settings, settings.name)
@@ -44,14 +44,9 @@ class TextVqa(Benchmark):
         """A question per row."""
         file = find_file(self.folder, ["TextVQA*_val.json", "TextVQA*.json"], self.key)
         rows = read_whole(file, dict).get("data")
-        published = Published()
-        for number, row in enumerate(rows if isinstance(rows, list) else []):
-            try:
-                published.items.append(_item(row))
-            except Refused as error:
-                dropped = Dropped(f"{file.name}:{number + 1}", error.reason, str(error))
-                published.dropped.append(dropped)
-        return check_items(published, file, self.key)
+        if not isinstance(rows, list):
+            rows = []
+        return collect(rows, _item, file, self.key)
 
     def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
         """See `Benchmark`; counted in thirtieths, since counts are whole numbers."""
@@ -78,7 +73,7 @@ class TextVqa(Benchmark):
         }
 
 
-def _item(row: Row) -> Item:
+def _item(_: int, row: Row) -> Item:
     number, image_id, question, answers = columns(
         row, "question_id", "image_id", "question", "answers"
     )

@@ -29,3 +29,7 @@ def _make_suite(section: SuiteConfig, config: RunConfig) -> Suite:
             from reward.suites.prompts import PromptsSuite
 
             return PromptsSuite(section, config)
+        case _:
+            from reward.benchmarks.factory import make_benchmark
+
+            return make_benchmark(section)
