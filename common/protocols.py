@@ -152,11 +152,15 @@ class Judge(Protocol):
         """What drops and logs call it."""
         ...
 
-    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+    async def judge(
+        self, groups: Sequence[RolloutGroup]
+    ) -> Sequence[Verdict | Dropped | JudgeError]:
         """One verdict per group, in order. A Dropped in its place says why asking about the group again cannot help.
 
+        A JudgeError in its place says that it failed on this group for now; asking again may help.
+
         Raises:
-            JudgeError: it failed for now, on any of these groups; asking again may help.
+            JudgeError: the same about all of these groups, or about any of them.
         """
         ...
 

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from common.config.data import Data, PairFile, PromptFile, PromptSource, ShapesPrompts
 from common.config.evaluation import Evaluation
-from common.config.judges import JudgeConfig, PolicyJudge, RulesJudge
+from common.config.judges import (
+    JudgeConfig,
+    PolicyJudge,
+    PythonJudge,
+    RulesJudge,
+    UserCode,
+)
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
 from common.config.loop import Checkpoint, Loop, Mixture
 from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
@@ -40,6 +46,7 @@ __all__ = [
     "PromptFile",
     "PromptSource",
     "PromptsSuite",
+    "PythonJudge",
     "Reward",
     "Rollout",
     "RulesJudge",
@@ -49,4 +56,5 @@ __all__ = [
     "ShapesSuite",
     "SuiteConfig",
     "Tuning",
+    "UserCode",
 ]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from common.config.model import SHAPES_POLICY
-from common.config.section import Section, TextOnDisk, by_kind
+from common.config.section import Section, TextOnDisk
 
 
 class RulesJudge(Section):
@@ -34,7 +43,90 @@ class PolicyJudge(Section):
     max_length: int = Field(512, ge=16)
 
 
+@dataclass(frozen=True, slots=True)
+class UserCode:
+    """The text of a user's file, as the controller read it. `path` is absolute on the controller's machine."""
+
+    path: str
+    text: str
+
+
+class PythonJudge(Section):
+    """A class or function of the user: `{ kind = "python", target = "my_judge:MyJudge" }`.
+
+    `kind = "my_judge:MyJudge"` says the same. Further keys are settings of the user's own: keyword arguments of the
+    class, or of the function.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Literal["python"] = "python"
+    target: str = Field(
+        description="module:Name or file.py:Name; may also be written as the kind itself"
+    )
+    timeout_s: float = Field(
+        120.0, gt=0, description="limit of one group; then the judge is asked again"
+    )
+    trl_text: bool = Field(
+        False,
+        description="give functions of TRL's signature plain texts, not conversations",
+    )
+
+    # It travels with the config to the workers. Not a field: code is neither written to a run's config.json nor read
+    # from one, so nobody's run directory brings code along.
+    _code: UserCode | None = PrivateAttr(None)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The user's own keys."""
+        return dict(self.model_extra or {})
+
+    @property
+    def code(self) -> UserCode | None:
+        """The file's text, where the controller has read one (see `with_code`)."""
+        return self._code
+
+    def with_code(self, code: UserCode) -> PythonJudge:
+        """The same section with the text of the user's file."""
+        section = self.model_copy()
+        section._code = code
+        return section
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_names_the_target(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not _is_target(value.get("kind")):
+            return value
+        if "target" in value:
+            raise ValueError(
+                f"expected kind = 'python' beside a target, got {value['kind']!r}"
+            )
+        return {**value, "kind": "python", "target": value["kind"]}
+
+    @field_validator("target")
+    @classmethod
+    def _names_an_object(cls, target: str) -> str:
+        place, _, name = target.rpartition(":")
+        if not place or not name.isidentifier():
+            raise ValueError("expected module:Name or file.py:Name")
+        return target
+
+
+def _is_target(kind: Any) -> bool:
+    return isinstance(kind, str) and ":" in kind
+
+
+def _kind_of(value: Any) -> Any:
+    """As `by_kind("rules")`, where `module:Name` is a kind too."""
+    if not isinstance(value, dict):
+        return getattr(value, "kind", None)
+    kind = value.get("kind", "rules")
+    return "python" if _is_target(kind) else kind
+
+
 JudgeConfig = Annotated[
-    Annotated[RulesJudge, Tag("rules")] | Annotated[PolicyJudge, Tag("policy")],
-    by_kind("rules"),
+    Annotated[RulesJudge, Tag("rules")]
+    | Annotated[PolicyJudge, Tag("policy")]
+    | Annotated[PythonJudge, Tag("python")],
+    Discriminator(_kind_of),
 ]

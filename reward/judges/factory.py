@@ -6,8 +6,26 @@ a case here.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from common.config import JudgeConfig
+from common.fingerprint import model_hash
 from common.protocols import Judge
+
+
+def check_judge(config: JudgeConfig) -> JudgeConfig:
+    """The settings as workers need them, after a look at what the user named. For the controller, before Ray starts.
+
+    Raises:
+        UserError: the user's code cannot be imported, or is no judge.
+    """
+    match config.kind:
+        case "python":
+            from reward.judges.python import checked
+
+            return checked(config)
+        case _:
+            return config
 
 
 def make_judge(config: JudgeConfig) -> Judge:
@@ -22,3 +40,20 @@ def make_judge(config: JudgeConfig) -> Judge:
             from reward.shapes_world import policy_judge
 
             return policy_judge(config)
+        case "python":
+            from reward.judges.python import UserJudge
+
+            return UserJudge(config)
+
+
+def judge_identity(config: JudgeConfig) -> str:
+    """What a judge's verdicts depend on beside the group: its settings, its model's weights, a user's source."""
+    parts = [config.model_dump_json()]
+    match config.kind:
+        case "policy":
+            parts.append(model_hash(Path(config.path)))
+        case "python":
+            from reward.judges.user_code import identity_of
+
+            parts.append(identity_of(config))
+    return "\n".join(parts)
