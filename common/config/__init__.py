@@ -9,9 +9,12 @@ from __future__ import annotations
 from common.config.data import Data, PairFile, PromptFile, PromptSource, ShapesPrompts
 from common.config.evaluation import Evaluation
 from common.config.judges import (
+    ChairJudge,
+    ClipJudge,
     JudgeConfig,
     PolicyJudge,
     PythonJudge,
+    RewardModelJudge,
     RulesJudge,
     UserCode,
 )
@@ -25,7 +28,9 @@ from common.config.suites import PromptsSuite, ShapesSuite, SuiteConfig
 
 __all__ = [
     "SHAPES_POLICY",
+    "ChairJudge",
     "Checkpoint",
+    "ClipJudge",
     "Cluster",
     "Data",
     "EngineOptions",
@@ -48,6 +53,7 @@ __all__ = [
     "PromptsSuite",
     "PythonJudge",
     "Reward",
+    "RewardModelJudge",
     "Rollout",
     "RulesJudge",
     "Run",

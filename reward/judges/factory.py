@@ -44,14 +44,30 @@ def make_judge(config: JudgeConfig) -> Judge:
             from reward.judges.python import UserJudge
 
             return UserJudge(config)
+        case "chair":
+            from reward.judges.chair import chair_judge
+
+            return chair_judge(config)
+        case "clip":
+            from reward.judges.clip import ClipJudge
+
+            return ClipJudge(config)
+        case "reward_model":
+            from reward.judges.reward_model import RewardModelJudge
+
+            return RewardModelJudge(config)
 
 
 def judge_identity(config: JudgeConfig) -> str:
     """What a judge's verdicts depend on beside the group: its settings, its model's weights, a user's source."""
     parts = [config.model_dump_json()]
     match config.kind:
-        case "policy":
+        case "policy" | "clip" | "reward_model":
             parts.append(model_hash(Path(config.path)))
+        case "chair":
+            from reward.judges.chair import identity_of_files
+
+            parts.append(identity_of_files(config))
         case "python":
             from reward.judges.user_code import identity_of
 
