@@ -1,6 +1,9 @@
 """Measures a policy on prompts it was not trained on, beside the policy it started from.
 
     python -m cluster.evaluate runs/first/policy --baseline common/shapes/policy
+    python -m cluster.evaluate judge data/labelled
+
+The second measures a judge, see `python -m cluster.evaluate judge --help`.
 
 The suites, the judge and the engine are those of a config. Without `--preset` it is the config of the run that left the
 policy; the start policy of the shapes world is measured as its presets say. Another policy needs `--preset FILE`, or
@@ -18,11 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import evaluate_judge
 from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EVALUATE_FLAGS
 from common.config import SHAPES_POLICY, Evaluation
 from common.config.flags import add_flags, given_flags
-from common.config.jobs import EvaluateConfig
+from common.config.jobs import EvaluateConfig, EvaluateSettings
 from common.config.overrides import describe_keys, load
 from common.errors import UserError
 from common.paths import check_output_file
@@ -39,13 +43,14 @@ _SECTIONS_OF_A_RUN = {"run", "model", "evaluation"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the policies are measured, else as cluster.entry says."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["judge"]:
+        return evaluate_judge.main(words[1:])
 
     def call() -> None:
         config = config_of(argv)
         _check_policies(config)
-        for output in (config.evaluate.out, config.evaluate.samples):
-            if output is not None:
-                check_output_file(output)
+        _check_outputs(config.evaluate)
         asyncio.run(_run(config))
 
     return exit_status(
@@ -84,7 +89,7 @@ def _is_config_of_a_run(path: Path) -> bool:
     # Models have a config.json as well.
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= _SECTIONS_OF_A_RUN
 
@@ -106,6 +111,17 @@ def _check_policies(config: EvaluateConfig) -> None:
             raise UserError(
                 f"policy: expected a Hugging Face directory with config.json, got {directory}; check the path"
             )
+
+
+def _check_outputs(settings: EvaluateSettings) -> None:
+    """Find out before the work whether its results can be written (UserError, OSError)."""
+    outputs = [path for path in (settings.out, settings.samples) if path is not None]
+    if len(outputs) == 2 and outputs[0].absolute() == outputs[1].absolute():
+        raise UserError(
+            f"--samples: expected another file than --out, got {outputs[0]} twice; name the page otherwise"
+        )
+    for output in outputs:
+        check_output_file(output)
 
 
 def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:
@@ -136,10 +152,14 @@ async def _run(config: EvaluateConfig) -> None:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.samples_page import write_samples
     from cluster.report import print_scorecards, write_scorecards
+    from cluster.runtime.judge_check import checked_judge
     from common.chat import check_model
     from common.data.images import ImageStore
 
     settings = config.evaluate
+    # Nothing is judged without a policy to compare with.
+    if settings.baseline is not None:
+        config = checked_judge(config)
     # The samples page inlines its pictures, so the folder may go once it is written.
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
         evaluator = Evaluator(config, ImageStore(Path(folder)))
@@ -168,12 +188,19 @@ async def _run(config: EvaluateConfig) -> None:
 def _check_prompts(evaluator: Evaluator, config: EvaluateConfig) -> None:
     """Refuse (UserError) to start engines when there is nothing to measure."""
     split = config.evaluate.split
-    has_prompts = evaluator.num_prompts(split) > 0
-    if not has_prompts and evaluator.gate(split).missing is not None:
+    if evaluator.num_prompts(split) > 0:
+        return
+    missing = evaluator.gate(split).missing
+    if missing is None:
+        return
+    if config.evaluation.pairs is not None:
         raise UserError(
-            f"evaluation.suites: expected suites with prompts of the {split} split, or evaluation.pairs, got none; "
-            """name some: --evaluation.suites '["shapes"]', or --preset FILE"""
+            f"evaluation.pairs: expected pairs to measure with, got none: {missing}; repair the rows, or name suites"
         )
+    raise UserError(
+        f"evaluation.suites: expected suites with prompts of the {split} split, or evaluation.pairs, got none; "
+        """name some: --evaluation.suites '["shapes"]', or --preset FILE"""
+    )
 
 
 async def _measure_policies(
@@ -214,6 +241,8 @@ async def _measure(
     """
     from actors.rollout import RolloutWorker
     from cluster.runtime.clients import RewardClient, RolloutClient
+    from cluster.runtime.judge_engines import JudgeEngines
+    from reward.eyes.factory import EyeTools
     from reward.worker import RewardWorker
 
     limit_s = config.loop.call_timeout_s
@@ -230,9 +259,14 @@ async def _measure(
     try:
         reward: RewardClient | None = None
         if baseline is not None:
+            judge_engines = JudgeEngines(config, runtime, RolloutWorker)
+            handles += judge_engines.handles
+            await judge_engines.start()
             judge = runtime.spawn(
                 RewardWorker,
                 config,
+                None,
+                EyeTools(judge_engines.clients),
                 name="reward-0",
                 num_cpus=config.reward.num_cpus,
                 num_gpus=0,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from common import config
 from common.config.povid import ErrorKind
@@ -24,6 +23,7 @@ from common.evaluation import (
     TaskPrompts,
     Wins,
 )
+from common.protocols import Eye
 from common.records import PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
 from common.shapes.corrupter import corrupt
@@ -33,7 +33,9 @@ from common.shapes.marks import marked_caption
 from common.shapes.prompts import caption_prompts, question_prompts
 from common.shapes.questions import POPE_SPLITS, answer_text, ask
 from common.shapes.truth import MissingTruth, answer_of, group_of, scene_of
+from reward.judges.claims import ClaimLanguage, ClaimsJudge
 from reward.judges.rules import RulesJudge
+from reward.judges.splitting import RuleSplitter
 from reward.suites.bootstrap import (
     Array,
     Columns,
@@ -52,9 +54,6 @@ from reward.suites.pope import (
 )
 from reward.suites.scorecard import MetricInfo, described
 from reward.suites.wins import WIN_COUNTS, win_counts, win_rate
-
-if TYPE_CHECKING:
-    from reward.judges.claims import ClaimsJudge
 
 CAPTIONS, QUESTIONS = "captions", "questions"
 
@@ -82,19 +81,15 @@ def rules_judge(costs: config.RulesJudge) -> RulesJudge:
     return RulesJudge(partial(faults_of, costs=costs))
 
 
-def policy_judge(settings: config.PolicyJudge) -> ClaimsJudge:
+def policy_judge(eye: Eye) -> ClaimsJudge:
     """Asks a vision-language model about every object that a caption claims; colours and places are not checked."""
-    # Transformers is loaded for this judge only.
-    from reward.judges.claims import ClaimLanguage, ClaimsJudge
-
     language = ClaimLanguage(
-        claims_of=_claimed_shapes,
-        question_of=ask,
+        question_of=lambda prompt, shape: ask(shape),
         yes=answer_text("yes"),
         no=answer_text("no"),
         nothing_claimed="names no object",
     )
-    return ClaimsJudge(settings, language)
+    return ClaimsJudge("policy", eye, RuleSplitter(_claimed_shapes), language)
 
 
 def _claimed_shapes(text: str) -> list[str]:

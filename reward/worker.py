@@ -8,6 +8,7 @@ from common.config import Reward, RunConfig
 from common.protocols import Judge
 from common.records import Dropped, Judged, RolloutGroup, Verdict
 from common.sources import RLOO
+from reward.eyes.factory import EyeTools
 from reward.judges.factory import judge_identity, make_judge
 from reward.judging import BACKOFF_S, Judging
 from reward.ranking import best_against_worst
@@ -23,6 +24,7 @@ class RewardWorker:
 
     Args:
         judge: takes the place of the configured one.
+        tools: what judges that see need, such as clients of engines.
         backoff_s: pause before the first retry.
     """
 
@@ -30,13 +32,14 @@ class RewardWorker:
         self,
         config: RunConfig,
         judge: Judge | None = None,
+        tools: EyeTools | None = None,
         backoff_s: float = BACKOFF_S,
     ) -> None:
         settings = config.reward
         self._min_margin = settings.min_margin
         self._wants_rloo = config.judged_source == RLOO
         self._judging = Judging(
-            judge or make_judge(settings.judge),
+            judge or make_judge(settings.judge, tools),
             settings.max_retries,
             settings.concurrency,
             _cache_of(settings),

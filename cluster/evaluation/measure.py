@@ -8,11 +8,12 @@ Scorecard ◀── grounding gate (RolloutClient.score) ◀── Suite.measure
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from pydantic import TypeAdapter
 
@@ -22,7 +23,7 @@ from cluster.progress import ProgressReport
 from cluster.runtime.clients import RolloutClient
 from common.config import RunConfig
 from common.data.images import ImageStore
-from common.errors import UserError
+from common.errors import UserError, plain_message
 from common.evaluation import (
     Answers,
     Split,
@@ -38,6 +39,12 @@ from common.row_faults import drop_report
 from reward.suites.factory import make_suites
 from reward.suites.scorecard import Scorecard, SuiteCard
 from reward.suites.wins import win_of
+
+log = logging.getLogger("sightline")
+
+Judge: TypeAlias = Callable[
+    [Sequence[RolloutGroup]], Awaitable[list[Verdict | Dropped]]
+]
 
 _ANSWERS = TypeAdapter(Answers)
 
@@ -113,7 +120,8 @@ class Evaluator:
             The scorecard and the answers. What could not be generated or judged is counted in the scorecard.
 
         Raises:
-            UserError: a worker does not answer within its limit, or the policy can be asked none of the prompts.
+            UserError: a worker does not answer within its limit, or the policy can be asked none of the prompts, or
+                where there are none, none of the pairs.
         """
         # A pair set that cannot be read is refused before anything is asked.
         gate = self.gate(split)
@@ -137,6 +145,12 @@ class Evaluator:
                 start_logps,
                 self._settings,
                 count_up,
+            )
+        is_only_measure = gate.missing is None and not self.num_prompts(split)
+        if is_only_measure and not any(logps.values()):
+            raise UserError(
+                f"evaluation.pairs: expected pairs that the policy can score, got none; dropped {grounding.dropped}; "
+                "correct the pairs or the policy's settings"
             )
         card = card.model_copy(update={"grounding": grounding})
         answers = replace(answers, grounding=logps)
@@ -314,13 +328,38 @@ async def _compare(
             both = (group.completions[0], start_answer)
             comparisons.append(replace(group, completions=both))
     wins: dict[str, float] = {}
-    verdicts = await in_chunks(reward.judge, comparisons)
+    verdicts = await in_chunks(_forgiving(reward), comparisons)
     for group, verdict in zip(comparisons, verdicts, strict=True):
         if isinstance(verdict, Dropped):
             dropped.append(verdict)
         else:
             wins[group.prompt.id] = win_of(verdict)
+    if dropped:
+        log.warning(
+            "of %d comparisons with the start policy %d have no verdict: dropped %s",
+            len(dropped) + len(wins),
+            len(dropped),
+            drop_report(dropped),
+        )
     return wins, dropped
+
+
+def _forgiving(reward: Comparer) -> Judge:
+    """`reward.judge`, where groups of a call that fails as a whole are dropped for that.
+
+    A judge's bug must not cost a trained policy its scorecard: the win rate is missing then, and nothing else.
+    """
+
+    async def judge(groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+        try:
+            return await reward.judge(groups)
+        # From another process, any class of errors may come, or that it has died.
+        except Exception as error:
+            why = plain_message(error).strip() or type(error).__name__
+            reason = why.splitlines()[0]
+            return [Dropped(group.id, "judge_failed", reason) for group in groups]
+
+    return judge
 
 
 def write_measured(path: Path, measured: Measured) -> None:

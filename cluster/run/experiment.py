@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
 from cluster.run.training_data import TrainingData, load_training_data
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
+from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
 from common.chat import encoder_of
 from common.config import RunConfig
@@ -24,6 +26,7 @@ from common.protocols import Handle, Runtime
 from common.records import Dropped, Prompt
 from common.row_faults import drop_report
 from learner.learner import Learner
+from reward.eyes.factory import EyeTools
 from reward.suites.scorecard import Scorecard
 from reward.worker import RewardWorker
 
@@ -101,12 +104,12 @@ class Experiment:
         engines: list[RolloutClient] = []
         for index in range(config.rollout.num_workers):
             engines.append(self._spawn_rollout(index))
+        judge_engines = JudgeEngines(config, self.runtime, self._types.rollout)
         judges: list[RewardClient] = []
         for index in range(config.reward.num_workers):
-            handle = self._spawn(f"reward/{index}", self._types.reward, config)
-            judges.append(RewardClient(handle, limit_s))
+            judges.append(self._spawn_reward(index, judge_engines))
         workers = Workers(engines, judges, LearnerClient(ranks, limit_s))
-        reports = await workers.start()
+        reports, _ = await asyncio.gather(workers.start(), judge_engines.start())
         self._recorder.start(reports)
         # Learner ranks come first, and rank 0 speaks for all of them.
         fallbacks = reports[0]["fallbacks"]
@@ -126,6 +129,16 @@ class Experiment:
         name = f"rollout/{index}"
         handle = self._spawn(name, worker, self.config, index, *model_path)
         return RolloutClient(handle, self.config.loop.call_timeout_s)
+
+    def _spawn_reward(self, index: int, judge_engines: JudgeEngines) -> RewardClient:
+        name = f"reward/{index}"
+        tools = EyeTools(
+            judge_engines.clients,
+            replies=self.run_dir.path / "judge" / str(index),
+            num_spenders=self.config.reward.num_workers,
+        )
+        handle = self._spawn(name, self._types.reward, self.config, None, tools)
+        return RewardClient(handle, self.config.loop.call_timeout_s)
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
         bundle = self._bundles[name]

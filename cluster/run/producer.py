@@ -26,7 +26,7 @@ from cluster.sampling.mixture import build_mixture, online_counts
 from cluster.sampling.prompt_sampler import PromptSampler
 from cluster.sampling.replay import ReplayBuffer
 from common.config import RunConfig
-from common.errors import UserError
+from common.errors import Halted, UserError
 from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
 from common.seeding import derive_seed
@@ -73,6 +73,10 @@ class Producer:
             self._usable[source] = UsablePrompts(data.prompts, any_usable)
         self._num_calls_begun = 0
         self._num_calls_settled = 0
+        self._num_judge_places = config.reward.concurrency * config.reward.num_workers
+        # Groups that were sampled and are with a judge.
+        self._num_judged = 0
+        self._halted: Halted | None = None
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
 
@@ -101,21 +105,52 @@ class Producer:
         return online_counts(self._mixture, step, self._config.online_sources)[source]
 
     async def work(self, worker: RolloutClient) -> None:
-        """Make pairs until cancelled. Several of these may run on one worker to keep its engine busy."""
-        while True:
-            source, admitted = await self._admit()
-            turn = self._num_calls_begun
-            self._num_calls_begun += 1
-            if source == ONLINE_BDHS:
-                outcomes = await self._sample_bdhs(worker, admitted)
-            else:
-                outcomes = await self._sample_judged(worker, admitted)
-            await self._settle(source, outcomes, turn)
+        """Make pairs until cancelled. Several of these may run on one worker to keep its engine busy.
+
+        The next call is sampled while the judge has the groups of those before it.
+        """
+        async with asyncio.TaskGroup() as judging:
+            while self._halted is None:
+                source, admitted = await self._admit()
+                turn = self._num_calls_begun
+                self._num_calls_begun += 1
+                if source == ONLINE_BDHS:
+                    outcomes = await self._sample_bdhs(worker, admitted)
+                    await self._settle(source, outcomes, turn)
+                    continue
+                sampled = await self._sample(worker, admitted)
+                await self._take_judge_places(len(sampled))
+                judging.create_task(self._judge_and_settle(source, sampled, turn))
+
+    async def _judge_and_settle(
+        self,
+        source: str,
+        sampled: Sequence[RolloutGroup | Dropped],
+        turn: int,
+    ) -> None:
+        try:
+            outcomes = await self._judge(sampled)
+        except Halted as reason:
+            await self._halt(reason)
+            return
+        # Before the turn is waited for: an earlier call may still need the places.
+        async with self._changed:
+            self._num_judged -= len(sampled)
+            self._changed.notify_all()
+        await self._settle(source, outcomes, turn)
+
+    async def _take_judge_places(self, count: int) -> None:
+        """Wait until the judges are not all busy: behind a slow judge no groups pile up and age."""
+        async with self._changed:
+            while self._num_judged >= self._num_judge_places:
+                await self._changed.wait()
+            self._num_judged += count
 
     async def batch(self, step: int, version: int) -> list[PreferencePair]:
         """Wait for the pairs of a learner step: online ones fresh enough for `version`, then offline ones.
 
         Raises:
+            Halted: the judge cannot go on, and too few pairs are left.
             UserError: no pair was accepted for `loop.stall_limit_s`; the message holds the drop histogram.
         """
         wanted = online_counts(self._mixture, step, self._config.online_sources)
@@ -128,6 +163,12 @@ class Producer:
         async with self._changed:
             for admission in self._admissions.values():
                 admission.on_version(version)
+            self._changed.notify_all()
+
+    async def _halt(self, reason: Halted) -> None:
+        """No more pairs come. Steps whose pairs are there are still trained; then `batch` raises."""
+        async with self._changed:
+            self._halted = reason
             self._changed.notify_all()
 
     def discard(self, pair: PreferencePair, dropped: Dropped) -> None:
@@ -156,6 +197,8 @@ class Producer:
                 pairs = self._buffer.take(wanted)
                 if len(pairs) == num_wanted:
                     return pairs
+                if self._halted is not None:
+                    raise self._halted
                 # Stale pairs gave their places back.
                 if stale:
                     self._changed.notify_all()
@@ -208,16 +251,22 @@ class Producer:
                     return source, [self._sampler.next() for _ in range(num_groups)]
                 await self._changed.wait()
 
-    async def _sample_judged(
+    async def _sample(
         self, worker: RolloutClient, admitted: Admitted
-    ) -> list[GroupOutcome]:
-        """Sample k completions of each prompt and let a judge rank or score them."""
+    ) -> list[RolloutGroup | Dropped]:
+        """Sample k completions of each prompt."""
         requests = [self._request(group_id, prompt) for group_id, prompt in admitted]
         results = await worker.generate(requests)
         assert len(results) == len(requests)
+        return results
+
+    async def _judge(
+        self, sampled: Sequence[RolloutGroup | Dropped]
+    ) -> list[GroupOutcome]:
+        """Let a judge rank or score the completions of every group."""
         groups: list[RolloutGroup] = []
         refused: list[GroupOutcome] = []
-        for result in results:
+        for result in sampled:
             if isinstance(result, Dropped):
                 refused.append(GroupOutcome(result.id, dropped=result))
             else:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from cluster.shapes_world import training_prompts
 from common.chat import encoder_of
-from common.config import RunConfig, ShapesPrompts
+from common.config import PromptFile, RunConfig, ShapesPrompts
 from common.data.datasets import read_pairs, read_prompts
 from common.data.images import ImageStore
+from common.end_marks import without_end_marks
 from common.errors import UserError
 from common.records import Dropped, PreferencePair, Prompt
 from common.row_faults import drop_report
@@ -59,13 +60,28 @@ def load_prompts(
     if isinstance(source, ShapesPrompts):
         prompts = training_prompts(source.count, source.seed, store)
     else:
-        prompts = read_prompts(Path(source.path), dropped, source.rows)
+        prompts = _read_prompts(config, source, dropped)
     if not prompts:
         raise UserError(
             f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows: "
             f"{drop_report(dropped)}; repair the rows, or give a set that has some"
         )
     _check_prompts(config, prompts)
+    return prompts
+
+
+def _read_prompts(
+    config: RunConfig, source: PromptFile, dropped: list[Dropped]
+) -> list[Prompt]:
+    """The prompts of a set on disk. References end with their text: online BDHS trains on them as answers."""
+    prompts = read_prompts(Path(source.path), dropped, source.rows)
+    strip = encoder_of(config.model).without_end_mark
+    prompts, num_end_marks = without_end_marks(prompts, strip)
+    if num_end_marks:
+        log.warning(
+            "data.prompts: took the end mark that was written out behind %d references off",
+            num_end_marks,
+        )
     return prompts
 
 

@@ -6,12 +6,24 @@ Fields whose value the papers do not state say so ("ours").
 
 from __future__ import annotations
 
-from common.config.data import Data, PairFile, PromptFile, PromptSource, ShapesPrompts
+from common.config.asking import Asking, ClaimsJudge, EndpointJudge, VlmJudge
+from common.config.data import (
+    Data,
+    HeldOut,
+    PairFile,
+    PromptFile,
+    PromptSource,
+    ShapesPrompts,
+)
 from common.config.evaluation import Evaluation
+from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
 from common.config.judges import (
+    AnswerJudge,
     ChairJudge,
     ClipJudge,
+    EnsembleJudge,
     JudgeConfig,
+    Member,
     PolicyJudge,
     PythonJudge,
     RewardModelJudge,
@@ -28,20 +40,30 @@ from common.config.suites import PromptsSuite, ShapesSuite, SuiteConfig
 
 __all__ = [
     "SHAPES_POLICY",
+    "AnswerJudge",
+    "Asking",
     "ChairJudge",
     "Checkpoint",
+    "ClaimsJudge",
     "ClipJudge",
     "Cluster",
     "Data",
+    "EndpointEye",
+    "EndpointJudge",
+    "EngineEye",
     "EngineOptions",
+    "EnsembleJudge",
     "Evaluation",
+    "EyeConfig",
     "Fast",
     "Full",
+    "HeldOut",
     "JudgeConfig",
     "Learner",
     "Loop",
     "Lora",
     "LossConfig",
+    "Member",
     "Mixture",
     "Model",
     "OnlineBdhs",
@@ -61,6 +83,8 @@ __all__ = [
     "ShapesPrompts",
     "ShapesSuite",
     "SuiteConfig",
+    "TorchEye",
     "Tuning",
     "UserCode",
+    "VlmJudge",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     ConfigDict,
@@ -15,8 +15,14 @@ from pydantic import (
     model_validator,
 )
 
+from common.config.asking import ClaimsJudge, EndpointJudge, VlmJudge
+from common.config.eyes import TorchEye
 from common.config.model import SHAPES_POLICY
 from common.config.section import Section, TextOnDisk
+
+BoxFormat: TypeAlias = Literal["xyxy", "xywh", "cxcywh"]
+"""Two corners; corner and size; centre and size."""
+BoxScale: TypeAlias = Literal["pixels", "unit", "thousand"]
 
 
 class RulesJudge(Section):
@@ -41,6 +47,11 @@ class PolicyJudge(Section):
     kind: Literal["policy"] = "policy"
     path: TextOnDisk = SHAPES_POLICY
     max_length: int = Field(512, ge=16)
+
+    @property
+    def eye(self) -> TorchEye:
+        """The model, asked in the reward worker's process."""
+        return TorchEye(path=self.path, max_length=self.max_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +167,47 @@ class RewardModelJudge(Section):
     )
 
 
+class AnswerJudge(Section):
+    """Holds an answer against the right one in the prompt's row: 1 or 0, or how much two boxes overlap.
+
+    The rules:
+
+        exact     the whole text, character by character
+        text      without case, punctuation, articles and spaces, number words as digits
+        number    the last number, within `tolerance`
+        choice    the letter of an option, or its text
+        box       intersection over union of the first box
+
+    All but `exact` and `box` look for a final answer first: \\boxed{…}, <answer>…</answer>, "answer is …".
+    """
+
+    kind: Literal["answer"] = "answer"
+    rule: Literal["exact", "text", "number", "choice", "box"] = "text"
+    column: str = Field(
+        "", description="of the prompt's truth; empty for its reference"
+    )
+    tolerance: float = Field(
+        0.0,
+        ge=0,
+        description="rule number: share of the true number; 0.05 is ChartQA's",
+    )
+    choices: str = Field(
+        "", description="rule choice: column with the options' texts; empty for none"
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="rule box: 1 from this IoU on, else 0; none scores the IoU",
+    )
+    answer_box: BoxFormat = Field("xyxy", description="order of a box in answers")
+    truth_box: BoxFormat = Field("xyxy", description="order of a box in the column")
+    answer_scale: BoxScale = Field(
+        "pixels", description="of answers; unit is 0-1, thousand 0-1000"
+    )
+    truth_scale: BoxScale = Field("pixels", description="of the column")
+
+
 def _is_target(kind: Any) -> bool:
     return isinstance(kind, str) and ":" in kind
 
@@ -168,12 +220,56 @@ def _kind_of(value: Any) -> Any:
     return "python" if _is_target(kind) else kind
 
 
+SingleJudge = Annotated[
+    Annotated[RulesJudge, Tag("rules")]
+    | Annotated[PolicyJudge, Tag("policy")]
+    | Annotated[PythonJudge, Tag("python")]
+    | Annotated[ChairJudge, Tag("chair")]
+    | Annotated[ClipJudge, Tag("clip")]
+    | Annotated[RewardModelJudge, Tag("reward_model")]
+    | Annotated[AnswerJudge, Tag("answer")]
+    | Annotated[VlmJudge, Tag("vlm")]
+    | Annotated[EndpointJudge, Tag("endpoint")]
+    | Annotated[ClaimsJudge, Tag("claims")],
+    Discriminator(_kind_of),
+]
+"""Every kind but `ensemble`."""
+
+
+class Member(Section):
+    """One judge of an ensemble."""
+
+    judge: SingleJudge
+    weight: float = Field(1.0, ge=0, description="of its score")
+    veto_below: float | None = Field(
+        None, description="a completion that it scores lower is never chosen; none"
+    )
+
+
+class EnsembleJudge(Section):
+    """Several judges as one: the weighted sum of their scores, or the smallest weighted score."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: tuple[Member, ...] = Field(min_length=1)
+    combine: Literal["sum", "minimum"] = "sum"
+    veto_cost: float = Field(
+        1.0,
+        gt=0,
+        description="a completion under a veto ends at least so far below all others",
+    )
+
+
 JudgeConfig = Annotated[
     Annotated[RulesJudge, Tag("rules")]
     | Annotated[PolicyJudge, Tag("policy")]
     | Annotated[PythonJudge, Tag("python")]
     | Annotated[ChairJudge, Tag("chair")]
     | Annotated[ClipJudge, Tag("clip")]
-    | Annotated[RewardModelJudge, Tag("reward_model")],
+    | Annotated[RewardModelJudge, Tag("reward_model")]
+    | Annotated[AnswerJudge, Tag("answer")]
+    | Annotated[VlmJudge, Tag("vlm")]
+    | Annotated[EndpointJudge, Tag("endpoint")]
+    | Annotated[ClaimsJudge, Tag("claims")]
+    | Annotated[EnsembleJudge, Tag("ensemble")],
     Discriminator(_kind_of),
 ]

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from common.end_marks import without_end_mark
+from common.end_marks import is_one_answer_twice, without_end_mark
 from common.errors import Refused
 from common.importers.base import MARKER, Draft, Importer
 from common.reading.image_intake import ImageIntake
 from common.records import Dropped, PreferencePair, Prompt, Response
-from common.sources import RLOO
 
 MAX_ANSWER_CHARS = 50_000
 MAX_PROMPT_CHARS = 100_000
@@ -162,10 +161,7 @@ def _check_prompt(prompt: Prompt, num_images: int, text_only: bool) -> None:
 def _check_answers(pair: PreferencePair) -> None:
     _check_answer(pair.chosen)
     _check_answer(pair.rejected)
-    same_ids = pair.chosen.token_ids == pair.rejected.token_ids
-    same = same_ids and pair.chosen.text.strip() == pair.rejected.text.strip()
-    # RLOO trains each side on its own advantage, so its sides may be equal.
-    if same and pair.source != RLOO:
+    if is_one_answer_twice(pair):
         raise Refused(
             "pair_identical",
             "expected two different answers, got the same twice; drop the row",

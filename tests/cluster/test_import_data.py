@@ -31,6 +31,7 @@ from common.data.datasets import (
     write_pairs,
 )
 from common.data.images import ImageStore
+from common.data.trl_format import TRAIN
 from common.importers import build
 from common.records import Message, Part, PreferencePair, Prompt, Response
 from common.sources import RLOO
@@ -203,7 +204,7 @@ def test_a_kill_while_the_set_is_put_together(
         (["mm_rlhf", "none.jsonl"], "check PATH"),
         (["mm_rlhf", "dpo_pairs.jsonl", "--images", "nowhere"], "--images"),
         (["mm_rlhf", "dpo_pairs.jsonl", "--count", "0"], "at least 1"),
-        (["povid", "dpo_pairs.jsonl"], "40 for bad_row"),
+        (["povid", "dpo_pairs.jsonl"], "'bad_row': 40"),
         (["povid", "empty.jsonl"], "got none; check PATH"),
         (["export", "nowhere"], "got none"),
     ],
@@ -369,7 +370,7 @@ def there_and_back(folder: Path, pairs: list[PreferencePair]) -> None:
         main(
             [
                 "trl",
-                str(folder / "trl" / export_job.TRAIN),
+                str(folder / "trl" / TRAIN),
                 "--out",
                 str(folder / "back"),
             ]
@@ -444,7 +445,7 @@ def test_an_export_holds_a_bounded_amount_of_text(
         [replace(pair, id=f"{number}") for number, pair in enumerate(pairs)],
     )
     export(tmp_path / "set", tmp_path / "trl")
-    written = pq.ParquetFile(tmp_path / "trl" / export_job.TRAIN).metadata
+    written = pq.ParquetFile(tmp_path / "trl" / TRAIN).metadata
     assert [
         written.row_group(number).num_rows for number in range(written.num_row_groups)
     ] == [3, 3]
@@ -530,7 +531,7 @@ def test_an_id_that_comes_twice_is_imported_once(
     twice.mkdir()
     for name in ("a", "b"):
         (twice / f"{name}.parquet").write_bytes(
-            (tmp_path / "once" / export_job.TRAIN).read_bytes()
+            (tmp_path / "once" / TRAIN).read_bytes()
         )
     original = build.outcomes
 

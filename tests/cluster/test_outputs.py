@@ -132,6 +132,54 @@ def test_a_folder_where_a_file_belongs(
     )
 
 
+def test_figures_replace_no_file_of_a_set(
+    pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page is named by the user, its figures are named after it."""
+    capsys.readouterr()
+    before = (
+        (pairs / "spec.json").read_bytes() if (pairs / "spec.json").exists() else b""
+    )
+    assert (
+        import_data.main(["inspect", str(pairs), "--out", str(pairs / "spec.html")])
+        == 2
+    )
+    assert "would replace spec.json" in line_of(capsys)
+    assert not before or (pairs / "spec.json").read_bytes() == before
+
+
+def test_inspect_tries_its_page_and_its_figures_before_it_reads(
+    tmp_path: Path,
+    pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from cluster.inspect import job
+
+    def read(_: object) -> None:
+        raise AssertionError("the set was read first")
+
+    capsys.readouterr()
+    monkeypatch.setattr(job, "read_set", read)
+    (tmp_path / "page.json").mkdir()
+    assert (
+        import_data.main(["inspect", str(pairs), "--out", str(tmp_path / "page.html")])
+        == 2
+    )
+    assert line_of(capsys).startswith(
+        f"error: {tmp_path / 'page.json'}: expected a file, got"
+    )
+
+
+def test_two_outputs_are_two_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["common/shapes/policy", "--evaluation.suites", '["shapes"]']
+    both = str(tmp_path / "x.html")
+    assert evaluate.main([*words, "--out", both, "--samples", both]) == 2
+    assert "another file than --out" in line_of(capsys)
+
+
 # Real mounts.
 
 

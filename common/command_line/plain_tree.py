@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from common.config.keys import (
+from common.command_line.keys import (
     field_of,
     is_list,
     item_type,
@@ -26,7 +26,7 @@ from common.config.keys import (
     sections_of,
     takes_text,
 )
-from common.config.section import Section
+from common.config.section import Section, spelled_out
 from common.errors import UserError
 
 Tree: TypeAlias = dict[str, Any]
@@ -198,6 +198,8 @@ def write(
         container, annotation = _enter(container, annotation, name, assignment)
     leaf_type = _child_type(container, annotation, leaf)
     value = parse(assignment.word, leaf_type)
+    # As a section, so that other words can set more of it.
+    value = spelled_out(value, *sections_of(leaf_type))
     if isinstance(container, list):
         index = _index(container, leaf, assignment)
         # A slice, because the index after the last element adds one.
@@ -234,6 +236,10 @@ def _enter(
     else:
         if name not in container:
             container[name] = _initial_value(annotation, name, container.get("kind"))
+        field = field_of(annotation, name, container.get("kind"))
+        if field is not None:
+            sections = sections_of(field.annotation)
+            container[name] = spelled_out(container[name], *sections)
         inner = container[name]
     inner_type = _child_type(container, annotation, name)
     is_value = inner_type is not None and not _has_keys(inner_type)
@@ -287,9 +293,11 @@ def _initial_value(
     Unlike the fields of a section, the elements of a list have no defaults of their own that pydantic would fill in.
     """
     field = field_of(annotation, name, kind)
-    if field is None or field.is_required() or not is_list(field.annotation):
+    if field is None or not is_list(field.annotation):
         return {}
     elements: list[Any] = []
+    if field.is_required():
+        return elements
     for element in field.get_default(call_default_factory=True) or ():
         if isinstance(element, Section):
             settings = element.model_dump(exclude_unset=True)
