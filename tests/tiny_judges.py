@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,30 @@ from transformers import (
 )
 
 from common.shapes.model import build_tokenizer
-from reward.judges.reward_model import VALUE_BIAS, VALUE_WEIGHT
-from tests.tiny_models import TinyLlava, tiny_llava
+from reward.model_judges.reward_model import VALUE_BIAS, VALUE_WEIGHT
+from tests.tiny_models import CACHE, TinyLlava, tiny_llava
 
 MAX_TEXT = 16
+_FORMAT = 1
 SMALL = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
 }
+
+
+def cached(make: Callable[[Path], Path]) -> Path:
+    """The folder of a model, built at the first call, safe against other processes doing the same."""
+    target = CACHE / f"v{_FORMAT}-judge-{make.__name__}"
+    if not target.exists():
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        make(partial)
+        try:
+            partial.rename(target)
+        except OSError:
+            shutil.rmtree(partial)
+    return target
 
 
 def _embedder_parts() -> tuple[Any, dict[str, Any], dict[str, Any]]:

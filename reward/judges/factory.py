@@ -72,11 +72,11 @@ def make_judge(settings: JudgeConfig, tools: EyeTools | None = None) -> Judge:
 
             return chair_judge(settings)
         case "clip":
-            from reward.judges.clip import ClipJudge
+            from reward.model_judges.clip import ClipJudge
 
             return ClipJudge(settings)
         case "reward_model":
-            from reward.judges.reward_model import RewardModelJudge
+            from reward.model_judges.reward_model import RewardModelJudge
 
             return RewardModelJudge(settings)
         case "answer":

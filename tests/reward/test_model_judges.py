@@ -25,9 +25,9 @@ from common.errors import UserError
 from common.protocols import Judge
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
 from common.shapes.model import CHAT_TEMPLATE
-from reward.judges.clip import ClipJudge
 from reward.judges.factory import judge_identity, make_judge
-from reward.judges.reward_model import VALUE_BIAS, VALUE_WEIGHT, RewardModelJudge
+from reward.model_judges.clip import ClipJudge
+from reward.model_judges.reward_model import VALUE_BIAS, VALUE_WEIGHT, RewardModelJudge
 from tests.reward.builders import group
 from tests.reward.judging import scores_of, verdict_of
 from tests.tiny_judges import (

@@ -28,9 +28,9 @@ from common.config import RewardModelJudge as Settings
 from common.errors import UserError
 from common.loading import check_folder, readable
 from common.records import Dropped, RolloutGroup, Verdict
-from reward.judges.conversations import Conversations, TextsOnly, WithPictures
-from reward.judges.in_turn import in_turn
-from reward.judges.torch_models import device_and_dtype
+from reward.model_judges.conversations import Conversations, TextsOnly, WithPictures
+from reward.model_judges.in_turn import in_turn
+from reward.model_judges.placement import device_and_dtype
 
 KEY = "reward.judge.path"
 VALUE_WEIGHT = "v_head.summary.weight"

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import normalize
 from transformers import AutoModel, AutoProcessor
 
 from common.config import ClipJudge as Settings
@@ -17,9 +18,10 @@ from common.data import images
 from common.errors import UserError
 from common.loading import check_folder, readable
 from common.protocols import JudgeError
-from common.records import Dropped, RolloutGroup, Verdict
-from reward.judges.in_turn import in_turn
-from reward.judges.torch_models import device_and_dtype
+from common.records import Dropped, Prompt, RolloutGroup, Verdict
+from common.row_faults import refusing
+from reward.model_judges.in_turn import in_turn
+from reward.model_judges.placement import device_and_dtype
 
 KEY = "reward.judge.path"
 
@@ -69,30 +71,53 @@ class ClipJudge:
             raise JudgeError(
                 f"prompt {group.prompt.id}: expected a picture to compare with, got none"
             )
-        pixels = [images.read(ref) for ref in group.prompt.images]
-        texts = [completion.text for completion in group.completions]
-        inputs = self._processor(
-            text=texts,
-            images=pixels,
-            padding="max_length",
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        )
+        pictures = self._embedded_pictures(group.prompt)
+        scores: list[float] = []
+        notes: list[str] = []
+        for completion in group.completions:
+            # One at a time: a score does not depend on the other completions, not even by rounding.
+            words, num_tokens = self._embedded_text(completion.text)
+            score = float((pictures @ words).mean())
+            scores.append(score)
+            notes.append(f"similarity {score:.3f}{self._cut_note(num_tokens)}")
+        return Verdict(tuple(scores), tuple(notes))
+
+    def _embedded_pictures(self, prompt: Prompt) -> torch.Tensor:
+        """(pictures, size), of length 1 (Refused when one cannot be read)."""
+        pixels = [images.read(ref) for ref in prompt.images]
+        with refusing(
+            "processor",
+            f"prompt {prompt.id}: expected pictures that the judge's processor takes",
+            "leave the row out",
+        ):
+            inputs = self._processor.image_processor(pixels, return_tensors="pt")
+        outputs = self._model.get_image_features(**inputs.to(self._device))
+        return normalize(outputs.pooler_output.float(), dim=-1)
+
+    def _embedded_text(self, text: str) -> tuple[torch.Tensor, int]:
+        """(size,), of length 1, and the number of tokens of the whole text."""
+        tokenizer = self._processor.tokenizer
+        with refusing(
+            "tokenizer",
+            f"answer {text[:40]!r}: expected a text that the judge's tokenizer takes",
+            "leave the row out",
+        ):
+            num_tokens = len(tokenizer(text, verbose=False)["input_ids"])
+            inputs = tokenizer(
+                [text],
+                padding="max_length",
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
+        inputs.pop("token_type_ids", None)
         if "siglip" in self._model.config.model_type:
             # SigLIP was trained to read its padding.
             inputs.pop("attention_mask", None)
-        outputs = self._model(**inputs.to(self._device))
-        # Both are of length 1: (texts, images) cosines.
-        cosines = outputs.text_embeds @ outputs.image_embeds.T
-        scores = cosines.float().mean(dim=1).tolist()
-        notes = []
-        for text, score in zip(texts, scores, strict=True):
-            notes.append(f"similarity {score:.3f}{self._cut_note(text)}")
-        return Verdict(tuple(scores), tuple(notes))
+        outputs = self._model.get_text_features(**inputs.to(self._device))
+        return normalize(outputs.pooler_output[0].float(), dim=-1), num_tokens
 
-    def _cut_note(self, text: str) -> str:
-        num_tokens = len(self._processor.tokenizer(text, verbose=False)["input_ids"])
+    def _cut_note(self, num_tokens: int) -> str:
         if num_tokens <= self.max_tokens:
             return ""
         self.num_cut += 1

@@ -13,6 +13,7 @@ from common.chat import ChatEncoder
 from common.errors import Refused
 from common.loading import readable
 from common.records import Prompt, RolloutGroup
+from common.row_faults import refusing
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class WithPictures:
         prompt = self._encoder.encode_prompt(group.prompt)
         for completion in group.completions:
             answer = self._encoder.encode_response(completion.text)
+            self._check_no_media(group.prompt, answer)
             token_ids = [*prompt.token_ids, *answer]
             _check_length(group.prompt, len(token_ids), self._max_length)
             inputs = dict(prompt.model_inputs)
@@ -56,6 +58,14 @@ class WithPictures:
             inputs["input_ids"] = torch.tensor([token_ids])
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             yield inputs
+
+    def _check_no_media(self, prompt: Prompt, answer: tuple[int, ...]) -> None:
+        """Refuse an answer that spells the place of a picture: there would be no pixels for it."""
+        if set(answer).intersection(self._encoder.media_token_ids):
+            raise Refused(
+                "special_token",
+                f"prompt {prompt.id}: expected an answer without media tokens, got one; take it out",
+            )
 
 
 class TextsOnly:
@@ -77,7 +87,12 @@ class TextsOnly:
         for completion in group.completions:
             conversation = [*turns, {"role": "assistant", "content": completion.text}]
             self._check_plain(group.prompt, conversation)
-            token_ids = self._token_ids(conversation)
+            with refusing(
+                "tokenizer",
+                f"prompt {group.prompt.id}: expected a conversation that the reward model's template takes",
+                "leave the row out",
+            ):
+                token_ids = self._token_ids(conversation)
             _check_length(group.prompt, len(token_ids), self._max_length)
             inputs = torch.tensor([token_ids])
             yield {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
