@@ -19,6 +19,7 @@ ONE_WORD = "Answer the question using a single word or phrase."
 class Benchmark(Section):
     """What all public benchmarks have in common."""
 
+    name: str = Field(description="of the suite in the scorecard")
     path: TextOnDisk = Field(description="folder with the published files")
     images: TextOnDisk | None = Field(
         None, description="folder with the pictures; none: the same folder"
@@ -45,14 +46,14 @@ class PopeBenchmark(Benchmark):
     """POPE: yes/no questions about objects, three splits."""
 
     kind: Literal["pope"] = "pope"
-    name: str = Field("pope", description="of the suite in the scorecard")
+    name: str = "pope"
 
 
 class ChairBenchmark(Benchmark):
     """CHAIR: captions of COCO pictures, held against the objects of their annotations."""
 
     kind: Literal["chair"] = "chair"
-    name: str = Field("chair", description="of the suite in the scorecard")
+    name: str = "chair"
     synonyms: TextOnDisk = Field(
         description="CHAIR's synonyms.txt: an object a line, its name first, then other words for it"
     )
@@ -66,14 +67,14 @@ class AmberBenchmark(Benchmark):
     """AMBER: descriptions and yes/no questions about existence, attributes and relations."""
 
     kind: Literal["amber"] = "amber"
-    name: str = Field("amber", description="of the suite in the scorecard")
+    name: str = "amber"
 
 
 class ObjectHalBenchmark(Benchmark):
     """Object HalBench: 300 descriptions; measured by CHAIR's rules where annotations are given."""
 
     kind: Literal["object_halbench"] = "object_halbench"
-    name: str = Field("object_halbench", description="of the suite in the scorecard")
+    name: str = "object_halbench"
     annotations: TextOnDisk | None = Field(
         None, description="folder with COCO's instances and captions files"
     )
@@ -86,35 +87,35 @@ class MmhalBenchmark(Benchmark):
     """MMHal-Bench: 96 open questions that a language model grades."""
 
     kind: Literal["mmhal"] = "mmhal"
-    name: str = Field("mmhal", description="of the suite in the scorecard")
+    name: str = "mmhal"
 
 
 class LlavaBenchmark(Benchmark):
     """LLaVA-Bench (in the wild): 60 open questions that a language model grades."""
 
     kind: Literal["llava_bench"] = "llava_bench"
-    name: str = Field("llava_bench", description="of the suite in the scorecard")
+    name: str = "llava_bench"
 
 
 class HallusionBenchmark(Benchmark):
     """HallusionBench: yes/no questions in sets, with and without figures."""
 
     kind: Literal["hallusionbench"] = "hallusionbench"
-    name: str = Field("hallusionbench", description="of the suite in the scorecard")
+    name: str = "hallusionbench"
 
 
 class MmvpBenchmark(Benchmark):
     """MMVP: two options about each of two pictures that CLIP takes for the same."""
 
     kind: Literal["mmvp"] = "mmvp"
-    name: str = Field("mmvp", description="of the suite in the scorecard")
+    name: str = "mmvp"
 
 
 class TextVqaBenchmark(Benchmark):
     """TextVQA: questions about text in pictures, ten human answers each."""
 
     kind: Literal["textvqa"] = "textvqa"
-    name: str = Field("textvqa", description="of the suite in the scorecard")
+    name: str = "textvqa"
     instruction: str = Field(ONE_WORD, description="a line below every question")
 
 
@@ -122,7 +123,7 @@ class GqaBenchmark(Benchmark):
     """GQA: short answers, exact match."""
 
     kind: Literal["gqa"] = "gqa"
-    name: str = Field("gqa", description="of the suite in the scorecard")
+    name: str = "gqa"
     instruction: str = Field(ONE_WORD, description="a line below every question")
 
 

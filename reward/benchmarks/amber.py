@@ -20,14 +20,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-from common.config.benchmarks import AmberBenchmark
 from common.errors import Refused, UserError
 from common.evaluation import SuiteAnswers
 from common.records import Dropped
-from reward.benchmarks.base import CAPTIONS, QUESTIONS, Benchmark, json_text
+from reward.benchmarks.base import (
+    CAPTIONS,
+    QUESTIONS,
+    Benchmark,
+    Figures,
+    Files,
+    json_text,
+)
 from reward.benchmarks.loading import (
+    Counts,
+    Facts,
     Item,
     Published,
     Row,
@@ -38,7 +45,7 @@ from reward.benchmarks.loading import (
     read_whole,
 )
 from reward.benchmarks.plurals import plurals
-from reward.suites.bootstrap import Array, Columns, ratio
+from reward.suites.bootstrap import Columns, ratio
 from reward.suites.pope import POPE_COUNTS, answer_counts, parse_strictly
 from reward.suites.scorecard import MetricInfo
 
@@ -69,9 +76,6 @@ class Amber(Benchmark):
     selecting_metric = "f1"
     metrics = METRICS
 
-    def __init__(self, settings: AmberBenchmark) -> None:
-        super().__init__(settings, settings.name)
-
     def load(self) -> Published:
         """Descriptions and questions in the order of the query file."""
         names = (
@@ -97,15 +101,15 @@ class Amber(Benchmark):
         safe = find_file(self.folder, ["safe_words.txt"], self.key)
         return WordLists(read_whole(relation, dict), _safe_words(safe))
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`."""
         if "label" in facts:
             return question_row(facts["label"], facts["part"], text)
         return description_row(self._lists, facts["things"], facts["imaginable"], text)
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
-        metrics: dict[str, Array] = {}
+        metrics: Figures = {}
         if "descriptions" in totals:
             metrics["chair"] = ratio(totals["made_up"], totals["mentions"])
             metrics["cover"] = ratio(totals["covered"], totals["true_things"])
@@ -119,7 +123,7 @@ class Amber(Benchmark):
                     metrics[f"{part}/{name}"] = value
         return metrics
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """One file; items without an answer are left out, as the official script allows."""
         rows = []
         for answer in self.answered(answers):
@@ -151,7 +155,7 @@ class WordLists:
         for word in words:
             self._singular[word] = word
 
-    def of_things(self, things: Sequence[str]) -> dict[str, int]:
+    def of_things(self, things: Sequence[str]) -> Counts:
         """Word -> the number of the thing that it stands for; what is associated with a thing comes first."""
         numbers: dict[str, int] = {}
         for number, thing in enumerate(things):
@@ -173,7 +177,7 @@ def _item(annotations: Mapping[int, Row], _: int, row: Row) -> Item:
     if annotation is None:
         raise Refused("no_annotation", f"id {number}: expected an annotation, got none")
     kind, truth = columns(annotation, "type", "truth")
-    facts: dict[str, Any] = {"id": number}
+    facts: Facts = {"id": number}
     if kind == "generative":
         facts |= {"things": truth, "imaginable": annotation.get("hallu", [])}
         return Item(str(number), str(query), str(image), str(image), facts, CAPTIONS)
@@ -187,7 +191,7 @@ def _item(annotations: Mapping[int, Row], _: int, row: Row) -> Item:
 
 def description_row(
     lists: WordLists, things: Sequence[str], imaginable: Sequence[str], text: str
-) -> dict[str, int]:
+) -> Counts:
     """What a description adds to the totals.
 
     Args:
@@ -232,7 +236,7 @@ _SWAPPED = {"tp": "tn", "fn": "fp", "tn": "tp", "fp": "fn"}
 """POPE's counts take yes as positive; here no is."""
 
 
-def question_row(label: str, part: str, text: str) -> dict[str, int]:
+def question_row(label: str, part: str, text: str) -> Counts:
     """What an answer adds to the totals, of all questions and of its part; an empty one is a wrong one."""
     response = yes_or_no(text)
     if response:
@@ -250,7 +254,7 @@ def question_row(label: str, part: str, text: str) -> dict[str, int]:
     return row
 
 
-def _of_questions(totals: Columns, scope: str) -> dict[str, Array]:
+def _of_questions(totals: Columns, scope: str) -> Figures:
     """Accuracy, and precision, recall and F1 of "No"."""
     tp = totals[f"{scope}/tp"]
     right = tp + totals[f"{scope}/tn"]

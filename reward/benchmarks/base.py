@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeAlias
 
 from common.config.benchmarks import Benchmark as Settings
 from common.data.images import ImageStore
@@ -32,7 +32,7 @@ from common.records import (
 )
 from common.row_faults import drop_report
 from common.seeding import derive_seed
-from reward.benchmarks.loading import Item, Published, folder_of
+from reward.benchmarks.loading import Counts, Facts, Item, Published, folder_of
 from reward.suites.base import BaseSuite
 from reward.suites.bootstrap import (
     Array,
@@ -46,6 +46,11 @@ from reward.suites.scorecard import MetricInfo, described
 from reward.suites.wins import win_counts, win_rate
 
 QUESTIONS, CAPTIONS = "questions", "captions"
+
+Figures: TypeAlias = dict[str, Array]
+"""Metric -> its value for every resampling."""
+Files: TypeAlias = dict[str, str]
+"""Name -> content."""
 
 COMMON_METRICS = {
     "win_rate": MetricInfo("win rate", "higher", "against the start policy"),
@@ -73,9 +78,9 @@ class Benchmark(BaseSuite, ABC):
     """In 0-1, higher is better; "" for a benchmark that measures nothing itself."""
     metrics: Mapping[str, MetricInfo] = {}
 
-    def __init__(self, settings: Settings, name: str) -> None:
-        self.name = name
-        self.key = f"evaluation.suites {name}"
+    def __init__(self, settings: Settings) -> None:
+        self.name = settings.name
+        self.key = f"evaluation.suites {settings.name}"
         self._settings = settings
         self.selecting_tasks = self.tasks if settings.validation else ()
         self.compared_tasks = self.tasks if settings.compare else ()
@@ -89,19 +94,19 @@ class Benchmark(BaseSuite, ABC):
         """All items in the order of the published files (UserError when the files cannot be used)."""
 
     @abstractmethod
-    def count(self, facts: Mapping[str, Any], text: str) -> Mapping[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """What an answer adds to the counts of its group."""
 
-    def count_group(self, counts: Mapping[str, int]) -> Mapping[str, int]:
+    def count_group(self, counts: Counts) -> Counts:
         """What a whole group adds, such as a pair of which both answers are right; `counts` are its answers'."""
         return {}
 
     @abstractmethod
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """Metrics of summed counts; what `totals` has no column for is left out."""
 
     @abstractmethod
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """The files that official evaluators read: name -> content.
 
         Args:
@@ -206,7 +211,7 @@ class Benchmark(BaseSuite, ABC):
             row.update(self.count_group(row))
         return dict(rows)
 
-    def _statistic(self, totals: Columns) -> dict[str, Array]:
+    def _statistic(self, totals: Columns) -> Figures:
         metrics = self.statistic(totals)
         if "compared" in totals:
             metrics |= win_rate(totals)
@@ -248,7 +253,7 @@ def _split_of(answers: SuiteAnswers) -> Split:
     return "test"
 
 
-def _num_answers(rows: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _num_answers(rows: Iterable[Mapping[str, int]]) -> Counts:
     totals: Counter[str] = Counter()
     for row in rows:
         totals.update(row)

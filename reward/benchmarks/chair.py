@@ -7,20 +7,18 @@ annotations list, drawn by the hash of their id up to `limit`. Captions go out a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
-from typing import Any
 
 from common.config.benchmarks import ChairBenchmark
 from common.errors import Refused
 from common.evaluation import LegendEntry, ShownAnswer, SuiteAnswers
 from common.records import Prompt
-from reward.benchmarks.base import CAPTIONS, Benchmark, json_text
+from reward.benchmarks.base import CAPTIONS, Benchmark, Figures, Files, json_text
 from reward.benchmarks.coco import CocoObjects, read_objects
-from reward.benchmarks.loading import Item, Published, Row, collect
+from reward.benchmarks.loading import Counts, Facts, Item, Published, Row, collect
 from reward.benchmarks.objects import ObjectWords, read_synonyms
-from reward.suites.bootstrap import Array, Columns
+from reward.suites.bootstrap import Columns
 from reward.suites.chair import caption_counts, chair
 from reward.suites.scorecard import MetricInfo
 
@@ -40,7 +38,7 @@ class Chair(Benchmark):
     legend = (LegendEntry("made-up", "red", "not in the picture"),)
 
     def __init__(self, settings: ChairBenchmark) -> None:
-        super().__init__(settings, settings.name)
+        super().__init__(settings)
         self._question = settings.question
         self._words = read_synonyms(settings.synonyms, f"{self.key}: synonyms")
 
@@ -66,15 +64,15 @@ class Chair(Benchmark):
         group = str(image_id)
         return Item(group, self._question, name, group, facts, CAPTIONS)
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`."""
         return caption_row(self._words, facts["objects"], text)
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
         return chair(totals)
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """One file; pictures without a caption are left out."""
         rows = []
         for answer in self.answered(answers):
@@ -92,7 +90,7 @@ def _hash(image_id: int) -> bytes:
     return sha256(str(image_id).encode()).digest()
 
 
-def caption_row(words: ObjectWords, objects: list[str], text: str) -> dict[str, int]:
+def caption_row(words: ObjectWords, objects: list[str], text: str) -> Counts:
     """CHAIR's counts of a caption, without its length."""
     counts = caption_counts(words.named(text), objects, 0)
     # The base counts the words of all answers.

@@ -7,13 +7,11 @@ small letters and without a full stop, as LLaVA gives them to the official `eval
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from common.config.benchmarks import GqaBenchmark
 from common.evaluation import SuiteAnswers
-from reward.benchmarks.base import Benchmark, json_text
+from reward.benchmarks.base import Benchmark, Figures, Files, json_text
 from reward.benchmarks.loading import (
+    Counts,
+    Facts,
     Item,
     Published,
     Row,
@@ -22,7 +20,7 @@ from reward.benchmarks.loading import (
     find_file,
     read_whole,
 )
-from reward.suites.bootstrap import Array, Columns, ratio
+from reward.suites.bootstrap import Columns, ratio
 from reward.suites.scorecard import MetricInfo
 
 _SUFFIX = "_questions.json"
@@ -35,9 +33,6 @@ class Gqa(Benchmark):
     selecting_metric = "accuracy"
     metrics = METRICS
 
-    def __init__(self, settings: GqaBenchmark) -> None:
-        super().__init__(settings, settings.name)
-
     def load(self) -> Published:
         """A question per entry."""
         names = (f"testdev_balanced{_SUFFIX}", f"*{_SUFFIX}")
@@ -49,15 +44,15 @@ class Gqa(Benchmark):
             rows.append({"id": number, "entry": entry, "tier": tier})
         return collect(rows, _item, file, self.key)
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`."""
         return {"questions": 1, "right": int(prediction(text) == facts["answer"])}
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
         return {"accuracy": ratio(totals["right"], totals["questions"])}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """One file; unanswered questions are left out."""
         rows = []
         tier = ""

@@ -13,14 +13,13 @@ language model read the answers; here they are read by their words, so answers t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from common.config.benchmarks import HallusionBenchmark
 from common.errors import Refused
 from common.evaluation import SuiteAnswers
-from reward.benchmarks.base import Benchmark, json_text
+from reward.benchmarks.base import Benchmark, Figures, Files, json_text
 from reward.benchmarks.loading import (
+    Counts,
+    Facts,
     Item,
     Published,
     Row,
@@ -29,7 +28,7 @@ from reward.benchmarks.loading import (
     find_file,
     read_whole,
 )
-from reward.suites.bootstrap import Array, Columns, ratio
+from reward.suites.bootstrap import Columns, ratio
 from reward.suites.pope import parse_strictly
 from reward.suites.scorecard import MetricInfo
 
@@ -49,15 +48,12 @@ class HallusionBench(Benchmark):
     unit = "sets"
     metrics = METRICS
 
-    def __init__(self, settings: HallusionBenchmark) -> None:
-        super().__init__(settings, settings.name)
-
     def load(self) -> Published:
         """A question per row."""
         file = find_file(self.folder, ["HallusionBench.json"], self.key)
         return collect(read_whole(file, list), _item, file, self.key)
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`. `figure/N/…` and `question/N/…` are what `count_group` reads."""
         said = yes_no_or_unclear(text)
         right = int(said == facts["label"])
@@ -75,7 +71,7 @@ class HallusionBench(Benchmark):
             row[f"figure/{facts['figure_id']}/right"] = right
         return row
 
-    def count_group(self, counts: Mapping[str, int]) -> dict[str, int]:
+    def count_group(self, counts: Counts) -> Counts:
         """See `Benchmark`: the set's figures and questions, and those that are right throughout."""
         row = {"figures": 0, "right_figures": 0, "pairs": 0, "right_pairs": 0}
         for name, asked in counts.items():
@@ -89,7 +85,7 @@ class HallusionBench(Benchmark):
             row[f"right_{plural}"] += right
         return row
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
         return {
             "a_acc": ratio(totals["right"], totals["questions"]),
@@ -97,7 +93,7 @@ class HallusionBench(Benchmark):
             "q_acc": ratio(totals["right_pairs"], totals["pairs"]),
         }
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """One file with all rows; the official script stops at a row without a prediction, so none is an empty one."""
         rows = []
         for answer in self.answered(answers):

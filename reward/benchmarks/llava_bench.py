@@ -6,14 +6,13 @@ File: `questions.jsonl`, lines `{question_id, image, category, text}`. Answers g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from common.config.benchmarks import LlavaBenchmark
 from common.evaluation import SuiteAnswers
 from common.records import Dropped
-from reward.benchmarks.base import Benchmark, llava_lines
+from reward.benchmarks.base import Benchmark, Figures, Files, llava_lines
 from reward.benchmarks.loading import (
+    Counts,
+    Facts,
     Item,
     Published,
     Row,
@@ -22,14 +21,14 @@ from reward.benchmarks.loading import (
     find_file,
     read_rows,
 )
-from reward.suites.bootstrap import Array, Columns
+from reward.suites.bootstrap import Columns
 
 
 class LlavaBench(Benchmark):
     """Answers and their length; a grade needs another model."""
 
     def __init__(self, settings: LlavaBenchmark) -> None:
-        super().__init__(settings, settings.name)
+        super().__init__(settings)
         self._instruction = settings.instruction
 
     def load(self) -> Published:
@@ -39,15 +38,15 @@ class LlavaBench(Benchmark):
         rows = read_rows(file, dropped)
         return collect(rows, _item, file, self.key, dropped)
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`: nothing but the answer's length."""
         return {}
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
         return {}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """One file; unanswered questions are left out."""
         lines = llava_lines(self.answered(answers), policy, self._instruction)
         return {"answers.jsonl": lines}

@@ -7,13 +7,16 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from common.errors import Refused, UserError
 from common.reading.readers import DataFile, file_rows
 from common.records import Dropped
 
-Row = Mapping[str, Any]
+Row: TypeAlias = Mapping[str, Any]
+Facts: TypeAlias = dict[str, Any]
+"""JSON: what an answer is measured by, and what the official answer file repeats."""
+Counts: TypeAlias = dict[str, int]
 
 MAX_WHOLE_BYTES = 1 << 30
 """Files that are read at once; lists of questions are far below it."""
@@ -28,14 +31,14 @@ class Item:
         question: as published, without the instruction below it.
         image: what `ImageIntake.add` takes: paths below the folder of pictures, or encoded bytes; None for none.
         group: what is measured and redrawn together, mostly the picture.
-        facts: JSON: what an answer is measured by, and what the official answer file repeats.
+        facts: what an answer is measured by.
     """
 
     id: str
     question: str
     image: Any
     group: str
-    facts: dict[str, Any]
+    facts: Facts
     task: str = "questions"
 
 

@@ -6,14 +6,13 @@ their order, go out as `mmhal_responses.json` with `model_answer` filled in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
 
-from common.config.benchmarks import MmhalBenchmark
 from common.evaluation import SuiteAnswers
-from reward.benchmarks.base import Benchmark, json_text
+from reward.benchmarks.base import Benchmark, Figures, Files, json_text
 from reward.benchmarks.loading import (
+    Counts,
+    Facts,
     Item,
     Published,
     Row,
@@ -22,14 +21,11 @@ from reward.benchmarks.loading import (
     find_file,
     read_whole,
 )
-from reward.suites.bootstrap import Array, Columns
+from reward.suites.bootstrap import Columns
 
 
 class MmhalBench(Benchmark):
     """Answers and their length; a grade needs another model."""
-
-    def __init__(self, settings: MmhalBenchmark) -> None:
-        super().__init__(settings, settings.name)
 
     def load(self) -> Published:
         """A question per entry."""
@@ -37,15 +33,15 @@ class MmhalBench(Benchmark):
         file = find_file(self.folder, names, self.key)
         return collect(read_whole(file, list), _item, file, self.key)
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`: nothing but the answer's length."""
         return {}
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
         return {}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """One file with all entries: the grader goes by their places. No answer is an empty one."""
         entries = []
         for answer in self.answered(answers):

@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
-from common.config.benchmarks import MmvpBenchmark
 from common.errors import Refused
 from common.evaluation import SuiteAnswers
 from common.records import Dropped
-from reward.benchmarks.base import Benchmark, json_lines
+from reward.benchmarks.base import Benchmark, Figures, Files, json_lines
 from reward.benchmarks.loading import (
+    Counts,
+    Facts,
     Item,
     Published,
     Row,
@@ -27,7 +27,7 @@ from reward.benchmarks.loading import (
     find_file,
     read_table,
 )
-from reward.suites.bootstrap import Array, Columns, ratio
+from reward.suites.bootstrap import Columns, ratio
 from reward.suites.scorecard import MetricInfo
 
 _OPTION = re.compile(r"\(([a-z])\)\s*([^(]*)", re.IGNORECASE)
@@ -46,9 +46,6 @@ class Mmvp(Benchmark):
     unit = "pairs"
     metrics = METRICS
 
-    def __init__(self, settings: MmvpBenchmark) -> None:
-        super().__init__(settings, settings.name)
-
     def load(self) -> Published:
         """A question per row; a row that cannot be used takes its pair along."""
         file = find_file(self.folder, ["Questions.csv"], self.key)
@@ -64,7 +61,7 @@ class Mmvp(Benchmark):
         published.items = whole
         return published
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`."""
         chosen = chosen_option(text, facts["options"])
         return {
@@ -73,20 +70,20 @@ class Mmvp(Benchmark):
             "unclear": int(chosen == ""),
         }
 
-    def count_group(self, counts: Mapping[str, int]) -> dict[str, int]:
+    def count_group(self, counts: Counts) -> Counts:
         """See `Benchmark`: a pair that lost an answer is none."""
         is_pair = counts.get("questions") == 2
         is_right = is_pair and counts["right"] == 2
         return {"pairs": int(is_pair), "right_pairs": int(is_right)}
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
         return {
             "pair_accuracy": ratio(totals["right_pairs"], totals["pairs"]),
             "accuracy": ratio(totals["right"], totals["questions"]),
         }
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """One file with all questions: the grader takes two lines for a pair. No answer is an empty one."""
         rows = []
         for answer in self.answered(answers):

@@ -9,18 +9,18 @@ benchmark's synonyms the same files give CHAIR by rules, which the official scri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from common.config.benchmarks import ObjectHalBenchmark
 from common.errors import Refused, UserError
 from common.evaluation import LegendEntry, ShownAnswer, SuiteAnswers
 from common.records import Dropped, Prompt
-from reward.benchmarks.base import CAPTIONS, Benchmark, json_lines
+from reward.benchmarks.base import CAPTIONS, Benchmark, Figures, Files, json_lines
 from reward.benchmarks.chair import CHAIR_METRICS, caption_row, shown_caption
 from reward.benchmarks.coco import CocoObjects, read_objects
 from reward.benchmarks.loading import (
+    Counts,
+    Facts,
     Item,
     Published,
     Row,
@@ -30,7 +30,7 @@ from reward.benchmarks.loading import (
     read_rows,
 )
 from reward.benchmarks.objects import ObjectWords, read_synonyms
-from reward.suites.bootstrap import Array, Columns
+from reward.suites.bootstrap import Columns
 from reward.suites.chair import chair
 
 
@@ -43,7 +43,7 @@ class ObjectHalBench(Benchmark):
     legend = (LegendEntry("made-up", "red", "not in the picture"),)
 
     def __init__(self, settings: ObjectHalBenchmark) -> None:
-        super().__init__(settings, settings.name)
+        super().__init__(settings)
         if (settings.annotations is None) != (settings.synonyms is None):
             raise UserError(
                 f"{self.key}: expected annotations and synonyms together, got one of them; give both, or neither"
@@ -65,17 +65,17 @@ class ObjectHalBench(Benchmark):
         rows = read_rows(file, dropped)
         return collect(rows, partial(_item, coco), file, self.key, dropped)
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`."""
         if self._words is None or "objects" not in facts:
             return {}
         return caption_row(self._words, facts["objects"], text)
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
         return chair(totals) if "captions" in totals else {}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """One file. Unanswered items are left out; the official script wants all 300."""
         rows = []
         for answer in self.answered(answers):
@@ -102,7 +102,7 @@ class ObjectHalBench(Benchmark):
 
 def _item(coco: CocoObjects | None, number: int, row: Row) -> Item:
     image_id, question, image = columns(row, "image_id", "question", "image")
-    facts: dict[str, Any] = {"question_id": number - 1, "image_id": int(image_id)}
+    facts: Facts = {"question_id": number - 1, "image_id": int(image_id)}
     if coco is not None:
         objects = coco.objects.get(int(image_id))
         if objects is None:

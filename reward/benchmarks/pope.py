@@ -7,16 +7,15 @@ the questions that have one, in the same order: the official `evaluate.py` pairs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from common.config.benchmarks import PopeBenchmark
 from common.errors import Refused
 from common.evaluation import SuiteAnswers
 from common.records import Dropped
-from reward.benchmarks.base import Answered, Benchmark, json_lines
+from reward.benchmarks.base import Answered, Benchmark, Figures, Files, json_lines
 from reward.benchmarks.loading import (
+    Counts,
+    Facts,
     Item,
     Published,
     Row,
@@ -25,7 +24,7 @@ from reward.benchmarks.loading import (
     find_file,
     read_rows,
 )
-from reward.suites.bootstrap import Array, Columns
+from reward.suites.bootstrap import Columns
 from reward.suites.pope import (
     POPE_COUNTS,
     answer_counts,
@@ -50,9 +49,6 @@ class Pope(Benchmark):
     selecting_metric = "pope_f1"
     metrics = METRICS
 
-    def __init__(self, settings: PopeBenchmark) -> None:
-        super().__init__(settings, settings.name)
-
     def load(self) -> Published:
         """The questions of all splits."""
         find_file(self.folder, [PATTERN], self.key)
@@ -63,7 +59,7 @@ class Pope(Benchmark):
                 rows.append({"file": file.name, "row": row})
         return collect(rows, _item, self.folder / PATTERN, self.key, dropped)
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`: the columns that `pope_by_split` reads."""
         split = facts["pope_split"]
         label = facts["label"]
@@ -75,7 +71,7 @@ class Pope(Benchmark):
             counts[f"{split}/strict_{name}"] = strict[name]
         return counts
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
         splits = []
         for name in totals:
@@ -84,7 +80,7 @@ class Pope(Benchmark):
                 splits.append(split)
         return pope_by_split(totals, sorted(splits))
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """Two files per split: answers, and the questions that they answer."""
         by_file: dict[str, list[Answered]] = {}
         for answer in self.answered(answers):

@@ -6,14 +6,13 @@ finds a row by picture and question, and as `textvqa_submission.json`, a list of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from common.config.benchmarks import TextVqaBenchmark
 from common.errors import Refused
 from common.evaluation import SuiteAnswers
-from reward.benchmarks.base import Benchmark, json_text, llava_lines
+from reward.benchmarks.base import Benchmark, Figures, Files, json_text, llava_lines
 from reward.benchmarks.loading import (
+    Counts,
+    Facts,
     Item,
     Published,
     Row,
@@ -23,7 +22,7 @@ from reward.benchmarks.loading import (
     read_whole,
 )
 from reward.benchmarks.vqa_text import THIRTIETHS, agreement
-from reward.suites.bootstrap import Array, Columns, ratio
+from reward.suites.bootstrap import Columns, ratio
 from reward.suites.scorecard import MetricInfo
 
 NUM_PEOPLE = 10
@@ -37,7 +36,7 @@ class TextVqa(Benchmark):
     metrics = METRICS
 
     def __init__(self, settings: TextVqaBenchmark) -> None:
-        super().__init__(settings, settings.name)
+        super().__init__(settings)
         self._instruction = settings.instruction
 
     def load(self) -> Published:
@@ -48,18 +47,18 @@ class TextVqa(Benchmark):
             rows = []
         return collect(rows, _item, file, self.key)
 
-    def count(self, facts: Mapping[str, Any], text: str) -> dict[str, int]:
+    def count(self, facts: Facts, text: str) -> Counts:
         """See `Benchmark`; counted in thirtieths, since counts are whole numbers."""
         return {
             "thirtieths": agreement(text, facts["answers"]),
             "whole": THIRTIETHS,
         }
 
-    def statistic(self, totals: Columns) -> dict[str, Array]:
+    def statistic(self, totals: Columns) -> Figures:
         """See `Benchmark`."""
         return {"accuracy": ratio(totals["thirtieths"], totals["whole"])}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> dict[str, str]:
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
         """Two files with the same answers; unanswered questions are left out."""
         answered = self.answered(answers)
         submission = []
