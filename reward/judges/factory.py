@@ -67,6 +67,18 @@ def make_judge(settings: JudgeConfig, tools: EyeTools | None = None) -> Judge:
             from reward.judges.python import UserJudge
 
             return UserJudge(settings)
+        case "chair":
+            from reward.judges.chair import chair_judge
+
+            return chair_judge(settings)
+        case "clip":
+            from reward.model_judges.clip import ClipJudge
+
+            return ClipJudge(settings)
+        case "reward_model":
+            from reward.model_judges.reward_model import RewardModelJudge
+
+            return RewardModelJudge(settings)
         case "answer":
             from reward.judges.answer import AnswerJudge
 
@@ -93,6 +105,12 @@ def judge_identity(settings: JudgeConfig) -> str:
         if not isinstance(eye, EndpointEye):
             parts.append(model_hash(Path(eye.path)))
     match settings.kind:
+        case "clip" | "reward_model":
+            parts.append(model_hash(Path(settings.path)))
+        case "chair":
+            from reward.judges.chair import identity_of_files
+
+            parts.append(identity_of_files(settings))
         case "python":
             from reward.judges.user_code import identity_of
 
