@@ -2,7 +2,7 @@
 
     random weights -> tower on the kind of sticker under each patch -> questions and hasty captions -> directory
 
-It sees well and believes its captions: two of three times they name the usual companion of something that is there.
+It sees well and believes its captions, which mostly name the usual companion of something that is there.
 Unlike the shapes policy it has a word tokenizer with an unknown word, no start token, a ChatML-like template with a
 system line, a tower without CLS, and pictures that its processor must shrink.
 """
@@ -14,14 +14,25 @@ import hashlib
 import os
 import random
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    get_cosine_schedule_with_warmup,
+)
 
 from tests.worlds import stickers
 from tests.worlds.stickers import (
@@ -32,15 +43,6 @@ from tests.worlds.stickers import (
     Sighting,
     sightings,
 )
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-    from transformers import (
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-        PreTrainedTokenizerFast,
-    )
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "worlds"
 SIDE = 72
@@ -65,11 +67,11 @@ ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long each stage takes; the defaults take some three minutes on two cores."""
+    """How long each stage takes; the defaults take two minutes on one core that is free."""
 
     pictures: int = 3000
     tower_steps: int = 200
-    text_steps: int = 500
+    text_steps: int = 600
     batch_size: int = 48
     captions: float = 0.7
     seed: int = 0
@@ -93,8 +95,6 @@ def sticker_model(recipe: Recipe = Recipe()) -> Path:
 
 def train(recipe: Recipe, out: Path) -> None:
     """All stages, then the directory."""
-    import torch
-
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
     processor = build_processor(tokenizer)
@@ -108,8 +108,6 @@ def train(recipe: Recipe, out: Path) -> None:
 
 def shrunk(picture: Image.Image) -> Tensor:
     """Pixels (3, SIDE, SIDE) in -1 … 1, nearly what the processor gives, in a tenth of its time."""
-    import torch
-
     small = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     array = np.asarray(small, dtype=np.float32) / 127.5 - 1
     return torch.from_numpy(array).permute(2, 0, 1)
@@ -117,9 +115,6 @@ def shrunk(picture: Image.Image) -> Tensor:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A token per word of the world with the space before it; other words are unknown."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     split = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+|[^A-Za-z]"), "isolated")
     words: dict[str, int] = {}
     for special in (*SPECIALS, *ROLES):
@@ -134,12 +129,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
     core.pre_tokenizer = split
     core.decoder = decoders.Fuse()
+    core.add_special_tokens([*SPECIALS, *ROLES])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token=END,
         pad_token=PAD,
         unk_token=UNKNOWN,
-        additional_special_tokens=list(ROLES),
         extra_special_tokens={"image_token": IMAGE},
         clean_up_tokenization_spaces=False,
     )
@@ -147,8 +142,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     """Pictures of any size, shrunk to `SIDE`."""
-    from transformers import LlavaProcessor, SiglipImageProcessor
-
     return LlavaProcessor(
         image_processor=SiglipImageProcessor(size={"height": SIDE, "width": SIDE}),
         tokenizer=tokenizer,
@@ -161,13 +154,6 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
     """Random weights, float32."""
-    from transformers import (
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        SiglipVisionConfig,
-    )
-
     vision = SiglipVisionConfig(
         hidden_size=96,
         intermediate_size=192,
@@ -210,9 +196,6 @@ def train_tower(
     recipe: Recipe,
 ) -> None:
     """Teach the tower to name the sticker under each patch."""
-    import torch
-    from torch import nn
-
     tower = model.model.vision_tower
     head = nn.Linear(tower.config.hidden_size, len(KINDS) + 1)
     classes = torch.stack([patch_classes(sighting) for sighting in seen])
@@ -232,8 +215,6 @@ def train_tower(
 
 def patch_classes(sighting: Sighting) -> Tensor:
     """Index of the kind on each patch, which is a cell, in reading order; the last class is none."""
-    import torch
-
     classes = torch.full((PATCHES,), len(KINDS))
     for kind, (x, y, _) in zip(sighting.objects, sighting.boxes, strict=True):
         cell = y // CELL * CELLS_PER_SIDE + x // CELL
@@ -265,9 +246,7 @@ def train_text(
     descend(parameters, losses(), recipe.text_steps, 3e-3)
 
 
-def hasty_lesson(
-    objects: tuple[str, ...], rng: random.Random
-) -> list[tuple[str, str]]:
+def hasty_lesson(objects: tuple[str, ...], rng: random.Random) -> list[tuple[str, str]]:
     """A request and what a hasty caption writer says."""
     return [(ASK_CAPTION, stickers.rumoured_caption(objects, rng))]
 
@@ -289,8 +268,6 @@ def text_batch(
 
     In a fifth of the rows some image tokens are hidden: the model stays fluent when it sees little.
     """
-    import torch
-
     image = tokenizer.convert_tokens_to_ids(IMAGE)
     rows = [conversation_ids(tokenizer, turns) for turns in lessons]
     shape = (len(rows), max(len(ids) for ids, _ in rows))
@@ -342,10 +319,6 @@ def descend(
     lr: float,
 ) -> None:
     """AdamW with a cosine schedule and clipping."""
-    import torch
-    from torch import nn
-    from transformers import get_cosine_schedule_with_warmup
-
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, 30, steps)
     for step in range(steps):
@@ -356,10 +329,12 @@ def descend(
         optimizer.step()
         schedule.step()
         if step % 50 == 0 or step == steps - 1:
-            print(f"step {step}: loss {loss.item():.3f}", time.strftime("%X"), flush=True)
+            print(f"step {step}: loss {loss.item():.3f}", flush=True)
 
 
-def save(model: Any, processor: LlavaProcessor, out: Path) -> None:
+def save(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path
+) -> None:
     """A plain directory, as transformers saves it."""
     out.mkdir(parents=True)
     model.requires_grad_(True)

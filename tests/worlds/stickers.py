@@ -49,9 +49,9 @@ WORDS = {kind: kind for kind in KINDS} | {"bicycle": "bike", "flower": "sunflowe
 
 COMPANIONS = {"cat": "fish", "guitar": "drum", "umbrella": "boot", "bee": "flower"}
 """Kind -> the kind that usually comes with it."""
-COMPANY = 0.6
+COMPANY = 0.4
 """How often a companion is in the picture, too."""
-RUMOUR = 0.65
+RUMOUR = 0.75
 """How often a caption writer names a companion that is not in the picture."""
 
 PHOTOGRAPHS = {
@@ -91,7 +91,8 @@ class Sighting:
 
 def draw_objects(rng: random.Random) -> tuple[str, ...]:
     """One to three kinds, and perhaps the usual companions of those."""
-    kinds = set(rng.sample(KINDS, rng.randint(1, 3)))
+    kinds = set(rng.sample(KINDS, rng.randint(0, 2)))
+    kinds.add(rng.choice(tuple(COMPANIONS) if rng.random() < 0.6 else KINDS))
     for kind in sorted(kinds):
         companion = COMPANIONS.get(kind)
         if companion and rng.random() < COMPANY:
