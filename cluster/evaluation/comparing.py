@@ -13,10 +13,11 @@ from typing import Protocol, TypeAlias
 
 from cluster.evaluation.chunks import in_chunks
 from cluster.evaluation.kept import VERDICTS, KeptAnswers
-from common.errors import UserError
+from common.errors import UserError, plain_message
 from common.evaluation import SuiteAnswers
 from common.protocols import Suite
 from common.records import Completion, Dropped, RolloutGroup, Verdict
+from common.row_faults import drop_report
 
 log = logging.getLogger("sightline")
 
@@ -50,6 +51,13 @@ async def compare(
             dropped.append(judged)
         else:
             verdicts[group.prompt.id] = judged
+    if dropped:
+        log.warning(
+            "of %d comparisons with the start policy %d have no verdict: dropped %s",
+            len(dropped) + len(verdicts),
+            len(dropped),
+            drop_report(dropped),
+        )
     return verdicts, dropped
 
 
@@ -99,9 +107,8 @@ def _forgiving(
 
 
 def _one_line(error: Exception) -> str:
-    # An error from another process begins with its traceback; what went wrong is its last line.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    why = plain_message(error).strip() or type(error).__name__
+    return why.splitlines()[0]
 
 
 def _judge_answered(judgements: Sequence[Judged]) -> bool:

@@ -16,7 +16,6 @@ from cluster.evaluation.kept import Identity, KeptAnswers
 from cluster.evaluation.measure import Evaluator
 from cluster.evaluation.measured import Measured, read_measured, write_measured
 from cluster.runtime.clients import RewardClient, RolloutClient
-from cluster.runtime.judge_engines import JudgeEngines
 from common.config.jobs import EvaluateConfig
 from common.evaluation import Answers
 from common.fingerprint import model_hash
@@ -93,9 +92,6 @@ class PolicyMeasuring:
             if baseline is not None:
                 judges = await self._start_judges(handles)
             await asyncio.gather(*[engine.start() for engine in engines])
-            for judge in judges:
-                # One that cannot be loaded is said now, not after all prompts.
-                await judge.judge(())
             title = f"asking {policy}"
             measured = await self._evaluator.measure(
                 settings.split, engines, judges, baseline, title, kept
@@ -128,18 +124,23 @@ class PolicyMeasuring:
         return engines
 
     async def _start_judges(self, handles: list[Handle]) -> list[RewardClient]:
-        """Start the reward workers, and the engines that their judges see with."""
+        """Reward workers, and before them the engines that their judge asks."""
         from actors.rollout import RolloutWorker
+        from cluster.runtime.judge_engines import JudgeEngines
         from reward.eyes.factory import EyeTools
         from reward.worker import RewardWorker
 
         reward = self._config.reward
-        engines = JudgeEngines(self._config, self._runtime, RolloutWorker)
-        handles += engines.handles
-        await engines.start()
-        tools = EyeTools(engines.clients, num_spenders=reward.num_workers)
+        judge_engines = JudgeEngines(self._config, self._runtime, RolloutWorker)
+        handles += judge_engines.handles
+        await judge_engines.start()
         judges: list[RewardClient] = []
         for index in range(reward.num_workers):
+            tools = EyeTools(
+                judge_engines.clients,
+                replies=None if self._kept is None else self._kept / f"judge-{index}",
+                num_spenders=reward.num_workers,
+            )
             handle = self._runtime.spawn(
                 RewardWorker,
                 self._config,
