@@ -13,6 +13,8 @@ from common.journal import read_events
 from common.metrics import read_lines
 from reward.suites.scorecard import Scorecard
 
+SCORECARD = "the scorecard of a finished run"
+
 Points = Sequence[tuple[int, float]]
 """(learner step, value)."""
 
@@ -61,13 +63,13 @@ def read_run(path: Path) -> FinishedRun:
     Raises:
         UserError: it holds no finished run.
     """
-    scores = _read_object(path / "scorecard.json", "the scorecard of a finished run")
+    scores = _read_object(path / "scorecard.json", SCORECARD)
     cards: dict[str, Scorecard] = {}
     for name in ("baseline", "final"):
         try:
             cards[name] = Scorecard.model_validate(scores[name])
         except (KeyError, ValueError) as error:
-            raise _unfinished(path / "scorecard.json", error) from error
+            raise _unfinished(path / "scorecard.json", SCORECARD, error) from error
     config = _read_object(path / "config.json", "the config of a run")
     return FinishedRun(path, cards, config)
 
@@ -76,16 +78,14 @@ def _read_object(path: Path, what: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _unfinished(path, error) from error
+        raise _unfinished(path, what, error) from error
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise UserError(f"{path}: expected {what}, got a {kind}; check the path")
     return content
 
 
-def _unfinished(path: Path, error: Exception) -> UserError:
+def _unfinished(path: Path, what: str, error: Exception) -> UserError:
     # pydantic's message has several lines; the first says what is wrong.
     reason = str(error).splitlines()[0]
-    return UserError(
-        f"{path}: expected the files of a finished run, got {reason}; resume the run"
-    )
+    return UserError(f"{path}: expected {what}, got {reason}; resume the run")

@@ -39,7 +39,7 @@ class UsablePrompts:
     """
 
     def __init__(self, prompts: Sequence[Prompt], any_usable: bool) -> None:
-        self._num_prompts = len({prompt.id for prompt in prompts})
+        self._num_prompts = len(prompts)
         self._any_usable = any_usable
         self._refused: dict[str, Dropped] = {}
 
@@ -62,3 +62,36 @@ class UsablePrompts:
             f"data.prompts: expected prompts that can be sampled, got {self._num_prompts} of which every one is "
             f"refused; dropped {drop_report(self._refused.values())}; correct the rows or the settings"
         )
+
+
+NO_VERDICT = frozenset({"judge_failed", "bad_verdict"})
+"""Reasons of groups that a judge was asked about in vain."""
+
+
+class WorkingJudge:
+    """Notices a judge that never had a verdict, such as one with a bug that every group meets.
+
+    Args:
+        num_groups: so many without any verdict are enough.
+        works: whether it had verdicts before a resume.
+    """
+
+    def __init__(self, num_groups: int, works: bool) -> None:
+        self._num_groups = num_groups
+        self._works = works
+        self._num_failed = 0
+
+    def note(self, outcome: GroupOutcome) -> None:
+        """Take in what became of a group (UserError when there have only been groups without a verdict)."""
+        if self._works or outcome.rollout is None:
+            return
+        dropped = outcome.dropped
+        if dropped is None or dropped.reason not in NO_VERDICT:
+            self._works = True
+            return
+        self._num_failed += 1
+        if self._num_failed >= self._num_groups:
+            raise UserError(
+                f"reward.judge: expected verdicts, got none for the first {self._num_failed} groups"
+                f"{such_as([dropped])}; correct the judge, or the columns that it reads"
+            )

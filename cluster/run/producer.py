@@ -12,10 +12,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
-from cluster.run.drop_notes import DropNotes, UsablePrompts
+from cluster.run.drop_notes import DropNotes, UsablePrompts, WorkingJudge
 from cluster.run.outcome import GroupOutcome
 from cluster.run.recorder import Recorder
 from cluster.run.state import RunState
@@ -33,6 +34,9 @@ from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS
 
 log = logging.getLogger("sightline")
+
+ROUNDS_WITHOUT_VERDICT = 4
+"""How often all places of the judge may come back without any verdict before the run stops."""
 
 Admitted: TypeAlias = list[tuple[str, Prompt]]
 """Group ids and their prompts."""
@@ -76,6 +80,10 @@ class Producer:
         self._num_judge_places = config.reward.concurrency * config.reward.num_workers
         # Groups that were sampled and are with a judge.
         self._num_judged = 0
+        self._working_judge = WorkingJudge(
+            ROUNDS_WITHOUT_VERDICT * self._num_judge_places,
+            works=state.accepted.total() > 0,
+        )
         self._halted: Halted | None = None
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
@@ -114,17 +122,23 @@ class Producer:
                 source, admitted = await self._admit()
                 turn = self._num_calls_begun
                 self._num_calls_begun += 1
-                if source == ONLINE_BDHS:
-                    outcomes = await self._sample_bdhs(worker, admitted)
-                    await self._settle(source, outcomes, turn)
-                    continue
-                sampled = await self._sample(worker, admitted)
-                await self._take_judge_places(len(sampled))
-                judging.create_task(self._judge_and_settle(source, sampled, turn))
+                unusable, usable = _part(admitted)
+                if not usable:
+                    await self._settle(source, unusable, turn)
+                elif source == ONLINE_BDHS:
+                    outcomes = await self._sample_bdhs(worker, usable)
+                    await self._settle(source, unusable + outcomes, turn)
+                else:
+                    sampled = await self._sample(worker, usable)
+                    await self._take_judge_places(len(sampled))
+                    judging.create_task(
+                        self._judge_and_settle(source, unusable, sampled, turn)
+                    )
 
     async def _judge_and_settle(
         self,
         source: str,
+        unusable: list[GroupOutcome],
         sampled: Sequence[RolloutGroup | Dropped],
         turn: int,
     ) -> None:
@@ -137,7 +151,7 @@ class Producer:
         async with self._changed:
             self._num_judged -= len(sampled)
             self._changed.notify_all()
-        await self._settle(source, outcomes, turn)
+        await self._settle(source, unusable + outcomes, turn)
 
     async def _take_judge_places(self, count: int) -> None:
         """Wait until the judges are not all busy: behind a slow judge no groups pile up and age."""
@@ -239,7 +253,7 @@ class Producer:
             "raise rollout.temperature or num_completions if groups tie, or look at the judge"
         )
 
-    async def _admit(self) -> tuple[str, Admitted]:
+    async def _admit(self) -> tuple[str, list[tuple[str, Prompt | Dropped]]]:
         """Wait for places; returns prompts for the source that has the most."""
         async with self._changed:
             while True:
@@ -308,7 +322,7 @@ class Producer:
     async def _settle(
         self, source: str, outcomes: Sequence[GroupOutcome], turn: int
     ) -> None:
-        """Account for groups that have come to their outcome (UserError when no prompt can be used)."""
+        """Account for groups that have come to their outcome (UserError when no prompt or no verdict can be used)."""
         admission = self._admissions[source]
         async with self._changed:
             # Two calls to the judge may come back in either order; a deterministic run keeps that of admission.
@@ -328,7 +342,23 @@ class Producer:
                     admission.on_accepted()
                 self._recorder.group(source, outcome)
                 self._usable[source].note(outcome)
+                self._working_judge.note(outcome)
             self._changed.notify_all()
+
+
+def _part(
+    admitted: Sequence[tuple[str, Prompt | Dropped]],
+) -> tuple[list[GroupOutcome], Admitted]:
+    """What became of the groups whose row cannot be used, and the other groups."""
+    outcomes = []
+    usable = []
+    for group_id, prompt in admitted:
+        if isinstance(prompt, Dropped):
+            dropped = replace(prompt, id=group_id)
+            outcomes.append(GroupOutcome(group_id, dropped=dropped))
+        else:
+            usable.append((group_id, prompt))
+    return outcomes, usable
 
 
 def _counts(wanted: Mapping[str, int]) -> str:

@@ -76,7 +76,7 @@ class PythonJudge(Section):
         description="module:Name or file.py:Name; may also be written as the kind itself"
     )
     timeout_s: float = Field(
-        120.0, gt=0, description="limit of one group; then the judge is asked again"
+        120.0, gt=0, description="limit of one call; then the judge is asked again"
     )
     trl_text: bool = Field(
         False,

@@ -1,4 +1,4 @@
-"""Streams the rows of data files: JSON lists and lines, parquet shards, `save_to_disk` folders, plain or compressed.
+"""Streams the rows of data files: JSON lists and lines, CSV, parquet shards, `save_to_disk` folders; plain or packed.
 
 A row that cannot be read is one Dropped `bad_row`, and those beside it stay. A file that breaks off gives its rows up
 to there, then one Dropped `bad_file`.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from common.data.file_kinds import ARROW, HTML, LFS_POINTER, is_binary, kind_of
 from common.data.rows import python_rows
 from common.errors import UserError
 from common.reading.byte_streams import COMPRESSIONS, UNPACKING_ERRORS, read_head
+from common.reading.csv_rows import csv_rows
 from common.reading.json_rows import json_rows
 from common.reading.json_stream import BrokenText
 from common.reading.splits import split_of
@@ -33,7 +35,7 @@ BAD_FILE = "bad_file"
 EMPTY_FILE = "empty_file"
 """The reason that stands for a file without rows. Beside others it may be right, but it may be a lost download too."""
 
-_KINDS = (".arrow", ".parquet", ".jsonl", ".json")
+_KINDS = (".arrow", ".parquet", ".jsonl", ".json", ".csv")
 _METADATA = {
     "state.json",
     "dataset_info.json",
@@ -196,11 +198,34 @@ def _rows(path: Path, keyed: bool) -> Iterator[tuple[Any, int]]:
         return _parquet_rows(path)
     if path.suffix == ".arrow":
         return _arrow_rows(path, is_stream=kind != ARROW)
+    if path.suffix == ".csv":
+        return csv_rows(path, MAX_LINE_BYTES)
     if is_binary(head):
         raise BrokenText(f"{kind.name} under the name of a JSON text")
     # In a file of lines, every object is a row.
     keyed = keyed and _kind(path) != ".jsonl"
     return json_rows(path, keyed, MAX_LINE_BYTES)
+
+
+@contextmanager
+def arrow_batches(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """The schema of a parquet or arrow file and its rows in batches.
+
+    Raises:
+        UserError: the file cannot be read, or breaks off.
+    """
+    try:
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+                yield file.schema_arrow, file.iter_batches(BATCH_ROWS)
+        else:
+            with pa.memory_map(str(path)) as data, pa.ipc.open_stream(data) as batches:
+                yield batches.schema, _sliced(batches)
+    except (OSError, pa.ArrowException) as error:
+        what = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{path}: expected a whole file, got: {what}; fetch it again"
+        ) from error
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[Any, int]]:

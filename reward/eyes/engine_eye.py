@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from common.chat.options import decisive_tokens
+from common.gathering import gather_whole
 from common.protocols import GenerationRequest, Question, Reply
 from common.records import Dropped, Prompt, RolloutGroup
 
@@ -64,9 +65,7 @@ class EngineEye:
             for index, reply in zip(indices, answered, strict=True):
                 replies[index] = reply
 
-        async with asyncio.TaskGroup() as tasks:
-            for indices in by_picture.values():
-                tasks.create_task(ask_about(indices))
+        await gather_whole(map(ask_about, by_picture.values()))
         return [reply for reply in replies if reply is not None]
 
 
@@ -88,9 +87,8 @@ class _Desk:
         try:
             texts = [question for question in questions if not question.options]
             choices = [question for question in questions if question.options]
-            written, read = await asyncio.gather(
-                self._texts(texts), self._choices(choices)
-            )
+            answering = (self._texts(texts), self._choices(choices))
+            written, read = await gather_whole(answering)
         finally:
             self.num_pending -= len(questions)
         # In the order of the questions.

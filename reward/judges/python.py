@@ -42,11 +42,8 @@ def checked(settings: config.PythonJudge) -> config.PythonJudge:
         settings = settings.with_code(code)
     target = import_target(settings)
     if inspect.isclass(target):
-        _check_settings(target, settings)
         # Its constructor may load a model: it is called in the worker alone.
-        # Not `hasattr`: every class can be called itself.
-        can_be_called = any("__call__" in vars(base) for base in target.__mro__)
-        _check_shape(settings, hasattr(target, "judge") or can_be_called)
+        _check_class(target, settings)
     else:
         UserJudge(settings)
     return settings
@@ -114,12 +111,15 @@ class UserJudge:
         return self._dropped(group, "judge_failed", told(error, self._path))
 
     def _read(self, group: RolloutGroup, value: Any) -> Answer:
-        if isinstance(value, Verdict | Dropped | JudgeError):
+        """What the user's code returned; its objects are not trusted to be what they seem."""
+        if isinstance(value, Dropped):
+            return Dropped(group.id, str(value.reason), str(value.detail))
+        if isinstance(value, JudgeError):
             return value
         try:
-            return Verdict(_scores(value, len(group.completions)))
-        except _NoVerdict as error:
-            return self._dropped(group, "bad_verdict", str(error))
+            return _verdict(value, len(group.completions))
+        except Exception as error:
+            return self._failure(group, error)
 
     def _dropped(self, group: RolloutGroup, reason: str, why: str) -> Dropped:
         detail = f"judge {self.name}, prompt {group.prompt.id}: {why}"
@@ -128,6 +128,15 @@ class UserJudge:
 
 class _NoVerdict(ValueError):
     """The user's code returned something else than scores."""
+
+
+def _verdict(value: Any, num_completions: int) -> Verdict:
+    if not isinstance(value, Verdict):
+        return Verdict(_scores(value, num_completions))
+    scores = _scores(value.scores, num_completions)
+    notes = tuple(map(str, value.notes))
+    # One per completion, or none.
+    return Verdict(scores, notes if len(notes) == num_completions else ())
 
 
 def _scores(value: Any, num_completions: int) -> tuple[float, ...]:
@@ -148,14 +157,20 @@ def _scores(value: Any, num_completions: int) -> tuple[float, ...]:
 
 
 def _expected(num_completions: int, value: Any) -> str:
-    return f"expected {num_completions} finite scores, got {value!r:.200}; repair the judge"
+    return f"expected {num_completions} finite scores, got {_shown(value)}; repair the judge"
+
+
+def _shown(value: Any) -> str:
+    """A value as a part of a line: an array's text has several."""
+    words = repr(value).split()
+    return " ".join(words)[:200]
 
 
 def _one_for_each(groups: Sequence[RolloutGroup], value: Any) -> Outcome:
     if isinstance(value, list | tuple) and len(value) == len(groups):
         return Outcome(value)
     error = _NoVerdict(
-        f"expected one verdict for each of {len(groups)} groups, got {value!r:.200}; repair the judge"
+        f"expected one verdict for each of {len(groups)} groups, got {_shown(value)}; repair the judge"
     )
     return Outcome(error=error)
 
@@ -165,7 +180,7 @@ def _made(settings: config.PythonJudge, path: str) -> Any:
     target = import_target(settings)
     if not inspect.isclass(target):
         return target
-    _check_settings(target, settings)
+    _check_class(target, settings)
     try:
         return target(**settings.settings)
     except (Exception, SystemExit) as error:
@@ -190,6 +205,14 @@ def _check_settings(target: Callable[..., Any], settings: config.PythonJudge) ->
             f"reward.judge {settings.target}: expected the settings of {signature}, got {names} ({error}); "
             "set them as keys of reward.judge"
         ) from error
+
+
+def _check_class(target: type, settings: config.PythonJudge) -> None:
+    """Refuse (UserError) a class whose objects are no judges, or that does not take its settings."""
+    # Not `hasattr`: every class can be called itself.
+    can_be_called = any("__call__" in vars(base) for base in target.__mro__)
+    _check_shape(settings, hasattr(target, "judge") or can_be_called)
+    _check_settings(target, settings)
 
 
 def _check_shape(settings: config.PythonJudge, is_judge: bool) -> None:

@@ -12,9 +12,8 @@ for makes the group one that cannot be judged.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias
 
 from common.data.images import read
@@ -30,29 +29,19 @@ class NotOurs(ValueError):
     """The function has neither signature."""
 
 
-@dataclass(frozen=True)
-class Parameters:
-    """The parameters of a function by what they need."""
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a function may be given.
 
-    function: Callable[..., Any]
+    Attributes:
+        standard: arguments that every group has.
+        columns: the others, of one group.
+        gives_all: to a function that takes any name, the standard arguments too.
+    """
 
-    @cached_property
-    def _all(self) -> Sequence[inspect.Parameter]:
-        return list(inspect.signature(self.function).parameters.values())
-
-    @cached_property
-    def named(self) -> dict[str, bool]:
-        """Name -> whether the function cannot be called without it."""
-        named: dict[str, bool] = {}
-        for parameter in self._all:
-            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                named[parameter.name] = parameter.default is parameter.empty
-        return named
-
-    @cached_property
-    def takes_rest(self) -> bool:
-        """Whether it takes any further name."""
-        return any(parameter.kind == parameter.VAR_KEYWORD for parameter in self._all)
+    standard: Lazy
+    columns: Callable[[RolloutGroup], dict[str, Any]]
+    gives_all: bool
 
 
 def arguments_of(
@@ -69,29 +58,53 @@ def arguments_of(
     Raises:
         NotOurs: the function takes no completions by that name.
     """
-    parameters = Parameters(function)
-    names = set(parameters.named)
+    # Name -> whether the function cannot be called without it.
+    named: dict[str, bool] = {}
+    takes_any = False
+    # Settings that a partial has bound stand, whatever a row has under their names.
+    bound = getattr(function, "keywords", {})
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind == parameter.VAR_KEYWORD:
+            takes_any = True
+        elif parameter.kind != parameter.VAR_POSITIONAL:
+            named[parameter.name] = parameter.default is parameter.empty
+    signature = _signature_of(named, trl_text)
+
+    def arguments(group: RolloutGroup) -> Arguments:
+        columns = signature.columns(group)
+        wanted = dict(named)
+        if takes_any:
+            optional = [*columns, *(signature.standard if signature.gives_all else ())]
+            wanted = {**dict.fromkeys(optional, False), **named}
+        for name in bound:
+            wanted.pop(name, None)
+        return _given(wanted, signature.standard, columns, group)
+
+    return arguments
+
+
+def _signature_of(names: Collection[str], trl_text: bool) -> Signature:
+    """Ours where the function asks for one prompt or its picture, else TRL's."""
     if "completions" not in names:
         raise NotOurs(
             "expected a function of (prompt, images, completions, **columns), or TRL's (prompts, completions, "
-            f"**kwargs), got ({', '.join(parameters.named)})"
+            f"**kwargs), got ({', '.join(names)})"
         )
-    is_ours = not names.isdisjoint({"prompt", "image", "messages"})
-    if is_ours or ("images" in names and "prompts" not in names):
-        return lambda group: _chosen(parameters, group, OURS, _columns(group.prompt))
-    standard = TRL_TEXT if trl_text else TRL
-    return lambda group: _chosen(parameters, group, standard, _trl_columns(group))
+    has_pictures = "images" in names and "prompts" not in names
+    if has_pictures or not {"prompt", "image", "messages"}.isdisjoint(names):
+        return Signature(OURS, _columns, gives_all=False)
+    return Signature(TRL_TEXT if trl_text else TRL, _trl_columns, gives_all=True)
 
 
-def _chosen(
-    parameters: Parameters,
-    group: RolloutGroup,
+def _given(
+    wanted: Mapping[str, bool],
     standard: Lazy,
     columns: Mapping[str, Any],
+    group: RolloutGroup,
 ) -> Arguments:
-    """Of what there is, what the function has names for."""
+    """The wanted arguments; standard ones before columns of the same name."""
     arguments: Arguments = {}
-    for name, is_needed in parameters.named.items():
+    for name, is_needed in wanted.items():
         if name in standard:
             arguments[name] = standard[name](group)
         elif name in columns:
@@ -99,25 +112,18 @@ def _chosen(
         elif is_needed:
             raise Refused(
                 "no_truth",
-                f"expected a column {name!r}, which the function asks for, got {', '.join(sorted(columns)) or 'none'}",
+                f"expected a column {name!r}, which the function asks for, got {', '.join(sorted(columns))}",
             )
-    if parameters.takes_rest:
-        for name, value in columns.items():
-            if name not in standard:
-                arguments.setdefault(name, value)
-        for name, make in standard.items():
-            # TRL gives all of them to whoever takes any.
-            if standard is not OURS and name not in arguments:
-                arguments[name] = make(group)
     return arguments
 
 
-def _columns(prompt: Prompt) -> dict[str, Any]:
+def _columns(group: RolloutGroup) -> dict[str, Any]:
+    prompt = group.prompt
     return {"reference": prompt.reference, **(prompt.truth or {})}
 
 
 def _trl_columns(group: RolloutGroup) -> dict[str, Any]:
-    columns = _columns(group.prompt)
+    columns = _columns(group)
     return {name: _repeated(value, group) for name, value in columns.items()}
 
 

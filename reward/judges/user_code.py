@@ -93,7 +93,11 @@ def told(error: BaseException, path: str) -> str:
     Args:
         path: of the user's file; for another file the last line of all is told.
     """
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:
+        # The text of an error is the user's code, too.
+        lines = []
     message = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     # The code that is wrong never ran: the error itself says where it stands.
     if isinstance(error, SyntaxError) and error.filename:

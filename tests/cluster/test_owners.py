@@ -13,19 +13,17 @@ import pytest
 
 from cluster import generate, import_data, train
 from cluster.jobs import export_job
-from common.data.datasets import read_pairs, write_pairs
-from common.data.images import ImageStore
+from common.data.datasets import read_pairs
 from common.data.trl_format import TRAIN
 from common.errors import UserError
 from common.folder_lock import LOCK, FolderLock
-from common.records import PreferencePair, Response
-from common.shapes.prompts import caption_prompts
-from tests.cluster.test_outputs import (
+from tests.cluster.output_commands import (
     Command,
     bdhs,
     exported,
     imported,
     line_of,
+    make_pairs,
     povid,
     trained,
 )
@@ -37,16 +35,7 @@ every_owner = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pair set, with its export beside it."""
-    folder = tmp_path_factory.mktemp("owners")
-    store = ImageStore(folder / "pairs" / "images")
-    made = []
-    for prompt in caption_prompts("train", 2, 5, store):
-        answers = (Response(prompt.reference or ""), Response("No."))
-        made.append(PreferencePair(prompt.id, prompt, *answers, source="test"))
-    write_pairs(folder / "pairs", made)
-    assert exported(folder / "pairs", folder / "exported") == 0
-    return folder / "pairs"
+    return make_pairs(tmp_path_factory.mktemp("owners"))
 
 
 OWNER = """
@@ -99,7 +88,7 @@ def test_a_killed_owner_leaves_a_folder_that_the_next_takes(
 def test_an_export_replaces_no_set_and_a_set_no_export(
     pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both have a spec.json: an export into the folder of its own set made the set's unusable."""
+    """Both have a spec.json: an export into the folder of its own set made the set unusable."""
     before = {
         file.name: file.read_bytes() for file in pairs.iterdir() if file.is_file()
     }
@@ -116,11 +105,13 @@ def test_an_export_replaces_no_set_and_a_set_no_export(
         assert "got an export" in line_of(capsys)
     assert exported(pairs, out) == 0
     # The file of a published set may have the same name, and lie where its import goes.
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / TRAIN).write_bytes((out / TRAIN).read_bytes())
-    assert import_data.main(["trl", str(own / TRAIN), "--out", str(own)]) == 0
-    assert len(read_pairs(own)) == 2
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / TRAIN).write_bytes((out / TRAIN).read_bytes())
+    assert (
+        import_data.main(["trl", str(published / TRAIN), "--out", str(published)]) == 0
+    )
+    assert len(read_pairs(published)) == 2
 
 
 def test_a_failed_export_gives_its_folder_up(pairs: Path, tmp_path: Path) -> None:

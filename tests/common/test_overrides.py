@@ -475,6 +475,7 @@ REQUIRED = {
     "judge": ".kind=rules",
     "eye": ".kind=torch",
     "target": "=a:B",
+    "base_url": "=http://h/v1",
     "size": "=5",
 }
 """What to set where a section of a kind wants a value of its own; "=x" for all others."""

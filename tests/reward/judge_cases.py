@@ -59,19 +59,22 @@ class JudgeCase:
     """A kind of judge, and what it is asked about.
 
     Attributes:
-        make: from an empty folder.
-        group: whose first answer is better than its second; `folder` takes pictures.
+        settings: of the judge; the folder takes files that it needs.
+        group: whose first answer is better than its second; the folder takes pictures.
         unusable: a group that this judge has no verdict for; None when there is none.
-        settings: of a judge that is made by the factory.
+        judge: takes the place of the factory's, for one that asks an engine or a server; it must be of `settings`.
     """
 
     name: str
     settings: Callable[[Path], JudgeConfig]
     group: Callable[[Path], RolloutGroup]
     unusable: Callable[[Path], RolloutGroup] | None = None
+    judge: Callable[[], Judge] | None = None
 
     def make(self, folder: Path) -> Judge:
-        """The judge by the factory."""
+        """The judge."""
+        if self.judge is not None:
+            return self.judge()
         return make_judge(self.settings(folder))
 
 

@@ -80,7 +80,7 @@ def test_groups_are_answered_in_order(
 def test_any_text_is_scored_or_dropped(
     case: JudgeCase, judge: Judge, tmp_path: Path, text: str
 ) -> None:
-    """An answer of garbage never raises, and never beats the better one."""
+    """An answer of garbage never raises, and gives no score that is no number."""
     group = case.group(tmp_path)
     better = group.completions[0].text
     hostile = texts_of(group, [better, text])
@@ -117,7 +117,8 @@ def test_the_worker_makes_a_pair(case: JudgeCase, tmp_path: Path) -> None:
     config = pickle.loads(pickle.dumps(validate(dumped)))
     assert config.reward.judge == settings
     group = case.group(tmp_path)
-    (judged,) = asyncio.run(RewardWorker(config).rank([group]))
+    judge = None if case.judge is None else case.judge()
+    (judged,) = asyncio.run(RewardWorker(config, judge).rank([group]))
     (pair,) = judged.pairs
     assert pair.chosen.text == group.completions[0].text
     assert pair.rejected.text == group.completions[1].text

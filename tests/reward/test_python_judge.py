@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from common.config import PythonJudge, RunConfig
+from common.config import PythonJudge, RulesJudge, RunConfig
 from common.config.overrides import load_config
 from common.data.images import ImageStore
 from common.errors import UserError
@@ -73,6 +73,22 @@ def test_the_kind_may_name_the_code() -> None:
     assert PythonJudge(**judge.model_dump()) == judge
 
 
+def test_another_kind_has_no_use_for_its_settings(tmp_path: Path) -> None:
+    preset = tmp_path / "preset.toml"
+    preset.write_text(
+        'mixture = { online_fraction = 1 }\n[reward]\njudge = { kind = "python", target = "a:B", strict = true }\n'
+    )
+    assert load_config(preset).reward.judge == PythonJudge(target="a:B", strict=True)  # type: ignore[call-arg]
+    changed = load_config(preset, ["--reward.judge.strict=false"])
+    assert changed.reward.judge == PythonJudge(target="a:B", strict=False)  # type: ignore[call-arg]
+    rules = load_config(preset, ["--reward.judge.kind=rules"])
+    assert rules.reward.judge == RulesJudge()
+    other = load_config(preset, ["--reward.judge.kind=c:D", "--reward.judge.x=1"])
+    assert other.reward.judge == PythonJudge(target="c:D", x=1)  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"unknown config key reward\.judge\.x"):
+        load_config(preset, ["--reward.judge.kind=rules", "--reward.judge.x=1"])
+
+
 @pytest.mark.parametrize("target", ["judge.py:", ":Mine", "my judge.py:a-b"])
 def test_a_target_without_a_name_is_one_line(target: str) -> None:
     words = [f"--reward.judge.kind={target}", "--mixture.online_fraction=1"]
@@ -86,14 +102,18 @@ def test_a_target_without_a_name_is_one_line(target: str) -> None:
 def test_a_function_gets_texts_columns_and_its_settings(write: Write) -> None:
     settings = write(
         """
-        def judge(prompt, completions, label, reference, weight=1):
+        def judge(prompt, completions, label, reference, weight=1, **columns):
             assert prompt == "Describe the image."
             assert (label, reference) == ("cat", "A cat.")
+            assert columns == {"size": 3}
             return [weight * ord(text) for text in completions]
         """,
         weight=2,
     )
-    assert scores(settings) == (2 * 97, 2 * 98)
+    # A column has the name of the setting: the setting stands.
+    truth = {"label": "cat", "size": 3, "weight": 9}
+    asked = replace(GROUP, prompt=replace(GROUP.prompt, truth=truth))
+    assert scores(settings, asked) == (2 * 97, 2 * 98)
 
 
 def test_a_function_gets_pictures(write: Write, tmp_path: Path) -> None:
@@ -143,6 +163,12 @@ def test_trl_functions_may_get_texts(write: Write) -> None:
         trl_text=True,
     )
     assert scores(settings) == (97, 98)
+
+
+def test_a_function_of_trl_itself() -> None:
+    settings = PythonJudge(target="trl.rewards:think_format_reward")
+    rolled = group(prompt(), "<think>Why?</think>So.", "So.")
+    assert scores(settings, rolled) == (1.0, 0.0)
 
 
 def test_a_class_may_say_everything_itself(write: Write) -> None:
@@ -223,6 +249,8 @@ BAD_SCORES = {
     "nothing": "[]",
     "a dict": "{'a': 1.0, 'b': 2.0}",
     "a bad verdict": "Verdict((1.0,))",
+    "a table": "numpy.zeros((3, 40))",
+    "an odd number": "[1.0, 1j]",
 }
 
 
@@ -231,6 +259,7 @@ def test_what_is_no_score_is_dropped(write: Write, value: str) -> None:
     result = dropped(
         write(
             f"""
+            import numpy
             from common.records import Verdict
 
             def judge(prompt, completions):
@@ -263,13 +292,19 @@ def test_a_bug_names_judge_prompt_and_line(write: Write) -> None:
     )
 
 
-@pytest.mark.parametrize("error", ["SystemExit(3)", "StopIteration()", "Odd()"])
+@pytest.mark.parametrize(
+    "error", ["SystemExit(3)", "StopIteration()", "Odd()", "Mute()"]
+)
 def test_nothing_that_it_raises_ends_the_worker(write: Write, error: str) -> None:
     settings = write(
         f"""
         class Odd(Exception):
             def __str__(self):
                 return "one\\ntwo"
+
+        class Mute(Exception):
+            def __str__(self):
+                raise ValueError
 
         class Judge:
             def judge(self, group):
@@ -284,6 +319,22 @@ def test_nothing_that_it_raises_ends_the_worker(write: Write, error: str) -> Non
     assert dropped(settings).reason == "judge_failed"
     later = PythonJudge(target=settings.target.replace(":Judge", ":Later"))
     assert dropped(later).reason == "judge_failed"
+
+
+def test_a_result_that_breaks_when_it_is_read_is_dropped(write: Write) -> None:
+    settings = write(
+        """
+        class Broken:
+            def tolist(self):
+                raise RuntimeError("the device is lost")
+
+        def judge(prompt, completions):
+            return Broken()
+        """
+    )
+    assert "RuntimeError: the device is lost" in dropped(settings).detail
+    huge = write("def judge(prompt, completions): return [10 ** 400, 1]")
+    assert "OverflowError" in dropped(huge).detail
 
 
 def test_a_missing_column_is_told(write: Write) -> None:
