@@ -22,7 +22,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from common.errors import Refused, UserError
-from common.evaluation import SuiteAnswers
+from common.evaluation import MetricInfo, SuiteAnswers
 from common.records import Dropped
 from reward.benchmarks.base import (
     CAPTIONS,
@@ -47,7 +47,6 @@ from reward.benchmarks.loading import (
 from reward.benchmarks.plurals import plurals
 from reward.suites.bootstrap import Columns, ratio
 from reward.suites.pope import POPE_COUNTS, answer_counts, parse_strictly
-from reward.suites.scorecard import MetricInfo
 
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 
@@ -59,13 +58,15 @@ _PARTS = {
 }
 """Type of a question -> the part of the benchmark; all others are about relations."""
 
+_GENERATIVE = partial(MetricInfo, tasks=(CAPTIONS,))
+_DISCRIMINATIVE = partial(MetricInfo, tasks=(QUESTIONS,))
 METRICS = {
-    "chair": MetricInfo("AMBER CHAIR", "lower", "mentions not there, by word lists"),
-    "cover": MetricInfo("AMBER Cover", "higher", "true things that are mentioned"),
-    "hal": MetricInfo("AMBER Hal", "lower", "descriptions that make something up"),
-    "cog": MetricInfo("AMBER Cog", "lower", "imagined things that are mentioned"),
-    "accuracy": MetricInfo("AMBER accuracy", "higher", "yes/no questions"),
-    "f1": MetricInfo("AMBER F1", "higher", '"No" is positive'),
+    "chair": _GENERATIVE("AMBER CHAIR", "lower", "mentions not there, by word lists"),
+    "cover": _GENERATIVE("AMBER Cover", "higher", "true things that are mentioned"),
+    "hal": _GENERATIVE("AMBER Hal", "lower", "descriptions that make something up"),
+    "cog": _GENERATIVE("AMBER Cog", "lower", "imagined things that are mentioned"),
+    "accuracy": _DISCRIMINATIVE("AMBER accuracy", "higher", "yes/no questions"),
+    "f1": _DISCRIMINATIVE("AMBER F1", "higher", '"No" is positive'),
 }
 
 
@@ -101,7 +102,11 @@ class Amber(Benchmark):
         safe = find_file(self.folder, ["safe_words.txt"], self.key)
         return WordLists(read_whole(relation, dict), _safe_words(safe))
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`."""
         if "label" in facts:
             return question_row(facts["label"], facts["part"], text)
@@ -123,7 +128,11 @@ class Amber(Benchmark):
                     metrics[f"{part}/{name}"] = value
         return metrics
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """One file; items without an answer are left out, as the official script allows."""
         rows = []
         for answer in self.answered(answers):
@@ -140,7 +149,9 @@ class WordLists:
     """The benchmark's lists: which words go with which thing, and which are always safe."""
 
     def __init__(
-        self, association: Mapping[str, Sequence[str]], safe: Iterable[str]
+        self,
+        association: Mapping[str, Sequence[str]],
+        safe: Iterable[str],
     ) -> None:
         self.association = association
         self.safe = frozenset(safe)
@@ -171,7 +182,11 @@ class WordLists:
         return [self._singular[word] for word in words if word in self._singular]
 
 
-def _item(annotations: Mapping[int, Row], _: int, row: Row) -> Item:
+def _item(
+    annotations: Mapping[int, Row],
+    _: int,
+    row: Row,
+) -> Item:
     number, image, query = columns(row, "id", "image", "query")
     annotation = annotations.get(number)
     if annotation is None:
@@ -180,17 +195,33 @@ def _item(annotations: Mapping[int, Row], _: int, row: Row) -> Item:
     facts: Facts = {"id": number}
     if kind == "generative":
         facts |= {"things": truth, "imaginable": annotation.get("hallu", [])}
-        return Item(str(number), str(query), str(image), str(image), facts, CAPTIONS)
+        return Item(
+            id=str(number),
+            question=str(query),
+            image=str(image),
+            group=str(image),
+            facts=facts,
+            task=CAPTIONS,
+        )
     if truth not in ("yes", "no"):
         raise Refused(
             "bad_row", f"id {number}: expected the truth yes or no, got {truth!r}"
         )
     facts |= {"label": truth, "part": _PARTS.get(kind, "relation")}
-    return Item(str(number), str(query), str(image), str(image), facts)
+    return Item(
+        id=str(number),
+        question=str(query),
+        image=str(image),
+        group=str(image),
+        facts=facts,
+    )
 
 
 def description_row(
-    lists: WordLists, things: Sequence[str], imaginable: Sequence[str], text: str
+    lists: WordLists,
+    things: Sequence[str],
+    imaginable: Sequence[str],
+    text: str,
 ) -> Counts:
     """What a description adds to the totals.
 
@@ -236,7 +267,11 @@ _SWAPPED = {"tp": "tn", "fn": "fp", "tn": "tp", "fp": "fn"}
 """POPE's counts take yes as positive; here no is."""
 
 
-def question_row(label: str, part: str, text: str) -> Counts:
+def question_row(
+    label: str,
+    part: str,
+    text: str,
+) -> Counts:
     """What an answer adds to the totals, of all questions and of its part; an empty one is a wrong one."""
     response = yes_or_no(text)
     if response:
@@ -254,7 +289,10 @@ def question_row(label: str, part: str, text: str) -> Counts:
     return row
 
 
-def _of_questions(totals: Columns, scope: str) -> Figures:
+def _of_questions(
+    totals: Columns,
+    scope: str,
+) -> Figures:
     """Accuracy, and precision, recall and F1 of "No"."""
     tp = totals[f"{scope}/tp"]
     right = tp + totals[f"{scope}/tn"]

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from common.config.benchmarks import Benchmark as Settings
 from common.data.images import ImageStore
 from common.errors import Refused, UserError
 from common.evaluation import (
+    Comparison,
     Measurement,
-    Metric,
+    MetricInfo,
     Split,
     SuiteAnswers,
     TaskPrompts,
-    Wins,
-    count_reasons,
 )
 from common.reading.image_intake import ImageIntake
 from common.records import (
@@ -39,11 +40,12 @@ from reward.suites.bootstrap import (
     Columns,
     columns_of,
     estimate,
-    intervals,
+    intervals_of,
     ratio,
+    resample,
 )
-from reward.suites.scorecard import MetricInfo, described
-from reward.suites.wins import win_counts, win_rate
+from reward.suites.scorecard import described
+from reward.suites.wins import START_WIN_RATE, win_counts, win_of, win_rate
 
 QUESTIONS, CAPTIONS = "questions", "captions"
 
@@ -52,9 +54,11 @@ Figures: TypeAlias = dict[str, Array]
 Files: TypeAlias = dict[str, str]
 """Name -> content."""
 
-COMMON_METRICS = {
-    "win_rate": MetricInfo("win rate", "higher", "against the start policy"),
-    "mean_length": MetricInfo("length", "", "words per answer", digits=1),
+LENGTH = {"mean_length": MetricInfo("length", "", "words per answer", digits=1)}
+WIN_RATE = {
+    "win_rate": MetricInfo(
+        "win rate", "higher", "against the start policy", against_start=True
+    )
 }
 
 
@@ -76,25 +80,30 @@ class Benchmark(BaseSuite, ABC):
     tasks: Sequence[str] = (QUESTIONS,)
     selecting_metric = ""
     """In 0-1, higher is better; "" for a benchmark that measures nothing itself."""
-    metrics: Mapping[str, MetricInfo] = {}
+    metrics: dict[str, MetricInfo] = {}  # noqa: RUF012 - never changed in place
 
     def __init__(self, settings: Settings) -> None:
         self.name = settings.name
         self.key = f"evaluation.suites {settings.name}"
         self._settings = settings
-        self.selecting_tasks = self.tasks if settings.validation else ()
-        self.compared_tasks = self.tasks if settings.compare else ()
         self.shown_tasks = self.tasks
+        self.compared_tasks = self.tasks if settings.compare else ()
+        self.metrics = {**self.metrics, **LENGTH}
+        if settings.compare:
+            self.metrics |= WIN_RATE
         self.folder = folder_of(settings.path, f"{self.key}: path")
         self._published: Published | None = None
-        self._lost: dict[Split, Sequence[Dropped]] = {}
 
     @abstractmethod
     def load(self) -> Published:
         """All items in the order of the published files (UserError when the files cannot be used)."""
 
     @abstractmethod
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """What an answer adds to the counts of its group."""
 
     def count_group(self, counts: Counts) -> Counts:
@@ -106,7 +115,11 @@ class Benchmark(BaseSuite, ABC):
         """Metrics of summed counts; what `totals` has no column for is left out."""
 
     @abstractmethod
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """The files that official evaluators read: name -> content.
 
         Args:
@@ -115,8 +128,13 @@ class Benchmark(BaseSuite, ABC):
 
     # The rest of `common.protocols.Suite`, the same for all.
 
-    def prompts(self, split: Split, store: ImageStore) -> TaskPrompts:
-        """See `common.protocols.Suite`. Items without their picture are counted; a benchmark without any is refused."""
+    def prompts(
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
+    ) -> TaskPrompts:
+        """See `common.protocols.Suite`. Items without their picture are dropped; a benchmark without any is refused."""
         images = folder_of(
             self._settings.images or self._settings.path, f"{self.key}: images"
         )
@@ -136,22 +154,32 @@ class Benchmark(BaseSuite, ABC):
                 f"{self.key}: expected pictures below {images}, got none of {len(items)} items; dropped "
                 f"{drop_report(lost)}; set its images to their folder"
             )
-        self._lost[split] = lost
+        dropped += self._published_rows().dropped
+        dropped += lost
         return tasks
 
     def items(self, split: Split) -> list[Item]:
         """The items of a split in published order: whole groups, so that no picture is in both splits."""
+        items = self._published_rows().items
+        groups = list(dict.fromkeys(item.group for item in items))
+        limited = groups[: self._settings.limit]
+        chosen = _groups_of(split, limited, self._settings.validation)
+        return [item for item in items if item.group in chosen]
+
+    def _published_rows(self) -> Published:
         if self._published is None:
             self._published = self.load()
-        groups = dict.fromkeys(item.group for item in self._published.items)
-        limited = list(groups)[: self._settings.limit]
-        chosen = _groups_of(split, limited, self._settings.validation)
-        return [item for item in self._published.items if item.group in chosen]
+        return self._published
 
     def _id(self, item: Item) -> str:
         return f"{self.name}/{item.id}"
 
-    def _prompt(self, item: Item, split: Split, intake: ImageIntake) -> Prompt:
+    def _prompt(
+        self,
+        item: Item,
+        split: Split,
+        intake: ImageIntake,
+    ) -> Prompt:
         question = item.question
         if self._settings.instruction:
             question = f"{question}\n{self._settings.instruction}"
@@ -161,42 +189,50 @@ class Benchmark(BaseSuite, ABC):
         return Prompt(self._id(item), (Message("user", parts),), images, truth=truth)
 
     def measure(
-        self, answers: SuiteAnswers, wins: Wins | None, num_samples: int
+        self,
+        answers: SuiteAnswers,
+        comparison: Comparison | None,
+        num_samples: int,
     ) -> Measurement:
         """See `common.protocols.Suite`. All answers about a picture are redrawn together."""
-        rows = self._rows(answers, wins or {})
+        rows = self._rows(answers, comparison)
+        # In the order in which answers added to them.
         names: dict[str, None] = {}
         for row in rows.values():
             names.update(dict.fromkeys(row))
         values: dict[str, float] = {}
-        bounds: dict[str, tuple[float, float]] = {}
+        resampled: Figures = {}
         if names:
             columns = columns_of(rows.values(), names)
             values = estimate(columns, self._statistic)
-            seed = derive_seed("scorecard")
-            bounds = intervals(columns, self._statistic, num_samples, seed)
-        if wins is None and self.compared_tasks:
+            seed = derive_seed("scorecard", self.name)
+            resampled = resample(columns, self._statistic, num_samples, seed)
+        if comparison is None and self.compared_tasks:
             # Against itself the start policy ties every time.
-            values["win_rate"] = 0.5
-            bounds["win_rate"] = (0.5, 0.5)
+            values["win_rate"] = START_WIN_RATE
+            resampled["win_rate"] = np.full(num_samples, START_WIN_RATE)
         counts = _num_answers(rows.values())
-        published = [] if self._published is None else self._published.dropped
-        lost = [*published, *self._lost.get(_split_of(answers), ())]
         return Measurement(
-            metrics=described(values, bounds, {**self.metrics, **COMMON_METRICS}),
+            metrics=described(values, intervals_of(resampled), self.metrics),
             counts=counts,
-            dropped=count_reasons(lost),
+            dropped={},
             summary=(
                 f"{counts['num_answers']} answers about {len(rows)} {self.unit}; 95 % bootstrap intervals over "
                 f"{self.unit}"
             ),
+            resampled=resampled,
         )
 
-    def _rows(self, answers: SuiteAnswers, wins: Wins) -> dict[str, Counter[str]]:
+    def _rows(
+        self,
+        answers: SuiteAnswers,
+        comparison: Comparison | None,
+    ) -> dict[str, Counter[str]]:
         """Counts by group of items."""
+        verdicts = {} if comparison is None else comparison.verdicts
         rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for group in _groups(answers):
-            facts = group.prompt.truth or {}
+            facts = dict(group.prompt.truth or {})
             completion = group.completions[0]
             row = rows[facts["group"]]
             row.update(self.count(facts, completion.text))
@@ -205,8 +241,9 @@ class Benchmark(BaseSuite, ABC):
                 truncated=int(completion.finish_reason == "length"),
                 words=len(completion.text.split()),
             )
-            if group.prompt.id in wins:
-                row.update(win_counts(wins[group.prompt.id]))
+            if group.prompt.id in verdicts:
+                win = win_of(verdicts[group.prompt.id])
+                row.update(win_counts(win))
         for row in rows.values():
             row.update(self.count_group(row))
         return dict(rows)
@@ -218,11 +255,6 @@ class Benchmark(BaseSuite, ABC):
         metrics["mean_length"] = ratio(totals["words"], totals["answers"])
         return metrics
 
-    def selection(self, metrics: Mapping[str, Metric]) -> float | None:
-        """The metric by which a checkpoint is picked."""
-        selecting = metrics.get(self.selecting_metric)
-        return None if selecting is None else selecting.value
-
     def answered(self, answers: SuiteAnswers) -> list[Answered]:
         """Every item of the answers' split in published order, those without an answer included."""
         texts: dict[str, str] = {}
@@ -232,7 +264,11 @@ class Benchmark(BaseSuite, ABC):
         return [Answered(item, texts.get(self._id(item))) for item in items]
 
 
-def _groups_of(split: Split, groups: Sequence[str], share: float) -> set[str]:
+def _groups_of(
+    split: Split,
+    groups: Sequence[str],
+    share: float,
+) -> set[str]:
     """The groups of a split: validation has those of the lowest hash."""
     shuffled = sorted(groups, key=lambda group: sha256(group.encode()).digest())
     num_validation = round(share * len(shuffled))
@@ -275,7 +311,11 @@ def json_text(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
-def llava_lines(answered: Sequence[Answered], policy: str, instruction: str) -> str:
+def llava_lines(
+    answered: Sequence[Answered],
+    policy: str,
+    instruction: str,
+) -> str:
     """Answers in the form of LLaVA's evaluation scripts. Items without an answer are left out."""
     rows = []
     for answer in answered:

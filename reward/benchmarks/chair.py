@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from common.config.benchmarks import ChairBenchmark
 from common.errors import Refused
-from common.evaluation import LegendEntry, ShownAnswer, SuiteAnswers
+from common.evaluation import LegendEntry, MetricInfo, ShownAnswer, SuiteAnswers
 from common.records import Prompt
 from reward.benchmarks.base import CAPTIONS, Benchmark, Figures, Files, json_text
 from reward.benchmarks.coco import CocoObjects, read_objects
@@ -20,12 +20,12 @@ from reward.benchmarks.loading import Counts, Facts, Item, Published, Row, colle
 from reward.benchmarks.objects import ObjectWords, read_synonyms
 from reward.suites.bootstrap import Columns
 from reward.suites.chair import caption_counts, chair
-from reward.suites.scorecard import MetricInfo
 
 CHAIR_METRICS = {
     "chair_s": MetricInfo("CHAIR_s", "lower", "captions that make something up"),
     "chair_i": MetricInfo("CHAIR_i", "lower", "mentions of things that are not there"),
     "recall": MetricInfo("recall", "higher", "true objects that are named"),
+    "selection": MetricInfo("", "higher", "F1 of naming objects"),
 }
 
 
@@ -52,7 +52,12 @@ class Chair(Benchmark):
             [{"id": image_id} for image_id in image_ids], item_of, self.folder, self.key
         )
 
-    def _item(self, coco: CocoObjects, _: int, row: Row) -> Item:
+    def _item(
+        self,
+        coco: CocoObjects,
+        _: int,
+        row: Row,
+    ) -> Item:
         image_id = row["id"]
         objects = coco.objects.get(image_id)
         if objects is None:
@@ -62,9 +67,20 @@ class Chair(Benchmark):
         name = coco.file_names[image_id]
         facts = {"image_id": image_id, "image": name, "objects": sorted(objects)}
         group = str(image_id)
-        return Item(group, self._question, name, group, facts, CAPTIONS)
+        return Item(
+            id=group,
+            question=self._question,
+            image=name,
+            group=group,
+            facts=facts,
+            task=CAPTIONS,
+        )
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`."""
         return caption_row(self._words, facts["objects"], text)
 
@@ -72,7 +88,11 @@ class Chair(Benchmark):
         """See `Benchmark`."""
         return chair(totals)
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """One file; pictures without a caption are left out."""
         rows = []
         for answer in self.answered(answers):
@@ -81,7 +101,11 @@ class Chair(Benchmark):
                 rows.append({"image_id": image_id, "caption": answer.text})
         return {"chair_captions.json": json_text(rows)}
 
-    def show(self, prompt: Prompt, text: str) -> ShownAnswer:
+    def show(
+        self,
+        prompt: Prompt,
+        text: str,
+    ) -> ShownAnswer:
         """The caption with what is not in the picture marked; what it leaves out stands below it."""
         return shown_caption(self._words, prompt, text)
 
@@ -90,7 +114,11 @@ def _hash(image_id: int) -> bytes:
     return sha256(str(image_id).encode()).digest()
 
 
-def caption_row(words: ObjectWords, objects: list[str], text: str) -> Counts:
+def caption_row(
+    words: ObjectWords,
+    objects: list[str],
+    text: str,
+) -> Counts:
     """CHAIR's counts of a caption, without its length."""
     counts = caption_counts(words.named(text), objects, 0)
     # The base counts the words of all answers.
@@ -98,7 +126,11 @@ def caption_row(words: ObjectWords, objects: list[str], text: str) -> Counts:
     return counts
 
 
-def shown_caption(words: ObjectWords, prompt: Prompt, text: str) -> ShownAnswer:
+def shown_caption(
+    words: ObjectWords,
+    prompt: Prompt,
+    text: str,
+) -> ShownAnswer:
     """A caption with its made-up objects marked; plain when the prompt does not say what is there."""
     truth = prompt.truth or {}
     if "objects" not in truth:

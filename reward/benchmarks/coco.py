@@ -37,7 +37,11 @@ class CocoObjects:
     file_names: dict[int, str] = field(default_factory=dict)
 
 
-def read_objects(path: str, words: ObjectWords, key: str) -> CocoObjects:
+def read_objects(
+    path: str,
+    words: ObjectWords,
+    key: str,
+) -> CocoObjects:
     """The objects of all pictures in a folder of annotations.
 
     Args:
@@ -63,7 +67,11 @@ def read_objects(path: str, words: ObjectWords, key: str) -> CocoObjects:
     return read
 
 
-def _add_file(file: Path, words: ObjectWords, read: CocoObjects) -> None:
+def _add_file(
+    file: Path,
+    words: ObjectWords,
+    read: CocoObjects,
+) -> None:
     categories: dict[int, str] = {}
     # The names of categories stand behind the annotations.
     by_category: defaultdict[int, set[int]] = defaultdict(set)
@@ -89,7 +97,10 @@ def _add_file(file: Path, words: ObjectWords, read: CocoObjects) -> None:
             read.objects[image_id].add(name)
 
 
-def _elements(file: Path, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+def _elements(
+    file: Path,
+    wanted: Collection[str],
+) -> Iterator[tuple[str, Any]]:
     """(key, element) of the lists under these keys of one large JSON object."""
     with open_stream(file) as stream:
         text = JsonText(stream.text, MAX_ELEMENT_BYTES)
@@ -102,7 +113,10 @@ def _elements(file: Path, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
                     yield key, json.loads(element)
 
 
-def image_id_of(facts: Mapping[str, Any], column: str = "image_id") -> int | None:
+def image_id_of(
+    facts: Mapping[str, Any],
+    column: str = "image_id",
+) -> int | None:
     """A picture's id: of the column, or the last number in the name of its file; None when there is neither.
 
     `COCO_val2014_000000310196.jpg` is 310196.

@@ -7,7 +7,7 @@ small letters and without a full stop, as LLaVA gives them to the official `eval
 
 from __future__ import annotations
 
-from common.evaluation import SuiteAnswers
+from common.evaluation import MetricInfo, SuiteAnswers
 from reward.benchmarks.base import Benchmark, Figures, Files, json_text
 from reward.benchmarks.loading import (
     Counts,
@@ -21,7 +21,6 @@ from reward.benchmarks.loading import (
     read_whole,
 )
 from reward.suites.bootstrap import Columns, ratio
-from reward.suites.scorecard import MetricInfo
 
 _SUFFIX = "_questions.json"
 METRICS = {"accuracy": MetricInfo("GQA", "higher", "exact match")}
@@ -44,7 +43,11 @@ class Gqa(Benchmark):
             rows.append({"id": number, "entry": entry, "tier": tier})
         return collect(rows, _item, file, self.key)
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`."""
         return {"questions": 1, "right": int(prediction(text) == facts["answer"])}
 
@@ -52,7 +55,11 @@ class Gqa(Benchmark):
         """See `Benchmark`."""
         return {"accuracy": ratio(totals["right"], totals["questions"])}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """One file; unanswered questions are left out."""
         rows = []
         tier = ""
@@ -70,9 +77,18 @@ def prediction(text: str) -> str:
     return text.strip().rstrip(".").lower()
 
 
-def _item(_: int, row: Row) -> Item:
+def _item(
+    _: int,
+    row: Row,
+) -> Item:
     question, answer, image_id = columns(row["entry"], "question", "answer", "imageId")
     number = row["id"]
     facts = {"question_id": number, "answer": str(answer), "tier": row["tier"]}
     name = f"{image_id}.jpg"
-    return Item(number, str(question), (name, f"images/{name}"), str(image_id), facts)
+    return Item(
+        id=number,
+        question=str(question),
+        image=(name, f"images/{name}"),
+        group=str(image_id),
+        facts=facts,
+    )

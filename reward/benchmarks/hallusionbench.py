@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from common.errors import Refused
-from common.evaluation import SuiteAnswers
+from common.evaluation import MetricInfo, SuiteAnswers
 from reward.benchmarks.base import Benchmark, Figures, Files, json_text
 from reward.benchmarks.loading import (
     Counts,
@@ -30,7 +30,6 @@ from reward.benchmarks.loading import (
 )
 from reward.suites.bootstrap import Columns, ratio
 from reward.suites.pope import parse_strictly
-from reward.suites.scorecard import MetricInfo
 
 _YES = re.compile(r"\byes\b", re.IGNORECASE)
 
@@ -53,7 +52,11 @@ class HallusionBench(Benchmark):
         file = find_file(self.folder, ["HallusionBench.json"], self.key)
         return collect(read_whole(file, list), _item, file, self.key)
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`. `figure/N/…` and `question/N/…` are what `count_group` reads."""
         said = yes_no_or_unclear(text)
         right = int(said == facts["label"])
@@ -93,7 +96,11 @@ class HallusionBench(Benchmark):
             "q_acc": ratio(totals["right_pairs"], totals["pairs"]),
         }
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """One file with all rows; the official script stops at a row without a prediction, so none is an empty one."""
         rows = []
         for answer in self.answered(answers):
@@ -109,7 +116,10 @@ def yes_no_or_unclear(text: str) -> str:
     return "yes" if _YES.search(text.strip().split(".")[0]) else ""
 
 
-def _item(number: int, row: Row) -> Item:
+def _item(
+    number: int,
+    row: Row,
+) -> Item:
     category, subcategory, set_id, figure_id, question_id, question, label = columns(
         row,
         "category",
@@ -137,4 +147,10 @@ def _item(number: int, row: Row) -> Item:
         "may_be_open": category == "VS" and str(figure_id) == "0",
     }
     group = f"{category}/{subcategory}/{set_id}"
-    return Item(str(number), str(question), image, group, facts)
+    return Item(
+        id=str(number),
+        question=str(question),
+        image=image,
+        group=group,
+        facts=facts,
+    )

@@ -38,7 +38,11 @@ class LlavaBench(Benchmark):
         rows = read_rows(file, dropped)
         return collect(rows, _item, file, self.key, dropped)
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`: nothing but the answer's length."""
         return {}
 
@@ -46,16 +50,29 @@ class LlavaBench(Benchmark):
         """See `Benchmark`."""
         return {}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """One file; unanswered questions are left out."""
         lines = llava_lines(self.answered(answers), policy, self._instruction)
         return {"answers.jsonl": lines}
 
 
-def _item(_: int, row: Row) -> Item:
+def _item(
+    _: int,
+    row: Row,
+) -> Item:
     number, image, text, category = columns(
         row, "question_id", "image", "text", "category"
     )
     paths = (str(image), f"images/{image}")
     facts = {"question_id": number, "category": category}
-    return Item(str(number), str(text), paths, str(image), facts)
+    return Item(
+        id=str(number),
+        question=str(text),
+        image=paths,
+        group=str(image),
+        facts=facts,
+    )

@@ -50,7 +50,10 @@ class Published:
     dropped: list[Dropped] = field(default_factory=list)
 
 
-def folder_of(path: str, key: str) -> Path:
+def folder_of(
+    path: str,
+    key: str,
+) -> Path:
     """The folder that a setting names (UserError when there is none)."""
     folder = Path(path)
     if not folder.is_dir():
@@ -58,7 +61,11 @@ def folder_of(path: str, key: str) -> Path:
     return folder
 
 
-def find_file(folder: Path, names: Sequence[str], key: str) -> Path:
+def find_file(
+    folder: Path,
+    names: Sequence[str],
+    key: str,
+) -> Path:
     """The first of these files below a folder, or the only one that a pattern matches (UserError for none)."""
     for name in names:
         matches = sorted(folder.glob(name))
@@ -70,7 +77,11 @@ def find_file(folder: Path, names: Sequence[str], key: str) -> Path:
     )
 
 
-def read_rows(file: Path, dropped: list[Dropped], keyed: bool = False) -> Iterator[Row]:
+def read_rows(
+    file: Path,
+    dropped: list[Dropped],
+    keyed: bool = False,
+) -> Iterator[Row]:
     """The rows of a JSON file: a list, lines, or with `keyed` an object of rows, whose keys become `image_id`."""
     for row, _ in file_rows(DataFile(file), keyed):
         if isinstance(row, Dropped):
@@ -83,7 +94,10 @@ def read_rows(file: Path, dropped: list[Dropped], keyed: bool = False) -> Iterat
             dropped.append(Dropped(file.name, "bad_row", detail))
 
 
-def read_whole(file: Path, expected: type) -> Any:
+def read_whole(
+    file: Path,
+    expected: type,
+) -> Any:
     """A JSON file at once (UserError when it cannot be read or is of another type)."""
     if file.stat().st_size > MAX_WHOLE_BYTES:
         raise UserError(
@@ -114,7 +128,10 @@ def read_table(file: Path) -> list[Row]:
         ) from error
 
 
-def columns(row: Row, *names: str) -> list[Any]:
+def columns(
+    row: Row,
+    *names: str,
+) -> list[Any]:
     """The values of these columns (Refused `bad_row` when one is missing or empty)."""
     missing = [name for name in names if row.get(name) in (None, "")]
     if missing:
@@ -156,7 +173,11 @@ def collect(
     raise UserError(f"{key}: expected questions in {file}, got none of use: {example}")
 
 
-def _checked(item_of: Callable[[int, Row], Item], number: int, row: Any) -> Item:
+def _checked(
+    item_of: Callable[[int, Row], Item],
+    number: int,
+    row: Any,
+) -> Item:
     """The item, where values of types that nobody expects are refused as well."""
     if not isinstance(row, Mapping):
         kind = type(row).__name__

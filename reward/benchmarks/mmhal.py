@@ -33,7 +33,11 @@ class MmhalBench(Benchmark):
         file = find_file(self.folder, names, self.key)
         return collect(read_whole(file, list), _item, file, self.key)
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`: nothing but the answer's length."""
         return {}
 
@@ -41,7 +45,11 @@ class MmhalBench(Benchmark):
         """See `Benchmark`."""
         return {}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """One file with all entries: the grader goes by their places. No answer is an empty one."""
         entries = []
         for answer in self.answered(answers):
@@ -50,9 +58,18 @@ class MmhalBench(Benchmark):
         return {"mmhal_responses.json": json_text(entries)}
 
 
-def _item(number: int, row: Row) -> Item:
+def _item(
+    number: int,
+    row: Row,
+) -> Item:
     image, question = columns(row, "image_src", "question")
     # The entries give addresses; the pictures have the same names.
     name = PurePosixPath(str(image)).name
     paths = (name, f"images/{name}")
-    return Item(str(number), str(question), paths, str(number), {"entry": dict(row)})
+    return Item(
+        id=str(number),
+        question=str(question),
+        image=paths,
+        group=str(number),
+        facts={"entry": dict(row)},
+    )

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from common.errors import Refused
-from common.evaluation import SuiteAnswers
+from common.evaluation import MetricInfo, SuiteAnswers
 from common.records import Dropped
 from reward.benchmarks.base import Benchmark, Figures, Files, json_lines
 from reward.benchmarks.loading import (
@@ -28,7 +28,6 @@ from reward.benchmarks.loading import (
     read_table,
 )
 from reward.suites.bootstrap import Columns, ratio
-from reward.suites.scorecard import MetricInfo
 
 _OPTION = re.compile(r"\(([a-z])\)\s*([^(]*)", re.IGNORECASE)
 _MARKED = re.compile(r"\(([a-z])\)|^\W*([a-z])(?:[).:,]|\W*$)", re.IGNORECASE)
@@ -61,7 +60,11 @@ class Mmvp(Benchmark):
         published.items = whole
         return published
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`."""
         chosen = chosen_option(text, facts["options"])
         return {
@@ -83,7 +86,11 @@ class Mmvp(Benchmark):
             "accuracy": ratio(totals["right"], totals["questions"]),
         }
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """One file with all questions: the grader takes two lines for a pair. No answer is an empty one."""
         rows = []
         for answer in self.answered(answers):
@@ -101,7 +108,10 @@ class Mmvp(Benchmark):
         return {"answer.jsonl": json_lines(rows)}
 
 
-def chosen_option(text: str, options: Mapping[str, str]) -> str:
+def chosen_option(
+    text: str,
+    options: Mapping[str, str],
+) -> str:
     """The letter of the option that an answer chooses, "" for none or for several.
 
     A letter in brackets or before a mark decides, or one alone; else the only option whose words the answer has.
@@ -125,7 +135,10 @@ def _pair_of(number: int) -> str:
     return str((number + 1) // 2)
 
 
-def _item(number: int, row: Row) -> Item:
+def _item(
+    number: int,
+    row: Row,
+) -> Item:
     question, options, answer = columns(row, "Question", "Options", "Correct Answer")
     by_letter: dict[str, str] = {}
     for letter, words in _OPTION.findall(options):
@@ -144,4 +157,10 @@ def _item(number: int, row: Row) -> Item:
     }
     # The first name is the published folder's, the second the one in the authors' script.
     paths = (f"{number}.jpg", f"MMVP Images/{number}.jpg", f"MMVP Imgaes/{number}.jpg")
-    return Item(str(number), f"{question} {options}", paths, _pair_of(number), facts)
+    return Item(
+        id=str(number),
+        question=f"{question} {options}",
+        image=paths,
+        group=_pair_of(number),
+        facts=facts,
+    )

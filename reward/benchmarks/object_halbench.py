@@ -65,7 +65,11 @@ class ObjectHalBench(Benchmark):
         rows = read_rows(file, dropped)
         return collect(rows, partial(_item, coco), file, self.key, dropped)
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`."""
         if self._words is None or "objects" not in facts:
             return {}
@@ -75,7 +79,11 @@ class ObjectHalBench(Benchmark):
         """See `Benchmark`."""
         return chair(totals) if "captions" in totals else {}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """One file. Unanswered items are left out; the official script wants all 300."""
         rows = []
         for answer in self.answered(answers):
@@ -93,14 +101,22 @@ class ObjectHalBench(Benchmark):
             )
         return {"obj_halbench_answer.jsonl": json_lines(rows)}
 
-    def show(self, prompt: Prompt, text: str) -> ShownAnswer:
+    def show(
+        self,
+        prompt: Prompt,
+        text: str,
+    ) -> ShownAnswer:
         """The description, with made-up objects marked where there are annotations."""
         if self._words is None:
             return ShownAnswer(text)
         return shown_caption(self._words, prompt, text)
 
 
-def _item(coco: CocoObjects | None, number: int, row: Row) -> Item:
+def _item(
+    coco: CocoObjects | None,
+    number: int,
+    row: Row,
+) -> Item:
     image_id, question, image = columns(row, "image_id", "question", "image")
     facts: Facts = {"question_id": number - 1, "image_id": int(image_id)}
     if coco is not None:
@@ -110,4 +126,11 @@ def _item(coco: CocoObjects | None, number: int, row: Row) -> Item:
                 "no_annotation", f"image {image_id}: expected annotations, got none"
             )
         facts["objects"] = sorted(objects)
-    return Item(str(number), str(question), image, str(image_id), facts, CAPTIONS)
+    return Item(
+        id=str(number),
+        question=str(question),
+        image=image,
+        group=str(image_id),
+        facts=facts,
+        task=CAPTIONS,
+    )

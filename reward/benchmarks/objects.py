@@ -61,7 +61,11 @@ class ObjectWords:
             if word not in _SAME:
                 self._singular[word] = word
 
-    def _add(self, form: str, word: str) -> None:
+    def _add(
+        self,
+        form: str,
+        word: str,
+    ) -> None:
         for text in (form, *plurals(form)):
             self._singular.setdefault(text, word)
 
@@ -109,7 +113,10 @@ def _pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def read_synonyms(path: str, key: str) -> ObjectWords:
+def read_synonyms(
+    path: str,
+    key: str,
+) -> ObjectWords:
     """The words of a synonyms file (UserError when it cannot be read or holds no words)."""
     try:
         text = Path(path).read_text(encoding="utf-8")

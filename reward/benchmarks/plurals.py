@@ -55,7 +55,10 @@ def _irregular(noun: str) -> list[str]:
     return []
 
 
-def _ends_with_word(noun: str, word: str) -> bool:
+def _ends_with_word(
+    noun: str,
+    word: str,
+) -> bool:
     """Whether a noun is the word, ends with it as a word, or is a compound of it; "ox" ends no compound here."""
     if word == "ox":
         return noun.split(" ")[-1] == word

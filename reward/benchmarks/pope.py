@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import Refused
-from common.evaluation import SuiteAnswers
+from common.evaluation import MetricInfo, SuiteAnswers
 from common.records import Dropped
 from reward.benchmarks.base import Answered, Benchmark, Figures, Files, json_lines
 from reward.benchmarks.loading import (
@@ -32,7 +32,6 @@ from reward.suites.pope import (
     parse_strictly,
     pope_by_split,
 )
-from reward.suites.scorecard import MetricInfo
 
 PATTERN = "*pope_*.json"
 
@@ -59,7 +58,11 @@ class Pope(Benchmark):
                 rows.append({"file": file.name, "row": row})
         return collect(rows, _item, self.folder / PATTERN, self.key, dropped)
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`: the columns that `pope_by_split` reads."""
         split = facts["pope_split"]
         label = facts["label"]
@@ -80,7 +83,11 @@ class Pope(Benchmark):
                 splits.append(split)
         return pope_by_split(totals, sorted(splits))
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """Two files per split: answers, and the questions that they answer."""
         by_file: dict[str, list[Answered]] = {}
         for answer in self.answered(answers):
@@ -99,7 +106,10 @@ class Pope(Benchmark):
         return files
 
 
-def _item(_: int, row: Row) -> Item:
+def _item(
+    _: int,
+    row: Row,
+) -> Item:
     question_id, image, text, label = columns(
         row["row"], "question_id", "image", "text", "label"
     )
@@ -108,4 +118,10 @@ def _item(_: int, row: Row) -> Item:
         raise Refused("bad_row", f"{file}: expected the label yes or no, got {label!r}")
     split = Path(file).stem.rpartition("pope_")[2]
     facts = {**row, "pope_split": split, "label": label}
-    return Item(f"{split}/{question_id}", str(text), str(image), str(image), facts)
+    return Item(
+        id=f"{split}/{question_id}",
+        question=str(text),
+        image=str(image),
+        group=str(image),
+        facts=facts,
+    )

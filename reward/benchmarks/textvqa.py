@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from common.config.benchmarks import TextVqaBenchmark
 from common.errors import Refused
-from common.evaluation import SuiteAnswers
+from common.evaluation import MetricInfo, SuiteAnswers
 from reward.benchmarks.base import Benchmark, Figures, Files, json_text, llava_lines
 from reward.benchmarks.loading import (
     Counts,
@@ -23,7 +23,6 @@ from reward.benchmarks.loading import (
 )
 from reward.benchmarks.vqa_text import THIRTIETHS, agreement
 from reward.suites.bootstrap import Columns, ratio
-from reward.suites.scorecard import MetricInfo
 
 NUM_PEOPLE = 10
 METRICS = {"accuracy": MetricInfo("TextVQA", "higher", "VQA accuracy")}
@@ -47,7 +46,11 @@ class TextVqa(Benchmark):
             rows = []
         return collect(rows, _item, file, self.key)
 
-    def count(self, facts: Facts, text: str) -> Counts:
+    def count(
+        self,
+        facts: Facts,
+        text: str,
+    ) -> Counts:
         """See `Benchmark`; counted in thirtieths, since counts are whole numbers."""
         return {
             "thirtieths": agreement(text, facts["answers"]),
@@ -58,7 +61,11 @@ class TextVqa(Benchmark):
         """See `Benchmark`."""
         return {"accuracy": ratio(totals["thirtieths"], totals["whole"])}
 
-    def answer_files(self, answers: SuiteAnswers, policy: str) -> Files:
+    def answer_files(
+        self,
+        answers: SuiteAnswers,
+        policy: str,
+    ) -> Files:
         """Two files with the same answers; unanswered questions are left out."""
         answered = self.answered(answers)
         submission = []
@@ -72,7 +79,10 @@ class TextVqa(Benchmark):
         }
 
 
-def _item(_: int, row: Row) -> Item:
+def _item(
+    _: int,
+    row: Row,
+) -> Item:
     number, image_id, question, answers = columns(
         row, "question_id", "image_id", "question", "answers"
     )
@@ -89,4 +99,10 @@ def _item(_: int, row: Row) -> Item:
     }
     name = f"{image_id}.jpg"
     paths = (name, f"train_images/{name}", f"images/{name}")
-    return Item(str(number), str(question), paths, str(image_id), facts)
+    return Item(
+        id=str(number),
+        question=str(question),
+        image=paths,
+        group=str(image_id),
+        facts=facts,
+    )

@@ -78,7 +78,10 @@ def _without_marks(text: str) -> str:
 THIRTIETHS = 30
 
 
-def agreement(answer: str, human_answers: Sequence[str]) -> int:
+def agreement(
+    answer: str,
+    human_answers: Sequence[str],
+) -> int:
     """VQA accuracy of an answer in thirtieths: the mean over all ten people of min(1, agreeing others / 3).
 
     For every person left out in turn, the other nine are asked; three of them who agree make a right answer.

@@ -55,7 +55,11 @@ class Annotations:
     coco: CocoObjects
     words: ObjectWords
 
-    def objects_of(self, prompt: Prompt, column: str) -> set[str]:
+    def objects_of(
+        self,
+        prompt: Prompt,
+        column: str,
+    ) -> set[str]:
         """The objects in a prompt's picture (JudgeError when nobody knows them)."""
         image_id = image_id_of(prompt.truth or {}, column)
         if image_id is None:

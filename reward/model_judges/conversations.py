@@ -36,7 +36,12 @@ class Conversations(Protocol):
 class WithPictures:
     """For a model that sees: token ids with images expanded, and pixels, as everywhere else in this project."""
 
-    def __init__(self, path: str, max_length: int, key: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        max_length: int,
+        key: str,
+    ) -> None:
         self._encoder = ChatEncoder(path, max_length, key=key)
         self._max_length = max_length
 
@@ -59,7 +64,11 @@ class WithPictures:
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             yield inputs
 
-    def _check_no_media(self, prompt: Prompt, answer: tuple[int, ...]) -> None:
+    def _check_no_media(
+        self,
+        prompt: Prompt,
+        answer: tuple[int, ...],
+    ) -> None:
         """Refuse an answer that spells the place of a picture: there would be no pixels for it."""
         if set(answer).intersection(self._encoder.media_token_ids):
             raise Refused(
@@ -71,7 +80,12 @@ class WithPictures:
 class TextsOnly:
     """For a model of texts: its chat template, or question and answer as a pair where it has none."""
 
-    def __init__(self, path: str, max_length: int, key: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        max_length: int,
+        key: str,
+    ) -> None:
         with readable(path, key, "a tokenizer"):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 path, local_files_only=True
@@ -109,7 +123,11 @@ class TextsOnly:
         encoding = tokenizer(text, add_special_tokens=not has_start)
         return list(encoding["input_ids"])
 
-    def _check_plain(self, prompt: Prompt, conversation: list[dict[str, str]]) -> None:
+    def _check_plain(
+        self,
+        prompt: Prompt,
+        conversation: list[dict[str, str]],
+    ) -> None:
         """Refuse texts that the tokenizer would take for the end of a turn: the judge is not for them to lead."""
         for turn in conversation:
             for token in self._special:
@@ -128,7 +146,11 @@ def _turns(prompt: Prompt) -> list[dict[str, str]]:
     return turns
 
 
-def _check_length(prompt: Prompt, num_tokens: int, max_length: int) -> None:
+def _check_length(
+    prompt: Prompt,
+    num_tokens: int,
+    max_length: int,
+) -> None:
     if num_tokens > max_length:
         raise Refused(
             "prompt_too_long",

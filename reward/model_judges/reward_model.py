@@ -91,7 +91,12 @@ class _Scorer:
 class _Classifier(_Scorer):
     """One of the labels of a sequence classifier."""
 
-    def __init__(self, path: str, label: int, dtype: Any) -> None:
+    def __init__(
+        self,
+        path: str,
+        label: int,
+        dtype: Any,
+    ) -> None:
         with readable(path, KEY, "a model with a sequence classification head"):
             self.model = AutoModelForSequenceClassification.from_pretrained(
                 path, local_files_only=True, use_safetensors=True, dtype=dtype
@@ -110,7 +115,12 @@ class _Classifier(_Scorer):
 class _ValueHead(_Scorer):
     """A linear map of the last token's last layer."""
 
-    def __init__(self, path: str, sees: bool, dtype: Any) -> None:
+    def __init__(
+        self,
+        path: str,
+        sees: bool,
+        dtype: Any,
+    ) -> None:
         auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         with readable(path, KEY, "an architecture and weights"):
             self.model = auto.from_pretrained(
@@ -132,7 +142,10 @@ class _ValueHead(_Scorer):
         return float(self._weight[0] @ last + self._bias[0])
 
 
-def _tensors(folder: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
+def _tensors(
+    folder: Path,
+    names: Sequence[str],
+) -> dict[str, torch.Tensor]:
     """Those of these tensors that the folder's safetensors hold."""
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):

@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 
 from common.data.images import ImageStore
-from common.evaluation import Measurement, Split, SuiteAnswers
+from common.evaluation import Measurement, Split, SuiteAnswers, count_reasons
+from common.records import Dropped
 from reward.benchmarks.base import Benchmark
 from tests.reward.builders import group
 
@@ -73,7 +74,7 @@ def answers_of(
     split: Split = "test",
 ) -> SuiteAnswers:
     """Answers to a suite's prompts: by the item's id, or to all prompts in order."""
-    tasks = suite.prompts(split, store)
+    tasks = suite.prompts(split, store, [])
     prompts = [prompt for task in tasks.values() for prompt in task]
     if not isinstance(texts, Mapping):
         ids = [prompt.id.removeprefix(f"{suite.name}/") for prompt in prompts]
@@ -87,6 +88,13 @@ def answers_of(
                 answered.append(group(prompt, text, id=f"evaluation/{prompt.id}"))
         groups[task] = tuple(answered)
     return SuiteAnswers(groups)
+
+
+def reasons_of(suite: Benchmark, store: ImageStore) -> dict[str, int]:
+    """Why rows of the published files are not asked."""
+    dropped: list[Dropped] = []
+    suite.prompts("test", store, dropped)
+    return count_reasons(dropped)
 
 
 def measured(suite: Benchmark, answers: SuiteAnswers) -> dict[str, float]:

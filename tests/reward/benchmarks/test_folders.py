@@ -14,10 +14,12 @@ from pydantic import TypeAdapter
 from common.config import SuiteConfig
 from common.data.images import ImageStore
 from common.errors import UserError
+from common.evaluation import Comparison
+from common.records import Verdict
 from reward.benchmarks.base import Benchmark
 from reward.benchmarks.factory import make_benchmark
 from tests.reward.benchmarks import published
-from tests.reward.benchmarks.published import answers_of
+from tests.reward.benchmarks.published import answers_of, reasons_of
 
 SECTION: TypeAdapter[Any] = TypeAdapter(SuiteConfig)
 
@@ -177,7 +179,7 @@ def test_prompts_and_files(kind: str, tmp_path: Path) -> None:
     case = CASES[kind]
     suite = suite_of(kind, case.make(tmp_path / "published"))
     store = ImageStore(tmp_path / "store")
-    tasks = suite.prompts("test", store)
+    tasks = suite.prompts("test", store, [])
     prompts = [prompt for task in tasks.values() for prompt in task]
     assert set(tasks) == set(suite.tasks)
     assert prompts[0].messages[0].parts[-1].text == case.prompt
@@ -263,11 +265,11 @@ def test_a_folder_without_its_pictures_is_one_line(kind: str, tmp_path: Path) ->
     store = ImageStore(tmp_path / "store")
     if kind == "hallusionbench":
         # Its question without a figure is left.
-        (prompts,) = suite.prompts("test", store).values()
+        (prompts,) = suite.prompts("test", store, []).values()
         assert len(prompts) == 1
         return
     with pytest.raises(UserError) as error:
-        suite.prompts("test", store)
+        suite.prompts("test", store, [])
     message = str(error.value)
     assert "\n" not in message
     assert f"evaluation.suites {kind}: expected pictures below {empty}" in message
@@ -284,11 +286,10 @@ def test_a_missing_picture_is_counted(kind: str, tmp_path: Path) -> None:
     if kind == "llava_bench":
         pictures[0].write_bytes(b"no picture")
         with pytest.raises(UserError, match="image_corrupt"):
-            suite_of(kind, folder).prompts("test", ImageStore(tmp_path / "store"))
+            suite_of(kind, folder).prompts("test", ImageStore(tmp_path / "store"), [])
         return
-    suite = suite_of(kind, folder)
-    answers = answers_of(suite, ImageStore(tmp_path / "store"), {})
-    assert suite.measure(answers, None, 5).dropped["image_missing"] >= 1
+    reasons = reasons_of(suite_of(kind, folder), ImageStore(tmp_path / "store"))
+    assert reasons["image_missing"] >= 1
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -296,7 +297,7 @@ def test_an_empty_folder_is_one_line(kind: str, tmp_path: Path) -> None:
     (tmp_path / "synonyms.txt").write_text("dog\n")
     suite = suite_of(kind, tmp_path)
     with pytest.raises(UserError) as error:
-        suite.prompts("test", ImageStore(tmp_path / "store"))
+        suite.prompts("test", ImageStore(tmp_path / "store"), [])
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith(f"evaluation.suites {kind}: expected ")
@@ -339,7 +340,7 @@ def test_unknown_columns_are_one_line(
     (folder / name).write_text(f"{row}\n" if is_lines else content)
     suite = suite_of(kind, folder)
     with pytest.raises(UserError) as error:
-        suite.prompts("test", ImageStore(tmp_path / "store"))
+        suite.prompts("test", ImageStore(tmp_path / "store"), [])
     message = str(error.value)
     assert "\n" not in message
     assert "got none of use: " in message
@@ -353,7 +354,7 @@ def test_a_file_that_breaks_off_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"expected readable JSON, got: .*fetch it again$"
     ):
-        suite.prompts("test", ImageStore(tmp_path / "store"))
+        suite.prompts("test", ImageStore(tmp_path / "store"), [])
 
 
 def test_splits_share_no_picture_and_lose_none(tmp_path: Path) -> None:
@@ -369,16 +370,16 @@ def test_splits_share_no_picture_and_lose_none(tmp_path: Path) -> None:
     ids = {}
     images = {}
     for split in ("validation", "test"):
-        (prompts,) = suite.prompts(split, store).values()  # type: ignore[arg-type]
+        (prompts,) = suite.prompts(split, store, []).values()  # type: ignore[arg-type]
         ids[split] = {prompt.id for prompt in prompts}
         images[split] = {prompt.images[0].sha256 for prompt in prompts}
     assert len(ids["validation"]) == 10
     assert len(ids["test"]) == 30
     assert not images["validation"] & images["test"]
-    assert suite.selecting_tasks == ("questions",)
-    assert suite_of("pope", folder).selecting_tasks == ()
+    whole = suite_of("pope", folder)
+    assert whole.prompts("validation", store, []) == {"questions": []}
     limited = suite_of("pope", folder, limit=3)
-    (prompts,) = limited.prompts("test", store).values()
+    (prompts,) = limited.prompts("test", store, []).values()
     assert len(prompts) == 6
 
 
@@ -386,13 +387,21 @@ def test_the_metric_that_picks_a_checkpoint(tmp_path: Path) -> None:
     folder = published.gqa_folder(tmp_path / "gqa")
     suite = suite_of("gqa", folder, validation=0.5)
     store = ImageStore(tmp_path / "store")
-    (prompt,) = suite.prompts("validation", store)["questions"]
+    (prompt,) = suite.prompts("validation", store, [])["questions"]
     texts = {prompt.id.removeprefix("gqa/"): "wrong"}
     measurement = suite.measure(answers_of(suite, store, texts, "validation"), None, 5)
-    assert suite.selection(measurement.metrics) == 0
-    mmhal = suite_of("mmhal", published.mmhal_folder(tmp_path / "mmhal"))
-    answers = answers_of(mmhal, store, ["Red.", "Blue."])
-    assert mmhal.selection(mmhal.measure(answers, None, 5).metrics) is None
+    assert measurement.metrics[suite.selecting_metric].value == 0
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_the_metric_that_picks_is_known_and_has_a_direction(
+    kind: str, tmp_path: Path
+) -> None:
+    suite = suite_of(kind, CASES[kind].make(tmp_path / "published"))
+    if kind in ("mmhal", "llava_bench"):
+        assert suite.selecting_metric == ""
+    else:
+        assert suite.metrics[suite.selecting_metric].better == "higher"
 
 
 def test_answers_are_compared_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -401,8 +410,9 @@ def test_answers_are_compared_where_it_is_asked_for(tmp_path: Path) -> None:
     suite = suite_of("llava_bench", folder, compare=True)
     assert suite.compared_tasks == ("questions",)
     answers = answers_of(suite, store, ["Nothing.", "One."])
-    wins = {"llava_bench/0": 1.0, "llava_bench/1": 0.5}
-    assert suite.measure(answers, wins, 5).metrics["win_rate"].value == 0.75
+    verdicts = {"llava_bench/0": Verdict((2, 1)), "llava_bench/1": Verdict((1, 1))}
+    comparison = Comparison(answers, verdicts)
+    assert suite.measure(answers, comparison, 5).metrics["win_rate"].value == 0.75
     assert suite.measure(answers, None, 5).metrics["win_rate"].value == 0.5
     plain = suite_of("llava_bench", folder)
     assert "win_rate" not in plain.measure(answers, None, 5).metrics

@@ -21,6 +21,7 @@ from tests.reward.benchmarks.published import (
     coco_folder,
     measured,
     object_hal_folder,
+    reasons_of,
     values,
     write_json,
 )
@@ -158,15 +159,15 @@ def test_chair_equals_another_way_to_count(tmp_path: Path) -> None:
 
 def test_pictures_without_annotations_are_counted(tmp_path: Path) -> None:
     suite = chair_suite(tmp_path / "coco")
-    answers = answers_of(suite, ImageStore(tmp_path / "store"), CAPTIONS)
-    measurement = suite.measure(answers, None, 10)
-    assert measurement.dropped == {"no_annotation": 1}
+    store = ImageStore(tmp_path / "store")
+    assert reasons_of(suite, store) == {"no_annotation": 1}
+    measurement = suite.measure(answers_of(suite, store, CAPTIONS), None, 10)
     assert measurement.counts["num_answers"] == 3
 
 
 def test_made_up_objects_are_marked(tmp_path: Path) -> None:
     suite = chair_suite(tmp_path / "coco")
-    (prompts,) = suite.prompts("test", ImageStore(tmp_path / "store")).values()
+    (prompts,) = suite.prompts("test", ImageStore(tmp_path / "store"), []).values()
     prompt = next(prompt for prompt in prompts if prompt.id == "chair/1")
     shown = suite.show(prompt, CAPTIONS["1"])
     assert [CAPTIONS["1"][begin:end] for begin, end, _ in shown.marks] == ["bus", "bus"]
@@ -179,7 +180,7 @@ def test_a_category_that_no_word_names_is_one_line(tmp_path: Path) -> None:
     synonyms = str(tmp_path / "synonyms.txt")
     suite = Chair(ChairBenchmark(path=str(tmp_path), synonyms=synonyms))
     with pytest.raises(UserError, match=r"synonyms file, got 'person'; add it there$"):
-        suite.prompts("test", ImageStore(tmp_path / "store"))
+        suite.prompts("test", ImageStore(tmp_path / "store"), [])
 
 
 def test_annotations_that_are_none_are_one_line(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_annotations_that_are_none_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"COCO's annotations in captions_val2014\.json"
     ):
-        suite.prompts("test", ImageStore(tmp_path / "store"))
+        suite.prompts("test", ImageStore(tmp_path / "store"), [])
 
 
 def test_object_halbench_measures_with_annotations_only(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.reward.benchmarks.published import (
     gqa_folder,
     measured,
     mmvp_folder,
+    reasons_of,
     textvqa_folder,
 )
 
@@ -135,7 +136,7 @@ def test_a_row_that_cannot_be_used_takes_its_pair_along(tmp_path: Path) -> None:
     file = folder / "Questions.csv"
     file.write_text(file.read_text().replace("4,Is the door open?", "4,"))
     suite = Mmvp(MmvpBenchmark(path=str(folder)))
-    answers = answers_of(suite, ImageStore(tmp_path / "store"), ["(a)", "(b)"])
-    measurement = suite.measure(answers, None, 10)
-    assert measurement.dropped == {"bad_row": 1, "half_pair": 1}
-    assert measurement.metrics["pair_accuracy"].value == 1
+    store = ImageStore(tmp_path / "store")
+    assert reasons_of(suite, store) == {"bad_row": 1, "half_pair": 1}
+    answers = answers_of(suite, store, ["(a)", "(b)"])
+    assert measured(suite, answers)["pair_accuracy"] == 1

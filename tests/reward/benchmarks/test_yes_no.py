@@ -202,7 +202,7 @@ def test_questions_without_a_figure_have_no_picture(tmp_path: Path) -> None:
     suite = HallusionBench(
         HallusionBenchmark(path=str(hallusion_folder(tmp_path / "hallusion")))
     )
-    (prompts,) = suite.prompts("test", ImageStore(tmp_path / "store")).values()
+    (prompts,) = suite.prompts("test", ImageStore(tmp_path / "store"), []).values()
     assert [len(prompt.images) for prompt in prompts] == [1, 1, 1, 1, 0, 1]
 
 
