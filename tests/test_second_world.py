@@ -21,8 +21,6 @@ from tests.worlds.stickers import ASK_CAPTION, write_world
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-COUNTS = {"train": 400, "validation": 40, "test": 120}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(folder: Path) -> Path:
-    write_world(folder / "world", COUNTS)
+    write_world(folder / "world")
     return folder / "world"
 
 

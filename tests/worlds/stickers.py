@@ -1,11 +1,13 @@
 """A second world for the tests, which shares no code with `common/shapes`: stickers on photographs.
 
+    python -m tests.worlds.stickers --out DIR
+
     photograph (scikit-image ships it) + one to five pictograms (OpenMoji) -> picture, question, reference, objects
 
 A picture shows each kind of sticker at most once. In the real world some kinds tend to come together (a cat with a
 fish); a caption writer of this world often names the usual companion although it is not in the picture.
 
-`write_world` leaves what a stranger's folder could hold:
+It leaves what a stranger's folder could hold:
 
     train.jsonl, validation.jsonl, test.jsonl   image, question, reference, objects: a caption a picture
     questions.jsonl                             the same with yes/no questions about the test pictures
@@ -18,9 +20,10 @@ Pictograms: OpenMoji, CC BY-SA 4.0, rendered from its font as the package openmo
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
@@ -71,6 +74,7 @@ PHOTOGRAPHS = {
 SPLITS = tuple(PHOTOGRAPHS)
 """No photograph is in two splits, so no picture is."""
 
+COUNTS = {"train": 400, "validation": 40, "test": 120}
 CELLS_PER_SIDE = 3
 CELL = 64
 PICTURE_SIDE = CELLS_PER_SIDE * CELL
@@ -173,7 +177,7 @@ def sightings(split: str, count: int, seed: int = 0) -> Iterable[Sighting]:
         yield see(split, rng, draw_objects(rng))
 
 
-def write_world(folder: Path, counts: dict[str, int]) -> None:
+def write_world(folder: Path, counts: Mapping[str, int] = COUNTS) -> None:
     """Write pictures and rows; `counts` has the pictures of each split."""
     test: list[tuple[str, Sighting]] = []
     for split in SPLITS:
@@ -274,3 +278,14 @@ def write_annotations(folder: Path, test: list[tuple[str, Sighting]]) -> None:
     for kind in KINDS:
         lines.append(kind if WORDS[kind] == kind else f"{kind}, {WORDS[kind]}")
     (folder / "synonyms.txt").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """The command at the top."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    write_world(parser.parse_args().out)
+
+
+if __name__ == "__main__":
+    main()
