@@ -19,7 +19,8 @@ from tests.worlds import sticker_chair, sticker_judge
 from tests.worlds.sticker_model import sticker_model
 from tests.worlds.stickers import ASK_CAPTION, write_world
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+# The first test also waits for the model to be trained, where no cache has it, and for the run.
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,7 @@ def run_dir(folder: Path, world: Path, model: Path) -> Path:
         "data.test": world / "test",
         "reward.judge.kind": f"{judge}:score",
         "evaluation.suites": json.dumps(["prompts", chair]),
+        "mixture.online_fraction": 1,
         "rollout.num_completions": 4,
         "rollout.max_tokens": sticker_chair.MAX_TOKENS,
         "learner.num_steps": 30,
@@ -63,7 +65,7 @@ def run_dir(folder: Path, world: Path, model: Path) -> Path:
         "learner.optimizer.lr": 1e-4,
         "checkpoint.interval": 10,
     }
-    run_to_end(command("cluster.train", *settings(values)), 550)
+    run_to_end(command("cluster.train", *settings(values)), 900)
     return folder / "run"
 
 
