@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -34,6 +35,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from common.weights import hub_name
 from tests.worlds import stickers
 from tests.worlds.stickers import (
     ASK_CAPTION,
@@ -335,11 +337,20 @@ def descend(
 def save(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path
 ) -> None:
-    """A plain directory, as transformers saves it."""
+    """A plain directory, as the hub has it.
+
+    Weights have the hub's names: vLLM cannot read those that `save_pretrained` of transformers 5 gives to the tower.
+    """
     out.mkdir(parents=True)
-    model.requires_grad_(True)
-    model.save_pretrained(out)
+    model.config.architectures = ["LlavaForConditionalGeneration"]
+    model.config.dtype = torch.float32
+    model.config.save_pretrained(out)
+    model.generation_config.save_pretrained(out)
     processor.save_pretrained(out)
+    weights = {}
+    for name, value in model.state_dict().items():
+        weights[hub_name(name)] = value.detach().contiguous()
+    save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
 
 
 def main() -> None:
