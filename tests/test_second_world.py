@@ -43,12 +43,10 @@ def model() -> Path:
 def run_dir(folder: Path, world: Path, model: Path) -> Path:
     judge = folder / "my_judge.py"
     shutil.copy(sticker_judge.__file__, judge)
-    chair = {
-        "kind": "chair",
-        "path": str(world),
-        "synonyms": str(world / "synonyms.txt"),
-        "question": ASK_CAPTION,
-    }
+    chair = (
+        f'{{ kind = "chair", path = "{world}", synonyms = "{world}/synonyms.txt", '
+        f'question = "{ASK_CAPTION}" }}'
+    )
     values = {
         "run.dir": folder / "run",
         "model.path": model,
@@ -56,7 +54,7 @@ def run_dir(folder: Path, world: Path, model: Path) -> Path:
         "data.validation": world / "validation.jsonl",
         "data.test": world / "test",
         "reward.judge.kind": f"{judge}:score",
-        "evaluation.suites": json.dumps(["prompts", chair]),
+        "evaluation.suites": f'["prompts", {chair}]',
         "mixture.online_fraction": 1,
         "rollout.num_completions": 4,
         "rollout.max_tokens": sticker_chair.MAX_TOKENS,
