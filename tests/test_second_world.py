@@ -83,6 +83,15 @@ def test_our_scorecard_says_what_an_independent_script_says(
     metrics = card[policy]["suites"]["chair"]["metrics"]
     for key in ("chair_i", "chair_s", "recall"):
         assert metrics[key]["value"] == pytest.approx(independent[key], abs=1e-9)
+    # The judge's own score of those answers, called here as any function.
+    lines = (world / "test.jsonl").read_text().splitlines()
+    scores = []
+    for line, text in zip(lines, independent["answers"], strict=True):
+        scores += sticker_judge.score(
+            ASK_CAPTION, None, [text], json.loads(line)["objects"]
+        )
+    judged = card[policy]["suites"]["prompts"]["metrics"]["judge_score"]["value"]
+    assert judged == pytest.approx(sum(scores) / len(scores), abs=1e-9)
 
 
 def test_the_policy_makes_up_less(card: dict[str, Any]) -> None:
@@ -90,9 +99,9 @@ def test_the_policy_makes_up_less(card: dict[str, Any]) -> None:
     final = card["final"]["suites"]["chair"]["metrics"]["chair_i"]
     assert start > 0.1
     assert final["value"] < start / 3
-    assert final["high"] < start
+    assert final["interval"][1] < start
     prompts = card["final"]["suites"]["prompts"]["metrics"]
-    assert prompts["win_rate"]["low"] > 0.5
+    assert prompts["win_rate"]["interval"][0] > 0.5
     assert card["final"]["suites"]["chair"]["metrics"]["recall"]["value"] > 0.9
 
 
