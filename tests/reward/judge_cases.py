@@ -19,6 +19,7 @@ from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import split_scenes
 from reward.judges.factory import make_judge
 from tests.reward.builders import TRUE, caption_prompt, group, prompt
+from tests.reward.scripted_eye import seeing
 
 USER_CODE = '''\
 class Longest:
@@ -54,6 +55,7 @@ class JudgeCase:
         group: whose first answer is better than its second; the folder takes pictures.
         unusable: a group that this judge has no verdict for; None when there is none.
         judge: takes the place of the factory's, for one that asks an engine or a server; it must be of `settings`.
+        is_relative: a score depends on the other answers of the group.
     """
 
     name: str
@@ -61,6 +63,7 @@ class JudgeCase:
     group: Callable[[Path], RolloutGroup]
     unusable: Callable[[Path], RolloutGroup] | None = None
     judge: Callable[[], Judge] | None = None
+    is_relative: bool = False
 
     def make(self, folder: Path) -> Judge:
         """The judge."""
@@ -114,6 +117,33 @@ def answered(reference: str) -> Prompt:
     return replace(prompt(), reference=reference)
 
 
+PAIRWISE = "{{ first }} > {{ second }}"
+POINTWISE = "{{ answer }}"
+
+
+def vlm(template: str, mode: str) -> Callable[[Path], JudgeConfig]:
+    """A judge in engines; the contract puts a scripted eye in their place."""
+    return lambda _: config.VlmJudge(
+        path=config.SHAPES_POLICY,
+        template=template,
+        mode=mode,  # type: ignore[arg-type]
+    )
+
+
+def preferred_by_length(text: str) -> str:
+    """The longer one, also where one of the two is empty."""
+    first, _, second = text.partition(" >")
+    difference = len(first.strip()) - len(second.strip())
+    if difference == 0:
+        return "Better: tie"
+    return f"Better: {'A' if difference > 0 else 'B'}"
+
+
+def grade_of_length(text: str) -> str:
+    """The longer, the better."""
+    return f"Score: {min(5, 1 + len(text) // 6)}"
+
+
 def ensemble(folder: Path) -> JudgeConfig:
     number = config.AnswerJudge(rule="number")
     rules = config.Member(judge=user_judge("Longest", unit=0.01)(folder))
@@ -134,6 +164,19 @@ CASES = [
         lambda _: config.AnswerJudge(rule="number"),
         right_and_wrong,
         without_truth,
+    ),
+    JudgeCase(
+        "vlm pairwise",
+        vlm(PAIRWISE, "pairwise"),
+        lengths,
+        judge=lambda: seeing(preferred_by_length, mode="pairwise")[0],
+        is_relative=True,
+    ),
+    JudgeCase(
+        "vlm pointwise",
+        vlm(POINTWISE, "pointwise"),
+        lengths,
+        judge=lambda: seeing(grade_of_length, mode="pointwise")[0],
     ),
     JudgeCase("ensemble", ensemble, right_and_wrong, without_truth),
 ]
