@@ -269,7 +269,9 @@ class Producer:
         self, worker: RolloutClient, admitted: Admitted
     ) -> list[RolloutGroup | Dropped]:
         """Sample k completions of each prompt."""
-        requests = [self._request(group_id, prompt) for group_id, prompt in admitted]
+        requests: list[GenerationRequest] = []
+        for group_id, prompt in admitted:
+            requests.append(self._request(group_id, prompt))
         results = await worker.generate(requests)
         assert len(results) == len(requests)
         return results
