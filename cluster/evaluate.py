@@ -273,6 +273,7 @@ async def _measure(
             )
             handles.append(judge)
             reward = RewardClient(judge, limit_s)
+            await reward.start()
         rollout = RolloutClient(engine, limit_s)
         await rollout.start()
         measured = await evaluator.measure(

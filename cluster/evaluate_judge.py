@@ -143,6 +143,7 @@ async def _judge(
             num_gpus=0,
         )
         reward = RewardClient(handle, config.loop.call_timeout_s)
+        await reward.start()
         return await judge_pairs(reward, pairs, store)
     finally:
         runtime.shutdown()
