@@ -26,7 +26,8 @@ from typing import Any
 
 from benchmarks.paper_arms import ARMS, PAIR_SETS, Arm
 from benchmarks.paper_page import METRICS, write_page
-from cluster.evaluation.measure import Evaluator, read_measured
+from cluster.evaluation.measure import Evaluator
+from cluster.evaluation.measured import read_measured
 from common.config import Reward, RunConfig, ShapesSuite
 from common.data.images import ImageStore
 from common.data.pair_writer import spec_of
@@ -172,10 +173,10 @@ def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
     final = read_measured(run_dir / "evaluation" / "final.json")
     evaluator = Evaluator(config, ImageStore(run_dir / "evaluation" / "images"))
     oracle = RewardWorker(config.model_copy(update={"reward": Reward()}))
-    card = asyncio.run(evaluator.compare(oracle, final.answers, baseline.answers))
+    measured = asyncio.run(evaluator.compare([oracle], final.answers, baseline.answers))
     return {
         "baseline": baseline.card.model_dump(mode="json"),
-        "final": card.model_dump(mode="json"),
+        "final": measured.card.model_dump(mode="json"),
     }
 
 

@@ -50,7 +50,12 @@ def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
     """A table per suite with one column per policy, values with their 95 % intervals, and the grounding gate."""
     from rich.console import Console
 
-    from cluster.evaluation.score_table import grounding_lines, suite_names
+    from cluster.evaluation.score_table import (
+        grounding_lines,
+        harm_lines,
+        missing_lines,
+        suite_names,
+    )
 
     console = Console()
     names = suite_names(list(cards.values()))
@@ -64,11 +69,18 @@ def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
         for suite_card in card.suites.values():
             if suite_card.dropped:
                 console.print(f"{policy}: not counted {suite_card.dropped}")
+    # One line in a log as well.
+    unwrapped = Console(soft_wrap=True)
     for policy, card in cards.items():
+        lines: list[tuple[str, str | None]] = []
+        for line in missing_lines(card):
+            lines.append((line, None))
         for line, is_warning in grounding_lines(card):
-            style = "bold yellow" if is_warning else None
-            # One line in a log as well, and brackets in it are no markup.
-            unwrapped = Console(soft_wrap=True)
+            lines.append((line, "bold yellow" if is_warning else None))
+        for line in harm_lines(card):
+            lines.append((line, "bold red"))
+        for line, style in lines:
+            # Brackets in it are no markup.
             unwrapped.print(f"{policy}: {line}", style=style, markup=False)
 
 

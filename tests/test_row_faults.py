@@ -21,6 +21,7 @@ from actors.bdhs.sampling import Generate
 from actors.image_tokens import ImageTokenCounter
 from actors.povid import injection
 from cluster import import_data
+from cluster.evaluation.asking import Asker
 from cluster.evaluation.grounding import grounding_gate, pass_gate
 from cluster.evaluation.measure import Evaluator
 from cluster.generate import config_of
@@ -614,6 +615,13 @@ class RefusingPolicy:
         return [Dropped(request.id, "processor", "200:1") for request in requests]
 
 
+class IndifferentPolicy(RefusingPolicy):
+    """Likes all answers alike."""
+
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[Any]:
+        return [(-0.5,) for _ in answers]
+
+
 def test_evaluate_stops_without_an_answer(tmp_path: Path) -> None:
     evaluator = Evaluator(make_config(tmp_path), ImageStore(tmp_path / "images"))
     client = RolloutClient(LocalHandle(RefusingPolicy()), 30)
@@ -621,7 +629,7 @@ def test_evaluate_stops_without_an_answer(tmp_path: Path) -> None:
         r"got none to 4 prompts; dropped \{'processor': 4\}, such as processor \("
     )
     with pytest.raises(UserError, match=expected):
-        asyncio.run(evaluator.validate(client))
+        asyncio.run(evaluator.validate([client], (), None))
 
 
 def test_evaluate_stops_when_pairs_are_all_there_is_and_none_is_scored(
@@ -654,10 +662,7 @@ def test_evaluate_counts_held_out_pairs_without_their_picture(
     delete_picture(tmp_path / "held" / IMAGES, pairs[1])
     settings = Evaluation(pairs=str(tmp_path / "held"), bootstrap_samples=20)
     gate = grounding_gate(settings, [], store)
-
-    async def score(answers: Sequence[tuple[Prompt, str]]) -> list[Any]:
-        return [(-0.5,) for _ in answers]
-
-    grounding, logps = asyncio.run(pass_gate(gate, score, None, settings))
+    asker = Asker([IndifferentPolicy()])
+    grounding, logps = asyncio.run(pass_gate(gate, asker, None, settings))
     assert grounding.dropped == {"image_missing": 1}
     assert set(logps["true"]) == {"good-0", "good-2", "good-3"}

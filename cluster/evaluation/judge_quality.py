@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster.evaluation.chunks import OnProgress, in_chunks
-from cluster.evaluation.measure import Comparer
+from cluster.evaluation.comparing import Comparer
 from cluster.progress import ProgressReport
 from common.data.image_conditions import ChangeImages, blank_images
 from common.data.images import ImageStore
@@ -76,7 +76,7 @@ async def _both_orders(
     for pair in pairs:
         groups.append(_group(pair, CHOSEN_FIRST, (pair.chosen, pair.rejected)))
         groups.append(_group(pair, CHOSEN_SECOND, (pair.rejected, pair.chosen)))
-    verdicts = await in_chunks(reward.judge, groups, on_progress)
+    verdicts = await in_chunks([reward.judge], groups, on_progress)
     judged: dict[str, BothOrders] = {}
     dropped: list[Dropped] = []
     for index, pair in enumerate(pairs):

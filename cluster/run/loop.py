@@ -42,14 +42,15 @@ from cluster.runtime.clients import Workers
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import Halted, UserError
+from common.evaluation import Score
 from common.paths import replace_directory, replace_file
 from common.records import LoadReport, PreferencePair, WeightManifest
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
 """Per worker: while the groups of one call travel, the engine works on the other's."""
 
-Validate: TypeAlias = Callable[[int], Awaitable[float | None]]
-"""Scores the weights that the engines hold after this step on the validation split; higher is better.
+Validate: TypeAlias = Callable[[int], Awaitable[Score | None]]
+"""Scores the weights that the engines hold after this step on the validation split.
 
 None when nothing can be measured.
 """
@@ -129,7 +130,7 @@ class Loop:
             if ends_interval:
                 score = await validate(step)
                 if score is not None:
-                    metrics["validation/score"] = score
+                    metrics["validation/score"] = score.value
                 self._recorder.step(step, metrics)
                 await self._checkpoint(step, score)
             else:
@@ -219,7 +220,7 @@ class Loop:
                 "raise learner.optimizer.lr, or look at what model.tuning trains"
             )
 
-    async def _checkpoint(self, step: int, score: float | None) -> None:
+    async def _checkpoint(self, step: int, score: Score | None) -> None:
         """Save everything in one directory that appears whole or not at all.
 
         What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
@@ -237,7 +238,8 @@ class Loop:
                 await learner.export(folder / "policy")
             replace_file(folder / "state.json", state_json)
         self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
-        self._recorder.checkpoint(step, score, state.best_step)
+        value = None if score is None else score.value
+        self._recorder.checkpoint(step, value, state.best_step)
 
 
 def _first(error: BaseException) -> BaseException:

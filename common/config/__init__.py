@@ -33,7 +33,12 @@ from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
 from common.config.reward import Reward
 from common.config.rollout import EngineOptions, OnlineBdhs, Rollout
 from common.config.run import Cluster, Run, RunConfig
-from common.config.suites import PromptsSuite, ShapesSuite, SuiteConfig
+from common.config.suites import (
+    PreferenceSuite,
+    PromptsSuite,
+    ShapesSuite,
+    SuiteConfig,
+)
 
 __all__ = [
     "SHAPES_POLICY",
@@ -65,6 +70,7 @@ __all__ = [
     "Optimizer",
     "PairFile",
     "PolicyJudge",
+    "PreferenceSuite",
     "PromptFile",
     "PromptSource",
     "PromptsSuite",

@@ -74,6 +74,7 @@ class BdhsJobConfig(GenerateConfig):
         "rollout.engine",
         "rollout.num_workers",
         "rollout.deterministic",
+        "rollout.num_workers",
         "rollout.num_cpus",
         "rollout.num_gpus",
         "loop.call_timeout_s",
@@ -206,7 +207,9 @@ class EvaluateSettings(Section):
         description="scenes of every suite that has scenes; none: as many as it says",
     )
     out: PathOnDisk | None = Field(
-        None, description="write the scorecards there as JSON"
+        None,
+        description="write the scorecards there as JSON, to scorecard.json in a folder; until then FILE.partial keeps "
+        "what is measured, and the same command goes on after a kill",
     )
     samples: PathOnDisk | None = Field(
         None, description="write an HTML page of marked answers there"
@@ -238,10 +241,12 @@ class EvaluateConfig(JobConfig):
         "rollout.max_tokens",
         "rollout.engine",
         "rollout.deterministic",
+        "rollout.num_workers",
         "rollout.num_cpus",
         "rollout.num_gpus",
         "reward.judge",
         "reward.max_retries",
+        "reward.num_workers",
         "reward.num_cpus",
         "loop.call_timeout_s",
         "cluster",

@@ -39,8 +39,22 @@ class PromptsSuite(Section):
     limit: int = Field(500, ge=1, description="prompts of a split, from its start")
 
 
+class PreferenceSuite(Section):
+    """Held-out preference pairs: how the policy ranks them by log-probs, and the pairs of the grounding gate."""
+
+    kind: Literal["preference"] = "preference"
+    name: str = Field("preference", description="of the suite in the scorecard")
+    validation: TextOnDisk | None = Field(
+        None, description="pair set that picks the checkpoint"
+    )
+    test: TextOnDisk | None = Field(None, description="pair set that is only reported")
+    limit: int = Field(500, ge=1, description="pairs of a split, from its start")
+
+
 SuiteConfig = Annotated[
-    Annotated[ShapesSuite, Tag("shapes")] | Annotated[PromptsSuite, Tag("prompts")],
+    Annotated[ShapesSuite, Tag("shapes")]
+    | Annotated[PromptsSuite, Tag("prompts")]
+    | Annotated[PreferenceSuite, Tag("preference")],
     by_kind("shapes"),
 ]
 """Every entry of `evaluation.suites` says its kind, so the default of `by_kind` is never used there."""

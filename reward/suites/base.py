@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from common.evaluation import LegendEntry, ShownAnswer, TaskPrompts
-from common.records import PreferencePair, Prompt
+from common.data.images import ImageStore
+from common.evaluation import (
+    LegendEntry,
+    ShownAnswer,
+    Split,
+    SuiteAnswers,
+    TaskPrompts,
+)
+from common.records import Dropped, PreferencePair, Prompt
 
 
 class BaseSuite:
@@ -16,9 +23,19 @@ class BaseSuite:
     unit = "pictures"
     legend: Sequence[LegendEntry] = ()
 
+    def pairs(
+        self, split: Split, store: ImageStore, dropped: list[Dropped]
+    ) -> Sequence[PreferencePair]:
+        """None: only answers are measured."""
+        return ()
+
     def show(self, prompt: Prompt, text: str) -> ShownAnswer:
         """The answer as it is."""
         return ShownAnswer(text)
+
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Mapping[str, str]:
+        """None: nobody else measures these answers."""
+        return {}
 
     def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
         """None: nobody says which answers are right."""

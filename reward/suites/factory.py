@@ -28,4 +28,8 @@ def _make_suite(section: SuiteConfig, config: RunConfig) -> Suite:
         case "prompts":
             from reward.suites.prompts import PromptsSuite
 
-            return PromptsSuite(section, config)
+            return PromptsSuite(section, config.data)
+        case "preference":
+            from reward.suites.preference import PreferenceSuite
+
+            return PreferenceSuite(section)
