@@ -52,7 +52,12 @@ class EnsembleJudge:
     ) -> Answer:
         """The answer of the ensemble from those of its members."""
         verdicts: list[Verdict] = []
-        for judge, answer in zip(self._judges, answers, strict=True):
+        members = zip(
+            self._judges,
+            answers,
+            strict=True,
+        )
+        for judge, answer in members:
             if not isinstance(answer, Verdict):
                 return answer
             fault = check_verdict(group, answer)
@@ -79,17 +84,26 @@ class EnsembleJudge:
                 notes[index] = veto
         return Verdict(tuple(scores), tuple(notes))
 
-    def _score(self, verdicts: Sequence[Verdict], index: int) -> float:
+    def _score(
+        self,
+        verdicts: Sequence[Verdict],
+        index: int,
+    ) -> float:
         """Of one completion, without vetoes."""
         weighted: list[float] = []
-        for member, verdict in zip(self._settings.members, verdicts, strict=True):
+        members = self._settings.members
+        for member, verdict in zip(members, verdicts, strict=True):
             score = verdict.scores[index]
             weighted.append(member.weight * score)
         if self._settings.combine == "minimum":
             return min(weighted)
         return sum(weighted)
 
-    def _veto(self, verdicts: Sequence[Verdict], index: int) -> str:
+    def _veto(
+        self,
+        verdicts: Sequence[Verdict],
+        index: int,
+    ) -> str:
         """The first member that forbids a completion, in words; "" when none does."""
         members = self._settings.members
         for member, judge, verdict in zip(
@@ -104,7 +118,11 @@ class EnsembleJudge:
                 return f"veto of {judge.name}: {score:g} < {lowest:g}"
         return ""
 
-    def _note(self, verdicts: Sequence[Verdict], index: int) -> str:
+    def _note(
+        self,
+        verdicts: Sequence[Verdict],
+        index: int,
+    ) -> str:
         """Every member's score of a completion, with its note."""
         parts: list[str] = []
         for judge, verdict in zip(self._judges, verdicts, strict=True):
