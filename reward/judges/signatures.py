@@ -153,7 +153,7 @@ def _conversation(group: RolloutGroup) -> list[dict[str, Any]]:
     for message in group.prompt.messages:
         content: list[dict[str, str]] = []
         for part in message.parts:
-            entry = {"type": part.kind}
+            entry: dict[str, str] = {"type": part.kind}
             if part.kind == "text":
                 entry["text"] = part.text
             content.append(entry)
