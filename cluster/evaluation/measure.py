@@ -139,7 +139,10 @@ class Evaluator:
         return replace(measured, card=card, answers=answers)
 
     async def compare(
-        self, judges: Sequence[Comparer], answers: Answers, baseline: Answers
+        self,
+        judges: Sequence[Comparer],
+        answers: Answers,
+        baseline: Answers,
     ) -> Measured:
         """Measure test answers that are there already, without the grounding gate; arguments as of `measure`."""
         return await self._measured(self.asked("test"), judges, answers, baseline)
@@ -225,21 +228,35 @@ class Evaluator:
             suite_answers = answers.suites[suite.name]
             # Lost on the way here; the suite adds what it could not count itself.
             lost = [*of_suite.dropped, *suite_answers.dropped]
-            if baseline is None:
-                cards[suite.name] = self._card(suite, suite_answers, None, lost)
-                continue
-            start = baseline.suites.get(suite.name)
-            comparison = Comparison(SuiteAnswers())
-            if start is not None:
-                verdicts[suite.name], failures = await compare(
-                    judges, suite, suite_answers, start, kept
+            comparison: Comparison | None = None
+            if baseline is not None:
+                start = baseline.suites.get(suite.name)
+                comparison, failures = await _comparison(
+                    judges,
+                    suite,
+                    suite_answers,
+                    start,
+                    kept,
                 )
-                comparison = Comparison(start, verdicts[suite.name])
+                verdicts[suite.name] = dict(comparison.verdicts)
                 lost += failures
-            cards[suite.name] = self._card(suite, suite_answers, comparison, lost)
+            cards[suite.name] = self._card(
+                suite,
+                suite_answers,
+                comparison,
+                lost,
+            )
         changes = {name: card.changes for name, card in cards.items()}
         harm = harm_of(changes, self.selection.names)
-        return Measured(Scorecard(suites=cards, harm=harm), answers, verdicts)
+        scorecard = Scorecard(
+            suites=cards,
+            harm=harm,
+        )
+        return Measured(
+            scorecard,
+            answers,
+            verdicts,
+        )
 
     def _card(
         self,
@@ -264,7 +281,10 @@ class Evaluator:
         )
 
     def _changes(
-        self, suite: Suite, answers: SuiteAnswers, comparison: Comparison
+        self,
+        suite: Suite,
+        answers: SuiteAnswers,
+        comparison: Comparison,
     ) -> dict[str, Change]:
         """The differences from the start policy, over what both policies answered."""
         ours = common_answers(answers, comparison.start)
@@ -275,9 +295,32 @@ class Evaluator:
         return changes_of(policy, start, suite.metrics)
 
     def _measure(
-        self, suite: Suite, answers: SuiteAnswers, comparison: Comparison | None
+        self,
+        suite: Suite,
+        answers: SuiteAnswers,
+        comparison: Comparison | None,
     ) -> Measurement:
         return suite.measure(answers, comparison, self._settings.bootstrap_samples)
+
+
+async def _comparison(
+    judges: Sequence[Comparer],
+    suite: Suite,
+    answers: SuiteAnswers,
+    start: SuiteAnswers | None,
+    kept: KeptAnswers | None,
+) -> tuple[Comparison, list[Dropped]]:
+    """What answers are held against, and the comparisons that failed; `start` is None where nothing is compared."""
+    if start is None:
+        return Comparison(SuiteAnswers()), []
+    verdicts, failures = await compare(
+        judges,
+        suite,
+        answers,
+        start,
+        kept,
+    )
+    return Comparison(start, verdicts), failures
 
 
 def _of_start(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
