@@ -432,6 +432,16 @@ def test_harm_is_said_loudly(
     assert "the start policy is the better one" in page
 
 
+def test_what_a_run_selects_by_need_not_be_measured(policies: Path) -> None:
+    words = [
+        str(policies / "honest"),
+        *WORDS,
+        "--evaluation.select",
+        "prompts.win_rate",
+    ]
+    assert command.main(words) == 0
+
+
 def test_suites_and_their_sizes_come_from_the_preset(policies: Path) -> None:
     preset = policies / "preset.toml"
     preset.write_text('[evaluation]\nsuites = ["shapes"]\nbootstrap_samples = 20\n')
