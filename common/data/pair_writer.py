@@ -54,7 +54,7 @@ def spec_of(directory: Path) -> dict[str, Any] | None:
         return dict(spec)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}: expected a JSON object, got: {error}; use another folder"
         ) from error

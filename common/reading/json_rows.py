@@ -99,12 +99,12 @@ class _Unparsed(str):
 def _parsed(text: bytes) -> Any:
     """The value of a JSON text, NaN and Infinity included."""
     try:
-        return json.loads(text, object_pairs_hook=_unambiguous)
+        return json.loads(text, object_pairs_hook=unambiguous)
     except (ValueError, RecursionError) as error:
         return _Unparsed(error)
 
 
-def _unambiguous(members: list[tuple[str, Any]]) -> dict[str, Any]:
+def unambiguous(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """The members as a dict (ValueError where a key has two values, of which Python would take the last)."""
     fields = dict(members)
     if len(fields) == len(members):

@@ -22,6 +22,8 @@ from common.journal import Journal
 from tests.cluster.output_commands import (
     WRITERS,
     Command,
+    exported,
+    imported,
     line_of,
     make_pairs,
     reported,
@@ -61,6 +63,27 @@ def test_a_folder_where_a_file_belongs(
     assert line_of(capsys) == (
         f"error: {tmp_path}: expected a file, got 'Is a directory'; give the name of a file, not of a folder"
     )
+
+
+@pytest.mark.parametrize("spec", ["", "null", "5", "\xff", "[" * 100_000])
+def test_a_spec_that_is_none_is_one_line(
+    spec: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (exported, imported):
+        out = tmp_path / command.__name__
+        assert command(pairs, out) == 0
+        (out / "spec.json").write_text(spec)
+        capsys.readouterr()
+        assert command(pairs, out) == 2
+        assert f"{out}/spec.json: expected a JSON object, got: " in line_of(capsys)
+
+
+def test_a_complete_set_needs_no_statistics(pairs: Path, tmp_path: Path) -> None:
+    """They may be lost or damaged: what is complete stays so."""
+    assert imported(pairs, tmp_path / "x") == 0
+    for stats in ("", "null", "{}"):
+        (tmp_path / "x" / "stats.json").write_text(stats)
+        assert imported(pairs, tmp_path / "x") == 0
 
 
 def test_figures_replace_no_file_of_a_set(
