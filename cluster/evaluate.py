@@ -133,6 +133,12 @@ def _with_file(config: EvaluateConfig) -> EvaluateConfig:
     return config.model_copy(update={"evaluate": evaluate})
 
 
+def _without_select(config: EvaluateConfig) -> EvaluateConfig:
+    """The config of a run may select by a suite that is not measured here, where nothing is picked."""
+    evaluation = config.evaluation.model_copy(update={"select": None})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
 def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:
     """The config with `evaluate.scenes` in every suite that has scenes (UserError when none has)."""
     num_scenes = config.evaluate.scenes
@@ -171,7 +177,7 @@ async def _run(config: EvaluateConfig) -> None:
         config = checked_judge(config)
     # The samples page inlines its pictures, so the folder may go once it is written.
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
-        evaluator = Evaluator(config, ImageStore(Path(folder)))
+        evaluator = Evaluator(_without_select(config), ImageStore(Path(folder)))
         _check_prompts(evaluator, config)
         # Before Ray starts: what is wrong with a model directory is said at once.
         for directory in (settings.baseline, settings.policy):
@@ -188,7 +194,9 @@ async def _run(config: EvaluateConfig) -> None:
 
 
 def _write(
-    evaluator: Evaluator, config: EvaluateConfig, measured: dict[str, Measured]
+    evaluator: Evaluator,
+    config: EvaluateConfig,
+    measured: dict[str, Measured],
 ) -> None:
     """Print the scorecards and write what was asked for."""
     from cluster.evaluation.measured import write_answer_files

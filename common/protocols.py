@@ -153,7 +153,8 @@ class Judge(Protocol):
         ...
 
     async def judge(
-        self, groups: Sequence[RolloutGroup]
+        self,
+        groups: Sequence[RolloutGroup],
     ) -> Sequence[Verdict | Dropped | JudgeError]:
         """One verdict per group, in order. A Dropped in its place says why asking about the group again cannot help.
 
@@ -255,7 +256,10 @@ class Suite(Protocol):
         ...
 
     def prompts(
-        self, split: Split, store: ImageStore, dropped: list[Dropped]
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
     ) -> TaskPrompts:
         """The prompts of a split by task, the same in every run, whatever its seed.
 
@@ -266,7 +270,10 @@ class Suite(Protocol):
         ...
 
     def pairs(
-        self, split: Split, store: ImageStore, dropped: list[Dropped]
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
     ) -> Sequence[PreferencePair]:
         """Pairs whose log-probs are measured; most suites have none. Arguments as of `prompts`."""
         ...

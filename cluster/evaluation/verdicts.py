@@ -65,7 +65,9 @@ async def compare(
 
 
 def _comparisons(
-    suite: Suite, answers: SuiteAnswers, start: SuiteAnswers
+    suite: Suite,
+    answers: SuiteAnswers,
+    start: SuiteAnswers,
 ) -> tuple[list[RolloutGroup], list[Dropped]]:
     """Groups of (the policy's answer, the start policy's), and the answers that have none beside them."""
     groups: list[RolloutGroup] = []
