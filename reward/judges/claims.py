@@ -22,7 +22,7 @@ from common.protocols import Eye, Question, Reply
 from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
 from reward.judges.faults import Fault, fault_of
 from reward.judges.prompts import about_images
-from reward.judges.readings import read_yes_no
+from reward.judges.readings import probabilities, read_yes_no
 
 
 class Splitter(Protocol):
@@ -129,11 +129,8 @@ class ClaimsJudge:
         if isinstance(reply, Dropped):
             return fault_of(reply)
         if reply.logprobs:
-            yes, no = reply.logprobs
-            # Not a number, or neither of them likely: not even a no.
-            if yes != no:
-                return yes > no
-            return fault_of(reply)
+            shares = probabilities(reply.logprobs)
+            return fault_of(reply) if shares is None else shares[0] > 0.5
         seen = read_yes_no(reply.text, self._language.yes, self._language.no)
         return fault_of(reply) if seen is None else seen
 
