@@ -108,16 +108,16 @@ def test_sets_that_were_made_before_are_stripped_when_they_are_read(
     config = make_config(
         tmp_path, mixture__online_fraction=0, data__offline__path=tmp_path / "old"
     )
+    dropped: list[Dropped] = []
     with caplog.at_level(logging.WARNING, "sightline"):
-        marked, same = load_offline(config, [])
-    assert "behind 2 answers" in caplog.text
+        (marked,) = load_offline(config, dropped)
+    assert "behind 1 answers" in caplog.text
     assert marked.chosen.text == CIRCLE
+    assert [(row.id, row.reason) for row in dropped] == [("same", "pair_identical")]
     # The learner itself finds the same, for pairs that never were in such a set.
-    collator = Collator(ChatEncoder(SHAPES_POLICY, 512))
-    for pair in (same, pairs[1]):
-        dropped = collator.encode(pair)
-        assert isinstance(dropped, Dropped)
-        assert dropped.reason == "pair_identical"
+    refused = Collator(ChatEncoder(SHAPES_POLICY, 512)).encode(pairs[1])
+    assert isinstance(refused, Dropped)
+    assert refused.reason == "pair_identical"
 
 
 def test_sampled_ids_beyond_the_embedding_are_their_rows_drop(imported: Path) -> None:

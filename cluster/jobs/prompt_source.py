@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common.config import PromptFile
 from common.config.jobs import GenerateConfig
-from common.data.datasets import PROMPTS, read_prompts
 from common.data.images import ImageStore
-from common.errors import UserError
+from common.data.prompt_sources import files_of, load_split
+from common.data.records_on_disk import usable
+from common.end_marks import without_end_mark, without_end_marks
 from common.records import Dropped, Prompt
 
 
@@ -19,24 +21,37 @@ def prompt_spec(config: GenerateConfig) -> dict[str, Any]:
     if not isinstance(source, PromptFile):
         shapes = {"kind": "shapes", "split": "train"}
         return {"prompts": shapes, "count": source.count}
-    path = Path(source.path) / PROMPTS
-    if not path.is_file():
-        raise UserError(
-            f"--prompts (data.prompts.path): expected a folder with {PROMPTS}, got {source.path}; check the path"
-        )
     # Size and time stand for the content, which may be gigabytes.
-    stat = path.stat()
-    file = {"kind": "file", "bytes": stat.st_size, "modified": stat.st_mtime_ns}
-    return {"prompts": file, "count": source.rows}
+    size = modified = 0
+    for path in files_of(Path(source.path), "train"):
+        stat = path.stat()
+        size += stat.st_size
+        modified = max(modified, stat.st_mtime_ns)
+    file = {"kind": "file", "bytes": size, "modified": modified}
+    spec: dict[str, Any] = {"prompts": file, "count": source.rows}
+    for key in ("images", "validation", "test"):
+        value = config.data.model_dump(mode="json")[key]
+        if value is not None:
+            spec[key] = value
+    return spec
 
 
 def load_prompts(
-    config: GenerateConfig, store: ImageStore, dropped: list[Dropped]
-) -> list[Prompt]:
-    """The prompts, with references; rows that are no prompt are appended to `dropped`."""
+    config: GenerateConfig,
+    store: ImageStore,
+    dropped: list[Dropped],
+    strip: Callable[[str], str] = without_end_mark,
+) -> tuple[list[Prompt], int]:
+    """The prompts, and how many of their references an end mark was taken off.
+
+    Args:
+        dropped: rows that are no prompt are appended.
+        strip: takes written-out end marks off a reference.
+    """
     source = config.data.prompts
     if isinstance(source, PromptFile):
-        return read_prompts(Path(source.path), dropped, source.rows)
+        prompts = load_split(config.data, "train", store, dropped)
+        return without_end_marks(usable(prompts, dropped), strip)
     from cluster.shapes_world import training_prompts
 
-    return training_prompts(source.count, config.scene_seed, store)
+    return training_prompts(source.count, config.scene_seed, store), 0

@@ -15,6 +15,7 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 | who                 | waits for                                    | is unblocked by                               |
 |---------------------|----------------------------------------------|-----------------------------------------------|
 | Producer.work       | a place from Admission                       | on_version, a dropped group, a discarded pair |
+|                     | a place with the judge                       | a call whose groups are judged                |
 | Producer.batch      | enough fresh online pairs                    | a pair accepted by Producer.work              |
 | Learner.step        | its batch                                    | Producer.batch                                |
 | RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
@@ -41,14 +42,15 @@ from cluster.runtime.clients import Workers
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import Halted, UserError
+from common.evaluation import Score
 from common.paths import replace_directory, replace_file
 from common.records import LoadReport, PreferencePair, WeightManifest
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
-"""Per worker: while one call's groups are ranked, the engine works on the other's."""
+"""Per worker: while the groups of one call travel, the engine works on the other's."""
 
-Validate: TypeAlias = Callable[[int], Awaitable[float | None]]
-"""Scores the weights that the engines hold after this step on the validation split; higher is better.
+Validate: TypeAlias = Callable[[int], Awaitable[Score | None]]
+"""Scores the weights that the engines hold after this step on the validation split.
 
 None when nothing can be measured.
 """
@@ -88,7 +90,7 @@ class Loop:
             await self._run_both(validate)
         except BaseExceptionGroup as group:
             # Users read one line; the group stays as its cause.
-            raise group.exceptions[0] from group
+            raise _first(group) from group
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
         """Bring the learner's state and the engines' weights to where the checkpoint was."""
@@ -128,7 +130,7 @@ class Loop:
             if ends_interval:
                 score = await validate(step)
                 if score is not None:
-                    metrics["validation/score"] = score
+                    metrics["validation/score"] = score.value
                 self._recorder.step(step, metrics)
                 await self._checkpoint(step, score)
             else:
@@ -218,7 +220,7 @@ class Loop:
                 "raise learner.optimizer.lr, or look at what model.tuning trains"
             )
 
-    async def _checkpoint(self, step: int, score: float | None) -> None:
+    async def _checkpoint(self, step: int, score: Score | None) -> None:
         """Save everything in one directory that appears whole or not at all.
 
         What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
@@ -236,4 +238,12 @@ class Loop:
                 await learner.export(folder / "policy")
             replace_file(folder / "state.json", state_json)
         self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
-        self._recorder.checkpoint(step, score, state.best_step)
+        value = None if score is None else score.value
+        self._recorder.checkpoint(step, value, state.best_step)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error of a group, whose members may be groups again: tasks have tasks of their own."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -12,10 +12,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
-from cluster.run.drop_notes import DropNotes, UsablePrompts
+from cluster.run.drop_notes import DropNotes, UsablePrompts, WorkingJudge
 from cluster.run.outcome import GroupOutcome
 from cluster.run.recorder import Recorder
 from cluster.run.state import RunState
@@ -33,6 +34,9 @@ from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS
 
 log = logging.getLogger("sightline")
+
+ROUNDS_WITHOUT_VERDICT = 4
+"""How often all places of the judge may come back without any verdict before the run stops."""
 
 Admitted: TypeAlias = list[tuple[str, Prompt]]
 """Group ids and their prompts."""
@@ -73,6 +77,13 @@ class Producer:
             self._usable[source] = UsablePrompts(data.prompts, any_usable)
         self._num_calls_begun = 0
         self._num_calls_settled = 0
+        self._num_judge_places = config.reward.concurrency * config.reward.num_workers
+        # Groups that were sampled and are with a judge.
+        self._num_judged = 0
+        self._working_judge = WorkingJudge(
+            ROUNDS_WITHOUT_VERDICT * self._num_judge_places,
+            works=state.accepted.total() > 0,
+        )
         self._halted: Halted | None = None
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
@@ -102,20 +113,52 @@ class Producer:
         return online_counts(self._mixture, step, self._config.online_sources)[source]
 
     async def work(self, worker: RolloutClient) -> None:
-        """Make pairs until cancelled. Several of these may run on one worker to keep its engine busy."""
-        while True:
-            source, admitted = await self._admit()
-            turn = self._num_calls_begun
-            self._num_calls_begun += 1
-            try:
-                if source == ONLINE_BDHS:
-                    outcomes = await self._sample_bdhs(worker, admitted)
+        """Make pairs until cancelled. Several of these may run on one worker to keep its engine busy.
+
+        The next call is sampled while the judge has the groups of those before it.
+        """
+        async with asyncio.TaskGroup() as judging:
+            while self._halted is None:
+                source, admitted = await self._admit()
+                turn = self._num_calls_begun
+                self._num_calls_begun += 1
+                unusable, usable = _part(admitted)
+                if not usable:
+                    await self._settle(source, unusable, turn)
+                elif source == ONLINE_BDHS:
+                    outcomes = await self._sample_bdhs(worker, usable)
+                    await self._settle(source, unusable + outcomes, turn)
                 else:
-                    outcomes = await self._sample_judged(worker, admitted)
-            except Halted as reason:
-                await self._halt(reason)
-                return
-            await self._settle(source, outcomes, turn)
+                    sampled = await self._sample(worker, usable)
+                    await self._take_judge_places(len(sampled))
+                    judging.create_task(
+                        self._judge_and_settle(source, unusable, sampled, turn)
+                    )
+
+    async def _judge_and_settle(
+        self,
+        source: str,
+        unusable: list[GroupOutcome],
+        sampled: Sequence[RolloutGroup | Dropped],
+        turn: int,
+    ) -> None:
+        try:
+            outcomes = await self._judge(sampled)
+        except Halted as reason:
+            await self._halt(reason)
+            return
+        # Before the turn is waited for: an earlier call may still need the places.
+        async with self._changed:
+            self._num_judged -= len(sampled)
+            self._changed.notify_all()
+        await self._settle(source, unusable + outcomes, turn)
+
+    async def _take_judge_places(self, count: int) -> None:
+        """Wait until the judges are not all busy: behind a slow judge no groups pile up and age."""
+        async with self._changed:
+            while self._num_judged >= self._num_judge_places:
+                await self._changed.wait()
+            self._num_judged += count
 
     async def batch(self, step: int, version: int) -> list[PreferencePair]:
         """Wait for the pairs of a learner step: online ones fresh enough for `version`, then offline ones.
@@ -210,7 +253,7 @@ class Producer:
             "raise rollout.temperature or num_completions if groups tie, or look at the judge"
         )
 
-    async def _admit(self) -> tuple[str, Admitted]:
+    async def _admit(self) -> tuple[str, list[tuple[str, Prompt | Dropped]]]:
         """Wait for places; returns prompts for the source that has the most."""
         async with self._changed:
             while True:
@@ -222,16 +265,22 @@ class Producer:
                     return source, [self._sampler.next() for _ in range(num_groups)]
                 await self._changed.wait()
 
-    async def _sample_judged(
+    async def _sample(
         self, worker: RolloutClient, admitted: Admitted
-    ) -> list[GroupOutcome]:
-        """Sample k completions of each prompt and let a judge rank or score them."""
+    ) -> list[RolloutGroup | Dropped]:
+        """Sample k completions of each prompt."""
         requests = [self._request(group_id, prompt) for group_id, prompt in admitted]
         results = await worker.generate(requests)
         assert len(results) == len(requests)
+        return results
+
+    async def _judge(
+        self, sampled: Sequence[RolloutGroup | Dropped]
+    ) -> list[GroupOutcome]:
+        """Let a judge rank or score the completions of every group."""
         groups: list[RolloutGroup] = []
         refused: list[GroupOutcome] = []
-        for result in results:
+        for result in sampled:
             if isinstance(result, Dropped):
                 refused.append(GroupOutcome(result.id, dropped=result))
             else:
@@ -273,7 +322,7 @@ class Producer:
     async def _settle(
         self, source: str, outcomes: Sequence[GroupOutcome], turn: int
     ) -> None:
-        """Account for groups that have come to their outcome (UserError when no prompt can be used)."""
+        """Account for groups that have come to their outcome (UserError when no prompt or no verdict can be used)."""
         admission = self._admissions[source]
         async with self._changed:
             # Two calls to the judge may come back in either order; a deterministic run keeps that of admission.
@@ -293,7 +342,23 @@ class Producer:
                     admission.on_accepted()
                 self._recorder.group(source, outcome)
                 self._usable[source].note(outcome)
+                self._working_judge.note(outcome)
             self._changed.notify_all()
+
+
+def _part(
+    admitted: Sequence[tuple[str, Prompt | Dropped]],
+) -> tuple[list[GroupOutcome], Admitted]:
+    """What became of the groups whose row cannot be used, and the other groups."""
+    outcomes = []
+    usable = []
+    for group_id, prompt in admitted:
+        if isinstance(prompt, Dropped):
+            dropped = replace(prompt, id=group_id)
+            outcomes.append(GroupOutcome(group_id, dropped=dropped))
+        else:
+            usable.append((group_id, prompt))
+    return outcomes, usable
 
 
 def _counts(wanted: Mapping[str, int]) -> str:

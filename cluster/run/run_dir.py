@@ -23,6 +23,8 @@ from common.paths import recover_directory, replace_file
 START_FILES = (
     "journal/events.jsonl",
     "evaluation/baseline.json",
+    "evaluation/baseline.partial.jsonl",
+    "evaluation/validation_baseline.json",
     "evaluation/final.json",
 )
 """What a run writes before its first step and would read again."""

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.shapes_world import training_prompts
 from common.chat import encoder_of
 from common.config import RunConfig, ShapesPrompts
-from common.data.datasets import read_pairs, read_prompts
+from common.data.datasets import read_pairs
 from common.data.images import ImageStore
+from common.data.prompt_sources import load_split
+from common.data.records_on_disk import RecordsOnDisk, usable
 from common.errors import UserError
+from common.prompts.survey import PromptsOnDisk
 from common.records import Dropped, PreferencePair, Prompt
 from common.row_faults import drop_report
 from common.sources import ONLINE_BDHS, RLOO
 from learner.anatomy_logps import of_policy
 
 log = logging.getLogger("sightline")
+
+ROWS = "rows"
+"""The folder of a run that holds its data in a form of which any row can be read alone. Written anew at every start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +55,59 @@ def load_prompts(
     config: RunConfig,
     store: ImageStore,
     dropped: list[Dropped],
-) -> list[Prompt]:
+) -> Sequence[Prompt]:
     """The prompts to sample from; rows that cannot be read are appended to `dropped`.
 
     Raises:
         UserError: there is no usable prompt, or none has what an online source needs: a reference answer, or truth.
     """
     source = config.data.prompts
+    prompts: Sequence[Prompt]
     if isinstance(source, ShapesPrompts):
         prompts = training_prompts(source.count, source.seed, store)
     else:
-        prompts = read_prompts(Path(source.path), dropped, source.rows)
-    if not prompts:
-        raise UserError(
-            f"data.prompts: expected at least one usable prompt, got none; dropped {len(dropped)} rows: "
-            f"{drop_report(dropped)}; repair the rows, or give a set that has some"
-        )
+        cache = config.run.dir / ROWS
+        prompts = load_split(config.data, "train", store, dropped, cache)
+        if isinstance(prompts, RecordsOnDisk):
+            strip = encoder_of(config.model).without_end_mark
+            prompts = prompts.changed(_EndMarks(strip).off_reference)
+    _check_first(prompts)
     _check_prompts(config, prompts)
     return prompts
+
+
+class _EndMarks:
+    """Takes written-out end marks off references as prompts are read: online BDHS trains on them as answers."""
+
+    def __init__(self, strip: Callable[[str], str]) -> None:
+        self._strip = strip
+        self._was_said = False
+
+    def off_reference(self, prompt: Prompt) -> Prompt:
+        """The prompt with a reference that ends with its text; the first change is said."""
+        if prompt.reference is None:
+            return prompt
+        reference = self._strip(prompt.reference)
+        if reference == prompt.reference:
+            return prompt
+        if not self._was_said:
+            log.warning(
+                "data.prompts: takes the end marks off that are written out behind references, such as that of %s",
+                prompt.id,
+            )
+            self._was_said = True
+        return replace(prompt, reference=reference)
+
+
+def _check_first(prompts: Sequence[Prompt]) -> None:
+    """Look for a prompt that can be used (UserError when there is none): engines take minutes to start."""
+    unusable: list[Dropped] = []
+    for _ in usable(prompts, unusable):
+        return
+    raise UserError(
+        f"data.prompts: expected at least one usable prompt, got none; dropped {len(unusable)} rows: "
+        f"{drop_report(unusable)}; repair the rows, or give a set that has some"
+    )
 
 
 def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePair]:
@@ -142,14 +183,17 @@ def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
 
 def _check_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> None:
     sources = _online_sources(config)
-    has_reference = any(prompt.reference for prompt in prompts)
+    if isinstance(prompts, PromptsOnDisk):
+        has_reference, has_truth = prompts.has_reference, prompts.has_truth
+    else:
+        has_reference = any(prompt.reference for prompt in prompts)
+        has_truth = any(prompt.truth for prompt in prompts)
     if ONLINE_BDHS in sources and not has_reference:
         raise UserError(
             f"data.prompts: expected prompts with reference answers for mixture.online_bdhs_fraction = "
             f"{config.mixture.online_bdhs_fraction}, got none among {len(prompts)}; add them or set it to 0"
         )
     # One prompt that serves is enough: the others are dropped and counted on the way.
-    has_truth = any(prompt.truth for prompt in prompts)
     needs_truth = config.reward.judge.kind == "rules"
     if config.judged_source in sources and needs_truth and not has_truth:
         raise UserError(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import PlainSerializer
 
-from common.records import Prompt
+from common.data.records_on_disk import RecordsOnDisk, fetch, id_key
+from common.records import Dropped, Prompt
 from common.seeding import derive_seed
 
 SortedIds = Annotated[set[str], PlainSerializer(sorted, return_type=list[str])]
@@ -28,7 +29,8 @@ class SamplerState:
 class PromptSampler:
     """Hands out prompts, with a group id `EPOCH:PROMPT_ID` for each time.
 
-    After a resume the groups that were not finished come again, the others do not.
+    After a resume the groups that were not finished come again, the others do not. Prompts are known by their row and
+    by a hash of their id: one is read when its turn comes.
     """
 
     def __init__(
@@ -38,47 +40,64 @@ class PromptSampler:
         state: SamplerState | None = None,
     ) -> None:
         """Start with the first epoch, or continue at a saved `state`, which is advanced in place."""
-        assert prompts, "the caller refuses an empty prompt set"
+        assert len(prompts), "the caller refuses an empty prompt set"
         self.state = state or SamplerState()
-        self._prompts = {prompt.id: prompt for prompt in prompts}
+        self._prompts = prompts
+        self._keys = id_keys(prompts)
         self._seed = seed
-        # Epochs handed out beyond `state.epoch`.
-        self._num_ahead = 0
-        self._queue: deque[str] = deque()
-        self._enqueue(self.state.epoch)
+        # By epoch, the keys of the prompts whose groups are finished.
+        self._finished: dict[int, set[int]] = {}
+        for group_id in self.state.finished:
+            self._note_finished(group_id)
+        self._epoch = self.state.epoch
+        self._order = self._shuffled(self._epoch)
+        self._position = 0
 
-    def next(self) -> tuple[str, Prompt]:
-        """The next group; starts another epoch when this one is handed out."""
-        while not self._queue:
-            self._num_ahead += 1
-            self._enqueue(self.state.epoch + self._num_ahead)
-        group_id = self._queue.popleft()
-        # The prompt's own id may hold a colon: only the first one separates.
-        prompt_id = group_id.partition(":")[2]
-        return group_id, self._prompts[prompt_id]
+    def next(self) -> tuple[str, Prompt | Dropped]:
+        """The next group, or why its row cannot be used; starts another epoch when this one is handed out."""
+        while True:
+            if self._position == len(self._order):
+                self._epoch += 1
+                self._order = self._shuffled(self._epoch)
+                self._position = 0
+            index = self._order[self._position]
+            self._position += 1
+            if self._keys[index] in self._finished.get(self._epoch, ()):
+                continue
+            prompt = fetch(self._prompts, index)
+            return f"{self._epoch}:{prompt.id}", prompt
 
     def finish(self, group_id: str) -> None:
         """The group became pairs or a counted drop; it will not be handed out again."""
         state = self.state
         state.finished.add(group_id)
-        # Cheap test first: an epoch is only drawn again when it can be complete.
-        while len(state.finished) >= len(self._prompts):
-            epoch_ids = set(self._order(state.epoch))
-            if not epoch_ids <= state.finished:
-                return
-            state.finished -= epoch_ids
+        self._note_finished(group_id)
+        while self._is_finished(state.epoch):
+            del self._finished[state.epoch]
+            prefix = f"{state.epoch}:"
+            state.finished -= {id for id in state.finished if id.startswith(prefix)}
             state.epoch += 1
-            self._num_ahead -= 1
 
-    def _enqueue(self, epoch: int) -> None:
-        for group_id in self._order(epoch):
-            if group_id not in self.state.finished:
-                self._queue.append(group_id)
+    def _note_finished(self, group_id: str) -> None:
+        # The prompt's own id may hold a colon: only the first one separates.
+        epoch, _, prompt_id = group_id.partition(":")
+        self._finished.setdefault(int(epoch), set()).add(id_key(prompt_id))
 
-    def _order(self, epoch: int) -> list[str]:
-        """The group ids of an epoch: a function of (seed, epoch)."""
-        # Sorted first, so that the order of the data set's rows does not matter.
-        prompt_ids = sorted(self._prompts)
+    def _is_finished(self, epoch: int) -> bool:
+        keys = self._finished.get(epoch, set())
+        # The cheap test first. Rows may have gone since the run began, so the number alone does not tell.
+        return len(keys) >= len(self._keys) and keys.issuperset(self._keys)
+
+    def _shuffled(self, epoch: int) -> array[int]:
+        """The indices of an epoch in order: a function of (seed, epoch) and of the ids, not of the order of rows."""
+        order = sorted(range(len(self._keys)), key=self._keys.__getitem__)
         seed = derive_seed(self._seed, "frontier", epoch)
-        random.Random(seed).shuffle(prompt_ids)
-        return [f"{epoch}:{prompt_id}" for prompt_id in prompt_ids]
+        random.Random(seed).shuffle(order)
+        return array("q", order)
+
+
+def id_keys(prompts: Sequence[Prompt]) -> array[int]:
+    """A hash of each prompt's id; those on disk know theirs."""
+    if isinstance(prompts, RecordsOnDisk):
+        return array("q", prompts.id_keys.tobytes())
+    return array("q", [id_key(prompt.id) for prompt in prompts])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, field_validator
 
-from common.config.section import Section, Seed, TextOnDisk, by_kind
+from common.config.section import Section, Seed, TextOnDisk, by_kind, or_bare
 
 
 class ShapesPrompts(Section):
@@ -18,13 +19,54 @@ class ShapesPrompts(Section):
 
 
 class PromptFile(Section):
-    """Prompts from a data set on disk (`prompts.parquet` beside an `images/` folder)."""
+    """Prompts from files on disk: JSON lines, parquet, a `save_to_disk` folder, an image folder, a set of ours.
+
+    A bare path stands for it.
+    """
+
+    bare: ClassVar[Mapping[type, str]] = {str: "path"}
 
     kind: Literal["file"] = "file"
-    path: TextOnDisk = Field(description="folder with prompts.parquet and images/")
+    path: TextOnDisk = Field(
+        description="a .jsonl, .json, .csv or .parquet file, or a folder of such files, of images with metadata.jsonl, "
+        "or of a set of ours (prompts.parquet)"
+    )
     rows: int | None = Field(
         None, ge=1, description="read only so many rows from the start; none: all"
     )
+
+
+class HeldOut(Section):
+    """Prompts that are taken out of `data.prompts`. A bare number stands for it.
+
+    All prompts about a picture go to the same side. Which pictures are held out depends on them and on `seed` alone,
+    not on the order of the rows.
+    """
+
+    bare: ClassVar[Mapping[type, str]] = {int: "size", float: "size"}
+
+    kind: Literal["held_out"] = "held_out"
+    size: int | float = Field(
+        description="how many prompts, such as 200, or which share of them, such as 0.1"
+    )
+    seed: Seed = Field(0, description="another one holds out other pictures")
+
+    @field_validator("size")
+    @classmethod
+    def _count_or_share(cls, size: int | float) -> int | float:
+        is_share = isinstance(size, float) and 0 < size < 1
+        is_count = isinstance(size, int) and size >= 1
+        if not is_share and not is_count:
+            raise ValueError(
+                "expected a whole number of prompts from 1, or a share between 0 and 1"
+            )
+        return size
+
+    def count_of(self, num_prompts: int) -> int:
+        """How many of so many prompts are held out: a share is rounded, and is at least one prompt."""
+        if isinstance(self.size, int):
+            return self.size
+        return max(1, round(self.size * num_prompts))
 
 
 class PairFile(Section):
@@ -48,6 +90,12 @@ class PairFile(Section):
 PromptSource = Annotated[
     Annotated[ShapesPrompts, Tag("shapes")] | Annotated[PromptFile, Tag("file")],
     by_kind("shapes"),
+    or_bare(PromptFile),
+]
+HeldOutSource = Annotated[
+    Annotated[PromptFile, Tag("file")] | Annotated[HeldOut, Tag("held_out")],
+    by_kind("file"),
+    or_bare(PromptFile, HeldOut),
 ]
 
 
@@ -55,4 +103,14 @@ class Data(Section):
     """Where prompts and offline pairs come from."""
 
     prompts: PromptSource = ShapesPrompts()
+    validation: HeldOutSource | None = Field(
+        None, description="prompts that pick the checkpoint; nobody trains on them"
+    )
+    test: HeldOutSource | None = Field(
+        None, description="prompts of the scorecard; nobody trains on them"
+    )
+    images: TextOnDisk | None = Field(
+        None,
+        description="folder that image paths of prompts are below; none: that of the file",
+    )
     offline: PairFile | None = None

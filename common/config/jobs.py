@@ -69,10 +69,12 @@ class BdhsJobConfig(GenerateConfig):
         "run.seed",
         "model",
         "data.prompts",
+        "data.images",
         "rollout.bdhs",
         "rollout.engine",
         "rollout.num_workers",
         "rollout.deterministic",
+        "rollout.num_workers",
         "rollout.num_cpus",
         "rollout.num_gpus",
         "loop.call_timeout_s",
@@ -87,6 +89,7 @@ class PovidJobConfig(GenerateConfig):
         "generate",
         "run.seed",
         "data.prompts",
+        "data.images",
         "povid",
     )
 
@@ -204,7 +207,9 @@ class EvaluateSettings(Section):
         description="scenes of every suite that has scenes; none: as many as it says",
     )
     out: PathOnDisk | None = Field(
-        None, description="write the scorecards there as JSON"
+        None,
+        description="write the scorecards there as JSON, to scorecard.json in a folder; until then FILE.partial keeps "
+        "what is measured, and the same command goes on after a kill",
     )
     samples: PathOnDisk | None = Field(
         None, description="write an HTML page of marked answers there"
@@ -225,17 +230,54 @@ class EvaluateConfig(JobConfig):
     keys_read: ClassVar[tuple[str, ...]] = (
         "evaluate",
         "evaluation",
+        "data.prompts",
+        "data.validation",
+        "data.test",
+        "data.images",
         "run.seed",
+        "model.path",
         "model.dtype",
         "model.max_length",
         "rollout.max_tokens",
         "rollout.engine",
         "rollout.deterministic",
+        "rollout.num_workers",
         "rollout.num_cpus",
         "rollout.num_gpus",
         "reward.judge",
         "reward.max_retries",
+        "reward.num_workers",
         "reward.num_cpus",
+        "loop.call_timeout_s",
+        "cluster",
+    )
+
+
+class JudgeTest(Section):
+    """The labelled pairs that a judge is measured on."""
+
+    pairs: PathOnDisk = Field(description="folder of a pair set with true labels")
+    count: int | None = Field(
+        None, ge=1, description="judge so many pairs, evenly spread; none: all"
+    )
+    blind: bool = Field(
+        True, description="judge everything once more with grey pictures"
+    )
+    cases: int = Field(48, ge=0, description="errors shown on the page")
+    out: PathOnDisk | None = Field(None, description="write the figures there as JSON")
+    page: PathOnDisk | None = Field(
+        None, description="write an HTML page with the errors and their pictures there"
+    )
+
+
+class JudgeJobConfig(JobConfig):
+    """The tree of `cluster.evaluate judge`: the judge is `reward.judge`, as in a run."""
+
+    test_judge: JudgeTest
+    keys_read: ClassVar[tuple[str, ...]] = (
+        "test_judge",
+        "reward",
+        "evaluation.bootstrap_samples",
         "loop.call_timeout_s",
         "cluster",
     )

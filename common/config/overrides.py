@@ -119,6 +119,10 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, overrides
 
 
+def _depth(assignment: Assignment) -> int:
+    return assignment.key.count(".")
+
+
 def _keys_and_words(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The keys that overrides name, and the words for them."""
     remaining = list(overrides)
@@ -199,8 +203,10 @@ class _CommandLine:
 
     def apply(self) -> None:
         """Write all assignments into the tree."""
+        # A whole section comes before parts of it, in whatever order they were written.
+        by_depth = sorted(self._by_key.values(), key=_depth)
         # All keys go along: a new kind must not drop what a later assignment sets.
-        for assignment in self._by_key.values():
+        for assignment in by_depth:
             write(self._tree, self._schema, assignment, self._by_key)
         # Only now are all kinds known, and with them the keys of these flags.
         for flag, word in self._undecided:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from annotated_types import Le, Lt
 from pydantic import (
@@ -26,7 +27,12 @@ MAX_FLOAT = 1e9
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys and numbers that are not finite."""
+    """A frozen group of settings that refuses unknown keys and numbers that are not finite.
+
+    `bare` says how a section may be written as one value: the type of the value -> the key that it sets.
+    """
+
+    bare: ClassVar[Mapping[type, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -85,6 +91,25 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_shared_or_whole)]
 """GPUs of one worker: a share of one, or several whole ones."""
+
+
+def spelled_out(value: Any, *sections: type[Section]) -> Any:
+    """A bare value as the section that it stands for: `"a.jsonl"` as `{kind = "file", path = "a.jsonl"}`."""
+    for section in sections:
+        key = section.bare.get(type(value))
+        if key is not None:
+            kind = section.model_fields["kind"].default
+            return {"kind": kind, key: value}
+    return value
+
+
+def or_bare(*sections: type[Section]) -> BeforeValidator:
+    """Makes pydantic take the bare values of these sections."""
+
+    def spell_out(value: Any) -> Any:
+        return spelled_out(value, *sections)
+
+    return BeforeValidator(spell_out)
 
 
 def by_kind(default: str) -> Discriminator:

@@ -55,7 +55,8 @@ def read_pairs(
 
     Args:
         dropped: collects the rows that are not usable, under the reasons `bad_row`, `bad_truth`, `image_count`,
-            `image_missing`, `path_outside` and `duplicate_id`. Without it, the first such row is an error.
+            `image_missing`, `path_outside`, `pair_identical` and `duplicate_id`. Without it, the first such row is an
+            error.
 
     Raises:
         UserError: there is no readable `pairs.parquet`, or it has other columns.
@@ -84,7 +85,7 @@ def _numbered_rows(
     """(row number, row) of a pair set, for the wanted row numbers or for all."""
     first = 0
     with (
-        _parquet_errors(path, PAIR_SCHEMA),
+        parquet_errors(path, PAIR_SCHEMA),
         # Pre-buffering would read a whole row group, however large, into memory.
         pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file,
     ):
@@ -101,10 +102,29 @@ def _numbered_rows(
             first += len(batch)
 
 
+def iter_batches(
+    path: Path, schema: pa.Schema, rows: int | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a set's parquet file in batches, or its first `rows` (UserError as for `read_table`)."""
+    num_left = rows
+    with (
+        parquet_errors(path, schema),
+        pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file,
+    ):
+        for batch in file.iter_batches(BATCH_ROWS, columns=schema.names):
+            batch = batch.select(schema.names).cast(schema)
+            if num_left is not None:
+                batch = batch.slice(0, num_left)
+                num_left -= len(batch)
+            yield batch
+            if num_left == 0:
+                return
+
+
 def count_pairs(directory: Path) -> int:
     """The number of rows of a pair set, from the file's footer alone (UserError as for `read_pairs`)."""
     path = directory / PAIRS
-    with _parquet_errors(path, PAIR_SCHEMA), pq.ParquetFile(path) as file:
+    with parquet_errors(path, PAIR_SCHEMA), pq.ParquetFile(path) as file:
         return int(file.metadata.num_rows)
 
 
@@ -152,7 +172,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     Raises:
         UserError: the file is missing or damaged, or has other columns.
     """
-    with _parquet_errors(path, schema):
+    with parquet_errors(path, schema):
         table = pq.ParquetFile(path).read()
         columns = table.select(schema.names).cast(schema)
         # A cast takes over the metadata of `schema`, which has none.
@@ -160,7 +180,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 @contextmanager
-def _parquet_errors(path: Path, schema: pa.Schema) -> Iterator[None]:
+def parquet_errors(path: Path, schema: pa.Schema) -> Iterator[None]:
     """Turn what pyarrow raises about the file at `path` into a UserError."""
     try:
         yield
@@ -209,6 +229,32 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     replace_file(path, json.dumps(value, indent=2) + "\n")
 
 
+def record_of(
+    number: int,
+    row: Any,
+    build: Callable[[dict[str, Any], ImageStore], Record],
+    store: ImageStore,
+) -> Record | Dropped:
+    """The record of one row of a set, or why it cannot be used; see `read_pairs` for the reasons."""
+    id = "unreadable" if isinstance(row, Exception) else str(row["id"])
+    name = f"row {number} ({id})"
+    try:
+        if isinstance(row, Exception):
+            raise row
+        return build(row, store)
+    except Refused as error:
+        return Dropped(id, error.reason, str(error))
+    except (TypeError, KeyError, ValueError, ArithmeticError) as error:
+        detail = f"{name}: expected a complete record, got {error!r}; repair it"
+        return Dropped(id, "bad_row", detail)
+
+
+def duplicate(number: int, id: str) -> Dropped:
+    """The drop of a row whose id an earlier row has."""
+    detail = f"row {number} ({id}): expected an id of its own, got an earlier row's; rename it"
+    return Dropped(id, "duplicate_id", detail)
+
+
 def _records(
     rows: Iterable[tuple[int, Any]],
     build: Callable[[dict[str, Any], ImageStore], Record],
@@ -218,28 +264,13 @@ def _records(
     """The records of numbered rows; unusable rows go to `dropped`, or are raised when it is None."""
     seen: set[str] = set()
     for number, row in rows:
-        id = "unreadable" if isinstance(row, Exception) else str(row["id"])
-        name = f"row {number} ({id})"
-        try:
-            if isinstance(row, Exception):
-                raise row
-            record = build(row, store)
-            if record.id in seen:
-                raise Refused(
-                    "duplicate_id",
-                    f"{name}: expected an id of its own, got an earlier row's; rename it",
-                )
-        except Refused as error:
-            if dropped is None:
-                raise
-            dropped.append(Dropped(id, error.reason, str(error)))
-        except (TypeError, KeyError, ValueError, ArithmeticError) as error:
-            if dropped is None:
-                raise Refused(
-                    "bad_row",
-                    f"{name}: expected a complete record, got {error!r}; repair it",
-                ) from error
-            dropped.append(Dropped(id, "bad_row", f"{name}: {error!r}"))
-        else:
-            seen.add(record.id)
-            yield record
+        record: Record | Dropped = record_of(number, row, build, store)
+        if not isinstance(record, Dropped):
+            if record.id not in seen:
+                seen.add(record.id)
+                yield record
+                continue
+            record = duplicate(number, record.id)
+        if dropped is None:
+            raise Refused(record.reason, record.detail)
+        dropped.append(record)

@@ -26,6 +26,7 @@ NAMES = {
     "ms_swift": "ms-swift's preference format",
     "opa_dpo": "OPA-DPO, saved with datasets.save_to_disk",
     "povid": "POVID's injected hallucinations",
+    "prompts": "prompts of your own: JSON lines, parquet, save_to_disk, an image folder",
     "rlaif_v": "RLAIF-V, 83k pairs",
     "rlhf_v": "RLHF-V, human-corrected answers",
     "trl": "TRL's VLM preference format, also what `export` writes",

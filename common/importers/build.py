@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from common.end_marks import without_end_mark
+from common.end_marks import is_one_answer_twice, without_end_mark
 from common.errors import Refused
-from common.importers.base import MARKER, Draft, Importer
+from common.importers.base import (
+    MARKER,
+    Draft,
+    Importer,
+    other_columns,
+    refuse_other_columns,
+)
+from common.importers.conversations import answer_text
 from common.reading.image_intake import ImageIntake
 from common.records import Dropped, PreferencePair, Prompt, Response
-from common.sources import RLOO
+
+Record = TypeVar("Record", Prompt, PreferencePair)
 
 MAX_ANSWER_CHARS = 50_000
 MAX_PROMPT_CHARS = 100_000
 MAX_ID_CHARS = 200
+MAX_TRUTH_CHARS = 1_000_000
+ALWAYS_READ = ("id", "video", "videos", "audio", "audios")
+"""Columns that are no truth, whatever the importer: the row's id, which becomes a part of ours, and refused media."""
 
 # What code that reads fields raises on a row of another shape. Refused is a ValueError.
 _BROKEN_ROW = (
@@ -43,6 +54,39 @@ def outcomes(
     Args:
         end_marks: counts the answers whose written-out end of a turn was taken off.
     """
+    for result in unread(importer, number, row, end_marks):
+        if isinstance(result, Dropped):
+            yield result
+        else:
+            yield with_images(result, intake)
+
+
+class Unread(NamedTuple, Generic[Record]):
+    """A record that is checked but for its images, which are not read yet: what `ImageIntake.add` takes."""
+
+    record: Record
+    images: Sequence[Any]
+
+
+def with_images(unread: Unread[Record], intake: ImageIntake) -> Record | Dropped:
+    """The record with its images, or why they cannot be used."""
+    record = unread.record
+    try:
+        images = tuple(intake.add(image) for image in unread.images)
+    except _BROKEN_ROW as error:
+        return _dropped(record.id, error)
+    if isinstance(record, Prompt):
+        return replace(record, images=images)
+    return replace(record, prompt=replace(record.prompt, images=images))
+
+
+def unread(
+    importer: Importer,
+    number: int,
+    row: Any,
+    end_marks: Counter[str] | None = None,
+) -> Iterator[Unread[Any] | Dropped]:
+    """As `outcomes`, with images that are not read."""
     row_id = f"{importer.name}/{number}"
     if isinstance(row, Dropped):
         yield row
@@ -59,8 +103,19 @@ def outcomes(
             if isinstance(draft, Dropped):
                 yield replace(draft, id=f"{row_id}/{draft.id}")
                 continue
+            if not draft.images:
+                refuse_other_columns(row)
+            if draft.exported is None:
+                draft = replace(
+                    draft,
+                    chosen=answer_text(draft.chosen),
+                    rejected=answer_text(draft.rejected),
+                )
             draft = _without_end_marks(draft, end_marks)
-            yield _record(importer, row_id, draft, intake)
+            if draft.truth is None:
+                read = (*importer.columns, *ALWAYS_READ)
+                draft = replace(draft, truth=other_columns(row, read))
+            yield _checked(importer, row_id, draft)
     except _BROKEN_ROW as error:
         yield _dropped(row_id, error)
         return
@@ -83,25 +138,22 @@ def _without_end_marks(draft: Draft, end_marks: Counter[str] | None) -> Draft:
     return replace(draft, **changed) if changed else draft  # type: ignore[arg-type]
 
 
-def _record(
-    importer: Importer, row_id: str, draft: Draft, intake: ImageIntake
-) -> PreferencePair | Prompt | Dropped:
+def _checked(importer: Importer, row_id: str, draft: Draft) -> Unread[Any] | Dropped:
     """The checked record of a draft, or why there is none."""
+    num_images = len(draft.images)
     try:
         record = _without_images(importer, row_id, draft)
         if isinstance(record, Prompt):
-            _check_prompt(record, len(draft.images), importer.text_only)
-            _check_answer(Response(draft.chosen))
+            _check_prompt(record, num_images, importer.text_only)
+            if importer.needs_answer or record.reference is not None:
+                _check_answer(Response(draft.chosen))
         else:
-            _check_prompt(record.prompt, len(draft.images), importer.text_only)
+            _check_prompt(record.prompt, num_images, importer.text_only)
             _check_answers(record)
-        images = tuple(intake.add(image) for image in draft.images)
     except _BROKEN_ROW as error:
         dropped_id = draft.exported.id if draft.exported else row_id
         return _dropped(dropped_id, error)
-    if isinstance(record, Prompt):
-        return replace(record, images=images)
-    return replace(record, prompt=replace(record.prompt, images=images))
+    return Unread(record, draft.images)
 
 
 def _without_images(
@@ -116,11 +168,12 @@ def _without_images(
         if 0 < len(suffix) <= MAX_ID_CHARS:
             prompt_id = f"{row_id}:{suffix}"
     record_id = f"{prompt_id}/{draft.tag}" if draft.tag else prompt_id
+    truth = draft.truth or None
     if importer.makes == "prompts":
-        return Prompt(record_id, draft.messages, (), reference=draft.chosen)
+        return Prompt(record_id, draft.messages, (), draft.chosen, truth)
     return PreferencePair(
         id=record_id,
-        prompt=Prompt(prompt_id, draft.messages, ()),
+        prompt=Prompt(prompt_id, draft.messages, (), truth=truth),
         chosen=Response(draft.chosen),
         rejected=Response(draft.rejected),
         source=importer.name,
@@ -156,16 +209,19 @@ def _check_prompt(prompt: Prompt, num_images: int, text_only: bool) -> None:
             "expected a prompt that ends with the user's turn, got another end; check the row",
         )
     truth = json.dumps(prompt.truth, ensure_ascii=False)
+    if len(truth) > MAX_TRUTH_CHARS:
+        raise Refused(
+            "truth_too_long",
+            f"expected at most {MAX_TRUTH_CHARS:,} characters in the columns beside prompt and answers, got "
+            f"{len(truth):,}; leave some out",
+        )
     _check_encodable(prompt.id + text + (prompt.reference or "") + truth)
 
 
 def _check_answers(pair: PreferencePair) -> None:
     _check_answer(pair.chosen)
     _check_answer(pair.rejected)
-    same_ids = pair.chosen.token_ids == pair.rejected.token_ids
-    same = same_ids and pair.chosen.text.strip() == pair.rejected.text.strip()
-    # RLOO trains each side on its own advantage, so its sides may be equal.
-    if same and pair.source != RLOO:
+    if is_one_answer_twice(pair):
         raise Refused(
             "pair_identical",
             "expected two different answers, got the same twice; drop the row",

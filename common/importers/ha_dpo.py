@@ -41,7 +41,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft | Dropped]:
             question(text_field(row, "question"), 1),
             images,
             row.get("chosen"),
-            row.get("reject"),
+            row.get("reject", row.get("rejected")),
             row_id=image_id,
         )
 
@@ -71,4 +71,8 @@ def _description_pairs(
             )
 
 
-IMPORTER = Importer("ha_dpo", convert, "juliozhao/hadpo-data", keyed=True)
+COLUMNS = ("image_id", "question", "chosen", "rejected", "reject", "correct")
+
+IMPORTER = Importer(
+    "ha_dpo", convert, "juliozhao/hadpo-data", keyed=True, columns=COLUMNS
+)

@@ -28,6 +28,12 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
             )
 
 
+COLUMNS = ("image", "conversations")
+
 IMPORTER = Importer(
-    "llava_instruct", convert, "liuhaotian/LLaVA-Instruct-150K", makes="prompts"
+    "llava_instruct",
+    convert,
+    "liuhaotian/LLaVA-Instruct-150K",
+    makes="prompts",
+    columns=COLUMNS,
 )

@@ -22,4 +22,6 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     )
 
 
-IMPORTER = Importer("mdpo", convert, "fwnlp/mDPO-preference-data")
+COLUMNS = ("img_path", "prompt", "chosen", "rejected")
+
+IMPORTER = Importer("mdpo", convert, "fwnlp/mDPO-preference-data", columns=COLUMNS)

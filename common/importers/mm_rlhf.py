@@ -29,4 +29,6 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     )
 
 
-IMPORTER = Importer("mm_rlhf", convert, "yifanzhang114/MM-RLHF")
+COLUMNS = ("image", "prompt", "chosen", "rejected")
+
+IMPORTER = Importer("mm_rlhf", convert, "yifanzhang114/MM-RLHF", columns=COLUMNS)

@@ -46,6 +46,12 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     )
 
 
+COLUMNS = ("image", "conversations", "rejected_conversations")
+
 IMPORTER = Importer(
-    "povid", convert, "YiyangAiLab/POVID_preference_data_for_VLLMs", licence="cc-by-4.0"
+    "povid",
+    convert,
+    "YiyangAiLab/POVID_preference_data_for_VLLMs",
+    licence="cc-by-4.0",
+    columns=COLUMNS,
 )

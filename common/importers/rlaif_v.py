@@ -21,4 +21,6 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
     )
 
 
-IMPORTER = Importer("rlaif_v", convert, "openbmb/RLAIF-V-Dataset")
+COLUMNS = ("idx", "image", "question", "chosen", "rejected")
+
+IMPORTER = Importer("rlaif_v", convert, "openbmb/RLAIF-V-Dataset", columns=COLUMNS)

@@ -93,4 +93,6 @@ def _answers(row: dict[str, Any]) -> list[dict[str, Any]]:
     return completions
 
 
-IMPORTER = Importer("vlfeedback", convert, "MMInstruction/VLFeedback")
+COLUMNS = ("img_path", "image", "prompt", "completions")
+
+IMPORTER = Importer("vlfeedback", convert, "MMInstruction/VLFeedback", columns=COLUMNS)

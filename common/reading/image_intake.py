@@ -13,8 +13,9 @@ from cachetools import LRUCache
 
 from common.data.below import SHOWN_CHARS, path_below
 from common.data.images import ImageStore
+from common.data.images import decode as check_decodes
 from common.errors import Refused
-from common.reading.encoded_images import decode, decode_base64, is_encoded
+from common.reading.encoded_images import decode, is_encoded
 from common.records import ImageRef
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -25,6 +26,8 @@ MAX_FOLDERS = 20
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _WINDOWS_PATH = re.compile(r"[a-z]:[\\/]", re.IGNORECASE)
+_PLACES = ("path", "url", "image", "image_url", "base64", "data")
+"""Where an object has its image, beside `bytes`."""
 _FILE_URL = "file://"
 
 
@@ -34,9 +37,17 @@ class ImageIntake:
     Args:
         root: the folder that all paths must stay below, as `below.path_below` says.
         strip_prefix: cut off paths that begin with it, for example a folder on the author's disk.
+        in_place: whether files stay where they are, and only what rows bring along as bytes goes to the store.
     """
 
-    def __init__(self, root: Path, store: ImageStore, strip_prefix: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        store: ImageStore,
+        strip_prefix: str = "",
+        in_place: bool = False,
+    ) -> None:
+        self.in_place = in_place
         self.root = root.absolute()
         self.store = store
         self.strip_prefix = strip_prefix
@@ -48,31 +59,36 @@ class ImageIntake:
 
         Args:
             source: encoded bytes; a text, which is a path, a `data:` URL or base64; `{bytes, path}` as `datasets`
-                writes it; or a tuple of paths, of which the first that exists is taken.
+                writes it, or `{url}`; or a tuple of paths, of which the first that exists is taken.
 
         Raises:
             Refused: `image_none`, `image_url`, `path_outside`, `image_missing`, the reasons of `images.decode`, or
                 `bad_row` when `source` is none of these.
         """
+        content = self.locate(source)
+        if isinstance(content, bytes):
+            return self._add_bytes(content, "embedded image")
+        return self._add_file(content)
+
+    def locate(self, source: Any) -> bytes | Path:
+        """The bytes that `source` spells, or the file that it names, which is there (Refused as for `add`)."""
         if isinstance(source, Mapping):
             source = _content_of(source)
         if not source:
             raise Refused("image_none", "expected an image, got none; drop the row")
         if isinstance(source, bytes):
-            return self._add_bytes(source, "embedded image")
+            return source
         if isinstance(source, str) and is_encoded(source):
-            return self._add_bytes(decode(source), "encoded image")
+            return decode(source)
         paths = source if isinstance(source, tuple) else (source,)
         if not all(isinstance(path, str) for path in paths):
             raise Refused(
                 "bad_row",
                 f"expected an image's path or bytes, got {type(source).__name__}; check the data set",
             )
-        return self._add_file(paths)
+        return self._first_file(paths)
 
-    def _add_file(self, paths: tuple[str, ...]) -> ImageRef:
-        """Add the first of these files that exists."""
-        file = self._first_file(paths)
+    def _add_file(self, file: Path) -> ImageRef:
         if str(file) in self._known:
             return self._known[str(file)]
         if file.stat().st_size > MAX_FILE_BYTES:
@@ -87,7 +103,11 @@ class ImageIntake:
                 "image_missing",
                 f"{file}: expected a readable file, got {error.strerror}",
             ) from error
-        ref = self._add_bytes(data, str(file))
+        if self.in_place:
+            check_decodes(data, str(file))
+            ref = ImageRef(sha256(data).hexdigest(), str(file))
+        else:
+            ref = self._add_bytes(data, str(file))
         self._known[str(file)] = ref
         return ref
 
@@ -161,11 +181,16 @@ class ImageIntake:
 
 
 def _content_of(source: Mapping[str, Any]) -> Any:
-    """What `{bytes, path}` holds. In JSON, the bytes are base64."""
+    """What `{bytes, path}` holds, or another way to spell an image. In JSON, the bytes are base64."""
     content = source.get("bytes")
     if isinstance(content, str) and content:
-        return decode_base64(content)
-    return content or source.get("path")
+        return decode(content)
+    for key in _PLACES:
+        content = content or source.get(key)
+    # OpenAI's {url, detail}.
+    if isinstance(content, Mapping):
+        content = content.get("url") or content.get("path")
+    return content
 
 
 def _as_typed(prefix: str) -> str:

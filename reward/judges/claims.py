@@ -17,10 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.gathering import gather_whole
-from common.protocols import Eye, Question, Reply
+from common.protocols import Eye, JudgeError, Question, Reply
 from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
-from reward.judges.faults import Fault, fault_of
+from reward.judges.faults import Fault, fault_of, judge_each
 from reward.judges.prompts import about_images
 from reward.judges.readings import probabilities, read_yes_no
 
@@ -66,17 +65,16 @@ class ClaimsJudge:
         self._splitter = splitter
         self._language = language
 
-    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+    async def judge(
+        self, groups: Sequence[RolloutGroup]
+    ) -> list[Verdict | Dropped | JudgeError]:
         """One verdict per group, in order: scores of at most 0, and notes that name what was denied.
 
         Returns:
             Dropped as `unreadable` for a group of which a claim was neither denied nor confirmed, as `judge_failed`
             for one that the eye could not be asked about.
-
-        Raises:
-            JudgeError: the eye fails for now.
         """
-        return await gather_whole(map(self._judge_group, groups))
+        return await judge_each(self._judge_group, groups)
 
     async def _judge_group(self, group: RolloutGroup) -> Verdict | Dropped:
         texts = [completion.text for completion in group.completions]

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from common.config import Asking
-from common.gathering import gather_whole
-from common.protocols import Eye, Question, Reply
+from common.protocols import Eye, JudgeError, Question, Reply
 from common.records import Dropped, RolloutGroup, Verdict
-from reward.judges.faults import Fault, beginning, fault_of
+from reward.judges.faults import Fault, beginning, fault_of, judge_each
 from reward.judges.matches import (
     Match,
     Pairing,
@@ -49,20 +48,19 @@ class SeeingJudge:
         self._eye = eye
         self._questions = Questions(settings)
 
-    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+    async def judge(
+        self, groups: Sequence[RolloutGroup]
+    ) -> list[Verdict | Dropped | JudgeError]:
         """One verdict per group, in order.
 
         Returns:
             Dropped as `unreadable` for a group whose replies say too little, as `judge_failed` for one that the eye
             could not be asked about.
-
-        Raises:
-            JudgeError: the eye fails for now.
         """
         judge_group = self._compare
         if self._settings.mode == "pointwise":
             judge_group = self._grade
-        return await gather_whole(map(judge_group, groups))
+        return await judge_each(judge_group, groups)
 
     async def _compare(self, group: RolloutGroup) -> Verdict | Dropped:
         num_answers = len(group.completions)
