@@ -28,7 +28,9 @@ class Splitter(Protocol):
     """Takes texts apart into claims."""
 
     async def split(
-        self, prompt: Prompt, texts: Sequence[str]
+        self,
+        prompt: Prompt,
+        texts: Sequence[str],
     ) -> list[list[str] | Fault]:
         """The claims of each text, repeats included, or why they cannot be told."""
         ...
@@ -58,7 +60,11 @@ class ClaimsJudge:
     """Scores completions by what `eye` says of their claims."""
 
     def __init__(
-        self, name: str, eye: Eye, splitter: Splitter, language: ClaimLanguage
+        self,
+        name: str,
+        eye: Eye,
+        splitter: Splitter,
+        language: ClaimLanguage,
     ) -> None:
         self.name = name
         self._eye = eye
@@ -66,7 +72,8 @@ class ClaimsJudge:
         self._language = language
 
     async def judge(
-        self, groups: Sequence[RolloutGroup]
+        self,
+        groups: Sequence[RolloutGroup],
     ) -> list[Verdict | Dropped | JudgeError]:
         """One verdict per group, in order: scores of at most 0, and notes that name what was denied.
 
@@ -76,7 +83,10 @@ class ClaimsJudge:
         """
         return await judge_each(self._judge_group, groups)
 
-    async def _judge_group(self, group: RolloutGroup) -> Verdict | Dropped:
+    async def _judge_group(
+        self,
+        group: RolloutGroup,
+    ) -> Verdict | Dropped:
         texts = [completion.text for completion in group.completions]
         split = await self._splitter.split(group.prompt, texts)
         counts_by_answer: list[Counter[str]] = []
@@ -107,7 +117,9 @@ class ClaimsJudge:
         return Verdict(tuple(scores), tuple(notes))
 
     async def _ask(
-        self, group: RolloutGroup, claims: Sequence[str]
+        self,
+        group: RolloutGroup,
+        claims: Sequence[str],
     ) -> Mapping[str, bool | Fault]:
         """What the eye says of each claim."""
         language = self._language
@@ -123,7 +135,10 @@ class ClaimsJudge:
             answers[claim] = self._read(reply)
         return answers
 
-    def _read(self, reply: Reply | Dropped) -> bool | Fault:
+    def _read(
+        self,
+        reply: Reply | Dropped,
+    ) -> bool | Fault:
         if isinstance(reply, Dropped):
             return fault_of(reply)
         if reply.logprobs:
@@ -133,7 +148,10 @@ class ClaimsJudge:
         return fault_of(reply) if seen is None else seen
 
     def _faults(
-        self, completion: Completion, claims: Counter[str], denied: set[str]
+        self,
+        completion: Completion,
+        claims: Counter[str],
+        denied: set[str],
     ) -> list[str]:
         """One note per denial; all of them cost the same."""
         faults: list[str] = []

@@ -25,7 +25,13 @@ class Fault:
     reason: str
     detail: str
 
-    def drop(self, group_id: str, judge: str, num_read: int, num_asked: int) -> Dropped:
+    def drop(
+        self,
+        group_id: str,
+        judge: str,
+        num_read: int,
+        num_asked: int,
+    ) -> Dropped:
         """The reason of a whole group, of which this is an example."""
         detail = f"judge {judge}: could read {num_read} of {num_asked} replies, but not {self.detail}"
         if self.reason == "judge_failed":
