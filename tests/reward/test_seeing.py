@@ -295,3 +295,15 @@ def test_judges_with_equal_eyes_share_their_engines() -> None:
     assert engine_eyes(judge) == engine_eyes(claims) == (judge.eye,)
     assert engine_eyes(config.RulesJudge()) == ()
     assert prompt().images == ()
+
+
+def test_a_changed_template_file_changes_the_judges_identity(tmp_path: Path) -> None:
+    from reward.judges.factory import judge_identity
+
+    path = tmp_path / "mine.jinja"
+    identities: set[str] = set()
+    for ending in ("?", "!", "?"):
+        path.write_text(f"{{{{ first }}}} {{{{ second }}}}{ending}")
+        judge = asking(path=config.SHAPES_POLICY, template=str(path))
+        identities.add(judge_identity(judge))
+    assert len(identities) == 2
