@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from common import config
 from common.config import JudgeConfig, RunConfig
+from common.config.asking import STYLES
 from common.config.eyes import EndpointEye, eyes_of
 from common.conversation import question_of
 from common.fingerprint import model_hash
@@ -92,6 +93,11 @@ def judge_identity(settings: JudgeConfig) -> str:
         # What a server does behind the name of its model nobody can see.
         if not isinstance(eye, EndpointEye):
             parts.append(model_hash(Path(eye.path)))
+    for key in ("template", "split_template"):
+        # A file may change behind its name.
+        template = getattr(settings, key, "plain")
+        if template not in STYLES:
+            parts.append(template_text(template))
     match settings.kind:
         case "python":
             from reward.judges.user_code import identity_of

@@ -43,6 +43,7 @@ def test_expected_presets_exist() -> None:
         "shapes_online_bdhs",
         "shapes_mixed",
         "llava16_7b_mixed",
+        "llava16_7b_judged",
     }
 
 
@@ -51,7 +52,7 @@ def test_the_cluster_preset_is_what_the_paper_trains() -> None:
     assert isinstance(config.model.tuning, Lora)
     assert (config.model.tuning.r, config.model.tuning.alpha) == (128, 256)
     assert (config.mixture.kind, config.mixture.online_fraction) == ("bernoulli", 0.5)
-    # The judges that the repository has know the shapes world alone.
+    # It needs no judge; llava16_7b_judged has the paper's.
     assert (config.data.prompts.kind, config.online_sources) == (
         "file",
         ("online_bdhs",),
