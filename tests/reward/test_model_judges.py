@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.protocols import Judge
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
 from common.shapes.model import CHAT_TEMPLATE
-from reward.judges.factory import judge_identity, make_judge
+from reward.judges.factory import check_judge, judge_identity, make_judge
 from reward.model_judges.clip import ClipJudge
 from reward.model_judges.reward_model import VALUE_BIAS, VALUE_WEIGHT, RewardModelJudge
 from tests.reward.builders import group
@@ -271,8 +271,9 @@ def test_no_folder_is_one_line(tmp_path: Path, kind: str) -> None:
     settings: Any = config.ClipJudge(path=path)
     if kind == "reward_model":
         settings = config.RewardModelJudge(path=path)
-    with pytest.raises(UserError, match=r"^reward\.judge\.path: .*config\.json"):
-        make_judge(settings)
+    for look in (make_judge, check_judge):
+        with pytest.raises(UserError, match=r"^reward\.judge\.path: .*config\.json"):
+            look(settings)
 
 
 def test_the_weights_are_part_of_the_identity(models: Path, tmp_path: Path) -> None:
