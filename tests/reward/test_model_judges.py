@@ -260,6 +260,13 @@ def test_a_model_without_a_value_head_is_one_line(models: Path) -> None:
         make_judge(config.RewardModelJudge(path=str(models / "text"), head="value"))
 
 
+def test_a_head_without_weights_is_refused(models: Path) -> None:
+    """transformers would draw one at random and go on."""
+    settings = config.RewardModelJudge(path=str(models / "text_value"))
+    with pytest.raises(UserError, match=r"got no weights for score\.weight"):
+        make_judge(settings)
+
+
 def test_a_model_that_embeds_no_pictures_is_one_line(models: Path) -> None:
     with pytest.raises(UserError, match=r"^reward\.judge\.path .*"):
         make_judge(config.ClipJudge(path=str(models / "text")))
