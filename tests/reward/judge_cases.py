@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from common import config
@@ -162,9 +163,13 @@ def ranked(
 ) -> Callable[[Path], RolloutGroup]:
     """Two captions in the order that a random model happens to rank them in."""
 
+    @cache
+    def judge() -> Judge:
+        return make_judge(settings(Path()))
+
     def make(folder: Path) -> RolloutGroup:
         asked = seen_captions(folder)
-        verdict = verdict_of(make_judge(settings(folder)), asked)
+        verdict = verdict_of(judge(), asked)
         assert isinstance(verdict, Verdict)
         first, second = asked.completions
         if verdict.scores[0] < verdict.scores[1]:
