@@ -161,7 +161,7 @@ class PolicyMeasuring:
                 tools,
                 name=f"reward-{index}",
                 num_cpus=reward.num_cpus,
-                num_gpus=0,
+                num_gpus=reward.num_gpus,
             )
             handles.append(handle)
             judges.append(RewardClient(handle, self._config.loop.call_timeout_s))

@@ -248,6 +248,7 @@ class EvaluateConfig(JobConfig):
         "reward.max_retries",
         "reward.num_workers",
         "reward.num_cpus",
+        "reward.num_gpus",
         "loop.call_timeout_s",
         "cluster",
     )

@@ -7,19 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from common import config
 from common.config import JudgeConfig
 from common.data.images import ImageStore
 from common.protocols import Judge
-from common.records import ImageRef, Prompt, RolloutGroup
+from common.records import ImageRef, Prompt, RolloutGroup, Verdict
 from common.shapes.language import caption
+from common.shapes.model import CHAT_TEMPLATE
 from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import split_scenes
 from reward.judges.factory import make_judge
+from tests.reward.benchmarks.published import coco_folder
 from tests.reward.builders import TRUE, caption_prompt, group, prompt
+from tests.reward.judging import verdict_of
 from tests.reward.scripted_eye import seeing
+from tests.tiny_judges import (
+    cached,
+    tiny_clip,
+    tiny_seeing_value_model,
+    tiny_text_reward_model,
+)
 
 USER_CODE = '''\
 class Longest:
@@ -152,6 +162,59 @@ def ensemble(folder: Path) -> JudgeConfig:
     )
 
 
+def annotated_captions(folder: Path) -> RolloutGroup:
+    return group(prompt({"image_id": 1}), "A man and a dog on a bench.", "A bus.")
+
+
+def chair(folder: Path) -> JudgeConfig:
+    coco_folder(folder)
+    synonyms = str(folder / "synonyms.txt")
+    return config.ChairJudge(annotations=str(folder), synonyms=synonyms)
+
+
+def model_judge(
+    make: Callable[[Path], Path], section: type, **settings: object
+) -> Callable[[Path], JudgeConfig]:
+    """The settings of a tiny random model."""
+
+    def settings_of(folder: Path) -> JudgeConfig:
+        path = cached(make)
+        return section(path=str(path), **settings)  # type: ignore[no-any-return]
+
+    return settings_of
+
+
+def tiny_text_model(folder: Path) -> Path:
+    return tiny_text_reward_model(folder, CHAT_TEMPLATE)
+
+
+def ranked(
+    settings: Callable[[Path], JudgeConfig],
+) -> Callable[[Path], RolloutGroup]:
+    """Two captions in the order that a random model happens to rank them in."""
+
+    @cache
+    def judge() -> Judge:
+        return make_judge(settings(Path()))
+
+    def make(folder: Path) -> RolloutGroup:
+        asked = seen_captions(folder)
+        verdict = verdict_of(judge(), asked)
+        assert isinstance(verdict, Verdict)
+        first, second = asked.completions
+        if verdict.scores[0] < verdict.scores[1]:
+            first, second = second, first
+        return replace(asked, completions=(first, second))
+
+    return make
+
+
+CLIP = model_judge(tiny_clip, config.ClipJudge)
+TEXT_REWARD = model_judge(tiny_text_model, config.RewardModelJudge)
+SEEN_REWARD = model_judge(
+    tiny_seeing_value_model, config.RewardModelJudge, head="value"
+)
+
 CASES = [
     JudgeCase("rules", lambda _: config.RulesJudge(), captions, without_truth),
     JudgeCase("policy", lambda _: config.PolicyJudge(), seen_captions, lost_picture),
@@ -178,5 +241,9 @@ CASES = [
         lengths,
         judge=lambda: seeing(grade_of_length, mode="pointwise")[0],
     ),
+    JudgeCase("chair", chair, annotated_captions, without_truth),
+    JudgeCase("clip", CLIP, ranked(CLIP), lost_picture),
+    JudgeCase("text reward model", TEXT_REWARD, ranked(TEXT_REWARD)),
+    JudgeCase("seeing reward model", SEEN_REWARD, ranked(SEEN_REWARD), lost_picture),
     JudgeCase("ensemble", ensemble, right_and_wrong, without_truth),
 ]
