@@ -43,14 +43,14 @@ def load_split(
     the other splits are read at once, and all are usable.
 
     Args:
-        data: the config's section. `train` is `data.prompts` without what the other splits hold out of it.
+        data: the config's section. `train` is `data.prompts` without what the other splits hold out of it; they must
+            be in files, the shapes world makes its own.
         store: takes pictures that rows bring along as bytes; pictures in files stay where they are.
         dropped: collects the rows that are no prompt, with the reason.
         cache: a folder for the rows in a form of which any can be read alone; None is a temporary one.
 
     Raises:
-        UserError: a path leads to no prompts, or more is to be held out than there is, or `data.prompts` is the shapes
-            world, whose suite has scenes of its own for the other splits.
+        UserError: a path leads to no prompts, or more is to be held out than there is.
     """
     splits = _splits(data, store.root, cache, _stamp(data))
     if split == "train":
@@ -138,11 +138,7 @@ class _Splits:
     @cached_property
     def _whole(self) -> PromptSet:
         source = self._data.prompts
-        if not isinstance(source, PromptFile):
-            raise UserError(
-                "data.prompts: expected the path of prompts, got kind shapes; its suite has scenes of its own for "
-                "validation and test"
-            )
+        assert isinstance(source, PromptFile), "the shapes world makes its own"
         prompts = self._open(source, "train")
         if not len(prompts.numbers):
             raise UserError(
