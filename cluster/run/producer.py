@@ -123,7 +123,17 @@ class Producer:
         wanted = online_counts(self._mixture, step, self._config.online_sources)
         online = await self._take_online(wanted, version)
         num_offline = self._config.learner.global_batch - len(online)
-        return online + self._buffer.take_offline(num_offline)
+        unusable: list[Dropped] = []
+        offline = self._buffer.take_offline(num_offline, unusable)
+        for dropped in unusable:
+            self._note_unusable(dropped)
+        return online + offline
+
+    def _note_unusable(self, dropped: Dropped) -> None:
+        """Count an offline pair whose row cannot be used."""
+        self._state.drops[dropped.reason] += 1
+        self._drop_notes.add(dropped)
+        self._recorder.row(dropped)
 
     async def on_version(self, version: int) -> None:
         """A new version is in the engines: more groups may start."""

@@ -54,6 +54,16 @@ class RecordsOnDisk(Sequence[Record], Generic[Record]):
             raise Refused(record.reason, record.detail)
         return record
 
+    def mapped(self, change: Callable[[Record], Record]) -> None:
+        """Change every record when it is read."""
+        read = self._read
+
+        def read_and_change(number: int) -> Record | Dropped:
+            record = read(number)
+            return record if isinstance(record, Dropped) else change(record)
+
+        self._read = read_and_change
+
     def fetch(self, index: int) -> Record | Dropped:
         """One record, or why it cannot be used."""
         record: Record | Dropped = self._read(int(self.numbers[index]))
