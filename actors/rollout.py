@@ -144,6 +144,12 @@ class RolloutWorker:
         """Token log-probs (nats) of whole answers under the current weights, one result per answer, in order."""
         return await self.engine.score(answers)
 
+    async def encode(self, answers: list[str]) -> list[tuple[int, ...]]:
+        """Token ids of whole answers, as `score` scores them."""
+        assert self._engine is not None, "start() comes first"
+        encoder = self._engine.encoder
+        return [encoder.encode_response(answer) for answer in answers]
+
     async def load(
         self,
         manifest: WeightManifest,

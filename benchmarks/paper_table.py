@@ -26,8 +26,9 @@ from typing import Any
 
 from benchmarks.paper_arms import ARMS, PAIR_SETS, Arm
 from benchmarks.paper_page import METRICS, write_page
-from cluster.evaluation.measure import Evaluator, read_measured
-from common.config import Reward, RunConfig
+from cluster.evaluation.measure import Evaluator
+from cluster.evaluation.measured import read_measured
+from common.config import Reward, RunConfig, ShapesSuite
 from common.data.images import ImageStore
 from common.data.pair_writer import spec_of
 from common.paths import replace_file
@@ -69,7 +70,9 @@ def expect_as_asked(
     if (run_dir / "config.json").exists():
         config = read_config(run_dir)
         expect("steps", config.learner.num_steps, run_dir, arguments)
-        expect("scenes", config.evaluation.suites[0].test_scenes, run_dir, arguments)
+        suite = config.evaluation.suites[0]
+        assert isinstance(suite, ShapesSuite), "the arms' presets measure shapes"
+        expect("scenes", suite.test_scenes, run_dir, arguments)
     if arm.pairs is not None:
         folder = pairs_folder(arm.pairs, seed, arguments)
         spec = spec_of(folder)
@@ -170,10 +173,10 @@ def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
     final = read_measured(run_dir / "evaluation" / "final.json")
     evaluator = Evaluator(config, ImageStore(run_dir / "evaluation" / "images"))
     oracle = RewardWorker(config.model_copy(update={"reward": Reward()}))
-    card = asyncio.run(evaluator.compare(oracle, final.answers, baseline.answers))
+    measured = asyncio.run(evaluator.compare([oracle], final.answers, baseline.answers))
     return {
         "baseline": baseline.card.model_dump(mode="json"),
-        "final": card.model_dump(mode="json"),
+        "final": measured.card.model_dump(mode="json"),
     }
 
 

@@ -126,6 +126,35 @@ def check_ports() -> Iterator[Finding]:
         yield Finding(f"port {port}", f"{state} · {use}")
 
 
+def check_model_folder(path: Path, chat_template: str | None) -> Iterator[Finding]:
+    """What the proof of a model directory finds, as `cluster.train` would before it starts."""
+    from common.chat import encoder_of
+    from common.chat.facts import facts_of
+    from common.chat.weights import check_embedding
+    from common.config import Model
+    from common.errors import UserError, plain_message
+
+    try:
+        encoder = encoder_of(Model(path=str(path), chat_template=chat_template))
+        check_embedding(encoder)
+    except UserError as error:
+        yield _model_finding(plain_message(error), is_fatal=True)
+        return
+    yield Finding("model", str(path))
+    for name, state in facts_of(encoder).items():
+        yield Finding(name, state)
+    for warning in encoder.warnings:
+        yield _model_finding(warning.removeprefix(f"{encoder.where}: "))
+
+
+def _model_finding(message: str, is_fatal: bool = False) -> Finding:
+    """A line of the proof; what to do stands behind its last semicolon, where it has one."""
+    problem, semicolon, remedy = message.rpartition("; ")
+    if not semicolon:
+        problem, remedy = message, "see there"
+    return Finding("model", problem, remedy, is_fatal)
+
+
 def list_gpus() -> list[str]:
     """Names of the NVIDIA GPUs of this machine; an empty list without a driver."""
     if not shutil.which("nvidia-smi"):
@@ -151,9 +180,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.doctor", description=__doc__
     )
-    parser.parse_args(arguments)
+    parser.add_argument(
+        "--model.path",
+        dest="model",
+        type=Path,
+        metavar="DIR",
+        help="also prove this model directory: its chat template, tokenizer and weights",
+    )
+    parser.add_argument(
+        "--model.chat_template",
+        dest="chat_template",
+        metavar="TEXT",
+        help="in place of the model's template: one, or a file that holds one",
+    )
+    options = parser.parse_args(arguments)
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     findings = [
         *check_python(),
@@ -162,12 +205,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *check_machine(Path.cwd()),
         *check_ports(),
     ]
-    table = Table("", "what", "found", "what to do")
+    if options.model is not None:
+        findings += check_model_folder(options.model, options.chat_template)
+    table = Table("", "what")
+    for heading in ("found", "what to do"):
+        # Paths are longer than a column.
+        table.add_column(heading, overflow="fold")
     for finding in findings:
         mark = "!" if finding.remedy else "✓"
         if finding.is_fatal:
             mark = "✗"
-        table.add_row(mark, finding.name, finding.state, finding.remedy)
+        # Text, not markup: templates write words such as [INST].
+        table.add_row(mark, finding.name, Text(finding.state), Text(finding.remedy))
     Console().print(table)
     num_fatal = sum(finding.is_fatal for finding in findings)
     if num_fatal:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.config.overrides import split_overrides
 from common.errors import UserError, plain_message
@@ -47,6 +49,9 @@ FILE_TROUBLES = {
 }
 """Errors of the system that say something about the user's disk, not about our code: what was expected, what to do."""
 
+CLOSED_PIPE = 141
+"""The exit status that shells know for a closed pipe: 128 + SIGPIPE."""
+
 PRESET_HELP = "TOML file of config keys, such as cluster/configs/*.toml"
 
 
@@ -54,14 +59,18 @@ def exit_status(call: Callable[[], int | None], interrupted: str) -> int:
     """Run a command and return its exit status.
 
     It is what the call returns (0 for None), 2 after a UserError, whose message is printed, or after a file or folder
-    that cannot be used, and 130 after Ctrl-C, when the line `interrupted` is printed. With SIGHTLINE_DEBUG=1 in the
-    environment, errors of files keep their traceback.
+    that cannot be used, 130 after Ctrl-C, when the line `interrupted` is printed, and 141 when nobody reads the output
+    any more. With SIGHTLINE_DEBUG=1 in the environment, errors of files keep their traceback.
     """
     try:
         return call() or 0
     except UserError as error:
         print(f"error: {plain_message(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        if _stdout_is_open():
+            raise
+        return CLOSED_PIPE
     except OSError as error:
         line = file_trouble(error)
         if line is None or os.environ.get("SIGHTLINE_DEBUG"):
@@ -71,6 +80,18 @@ def exit_status(call: Callable[[], int | None], interrupted: str) -> int:
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+
+
+def _stdout_is_open() -> bool:
+    """False when whoever read our output is gone, as in `… | head`; then nothing more is written."""
+    stdout = sys.stdout.fileno()
+    reader = select.poll()
+    reader.register(stdout, 0)
+    if not reader.poll(0):
+        return True
+    # Python flushes once more at exit and would complain there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return False
 
 
 def file_trouble(error: OSError) -> str | None:
@@ -129,9 +150,17 @@ def parse_line(
 def expand_paths(arguments: argparse.Namespace) -> None:
     """Replace the paths among the arguments by what a person means (UserError where that is nothing)."""
     for name, value in vars(arguments).items():
-        if not isinstance(value, Path):
-            continue
-        try:
-            setattr(arguments, name, Path(expand_home(str(value))))
-        except ValueError as error:
-            raise UserError(f"{name}: {error}, got {str(value)!r}") from error
+        if isinstance(value, Path):
+            setattr(arguments, name, _expanded(name, value))
+        elif isinstance(value, list):
+            setattr(arguments, name, [_expanded(name, member) for member in value])
+
+
+def _expanded(name: str, value: Any) -> Any:
+    """A path as a person means it; anything else as it is."""
+    if not isinstance(value, Path):
+        return value
+    try:
+        return Path(expand_home(str(value)))
+    except ValueError as error:
+        raise UserError(f"{name}: {error}, got {str(value)!r}") from error

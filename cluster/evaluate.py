@@ -1,6 +1,9 @@
 """Measures a policy on prompts it was not trained on, beside the policy it started from.
 
     python -m cluster.evaluate runs/first/policy --baseline common/shapes/policy
+    python -m cluster.evaluate judge data/labelled
+
+The second measures a judge, see `python -m cluster.evaluate judge --help`.
 
 The suites, the judge and the engine are those of a config. Without `--preset` it is the config of the run that left the
 policy; the start policy of the shapes world is measured as its presets say. Another policy needs `--preset FILE`, or
@@ -15,41 +18,44 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import evaluate_judge
 from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EVALUATE_FLAGS
 from common.config import SHAPES_POLICY, Evaluation
 from common.config.flags import add_flags, given_flags
-from common.config.jobs import EvaluateConfig
+from common.config.jobs import EvaluateConfig, EvaluateSettings
 from common.config.overrides import describe_keys, load
 from common.errors import UserError
 from common.paths import check_output_file
 
 if TYPE_CHECKING:
-    from cluster.evaluation.measure import Evaluator, Measured
-    from cluster.runtime.ray_runtime import RayRuntime
-    from common.evaluation import Answers
-    from common.protocols import Handle
+    from cluster.evaluation.measure import Evaluator
+    from cluster.evaluation.measured import Measured
 
 SHAPES_PRESET = Path(__file__).parent / "configs" / "shapes_online.toml"
+SCORECARD = "scorecard.json"
 _SECTIONS_OF_A_RUN = {"run", "model", "evaluation"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the policies are measured, else as cluster.entry says."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["judge"]:
+        return evaluate_judge.main(words[1:])
 
     def call() -> None:
-        config = config_of(argv)
+        config = _with_file(config_of(argv))
         _check_policies(config)
-        for output in (config.evaluate.out, config.evaluate.samples):
-            if output is not None:
-                check_output_file(output)
+        _check_outputs(config.evaluate)
         asyncio.run(_run(config))
 
     return exit_status(
-        call, "interrupted; nothing was written, run the same command again"
+        call,
+        "interrupted; run the same command again, which with --out goes on where it was",
     )
 
 
@@ -84,7 +90,7 @@ def _is_config_of_a_run(path: Path) -> bool:
     # Models have a config.json as well.
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= _SECTIONS_OF_A_RUN
 
@@ -106,6 +112,26 @@ def _check_policies(config: EvaluateConfig) -> None:
             raise UserError(
                 f"policy: expected a Hugging Face directory with config.json, got {directory}; check the path"
             )
+
+
+def _check_outputs(settings: EvaluateSettings) -> None:
+    """Find out before the work whether its results can be written (UserError, OSError)."""
+    outputs = [path for path in (settings.out, settings.samples) if path is not None]
+    if len(outputs) == 2 and outputs[0].absolute() == outputs[1].absolute():
+        raise UserError(
+            f"--samples: expected another file than --out, got {outputs[0]} twice; name the page otherwise"
+        )
+    for output in outputs:
+        check_output_file(output)
+
+
+def _with_file(config: EvaluateConfig) -> EvaluateConfig:
+    """The config with a file as output, where a folder is named."""
+    out = config.evaluate.out
+    if out is None or not out.is_dir():
+        return config
+    evaluate = config.evaluate.model_copy(update={"out": out / SCORECARD})
+    return config.model_copy(update={"evaluate": evaluate})
 
 
 def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:
@@ -134,12 +160,16 @@ def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:
 
 async def _run(config: EvaluateConfig) -> None:
     from cluster.evaluation.measure import Evaluator
-    from cluster.evaluation.samples_page import write_samples
-    from cluster.report import print_scorecards, write_scorecards
+    from cluster.evaluation.policies import PolicyMeasuring
+    from cluster.runtime.judge_check import checked_judge
+    from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
     from common.data.images import ImageStore
 
     settings = config.evaluate
+    # Nothing is judged without a policy to compare with.
+    if settings.baseline is not None:
+        config = checked_judge(config)
     # The samples page inlines its pictures, so the folder may go once it is written.
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
         evaluator = Evaluator(config, ImageStore(Path(folder)))
@@ -148,107 +178,65 @@ async def _run(config: EvaluateConfig) -> None:
         for directory in (settings.baseline, settings.policy):
             if directory is not None:
                 check_model(config.model, directory)
-        measured = await _measure_policies(evaluator, config)
-        cards = {name: policy.card for name, policy in measured.items()}
-        # Printed first: what was measured must outlive an output that cannot be written.
-        print_scorecards(cards)
-        if settings.out is not None:
-            write_scorecards(settings.out, cards)
-        if settings.samples is not None:
-            write_samples(
-                settings.samples,
-                evaluator.suites,
-                measured["policy"],
-                measured.get("start"),
-                config.evaluation.samples_shown,
-                f"{settings.policy} on the {settings.split} split",
-            )
+        runtime = RayRuntime(config.cluster)
+        try:
+            measuring = PolicyMeasuring(config, evaluator, runtime, settings.out)
+            measured = await measuring.run()
+        finally:
+            runtime.shutdown()
+        _write(evaluator, config, measured)
+        measuring.forget()
+
+
+def _write(
+    evaluator: Evaluator, config: EvaluateConfig, measured: dict[str, Measured]
+) -> None:
+    """Print the scorecards and write what was asked for."""
+    from cluster.evaluation.measured import write_answer_files
+    from cluster.evaluation.samples_page import write_samples
+    from cluster.report import print_scorecards, write_scorecards
+
+    settings = config.evaluate
+    start = measured.get("start")
+    if start is not None:
+        start_card = evaluator.start_card(start, measured["policy"])
+        start = replace(start, card=start_card)
+        measured["start"] = start
+    cards = {name: policy.card for name, policy in measured.items()}
+    # Printed first: what was measured must outlive an output that cannot be written.
+    print_scorecards(cards)
+    if settings.out is not None:
+        write_scorecards(settings.out, cards)
+        for name, policy in measured.items():
+            folder = settings.out.with_suffix(".answers") / name
+            write_answer_files(folder, evaluator.suites, policy.answers, name)
+    if settings.samples is not None:
+        write_samples(
+            settings.samples,
+            evaluator.suites,
+            measured["policy"],
+            start,
+            config.evaluation.samples_shown,
+            f"{settings.policy} on the {settings.split} split",
+        )
 
 
 def _check_prompts(evaluator: Evaluator, config: EvaluateConfig) -> None:
     """Refuse (UserError) to start engines when there is nothing to measure."""
     split = config.evaluate.split
-    has_prompts = evaluator.num_prompts(split) > 0
-    if not has_prompts and evaluator.gate(split).missing is not None:
+    if evaluator.num_items(split) > 0:
+        return
+    missing = evaluator.gate(split).missing
+    if missing is None:
+        return
+    if config.evaluation.pairs is not None:
         raise UserError(
-            f"evaluation.suites: expected suites with prompts of the {split} split, or evaluation.pairs, got none; "
-            """name some: --evaluation.suites '["shapes"]', or --preset FILE"""
+            f"evaluation.pairs: expected pairs to measure with, got none: {missing}; repair the rows, or name suites"
         )
-
-
-async def _measure_policies(
-    evaluator: Evaluator, config: EvaluateConfig
-) -> dict[str, Measured]:
-    """`start`, when there is a baseline, and `policy`, which is compared with it."""
-    from cluster.runtime.ray_runtime import RayRuntime
-
-    settings = config.evaluate
-    measured: dict[str, Measured] = {}
-    runtime = RayRuntime(config.cluster)
-    try:
-        start: Answers | None = None
-        # One policy at a time: two engines may not fit on the machine.
-        if settings.baseline is not None:
-            measured["start"] = await _measure(
-                runtime, evaluator, config, settings.baseline, baseline=None
-            )
-            start = measured["start"].answers
-        measured["policy"] = await _measure(
-            runtime, evaluator, config, settings.policy, baseline=start
-        )
-    finally:
-        runtime.shutdown()
-    return measured
-
-
-async def _measure(
-    runtime: RayRuntime,
-    evaluator: Evaluator,
-    config: EvaluateConfig,
-    policy: Path,
-    baseline: Answers | None,
-) -> Measured:
-    """Start workers for a policy, measure it, and stop them.
-
-    `baseline` is None for the start policy, which is compared with nothing and needs no judge.
-    """
-    from actors.rollout import RolloutWorker
-    from cluster.runtime.clients import RewardClient, RolloutClient
-    from reward.worker import RewardWorker
-
-    limit_s = config.loop.call_timeout_s
-    engine = runtime.spawn(
-        RolloutWorker,
-        config,
-        0,
-        str(policy),
-        name="rollout-0",
-        num_cpus=config.rollout.num_cpus,
-        num_gpus=config.rollout.num_gpus,
+    raise UserError(
+        f"evaluation.suites: expected suites with prompts of the {split} split, or evaluation.pairs, got none; "
+        """name some: --evaluation.suites '["shapes"]', or --preset FILE"""
     )
-    handles: list[Handle] = [engine]
-    try:
-        reward: RewardClient | None = None
-        if baseline is not None:
-            judge = runtime.spawn(
-                RewardWorker,
-                config,
-                name="reward-0",
-                num_cpus=config.reward.num_cpus,
-                num_gpus=0,
-            )
-            handles.append(judge)
-            reward = RewardClient(judge, limit_s)
-        rollout = RolloutClient(engine, limit_s)
-        await rollout.start()
-        measured = await evaluator.measure(
-            config.evaluate.split, rollout, reward, baseline, f"asking {policy}"
-        )
-        await rollout.close()
-        return measured
-    finally:
-        for handle in handles:
-            runtime.stop(handle)
 
 
 if __name__ == "__main__":

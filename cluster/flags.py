@@ -107,6 +107,14 @@ EVALUATE_FLAGS = (
     Flag("--samples", "evaluate.samples", "write an HTML page of marked answers", "FILE"),
 )  # fmt: skip
 
+JUDGE_FLAGS = (
+    Flag("pairs", "test_judge.pairs", "folder of a pair set with true labels", "PAIRS_DIR"),
+    Flag("--count", "test_judge.count", "judge so many pairs, evenly spread; default: all", "N"),
+    Flag("--cases", "test_judge.cases", "errors shown on the page; default 48", "N"),
+    Flag("--out", "test_judge.out", "write the figures as JSON", "FILE"),
+    Flag("--page", "test_judge.page", "write an HTML page with the errors and their pictures", "FILE"),
+)  # fmt: skip
+
 IMPORT_FLAGS = (
     Flag("path", "import_data.path", "the published file, or the folder that holds it", "PATH"),
     Flag("--out", "import_data.out", "folder of the set to make", "DIR"),

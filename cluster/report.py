@@ -1,21 +1,30 @@
-"""What a finished run came to, for the terminal: `python -m cluster.report RUN_DIR`."""
+"""What finished runs came to: `python -m cluster.report RUN_DIR`, or several side by side.
+
+One run: its scorecard before and after, and where to look further. Several: their scorecards with intervals and the
+config keys that differ; `--out FILE.html` adds their curves and writes all of it on one page.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.entry import exit_status, expand_paths
-from common.errors import UserError
+from cluster.entry import command_parser, exit_status, expand_paths
+from common.paths import check_output_file
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cluster.evaluation.finished_run import FinishedRun
+    from reward.judge_quality import JudgeQuality
     from reward.suites.scorecard import Scorecard
+
+
+ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+"""Which direction is better, in one sign."""
 
 
 def print_report(run_dir: Path) -> None:
@@ -24,21 +33,9 @@ def print_report(run_dir: Path) -> None:
     Raises:
         UserError: the directory holds no finished run.
     """
-    from reward.suites.scorecard import Scorecard
+    from cluster.evaluation.finished_run import read_run
 
-    path = run_dir / "scorecard.json"
-    cards: dict[str, Scorecard] = {}
-    try:
-        content = json.loads(path.read_text())
-        for name in ("baseline", "final"):
-            cards[name] = Scorecard.model_validate(content[name])
-    except (OSError, ValueError, KeyError) as error:
-        # pydantic's message has several lines; the first says what is wrong.
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: expected the scorecard of a finished run, got {reason}; resume the run"
-        ) from error
-    print_scorecards(cards)
+    print_scorecards(read_run(run_dir).cards)
     samples = run_dir / "samples.html"
     curves = f"curves: tensorboard --logdir {run_dir / 'tensorboard'}"
     # A run without suites has nothing to show.
@@ -53,7 +50,12 @@ def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
     """A table per suite with one column per policy, values with their 95 % intervals, and the grounding gate."""
     from rich.console import Console
 
-    from cluster.evaluation.score_table import grounding_lines, suite_names
+    from cluster.evaluation.score_table import (
+        grounding_lines,
+        harm_lines,
+        missing_lines,
+        suite_names,
+    )
 
     console = Console()
     names = suite_names(list(cards.values()))
@@ -67,12 +69,39 @@ def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
         for suite_card in card.suites.values():
             if suite_card.dropped:
                 console.print(f"{policy}: not counted {suite_card.dropped}")
+    # One line in a log as well.
+    unwrapped = Console(soft_wrap=True)
     for policy, card in cards.items():
+        lines: list[tuple[str, str | None]] = []
+        for line in missing_lines(card):
+            lines.append((line, None))
         for line, is_warning in grounding_lines(card):
-            style = "bold yellow" if is_warning else None
-            # One line in a log as well, and brackets in it are no markup.
-            unwrapped = Console(soft_wrap=True)
+            lines.append((line, "bold yellow" if is_warning else None))
+        for line in harm_lines(card):
+            lines.append((line, "bold red"))
+        for line, style in lines:
+            # Brackets in it are no markup.
             unwrapped.print(f"{policy}: {line}", style=style, markup=False)
+
+
+def print_judge_quality(quality: JudgeQuality) -> None:
+    """What a judge is worth, as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster.evaluation.judge_page import quality_rows
+
+    table = Table(f"judge {quality.judge}", "", "95 %", "", box=None, pad_edge=False)
+    for row in quality_rows(quality):
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    line = f"{quality.num_pairs:,} pairs in both orders"
+    if quality.seconds_per_pair is not None:
+        line += f", {quality.seconds_per_pair:.2f} s a pair"
+    if quality.dropped:
+        line += f"; not judged {quality.dropped}"
+    console.print(line, markup=False)
 
 
 def write_scorecards(path: Path, cards: Mapping[str, Scorecard]) -> None:
@@ -84,38 +113,90 @@ def write_scorecards(path: Path, cards: Mapping[str, Scorecard]) -> None:
 
 
 def _table(cards: Mapping[str, Scorecard], suite: str) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     from cluster.evaluation.score_table import metric_rows
 
+    # Many columns fit a terminal only with their intervals below the values and without the last one.
+    is_wide = len(cards) > 2
+    gap = "\n" if is_wide else "  "
+    # Brackets in a run's name are no markup.
+    policies = [escape(policy) for policy in cards]
     table = Table(
         "metric",
-        *cards,
-        "",
+        *policies,
+        *([] if is_wide else [""]),
         box=None,
         pad_edge=False,
-        padding=(0, 3, 0, 0),
+        padding=(0, 2 if is_wide else 3, 0, 0),
     )
     for row in metric_rows(list(cards.values()), suite):
-        cells = [f"{value}  [dim]{interval}[/dim]" for value, interval in row.cells]
+        cells = [f"{value}{gap}[dim]{interval}[/dim]" for value, interval in row.cells]
         hint = f"{row.better} is better" if row.better else ""
-        table.add_row(row.label, *cells, hint)
+        if is_wide:
+            table.add_row(row.label + ARROWS[row.better], *cells)
+        else:
+            table.add_row(row.label, *cells, hint)
     return table
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report of a run; exit status as cluster.entry says."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster.report", description=__doc__
+def print_comparison(runs: Sequence[FinishedRun]) -> None:
+    """Scorecards side by side, and the config keys that differ."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from cluster.evaluation.comparison import (
+        compared_cards,
+        config_differences,
+        labels_of,
     )
-    parser.add_argument("run_dir", type=Path)
+
+    print_scorecards(compared_cards(runs))
+    console = Console()
+    differences = config_differences(runs)
+    if not differences:
+        console.print("their configs differ in nothing but the run directory")
+        return
+    # Brackets in a name or value are no markup.
+    labels = [escape(label) for label in labels_of(runs)]
+    table = Table("differs", *labels, box=None, pad_edge=False)
+    for key, values in differences.items():
+        table.add_row(key, *[escape(value) for value in values])
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report of one run, or compare several; exit status as cluster.entry says."""
+    parser = command_parser("python -m cluster.report", __doc__ or "")
+    parser.add_argument("run_dir", type=Path, nargs="+", metavar="RUN_DIR")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="page of the comparison, with curves"
+    )
     options = parser.parse_args(arguments)
 
     def call() -> None:
         expand_paths(options)
-        print_report(options.run_dir)
+        _report(options.run_dir, options.out)
 
     return exit_status(call, "interrupted")
+
+
+def _report(run_dirs: Sequence[Path], out: Path | None) -> None:
+    if out is not None:
+        check_output_file(out)
+    if len(run_dirs) == 1 and out is None:
+        print_report(run_dirs[0])
+        return
+    from cluster.evaluation.comparison import write_comparison
+    from cluster.evaluation.finished_run import read_run
+
+    runs = [read_run(run_dir) for run_dir in run_dirs]
+    print_comparison(runs)
+    if out is not None:
+        write_comparison(out, runs)
+        print(f"look: {out}")
 
 
 if __name__ == "__main__":

@@ -74,11 +74,13 @@ def _run(config: RunConfig, resume: bool) -> None:
 
 def _train(config: RunConfig, run_dir: RunDir) -> None:
     from cluster.run.experiment import Experiment
+    from cluster.runtime.judge_check import checked_judge
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
 
-    # Before Ray starts: what is wrong with the model directory is said at once.
+    # Before Ray starts: what is wrong with the model directory or the judge is said at once.
     check_model(config.model)
+    config = checked_judge(config)
     bundles = plan(config)
     runtime = RayRuntime(config.cluster, bundles)
     try:

@@ -6,7 +6,11 @@ of the policy at hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from common.records import PreferencePair, Prompt
+from common.sources import RLOO
 
 END_MARKS = (
     "</s>",
@@ -43,3 +47,27 @@ def without_end_mark(text: str, marks: Iterable[str] = END_MARKS) -> str:
             break
         stripped = end.removesuffix(mark).rstrip()
     return stripped
+
+
+def without_end_marks(
+    prompts: Iterable[Prompt], strip: Callable[[str], str] = without_end_mark
+) -> tuple[list[Prompt], int]:
+    """The prompts with references that end with their text, and how many references had a mark behind it."""
+    stripped: list[Prompt] = []
+    num_marks = 0
+    for prompt in prompts:
+        reference = None if prompt.reference is None else strip(prompt.reference)
+        if reference != prompt.reference:
+            prompt = replace(prompt, reference=reference)
+            num_marks += 1
+        stripped.append(prompt)
+    return stripped, num_marks
+
+
+def is_one_answer_twice(pair: PreferencePair) -> bool:
+    """Whether the sides of a pair say the same: there is nothing to prefer. White space and end marks do not count."""
+    # RLOO trains each side on its own advantage, so its sides may be equal.
+    if pair.source == RLOO or pair.chosen.token_ids != pair.rejected.token_ids:
+        return False
+    chosen, rejected = pair.chosen.text, pair.rejected.text
+    return without_end_mark(chosen).strip() == without_end_mark(rejected).strip()

@@ -23,6 +23,10 @@ class Refused(UserError):
         return self.message
 
 
+class Halted(UserError):
+    """A run cannot go on for now, such as when a budget is used up. What it has is saved, and a resume goes on."""
+
+
 def plain_message(error: BaseException) -> str:
     """The message alone, without the remote traceback that Ray puts around an error of another process."""
     original = getattr(error, "cause", None)

@@ -8,16 +8,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from common.data.image_conditions import Condition
-from common.records import Dropped, Prompt, RolloutGroup, SideLogps
+from common.records import Dropped, Prompt, RolloutGroup, SideLogps, Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Split: TypeAlias = Literal["validation", "test"]
 """Validation picks the checkpoint, test is only reported."""
 
-Wins: TypeAlias = Mapping[str, float]
-"""Prompt id -> 1, ½ or 0: the policy's answer is better than the start policy's, as good, or worse."""
+Direction: TypeAlias = Literal["higher", "lower", ""]
+"""Which values of a metric are better; "" for a metric that only describes."""
+
+Resampled: TypeAlias = "Mapping[str, NDArray[np.float64]]"
+"""Metric -> its value in every bootstrap draw, (num_samples,)."""
 
 TaskPrompts: TypeAlias = Mapping[str, Sequence[Prompt]]
 """The prompts of a suite by task, such as "captions" and "questions"."""
@@ -28,9 +35,16 @@ ConditionLogps: TypeAlias = Mapping[Condition, Mapping[str, SideLogps]]
 
 @dataclass(frozen=True, slots=True)
 class SuiteAnswers:
-    """Greedy answers to one suite by task, one completion per group, and the prompts without an answer."""
+    """What one policy answered to one suite.
+
+    Attributes:
+        tasks: greedy answers by task, one completion per group.
+        logps: the policy's log-probs of the suite's pairs, by pair id.
+        dropped: prompts without an answer, and pairs without log-probs.
+    """
 
     tasks: dict[str, tuple[RolloutGroup, ...]] = field(default_factory=dict)
+    logps: dict[str, SideLogps] = field(default_factory=dict)
     dropped: tuple[Dropped, ...] = ()
 
 
@@ -40,6 +54,41 @@ class Answers:
 
     suites: dict[str, SuiteAnswers] = field(default_factory=dict)
     grounding: dict[Condition, dict[str, SideLogps]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a policy's answers are held against.
+
+    Attributes:
+        start: the start policy's answers to the same prompts and pairs.
+        verdicts: prompt id -> the judge's scores of (the policy's answer, the start policy's), for the suite's
+            `compared_tasks`. A prompt that the judge failed on is absent.
+    """
+
+    start: SuiteAnswers
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """What is known of a metric before anything is asked.
+
+    Attributes:
+        label: its name in the tables; "" leaves it out of them.
+        better: only a metric with a direction can pick a checkpoint or tell harm.
+        meaning: a sentence for people.
+        digits: shown after the decimal point.
+        tasks: the tasks whose answers it is measured on; () for all.
+        against_start: it needs the start policy's answers, as a win rate does.
+    """
+
+    label: str
+    better: Direction
+    meaning: str
+    digits: int = 3
+    tasks: tuple[str, ...] = ()
+    against_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +107,23 @@ class Metric:
     value: float
     interval: tuple[float, float] | None = None
     label: str = ""
-    better: Literal["higher", "lower", ""] = ""
+    better: Direction = ""
     meaning: str = ""
     digits: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The number by which a checkpoint is picked."""
+
+    value: float
+    higher_is_better: bool = True
+
+    def beats(self, best: float | None) -> bool:
+        """Whether it is better than the best one so far. An equal one is not: the earlier checkpoint stays."""
+        if best is None:
+            return True
+        return self.value > best if self.higher_is_better else self.value < best
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +135,18 @@ class Measurement:
         counts: how many answers are behind the metrics.
         dropped: how many answers could not be counted, by reason.
         summary: all this in a sentence for people.
+        resampled: the metrics of the bootstrap draws, where there are intervals. Two policies that answered the same
+            prompts meet the same draws, so that their difference has an interval as well.
+        missing: why a metric is absent, by metric.
     """
 
     metrics: Mapping[str, Metric]
     counts: Mapping[str, int]
     dropped: Mapping[str, int]
     summary: str
+    # Arrays have no truth value for `==` to use.
+    resampled: Resampled = field(default_factory=dict, compare=False)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 Mark: TypeAlias = tuple[int, int, str]

@@ -109,7 +109,7 @@ def _read_owner(path: Path) -> dict[str, Any]:
     """Who owns the folder, {} when the file does not say it."""
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from common.errors import UserError
 
 _LFS_START = b"version https://git-lfs"
+_INDEX = "model.safetensors.index.json"
 _READ_BY_LOADERS = (".json", ".safetensors", ".model", ".jinja", ".bin")
 
 
@@ -35,6 +36,33 @@ def check_folder(path: str | Path, key: str = "model.path") -> None:
                 f"{key} {folder}: expected the model's files, got a Git LFS pointer in place of {file.name}; fetch it "
                 "with git lfs pull"
             )
+
+
+def check_weights(path: str | Path, key: str = "model.path") -> None:
+    """Refuse (UserError) a model directory without safetensors, or with fewer files of them than its index names."""
+    folder = Path(path)
+    names = {file.name for file in folder.glob("*.safetensors")}
+    if not names:
+        others = sorted(file.name for file in folder.glob("*.bin"))
+        raise UserError(
+            f"{key} {folder}: expected *.safetensors, got {', '.join(others[:3]) or 'none'}; convert the checkpoint "
+            "(from_pretrained and save_pretrained of transformers write safetensors)"
+        )
+    missing = sorted(_files_of_index(folder / _INDEX) - names)
+    if missing:
+        raise UserError(
+            f"{key} {folder}: expected the files that {_INDEX} names, got a folder without {len(missing)} of them "
+            f"({missing[0]}); copy the checkpoint again"
+        )
+
+
+def _files_of_index(index: Path) -> set[str]:
+    """The weight files that an index names; none where there is no index, or where whoever loads it will refuse it."""
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return set(map(str, weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def _base_of(adapter: Path) -> str:

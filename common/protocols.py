@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
     from common.data.images import ImageStore
     from common.evaluation import (
+        Comparison,
         LegendEntry,
         Measurement,
-        Metric,
+        MetricInfo,
         ShownAnswer,
         Split,
         SuiteAnswers,
         TaskPrompts,
-        Wins,
     )
 
 Tensors = Mapping[str, "np.ndarray[Any, Any]"]
@@ -152,11 +152,15 @@ class Judge(Protocol):
         """What drops and logs call it."""
         ...
 
-    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+    async def judge(
+        self, groups: Sequence[RolloutGroup]
+    ) -> Sequence[Verdict | Dropped | JudgeError]:
         """One verdict per group, in order. A Dropped in its place says why asking about the group again cannot help.
 
+        A JudgeError in its place says that it failed on this group for now; asking again may help.
+
         Raises:
-            JudgeError: it failed for now, on any of these groups; asking again may help.
+            JudgeError: the same about all of these groups, or about any of them.
         """
         ...
 
@@ -208,7 +212,8 @@ class Eye(Protocol):
 class Suite(Protocol):
     """What a policy is asked, and how its answers are measured. A suite knows no engine, worker or page.
 
-    The prompts of a suite belong to named tasks, such as "captions" and "questions".
+    The prompts of a suite belong to named tasks, such as "captions" and "questions". `reward.suites.base.BaseSuite`
+    has defaults for what few suites need.
     """
 
     @property
@@ -217,8 +222,16 @@ class Suite(Protocol):
         ...
 
     @property
-    def selecting_tasks(self) -> Sequence[str]:
-        """Tasks whose answers pick a checkpoint; validation asks no others."""
+    def metrics(self) -> Mapping[str, MetricInfo]:
+        """The metrics that `evaluation.select` may name, in the order of the tables."""
+        ...
+
+    @property
+    def selecting_metric(self) -> str:
+        """The one of `metrics` that picks a checkpoint unless `evaluation.select` names another; a share in 0-1.
+
+        "" for a suite that has none.
+        """
         ...
 
     @property
@@ -241,31 +254,44 @@ class Suite(Protocol):
         """What the marks of `show` mean."""
         ...
 
-    def prompts(self, split: Split, store: ImageStore) -> TaskPrompts:
-        """The prompts of a split by task, the same in every run, whatever its seed. Images are put into `store`."""
+    def prompts(
+        self, split: Split, store: ImageStore, dropped: list[Dropped]
+    ) -> TaskPrompts:
+        """The prompts of a split by task, the same in every run, whatever its seed.
+
+        Args:
+            store: takes the pictures.
+            dropped: collects the rows of a file that are no prompt.
+        """
+        ...
+
+    def pairs(
+        self, split: Split, store: ImageStore, dropped: list[Dropped]
+    ) -> Sequence[PreferencePair]:
+        """Pairs whose log-probs are measured; most suites have none. Arguments as of `prompts`."""
         ...
 
     def measure(
         self,
         answers: SuiteAnswers,
-        wins: Wins | None,
+        comparison: Comparison | None,
         num_samples: int,
     ) -> Measurement:
         """Measure one policy's answers.
 
         Args:
             answers: to the prompts of one split.
-            wins: of the `compared_tasks`; empty when nothing was compared, None when this *is* the start policy.
+            comparison: with the start policy; None when this *is* the start policy.
             num_samples: bootstrap draws of the intervals.
         """
         ...
 
-    def selection(self, metrics: Mapping[str, Metric]) -> float | None:
-        """The number in 0-1 by which a checkpoint is picked, higher is better; None when it cannot be measured."""
-        ...
-
     def show(self, prompt: Prompt, text: str) -> ShownAnswer:
         """How the samples page shows an answer to one of `shown_tasks`."""
+        ...
+
+    def answer_files(self, answers: SuiteAnswers, policy: str) -> Mapping[str, str]:
+        """The files that official evaluators read, name -> content; {} when there are none. They call the policy so."""
         ...
 
     def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:

@@ -128,7 +128,7 @@ def _of_tokenizer(response: Response, encoder: ChatEncoder) -> Response:
     )
     if in_vocabulary and encoder.decode(ids) == response.text:
         return response
-    return Response(response.text)
+    return Response(encoder.without_end_mark(response.text))
 
 
 def _condition_logps(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from common.end_marks import without_end_mark
 from common.records import (
     Dropped,
     Judged,
@@ -114,7 +115,7 @@ def pair_of(
 
 def _same_text(group: RolloutGroup) -> Dropped | None:
     num_completions = len(group.completions)
-    texts = {completion.text.strip() for completion in group.completions}
+    texts = {_text(group, index) for index in range(num_completions)}
     if len(texts) > 1:
         return None
     return Dropped(group.id, "identical", f"{num_completions} completions, one text")
@@ -147,4 +148,5 @@ def _draw(group: RolloutGroup, scores: Sequence[float], wanted: float) -> int:
 
 
 def _text(group: RolloutGroup, index: int) -> str:
-    return group.completions[index].text.strip()
+    # A policy may write out an end mark, in letters that are no token of that name.
+    return without_end_mark(group.completions[index].text).strip()

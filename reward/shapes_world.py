@@ -9,22 +9,30 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from common import config
 from common.config.povid import ErrorKind
 from common.data.images import ImageStore
 from common.evaluation import (
+    Comparison,
     LegendEntry,
     Measurement,
-    Metric,
+    MetricInfo,
     ShownAnswer,
     Split,
     SuiteAnswers,
     TaskPrompts,
-    Wins,
 )
-from common.records import PreferencePair, Prompt, Response, RolloutGroup
+from common.protocols import Eye
+from common.records import (
+    Dropped,
+    PreferencePair,
+    Prompt,
+    Response,
+    RolloutGroup,
+)
 from common.seeding import derive_seed
 from common.shapes.corrupter import corrupt
 from common.shapes.faults import faults_of
@@ -33,14 +41,18 @@ from common.shapes.marks import marked_caption
 from common.shapes.prompts import caption_prompts, question_prompts
 from common.shapes.questions import POPE_SPLITS, answer_text, ask
 from common.shapes.truth import MissingTruth, answer_of, group_of, scene_of
+from reward.judges.claims import ClaimLanguage, ClaimsJudge
 from reward.judges.rules import RulesJudge
+from reward.judges.splitting import RuleSplitter
+from reward.suites.base import BaseSuite
 from reward.suites.bootstrap import (
     Array,
     Columns,
     Statistic,
     columns_of,
     estimate,
-    intervals,
+    intervals_of,
+    resample,
 )
 from reward.suites.chair import CHAIR_COUNTS, caption_counts, chair
 from reward.suites.pope import (
@@ -50,11 +62,14 @@ from reward.suites.pope import (
     parse_strictly,
     pope_by_split,
 )
-from reward.suites.scorecard import MetricInfo, described
-from reward.suites.wins import WIN_COUNTS, win_counts, win_rate
-
-if TYPE_CHECKING:
-    from reward.judges.claims import ClaimsJudge
+from reward.suites.scorecard import described
+from reward.suites.wins import (
+    START_WIN_RATE,
+    WIN_COUNTS,
+    win_counts,
+    win_of,
+    win_rate,
+)
 
 CAPTIONS, QUESTIONS = "captions", "questions"
 
@@ -62,16 +77,37 @@ SEED = 0
 """The scenes of an evaluation are the same in every run, whatever its seed."""
 
 METRICS = {
-    "chair_s": MetricInfo("CHAIR_s", "lower", "captions that make something up"),
-    "chair_i": MetricInfo("CHAIR_i", "lower", "mentions of things that are not there"),
-    "recall": MetricInfo("recall", "higher", "true objects that are named"),
-    "pope_accuracy": MetricInfo("POPE accuracy", "higher", "mean of three splits"),
-    "pope_f1": MetricInfo("POPE F1", "higher", "mean of three splits"),
-    "pope_yes_ratio": MetricInfo("POPE yes ratio", "", "0.5 is balanced"),
-    "win_rate": MetricInfo("win rate", "higher", "against the start policy"),
-    "mean_length": MetricInfo("length", "", "words per caption", digits=1),
+    "chair_s": MetricInfo(
+        "CHAIR_s", "lower", "captions that make something up", tasks=(CAPTIONS,)
+    ),
+    "chair_i": MetricInfo(
+        "CHAIR_i", "lower", "mentions of things that are not there", tasks=(CAPTIONS,)
+    ),
+    "recall": MetricInfo(
+        "recall", "higher", "true objects that are named", tasks=(CAPTIONS,)
+    ),
+    "pope_accuracy": MetricInfo(
+        "POPE accuracy", "higher", "mean of three splits", tasks=(QUESTIONS,)
+    ),
+    "pope_f1": MetricInfo(
+        "POPE F1", "higher", "mean of three splits", tasks=(QUESTIONS,)
+    ),
+    "pope_yes_ratio": MetricInfo(
+        "POPE yes ratio", "", "0.5 is balanced", tasks=(QUESTIONS,)
+    ),
+    "win_rate": MetricInfo(
+        "win rate",
+        "higher",
+        "against the start policy",
+        tasks=(CAPTIONS,),
+        against_start=True,
+    ),
+    "mean_length": MetricInfo(
+        "length", "", "words per caption", digits=1, tasks=(CAPTIONS,)
+    ),
+    "selection": MetricInfo("", "higher", "F1 of naming objects", tasks=(CAPTIONS,)),
 }
-"""What tables show, in this order."""
+"""What tables show, in this order, and what picks a checkpoint."""
 
 ERROR_KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
 """Errors that a caption can be given, taken in turn."""
@@ -82,29 +118,26 @@ def rules_judge(costs: config.RulesJudge) -> RulesJudge:
     return RulesJudge(partial(faults_of, costs=costs))
 
 
-def policy_judge(settings: config.PolicyJudge) -> ClaimsJudge:
+def policy_judge(eye: Eye) -> ClaimsJudge:
     """Asks a vision-language model about every object that a caption claims; colours and places are not checked."""
-    # Transformers is loaded for this judge only.
-    from reward.judges.claims import ClaimLanguage, ClaimsJudge
-
     language = ClaimLanguage(
-        claims_of=_claimed_shapes,
-        question_of=ask,
+        question_of=lambda prompt, shape: ask(shape),
         yes=answer_text("yes"),
         no=answer_text("no"),
         nothing_claimed="names no object",
     )
-    return ClaimsJudge(settings, language)
+    return ClaimsJudge("policy", eye, RuleSplitter(_claimed_shapes), language)
 
 
 def _claimed_shapes(text: str) -> list[str]:
     return [mention.shape for mention in parse_caption(text)]
 
 
-class ShapesSuite:
+class ShapesSuite(BaseSuite):
     """A `common.protocols.Suite` of rendered scenes whose content is known."""
 
-    selecting_tasks = (CAPTIONS,)
+    metrics = METRICS
+    selecting_metric = "selection"
     compared_tasks = (CAPTIONS,)
     shown_tasks = (CAPTIONS,)
     unit = "scenes"
@@ -123,7 +156,9 @@ class ShapesSuite:
         }
         self._questions_per_scene = settings.questions_per_scene
 
-    def prompts(self, split: Split, store: ImageStore) -> dict[str, list[Prompt]]:
+    def prompts(
+        self, split: Split, store: ImageStore, dropped: list[Dropped]
+    ) -> dict[str, list[Prompt]]:
         """A caption of every scene, and questions about the same scenes."""
         num_scenes = self._num_scenes[split]
         questions = question_prompts(
@@ -133,7 +168,10 @@ class ShapesSuite:
         return {CAPTIONS: captions, QUESTIONS: questions}
 
     def measure(
-        self, answers: SuiteAnswers, wins: Wins | None, num_samples: int
+        self,
+        answers: SuiteAnswers,
+        comparison: Comparison | None,
+        num_samples: int,
     ) -> Measurement:
         """CHAIR, POPE and win rate; see `common.protocols.Suite`.
 
@@ -141,10 +179,11 @@ class ShapesSuite:
         are redrawn together. Two policies that answer the same scenes are measured with the same draws.
         """
         rows, dropped = _count(answers)
-        for prompt_id, win in (wins or {}).items():
-            # A caption prompt has the id of its scene.
-            scene_row = rows[prompt_id]
-            scene_row.update(win_counts(win))
+        if comparison is not None:
+            for prompt_id, verdict in comparison.verdicts.items():
+                # A caption prompt has the id of its scene.
+                scene_row = rows[prompt_id]
+                scene_row.update(win_counts(win_of(verdict)))
         columns = columns_of(rows.values(), _COLUMN_NAMES)
         totals: dict[str, int] = {}
         for name, column in columns.items():
@@ -152,28 +191,22 @@ class ShapesSuite:
         statistic = _statistic(totals)
         values = estimate(columns, statistic)
         seed = derive_seed("scorecard")
-        bounds = intervals(columns, statistic, num_samples, seed)
-        if wins is None:
-            # Against itself the start policy ties every time.
-            values["win_rate"] = 0.5
-            bounds["win_rate"] = (0.5, 0.5)
+        resampled = resample(columns, statistic, num_samples, seed)
+        if comparison is None:
+            values["win_rate"] = START_WIN_RATE
+            resampled["win_rate"] = np.full(num_samples, START_WIN_RATE)
         counts = _answer_counts(totals)
         summary = (
             f"{counts['num_captions']} captions and {counts['num_questions']} yes/no "
             "questions; 95 % bootstrap intervals over scenes"
         )
         return Measurement(
-            metrics=described(values, bounds, METRICS),
+            metrics=described(values, intervals_of(resampled), METRICS),
             counts=counts,
             dropped=dropped,
             summary=summary,
+            resampled=resampled,
         )
-
-    def selection(self, metrics: Mapping[str, Metric]) -> float | None:
-        """The F1 of naming objects, see `reward.suites.chair.chair`."""
-        if "selection" not in metrics:
-            return None
-        return metrics["selection"].value
 
     def show(self, prompt: Prompt, text: str) -> ShownAnswer:
         """The caption with its errors marked; plain when the prompt has no scene."""

@@ -276,6 +276,9 @@ class FakeRolloutWorker:
     ) -> list[tuple[float, ...] | Dropped]:
         return await self.engine.score(answers)
 
+    async def encode(self, answers: list[str]) -> list[tuple[int, ...]]:
+        return [(*_text_ids(answer), EOS) for answer in answers]
+
     async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         return await self.engine.load_weights(manifest, tensors)
 

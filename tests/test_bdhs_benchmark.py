@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.bdhs.sentences import split_point, split_sentences
+from actors.bdhs.sentences import split_point
 from benchmarks.bdhs import parser, summary
 from benchmarks.bdhs_model import NUM_IMAGE_TOKENS, SMALL, build, make_prompts
 from benchmarks.bdhs_sides import PARTS, Options, Ours, Plain, Turn
@@ -19,6 +19,7 @@ from benchmarks.random_llava import Size
 from common.chat import ChatEncoder
 from common.config.bdhs import BdhsConfig
 from common.data.images import ImageStore
+from common.sentences import split_sentences
 
 TINY = Size(
     64,

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from actors.bdhs.sampling import Generate
 from actors.image_tokens import ImageTokenCounter
 from actors.povid import injection
 from cluster import import_data
+from cluster.evaluation.asking import Asker
 from cluster.evaluation.grounding import grounding_gate, pass_gate
 from cluster.evaluation.measure import Evaluator
 from cluster.generate import config_of
@@ -46,7 +49,14 @@ from common.data.images import ImageStore
 from common.errors import Refused, UserError
 from common.metrics import read_lines
 from common.protocols import GenerationRequest
-from common.records import Completion, Dropped, PreferencePair, Prompt, RolloutGroup
+from common.records import (
+    Completion,
+    Dropped,
+    PreferencePair,
+    Prompt,
+    Response,
+    RolloutGroup,
+)
 from common.row_faults import (
     drop_report,
     is_machine_fault,
@@ -339,6 +349,63 @@ def test_generate_bdhs_stops_when_all_rows_fall_to_one_reason(
         assert len(read_pairs(bdhs_set(tmp_path, "bad", model))) == 1
 
 
+def two_bad_pairs(store: ImageStore) -> list[PreferencePair]:
+    """Nothing of them can be used, each for a reason of its own."""
+    pairs = []
+    for fault in ("aspect_ratio", "embedding"):
+        pair = bad_pair(store, fault)
+        prompt = replace(pair.prompt, id=fault)
+        pairs.append(replace(pair, id=fault, prompt=prompt))
+    return pairs
+
+
+MIXED = r"\{'processor': 1, 'token_unknown': 1\}, such as processor \(aspect_ratio: "
+
+
+def test_generate_stops_when_all_rows_fall_to_several_reasons(
+    tmp_path: Path, store: ImageStore, model: Path
+) -> None:
+    write_prompts(tmp_path / "bad", [pair.prompt for pair in two_bad_pairs(store)])
+    with pytest.raises(UserError, match=rf"got none of 2 rows; dropped {MIXED}"):
+        bdhs_set(tmp_path, "bad", model)
+    write_prompts(tmp_path / "none", [])
+    with pytest.raises(UserError, match=r"got none of 0 rows"):
+        bdhs_set(tmp_path, "none", model)
+
+
+def test_inspect_stops_when_all_rows_fall_to_several_reasons(
+    tmp_path: Path,
+    store: ImageStore,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_pairs(tmp_path / "set", two_bad_pairs(store))
+    out = tmp_path / "inspect.html"
+    words = ["--policy", str(model), "--out", str(out)]
+    assert import_data.main(["inspect", str(tmp_path / "set"), *words]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(rf"got none of 2; dropped {MIXED}", message)
+    write_pairs(tmp_path / "empty", [])
+    assert (
+        import_data.main(["inspect", str(tmp_path / "empty"), "--out", str(out)]) == 2
+    )
+    assert "got none of 0" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_export_of_no_row_says_why(
+    tmp_path: Path, store: ImageStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (gone, other) = two_bad_pairs(store)
+    same = replace(other, rejected=Response(f"{other.chosen.text}</s>"))
+    write_pairs(tmp_path / "set", [gone, same])
+    delete_picture(tmp_path / "set" / IMAGES, gone)
+    words = ["export", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+    assert import_data.main(words) == 2
+    message = capsys.readouterr().err
+    assert "got none of 2; dropped {'image_missing': 1, 'pair_identical': 1}" in message
+
+
 def test_a_picture_that_goes_while_the_policy_answers(
     tmp_path: Path, store: ImageStore, model: Path
 ) -> None:
@@ -495,9 +562,26 @@ def test_train_stops_when_the_engine_refuses_every_prompt(tmp_path: Path) -> Non
             return [Dropped(r.id, "prompt_too_long", "300 tokens") for r in requests]
 
     config = train_config(tmp_path, num_lacking=0, loop__stall_limit_s=50)
-    expected = r"got 12 of which every one is refused, such as prompt_too_long \(0:"
+    expected = r"every one is refused; dropped \{'prompt_too_long': 12\}, such as prompt_too_long \(0:"
     with pytest.raises(UserError, match=expected):
         run(config, rollout=ShortWorker)
+
+
+def test_train_stops_when_prompts_are_refused_for_several_reasons(
+    tmp_path: Path,
+) -> None:
+    class FussyWorker(FakeRolloutWorker):
+        async def generate(self, requests: list[GenerationRequest]) -> list[Any]:
+            reasons = ("prompt_too_long", "processor")
+            return [
+                Dropped(request.id, reasons[request.id[-1] in "02468"], "refused")
+                for request in requests
+            ]
+
+    config = train_config(tmp_path, num_lacking=0, loop__stall_limit_s=50)
+    expected = r"every one is refused; dropped \{'p\w+': \d+, 'p\w+': \d+\}, such as"
+    with pytest.raises(UserError, match=expected):
+        run(config, rollout=FussyWorker)
 
 
 def test_drops_by_chance_do_not_count_as_refusals(tmp_path: Path) -> None:
@@ -540,6 +624,13 @@ class RefusingPolicy:
         return [Dropped(request.id, "processor", "200:1") for request in requests]
 
 
+class IndifferentPolicy(RefusingPolicy):
+    """Likes all answers alike."""
+
+    async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[Any]:
+        return [(-0.5,) for _ in answers]
+
+
 def test_evaluate_stops_without_an_answer(tmp_path: Path) -> None:
     evaluator = Evaluator(make_config(tmp_path), ImageStore(tmp_path / "images"))
     client = RolloutClient(LocalHandle(RefusingPolicy()), 30)
@@ -547,7 +638,29 @@ def test_evaluate_stops_without_an_answer(tmp_path: Path) -> None:
         r"got none to 4 prompts; dropped \{'processor': 4\}, such as processor \("
     )
     with pytest.raises(UserError, match=expected):
-        asyncio.run(evaluator.validate(client))
+        asyncio.run(evaluator.validate([client], (), None))
+
+
+def test_evaluate_stops_when_pairs_are_all_there_is_and_none_is_scored(
+    tmp_path: Path, store: ImageStore
+) -> None:
+    class Scorer:
+        async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[Dropped]:
+            reasons = ("processor", "special_token")
+            return [
+                Dropped(prompt.id, reasons[number % 4 > 1])
+                for number, (prompt, _) in enumerate(answers)
+            ]
+
+    write_pairs(tmp_path / "held", good_pairs(store))
+    config = make_config(
+        tmp_path, evaluation__suites="[]", evaluation__pairs=tmp_path / "held"
+    )
+    evaluator = Evaluator(config, store)
+    client = RolloutClient(LocalHandle(Scorer()), 30)
+    expected = r"evaluation.pairs: .* got none; dropped \{'processor': \d+, 'special"
+    with pytest.raises(UserError, match=expected):
+        asyncio.run(evaluator.measure("test", client, None, None, "asking"))
 
 
 def test_evaluate_counts_held_out_pairs_without_their_picture(
@@ -558,10 +671,7 @@ def test_evaluate_counts_held_out_pairs_without_their_picture(
     delete_picture(tmp_path / "held" / IMAGES, pairs[1])
     settings = Evaluation(pairs=str(tmp_path / "held"), bootstrap_samples=20)
     gate = grounding_gate(settings, [], store)
-
-    async def score(answers: Sequence[tuple[Prompt, str]]) -> list[Any]:
-        return [(-0.5,) for _ in answers]
-
-    grounding, logps = asyncio.run(pass_gate(gate, score, None, settings))
+    asker = Asker([IndifferentPolicy()])
+    grounding, logps = asyncio.run(pass_gate(gate, asker, None, settings))
     assert grounding.dropped == {"image_missing": 1}
     assert set(logps["true"]) == {"good-0", "good-2", "good-3"}

@@ -14,6 +14,7 @@ from cluster.run.training_data import load_offline
 from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY
 from common.data.datasets import STATS, read_pairs, write_pairs
+from common.data.records_on_disk import usable
 from common.records import Dropped, PreferencePair, Response
 from learner.batch.collate import Collator
 from learner.batch.encoded import EncodedPair
@@ -108,16 +109,16 @@ def test_sets_that_were_made_before_are_stripped_when_they_are_read(
     config = make_config(
         tmp_path, mixture__online_fraction=0, data__offline__path=tmp_path / "old"
     )
+    dropped: list[Dropped] = []
     with caplog.at_level(logging.WARNING, "sightline"):
-        marked, same = load_offline(config, [])
+        (marked,) = usable(load_offline(config, []), dropped)
     assert "off, such as in pair marked" in caplog.text
     assert marked.chosen.text == CIRCLE
+    assert [(row.id, row.reason) for row in dropped] == [("same", "pair_identical")]
     # The learner itself finds the same, for pairs that never were in such a set.
-    collator = Collator(ChatEncoder(SHAPES_POLICY, 512))
-    for pair in (same, pairs[1]):
-        dropped = collator.encode(pair)
-        assert isinstance(dropped, Dropped)
-        assert dropped.reason == "pair_identical"
+    refused = Collator(ChatEncoder(SHAPES_POLICY, 512)).encode(pairs[1])
+    assert isinstance(refused, Dropped)
+    assert refused.reason == "pair_identical"
 
 
 def test_sampled_ids_beyond_the_embedding_are_their_rows_drop(imported: Path) -> None:

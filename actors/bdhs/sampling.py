@@ -25,13 +25,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from actors.bdhs.sentences import flip_answer, split_point, split_sentences
+from actors.bdhs.sentences import flip_answer, split_point
 from actors.bdhs.similarity import Similarity
 from common.config.bdhs import BdhsConfig
+from common.end_marks import without_end_mark
 from common.errors import UserError
 from common.protocols import GenerationRequest, ImageNoise
 from common.records import Dropped, PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
+from common.sentences import split_sentences
 
 Result: TypeAlias = RolloutGroup | Dropped
 Generate: TypeAlias = Callable[[list[GenerationRequest]], Awaitable[Sequence[Result]]]
@@ -178,7 +180,7 @@ def assemble(
         if completion.finish_reason == "length":
             return Dropped(prompt_id, "cut_off", f"no end of sentence: {sentence!r}")
         pieces.append(sentence)
-    text = "".join(pieces)
+    text = without_end_mark("".join(pieces))
     if not text.strip():
         return Dropped(prompt_id, "empty", "the policy answered nothing")
     return text

@@ -1,8 +1,8 @@
-"""Sentences of an answer, where to cut them, and the yes/no flip of BDHS. The paper names no splitter (ours).
+"""Where to cut the sentences of an answer, and the yes/no flip of BDHS.
 
-White space belongs to what follows it: "A cat. It sits." is "A cat." + " It sits.", and " It sits." may be cut into
-" It" + " sits.". So a text that the policy continues never ends in a space. Byte-level and SentencePiece tokenizers
-need that: their words carry their leading space.
+White space belongs to what follows it, as in `common/sentences.py`: " It sits." may be cut into " It" + " sits.". So a
+text that the policy continues never ends in a space. Byte-level and SentencePiece tokenizers need that: their words
+carry their leading space.
 """
 
 from __future__ import annotations
@@ -10,37 +10,8 @@ from __future__ import annotations
 import random
 import re
 
-# Points with the quotes and brackets that close after them, or the last character of a line.
-_END = re.compile(r"""[.!?]+["'”’)\]]*(?=\s)|\S(?=[ \t]*\n)""")
-# Words whose point ends no sentence, and initials.
-_ABBREVIATION = re.compile(
-    r"""(?:^|[\s("'“‘])(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|approx|fig|Fig|cf|e\.g|i\.e|[A-Z](?:\.[A-Z])*)\.$"""
-)
 _WORD_END = re.compile(r"(?<=\S)(?=\s+\S)")
 _YES_OR_NO = re.compile(r"\s*(yes|no)\b", re.IGNORECASE)
-
-
-def split_sentences(text: str) -> list[str]:
-    """Split a text into sentences whose concatenation is exactly the text.
-
-    Line breaks end a sentence, too; points within a word do not. No sentence is empty or only white space, unless the
-    whole text is: the result is then empty or that one text.
-    """
-    sentences = []
-    start = 0
-    for match in _END.finditer(text):
-        end = match.end()
-        if _ABBREVIATION.search(text, 0, end):
-            continue
-        before = text[:end].strip()
-        after = text[end:].strip()
-        # White space at either end of the text stays with the first or last sentence.
-        if before and after:
-            sentences.append(text[start:end])
-            start = end
-    if start < len(text):
-        sentences.append(text[start:])
-    return sentences
 
 
 def flip_answer(sentence: str) -> tuple[str, int] | None:

@@ -325,9 +325,14 @@ def _completion(
     token_ids = tuple(sequence.token_ids)
     spans = sequence.weight_versions
     assert spans, "vLLM reports the weight version of every finished sequence"
+    if has_text:
+        # vLLM leaves an end in the text that is not marked as special.
+        text = encoder.without_end_mark(sequence.text)
+    else:
+        text = encoder.decode(token_ids)
     return Completion(
         token_ids=token_ids,
-        text=sequence.text if has_text else encoder.decode(token_ids),
+        text=text,
         min_weight_version=_version(spans[0].version),
         max_weight_version=_version(spans[-1].version),
         finish_reason="stop" if sequence.finish_reason == "stop" else "length",

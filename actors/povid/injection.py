@@ -18,12 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from actors.povid.chat_endpoint import ChatEndpoint, EndpointError
-from actors.povid.prompt import question_of, render_messages
+from actors.povid.prompt import render_messages
 from actors.povid.reply import read_reply
-from actors.povid.reply_cache import Reply
 from common.config.povid import ErrorKind, PovidConfig
+from common.conversation import question_of
 from common.data.images import read
+from common.endpoint.chat_endpoint import ChatEndpoint
+from common.endpoint.errors import EndpointError
+from common.endpoint.reply_cache import ChatReply
 from common.errors import Refused
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.seeding import derive_seed
@@ -136,7 +138,7 @@ class EndpointInjector:
     def _read(
         self,
         row: Row,
-        reply: Reply,
+        reply: ChatReply,
     ) -> Injection:
         unreadable = None
         # A reply that thinking has used up is empty as well; the limit is the reason.

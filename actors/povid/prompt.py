@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.config.povid import ErrorKind
-from common.data.images import read
-from common.records import ImageRef, Message, Prompt
+from common.conversation import question_of
+from common.endpoint.messages import data_url
+from common.records import Prompt
 
 TEMPLATES = Path(__file__).parent / "injection_templates"
-_ENDPOINT_FORMATS = ("png", "jpeg", "webp")
 # No escaping: the result is plain text for a model.
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(TEMPLATES),
     undefined=StrictUndefined,
     trim_blocks=True,
 )
-
-
-def question_of(prompt: Prompt) -> str:
-    """The text of the conversation; speakers are named if it has more than one turn."""
-    if len(prompt.messages) == 1:
-        return _text_of(prompt.messages[0])
-    turns = []
-    for message in prompt.messages:
-        text = _text_of(message)
-        turns.append(f"{message.role}: {text}")
-    return "\n".join(turns)
-
-
-def _text_of(message: Message) -> str:
-    texts = [part.text for part in message.parts if part.kind == "text"]
-    return "\n".join(texts)
 
 
 def render_messages(
@@ -49,7 +31,7 @@ def render_messages(
     images: list[dict[str, Any]] = []
     if send_image:
         for ref in prompt.images:
-            url = {"url": _data_url(ref)}
+            url = {"url": data_url(ref)}
             images.append({"type": "image_url", "image_url": url})
     template = _ENVIRONMENT.get_template(f"{kind}.jinja")
     text = template.render(
@@ -71,20 +53,3 @@ def templates_hash() -> str:
         digest.update(f"{path.name}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _data_url(ref: ImageRef) -> str:
-    """The image file itself if endpoints know its format, else its pixels as PNG."""
-    path = Path(ref.path)
-    # Also where the pixels are not used: `read` checks the file.
-    pixels = read(ref)
-    kind = path.suffix[1:]
-    if kind in _ENDPOINT_FORMATS:
-        data = path.read_bytes()
-    else:
-        buffer = io.BytesIO()
-        pixels.save(buffer, "PNG")
-        data = buffer.getvalue()
-        kind = "png"
-    encoded = base64.b64encode(data).decode()
-    return f"data:image/{kind};base64,{encoded}"

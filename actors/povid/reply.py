@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from common.end_marks import without_end_mark
 from common.records import Dropped
 
 LENGTH_SLACK = 40
@@ -48,7 +49,7 @@ def read_reply(
     marked = _MARKED.findall(without_thoughts)
     # The last pair: a model may quote the instruction first.
     answer = marked[-1] if marked else without_thoughts
-    answer = answer.strip()
+    answer = without_end_mark(answer.strip())
     reason = _fault(answer, truth, max_ratio)
     if reason is not None:
         return Dropped(id, reason, repr(answer[:DETAIL_CHARS]))

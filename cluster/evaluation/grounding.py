@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from cluster.evaluation.chunks import OnProgress, ignore_progress, in_chunks
+from cluster.evaluation.asking import Asker
 from common.config import Evaluation
 from common.data import images
 from common.data.datasets import read_pairs
@@ -16,16 +16,28 @@ from common.data.images import ImageStore
 from common.errors import Refused
 from common.evaluation import ConditionLogps, TaskPrompts
 from common.protocols import Suite
-from common.records import Dropped, PreferencePair, Prompt, Response, SideLogps
+from common.records import Dropped, PreferencePair, Response, SideLogps
 from common.row_faults import drop_report
 from learner.grounding import under_conditions
 from reward.suites.grounding import Grounding, make_grounding
 
-Scored: TypeAlias = tuple[float, ...] | Dropped
-Score: TypeAlias = Callable[[Sequence[tuple[Prompt, str]]], Awaitable[list[Scored]]]
-"""Token log-probs of answers by the policy that is measured, see `common.protocols.Engine.score`."""
-
 PairLogps: TypeAlias = dict[Condition, dict[str, SideLogps]]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedSuite:
+    """A suite and what it asks of one split; `dropped` are rows that are no prompt."""
+
+    suite: Suite
+    prompts: TaskPrompts
+    pairs: Sequence[PreferencePair] = ()
+    dropped: Sequence[Dropped] = ()
+
+    @property
+    def num_items(self) -> int:
+        """Answers to be generated or scored."""
+        num_prompts = sum(map(len, self.prompts.values()))
+        return num_prompts + 2 * len(self.pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +57,13 @@ class Gate:
 
 def grounding_gate(
     settings: Evaluation,
-    suites: Sequence[tuple[Suite, TaskPrompts]],
+    suites: Sequence[AskedSuite],
     store: ImageStore,
 ) -> Gate:
-    """The pairs of `evaluation.pairs`, or those of the first suite that has held-out pairs.
+    """The pairs of `evaluation.pairs`, or those of the first suite that has any.
 
     Args:
-        suites: with their prompts of a split that nobody trains on.
+        suites: with what they ask of a split that nobody trains on.
         store: takes grey pictures.
 
     Raises:
@@ -110,12 +122,12 @@ def _under_every_condition(
     return by_condition
 
 
-def _suite_pairs(
-    suites: Sequence[tuple[Suite, TaskPrompts]], limit: int
-) -> list[PreferencePair]:
-    """Pairs of the first suite that has any."""
-    for suite, prompts in suites:
-        pairs = suite.heldout_pairs(prompts, limit)
+def _suite_pairs(suites: Sequence[AskedSuite], limit: int) -> list[PreferencePair]:
+    """Pairs of the first suite that has any: measured ones, or those it makes of its prompts."""
+    for asked in suites:
+        pairs = list(asked.pairs[:limit])
+        if not pairs:
+            pairs = asked.suite.heldout_pairs(asked.prompts, limit)
         if pairs:
             return pairs
     return []
@@ -134,15 +146,14 @@ def _as_text(pair: PreferencePair) -> PreferencePair:
 
 async def pass_gate(
     gate: Gate,
-    score: Score,
+    asker: Asker,
     start: ConditionLogps | None,
     settings: Evaluation,
-    on_progress: OnProgress = ignore_progress,
 ) -> tuple[Grounding, PairLogps]:
     """Score the gate's pairs and measure the policy; returns the log-probs behind it as well.
 
     Args:
-        score: of the policy that is measured.
+        asker: of the policy that is measured.
         start: the start policy's log-probs; None says that this is the start policy.
     """
     if gate.missing is not None:
@@ -150,36 +161,10 @@ async def pass_gate(
     logps: PairLogps = {}
     dropped = list(gate.dropped)
     for condition, pairs in gate.pairs.items():
-        logps[condition], lost = await _score_pairs(score, pairs, on_progress)
+        name = f"grounding/{condition}"
+        logps[condition], lost = await asker.score_pairs(name, pairs)
         dropped += lost
     grounding = make_grounding(
         logps, start, settings.grounding_gain, settings.bootstrap_samples, dropped
     )
     return grounding, logps
-
-
-async def _score_pairs(
-    score: Score, pairs: Sequence[PreferencePair], on_progress: OnProgress
-) -> tuple[dict[str, SideLogps], list[Dropped]]:
-    """Log-probs by pair id, and the answers that have none."""
-    answers: list[tuple[Prompt, str]] = []
-    for pair in pairs:
-        answers.append((pair.prompt, pair.chosen.text))
-        answers.append((pair.prompt, pair.rejected.text))
-    scores = await in_chunks(score, answers, on_progress)
-    # Chosen and rejected alternate, as they were asked.
-    chosen_scores = scores[0::2]
-    rejected_scores = scores[1::2]
-    logps: dict[str, SideLogps] = {}
-    scored = zip(pairs, chosen_scores, rejected_scores, strict=True)
-    for pair, chosen, rejected in scored:
-        if isinstance(chosen, Dropped) or isinstance(rejected, Dropped):
-            continue
-        logps[pair.id] = SideLogps(
-            chosen=sum(chosen),
-            rejected=sum(rejected),
-            chosen_tokens=len(chosen),
-            rejected_tokens=len(rejected),
-        )
-    dropped = [result for result in scores if isinstance(result, Dropped)]
-    return logps, dropped

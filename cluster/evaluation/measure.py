@@ -1,216 +1,201 @@
 """The one way to measure a policy, shared by runs and `cluster.evaluate`. Knows neither Ray nor vLLM.
 
-suites' tasks ──▶ RolloutClient.generate (greedy) ──answers──▶ RewardClient.judge (against the start policy)
-                                                                    │ wins
-Scorecard ◀── grounding gate (RolloutClient.score) ◀── Suite.measure ◀┘
+suites' tasks ──▶ engines' generate (greedy) ──answers──▶ judges (against the start policy)
+        pairs ──▶ engines' score ──log-probs──┐                     │ verdicts
+                                              ▼                     ▼
+Scorecard ◀── harm ◀── changes from the start policy ◀── Suite.measure
+        ▲
+        └──── grounding gate (engines' score)
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from dataclasses import replace
 
-from pydantic import TypeAdapter
-
-from cluster.evaluation.chunks import OnProgress, ignore_progress, in_chunks
-from cluster.evaluation.grounding import Gate, grounding_gate, pass_gate
+from cluster.evaluation.asking import Answering, Asker
+from cluster.evaluation.comparing import Comparer, compare
+from cluster.evaluation.grounding import AskedSuite, Gate, grounding_gate, pass_gate
+from cluster.evaluation.kept import KeptAnswers
+from cluster.evaluation.measured import (
+    Measured,
+    Verdicts,
+)
+from cluster.evaluation.selection import Selection
 from cluster.progress import ProgressReport
-from cluster.runtime.clients import RolloutClient
 from common.config import RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.evaluation import (
     Answers,
+    Comparison,
+    Measurement,
     Split,
     SuiteAnswers,
     TaskPrompts,
-    Wins,
     count_reasons,
 )
-from common.paths import replace_file
-from common.protocols import GenerationRequest
-from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
+from common.protocols import GenerationRequest, Suite
+from common.records import Dropped, Prompt, RolloutGroup, Verdict
 from common.row_faults import drop_report
+from reward.suites.changes import Change, changes_of, common_answers, harm_of
 from reward.suites.factory import make_suites
 from reward.suites.scorecard import Scorecard, SuiteCard
-from reward.suites.wins import win_of
-
-_ANSWERS = TypeAdapter(Answers)
-
-
-class Comparer(Protocol):
-    """Judges groups of two answers; a `RewardClient`."""
-
-    async def judge(
-        self, groups: Sequence[RolloutGroup]
-    ) -> list[Verdict | Dropped]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A policy's scorecard and the answers behind it, which serve as the baseline of the next policy."""
-
-    card: Scorecard
-    answers: Answers
 
 
 class Evaluator:
     """Asks the suites of a config and measures what a policy answers."""
 
     def __init__(self, config: RunConfig, store: ImageStore) -> None:
-        """`store` takes the pictures that suites and the grounding gate make."""
-        self.suites = make_suites(config.evaluation.suites)
+        """`store` takes the pictures that suites and the grounding gate make.
+
+        Raises:
+            UserError: `evaluation.select` names no metric of the suites.
+        """
+        self.suites = make_suites(config)
+        self.selection = Selection(self.suites, config.evaluation.select)
         self._settings = config.evaluation
         self._max_tokens = config.rollout.max_tokens
         self._store = store
-        self._prompts: dict[Split, dict[str, TaskPrompts]] = {}
+        self._asked: dict[Split, list[AskedSuite]] = {}
+
+    def asked(self, split: Split) -> list[AskedSuite]:
+        """What every suite asks of a split."""
+        if split not in self._asked:
+            # Kept: rendering or reading the pictures of a split takes seconds.
+            asked: list[AskedSuite] = []
+            for suite in self.suites:
+                dropped: list[Dropped] = []
+                prompts = suite.prompts(split, self._store, dropped)
+                pairs = suite.pairs(split, self._store, dropped)
+                asked.append(AskedSuite(suite, prompts, pairs, dropped))
+            self._asked[split] = asked
+        return self._asked[split]
 
     def prompts(self, split: Split) -> dict[str, TaskPrompts]:
         """The prompts of a split by suite and task."""
-        if split not in self._prompts:
-            # Kept: rendering or reading the pictures of a split takes seconds.
-            by_suite: dict[str, TaskPrompts] = {}
-            for suite in self.suites:
-                by_suite[suite.name] = suite.prompts(split, self._store)
-            self._prompts[split] = by_suite
-        return self._prompts[split]
+        return {asked.suite.name: asked.prompts for asked in self.asked(split)}
 
-    def num_prompts(self, split: Split) -> int:
-        """How many prompts a split has in all suites."""
-        return len(_all_prompts(self.prompts(split)))
+    def num_items(self, split: Split) -> int:
+        """How many answers are generated or scored in all suites."""
+        return sum(asked.num_items for asked in self.asked(split))
 
-    def validation_prompts(self) -> list[Prompt]:
-        """The prompts whose answers pick a checkpoint."""
-        return _all_prompts(self._selecting())
+    def selecting(self) -> list[AskedSuite]:
+        """What of the validation split picks a checkpoint (UserError when `evaluation.select` picks by nothing)."""
+        return self.selection.asked(self.asked("validation"))
 
     def gate(self, split: Split) -> Gate:
         """The grounding gate's pairs (UserError when `evaluation.pairs` is no pair set)."""
-        prompts = self.prompts(split)
-        suites = [(suite, prompts[suite.name]) for suite in self.suites]
-        return grounding_gate(self._settings, suites, self._store)
+        return grounding_gate(self._settings, self.asked(split), self._store)
 
     async def measure(
         self,
         split: Split,
-        rollout: RolloutClient,
-        reward: Comparer | None,
+        engines: Sequence[Answering],
+        judges: Sequence[Comparer],
         baseline: Answers | None,
         title: str,
+        kept: KeptAnswers | None = None,
     ) -> Measured:
         """Ask everything, compare with the start policy, measure, and pass the grounding gate.
 
         Args:
-            rollout: a worker with the weights that are measured.
-            reward: compares with the baseline; not needed without one.
+            engines: with the weights that are measured; all of them are asked.
+            judges: compare with the baseline; none are needed without one.
             baseline: the start policy's answers to the same tasks; None says that this is the start policy.
             title: of the progress bar.
+            kept: what a killed evaluation of this policy left; what is there is not asked again.
 
         Returns:
             The scorecard and the answers. What could not be generated or judged is counted in the scorecard.
 
         Raises:
-            UserError: a worker does not answer within its limit, or the policy can be asked none of the prompts.
+            UserError: an engine does not answer within its limit, or the policy can be asked none of the prompts, or
+                where there are none, none of the pairs.
         """
         # A pair set that cannot be read is refused before anything is asked.
         gate = self.gate(split)
-        num_items = self.num_prompts(split) + gate.num_answers
+        num_items = self.num_items(split) + gate.num_answers
         with ProgressReport(title, num_items) as bar:
 
             def count_up(num_done: int) -> None:
                 bar.advance(count=num_done)
 
-            answers = await self._ask(rollout, self.prompts(split), count_up)
-            if baseline is None:
-                start_logps = None
-                card = self._card(answers, wins=None, failures={})
-            else:
-                assert reward is not None, "a baseline is there to be compared with"
-                start_logps = baseline.grounding
-                card = await self.compare(reward, answers, baseline)
-            grounding, logps = await pass_gate(
-                gate,
-                rollout.score,
-                start_logps,
-                self._settings,
-                count_up,
+            asker = Asker(engines, kept, count_up)
+            asked = self.asked(split)
+            answers = await self._answers(asker, asked)
+            measured = await self._measured(asked, judges, answers, baseline, kept)
+            start_logps = None if baseline is None else baseline.grounding
+            grounding, logps = await pass_gate(gate, asker, start_logps, self._settings)
+        is_only_measure = gate.missing is None and not self.num_items(split)
+        if is_only_measure and not any(logps.values()):
+            raise UserError(
+                f"evaluation.pairs: expected pairs that the policy can score, got none; dropped {grounding.dropped}; "
+                "correct the pairs or the policy's settings"
             )
-        card = card.model_copy(update={"grounding": grounding})
+        card = measured.card.model_copy(update={"grounding": grounding})
         answers = replace(answers, grounding=logps)
-        return Measured(card, answers)
+        return replace(measured, card=card, answers=answers)
 
     async def compare(
+        self, judges: Sequence[Comparer], answers: Answers, baseline: Answers
+    ) -> Measured:
+        """Measure test answers that are there already, without the grounding gate; arguments as of `measure`."""
+        return await self._measured(self.asked("test"), judges, answers, baseline)
+
+    async def validate(
         self,
-        reward: Comparer,
-        answers: Answers,
-        baseline: Answers,
-    ) -> Scorecard:
-        """The scorecard of answers that are there already, without the grounding gate; arguments as of `measure`."""
-        wins: dict[str, Wins] = {}
-        failures: dict[str, list[Dropped]] = {}
+        engines: Sequence[Answering],
+        judges: Sequence[Comparer],
+        baseline: Answers | None,
+    ) -> Measured:
+        """Measure on the validation split what picks a checkpoint; arguments as of `measure`.
+
+        The baseline is of the validation split. It may be empty unless `selection.against_start`: then nothing is
+        compared, and there is no win rate.
+        """
+        asked = self.selecting()
+        answers = await self._answers(Asker(engines), asked)
+        return await self._measured(asked, judges, answers, baseline)
+
+    def start_card(self, start: Measured, final: Measured) -> Scorecard:
+        """The start policy's scorecard with what the judge said of its answers beside the final policy's."""
+        cards = dict(start.card.suites)
         for suite in self.suites:
-            comparison = await _compare(
-                reward,
-                suite.compared_tasks,
-                answers.suites[suite.name],
-                baseline.suites[suite.name],
-            )
-            wins[suite.name], failures[suite.name] = comparison
-        return self._card(answers, wins, failures)
+            verdicts = final.verdicts.get(suite.name, {})
+            if not verdicts or suite.name not in cards:
+                continue
+            answers = start.answers.suites[suite.name]
+            beside_itself = Comparison(answers, _of_start(verdicts))
+            measurement = self._measure(suite, answers, beside_itself)
+            update = {
+                "metrics": dict(measurement.metrics),
+                "missing": _missing(suite, measurement, beside_itself, ()),
+            }
+            cards[suite.name] = cards[suite.name].model_copy(update=update)
+        return start.card.model_copy(update={"suites": cards})
 
-    async def validate(self, rollout: RolloutClient) -> Scorecard:
-        """Measure on the validation split what picks a checkpoint. Nothing is compared, so there is no win rate."""
-        answers = await self._ask(rollout, self._selecting(), ignore_progress)
-        return self._card(answers, wins={}, failures={})
-
-    def selection(self, card: Scorecard) -> float | None:
-        """The mean over suites of the number that picks a checkpoint; None when no suite could measure its own."""
-        scores: list[float] = []
-        for suite in self.suites:
-            metrics = card.suites[suite.name].metrics
-            score = suite.selection(metrics)
-            if score is not None:
-                scores.append(score)
-        if not scores:
-            return None
-        return sum(scores) / len(scores)
-
-    def _selecting(self) -> dict[str, TaskPrompts]:
-        """The validation prompts of `selecting_tasks`."""
-        selecting: dict[str, TaskPrompts] = {}
-        for suite in self.suites:
-            prompts = self.prompts("validation")[suite.name]
-            tasks: dict[str, Sequence[Prompt]] = {}
-            for task in suite.selecting_tasks:
-                tasks[task] = prompts[task]
-            selecting[suite.name] = tasks
-        return selecting
-
-    async def _ask(
-        self,
-        rollout: RolloutClient,
-        prompts: Mapping[str, TaskPrompts],
-        on_progress: OnProgress,
-    ) -> Answers:
-        """Greedy answers to all prompts, task after task.
+    async def _answers(self, asker: Asker, asked: Sequence[AskedSuite]) -> Answers:
+        """Greedy answers to all prompts and log-probs of all pairs, suite after suite, task after task.
 
         Raises:
             UserError: the policy can be asked none of them.
         """
         by_suite: dict[str, SuiteAnswers] = {}
-        for suite, tasks in prompts.items():
-            groups: dict[str, tuple[RolloutGroup, ...]] = {}
+        for of_suite in asked:
+            name = of_suite.suite.name
+            tasks: dict[str, tuple[RolloutGroup, ...]] = {}
             dropped: list[Dropped] = []
-            for task, task_prompts in tasks.items():
-                requests = [self._request(prompt) for prompt in task_prompts]
-                results = await in_chunks(rollout.generate, requests, on_progress)
+            for task, prompts in of_suite.prompts.items():
+                requests = [self._request(prompt) for prompt in prompts]
+                results = await asker.generate(f"{name}/{task}", requests)
                 answered, lost = _split_dropped(results)
-                groups[task] = tuple(answered)
+                tasks[task] = tuple(answered)
                 dropped += lost
-            by_suite[suite] = SuiteAnswers(groups, tuple(dropped))
+            logps, lost = await asker.score_pairs(f"pairs/{name}", of_suite.pairs)
+            dropped += lost
+            by_suite[name] = SuiteAnswers(tasks, logps, tuple(dropped))
         _check_answers(by_suite)
         return Answers(by_suite)
 
@@ -224,51 +209,111 @@ class Evaluator:
             max_tokens=self._max_tokens,
         )
 
+    async def _measured(
+        self,
+        asked: Sequence[AskedSuite],
+        judges: Sequence[Comparer],
+        answers: Answers,
+        baseline: Answers | None,
+        kept: KeptAnswers | None = None,
+    ) -> Measured:
+        """The scorecard of answers, beside those of the start policy where it is not the start policy's own."""
+        verdicts: Verdicts = {}
+        cards: dict[str, SuiteCard] = {}
+        for of_suite in asked:
+            suite = of_suite.suite
+            suite_answers = answers.suites[suite.name]
+            # Lost on the way here; the suite adds what it could not count itself.
+            lost = [*of_suite.dropped, *suite_answers.dropped]
+            if baseline is None:
+                cards[suite.name] = self._card(suite, suite_answers, None, lost)
+                continue
+            start = baseline.suites.get(suite.name)
+            comparison = Comparison(SuiteAnswers())
+            if start is not None:
+                verdicts[suite.name], failures = await compare(
+                    judges, suite, suite_answers, start, kept
+                )
+                comparison = Comparison(start, verdicts[suite.name])
+                lost += failures
+            cards[suite.name] = self._card(suite, suite_answers, comparison, lost)
+        changes = {name: card.changes for name, card in cards.items()}
+        harm = harm_of(changes, self.selection.names)
+        return Measured(Scorecard(suites=cards, harm=harm), answers, verdicts)
+
     def _card(
         self,
-        answers: Answers,
-        wins: dict[str, Wins] | None,
-        failures: dict[str, list[Dropped]],
-    ) -> Scorecard:
-        """`wins` by suite; None says that this is the start policy. `failures` are the judge's."""
-        cards: dict[str, SuiteCard] = {}
-        for suite in self.suites:
-            suite_answers = answers.suites[suite.name]
-            suite_wins: Wins | None = None
-            if wins is not None:
-                suite_wins = wins.get(suite.name, {})
-            measurement = suite.measure(
-                suite_answers,
-                suite_wins,
-                self._settings.bootstrap_samples,
-            )
-            # Lost on the way here, and what the suite itself could not count.
-            lost = [*suite_answers.dropped, *failures.get(suite.name, ())]
-            dropped = Counter(count_reasons(lost))
-            dropped.update(measurement.dropped)
-            cards[suite.name] = SuiteCard(
-                metrics=dict(measurement.metrics),
-                counts=dict(measurement.counts),
-                dropped=dict(dropped),
-                summary=measurement.summary,
-            )
-        return Scorecard(suites=cards)
+        suite: Suite,
+        answers: SuiteAnswers,
+        comparison: Comparison | None,
+        lost: Sequence[Dropped],
+    ) -> SuiteCard:
+        measurement = self._measure(suite, answers, comparison)
+        dropped = Counter(count_reasons(lost))
+        dropped.update(measurement.dropped)
+        changes: dict[str, Change] = {}
+        if comparison is not None:
+            changes = self._changes(suite, answers, comparison)
+        return SuiteCard(
+            metrics=dict(measurement.metrics),
+            counts=dict(measurement.counts),
+            dropped=dict(dropped),
+            summary=measurement.summary,
+            missing=_missing(suite, measurement, comparison, lost),
+            changes=changes,
+        )
+
+    def _changes(
+        self, suite: Suite, answers: SuiteAnswers, comparison: Comparison
+    ) -> dict[str, Change]:
+        """The differences from the start policy, over what both policies answered."""
+        ours = common_answers(answers, comparison.start)
+        theirs = common_answers(comparison.start, answers)
+        beside_itself = Comparison(theirs, _of_start(comparison.verdicts))
+        policy = self._measure(suite, ours, replace(comparison, start=theirs))
+        start = self._measure(suite, theirs, beside_itself)
+        return changes_of(policy, start, suite.metrics)
+
+    def _measure(
+        self, suite: Suite, answers: SuiteAnswers, comparison: Comparison | None
+    ) -> Measurement:
+        return suite.measure(answers, comparison, self._settings.bootstrap_samples)
 
 
-def _all_prompts(by_suite: Mapping[str, TaskPrompts]) -> list[Prompt]:
-    """The prompts of all suites and tasks, in order."""
-    all_prompts: list[Prompt] = []
-    for tasks in by_suite.values():
-        for prompts in tasks.values():
-            all_prompts += prompts
-    return all_prompts
+def _of_start(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """The verdicts of a policy beside the start policy as those of the start policy beside itself: ties."""
+    of_start: dict[str, Verdict] = {}
+    for prompt_id, verdict in verdicts.items():
+        _, score = verdict.scores
+        of_start[prompt_id] = Verdict((score, score))
+    return of_start
+
+
+def _missing(
+    suite: Suite,
+    measurement: Measurement,
+    comparison: Comparison | None,
+    lost: Sequence[Dropped],
+) -> dict[str, str]:
+    """Why metrics of the suite are absent: its own reasons, and what its comparison lacked."""
+    missing = dict(measurement.missing)
+    for name, info in suite.metrics.items():
+        if not info.against_start or name in measurement.metrics or name in missing:
+            continue
+        if comparison is None:
+            missing[name] = "there is no start policy to compare with"
+        elif lost:
+            missing[name] = f"nothing could be compared; dropped {drop_report(lost)}"
+        else:
+            missing[name] = "nothing was there to be compared"
+    return missing
 
 
 def _check_answers(by_suite: Mapping[str, SuiteAnswers]) -> None:
     """Refuse (UserError) answers of which every one was dropped: a scorecard without a number would say nothing."""
     dropped: list[Dropped] = []
     for answers in by_suite.values():
-        if any(answers.tasks.values()):
+        if answers.logps or any(answers.tasks.values()):
             return
         dropped += answers.dropped
     if dropped:
@@ -290,53 +335,3 @@ def _split_dropped(
         else:
             groups.append(result)
     return groups, dropped
-
-
-async def _compare(
-    reward: Comparer,
-    tasks: Sequence[str],
-    answers: SuiteAnswers,
-    baseline: SuiteAnswers,
-) -> tuple[dict[str, float], list[Dropped]]:
-    """Prompt id -> win of an answer over the start policy's, and the comparisons that failed."""
-    comparisons: list[RolloutGroup] = []
-    dropped: list[Dropped] = []
-    for task in tasks:
-        start_answers: dict[str, Completion] = {}
-        for group in baseline.tasks.get(task, ()):
-            start_answers[group.prompt.id] = group.completions[0]
-        for group in answers.tasks[task]:
-            start_answer = start_answers.get(group.prompt.id)
-            if start_answer is None:
-                dropped.append(Dropped(group.id, "no_baseline"))
-                continue
-            # The judge is not told which of the two is the policy's; `win_of` knows that it is the first.
-            both = (group.completions[0], start_answer)
-            comparisons.append(replace(group, completions=both))
-    wins: dict[str, float] = {}
-    verdicts = await in_chunks(reward.judge, comparisons)
-    for group, verdict in zip(comparisons, verdicts, strict=True):
-        if isinstance(verdict, Dropped):
-            dropped.append(verdict)
-        else:
-            wins[group.prompt.id] = win_of(verdict)
-    return wins, dropped
-
-
-def write_measured(path: Path, measured: Measured) -> None:
-    """Keep a scorecard and its answers, so that a resume or another judge reads them instead of asking again."""
-    # Replaced as a whole, so that a killed run never leaves half a file to resume from.
-    content = {
-        "scorecard": measured.card.model_dump(mode="json"),
-        "answers": _ANSWERS.dump_python(measured.answers, mode="json"),
-    }
-    replace_file(path, json.dumps(content))
-
-
-def read_measured(path: Path) -> Measured:
-    """What `write_measured` wrote."""
-    content = json.loads(path.read_text())
-    card = Scorecard.model_validate(content["scorecard"])
-    # Not strict: JSON has lists where the records have tuples.
-    answers = _ANSWERS.validate_python(content["answers"], strict=False)
-    return Measured(card, answers)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.evaluation.measure import (
-    Evaluator,
+from cluster.evaluation.kept import KeptAnswers
+from cluster.evaluation.measure import Evaluator
+from cluster.evaluation.measured import (
     Measured,
     read_measured,
+    write_answer_files,
     write_measured,
 )
 from cluster.evaluation.samples_page import write_samples
+from cluster.evaluation.score_table import harm_lines
 from cluster.report import write_scorecards
 from cluster.run.recorder import Recorder
 from cluster.runtime.clients import RewardClient, RolloutClient
 from common.config import RunConfig
 from common.data.images import ImageStore
-from common.evaluation import Answers
+from common.evaluation import Answers, Score
 from common.records import Prompt
 from reward.suites.scorecard import Scorecard
 
@@ -30,15 +35,21 @@ class RunScoring:
 
     def __init__(self, config: RunConfig, run_dir: Path, recorder: Recorder) -> None:
         self._run_dir = run_dir
+        self._folder = run_dir / "evaluation"
         self._recorder = recorder
         self._samples_shown = config.evaluation.samples_shown
-        store = ImageStore(run_dir / "evaluation" / "images")
-        self._evaluator = Evaluator(config, store)
+        self._evaluator = Evaluator(config, ImageStore(self._folder / "images"))
+        # The start policy's answers to validation; empty where no comparison with them picks the checkpoint.
+        self._validation_baseline = Answers()
 
     def announce(self) -> None:
-        """Say at the start of a run, in the log and the journal, when nothing will pick its checkpoint."""
+        """Say at the start of a run, in the log and the journal, when nothing will pick its checkpoint.
+
+        Raises:
+            UserError: `evaluation.select` names a metric without validation prompts.
+        """
         # Whoever reads the log must not take the last checkpoint for the best one.
-        if self.validation_prompts():
+        if self._evaluator.selecting():
             return
         log.warning(
             "evaluation.suites has no validation prompts: nothing picks a checkpoint, the last one becomes the policy"
@@ -47,39 +58,67 @@ class RunScoring:
 
     def validation_prompts(self) -> list[Prompt]:
         """The prompts whose answers pick the checkpoint."""
-        return self._evaluator.validation_prompts()
+        prompts: list[Prompt] = []
+        for asked in self._evaluator.selecting():
+            for task_prompts in asked.prompts.values():
+                prompts += task_prompts
+        return prompts
 
     async def score(
         self,
         name: str,
-        rollout: RolloutClient,
-        reward: RewardClient,
+        engines: Sequence[RolloutClient],
+        judges: Sequence[RewardClient],
         baseline: Answers | None,
     ) -> Measured:
-        """Measure what the engine holds now on the test split; kept on disk, so that a resume reads it.
+        """Measure what the engines hold now on the test split; kept on disk, so that a resume reads it.
 
         `baseline` is None for the start policy.
         """
-        path = self._run_dir / "evaluation" / f"{name}.json"
+        path = self._folder / f"{name}.json"
         # Test prompts are asked once: a resume must not measure another draw.
         if path.exists():
             return read_measured(path)
-        title = f"scoring {name}"
+        # The run's directory belongs to one config, and a name to one policy.
+        kept = KeptAnswers(self._folder / f"{name}.partial.jsonl", {"policy": name})
         measured = await self._evaluator.measure(
-            "test", rollout, reward, baseline, title
+            "test", engines, judges, baseline, f"scoring {name}", kept
         )
         write_measured(path, measured)
+        kept.discard()
         return measured
 
-    async def validate(self, step: int, rollout: RolloutClient) -> float | None:
-        """The score of what the engine holds now on the validation split, higher is better.
+    async def ask_start(self, engines: Sequence[RolloutClient]) -> None:
+        """Ask the start policy what picks a checkpoint, where that is a comparison with it; kept on disk.
+
+        `engines` hold the start policy.
+        """
+        if not self._evaluator.selection.against_start:
+            return
+        if not self._evaluator.selecting():
+            return
+        path = self._folder / "validation_baseline.json"
+        if not path.exists():
+            measured = await self._evaluator.validate(engines, (), None)
+            write_measured(path, measured)
+        self._validation_baseline = read_measured(path).answers
+
+    async def validate(
+        self,
+        step: int,
+        engines: Sequence[RolloutClient],
+        judges: Sequence[RewardClient],
+    ) -> Score | None:
+        """The score of what the engines hold now on the validation split.
 
         None when nothing can be measured; then no number is written anywhere.
         """
-        if not self.validation_prompts():
+        if not self._evaluator.selecting():
             return None
-        card = await self._evaluator.validate(rollout)
-        for suite, suite_card in card.suites.items():
+        measured = await self._evaluator.validate(
+            engines, judges, self._validation_baseline
+        )
+        for suite, suite_card in measured.card.suites.items():
             fields: dict[str, Any] = {"suite": suite, **suite_card.counts}
             for name, metric in suite_card.metrics.items():
                 # Metrics of a part of the suite, such as "pope/random/f1", stay in the scorecards.
@@ -87,11 +126,11 @@ class RunScoring:
                     fields[name] = metric.value
             fields["dropped"] = suite_card.dropped
             self._recorder.validation(step, fields)
-        return self._evaluator.selection(card)
+        return self._evaluator.selection.score(measured.card)
 
-    def record_pick(self, step: int, score: float) -> None:
-        """Say which checkpoint became the policy; a negative `score` says that validation never measured one."""
-        if score >= 0:
+    def record_pick(self, step: int, score: float | None) -> None:
+        """Say which checkpoint became the policy; `score` is None when validation never measured one."""
+        if score is not None:
             self._recorder.picked(step, "validation")
             return
         log.warning(
@@ -103,7 +142,13 @@ class RunScoring:
     def write_report(
         self, baseline: Measured, final: Measured
     ) -> tuple[Scorecard, Scorecard]:
-        """Write samples.html (when there is a suite) and scorecard.json; returns both scorecards."""
+        """Write samples.html (when there is a suite), scorecard.json and answer files; returns both scorecards.
+
+        A final policy that is worse than the start policy stays in `policy/`, where validation or the last step has put
+        it: the scorecard, the page and the log say so.
+        """
+        start_card = self._evaluator.start_card(baseline, final)
+        baseline = replace(baseline, card=start_card)
         if self._evaluator.suites:
             write_samples(
                 self._run_dir / "samples.html",
@@ -115,4 +160,13 @@ class RunScoring:
             )
         cards = {"baseline": baseline.card, "final": final.card}
         write_scorecards(self._run_dir / "scorecard.json", cards)
+        for name, measured in (("baseline", baseline), ("final", final)):
+            write_answer_files(
+                self._folder / "answers" / name,
+                self._evaluator.suites,
+                measured.answers,
+                f"{self._run_dir.name}-{name}",
+            )
+        for line in harm_lines(final.card):
+            log.warning("%s", line)
         return baseline.card, final.card

@@ -10,8 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.evaluation.measure import Measured
-from cluster.evaluation.score_table import MetricRow, grounding_lines, metric_rows
+from cluster.evaluation.measured import Measured
+from cluster.evaluation.score_table import (
+    MetricRow,
+    grounding_lines,
+    harm_lines,
+    metric_rows,
+)
 from cluster.pages import Span, data_url, marked, template
 from common.errors import Refused
 from common.evaluation import LegendEntry
@@ -70,6 +75,7 @@ def write_samples(
         sections=sections,
         compared=start is not None,
         grounding=_grounding(final, start),
+        harm=harm_lines(final.card),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, html)

@@ -69,6 +69,43 @@ def grounding_lines(card: Scorecard) -> list[tuple[str, bool]]:
     return lines
 
 
+def harm_lines(policy: Scorecard) -> list[str]:
+    """Where a policy is worse than the start policy, in words; [] when it is not."""
+    harm = policy.harm
+    if harm is None:
+        return []
+    lines: list[str] = []
+    for name in harm.worse:
+        lines.append(f"WORSE than the start policy: {_change_line(name, policy)}")
+    if harm.better_policy == "start":
+        lines.append(
+            "the start policy is the better one; this policy is kept all the same"
+        )
+    else:
+        lines.append(
+            f"neither policy is the better one: better {', '.join(harm.better)}"
+        )
+    return lines
+
+
+def missing_lines(card: Scorecard) -> list[str]:
+    """Why metrics are absent."""
+    lines: list[str] = []
+    for suite, suite_card in card.suites.items():
+        for metric, reason in suite_card.missing.items():
+            lines.append(f"{suite}.{metric} not measured: {reason}")
+    return lines
+
+
+def _change_line(name: str, card: Scorecard) -> str:
+    suite, _, metric = name.rpartition(".")
+    suite_card = card.suites[suite]
+    change = suite_card.changes[metric]
+    digits = suite_card.metrics[metric].digits
+    low, high = change.interval
+    return f"{name} {change.value:+.{digits}f} ({low:+.{digits}f} – {high:+.{digits}f})"
+
+
 def _grounding_line(grounding: Grounding, gain: float) -> str:
     accuracies: list[str] = []
     for condition, accuracy in grounding.accuracy.items():

@@ -65,8 +65,14 @@ def run(arguments: InspectSettings) -> None:
 
 
 def check(arguments: InspectSettings) -> None:
-    """Refuse values that mean nothing, before anything is read (UserError)."""
+    """Refuse values that mean nothing and files that cannot be written, before anything is read.
+
+    Raises:
+        UserError, OSError: as the command line shows them.
+    """
+    from common.data.datasets import SPEC, STATS
     from common.errors import UserError
+    from common.paths import check_output_file
 
     for name, least in LEAST.items():
         value = getattr(arguments, name)
@@ -80,6 +86,14 @@ def check(arguments: InspectSettings) -> None:
             f"--out: expected a file name such as inspect.html, got {arguments.out}; "
             "name the page"
         )
+    data = arguments.out.with_suffix(".json")
+    if data.name in (SPEC, STATS):
+        raise UserError(
+            f"--out: expected another name, because the figures would replace {data.name} of a set, "
+            f"got {arguments.out}; name the page otherwise"
+        )
+    for output in (arguments.out, data):
+        check_output_file(output)
 
 
 def read_set(arguments: InspectSettings) -> tuple[Figures, list[PreferencePair]]:
@@ -113,7 +127,7 @@ def read_set(arguments: InspectSettings) -> tuple[Figures, list[PreferencePair]]
                 kept.append(pair)
             anatomy.add(pair)
             progress.advance()
-    if dropped and not anatomy.num_pairs:
+    if not anatomy.num_pairs:
         raise UserError(
             f"{arguments.directory}: expected rows that are pairs, got none of {len(rows)}; dropped "
             f"{drop_report(dropped)}; repair the rows, or import the set again"
@@ -136,7 +150,7 @@ def dropped_making(directory: Path) -> dict[str, int]:
 
     try:
         stats = json.loads((directory / STATS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     counts = stats.get("dropped") if isinstance(stats, dict) else None
     if not isinstance(counts, dict):
@@ -157,7 +171,7 @@ def ask_policy(
         UserError: the policy cannot be loaded, or reads none of the pairs.
     """
     from cluster.progress import ProgressReport
-    from common.chat import ChatEncoder
+    from common.chat import check_model
     from common.config import SHAPES_POLICY, Model
     from common.data.anatomy import evenly
     from common.data.images import ImageStore
@@ -175,7 +189,7 @@ def ask_policy(
         dtype="float32" if device.type == "cpu" else "bfloat16",
         max_length=arguments.max_length,
     )
-    collator = Collator(ChatEncoder(path, config.max_length))
+    collator = Collator(check_model(config))
     policy = load_policy(config, path).to(device).eval()
     places = sorted(evenly(len(pairs), arguments.policy_count))
     asked = [pairs[place] for place in places]

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
+from cluster.drawing import INK, axes_of
 from common.data.anatomy import NEAR_DUPLICATE, Figures, evenly
 
 CHOSEN, REJECTED, OTHER = "#2a9d8f", "#e4683f", "#5b7db1"
-_INK = "#010203"
-"""Stands for the colour of the page's text, which depends on light or dark mode."""
-
-NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
-"""The same figures give the same bytes."""
 MAX_POINTS = 2000
 MAX_BARS = 12
 CONDITION_NAMES = {
@@ -78,44 +68,6 @@ def _policy_plots(policy: Figures) -> Iterator[tuple[str, str]]:
         )
 
 
-@contextmanager
-def _axes(name: str, across: str, up: str) -> Iterator[tuple[Any, list[str]]]:
-    """Axes to draw on; after the block the list holds the SVG."""
-    svg: list[str] = []
-    with matplotlib.rc_context(_style(name)):
-        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        axes.set_xlabel(across)
-        axes.set_ylabel(up)
-        yield axes, svg
-        figure.patch.set_visible(False)
-        axes.patch.set_visible(False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    text = buffer.getvalue()
-    # The page needs the element alone, without XML declaration and doctype.
-    element = text[text.index("<svg") :]
-    svg.append(element.replace(_INK, "currentColor"))
-
-
-def _style(name: str) -> dict[Any, Any]:
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        # A salt per plot: element ids of several drawings share one page.
-        "svg.hashsalt": name,
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    for part in ("text", "xtick", "ytick"):
-        style[f"{part}.color"] = _INK
-    style["axes.labelcolor"] = _INK
-    style["axes.edgecolor"] = _INK
-    return style
-
-
 def _bars(axes: Any, histogram: Figures, colours: dict[str, str]) -> None:
     edges = histogram["edges"]
     for name, colour in colours.items():
@@ -130,23 +82,23 @@ def _bars(axes: Any, histogram: Figures, colours: dict[str, str]) -> None:
 
 
 def _lengths(histogram: Figures) -> str:
-    with _axes("lengths", "words", "pairs") as (axes, svg):
+    with axes_of("lengths", "words", "pairs") as (axes, svg):
         _bars(axes, histogram, {"chosen": CHOSEN, "rejected": REJECTED})
         axes.legend(frameon=False)
     return svg[0]
 
 
 def _gap(histogram: Figures) -> str:
-    with _axes("gap", "words", "pairs") as (axes, svg):
+    with axes_of("gap", "words", "pairs") as (axes, svg):
         _bars(axes, histogram, {"gap": OTHER})
-        axes.axvline(0, color=_INK, linewidth=0.8, linestyle="--")
+        axes.axvline(0, color=INK, linewidth=0.8, linestyle="--")
     return svg[0]
 
 
 def _distance(histogram: Figures) -> str:
-    with _axes("distance", "share of words", "pairs") as (axes, svg):
+    with axes_of("distance", "share of words", "pairs") as (axes, svg):
         _bars(axes, histogram, {"distance": OTHER})
-        axes.axvline(1 - NEAR_DUPLICATE, color=_INK, linewidth=0.8, linestyle="--")
+        axes.axvline(1 - NEAR_DUPLICATE, color=INK, linewidth=0.8, linestyle="--")
     return svg[0]
 
 
@@ -157,7 +109,7 @@ def _reuse(num_images: dict[int, int]) -> str:
     for num_pairs, count in num_images.items():
         heights[min(num_pairs, MAX_BARS)] += count
     across = f"pairs per image ({MAX_BARS}: or more)"
-    with _axes("reuse", across, "images") as (axes, svg):
+    with axes_of("reuse", across, "images") as (axes, svg):
         axes.bar(list(heights), list(heights.values()), color=OTHER, width=0.8)
         axes.set_xticks(list(heights))
         axes.set_xlim(0.4, max(num_bars, 4) + 0.6)
@@ -171,22 +123,22 @@ def _points(points: list[list[float]]) -> str:
         chosen.append(points[place][0])
         rejected.append(points[place][1])
     across, up = "rejected, nats per token", "chosen, nats per token"
-    with _axes("points", across, up) as (axes, svg):
+    with axes_of("points", across, up) as (axes, svg):
         axes.scatter(rejected, chosen, s=9, color=OTHER, alpha=0.5, linewidths=0)
         values = chosen + rejected
         ends = (min(values), max(values))
-        axes.plot(ends, ends, color=_INK, linewidth=0.8, linestyle="--")
+        axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
     return svg[0]
 
 
 def _views(views: Figures) -> str:
-    with _axes("views", "", "ranked right") as (axes, svg):
+    with axes_of("views", "", "ranked right") as (axes, svg):
         _accuracy_bars(axes, views, "sum", OTHER, -0.18)
         _accuracy_bars(axes, views, "per_token", "#a0b3d1", 0.18)
         names = [CONDITION_NAMES[view] for view in views]
         axes.set_xticks(range(len(views)), names)
         axes.set_ylim(0, 1.18)
-        axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle="--")
+        axes.axhline(0.5, color=INK, linewidth=0.8, linestyle="--")
         axes.legend(frameon=False, ncols=2, loc="upper right")
     return svg[0]
 
@@ -212,7 +164,7 @@ def _accuracy_bars(
         heights,
         [below, above],
         fmt="none",
-        ecolor=_INK,
+        ecolor=INK,
         elinewidth=0.8,
         capsize=2,
     )

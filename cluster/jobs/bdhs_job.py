@@ -12,7 +12,7 @@ import asyncio
 import math
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from cluster.jobs.prompt_source import prompt_spec
 from cluster.jobs.shards import Shards
 from cluster.progress import ProgressReport
 from cluster.runtime.concurrent_tasks import run_all
+from common.chat import encoder_of
 from common.config import SHAPES_POLICY, OnlineBdhs
 from common.config.jobs import BdhsJobConfig
 from common.data.pair_writer import PairWriter
@@ -90,7 +91,13 @@ def run(config: BdhsJobConfig, engines: Engines = ray_engines) -> None:
             **summarise(notes, settings.max_attempts),
         }
 
-    make_pair_set(config, spec_of(config), make_pairs, print_stats)
+    # Opened when there is a reference to read, and once.
+    encoder = cache(partial(encoder_of, config.model))
+
+    def strip(reference: str) -> str:
+        return encoder().without_end_mark(reference)
+
+    make_pair_set(config, spec_of(config), make_pairs, print_stats, strip)
 
 
 async def _generate(

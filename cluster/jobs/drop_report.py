@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.records import Dropped
+from common.row_faults import such_as
 
 EXAMPLE_CHARS = 600
 
@@ -37,6 +38,13 @@ class Tally:
                 "id": printable(dropped.id),
                 "detail": printable(dropped.detail),
             }
+
+    def report(self) -> str:
+        """The counts, then the first case of each reason, in one line."""
+        first = []
+        for reason, example in self.examples.items():
+            first.append(Dropped(example["id"], reason, example["detail"]))
+        return f"{dict(self.dropped.most_common())}{such_as(first)}"
 
     def note(self) -> dict[str, Any]:
         """JSON; `Tally.of` reads it."""

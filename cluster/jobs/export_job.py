@@ -12,6 +12,7 @@ from cluster.jobs.drop_report import Tally, print_dropped
 from cluster.progress import ProgressReport
 from common.data.datasets import (
     PAIRS,
+    PROMPTS,
     SPEC,
     STATS,
     count_pairs,
@@ -19,12 +20,12 @@ from common.data.datasets import (
     write_json,
     write_tables,
 )
-from common.data.pair_writer import spec_of
-from common.data.trl_format import META, TRL_SCHEMA, trl_row
+from common.data.pair_writer import SHARDS, spec_of
+from common.data.trl_format import META, TRAIN, TRL_SCHEMA, trl_row
 from common.errors import Refused, UserError
+from common.folder_lock import FolderLock
 from common.records import Dropped, PreferencePair
 
-TRAIN = "train.parquet"
 TABLE_BYTES = 32_000_000
 
 
@@ -32,9 +33,20 @@ def export_set(directory: Path, out: Path) -> None:
     """Write the export; pairs whose images are gone or changed are counted and left out.
 
     Raises:
-        UserError: `directory` is no complete pair set, none of its pairs can be exported, or OUT holds another export.
+        UserError: `directory` is no complete pair set, none of its pairs can be exported, or OUT holds a set or another
+            export, or is written by another process.
     """
     total = count_pairs(directory)
+    with FolderLock(out, "--out"):
+        _export(directory, out, total)
+
+
+def _export(directory: Path, out: Path, total: int) -> None:
+    for name in (PAIRS, PROMPTS, SHARDS):
+        if (out / name).exists():
+            raise UserError(
+                f"--out: expected a folder without {name}, got {out}, which holds a set; choose another folder"
+            )
     stat = (directory / PAIRS).stat()
     # Size and time of the file stand for its content: an export never reads the set to find out that it is done.
     spec = {
@@ -90,7 +102,8 @@ def _tables(
         tally.drop(dropped)
     if tally.num_records == 0:
         raise UserError(
-            f"{directory}: expected pairs that can be exported, got none of {tally.num_rows}; import again"
+            f"{directory}: expected pairs that can be exported, got none of {tally.num_rows}; dropped "
+            f"{tally.report()}; import the set again"
         )
     if rows:
         yield pa.Table.from_pylist(rows, schema=TRL_SCHEMA)

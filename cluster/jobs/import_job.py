@@ -8,7 +8,6 @@ killed run goes on behind the rows of its last shard.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -19,15 +18,16 @@ from cluster.jobs.drop_report import Tally, print_dropped, printable
 from cluster.jobs.input_files import Overlaps, choose_split, describe
 from cluster.progress import ProgressReport
 from common.config.jobs import ImportSettings
-from common.data.datasets import STATS
 from common.data.pair_writer import PairWriter
 from common.errors import UserError
 from common.importers import load
 from common.importers.base import Importer
 from common.importers.build import outcomes
+from common.reading.hub_cache import snapshot_of
 from common.reading.image_intake import ImageIntake
 from common.reading.readers import (
     BAD_FILE,
+    EMPTY_FILE,
     DataFile,
     file_rows,
     files_of_other_kinds,
@@ -52,6 +52,7 @@ def import_set(job: ImportSettings) -> None:
         raise UserError(
             f"{job.path}: expected the files of {job.name}, got none; check PATH"
         )
+    job = _in_snapshots(job)
     if not job.image_root.is_dir():
         raise UserError(
             f"--images: expected a folder, got {job.image_root}; check the path"
@@ -66,8 +67,7 @@ def import_set(job: ImportSettings) -> None:
     spec = spec_of(job, importer, files)
     with PairWriter(job.out, spec, made) as writer:
         if writer.complete:
-            num_records = json.loads((job.out / STATS).read_text())[f"num_{made}"]
-            print(f"{job.out}: already complete, {num_records} {made}")
+            print(f"{job.out}: already complete, {writer.num_finished} {made}")
             return
         overlaps = Overlaps() if len(_paths(files)) > 1 else None
         try:
@@ -98,6 +98,19 @@ def import_set(job: ImportSettings) -> None:
             f"took ends of turns that were written out, such as </s>, off {num_answers} answers"
         )
     print(f"{job.out}: {tally.num_records} {made} of {tally.num_rows} rows")
+
+
+def _in_snapshots(job: ImportSettings) -> ImportSettings:
+    """The job with PATH and `--images` behind folders of a hub cache, which is said (UserError where it is unclear)."""
+    path = snapshot_of(job.path, "PATH")
+    if path != job.path:
+        print(f"{job.path} is a hub cache: reading {path}")
+    images = job.images
+    if images is not None:
+        images = snapshot_of(images, "--images")
+        if images != job.images:
+            print(f"{job.images} is a hub cache: images are below {images}")
+    return job.model_copy(update={"path": path, "images": images})
 
 
 def spec_of(
@@ -265,11 +278,9 @@ class Shard:
 
 
 def _no_records(job: ImportSettings, tally: Tally) -> str:
-    if not tally.dropped:
+    if not tally.dropped.keys() - {EMPTY_FILE}:
         return f"{job.path}: expected rows of {job.name}, got none; check PATH"
-    reason, count = tally.dropped.most_common(1)[0]
-    detail = tally.examples[reason]["detail"]
     return (
-        f"{job.path}: expected rows of {job.name}, got none that can be used of {tally.num_rows}, "
-        f"{count} for {reason} ({detail}); check NAME, PATH and --images"
+        f"{job.path}: expected rows of {job.name}, got none that can be used of {tally.num_rows}; dropped "
+        f"{tally.report()}; check NAME, PATH and --images"
     )

@@ -17,7 +17,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from actors.povid.chat_endpoint import ChatEndpoint
 from actors.povid.injection import (
     EndpointInjector,
     Injection,
@@ -36,6 +35,7 @@ from cluster.progress import ProgressReport
 from cluster.runtime.concurrent_tasks import run_all
 from common.config.jobs import PovidJobConfig, PovidSettings
 from common.data.pair_writer import PairWriter
+from common.endpoint.chat_endpoint import ChatEndpoint
 from common.records import Dropped, Prompt
 
 REPLIES = "replies.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from common.config.jobs import GenerateConfig
 from common.data.images import ImageStore
 from common.data.prompt_sources import files_of, load_split
 from common.data.records_on_disk import usable
+from common.end_marks import without_end_mark, without_end_marks
 from common.records import Dropped, Prompt
 
 
@@ -35,13 +37,21 @@ def prompt_spec(config: GenerateConfig) -> dict[str, Any]:
 
 
 def load_prompts(
-    config: GenerateConfig, store: ImageStore, dropped: list[Dropped]
-) -> list[Prompt]:
-    """The prompts, with references; rows that are no prompt are appended to `dropped`."""
+    config: GenerateConfig,
+    store: ImageStore,
+    dropped: list[Dropped],
+    strip: Callable[[str], str] = without_end_mark,
+) -> tuple[list[Prompt], int]:
+    """The prompts, and how many of their references an end mark was taken off.
+
+    Args:
+        dropped: rows that are no prompt are appended.
+        strip: takes written-out end marks off a reference.
+    """
     source = config.data.prompts
     if isinstance(source, PromptFile):
         prompts = load_split(config.data, "train", store, dropped)
-        return list(usable(prompts, dropped))
+        return without_end_marks(usable(prompts, dropped), strip)
     from cluster.shapes_world import training_prompts
 
-    return training_prompts(source.count, config.scene_seed, store)
+    return training_prompts(source.count, config.scene_seed, store), 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from cluster.run.outcome import GroupOutcome
 from common.errors import UserError
 from common.records import Dropped, Prompt
-from common.row_faults import such_as
+from common.row_faults import drop_report, such_as
 
 BY_CHANCE = frozenset({"cut_off", "empty", "identical", "media_token"})
 """Reasons of groups that were sampled and may come out otherwise when they are sampled again."""
@@ -29,7 +29,7 @@ class DropNotes:
 
 
 class UsablePrompts:
-    """Notices that no prompt can be used: every one was refused before anything was sampled, all for one reason.
+    """Notices that no prompt can be used: every one was refused before anything was sampled.
 
     Without it such a run would go round the prompts until `loop.stall_limit_s`.
 
@@ -41,10 +41,10 @@ class UsablePrompts:
     def __init__(self, prompts: Sequence[Prompt], any_usable: bool) -> None:
         self._num_prompts = len(prompts)
         self._any_usable = any_usable
-        self._refused: dict[str, set[str]] = {}
+        self._refused: dict[str, Dropped] = {}
 
     def note(self, outcome: GroupOutcome) -> None:
-        """Take in what became of a group (UserError when now every prompt was refused for this reason)."""
+        """Take in what became of a group (UserError when now every prompt was refused)."""
         if self._any_usable:
             return
         dropped = outcome.dropped
@@ -55,11 +55,43 @@ class UsablePrompts:
             return
         # A group id is EPOCH:PROMPT_ID.
         prompt_id = outcome.group_id.partition(":")[2]
-        refused = self._refused.setdefault(dropped.reason, set())
-        refused.add(prompt_id)
-        if len(refused) < self._num_prompts:
+        self._refused[prompt_id] = dropped
+        if len(self._refused) < self._num_prompts:
             return
         raise UserError(
             f"data.prompts: expected prompts that can be sampled, got {self._num_prompts} of which every one is "
-            f"refused{such_as([dropped])}; correct the rows or the settings"
+            f"refused; dropped {drop_report(self._refused.values())}; correct the rows or the settings"
         )
+
+
+NO_VERDICT = frozenset({"judge_failed", "bad_verdict"})
+"""Reasons of groups that a judge was asked about in vain."""
+
+
+class WorkingJudge:
+    """Notices a judge that never had a verdict, such as one with a bug that every group meets.
+
+    Args:
+        num_groups: so many without any verdict are enough.
+        works: whether it had verdicts before a resume.
+    """
+
+    def __init__(self, num_groups: int, works: bool) -> None:
+        self._num_groups = num_groups
+        self._works = works
+        self._num_failed = 0
+
+    def note(self, outcome: GroupOutcome) -> None:
+        """Take in what became of a group (UserError when there have only been groups without a verdict)."""
+        if self._works or outcome.rollout is None:
+            return
+        dropped = outcome.dropped
+        if dropped is None or dropped.reason not in NO_VERDICT:
+            self._works = True
+            return
+        self._num_failed += 1
+        if self._num_failed >= self._num_groups:
+            raise UserError(
+                f"reward.judge: expected verdicts, got none for the first {self._num_failed} groups"
+                f"{such_as([dropped])}; correct the judge, or the columns that it reads"
+            )

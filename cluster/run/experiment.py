@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 from collections.abc import Sequence
@@ -15,16 +16,19 @@ from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
 from cluster.run.training_data import TrainingData, load_training_data
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
+from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
 from common.chat import encoder_of
 from common.config import RunConfig
 from common.data.records_on_disk import usable
 from common.errors import Refused, UserError
+from common.evaluation import Score
 from common.paths import replace_directory
 from common.protocols import Handle, Runtime
 from common.records import Dropped, Prompt
 from common.row_faults import drop_report
 from learner.learner import Learner
+from reward.eyes.factory import EyeTools
 from reward.suites.scorecard import Scorecard
 from reward.worker import RewardWorker
 
@@ -66,17 +70,17 @@ class Experiment:
         data = self._load_data()
         self._scoring.announce()
         workers = await self._start_workers()
-        first_engine = workers.rollout[0]
-        judge = workers.reward[0]
-        baseline = await self._scoring.score("baseline", first_engine, judge, None)
+        # All engines hold the start policy now, in a resumed run as well: the loop has not loaded its checkpoint yet.
+        baseline = await self._scoring.score("baseline", workers.rollout, (), None)
+        await self._scoring.ask_start(workers.rollout)
         await self._train(data, workers)
-        # Their CPUs and GPUs are those of the engine that is started next.
+        # Their CPUs and GPUs are those of the engines that are started next.
         self._stop_training(workers)
         self._take_best()
-        final_engine = self._spawn_rollout(0, str(self.run_dir.policy))
-        await final_engine.start()
-        start_answers = baseline.answers
-        final = await self._scoring.score("final", final_engine, judge, start_answers)
+        engines = await self._start_engines(str(self.run_dir.policy))
+        final = await self._scoring.score(
+            "final", engines, workers.reward, baseline.answers
+        )
         self._recorder.sync()
         return self._scoring.write_report(baseline, final)
 
@@ -99,15 +103,13 @@ class Experiment:
             name = f"learner/{rank}"
             handle = self._spawn(name, self._types.learner, config, rank, num_ranks)
             ranks.append(handle)
-        engines: list[RolloutClient] = []
-        for index in range(config.rollout.num_workers):
-            engines.append(self._spawn_rollout(index))
+        engines = self._spawn_engines()
+        judge_engines = JudgeEngines(config, self.runtime, self._types.rollout)
         judges: list[RewardClient] = []
         for index in range(config.reward.num_workers):
-            handle = self._spawn(f"reward/{index}", self._types.reward, config)
-            judges.append(RewardClient(handle, limit_s))
+            judges.append(self._spawn_reward(index, judge_engines))
         workers = Workers(engines, judges, LearnerClient(ranks, limit_s))
-        reports = await workers.start()
+        reports, _ = await asyncio.gather(workers.start(), judge_engines.start())
         self._recorder.start(reports)
         # Learner ranks come first, and rank 0 speaks for all of them.
         fallbacks = reports[0]["fallbacks"]
@@ -122,11 +124,31 @@ class Experiment:
         for rank in workers.learner.handles:
             self.runtime.stop(rank)
 
-    def _spawn_rollout(self, index: int, *model_path: str) -> RolloutClient:
+    def _spawn_engines(self, *model_path: str) -> list[RolloutClient]:
+        """All rollout workers, of the start policy or of another one."""
         worker = self._types.rollout
-        name = f"rollout/{index}"
-        handle = self._spawn(name, worker, self.config, index, *model_path)
-        return RolloutClient(handle, self.config.loop.call_timeout_s)
+        engines: list[RolloutClient] = []
+        for index in range(self.config.rollout.num_workers):
+            name = f"rollout/{index}"
+            handle = self._spawn(name, worker, self.config, index, *model_path)
+            engines.append(RolloutClient(handle, self.config.loop.call_timeout_s))
+        return engines
+
+    async def _start_engines(self, model_path: str) -> list[RolloutClient]:
+        """Start engines with a policy of a directory."""
+        engines = self._spawn_engines(model_path)
+        await asyncio.gather(*[engine.start() for engine in engines])
+        return engines
+
+    def _spawn_reward(self, index: int, judge_engines: JudgeEngines) -> RewardClient:
+        name = f"reward/{index}"
+        tools = EyeTools(
+            judge_engines.clients,
+            replies=self.run_dir.path / "judge" / str(index),
+            num_spenders=self.config.reward.num_workers,
+        )
+        handle = self._spawn(name, self._types.reward, self.config, None, tools)
+        return RewardClient(handle, self.config.loop.call_timeout_s)
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
         bundle = self._bundles[name]
@@ -144,8 +166,8 @@ class Experiment:
         prompts = self._scoring.validation_prompts() or data.prompts
         await self._set_probe(workers.learner, prompts)
 
-        async def validate(step: int) -> float | None:
-            return await self._scoring.validate(step, workers.rollout[0])
+        async def validate(step: int) -> Score | None:
+            return await self._scoring.validate(step, workers.rollout, workers.reward)
 
         with self._recorder.training(self.config.learner, loop.state.step):
             await loop.run(validate)

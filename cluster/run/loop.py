@@ -15,6 +15,7 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 | who                 | waits for                                    | is unblocked by                               |
 |---------------------|----------------------------------------------|-----------------------------------------------|
 | Producer.work       | a place from Admission                       | on_version, a dropped group, a discarded pair |
+|                     | a place with the judge                       | a call whose groups are judged                |
 | Producer.batch      | enough fresh online pairs                    | a pair accepted by Producer.work              |
 | Learner.step        | its batch                                    | Producer.batch                                |
 | RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
@@ -40,15 +41,16 @@ from cluster.run.training_data import TrainingData
 from cluster.runtime.clients import Workers
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
-from common.errors import UserError
+from common.errors import Halted, UserError
+from common.evaluation import Score
 from common.paths import replace_directory, replace_file
 from common.records import LoadReport, PreferencePair, WeightManifest
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
-"""Per worker: while one call's groups are ranked, the engine works on the other's."""
+"""Per worker: while the groups of one call travel, the engine works on the other's."""
 
-Validate: TypeAlias = Callable[[int], Awaitable[float | None]]
-"""Scores the weights that the engines hold after this step on the validation split; higher is better.
+Validate: TypeAlias = Callable[[int], Awaitable[Score | None]]
+"""Scores the weights that the engines hold after this step on the validation split.
 
 None when nothing can be measured.
 """
@@ -88,7 +90,7 @@ class Loop:
             await self._run_both(validate)
         except BaseExceptionGroup as group:
             # Users read one line; the group stays as its cause.
-            raise group.exceptions[0] from group
+            raise _first(group) from group
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
         """Bring the learner's state and the engines' weights to where the checkpoint was."""
@@ -114,7 +116,11 @@ class Loop:
         while state.step < num_steps:
             step = state.step + 1
             is_last = step == num_steps
-            metrics = await self._train(step)
+            try:
+                metrics = await self._train(step)
+            except Halted:
+                await self._save_halted()
+                raise
             state.step = step
             publishes = is_last or step % self._config.loop.publish_interval == 0
             if publishes:
@@ -124,11 +130,18 @@ class Loop:
             if ends_interval:
                 score = await validate(step)
                 if score is not None:
-                    metrics["validation/score"] = score
+                    metrics["validation/score"] = score.value
                 self._recorder.step(step, metrics)
                 await self._checkpoint(step, score)
             else:
                 self._recorder.step(step, metrics)
+
+    async def _save_halted(self) -> None:
+        """Keep the steps since the last checkpoint: what stopped the run was no fault of theirs."""
+        latest = self._run_dir.latest()
+        saved_step = 0 if latest is None else latest.state.step
+        if self.state.step > saved_step:
+            await self._checkpoint(self.state.step, None)
 
     async def _train(self, step: int) -> dict[str, float]:
         """Form the batch of one step, train on it on every rank, and account for every pair of it."""
@@ -207,7 +220,7 @@ class Loop:
                 "raise learner.optimizer.lr, or look at what model.tuning trains"
             )
 
-    async def _checkpoint(self, step: int, score: float | None) -> None:
+    async def _checkpoint(self, step: int, score: Score | None) -> None:
         """Save everything in one directory that appears whole or not at all.
 
         What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
@@ -225,4 +238,12 @@ class Loop:
                 await learner.export(folder / "policy")
             replace_file(folder / "state.json", state_json)
         self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
-        self._recorder.checkpoint(step, score, state.best_step)
+        value = None if score is None else score.value
+        self._recorder.checkpoint(step, value, state.best_step)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error of a group, whose members may be groups again: tasks have tasks of their own."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

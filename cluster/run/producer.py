@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
-from cluster.run.drop_notes import DropNotes, UsablePrompts
+from cluster.run.drop_notes import DropNotes, UsablePrompts, WorkingJudge
 from cluster.run.outcome import GroupOutcome
 from cluster.run.recorder import Recorder
 from cluster.run.state import RunState
@@ -27,13 +27,16 @@ from cluster.sampling.mixture import build_mixture, online_counts
 from cluster.sampling.prompt_sampler import PromptSampler
 from cluster.sampling.replay import ReplayBuffer
 from common.config import RunConfig
-from common.errors import UserError
+from common.errors import Halted, UserError
 from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
 from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS
 
 log = logging.getLogger("sightline")
+
+ROUNDS_WITHOUT_VERDICT = 4
+"""How often all places of the judge may come back without any verdict before the run stops."""
 
 Admitted: TypeAlias = list[tuple[str, Prompt]]
 """Group ids and their prompts."""
@@ -74,6 +77,14 @@ class Producer:
             self._usable[source] = UsablePrompts(data.prompts, any_usable)
         self._num_calls_begun = 0
         self._num_calls_settled = 0
+        self._num_judge_places = config.reward.concurrency * config.reward.num_workers
+        # Groups that were sampled and are with a judge.
+        self._num_judged = 0
+        self._working_judge = WorkingJudge(
+            ROUNDS_WITHOUT_VERDICT * self._num_judge_places,
+            works=state.accepted.total() > 0,
+        )
+        self._halted: Halted | None = None
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
 
@@ -102,22 +113,58 @@ class Producer:
         return online_counts(self._mixture, step, self._config.online_sources)[source]
 
     async def work(self, worker: RolloutClient) -> None:
-        """Make pairs until cancelled. Several of these may run on one worker to keep its engine busy."""
-        while True:
-            source, admitted = await self._admit()
-            turn = self._num_calls_begun
-            self._num_calls_begun += 1
-            outcomes, usable = _part(admitted)
-            if usable and source == ONLINE_BDHS:
-                outcomes += await self._sample_bdhs(worker, usable)
-            elif usable:
-                outcomes += await self._sample_judged(worker, usable)
-            await self._settle(source, outcomes, turn)
+        """Make pairs until cancelled. Several of these may run on one worker to keep its engine busy.
+
+        The next call is sampled while the judge has the groups of those before it.
+        """
+        async with asyncio.TaskGroup() as judging:
+            while self._halted is None:
+                source, admitted = await self._admit()
+                turn = self._num_calls_begun
+                self._num_calls_begun += 1
+                unusable, usable = _part(admitted)
+                if not usable:
+                    await self._settle(source, unusable, turn)
+                elif source == ONLINE_BDHS:
+                    outcomes = await self._sample_bdhs(worker, usable)
+                    await self._settle(source, unusable + outcomes, turn)
+                else:
+                    sampled = await self._sample(worker, usable)
+                    await self._take_judge_places(len(sampled))
+                    judging.create_task(
+                        self._judge_and_settle(source, unusable, sampled, turn)
+                    )
+
+    async def _judge_and_settle(
+        self,
+        source: str,
+        unusable: list[GroupOutcome],
+        sampled: Sequence[RolloutGroup | Dropped],
+        turn: int,
+    ) -> None:
+        try:
+            outcomes = await self._judge(sampled)
+        except Halted as reason:
+            await self._halt(reason)
+            return
+        # Before the turn is waited for: an earlier call may still need the places.
+        async with self._changed:
+            self._num_judged -= len(sampled)
+            self._changed.notify_all()
+        await self._settle(source, unusable + outcomes, turn)
+
+    async def _take_judge_places(self, count: int) -> None:
+        """Wait until the judges are not all busy: behind a slow judge no groups pile up and age."""
+        async with self._changed:
+            while self._num_judged >= self._num_judge_places:
+                await self._changed.wait()
+            self._num_judged += count
 
     async def batch(self, step: int, version: int) -> list[PreferencePair]:
         """Wait for the pairs of a learner step: online ones fresh enough for `version`, then offline ones.
 
         Raises:
+            Halted: the judge cannot go on, and too few pairs are left.
             UserError: no pair was accepted for `loop.stall_limit_s`; the message holds the drop histogram.
         """
         wanted = online_counts(self._mixture, step, self._config.online_sources)
@@ -140,6 +187,12 @@ class Producer:
         async with self._changed:
             for admission in self._admissions.values():
                 admission.on_version(version)
+            self._changed.notify_all()
+
+    async def _halt(self, reason: Halted) -> None:
+        """No more pairs come. Steps whose pairs are there are still trained; then `batch` raises."""
+        async with self._changed:
+            self._halted = reason
             self._changed.notify_all()
 
     def discard(self, pair: PreferencePair, dropped: Dropped) -> None:
@@ -168,6 +221,8 @@ class Producer:
                 pairs = self._buffer.take(wanted)
                 if len(pairs) == num_wanted:
                     return pairs
+                if self._halted is not None:
+                    raise self._halted
                 # Stale pairs gave their places back.
                 if stale:
                     self._changed.notify_all()
@@ -220,16 +275,22 @@ class Producer:
                     return source, [self._sampler.next() for _ in range(num_groups)]
                 await self._changed.wait()
 
-    async def _sample_judged(
+    async def _sample(
         self, worker: RolloutClient, admitted: Admitted
-    ) -> list[GroupOutcome]:
-        """Sample k completions of each prompt and let a judge rank or score them."""
+    ) -> list[RolloutGroup | Dropped]:
+        """Sample k completions of each prompt."""
         requests = [self._request(group_id, prompt) for group_id, prompt in admitted]
         results = await worker.generate(requests)
         assert len(results) == len(requests)
+        return results
+
+    async def _judge(
+        self, sampled: Sequence[RolloutGroup | Dropped]
+    ) -> list[GroupOutcome]:
+        """Let a judge rank or score the completions of every group."""
         groups: list[RolloutGroup] = []
         refused: list[GroupOutcome] = []
-        for result in results:
+        for result in sampled:
             if isinstance(result, Dropped):
                 refused.append(GroupOutcome(result.id, dropped=result))
             else:
@@ -271,7 +332,7 @@ class Producer:
     async def _settle(
         self, source: str, outcomes: Sequence[GroupOutcome], turn: int
     ) -> None:
-        """Account for groups that have come to their outcome (UserError when no prompt can be used)."""
+        """Account for groups that have come to their outcome (UserError when no prompt or no verdict can be used)."""
         admission = self._admissions[source]
         async with self._changed:
             # Two calls to the judge may come back in either order; a deterministic run keeps that of admission.
@@ -291,6 +352,7 @@ class Producer:
                     admission.on_accepted()
                 self._recorder.group(source, outcome)
                 self._usable[source].note(outcome)
+                self._working_judge.note(outcome)
             self._changed.notify_all()
 
 

@@ -23,6 +23,8 @@ from common.paths import recover_directory, replace_file
 START_FILES = (
     "journal/events.jsonl",
     "evaluation/baseline.json",
+    "evaluation/baseline.partial.jsonl",
+    "evaluation/validation_baseline.json",
     "evaluation/final.json",
 )
 """What a run writes before its first step and would read again."""
@@ -184,6 +186,10 @@ def _unreadable(path: Path, got: object) -> UserError:
     )
 
 
+MAY_DIFFER = {"budget"}
+"""Sections that a resumed run may change: they decide how far a run gets, not what it does."""
+
+
 def _first_difference(
     ours: Any,
     theirs: Any,
@@ -192,7 +198,7 @@ def _first_difference(
     """The first key path whose values differ, with both values."""
     if not (isinstance(ours, dict) and isinstance(theirs, dict)):
         return None if ours == theirs else (key, ours, theirs)
-    for name in sorted({*ours, *theirs}):
+    for name in sorted({*ours, *theirs}.difference(MAY_DIFFER)):
         path = f"{key}.{name}" if key else name
         difference = _first_difference(ours.get(name), theirs.get(name), path)
         if difference is not None:

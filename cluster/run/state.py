@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cluster.sampling.prompt_sampler import SamplerState
 from cluster.sampling.replay import BufferState, OfflineState
+from common.evaluation import Score
 
 
 class RunState(BaseModel):
@@ -25,7 +26,8 @@ class RunState(BaseModel):
     """The weight version that the engines hold."""
     best_step: int | None
     """The checkpoint that validation picked so far."""
-    best_score: float
+    best_score: float | None
+    """Its score, None when nothing was measured."""
     trained: bool = False
     """Whether any step has changed the weights."""
     # `frontier` is the name in state.json since the first runs; they must stay resumable.
@@ -45,26 +47,34 @@ class RunState(BaseModel):
             step=0,
             version=0,
             best_step=None,
-            best_score=-1.0,
+            best_score=None,
             sampler=SamplerState(),
             buffer=BufferState(OfflineState(num_offline)),
             accepted=Counter(),
             drops=Counter(),
         )
 
-    def note_score(self, step: int, score: float | None) -> bool:
+    @field_validator("best_score")
+    @classmethod
+    def _none_was_minus_one(cls, score: float | None) -> float | None:
+        # In the state.json of earlier runs, whose scores were shares.
+        return None if score == -1 else score
+
+    def note_score(self, step: int, score: Score | None) -> bool:
         """Make the checkpoint of this step the best one if it is; returns whether it is.
 
         `score` is None when nothing was measured.
         """
-        # Of equal scores the later one wins: it has trained longer. A run without
-        # any score takes its last checkpoint.
-        never_scored = self.best_score < 0
-        is_best = never_scored if score is None else score >= self.best_score
+        # Of equal scores the earlier one stays: what no number tells apart has trained less away from the start. A
+        # run without any score takes its last checkpoint.
+        if score is None:
+            is_best = self.best_score is None
+        else:
+            is_best = score.beats(self.best_score)
         if is_best:
             self.best_step = step
         if is_best and score is not None:
-            self.best_score = score
+            self.best_score = score.value
         return is_best
 
     def to_json(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from common.config import RunConfig, ShapesPrompts
 from common.data.images import ImageStore
 from common.data.pairs_on_disk import PairsOnDisk, open_pairs
 from common.data.prompt_sources import load_split
-from common.data.records_on_disk import usable
+from common.data.records_on_disk import RecordsOnDisk, usable
 from common.errors import UserError
 from common.prompts.survey import PromptsOnDisk
 from common.records import Dropped, PreferencePair, Prompt
@@ -68,9 +68,35 @@ def load_prompts(
     else:
         cache = config.run.dir / ROWS
         prompts = load_split(config.data, "train", store, dropped, cache)
+        if isinstance(prompts, RecordsOnDisk):
+            strip = encoder_of(config.model).without_end_mark
+            prompts = prompts.changed(_EndMarks(strip).off_reference)
     _check_first(prompts)
     _check_prompts(config, prompts)
     return prompts
+
+
+class _EndMarks:
+    """Takes written-out end marks off references as prompts are read: online BDHS trains on them as answers."""
+
+    def __init__(self, strip: Callable[[str], str]) -> None:
+        self._strip = strip
+        self._was_said = False
+
+    def off_reference(self, prompt: Prompt) -> Prompt:
+        """The prompt with a reference that ends with its text; the first change is said."""
+        if prompt.reference is None:
+            return prompt
+        reference = self._strip(prompt.reference)
+        if reference == prompt.reference:
+            return prompt
+        if not self._was_said:
+            log.warning(
+                "data.prompts: takes the end marks off that are written out behind references, such as that of %s",
+                prompt.id,
+            )
+            self._was_said = True
+        return replace(prompt, reference=reference)
 
 
 def _check_first(prompts: Sequence[Prompt]) -> None:
@@ -99,7 +125,7 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> Sequence[Preferen
         return []
     folders = [Path(path) for path in offline.paths]
     pairs = open_pairs(folders, config.run.dir / ROWS, dropped, _offline_id)
-    pairs.mapped(_ForThisPolicy(encoder_of(config.model)))
+    pairs = pairs.changed(_ForThisPolicy(encoder_of(config.model)))
     unusable: list[Dropped] = []
     for _ in usable(pairs, unusable):
         break

@@ -33,6 +33,7 @@ class RolloutClient:
 
     handle: Handle
     limit_s: float
+    peer: str = "rollout worker"
 
     async def start(self) -> dict[str, Any]:
         """Start the engine; returns what it reports of itself."""
@@ -63,6 +64,11 @@ class RolloutClient:
         scores = await self._call("score", list(answers))
         return scores
 
+    async def encode(self, answers: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of whole answers, as `score` scores them."""
+        token_ids: list[tuple[int, ...]] = await self._call("encode", list(answers))
+        return token_ids
+
     async def load(
         self, manifest: Awaitable[WeightManifest], tensors: Awaitable[Tensors]
     ) -> LoadReport:
@@ -76,7 +82,7 @@ class RolloutClient:
 
     async def _call(self, method: str, *args: Any) -> Any:
         reference = self.handle.call(method, *args)
-        return await answer(reference, self.limit_s, "rollout worker")
+        return await answer(reference, self.limit_s, self.peer)
 
 
 @dataclass(frozen=True, slots=True)

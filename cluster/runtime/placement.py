@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from cluster.runtime.judge_engines import judge_seats
 from common.config import RunConfig
 
 # What DeepSpeed keeps in CPU memory, as the table says it.
@@ -26,8 +28,13 @@ class Bundle:
 
 
 def plan(config: RunConfig) -> list[Bundle]:
-    """One bundle per actor: rollout workers, reward workers, learner ranks."""
-    return [*_rollout_bundles(config), *_reward_bundles(config), *_ranks(config)]
+    """One bundle per actor: rollout workers, reward workers, the judge's engines, learner ranks."""
+    return [
+        *_rollout_bundles(config),
+        *_reward_bundles(config),
+        *_judge_bundles(config),
+        *_ranks(config),
+    ]
 
 
 def _rollout_bundles(config: RunConfig) -> Iterator[Bundle]:
@@ -45,6 +52,13 @@ def _reward_bundles(config: RunConfig) -> Iterator[Bundle]:
     for index in range(reward.num_workers):
         name = f"reward/{index}"
         yield Bundle(name, reward.num_cpus, 0, f"{reward.judge.kind} judge")
+
+
+def _judge_bundles(config: RunConfig) -> Iterator[Bundle]:
+    for seat in judge_seats(config):
+        eye = seat.eye
+        holds = f"vLLM engine of the judge, {Path(eye.path).name}"
+        yield Bundle(seat.name, eye.num_cpus, eye.num_gpus, holds)
 
 
 def _ranks(config: RunConfig) -> Iterator[Bundle]:

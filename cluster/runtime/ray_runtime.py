@@ -176,17 +176,22 @@ class RayRuntime:
     def _join(self, address: str) -> None:
         _check_client_proxy(address)
         named = address
+        remedy = "start one with `ray start --head`"
         try:
             if address == "auto":
-                address = _address_of_auto()
-                named = f"{address} (which RAY_ADDRESS or cluster.address = auto means)"
-            _check_answers(address)
+                named = _address_of_auto()
+            _check_answers(named)
+            remedy = "set RAY_AUTH_MODE=token if it wants its token, look at its logs"
+            # Not by its resolved address: Ray shows this machine's token to `auto` alone.
             self._init(address=address)
         # Ray raises a bare Exception where its node does not come up in time.
         except Exception as error:
+            meaning = ""
+            if address == "auto":
+                meaning = " (which RAY_ADDRESS or cluster.address = auto means)"
             raise UserError(
-                f"cluster.address: expected a running Ray cluster at {named}, got: {_first_line(error)}; "
-                "start one with `ray start --head`, or leave the address out and unset RAY_ADDRESS"
+                f"cluster.address: expected a running Ray cluster at {named}{meaning}, got: {_first_line(error)}; "
+                f"{remedy}, or leave the address out and unset RAY_ADDRESS"
             ) from error
 
     def _start_local(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.chat.encoder import ChatEncoder as ChatEncoder
 from common.chat.encoder import EncodedPrompt as EncodedPrompt
+from common.chat.weights import check_embedding
 from common.config import Model
 
 log = logging.getLogger("sightline")
@@ -16,6 +17,8 @@ log = logging.getLogger("sightline")
 def check_model(model: Model, path: str | Path | None = None) -> ChatEncoder:
     """Open a model directory in the controller, before anything starts, and log what a person should know about it.
 
+    Of its weights only the files' headers are read.
+
     Args:
         path: another folder in the place of `model.path`.
 
@@ -23,6 +26,7 @@ def check_model(model: Model, path: str | Path | None = None) -> ChatEncoder:
         UserError: the directory cannot be used, or one of its files must be corrected.
     """
     encoder = encoder_of(model, path)
+    check_embedding(encoder)
     for warning in encoder.warnings:
         log.warning(warning)
     return encoder

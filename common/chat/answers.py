@@ -8,7 +8,7 @@ from functools import cached_property
 from common.chat.directory import ModelDirectory
 from common.chat.plain_text import PlainText
 from common.chat.template import ANSWER, PROBE, PROBE_ANSWER
-from common.end_marks import without_end_mark
+from common.end_marks import END_MARKS, without_end_mark
 from common.errors import Refused
 from common.row_faults import outside_embedding, refusing
 
@@ -24,9 +24,11 @@ class AnswerEncoder(ModelDirectory):
 
     @cached_property
     def _end_marks(self) -> tuple[str, ...]:
-        """What may stand at the end of an answer as text: ends of turns, and padding."""
+        """What may stand at the end of an answer as text: ends of turns and padding, of this model and of others."""
         tokens = self.tokenizer.convert_ids_to_tokens(list(self.stop_token_ids))
         marks = {*tokens, self.tokenizer.pad_token, self.tokenizer.eos_token}
+        # Answers that another model wrote carry that model's marks.
+        marks.update(END_MARKS)
         marks -= {None, "", self.tokenizer.unk_token, *self.media_tokens}
         return tuple(sorted(marks))
 

@@ -18,6 +18,7 @@ class ModelDirectory:
 
     Attributes:
         where: names the directory in messages.
+        template_source: where the chat template comes from.
         warnings: what a person should know about the directory, one line each; `check_model` logs them.
 
     Raises:
@@ -26,13 +27,16 @@ class ModelDirectory:
 
     def __init__(self, path: Path, chat_template: str | None, key: str) -> None:
         self.model_path = path
+        self.key = key
         self.where = f"{key} {path}"
-        self.config, self.processor, notes = open_model(path, key, chat_template)
+        opened = open_model(path, key, chat_template)
+        self.config, self.processor = opened.config, opened.processor
+        self.template_source = opened.template_source
         self.tokenizer = self.processor.tokenizer
         self.template = ChatTemplate(
             self.processor, self.where, self._image_token, self._image_text()
         )
-        self.warnings = [*notes, *self.template.warnings]
+        self.warnings = [*opened.notes, *self.template.warnings]
 
     @cached_property
     def image_token_id(self) -> int:

@@ -27,6 +27,10 @@ from common.records import Message, Part, Prompt
 from common.row_faults import refusing
 
 
+def _text_of(message: Message) -> str:
+    return "".join(part.text for part in message.parts)
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
     """A prompt as the model takes it.
@@ -84,7 +88,17 @@ class ChatEncoder(AnswerEncoder):
             f"prompt {prompt.id}: expected turns that the chat template of {self.where} takes",
             "change the row, or give another template with model.chat_template",
         ):
-            return self.template.render(messages)
+            rendered = self.template.render(messages)
+        num_written = 0
+        for message in messages:
+            num_written += self.plain_text.num_masks(_text_of(message))
+        if self.plain_text.num_masks(rendered) < num_written:
+            raise Refused(
+                "special_token",
+                f"prompt {prompt.id}: expected text without special tokens, since the chat template of {self.where} "
+                "changes the text around them; take them out",
+            )
+        return rendered
 
     def _masked(self, prompt: Prompt, message: Message) -> Message:
         plain = self.plain_text
@@ -98,7 +112,7 @@ class ChatEncoder(AnswerEncoder):
                 content = self.without_end_mark(part.text) if is_answer else part.text
                 part = Part("text", plain.mask(content))
             parts.append(part)
-        masked = "".join(part.text for part in parts)
+        masked = _text_of(replace(message, parts=tuple(parts)))
         if not plain.is_plain(masked):
             raise Refused(
                 "special_token",

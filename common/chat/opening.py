@@ -6,6 +6,7 @@ What a file does not say is taken from the model's own configuration, never gues
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,23 @@ from common.loading import check_folder, readable
 _TOWERS_WITH_CLS = ("clip_vision_model", "clip")
 
 
-def open_model(
-    path: Path, key: str, chat_template: str | None
-) -> tuple[Any, Any, list[str]]:
-    """Configuration and processor of a vision-language model, and one line for everything that had to be completed.
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """Configuration and processor of a vision-language model.
+
+    Attributes:
+        template_source: the file or setting that the chat template comes from.
+        notes: one line for everything that had to be completed.
+    """
+
+    config: Any
+    processor: Any
+    template_source: str
+    notes: list[str]
+
+
+def open_model(path: Path, key: str, chat_template: str | None) -> OpenedModel:
+    """Open a directory and complete what its files leave out.
 
     Args:
         key: the setting that names the directory, for messages.
@@ -36,12 +50,14 @@ def open_model(
         config = AutoConfig.from_pretrained(path)
         processor = AutoProcessor.from_pretrained(path)
     _check_vision_language(config, processor, where)
+    _check_image_token(config, processor, where)
     notes: list[str] = []
     _complete_processor(path, config, processor, where, notes)
+    source = _template_source(path, processor, chat_template)
     _complete_template(processor, where, chat_template)
     _complete_eos(path, config, processor.tokenizer, where, notes)
     _check_vocabulary(config, processor.tokenizer, where, notes)
-    return config, processor, notes
+    return OpenedModel(config, processor, source, notes)
 
 
 def image_token_id_of(config: Any) -> int | None:
@@ -90,6 +106,20 @@ def _check_vision_language(config: Any, processor: Any, where: str) -> None:
         )
 
 
+def _check_image_token(config: Any, processor: Any, where: str) -> None:
+    """Refuse a configuration whose image token is not the processor's, or none of the tokenizer's."""
+    token_id = image_token_id_of(config)
+    got = processor.tokenizer.convert_ids_to_tokens(token_id)
+    expected = getattr(processor, "image_token", None) or got
+    if got is not None and str(expected) == got:
+        return
+    raise UserError(
+        f"{where}: expected one image token, got id {token_id} ({got or 'no token'}) in config.json and {expected} of "
+        f"the processor; correct image_token_id (or image_token_index) in config.json. Families that write one "
+        "token for an image and another for its features, such as gemma3, are not supported"
+    )
+
+
 def _complete_processor(
     path: Path, config: Any, processor: Any, where: str, notes: list[str]
 ) -> None:
@@ -130,6 +160,19 @@ def _written_by_processor(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return fields if isinstance(fields, dict) else {}
+
+
+def _template_source(path: Path, processor: Any, given: str | None) -> str:
+    """Which of the places that `_complete_template` looks at has the template."""
+    if given is not None:
+        return "model.chat_template"
+    if processor.chat_template:
+        for name in ("chat_template.jinja", "chat_template.json"):
+            if (path / name).is_file():
+                return name
+        if "chat_template" in _written_by_processor(path):
+            return "processor_config.json"
+    return "tokenizer_config.json"
 
 
 def _complete_template(processor: Any, where: str, given: str | None) -> None:

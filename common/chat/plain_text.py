@@ -63,6 +63,10 @@ class PlainText:
 
         return self._written.sub(stand_in, text)
 
+    def num_masks(self, text: str) -> int:
+        """How many stand-ins the text holds."""
+        return len(_MASK.findall(text))
+
     def unmask(self, text: str) -> str:
         """The text of `mask` as it was."""
 

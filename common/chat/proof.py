@@ -41,6 +41,7 @@ def prove(encoder: ChatEncoder) -> list[str]:
             "processor_config.json or preprocessor_config.json"
         ) from error
     _check_embeddings(encoder, encoded)
+    _check_beginning(encoder, text)
     _check_ends(encoder, text)
     _check_prompt(encoder, encoded, picture)
     _check_image_tokens(encoder, encoded)
@@ -57,6 +58,24 @@ def _check_embeddings(encoder: ChatEncoder, encoded: EncodedPrompt) -> None:
             f"{encoder.where}: expected an embedding for every token of the chat template, got vocab_size = "
             f"{encoder.num_embeddings} in config.json without {token} (id {token_id}); resize the embedding, or "
             "correct chat_template.jinja"
+        )
+
+
+def _check_beginning(encoder: ChatEncoder, text: str) -> None:
+    """Refuse a tokenizer that begins every text with a token that the template writes as well.
+
+    transformers leaves its tokens out where the text begins with bos_token, and only there.
+    """
+    tokenizer = encoder.tokenizer
+    if not encoder.adds_special_tokens(text):
+        return
+    for token in tokenizer.convert_ids_to_tokens(encoder.text_ids("")):
+        if not text.lstrip().startswith(token):
+            continue
+        raise UserError(
+            f"{encoder.where}: expected one {token} at the beginning of a chat, got one of the tokenizer and one of "
+            f"the template, which begins with {text[:20]!r} where bos_token is {tokenizer.bos_token}; correct "
+            "chat_template.jinja, or bos_token in tokenizer_config.json"
         )
 
 

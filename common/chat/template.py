@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from common.errors import UserError
 from common.records import Message, Part
@@ -19,9 +19,22 @@ QUESTION = "What is seen?"
 ANSWER = "There is a red circle."
 PROBE = Message("user", (Part("image"), Part("text", QUESTION)))
 PROBE_ANSWER = Message("assistant", (Part("text", ANSWER),))
+RULE = "Answer in a few words."
+ANSWERED = (PROBE, PROBE_ANSWER)
+NEXT = "Where is it?"
+FOLLOWED = (*ANSWERED, Message("user", (Part("text", NEXT),)))
+SYSTEM = (Message("system", (Part("text", RULE),)), PROBE)
+TURNS = (
+    ("assistant", ANSWERED, ANSWER),
+    ("user", FOLLOWED, NEXT),
+    ("system", SYSTEM, RULE),
+)
+"""Role of a turn without images, a conversation that has it, and its text."""
 
 Content = Literal["parts", "string"]
 """What a template takes as a message's content: a list of parts, or one text with placeholders for images."""
+CONTENT_FORMS: tuple[Content, ...] = get_args(Content)
+_PRINTED_LIST = re.compile(r"""['"]type['"]: ?['"](?:text|image)['"]""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,8 @@ class ChatTemplate:
         image_text: what stands for an image in templates that take strings: the placeholder and what belongs to it.
 
     Attributes:
+        content: what the template takes as the content of a message with images.
+        string_roles: roles whose messages without images are a text all the same.
         warnings: what a person should know about the template, one line each.
 
     Raises:
@@ -64,8 +79,11 @@ class ChatTemplate:
         self._image_text = image_text
         self.warnings: list[str] = []
         self.content: Content = "parts"
+        self.string_roles: set[str] = set()
         self.content = self._content_form(where)
+        self._find_string_roles()
         self.assistant_turn = self._probed_turn(where)
+        self.warnings += self._turn_warnings(where)
 
     def render(self, messages: Sequence[Message], is_prompt: bool = True) -> str:
         """The conversation as text with one placeholder per image, by default ready to be answered."""
@@ -84,7 +102,7 @@ class ChatTemplate:
         conversation: list[dict[str, Any]] = []
         for message in messages:
             content: Any
-            if self.content == "string":
+            if not self._takes_parts(message):
                 content = self._string(message)
             else:
                 content = []
@@ -96,6 +114,11 @@ class ChatTemplate:
                     content.append({"type": "image", **image})
             conversation.append({"role": message.role, "content": content})
         return conversation
+
+    def _takes_parts(self, message: Message) -> bool:
+        has_image = any(part.kind == "image" for part in message.parts)
+        is_string = message.role in self.string_roles and not has_image
+        return self.content == "parts" and not is_string
 
     def _string(self, message: Message) -> str:
         """Each image on a line of its own in front of what follows it."""
@@ -111,33 +134,70 @@ class ChatTemplate:
     def _content_form(self, where: str) -> Content:
         """The first form in which question and image arrive in the text.
 
-        Templates that want a string print Python's form of a list, drop it, or raise an error of any kind.
+        Templates that want another form print Python's form of a list, drop it, or raise an error of any kind.
         """
         problem = ""
-        for content in ("parts", "string"):
+        for content in CONTENT_FORMS:
             self.content = content
-            try:
-                text = self.render([PROBE])
-            except Exception as error:
-                problem = problem or f"{type(error).__name__}: {error}".splitlines()[0]
-                continue
-            is_python = "'type': 'image'" in text or '"type": "image"' in text
-            num_images = text.count(self._image_token)
-            if QUESTION in text and num_images == 1 and not is_python:
+            trouble = self._trouble_with_question()
+            if trouble is None:
                 return content
-            problem = problem or (
-                f"{num_images} placeholders {self._image_token} in {_shown(text)}"
-            )
+            problem = problem or trouble
         raise UserError(
             f"{where}: expected a chat template that writes a question and one {self._image_token} for its image, got "
             f"{problem}; correct chat_template.jinja, or give another one with model.chat_template"
         )
 
+    def _find_string_roles(self) -> None:
+        """Find the roles whose turns arrive as a text alone, in a template that takes parts where there are images."""
+        for role, messages, text in TURNS:
+            if self._arrives(messages, text):
+                continue
+            self.string_roles.add(role)
+            if not self._arrives(messages, text):
+                self.string_roles.remove(role)
+
+    def _trouble_with_question(self) -> str | None:
+        """Why a question about an image does not arrive in the text."""
+        try:
+            text = self.render([PROBE])
+        except Exception as error:
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        num_images = text.count(self._image_token)
+        if QUESTION in text and num_images == 1 and not _PRINTED_LIST.search(text):
+            return None
+        return f"{num_images} placeholders {self._image_token} in {_shown(text)}"
+
+    def _arrives(self, messages: Sequence[Message], text: str) -> bool:
+        try:
+            rendered = self.render(messages)
+        except Exception:
+            return False
+        return text in rendered and not _PRINTED_LIST.search(rendered)
+
+    def _turn_warnings(self, where: str) -> list[str]:
+        """Say it when turns around the question do not reach the text. A turn that is refused is its row's drop."""
+        warnings = []
+        for name, messages, text in (
+            ("a system turn", SYSTEM, RULE),
+            ("the turns before the last question", FOLLOWED, QUESTION),
+        ):
+            try:
+                rendered = self.render(messages)
+            except Exception:
+                continue
+            if _PRINTED_LIST.search(rendered) or text not in rendered:
+                warnings.append(
+                    f"{where}: THE CHAT TEMPLATE DOES NOT WRITE {name.upper()}, but {_shown(rendered)}; correct "
+                    "chat_template.jinja, or give another one with model.chat_template"
+                )
+        return warnings
+
     def _probed_turn(self, where: str) -> AssistantTurn:
         """What stands around an answer in a rendered conversation."""
         prompt = self.render([PROBE])
         try:
-            whole = self.render([PROBE, PROBE_ANSWER], is_prompt=False)
+            whole = self.render(ANSWERED, is_prompt=False)
         except Exception as error:
             whole = f"{type(error).__name__}: {error}"
         before, answer, behind = whole.rpartition(ANSWER)
@@ -162,7 +222,8 @@ class ChatTemplate:
             f"{where}: {problem}: {_shown(prompt[-40:])} for {_shown(before[-40:])}; correct chat_template.jinja, or "
             "give another one with model.chat_template"
         )
-        return AssistantTurn("", gap, end, follows_prompt=False)
+        # Words behind an answer may belong to words in front of it, such as quotation marks, and these are not there.
+        return AssistantTurn("", "" if gap.strip() else gap, end, follows_prompt=False)
 
     def _end(self, behind: str) -> tuple[str, str | None]:
         """The first token of its own behind an answer, and the text in front of that token."""

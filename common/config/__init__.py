@@ -6,6 +6,7 @@ Fields whose value the papers do not state say so ("ours").
 
 from __future__ import annotations
 
+from common.config.asking import Asking, ClaimsJudge, EndpointJudge, VlmJudge
 from common.config.data import (
     Data,
     HeldOut,
@@ -15,22 +16,45 @@ from common.config.data import (
     ShapesPrompts,
 )
 from common.config.evaluation import Evaluation
-from common.config.judges import JudgeConfig, PolicyJudge, RulesJudge
+from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
+from common.config.judges import (
+    AnswerJudge,
+    EnsembleJudge,
+    JudgeConfig,
+    Member,
+    PolicyJudge,
+    PythonJudge,
+    RulesJudge,
+    UserCode,
+)
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
 from common.config.loop import Checkpoint, Loop, Mixture
 from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
 from common.config.reward import Reward
 from common.config.rollout import EngineOptions, OnlineBdhs, Rollout
 from common.config.run import Cluster, Run, RunConfig
-from common.config.suites import ShapesSuite, SuiteConfig
+from common.config.suites import (
+    PreferenceSuite,
+    PromptsSuite,
+    ShapesSuite,
+    SuiteConfig,
+)
 
 __all__ = [
     "SHAPES_POLICY",
+    "AnswerJudge",
+    "Asking",
     "Checkpoint",
+    "ClaimsJudge",
     "Cluster",
     "Data",
+    "EndpointEye",
+    "EndpointJudge",
+    "EngineEye",
     "EngineOptions",
+    "EnsembleJudge",
     "Evaluation",
+    "EyeConfig",
     "Fast",
     "Full",
     "HeldOut",
@@ -39,14 +63,18 @@ __all__ = [
     "Loop",
     "Lora",
     "LossConfig",
+    "Member",
     "Mixture",
     "Model",
     "OnlineBdhs",
     "Optimizer",
     "PairFile",
     "PolicyJudge",
+    "PreferenceSuite",
     "PromptFile",
     "PromptSource",
+    "PromptsSuite",
+    "PythonJudge",
     "Reward",
     "Rollout",
     "RulesJudge",
@@ -55,5 +83,8 @@ __all__ = [
     "ShapesPrompts",
     "ShapesSuite",
     "SuiteConfig",
+    "TorchEye",
     "Tuning",
+    "UserCode",
+    "VlmJudge",
 ]

@@ -74,6 +74,7 @@ class BdhsJobConfig(GenerateConfig):
         "rollout.engine",
         "rollout.num_workers",
         "rollout.deterministic",
+        "rollout.num_workers",
         "rollout.num_cpus",
         "rollout.num_gpus",
         "loop.call_timeout_s",
@@ -206,7 +207,9 @@ class EvaluateSettings(Section):
         description="scenes of every suite that has scenes; none: as many as it says",
     )
     out: PathOnDisk | None = Field(
-        None, description="write the scorecards there as JSON"
+        None,
+        description="write the scorecards there as JSON, to scorecard.json in a folder; until then FILE.partial keeps "
+        "what is measured, and the same command goes on after a kill",
     )
     samples: PathOnDisk | None = Field(
         None, description="write an HTML page of marked answers there"
@@ -238,11 +241,43 @@ class EvaluateConfig(JobConfig):
         "rollout.max_tokens",
         "rollout.engine",
         "rollout.deterministic",
+        "rollout.num_workers",
         "rollout.num_cpus",
         "rollout.num_gpus",
         "reward.judge",
         "reward.max_retries",
+        "reward.num_workers",
         "reward.num_cpus",
+        "loop.call_timeout_s",
+        "cluster",
+    )
+
+
+class JudgeTest(Section):
+    """The labelled pairs that a judge is measured on."""
+
+    pairs: PathOnDisk = Field(description="folder of a pair set with true labels")
+    count: int | None = Field(
+        None, ge=1, description="judge so many pairs, evenly spread; none: all"
+    )
+    blind: bool = Field(
+        True, description="judge everything once more with grey pictures"
+    )
+    cases: int = Field(48, ge=0, description="errors shown on the page")
+    out: PathOnDisk | None = Field(None, description="write the figures there as JSON")
+    page: PathOnDisk | None = Field(
+        None, description="write an HTML page with the errors and their pictures there"
+    )
+
+
+class JudgeJobConfig(JobConfig):
+    """The tree of `cluster.evaluate judge`: the judge is `reward.judge`, as in a run."""
+
+    test_judge: JudgeTest
+    keys_read: ClassVar[tuple[str, ...]] = (
+        "test_judge",
+        "reward",
+        "evaluation.bootstrap_samples",
         "loop.call_timeout_s",
         "cluster",
     )

@@ -25,11 +25,18 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from common.command_line.keys import describe, is_below, sections_of
+from common.command_line.messages import explain
+from common.command_line.plain_tree import (
+    Assignment,
+    Tree,
+    merge,
+    parse,
+    type_at,
+    write,
+)
 from common.config import RunConfig
 from common.config.flags import Flag
-from common.config.keys import describe, is_below, sections_of
-from common.config.messages import explain
-from common.config.plain_tree import Assignment, Tree, merge, parse, type_at, write
 from common.errors import UserError
 
 Config = TypeVar("Config", bound=RunConfig)

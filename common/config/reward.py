@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from common.config.judges import JudgeConfig, RulesJudge
-from common.config.section import Section
+from common.config.section import PathOnDisk, Section
 
 
 class Reward(Section):
@@ -18,5 +18,14 @@ class Reward(Section):
     )
     max_retries: int = Field(
         2, ge=0, description="when the judge fails for now; then the group is dropped"
+    )
+    concurrency: int = Field(
+        16,
+        ge=1,
+        description="groups that a reward worker judges at once; 1 for a judge that is not thread-safe",
+    )
+    cache: PathOnDisk | None = Field(
+        None,
+        description="folder of verdicts by the hash of what was judged, shared by runs and workers; none keeps nothing",
     )
     num_cpus: float = Field(0, ge=0)

@@ -102,15 +102,15 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _pairs_held_out(self) -> RunConfig:
-        if self.data.offline is None or self.evaluation.pairs is None:
+        if self.data.offline is None:
             return self
-        held_out = Path(self.evaluation.pairs).resolve()
         trained = [Path(path).resolve() for path in self.data.offline.paths]
-        if held_out in trained:
-            raise ValueError(
-                f"evaluation.pairs must be pairs that are not trained on, got {self.evaluation.pairs}, which is in "
-                "data.offline.path; keep some aside"
-            )
+        for key, path in self.evaluation.pair_sets():
+            if Path(path).resolve() in trained:
+                raise ValueError(
+                    f"{key} must be pairs that are not trained on, got {path}, which is in data.offline.path; "
+                    "keep some aside"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,12 +1,16 @@
-"""The kinds of evaluation suites and their settings: a section each, with a `kind`, in `SuiteConfig`."""
+"""The kinds of evaluation suites and their settings: a section each, with a `kind`, in the union `SuiteConfig`.
+
+Every section has a `kind` and a `name`, under which the scorecard keeps what it measured; two suites of one kind need
+different names.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from common.config.section import Section
+from common.config.section import Section, TextOnDisk, by_kind
 
 
 class ShapesSuite(Section):
@@ -21,5 +25,36 @@ class ShapesSuite(Section):
     )
 
 
-SuiteConfig: TypeAlias = ShapesSuite
-"""One kind so far. With a second it becomes a union by kind, as `PromptSource` is in `data.py`."""
+class PromptsSuite(Section):
+    """Any held-out prompts: the judge's score, the win rate against the start policy, length and truncation."""
+
+    kind: Literal["prompts"] = "prompts"
+    name: str = Field("prompts", description="of the suite in the scorecard")
+    validation: TextOnDisk | None = Field(
+        None, description="prompts that pick the checkpoint; none: data.validation"
+    )
+    test: TextOnDisk | None = Field(
+        None, description="prompts that are only reported; none: data.test"
+    )
+    limit: int = Field(500, ge=1, description="prompts of a split, from its start")
+
+
+class PreferenceSuite(Section):
+    """Held-out preference pairs: how the policy ranks them by log-probs, and the pairs of the grounding gate."""
+
+    kind: Literal["preference"] = "preference"
+    name: str = Field("preference", description="of the suite in the scorecard")
+    validation: TextOnDisk | None = Field(
+        None, description="pair set that picks the checkpoint"
+    )
+    test: TextOnDisk | None = Field(None, description="pair set that is only reported")
+    limit: int = Field(500, ge=1, description="pairs of a split, from its start")
+
+
+SuiteConfig = Annotated[
+    Annotated[ShapesSuite, Tag("shapes")]
+    | Annotated[PromptsSuite, Tag("prompts")]
+    | Annotated[PreferenceSuite, Tag("preference")],
+    by_kind("shapes"),
+]
+"""Every entry of `evaluation.suites` says its kind, so the default of `by_kind` is never used there."""

@@ -55,7 +55,8 @@ def read_pairs(
 
     Args:
         dropped: collects the rows that are not usable, under the reasons `bad_row`, `bad_truth`, `image_count`,
-            `image_missing`, `path_outside` and `duplicate_id`. Without it, the first such row is an error.
+            `image_missing`, `path_outside`, `pair_identical` and `duplicate_id`. Without it, the first such row is an
+            error.
 
     Raises:
         UserError: there is no readable `pairs.parquet`, or it has other columns.

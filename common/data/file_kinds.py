@@ -23,6 +23,7 @@ _NO_IMAGE = "give the image instead"
 EMPTY = FileKind("an empty file", _FETCH)
 LFS_POINTER = FileKind("a git-LFS pointer in place of the file", "run git lfs pull")
 HTML = FileKind("an HTML page, as a failed download leaves it", "fetch the file itself")
+ARROW = FileKind("an Arrow file", _NO_IMAGE)
 _SVG = FileKind("an SVG drawing", _CONVERT)
 _XML = FileKind("an XML text, as a refused download leaves it", _FETCH)
 _JSON = FileKind("a JSON text", _NO_IMAGE)
@@ -57,12 +58,14 @@ _SIGNATURES = {
     b"\x93NUMPY": FileKind("a NumPy array", _CONVERT),
     b"\x89HDF": FileKind("an HDF5 file", _UNPACK),
     b"PAR1": FileKind("a parquet file", _NO_IMAGE),
-    b"ARROW1": FileKind("an Arrow file", _NO_IMAGE),
+    b"ARROW1": ARROW,
 }
+AVIF = FileKind("an AVIF image", f"{_FETCH}, or {_CONVERT}", True)
+"""Whether it is read depends on how Pillow was built."""
 # The brand of an ISO media file, behind `ftyp`.
 _BRANDS = {
-    b"avif": FileKind("an AVIF image", _CONVERT),
-    b"avis": FileKind("an AVIF image", _CONVERT),
+    b"avif": AVIF,
+    b"avis": AVIF,
     b"heic": FileKind("a HEIC image", _CONVERT),
     b"heix": FileKind("a HEIC image", _CONVERT),
     b"hevc": FileKind("a HEIC image", _CONVERT),
@@ -80,6 +83,11 @@ _LFS_START = b"version https://git-lfs.github.com/"
 _XML_PROLOGUE = re.compile(rb"(?:<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE svg.*?>|\s)*", re.S)
 _HEAD = 4096
 """How many bytes are looked at."""
+
+
+def is_binary(data: bytes) -> bool:
+    """Whether a file begins as no text does."""
+    return kind_of(data) in _SIGNATURES.values()
 
 
 def kind_of(data: bytes) -> FileKind:

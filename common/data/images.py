@@ -12,18 +12,23 @@ import os
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from common.data.below import path_below
-from common.data.file_kinds import kind_of
+from common.data.file_kinds import AVIF, kind_of
 from common.errors import Refused
 from common.paths import writing
 from common.records import ImageRef
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 2
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
-"""The formats that are read. Pillow knows more, but opens some of them by starting other programs (EPS)."""
+READS_AVIF = bool(features.check("avif"))
+"""Whether this machine's Pillow was built with an AVIF decoder, as its wheels are."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF") + ("AVIF",) * READS_AVIF
+"""The formats that are read; JPEG includes the MPO of cameras.
+
+Pillow knows more, but opens some of them by starting other programs (EPS).
+"""
 
 
 def decode(data: bytes, name: str = "image") -> Image.Image:
@@ -62,8 +67,13 @@ def _no_picture(data: bytes, name: str, error: Exception) -> str:
     """The message about bytes that Pillow could not decode: what they are, not what Pillow tried last."""
     kind = kind_of(data)
     what = kind.name
-    if kind.is_readable_image:
+    if kind is AVIF and not READS_AVIF:
+        what = f"{kind.name}, which this machine's Pillow is built without support for"
+    elif kind.is_readable_image:
         first_line = str(error).partition("\n")[0] or type(error).__name__
+        # Its own message names an object in memory.
+        if isinstance(error, UnidentifiedImageError):
+            first_line = "not recognised"
         what = f"{kind.name} that is damaged or breaks off ({first_line})"
     return f"{name}: expected a PNG, JPEG or WebP image, got {what}; {kind.remedy}"
 

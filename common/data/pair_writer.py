@@ -34,6 +34,7 @@ from common.data.datasets import (
 )
 from common.data.images import ImageStore
 from common.data.rows import PAIR_SCHEMA, PROMPT_SCHEMA, pair_row, prompt_row
+from common.data.trl_format import TRAIN
 from common.errors import UserError
 from common.folder_lock import FolderLock
 from common.records import PreferencePair, Prompt
@@ -53,7 +54,7 @@ def spec_of(directory: Path) -> dict[str, Any] | None:
         return dict(spec)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}: expected a JSON object, got: {error}; use another folder"
         ) from error
@@ -109,6 +110,11 @@ class PairWriter:
     def complete(self) -> bool:
         """Whether the set is finished."""
         return self.path.exists()
+
+    @property
+    def num_finished(self) -> int:
+        """How many rows a complete set has."""
+        return int(pq.read_metadata(self.path).num_rows)
 
     def append(
         self,
@@ -172,6 +178,11 @@ class PairWriter:
         """Write the spec of a new set, or check that a set that was begun has the same one."""
         begun = self.complete or bool(self._shards())
         spec = spec_of(self.directory)
+        is_export = spec is not None and spec.get("method") == "export"
+        if is_export and (self.directory / TRAIN).exists():
+            raise UserError(
+                f"{self.directory}: expected a new folder or a set of ours, got an export; choose another folder"
+            )
         if begun and spec is None:
             raise UserError(
                 f"{self.directory}: expected a new folder or a set with {SPEC}, got pairs without it; use another"

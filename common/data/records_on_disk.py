@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -54,15 +55,17 @@ class RecordsOnDisk(Sequence[Record], Generic[Record]):
             raise Refused(record.reason, record.detail)
         return record
 
-    def mapped(self, change: Callable[[Record], Record]) -> None:
-        """Change every record when it is read."""
+    def changed(self, change: Callable[[Record], Record]) -> Self:
+        """The same sequence, whose records are changed as they are read; their ids stay."""
         read = self._read
 
-        def read_and_change(number: int) -> Record | Dropped:
+        def changed_record(number: int) -> Record | Dropped:
             record = read(number)
             return record if isinstance(record, Dropped) else change(record)
 
-        self._read = read_and_change
+        changed = copy(self)
+        changed._read = changed_record
+        return changed
 
     def fetch(self, index: int) -> Record | Dropped:
         """One record, or why it cannot be used."""

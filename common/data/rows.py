@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pyarrow as pa
 
 from common.data.images import ImageStore, read_bytes
+from common.end_marks import is_one_answer_twice
 from common.errors import Refused
 from common.records import ImageRef, Message, Part, PreferencePair, Prompt, Response
 
@@ -119,7 +120,7 @@ def pair_of(row: dict[str, Any], store: ImageStore) -> PreferencePair:
     """The pair that a row of `PAIR_SCHEMA` holds.
 
     Raises:
-        Refused: `path_outside`, `image_missing`, `image_count`, `bad_truth`.
+        Refused: `path_outside`, `image_missing`, `image_count`, `bad_truth`, `pair_identical`.
         ValueError, TypeError, KeyError: the row is broken in another way.
     """
     scores = row["scores"]
@@ -127,7 +128,7 @@ def pair_of(row: dict[str, Any], store: ImageStore) -> PreferencePair:
         if len(scores) != 2:
             raise ValueError(f"expected two scores, got {len(scores)}")
         scores = (scores[0], scores[1])
-    return PreferencePair(
+    pair = PreferencePair(
         id=_text(row["id"]),
         prompt=prompt_of(row["prompt"], store),
         chosen=_response_of(row["chosen"]),
@@ -137,6 +138,12 @@ def pair_of(row: dict[str, Any], store: ImageStore) -> PreferencePair:
         prompt_token_ids=_token_ids(row["prompt_token_ids"]),
         scores=scores,
     )
+    if is_one_answer_twice(pair):
+        raise Refused(
+            "pair_identical",
+            f"pair {pair.id}: expected two different answers, got the same twice; take it out",
+        )
+    return pair
 
 
 def _response_of(row: dict[str, Any]) -> Response:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.data.images import read_bytes
 from common.records import Message, Part, PreferencePair, Prompt, Response
 
+TRAIN = "train.parquet"
+"""The file of an export."""
 META = "sightline_meta"
 
 _CONTENT = pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())]))

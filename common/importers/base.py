@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +16,10 @@ from common.reading.readers import DataFile, find_files
 from common.records import Dropped, Message, Part, PreferencePair
 
 MARKER = "<image>"
+_IMAGE_COLUMN = re.compile(
+    r"(?:image|img|picture|photo)s?(?:_?(?:path|url|file|filename|name|byte|b64|base64|list))?s?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +113,47 @@ def images_field(row: dict[str, Any], key: str) -> list[Any]:
 
 
 def refuse_other_media(row: dict[str, Any]) -> None:
-    """Refuse a row with videos or audios (Refused `video`, `audio`)."""
+    """Refuse a row with videos, audios or tools, which its texts rely on (Refused `video`, `audio`, `tools`)."""
+    if row.get("tools"):
+        raise Refused(
+            "tools", "expected a conversation without tools, got some; drop the row"
+        )
     for kind in ("video", "audio"):
         if row.get(kind) or row.get(f"{kind}s"):
             raise Refused(kind, f"expected images only, got a {kind}; drop the row")
+
+
+def one_list(column: list[Any], parts: list[Any]) -> list[Any]:
+    """The images of a row, which may stand in a column, in the parts of its messages, or in both.
+
+    Raises:
+        Refused: `bad_row` when both name files, and others.
+    """
+    images = [*column, *parts]
+    are_comparable = all(isinstance(image, str) for image in images)
+    if column and parts and are_comparable:
+        names = sorted(map(_file_name, column))
+        if names != sorted(map(_file_name, parts)):
+            raise Refused(
+                "bad_row",
+                "expected the images of the messages in the column of images, got others there; drop the row",
+            )
+    return column or parts
+
+
+def _file_name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def refuse_other_columns(row: dict[str, Any]) -> None:
+    """Refuse a row whose images stand in a column that its format does not have (Refused `image_column`)."""
+    for key, value in row.items():
+        if value and isinstance(key, str) and _IMAGE_COLUMN.fullmatch(key):
+            raise Refused(
+                "image_column",
+                f"expected an image where this format has it, got none there but something under {key[:40]!r}; "
+                "rename the column, or check NAME",
+            )
 
 
 def message(role: Literal["system", "user", "assistant"], text: str) -> Message:

@@ -8,12 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from common.end_marks import without_end_mark
+from common.end_marks import is_one_answer_twice, without_end_mark
 from common.errors import Refused
-from common.importers.base import MARKER, Draft, Importer, other_columns
+from common.importers.base import (
+    MARKER,
+    Draft,
+    Importer,
+    other_columns,
+    refuse_other_columns,
+)
+from common.importers.conversations import answer_text
 from common.reading.image_intake import ImageIntake
 from common.records import Dropped, PreferencePair, Prompt, Response
-from common.sources import RLOO
 
 Record = TypeVar("Record", Prompt, PreferencePair)
 
@@ -97,6 +103,14 @@ def unread(
             if isinstance(draft, Dropped):
                 yield replace(draft, id=f"{row_id}/{draft.id}")
                 continue
+            if not draft.images:
+                refuse_other_columns(row)
+            if draft.exported is None:
+                draft = replace(
+                    draft,
+                    chosen=answer_text(draft.chosen),
+                    rejected=answer_text(draft.rejected),
+                )
             draft = _without_end_marks(draft, end_marks)
             if draft.truth is None:
                 read = (*importer.columns, *ALWAYS_READ)
@@ -207,10 +221,7 @@ def _check_prompt(prompt: Prompt, num_images: int, text_only: bool) -> None:
 def _check_answers(pair: PreferencePair) -> None:
     _check_answer(pair.chosen)
     _check_answer(pair.rejected)
-    same_ids = pair.chosen.token_ids == pair.rejected.token_ids
-    same = same_ids and pair.chosen.text.strip() == pair.rejected.text.strip()
-    # RLOO trains each side on its own advantage, so its sides may be equal.
-    if same and pair.source != RLOO:
+    if is_one_answer_twice(pair):
         raise Refused(
             "pair_identical",
             "expected two different answers, got the same twice; drop the row",

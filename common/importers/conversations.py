@@ -4,6 +4,7 @@ instruction and input, ms-swift's query) with a history, Vicuna's template.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -22,8 +23,10 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "developer": "system",
 }
 """In lower case; files have Human and Assistant, too."""
+_QUESTION_KEYS = ("query", "instruction", "prompt", "question")
 
 
 class Turn(NamedTuple):
@@ -40,6 +43,7 @@ def read_turns(items: Any) -> list[Turn]:
     Raises:
         Refused: `bad_row`, `role_unknown`; `video`, `audio` for parts of these kinds.
     """
+    items = spelled_out(items)
     if not isinstance(items, list):
         raise Refused(
             "bad_row",
@@ -51,43 +55,75 @@ def read_turns(items: Any) -> list[Turn]:
 def turns_of_row(row: Mapping[str, Any]) -> list[Turn]:
     """The turns of a row: under `messages` or `conversations`, or its single question with what was said before it.
 
+    A text under `system` comes before them.
+
     Raises:
-        Refused: as `read_turns`, and `bad_row` when the row has none of these.
+        Refused: as `read_turns`, and `bad_row` when the row has none of these, or has two of them that differ.
     """
+    turns: list[Turn] = []
     for key in ("messages", "conversations"):
         if row.get(key):
-            return read_turns(row[key])
-    return single_question(row)
+            others, turns = turns, read_turns(row[key])
+            if others and others != turns:
+                raise Refused(
+                    "bad_row",
+                    "expected messages or conversations, got both, and they differ; drop the row",
+                )
+    return with_system(turns or single_question(row), row.get("system"))
+
+
+def with_system(turns: list[Turn], system: Any) -> list[Turn]:
+    """The turns behind a text for the system, if there is one (Refused `bad_row` when they begin with another)."""
+    if not system:
+        return turns
+    first = _read_turn({"role": "system", "content": system})
+    if not turns or turns[0].role != "system":
+        return [first, *turns]
+    if turns[0] != first:
+        raise Refused(
+            "bad_row", "expected one text for the system, got two; drop the row"
+        )
+    return turns
 
 
 def single_question(row: Mapping[str, Any]) -> list[Turn]:
-    """The turns of `{query | instruction, input?, history?}`, where history is a list of (question, answer).
+    """The turns of `{query | instruction | prompt | question, input?, history?}`.
+
+    The history is a list of (question, answer), or of turns.
 
     Raises:
         Refused: `bad_row` when there is no question, or the history has another shape.
     """
-    asked = row.get("query") or row.get("instruction")
+    asked = next((row[key] for key in _QUESTION_KEYS if row.get(key)), None)
     if not isinstance(asked, str):
         raise Refused(
             "bad_row",
-            "expected messages, conversations, query or instruction, "
+            f"expected messages, conversations, {', '.join(_QUESTION_KEYS)}, "
             f"got the fields {', '.join(map(str, row))[:120]}; check the data set",
         )
     more = row.get("input")
     if isinstance(more, str) and more.strip():
         asked = f"{asked}\n{more}"
+    turns = _read_history(row.get("history") or [])
+    return [*turns, Turn("user", asked)]
+
+
+def _read_history(history: Any) -> list[Turn]:
+    """The turns before a question."""
+    if isinstance(history, list) and all(isinstance(item, Mapping) for item in history):
+        return read_turns(history)
     turns: list[Turn] = []
-    for exchange in row.get("history") or ():
-        if not isinstance(exchange, list) or not all(
-            isinstance(text, str) for text in exchange
-        ):
+    exchanges: list[Any] = history if isinstance(history, list) else [None]
+    for exchange in exchanges:
+        is_exchange = isinstance(exchange, list) and len(exchange) == 2
+        if not is_exchange or not all(isinstance(text, str) for text in exchange):
             raise Refused(
                 "bad_row",
                 "expected a history of questions and answers, got another shape; check the data set",
             )
         earlier, answer = exchange
         turns += [Turn("user", earlier), Turn("assistant", answer)]
-    return [*turns, Turn("user", asked)]
+    return turns
 
 
 def images_of_turns(turns: list[Turn]) -> list[Any]:
@@ -96,14 +132,55 @@ def images_of_turns(turns: list[Turn]) -> list[Any]:
 
 
 def answer_text(value: Any) -> Any:
-    """The text of an answer that is a turn of its own, or the value itself where it is none.
+    """The text of an answer that is a turn of its own or a list of one, or the value itself where it is neither.
 
     Raises:
-        Refused: `bad_row` when the turn is not an assistant's; as `read_turns`.
+        Refused: `bad_row` when the turn is not an assistant's, or there are several; as `read_turns`.
     """
+    value = spelled_out(value)
     if isinstance(value, Mapping):
-        return split_last_answer([_read_turn(value)])[1]
-    return value
+        value = [value]
+    if not isinstance(value, list) or not all(map(_is_turn, value)):
+        return value
+    if not value:
+        return None
+    before, text = split_last_answer(read_turns(value))
+    if before:
+        raise Refused(
+            "bad_row",
+            f"expected one turn as an answer, got {len(value)}; drop the row",
+        )
+    return text
+
+
+def spelled_out(value: Any) -> Any:
+    """The turn or the turns that a text spells as JSON; any other value, JSON or not, as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        spelled = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    turns = spelled if isinstance(spelled, list) else [spelled]
+    return spelled if turns and all(map(_is_turn, turns)) else value
+
+
+def _is_turn(value: Any) -> bool:
+    """Whether a value has the fields of a turn."""
+    if not isinstance(value, Mapping):
+        return False
+    return value.keys() >= {"role", "content"} or value.keys() >= {"from", "value"}
+
+
+def role_of(name: Any) -> Role:
+    """The role behind its name in a file (Refused `role_unknown`)."""
+    if not isinstance(name, str) or name.lower() not in _ROLES:
+        shown = name[:40] if isinstance(name, str) else type(name).__name__
+        raise Refused(
+            "role_unknown",
+            f"expected a role of {', '.join(_ROLES)}, got {shown!r}; drop the row",
+        )
+    return _ROLES[name.lower()]
 
 
 def split_last_answer(turns: list[Turn]) -> tuple[list[Turn], str]:
@@ -156,18 +233,12 @@ def _read_turn(item: Any) -> Turn:
             "bad_row",
             "expected turns of from and value, or role and content, got another shape; check the data set",
         )
-    role = item.get(role_key)
-    if not isinstance(role, str) or role.lower() not in _ROLES:
-        shown = role[:40] if isinstance(role, str) else type(role).__name__
-        raise Refused(
-            "role_unknown",
-            f"expected a role of {', '.join(_ROLES)}, got {shown!r}; drop the row",
-        )
+    role = role_of(item.get(role_key))
     text = ""
     images = []
     for part in read_content(item[content_key]):
         if part.kind == "image":
-            if _ROLES[role.lower()] == "assistant":
+            if role == "assistant":
                 raise Refused(
                     "bad_row",
                     "expected answers of text, got one with an image; drop the row",
@@ -177,4 +248,4 @@ def _read_turn(item: Any) -> Turn:
                 images.append(part.image)
         else:
             text += part.text
-    return Turn(_ROLES[role.lower()], text, tuple(images))
+    return Turn(role, text, tuple(images))

@@ -41,7 +41,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft | Dropped]:
             question(text_field(row, "question"), 1),
             images,
             row.get("chosen"),
-            row.get("reject"),
+            row.get("reject", row.get("rejected")),
             row_id=image_id,
         )
 

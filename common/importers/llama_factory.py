@@ -13,28 +13,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from common.importers.base import Draft, Importer, images_field, refuse_other_media
+from common.importers.base import (
+    Draft,
+    Importer,
+    images_field,
+    one_list,
+    refuse_other_media,
+)
 from common.importers.conversations import (
-    answer_text,
     images_of_turns,
     messages_of,
-    read_turns,
     turns_of_row,
 )
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """The pair of a row; Refused `role_unknown` (tools), `video`, `audio`."""
+    """The pair of a row; Refused `role_unknown`, `tools`, `video`, `audio`."""
     refuse_other_media(row)
     turns = turns_of_row(row)
-    system = row.get("system")
-    if system:
-        turns = [*read_turns([{"from": "system", "value": system}]), *turns]
+    column = images_field(row, "images") or images_field(row, "image")
     yield Draft(
         messages_of(turns),
-        images_field(row, "images") or images_of_turns(turns),
-        answer_text(row.get("chosen")),
-        answer_text(row.get("rejected")),
+        one_list(column, images_of_turns(turns)),
+        row.get("chosen"),
+        row.get("rejected"),
         row_id=row.get("id"),
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.errors import Refused
 from common.importers.base import Draft, Importer, images_field
-from common.importers.conversations import messages_of, read_turns
+from common.importers.conversations import answer_text, messages_of, read_turns
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
@@ -24,7 +24,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
             "bad_row",
             f"expected a preference of 1 or 2, got {str(preference)[:40]!r}; drop the row",
         )
-    outputs = (row["output_1"]["value"], row["output_2"]["value"])
+    outputs = (answer_text(row["output_1"]), answer_text(row["output_2"]))
     chosen = outputs[preference - 1]
     rejected = outputs[2 - preference]
     yield Draft(

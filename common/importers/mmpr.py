@@ -16,6 +16,7 @@ from common.data.below import path_below
 from common.errors import Refused, UserError
 from common.importers.base import Draft, Importer, images_field, question, text_field
 from common.reading.encoded_images import is_encoded
+from common.reading.json_rows import unambiguous
 from common.reading.readers import DataFile, find_files
 from common.records import Dropped
 
@@ -54,7 +55,8 @@ def annotation_files(path: Path) -> Sequence[DataFile | Dropped]:
     if meta_path.suffix == ".jsonl" or not meta_path.is_file():
         return find_files(path)
     try:
-        sections = dict(json.loads(meta_path.read_bytes()))
+        text = meta_path.read_bytes()
+        sections = dict(json.loads(text, object_pairs_hook=unambiguous))
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{meta_path}: expected a JSON object of sections, got: {error}; fetch it again"

@@ -13,7 +13,7 @@ not its texts differ as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.errors import Refused
@@ -21,6 +21,7 @@ from common.importers.base import (
     Draft,
     Importer,
     images_field,
+    one_list,
     refuse_other_media,
     with_images,
 )
@@ -30,19 +31,24 @@ from common.importers.conversations import (
     images_of_turns,
     messages_of,
     read_turns,
-    single_question,
     split_last_answer,
     turns_of_row,
 )
 
+_PLACES = ("<ref-object>", "<bbox>", "<point>")
+
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """The pairs of a row; Refused `rejected_image`, `prompt_differs`, `video`, `audio`."""
+    """The pairs of a row; Refused `rejected_image`, `prompt_differs`, `tools`, `objects`, `video`, `audio`."""
     refuse_other_media(row)
     turns, chosen = _prompt_and_chosen(row)
-    images = images_field(row, "images") or images_of_turns(turns)
+    _refuse_objects(row, turns, chosen)
+    column = images_field(row, "images") or images_field(row, "image")
+    images = one_list(column, images_of_turns(turns))
     rejected_images = images_field(row, "rejected_images")
-    if rejected_images and rejected_images != images:
+    if rejected_images and list(map(_path, rejected_images)) != list(
+        map(_path, images)
+    ):
         raise Refused(
             "rejected_image",
             "expected the same images on both sides, got others; the learner needs that",
@@ -64,7 +70,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
             with_images(messages_of(turns), len(images)),
             images,
             chosen,
-            answer_text(answer),
+            answer,
             tag=str(number) if several else "",
             row_id=row.get("id"),
         )
@@ -74,11 +80,25 @@ def _prompt_and_chosen(row: dict[str, Any]) -> tuple[list[Turn], Any]:
     """The turns before the chosen answer, and that answer."""
     if row.get("messages") or row.get("conversations"):
         return split_last_answer(turns_of_row(row))
-    turns = single_question(row)
-    system = row.get("system")
-    if system:
-        turns = [*read_turns([{"role": "system", "content": system}]), *turns]
-    return turns, answer_text(row.get("response"))
+    return turns_of_row(row), answer_text(row.get("response"))
+
+
+def _path(image: Any) -> Any:
+    """The path of an image that is `{bytes: null, path}`; any other image as it is."""
+    if isinstance(image, Mapping) and not image.get("bytes"):
+        return image.get("path")
+    return image
+
+
+def _refuse_objects(row: dict[str, Any], turns: list[Turn], chosen: Any) -> None:
+    """Refuse places of objects, which ms-swift fills in (Refused `objects`)."""
+    texts = [turn.text for turn in turns] + [str(chosen)]
+    for place in _PLACES if row.get("objects") else ():
+        if any(place in text for text in texts):
+            raise Refused(
+                "objects",
+                f"expected texts with their boxes, got {place} for one of `objects`; write them out",
+            )
 
 
 COLUMNS = (

@@ -17,6 +17,9 @@ MAX_TEXT_CHARS = 400_000
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """The pair of a row."""
     text = row.get("text")
+    if text is None and "question" in row:
+        yield from rlaif_v.convert(row)
+        return
     # The first releases have the dict itself.
     fields = (
         text_fields(text) if isinstance(text, dict) else parse(text_field(row, "text"))
@@ -54,6 +57,9 @@ def parse(text: str) -> dict[str, Any]:
                 "bad_row",
                 f"expected a dict as text, got {text[:80]!r}; check the data set",
             ) from error
+    if isinstance(fields, str) and len(fields) < len(text):
+        # JSON within JSON.
+        return parse(fields)
     if not isinstance(fields, dict):
         raise Refused(
             "bad_row",

@@ -12,19 +12,26 @@ from typing import Any
 
 from common.data.trl_format import META, pair_of_meta
 from common.errors import Refused
-from common.importers.base import MARKER, Draft, Importer, images_field, message
+from common.importers.base import (
+    MARKER,
+    Draft,
+    Importer,
+    images_field,
+    message,
+    one_list,
+    refuse_other_media,
+)
 from common.importers.content_parts import ContentPart, read_content
+from common.importers.conversations import role_of, spelled_out
 from common.records import Message, Part
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """The pair of a row; Refused `bad_row`, `role_unknown`, `prompt_differs`, `image_count`."""
+    refuse_other_media(row)
     prompt, chosen, rejected = _prompt_and_answers(row)
-    images = (
-        images_field(row, "images")
-        or images_field(row, "image")
-        or _images_of_parts(prompt)
-    )
+    column = images_field(row, "images") or images_field(row, "image")
+    images = one_list(column, _images_of_parts(prompt))
     messages = read_messages(prompt, len(images))
     meta = row.get(META)
     exported = None
@@ -42,14 +49,14 @@ def _prompt_and_answers(row: dict[str, Any]) -> tuple[Any, str | None, str | Non
                 "bad_row",
                 f"expected prompt, chosen and rejected, got the fields {fields}; check the data set",
             )
-    before_chosen, chosen = _split_answer(row["chosen"])
-    before_rejected, rejected = _split_answer(row["rejected"])
+    before_chosen, chosen = _split_answer(spelled_out(row["chosen"]))
+    before_rejected, rejected = _split_answer(spelled_out(row["rejected"]))
     if before_chosen != before_rejected:
         raise Refused(
             "prompt_differs",
             "expected one prompt for both answers, got two; drop the row",
         )
-    prompt = row.get("prompt")
+    prompt = spelled_out(row.get("prompt"))
     if prompt is None:
         if not before_chosen:
             raise Refused(
@@ -62,6 +69,9 @@ def _prompt_and_answers(row: dict[str, Any]) -> tuple[Any, str | None, str | Non
             "prompt_differs",
             "expected the prompt alone before the answers, got other turns; drop the row",
         )
+    system = row.get("system")
+    if system:
+        prompt = [{"role": "system", "content": system}, *_listed(prompt)]
     return prompt, read_answer(chosen), read_answer(rejected)
 
 
@@ -76,6 +86,8 @@ def _listed(items: Any) -> list[Any]:
     """The messages of a prompt; a plain text is a user's."""
     if isinstance(items, str):
         return [{"role": "user", "content": items}]
+    if isinstance(items, Mapping):
+        return [items]
     if not isinstance(items, list):
         raise Refused(
             "bad_row",
@@ -88,7 +100,7 @@ def _images_of_parts(items: Any) -> list[Any]:
     """The images that the parts of a prompt's messages bring along."""
     images = []
     for item in _listed(items):
-        for part in read_content(item["content"]):
+        for part in read_content(_content(item)):
             if part.image is not None:
                 images.append(part.image)
     return images
@@ -109,7 +121,7 @@ def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
         return tuple(_with_places(turn) for turn in messages)
     for number, item in enumerate(_listed(items)):
         turn = messages[number]
-        if turn.role == "user" and isinstance(item["content"], str):
+        if turn.role == "user" and isinstance(_content(item), str):
             places = [Part("image")] * num_images
             messages[number] = Message("user", (*places, *turn.parts))
             break
@@ -118,13 +130,21 @@ def read_messages(items: Any, num_images: int) -> tuple[Message, ...]:
 
 def _message(item: dict[str, Any]) -> Message:
     """A message as it is, its markers still in the text."""
-    role = item["role"]
-    if role not in ("system", "user", "assistant"):
-        raise Refused(
-            "role_unknown",
-            f"expected system, user or assistant, got {str(role)[:40]!r}; drop the row",
-        )
-    return Message(role, tuple(map(_part, read_content(item["content"]))))
+    content = _content(item)
+    role = role_of(item.get("role", item.get("from")))
+    return Message(role, tuple(map(_part, read_content(content))))
+
+
+def _content(item: Any) -> Any:
+    """The content of a message of role and content, or from and value (Refused `bad_row` when it is none)."""
+    if isinstance(item, Mapping):
+        for key in ("content", "value"):
+            if key in item:
+                return item[key]
+    raise Refused(
+        "bad_row",
+        f"expected messages of role and content, got {type(item).__name__} of another shape; check the data set",
+    )
 
 
 def _part(part: ContentPart) -> Part:

@@ -11,9 +11,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
-COMPRESSIONS = (".gz", ".bz2", ".xz")
+import pyarrow as pa
+
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 UNPACKING_ERRORS = (EOFError, zlib.error, lzma.LZMAError)
 """What reading a compressed file raises beside OSError when it is damaged or breaks off."""
 
@@ -31,6 +33,10 @@ _ZEROS = {
     b"\1\0\1\0": "utf-16-le",
     b"\0\1\0\1": "utf-16-be",
 }
+
+_ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
+# Behind the first byte of a frame that is skipped: pzstd begins with one.
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"
 
 
 class Readable(Protocol):
@@ -54,10 +60,8 @@ class Stream(NamedTuple):
 def open_stream(path: Path) -> Iterator[Stream]:
     """Open a data file; its first bytes, not its name, say how it is packed and encoded."""
     with path.open("rb") as file:
-        unpacked = _unpacked(file)
-        start = unpacked.read(4)
-        unpacked.seek(0)
-        encoding = _encoding(start)
+        unpacked = io.BufferedReader(_unpacked(file))
+        encoding = _encoding(unpacked.peek(4)[:4])
         if encoding is None:
             yield Stream(unpacked, file)
         elif encoding == "utf-8":
@@ -77,15 +81,18 @@ def read_head(path: Path, size: int) -> bytes:
         return b""
 
 
-def _unpacked(file: BinaryIO) -> BinaryIO:
+def _unpacked(file: BinaryIO) -> Any:
+    """What reads the content of a file, packed or not; at least as much of a raw stream as `io` builds on."""
     start = file.read(6)
     file.seek(0)
     if start.startswith(b"\x1f\x8b"):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+        return gzip.GzipFile(fileobj=file)
     if start.startswith(b"BZh"):
-        return cast(BinaryIO, bz2.BZ2File(file))
+        return bz2.BZ2File(file)
     if start.startswith(b"\xfd7zXZ"):
-        return cast(BinaryIO, lzma.LZMAFile(file))
+        return lzma.LZMAFile(file)
+    if start.startswith(_ZSTD_FRAME) or start[1:4] == _ZSTD_SKIPPED:
+        return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
     return file
 
 

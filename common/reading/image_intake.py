@@ -17,7 +17,7 @@ from common.data.below import SHOWN_CHARS, path_below
 from common.data.images import ImageStore
 from common.data.images import decode as check_decodes
 from common.errors import Refused
-from common.reading.encoded_images import decode, decode_base64, is_encoded
+from common.reading.encoded_images import decode, is_encoded
 from common.records import ImageRef
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -28,6 +28,8 @@ MAX_FOLDERS = 20
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _WINDOWS_PATH = re.compile(r"[a-z]:[\\/]", re.IGNORECASE)
+_PLACES = ("path", "url", "image", "image_url", "base64", "data")
+"""Where an object has its image, beside `bytes`."""
 _FILE_URL = "file://"
 
 
@@ -61,7 +63,7 @@ class ImageIntake:
 
         Args:
             source: encoded bytes; a text, which is a path, a `data:` URL or base64; `{bytes, path}` as `datasets`
-                writes it; or a tuple of paths, of which the first that exists is taken.
+                writes it, or `{url}`; or a tuple of paths, of which the first that exists is taken.
 
         Raises:
             Refused: `image_none`, `image_url`, `path_outside`, `image_missing`, the reasons of `images.decode`, or
@@ -202,11 +204,16 @@ class ImageIntake:
 
 
 def _content_of(source: Mapping[str, Any]) -> Any:
-    """What `{bytes, path}` holds. In JSON, the bytes are base64."""
+    """What `{bytes, path}` holds, or another way to spell an image. In JSON, the bytes are base64."""
     content = source.get("bytes")
     if isinstance(content, str) and content:
-        return decode_base64(content)
-    return content or source.get("path")
+        return decode(content)
+    for key in _PLACES:
+        content = content or source.get(key)
+    # OpenAI's {url, detail}.
+    if isinstance(content, Mapping):
+        content = content.get("url") or content.get("path")
+    return content
 
 
 def _as_typed(prefix: str) -> str:

@@ -99,9 +99,20 @@ class _Unparsed(str):
 def _parsed(text: bytes) -> Any:
     """The value of a JSON text, NaN and Infinity included."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unambiguous)
     except (ValueError, RecursionError) as error:
         return _Unparsed(error)
+
+
+def unambiguous(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members as a dict (ValueError where a key has two values, of which Python would take the last)."""
+    fields = dict(members)
+    if len(fields) == len(members):
+        return fields
+    for key, value in members:
+        if fields[key] != value:
+            raise ValueError(f"two values under {key[:40]!r}")
+    return fields
 
 
 class _Rows:

@@ -60,10 +60,17 @@ class JsonText:
         return byte
 
     def items(self) -> Iterator[bytes]:
-        """The texts of a list's elements. Afterwards the position is behind the list."""
+        """The texts of a list's elements. Afterwards the position is behind the list.
+
+        A comma that is missing behind an object or a list costs no element.
+        """
         self.take(b"[")
         while self.peek() != b"]":
-            yield self.value()
+            text = self.value(ends_with_bracket=True)
+            yield text
+            no_comma_behind = self.peek() not in (b"", b",", b"]", b"}")
+            if text and no_comma_behind:
+                continue
             if self.take(b",]") == b"]":
                 return
         self.take(b"]")
@@ -79,8 +86,8 @@ class JsonText:
                 return
         self.take(b"}")
 
-    def value(self) -> bytes:
-        """The text of one value: up to the comma or bracket behind it."""
+    def value(self, ends_with_bracket: bool = False) -> bytes:
+        """The text of one value: up to the comma or bracket behind it, or to the end of an object or a list."""
         self._forget()
         start = end = self._at
         depth = 0
@@ -101,6 +108,9 @@ class JsonText:
                 return self._buffer[start : self._at]
             elif byte in b"]}":
                 depth -= 1
+                if depth == 0 and ends_with_bracket:
+                    self._at = end
+                    return self._buffer[start:end]
 
     def _key(self) -> str:
         """The key at the position, whose colon is taken as well."""

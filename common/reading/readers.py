@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.data.file_kinds import HTML, LFS_POINTER, kind_of
+from common.data.file_kinds import ARROW, HTML, LFS_POINTER, is_binary, kind_of
 from common.data.rows import python_rows
 from common.errors import UserError
 from common.reading.byte_streams import COMPRESSIONS, UNPACKING_ERRORS, read_head
@@ -32,6 +32,8 @@ BATCH_ROWS = 64
 """Rows of a parquet or arrow file that are in memory as Python objects."""
 BAD_FILE = "bad_file"
 """The reason of what is lost behind the place where a file breaks off."""
+EMPTY_FILE = "empty_file"
+"""The reason that stands for a file without rows. Beside others it may be right, but it may be a lost download too."""
 
 _KINDS = (".arrow", ".parquet", ".jsonl", ".json", ".csv")
 _METADATA = {
@@ -102,7 +104,13 @@ def _files_of_kinds(path: Path) -> dict[str, list[Path]]:
         # `datasets` keeps its caches beside the data, as cache-….arrow.
         ignored = file.name in _METADATA or file.name.startswith((".", "cache-"))
         kind = _kind(file)
-        if kind is not None and not ignored and file.is_file():
+        if kind is None or ignored:
+            continue
+        if file.is_symlink() and not file.exists():
+            raise UserError(
+                f"{file}: expected a data file, got a link that leads nowhere; fetch the data set again"
+            )
+        if file.is_file():
             files_of_kind[kind].append(file)
     return files_of_kind
 
@@ -118,8 +126,9 @@ def _walk(path: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         visited.add(real_folder)
-        # Without this, it would depend on the file system which of two links is followed.
-        subfolders.sort()
+        # Hidden folders are those of tools: .git, .ipynb_checkpoints. Without the order, it would depend on the file
+        # system which of two links is followed.
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield from (Path(folder, name) for name in names)
 
 
@@ -173,18 +182,26 @@ def file_rows(file: DataFile, keyed: bool = False) -> Iterator[tuple[Any, int]]:
         )
         dropped = Dropped(file.path.name, BAD_FILE, message)
         yield dropped, file.path.stat().st_size
+    else:
+        if num_rows == 0:
+            message = f"{file.path.name}: expected rows, got none; fetch the file again if it should have some"
+            dropped = Dropped(file.path.name, EMPTY_FILE, message)
+            yield dropped, file.path.stat().st_size
 
 
 def _rows(path: Path, keyed: bool) -> Iterator[tuple[Any, int]]:
-    kind = kind_of(read_head(path, 4096))
+    head = read_head(path, 4096)
+    kind = kind_of(head)
     if kind in (LFS_POINTER, HTML):
         raise BrokenText(f"{kind.name} ({kind.remedy})")
     if path.suffix == ".parquet":
         return _parquet_rows(path)
     if path.suffix == ".arrow":
-        return _arrow_rows(path)
+        return _arrow_rows(path, is_stream=kind != ARROW)
     if path.suffix == ".csv":
         return csv_rows(path, MAX_LINE_BYTES)
+    if is_binary(head):
+        raise BrokenText(f"{kind.name} under the name of a JSON text")
     # In a file of lines, every object is a row.
     keyed = keyed and _kind(path) != ".jsonl"
     return json_rows(path, keyed, MAX_LINE_BYTES)
@@ -220,10 +237,16 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Any, int]]:
             yield row, size * number // num_rows
 
 
-def _arrow_rows(path: Path) -> Iterator[tuple[Any, int]]:
-    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
+def _arrow_rows(path: Path, is_stream: bool) -> Iterator[tuple[Any, int]]:
+    """The rows of a stream of batches, as `datasets` writes it, or of a file of them, as others do."""
+    with pa.memory_map(str(path)) as file:
+        if is_stream:
+            batches: Iterable[pa.RecordBatch] = pa.ipc.open_stream(file)
+        else:
+            reader = pa.ipc.open_file(file)
+            batches = map(reader.get_batch, range(reader.num_record_batches))
         for _, row in _numbered(_sliced(batches), path):
-            yield row, file.tell()
+            yield row, min(file.tell(), file.size())
 
 
 def _sliced(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -170,7 +170,10 @@ class Collator:
             if media:
                 detail = f"the {side} response holds media tokens {sorted(media)}"
                 return "response_media", detail
-        if sides_are_compared and chosen == rejected:
+        # Two ends of a turn make no difference, nor does an answer that was cut off before its end.
+        if sides_are_compared and _without_end(chosen, stops) == _without_end(
+            rejected, stops
+        ):
             return "pair_identical", "chosen and rejected are the same tokens"
         longest = prompt_length + max(len(chosen), len(rejected))
         limit = self.encoder.max_length
@@ -178,6 +181,10 @@ class Collator:
             detail = f"{longest} tokens, at most model.max_length = {limit}"
             return "pair_too_long", detail
         return None
+
+
+def _without_end(tokens: tuple[int, ...], stops: Sequence[int]) -> tuple[int, ...]:
+    return tokens[:-1] if tokens and tokens[-1] in stops else tokens
 
 
 class PromptCache:

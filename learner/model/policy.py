@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText
 
 from common.config import Lora, Model
 from common.errors import UserError
-from common.loading import readable
+from common.loading import check_folder, check_weights, readable
 from common.model_parts import is_vision_tower, part_of, vision_tower
 from learner.batch.collate import RowBatch
 from learner.forward.logps import CompletionLogps, completion_logps
@@ -126,7 +126,8 @@ def load_model(
     Raises:
         UserError: the directory has no config, no safetensors, an unknown architecture, or not every weight.
     """
-    _check_directory(Path(path))
+    check_folder(path)
+    check_weights(path)
     options: dict[str, Any] = {}
     if quantization is not None:
         options = {"quantization_config": quantization, "device_map": {"": "cpu"}}
@@ -145,18 +146,6 @@ def load_model(
     if quantization is not None:
         clean_up_quantized(model)
     return model
-
-
-def _check_directory(path: Path) -> None:
-    """Raise UserError unless this is a model directory with safetensors."""
-    if not (path / "config.json").is_file():
-        raise UserError(
-            f"model.path {path}: expected a Hugging Face model directory, got none with a config.json; check the path"
-        )
-    if not any(path.glob("*.safetensors")):
-        raise UserError(
-            f"model.path {path}: expected *.safetensors, got none; convert the checkpoint"
-        )
 
 
 def _check_all_loaded(

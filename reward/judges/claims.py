@@ -1,4 +1,4 @@
-"""A judge that sees: a vision-language model is asked yes/no about every claim of a completion.
+"""A judge that takes answers apart: a vision-language model is asked yes or no about every claim of a completion.
 
     "There is a red circle at the top. There is a blue star." -> "Is there a circle in the image?" "Is there a star …?"
 
@@ -6,147 +6,136 @@ The score is minus the number of claims that the model denies (divide and conque
 A repeated claim, a completion that claims nothing and one that is cut off count as one more denial each. The judge
 never looks at the truth, so it is as weak as its model, and what a completion leaves out costs nothing.
 
-Which claims a text makes, and how to ask about one, is a world's business: see `reward/shapes_world.py`.
+Which claims a text makes is a splitter's business (`reward/judges/splitting.py`; a world may have its own, such as
+`reward/shapes_world.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-import torch
-from transformers import AutoModelForImageTextToText
+from common.gathering import gather_whole
+from common.protocols import Eye, Question, Reply
+from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
+from reward.judges.faults import Fault, fault_of
+from reward.judges.prompts import about_images
+from reward.judges.readings import read_yes_no
 
-from common.chat import ChatEncoder
-from common.config import PolicyJudge
-from common.errors import Refused
-from common.loading import readable
-from common.protocols import JudgeError
-from common.records import (
-    Completion,
-    Dropped,
-    Message,
-    Part,
-    Prompt,
-    RolloutGroup,
-    Verdict,
-)
+
+class Splitter(Protocol):
+    """Takes texts apart into claims."""
+
+    async def split(
+        self, prompt: Prompt, texts: Sequence[str]
+    ) -> list[list[str] | Fault]:
+        """The claims of each text, repeats included, or why they cannot be told."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimLanguage:
     """How to talk about claims.
 
-    Args:
-        claims_of: the claims of a text, repeats included.
-        question_of: the yes/no question about one claim.
-        yes, no: the model's answers; they must differ in their first token.
+    Attributes:
+        question_of: the yes/no question about one claim of an answer to a prompt.
+        yes, no: the model's answers.
         nothing_claimed: the note of a text without a claim.
+        reads_logprobs: whether the likelier of yes and no counts, or what is written.
+        max_tokens: of a written answer.
     """
 
-    claims_of: Callable[[str], list[str]]
-    question_of: Callable[[str], str]
+    question_of: Callable[[Prompt, str], str]
     yes: str
     no: str
     nothing_claimed: str
+    reads_logprobs: bool = True
+    max_tokens: int = 64
 
 
 class ClaimsJudge:
-    """Scores completions by the answers of the model in `settings.path`.
+    """Scores completions by what `eye` says of their claims."""
 
-    Raises:
-        UserError: the folder holds no model that can be loaded.
-    """
-
-    name = "policy"
-
-    def __init__(self, settings: PolicyJudge, language: ClaimLanguage) -> None:
+    def __init__(
+        self, name: str, eye: Eye, splitter: Splitter, language: ClaimLanguage
+    ) -> None:
+        self.name = name
+        self._eye = eye
+        self._splitter = splitter
         self._language = language
-        self._encoder = ChatEncoder(
-            settings.path, settings.max_length, key="reward.judge.path"
-        )
-        with readable(
-            settings.path, "reward.judge.path", "an architecture and weights"
-        ):
-            self._model = AutoModelForImageTextToText.from_pretrained(
-                settings.path,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-            ).eval()
 
     async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
-        """One verdict per group, in order; a group whose picture cannot be read is dropped as `judge_failed`."""
-        # The forwards run in a thread: the worker goes on answering its other callers.
-        return await asyncio.to_thread(self._judge_groups, groups)
+        """One verdict per group, in order: scores of at most 0, and notes that name what was denied.
 
-    def _judge_groups(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
-        verdicts: list[Verdict | Dropped] = []
-        for group in groups:
-            try:
-                verdict = self._judge_group(group)
-                verdicts.append(verdict)
-            except JudgeError as error:
-                detail = f"judge {self.name}: {error}"
-                verdicts.append(Dropped(group.id, "judge_failed", detail))
-        return verdicts
+        Returns:
+            Dropped as `unreadable` for a group of which a claim was neither denied nor confirmed, as `judge_failed`
+            for one that the eye could not be asked about.
 
-    def _judge_group(self, group: RolloutGroup) -> Verdict:
-        """Scores of at most 0, and notes that name what was denied."""
-        claims_by_completion: list[Counter[str]] = []
+        Raises:
+            JudgeError: the eye fails for now.
+        """
+        return await gather_whole(map(self._judge_group, groups))
+
+    async def _judge_group(self, group: RolloutGroup) -> Verdict | Dropped:
+        texts = [completion.text for completion in group.completions]
+        split = await self._splitter.split(group.prompt, texts)
+        counts_by_answer: list[Counter[str]] = []
         all_claims: set[str] = set()
-        for completion in group.completions:
-            claims = self._language.claims_of(completion.text)
-            claims_by_completion.append(Counter(claims))
+        for claims in split:
+            if isinstance(claims, Fault):
+                return claims.drop(
+                    group.id, self.name, len(counts_by_answer), len(texts)
+                )
+            counts_by_answer.append(Counter(claims))
             all_claims.update(claims)
-        # A forward per question is what judging costs: no claim is asked about twice.
+        # A question is what judging costs: no claim is asked about twice.
+        answers = await self._ask(group, sorted(all_claims))
         denied: set[str] = set()
-        for claim in sorted(all_claims):
-            if not self.sees(group.prompt, claim):
+        for claim, seen in answers.items():
+            if isinstance(seen, Fault):
+                num_read = sum(isinstance(seen, bool) for seen in answers.values())
+                return seen.drop(group.id, self.name, num_read, len(answers))
+            if not seen:
                 denied.add(claim)
         scores: list[float] = []
         notes: list[str] = []
-        claimed = zip(group.completions, claims_by_completion, strict=True)
-        for completion, counts in claimed:
+        for completion, counts in zip(group.completions, counts_by_answer, strict=True):
             faults = self._faults(completion, counts, denied)
-            note = "; ".join(faults)
             # Not -len(faults): no doubt scores 0.0, not -0.0.
             scores.append(0.0 - len(faults))
-            notes.append(note or "no doubt")
+            notes.append("; ".join(faults) or "no doubt")
         return Verdict(tuple(scores), tuple(notes))
 
-    @torch.no_grad()
-    def sees(self, prompt: Prompt, claim: str) -> bool:
-        """Whether "yes" is a likelier answer than "no" to the question about `claim`, by their first tokens.
+    async def _ask(
+        self, group: RolloutGroup, claims: Sequence[str]
+    ) -> Mapping[str, bool | Fault]:
+        """What the eye says of each claim."""
+        language = self._language
+        options = (language.yes, language.no) if language.reads_logprobs else ()
+        questions: list[Question] = []
+        for index, claim in enumerate(claims):
+            text = language.question_of(group.prompt, claim)
+            shown = about_images(group.prompt, f"{group.id}/{index}", text)
+            questions.append(Question(shown, options, language.max_tokens))
+        replies = await self._eye.ask(questions) if questions else []
+        answers: dict[str, bool | Fault] = {}
+        for claim, reply in zip(claims, replies, strict=True):
+            answers[claim] = self._read(reply)
+        return answers
 
-        Raises:
-            JudgeError: the prompt's images cannot be read, or do not fit the model.
-        """
-        image_parts = [Part("image")] * len(prompt.images)
-        text_part = Part("text", self._language.question_of(claim))
-        message = Message("user", (*image_parts, text_part))
-        question = replace(prompt, messages=(message,))
-        try:
-            encoded = self._encoder.encode_prompt(question)
-        except Refused as error:
-            raise JudgeError(str(error)) from error
-        input_ids = torch.tensor([encoded.token_ids])
-        outputs = self._model(input_ids=input_ids, **encoded.model_inputs)
-        # (vocabulary,): what may follow the question.
-        next_token_logits = outputs.logits[0, -1]
-        yes, no = self._answer_tokens
-        return bool(next_token_logits[yes] > next_token_logits[no])
-
-    @cached_property
-    def _answer_tokens(self) -> tuple[int, int]:
-        """The first tokens of the answers yes and no."""
-        yes = self._encoder.encode_response(self._language.yes)[0]
-        no = self._encoder.encode_response(self._language.no)[0]
-        assert yes != no, "the model's answers must differ in their first token"
-        return yes, no
+    def _read(self, reply: Reply | Dropped) -> bool | Fault:
+        if isinstance(reply, Dropped):
+            return fault_of(reply)
+        if reply.logprobs:
+            yes, no = reply.logprobs
+            # Not a number, or neither of them likely: not even a no.
+            if yes != no:
+                return yes > no
+            return fault_of(reply)
+        seen = read_yes_no(reply.text, self._language.yes, self._language.no)
+        return fault_of(reply) if seen is None else seen
 
     def _faults(
         self, completion: Completion, claims: Counter[str], denied: set[str]

@@ -29,7 +29,7 @@ def ratio(part: Array, whole: Array) -> Array:
 
 
 def columns_of(
-    rows: Collection[Mapping[str, int]], names: Collection[str]
+    rows: Collection[Mapping[str, float]], names: Collection[str]
 ) -> dict[str, Array]:
     """Rows of counts, one per scene, as columns; a count that a row lacks is 0."""
     columns: dict[str, Array] = {}
@@ -51,37 +51,57 @@ def estimate(columns: Columns, statistic: Statistic) -> dict[str, float]:
     return metrics
 
 
-def intervals(
+def resample(
     columns: Columns,
     statistic: Statistic,
     num_samples: int,
     seed: int,
-    level: float = 0.95,
-) -> dict[str, tuple[float, float]]:
-    """Percentile intervals over `num_samples` draws of scenes with replacement.
+) -> dict[str, Array]:
+    """The statistic of `num_samples` draws of scenes with replacement: metric -> (num_samples,).
 
-    Equal seeds give equal draws. Without scenes there are no intervals.
+    Equal seeds give equal draws, so that two policies that answered the same scenes are resampled as pairs. Without
+    scenes there is nothing to draw, and no metric.
     """
     # All columns have one value per scene.
     some_column = next(iter(columns.values()))
     num_scenes = len(some_column)
     if num_scenes == 0:
         return {}
-    draws = _draws(num_scenes, num_samples, seed)
+    draws = draw(num_scenes, num_samples, seed)
     totals: dict[str, Array] = {}
     for name, column in columns.items():
         totals[name] = draws @ column
+    return statistic(totals)
+
+
+def interval(samples: Array, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of resampled values."""
     # Percent below the lower and above the upper bound.
     tail = 100 * (1 - level) / 2
-    percents = (tail, 100 - tail)
+    low, high = np.percentile(samples, (tail, 100 - tail))
+    return float(low), float(high)
+
+
+def intervals_of(resampled: Columns) -> dict[str, tuple[float, float]]:
+    """The 95 % interval of every metric."""
     bounds: dict[str, tuple[float, float]] = {}
-    for name, samples in statistic(totals).items():
-        low, high = np.percentile(samples, percents)
-        bounds[name] = (float(low), float(high))
+    for name, samples in resampled.items():
+        bounds[name] = interval(samples)
     return bounds
 
 
-def _draws(num_scenes: int, num_samples: int, seed: int) -> Array:
+def intervals(
+    columns: Columns,
+    statistic: Statistic,
+    num_samples: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals, see `resample`."""
+    resampled = resample(columns, statistic, num_samples, seed)
+    return intervals_of(resampled)
+
+
+def draw(num_scenes: int, num_samples: int, seed: int) -> Array:
     """How often every resampling draws every scene, (num_samples, num_scenes)."""
     rng = np.random.default_rng(seed)
     # These numbers are multinomial, so that one matrix product redraws all totals.

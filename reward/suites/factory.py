@@ -6,24 +6,30 @@ and a case here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from common.config import SuiteConfig
+from common.config import RunConfig, SuiteConfig
 from common.protocols import Suite
 
 
-def make_suites(sections: Sequence[SuiteConfig]) -> list[Suite]:
+def make_suites(config: RunConfig) -> list[Suite]:
     """The suites of `evaluation.suites`, in order."""
-    suites = []
-    for section in sections:
-        suites.append(_make_suite(section))
+    suites: list[Suite] = []
+    for section in config.evaluation.suites:
+        suites.append(_make_suite(section, config))
     return suites
 
 
-def _make_suite(section: SuiteConfig) -> Suite:
+def _make_suite(section: SuiteConfig, config: RunConfig) -> Suite:
     # A suite's module is imported only when it is asked for.
     match section.kind:
         case "shapes":
             from reward.shapes_world import ShapesSuite
 
             return ShapesSuite(section)
+        case "prompts":
+            from reward.suites.prompts import PromptsSuite
+
+            return PromptsSuite(section, config.data)
+        case "preference":
+            from reward.suites.preference import PreferenceSuite
+
+            return PreferenceSuite(section)

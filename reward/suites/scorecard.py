@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.evaluation import Metric
+from common.evaluation import Metric, MetricInfo
+from reward.suites.changes import Change, Harm
 from reward.suites.grounding import Grounding
 
 
@@ -23,6 +22,13 @@ class SuiteCard(BaseModel):
         default_factory=dict, description="what could not be counted, by reason"
     )
     summary: str = ""
+    missing: dict[str, str] = Field(
+        default_factory=dict, description="why a metric is absent"
+    )
+    changes: dict[str, Change] = Field(
+        default_factory=dict,
+        description="differences from the start policy, of the metrics with a direction",
+    )
 
     def value(self, metric: str) -> float | None:
         """A metric's value, None when it was not measured."""
@@ -31,22 +37,17 @@ class SuiteCard(BaseModel):
 
 
 class Scorecard(BaseModel):
-    """All suites by name. `grounding` is filled in where the gate was asked for (see `reward/suites/grounding.py`)."""
+    """All suites by name.
+
+    `grounding` is filled in where the gate was asked for (see `reward/suites/grounding.py`), `harm` where the policy is
+    worse than the start policy.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     suites: dict[str, SuiteCard] = Field(default_factory=dict)
     grounding: Grounding | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MetricInfo:
-    """What tables say of a metric, see `common.evaluation.Metric`."""
-
-    label: str
-    better: Literal["higher", "lower", ""]
-    meaning: str
-    digits: int = 3
+    harm: Harm | None = None
 
 
 def described(

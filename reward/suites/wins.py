@@ -7,6 +7,9 @@ from reward.suites.bootstrap import Array, Columns, ratio
 
 WIN_COUNTS = ("half_wins", "compared")
 
+START_WIN_RATE = 0.5
+"""Against itself the start policy ties every time."""
+
 
 def win_of(verdict: Verdict) -> float:
     """1 when the first of two completions is better, 0 when the second is, ½ for a tie."""

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from actors.povid import chat_endpoint
-from actors.povid.chat_endpoint import ChatEndpoint, retry_after_s
 from actors.povid.injection import EndpointInjector, Injection, Row, rows_of
 from actors.povid.prompt import render_messages
 from actors.povid.reply import read_reply
-from actors.povid.reply_cache import Reply, ReplyCache
 from common.config.povid import KINDS, EndpointConfig, ErrorKind, PovidConfig
 from common.data.images import ImageStore
+from common.endpoint import chat_endpoint
+from common.endpoint.chat_endpoint import ChatEndpoint, retry_after_s
+from common.endpoint.reply_cache import ChatReply, ReplyCache
 from common.errors import UserError
 from common.records import Dropped, ImageRef, Message, Part, PreferencePair, Prompt
 from common.shapes.render import blank
@@ -250,7 +250,9 @@ def test_the_answer_is_found(reply: str) -> None:
         (f"<rewritten>{WRONG}", "rewrite_leftover"),
         (f"Here is the rewritten answer: {WRONG}", "rewrite_leftover"),
         (f"{WRONG} <image>", "rewrite_leftover"),
-        (f"{WRONG}<|im_end|>", "rewrite_leftover"),
+        (f"<|im_end|>{WRONG}", "rewrite_leftover"),
+        (f"{TRUTH}<|im_end|>", "rewrite_unchanged"),
+        ("<|im_end|>", "rewrite_empty"),
         (f"```\n{WRONG}\n```", "rewrite_leftover"),
         (TRUTH.upper() + "!", "rewrite_unchanged"),
     ],
@@ -705,4 +707,4 @@ def test_a_reply_is_one_line_of_json(prompt: Prompt, cache: Path) -> None:
     assert nothing == ""
     assert json.loads(line)["text"] == text
     (reply,) = ReplyCache(cache).replies.values()
-    assert reply == Reply(text, False, 10, 5, cached=True)
+    assert reply == ChatReply(text, False, 10, 5, cached=True)

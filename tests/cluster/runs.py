@@ -49,6 +49,7 @@ def run(
     resume: bool = False,
     rollout: type = FakeRolloutWorker,
     learner: type = FakeLearner,
+    reward: type = RewardWorker,
 ) -> tuple[LocalRuntime, Path]:
     """Run to the end; returns the runtime with its workers, and the run directory."""
     runtime = LocalRuntime()
@@ -58,7 +59,7 @@ def run(
             run_dir,
             runtime,
             plan(config),
-            WorkerTypes(rollout, RewardWorker, learner),
+            WorkerTypes(rollout, reward, learner),
         )
         asyncio.run(asyncio.wait_for(experiment.run(), 60))
     return runtime, run_dir.path

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -314,3 +316,21 @@ def test_no_folder_is_not_this_folder(
 ) -> None:
     assert train.main(["--mixture.online_fraction=1", "--dry-run", *words]) == 2
     assert "run.dir: expected a path, such as runs/mine" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    """`… | head`: the reader leaves before the last line."""
+    code = (
+        "import sys; from cluster.entry import exit_status\n"
+        "def call():\n    for _ in range(100_000): print('line')\n"
+        "sys.exit(exit_status(call, ''))"
+    )
+    command = f'{sys.executable} -c "$CODE" | head -1; exit ${{PIPESTATUS[0]}}'
+    result = subprocess.run(
+        ["bash", "-c", command],
+        env={**os.environ, "CODE": code},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("line\n", "", 141)

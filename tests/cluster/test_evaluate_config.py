@@ -10,7 +10,13 @@ import pytest
 from cluster import evaluate
 from cluster.evaluate import SHAPES_PRESET, config_of, preset_of
 from cluster.flags import EVALUATE_FLAGS
-from common.config import SHAPES_POLICY, PolicyJudge, RunConfig, ShapesSuite
+from common.config import (
+    SHAPES_POLICY,
+    PolicyJudge,
+    PromptsSuite,
+    RunConfig,
+    ShapesSuite,
+)
 from common.config.jobs import EvaluateConfig
 from common.config.overrides import describe_keys, load_config
 from common.errors import UserError
@@ -130,10 +136,6 @@ def test_a_given_preset_wins_over_the_runs(tmp_path: Path) -> None:
             "--out and --evaluate.out: expected one value of evaluate.out, got two that differ; give one of them",
         ),
         (
-            ["a", "--evaluation.suites", '["coco"]'],
-            "evaluation.suites.0.kind: expected shapes, got 'coco'",
-        ),
-        (
             ["a", "--evaluation.suites.0.scenes", "5"],
             'evaluation.suites: expected a kind in every suite; add one, such as kind = "shapes", '
             "got [{'scenes': 5}]",
@@ -158,3 +160,35 @@ def test_a_key_that_is_not_read_is_refused() -> None:
 def test_every_run_config_is_read(tmp_path: Path) -> None:
     """All sections of a run's config.json are known to the command's tree."""
     assert set(RunConfig.model_fields) < set(EvaluateConfig.model_fields)
+
+
+def test_suites_of_several_kinds_stand_side_by_side(tmp_path: Path) -> None:
+    """On the command line and in a preset, by bare name or as a section; an entry keeps its kind's own settings."""
+    suites = '["shapes", { kind = "prompts", limit = 7 }]'
+    expected = (ShapesSuite(), PromptsSuite(limit=7))
+    assert config_of(["a", "--evaluation.suites", suites]).evaluation.suites == expected
+    preset = tmp_path / "preset.toml"
+    preset.write_text(f"[evaluation]\nsuites = {suites}\n")
+    config = config_of(["a", "--preset", str(preset)])
+    assert config.evaluation.suites == expected
+    word = "--evaluation.suites.1.limit=9"
+    changed = config_of(["a", "--preset", str(preset), word])
+    assert changed.evaluation.suites == (ShapesSuite(), PromptsSuite(limit=9))
+
+
+@pytest.mark.parametrize(
+    ("suites", "line"),
+    [
+        ('["coco"]', "got 'coco'"),
+        ('["shape"]', "evaluation.suites.0.kind: expected shapes or prompts"),
+        ('[{ kind = "prompts", test_scenes = 3 }]', "evaluation.suites.N.kind is prom"),
+        ("[{ limit = 3 }]", "evaluation.suites: expected a kind in every suite"),
+        ('["prompts", "prompts"]', "expected different names, got prompts, prompts"),
+        ('[{ kind = "prompts", limit = true }]', "suites.0.limit: expected a number"),
+    ],
+)
+def test_a_suite_that_is_none_is_one_line(suites: str, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        config_of(["a", "--evaluation.suites", suites])
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from cluster.jobs.bdhs_job import run, settings_of, spec_of
 from cluster.jobs.engines import Engines, ray_engines
 from cluster.jobs.prompt_source import load_prompts
 from common.chat import ChatEncoder
-from common.config import PromptFile, RunConfig
+from common.config import SHAPES_POLICY, PromptFile, RunConfig
 from common.config.jobs import BdhsJobConfig
 from common.data.datasets import (
     IMAGES,
@@ -142,8 +143,7 @@ def job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., BdhsJobConfig]:
     model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
+    shutil.copytree(SHAPES_POLICY, model)
     monkeypatch.setattr(shards, "SHARD_PROMPTS", 16)
 
     def make(*words: str, out: str = "out", count: int = 150) -> BdhsJobConfig:
@@ -389,7 +389,7 @@ def test_the_variant_reaches_the_requests_and_the_statistics(
     assert stats_of(noisy)["variant"] == "noise"
     # The pairs have the pictures as they were, not the noised ones.
     store = ImageStore(noisy.generate.out / IMAGES)
-    prompts = load_prompts(noisy, store, [])
+    prompts, _ = load_prompts(noisy, store, [])
     clean = {prompt.images for prompt in prompts}
     assert {pair.prompt.images for pair in read_pairs(noisy.generate.out)} <= clean
     with pytest.raises(UserError, match="variant = noise"):

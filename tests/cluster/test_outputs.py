@@ -15,93 +15,27 @@ from typing import Any
 
 import pytest
 
-from cluster import evaluate, generate, import_data, report, train
+from cluster import evaluate, import_data
 from cluster.entry import exit_status
 from common import folder_lock
-from common.data.datasets import write_pairs
-from common.data.images import ImageStore
 from common.journal import Journal
-from common.records import PreferencePair, Response
-from common.shapes.prompts import caption_prompts
+from tests.cluster.output_commands import (
+    WRITERS,
+    Command,
+    exported,
+    imported,
+    line_of,
+    make_pairs,
+    reported,
+)
 from tests.cluster.runs import make_config, run
 
-Command = Callable[[Path, Path], int]
-"""Runs a command whose output lies in or at the second path; the first one is a pair set."""
-
-
-def with_samples(pairs: Path, out: Path) -> int:
-    words = ["common/shapes/policy", "--evaluation.suites", '["shapes"]']
-    return evaluate.main([*words, "--samples", str(out / "page.html")])
-
-
-def with_scores(pairs: Path, out: Path) -> int:
-    words = ["common/shapes/policy", "--evaluation.suites", '["shapes"]']
-    return evaluate.main([*words, "--out", str(out / "cards.json")])
-
-
-def bdhs(pairs: Path, out: Path) -> int:
-    return generate.main(["bdhs", "--out", str(out), "--count", "1"])
-
-
-def povid(pairs: Path, out: Path) -> int:
-    words = ["povid", "--corrupter", "rules", "--count", "1"]
-    return generate.main([*words, "--out", str(out)])
-
-
-def imported(pairs: Path, out: Path) -> int:
-    exported = pairs.parent / "exported"
-    return import_data.main(["trl", str(exported), "--out", str(out)])
-
-
-def exported(pairs: Path, out: Path) -> int:
-    return import_data.main(["export", str(pairs), "--out", str(out)])
-
-
-def inspected(pairs: Path, out: Path) -> int:
-    return import_data.main(["inspect", str(pairs), "--out", str(out / "page.html")])
-
-
-def trained(pairs: Path, out: Path) -> int:
-    return train.main(["--mixture.online_fraction=1", f"--run.dir={out}"])
-
-
-def reported(pairs: Path, out: Path) -> int:
-    return report.main([str(out)])
-
-
-WRITERS: list[Command] = [
-    with_samples,
-    with_scores,
-    bdhs,
-    povid,
-    imported,
-    exported,
-    inspected,
-    trained,
-]
 every_writer = pytest.mark.parametrize("command", WRITERS)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("outputs")
-    store = ImageStore(folder / "pairs" / "images")
-    pairs = []
-    for prompt in caption_prompts("train", 2, 5, store):
-        answers = (Response(prompt.reference or ""), Response("No."))
-        pairs.append(PreferencePair(prompt.id, prompt, *answers, source="test"))
-    write_pairs(folder / "pairs", pairs)
-    assert exported(folder / "pairs", folder / "exported") == 0
-    return folder / "pairs"
-
-
-def line_of(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a refused command prints."""
-    said = capsys.readouterr().err
-    lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in said, said
-    assert said.endswith(f"{lines[0]}\n")
-    return lines[0]
+    return make_pairs(tmp_path_factory.mktemp("outputs"))
 
 
 @pytest.mark.parametrize("command", [*WRITERS, reported])
@@ -121,15 +55,83 @@ def test_a_file_where_a_folder_belongs(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("flag", ["--out", "--samples"])
 def test_a_folder_where_a_file_belongs(
-    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["common/shapes/policy", "--evaluation.suites", '["shapes"]']
-    assert evaluate.main([*words, flag, str(tmp_path)]) == 2
+    assert evaluate.main([*words, "--samples", str(tmp_path)]) == 2
     assert line_of(capsys) == (
         f"error: {tmp_path}: expected a file, got 'Is a directory'; give the name of a file, not of a folder"
     )
+
+
+@pytest.mark.parametrize("spec", ["", "null", "5", "\xff", "[" * 100_000])
+def test_a_spec_that_is_none_is_one_line(
+    spec: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (exported, imported):
+        out = tmp_path / command.__name__
+        assert command(pairs, out) == 0
+        (out / "spec.json").write_text(spec)
+        capsys.readouterr()
+        assert command(pairs, out) == 2
+        assert f"{out}/spec.json: expected a JSON object, got: " in line_of(capsys)
+
+
+def test_a_complete_set_needs_no_statistics(pairs: Path, tmp_path: Path) -> None:
+    """They may be lost or damaged: what is complete stays so."""
+    assert imported(pairs, tmp_path / "x") == 0
+    for stats in ("", "null", "{}"):
+        (tmp_path / "x" / "stats.json").write_text(stats)
+        assert imported(pairs, tmp_path / "x") == 0
+
+
+def test_figures_replace_no_file_of_a_set(
+    pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page is named by the user, its figures are named after it."""
+    capsys.readouterr()
+    before = (
+        (pairs / "spec.json").read_bytes() if (pairs / "spec.json").exists() else b""
+    )
+    assert (
+        import_data.main(["inspect", str(pairs), "--out", str(pairs / "spec.html")])
+        == 2
+    )
+    assert "would replace spec.json" in line_of(capsys)
+    assert not before or (pairs / "spec.json").read_bytes() == before
+
+
+def test_inspect_tries_its_page_and_its_figures_before_it_reads(
+    tmp_path: Path,
+    pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from cluster.inspect import job
+
+    def read(_: object) -> None:
+        raise AssertionError("the set was read first")
+
+    capsys.readouterr()
+    monkeypatch.setattr(job, "read_set", read)
+    (tmp_path / "page.json").mkdir()
+    assert (
+        import_data.main(["inspect", str(pairs), "--out", str(tmp_path / "page.html")])
+        == 2
+    )
+    assert line_of(capsys).startswith(
+        f"error: {tmp_path / 'page.json'}: expected a file, got"
+    )
+
+
+def test_two_outputs_are_two_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["common/shapes/policy", "--evaluation.suites", '["shapes"]']
+    both = str(tmp_path / "x.html")
+    assert evaluate.main([*words, "--out", both, "--samples", both]) == 2
+    assert "another file than --out" in line_of(capsys)
 
 
 # Real mounts.

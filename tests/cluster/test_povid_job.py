@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from actors.povid import chat_endpoint
 from actors.povid.injection import EndpointInjector, Injection, Row
 from actors.povid.stats import note_of
 from cluster.generate import config_of, main
@@ -36,6 +35,7 @@ from common.data.datasets import (
 )
 from common.data.images import ImageStore
 from common.data.rows import PAIR_SCHEMA
+from common.endpoint import chat_endpoint
 from common.records import Dropped, Prompt
 from common.shapes.prompts import caption_prompts, question_prompts
 from tests.chat_server import Answer, Asked, ChatServer, completion, refusal

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.chat import ChatEncoder, check_model
+from common.chat import ChatEncoder, check_model, encoder_of
 from common.config import SHAPES_POLICY, Model
 from common.data.images import ImageStore
 from common.errors import UserError
@@ -166,7 +166,7 @@ def test_without_a_template_one_is_asked_for_and_taken(
 
 
 def test_a_given_template_replaces_the_models(folder: Path, store: ImageStore) -> None:
-    encoder = check_model(Model(path=str(folder), chat_template=OTHER_TEMPLATE))
+    encoder = encoder_of(Model(path=str(folder), chat_template=OTHER_TEMPLATE))
     text = encoder.prompt_text(conversation(store, "What is seen?"))
     assert text == "<s>HUMAN: <image>\nWhat is seen? ASSISTANT:\n"
 
@@ -200,6 +200,7 @@ def test_a_template_without_a_generation_prompt_is_said_loudly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = copy_of(tiny_llava(), tmp_path / "model", WITHOUT_GENERATION_PROMPT)
+    shutil.copy(tiny_llava() / "model.safetensors", folder)
     with caplog.at_level(logging.WARNING, "sightline"):
         check_model(Model(path=str(folder)))
     (record,) = caplog.records
@@ -269,6 +270,50 @@ def test_an_adapter_is_named_as_one(tmp_path: Path) -> None:
 def test_an_lfs_pointer_is_named_as_one(name: str, folder: Path) -> None:
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\nsize 1\n")
     assert f"a Git LFS pointer in place of {name}" in refusal(folder)
+
+
+def whole_refusal(folder: Path) -> str:
+    """What the controller says of a directory with weights."""
+    with pytest.raises(UserError) as caught:
+        check_model(Model(path=str(folder)))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_weights_that_are_not_all_there(folder: Path) -> None:
+    assert "expected *.safetensors, got none; convert" in whole_refusal(folder)
+    (folder / "pytorch_model.bin").touch()
+    assert "got pytorch_model.bin; convert" in whole_refusal(folder)
+    shutil.copy(tiny_llava() / "model.safetensors", folder / "part-1.safetensors")
+    index = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    message = whole_refusal(folder)
+    assert "without 1 of them (part-2.safetensors); copy" in message
+
+
+def test_an_embedding_of_another_size_than_the_configurations(folder: Path) -> None:
+    shutil.copy(tiny_llava() / "model.safetensors", folder)
+    assert check_model(Model(path=str(folder))).warnings == []
+
+    def grow(content: dict[str, dict[str, int]]) -> None:
+        content["text_config"]["vocab_size"] += 64
+
+    edit(folder / "config.json", grow)
+    message = whole_refusal(folder)
+    assert "expected an embedding of vocab_size = " in message
+    assert "correct vocab_size in config.json" in message
+
+
+@pytest.mark.parametrize("token_id", [5, 50_000])
+def test_an_image_token_that_is_not_the_processors(token_id: int, folder: Path) -> None:
+    edit(
+        folder / "config.json",
+        lambda content: content.update(
+            image_token_index=token_id, image_token_id=token_id
+        ),
+    )
+    message = refusal(folder)
+    assert f"got id {token_id}" in message and "<image> of the processor" in message
 
 
 def test_a_language_model_is_refused(folder: Path) -> None:

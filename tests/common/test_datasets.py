@@ -25,6 +25,7 @@ from common.data.datasets import (
 from common.data.images import ImageStore, read
 from common.data.pair_writer import PairWriter
 from common.data.rows import PAIR_SCHEMA, PROMPT_SCHEMA
+from common.end_marks import is_one_answer_twice
 from common.errors import UserError
 from common.records import (
     Dropped,
@@ -91,7 +92,8 @@ def pairs(root: Path) -> st.SearchStrategy[list[PreferencePair]]:
         prompt_token_ids=TOKENS,
         scores=st.none() | st.tuples(score, score),
     )
-    return st.lists(one, max_size=4, unique_by=lambda pair: pair.id)
+    different = one.filter(lambda pair: not is_one_answer_twice(pair))
+    return st.lists(different, max_size=4, unique_by=lambda pair: pair.id)
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,4 +1,4 @@
-"""Formats as other tools' users have them: what happens to every variant, and to broken and hostile rows of its kind.
+"""Formats as other tools' users have them: variants that are read, and all become the same pair.
 
 The variants are those of people's reports: one row each, which asks "What?" about one picture and answers "A." or "B.".
 """
@@ -11,51 +11,32 @@ from typing import Any
 
 import pytest
 
-from common.data.images import ImageStore
-from common.importers import load
-from common.importers.build import outcomes
-from common.reading.image_intake import ImageIntake
 from common.records import Dropped, Part, PreferencePair
 from tests.common.importer_cases import (
     IMAGE,
     PICTURE,
-    gpt,
     human,
     imported,
     rated,
     write,
 )
-
-EMBEDDED = {"bytes": PICTURE, "path": None}
-BASE64 = base64.b64encode(PICTURE).decode()
-DATA_URL = f"data:image/png;base64,{BASE64}"
-SIDES = {"chosen": "A.", "rejected": "B."}
-
-
-def said(role: str, content: Any) -> list[dict[str, Any]]:
-    return [{"role": role, "content": content}]
-
-
-def text(value: str) -> dict[str, Any]:
-    return {"type": "text", "text": value}
-
-
-ASKED = said("user", [{"type": "image"}, text("What?")])
-A = said("assistant", "A.")
-B = said("assistant", "B.")
-ANSWERS = {"chosen": A, "rejected": B}
-TURN_SIDES = {"chosen": gpt("A."), "rejected": gpt("B.")}
-SWIFT = {
-    "messages": said("user", "<image>What?") + A,
-    "rejected_response": "B.",
-    "images": ["a.png"],
-}
-
-
-def part(**image: Any) -> dict[str, Any]:
-    """A TRL row without a column of images: the part brings it along."""
-    return {"prompt": said("user", [image, text("What?")]), **ANSWERS}
-
+from tests.common.variant_rows import (
+    ANSWERS,
+    ASKED,
+    BASE64,
+    DATA_URL,
+    EMBEDDED,
+    SIDES,
+    SWIFT,
+    TURN_SIDES,
+    A,
+    B,
+    outcomes_of,
+    part,
+    question_of,
+    said,
+    text,
+)
 
 READ: dict[str, tuple[str, dict[str, Any]]] = {
     "trl implicit": (
@@ -251,11 +232,6 @@ READ: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def outcomes_of(importer: str, row: Any, root: Path) -> list[Any]:
-    intake = ImageIntake(root, ImageStore(root / "store"))
-    return list(outcomes(load(importer), 0, row, intake))
-
-
 @pytest.mark.parametrize("name", READ)
 def test_variants_that_are_read(name: str, tmp_path: Path) -> None:
     importer, row = READ[name]
@@ -267,173 +243,6 @@ def test_variants_that_are_read(name: str, tmp_path: Path) -> None:
     assert (pair.chosen.text, pair.rejected.text) == ("A.", "B.")
     (image,) = pair.prompt.images
     assert Path(image.path).read_bytes().startswith(PICTURE)
-
-
-def question_of(turns: Any) -> dict[str, Any]:
-    return {"images": ["a.png"], "prompt": turns, **ANSWERS}
-
-
-REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "two prompts": (
-        "trl",
-        {"chosen": ASKED + A, "rejected": said("user", "Who?") + B},
-        "prompt_differs",
-        "got two",
-    ),
-    "another prompt": (
-        "trl",
-        {
-            "prompt": "Who?",
-            "chosen": said("user", "What?") + A,
-            "rejected": said("user", "What?") + B,
-        },
-        "prompt_differs",
-        "other turns",
-    ),
-    "implicit in plain texts": (
-        "trl",
-        {"chosen": "Human: What? A.", "rejected": "Human: What? B."},
-        "bad_row",
-        "messages and begin with it",
-    ),
-    "kto": (
-        "trl",
-        {"prompt": "What?", "completion": "A.", "label": True},
-        "bad_row",
-        "got the fields prompt, completion, label",
-    ),
-    "sft": ("trl", {"messages": ASKED + A}, "bad_row", "got the fields messages"),
-    "marker in a sentence": (
-        "trl",
-        question_of("What is <image>?"),
-        "image_count",
-        "it may be a word",
-    ),
-    "marker of an assistant": (
-        "trl",
-        question_of(said("assistant", "<image>\nSo?") + said("user", "What?")),
-        "image_count",
-        "a user's line",
-    ),
-    "more markers": (
-        "trl",
-        question_of("<image><image>\nWhat?"),
-        "image_count",
-        "got 1 for 2",
-    ),
-    "parts without a place": (
-        "trl",
-        question_of(said("user", [text("What?")])),
-        "image_count",
-        "got 1 for 0",
-    ),
-    "image behind an address": (
-        "trl",
-        part(type="image_url", image_url={"url": "https://example.org/a.png"}),
-        "image_url",
-        "an address",
-    ),
-    "image that climbs": (
-        "trl",
-        part(type="image", image="../a.png"),
-        "path_outside",
-        "leaves it",
-    ),
-    "video part": ("trl", part(type="video", video="a.mp4"), "video", "got a video"),
-    "audio part": (
-        "trl",
-        part(type="input_audio", input_audio={}),
-        "audio",
-        "got a audio",
-    ),
-    "tool part": ("trl", part(type="tool_use"), "bad_row", "got 'tool_use'"),
-    "part of nothing": ("trl", part(), "bad_row", "got 'None'"),
-    "content of numbers": ("trl", question_of(said("user", [5])), "bad_row", "got int"),
-    "answer with an image": (
-        "trl",
-        {
-            "images": ["a.png"],
-            "prompt": ASKED,
-            "chosen": ASKED[:0] + said("assistant", [{"type": "image"}]),
-            "rejected": B,
-        },
-        "bad_row",
-        "one assistant message of text",
-    ),
-    "no marker": (
-        "llama_factory",
-        {"conversations": [human("What?")], **TURN_SIDES, "images": ["a.png"]},
-        "image_count",
-        "got 1 for 0",
-    ),
-    "no image": (
-        "llama_factory",
-        {"conversations": [human("What?")], **TURN_SIDES},
-        "image_none",
-        "got none",
-    ),
-    "no question": (
-        "llama_factory",
-        {"output": ["A.", "B."]},
-        "bad_row",
-        "got the fields output",
-    ),
-    "chosen of a user": (
-        "llama_factory",
-        {"messages": said("user", "<image>?"), "chosen": ASKED[0], "rejected": B[0]},
-        "bad_row",
-        "ends with an answer",
-    ),
-    "history": (
-        "llama_factory",
-        {"instruction": "?", "history": ["x"], **SIDES},
-        "bad_row",
-        "history",
-    ),
-    "tools": (
-        "ms_swift",
-        {"messages": said("tool", "x") + A, "rejected_response": "B."},
-        "role_unknown",
-        "got 'tool'",
-    ),
-    "nothing rejected": (
-        "ms_swift",
-        {**SWIFT, "rejected_response": []},
-        "no_pair",
-        "nothing to import",
-    ),
-    "rejected numbers": (
-        "ms_swift",
-        {**SWIFT, "rejected_response": [5]},
-        "bad_row",
-        "got int",
-    ),
-    "text of a list": (
-        "rlhf_v",
-        {"image": "a.png", "text": ["What?"]},
-        "bad_row",
-        "got list",
-    ),
-    "empty dict": ("rlhf_v", {"image": "a.png", "text": {}}, "bad_row", "'question'"),
-    "no base64": (
-        "opa_dpo",
-        {"queries": "What?", "image_bytes": "no base64!"},
-        "bad_row",
-        "as base64",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_variants_that_are_refused_as_what_they_are(name: str, tmp_path: Path) -> None:
-    importer, row, reason, what = REFUSED[name]
-    root = tmp_path / "images"
-    root.mkdir()
-    for folder in (root, tmp_path):
-        (folder / "a.png").write_bytes(PICTURE)
-    (dropped,) = outcomes_of(importer, row, root)
-    assert isinstance(dropped, Dropped), dropped
-    assert dropped.reason == reason and what in dropped.detail
 
 
 def test_several_rejected_answers_make_a_pair_each(tmp_path: Path) -> None:

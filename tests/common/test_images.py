@@ -154,7 +154,9 @@ def test_a_picture_that_is_none_is_named_as_what_it_is(what: str) -> None:
     assert "MPO" not in str(error.value)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize(
+    "format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+)
 def test_a_damaged_picture_is_named_by_its_format(format: str) -> None:
     """Half a file of every format that is read; noise, because a flat picture could be whole at half its bytes."""
     buffer = io.BytesIO()
@@ -175,3 +177,36 @@ def test_the_content_of_a_file_that_is_no_picture_is_not_told() -> None:
     with pytest.raises(Refused) as error:
         decode(b"root:secret:0:0\n", "x.png")
     assert "secret" not in str(error.value)
+
+
+def avif() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 48), 80).convert("RGB").save(buffer, "AVIF")
+    return buffer.getvalue()
+
+
+def test_avif_is_read_and_stored_as_it_is(tmp_path: Path) -> None:
+    ref = ImageStore(tmp_path).add_bytes(avif())
+    assert Path(ref.path).suffix == ".avif"
+    assert read(ref).size == (64, 48)
+
+
+def test_avif_without_support_is_named_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a Pillow that was built without its decoder."""
+    data = avif()
+    monkeypatch.setattr(images, "READS_AVIF", False)
+    monkeypatch.setattr(images, "FORMATS", ("PNG", "JPEG", "WEBP"))
+    with pytest.raises(
+        Refused, match=r"an AVIF image, which .* without support"
+    ) as error:
+        decode(data, "x.avif")
+    assert "convert it to PNG or JPEG" in str(error.value)
+
+
+def test_a_camera_s_two_pictures_in_one_file_are_read_as_the_first() -> None:
+    buffer = io.BytesIO()
+    second = Image.new("RGB", (64, 48), "red")
+    Image.new("RGB", (64, 48)).save(
+        buffer, "MPO", save_all=True, append_images=[second]
+    )
+    assert decode(buffer.getvalue()).getpixel((9, 9)) == (0, 0, 0)

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,11 @@ from common.reading.readers import (
 )
 from common.reading.splits import split_of
 from common.records import Dropped
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(data, asbytes=True))
+
 
 ROWS: list[dict[str, Any]] = [
     {"n": number, "text": 'a "quoted" \\ [brace} \u00fc \n line'} for number in range(5)
@@ -56,6 +62,10 @@ LAYOUTS: dict[str, bytes] = {
     "lines.jsonl.gz": gzip.compress(LINES.encode()),
     "gzip_without_suffix.json": gzip.compress(LIST.encode()),
     "list.json.bz2": bz2.compress(LIST.encode()),
+    "list.json.zst": zstd(LIST.encode()),
+    "zstd_frames.jsonl.zst": b"\x50\x2a\x4d\x18\4\0\0\0size" + zstd(LINES.encode()) + zstd(b"\n"),
+    "zstd_without_suffix.json": zstd(b"\xef\xbb\xbf" + LIST.encode()),
+    "utf16.jsonl.zst": zstd(LINES.encode("utf-16")),
     "utf16.json.xz": lzma.compress(json.dumps({"data": ROWS}).encode("utf-16")),
 }  # fmt: skip
 
@@ -127,6 +137,70 @@ def test_rows_with_nan_are_kept(tmp_path: Path) -> None:
     assert rows[2] == {"n": [-math.inf]} and dropped == []
 
 
+def test_a_missing_comma_costs_no_row(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"n": 0} {"n": 1}\n{"n": 2}, {"n": 3}]')
+    assert read(tmp_path / "a.json") == ([{"n": number} for number in range(4)], [])
+
+
+def test_garbage_between_rows_costs_the_row_behind_it(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"n": 0} xx {"n": 1}, {"n": 2}]')
+    rows, dropped = read(tmp_path / "a.json")
+    assert rows == [{"n": 0}, {"n": 2}]
+    assert [(drop.id, drop.reason) for drop in dropped] == [("a.json:2", "bad_row")]
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000 + "]" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000])  # fmt: skip
+def test_a_deeply_nested_row_costs_itself(nested: str, tmp_path: Path) -> None:
+    texts = ['{"n": 0}', f'{{"n": {nested}}}', '{"n": 2}']
+    for name, content in (("a.jsonl", "\n".join(texts)), ("a.json", f"[{','.join(texts)}]")):  # fmt: skip
+        (tmp_path / name).write_text(content)
+        rows, dropped = read(tmp_path / name)
+        assert rows == [{"n": 0}, {"n": 2}]
+        assert [(drop.id, drop.reason) for drop in dropped] == [(f"{name}:2", "bad_row")]  # fmt: skip
+        assert "recursion" in dropped[0].detail
+
+
+def test_a_key_with_two_values_costs_its_row(tmp_path: Path) -> None:
+    """Python would take the last one, whichever was meant; the same value twice says nothing else."""
+    texts = ['{"n": 0, "n": 1}', '{"n": {"x": 1, "x": 2}}', '{"n": 1, "n": 1}']
+    (tmp_path / "a.jsonl").write_text("\n".join(texts))
+    rows, dropped = read(tmp_path / "a.jsonl")
+    assert rows == [{"n": 1}]
+    assert [drop.id for drop in dropped] == ["a.jsonl:1", "a.jsonl:2"]
+    assert "two values under 'n'" in dropped[0].detail
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "[]", '{"data": []}'])
+def test_a_file_without_rows_is_counted(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content)
+    rows, (dropped,) = read(tmp_path / "a.json")
+    assert rows == [] and (dropped.id, dropped.reason) == ("a.json", "empty_file")
+
+
+def test_arrow_files_in_both_layouts(tmp_path: Path) -> None:
+    """`datasets` writes streams, others files; a name without kind says nothing else."""
+    table = pa.Table.from_pylist(ROWS)
+    for number, make in enumerate((pa.ipc.new_stream, pa.ipc.new_file)):
+        path = tmp_path / f"{number}.arrow"
+        with make(str(path), table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+        assert read(path) == (ROWS, [])
+
+
+def test_a_link_that_leads_nowhere_is_no_lost_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(LINES)
+    (tmp_path / "b.jsonl").symlink_to("../blobs/gone")
+    with pytest.raises(UserError, match=r"b\.jsonl: .* leads nowhere"):
+        find_files(tmp_path)
+
+
+def test_hidden_folders_are_those_of_tools(tmp_path: Path) -> None:
+    for name in ("a.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", ".cache/b.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(LINES)
+    assert [file.path.name for file in find_files(tmp_path)] == ["a.jsonl"]
+
+
 FAULTS = ["{nope}", '{"n": }', '{"n": 1 2}', '"n": 1', '{"n": "\\x"}', '{"n": "\udcff"}']  # fmt: skip
 
 
@@ -147,6 +221,10 @@ BROKEN = {
     "cut.jsonl": LINES.encode()[:200],
     "cut.jsonl.gz": gzip.compress(LINES.encode())[:-20],
     "cut.json.xz": lzma.compress(LIST.encode())[:-20],
+    "cut.json.zst": zstd(LIST.encode())[:-4],
+    "garbage.jsonl.zst": zstd(LINES.encode()) + b"garbage",
+    "archive.json": b"PK\x03\x04" + b"\0" * 100,
+    "parquet.jsonl": b"PAR1" + b"\n" * 100 + b"PAR1",
     "cut_utf16.json": LIST.encode("utf-16")[:401],
     "brackets.json": b'[{"n": 0}}, {"n": 1}]',
     "two_lists.json": b'[{"n": 0}]\n[{"n": 1}]',

@@ -12,8 +12,10 @@ CLEAR = Verdict((1.0, 0.0))
 
 
 def verdict_of(judge: Judge, group: RolloutGroup) -> Verdict | Dropped:
-    """What `judge` makes of one group."""
+    """What `judge` makes of one group; raises the JudgeError when that is all it has."""
     (verdict,) = asyncio.run(judge.judge([group]))
+    if isinstance(verdict, JudgeError):
+        raise verdict
     return verdict
 
 

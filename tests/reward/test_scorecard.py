@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common import config
-from common.evaluation import Measurement, SuiteAnswers, Wins
+from common.evaluation import Comparison, Measurement, SuiteAnswers
 from common.records import Verdict
 from reward.shapes_world import ShapesSuite
 from reward.suites.scorecard import Scorecard, SuiteCard
@@ -37,9 +37,16 @@ def answers() -> SuiteAnswers:
 
 
 def measure(
-    answers: SuiteAnswers, wins: Wins | None, num_samples: int = 10
+    answers: SuiteAnswers, wins: dict[str, float] | None, num_samples: int = 10
 ) -> Measurement:
-    return ShapesSuite(config.ShapesSuite()).measure(answers, wins, num_samples)
+    comparison = None if wins is None else compared(wins)
+    return ShapesSuite(config.ShapesSuite()).measure(answers, comparison, num_samples)
+
+
+def compared(wins: dict[str, float]) -> Comparison:
+    """Verdicts that come to these wins."""
+    verdicts = {id: Verdict((win, 1 - win)) for id, win in wins.items()}
+    return Comparison(SuiteAnswers(), verdicts)
 
 
 def values(measurement: Measurement) -> dict[str, float]:
@@ -136,10 +143,10 @@ def test_no_comparison_that_worked_is_no_win_rate() -> None:
 def test_nothing_to_measure_is_absent_and_not_zero() -> None:
     without_truth = SuiteAnswers({"captions": (group(prompt(), "A dog."),)})
     suite = ShapesSuite(config.ShapesSuite())
-    measurement = suite.measure(without_truth, {}, 10)
+    measurement = suite.measure(without_truth, compared({}), 10)
     assert measurement.metrics == {}
     assert measurement.dropped == {"no_truth": 1}
-    assert suite.selection(measurement.metrics) is None
+    assert measurement.resampled == {}
 
 
 def test_equal_answers_give_equal_cards_and_json_brings_them_back() -> None:

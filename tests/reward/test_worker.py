@@ -66,7 +66,7 @@ def test_a_judge_that_always_fails_costs_its_group_and_no_other_score_takes_its_
     None
 ):
     judge = FlakyJudge(failures=99)
-    dropped = Dropped("g", "judge_failed", "judge flaky: server busy")
+    dropped = Dropped("g", "judge_failed", "judge flaky, prompt p: server busy")
     assert judged(worker(judge), GOOD) == [dropped]
     assert ranked(worker(judge), GOOD) == [Judged("g", dropped=dropped)]
     assert judge.calls == {"g": 6}
@@ -145,5 +145,7 @@ def test_a_bug_is_not_swallowed() -> None:
 
 
 def test_a_judge_that_leaves_a_group_out_is_a_bug() -> None:
-    with pytest.raises(RuntimeError, match="one verdict for each of 1 groups, got 0"):
+    with pytest.raises(
+        RuntimeError, match=r"each of 1 groups \(prompt p first\), got 0"
+    ):
         judged(RewardWorker(CONFIG, Forgetful()), GOOD)

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.bdhs.sentences import flip_answer, split_point, split_sentences
+from actors.bdhs.sentences import flip_answer, split_point
 from actors.bdhs.similarity import LexicalSimilarity, make_similarity
 from common.errors import UserError
+from common.sentences import split_sentences
 
 TEXTS = st.text("aB1 .!?\n\t\"')é", max_size=40) | st.text(max_size=40)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,14 +18,15 @@ import pytest
 from cluster import evaluate as command
 from cluster.evaluation import measure as measuring
 from cluster.evaluation.chunks import CHUNK
-from cluster.evaluation.measure import Evaluator, Measured
+from cluster.evaluation.measure import Evaluator
+from cluster.evaluation.measured import Measured, read_measured, write_measured
 from cluster.progress import ProgressReport
 from cluster.runtime.clients import RewardClient, RolloutClient
 from common import config
 from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY, Mixture, RunConfig
 from common.data.images import ImageStore
-from common.evaluation import Answers
+from common.evaluation import Answers, Score
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
 from common.shapes.questions import answer_text
@@ -105,7 +107,7 @@ def measure(
     async def run() -> Measured:
         rollout = RolloutClient(LocalHandle(policy), LIMIT_S)
         reward = RewardClient(LocalHandle(judge or RewardWorker(CONFIG)), LIMIT_S)
-        return await evaluator.measure("test", rollout, reward, baseline, "test")
+        return await evaluator.measure("test", [rollout], [reward], baseline, "test")
 
     return asyncio.run(run())
 
@@ -133,9 +135,9 @@ def test_an_honest_policy_beats_the_dreamer(evaluator: Evaluator) -> None:
     assert after.value("recall") == 1
     assert after.value("pope_f1") == 1
     assert after.value("win_rate") == 1
-    selection = evaluator.selection(dreaming.card)
-    assert selection is not None and selection < 1
-    assert evaluator.selection(seeing.card) == 1
+    dreaming_score = evaluator.selection.score(dreaming.card)
+    assert dreaming_score is not None and dreaming_score.value < 1
+    assert evaluator.selection.score(seeing.card) == Score(1.0)
     assert after.counts["num_captions"] == 12
     assert after.counts["num_questions"] == 72
     assert after.counts["num_compared"] == 12
@@ -200,9 +202,9 @@ def test_a_judge_without_verdicts_leaves_no_win_rate(evaluator: Evaluator) -> No
 def test_validation_asks_only_what_picks_the_checkpoint(evaluator: Evaluator) -> None:
     policy = FakePolicy(honest)
     client = RolloutClient(LocalHandle(policy), LIMIT_S)
-    card = asyncio.run(evaluator.validate(client))
+    card = asyncio.run(evaluator.validate([client], (), Answers())).card
     assert policy.chunks == [5]
-    assert evaluator.selection(card) == 1
+    assert evaluator.selection.score(card) == Score(1.0)
     metrics = card.suites["shapes"].metrics
     assert "chair_s" in metrics
     assert not {"pope_f1", "win_rate"} & set(metrics)
@@ -210,8 +212,8 @@ def test_validation_asks_only_what_picks_the_checkpoint(evaluator: Evaluator) ->
 
 def test_what_was_measured_is_read_back(evaluator: Evaluator, tmp_path: Path) -> None:
     measured = measure(FakePolicy(dreamer), evaluator)
-    measuring.write_measured(tmp_path / "start.json", measured)
-    assert measuring.read_measured(tmp_path / "start.json") == measured
+    write_measured(tmp_path / "start.json", measured)
+    assert read_measured(tmp_path / "start.json") == measured
 
 
 class FakeWorker:
@@ -311,6 +313,125 @@ def test_the_command_measures_both_and_writes_what_it_measured(
     assert "made-up" in page
 
 
+class Killed(Exception):
+    """The process is gone."""
+
+
+def kill_after(num_calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the policies answer so many calls, all together."""
+    calls_left = num_calls
+    answer = FakePolicy.generate
+
+    async def generate(
+        self: FakePolicy, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
+        nonlocal calls_left
+        if calls_left == 0:
+            raise Killed
+        calls_left -= 1
+        return await answer(self, requests)
+
+    monkeypatch.setattr(FakePolicy, "generate", generate)
+
+
+WORDS = [*SHAPES, "--scenes", "5", "--evaluation.bootstrap_samples", "20"]
+
+
+@pytest.mark.parametrize("num_calls", [1, 2, 3])
+def test_a_killed_command_goes_on_and_comes_to_the_same(
+    num_calls: int,
+    policies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two policies with a chunk of captions and one of questions each: killed in the first and in the second."""
+    words = [str(policies / "honest"), "--baseline", str(policies / "dreamer"), *WORDS]
+    whole = policies / "whole.json"
+    assert command.main([*words, "--out", str(whole)]) == 0
+    out = policies / "out"
+    out.mkdir()
+    with monkeypatch.context() as patch:
+        kill_after(num_calls, patch)
+        with pytest.raises(Killed):
+            command.main([*words, "--out", str(out)])
+    assert list((out / "scorecard.json.partial").iterdir())
+    with monkeypatch.context() as patch:
+        # What was answered is not asked again: the other calls are enough.
+        kill_after(4 - num_calls, patch)
+        # Settings that change no answer may differ.
+        more = ["--rollout.num_workers", "2", "--evaluation.samples_shown", "3"]
+        assert command.main([*words, *more, "--out", str(out)]) == 0
+    assert (out / "scorecard.json").read_text() == whole.read_text()
+    assert [path.name for path in out.iterdir()] == ["scorecard.json"]
+    assert "spawn rollout-1" in LoggingRuntime.log
+
+
+def test_what_another_policy_left_is_refused(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = policies / "card.json"
+    kill_after(1, monkeypatch)
+    with pytest.raises(Killed):
+        command.main([str(policies / "honest"), *WORDS, "--out", str(out)])
+    other = policies / "dreamer" / "tokenizer_config.json"
+    other.write_text(other.read_text() + " ")
+    for words in (["dreamer"], ["honest", "--rollout.max_tokens", "9"]):
+        words = [str(policies / words[0]), *words[1:], *WORDS, "--out", str(out)]
+        assert command.main(words) == 2
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "expected what is left of an evaluation with this" in message
+        assert "delete the file to begin again" in message
+
+
+class BrokenJudge(RewardWorker):
+    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+        if not groups:
+            return []
+        raise ZeroDivisionError("division by zero\nin my judge")
+
+
+def test_a_judge_that_raises_costs_the_win_rate_and_not_the_scorecard(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reward.worker.RewardWorker", BrokenJudge)
+    words = [str(policies / "honest"), "--baseline", str(policies / "dreamer"), *WORDS]
+    out = policies / "card.json"
+    assert command.main([*words, "--out", str(out)]) == 0
+    card = Scorecard.model_validate(json.loads(out.read_text())["policy"])
+    suite_card = card.suites["shapes"]
+    assert suite_card.value("chair_s") == 0
+    assert suite_card.value("win_rate") is None
+    assert suite_card.dropped == {"judge_failed": 5}
+    reason = suite_card.missing["win_rate"]
+    assert reason.startswith("nothing could be compared; dropped {'judge_failed': 5}")
+    assert "in my judge" in reason
+    assert f"policy: shapes.win_rate not measured: {reason}" in capsys.readouterr().out
+
+
+def test_harm_is_said_loudly(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(policies / "dreamer"), "--baseline", str(policies / "honest"), *WORDS]
+    out, samples = policies / "card.json", policies / "samples.html"
+    assert command.main([*words, "--out", str(out), "--samples", str(samples)]) == 0
+    cards = json.loads(out.read_text())
+    harm = cards["policy"]["harm"]
+    assert harm["better_policy"] == "start"
+    assert {"shapes.chair_s", "shapes.win_rate", "shapes.selection"} <= set(
+        harm["worse"]
+    )
+    assert cards["start"]["harm"] is None
+    change = cards["policy"]["suites"]["shapes"]["changes"]["chair_s"]
+    assert change == {"value": 1.0, "interval": [1.0, 1.0], "verdict": "worse"}
+    printed = capsys.readouterr().out
+    line = "WORSE than the start policy: shapes.chair_s +1.000 (+1.000 – +1.000)"
+    assert f"policy: {line}" in printed
+    assert "the start policy is the better one" in printed
+    page = samples.read_text()
+    assert line in page
+    assert "the start policy is the better one" in page
+
+
 def test_suites_and_their_sizes_come_from_the_preset(policies: Path) -> None:
     preset = policies / "preset.toml"
     preset.write_text('[evaluation]\nsuites = ["shapes"]\nbootstrap_samples = 20\n')
@@ -345,7 +466,6 @@ async def hang(*_: object) -> None:
         (FakeWorker, "start", "rollout worker"),
         (FakePolicy, "generate", "rollout worker"),
         (FakePolicy, "score", "rollout worker"),
-        (RewardWorker, "judge", "reward worker"),
     ],
 )
 def test_a_worker_that_never_answers_ends_the_command(
@@ -362,6 +482,25 @@ def test_a_worker_that_never_answers_ends_the_command(
     assert command.main(words) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith(f"error: {peer}: got no answer within 0.5 s")
+    assert LoggingRuntime.log[-1] == "shutdown"
+
+
+def test_a_judge_that_never_answers_costs_the_win_rate_alone(
+    policies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(RewardWorker, "judge", hang)
+    words = [str(policies / "honest"), "--baseline", str(policies / "dreamer")]
+    words += ["--scenes", "2", *SHAPES, "--loop.call_timeout_s", "0.5"]
+    assert command.main(words) == 0
+    table = capsys.readouterr().out
+    assert "CHAIR_s" in table
+    # Of the start policy alone, against itself.
+    assert re.search(r"^win rate .*0\.500 .* –  +higher", table, re.MULTILINE)
+    assert "policy: not counted {'judge_failed': 2}" in table
+    assert "reward worker: got no answer within 0.5 s" in caplog.text
     assert LoggingRuntime.log[-1] == "shutdown"
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
+from cluster.evaluation.asking import Asker, Scored
 from cluster.evaluation.grounding import (
+    AskedSuite,
     Gate,
     PairLogps,
-    Score,
-    Scored,
     grounding_gate,
     pass_gate,
 )
@@ -25,8 +26,8 @@ from common.data.datasets import write_pairs
 from common.data.image_conditions import CONDITIONS, GREY
 from common.data.images import ImageStore, read
 from common.errors import UserError
-from common.evaluation import ConditionLogps, TaskPrompts
-from common.protocols import Suite
+from common.evaluation import ConditionLogps
+from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.shapes.prompts import caption_prompts
 from common.shapes.render import IMAGE_SIZE
@@ -36,6 +37,7 @@ from reward.suites.scorecard import Scorecard
 
 SUITE = ShapesSuite(config.ShapesSuite())
 SETTINGS = Evaluation(bootstrap_samples=20)
+Score: TypeAlias = Callable[[Sequence[tuple[Prompt, str]]], Awaitable[list[Scored]]]
 
 
 @pytest.fixture
@@ -50,7 +52,8 @@ def captions(store: ImageStore) -> list[Prompt]:
 
 def shapes_gate(captions: list[Prompt], store: ImageStore, limit: int = 100) -> Gate:
     settings = Evaluation(grounding_pairs=limit)
-    return grounding_gate(settings, [(SUITE, {"captions": captions})], store)
+    asked = AskedSuite(SUITE, {"captions": captions})
+    return grounding_gate(settings, [asked], store)
 
 
 def seeing(captions: list[Prompt], weight: float) -> Score:
@@ -90,10 +93,21 @@ def scorer(token_logps: Callable[[Prompt, str], Scored]) -> Score:
     return score
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """An engine that is only asked for log-probs."""
+
+    score: Score
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Any]:
+        raise AssertionError("nothing is generated")
+
+
 def measured(
     score: Score, gate: Gate, start: ConditionLogps | None
 ) -> tuple[Grounding, PairLogps]:
-    return asyncio.run(pass_gate(gate, score, start, SETTINGS))
+    asker = Asker([Scorer(score)])
+    return asyncio.run(pass_gate(gate, asker, start, SETTINGS))
 
 
 def test_pairs_are_true_captions_over_corrupted_ones(
@@ -180,8 +194,8 @@ def test_what_cannot_be_scored_is_counted(
 def test_without_held_out_pairs_it_is_left_out_with_the_reason(
     captions: list[Prompt], store: ImageStore
 ) -> None:
-    no_suite: list[tuple[Suite, TaskPrompts]] = []
-    no_scenes: list[tuple[Suite, TaskPrompts]] = [(SUITE, {"captions": []})]
+    no_suite: list[AskedSuite] = []
+    no_scenes = [AskedSuite(SUITE, {"captions": []})]
     for suites in (no_suite, no_scenes):
         gate = grounding_gate(SETTINGS, suites, store)
         grounding, _ = measured(seeing(captions, 1.0), gate, None)
@@ -208,7 +222,7 @@ def test_held_out_pairs_take_the_place_of_corrupted_ones(
         )
         pairs.append(pair)
     write_pairs(tmp_path / "held", pairs)
-    suites: list[tuple[Suite, TaskPrompts]] = [(SUITE, {"captions": captions})]
+    suites = [AskedSuite(SUITE, {"captions": captions})]
     settings = Evaluation(pairs=str(tmp_path / "held"))
     gate = grounding_gate(settings, suites, store)
     shown = gate.pairs["true"]

@@ -9,14 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.evaluation.measure import Measured
+from cluster.evaluation.measured import Measured
 from cluster.evaluation.samples_page import write_samples
 from cluster.evaluation.score_table import metric_rows
 from cluster.pages import marked
 from common import config
 from common.data.images import ImageStore
-from common.evaluation import Answers, Metric, SuiteAnswers, Wins
-from common.records import Completion, ImageRef, Message, Part, Prompt, RolloutGroup
+from common.evaluation import Answers, Comparison, Metric, SuiteAnswers
+from common.records import (
+    Completion,
+    ImageRef,
+    Message,
+    Part,
+    Prompt,
+    RolloutGroup,
+    Verdict,
+)
 from common.shapes.marks import marked_caption
 from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import COLOURS, SHAPES
@@ -36,13 +44,15 @@ def test_marking_keeps_the_text(text: str) -> None:
     assert any(span.kind for span in spans) == bool(shown.marks)
 
 
-def measured(prompts: list[Prompt], wins: Wins | None, *texts: str) -> Measured:
+def measured(
+    prompts: list[Prompt], comparison: Comparison | None, *texts: str
+) -> Measured:
     groups: list[RolloutGroup] = []
     for prompt, text in zip(prompts, texts, strict=True):
         completion = Completion((), text, 0, 0, "stop")
         groups.append(RolloutGroup(prompt.id, prompt, (), 0, (completion,)))
     answers = SuiteAnswers({"captions": tuple(groups)})
-    measurement = SUITE.measure(answers, wins, 20)
+    measurement = SUITE.measure(answers, comparison, 20)
     card = SuiteCard(
         metrics=dict(measurement.metrics),
         counts=dict(measurement.counts),
@@ -57,8 +67,11 @@ def page(tmp_path: Path) -> str:
     truth = [prompt.reference or "" for prompt in prompts]
     invented = [text + " There is a ring. There is a circle." for text in truth]
     start = measured(prompts, None, *invented)
-    wins = {prompt.id: 1.0 for prompt in prompts}
-    final = measured(prompts, wins, truth[0], "<script>alert(1)</script>", truth[2])
+    verdicts = {prompt.id: Verdict((1.0, 0.0)) for prompt in prompts}
+    comparison = Comparison(start.answers.suites["shapes"], verdicts)
+    final = measured(
+        prompts, comparison, truth[0], "<script>alert(1)</script>", truth[2]
+    )
     path = tmp_path / "out" / "samples.html"
     write_samples(path, [SUITE], final, start, 24, "Before & after")
     return path.read_text()

@@ -2,16 +2,21 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cluster.runtime.ray_runtime import RayRuntime
-from common.config import Cluster
+from common.config import Cluster, RunConfig
+from common.config.overrides import load_config
 from common.errors import UserError, plain_message
 from common.protocols import Handle, Runtime
+from reward.judges.factory import with_checked_judge
+from reward.worker import RewardWorker
 from tests.fakes import LocalRuntime
+from tests.reward.builders import group, prompt
 
 
 class Worker:
@@ -99,3 +104,56 @@ def test_a_stopped_worker_answers_no_more(runtime: Runtime) -> None:
 
     with pytest.raises(Exception, match=r"stopped|died|dead"):
         asyncio.run(scenario())
+
+
+USERS_JUDGE = """
+class Judge:
+    def __init__(self, fails=False):
+        if fails:
+            raise KeyError("weights")
+
+    def judge(self, group):
+        return [float(len(completion.text)) for completion in group.completions]
+"""
+
+
+def judging_config(path: Path, *words: str) -> RunConfig:
+    """A run with a user's judge, whose file is gone by now: another machine has none."""
+    path.write_text(USERS_JUDGE)
+    words = (f"--reward.judge.kind={path}:Judge", *words)
+    config = load_config(None, ["--mixture.online_fraction=1", *words])
+    checked = with_checked_judge(config)
+    path.unlink()
+    return checked
+
+
+def test_a_users_judge_travels_as_text(runtime: Runtime, tmp_path: Path) -> None:
+    config = judging_config(tmp_path / "users_judge.py")
+
+    async def scenario() -> Any:
+        worker = runtime.spawn(
+            RewardWorker, config, name="reward", num_cpus=0, num_gpus=0
+        )
+        return await worker.call("judge", [group(prompt(), "long", "s")])
+
+    (verdict,) = asyncio.run(scenario())
+    assert verdict.scores == (4.0, 1.0)
+
+
+def test_a_users_judge_that_cannot_be_made_is_one_line(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    config = judging_config(tmp_path / "users_judge.py", "--reward.judge.fails=true")
+
+    async def scenario() -> Any:
+        worker = runtime.spawn(
+            RewardWorker, config, name="reward", num_cpus=0, num_gpus=0
+        )
+        return await worker.call("judge", [group(prompt(), "long", "s")])
+
+    with pytest.raises(Exception, match="users_judge") as error:
+        asyncio.run(scenario())
+    line = plain_message(error.value)
+    assert line.startswith("reward.judge ")
+    assert line.endswith("correct it or its settings")
+    assert "KeyError: 'weights'" in line

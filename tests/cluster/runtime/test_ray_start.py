@@ -49,11 +49,13 @@ def listener() -> socket.socket:
 
 @pytest.mark.real
 def test_auto_with_a_dead_cluster(tmp_path: Path) -> None:
-    with listener() as server:
-        port = server.getsockname()[1]
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
-    line = refusal(RAY_TMPDIR=str(tmp_path), RAY_ADDRESS="auto")
+    with socket.socket() as dead:
+        # Bound, so that nobody else takes the port, but not listening.
+        dead.bind(("127.0.0.1", 0))
+        port = dead.getsockname()[1]
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+        line = refusal(RAY_TMPDIR=str(tmp_path), RAY_ADDRESS="auto")
     assert f"got: [Errno {errno.ECONNREFUSED}] Connection refused" in line
     assert "= auto means" in line and "unset RAY_ADDRESS" in line
 

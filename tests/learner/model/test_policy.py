@@ -150,14 +150,16 @@ def copy_to_break(model_path: Path, tmp_path: Path) -> Path:
 
 
 def test_no_model_directory(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"got none with a config\.json"):
+    with pytest.raises(UserError, match=r"directory with config\.json, got"):
         load_model(tmp_path, torch.float32)
 
 
 def test_no_weights(model_path: Path, tmp_path: Path) -> None:
     path = copy_to_break(model_path, tmp_path)
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"expected \*\.safetensors, got none"):
+    with pytest.raises(
+        UserError, match=r"expected \*\.safetensors, got pytorch_model\.bin; convert"
+    ):
         load_model(path, torch.float32)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from common.config.flags import Flag
-from common.config.keys import (
+from common.command_line.keys import (
     ELEMENT,
     ENTRY,
     field_of,
@@ -19,6 +18,7 @@ from common.config.keys import (
     sections_of,
     suggestion,
 )
+from common.config.flags import Flag
 from common.config.section import Section
 
 UNKNOWN_KEY = "extra_forbidden"

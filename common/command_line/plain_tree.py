@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from common.config.keys import (
+from common.command_line.keys import (
     field_of,
     is_list,
     item_type,
@@ -114,7 +114,8 @@ def drop_other_kinds(
 ) -> None:
     """Drop the keys that only other kinds of the section have, except those in `keep`.
 
-    Mistyped keys belong to no kind: they stay, so that validation reports them.
+    Mistyped keys belong to no kind: they stay, so that validation reports them. Where the section's former kind takes
+    any key, none is mistyped: all go.
     """
     names_of_kind: set[str] = set()
     names_of_others: set[str] = set()
@@ -125,8 +126,22 @@ def drop_other_kinds(
         else:
             names_of_others |= names
     stale = names_of_others - names_of_kind
+    former_kind = section.get("kind")
+    if former_kind != kind and _takes_any_key(former_kind, annotation):
+        stale = set(section) - names_of_kind
     for name in stale.difference(keep):
         section.pop(name, None)
+
+
+def _takes_any_key(kind: Any, annotation: Any) -> bool:
+    """Whether a section of this kind holds settings of the user's own; a kind may also be the name of their code."""
+    has_open_kind = False
+    for section in sections_of(annotation):
+        is_open = section.model_config.get("extra") == "allow"
+        if kind in kind_names(section):
+            return is_open
+        has_open_kind |= is_open
+    return has_open_kind and kind is not None
 
 
 # One assignment.
@@ -293,9 +308,11 @@ def _initial_value(
     Unlike the fields of a section, the elements of a list have no defaults of their own that pydantic would fill in.
     """
     field = field_of(annotation, name, kind)
-    if field is None or field.is_required() or not is_list(field.annotation):
+    if field is None or not is_list(field.annotation):
         return {}
     elements: list[Any] = []
+    if field.is_required():
+        return elements
     for element in field.get_default(call_default_factory=True) or ():
         if isinstance(element, Section):
             settings = element.model_dump(exclude_unset=True)

@@ -4,7 +4,8 @@
 
 When the last retry fails, an EndpointError names one of these reasons: `endpoint_rate_limited`, `endpoint_error` (5xx,
 408, 409), `endpoint_denied` (401 to 404: key, credit, address or model), `endpoint_refused` (other 4xx),
-`endpoint_garbage` (no chat completion), `endpoint_unreachable`, `endpoint_timeout`.
+`endpoint_garbage` (no chat completion), `endpoint_unreachable`, `endpoint_timeout`, `endpoint_down` (given up by the
+circuit breaker).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,11 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from actors.povid.reply_cache import Reply, ReplyCache
-from common.config.povid import EndpointConfig
+from common.config.eyes import Budget, CircuitBreaker, Endpoint
+from common.endpoint.circuit import Circuit
+from common.endpoint.errors import EndpointError
+from common.endpoint.reply_cache import ChatReply, ReplyCache
+from common.endpoint.spending import Spending
 from common.errors import UserError
 
 BACKOFF_S = 0.5
@@ -46,24 +51,14 @@ MAX_TOKENS = 1 << 40
 """A count above this is an endpoint's mistake and is ignored."""
 
 
-class EndpointError(RuntimeError):
-    """There is no reply. `reason` is the counted key, `retry_after_s` the pause that the endpoint asked for."""
-
-    def __init__(
-        self,
-        reason: str,
-        message: str,
-        retryable: bool = False,
-        retry_after_s: float = 0.0,
-    ) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.retryable = retryable
-        self.retry_after_s = retry_after_s
-
-
 class ChatEndpoint:
-    """Asks with retries and a cache. Use it as an async context manager.
+    """Asks with retries and a cache. Use it as an async context manager, or close it.
+
+    Args:
+        cache: a file of replies, which the next start reads; None keeps them in memory alone.
+        budget: what may be spent; Halted when it is used up.
+        breaker: when to leave the endpoint alone; None never does.
+        key: the settings' place in the config, for messages.
 
     Raises:
         UserError: the environment variable of the API key is named but not set, or holds what cannot be a key.
@@ -71,11 +66,14 @@ class ChatEndpoint:
 
     def __init__(
         self,
-        config: EndpointConfig,
-        cache: Path,
+        config: Endpoint,
+        cache: Path | None,
+        budget: Budget | None = None,
+        breaker: CircuitBreaker | None = None,
+        key: str = "povid.endpoint",
     ) -> None:
         self._config = config
-        self._key = _key_of(config)
+        self._key = key_of(config, key)
         connect_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
         self._client = openai.AsyncOpenAI(
             base_url=config.base_url,
@@ -86,8 +84,12 @@ class ChatEndpoint:
             timeout=openai.Timeout(config.timeout_s, connect=connect_s),
         )
         self._cache = ReplyCache(cache)
+        self._spending = Spending(
+            config, budget or Budget(), self._cache.replies.values(), f"{key}.budget"
+        )
+        self._circuit = None if breaker is None else Circuit(breaker)
         # Requests under way, by the same key as the cache.
-        self._pending: dict[str, asyncio.Task[Reply]] = {}
+        self._pending: dict[str, asyncio.Task[ChatReply]] = {}
         self._backoff = wait_random_exponential(multiplier=BACKOFF_S, max=MAX_BACKOFF_S)
         self.answered = False
         """Whether the endpoint ever answered, even with an error."""
@@ -96,6 +98,10 @@ class ChatEndpoint:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancel what is under way and close connections and cache."""
         pending = list(self._pending.values())
         for task in pending:
             task.cancel()
@@ -105,34 +111,22 @@ class ChatEndpoint:
 
     def usage(self) -> dict[str, Any]:
         """Tokens of all replies in this cache, and their cost if both prices are known."""
-        config = self._config
-        num_prompt_tokens = num_completion_tokens = num_without_usage = 0
-        for reply in self._cache.replies.values():
-            num_prompt_tokens += reply.prompt_tokens or 0
-            num_completion_tokens += reply.completion_tokens or 0
-            num_without_usage += reply.prompt_tokens is None
-        cost = None
-        if config.price_in is not None and config.price_out is not None:
-            cost_in = num_prompt_tokens * config.price_in
-            cost_out = num_completion_tokens * config.price_out
-            # Prices are per million tokens.
-            cost = (cost_in + cost_out) / 1e6
-        return {
-            "num_replies": len(self._cache.replies),
-            "num_replies_without_usage": num_without_usage,
-            "num_prompt_tokens": num_prompt_tokens,
-            "num_completion_tokens": num_completion_tokens,
-            "cost": cost,
-        }
+        return self._spending.usage()
 
     async def ask(
         self,
         messages: Sequence[Mapping[str, Any]],
-    ) -> Reply:
+        **changes: Any,
+    ) -> ChatReply:
         """The model's reply to OpenAI messages. Equal questions share a reply.
+
+        Args:
+            messages: the conversation.
+            changes: fields of the request that are added or replaced, such as `logprobs`.
 
         Raises:
             EndpointError: there is no reply, after all retries.
+            Halted: the budget is used up.
         """
         config = self._config
         request = {
@@ -142,6 +136,7 @@ class ChatEndpoint:
             "top_p": config.top_p,
             # Newer models of OpenAI know max_completion_tokens only.
             config.max_tokens_key: config.max_tokens,
+            **changes,
         }
         canonical = json.dumps(request, sort_keys=True)
         key = hashlib.sha256(canonical.encode()).hexdigest()
@@ -171,14 +166,15 @@ class ChatEndpoint:
         self,
         key: str,
         request: dict[str, Any],
-    ) -> Reply:
+    ) -> ChatReply:
         attempts = AsyncRetrying(
             stop=self._give_up,
             wait=self._pause,
             retry=retry_if_exception(_is_retryable),
             reraise=True,
         )
-        reply: Reply = await attempts(self._request, request)
+        reply: ChatReply = await attempts(self._guarded, request)
+        self._spending.add(reply)
         self._cache.put(key, reply)
         return reply
 
@@ -193,10 +189,17 @@ class ChatEndpoint:
         asked_s = getattr(_error_of(state), "retry_after_s", 0.0)
         return max(self._backoff(state), min(asked_s, MAX_RETRY_AFTER_S))
 
+    async def _guarded(self, request: dict[str, Any]) -> ChatReply:
+        """Send the request when circuit and budget let it through."""
+        if self._circuit is None:
+            return await self._request(request)
+        return await self._circuit.run(partial(self._request, request))
+
     async def _request(
         self,
         request: dict[str, Any],
-    ) -> Reply:
+    ) -> ChatReply:
+        self._spending.begin_call()
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 completions = self._client.chat.completions.with_raw_response
@@ -229,7 +232,7 @@ class ChatEndpoint:
             return EndpointError("endpoint_denied", message)
         return EndpointError("endpoint_refused", message)
 
-    def _read(self, body: str) -> Reply:
+    def _read(self, body: str) -> ChatReply:
         """The reply in a response body. A body that is no chat completion, JSON or not, is an `endpoint_garbage`."""
         try:
             data = json.loads(body)
@@ -239,11 +242,12 @@ class ChatEndpoint:
             text.encode()
             is_cut_off = choice.get("finish_reason") == "length"
             usage = data.get("usage") or {}
-            return Reply(
+            return ChatReply(
                 self._without_key(text),
                 is_cut_off,
                 _token_count(usage.get("prompt_tokens")),
                 _token_count(usage.get("completion_tokens")),
+                _first_word(choice.get("logprobs")),
             )
         except (
             ValueError,
@@ -285,12 +289,30 @@ def _token_count(value: object) -> int | None:
     return None
 
 
-def _key_of(config: EndpointConfig) -> str | None:
+def _first_word(logprobs: Any) -> dict[str, float]:
+    """Log-probs (nats) of what the reply's first word may be, by token text; {} where the endpoint tells none.
+
+    Tokens of white space come before it with some tokenizers (Llama's "▁").
+    """
+    if not logprobs:
+        return {}
+    for place in logprobs["content"] or ():
+        if not place["token"].strip(" \n▁"):
+            continue
+        candidates: dict[str, float] = {}
+        for candidate in place["top_logprobs"]:
+            candidates[str(candidate["token"])] = float(candidate["logprob"])
+        return candidates
+    return {}
+
+
+def key_of(config: Endpoint, place: str) -> str | None:
+    """The API key, from the environment; `place` is the settings' in the config (UserError as `ChatEndpoint`)."""
     name = config.api_key_env or DEFAULT_KEY
     key = os.environ.get(name, "").strip()
     if not key and config.api_key_env is not None:
         raise UserError(
-            f"--api-key-env: expected an API key in the environment variable {name}, got none; set it"
+            f"{place}.api_key_env: expected an API key in the environment variable {name}, got none; set it"
         )
     if not (key.isascii() and key.isprintable()):
         raise UserError(

@@ -1,0 +1,91 @@
+"""What a finished run left behind: its config, its scorecards, its curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.journal import read_events
+from common.metrics import read_lines
+from reward.suites.scorecard import Scorecard
+
+SCORECARD = "the scorecard of a finished run"
+
+Points = Sequence[tuple[int, float]]
+"""(learner step, value)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """One run, as its directory tells it."""
+
+    path: Path
+    cards: Mapping[str, Scorecard]
+    config: Mapping[str, Any]
+
+    @property
+    def start(self) -> Scorecard:
+        """The start policy's scorecard."""
+        return self.cards["baseline"]
+
+    @property
+    def final(self) -> Scorecard:
+        """The picked policy's scorecard."""
+        return self.cards["final"]
+
+    def curve(self, metric: str) -> Points:
+        """A metric of the learner's steps, [] when the run has none of this name."""
+        path = self.path / "metrics.jsonl"
+        points: list[tuple[int, float]] = []
+        if not path.exists():
+            return points
+        for line in read_lines(path):
+            if metric in line:
+                points.append((int(line["step"]), line[metric]))
+        return points
+
+    def validation(self) -> Points:
+        """The scores that picked the checkpoint; a step that a resume repeated counts once."""
+        scores: dict[int, float] = {}
+        for event in read_events(self.path / "journal" / "events.jsonl"):
+            if event["event"] == "checkpoint" and event["score"] is not None:
+                scores[event["step"]] = event["score"]
+        return sorted(scores.items())
+
+
+def read_run(path: Path) -> FinishedRun:
+    """Read a run directory.
+
+    Raises:
+        UserError: it holds no finished run.
+    """
+    scores = _read_object(path / "scorecard.json", SCORECARD)
+    cards: dict[str, Scorecard] = {}
+    for name in ("baseline", "final"):
+        try:
+            cards[name] = Scorecard.model_validate(scores[name])
+        except (KeyError, ValueError) as error:
+            raise _unfinished(path / "scorecard.json", SCORECARD, error) from error
+    config = _read_object(path / "config.json", "the config of a run")
+    return FinishedRun(path, cards, config)
+
+
+def _read_object(path: Path, what: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unfinished(path, what, error) from error
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"{path}: expected {what}, got a {kind}; check the path")
+    return content
+
+
+def _unfinished(path: Path, what: str, error: Exception) -> UserError:
+    # pydantic's message has several lines; the first says what is wrong.
+    reason = str(error).splitlines()[0]
+    return UserError(f"{path}: expected {what}, got {reason}; resume the run")

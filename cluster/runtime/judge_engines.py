@@ -1,0 +1,94 @@
+"""Engines of a run's judges: rollout workers on the judge's model that are never pushed any weights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cluster.runtime.clients import RolloutClient
+from common.config import EngineEye, Model, Rollout, RunConfig
+from common.config.eyes import engine_eyes
+from common.protocols import Handle, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSeat:
+    """The place of one engine.
+
+    Attributes:
+        name: of its actor.
+        index: its number among the engines of its eye.
+        eye: what it runs.
+    """
+
+    name: str
+    index: int
+    eye: EngineEye
+
+
+def judge_seats(config: RunConfig) -> Iterator[JudgeSeat]:
+    """A seat for every engine that the judge of a config needs."""
+    number = 0
+    for eye in engine_eyes(config.reward.judge):
+        for index in range(eye.num_engines):
+            yield JudgeSeat(f"judge/{number}", index, eye)
+            number += 1
+
+
+def engine_config(config: RunConfig, eye: EngineEye) -> RunConfig:
+    """The config of a rollout worker that is a judge's engine."""
+    model = Model(
+        path=eye.path,
+        chat_template=eye.chat_template,
+        dtype=eye.dtype,
+        max_length=eye.max_length,
+    )
+    rollout = Rollout(
+        deterministic=config.rollout.deterministic,
+        engine=eye.engine,
+        num_cpus=eye.num_cpus,
+        num_gpus=eye.num_gpus,
+    )
+    # It samples no pairs, so it needs nothing of BDHS.
+    mixture = config.mixture.model_copy(update={"online_bdhs_fraction": 0.0})
+    update = {"model": model, "rollout": rollout, "mixture": mixture}
+    return config.model_copy(update=update)
+
+
+class JudgeEngines:
+    """The engines of a judge, spawned when this is made.
+
+    Attributes:
+        clients: by the eye whose engines they are.
+    """
+
+    def __init__(self, config: RunConfig, runtime: Runtime, worker: type) -> None:
+        """`worker` is the class of rollout workers."""
+        self.clients: dict[EngineEye, list[RolloutClient]] = {}
+        limit_s = config.loop.call_timeout_s
+        for seat in judge_seats(config):
+            eye = seat.eye
+            handle = runtime.spawn(
+                worker,
+                engine_config(config, eye),
+                seat.index,
+                name=seat.name,
+                num_cpus=eye.num_cpus,
+                num_gpus=eye.num_gpus,
+            )
+            client = RolloutClient(handle, limit_s, "judge's engine")
+            self.clients.setdefault(eye, []).append(client)
+
+    @property
+    def handles(self) -> list[Handle]:
+        """Of all engines."""
+        return [client.handle for client in self._all()]
+
+    async def start(self) -> None:
+        """Start all engines at once, and wait until they answer."""
+        starts = [client.start() for client in self._all()]
+        await asyncio.gather(*starts)
+
+    def _all(self) -> list[RolloutClient]:
+        return [client for clients in self.clients.values() for client in clients]

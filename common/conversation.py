@@ -1,0 +1,21 @@
+"""The text of a conversation."""
+
+from __future__ import annotations
+
+from common.records import Message, Prompt
+
+
+def question_of(prompt: Prompt) -> str:
+    """The text of the conversation; speakers are named if it has more than one turn."""
+    if len(prompt.messages) == 1:
+        return _text_of(prompt.messages[0])
+    turns = []
+    for message in prompt.messages:
+        text = _text_of(message)
+        turns.append(f"{message.role}: {text}")
+    return "\n".join(turns)
+
+
+def _text_of(message: Message) -> str:
+    texts = [part.text for part in message.parts if part.kind == "text"]
+    return "\n".join(texts)

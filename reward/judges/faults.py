@@ -1,0 +1,46 @@
+"""Why a question of a judge has no answer, and why a group has no verdict because of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.protocols import Reply
+from common.records import Dropped
+
+SHOWN = 80
+"""Characters of a reply that a note or a reason shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One question without an answer.
+
+    Attributes:
+        reason: `unreadable` for a reply that says too little, `judge_failed` for a question that could not be asked.
+        detail: the reply's beginning, or what the eye said.
+    """
+
+    reason: str
+    detail: str
+
+    def drop(self, group_id: str, judge: str, num_read: int, num_asked: int) -> Dropped:
+        """The reason of a whole group, of which this is an example."""
+        detail = f"judge {judge}: could read {num_read} of {num_asked} replies, but not {self.detail}"
+        if self.reason == "judge_failed":
+            detail = f"judge {judge}: {self.detail}"
+        return Dropped(group_id, self.reason, detail)
+
+
+def fault_of(reply: Reply | Dropped) -> Fault:
+    """The fault of a reply that could not be read."""
+    if isinstance(reply, Dropped):
+        return Fault("judge_failed", f"{reply.reason}: {reply.detail}")
+    if reply.logprobs:
+        return Fault("unreadable", f"log-probs {reply.logprobs}")
+    return Fault("unreadable", repr(beginning(reply.text)))
+
+
+def beginning(text: str) -> str:
+    """The beginning of a text, on one line."""
+    words = " ".join(text.split())
+    return words if len(words) <= SHOWN else f"{words[:SHOWN]}…"
