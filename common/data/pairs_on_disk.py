@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,29 +46,44 @@ def open_pairs(
         UserError: there is no readable `pairs.parquet`, or it has other columns.
     """
     survey = _Survey(dropped, name)
-    stores: list[RowStore] = []
-    images: list[ImageStore] = []
+    sets: list[_Rows] = []
     firsts: list[int] = []
     for folder in folders:
         firsts.append(survey.num_rows)
-        path = cache / f"pairs-{len(stores):03d}.arrow"
+        path = cache / f"pairs-{len(sets):03d}.arrow"
         batches = survey.looked_at(folder)
-        stores.append(store_batches(path, PAIR_SCHEMA, batches))
-        images.append(ImageStore(folder / IMAGES))
+        stored = store_batches(path, PAIR_SCHEMA, batches)
+        images = ImageStore(folder / IMAGES)
+        sets.append(_Rows(stored, images))
 
     def read(number: int) -> PreferencePair | Dropped:
-        index = int(np.searchsorted(firsts, number, side="right")) - 1
+        index = bisect_right(firsts, number) - 1
         number_in_set = number - firsts[index]
-        row = stores[index].row(number_in_set)
-        return record_of(number_in_set, row, pair_of, images[index])
+        return sets[index].pair(number_in_set)
 
     return survey.finish(read)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of one set."""
+
+    stored: RowStore
+    images: ImageStore
+
+    def pair(self, number: int) -> PreferencePair | Dropped:
+        row = self.stored.row(number)
+        return record_of(number, row, pair_of, self.images)
 
 
 class _Survey:
     """Takes down what is known of pairs while their rows pass by."""
 
-    def __init__(self, dropped: list[Dropped], name: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        dropped: list[Dropped],
+        name: Callable[[str], str],
+    ) -> None:
         self.num_rows = 0
         self._dropped = dropped
         self._name = name
@@ -79,21 +96,29 @@ class _Survey:
     def looked_at(self, folder: Path) -> Iterator[pa.RecordBatch]:
         """The rows of a set."""
         for batch in iter_batches(folder / PAIRS, PAIR_SCHEMA):
-            self._sources.update(texts_of(batch["source"].unique()))
+            sources = batch["source"].unique()
+            self._sources.update(texts_of(sources))
             ids = texts_of(batch["id"])
-            prompt_ids = texts_of(batch["prompt"].field("id"))
+            prompts = batch["prompt"]
+            prompt_ids = texts_of(prompts.field("id"))
             for id, prompt_id in zip(ids, prompt_ids, strict=True):
                 self._add(folder, id, prompt_id)
             yield batch
 
-    def _add(self, folder: Path, id: str, prompt_id: str) -> None:
+    def _add(
+        self,
+        folder: Path,
+        id: str,
+        prompt_id: str,
+    ) -> None:
         number = self.num_rows
         self.num_rows += 1
         key = id_key(self._name(id))
         # The first set that has an id keeps it.
         if key in self._seen:
             detail = f"{folder}: an earlier row has this id"
-            self._dropped.append(Dropped(id, "duplicate_id", detail))
+            repeated = Dropped(id, "duplicate_id", detail)
+            self._dropped.append(repeated)
             return
         self._seen.add(key)
         self._numbers.append(number)
@@ -101,8 +126,10 @@ class _Survey:
         self._prompt_keys.append(id_key(prompt_id))
 
     def finish(self, read: Callable[[int], PreferencePair | Dropped]) -> PairsOnDisk:
+        """The pairs that were looked at."""
         numbers = np.array(self._numbers, np.int64)
-        pairs = PairsOnDisk(read, numbers, np.array(self._id_keys, np.int64))
+        id_keys = np.array(self._id_keys, np.int64)
+        pairs = PairsOnDisk(read, numbers, id_keys)
         pairs.sources = frozenset(self._sources)
         pairs.prompt_keys = np.array(self._prompt_keys, np.int64)
         return pairs

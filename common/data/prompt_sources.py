@@ -142,9 +142,8 @@ class _Splits:
         prompts = self._open(source, "train")
         if not len(prompts.numbers):
             raise UserError(
-                f"data.prompts: expected at least one usable prompt, got none in {source.path}; dropped "
-                f"{len(prompts.dropped)} rows: {drop_report(prompts.dropped)}; repair the rows, or give a set that "
-                "has some"
+                f"data.prompts: expected at least one usable prompt, got none of {len(prompts.dropped)} rows in "
+                f"{source.path}; dropped {drop_report(prompts.dropped)}; repair the rows, or give a set that has some"
             )
         return prompts
 
