@@ -86,7 +86,7 @@ def _rows_per_batch(first: pa.RecordBatch | None) -> int:
     if first is None or len(first) == 0:
         return MAX_BATCH_ROWS
     bytes_per_row = max(1, first.nbytes // len(first))
-    num_rows = max(1, BATCH_BYTES // bytes_per_row)
+    num_rows: int = max(1, BATCH_BYTES // bytes_per_row)
     return min(MAX_BATCH_ROWS, num_rows)
 
 
