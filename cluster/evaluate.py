@@ -32,6 +32,7 @@ from common.config.flags import Flag, add_flags, given_flags
 from common.config.jobs import EvaluateConfig, EvaluateSettings
 from common.config.overrides import describe_keys, keys_and_words, load
 from common.errors import UserError
+from common.loading import check_folder
 from common.paths import check_output_file
 
 if TYPE_CHECKING:
@@ -152,11 +153,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_policies(config: EvaluateConfig) -> None:
-    for directory in (config.evaluate.policy, config.evaluate.baseline):
-        if directory is not None and not (directory / "config.json").is_file():
-            raise UserError(
-                f"policy: expected a Hugging Face directory with config.json, got {directory}; check the path"
-            )
+    check_folder(config.evaluate.policy, "policy")
+    if config.evaluate.baseline is not None:
+        check_folder(config.evaluate.baseline, "--baseline")
 
 
 def _check_outputs(settings: EvaluateSettings) -> None:
