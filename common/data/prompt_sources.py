@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +37,7 @@ def load_split(
     store: ImageStore,
     dropped: list[Dropped],
     cache: Path | None = None,
+    limit: int | None = None,
 ) -> Sequence[Prompt]:
     """The prompts of a split, () when the config names none.
 
@@ -48,6 +50,7 @@ def load_split(
         store: takes pictures that rows bring along as bytes; pictures in files stay where they are.
         dropped: collects the rows that are no prompt, with the reason.
         cache: a folder for the rows in a form of which any can be read alone; None is a temporary one.
+        limit: of a split that is held out, only the first so many prompts are read.
 
     Raises:
         UserError: a path leads to no prompts, or more is to be held out than there is.
@@ -55,7 +58,7 @@ def load_split(
     splits = _splits(data, store.root, cache, _stamp(data))
     if split == "train":
         return splits.train(dropped)
-    return splits.held_out(split, dropped)
+    return splits.held_out(split, dropped, limit)
 
 
 def files_of(path: Path, split: Split) -> list[Path]:
@@ -111,7 +114,10 @@ class _Splits:
         return whole.prompts(numbers)
 
     def held_out(
-        self, split: Literal["validation", "test"], dropped: list[Dropped]
+        self,
+        split: Literal["validation", "test"],
+        dropped: list[Dropped],
+        limit: int | None,
     ) -> Sequence[Prompt]:
         """The prompts of a file, or what is held out of `data.prompts`."""
         source = self._source(split)
@@ -119,10 +125,12 @@ class _Splits:
             return ()
         if isinstance(source, HeldOut):
             numbers = self._held_out_numbers[split]
-            return list(usable(self._whole.prompts(numbers), dropped))
+            chosen = self._whole.prompts(numbers)
+            return list(islice(usable(chosen, dropped), limit))
         prompts = self._file(split)
         dropped += prompts.dropped
-        usable_prompts = list(usable(prompts.prompts(prompts.numbers), dropped))
+        chosen = prompts.prompts(prompts.numbers)
+        usable_prompts = list(islice(usable(chosen, dropped), limit))
         if not usable_prompts:
             raise UserError(
                 f"data.{split}: expected at least one usable prompt, got none in {source.path}; dropped "

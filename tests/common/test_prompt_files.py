@@ -477,3 +477,13 @@ def test_a_slice_of_prompts_on_disk(folder: Path) -> None:
     prompts, _ = load(as_jsonl(folder))
     assert isinstance(prompts, RecordsOnDisk)
     assert [prompt.id for prompt in prompts[1:3]] == ["prompts/1", "prompts/2"]
+
+
+def test_only_the_first_of_a_held_out_split(folder: Path) -> None:
+    path = as_jsonl(folder)
+    store = ImageStore(folder / "store")
+    for validation in (str(path), 4):
+        data = Data.model_validate({"prompts": str(path), "validation": validation})
+        every = load_split(data, "validation", store, [])
+        first = load_split(data, "validation", store, [], limit=2)
+        assert list(first) == list(every)[:2]
