@@ -14,7 +14,7 @@ from cluster.evaluation.run_scores import RunScoring
 from cluster.run.loop import Loop
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
-from cluster.run.training_data import TrainingData, load_training_data
+from cluster.run.training_data import ROWS, TrainingData, load_training_data
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
 from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
@@ -175,6 +175,7 @@ class Experiment:
         with self._recorder.training(self.config.learner, loop.state.step):
             await loop.run(validate)
         loop.record_unused()
+        shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
 
     async def _set_probe(
         self, learner: LearnerClient, prompts: Sequence[Prompt]

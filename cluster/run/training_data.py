@@ -24,7 +24,8 @@ from learner.anatomy_logps import of_policy
 log = logging.getLogger("sightline")
 
 ROWS = "rows"
-"""The folder of a run that holds its data in a form of which any row can be read alone. Written anew at every start."""
+"""The folder of a run that holds its data in a form of which any row can be read alone. It is written anew at every
+start, and deleted at the end of the training."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class PromptSampler:
         self._seed = seed
         # By epoch, the keys of the prompts whose groups are finished.
         self._finished: dict[int, set[int]] = {}
+        # Of groups in flight. A row that cannot be read at all has no id that its key could be made of.
+        self._handed_out: dict[str, list[int]] = {}
         for group_id in self.state.finished:
             self._note_finished(group_id)
         self._epoch = self.state.epoch
@@ -67,6 +69,8 @@ class PromptSampler:
                 continue
             prompt = fetch(self._prompts, index)
             group_id = f"{self._epoch}:{prompt.id}"
+            keys = self._handed_out.setdefault(group_id, [])
+            keys.append(self._keys[index])
             return group_id, prompt
 
     def finish(self, group_id: str) -> None:
@@ -90,7 +94,8 @@ class PromptSampler:
         # The prompt's own id may hold a colon: only the first one separates.
         epoch, _, prompt_id = group_id.partition(":")
         finished = self._finished.setdefault(int(epoch), set())
-        finished.add(id_key(prompt_id))
+        keys = self._handed_out.pop(group_id, None)
+        finished.update(keys or [id_key(prompt_id)])
 
     def _is_finished(self, epoch: int) -> bool:
         keys = self._finished.get(epoch, set())

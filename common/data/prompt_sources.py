@@ -22,6 +22,7 @@ from common.prompts.held_out import held_out, shared
 from common.prompts.ours import folder_of_set, open_set
 from common.prompts.survey import PromptSet
 from common.reading.image_intake import ImageIntake
+from common.reading.readers import files_of_other_kinds
 from common.records import Dropped, Prompt
 from common.row_faults import drop_report
 
@@ -197,6 +198,16 @@ class _Splits:
         folder = folder_of_set(path)
         if folder is not None:
             return open_set(folder, source.rows, self._wants_keys, cache)
+        others = files_of_other_kinds(path)
+        if others:
+            log.warning(
+                "%s: not reading %d files of %s, such as %s, because it holds files of another kind, too; give such a "
+                "file itself to read it",
+                _key_of(split),
+                len(others),
+                path,
+                others[0].name,
+            )
         root = path if path.is_dir() else path.parent
         if self._data.images is not None:
             root = Path(self._data.images)

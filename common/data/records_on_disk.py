@@ -75,12 +75,10 @@ class RecordsOnDisk(Sequence[Record], Generic[Record]):
 
 def id_key(id: str) -> int:
     """A hash of an id in 63 bits, the same in every process: of a million ids no two are likely to share one."""
-    return (
-        int.from_bytes(
-            blake2b(id.encode("utf-8", "replace"), digest_size=8).digest(), "big"
-        )
-        >> 1
-    )
+    text = id.encode("utf-8", "replace")
+    digest = blake2b(text, digest_size=8).digest()
+    # One bit less, so that it fits into a signed number of 64 bits.
+    return int.from_bytes(digest, "big") >> 1
 
 
 def fetch(records: Sequence[Record], index: int) -> Record | Dropped:

@@ -345,6 +345,18 @@ def test_paths_that_hold_no_prompts(folder: Path, tmp_path: Path) -> None:
         load(half)
 
 
+def test_files_of_another_kind_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    as_jsonl(folder)
+    as_parquet(folder)
+    with caplog.at_level(logging.WARNING, "sightline"):
+        prompts, _ = load(folder)
+    assert len(prompts) == NUM_PICTURES
+    assert "not reading 1 files" in caplog.text
+    assert "such as rows.jsonl" in caplog.text
+
+
 def test_only_so_many_rows(folder: Path) -> None:
     for layout in (as_jsonl, as_parquet):
         source = PromptFile(path=str(layout(folder)), rows=4)
