@@ -69,6 +69,8 @@ class BdhsJobConfig(GenerateConfig):
         "run.seed",
         "model",
         "data.prompts",
+        "data.validation",
+        "data.test",
         "data.images",
         "rollout.bdhs",
         "rollout.engine",
@@ -89,6 +91,8 @@ class PovidJobConfig(GenerateConfig):
         "generate",
         "run.seed",
         "data.prompts",
+        "data.validation",
+        "data.test",
         "data.images",
         "povid",
     )
