@@ -98,7 +98,10 @@ def _grounding(final: Measured, start: Measured | None) -> list[tuple[str, str, 
 
 
 def _section(
-    suite: Suite, final: Measured, start: Measured | None, limit: int
+    suite: Suite,
+    final: Measured,
+    start: Measured | None,
+    limit: int,
 ) -> Section:
     card = final.card.suites[suite.name]
     cards = [final.card]

@@ -10,6 +10,7 @@ from common.chat.encoder import ChatEncoder as ChatEncoder
 from common.chat.encoder import EncodedPrompt as EncodedPrompt
 from common.chat.weights import check_embedding
 from common.config import Model
+from common.errors import UserError
 
 log = logging.getLogger("sightline")
 
@@ -27,9 +28,24 @@ def check_model(model: Model, path: str | Path | None = None) -> ChatEncoder:
     """
     encoder = encoder_of(model, path)
     check_embedding(encoder)
+    _check_length(encoder, model.max_length)
     for warning in encoder.warnings:
         log.warning(warning)
     return encoder
+
+
+def _check_length(encoder: ChatEncoder, max_length: int) -> None:
+    """Refuse more tokens than the model has positions for; engines need one more, for the token after an answer."""
+    text = encoder.config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    parameters = getattr(text, "rope_parameters", None) or {}
+    # Scaled positions reach further than the number says.
+    is_plain = parameters.get("rope_type", "default") == "default"
+    if positions is not None and is_plain and max_length >= positions:
+        raise UserError(
+            f"model.max_length: expected less than the {positions} positions of {encoder.where} "
+            f"(max_position_embeddings in config.json), got {max_length}; set model.max_length = {positions - 1}"
+        )
 
 
 def encoder_of(model: Model, path: str | Path | None = None) -> ChatEncoder:

@@ -12,7 +12,9 @@ from cluster.evaluate import SHAPES_PRESET, config_of, preset_of
 from cluster.flags import EVALUATE_FLAGS
 from common.config import (
     SHAPES_POLICY,
+    HeldOut,
     PolicyJudge,
+    PromptFile,
     PromptsSuite,
     RunConfig,
     ShapesSuite,
@@ -192,3 +194,26 @@ def test_a_suite_that_is_none_is_one_line(suites: str, line: str) -> None:
         config_of(["a", "--evaluation.suites", suites])
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_and_prompts_of_ones_own(tmp_path: Path) -> None:
+    words = ["--model.path", "m", "--data.prompts", "mine.jsonl"]
+    config = config_of(words)
+    assert config.evaluate.policy == Path("m")
+    assert config.data.test == PromptFile(path="mine.jsonl")
+    assert config.evaluation.suites == (PromptsSuite(),)
+    validation = config_of([*words, "--split=validation", "--data.prompts.rows=5"])
+    assert validation.data.validation == PromptFile(path="mine.jsonl", rows=5)
+    assert validation.data.test is None
+    # Others that are named are others.
+    held_out = config_of([*words, "--data.test=0.5"])
+    assert held_out.data.test == HeldOut(size=0.5)
+    shapes = config_of([*words, *SHAPES])
+    assert shapes.evaluation.suites == (ShapesSuite(),)
+
+
+def test_one_policy_is_named() -> None:
+    with pytest.raises(UserError, match=r"POLICY_DIR and --model.path: expected one"):
+        config_of(["a", "--model.path=b"])
+    with pytest.raises(UserError, match=r"policy \(evaluate\.policy\): expected a"):
+        config_of(["--data.prompts=x"])

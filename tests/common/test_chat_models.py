@@ -304,6 +304,18 @@ def test_an_embedding_of_another_size_than_the_configurations(folder: Path) -> N
     assert "correct vocab_size in config.json" in message
 
 
+def test_a_length_that_the_model_has_no_positions_for(folder: Path) -> None:
+    shutil.copy(tiny_llava() / "model.safetensors", folder)
+
+    def shrink(content: dict[str, dict[str, int]]) -> None:
+        content["text_config"]["max_position_embeddings"] = 512
+
+    edit(folder / "config.json", shrink)
+    # An engine needs one position more, for the token after an answer.
+    assert "set model.max_length = 511" in whole_refusal(folder)
+    assert check_model(Model(path=str(folder), max_length=511)).warnings == []
+
+
 @pytest.mark.parametrize("token_id", [5, 50_000])
 def test_an_image_token_that_is_not_the_processors(token_id: int, folder: Path) -> None:
     edit(
