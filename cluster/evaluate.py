@@ -30,6 +30,7 @@ from common.command_line.keys import is_below
 from common.config import SHAPES_POLICY, Evaluation, PromptsSuite
 from common.config.flags import Flag, add_flags, given_flags
 from common.config.jobs import EvaluateConfig, EvaluateSettings
+from common.config.judges import user_judges
 from common.config.overrides import describe_keys, keys_and_words, load
 from common.errors import UserError
 from common.loading import check_folder
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 SHAPES_PRESET = Path(__file__).parent / "configs" / "shapes_online.toml"
 SCORECARD = "scorecard.json"
 (POLICY,) = (flag for flag in EVALUATE_FLAGS if flag.name == "policy")
+JUDGE = "reward.judge"
 _SECTIONS_OF_A_RUN = {"run", "model", "evaluation"}
 
 
@@ -74,13 +76,27 @@ def config_of(argv: Sequence[str] | None = None) -> EvaluateConfig:
     if policy is not None:
         given[POLICY] = policy
     preset: Path | None = arguments.preset
+    runs_preset: Path | None = None
     if preset is None and policy is not None:
-        preset = preset_of(Path(policy))
+        preset = runs_preset = preset_of(Path(policy))
         if preset is not None:
             print(f"measured as {preset} says", file=sys.stderr)
     overrides = [*overrides, *_measured_prompts(words)]
     config = load(EvaluateConfig, preset, overrides, given, EVALUATE_FLAGS)
+    if runs_preset is not None and not any(word.startswith(JUDGE) for word in words):
+        _refuse_code_of_a_run(config, runs_preset)
     return _with_scenes(_with_prompts(config, words))
+
+
+def _refuse_code_of_a_run(config: EvaluateConfig, preset: Path) -> None:
+    """Whoever measures somebody's run names a judge that is code (UserError): its config alone starts none."""
+    targets = [judge.target for judge in user_judges(config.reward.judge)]
+    # Nothing is judged without a baseline.
+    if targets and config.evaluate.baseline is not None:
+        raise UserError(
+            f"reward.judge: expected you to name a judge that is code, because {preset} names {targets[0]} and nothing "
+            "else asked for it; look at it and add --reward.judge.kind with its name, or another judge"
+        )
 
 
 def _policy_of(words: Mapping[str, str], given: Mapping[Flag, str]) -> str | None:

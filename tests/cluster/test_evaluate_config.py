@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -217,3 +218,24 @@ def test_one_policy_is_named() -> None:
         config_of(["a", "--model.path=b"])
     with pytest.raises(UserError, match=r"policy \(evaluate\.policy\): expected a"):
         config_of(["--data.prompts=x"])
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_code_that_only_a_runs_config_names_is_not_started(
+    tmp_path: Path, wrap: bool
+) -> None:
+    """A run directory may come from anybody, and a target may be any function of this machine."""
+    judge: dict[str, object] = {"kind": "python", "target": "os:system"}
+    if wrap:
+        judge = {"kind": "ensemble", "members": [{"judge": judge}]}
+    config = load_config(None, ["--mixture.online_fraction=1"]).model_dump(mode="json")
+    config["reward"]["judge"] = judge
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    (policy / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    config_of([str(policy), *SHAPES])
+    words = [str(policy), "--baseline", "b", *SHAPES]
+    with pytest.raises(UserError, match="names os:system and nothing else asked"):
+        config_of(words)
+    config_of([*words, "--reward.judge.kind", "my_judge:Mine"])
