@@ -369,7 +369,7 @@ def test_generate_stops_when_all_rows_fall_to_several_reasons(
     with pytest.raises(UserError, match=rf"got none of 2 rows; dropped {MIXED}"):
         bdhs_set(tmp_path, "bad", model)
     write_prompts(tmp_path / "none", [])
-    with pytest.raises(UserError, match=r"got none in .*/none"):
+    with pytest.raises(UserError, match=r"got none of 0 rows in .*/none"):
         bdhs_set(tmp_path, "none", model)
 
 
