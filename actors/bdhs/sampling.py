@@ -176,11 +176,11 @@ def assemble(
         if isinstance(group, Dropped):
             return Dropped(prompt_id, group.reason, group.detail)
         completion = group.completions[0]
-        sentence = head + completion.text
+        sentence = without_end_mark(head + completion.text)
         if completion.finish_reason == "length":
             return Dropped(prompt_id, "cut_off", f"no end of sentence: {sentence!r}")
         pieces.append(sentence)
-    text = without_end_mark("".join(pieces))
+    text = "".join(pieces)
     if not text.strip():
         return Dropped(prompt_id, "empty", "the policy answered nothing")
     return text

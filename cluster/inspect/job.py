@@ -127,7 +127,7 @@ def read_set(arguments: InspectSettings) -> tuple[Figures, list[PreferencePair]]
                 kept.append(pair)
             anatomy.add(pair)
             progress.advance()
-    if not anatomy.num_pairs:
+    if dropped and not anatomy.num_pairs:
         raise UserError(
             f"{arguments.directory}: expected rows that are pairs, got none of {len(rows)}; dropped "
             f"{drop_report(dropped)}; repair the rows, or import the set again"

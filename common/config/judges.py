@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -273,3 +274,12 @@ JudgeConfig = Annotated[
     | Annotated[EnsembleJudge, Tag("ensemble")],
     Discriminator(_kind_of),
 ]
+
+
+def user_judges(judge: JudgeConfig) -> Iterator[PythonJudge]:
+    """The judges that are code of the user, members of an ensemble included."""
+    if isinstance(judge, PythonJudge):
+        yield judge
+    elif isinstance(judge, EnsembleJudge):
+        for member in judge.members:
+            yield from user_judges(member.judge)

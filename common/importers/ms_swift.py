@@ -33,6 +33,7 @@ from common.importers.conversations import (
     read_turns,
     split_last_answer,
     turns_of_row,
+    with_system,
 )
 
 _PLACES = ("<ref-object>", "<bbox>", "<point>")
@@ -55,9 +56,10 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
         )
     rejected = row.get("rejected_response")
     if row.get("rejected_messages"):
-        rejected_turns, rejected = split_last_answer(
-            read_turns(row["rejected_messages"])
+        rejected_turns = with_system(
+            read_turns(row["rejected_messages"]), row.get("system")
         )
+        rejected_turns, rejected = split_last_answer(rejected_turns)
         if turns != rejected_turns:
             raise Refused(
                 "prompt_differs",

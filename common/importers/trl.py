@@ -71,8 +71,21 @@ def _prompt_and_answers(row: dict[str, Any]) -> tuple[Any, str | None, str | Non
         )
     system = row.get("system")
     if system:
-        prompt = [{"role": "system", "content": system}, *_listed(prompt)]
+        prompt = _with_system(_listed(prompt), system)
     return prompt, read_answer(chosen), read_answer(rejected)
+
+
+def _with_system(items: list[Any], system: Any) -> list[Any]:
+    """The messages behind a text for the system (Refused `bad_row` when they begin with another)."""
+    first = {"role": "system", "content": system}
+    messages = read_messages(items, 0)
+    if not messages or messages[0].role != "system":
+        return [first, *items]
+    if messages[0] != _message(first):
+        raise Refused(
+            "bad_row", "expected one text for the system, got two; drop the row"
+        )
+    return items
 
 
 def _split_answer(items: Any) -> tuple[list[Any], Any]:

@@ -51,20 +51,27 @@ def read_objects(
     Raises:
         UserError: there are no such files, one cannot be read, or a category is no object of `words`.
     """
-    folder = folder_of(path, key)
     read = CocoObjects()
+    for file in annotation_files(path, key):
+        try:
+            _add_file(file, words, read)
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{key}: expected COCO's annotations in {file.name}, got: {error!r}; fetch it again"
+            ) from error
+    return read
+
+
+def annotation_files(path: str, key: str) -> list[Path]:
+    """The files of segments and of captions in a folder (UserError when it has none of either)."""
+    folder = folder_of(path, key)
+    files: list[Path] = []
     for pattern in ("instances_*.json", "captions_*.json"):
         find_file(folder, [pattern], key)
-        for file in sorted(folder.glob(pattern)):
-            try:
-                _add_file(file, words, read)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                if isinstance(error, UserError):
-                    raise
-                raise UserError(
-                    f"{key}: expected COCO's annotations in {file.name}, got: {error!r}; fetch it again"
-                ) from error
-    return read
+        files += sorted(folder.glob(pattern))
+    return files
 
 
 def _add_file(

@@ -161,10 +161,18 @@ def collect(
         UserError: no row is of use, with one example of why.
     """
     published = Published(dropped=list(dropped))
+    ids: set[str] = set()
     for number, row in enumerate(rows, start=1):
         row_id = f"{file.name}:{number}"
         try:
-            published.items.append(_checked(item_of, number, row))
+            item = _checked(item_of, number, row)
+            if item.id in ids:
+                raise Refused(
+                    "duplicate_id",
+                    f"row {number}: expected an id of its own, got {item.id} again; repair the file",
+                )
+            ids.add(item.id)
+            published.items.append(item)
         except Refused as error:
             published.dropped.append(Dropped(row_id, error.reason, str(error)))
     if published.items:

@@ -14,30 +14,38 @@ from common import config
 from common.errors import UserError
 from common.protocols import JudgeError
 from common.records import Completion, Prompt
-from reward.benchmarks.coco import CocoObjects, image_id_of, read_objects
-from reward.benchmarks.loading import folder_of
+from reward.benchmarks.coco import (
+    CocoObjects,
+    annotation_files,
+    image_id_of,
+    read_objects,
+)
 from reward.benchmarks.objects import ObjectWords, read_synonyms
 from reward.judges.rules import Fault, RulesJudge
+
+ANNOTATIONS_KEY = "reward.judge.annotations"
+SYNONYMS_KEY = "reward.judge.synonyms"
 
 
 def chair_judge(settings: config.ChairJudge) -> RulesJudge:
     """The judge of these annotations (UserError when they or the synonyms cannot be read)."""
-    words = read_synonyms(settings.synonyms, "reward.judge.synonyms")
-    coco = read_objects(settings.annotations, words, "reward.judge.annotations")
+    words = read_synonyms(settings.synonyms, SYNONYMS_KEY)
+    coco = read_objects(settings.annotations, words, ANNOTATIONS_KEY)
     annotations = Annotations(coco, words)
     return RulesJudge(partial(faults_of, annotations, settings), name="chair")
 
 
+def check_files(settings: config.ChairJudge) -> None:
+    """Refuse (UserError) synonyms that cannot be read, and a folder without annotations."""
+    read_synonyms(settings.synonyms, SYNONYMS_KEY)
+    annotation_files(settings.annotations, ANNOTATIONS_KEY)
+
+
 def identity_of_files(settings: config.ChairJudge) -> str:
     """A hash of the annotations and of the synonyms (UserError when one cannot be read)."""
-    folder = folder_of(settings.annotations, "reward.judge.annotations")
-    files = [
-        Path(settings.synonyms),
-        *sorted(folder.glob("instances_*.json")),
-        *sorted(folder.glob("captions_*.json")),
-    ]
+    files = annotation_files(settings.annotations, ANNOTATIONS_KEY)
     digest = sha256()
-    for file in files:
+    for file in (Path(settings.synonyms), *files):
         try:
             with file.open("rb") as stream:
                 digest.update(file_digest(stream, "sha256").digest())

@@ -21,9 +21,7 @@ from common.protocols import JudgeError
 from common.records import Dropped, Prompt, RolloutGroup, Verdict
 from common.row_faults import refusing
 from reward.model_judges.in_turn import in_turn
-from reward.model_judges.placement import device_and_dtype
-
-KEY = "reward.judge.path"
+from reward.model_judges.loading import KEY, load_model
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +37,13 @@ class ClipJudge:
 
     def __init__(self, settings: Settings) -> None:
         check_folder(settings.path, KEY)
-        self._device, dtype = device_and_dtype()
         expected = "a model of pictures and texts"
         with readable(settings.path, KEY, expected):
             self._processor = AutoProcessor.from_pretrained(
                 settings.path, local_files_only=True
             )
-            model = AutoModel.from_pretrained(
-                settings.path, local_files_only=True, use_safetensors=True, dtype=dtype
-            )
+        model = load_model(AutoModel, settings.path, expected)
+        self._device = model.device
         text_config = model.config.get_text_config()
         if not hasattr(model, "get_image_features") or not hasattr(
             self._processor, "image_processor"
@@ -55,7 +51,7 @@ class ClipJudge:
             raise UserError(
                 f"{KEY} {settings.path}: expected a CLIP or SigLIP model, got {model.config.model_type}; give one"
             )
-        self._model = model.to(self._device).eval()
+        self._model = model
         self.max_tokens: int = text_config.max_position_embeddings
         self.num_cut = 0
         """Completions that were too long."""

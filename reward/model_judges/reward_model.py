@@ -28,11 +28,11 @@ from common.config import RewardModelJudge as Settings
 from common.errors import UserError
 from common.loading import check_folder, readable
 from common.records import Dropped, RolloutGroup, Verdict
+from common.weights import LM_HEAD
 from reward.model_judges.conversations import Conversations, TextsOnly, WithPictures
 from reward.model_judges.in_turn import in_turn
-from reward.model_judges.placement import device_and_dtype
+from reward.model_judges.loading import KEY, device, load_model
 
-KEY = "reward.judge.path"
 VALUE_WEIGHT = "v_head.summary.weight"
 VALUE_BIAS = "v_head.summary.bias"
 
@@ -48,7 +48,7 @@ class RewardModelJudge:
 
     def __init__(self, settings: Settings) -> None:
         check_folder(settings.path, KEY)
-        self._device, self._dtype = device_and_dtype()
+        self._device = device()
         with readable(settings.path, KEY):
             config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
         self.sees = hasattr(config, "vision_config")
@@ -58,10 +58,9 @@ class RewardModelJudge:
         else:
             self._conversations = TextsOnly(settings.path, settings.max_length, KEY)
         if settings.head == "value":
-            self._model: _Scorer = _ValueHead(settings.path, self.sees, self._dtype)
+            self._model: _Scorer = _ValueHead(settings.path, self.sees)
         else:
-            self._model = _Classifier(settings.path, settings.label, self._dtype)
-        self._model.model.to(self._device).eval()
+            self._model = _Classifier(settings.path, settings.label)
 
     async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
         """One verdict per group, in order; a group that does not fit or has no readable picture is `judge_failed`."""
@@ -95,12 +94,9 @@ class _Classifier(_Scorer):
         self,
         path: str,
         label: int,
-        dtype: Any,
     ) -> None:
-        with readable(path, KEY, "a model with a sequence classification head"):
-            self.model = AutoModelForSequenceClassification.from_pretrained(
-                path, local_files_only=True, use_safetensors=True, dtype=dtype
-            )
+        expected = "a model with a sequence classification head"
+        self.model = load_model(AutoModelForSequenceClassification, path, expected)
         if label >= self.model.config.num_labels:
             raise UserError(
                 f"reward.judge.label: expected less than the {self.model.config.num_labels} labels of {path}, got "
@@ -119,13 +115,8 @@ class _ValueHead(_Scorer):
         self,
         path: str,
         sees: bool,
-        dtype: Any,
     ) -> None:
-        auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-        with readable(path, KEY, "an architecture and weights"):
-            self.model = auto.from_pretrained(
-                path, local_files_only=True, use_safetensors=True, dtype=dtype
-            )
+        with readable(path, KEY, "a value head"):
             weights = _tensors(Path(path), (VALUE_WEIGHT, VALUE_BIAS))
         if set(weights) != {VALUE_WEIGHT, VALUE_BIAS}:
             raise UserError(
@@ -134,6 +125,8 @@ class _ValueHead(_Scorer):
             )
         self._weight = weights[VALUE_WEIGHT].float()
         self._bias = weights[VALUE_BIAS].float()
+        auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        self.model = load_model(auto, path, "a model with a value head", (LM_HEAD,))
 
     def score(self, inputs: Mapping[str, Any]) -> float:
         outputs = self.model(**inputs, output_hidden_states=True)

@@ -15,7 +15,7 @@ from common.chat import ChatEncoder
 from common.data.images import ImageStore
 from common.errors import Refused
 from common.protocols import GenerationRequest
-from common.records import Dropped, Message, Part, Prompt
+from common.records import Dropped, Message, Part, Prompt, RolloutGroup
 from common.shapes.model import CHAT_TEMPLATE
 from tests.common.chat_models import (
     CHATML,
@@ -54,6 +54,22 @@ def test_written_tokens_reach_the_engine_as_text(store: ImageStore) -> None:
         is_image = token == encoder.image_token_id
         expanded += [token] * (64 if is_image else 1)
     engine.check(built, expanded)
+
+
+def test_an_end_that_vllm_leaves_in_a_text_is_no_part_of_it() -> None:
+    """It takes tokens out of a text that are marked as special; not every end of a turn is."""
+    encoder = ChatEncoder(tiny_llava(), 256)
+    request = GenerationRequest("r", Prompt("p", (), ()), 1, 1.0, 8, stop=(".",))
+    sequence = SimpleNamespace(
+        token_ids=[9, 1],
+        text=" a ring</s>",
+        finish_reason="stop",
+        weight_versions=[SimpleNamespace(version="3")],
+    )
+    output = SimpleNamespace(outputs=[sequence], prompt_token_ids=[1])
+    group = to_group(request, output, encoder)  # type: ignore[arg-type]
+    assert isinstance(group, RolloutGroup)
+    assert group.completions[0].text == " a ring"
 
 
 def test_sampling_stops_at_the_templates_end(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from cluster import doctor
+from common.config import SHAPES_POLICY
+from tests.common.chat_models import MISTRAL, put_around
 
 
 def report(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -62,6 +66,59 @@ def test_a_missing_package_is_fatal(
         line for line in text.splitlines() if " ray " in line
     )
     assert "1 problem(s) to solve first" in text
+
+
+def findings_of(folder: Path, template: str | None = None) -> dict[str, str]:
+    lines = {}
+    for finding in doctor.check_model_folder(folder, template):
+        mark = "✗ " if finding.is_fatal else "! " if finding.remedy else ""
+        lines[f"{mark}{finding.name}"] = f"{finding.state} -> {finding.remedy}"
+    return lines
+
+
+def test_a_sound_model(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = findings_of(Path(SHAPES_POLICY))
+    assert lines["chat template"].startswith("chat_template.jinja, takes parts")
+    assert lines["beginning"].startswith("<s> (id 0) once, by the template")
+    assert lines["generation prompt"].startswith(r"'ASSISTANT:\n'")
+    assert lines["end of a turn"].startswith("</s> (id 1), the template's; sampling")
+    assert lines["tokenizer and embedding"].startswith("380 tokens, 380 rows")
+    assert not any(name[0] in "!✗" for name in lines)
+    doctor.main(["--model.path", SHAPES_POLICY])
+    text = capsys.readouterr().out
+    assert "end of a turn" in text and "<s> (id 0) once" in text
+
+
+def test_where_a_models_parts_come_from(tmp_path: Path) -> None:
+    """The tokenizer begins a chat, the setting gives the template, and [INST] is no markup."""
+    folder = tmp_path / "model"
+    shutil.copytree(SHAPES_POLICY, folder)
+    put_around(folder, "<s>")
+    template = MISTRAL.replace("IMAGE", "<image>").replace("{{ bos_token }}", "")
+    lines = findings_of(folder, template)
+    assert lines["chat template"].startswith("model.chat_template, takes parts")
+    assert lines["beginning"].startswith("<s> (id 0) once, by the tokenizer")
+    assert lines["generation prompt"].startswith("none: an answer follows")
+    assert "[INST] <image>" in lines["a question"]
+
+
+def test_a_model_that_must_be_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(SHAPES_POLICY, folder)
+    template = folder / "chat_template.jinja"
+    text, _, _ = template.read_text().partition("{% if add_generation_prompt")
+    template.write_text(text)
+    lines = findings_of(folder)
+    assert "NO GENERATION PROMPT" in lines["! model"]
+    assert "-> correct chat_template.jinja" in lines["! model"]
+    template.unlink()
+    lines = findings_of(folder)
+    assert list(lines) == ["✗ model"]
+    assert "-> give one with model.chat_template" in lines["✗ model"]
+    assert doctor.main(["--model.path", str(folder)]) == 1
+    assert "1 problem(s) to solve first" in capsys.readouterr().out
 
 
 def test_what_is_in_the_way_but_not_fatal(

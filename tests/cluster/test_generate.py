@@ -272,13 +272,13 @@ def test_other_settings_or_another_model_in_the_folder_are_refused(
 def test_a_prompt_file_with_and_without_references(
     job: Callable[..., BdhsJobConfig], tmp_path: Path
 ) -> None:
-    good, bare = caption_prompts("train", 2, 0, ImageStore(tmp_path / "elsewhere"))
-    write_prompts(tmp_path / "prompts", [good, replace(bare, reference=None)])
+    *good, bare = caption_prompts("train", 9, 0, ImageStore(tmp_path / "elsewhere"))
+    write_prompts(tmp_path / "prompts", [*good, replace(bare, reference=None)])
     asked = job("--prompts", str(tmp_path / "prompts"), "--threshold", "2", count=10)
     run(asked, scripted())
     stats = stats_of(asked)
     assert stats["dropped"]["no_reference"] == 1
-    assert stats["num_prompts"] == 2
+    assert stats["num_prompts"] == 9
 
 
 def bad_rows(folder: Path) -> None:
@@ -360,12 +360,10 @@ def test_count_is_of_rows_good_or_bad(
     good, no_answer, outside = rows[0], rows[2], rows[-2]
     write_rows(tmp_path / "prompts", [good, outside, no_answer, outside])
     asked = job("--prompts", str(tmp_path / "prompts"), "--threshold", "2", count=3)
-    run(asked, scripted())
     # Three rows are read; the second one that lies outside is the fourth.
-    stats = stats_of(asked)
-    assert stats["num_prompts"] == 3
-    assert stats["dropped"]["path_outside"] == 1
-    assert stats["dropped"]["no_reference"] == 1
+    counts = "{'path_outside': 1, 'identical': 1, 'no_reference': 1}"
+    with pytest.raises(UserError, match=f"none of 3 rows; dropped {counts}"):
+        run(asked, scripted())
 
 
 def test_the_variant_reaches_the_requests_and_the_statistics(

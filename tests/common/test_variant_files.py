@@ -156,6 +156,21 @@ def test_a_column_for_the_system_is_not_lost(name: str, root: Path) -> None:
     assert (first.role, first.parts) == ("system", (Part("text", "Be brief."),))
 
 
+def test_a_system_said_twice_is_one(root: Path) -> None:
+    system = said("system", "Be brief.")
+    trl = {"images": ["a.png"], "prompt": system + said("user", "What?"), **SIDES}
+    swift = {
+        **SWIFT,
+        "rejected_response": None,
+        "rejected_messages": said("user", "<image>What?") + B,
+    }
+    for name, row in (("trl", trl), ("ms_swift", swift)):
+        (pair,) = outcomes_of(name, {**row, "system": "Be brief."}, root)
+        check_pair(pair)
+        roles = [message.role for message in pair.prompt.messages]
+        assert roles == ["system", "user"]
+
+
 HISTORIES: list[Any] = [
     [["<image>Hi", "Hello."]],
     [human("<image>Hi"), gpt("Hello.")],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from common import config
@@ -22,6 +23,7 @@ from reward.judges.factory import make_judge
 from tests.reward.benchmarks.published import coco_folder
 from tests.reward.builders import TRUE, caption_prompt, group, prompt
 from tests.reward.judging import verdict_of
+from tests.reward.scripted_eye import seeing
 from tests.tiny_judges import (
     cached,
     tiny_clip,
@@ -63,6 +65,7 @@ class JudgeCase:
         group: whose first answer is better than its second; the folder takes pictures.
         unusable: a group that this judge has no verdict for; None when there is none.
         judge: takes the place of the factory's, for one that asks an engine or a server; it must be of `settings`.
+        is_relative: a score depends on the other answers of the group.
     """
 
     name: str
@@ -70,6 +73,7 @@ class JudgeCase:
     group: Callable[[Path], RolloutGroup]
     unusable: Callable[[Path], RolloutGroup] | None = None
     judge: Callable[[], Judge] | None = None
+    is_relative: bool = False
 
     def make(self, folder: Path) -> Judge:
         """The judge."""
@@ -123,6 +127,33 @@ def answered(reference: str) -> Prompt:
     return replace(prompt(), reference=reference)
 
 
+PAIRWISE = "{{ first }} > {{ second }}"
+POINTWISE = "{{ answer }}"
+
+
+def vlm(template: str, mode: str) -> Callable[[Path], JudgeConfig]:
+    """A judge in engines; the contract puts a scripted eye in their place."""
+    return lambda _: config.VlmJudge(
+        path=config.SHAPES_POLICY,
+        template=template,
+        mode=mode,  # type: ignore[arg-type]
+    )
+
+
+def preferred_by_length(text: str) -> str:
+    """The longer one, also where one of the two is empty."""
+    first, _, second = text.partition(" >")
+    difference = len(first.strip()) - len(second.strip())
+    if difference == 0:
+        return "Better: tie"
+    return f"Better: {'A' if difference > 0 else 'B'}"
+
+
+def grade_of_length(text: str) -> str:
+    """The longer, the better."""
+    return f"Score: {min(5, 1 + len(text) // 6)}"
+
+
 def ensemble(folder: Path) -> JudgeConfig:
     number = config.AnswerJudge(rule="number")
     rules = config.Member(judge=user_judge("Longest", unit=0.01)(folder))
@@ -162,9 +193,13 @@ def ranked(
 ) -> Callable[[Path], RolloutGroup]:
     """Two captions in the order that a random model happens to rank them in."""
 
+    @cache
+    def judge() -> Judge:
+        return make_judge(settings(Path()))
+
     def make(folder: Path) -> RolloutGroup:
         asked = seen_captions(folder)
-        verdict = verdict_of(make_judge(settings(folder)), asked)
+        verdict = verdict_of(judge(), asked)
         assert isinstance(verdict, Verdict)
         first, second = asked.completions
         if verdict.scores[0] < verdict.scores[1]:
@@ -192,6 +227,19 @@ CASES = [
         lambda _: config.AnswerJudge(rule="number"),
         right_and_wrong,
         without_truth,
+    ),
+    JudgeCase(
+        "vlm pairwise",
+        vlm(PAIRWISE, "pairwise"),
+        lengths,
+        judge=lambda: seeing(preferred_by_length, mode="pairwise")[0],
+        is_relative=True,
+    ),
+    JudgeCase(
+        "vlm pointwise",
+        vlm(POINTWISE, "pointwise"),
+        lengths,
+        judge=lambda: seeing(grade_of_length, mode="pointwise")[0],
     ),
     JudgeCase("chair", chair, annotated_captions, without_truth),
     JudgeCase("clip", CLIP, ranked(CLIP), lost_picture),

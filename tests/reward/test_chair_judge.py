@@ -10,7 +10,7 @@ from common import config
 from common.errors import UserError
 from common.protocols import Judge
 from common.records import Dropped
-from reward.judges.factory import judge_identity, make_judge
+from reward.judges.factory import check_judge, judge_identity, make_judge
 from tests.reward.benchmarks.published import coco_folder
 from tests.reward.builders import group, prompt
 from tests.reward.judging import verdict_of
@@ -77,8 +77,11 @@ def test_without_annotations_there_is_no_verdict(
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     (tmp_path / "captions_val2014.json").unlink()
-    with pytest.raises(UserError, match=r"^reward\.judge\.annotations: .*captions_"):
-        make_judge(settings)
+    for look in (make_judge, check_judge, judge_identity):
+        with pytest.raises(
+            UserError, match=r"^reward\.judge\.annotations: .*captions_"
+        ):
+            look(settings)
     missing = settings.model_copy(update={"synonyms": str(tmp_path / "none.txt")})
     with pytest.raises(UserError, match=r"^reward\.judge\.synonyms: "):
         make_judge(missing)

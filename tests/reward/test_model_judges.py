@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.protocols import Judge
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
 from common.shapes.model import CHAT_TEMPLATE
-from reward.judges.factory import judge_identity, make_judge
+from reward.judges.factory import check_judge, judge_identity, make_judge
 from reward.model_judges.clip import ClipJudge
 from reward.model_judges.reward_model import VALUE_BIAS, VALUE_WEIGHT, RewardModelJudge
 from tests.reward.builders import group
@@ -260,6 +260,13 @@ def test_a_model_without_a_value_head_is_one_line(models: Path) -> None:
         make_judge(config.RewardModelJudge(path=str(models / "text"), head="value"))
 
 
+def test_a_head_without_weights_is_refused(models: Path) -> None:
+    """transformers would draw one at random and go on."""
+    settings = config.RewardModelJudge(path=str(models / "text_value"))
+    with pytest.raises(UserError, match=r"got no weights for score\.weight"):
+        make_judge(settings)
+
+
 def test_a_model_that_embeds_no_pictures_is_one_line(models: Path) -> None:
     with pytest.raises(UserError, match=r"^reward\.judge\.path .*"):
         make_judge(config.ClipJudge(path=str(models / "text")))
@@ -271,8 +278,9 @@ def test_no_folder_is_one_line(tmp_path: Path, kind: str) -> None:
     settings: Any = config.ClipJudge(path=path)
     if kind == "reward_model":
         settings = config.RewardModelJudge(path=path)
-    with pytest.raises(UserError, match=r"^reward\.judge\.path: .*config\.json"):
-        make_judge(settings)
+    for look in (make_judge, check_judge):
+        with pytest.raises(UserError, match=r"^reward\.judge\.path: .*config\.json"):
+            look(settings)
 
 
 def test_the_weights_are_part_of_the_identity(models: Path, tmp_path: Path) -> None:

@@ -86,6 +86,14 @@ def test_one_text_makes_no_pair_whatever_the_scores() -> None:
     assert reason((0.0, 1.0, 0.5), "a", "a", "b") == "identical"
 
 
+def test_a_written_out_end_mark_makes_no_pair() -> None:
+    """In letters: tokens of that name never reach a text."""
+    assert reason((1.0, 0.0), "A dog.", "A dog.</s>") == "identical"
+    assert (
+        reason((1.0, 0.0, 0.5), "A dog.", "A dog.<|im_end|>", "A cat.") == "identical"
+    )
+
+
 def test_garbage_instead_of_a_verdict_is_dropped() -> None:
     for garbage in (None, Verdict(("good", "bad")), Verdict((None, 1.0))):  # type: ignore[arg-type]
         judged = best_against_worst(group(PROMPT, "a", "b"), garbage, 0.0)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -20,16 +23,34 @@ ray_runtime.RayRuntime(Cluster(address={address!r}))
 """
 
 
-def refusal(
-    address: str | None = None, limit_s: float = 10.0, **environment: str
-) -> str:
-    """What a process of its own says: Ray reads its environment once, and may know of other clusters."""
+def environment(**changes: str) -> dict[str, str]:
+    """This process's, without what it says about Ray."""
     variables = dict(os.environ)
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_TMPDIR"):
         variables.pop(name, None)
+    return {**variables, **changes}
+
+
+ALONE = """
+from functools import cache
+from ray._private import services
+
+services.find_gcs_addresses = cache(set)
+"""
+"""`auto` falls back on any other cluster that runs on the machine: here there is none."""
+
+
+def refusal(
+    address: str | None = None,
+    limit_s: float = 10.0,
+    preamble: str = "",
+    **variables: str,
+) -> str:
+    """What a process of its own says: Ray reads its environment once, and may know of other clusters."""
+    script = preamble + SCRIPT.format(limit_s=limit_s, address=address)
     answer = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(limit_s=limit_s, address=address)],
-        env={**variables, **environment},
+        [sys.executable, "-c", script],
+        env=environment(**variables),
         capture_output=True,
         text=True,
         check=False,
@@ -55,9 +76,53 @@ def test_auto_with_a_dead_cluster(tmp_path: Path) -> None:
         port = dead.getsockname()[1]
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
-        line = refusal(RAY_TMPDIR=str(tmp_path), RAY_ADDRESS="auto")
+        line = refusal(preamble=ALONE, RAY_TMPDIR=str(tmp_path), RAY_ADDRESS="auto")
     assert f"got: [Errno {errno.ECONNREFUSED}] Connection refused" in line
     assert "= auto means" in line and "unset RAY_ADDRESS" in line
+
+
+@pytest.mark.real
+def test_auto_with_a_head_that_wants_its_token(tmp_path: Path) -> None:
+    """Every cluster does since Ray has made a token once, and shows it to `auto` alone."""
+    home = tmp_path / "home"
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text("0" * 64)
+    # Of its own and short, for sockets have short paths.
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        variables = environment(HOME=str(home), RAY_TMPDIR=folder)
+        words = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
+        words += ["--num-cpus=1", "--include-dashboard=false"]
+        words.append(f"--temp-dir={folder}/ray")
+        head = subprocess.Popen(
+            [sys.executable, *words],
+            env=variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            wait_for(Path(folder) / "ray" / "ray_current_cluster", head)
+            script = SCRIPT.format(limit_s=10.0, address="auto")
+            answer = subprocess.run(
+                [sys.executable, "-c", script],
+                env=variables,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+        finally:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+    assert answer.returncode == 0, answer.stderr[-2000:]
+
+
+def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a head has said where it is."""
+    end = time.monotonic() + 60
+    while not file.exists():
+        assert process.poll() is None and time.monotonic() < end, "the head is not up"
+        time.sleep(0.2)
 
 
 @pytest.mark.real

@@ -18,8 +18,10 @@ from common.records import (
     Prompt,
     Response,
 )
+from common.sources import RLOO
 from learner.batch.collate import Collator, EncodedPair, PromptCache
 from learner.batch.encoded import rows_of
+from tests.common.chat_models import copy_of, edit
 from tests.learner.helpers import encoded, make_pairs, text_prompt
 from tests.tiny_families import tiny_qwen
 from tests.tiny_models import tiny_llava
@@ -101,6 +103,22 @@ def test_the_limit_is_exact(collator: Collator, store: ImageStore) -> None:
 def test_identical_sides(collator: Collator, store: ImageStore) -> None:
     (pair,) = make_pairs(store, 1)
     assert refusal(collator, replace(pair, rejected=pair.chosen)) == "pair_identical"
+
+
+def test_sides_that_differ_by_their_end_alone(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    """One answer was cut off before its end, or ended by another of the model's ends."""
+    folder = copy_of(tiny_llava(), tmp_path / "model")
+    edit(folder / "generation_config.json", lambda c: c.update(eos_token_id=[1, 2]))
+    collator = Collator(ChatEncoder(folder, 256))
+    assert collator.encoder.stop_token_ids == (1, 2)
+    (pair,) = make_pairs(store, 1)
+    for other in ((9, 8), (9, 8, 2)):
+        sides = {"chosen": Response("a", (9, 8, 1)), "rejected": Response("b", other)}
+        assert refusal(collator, replace(pair, **sides)) == "pair_identical"
+        equal_allowed = replace(pair, **sides, source=RLOO)
+        assert isinstance(collator.encode(equal_allowed), EncodedPair)
 
 
 def test_bad_prompts(collator: Collator, store: ImageStore, tmp_path: Path) -> None:

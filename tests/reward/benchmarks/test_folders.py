@@ -159,6 +159,10 @@ CASES = {
 }  # fmt: skip
 
 
+WITH_PICTURES = [kind for kind in CASES if kind != "object_halbench"]
+"""The other one's file holds the pictures."""
+
+
 def suite_of(kind: str, folder: Path, **settings: Any) -> Benchmark:
     """The suite of a config section, as a run makes it."""
     section = {"kind": kind, "path": str(folder), **settings}
@@ -254,10 +258,8 @@ def test_pope_files_fit_each_other_when_an_answer_is_lost(tmp_path: Path) -> Non
     assert len(files["coco_pope_random_answers.jsonl"].splitlines()) == 2
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("kind", WITH_PICTURES)
 def test_a_folder_without_its_pictures_is_one_line(kind: str, tmp_path: Path) -> None:
-    if kind == "object_halbench":
-        pytest.skip("its file holds the pictures")
     folder = CASES[kind].make(tmp_path / "published")
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -276,10 +278,8 @@ def test_a_folder_without_its_pictures_is_one_line(kind: str, tmp_path: Path) ->
     assert "image_missing" in message
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("kind", WITH_PICTURES)
 def test_a_missing_picture_is_counted(kind: str, tmp_path: Path) -> None:
-    if kind == "object_halbench":
-        pytest.skip("its file holds the pictures")
     folder = CASES[kind].make(tmp_path / "published")
     pictures = sorted((*folder.rglob("*.png"), *folder.rglob("*.jpg")))
     pictures[0].unlink()
@@ -344,6 +344,16 @@ def test_unknown_columns_are_one_line(
     message = str(error.value)
     assert "\n" not in message
     assert "got none of use: " in message
+
+
+def test_an_id_that_comes_twice_is_counted(tmp_path: Path) -> None:
+    folder = published.llava_folder(tmp_path / "llava")
+    file = folder / "questions.jsonl"
+    file.write_text(file.read_text() * 2)
+    suite = suite_of("llava_bench", folder)
+    store = ImageStore(tmp_path / "store")
+    assert reasons_of(suite, store) == {"duplicate_id": 2}
+    assert len(suite.prompts("test", store, [])["questions"]) == 2
 
 
 def test_a_file_that_breaks_off_is_one_line(tmp_path: Path) -> None:
