@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import TypeAlias
@@ -66,17 +67,24 @@ def measure_all(
     arguments: argparse.Namespace,
     folder: Path,
 ) -> dict[float, list[Seconds]]:
-    """Runs by delay, in turn, so that a slow phase of the machine meets both sides."""
-    runs: dict[float, list[Seconds]] = {0.0: [], arguments.delay_s: []}
+    """Runs by delay: in turn, so that a slow phase of the machine meets both sides, or both at once."""
+    delays = (0.0, arguments.delay_s)
+    runs: dict[float, list[Seconds]] = {delay_s: [] for delay_s in delays}
+    num_at_once = len(delays) if arguments.side_by_side else 1
     for repeat in range(arguments.repeats):
         seed = arguments.seed + repeat
         # Neither side always goes first.
-        order = list(runs) if seed % 2 == 0 else list(runs)[::-1]
-        for delay_s in order:
-            seconds = measure(delay_s, seed, arguments, folder)
-            runs[delay_s].append(seconds)
-            line = f"seed {seed}, delay {delay_s:g} s: {seconds}"
-            print(line, file=sys.stderr, flush=True)
+        order = delays if seed % 2 == 0 else delays[::-1]
+        with ThreadPoolExecutor(num_at_once) as pool:
+            calls = [
+                pool.submit(measure, delay_s, seed, arguments, folder)
+                for delay_s in order
+            ]
+            for delay_s, call in zip(order, calls, strict=True):
+                seconds = call.result()
+                runs[delay_s].append(seconds)
+                line = f"seed {seed}, delay {delay_s:g} s: {seconds}"
+                print(line, file=sys.stderr, flush=True)
     return runs
 
 
@@ -94,6 +102,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--delay-s", type=float, default=0.2, help="per group")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="both sides at the same time, on a machine whose load changes",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first repeat")
     return parser
 
@@ -118,6 +131,7 @@ def main() -> None:
         "runs": {f"delay_{delay_s:g}_s": list(s) for delay_s, s in runs.items()},
         "steps": arguments.steps,
         "warmup": arguments.warmup,
+        "side_by_side": arguments.side_by_side,
         "global_batch": arguments.batch,
         "concurrency": arguments.concurrency,
         "cpus": os.cpu_count(),

@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if num_fatal:
         print(f"{num_fatal} problem(s) to solve first")
         return 1
-    print("ready: try `make demo`")
+    print("ready: try `make demo`" if options.model is None else "ready")
     return 0
 
 

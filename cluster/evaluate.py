@@ -1,9 +1,10 @@
 """Measures a policy on prompts it was not trained on, beside the policy it started from.
 
     python -m cluster.evaluate runs/first/policy --baseline common/shapes/policy
+    python -m cluster.evaluate --model.path DIR --data.prompts mine.jsonl
     python -m cluster.evaluate judge data/labelled
 
-The second measures a judge, see `python -m cluster.evaluate judge --help`.
+The third measures a judge, see `python -m cluster.evaluate judge --help`.
 
 The suites, the judge and the engine are those of a config. Without `--preset` it is the config of the run that left the
 policy; the start policy of the shapes world is measured as its presets say. Another policy needs `--preset FILE`, or
@@ -17,7 +18,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,12 @@ from typing import TYPE_CHECKING, Any
 from cluster import evaluate_judge
 from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EVALUATE_FLAGS
-from common.config import SHAPES_POLICY, Evaluation
-from common.config.flags import add_flags, given_flags
+from common.command_line.keys import is_below
+from common.config import SHAPES_POLICY, Evaluation, PromptsSuite
+from common.config.flags import Flag, add_flags, given_flags
 from common.config.jobs import EvaluateConfig, EvaluateSettings
-from common.config.overrides import describe_keys, load
+from common.config.judges import user_judges
+from common.config.overrides import describe_keys, keys_and_words, load
 from common.errors import UserError
 from common.loading import check_folder
 from common.paths import check_output_file
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 SHAPES_PRESET = Path(__file__).parent / "configs" / "shapes_online.toml"
 SCORECARD = "scorecard.json"
+(POLICY,) = (flag for flag in EVALUATE_FLAGS if flag.name == "policy")
+JUDGE = "reward.judge"
 _SECTIONS_OF_A_RUN = {"run", "model", "evaluation"}
 
 
@@ -64,14 +69,70 @@ def config_of(argv: Sequence[str] | None = None) -> EvaluateConfig:
     """The config that a command line asks for (UserError as `load`)."""
     arguments, overrides = parse_line(_parser(), argv)
     given = given_flags(arguments, EVALUATE_FLAGS)
+    words = dict(keys_and_words(overrides))
+    for flag, word in given.items():
+        words.setdefault(flag.key, word)
+    policy = _policy_of(words, given)
+    if policy is not None:
+        given[POLICY] = policy
     preset: Path | None = arguments.preset
-    if preset is None:
-        words = {flag.name: word for flag, word in given.items()}
-        preset = preset_of(Path(words["policy"]))
+    runs_preset: Path | None = None
+    if preset is None and policy is not None:
+        preset = runs_preset = preset_of(Path(policy))
         if preset is not None:
             print(f"measured as {preset} says", file=sys.stderr)
+    overrides = [*overrides, *_measured_prompts(words)]
     config = load(EvaluateConfig, preset, overrides, given, EVALUATE_FLAGS)
-    return _with_scenes(config)
+    if runs_preset is not None and not any(word.startswith(JUDGE) for word in words):
+        _refuse_code_of_a_run(config, runs_preset)
+    return _with_scenes(_with_prompts(config, words))
+
+
+def _refuse_code_of_a_run(config: EvaluateConfig, preset: Path) -> None:
+    """Whoever measures somebody's run names a judge that is code (UserError): its config alone starts none."""
+    targets = [judge.target for judge in user_judges(config.reward.judge)]
+    # Nothing is judged without a baseline.
+    if targets and config.evaluate.baseline is not None:
+        raise UserError(
+            f"reward.judge: expected you to name a judge that is code, because {preset} names {targets[0]} and nothing "
+            "else asked for it; look at it and add --reward.judge.kind with its name, or another judge"
+        )
+
+
+def _policy_of(words: Mapping[str, str], given: Mapping[Flag, str]) -> str | None:
+    """The policy that a command line names, by its place or as `--model.path` (UserError when these differ)."""
+    by_place = given.get(POLICY)
+    by_key = words.get("model.path")
+    if by_place is not None and by_key not in (None, by_place):
+        raise UserError(
+            f"POLICY_DIR and --model.path: expected one policy, got {by_place} and {by_key}; give one of them"
+        )
+    return words.get("evaluate.policy", by_key)
+
+
+def _measured_prompts(words: Mapping[str, str]) -> list[str]:
+    """Overrides that make `--data.prompts` the prompts of the split, where the command line names no others."""
+    split = words.get("evaluate.split", "test")
+    path = words.get("data.prompts.path", words.get("data.prompts"))
+    if path is None or any(is_below(key, [f"data.{split}"]) for key in words):
+        return []
+    overrides = [f"--data.{split}.kind=file", f"--data.{split}.path={path}"]
+    if "data.prompts.rows" in words:
+        overrides.append(f"--data.{split}.rows={words['data.prompts.rows']}")
+    return overrides
+
+
+def _with_prompts(config: EvaluateConfig, words: Mapping[str, str]) -> EvaluateConfig:
+    """The config with a suite of prompts, where the command line names prompts and no suites."""
+    suites = config.evaluation.suites
+    names_prompts = any(is_below(key, ["data"]) for key in words)
+    names_suites = any(is_below(key, ["evaluation.suites"]) for key in words)
+    has_one = any(isinstance(suite, PromptsSuite) for suite in suites)
+    if names_suites or has_one or not names_prompts:
+        return config
+    update = {"suites": (*suites, PromptsSuite())}
+    evaluation = config.evaluation.model_copy(update=update)
+    return config.model_copy(update={"evaluation": evaluation})
 
 
 def preset_of(policy: Path) -> Path | None:
@@ -133,6 +194,12 @@ def _with_file(config: EvaluateConfig) -> EvaluateConfig:
     return config.model_copy(update={"evaluate": evaluate})
 
 
+def _without_select(config: EvaluateConfig) -> EvaluateConfig:
+    """The config of a run may select by a suite that is not measured here, where nothing is picked."""
+    evaluation = config.evaluation.model_copy(update={"select": None})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
 def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:
     """The config with `evaluate.scenes` in every suite that has scenes (UserError when none has)."""
     num_scenes = config.evaluate.scenes
@@ -171,7 +238,7 @@ async def _run(config: EvaluateConfig) -> None:
         config = checked_judge(config)
     # The samples page inlines its pictures, so the folder may go once it is written.
     with tempfile.TemporaryDirectory(prefix="sightline-images-") as folder:
-        evaluator = Evaluator(config, ImageStore(Path(folder)))
+        evaluator = Evaluator(_without_select(config), ImageStore(Path(folder)))
         _check_prompts(evaluator, config)
         # Before Ray starts: what is wrong with a model directory is said at once.
         for directory in (settings.baseline, settings.policy):
@@ -188,7 +255,9 @@ async def _run(config: EvaluateConfig) -> None:
 
 
 def _write(
-    evaluator: Evaluator, config: EvaluateConfig, measured: dict[str, Measured]
+    evaluator: Evaluator,
+    config: EvaluateConfig,
+    measured: dict[str, Measured],
 ) -> None:
     """Print the scorecards and write what was asked for."""
     from cluster.evaluation.measured import write_answer_files

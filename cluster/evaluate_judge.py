@@ -140,9 +140,10 @@ async def _judge(
             EyeTools(engines.clients),
             name="reward-0",
             num_cpus=config.reward.num_cpus,
-            num_gpus=0,
+            num_gpus=config.reward.num_gpus,
         )
         reward = RewardClient(handle, config.loop.call_timeout_s)
+        await reward.start()
         return await judge_pairs(reward, pairs, store)
     finally:
         runtime.shutdown()

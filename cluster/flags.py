@@ -8,8 +8,8 @@ _OUT = Flag("--out", "generate.out", "folder of the pair set", "DIR")
 _PROMPTS = Flag(
     "--prompts",
     "data.prompts.path",
-    "folder with prompts.parquet, with references; default: shapes world",
-    "DIR",
+    "file or folder of prompts with reference answers; default: shapes world",
+    "PATH",
     implies=(("data.prompts.kind", "file"),),
 )
 _COUNT = Flag(
@@ -94,7 +94,13 @@ POVID_FLAGS = (
 )  # fmt: skip
 
 EVALUATE_FLAGS = (
-    Flag("policy", "evaluate.policy", "Hugging Face folder of the policy", "POLICY_DIR"),
+    Flag(
+        "policy",
+        "evaluate.policy",
+        "Hugging Face folder of the policy; --model.path DIR says the same",
+        "POLICY_DIR",
+        optional=True,
+    ),
     Flag("--baseline", "evaluate.baseline", "policy it started from, measured first", "DIR"),
     Flag("--split", "evaluate.split", "test (default), or validation"),
     Flag(

@@ -17,11 +17,20 @@ async def gather_whole(awaitables: Iterable[Awaitable[T]]) -> list[T]:
     Raises:
         The first UserError, for no retry helps against it; else the first failure.
     """
-    results = await asyncio.gather(*awaitables, return_exceptions=True)
-    failures = [result for result in results if isinstance(result, BaseException)]
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        # Not `return_exceptions`: a result may be an exception as well.
+        await asyncio.gather(*tasks)
+    except Exception:
+        await asyncio.wait(tasks)
+    failures: list[BaseException] = []
+    for task in tasks:
+        failure = task.exception()
+        if failure is not None:
+            failures.append(failure)
     for failure in failures:
         if isinstance(failure, UserError):
             raise failure
     if failures:
         raise failures[0]
-    return [result for result in results if not isinstance(result, BaseException)]
+    return [task.result() for task in tasks]

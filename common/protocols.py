@@ -2,7 +2,7 @@
 
     Engine       samples and scores answers                   vLLM, in actors/
     Judge        scores groups of answers                     reward/judges/
-    Eye          answers a judge's questions about pictures   reward/judges/
+    Eye          answers a judge's questions about pictures   reward/eyes/
     Suite        asks a policy and measures its answers       reward/suites/
     TrainEngine  owns module and optimizer                    DeepSpeed or plain torch, in learner/engines/
     Runtime      starts workers, of which Handle calls one    Ray or this process, in cluster/runtime/
@@ -153,7 +153,8 @@ class Judge(Protocol):
         ...
 
     async def judge(
-        self, groups: Sequence[RolloutGroup]
+        self,
+        groups: Sequence[RolloutGroup],
     ) -> Sequence[Verdict | Dropped | JudgeError]:
         """One verdict per group, in order. A Dropped in its place says why asking about the group again cannot help.
 
@@ -161,6 +162,7 @@ class Judge(Protocol):
 
         Raises:
             JudgeError: the same about all of these groups, or about any of them.
+            Halted: it cannot go on at all; the run stops with its state saved.
         """
         ...
 
@@ -186,7 +188,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a question: a text, or one log-prob (nats) per option; -inf for an option that is not likely."""
+    """The answer to a question: a text, or one log-prob (nats) per option; -inf for an option that is not likely.
+
+    An option's log-prob is that of its beginning, up to the token that tells it from the other options. An eye that
+    cannot tell log-probs answers with a text instead, and leaves `logprobs` empty.
+    """
 
     text: str = ""
     logprobs: tuple[float, ...] = ()
@@ -205,6 +211,7 @@ class Eye(Protocol):
 
         Raises:
             JudgeError: it failed for now; asking again may help.
+            Halted: no question can be asked any more, such as when a budget is used up.
         """
         ...
 
@@ -255,7 +262,10 @@ class Suite(Protocol):
         ...
 
     def prompts(
-        self, split: Split, store: ImageStore, dropped: list[Dropped]
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
     ) -> TaskPrompts:
         """The prompts of a split by task, the same in every run, whatever its seed.
 
@@ -266,7 +276,10 @@ class Suite(Protocol):
         ...
 
     def pairs(
-        self, split: Split, store: ImageStore, dropped: list[Dropped]
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
     ) -> Sequence[PreferencePair]:
         """Pairs whose log-probs are measured; most suites have none. Arguments as of `prompts`."""
         ...

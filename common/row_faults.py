@@ -93,6 +93,15 @@ def drop_report(dropped: Iterable[Dropped]) -> str:
     return f"{dict(counts.most_common())}{such_as(examples.values())}"
 
 
+def first_cases(dropped: Iterable[Dropped]) -> dict[str, str]:
+    """Reason -> its first case as a line, for a journal."""
+    cases: dict[str, str] = {}
+    for drop in dropped:
+        if drop.reason not in cases:
+            cases[drop.reason] = _one_line(drop)
+    return cases
+
+
 def such_as(examples: Iterable[Dropped]) -> str:
     """The end of a sentence about counts: `, such as REASON (ID: DETAIL), …`; empty without examples."""
     cases = [f"{drop.reason} ({_one_line(drop)})" for drop in examples]

@@ -157,12 +157,19 @@ class ShapesSuite(BaseSuite):
         self._questions_per_scene = settings.questions_per_scene
 
     def prompts(
-        self, split: Split, store: ImageStore, dropped: list[Dropped]
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
     ) -> dict[str, list[Prompt]]:
         """A caption of every scene, and questions about the same scenes."""
         num_scenes = self._num_scenes[split]
         questions = question_prompts(
-            split, num_scenes, SEED, store, self._questions_per_scene
+            split,
+            num_scenes,
+            SEED,
+            store,
+            self._questions_per_scene,
         )
         captions = caption_prompts(split, num_scenes, SEED, store)
         return {CAPTIONS: captions, QUESTIONS: questions}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from common.config import Reward, RunConfig
 from common.protocols import Judge
@@ -35,15 +36,26 @@ class RewardWorker:
         tools: EyeTools | None = None,
         backoff_s: float = BACKOFF_S,
     ) -> None:
-        settings = config.reward
-        self._min_margin = settings.min_margin
+        self._settings = config.reward
         self._wants_rloo = config.judged_source == RLOO
-        self._judging = Judging(
-            judge or make_judge(settings.judge, tools),
+        self._judge = judge
+        self._tools = tools
+        self._backoff_s = backoff_s
+
+    async def start(self) -> None:
+        """Make the judge (UserError when it cannot be made). Without this the first call does."""
+        # Not in the constructor: of an actor that dies in it, Ray tells no error of ours.
+        assert self._judging is not None
+
+    @cached_property
+    def _judging(self) -> Judging:
+        settings = self._settings
+        return Judging(
+            self._judge or make_judge(settings.judge, self._tools),
             settings.max_retries,
             settings.concurrency,
             _cache_of(settings),
-            backoff_s,
+            self._backoff_s,
         )
 
     async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
@@ -63,7 +75,7 @@ class RewardWorker:
             return Judged(group.id, dropped=verdict)
         if self._wants_rloo:
             return rloo_pairs(group, verdict)
-        return best_against_worst(group, verdict, self._min_margin)
+        return best_against_worst(group, verdict, self._settings.min_margin)
 
 
 def _cache_of(settings: Reward) -> VerdictCache | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,22 +27,35 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is sent back after `delay_s`; `trickle` sends a byte now and then and never ends."""
+    """What is sent back after `delay_s`.
+
+    `trickle` sends a byte now and then and never ends; `cut` closes the connection without a word, or, when there is a
+    body, in the middle of it.
+    """
 
     body: bytes = b""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     trickle: bool = False
+    cut: bool = False
 
 
 def completion(
-    text: str | None, finish: str = "stop", usage: bool = True, delay_s: float = 0.0
+    text: str | None,
+    finish: str = "stop",
+    usage: bool = True,
+    delay_s: float = 0.0,
+    places: Sequence[Mapping[str, float]] = (),
 ) -> Answer:
-    """A chat completion of 10 prompt tokens and 5 completion tokens."""
-    body: dict[str, Any] = {
-        "choices": [{"message": {"content": text}, "finish_reason": finish}]
-    }
+    """A chat completion of 10 prompt tokens and 5 completion tokens.
+
+    `places` are the log-probs of candidates at the first places, the likeliest one first.
+    """
+    choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": finish}
+    if places:
+        choice["logprobs"] = {"content": [_place(candidates) for candidates in places]}
+    body: dict[str, Any] = {"choices": [choice]}
     if usage:
         body["usage"] = {
             "prompt_tokens": 10,
@@ -50,6 +63,12 @@ def completion(
             "total_tokens": 15,
         }
     return Answer(json.dumps(body).encode(), delay_s=delay_s)
+
+
+def _place(candidates: Mapping[str, float]) -> dict[str, Any]:
+    """One place of a reply as OpenAI's protocol writes it."""
+    top = [{"token": token, "logprob": logp} for token, logp in candidates.items()]
+    return {**top[0], "top_logprobs": top}
 
 
 def refusal(status: int, message: str = "no", **headers: str) -> Answer:
@@ -62,13 +81,17 @@ class ChatServer:
 
     def __init__(self, script: Callable[[Asked], Answer]) -> None:
         self.script, self.asked = script, list[Asked]()
-        self.in_flight = self.most_in_flight = 0
+        self.in_flight = self.most_in_flight = self.greetings = 0
+        self.models = refusal(404)
         self._lock, self._closing = threading.Lock(), threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 owner.serve(self)
+
+            def do_GET(self) -> None:
+                owner.greet(self)
 
             def log_message(self, *_: object) -> None:
                 return None
@@ -89,6 +112,12 @@ class ChatServer:
         self._closing.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def greet(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a request for the models."""
+        assert request.path == "/v1/models"
+        self.greetings += 1
+        self._send(request, self.models)
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request, in the thread that it came in on."""
@@ -114,8 +143,11 @@ class ChatServer:
             self._send(request, answer)
 
     def _send(self, request: BaseHTTPRequestHandler, answer: Answer) -> None:
+        if answer.cut and not answer.body:
+            request.close_connection = True
+            return
         request.send_response(answer.status)
-        length = 1000 if answer.trickle else len(answer.body)
+        length = 1000 if answer.trickle or answer.cut else len(answer.body)
         headers = {
             "Content-Type": "application/json",
             "Content-Length": str(length),
@@ -128,3 +160,4 @@ class ChatServer:
             request.wfile.write(b" ")
             request.wfile.flush()
         request.wfile.write(answer.body)
+        request.close_connection = answer.cut

@@ -14,6 +14,7 @@ RAY_MODULES = (
     "test_placement",
     "test_ray_runtime",
     "test_ray_start",
+    "test_second_world",
     "test_several_ranks",
 )
 """These start a local Ray cluster, which takes the whole machine: one at a time."""

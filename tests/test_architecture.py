@@ -343,12 +343,13 @@ def test_a_dry_run_is_light_and_prints_every_actor() -> None:
     assert num_gpus == {
         "rollout/0": "1",
         "rollout/1": "1",
+        "rollout/2": "1",
+        "rollout/3": "1",
         "reward/0": "0",
-        "judge/0": "2",
         "learner/0": "1",
         "learner/1": "1",
     }
-    assert total.split()[:3] == ["total", "40", "6"]
+    assert total.split()[:3] == ["total", "48", "6"]
     assert heavy == "HEAVY 0 set()"
 
 

@@ -1,7 +1,8 @@
 """Every path that reads pixels reads them: behind a blank picture its figures change. Nothing else does change.
 
 policy (plain rows, trees, shared vision) · reference (the same, and from the cache) · rollout (both engines: scores,
-whole and shortened prompts) · judge. The learner's paths start at files on disk, as in a run.
+whole and shortened prompts) · judges (the policy, and those that see in each of their ways). The learner's paths start
+at files on disk, as in a run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL import Image
 from common import config
 from common.data.image_conditions import GREY, blank_images
 from common.data.images import ImageStore
+from common.protocols import Judge
 from common.records import PreferencePair, Prompt
 from common.shapes.prompts import caption_prompts
 from learner.batch.encoded import EncodedPair
@@ -32,6 +34,7 @@ from tests.learner.helpers import LORA, make_pairs, run_config
 from tests.learner.trees import Rows
 from tests.reward.builders import group
 from tests.reward.judging import scores_of
+from tests.tiny_models import make_prompt, tiny_llava
 
 LEAST = 0.01
 """Nats that a response's log-prob moves at least; rounding is below 1e-4."""
@@ -148,3 +151,40 @@ def test_judge(tmp_path: Path) -> None:
         return [scores_of(judge, group(p, true, false)) for p, true, false in rows]
 
     assert scores(prompts) != scores(blind)
+
+
+SEEING: dict[str, dict[str, Any]] = {
+    "pairwise": {"template": "{{ first }} {{ second }}"},
+    "pointwise": {"mode": "pointwise", "template": "{{ answer }}"},
+}
+
+
+@pytest.mark.parametrize("mode", [*SEEING, "claims"])
+def test_judges_that_see(mode: str, tmp_path: Path) -> None:
+    """A model that answers at random still answers another picture differently, to the same question."""
+    from reward.eyes.torch_eye import TorchEye
+    from reward.judges.claims import ClaimLanguage, ClaimsJudge
+    from reward.judges.seeing import SeeingJudge
+    from reward.judges.splitting import RuleSplitter, sentences
+
+    store = ImageStore(tmp_path)
+    prompts = [make_prompt(store, seed) for seed in range(6)]
+    texts = ("There is a red circle.", "There is a blue star.", "A ring is at the top.")
+    judge: Judge
+    if mode == "claims":
+        # Of scenes, since this is the model that knows them.
+        prompts = caption_prompts("test", 8, 3, store)
+        shapes = TorchEye(config.PolicyJudge().eye)
+        language = ClaimLanguage(lambda prompt, claim: claim, "Yes", "No", "nothing")
+        judge = ClaimsJudge("claims", shapes, RuleSplitter(sentences), language)
+    else:
+        eye = TorchEye(config.TorchEye(path=str(tiny_llava()), max_length=256))
+        asking = config.VlmJudge(path="judge", reading="logprobs", **SEEING[mode])
+        judge = SeeingJudge("vlm", asking, eye)
+
+    def scores(shown: list[Prompt]) -> list[tuple[float, ...]]:
+        return [scores_of(judge, group(prompt, *texts)) for prompt in shown]
+
+    seen = scores(prompts)
+    assert seen == scores(prompts)
+    assert seen != scores([blank_prompt(prompt, store) for prompt in prompts])

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from actors.bdhs.sampling import Generate
@@ -35,7 +37,14 @@ from common.chat import ChatEncoder
 from common.config import Evaluation, PromptFile, RunConfig
 from common.config.jobs import BdhsJobConfig, PovidJobConfig
 from common.config.povid import EndpointConfig, PovidConfig
-from common.data.datasets import IMAGES, STATS, read_pairs, write_pairs, write_prompts
+from common.data.datasets import (
+    IMAGES,
+    PAIRS,
+    STATS,
+    read_pairs,
+    write_pairs,
+    write_prompts,
+)
 from common.data.images import ImageStore
 from common.errors import Refused, UserError
 from common.metrics import read_lines
@@ -360,7 +369,7 @@ def test_generate_stops_when_all_rows_fall_to_several_reasons(
     with pytest.raises(UserError, match=rf"got none of 2 rows; dropped {MIXED}"):
         bdhs_set(tmp_path, "bad", model)
     write_prompts(tmp_path / "none", [])
-    with pytest.raises(UserError, match=r"got none of 0 rows"):
+    with pytest.raises(UserError, match=r"got none of 0 rows in .*/none"):
         bdhs_set(tmp_path, "none", model)
 
 
@@ -588,20 +597,20 @@ def test_drops_by_chance_do_not_count_as_refusals(tmp_path: Path) -> None:
 
 
 def test_train_stops_when_no_offline_row_is_usable(
-    tmp_path: Path, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: ImageStore
 ) -> None:
     pairs = good_pairs(store)
     write_pairs(tmp_path / "set", [pairs[0]])
+    table = pq.read_table(tmp_path / "set" / PAIRS)
+    nothing = pa.nulls(1, table.schema.field("chosen").type)
+    place = table.schema.get_field_index("chosen")
+    table = table.set_column(place, "chosen", nothing)
+    pq.write_table(table, tmp_path / "set" / PAIRS)
     config = make_config(
         tmp_path, mixture__online_fraction=0, data__offline__path=tmp_path / "set"
     )
 
-    def none_usable(path: Path, dropped: list[Dropped]) -> list[PreferencePair]:
-        dropped.append(Dropped("good-0", "bad_row", "no text"))
-        return []
-
-    monkeypatch.setattr(training_data, "read_pairs", none_usable)
-    with pytest.raises(UserError, match=r"none of 1 rows; .*bad_row \(good-0: no"):
+    with pytest.raises(UserError, match=r"none of 1 rows; .*bad_row \(good-0: row 0"):
         training_data.load_offline(config, [])
 
 
@@ -651,7 +660,7 @@ def test_evaluate_stops_when_pairs_are_all_there_is_and_none_is_scored(
     client = RolloutClient(LocalHandle(Scorer()), 30)
     expected = r"evaluation.pairs: .* got none; dropped \{'processor': \d+, 'special"
     with pytest.raises(UserError, match=expected):
-        asyncio.run(evaluator.measure("test", client, None, None, "asking"))
+        asyncio.run(evaluator.measure("test", [client], (), None, "asking"))
 
 
 def test_evaluate_counts_held_out_pairs_without_their_picture(

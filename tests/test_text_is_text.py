@@ -24,6 +24,7 @@ from common.config import SHAPES_POLICY, PromptFile, RunConfig
 from common.config.jobs import BdhsJobConfig, PovidJobConfig
 from common.data.datasets import STATS, read_pairs, write_pairs, write_prompts
 from common.data.images import ImageStore
+from common.data.records_on_disk import usable
 from common.protocols import GenerationRequest
 from common.records import (
     Completion,
@@ -128,8 +129,8 @@ def test_sets_that_were_made_before_are_stripped_when_they_are_read(
     )
     dropped: list[Dropped] = []
     with caplog.at_level(logging.WARNING, "sightline"):
-        (marked,) = load_offline(config, dropped)
-    assert "behind 1 answers" in caplog.text
+        (marked,) = usable(load_offline(config, []), dropped)
+    assert "off, such as in pair marked" in caplog.text
     assert marked.chosen.text == CIRCLE
     assert [(row.id, row.reason) for row in dropped] == [("same", "pair_identical")]
     # The learner itself finds the same, for pairs that never were in such a set.
@@ -224,7 +225,7 @@ def test_training_reads_references_without_their_marks(
     plain = caption_prompts("train", 4, 0, ImageStore(tmp_path / "pictures"))
     references = [prompt.reference for prompt in loaded]
     assert references == [*(prompt.reference for prompt in plain), ""]
-    assert "behind 4 references off" in caplog.text
+    assert "written out behind references" in caplog.text
 
 
 def test_sampled_ids_beyond_the_embedding_are_their_rows_drop(imported: Path) -> None:

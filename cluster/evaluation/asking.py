@@ -18,7 +18,8 @@ class Answering(Protocol):
     """An engine that holds the policy; a `RolloutClient`."""
 
     async def generate(
-        self, requests: Sequence[GenerationRequest]
+        self,
+        requests: Sequence[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]: ...
 
     async def score(self, answers: Sequence[tuple[Prompt, str]]) -> list[Scored]: ...
@@ -39,7 +40,9 @@ class Asker:
         self._on_progress = on_progress
 
     async def generate(
-        self, name: str, requests: Sequence[GenerationRequest]
+        self,
+        name: str,
+        requests: Sequence[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]:
         """One group or reason per request, in order; `name` tells the list from others of this policy."""
         calls = [engine.generate for engine in self._engines]
@@ -49,7 +52,9 @@ class Asker:
         return await in_chunks(calls, requests, self._on_progress, kept)
 
     async def score(
-        self, name: str, answers: Sequence[tuple[Prompt, str]]
+        self,
+        name: str,
+        answers: Sequence[tuple[Prompt, str]],
     ) -> list[Scored]:
         """Token log-probs or a reason per answer, in order; `name` as of `generate`."""
         calls = [engine.score for engine in self._engines]
@@ -59,7 +64,9 @@ class Asker:
         return await in_chunks(calls, answers, self._on_progress, kept)
 
     async def score_pairs(
-        self, name: str, pairs: Sequence[PreferencePair]
+        self,
+        name: str,
+        pairs: Sequence[PreferencePair],
     ) -> tuple[dict[str, SideLogps], list[Dropped]]:
         """Log-probs by pair id, and the answers that have none."""
         answers: list[tuple[Prompt, str]] = []

@@ -93,7 +93,8 @@ def grounding_gate(
 
 
 def _unreadable(
-    pairs: Sequence[PreferencePair], shown: Sequence[PreferencePair]
+    pairs: Sequence[PreferencePair],
+    shown: Sequence[PreferencePair],
 ) -> list[Dropped]:
     """Why pairs with images are not among those that can be shown."""
     shown_ids = {pair.id for pair in shown}
@@ -110,7 +111,8 @@ def _unreadable(
 
 
 def _under_every_condition(
-    pairs: Sequence[PreferencePair], store: ImageStore
+    pairs: Sequence[PreferencePair],
+    store: ImageStore,
 ) -> dict[Condition, Sequence[PreferencePair]]:
     """The pairs as they are, over a grey picture, and over another pair's; conditions without any pair are left out."""
     shown = under_conditions(pairs, store)
@@ -165,6 +167,10 @@ async def pass_gate(
         logps[condition], lost = await asker.score_pairs(name, pairs)
         dropped += lost
     grounding = make_grounding(
-        logps, start, settings.grounding_gain, settings.bootstrap_samples, dropped
+        logps,
+        start,
+        settings.grounding_gain,
+        settings.bootstrap_samples,
+        dropped,
     )
     return grounding, logps

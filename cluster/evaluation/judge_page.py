@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.evaluation.judge_quality import JudgedPairs
 from cluster.pages import data_url, template
-from common.data.anatomy import question_of
+from common.conversation import question_of
 from common.errors import Refused
 from common.paths import replace_file
 from common.records import PreferencePair, Verdict

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster.evaluation.chunks import OnProgress, in_chunks
-from cluster.evaluation.comparing import Comparer
+from cluster.evaluation.verdicts import Comparer
 from cluster.progress import ProgressReport
 from common.data.image_conditions import ChangeImages, blank_images
 from common.data.images import ImageStore

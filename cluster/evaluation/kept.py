@@ -45,8 +45,10 @@ class KeptAnswers:
             if event["event"] == "identity":
                 _check_identity(path, event["of"], identity)
                 begun = True
-            else:
-                self._results[event["section"], event["start"]] = event["results"]
+                continue
+            section = event["section"]
+            start = event["start"]
+            self._results[section, start] = event["results"]
         self._journal = Journal(path)
         if not begun:
             self._journal.write("identity", of=dict(identity))
@@ -59,7 +61,12 @@ class KeptAnswers:
         keeps: Callable[[Sequence[Result]], bool] = bool,
     ) -> KeptResults[Result]:
         """One list of results. A chunk that `keeps` refuses is asked again after a kill."""
-        return _Section(self, name, adapter, keeps)
+        return _Section(
+            self,
+            name,
+            adapter,
+            keeps,
+        )
 
     def read(self, section: str, start: int) -> list[Any] | None:
         """A chunk as plain values, None when it is not there."""
@@ -67,7 +74,12 @@ class KeptAnswers:
 
     def write(self, section: str, start: int, results: list[Any]) -> None:
         """Add a chunk; it is on disk when this returns."""
-        self._journal.write("chunk", section=section, start=start, results=results)
+        self._journal.write(
+            "chunk",
+            section=section,
+            start=start,
+            results=results,
+        )
         self._journal.sync()
 
     def close(self) -> None:

@@ -10,12 +10,11 @@ Scorecard ◀── harm ◀── changes from the start policy ◀── Suite
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cluster.evaluation.asking import Answering, Asker
-from cluster.evaluation.comparing import Comparer, compare
+from cluster.evaluation.cards import beside_itself, suite_card
 from cluster.evaluation.grounding import AskedSuite, Gate, grounding_gate, pass_gate
 from cluster.evaluation.kept import KeptAnswers
 from cluster.evaluation.measured import (
@@ -23,6 +22,7 @@ from cluster.evaluation.measured import (
     Verdicts,
 )
 from cluster.evaluation.selection import Selection
+from cluster.evaluation.verdicts import Comparer, compare
 from cluster.progress import ProgressReport
 from common.config import RunConfig
 from common.data.images import ImageStore
@@ -30,16 +30,14 @@ from common.errors import UserError
 from common.evaluation import (
     Answers,
     Comparison,
-    Measurement,
     Split,
     SuiteAnswers,
     TaskPrompts,
-    count_reasons,
 )
 from common.protocols import GenerationRequest, Suite
-from common.records import Dropped, Prompt, RolloutGroup, Verdict
+from common.records import Dropped, Prompt, RolloutGroup
 from common.row_faults import drop_report
-from reward.suites.changes import Change, changes_of, common_answers, harm_of
+from reward.suites.changes import harm_of
 from reward.suites.factory import make_suites
 from reward.suites.scorecard import Scorecard, SuiteCard
 
@@ -139,7 +137,10 @@ class Evaluator:
         return replace(measured, card=card, answers=answers)
 
     async def compare(
-        self, judges: Sequence[Comparer], answers: Answers, baseline: Answers
+        self,
+        judges: Sequence[Comparer],
+        answers: Answers,
+        baseline: Answers,
     ) -> Measured:
         """Measure test answers that are there already, without the grounding gate; arguments as of `measure`."""
         return await self._measured(self.asked("test"), judges, answers, baseline)
@@ -166,14 +167,13 @@ class Evaluator:
             verdicts = final.verdicts.get(suite.name, {})
             if not verdicts or suite.name not in cards:
                 continue
-            answers = start.answers.suites[suite.name]
-            beside_itself = Comparison(answers, _of_start(verdicts))
-            measurement = self._measure(suite, answers, beside_itself)
-            update = {
-                "metrics": dict(measurement.metrics),
-                "missing": _missing(suite, measurement, beside_itself, ()),
-            }
-            cards[suite.name] = cards[suite.name].model_copy(update=update)
+            cards[suite.name] = beside_itself(
+                cards[suite.name],
+                suite,
+                start.answers.suites[suite.name],
+                verdicts,
+                self._settings.bootstrap_samples,
+            )
         return start.card.model_copy(update={"suites": cards})
 
     async def _answers(self, asker: Asker, asked: Sequence[AskedSuite]) -> Answers:
@@ -225,88 +225,56 @@ class Evaluator:
             suite_answers = answers.suites[suite.name]
             # Lost on the way here; the suite adds what it could not count itself.
             lost = [*of_suite.dropped, *suite_answers.dropped]
-            if baseline is None:
-                cards[suite.name] = self._card(suite, suite_answers, None, lost)
-                continue
-            start = baseline.suites.get(suite.name)
-            comparison = Comparison(SuiteAnswers())
-            if start is not None:
-                verdicts[suite.name], failures = await compare(
-                    judges, suite, suite_answers, start, kept
+            comparison: Comparison | None = None
+            if baseline is not None:
+                start = baseline.suites.get(suite.name)
+                comparison, failures = await _comparison(
+                    judges,
+                    suite,
+                    suite_answers,
+                    start,
+                    kept,
                 )
-                comparison = Comparison(start, verdicts[suite.name])
+                verdicts[suite.name] = dict(comparison.verdicts)
                 lost += failures
-            cards[suite.name] = self._card(suite, suite_answers, comparison, lost)
+            cards[suite.name] = suite_card(
+                suite,
+                suite_answers,
+                comparison,
+                lost,
+                self._settings.bootstrap_samples,
+            )
         changes = {name: card.changes for name, card in cards.items()}
         harm = harm_of(changes, self.selection.names)
-        return Measured(Scorecard(suites=cards, harm=harm), answers, verdicts)
-
-    def _card(
-        self,
-        suite: Suite,
-        answers: SuiteAnswers,
-        comparison: Comparison | None,
-        lost: Sequence[Dropped],
-    ) -> SuiteCard:
-        measurement = self._measure(suite, answers, comparison)
-        dropped = Counter(count_reasons(lost))
-        dropped.update(measurement.dropped)
-        changes: dict[str, Change] = {}
-        if comparison is not None:
-            changes = self._changes(suite, answers, comparison)
-        return SuiteCard(
-            metrics=dict(measurement.metrics),
-            counts=dict(measurement.counts),
-            dropped=dict(dropped),
-            summary=measurement.summary,
-            missing=_missing(suite, measurement, comparison, lost),
-            changes=changes,
+        scorecard = Scorecard(
+            suites=cards,
+            harm=harm,
+        )
+        return Measured(
+            scorecard,
+            answers,
+            verdicts,
         )
 
-    def _changes(
-        self, suite: Suite, answers: SuiteAnswers, comparison: Comparison
-    ) -> dict[str, Change]:
-        """The differences from the start policy, over what both policies answered."""
-        ours = common_answers(answers, comparison.start)
-        theirs = common_answers(comparison.start, answers)
-        beside_itself = Comparison(theirs, _of_start(comparison.verdicts))
-        policy = self._measure(suite, ours, replace(comparison, start=theirs))
-        start = self._measure(suite, theirs, beside_itself)
-        return changes_of(policy, start, suite.metrics)
 
-    def _measure(
-        self, suite: Suite, answers: SuiteAnswers, comparison: Comparison | None
-    ) -> Measurement:
-        return suite.measure(answers, comparison, self._settings.bootstrap_samples)
-
-
-def _of_start(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """The verdicts of a policy beside the start policy as those of the start policy beside itself: ties."""
-    of_start: dict[str, Verdict] = {}
-    for prompt_id, verdict in verdicts.items():
-        _, score = verdict.scores
-        of_start[prompt_id] = Verdict((score, score))
-    return of_start
-
-
-def _missing(
+async def _comparison(
+    judges: Sequence[Comparer],
     suite: Suite,
-    measurement: Measurement,
-    comparison: Comparison | None,
-    lost: Sequence[Dropped],
-) -> dict[str, str]:
-    """Why metrics of the suite are absent: its own reasons, and what its comparison lacked."""
-    missing = dict(measurement.missing)
-    for name, info in suite.metrics.items():
-        if not info.against_start or name in measurement.metrics or name in missing:
-            continue
-        if comparison is None:
-            missing[name] = "there is no start policy to compare with"
-        elif lost:
-            missing[name] = f"nothing could be compared; dropped {drop_report(lost)}"
-        else:
-            missing[name] = "nothing was there to be compared"
-    return missing
+    answers: SuiteAnswers,
+    start: SuiteAnswers | None,
+    kept: KeptAnswers | None,
+) -> tuple[Comparison, list[Dropped]]:
+    """What answers are held against, and the comparisons that failed; `start` is None where nothing is compared."""
+    if start is None:
+        return Comparison(SuiteAnswers()), []
+    verdicts, failures = await compare(
+        judges,
+        suite,
+        answers,
+        start,
+        kept,
+    )
+    return Comparison(start, verdicts), failures
 
 
 def _check_answers(by_suite: Mapping[str, SuiteAnswers]) -> None:

@@ -60,7 +60,10 @@ def read_measured(path: Path) -> Measured:
 
 
 def write_answer_files(
-    folder: Path, suites: Sequence[Suite], answers: Answers, policy: str
+    folder: Path,
+    suites: Sequence[Suite],
+    answers: Answers,
+    policy: str,
 ) -> None:
     """The files that official evaluators read, as FOLDER/SUITE/NAME; `policy` is what they call it."""
     for suite in suites:

@@ -61,7 +61,10 @@ class PolicyMeasuring:
             shutil.rmtree(self._kept, ignore_errors=True)
 
     async def _measure(
-        self, name: str, policy: Path, baseline: Answers | None
+        self,
+        name: str,
+        policy: Path,
+        baseline: Answers | None,
     ) -> Measured:
         if self._kept is None:
             return await self._measure_in_engines(policy, baseline, None)
@@ -78,7 +81,10 @@ class PolicyMeasuring:
             kept.close()
 
     async def _measure_in_engines(
-        self, policy: Path, baseline: Answers | None, kept: KeptAnswers | None
+        self,
+        policy: Path,
+        baseline: Answers | None,
+        kept: KeptAnswers | None,
     ) -> Measured:
         """Start workers for a policy, measure it, and stop them.
 
@@ -94,7 +100,12 @@ class PolicyMeasuring:
             await asyncio.gather(*[engine.start() for engine in engines])
             title = f"asking {policy}"
             measured = await self._evaluator.measure(
-                settings.split, engines, judges, baseline, title, kept
+                settings.split,
+                engines,
+                judges,
+                baseline,
+                title,
+                kept,
             )
             await asyncio.gather(*[engine.close() for engine in engines])
             return measured
@@ -103,7 +114,9 @@ class PolicyMeasuring:
                 self._runtime.stop(handle)
 
     def _spawn_engines(
-        self, policy: Path, handles: list[Handle]
+        self,
+        policy: Path,
+        handles: list[Handle],
     ) -> list[RolloutClient]:
         from actors.rollout import RolloutWorker
 
@@ -148,10 +161,11 @@ class PolicyMeasuring:
                 tools,
                 name=f"reward-{index}",
                 num_cpus=reward.num_cpus,
-                num_gpus=0,
+                num_gpus=reward.num_gpus,
             )
             handles.append(handle)
             judges.append(RewardClient(handle, self._config.loop.call_timeout_s))
+        await asyncio.gather(*[judge.start() for judge in judges])
         return judges
 
     def _identity(self, policy: Path) -> Identity:

@@ -116,7 +116,9 @@ class RunScoring:
         if not self._evaluator.selecting():
             return None
         measured = await self._evaluator.validate(
-            engines, judges, self._validation_baseline
+            engines,
+            judges,
+            self._validation_baseline,
         )
         for suite, suite_card in measured.card.suites.items():
             fields: dict[str, Any] = {"suite": suite, **suite_card.counts}
@@ -140,7 +142,9 @@ class RunScoring:
         self._recorder.picked(step, "last")
 
     def write_report(
-        self, baseline: Measured, final: Measured
+        self,
+        baseline: Measured,
+        final: Measured,
     ) -> tuple[Scorecard, Scorecard]:
         """Write samples.html (when there is a suite), scorecard.json and answer files; returns both scorecards.
 

@@ -18,20 +18,23 @@ from cluster.evaluation.score_table import (
     metric_rows,
 )
 from cluster.pages import Span, data_url, marked, template
+from common.conversation import question_of
 from common.errors import Refused
 from common.evaluation import LegendEntry
 from common.paths import replace_file
 from common.protocols import Suite
-from common.records import Prompt, RolloutGroup
+from common.records import Prompt, RolloutGroup, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class MarkedAnswer:
-    """One answer with its errors marked, and the notes below it."""
+    """One answer with its errors marked, the notes below it, and what the judge gave and noted, "" for nothing."""
 
     spans: tuple[Span, ...]
     note_label: str
     notes: tuple[str, ...]
+    score: str
+    judge_note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Sample:
     """One row of the page; `image` is a data URL or "", `start` is None when only one policy was asked."""
 
     id: str
+    question: str
     image: str
     final: MarkedAnswer
     start: MarkedAnswer | None
@@ -94,7 +98,10 @@ def _grounding(final: Measured, start: Measured | None) -> list[tuple[str, str, 
 
 
 def _section(
-    suite: Suite, final: Measured, start: Measured | None, limit: int
+    suite: Suite,
+    final: Measured,
+    start: Measured | None,
+    limit: int,
 ) -> Section:
     card = final.card.suites[suite.name]
     cards = [final.card]
@@ -103,11 +110,13 @@ def _section(
         cards = [start.card, final.card]
         for group in _shown_groups(suite, start):
             before[group.prompt.id] = group
+    verdicts = final.verdicts.get(suite.name, {})
     samples: list[Sample] = []
     for group in _shown_groups(suite, final)[:limit]:
         # The start policy may have dropped this one.
         start_group = before.get(group.prompt.id)
-        samples.append(_sample(suite, group, start_group))
+        verdict = verdicts.get(group.prompt.id)
+        samples.append(_sample(suite, group, start_group, verdict))
     # Equal weights keep the order of ids, so that the page is the same each time.
     samples.sort(key=_worst_first)
     return Section(
@@ -133,13 +142,20 @@ def _shown_groups(suite: Suite, measured: Measured) -> list[RolloutGroup]:
     return groups
 
 
-def _sample(suite: Suite, final: RolloutGroup, start: RolloutGroup | None) -> Sample:
-    answer, weight = _marked_answer(suite, final)
+def _sample(
+    suite: Suite,
+    final: RolloutGroup,
+    start: RolloutGroup | None,
+    verdict: Verdict | None,
+) -> Sample:
+    """`verdict` is on (the policy's answer, the start policy's)."""
+    answer, weight = _marked_answer(suite, final, verdict, 0)
     before: MarkedAnswer | None = None
     if start is not None:
-        before, _ = _marked_answer(suite, start)
+        before, _ = _marked_answer(suite, start, verdict, 1)
     return Sample(
         id=final.prompt.id,
+        question=question_of(final.prompt),
         image=_first_image(final.prompt),
         final=answer,
         start=before,
@@ -147,11 +163,18 @@ def _sample(suite: Suite, final: RolloutGroup, start: RolloutGroup | None) -> Sa
     )
 
 
-def _marked_answer(suite: Suite, group: RolloutGroup) -> tuple[MarkedAnswer, int]:
-    """The answer with its errors marked, and how bad they are."""
+def _marked_answer(
+    suite: Suite, group: RolloutGroup, verdict: Verdict | None, place: int
+) -> tuple[MarkedAnswer, int]:
+    """The answer with its errors marked and the judge's score, and how bad the errors are."""
     shown = suite.show(group.prompt, group.completions[0].text)
     spans = marked(shown.text, list(shown.marks))
-    return MarkedAnswer(spans, shown.note_label, shown.notes), shown.weight
+    score = judge_note = ""
+    if verdict is not None:
+        score = f"{verdict.scores[place]:.4g}"
+        judge_note = verdict.notes[place] if verdict.notes else ""
+    answer = MarkedAnswer(spans, shown.note_label, shown.notes, score, judge_note)
+    return answer, shown.weight
 
 
 def _first_image(prompt: Prompt) -> str:

@@ -76,15 +76,13 @@ def harm_lines(policy: Scorecard) -> list[str]:
         return []
     lines: list[str] = []
     for name in harm.worse:
-        lines.append(f"WORSE than the start policy: {_change_line(name, policy)}")
-    if harm.better_policy == "start":
-        lines.append(
-            "the start policy is the better one; this policy is kept all the same"
-        )
-    else:
-        lines.append(
-            f"neither policy is the better one: better {', '.join(harm.better)}"
-        )
+        change = _change_line(name, policy)
+        lines.append(f"WORSE than the start policy: {change}")
+    conclusion = "the start policy is the better one; this policy is kept all the same"
+    if harm.better_policy == "neither":
+        better = ", ".join(harm.better)
+        conclusion = f"neither policy is the better one: better by {better}"
+    lines.append(conclusion)
     return lines
 
 
@@ -102,8 +100,10 @@ def _change_line(name: str, card: Scorecard) -> str:
     suite_card = card.suites[suite]
     change = suite_card.changes[metric]
     digits = suite_card.metrics[metric].digits
+    form = f"+.{digits}f"
     low, high = change.interval
-    return f"{name} {change.value:+.{digits}f} ({low:+.{digits}f} – {high:+.{digits}f})"
+    bounds = f"{low:{form}} – {high:{form}}"
+    return f"{name} {change.value:{form}} ({bounds})"
 
 
 def _grounding_line(grounding: Grounding, gain: float) -> str:

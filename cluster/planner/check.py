@@ -69,6 +69,11 @@ def problems_of(
     Args:
         certain: leave out what depends on the length of rows.
     """
+    length = config.model.max_length
+    if length > plan.positions:
+        yield (
+            f"model.max_length: expected at most {plan.positions} positions of the model, got {length}; lower it"
+        )
     for seat in plan.seats:
         needed = seat.certain_bytes if certain else seat.device_bytes
         if seat.limit is not None and needed > seat.limit:

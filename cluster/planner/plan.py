@@ -42,6 +42,7 @@ class Plan:
         kind: of the GPUs; None without any, or when it is not known.
         numel, trained_numel: parameters of the policy, and those that train.
         seats: a kind of actor each.
+        positions: of the policy.
         full_sequences: of `max_length` tokens in the cache of an engine; 0 when its size is not known.
         seconds: None without a kind of GPU.
     """
@@ -50,6 +51,7 @@ class Plan:
     kind: GpuKind | None
     numel: int
     trained_numel: int
+    positions: int
     rows: Rows
     seats: tuple[Seat, ...]
     nodes: Nodes
@@ -115,6 +117,7 @@ def plan_run(
         kind=kind,
         numel=shape.numel,
         trained_numel=state.numel,
+        positions=shape.positions,
         rows=rows,
         seats=seats,
         nodes=nodes_of(config, shape, seats, push_bytes(config, shape)),

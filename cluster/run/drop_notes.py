@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from cluster.run.outcome import GroupOutcome
 from common.errors import UserError
 from common.records import Dropped, Prompt
-from common.row_faults import drop_report, such_as
+from common.row_faults import drop_report, first_cases, such_as
 
 BY_CHANCE = frozenset({"cut_off", "empty", "identical", "media_token"})
 """Reasons of groups that were sampled and may come out otherwise when they are sampled again."""
@@ -22,6 +22,11 @@ class DropNotes:
     def add(self, dropped: Dropped) -> None:
         """Keep the first case of a reason."""
         self._examples.setdefault(dropped.reason, dropped)
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """Reason -> its first case as a line."""
+        return first_cases(self._examples.values())
 
     def told(self, counts: Mapping[str, int]) -> str:
         """Counts by reason with an example of each, for a message."""

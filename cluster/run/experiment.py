@@ -14,7 +14,7 @@ from cluster.evaluation.run_scores import RunScoring
 from cluster.run.loop import Loop
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
-from cluster.run.training_data import TrainingData, load_training_data
+from cluster.run.training_data import ROWS, TrainingData, load_training_data
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
 from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
@@ -89,8 +89,11 @@ class Experiment:
         dropped: list[Dropped] = []
         store = self._recorder.pairs.store
         data = load_training_data(self.config, store, dropped)
-        for row in dropped:
-            self._recorder.row(row)
+        num_prompts, num_offline = len(data.prompts), len(data.offline)
+        self._recorder.data(num_prompts, num_offline, dropped)
+        print(f"data: {num_prompts:,} prompts, {num_offline:,} offline pairs")
+        if dropped:
+            print(f"data: {len(dropped):,} rows not used, {drop_report(dropped)}")
         return data
 
     async def _start_workers(self) -> Workers:
@@ -171,6 +174,8 @@ class Experiment:
 
         with self._recorder.training(self.config.learner, loop.state.step):
             await loop.run(validate)
+        loop.record_unused()
+        shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
 
     async def _set_probe(
         self, learner: LearnerClient, prompts: Sequence[Prompt]

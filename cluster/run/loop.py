@@ -92,6 +92,14 @@ class Loop:
             # Users read one line; the group stays as its cause.
             raise _first(group) from group
 
+    def record_unused(self) -> None:
+        """Say what was sampled or read and not trained on, with an example of each reason."""
+        drops = self.state.drops
+        notes = self._producer.drop_notes
+        self._recorder.unused(drops, notes.examples)
+        if drops:
+            print(f"training: {drops.total():,} not used, {notes.told(drops)}")
+
     async def _resume(self, checkpoint: Checkpoint) -> None:
         """Bring the learner's state and the engines' weights to where the checkpoint was."""
         self._recorder.resume(self.state.step)

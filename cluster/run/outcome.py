@@ -35,8 +35,19 @@ class GroupOutcome:
         return cls(group_id, pairs=(result,))
 
     def journal_fields(self) -> dict[str, Any]:
-        """Texts and their weight versions, the verdict, and the outcome."""
-        return {**self._texts(), **self._verdict(), **self._result()}
+        """What was asked, texts and their weight versions, the verdict, and the outcome."""
+        return {**self._asked(), **self._texts(), **self._verdict(), **self._result()}
+
+    def _asked(self) -> dict[str, Any]:
+        """The prompt, and the hashes of its images."""
+        prompt = None
+        if self.rollout is not None:
+            prompt = self.rollout.prompt
+        elif self.pairs:
+            prompt = self.pairs[0].prompt
+        if prompt is None:
+            return {}
+        return {"prompt": prompt.id, "images": [ref.sha256 for ref in prompt.images]}
 
     def _texts(self) -> dict[str, Any]:
         texts: list[str] = []

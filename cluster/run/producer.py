@@ -69,7 +69,7 @@ class Producer:
         self._buffer = ReplayBuffer(data.offline, seed, by_prompt, state.buffer)
         self._mixture = build_mixture(config.mixture, config.learner, seed)
         self._admissions = self._build_admissions()
-        self._drop_notes = DropNotes()
+        self.drop_notes = DropNotes()
         # By source: what one can use may be refused by another.
         self._usable: dict[str, UsablePrompts] = {}
         for source, admission in self._admissions.items():
@@ -170,7 +170,17 @@ class Producer:
         wanted = online_counts(self._mixture, step, self._config.online_sources)
         online = await self._take_online(wanted, version)
         num_offline = self._config.learner.global_batch - len(online)
-        return online + self._buffer.take_offline(num_offline)
+        unusable: list[Dropped] = []
+        offline = self._buffer.take_offline(num_offline, unusable)
+        for dropped in unusable:
+            self._note_unusable(dropped)
+        return online + offline
+
+    def _note_unusable(self, dropped: Dropped) -> None:
+        """Count an offline pair whose row cannot be used."""
+        self._state.drops[dropped.reason] += 1
+        self.drop_notes.add(dropped)
+        self._recorder.row(dropped)
 
     async def on_version(self, version: int) -> None:
         """A new version is in the engines: more groups may start."""
@@ -188,7 +198,7 @@ class Producer:
     def discard(self, pair: PreferencePair, dropped: Dropped) -> None:
         """A pair is not used after all: it is stale, or the learner refused it."""
         self._state.drops[dropped.reason] += 1
-        self._drop_notes.add(dropped)
+        self.drop_notes.add(dropped)
         self._recorder.discard(dropped)
         # Offline pairs have no version; they never took a place.
         if pair.weight_version is not None:
@@ -243,13 +253,13 @@ class Producer:
         running = sum(admission.running for admission in self._admissions.values())
         return (
             f"waiting for {_counts(wanted)} online pairs: {self._buffer.num_online} buffered, {running} "
-            f"groups in flight, dropped so far {self._drop_notes.told(self._state.drops)}"
+            f"groups in flight, dropped so far {self.drop_notes.told(self._state.drops)}"
         )
 
     def _stall_message(self, wanted: Mapping[str, int], waited_s: float) -> str:
         return (
             f"loop: expected {_counts(wanted)} online pairs, got no new pair for {waited_s:.0f} s; "
-            f"dropped {self._drop_notes.told(self._state.drops)}; "
+            f"dropped {self.drop_notes.told(self._state.drops)}; "
             "raise rollout.temperature or num_completions if groups tie, or look at the judge"
         )
 
@@ -269,7 +279,9 @@ class Producer:
         self, worker: RolloutClient, admitted: Admitted
     ) -> list[RolloutGroup | Dropped]:
         """Sample k completions of each prompt."""
-        requests = [self._request(group_id, prompt) for group_id, prompt in admitted]
+        requests: list[GenerationRequest] = []
+        for group_id, prompt in admitted:
+            requests.append(self._request(group_id, prompt))
         results = await worker.generate(requests)
         assert len(results) == len(requests)
         return results
@@ -334,7 +346,7 @@ class Producer:
                 self._sampler.finish(outcome.group_id)
                 if outcome.dropped is not None:
                     self._state.drops[outcome.dropped.reason] += 1
-                    self._drop_notes.add(outcome.dropped)
+                    self.drop_notes.add(outcome.dropped)
                     admission.on_dropped()
                 else:
                     for pair in outcome.pairs:

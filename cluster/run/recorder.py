@@ -11,9 +11,11 @@ from cluster.progress import ProgressReport
 from cluster.run.online_pairs import OnlinePairs
 from cluster.run.outcome import GroupOutcome
 from common.config import Learner as LearnerConfig
+from common.evaluation import count_reasons
 from common.journal import Journal
 from common.metrics import MetricsWriter
 from common.records import Dropped, LoadReport, PreferencePair, WeightManifest
+from common.row_faults import first_cases
 
 
 class Recorder:
@@ -36,6 +38,24 @@ class Recorder:
         self._journal.write(
             "row", id=dropped.id, outcome=dropped.reason, detail=dropped.detail
         )
+
+    def data(
+        self, num_prompts: int, num_offline: int, dropped: Sequence[Dropped]
+    ) -> None:
+        """What the run starts from, and which rows of its files it does not use."""
+        for row in dropped:
+            self.row(row)
+        self._journal.write(
+            "data",
+            prompts=num_prompts,
+            offline=num_offline,
+            dropped=dict(count_reasons(dropped)),
+            examples=first_cases(dropped),
+        )
+
+    def unused(self, counts: Mapping[str, int], examples: Mapping[str, str]) -> None:
+        """Groups and pairs that were not trained on, by reason, at the end of the training."""
+        self._journal.write("unused", dropped=dict(counts), examples=dict(examples))
 
     def resume(self, step: int) -> None:
         """The run continues from the checkpoint of `step`."""

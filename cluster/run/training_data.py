@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.shapes_world import training_prompts
-from common.chat import encoder_of
+from common.chat import ChatEncoder, encoder_of
 from common.config import RunConfig, ShapesPrompts
-from common.data.datasets import read_pairs
 from common.data.images import ImageStore
+from common.data.pairs_on_disk import PairsOnDisk, open_pairs
 from common.data.prompt_sources import load_split
 from common.data.records_on_disk import RecordsOnDisk, usable
 from common.errors import UserError
@@ -24,7 +24,8 @@ from learner.anatomy_logps import of_policy
 log = logging.getLogger("sightline")
 
 ROWS = "rows"
-"""The folder of a run that holds its data in a form of which any row can be read alone. Written anew at every start."""
+"""The folder of a run that holds its data in a form of which any row can be read alone. It is written anew at every
+start, and deleted at the end of the training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +111,12 @@ def _check_first(prompts: Sequence[Prompt]) -> None:
     )
 
 
-def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePair]:
-    """The offline pairs of all sets, none when the mixture wants none; what is left out is appended to `dropped`.
+def load_offline(config: RunConfig, dropped: list[Dropped]) -> Sequence[PreferencePair]:
+    """The offline pairs of all sets, none when the mixture wants none; rows with an id twice are appended to `dropped`.
 
-    They have no weight version, whatever run sampled them: staleness counts the versions of this run. Their ids differ
-    from those of this run's online pairs. Answers with tokens of another policy's tokenizer are read as text.
+    A pair is read when it is used, and may turn out to be unusable then. It has no weight version, whatever run sampled
+    it: staleness counts the versions of this run. Its id differs from those of this run's online pairs. Answers with
+    tokens of another policy's tokenizer are read as text.
 
     Raises:
         UserError: there are rows, and none is usable.
@@ -122,34 +124,41 @@ def load_offline(config: RunConfig, dropped: list[Dropped]) -> list[PreferencePa
     offline = config.data.offline
     if offline is None or min(config.mixture.fractions) == 1:
         return []
-    encoder = encoder_of(config.model)
-    pairs: dict[str, PreferencePair] = {}
-    num_dropped_before = len(dropped)
-    num_end_marks = 0
-    for path in offline.paths:
-        # The first set that has an id keeps it.
-        for pair in read_pairs(Path(path), dropped):
-            pair_id = _offline_id(pair.id)
-            if pair_id in pairs:
-                detail = f"{path}: an earlier set has a pair of this id"
-                dropped.append(Dropped(pair.id, "duplicate_id", detail))
-                continue
-            readable = of_policy(pair, encoder)
-            num_end_marks += readable.chosen.text != pair.chosen.text
-            num_end_marks += readable.rejected.text != pair.rejected.text
-            pairs[pair_id] = replace(readable, id=pair_id, weight_version=None)
-    if num_end_marks:
-        log.warning(
-            "data.offline: took the end mark that was written out behind %d answers off",
-            num_end_marks,
+    folders = [Path(path) for path in offline.paths]
+    pairs = open_pairs(folders, config.run.dir / ROWS, dropped, _offline_id)
+    pairs = pairs.changed(_ForThisPolicy(encoder_of(config.model)))
+    unusable: list[Dropped] = []
+    for _ in usable(pairs, unusable):
+        break
+    else:
+        if len(pairs):
+            raise UserError(
+                f"data.offline: expected at least one usable pair, got none of {len(pairs)} rows; dropped "
+                f"{drop_report(unusable)}; repair the rows"
+            )
+    return pairs
+
+
+class _ForThisPolicy:
+    """Makes an offline pair one of this run. The first end mark that is taken off an answer is told."""
+
+    def __init__(self, encoder: ChatEncoder) -> None:
+        self._encoder = encoder
+        self._has_told = False
+
+    def __call__(self, pair: PreferencePair) -> PreferencePair:
+        readable = of_policy(pair, self._encoder)
+        changed = (readable.chosen.text, readable.rejected.text) != (
+            pair.chosen.text,
+            pair.rejected.text,
         )
-    lost = dropped[num_dropped_before:]
-    if lost and not pairs:
-        raise UserError(
-            f"data.offline: expected at least one usable pair, got none of {len(lost)} rows; dropped "
-            f"{drop_report(lost)}; repair the rows"
-        )
-    return list(pairs.values())
+        if changed and not self._has_told:
+            self._has_told = True
+            log.warning(
+                "data.offline: took the end mark that was written out behind an answer off, such as in pair %s",
+                pair.id,
+            )
+        return replace(readable, id=_offline_id(pair.id), weight_version=None)
 
 
 def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
@@ -159,7 +168,10 @@ def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
         UserError: a loss is for a source that this run does not have, or is rloo for pairs without fresh advantages.
     """
     online_sources = set(_online_sources(config))
-    offline_sources = {pair.source for pair in offline}
+    if isinstance(offline, PairsOnDisk):
+        offline_sources = set(offline.sources)
+    else:
+        offline_sources = {pair.source for pair in offline}
     known = sorted(online_sources | offline_sources)
     unknown = sorted(set(config.learner.source_losses).difference(known))
     if unknown:

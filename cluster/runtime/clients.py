@@ -92,6 +92,10 @@ class RewardClient:
     handle: Handle
     limit_s: float
 
+    async def start(self) -> None:
+        """Make the judge."""
+        await self._call("start")
+
     async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
         """What becomes of every group: pairs or a reason, and the verdict."""
         ranked: list[Judged] = await self._call("rank", list(groups))
@@ -173,8 +177,9 @@ class Workers:
     learner: LearnerClient
 
     async def start(self) -> list[dict[str, Any]]:
-        """Start learner ranks and engines side by side; returns reports, learner ranks first."""
-        # Both take long to load a model.
-        engines = [client.start() for client in self.rollout]
-        ranks, *reports = await asyncio.gather(self.learner.start(), *engines)
+        """Start learner ranks, engines and judges side by side; returns reports of the first two, ranks first."""
+        # All may take long to load a model.
+        engines = asyncio.gather(*[client.start() for client in self.rollout])
+        judges = asyncio.gather(*[client.start() for client in self.reward])
+        ranks, reports, _ = await asyncio.gather(self.learner.start(), engines, judges)
         return [*ranks, *reports]

@@ -59,7 +59,8 @@ def _reward_bundles(config: RunConfig) -> Iterator[Bundle]:
     reward = config.reward
     for index in range(reward.num_workers):
         name = f"reward/{index}"
-        yield Bundle(name, reward.num_cpus, 0, f"{reward.judge.kind} judge")
+        holds = f"{reward.judge.kind} judge"
+        yield Bundle(name, reward.num_cpus, reward.num_gpus, holds)
 
 
 def _judge_bundles(config: RunConfig) -> Iterator[Bundle]:

@@ -47,6 +47,8 @@ class PromptSampler:
         self._seed = seed
         # By epoch, the keys of the prompts whose groups are finished.
         self._finished: dict[int, set[int]] = {}
+        # Of groups in flight. A row that cannot be read at all has no id that its key could be made of.
+        self._handed_out: dict[str, list[int]] = {}
         for group_id in self.state.finished:
             self._note_finished(group_id)
         self._epoch = self.state.epoch
@@ -62,10 +64,14 @@ class PromptSampler:
                 self._position = 0
             index = self._order[self._position]
             self._position += 1
-            if self._keys[index] in self._finished.get(self._epoch, ()):
+            finished = self._finished.get(self._epoch, set())
+            if self._keys[index] in finished:
                 continue
             prompt = fetch(self._prompts, index)
-            return f"{self._epoch}:{prompt.id}", prompt
+            group_id = f"{self._epoch}:{prompt.id}"
+            keys = self._handed_out.setdefault(group_id, [])
+            keys.append(self._keys[index])
+            return group_id, prompt
 
     def finish(self, group_id: str) -> None:
         """The group became pairs or a counted drop; it will not be handed out again."""
@@ -73,24 +79,35 @@ class PromptSampler:
         state.finished.add(group_id)
         self._note_finished(group_id)
         while self._is_finished(state.epoch):
-            del self._finished[state.epoch]
-            prefix = f"{state.epoch}:"
-            state.finished -= {id for id in state.finished if id.startswith(prefix)}
+            self._forget(state.epoch)
             state.epoch += 1
+
+    def _forget(self, epoch: int) -> None:
+        """Drop what is known of a finished epoch."""
+        del self._finished[epoch]
+        prefix = f"{epoch}:"
+        for group_id in list(self.state.finished):
+            if group_id.startswith(prefix):
+                self.state.finished.remove(group_id)
 
     def _note_finished(self, group_id: str) -> None:
         # The prompt's own id may hold a colon: only the first one separates.
         epoch, _, prompt_id = group_id.partition(":")
-        self._finished.setdefault(int(epoch), set()).add(id_key(prompt_id))
+        finished = self._finished.setdefault(int(epoch), set())
+        keys = self._handed_out.pop(group_id, None)
+        finished.update(keys or [id_key(prompt_id)])
 
     def _is_finished(self, epoch: int) -> bool:
         keys = self._finished.get(epoch, set())
-        # The cheap test first. Rows may have gone since the run began, so the number alone does not tell.
-        return len(keys) >= len(self._keys) and keys.issuperset(self._keys)
+        if len(keys) < len(self._keys):
+            return False
+        # Rows may have gone since the run began, so the number alone does not tell.
+        return keys.issuperset(self._keys)
 
     def _shuffled(self, epoch: int) -> array[int]:
         """The indices of an epoch in order: a function of (seed, epoch) and of the ids, not of the order of rows."""
-        order = sorted(range(len(self._keys)), key=self._keys.__getitem__)
+        indices = range(len(self._keys))
+        order = sorted(indices, key=self._keys.__getitem__)
         seed = derive_seed(self._seed, "frontier", epoch)
         random.Random(seed).shuffle(order)
         return array("q", order)

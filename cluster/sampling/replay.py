@@ -6,13 +6,18 @@ It never blocks: `take` returns every online pair that is wanted, or none. Whoev
 from __future__ import annotations
 
 import random
+from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from cluster.sampling.staleness import is_stale, staleness
+from common.data.pairs_on_disk import PairsOnDisk
+from common.data.records_on_disk import fetch
 from common.errors import UserError
 from common.records import Dropped, PreferencePair
+from common.row_faults import such_as
 from common.seeding import derive_seed
 
 
@@ -56,45 +61,64 @@ class OfflinePool:
                 f"data.offline: expected the {state.size} pairs this run began with, got {len(pairs)}; "
                 "restore the pair file or start a new run"
             )
-        self._pairs = tuple(pairs)
+        self._pairs = pairs
         self._seed = seed
         self._state = state
-        self._units = _shuffle_units(pairs, by_prompt)
+        self._units = _shuffle_units(pairs) if by_prompt else None
         self._order = self._shuffled()
 
-    def take(self, num: int) -> list[PreferencePair]:
+    def take(self, num: int, dropped: list[Dropped]) -> list[PreferencePair]:
         """The next `num` pairs; a batch may reach over the end of an epoch.
 
+        Args:
+            dropped: collects the pairs that cannot be used; the next ones take their places.
+
         Raises:
-            UserError: pairs are wanted and the set is empty.
+            UserError: pairs are wanted and the set is empty, or not one of a whole epoch can be used.
         """
-        if num and not self._pairs:
+        if num and not len(self._pairs):
             raise UserError(
                 f"data.offline: expected at least one pair, got an empty set while a batch wants {num}; "
                 "generate pairs or set mixture.online_fraction = 1"
             )
         state = self._state
         taken: list[PreferencePair] = []
+        num_unusable = 0
         while len(taken) < num:
             if state.position == len(self._pairs):
                 state.epoch += 1
                 state.position = 0
                 self._order = self._shuffled()
             index = self._order[state.position]
-            taken.append(self._pairs[index])
             state.position += 1
+            pair = fetch(self._pairs, index)
+            if isinstance(pair, Dropped):
+                dropped.append(pair)
+                num_unusable += 1
+                self._check_usable(num_unusable, pair)
+            else:
+                taken.append(pair)
+                num_unusable = 0
         return taken
 
-    def _shuffled(self) -> list[int]:
+    def _check_usable(self, num_in_a_row: int, last: Dropped) -> None:
+        if num_in_a_row >= len(self._pairs):
+            raise UserError(
+                f"data.offline: expected at least one usable pair, got none of {num_in_a_row}"
+                f"{such_as([last])}; repair the rows"
+            )
+
+    def _shuffled(self) -> array[int]:
         """Pair indices in the order of the current epoch: a function of (seed, epoch)."""
         # Shuffled from the set's order each time, so that a resume needs no earlier epoch.
-        units = list(self._units)
         seed = derive_seed(self._seed, "offline", self._state.epoch)
+        if self._units is None:
+            order = list(range(len(self._pairs)))
+            random.Random(seed).shuffle(order)
+            return array("q", order)
+        units = list(self._units)
         random.Random(seed).shuffle(units)
-        order: list[int] = []
-        for unit in units:
-            order += unit
-        return order
+        return array("q", chain.from_iterable(units))
 
 
 class ReplayBuffer:
@@ -166,16 +190,21 @@ class ReplayBuffer:
         self.state.online = left
         return taken
 
-    def take_offline(self, num: int) -> list[PreferencePair]:
-        """The next `num` offline pairs of the seeded epochs."""
-        return self._offline.take(num)
+    def take_offline(
+        self, num: int, dropped: list[Dropped] | None = None
+    ) -> list[PreferencePair]:
+        """The next `num` offline pairs of the seeded epochs; those that cannot be used are appended to `dropped`."""
+        return self._offline.take(num, [] if dropped is None else dropped)
 
 
-def _shuffle_units(pairs: Sequence[PreferencePair], by_prompt: bool) -> list[list[int]]:
-    """Pair indices that stay together: those of one prompt, or every pair alone."""
-    units: dict[str | int, list[int]] = {}
-    for index, pair in enumerate(pairs):
+def _shuffle_units(pairs: Sequence[PreferencePair]) -> list[array[int]]:
+    """The indices of the pairs of each prompt."""
+    if isinstance(pairs, PairsOnDisk):
+        prompts: Iterable[str | int] = pairs.prompt_keys.tolist()
+    else:
+        prompts = [pair.prompt.id for pair in pairs]
+    units: dict[str | int, array[int]] = {}
+    for index, prompt in enumerate(prompts):
         # A dict keeps the order in which prompts first come: the shuffle starts from it.
-        unit = pair.prompt.id if by_prompt else index
-        units.setdefault(unit, []).append(index)
+        units.setdefault(prompt, array("q")).append(index)
     return list(units.values())

@@ -8,7 +8,8 @@ from common.errors import UserError
 
 
 def decisive_tokens(
-    options: Sequence[str], token_ids: Sequence[Sequence[int]]
+    options: Sequence[str],
+    token_ids: Sequence[Sequence[int]],
 ) -> list[tuple[int, ...]]:
     """Every option's tokens up to the first that no other option has at this place.
 
@@ -35,7 +36,10 @@ def decisive_tokens(
     return beginnings
 
 
-def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
+def _num_shared(
+    one: Sequence[int],
+    other: Sequence[int],
+) -> int:
     """The number of tokens at the beginning that both have."""
     count = 0
     for ours, theirs in zip(one, other, strict=False):

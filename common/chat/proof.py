@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from common.chat.template import PROBE, PROBE_ANSWER
+from common.chat.template import PROBE, PROBE_ANSWER, QUESTION
 from common.errors import Refused, UserError
 from common.records import Message
 from common.row_faults import first_line
@@ -45,7 +45,11 @@ def prove(encoder: ChatEncoder) -> list[str]:
     _check_ends(encoder, text)
     _check_prompt(encoder, encoded, picture)
     _check_image_tokens(encoder, encoded)
-    return [*_turn_warnings(encoder, encoded, picture), *_stop_warnings(encoder)]
+    return [
+        *_unknown_warnings(encoder, text),
+        *_turn_warnings(encoder, encoded, picture),
+        *_stop_warnings(encoder),
+    ]
 
 
 def _check_embeddings(encoder: ChatEncoder, encoded: EncodedPrompt) -> None:
@@ -179,6 +183,22 @@ def _num_features(config: Any, inputs: dict[str, Any]) -> int | None:
     has_cls = vision.model_type == "clip_vision_model"
     drops_first = config.vision_feature_select_strategy == "default"
     return num_patches + int(has_cls) - int(drops_first)
+
+
+def _unknown_warnings(encoder: ChatEncoder, text: str) -> list[str]:
+    """Say it when the tokenizer has no token for what the template writes around a question, such as its roles."""
+    tokenizer = encoder.tokenizer
+    around: list[int] = []
+    for part in text.split(QUESTION):
+        around += tokenizer.encode(part, add_special_tokens=False)
+    num_unknown = around.count(tokenizer.unk_token_id)
+    if not num_unknown:
+        return []
+    return [
+        f"{encoder.where}: the tokenizer makes {tokenizer.unk_token} of {num_unknown} pieces of what the chat template "
+        "writes around a question, so roles cannot be told apart; add them to the tokenizer, or correct "
+        "chat_template.jinja"
+    ]
 
 
 def _turn_warnings(

@@ -204,14 +204,24 @@ def _keys_of_union(
         return
     kind_path = (*path, "kind")
     kind_type = "|".join(kinds_of(annotation))
-    yield Key(kind_path, kind_type, default, "", kinds)
     dotted = ".".join(path)
+    yield Key(kind_path, kind_type, default, _short_forms(sections, dotted), kinds)
     for section in sections:
         for kind in kind_names(section):
             chosen = (*kinds, (dotted, kind))
             for key in keys_of(section, path, chosen):
                 if key.path != kind_path:
                     yield key
+
+
+def _short_forms(sections: Sequence[SectionClass], dotted: str) -> str:
+    """How sections may be written as one value: `--data.prompts PATH is short for kind file`."""
+    forms = []
+    for section in sections:
+        for key in sorted(set(section.bare.values())):
+            kind = kind_names(section)[0]
+            forms.append(f"--{dotted} {key.upper()} is short for kind {kind}")
+    return ", ".join(forms)
 
 
 # Help.

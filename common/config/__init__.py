@@ -19,11 +19,14 @@ from common.config.evaluation import Evaluation
 from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
 from common.config.judges import (
     AnswerJudge,
+    ChairJudge,
+    ClipJudge,
     EnsembleJudge,
     JudgeConfig,
     Member,
     PolicyJudge,
     PythonJudge,
+    RewardModelJudge,
     RulesJudge,
     UserCode,
 )
@@ -44,8 +47,10 @@ __all__ = [
     "SHAPES_POLICY",
     "AnswerJudge",
     "Asking",
+    "ChairJudge",
     "Checkpoint",
     "ClaimsJudge",
+    "ClipJudge",
     "Cluster",
     "Data",
     "EndpointEye",
@@ -76,6 +81,7 @@ __all__ = [
     "PromptsSuite",
     "PythonJudge",
     "Reward",
+    "RewardModelJudge",
     "Rollout",
     "RulesJudge",
     "Run",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, Tag, field_validator
+from pydantic import Field, Tag, field_validator, model_validator
 
 from common.config.section import Section, Seed, TextOnDisk, by_kind, or_bare
 
@@ -114,3 +114,13 @@ class Data(Section):
         description="folder that image paths of prompts are below; none: that of the file",
     )
     offline: PairFile | None = None
+
+    @model_validator(mode="after")
+    def _held_out_of_a_file(self) -> Data:
+        for name, source in (("validation", self.validation), ("test", self.test)):
+            if isinstance(source, HeldOut) and isinstance(self.prompts, ShapesPrompts):
+                raise ValueError(
+                    f"data.{name} = {source.size} needs data.prompts of a path, got kind shapes, whose suite has "
+                    f"scenes of its own; give data.{name} a path, or leave it out"
+                )
+        return self

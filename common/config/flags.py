@@ -19,6 +19,7 @@ class Flag:
         otherwise: the key to set where the chosen kinds do not have `key`.
         implies: further keys and the words that the flag sets them to.
         switch: it takes no value and sets its key to true.
+        optional: a positional argument that may be left out.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Flag:
     otherwise: str | None = None
     implies: tuple[tuple[str, str], ...] = ()
     switch: bool = False
+    optional: bool = False
 
     @property
     def dest(self) -> str:
@@ -66,6 +68,7 @@ def add_flags(
             # argparse wants the attribute as the name of a positional argument.
             parser.add_argument(
                 flag.dest,
+                nargs="?" if flag.optional else None,
                 metavar=flag.metavar,
                 help=flag.help,
             )

@@ -69,6 +69,8 @@ class BdhsJobConfig(GenerateConfig):
         "run.seed",
         "model",
         "data.prompts",
+        "data.validation",
+        "data.test",
         "data.images",
         "rollout.bdhs",
         "rollout.engine",
@@ -89,6 +91,8 @@ class PovidJobConfig(GenerateConfig):
         "generate",
         "run.seed",
         "data.prompts",
+        "data.validation",
+        "data.test",
         "data.images",
         "povid",
     )
@@ -248,6 +252,7 @@ class EvaluateConfig(JobConfig):
         "reward.max_retries",
         "reward.num_workers",
         "reward.num_cpus",
+        "reward.num_gpus",
         "loop.call_timeout_s",
         "cluster",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -123,6 +124,50 @@ class PythonJudge(Section):
         return target
 
 
+class ChairJudge(Section):
+    """COCO's annotations: a caption pays for the objects that it makes up or leaves out, as CHAIR counts them."""
+
+    kind: Literal["chair"] = "chair"
+    annotations: TextOnDisk = Field(
+        description="folder with COCO's instances_*.json and captions_*.json"
+    )
+    synonyms: TextOnDisk = Field(
+        description="CHAIR's synonyms.txt: an object a line, its name first, then other words for it"
+    )
+    image_id: str = Field(
+        "image_id",
+        description="column of prompts with COCO's id of the picture; without it the last number in the column image",
+    )
+    hallucination_cost: float = Field(
+        1.0, ge=0, description="per mention of an object that is not there"
+    )
+    miss_cost: float = Field(
+        0.5, ge=0, description="per object that is not mentioned; 0 lets silence win"
+    )
+
+
+class ClipJudge(Section):
+    """CLIP or SigLIP: how similar a text is to its picture. Long texts are cut, which their notes say."""
+
+    kind: Literal["clip"] = "clip"
+    path: TextOnDisk = Field(description="the model's directory")
+
+
+class RewardModelJudge(Section):
+    """A reward model: a scalar head on a language model, or on one that sees pictures."""
+
+    kind: Literal["reward_model"] = "reward_model"
+    path: TextOnDisk = Field(description="the model's directory")
+    head: Literal["classification", "value"] = Field(
+        "classification",
+        description="sequence classification, or a value head as TRL saves it (v_head.summary)",
+    )
+    label: int = Field(0, ge=0, description="of a classifier: the label that scores")
+    max_length: int = Field(
+        4096, ge=16, description="tokens of prompt and answer; longer ones are dropped"
+    )
+
+
 class AnswerJudge(Section):
     """Holds an answer against the right one in the prompt's row: 1 or 0, or how much two boxes overlap.
 
@@ -180,6 +225,9 @@ SingleJudge = Annotated[
     Annotated[RulesJudge, Tag("rules")]
     | Annotated[PolicyJudge, Tag("policy")]
     | Annotated[PythonJudge, Tag("python")]
+    | Annotated[ChairJudge, Tag("chair")]
+    | Annotated[ClipJudge, Tag("clip")]
+    | Annotated[RewardModelJudge, Tag("reward_model")]
     | Annotated[AnswerJudge, Tag("answer")]
     | Annotated[VlmJudge, Tag("vlm")]
     | Annotated[EndpointJudge, Tag("endpoint")]
@@ -216,6 +264,9 @@ JudgeConfig = Annotated[
     Annotated[RulesJudge, Tag("rules")]
     | Annotated[PolicyJudge, Tag("policy")]
     | Annotated[PythonJudge, Tag("python")]
+    | Annotated[ChairJudge, Tag("chair")]
+    | Annotated[ClipJudge, Tag("clip")]
+    | Annotated[RewardModelJudge, Tag("reward_model")]
     | Annotated[AnswerJudge, Tag("answer")]
     | Annotated[VlmJudge, Tag("vlm")]
     | Annotated[EndpointJudge, Tag("endpoint")]
@@ -223,3 +274,12 @@ JudgeConfig = Annotated[
     | Annotated[EnsembleJudge, Tag("ensemble")],
     Discriminator(_kind_of),
 ]
+
+
+def user_judges(judge: JudgeConfig) -> Iterator[PythonJudge]:
+    """The judges that are code of the user, members of an ensemble included."""
+    if isinstance(judge, PythonJudge):
+        yield judge
+    elif isinstance(judge, EnsembleJudge):
+        for member in judge.members:
+            yield from user_judges(member.judge)

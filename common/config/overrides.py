@@ -75,7 +75,7 @@ def load(
     if preset is not None:
         merge(tree, _read_preset(preset), schema)
     command_line = _CommandLine(schema, tree)
-    for key, word in _keys_and_words(overrides):
+    for key, word in keys_and_words(overrides):
         command_line.add_override(key, word)
     for flag, word in (flags or {}).items():
         command_line.add_flag(flag, word)
@@ -123,8 +123,8 @@ def _depth(assignment: Assignment) -> int:
     return assignment.key.count(".")
 
 
-def _keys_and_words(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The keys that overrides name, and the words for them."""
+def keys_and_words(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The keys that overrides name, and the words for them (UserError when one has no value)."""
     remaining = list(overrides)
     while remaining:
         word = remaining.pop(0)

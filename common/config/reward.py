@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from common.config.judges import JudgeConfig, RulesJudge
-from common.config.section import PathOnDisk, Section
+from common.config.section import Gpus, PathOnDisk, Section
 
 
 class Reward(Section):
@@ -29,3 +29,7 @@ class Reward(Section):
         description="folder of verdicts by the hash of what was judged, shared by runs and workers; none keeps nothing",
     )
     num_cpus: float = Field(0, ge=0)
+    num_gpus: Gpus = Field(
+        0,
+        description="of one reward worker, for a judge whose model runs in it: clip, reward_model",
+    )

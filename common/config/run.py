@@ -86,6 +86,21 @@ class RunConfig(Section):
             sources.append(ONLINE_BDHS)
         return tuple(sources)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _held_out_prompts_are_measured(cls, values: Any) -> Any:
+        """Measure prompts that are held out, where no suites are named."""
+        if not isinstance(values, dict):
+            return values
+        data = values.get("data", {})
+        evaluation = values.get("evaluation", {})
+        if not isinstance(data, dict) or not isinstance(evaluation, dict):
+            return values
+        holds_out = any(data.get(split) is not None for split in ("validation", "test"))
+        if not holds_out or "suites" in evaluation:
+            return values
+        return {**values, "evaluation": {**evaluation, "suites": ["prompts"]}}
+
     @model_validator(mode="after")
     def _checkpoints_follow_a_publish(self) -> RunConfig:
         if self.checkpoint.interval % self.loop.publish_interval:

@@ -10,6 +10,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
+from common.config.benchmarks import (
+    AmberBenchmark,
+    ChairBenchmark,
+    GqaBenchmark,
+    HallusionBenchmark,
+    LlavaBenchmark,
+    MmhalBenchmark,
+    MmvpBenchmark,
+    ObjectHalBenchmark,
+    PopeBenchmark,
+    TextVqaBenchmark,
+)
 from common.config.section import Section, TextOnDisk, by_kind
 
 
@@ -54,7 +66,17 @@ class PreferenceSuite(Section):
 SuiteConfig = Annotated[
     Annotated[ShapesSuite, Tag("shapes")]
     | Annotated[PromptsSuite, Tag("prompts")]
-    | Annotated[PreferenceSuite, Tag("preference")],
+    | Annotated[PreferenceSuite, Tag("preference")]
+    | Annotated[PopeBenchmark, Tag("pope")]
+    | Annotated[ChairBenchmark, Tag("chair")]
+    | Annotated[AmberBenchmark, Tag("amber")]
+    | Annotated[ObjectHalBenchmark, Tag("object_halbench")]
+    | Annotated[MmhalBenchmark, Tag("mmhal")]
+    | Annotated[LlavaBenchmark, Tag("llava_bench")]
+    | Annotated[HallusionBenchmark, Tag("hallusionbench")]
+    | Annotated[MmvpBenchmark, Tag("mmvp")]
+    | Annotated[TextVqaBenchmark, Tag("textvqa")]
+    | Annotated[GqaBenchmark, Tag("gqa")],
     by_kind("shapes"),
 ]
 """Every entry of `evaluation.suites` says its kind, so the default of `by_kind` is never used there."""

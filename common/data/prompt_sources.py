@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from common.prompts.held_out import held_out, shared
 from common.prompts.ours import folder_of_set, open_set
 from common.prompts.survey import PromptSet
 from common.reading.image_intake import ImageIntake
+from common.reading.readers import files_of_other_kinds
 from common.records import Dropped, Prompt
 from common.row_faults import drop_report
 
@@ -36,6 +38,7 @@ def load_split(
     store: ImageStore,
     dropped: list[Dropped],
     cache: Path | None = None,
+    limit: int | None = None,
 ) -> Sequence[Prompt]:
     """The prompts of a split, () when the config names none.
 
@@ -43,19 +46,20 @@ def load_split(
     the other splits are read at once, and all are usable.
 
     Args:
-        data: the config's section. `train` is `data.prompts` without what the other splits hold out of it.
+        data: the config's section. `train` is `data.prompts` without what the other splits hold out of it; they must
+            be in files, the shapes world makes its own.
         store: takes pictures that rows bring along as bytes; pictures in files stay where they are.
         dropped: collects the rows that are no prompt, with the reason.
         cache: a folder for the rows in a form of which any can be read alone; None is a temporary one.
+        limit: of a split that is held out, only the first so many prompts are read.
 
     Raises:
-        UserError: a path leads to no prompts, or more is to be held out than there is, or `data.prompts` is the shapes
-            world, whose suite has scenes of its own for the other splits.
+        UserError: a path leads to no prompts, or more is to be held out than there is.
     """
     splits = _splits(data, store.root, cache, _stamp(data))
     if split == "train":
         return splits.train(dropped)
-    return splits.held_out(split, dropped)
+    return splits.held_out(split, dropped, limit)
 
 
 def files_of(path: Path, split: Split) -> list[Path]:
@@ -111,7 +115,10 @@ class _Splits:
         return whole.prompts(numbers)
 
     def held_out(
-        self, split: Literal["validation", "test"], dropped: list[Dropped]
+        self,
+        split: Literal["validation", "test"],
+        dropped: list[Dropped],
+        limit: int | None,
     ) -> Sequence[Prompt]:
         """The prompts of a file, or what is held out of `data.prompts`."""
         source = self._source(split)
@@ -119,10 +126,12 @@ class _Splits:
             return ()
         if isinstance(source, HeldOut):
             numbers = self._held_out_numbers[split]
-            return list(usable(self._whole.prompts(numbers), dropped))
+            chosen = self._whole.prompts(numbers)
+            return list(islice(usable(chosen, dropped), limit))
         prompts = self._file(split)
         dropped += prompts.dropped
-        usable_prompts = list(usable(prompts.prompts(prompts.numbers), dropped))
+        chosen = prompts.prompts(prompts.numbers)
+        usable_prompts = list(islice(usable(chosen, dropped), limit))
         if not usable_prompts:
             raise UserError(
                 f"data.{split}: expected at least one usable prompt, got none in {source.path}; dropped "
@@ -138,17 +147,12 @@ class _Splits:
     @cached_property
     def _whole(self) -> PromptSet:
         source = self._data.prompts
-        if not isinstance(source, PromptFile):
-            raise UserError(
-                "data.prompts: expected the path of prompts, got kind shapes; its suite has scenes of its own for "
-                "validation and test"
-            )
+        assert isinstance(source, PromptFile), "the shapes world makes its own"
         prompts = self._open(source, "train")
         if not len(prompts.numbers):
             raise UserError(
-                f"data.prompts: expected at least one usable prompt, got none in {source.path}; dropped "
-                f"{len(prompts.dropped)} rows: {drop_report(prompts.dropped)}; repair the rows, or give a set that "
-                "has some"
+                f"data.prompts: expected at least one usable prompt, got none of {len(prompts.dropped)} rows in "
+                f"{source.path}; dropped {drop_report(prompts.dropped)}; repair the rows, or give a set that has some"
             )
         return prompts
 
@@ -194,6 +198,16 @@ class _Splits:
         folder = folder_of_set(path)
         if folder is not None:
             return open_set(folder, source.rows, self._wants_keys, cache)
+        others = files_of_other_kinds(path)
+        if others:
+            log.warning(
+                "%s: not reading %d files of %s, such as %s, because it holds files of another kind, too; give such a "
+                "file itself to read it",
+                _key_of(split),
+                len(others),
+                path,
+                others[0].name,
+            )
         root = path if path.is_dir() else path.parent
         if self._data.images is not None:
             root = Path(self._data.images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ class RecordsOnDisk(Sequence[Record], Generic[Record]):
             raise Refused(record.reason, record.detail)
         return record
 
-    def changed(self, change: Callable[[Record], Record]) -> RecordsOnDisk[Record]:
+    def changed(self, change: Callable[[Record], Record]) -> Self:
         """The same sequence, whose records are changed as they are read; their ids stay."""
         read = self._read
 
@@ -75,12 +75,10 @@ class RecordsOnDisk(Sequence[Record], Generic[Record]):
 
 def id_key(id: str) -> int:
     """A hash of an id in 63 bits, the same in every process: of a million ids no two are likely to share one."""
-    return (
-        int.from_bytes(
-            blake2b(id.encode("utf-8", "replace"), digest_size=8).digest(), "big"
-        )
-        >> 1
-    )
+    text = id.encode("utf-8", "replace")
+    digest = blake2b(text, digest_size=8).digest()
+    # One bit less, so that it fits into a signed number of 64 bits.
+    return int.from_bytes(digest, "big") >> 1
 
 
 def fetch(records: Sequence[Record], index: int) -> Record | Dropped:

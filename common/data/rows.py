@@ -59,6 +59,15 @@ def python_rows(table: pa.Table | pa.RecordBatch) -> list[Any]:
         return first_half + second_half
 
 
+def texts_of(column: pa.Array) -> list[str]:
+    """A column of ids. Those that are no UTF-8 are told apart by their bytes; their rows are dropped when read."""
+    try:
+        return [str(text) for text in column.to_pylist()]
+    except UnicodeDecodeError:
+        as_bytes = column.cast(pa.binary()).to_pylist()
+        return [str(text) for text in as_bytes]
+
+
 def pair_row(pair: PreferencePair, store: ImageStore) -> dict[str, Any]:
     """A row of `PAIR_SCHEMA`; images that lie outside `store` are copied into it (Refused when one is gone)."""
     return {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from common.data.rows import python_rows
@@ -28,15 +28,20 @@ def files_of_split(path: Path, split: str) -> list[DataFile]:
     Raises:
         UserError: there are several splits, and not this one.
     """
-    files = [file for file in prompt_files(path) if isinstance(file, DataFile)]
-    names = sorted({file.split or TRAIN for file in files})
+    by_split: dict[str, list[DataFile]] = {}
+    files: list[DataFile] = []
+    for file in prompt_files(path):
+        assert isinstance(file, DataFile), "what is no file is refused"
+        files.append(file)
+        by_split.setdefault(file.split or TRAIN, []).append(file)
+    names = sorted(by_split)
     if len(names) == 1:
         return files
     if split not in names:
         raise UserError(
             f"{path}: expected files of the split {split}, got {', '.join(names)}; give the path of the right files"
         )
-    return [file for file in files if (file.split or TRAIN) == split]
+    return by_split[split]
 
 
 class OpenFiles:
@@ -50,7 +55,11 @@ class OpenFiles:
     """
 
     def __init__(
-        self, intake: ImageIntake, rows: int | None, with_keys: bool, cache: Path
+        self,
+        intake: ImageIntake,
+        rows: int | None,
+        with_keys: bool,
+        cache: Path,
     ) -> None:
         self._intake = intake
         self._rows = rows
@@ -65,17 +74,26 @@ class OpenFiles:
 
     def add(self, file: DataFile) -> None:
         """Read a file (UserError when it breaks off)."""
-        if self._rows is not None and self._num_rows >= self._rows:
+        if self._num_left == 0:
             return
         self._firsts.append(self._num_rows)
         self._files.append(file)
         path = self._cache / f"{len(self._files):05d}.arrow"
         if file.path.suffix in (".arrow", ".parquet"):
             with arrow_batches(file.path) as (schema, batches):
-                store = store_batches(path, schema, self._surveyed(batches, file))
+                surveyed = self._surveyed(batches, file)
+                store = store_batches(path, schema, surveyed)
         else:
-            store = store_json(path, self._surveyed_rows(file))
+            rows = self._surveyed_rows(file)
+            store = store_json(path, rows)
         self._stores.append(store)
+
+    @property
+    def _num_left(self) -> int | None:
+        """How many rows are still to be read, None for all."""
+        if self._rows is None:
+            return None
+        return max(0, self._rows - self._num_rows)
 
     def finish(self) -> PromptSet:
         """The prompts of all files."""
@@ -83,8 +101,9 @@ class OpenFiles:
 
     def read(self, number: int) -> Prompt | Dropped:
         """The prompt of a row, with its pictures."""
-        index = int(np.searchsorted(self._firsts, number, side="right")) - 1
-        row = self._stores[index].row(number - self._firsts[index])
+        index = bisect_right(self._firsts, number) - 1
+        number_in_file = number - self._firsts[index]
+        row = self._stores[index].row(number_in_file)
         result = _draft(number, row, self._files[index])
         if isinstance(result, Dropped):
             return result
@@ -94,15 +113,14 @@ class OpenFiles:
         self, batches: Iterator[pa.RecordBatch], file: DataFile
     ) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            if self._rows is not None:
-                batch = batch.slice(0, max(0, self._rows - self._num_rows))
+            batch = batch.slice(0, self._num_left)
             for row in python_rows(batch):
                 self._look_at(row, file)
             yield batch
 
     def _surveyed_rows(self, file: DataFile) -> Iterator[Any]:
         for row, _ in file_rows(file):
-            if self._rows is not None and self._num_rows >= self._rows:
+            if self._num_left == 0:
                 return
             if isinstance(row, Dropped) and row.reason == BAD_FILE:
                 raise UserError(row.detail)

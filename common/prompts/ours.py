@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from common.data.datasets import IMAGES, PROMPTS, iter_batches, record_of
 from common.data.images import ImageStore
-from common.data.rows import PROMPT_SCHEMA, prompt_of
+from common.data.rows import PROMPT_SCHEMA, prompt_of, texts_of
 from common.errors import Refused
 from common.prompts.survey import PromptSet, Survey
 from common.reading.picture_keys import key_of_file, key_of_name
@@ -71,15 +71,6 @@ def _survey_columns(
         if store is not None:
             keys = _keys_of(images[offset], store)
         survey.add(number, id, references[offset], truths[offset], keys)
-
-
-def texts_of(column: pa.Array) -> list[str]:
-    """A column of ids. Those that are no UTF-8 are told apart by their bytes; their rows are dropped when read."""
-    try:
-        return [str(text) for text in column.to_pylist()]
-    except UnicodeDecodeError:
-        as_bytes = column.cast(pa.binary()).to_pylist()
-        return [str(text) for text in as_bytes]
 
 
 def _keys_of(images: Sequence[Any] | None, store: ImageStore) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -51,6 +53,8 @@ class ImageIntake:
         self.root = root.absolute()
         self.store = store
         self.strip_prefix = strip_prefix
+        # As rows spell them -> behind all links, of files that were there.
+        self._folders: LRUCache[str, str] = LRUCache(REMEMBERED)
         # By path and by hash of the content.
         self._known: LRUCache[str, ImageRef] = LRUCache(REMEMBERED)
 
@@ -114,6 +118,9 @@ class ImageIntake:
     def _first_file(self, paths: tuple[str, ...]) -> Path:
         elsewhere: Refused | None = None
         for path in map(self._without_prefix, paths):
+            neighbour = self._beside_others(path)
+            if neighbour is not None:
+                return neighbour
             try:
                 file = path_below(self.root, path)
             except Refused as error:
@@ -126,6 +133,9 @@ class ImageIntake:
                 continue
             # A known file needs no look at the disk.
             if str(file) in self._known or _is_file(file):
+                folder, _, name = path.rpartition("/")
+                if file.name == name:
+                    self._folders[folder] = str(file.parent)
                 return file
         if elsewhere is not None:
             raise elsewhere
@@ -134,6 +144,19 @@ class ImageIntake:
             "image_missing",
             f"{path[:SHOWN_CHARS]}: expected a file below {self.root}, got none; {self._hint(path)}",
         )
+
+    def _beside_others(self, path: str) -> Path | None:
+        """The file of a path whose folder is known, if it is a plain file: that takes one look at the disk."""
+        folder, _, name = path.rpartition("/")
+        real_folder = self._folders.get(folder)
+        if real_folder is None or name in ("", ".", ".."):
+            return None
+        file = f"{real_folder}/{name}"
+        try:
+            is_plain = stat.S_ISREG(os.lstat(file).st_mode)
+        except (OSError, ValueError):
+            return None
+        return Path(file) if is_plain else None
 
     def _without_prefix(self, path: str) -> str:
         """The path with `/` between its parts and without the given prefix (Refused `image_url` for an address)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -58,29 +58,42 @@ class RowStore:
 
 
 def store_batches(
-    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+    path: Path,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
 ) -> RowStore:
     """Write rows that are Arrow's already; one batch is in memory at a time."""
     remaining = iter(batches)
-    first = list(islice(remaining, 1))
-    rows_per_batch = MAX_BATCH_ROWS
-    for batch in first:
-        bytes_per_row = max(1, batch.nbytes // max(1, len(batch)))
-        rows_per_batch = min(MAX_BATCH_ROWS, max(1, BATCH_BYTES // bytes_per_row))
-    schema = schema.with_metadata({_ROWS_PER_BATCH: str(rows_per_batch)})
+    first = next(remaining, None)
+    rows_per_batch = _rows_per_batch(first)
+    text = str(rows_per_batch)
+    schema = schema.with_metadata({_ROWS_PER_BATCH: text})
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         pa.OSFile(str(path), "wb") as file,
         pa.ipc.new_file(file, schema, options=_LZ4) as writer,
     ):
-        for batch in _even(first, remaining, rows_per_batch):
-            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+        if first is not None:
+            all_batches = chain([first], remaining)
+            for batch in _even(all_batches, rows_per_batch):
+                batch = batch.replace_schema_metadata(schema.metadata)
+                writer.write_batch(batch)
     return RowStore(path)
+
+
+def _rows_per_batch(first: pa.RecordBatch | None) -> int:
+    """How many rows make `BATCH_BYTES`, if all are like the first ones."""
+    if first is None or len(first) == 0:
+        return MAX_BATCH_ROWS
+    bytes_per_row = max(1, first.nbytes // len(first))
+    num_rows: int = max(1, BATCH_BYTES // bytes_per_row)
+    return min(MAX_BATCH_ROWS, num_rows)
 
 
 def store_json(path: Path, rows: Iterable[Any]) -> RowStore:
     """Write rows of JSON types, such as those of a JSON or CSV file."""
-    return store_batches(path, _JSON_SCHEMA, _json_batches(rows))
+    batches = _json_batches(rows)
+    return store_batches(path, _JSON_SCHEMA, batches)
 
 
 def _json_batches(rows: Iterable[Any]) -> Iterator[pa.RecordBatch]:
@@ -91,17 +104,18 @@ def _json_batches(rows: Iterable[Any]) -> Iterator[pa.RecordBatch]:
 
 
 def _even(
-    first: list[pa.RecordBatch], remaining: Iterator[pa.RecordBatch], num_rows: int
+    batches: Iterable[pa.RecordBatch],
+    num_rows: int,
 ) -> Iterator[pa.RecordBatch]:
     """The same rows in batches of `num_rows`; the last one may be shorter."""
     rest: pa.RecordBatch | None = None
-    for batches in (first, remaining):
-        for batch in batches:
-            if rest is not None:
-                batch = pa.concat_batches([rest, batch])
-            num_whole = len(batch) // num_rows
-            for number in range(num_whole):
-                yield batch.slice(number * num_rows, num_rows)
-            rest = batch.slice(num_whole * num_rows)
+    for batch in batches:
+        if rest is not None:
+            batch = pa.concat_batches([rest, batch])
+        start = 0
+        while start + num_rows <= len(batch):
+            yield batch.slice(start, num_rows)
+            start += num_rows
+        rest = batch.slice(start)
     if rest is not None and len(rest):
         yield rest

@@ -61,7 +61,10 @@ class EndpointEye:
         # Some servers refuse to tell log-probs; then texts are asked for.
         self._tells_logprobs = True
 
-    async def ask(self, questions: Sequence[Question]) -> list[Reply | Dropped]:
+    async def ask(
+        self,
+        questions: Sequence[Question],
+    ) -> list[Reply | Dropped]:
         """One reply per question, in order.
 
         Returns:
@@ -78,7 +81,10 @@ class EndpointEye:
         """Close connections and files."""
         await self._endpoint.close()
 
-    async def _ask(self, question: Question) -> Reply | Dropped:
+    async def _ask(
+        self,
+        question: Question,
+    ) -> Reply | Dropped:
         async with self._places:
             try:
                 # In a thread: it reads image files, which would hold up the event loop.
@@ -90,7 +96,9 @@ class EndpointEye:
                 return self._final(question, error)
 
     async def _reply(
-        self, question: Question, messages: Sequence[Mapping[str, Any]]
+        self,
+        question: Question,
+        messages: Sequence[Mapping[str, Any]],
     ) -> Reply:
         if not question.options:
             limit = {self._limit_key: question.max_tokens}
@@ -111,7 +119,11 @@ class EndpointEye:
         self._tells_logprobs = False
         return Reply(text=reply.text)
 
-    def _final(self, question: Question, error: EndpointError) -> Dropped:
+    def _final(
+        self,
+        question: Question,
+        error: EndpointError,
+    ) -> Dropped:
         """What an error means for a judge: never mind this question, never mind for now, or nothing goes any more."""
         if error.reason == _ABOUT_THE_REQUEST:
             return Dropped(question.prompt.id, error.reason, str(error))
@@ -123,7 +135,10 @@ class EndpointEye:
         raise JudgeError(f"{error.reason}: {error}") from error
 
 
-def _choice_of(reply: ChatReply, options: Sequence[str]) -> Reply:
+def _choice_of(
+    reply: ChatReply,
+    options: Sequence[str],
+) -> Reply:
     """Log-probs of the options by the reply's first word; none when no option is among the candidates.
 
     Candidates that differ from an option in case and white space only stand for it, together.

@@ -26,18 +26,23 @@ class AnswerEngine(Protocol):
     """What an eye needs of an engine; a client of a rollout worker has it."""
 
     async def generate(
-        self, requests: Sequence[GenerationRequest]
+        self,
+        requests: Sequence[GenerationRequest],
     ) -> list[RolloutGroup | Dropped]:
         """As `common.protocols.Engine`."""
         ...
 
     async def score(
-        self, answers: Sequence[tuple[Prompt, str]]
+        self,
+        answers: Sequence[tuple[Prompt, str]],
     ) -> list[tuple[float, ...] | Dropped]:
         """As `common.protocols.Engine`."""
         ...
 
-    async def encode(self, answers: Sequence[str]) -> list[tuple[int, ...]]:
+    async def encode(
+        self,
+        answers: Sequence[str],
+    ) -> list[tuple[int, ...]]:
         """Token ids of whole answers, as `score` scores them."""
         ...
 
@@ -47,11 +52,17 @@ class EngineEye:
 
     name = "engines"
 
-    def __init__(self, engines: Sequence[AnswerEngine]) -> None:
+    def __init__(
+        self,
+        engines: Sequence[AnswerEngine],
+    ) -> None:
         assert engines, "an eye without engines sees nothing"
         self._desks = [_Desk(engine) for engine in engines]
 
-    async def ask(self, questions: Sequence[Question]) -> list[Reply | Dropped]:
+    async def ask(
+        self,
+        questions: Sequence[Question],
+    ) -> list[Reply | Dropped]:
         """One reply per question, in order; Dropped as the engine drops it."""
         by_picture: dict[tuple[str, ...], list[int]] = {}
         for index, question in enumerate(questions):
@@ -75,14 +86,20 @@ class _Desk:
     An engine scores one call after the other, so what comes meanwhile is put together into the next call.
     """
 
-    def __init__(self, engine: AnswerEngine) -> None:
+    def __init__(
+        self,
+        engine: AnswerEngine,
+    ) -> None:
         self._engine = engine
         self._waiting: list[tuple[Answers, asyncio.Future[Scores]]] = []
         self._scoring: asyncio.Task[None] | None = None
         self._num_decisive: dict[tuple[str, ...], list[int]] = {}
         self.num_pending = 0
 
-    async def ask(self, questions: Sequence[Question]) -> list[Reply | Dropped]:
+    async def ask(
+        self,
+        questions: Sequence[Question],
+    ) -> list[Reply | Dropped]:
         self.num_pending += len(questions)
         try:
             texts = [question for question in questions if not question.options]
@@ -95,7 +112,10 @@ class _Desk:
         waiting = {False: iter(written), True: iter(read)}
         return [next(waiting[bool(question.options)]) for question in questions]
 
-    async def _texts(self, questions: Sequence[Question]) -> list[Reply | Dropped]:
+    async def _texts(
+        self,
+        questions: Sequence[Question],
+    ) -> list[Reply | Dropped]:
         requests: list[GenerationRequest] = []
         for question in questions:
             request = GenerationRequest(
@@ -116,7 +136,10 @@ class _Desk:
                 replies.append(Reply(text=group.completions[0].text))
         return replies
 
-    async def _choices(self, questions: Sequence[Question]) -> list[Reply | Dropped]:
+    async def _choices(
+        self,
+        questions: Sequence[Question],
+    ) -> list[Reply | Dropped]:
         answers: Answers = []
         for question in questions:
             for option in question.options:
@@ -131,7 +154,10 @@ class _Desk:
             replies.append(_reply_of(of_question, lengths))
         return replies
 
-    async def _decisive(self, options: tuple[str, ...]) -> list[int]:
+    async def _decisive(
+        self,
+        options: tuple[str, ...],
+    ) -> list[int]:
         """How many tokens of each option tell it from the others."""
         if options not in self._num_decisive:
             token_ids = await self._engine.encode(options)
@@ -139,7 +165,10 @@ class _Desk:
             self._num_decisive[options] = [len(tokens) for tokens in beginnings]
         return self._num_decisive[options]
 
-    async def _score(self, answers: Answers) -> Scores:
+    async def _score(
+        self,
+        answers: Answers,
+    ) -> Scores:
         scores: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
         self._waiting.append((answers, scores))
         if self._scoring is None or self._scoring.done():
@@ -179,7 +208,10 @@ class _Desk:
         return batch
 
 
-def _reply_of(scores: Scores, lengths: Sequence[int]) -> Reply | Dropped:
+def _reply_of(
+    scores: Scores,
+    lengths: Sequence[int],
+) -> Reply | Dropped:
     logprobs: list[float] = []
     for of_tokens, length in zip(scores, lengths, strict=True):
         if isinstance(of_tokens, Dropped):

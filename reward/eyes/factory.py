@@ -30,7 +30,8 @@ class EyeTools:
 
 
 def make_eye(
-    settings: config.EngineEye | config.TorchEye | config.EndpointEye, tools: EyeTools
+    settings: config.EngineEye | config.TorchEye | config.EndpointEye,
+    tools: EyeTools,
 ) -> Eye:
     """The eye of this kind (UserError when it cannot be made)."""
     # Torch and the client of endpoints are loaded only when they are asked for.
@@ -48,7 +49,10 @@ def make_eye(
             return EndpointEye(settings, replies, tools.num_spenders)
 
 
-def _replies_of(settings: config.EndpointEye, folder: Path | None) -> Path | None:
+def _replies_of(
+    settings: config.EndpointEye,
+    folder: Path | None,
+) -> Path | None:
     """A file per server and model: their budgets are counted apart."""
     if folder is None:
         return None

@@ -30,7 +30,9 @@ class TorchEye:
     name = "torch"
 
     def __init__(
-        self, settings: config.TorchEye, key: str = "reward.judge.path"
+        self,
+        settings: config.TorchEye,
+        key: str = "reward.judge.path",
     ) -> None:
         self._encoder = ChatEncoder(
             settings.path, settings.max_length, settings.chat_template, key
@@ -48,16 +50,25 @@ class TorchEye:
         # Callers come from several threads; forwards side by side would only slow each other.
         self._lock = threading.Lock()
 
-    async def ask(self, questions: Sequence[Question]) -> list[Reply | Dropped]:
+    async def ask(
+        self,
+        questions: Sequence[Question],
+    ) -> list[Reply | Dropped]:
         """One reply per question, in order; Dropped where the prompt cannot be given to the model."""
         # The forwards run in a thread: the worker goes on answering its other callers.
         return await asyncio.to_thread(self._ask_all, tuple(questions))
 
-    def _ask_all(self, questions: Sequence[Question]) -> list[Reply | Dropped]:
+    def _ask_all(
+        self,
+        questions: Sequence[Question],
+    ) -> list[Reply | Dropped]:
         with self._lock:
             return [self._ask(question) for question in questions]
 
-    def _ask(self, question: Question) -> Reply | Dropped:
+    def _ask(
+        self,
+        question: Question,
+    ) -> Reply | Dropped:
         try:
             encoded = self._encoder.encode_prompt(question.prompt)
             if question.options:
@@ -67,7 +78,9 @@ class TorchEye:
             return Dropped(question.prompt.id, error.reason, str(error))
 
     def _logprobs(
-        self, encoded: EncodedPrompt, options: tuple[str, ...]
+        self,
+        encoded: EncodedPrompt,
+        options: tuple[str, ...],
     ) -> tuple[float, ...]:
         beginnings = self._decisive(options)
         # One forward for all options that differ in their last decisive token only; mostly that is all of them.
@@ -81,7 +94,10 @@ class TorchEye:
             logprobs.append(float(of_tokens.sum()))
         return tuple(logprobs)
 
-    def _decisive(self, options: tuple[str, ...]) -> list[tuple[int, ...]]:
+    def _decisive(
+        self,
+        options: tuple[str, ...],
+    ) -> list[tuple[int, ...]]:
         if options not in self._beginnings:
             token_ids = [self._encoder.encode_response(option) for option in options]
             self._beginnings[options] = decisive_tokens(options, token_ids)
@@ -89,7 +105,9 @@ class TorchEye:
 
     @torch.no_grad()
     def _next_logprobs(
-        self, encoded: EncodedPrompt, prefix: tuple[int, ...]
+        self,
+        encoded: EncodedPrompt,
+        prefix: tuple[int, ...],
     ) -> torch.Tensor:
         """Log-probs of shape (1 + len(prefix), vocabulary): what follows the prompt and each token of the prefix."""
         inputs = self._inputs(encoded, prefix)
@@ -98,7 +116,11 @@ class TorchEye:
         return logprobs
 
     @torch.no_grad()
-    def _text(self, encoded: EncodedPrompt, max_tokens: int) -> str:
+    def _text(
+        self,
+        encoded: EncodedPrompt,
+        max_tokens: int,
+    ) -> str:
         room = self._encoder.max_length - len(encoded.token_ids)
         sequence = self._model.generate(
             **self._inputs(encoded, ()),
@@ -110,7 +132,9 @@ class TorchEye:
         return self._encoder.decode(tuple(answer.tolist()))
 
     def _inputs(
-        self, encoded: EncodedPrompt, suffix: tuple[int, ...]
+        self,
+        encoded: EncodedPrompt,
+        suffix: tuple[int, ...],
     ) -> dict[str, Any]:
         """The model's inputs for the prompt and tokens behind it."""
         num_tokens = len(encoded.token_ids)

@@ -146,12 +146,23 @@ class AnswerJudge:
         return to_unit(box, scale, size), to_unit(true, true_scale, size)
 
 
-def _exact(prompt: Prompt, text: str, right: Any) -> float:
-    return float(text.strip() == str(right).strip())
+def _exact(
+    prompt: Prompt,
+    text: str,
+    right: Any,
+) -> float:
+    expected = str(right).strip()
+    return float(text.strip() == expected)
 
 
-def _text(prompt: Prompt, text: str, right: Any) -> float:
-    return float(normalized(final_answer(text)) == normalized(str(right)))
+def _text(
+    prompt: Prompt,
+    text: str,
+    right: Any,
+) -> float:
+    answer = normalized(final_answer(text))
+    expected = normalized(str(right))
+    return float(answer == expected)
 
 
 def _letter_of(right: Any, options: Sequence[str]) -> str | None:

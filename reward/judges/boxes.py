@@ -14,51 +14,79 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
-Box: TypeAlias = tuple[float, float, float, float]
-"""x and y of two corners."""
-
+LOC_SCALE = 1024
 _N = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _LOC = re.compile(r"<loc(\d{4})>" * 4)
 _CORNERS = re.compile(rf"\({_N},{_N}\)\s*,?\s*\({_N},{_N}\)")
 _LIST = re.compile(rf"[\[(]{_N}[,\s]{_N}[,\s]{_N}[,\s]{_N}[\])]")
 _ANY = re.compile(r"-?\d+(?:\.\d+)?")
+_SIZED = ("x", "y", "width", "height")
 _NAMES = (
     ("x1", "y1", "x2", "y2"),
     ("xmin", "ymin", "xmax", "ymax"),
     ("left", "top", "right", "bottom"),
-    ("x", "y", "width", "height"),
+    _SIZED,
 )
-LOC_SCALE = 1024
+
+
+class Box(NamedTuple):
+    """Two corners."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def area(self) -> float:
+        """0 where the second corner does not lie behind the first."""
+        width = max(0.0, self.x2 - self.x1)
+        height = max(0.0, self.y2 - self.y1)
+        return width * height
 
 
 def iou(first: Box, second: Box) -> float:
     """Intersection over union, 0 for boxes without an area."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
+    common = Box(
+        x1=max(first.x1, second.x1),
+        y1=max(first.y1, second.y1),
+        x2=min(first.x2, second.x2),
+        y2=min(first.y2, second.y2),
+    )
+    shared = common.area
+    # Also of two points, whose union is nothing.
+    if shared == 0:
         return 0.0
-    common = width * height
-    return common / (_area(first) + _area(second) - common)
-
-
-def _area(box: Box) -> float:
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+    union = first.area + second.area - shared
+    return shared / union
 
 
 def box_of(value: Any, order: str) -> Box | None:
     """Four finite numbers of a row as a box; None for anything else."""
-    if not isinstance(value, list | tuple) or len(value) != 4:
+    if not isinstance(value, list | tuple):
         return None
-    for number in value:
-        is_number = isinstance(number, int | float) and not isinstance(number, bool)
-        if not is_number or not math.isfinite(number):
-            return None
-    return _floats(value, order)
+    if len(value) != 4:
+        return None
+    if not all(map(_is_number, value)):
+        return None
+    return _ordered(value, order)
 
 
-def read_box(text: str, order: str, scale: str) -> tuple[Box, str] | None:
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    if not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
+
+
+def read_box(
+    text: str,
+    order: str,
+    scale: str,
+) -> tuple[Box, str] | None:
     """The first box of a text with its scale; None when there is none.
 
     Args:
@@ -67,49 +95,75 @@ def read_box(text: str, order: str, scale: str) -> tuple[Box, str] | None:
     """
     located = _LOC.search(text)
     if located:
-        y1, x1, y2, x2 = (int(group) / LOC_SCALE for group in located.groups())
-        return (x1, y1, x2, y2), "unit"
+        y1, x1, y2, x2 = map(int, located.groups())
+        box = _ordered((x1, y1, x2, y2), "xyxy")
+        return _divided(box, LOC_SCALE, LOC_SCALE), "unit"
     corners = _CORNERS.search(text)
     if corners:
-        return _floats(corners.groups(), "xyxy"), scale
+        return _ordered(corners.groups(), "xyxy"), scale
     listed = _LIST.search(text)
     if listed:
-        return _floats(listed.groups(), order), scale
+        return _ordered(listed.groups(), order), scale
     for names in _NAMES:
         values = _values_of(text, names)
         if values is not None:
-            own_order = "xywh" if "width" in names else "xyxy"
-            return _floats(values, own_order), scale
+            written_order = "xywh" if names is _SIZED else "xyxy"
+            return _ordered(values, written_order), scale
     numbers = _ANY.findall(text)
     if len(numbers) != 4:
         return None
-    return _floats(numbers, order), scale
+    return _ordered(numbers, order), scale
 
 
-def to_unit(box: Box, scale: str, size: tuple[int, int]) -> Box:
+def to_unit(
+    box: Box,
+    scale: str,
+    size: tuple[int, int],
+) -> Box:
     """A box as shares of a picture of `size` (width, height)."""
     if scale == "unit":
         return box
-    width, height = size if scale == "pixels" else (1000, 1000)
-    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+    if scale == "thousand":
+        return _divided(box, 1000, 1000)
+    width, height = size
+    return _divided(box, width, height)
+
+
+def _divided(
+    box: Box,
+    width: int,
+    height: int,
+) -> Box:
+    return Box(
+        x1=box.x1 / width,
+        y1=box.y1 / height,
+        x2=box.x2 / width,
+        y2=box.y2 / height,
+    )
 
 
 def _values_of(text: str, names: tuple[str, ...]) -> list[str] | None:
     """The number behind every one of the names, None when one is missing."""
     values: list[str] = []
     for name in names:
-        match = re.search(rf"\b{name}\b[\"']?\s*[:=]{_N}", text, re.IGNORECASE)
+        pattern = rf"\b{name}\b[\"']?\s*[:=]{_N}"
+        match = re.search(pattern, text, re.IGNORECASE)
         if match is None:
             return None
-        values.append(match.group(1))
+        value = match.group(1)
+        values.append(value)
     return values
 
 
-def _floats(numbers: Sequence[Any], order: str) -> Box:
-    """Four numbers in this order as two corners."""
+def _ordered(numbers: Sequence[Any], order: str) -> Box:
+    """Four numbers in this order as a box."""
     a, b, c, d = map(float, numbers)
-    if order == "xywh":
-        return a, b, a + c, b + d
+    if order == "xyxy":
+        return Box(a, b, c, d)
+    # The others end with a size.
+    width = c
+    height = d
     if order == "cxcywh":
-        return a - c / 2, b - d / 2, a + c / 2, b + d / 2
-    return a, b, c, d
+        a -= width / 2
+        b -= height / 2
+    return Box(a, b, a + width, b + height)

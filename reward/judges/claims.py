@@ -17,19 +17,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.gathering import gather_whole
-from common.protocols import Eye, Question, Reply
+from common.protocols import Eye, JudgeError, Question, Reply
 from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
-from reward.judges.faults import Fault, fault_of
+from reward.judges.faults import Fault, fault_of, judge_each
 from reward.judges.prompts import about_images
-from reward.judges.readings import read_yes_no
+from reward.judges.readings import probabilities, read_yes_no
 
 
 class Splitter(Protocol):
     """Takes texts apart into claims."""
 
     async def split(
-        self, prompt: Prompt, texts: Sequence[str]
+        self,
+        prompt: Prompt,
+        texts: Sequence[str],
     ) -> list[list[str] | Fault]:
         """The claims of each text, repeats included, or why they cannot be told."""
         ...
@@ -59,26 +60,33 @@ class ClaimsJudge:
     """Scores completions by what `eye` says of their claims."""
 
     def __init__(
-        self, name: str, eye: Eye, splitter: Splitter, language: ClaimLanguage
+        self,
+        name: str,
+        eye: Eye,
+        splitter: Splitter,
+        language: ClaimLanguage,
     ) -> None:
         self.name = name
         self._eye = eye
         self._splitter = splitter
         self._language = language
 
-    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+    async def judge(
+        self,
+        groups: Sequence[RolloutGroup],
+    ) -> list[Verdict | Dropped | JudgeError]:
         """One verdict per group, in order: scores of at most 0, and notes that name what was denied.
 
         Returns:
             Dropped as `unreadable` for a group of which a claim was neither denied nor confirmed, as `judge_failed`
             for one that the eye could not be asked about.
-
-        Raises:
-            JudgeError: the eye fails for now.
         """
-        return await gather_whole(map(self._judge_group, groups))
+        return await judge_each(self._judge_group, groups)
 
-    async def _judge_group(self, group: RolloutGroup) -> Verdict | Dropped:
+    async def _judge_group(
+        self,
+        group: RolloutGroup,
+    ) -> Verdict | Dropped:
         texts = [completion.text for completion in group.completions]
         split = await self._splitter.split(group.prompt, texts)
         counts_by_answer: list[Counter[str]] = []
@@ -109,7 +117,9 @@ class ClaimsJudge:
         return Verdict(tuple(scores), tuple(notes))
 
     async def _ask(
-        self, group: RolloutGroup, claims: Sequence[str]
+        self,
+        group: RolloutGroup,
+        claims: Sequence[str],
     ) -> Mapping[str, bool | Fault]:
         """What the eye says of each claim."""
         language = self._language
@@ -125,20 +135,23 @@ class ClaimsJudge:
             answers[claim] = self._read(reply)
         return answers
 
-    def _read(self, reply: Reply | Dropped) -> bool | Fault:
+    def _read(
+        self,
+        reply: Reply | Dropped,
+    ) -> bool | Fault:
         if isinstance(reply, Dropped):
             return fault_of(reply)
         if reply.logprobs:
-            yes, no = reply.logprobs
-            # Not a number, or neither of them likely: not even a no.
-            if yes != no:
-                return yes > no
-            return fault_of(reply)
+            shares = probabilities(reply.logprobs)
+            return fault_of(reply) if shares is None else shares[0] > 0.5
         seen = read_yes_no(reply.text, self._language.yes, self._language.no)
         return fault_of(reply) if seen is None else seen
 
     def _faults(
-        self, completion: Completion, claims: Counter[str], denied: set[str]
+        self,
+        completion: Completion,
+        claims: Counter[str],
+        denied: set[str],
     ) -> list[str]:
         """One note per denial; all of them cost the same."""
         faults: list[str] = []

@@ -34,61 +34,101 @@ class EnsembleJudge:
 
     async def judge(self, groups: Sequence[RolloutGroup]) -> list[Answer]:
         """One verdict per group, in order; a Dropped or JudgeError of a member is the ensemble's."""
-        calls = [judge.judge(groups) for judge in self._judges]
+        calls = []
+        for judge in self._judges:
+            call = judge.judge(groups)
+            calls.append(call)
         by_member = await asyncio.gather(*calls)
         answers: list[Answer] = []
-        for index, group in enumerate(groups):
-            of_group = [answers_of_one[index] for answers_of_one in by_member]
-            answers.append(self._combined(group, of_group))
+        for group, *of_group in zip(groups, *by_member, strict=True):
+            answer = self._combined(group, of_group)
+            answers.append(answer)
         return answers
 
-    def _combined(self, group: RolloutGroup, answers: Sequence[Answer]) -> Answer:
+    def _combined(
+        self,
+        group: RolloutGroup,
+        answers: Sequence[Answer],
+    ) -> Answer:
+        """The answer of the ensemble from those of its members."""
         verdicts: list[Verdict] = []
-        for judge, answer in zip(self._judges, answers, strict=True):
+        members = zip(
+            self._judges,
+            answers,
+            strict=True,
+        )
+        for judge, answer in members:
             if not isinstance(answer, Verdict):
                 return answer
             fault = check_verdict(group, answer)
             if fault is not None:
-                return Dropped(group.id, fault.reason, f"{judge.name}: {fault.detail}")
+                detail = f"{judge.name}: {fault.detail}"
+                return Dropped(group.id, fault.reason, detail)
             verdicts.append(answer)
-        vetoes = [self._vetoes(verdicts, index) for index in _indices(group)]
-        if all(vetoes):
-            detail = f"every completion is under a veto: {'; '.join(vetoes)}"
-            return Dropped(group.id, "vetoed", detail)
-        scores = [self._score(verdicts, index) for index in _indices(group)]
-        penalty = max(scores) - min(scores) + self._settings.veto_cost
+        scores: list[float] = []
+        vetoes: list[str] = []
         notes: list[str] = []
+        for index in range(len(group.completions)):
+            scores.append(self._score(verdicts, index))
+            vetoes.append(self._veto(verdicts, index))
+            notes.append(self._note(verdicts, index))
+        if all(vetoes):
+            reasons = "; ".join(vetoes)
+            detail = f"every completion is under a veto: {reasons}"
+            return Dropped(group.id, "vetoed", detail)
+        spread = max(scores) - min(scores)
+        penalty = spread + self._settings.veto_cost
         for index, veto in enumerate(vetoes):
             if veto:
                 scores[index] -= penalty
-            notes.append(veto or self._note(verdicts, index))
+                notes[index] = veto
         return Verdict(tuple(scores), tuple(notes))
 
-    def _score(self, verdicts: Sequence[Verdict], index: int) -> float:
+    def _score(
+        self,
+        verdicts: Sequence[Verdict],
+        index: int,
+    ) -> float:
+        """Of one completion, without vetoes."""
         weighted: list[float] = []
-        for member, verdict in zip(self._settings.members, verdicts, strict=True):
-            weighted.append(member.weight * verdict.scores[index])
+        members = self._settings.members
+        for member, verdict in zip(members, verdicts, strict=True):
+            score = verdict.scores[index]
+            weighted.append(member.weight * score)
         if self._settings.combine == "minimum":
             return min(weighted)
         return sum(weighted)
 
-    def _vetoes(self, verdicts: Sequence[Verdict], index: int) -> str:
+    def _veto(
+        self,
+        verdicts: Sequence[Verdict],
+        index: int,
+    ) -> str:
         """The first member that forbids a completion, in words; "" when none does."""
-        members = zip(self._settings.members, self._judges, verdicts, strict=True)
-        for member, judge, verdict in members:
+        members = self._settings.members
+        for member, judge, verdict in zip(
+            members,
+            self._judges,
+            verdicts,
+            strict=True,
+        ):
+            lowest = member.veto_below
             score = verdict.scores[index]
-            if member.veto_below is not None and score < member.veto_below:
-                return f"veto of {judge.name}: {score:g} < {member.veto_below:g}"
+            if lowest is not None and score < lowest:
+                return f"veto of {judge.name}: {score:g} < {lowest:g}"
         return ""
 
-    def _note(self, verdicts: Sequence[Verdict], index: int) -> str:
+    def _note(
+        self,
+        verdicts: Sequence[Verdict],
+        index: int,
+    ) -> str:
         """Every member's score of a completion, with its note."""
         parts: list[str] = []
         for judge, verdict in zip(self._judges, verdicts, strict=True):
-            note = f" ({verdict.notes[index]})" if verdict.notes else ""
-            parts.append(f"{judge.name} {verdict.scores[index]:g}{note}")
+            score = verdict.scores[index]
+            part = f"{judge.name} {score:g}"
+            if verdict.notes:
+                part += f" ({verdict.notes[index]})"
+            parts.append(part)
         return "; ".join(parts)
-
-
-def _indices(group: RolloutGroup) -> range:
-    return range(len(group.completions))

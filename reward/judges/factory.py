@@ -11,9 +11,11 @@ from typing import TypeVar
 
 from common import config
 from common.config import JudgeConfig, RunConfig
+from common.config.asking import STYLES
 from common.config.eyes import EndpointEye, eyes_of
 from common.conversation import question_of
 from common.fingerprint import model_hash
+from common.loading import check_folder
 from common.protocols import Eye, Judge
 from common.records import Prompt
 from common.templates import compiled, template_text
@@ -26,9 +28,17 @@ def check_judge(settings: JudgeConfig) -> JudgeConfig:
     """The settings as workers need them, after a look at what the user named. For the controller, before Ray starts.
 
     Raises:
-        UserError: the user's code cannot be imported, or is no judge.
+        UserError: the user's code cannot be imported, or is no judge; a model's folder or a file is missing.
     """
     match settings.kind:
+        case "clip" | "reward_model":
+            check_folder(settings.path, "reward.judge.path")
+            return settings
+        case "chair":
+            from reward.judges.chair import check_files
+
+            check_files(settings)
+            return settings
         case "python":
             from reward.judges.python import checked
 
@@ -67,6 +77,18 @@ def make_judge(settings: JudgeConfig, tools: EyeTools | None = None) -> Judge:
             from reward.judges.python import UserJudge
 
             return UserJudge(settings)
+        case "chair":
+            from reward.judges.chair import chair_judge
+
+            return chair_judge(settings)
+        case "clip":
+            from reward.model_judges.clip import ClipJudge
+
+            return ClipJudge(settings)
+        case "reward_model":
+            from reward.model_judges.reward_model import RewardModelJudge
+
+            return RewardModelJudge(settings)
         case "answer":
             from reward.judges.answer import AnswerJudge
 
@@ -92,7 +114,18 @@ def judge_identity(settings: JudgeConfig) -> str:
         # What a server does behind the name of its model nobody can see.
         if not isinstance(eye, EndpointEye):
             parts.append(model_hash(Path(eye.path)))
+    for key in ("template", "split_template"):
+        # A file may change behind its name.
+        template = getattr(settings, key, "plain")
+        if template not in STYLES:
+            parts.append(template_text(template))
     match settings.kind:
+        case "clip" | "reward_model":
+            parts.append(model_hash(Path(settings.path)))
+        case "chair":
+            from reward.judges.chair import identity_of_files
+
+            parts.append(identity_of_files(settings))
         case "python":
             from reward.judges.user_code import identity_of
 

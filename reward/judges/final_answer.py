@@ -61,7 +61,11 @@ def _boxed(text: str) -> str | None:
     depth = 1
     begin = start + len(_BOXED)
     for index in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        letter = text[index]
+        if letter == "{":
+            depth += 1
+        if letter == "}":
+            depth -= 1
         if depth == 0:
             return text[begin:index].strip()
     return None

@@ -44,12 +44,18 @@ Play: TypeAlias = Callable[[Sequence[Pairing]], Awaitable[list[Match]]]
 """Compares some pairs of answers, all at once."""
 
 
-async def round_robin(num_answers: int, play: Play) -> list[Match]:
+async def round_robin(
+    num_answers: int,
+    play: Play,
+) -> list[Match]:
     """Every answer against every other."""
     return await play(list(combinations(range(num_answers), 2)))
 
 
-async def tournament(num_answers: int, play: Play) -> list[Match]:
+async def tournament(
+    num_answers: int,
+    play: Play,
+) -> list[Match]:
     """As few matches as find the best and the worst answer.
 
     Of a tie the earlier answer goes on as the winner. An answer without an opponent in the first round goes on in both
@@ -64,21 +70,28 @@ async def tournament(num_answers: int, play: Play) -> list[Match]:
         lower_pairs, lower_rest = _paired(lower)
         matches = await play([*upper_pairs, *lower_pairs])
         played += matches
-        of_upper = matches[: len(upper_pairs)]
-        of_lower = matches[len(upper_pairs) :]
-        upper = [_winner(match) for match in of_upper] + upper_rest
-        lower = [_loser(match) for match in of_lower] + lower_rest
+        num_upper = len(upper_pairs)
+        of_upper = matches[:num_upper]
+        of_lower = matches[num_upper:]
+        upper_losers = [_loser(match) for match in of_upper]
+        upper = [_winner(match) for match in of_upper]
+        lower = [_loser(match) for match in of_lower]
         if is_first_round:
-            lower = [_loser(match) for match in of_upper] + upper_rest
+            lower = [*upper_losers, *upper_rest]
             is_first_round = False
+        else:
+            lower += lower_rest
+        upper += upper_rest
     return played
 
 
 def _paired(answers: Sequence[int]) -> tuple[list[Pairing], list[int]]:
     """Neighbours as pairs, and the last one where their number is odd."""
-    firsts, seconds = answers[::2], answers[1::2]
+    firsts = answers[::2]
+    seconds = answers[1::2]
     pairs = list(zip(firsts, seconds, strict=False))
-    return pairs, list(answers[2 * len(pairs) :])
+    num_paired = 2 * len(pairs)
+    return pairs, list(answers[num_paired:])
 
 
 def _winner(match: Match) -> int:
@@ -87,31 +100,54 @@ def _winner(match: Match) -> int:
 
 
 def _loser(match: Match) -> int:
-    return match.first if _winner(match) == match.second else match.second
+    if _winner(match) == match.first:
+        return match.second
+    return match.first
 
 
 def mean_values(num_answers: int, matches: Sequence[Match]) -> list[float] | None:
     """The mean of what each answer won, in 0-1; None when an answer has no match that could be read."""
-    parts: list[list[float]] = [[] for _ in range(num_answers)]
+    gains = _Gains(num_answers)
     for match in matches:
-        if match.value is not None:
-            parts[match.first].append(match.value)
-            parts[match.second].append(1 - match.value)
-    return _means(parts)
+        if match.value is None:
+            continue
+        gains.add(match.first, match.value)
+        gains.add(match.second, 1 - match.value)
+    return gains.means()
 
 
 def mean_wins(num_answers: int, matches: Sequence[Match]) -> list[float] | None:
     """(Matches won - matches lost) / matches played of each answer; None as for `mean_values`."""
-    parts: list[list[float]] = [[] for _ in range(num_answers)]
+    gains = _Gains(num_answers)
     for match in matches:
-        if match.value is not None:
-            win = float((match.value > 0.5) - (match.value < 0.5))
-            parts[match.first].append(win)
-            parts[match.second].append(-win)
-    return _means(parts)
+        if match.value is None:
+            continue
+        win = 0.0
+        if match.value > 0.5:
+            win = 1.0
+        elif match.value < 0.5:
+            win = -1.0
+        gains.add(match.first, win)
+        gains.add(match.second, -win)
+    return gains.means()
 
 
-def _means(parts: Sequence[Sequence[float]]) -> list[float] | None:
-    if not all(parts):
-        return None
-    return [sum(values) / len(values) for values in parts]
+class _Gains:
+    """What each answer gained in its matches."""
+
+    def __init__(self, num_answers: int) -> None:
+        self._totals = [0.0] * num_answers
+        self._counts = [0] * num_answers
+
+    def add(self, answer: int, gain: float) -> None:
+        self._totals[answer] += gain
+        self._counts[answer] += 1
+
+    def means(self) -> list[float] | None:
+        """By answer; None when one has played no match."""
+        if 0 in self._counts:
+            return None
+        means: list[float] = []
+        for total, count in zip(self._totals, self._counts, strict=True):
+            means.append(total / count)
+        return means

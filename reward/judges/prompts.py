@@ -23,7 +23,10 @@ def built_in(name: str) -> str:
 class Questions:
     """Puts the questions of `settings`."""
 
-    def __init__(self, settings: Asking) -> None:
+    def __init__(
+        self,
+        settings: Asking,
+    ) -> None:
         self._settings = settings
         if settings.template in STYLES:
             text = built_in(f"{settings.template}_{settings.shape}")
@@ -32,7 +35,13 @@ class Questions:
         self._template = compiled(text)
         self.options = options_of(settings)
 
-    def compare(self, prompt: Prompt, id: str, first: str, second: str) -> Question:
+    def compare(
+        self,
+        prompt: Prompt,
+        id: str,
+        first: str,
+        second: str,
+    ) -> Question:
         """Which of two answers is better."""
         first_label, second_label, tie_label = self._settings.labels
         text = self._template.render(
@@ -47,7 +56,12 @@ class Questions:
         )
         return self._question(prompt, id, text)
 
-    def grade(self, prompt: Prompt, id: str, answer: str) -> Question:
+    def grade(
+        self,
+        prompt: Prompt,
+        id: str,
+        answer: str,
+    ) -> Question:
         """How good an answer is."""
         text = self._template.render(
             question=question_of(prompt),
@@ -59,7 +73,12 @@ class Questions:
         )
         return self._question(prompt, id, text)
 
-    def _question(self, prompt: Prompt, id: str, text: str) -> Question:
+    def _question(
+        self,
+        prompt: Prompt,
+        id: str,
+        text: str,
+    ) -> Question:
         options = self.options if self._settings.reading == "logprobs" else ()
         shown = about_images(prompt, id, text)
         return Question(shown, options, self._settings.max_tokens)
@@ -73,7 +92,11 @@ def options_of(settings: Asking) -> tuple[str, ...]:
     return tuple(str(grade) for grade in grades)
 
 
-def about_images(prompt: Prompt, id: str, text: str) -> Prompt:
+def about_images(
+    prompt: Prompt,
+    id: str,
+    text: str,
+) -> Prompt:
     """A question about the images of a prompt. It has neither the prompt's truth nor its reference."""
     images = [Part("image")] * len(prompt.images)
     message = Message("user", (*images, Part("text", text.strip())))

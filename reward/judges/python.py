@@ -22,7 +22,7 @@ from common import config
 from common.errors import Refused, UserError
 from common.protocols import JudgeError
 from common.records import Dropped, RolloutGroup, Verdict
-from reward.judges.calls import Outcome, call
+from reward.judges.calls import call
 from reward.judges.signatures import NotOurs, arguments_of
 from reward.judges.user_code import import_target, read_code, told
 
@@ -76,44 +76,68 @@ class UserJudge:
         if self._ask_many is not None:
             return await self._judge_together(self._ask_many, groups)
         assert self._ask_one is not None, "one of the two"
-        judgements = [self._judge_group(self._ask_one, group) for group in groups]
-        return list(await asyncio.gather(*judgements))
+        calls = []
+        for group in groups:
+            calls.append(self._judge_group(self._ask_one, group))
+        return list(await asyncio.gather(*calls))
 
-    async def _judge_group(self, ask: AskOne, group: RolloutGroup) -> Answer:
-        outcome = await call(partial(ask, group), self._limit_s)
+    async def _judge_group(
+        self,
+        ask: AskOne,
+        group: RolloutGroup,
+    ) -> Answer:
+        asking = partial(ask, group)
+        outcome = await call(asking, self._limit_s)
         if outcome.error is not None:
             return self._failure(group, outcome.error)
         return self._read(group, outcome.value)
 
     async def _judge_together(
-        self, ask: AskMany, groups: Sequence[RolloutGroup]
+        self,
+        ask: AskMany,
+        groups: Sequence[RolloutGroup],
     ) -> list[Answer]:
-        outcome = await call(partial(ask, groups), self._limit_s)
-        if outcome.error is None:
-            outcome = _one_for_each(groups, outcome.value)
-        if outcome.error is not None:
+        asking = partial(ask, groups)
+        outcome = await call(asking, self._limit_s)
+        error = outcome.error
+        if error is None:
+            error = _fault_in_count(groups, outcome.value)
+        if error is not None:
             if len(groups) == 1:
-                return [self._failure(groups[0], outcome.error)]
+                return [self._failure(groups[0], error)]
             # Which group it was about is not known: each is asked about alone.
-            raise JudgeError(told(outcome.error, self._path))
+            reason = told(error, self._path)
+            raise JudgeError(reason)
         answers: list[Answer] = []
         for group, value in zip(groups, outcome.value, strict=True):
-            answers.append(self._read(group, value))
+            answer = self._read(group, value)
+            answers.append(answer)
         return answers
 
-    def _failure(self, group: RolloutGroup, error: BaseException) -> Answer:
-        if isinstance(error, JudgeError | OSError):
-            return JudgeError(told(error, self._path))
-        if isinstance(error, Refused):
-            return self._dropped(group, "judge_failed", str(error))
+    def _failure(
+        self,
+        group: RolloutGroup,
+        error: BaseException,
+    ) -> Answer:
         if isinstance(error, _NoVerdict):
             return self._dropped(group, "bad_verdict", str(error))
-        return self._dropped(group, "judge_failed", told(error, self._path))
+        if isinstance(error, Refused):
+            return self._dropped(group, "judge_failed", str(error))
+        reason = told(error, self._path)
+        if isinstance(error, JudgeError | OSError):
+            return JudgeError(reason)
+        return self._dropped(group, "judge_failed", reason)
 
-    def _read(self, group: RolloutGroup, value: Any) -> Answer:
+    def _read(
+        self,
+        group: RolloutGroup,
+        value: Any,
+    ) -> Answer:
         """What the user's code returned; its objects are not trusted to be what they seem."""
         if isinstance(value, Dropped):
-            return Dropped(group.id, str(value.reason), str(value.detail))
+            reason = str(value.reason)
+            detail = str(value.detail)
+            return Dropped(group.id, reason, detail)
         if isinstance(value, JudgeError):
             return value
         try:
@@ -121,7 +145,12 @@ class UserJudge:
         except Exception as error:
             return self._failure(group, error)
 
-    def _dropped(self, group: RolloutGroup, reason: str, why: str) -> Dropped:
+    def _dropped(
+        self,
+        group: RolloutGroup,
+        reason: str,
+        why: str,
+    ) -> Dropped:
         detail = f"judge {self.name}, prompt {group.prompt.id}: {why}"
         return Dropped(group.id, reason, detail)
 
@@ -132,27 +161,36 @@ class _NoVerdict(ValueError):
 
 def _verdict(value: Any, num_completions: int) -> Verdict:
     if not isinstance(value, Verdict):
-        return Verdict(_scores(value, num_completions))
+        scores = _scores(value, num_completions)
+        return Verdict(scores)
     scores = _scores(value.scores, num_completions)
     notes = tuple(map(str, value.notes))
     # One per completion, or none.
-    return Verdict(scores, notes if len(notes) == num_completions else ())
+    if len(notes) != num_completions:
+        notes = ()
+    return Verdict(scores, notes)
 
 
 def _scores(value: Any, num_completions: int) -> tuple[float, ...]:
     """A list of numbers, an array or a tensor as scores."""
-    scores = value.tolist() if hasattr(value, "tolist") else value
+    scores = value
+    if hasattr(value, "tolist"):
+        scores = value.tolist()
     # A single completion may have a bare number.
     if isinstance(scores, Real):
         scores = [scores]
-    if not isinstance(scores, list | tuple) or len(scores) != num_completions:
+    if not isinstance(scores, list | tuple):
         raise _NoVerdict(_expected(num_completions, value))
     numbers: list[float] = []
     for score in scores:
-        number = score.item() if hasattr(score, "item") else score
+        number = score
+        if hasattr(score, "item"):
+            number = score.item()
         if not isinstance(number, Real):
             raise _NoVerdict(_expected(num_completions, value))
         numbers.append(float(number))
+    if len(numbers) != num_completions:
+        raise _NoVerdict(_expected(num_completions, value))
     return tuple(numbers)
 
 
@@ -166,16 +204,22 @@ def _shown(value: Any) -> str:
     return " ".join(words)[:200]
 
 
-def _one_for_each(groups: Sequence[RolloutGroup], value: Any) -> Outcome:
+def _fault_in_count(
+    groups: Sequence[RolloutGroup],
+    value: Any,
+) -> _NoVerdict | None:
+    """What is wrong with the verdicts of a call for several groups; None when there is one for each."""
     if isinstance(value, list | tuple) and len(value) == len(groups):
-        return Outcome(value)
-    error = _NoVerdict(
+        return None
+    return _NoVerdict(
         f"expected one verdict for each of {len(groups)} groups, got {_shown(value)}; repair the judge"
     )
-    return Outcome(error=error)
 
 
-def _made(settings: config.PythonJudge, path: str) -> Any:
+def _made(
+    settings: config.PythonJudge,
+    path: str,
+) -> Any:
     """The user's object; a class is called with its settings."""
     target = import_target(settings)
     if not inspect.isclass(target):
@@ -184,19 +228,26 @@ def _made(settings: config.PythonJudge, path: str) -> Any:
     try:
         return target(**settings.settings)
     except (Exception, SystemExit) as error:
+        reason = told(error, path)
         raise UserError(
-            f"reward.judge {settings.target}: expected a judge, got {told(error, path)}; correct it or its settings"
+            f"reward.judge {settings.target}: expected a judge, got {reason}; correct it or its settings"
         ) from error
 
 
-def _check_settings(target: Callable[..., Any], settings: config.PythonJudge) -> None:
+def _check_settings(
+    target: Callable[..., Any],
+    settings: config.PythonJudge,
+) -> None:
     """Refuse (UserError) settings that the class or function does not take."""
     try:
         signature = inspect.signature(target)
     except ValueError:
         # Written in C: its call will tell.
         return
-    bind = signature.bind if inspect.isclass(target) else signature.bind_partial
+    bind = signature.bind
+    # A function's other arguments come with every group.
+    if not inspect.isclass(target):
+        bind = signature.bind_partial
     try:
         bind(**settings.settings)
     except TypeError as error:
@@ -207,15 +258,23 @@ def _check_settings(target: Callable[..., Any], settings: config.PythonJudge) ->
         ) from error
 
 
-def _check_class(target: type, settings: config.PythonJudge) -> None:
+def _check_class(
+    target: type,
+    settings: config.PythonJudge,
+) -> None:
     """Refuse (UserError) a class whose objects are no judges, or that does not take its settings."""
-    # Not `hasattr`: every class can be called itself.
-    can_be_called = any("__call__" in vars(base) for base in target.__mro__)
-    _check_shape(settings, hasattr(target, "judge") or can_be_called)
+    is_judge = hasattr(target, "judge")
+    for base in target.__mro__:
+        # Not `hasattr`: every class can be called itself.
+        is_judge |= "__call__" in vars(base)
+    _check_shape(settings, is_judge)
     _check_settings(target, settings)
 
 
-def _check_shape(settings: config.PythonJudge, is_judge: bool) -> None:
+def _check_shape(
+    settings: config.PythonJudge,
+    is_judge: bool,
+) -> None:
     if not is_judge:
         raise UserError(
             f"reward.judge {settings.target}: expected a class with judge(group), or a function, got another; "
@@ -225,10 +284,14 @@ def _check_shape(settings: config.PythonJudge, is_judge: bool) -> None:
 
 def _takes_many(method: Callable[..., Any]) -> bool:
     """Whether it takes all groups of a call, as our own judges do: its parameter is called so."""
-    return "groups" in inspect.signature(method).parameters
+    parameters = inspect.signature(method).parameters
+    return "groups" in parameters
 
 
-def _function(settings: config.PythonJudge, target: Any) -> AskOne:
+def _function(
+    settings: config.PythonJudge,
+    target: Any,
+) -> AskOne:
     """A function, or an object that can be called, as one that takes a group."""
     _check_shape(settings, callable(target))
     if inspect.isfunction(target):

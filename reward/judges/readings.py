@@ -17,7 +17,10 @@ _GRADE_KEY = r"(?:grade|score|rating)"
 _HEAD = r"(?:(?:the\s+)?(?:answer|response)\s+)?"
 
 
-def read_choice(text: str, labels: Sequence[str]) -> int | None:
+def read_choice(
+    text: str,
+    labels: Sequence[str],
+) -> int | None:
     """The index of the label that a reply chooses."""
     words = "|".join(re.escape(label) for label in labels)
     behind_key = re.compile(
@@ -34,12 +37,19 @@ def read_choice(text: str, labels: Sequence[str]) -> int | None:
     return chosen.pop() if len(chosen) == 1 else None
 
 
-def _index_of(word: str, labels: Sequence[str]) -> int:
+def _index_of(
+    word: str,
+    labels: Sequence[str],
+) -> int:
     folded = [label.casefold() for label in labels]
     return folded.index(word.casefold())
 
 
-def read_grade(text: str, lowest: int, highest: int) -> float | None:
+def read_grade(
+    text: str,
+    lowest: int,
+    highest: int,
+) -> float | None:
     """The grade of a reply, between the two bounds; halves are allowed."""
     number = rf"([0-9]+(?:\.[0-9]+)?)(?:\s*/\s*{highest})?(?![\w/]|\.[0-9])"
     behind_key = re.compile(
@@ -56,7 +66,11 @@ def read_grade(text: str, lowest: int, highest: int) -> float | None:
     return grade if lowest <= grade <= highest else None
 
 
-def read_yes_no(text: str, yes: str, no: str) -> bool | None:
+def read_yes_no(
+    text: str,
+    yes: str,
+    no: str,
+) -> bool | None:
     """Whether a reply begins with yes; None when it begins with neither. "Yes, there is." is a yes."""
     words = f"{re.escape(yes)}|{re.escape(no)}"
     match = re.match(rf"({words})(?!\w)", text.strip(_MARKS), flags=re.IGNORECASE)
@@ -80,7 +94,10 @@ def first_wins(choice: int) -> float:
     return (1.0, 0.0, 0.5)[choice]
 
 
-def both_orders(forward: float | None, backward: float | None) -> float | None:
+def both_orders(
+    forward: float | None,
+    backward: float | None,
+) -> float | None:
     """What the first answer wins, asked in both orders: the mean, and 0.5 where the two contradict each other.
 
     Args:

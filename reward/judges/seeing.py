@@ -8,14 +8,13 @@ with too few that can be read has no verdict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from common.config import Asking
-from common.gathering import gather_whole
-from common.protocols import Eye, Question, Reply
+from common.protocols import Eye, JudgeError, Question, Reply
 from common.records import Dropped, RolloutGroup, Verdict
-from reward.judges.faults import Fault, beginning, fault_of
+from reward.judges.faults import Fault, beginning, fault_of, judge_each
 from reward.judges.matches import (
     Match,
     Pairing,
@@ -43,28 +42,36 @@ class SeeingJudge:
     log-probs the expected grade).
     """
 
-    def __init__(self, name: str, settings: Asking, eye: Eye) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Asking,
+        eye: Eye,
+    ) -> None:
         self.name = name
         self._settings = settings
         self._eye = eye
         self._questions = Questions(settings)
 
-    async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
+    async def judge(
+        self,
+        groups: Sequence[RolloutGroup],
+    ) -> list[Verdict | Dropped | JudgeError]:
         """One verdict per group, in order.
 
         Returns:
             Dropped as `unreadable` for a group whose replies say too little, as `judge_failed` for one that the eye
             could not be asked about.
-
-        Raises:
-            JudgeError: the eye fails for now.
         """
         judge_group = self._compare
         if self._settings.mode == "pointwise":
             judge_group = self._grade
-        return await gather_whole(map(judge_group, groups))
+        return await judge_each(judge_group, groups)
 
-    async def _compare(self, group: RolloutGroup) -> Verdict | Dropped:
+    async def _compare(
+        self,
+        group: RolloutGroup,
+    ) -> Verdict | Dropped:
         num_answers = len(group.completions)
         meet, score = round_robin, mean_values
         if self._settings.mode == "tournament":
@@ -82,32 +89,48 @@ class SeeingJudge:
         return Verdict(tuple(scores), tuple(notes))
 
     async def _play(
-        self, group: RolloutGroup, pairings: Sequence[Pairing]
+        self,
+        group: RolloutGroup,
+        pairings: Sequence[Pairing],
     ) -> list[Match]:
         """Ask about pairs of answers, in both orders at once. Equal texts tie without a question."""
         texts = [completion.text for completion in group.completions]
-        questions: list[Question] = []
+        differing: list[Pairing] = []
         for first, second in pairings:
-            if texts[first] == texts[second]:
-                continue
-            for one, other in ((first, second), (second, first)):
-                id = f"{group.id}/{one}-{other}"
-                question = self._questions.compare(
-                    group.prompt, id, texts[one], texts[other]
-                )
-                questions.append(question)
-        replies = iter(await self._eye.ask(questions) if questions else ())
+            if texts[first] != texts[second]:
+                differing.append((first, second))
+        questions: list[Question] = []
+        for first, second in differing:
+            questions.append(self._question(group, first, second))
+            questions.append(self._question(group, second, first))
+        replies: Iterator[Reply | Dropped] = iter(())
+        if questions:
+            replies = iter(await self._eye.ask(questions))
         matches: list[Match] = []
         for first, second in pairings:
-            if texts[first] == texts[second]:
-                matches.append(Match(first, second, 0.5))
-                continue
-            match = self._match(first, second, next(replies), next(replies))
+            match = Match(first, second, 0.5)
+            if (first, second) in differing:
+                forward = next(replies)
+                swapped = next(replies)
+                match = self._match(first, second, forward, swapped)
             matches.append(match)
         return matches
 
+    def _question(self, group: RolloutGroup, first: int, second: int) -> Question:
+        """Which of two answers is better, in this order."""
+        return self._questions.compare(
+            group.prompt,
+            f"{group.id}/{first}-{second}",
+            group.completions[first].text,
+            group.completions[second].text,
+        )
+
     def _match(
-        self, first: int, second: int, one: Reply | Dropped, other: Reply | Dropped
+        self,
+        first: int,
+        second: int,
+        one: Reply | Dropped,
+        other: Reply | Dropped,
     ) -> Match:
         forward = self._part_of_first(one)
         swapped = self._part_of_first(other)
@@ -118,7 +141,10 @@ class SeeingJudge:
             return Match(first, second, None, fault_of(unread))
         return Match(first, second, value)
 
-    def _part_of_first(self, reply: Reply | Dropped) -> float | None:
+    def _part_of_first(
+        self,
+        reply: Reply | Dropped,
+    ) -> float | None:
         """What the answer that stands first wins, in 0-1."""
         if isinstance(reply, Dropped):
             return None
@@ -130,7 +156,10 @@ class SeeingJudge:
             return None
         return sum(share * first_wins(choice) for choice, share in enumerate(shares))
 
-    async def _grade(self, group: RolloutGroup) -> Verdict | Dropped:
+    async def _grade(
+        self,
+        group: RolloutGroup,
+    ) -> Verdict | Dropped:
         # Equal texts get one grade.
         texts = list(dict.fromkeys(answer.text for answer in group.completions))
         questions: list[Question] = []
@@ -158,7 +187,10 @@ class SeeingJudge:
             tuple(notes[text] for text in answers),
         )
 
-    def _grade_of(self, reply: Reply | Dropped) -> float | None:
+    def _grade_of(
+        self,
+        reply: Reply | Dropped,
+    ) -> float | None:
         if isinstance(reply, Dropped):
             return None
         lowest, highest = self._settings.lowest, self._settings.highest
@@ -171,7 +203,10 @@ class SeeingJudge:
         return sum((lowest + index) * share for index, share in enumerate(shares))
 
 
-def _note_of(answer: int, matches: Sequence[Match]) -> str:
+def _note_of(
+    answer: int,
+    matches: Sequence[Match],
+) -> str:
     """How an answer did against the others."""
     parts: list[str] = []
     for match in matches:
@@ -182,7 +217,10 @@ def _note_of(answer: int, matches: Sequence[Match]) -> str:
     return ", ".join(parts)
 
 
-def _result(answer: int, match: Match) -> str:
+def _result(
+    answer: int,
+    match: Match,
+) -> str:
     if match.value is None:
         return "unread against"
     if match.value == 0.5:

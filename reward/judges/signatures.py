@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from common.data.images import read
 from common.errors import Refused
-from common.records import Prompt, RolloutGroup
+from common.records import RolloutGroup
 
 Arguments: TypeAlias = dict[str, Any]
 Lazy: TypeAlias = Mapping[str, Callable[[RolloutGroup], Any]]
@@ -119,86 +119,135 @@ def _given(
 
 def _columns(group: RolloutGroup) -> dict[str, Any]:
     prompt = group.prompt
-    return {"reference": prompt.reference, **(prompt.truth or {})}
+    columns: dict[str, Any] = {"reference": prompt.reference}
+    columns.update(prompt.truth or {})
+    return columns
 
 
 def _trl_columns(group: RolloutGroup) -> dict[str, Any]:
     columns = _columns(group)
-    return {name: _repeated(value, group) for name, value in columns.items()}
+    for name, value in columns.items():
+        columns[name] = _repeated(value, group)
+    return columns
 
 
 def _repeated(value: Any, group: RolloutGroup) -> list[Any]:
-    return [value] * len(group.completions)
+    """A list with the value for every completion."""
+    num_completions = len(group.completions)
+    return [value] * num_completions
 
 
-def prompt_text(prompt: Prompt) -> str:
-    """The texts of a conversation, one part a line."""
+def _text(group: RolloutGroup) -> str:
+    """The texts of the conversation, one part a line."""
     texts: list[str] = []
-    for message in prompt.messages:
-        texts += [part.text for part in message.parts if part.kind == "text"]
+    for message in group.prompt.messages:
+        for part in message.parts:
+            if part.kind == "text":
+                texts.append(part.text)
     return "\n".join(texts)
 
 
-def conversation(prompt: Prompt) -> list[dict[str, Any]]:
+def _conversation(group: RolloutGroup) -> list[dict[str, Any]]:
     """The messages as chat templates take them; an image part says only that it is one."""
     messages: list[dict[str, Any]] = []
-    for message in prompt.messages:
+    for message in group.prompt.messages:
         content: list[dict[str, str]] = []
         for part in message.parts:
+            entry: dict[str, str] = {"type": part.kind}
             if part.kind == "text":
-                content.append({"type": "text", "text": part.text})
-            else:
-                content.append({"type": "image"})
+                entry["text"] = part.text
+            content.append(entry)
         messages.append({"role": message.role, "content": content})
     return messages
 
 
 def _images(group: RolloutGroup) -> list[Any]:
-    return [read(image) for image in group.prompt.images]
+    images = group.prompt.images
+    return list(map(read, images))
 
 
 def _image(group: RolloutGroup) -> Any:
-    if not group.prompt.images:
-        raise Refused("image_count", "expected a prompt with an image, got none")
-    return read(group.prompt.images[0])
+    images = group.prompt.images
+    if not images:
+        raise Refused(
+            "image_count",
+            "expected a prompt with an image, got none",
+        )
+    return read(images[0])
 
 
-def _texts(group: RolloutGroup) -> list[str]:
-    return [completion.text for completion in group.completions]
+def _completions(group: RolloutGroup) -> list[str]:
+    texts: list[str] = []
+    for completion in group.completions:
+        texts.append(completion.text)
+    return texts
 
 
-def _answers(group: RolloutGroup) -> list[Any]:
+def _trl_texts(group: RolloutGroup) -> list[str]:
+    text = _text(group)
+    return _repeated(text, group)
+
+
+def _trl_conversations(group: RolloutGroup) -> list[Any]:
+    messages = _conversation(group)
+    return _repeated(messages, group)
+
+
+def _trl_images(group: RolloutGroup) -> list[Any]:
+    images = _images(group)
+    return _repeated(images, group)
+
+
+def _trl_answers(group: RolloutGroup) -> list[Any]:
     """Completions as conversations of one turn."""
-    return [[{"role": "assistant", "content": text}] for text in _texts(group)]
+    answers: list[Any] = []
+    for text in _completions(group):
+        turn = {"role": "assistant", "content": text}
+        answers.append([turn])
+    return answers
 
 
-def _unheard(*args: Any, **kwargs: Any) -> None:
+def _token_ids(group: RolloutGroup) -> list[list[int]]:
+    token_ids: list[list[int]] = []
+    for completion in group.completions:
+        token_ids.append(list(completion.token_ids))
+    return token_ids
+
+
+def _nothing(group: RolloutGroup) -> None:
+    """The state of TRL's trainer, which there is not."""
+
+
+def _no_log(group: RolloutGroup) -> Callable[..., None]:
     """TRL's functions may log; here the journal holds every score."""
+
+    def log(*values: Any, **named: Any) -> None:
+        return None
+
+    return log
 
 
 OURS: Lazy = {
-    "prompt": lambda group: prompt_text(group.prompt),
-    "messages": lambda group: conversation(group.prompt),
+    "prompt": _text,
+    "messages": _conversation,
     "images": _images,
     "image": _image,
-    "completions": _texts,
+    "completions": _completions,
 }
 _TRL_BOTH: Lazy = {
-    "completion_ids": lambda group: [
-        list(completion.token_ids) for completion in group.completions
-    ],
-    "images": lambda group: _repeated(_images(group), group),
-    "trainer_state": lambda group: None,
-    "log_extra": lambda group: _unheard,
-    "log_metric": lambda group: _unheard,
+    "completion_ids": _token_ids,
+    "images": _trl_images,
+    "trainer_state": _nothing,
+    "log_extra": _no_log,
+    "log_metric": _no_log,
 }
 TRL: Lazy = {
-    "prompts": lambda group: _repeated(conversation(group.prompt), group),
-    "completions": _answers,
+    "prompts": _trl_conversations,
+    "completions": _trl_answers,
     **_TRL_BOTH,
 }
 TRL_TEXT: Lazy = {
-    "prompts": lambda group: _repeated(prompt_text(group.prompt), group),
-    "completions": _texts,
+    "prompts": _trl_texts,
+    "completions": _completions,
     **_TRL_BOTH,
 }

@@ -20,11 +20,16 @@ _BULLET = re.compile(r"^\s*(?:[-*•–]|\(?[0-9]{1,3}[.)])\s+")
 class RuleSplitter:
     """Claims by a rule, such as one per sentence."""
 
-    def __init__(self, claims_of: Callable[[str], list[str]]) -> None:
+    def __init__(
+        self,
+        claims_of: Callable[[str], list[str]],
+    ) -> None:
         self._claims_of = claims_of
 
     async def split(
-        self, prompt: Prompt, texts: Sequence[str]
+        self,
+        prompt: Prompt,
+        texts: Sequence[str],
     ) -> list[list[str] | Fault]:
         """The claims of each text."""
         return [self._claims_of(text) for text in texts]
@@ -39,7 +44,11 @@ def sentences(text: str) -> list[str]:
 class EyeSplitter:
     """Claims as a model lists them, one a line. It does not see the image, only the answer."""
 
-    def __init__(self, settings: config.ClaimsJudge, eye: Eye) -> None:
+    def __init__(
+        self,
+        settings: config.ClaimsJudge,
+        eye: Eye,
+    ) -> None:
         self._eye = eye
         self._settings = settings
         text = built_in("split")
@@ -48,7 +57,9 @@ class EyeSplitter:
         self._template = compiled(text)
 
     async def split(
-        self, prompt: Prompt, texts: Sequence[str]
+        self,
+        prompt: Prompt,
+        texts: Sequence[str],
     ) -> list[list[str] | Fault]:
         """The claims of each text, or why the model's list cannot be used."""
         distinct = list(dict.fromkeys(text for text in texts if text.strip()))
@@ -64,7 +75,12 @@ class EyeSplitter:
                 claims_of[text] = listed_claims(reply.text)
         return [claims_of.get(text, []) for text in texts]
 
-    def _question(self, prompt: Prompt, index: int, text: str) -> Question:
+    def _question(
+        self,
+        prompt: Prompt,
+        index: int,
+        text: str,
+    ) -> Question:
         settings = self._settings
         request = self._template.render(
             question=question_of(prompt), answer=text, yes=settings.yes, no=settings.no

@@ -21,8 +21,11 @@ from typing import Any
 from common.config import PythonJudge, UserCode
 from common.errors import UserError
 from common.paths import expand_home
+from reward.judges import calls
 
 KEY = "reward.judge.target"
+OUR_FILES = (__file__, calls.__file__)
+"""Nobody looks for a mistake of their own in these."""
 
 
 def read_code(target: str) -> UserCode | None:
@@ -65,6 +68,11 @@ def import_target(settings: PythonJudge) -> Any:
             module = _module_of(code)
     # A script without a main guard may even end the process.
     except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == place:
+            raise UserError(
+                f"{KEY}: expected module:Name or file.py:Name, got {place}, which is neither a file of this folder nor "
+                "installed; check the name"
+            ) from error
         path = "" if code is None else code.path
         raise UserError(
             f"reward.judge {settings.target}: expected code that can be imported, got {told(error, path)}; correct it"
@@ -103,7 +111,12 @@ def told(error: BaseException, path: str) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         message = f"{type(error).__name__}: {error.msg}"
         return f"{message} ({error.filename}, line {error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
+    frames: list[traceback.FrameSummary] = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        # Neither ours nor Python's own importing.
+        is_machinery = frame.filename.startswith("<frozen")
+        if not is_machinery and frame.filename not in OUR_FILES:
+            frames.append(frame)
     of_user = [frame for frame in frames if frame.filename == path]
     if not frames:
         return message

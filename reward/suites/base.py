@@ -24,7 +24,10 @@ class BaseSuite:
     legend: Sequence[LegendEntry] = ()
 
     def pairs(
-        self, split: Split, store: ImageStore, dropped: list[Dropped]
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
     ) -> Sequence[PreferencePair]:
         """None: only answers are measured."""
         return ()

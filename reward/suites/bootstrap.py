@@ -29,7 +29,8 @@ def ratio(part: Array, whole: Array) -> Array:
 
 
 def columns_of(
-    rows: Collection[Mapping[str, float]], names: Collection[str]
+    rows: Collection[Mapping[str, float]],
+    names: Collection[str],
 ) -> dict[str, Array]:
     """Rows of counts, one per scene, as columns; a count that a row lacks is 0."""
     columns: dict[str, Array] = {}
@@ -106,6 +107,10 @@ def draw(num_scenes: int, num_samples: int, seed: int) -> Array:
     rng = np.random.default_rng(seed)
     # These numbers are multinomial, so that one matrix product redraws all totals.
     shares = np.full(num_scenes, 1 / num_scenes)
-    draws = rng.multinomial(num_scenes, shares, num_samples)
+    draws = rng.multinomial(
+        num_scenes,
+        shares,
+        num_samples,
+    )
     # As floats: integer matrix products do not use BLAS.
     return draws.astype(np.float64)

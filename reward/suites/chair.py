@@ -27,7 +27,9 @@ CHAIR_COUNTS = (
 
 
 def caption_counts(
-    mentions: Sequence[str], present: Collection[str], num_words: int
+    mentions: Sequence[str],
+    present: Collection[str],
+    num_words: int,
 ) -> dict[str, int]:
     """What one caption adds to the totals.
 

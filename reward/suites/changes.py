@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.evaluation import Measurement, MetricInfo, SuiteAnswers
+from common.records import RolloutGroup
 from reward.suites.bootstrap import interval
 
 
@@ -42,18 +43,28 @@ class Harm(BaseModel):
 
 def common_answers(answers: SuiteAnswers, others: SuiteAnswers) -> SuiteAnswers:
     """The answers to what the other policy answered, too."""
-    tasks = {}
+    tasks: dict[str, tuple[RolloutGroup, ...]] = {}
     for task, groups in answers.tasks.items():
-        answered = {group.prompt.id for group in others.tasks.get(task, ())}
-        tasks[task] = tuple(group for group in groups if group.prompt.id in answered)
+        answered: set[str] = set()
+        for group in others.tasks.get(task, ()):
+            answered.add(group.prompt.id)
+        shared = [group for group in groups if group.prompt.id in answered]
+        tasks[task] = tuple(shared)
     logps = dict(answers.logps)
-    for pair_id in answers.logps.keys() - others.logps.keys():
+    only_here = answers.logps.keys() - others.logps.keys()
+    for pair_id in only_here:
         del logps[pair_id]
-    return replace(answers, tasks=tasks, logps=logps)
+    return replace(
+        answers,
+        tasks=tasks,
+        logps=logps,
+    )
 
 
 def changes_of(
-    policy: Measurement, start: Measurement, infos: Mapping[str, MetricInfo]
+    policy: Measurement,
+    start: Measurement,
+    infos: Mapping[str, MetricInfo],
 ) -> dict[str, Change]:
     """The changes of all metrics that have a direction and that both measurements resampled.
 
@@ -64,9 +75,12 @@ def changes_of(
         in_both = name in policy.resampled and name in start.resampled
         if not info.better or not in_both:
             continue
-        bounds = interval(policy.resampled[name] - start.resampled[name])
+        after = policy.metrics[name].value
+        before = start.metrics[name].value
+        differences = policy.resampled[name] - start.resampled[name]
+        bounds = interval(differences)
         changes[name] = Change(
-            value=policy.metrics[name].value - start.metrics[name].value,
+            value=after - before,
             interval=bounds,
             verdict=_verdict(bounds, info),
         )
@@ -74,7 +88,8 @@ def changes_of(
 
 
 def _verdict(
-    bounds: tuple[float, float], info: MetricInfo
+    bounds: tuple[float, float],
+    info: MetricInfo,
 ) -> Literal["better", "worse", ""]:
     low, high = bounds
     if low <= 0 <= high:
@@ -85,7 +100,8 @@ def _verdict(
 
 
 def harm_of(
-    changes: Mapping[str, Mapping[str, Change]], selecting: Collection[str]
+    changes: Mapping[str, Mapping[str, Change]],
+    selecting: Collection[str],
 ) -> Harm | None:
     """The harm that changes by suite and metric add up to; None when nothing is worse.
 

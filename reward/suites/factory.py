@@ -33,3 +33,7 @@ def _make_suite(section: SuiteConfig, config: RunConfig) -> Suite:
             from reward.suites.preference import PreferenceSuite
 
             return PreferenceSuite(section)
+        case _:
+            from reward.benchmarks.factory import make_benchmark
+
+            return make_benchmark(section)

@@ -110,7 +110,9 @@ def _complete_pairs(logps: ConditionLogps) -> set[str]:
 
 
 def _columns(
-    policy: ConditionLogps, start: ConditionLogps | None, pair_ids: Sequence[str]
+    policy: ConditionLogps,
+    start: ConditionLogps | None,
+    pair_ids: Sequence[str],
 ) -> Columns:
     """One row per pair: 1 where a condition ranks it right, and the number of pairs."""
     columns: dict[str, Array] = {}

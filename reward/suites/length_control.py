@@ -21,7 +21,11 @@ PRIOR_STD = 5.0
 """Of φ. At φ = 5 a very long answer wins 99 times in 100: data of any size outweighs it below that."""
 MAX_LOGIT = 30.0
 """θ has no maximum where every answer wins; a win rate of 1 - 1e-13 is close enough."""
+PRIOR_WEIGHT = 1 / PRIOR_STD**2
+MAX_STEP = 2.0
+"""A full step of Newton's method may overshoot where the curve is flat."""
 NUM_STEPS = 50
+DAMPING = 1e-9
 TOLERANCE = 1e-9
 DRAWS_AT_ONCE = 1_000_000
 """Weights of draws that are held at once."""
@@ -59,33 +63,59 @@ def equal_length_win_rate(wins: Array, terms: Array, draws: Array) -> Array:
     return np.concatenate(blocks)
 
 
-def _fit(wins: Array, terms: Array, weights: Array) -> Array:
+def _fit(
+    wins: Array,
+    terms: Array,
+    weights: Array,
+) -> Array:
     """Newton's method for the maximum of the posterior, all draws at once."""
     num_draws = len(weights)
     theta = np.zeros(num_draws)
     phi = np.zeros(num_draws)
     for _ in range(NUM_STEPS):
-        chances = _sigmoid(theta[:, None] + phi[:, None] * terms)
-        surprise = weights * (wins - chances)
-        slope_theta = surprise.sum(axis=1)
-        slope_phi = surprise @ terms - phi / PRIOR_STD**2
-        # The second derivatives, with a trace of damping where no comparison is left uncertain.
-        curvature = weights * chances * (1 - chances)
-        theta_theta = curvature.sum(axis=1) + 1e-9
-        theta_phi = curvature @ terms
-        phi_phi = curvature @ terms**2 + 1 / PRIOR_STD**2
-        determinant = theta_theta * phi_phi - theta_phi**2
-        step_theta = (phi_phi * slope_theta - theta_phi * slope_phi) / determinant
-        step_phi = (theta_theta * slope_phi - theta_phi * slope_theta) / determinant
-        # A full step may overshoot where the curve is flat.
-        last_theta, last_phi = theta, phi
-        theta = np.clip(theta + np.clip(step_theta, -2, 2), -MAX_LOGIT, MAX_LOGIT)
-        phi = phi + np.clip(step_phi, -2, 2)
-        moved = np.abs(theta - last_theta) + np.abs(phi - last_phi)
+        length_effects = np.outer(phi, terms)
+        chances = _sigmoid(theta[:, None] + length_effects)
+        uncertainty = chances * (1 - chances)
+        slopes = _slopes(weights * (wins - chances), terms, phi)
+        steps = _newton_steps(weights * uncertainty, terms, slopes)
+        step_theta, step_phi = np.clip(steps, -MAX_STEP, MAX_STEP)
+        last_theta = theta
+        theta = np.clip(theta + step_theta, -MAX_LOGIT, MAX_LOGIT)
+        phi = phi + step_phi
+        moved = np.abs(theta - last_theta) + np.abs(step_phi)
         if moved.max(initial=0) < TOLERANCE:
             break
     is_drawn = weights.sum(axis=1) > 0
     return np.where(is_drawn, _sigmoid(theta), 0.0)
+
+
+def _slopes(
+    surprise: Array,
+    terms: Array,
+    phi: Array,
+) -> tuple[Array, Array]:
+    """The first derivatives by θ and φ."""
+    of_prior = phi * PRIOR_WEIGHT
+    slope_theta = surprise.sum(axis=1)
+    slope_phi = surprise @ terms - of_prior
+    return slope_theta, slope_phi
+
+
+def _newton_steps(
+    curvature: Array,
+    terms: Array,
+    slopes: tuple[Array, Array],
+) -> tuple[Array, Array]:
+    """The slopes times the inverse of the matrix of second derivatives."""
+    # A trace of damping, where no comparison is left uncertain.
+    theta_theta = curvature.sum(axis=1) + DAMPING
+    theta_phi = curvature @ terms
+    phi_phi = curvature @ terms**2 + PRIOR_WEIGHT
+    determinant = theta_theta * phi_phi - theta_phi**2
+    slope_theta, slope_phi = slopes
+    for_theta = phi_phi * slope_theta - theta_phi * slope_phi
+    for_phi = theta_theta * slope_phi - theta_phi * slope_theta
+    return for_theta / determinant, for_phi / determinant
 
 
 def _sigmoid(logits: Array) -> Array:

@@ -59,6 +59,8 @@ METRICS = {
     ),
 }
 
+NOTHING_SCORED = "no pair was scored; the suite's test and validation name their sets"
+
 _COLUMNS = ("pairs", "right_by_logp", "rewarded", "right", "margin")
 
 
@@ -78,13 +80,19 @@ class PreferenceSuite(BaseSuite):
         self._limit = settings.limit
 
     def prompts(
-        self, split: Split, store: ImageStore, dropped: list[Dropped]
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
     ) -> TaskPrompts:
         """None: answers are given."""
         return {}
 
     def pairs(
-        self, split: Split, store: ImageStore, dropped: list[Dropped]
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
     ) -> Sequence[PreferencePair]:
         """The first pairs of the split's set (UserError when it is none)."""
         path = self._paths[split]
@@ -122,6 +130,7 @@ class PreferenceSuite(BaseSuite):
             dropped={},
             summary=f"{len(rows)} held-out pairs; 95 % bootstrap intervals over pairs",
             resampled=resampled,
+            missing={} if rows else dict.fromkeys(METRICS, NOTHING_SCORED),
         )
 
 

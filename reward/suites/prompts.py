@@ -72,6 +72,9 @@ METRICS = {
 CONSTANT_DIFFERENCE = (
     "all answers differ in length from the start policy's by the same number of words"
 )
+NOTHING_ANSWERED = (
+    "no prompt was answered; data.test, data.validation or the suite name them"
+)
 
 _COLUMNS = ("answers", "words", "truncated", "score", *WIN_COUNTS)
 _LENGTHS = ("words", "start_words")
@@ -94,7 +97,10 @@ class PromptsSuite(BaseSuite):
         self._data = data
 
     def prompts(
-        self, split: Split, store: ImageStore, dropped: list[Dropped]
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
     ) -> TaskPrompts:
         """The first prompts of the split."""
         data = self._data
@@ -135,6 +141,7 @@ class PromptsSuite(BaseSuite):
                 values["lc_win_rate"], resampled["lc_win_rate"] = controlled
         if not rows:
             values, resampled = {}, {}
+            missing = dict.fromkeys(METRICS, NOTHING_ANSWERED)
         num_compared = int(columns["compared"].sum())
         return Measurement(
             metrics=described(values, intervals_of(resampled), METRICS),
@@ -184,7 +191,8 @@ def _statistic(totals: Columns) -> dict[str, Array]:
 
 
 def _length_controlled(
-    rows: dict[str, dict[str, float]], draws: Array
+    rows: dict[str, dict[str, float]],
+    draws: Array,
 ) -> tuple[float, Array] | None:
     """The length-controlled win rate, and the same of every draw of rows; None when lengths tell nothing."""
     columns = columns_of(rows.values(), (*WIN_COUNTS, *_LENGTHS))

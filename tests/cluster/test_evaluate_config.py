@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from cluster.evaluate import SHAPES_PRESET, config_of, preset_of
 from cluster.flags import EVALUATE_FLAGS
 from common.config import (
     SHAPES_POLICY,
+    HeldOut,
     PolicyJudge,
+    PromptFile,
     PromptsSuite,
     RunConfig,
     ShapesSuite,
@@ -192,3 +195,47 @@ def test_a_suite_that_is_none_is_one_line(suites: str, line: str) -> None:
         config_of(["a", "--evaluation.suites", suites])
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_and_prompts_of_ones_own(tmp_path: Path) -> None:
+    words = ["--model.path", "m", "--data.prompts", "mine.jsonl"]
+    config = config_of(words)
+    assert config.evaluate.policy == Path("m")
+    assert config.data.test == PromptFile(path="mine.jsonl")
+    assert config.evaluation.suites == (PromptsSuite(),)
+    validation = config_of([*words, "--split=validation", "--data.prompts.rows=5"])
+    assert validation.data.validation == PromptFile(path="mine.jsonl", rows=5)
+    assert validation.data.test is None
+    # Others that are named are others.
+    held_out = config_of([*words, "--data.test=0.5"])
+    assert held_out.data.test == HeldOut(size=0.5)
+    shapes = config_of([*words, *SHAPES])
+    assert shapes.evaluation.suites == (ShapesSuite(),)
+
+
+def test_one_policy_is_named() -> None:
+    with pytest.raises(UserError, match=r"POLICY_DIR and --model.path: expected one"):
+        config_of(["a", "--model.path=b"])
+    with pytest.raises(UserError, match=r"policy \(evaluate\.policy\): expected a"):
+        config_of(["--data.prompts=x"])
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_code_that_only_a_runs_config_names_is_not_started(
+    tmp_path: Path, wrap: bool
+) -> None:
+    """A run directory may come from anybody, and a target may be any function of this machine."""
+    judge: dict[str, object] = {"kind": "python", "target": "os:system"}
+    if wrap:
+        judge = {"kind": "ensemble", "members": [{"judge": judge}]}
+    config = load_config(None, ["--mixture.online_fraction=1"]).model_dump(mode="json")
+    config["reward"]["judge"] = judge
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    (policy / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    config_of([str(policy), *SHAPES])
+    words = [str(policy), "--baseline", "b", *SHAPES]
+    with pytest.raises(UserError, match="names os:system and nothing else asked"):
+        config_of(words)
+    config_of([*words, "--reward.judge.kind", "my_judge:Mine"])

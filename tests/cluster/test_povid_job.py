@@ -468,7 +468,7 @@ ENDPOINT = ("--endpoint", "http://x/v1", "--model-name", "m")
         (["--corrupter", "rules", "--kinds", "entity,colour"], "colour"),
         (["--corrupter", "rules", "--kinds", ","], "kinds"),
         (["--corrupter", "rules", "--count", "0"], "--count"),
-        (["--corrupter", "rules", "--prompts", "/nowhere"], "--prompts"),
+        (["--corrupter", "rules", "--prompts", "/nowhere"], "data.prompts"),
         (
             ["--corrupter", "rules", "--rollout.num_workers", "2"],
             "--rollout.num_workers",

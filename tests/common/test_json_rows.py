@@ -338,5 +338,5 @@ def test_files_of_other_kinds_are_known(tmp_path: Path) -> None:
     assert [file.path.name for file in find_files(tmp_path)] == ["a.parquet"]
     assert [path.name for path in files_of_other_kinds(tmp_path)] == ["b.jsonl.gz", "c.json"]  # fmt: skip
     with pytest.raises(UserError, match="convert it"):
-        (tmp_path / "d.csv").write_text("a,b\n")
-        find_files(tmp_path / "d.csv")
+        (tmp_path / "d.xlsx").write_text("a,b\n")
+        find_files(tmp_path / "d.xlsx")

@@ -9,13 +9,14 @@ from pydantic import BeforeValidator, Tag
 from common.command_line.keys import keys_of
 from common.config import (
     Full,
+    HeldOut,
     Lora,
     PolicyJudge,
     PromptFile,
+    PromptsSuite,
     Run,
     RunConfig,
     ShapesPrompts,
-    VlmJudge,
 )
 from common.config.flags import Flag
 from common.config.jobs import (
@@ -44,6 +45,7 @@ def test_expected_presets_exist() -> None:
         "shapes_online_bdhs",
         "shapes_mixed",
         "llava16_7b_mixed",
+        "llava16_7b_judged",
         "llava15_7b_povid",
         "qwen25_vl_7b_mixed",
         "qwen3_vl_8b_mixed",
@@ -56,9 +58,11 @@ def test_the_cluster_preset_is_what_the_paper_trains() -> None:
     assert isinstance(config.model.tuning, Lora)
     assert (config.model.tuning.r, config.model.tuning.alpha) == (128, 256)
     assert (config.mixture.kind, config.mixture.online_fraction) == ("bernoulli", 0.5)
-    assert (config.data.prompts.kind, config.online_sources) == ("file", ("online",))
-    assert isinstance(config.reward.judge, VlmJudge)
-    assert Path(config.reward.judge.path).name == "llava-v1.6-34b-hf"
+    # It needs no judge; llava16_7b_judged has the paper's.
+    assert (config.data.prompts.kind, config.online_sources) == (
+        "file",
+        ("online_bdhs",),
+    )
 
 
 def test_overrides_keep_their_types() -> None:
@@ -616,3 +620,51 @@ def test_paths_inside_sections_of_a_kind(monkeypatch: pytest.MonkeyPatch) -> Non
     assert config.data.offline is not None
     assert config.data.offline.paths == ("/home/me/a", "b")
     assert config.reward.judge == PolicyJudge(path="/home/me/judge")
+
+
+def test_a_bare_value_stands_for_a_section(tmp_path: Path) -> None:
+    words = [ONLINE, "--data.prompts", "x.jsonl", "--data.validation", "0.1"]
+    data = load_config(None, [*words, "--data.test=200"]).data
+    assert data.prompts == PromptFile(path="x.jsonl")
+    assert data.validation == HeldOut(size=0.1)
+    assert data.test == HeldOut(size=200)
+    # Parts of it can be set, before it or after it.
+    for more in (["--data.prompts.rows=5", *words], [*words, "--data.prompts.rows=5"]):
+        assert load_config(None, more).data.prompts == PromptFile(
+            path="x.jsonl", rows=5
+        )
+    preset = tmp_path / "p.toml"
+    preset.write_text('[data]\nprompts = "y"\nvalidation = "z"\ntest = 7\n')
+    data = load_config(preset, [ONLINE, "--data.prompts.rows=5"]).data
+    assert data.prompts == PromptFile(path="y", rows=5)
+    assert data.validation == PromptFile(path="z")
+    assert data.test == HeldOut(size=7)
+    # A run's own config.json says the same again.
+    again = tmp_path / "config.json"
+    again.write_text(load_config(preset, [ONLINE]).model_dump_json())
+    assert load_config(again, []).data == load_config(preset, [ONLINE]).data
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--data.validation=0", "data.validation.size: expected a whole number of"),
+        ("--data.validation=1.0", "or a share between 0 and 1, got 1.0"),
+        ("--data.validation=-0.5", "or a share between 0 and 1, got -0.5"),
+        ("--data.validation=true", "data.validation: expected a section of kind"),
+        ("--data.prompts=7", "data.prompts: expected a section of kind shapes or file"),
+        ("--data.test=0.5", "data.test = 0.5 needs data.prompts of a path"),
+    ],
+)
+def test_bare_values_that_stand_for_nothing(word: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(None, [ONLINE, word])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_that_are_held_out_are_measured() -> None:
+    words = [ONLINE, "--data.prompts=x", "--data.validation=0.1"]
+    assert load_config(None, words).evaluation.suites == (PromptsSuite(),)
+    none = [*words, "--evaluation.suites=[]"]
+    assert load_config(None, none).evaluation.suites == ()

@@ -43,7 +43,7 @@ def text_of(question: Question) -> str:
 
 def asking(**settings: Any) -> config.VlmJudge:
     """A `vlm` section whose engines nobody starts."""
-    return config.VlmJudge(path="judge", **settings)
+    return config.VlmJudge(**{"path": "judge", **settings})
 
 
 def seeing(script: Script, **settings: Any) -> tuple[SeeingJudge, ScriptedEye]:

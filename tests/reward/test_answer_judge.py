@@ -151,7 +151,7 @@ def test_normalizing_twice_changes_nothing(text: str) -> None:
 
 # Boxes.
 
-SQUARE: Box = (0, 0, 10, 10)
+SQUARE = Box(0, 0, 10, 10)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,8 @@ SQUARE: Box = (0, 0, 10, 10)
         ((5, 5, 5, 5), 0),
     ],
 )
-def test_iou(box: Box, expected: float) -> None:
+def test_iou(box: tuple[float, ...], expected: float) -> None:
+    box = Box(*box)
     assert iou(SQUARE, box) == pytest.approx(expected)
     assert iou(box, SQUARE) == pytest.approx(expected)
 
@@ -180,7 +181,7 @@ def test_iou_counts_cells() -> None:
         return {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
 
     for _ in range(200):
-        first, second = ((*rng.choices(range(8), k=4),) for _ in range(2))
+        first, second = (Box(*rng.choices(range(8), k=4)) for _ in range(2))
         union = cells(first) | cells(second)
         shared = cells(first) & cells(second)
         expected = len(shared) / len(union) if shared else 0
@@ -207,7 +208,7 @@ def test_boxes_in_texts(text: str) -> None:
     assert read is not None
     box, scale = read
     if scale == "unit":
-        box = tuple(1024 * side for side in box)  # type: ignore[assignment]
+        box = Box(*(1024 * side for side in box))
     assert box == pytest.approx((10, 20, 30, 60))
 
 

@@ -232,7 +232,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        worker(tmp_path / "file" / "cache", FlakyJudge(0))
+        asyncio.run(worker(tmp_path / "file" / "cache", FlakyJudge(0)).start())
 
 
 def test_many_write_and_read_at_once(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_without_answers_there_is_nothing() -> None:
         measurement = SUITE.measure(SuiteAnswers(), comparison, 10)
         assert measurement.metrics == {}
         assert measurement.resampled == {}
+        assert set(measurement.missing) == set(SUITE.metrics)
 
 
 def test_its_prompts_are_its_own_or_the_datas(tmp_path: Path) -> None:

@@ -451,6 +451,11 @@ def test_settings_that_it_does_not_take_are_told(write: Write) -> None:
         make_judge(settings)
 
 
+def test_a_module_that_is_not_there_is_told() -> None:
+    with pytest.raises(UserError, match=r"got no_such_module, which is neither"):
+        check_judge(PythonJudge(target="no_such_module:Judge"))
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a Python file, got .*No such file"):
         check_judge(PythonJudge(target=f"{tmp_path}/none.py:Judge"))

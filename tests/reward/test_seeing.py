@@ -161,17 +161,17 @@ def test_a_question_that_cannot_be_asked_says_so() -> None:
     )
 
 
-def test_an_eye_that_fails_for_now_fails_the_judge_once_all_is_answered() -> None:
+def test_an_eye_that_fails_for_now_fails_one_group() -> None:
     def script(text: str) -> str:
         if "bad" in text:
             raise JudgeError("server busy")
         return by_length(text)
 
-    judge, eye = seeing(script)
+    judge, _ = seeing(script)
     groups = [group(ASKED, "bad", "worse"), group(ASKED, "long", "short")]
-    with pytest.raises(JudgeError, match="server busy"):
-        asyncio.run(judge.judge(groups))
-    assert "long > short" in eye.texts
+    failed, verdict = asyncio.run(judge.judge(groups))
+    assert isinstance(failed, JudgeError) and str(failed) == "server busy"
+    assert isinstance(verdict, Verdict)
 
 
 def test_a_single_answer_has_nothing_to_be_compared_with() -> None:
@@ -295,3 +295,15 @@ def test_judges_with_equal_eyes_share_their_engines() -> None:
     assert engine_eyes(judge) == engine_eyes(claims) == (judge.eye,)
     assert engine_eyes(config.RulesJudge()) == ()
     assert prompt().images == ()
+
+
+def test_a_changed_template_file_changes_the_judges_identity(tmp_path: Path) -> None:
+    from reward.judges.factory import judge_identity
+
+    path = tmp_path / "mine.jinja"
+    identities: set[str] = set()
+    for ending in ("?", "!", "?"):
+        path.write_text(f"{{{{ first }}}} {{{{ second }}}}{ending}")
+        judge = asking(path=config.SHAPES_POLICY, template=str(path))
+        identities.add(judge_identity(judge))
+    assert len(identities) == 2

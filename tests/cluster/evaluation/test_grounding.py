@@ -238,10 +238,22 @@ def test_held_out_pairs_take_the_place_of_corrupted_ones(
     assert "holds no pair" in gate.missing
 
 
-def test_pairs_that_are_trained_on_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("held_out", "key"),
+    [
+        ("--evaluation.pairs={path}", "evaluation.pairs"),
+        (
+            '--evaluation.suites=[{{ kind = "preference", test = "{path}" }}]',
+            "evaluation.suites.0.test",
+        ),
+    ],
+)
+def test_pairs_that_are_trained_on_are_refused(
+    held_out: str, key: str, tmp_path: Path
+) -> None:
     words = [
         f"--data.offline.path={tmp_path}/a",
-        f"--evaluation.pairs={tmp_path}/b/../a",
+        held_out.format(path=f"{tmp_path}/b/../a"),
     ]
-    with pytest.raises(UserError, match="not trained on"):
+    with pytest.raises(UserError, match=f"{key} must be pairs that are not trained on"):
         load_config(None, words)

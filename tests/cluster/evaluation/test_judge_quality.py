@@ -113,7 +113,7 @@ def test_the_rules_agree_with_their_own_labels(
     from reward.shapes_world import ShapesSuite
 
     suite = ShapesSuite(config.ShapesSuite(test_scenes=6))
-    prompts = suite.prompts("test", ImageStore(tmp_path / "images"))
+    prompts = suite.prompts("test", ImageStore(tmp_path / "images"), [])
     write_pairs(tmp_path / "pairs", suite.heldout_pairs(prompts, 6))
     page = tmp_path / "judge.html"
     words = ["judge", str(tmp_path / "pairs"), "--page", str(page)]

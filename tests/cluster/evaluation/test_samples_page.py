@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,14 @@ def page(tmp_path: Path) -> str:
     truth = [prompt.reference or "" for prompt in prompts]
     invented = [text + " There is a ring. There is a circle." for text in truth]
     start = measured(prompts, None, *invented)
-    verdicts = {prompt.id: Verdict((1.0, 0.0)) for prompt in prompts}
+    verdicts = {
+        prompt.id: Verdict((1.0, -0.25), ("clean", "<i>ring</i>")) for prompt in prompts
+    }
     comparison = Comparison(start.answers.suites["shapes"], verdicts)
     final = measured(
         prompts, comparison, truth[0], "<script>alert(1)</script>", truth[2]
     )
+    final = replace(final, verdicts={"shapes": verdicts})
     path = tmp_path / "out" / "samples.html"
     write_samples(path, [SUITE], final, start, 24, "Before & after")
     return path.read_text()
@@ -88,9 +92,15 @@ def test_the_page_stands_alone_and_escapes_what_a_policy_says(page: str) -> None
 def test_worst_first_with_both_captions(page: str) -> None:
     """The second scene, whose final caption misses everything, leads; each scene shows before and after."""
     assert re.findall(r"class=\"id\">(\S+?)<", page)[0] == "shapes/test/00001"
-    assert page.count("<h2>before</h2>") == page.count("<h2>after</h2>") == 3
+    assert page.count("<h3>before</h3>") == page.count("<h3>after</h3>") == 3
     assert 'class="made-up"' in page
     assert "missed:" in page
+
+
+def test_the_judge_stands_below_both_answers(page: str) -> None:
+    assert page.count("judge: 1 · clean") == 3
+    assert page.count("judge: -0.25 · &lt;i&gt;ring&lt;/i&gt;") == 3
+    assert page.count('class="question" dir="auto">Describe') == 3
 
 
 def test_the_page_says_what_it_shows(page: str) -> None:
@@ -106,7 +116,7 @@ def test_one_policy_alone_and_a_limit(tmp_path: Path) -> None:
     write_samples(tmp_path / "samples.html", [SUITE], only, limit=2)
     page = (tmp_path / "samples.html").read_text()
     assert page.count("<img ") == 2
-    assert "<h2>before</h2>" not in page
+    assert "<h3>before</h3>" not in page
     assert "(nothing)" in page
 
 

@@ -48,7 +48,7 @@ def test_full_tuning_of_7b_on_one_small_gpu_is_refused(
     assert "what would give memory" in capsys.readouterr().out
     plan = json.loads(out.read_text())
     assert plan["numel"] == 8_292_166_656
-    assert plan["problems"] == [line] or plan["problems"][0].startswith("learner:")
+    assert plan["problems"][0].startswith("learner: expected at most 45.0 GiB")
     saved = [knob["saved"] for knob in plan["knobs"] if knob["role"] == "learner"]
     assert saved == sorted(saved, reverse=True) and saved
 
@@ -66,7 +66,7 @@ def test_a_dry_run_from_the_command_line(
     judge = write("llava-v1.6-34b-hf", tmp_path)
     out = tmp_path / "plan.json"
     words = [
-        "cluster/configs/llava16_7b_mixed.toml",
+        "cluster/configs/llava16_7b_judged.toml",
         "--dry-run",
         "--out",
         str(out),
@@ -94,3 +94,10 @@ def test_kinds_by_the_drivers_names() -> None:
         assert kind is not None and kind.name == name
     assert kind_named("NVIDIA A100-SXM4-40GB") is None
     assert kind_named("") is None
+
+
+def test_more_tokens_than_positions_are_refused(tmp_path: Path) -> None:
+    config = config_of(write("llava-v1.6-vicuna-7b-hf", tmp_path))
+    model = config.model.model_copy(update={"max_length": 8192})
+    with pytest.raises(UserError, match="at most 4096 positions .*, got 8192"):
+        check_fits(config.model_copy(update={"model": model}))

@@ -18,6 +18,7 @@ from common.config.overrides import load_config
 NUM_GPUS = {
     "llava15_7b_povid": 5,
     "llava16_7b_mixed": 8,
+    "llava16_7b_judged": 8,
     "qwen25_vl_7b_mixed": 8,
     "qwen3_vl_8b_mixed": 8,
     "qwen25_vl_72b_mixed": 64,
@@ -31,7 +32,7 @@ def test_a_preset_fits(name: str, shapes: Mapping[str, ModelShape]) -> None:
     assert config.cluster.gpu is not None
     kind = GPU_KINDS[config.cluster.gpu]
     planned = plan_run(config, kind, shapes)
-    print(describe_plan(planned, []))
+    assert describe_plan(planned, [])
     assert list(problems_of(config, planned, [])) == []
     # The cache of an engine holds a few whole sequences at the least.
     assert planned.full_sequences > 4

@@ -89,6 +89,8 @@ def test_three_sources_in_every_batch_and_one_outcome_per_group(
     assert len(groups) == len(source)
     for event in groups:
         if event["source"] == "online_bdhs":
+            assert event["id"].endswith(event["prompt"])
+            assert [len(sha256) for sha256 in event["images"]] == [64]
             assert len(event["completions"]) == len(event["weight_versions"]) == 1
     assert max_staleness_of(run_dir) <= 1
 

@@ -1,5 +1,7 @@
 """Set-ups that cannot work are named before anything starts."""
 
+from pathlib import Path
+
 import pytest
 
 from cluster.runtime.placement import Bundle, describe, plan
@@ -32,11 +34,21 @@ def test_the_placement_map_adds_up() -> None:
         "--mixture.online_fraction=1",
         "--rollout.num_workers=2",
         "--rollout.num_gpus=1",
+        "--reward.num_gpus=0.5",
         "--learner.num_ranks=4",
     ]
     config = load_config(None, words)
     bundles = plan(config)
     on_gpu = [bundle.name for bundle in bundles if bundle.num_gpus]
-    assert on_gpu == ["rollout/0", "rollout/1"]
+    assert on_gpu == ["rollout/0", "rollout/1", "reward/0"]
     total = describe(bundles).splitlines()[-1]
-    assert total.split() == ["total", "6", "2", "7", "actors"]
+    assert total.split() == ["total", "6", "2.5", "7", "actors"]
+
+
+def test_the_papers_larger_judge_has_gpus_of_its_own() -> None:
+    config = load_config(Path("cluster/configs/llava16_7b_judged.toml"))
+    bundles = {bundle.name: bundle for bundle in plan(config)}
+    assert bundles["judge/0"].num_gpus == 2
+    assert bundles["judge/0"].holds.endswith("llava-v1.6-34b-hf")
+    assert bundles["reward/0"].num_gpus == 0
+    assert sum(bundle.num_gpus for bundle in bundles.values()) == 8

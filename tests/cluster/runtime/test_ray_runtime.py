@@ -149,7 +149,7 @@ def test_a_users_judge_that_cannot_be_made_is_one_line(
         worker = runtime.spawn(
             RewardWorker, config, name="reward", num_cpus=0, num_gpus=0
         )
-        return await worker.call("judge", [group(prompt(), "long", "s")])
+        await worker.call("start")
 
     with pytest.raises(Exception, match="users_judge") as error:
         asyncio.run(scenario())

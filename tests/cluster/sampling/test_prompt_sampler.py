@@ -3,11 +3,13 @@
 import random
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.sampling.prompt_sampler import PromptSampler
-from common.records import Prompt
+from common.data.records_on_disk import RecordsOnDisk, id_key
+from common.records import Dropped, Prompt
 
 PROMPTS = [Prompt(f"p{index}", (), ()) for index in range(5)]
 
@@ -17,6 +19,7 @@ def take(sampler: PromptSampler, count: int) -> list[str]:
     group_ids = []
     for _ in range(count):
         group_id, prompt = sampler.next()
+        assert isinstance(prompt, Prompt)
         assert group_id.endswith(f":{prompt.id}")
         group_ids.append(group_id)
     return group_ids
@@ -62,3 +65,44 @@ def test_state_stays_small_over_many_epochs() -> None:
         sampler.finish(group_id)
     assert sampler.state.epoch == 100
     assert len(sampler.state.finished) == 3
+
+
+def test_rows_that_cannot_be_read_end_with_their_epoch() -> None:
+    """Their ids are unknown: they share a name, and their keys are made of something else."""
+
+    def read(number: int) -> Prompt | Dropped:
+        if number < 2:
+            return Dropped("unreadable", "bad_row", "no UTF-8")
+        return PROMPTS[number]
+
+    keys = [7, 8, *(id_key(prompt.id) for prompt in PROMPTS[2:])]
+    prompts = RecordsOnDisk(read, np.arange(5), np.array(keys))
+    sampler = PromptSampler(prompts, seed=0)
+    for _ in range(23):
+        group_id, _ = sampler.next()
+        sampler.finish(group_id)
+    assert sampler.state.epoch == 4
+    assert len(sampler.state.finished) <= 3
+
+
+def test_a_prompt_is_read_when_its_turn_comes() -> None:
+    read_numbers: list[int] = []
+
+    def read(number: int) -> Prompt | Dropped:
+        read_numbers.append(number)
+        return PROMPTS[number]
+
+    keys = np.array([id_key(prompt.id) for prompt in PROMPTS])
+    prompts = RecordsOnDisk(read, np.arange(5), keys)
+    sampler = PromptSampler(prompts, seed=1)
+    assert not read_numbers
+    first, _ = sampler.next()
+    assert len(read_numbers) == 1
+    sampler.finish(first)
+    # Nor are those read that are finished, after a resume.
+    resumed = PromptSampler(prompts, seed=1, state=sampler.state)
+    group_ids = take(resumed, 4)
+    assert first not in group_ids
+    assert sorted(read_numbers) == [0, 1, 2, 3, 4]
+    # A list of prompts gives the same order.
+    assert [first, *group_ids] == take(PromptSampler(PROMPTS, seed=1), 5)

@@ -21,6 +21,9 @@ from common.row_faults import drop_report
 
 log = logging.getLogger("sightline")
 
+MAX_REASON = 500
+"""Characters of an error that a scorecard keeps."""
+
 JUDGE_FAILED = "judge_failed"
 Judged: TypeAlias = Verdict | Dropped
 
@@ -62,7 +65,9 @@ async def compare(
 
 
 def _comparisons(
-    suite: Suite, answers: SuiteAnswers, start: SuiteAnswers
+    suite: Suite,
+    answers: SuiteAnswers,
+    start: SuiteAnswers,
 ) -> tuple[list[RolloutGroup], list[Dropped]]:
     """Groups of (the policy's answer, the start policy's), and the answers that have none beside them."""
     groups: list[RolloutGroup] = []
@@ -108,7 +113,8 @@ def _forgiving(
 
 def _one_line(error: Exception) -> str:
     why = plain_message(error).strip() or type(error).__name__
-    return why.splitlines()[0]
+    # One line, whatever it has: where a judge failed may stand in its last one.
+    return " ".join(why.split())[:MAX_REASON]
 
 
 def _judge_answered(judgements: Sequence[Judged]) -> bool:
