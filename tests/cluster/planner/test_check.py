@@ -99,5 +99,5 @@ def test_kinds_by_the_drivers_names() -> None:
 def test_more_tokens_than_positions_are_refused(tmp_path: Path) -> None:
     config = config_of(write("llava-v1.6-vicuna-7b-hf", tmp_path))
     model = config.model.model_copy(update={"max_length": 8192})
-    with pytest.raises(UserError, match="at most 4096 positions .*, got 8192"):
+    with pytest.raises(UserError, match=r"at most 4096 positions .*, got 8192"):
         check_fits(config.model_copy(update={"model": model}))
