@@ -127,9 +127,23 @@ CONFIGS = {
 }
 
 
+MOE = _qwen3(
+    {
+        **_sizes(256, 512, 2, 4, 2, 1000),
+        "model_type": "qwen3_vl_moe_text",
+        "moe_intermediate_size": 128,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "head_dim": 64,
+    }
+) | {"model_type": "qwen3_vl_moe"}
+"""A small mixture of experts: 2 of 8 for a token."""
+
+
 def write(name: str, root: Path) -> Path:
     """A folder with the model's config.json alone."""
+    config = MOE if name == "moe" else CONFIGS[name]
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIGS[name]))
+    (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from cluster import train
+from cluster.planner import check
 from cluster.planner.check import check_fits, dry_run
-from cluster.planner.gpu_kinds import kind_named
+from cluster.planner.gpu_kinds import GIB, kind_named
+from cluster.planner.shape import Unplanned
 from common.config import RunConfig
 from common.errors import UserError
 from tests.cluster.planner.model_configs import write
@@ -101,3 +103,24 @@ def test_more_tokens_than_positions_are_refused(tmp_path: Path) -> None:
     model = config.model.model_copy(update={"max_length": 8192})
     with pytest.raises(UserError, match=r"at most 4096 positions .*, got 8192"):
         check_fits(config.model_copy(update={"model": model}))
+
+
+def test_a_model_larger_than_this_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "machine_memory", lambda: 8.0 * GIB)
+    folder = write("Qwen2.5-VL-7B-Instruct", tmp_path)
+    values = {"model": {"path": str(folder)}, "mixture": {"online_fraction": 1.0}}
+    with pytest.raises(UserError, match=r"^memory: expected at most 8.0 GiB"):
+        check_fits(RunConfig.model_validate(values))
+
+
+def test_a_config_of_other_names_is_not_planned_but_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unplanned(*_: object) -> None:
+        raise Unplanned("memory: expected a config whose sizes the planner knows")
+
+    monkeypatch.setattr(check, "plan_run", unplanned)
+    check_fits(config_of(write("Qwen2.5-VL-7B-Instruct", tmp_path)))
+    assert "sizes the planner knows" in caplog.text

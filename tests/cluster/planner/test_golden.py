@@ -187,3 +187,13 @@ def test_attention_is_the_square_of_the_length(shapes: Shapes) -> None:
     model = {"max_length": 2 * 4096}
     longer = planned(shapes, name, model=model, learner={"global_batch": 1})
     assert longer.work.step_flops > 1.9 * single
+
+
+def test_a_token_goes_through_its_experts_alone(shape: ShapeOf) -> None:
+    """Two layers of 8 experts of 3 x 256 x 128, 2 of them for a token, which then sees an inner width of 2 x 128."""
+    model = shape("moe")
+    experts = [weight for weight in model.weights if weight.active < 1]
+    assert numel_of(experts) == 2 * 8 * 3 * 256 * 128
+    assert {weight.active for weight in experts} == {0.25}
+    assert all(weight.multiplies for weight in experts)
+    assert model.text.inner == 256
