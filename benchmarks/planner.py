@@ -58,11 +58,10 @@ def main() -> None:
         cases = json.loads((Path(folder) / "cases.json").read_text())
     worst = 0.0
     for case in cases:
-        print(json.dumps(case))
         for name in ("held", "kept"):
             if name in case:
                 worst = max(worst, abs(case[name]["error"]))
-    print(json.dumps({"benchmark": "planner", "cases": len(cases), "worst": worst}))
+    print(json.dumps({"benchmark": "planner", "worst": worst, "cases": cases}))
 
 
 def _parser() -> argparse.ArgumentParser:
