@@ -111,6 +111,7 @@ def test_the_journal_and_the_page_are_about_the_strangers_pictures(
     outcomes = {event["outcome"] for event in events(run_dir, "group")}
     assert "pair" in outcomes
     page = (run_dir / "samples.html").read_text()
+    assert ASK_CAPTION in page
     assert "I can see" in page
     assert "data:image/" in page
 
