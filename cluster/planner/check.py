@@ -76,7 +76,9 @@ def problems_of(
         )
     for seat in plan.seats:
         needed = seat.certain_bytes if certain else seat.device_bytes
-        if seat.limit is not None and needed > seat.limit:
+        if seat.limit is None:
+            continue
+        if needed > seat.limit:
             yield _too_large(plan, seat, needed, knobs)
         elif seat.parts.get("KV cache") == 0:
             yield _no_cache(seat)

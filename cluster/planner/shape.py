@@ -192,7 +192,7 @@ def model_shape(model: Any) -> ModelShape:
         text=_text(text),
         tower=_tower(config.vision_config),
         vocabulary=text.vocab_size,
-        positions=text.max_position_embeddings,
+        positions=_positions(text),
         image_tokens=_image_tokens(config),
         patches_per_token=_patches_per_token(config.vision_config),
         takes_trees=takes_trees,
@@ -219,6 +219,13 @@ def _text(text: Any) -> Decoder:
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_width=head_width,
     )
+
+
+def _positions(text: Any) -> int:
+    """Positions of the model; rotary embeddings that are stretched reach so many times further."""
+    rope = getattr(text, "rope_parameters", None) or {}
+    factor = rope.get("factor") or 1.0
+    return int(text.max_position_embeddings * factor)
 
 
 def _inner(text: Any) -> int:

@@ -124,3 +124,10 @@ def test_a_config_of_other_names_is_not_planned_but_runs(
     monkeypatch.setattr(check, "plan_run", unplanned)
     check_fits(config_of(write("Qwen2.5-VL-7B-Instruct", tmp_path)))
     assert "sizes the planner knows" in caplog.text
+
+
+def test_gpus_of_an_unknown_kind_are_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "kind_of", lambda config: None)
+    check_fits(config_of(write("Qwen2.5-VL-72B-Instruct", tmp_path)))
