@@ -136,7 +136,7 @@ class ChairJudge(Section):
     )
     image_id: str = Field(
         "image_id",
-        description="column of prompts with COCO's id of the picture; without it the last number in the column image",
+        description="column of prompts with COCO's id of the picture; without it the last number in the picture's name",
     )
     hallucination_cost: float = Field(
         1.0, ge=0, description="per mention of an object that is not there"
