@@ -7,7 +7,8 @@
     id                                             optional: becomes a part of the prompt's id
 
 Every other column becomes the prompt's truth, for judges and suites. So does the id, by which a judge may look a row up
-in files of its own, and an answer that is no text, such as the corners of a box. A conversation that ends with an answer gives it as the reference, unless the row has one in a column.
+in files of its own, and an answer that is no text, such as the corners of a box. A conversation that ends with an
+answer gives it as the reference, unless the row has one in a column.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     TRL's     (prompts, completions, **kwargs) -> list of scores       every argument a list, one element per
                                                                       completion; conversational or text
 
-Columns are those of the prompt's `truth`, and `reference`, which may also be asked for as `answer` or `chosen`, as files
-call it. A parameter without a default that a prompt has no column for makes the group one that cannot be judged.
+Columns are those of the prompt's `truth`, and `reference`, which may also be asked for as `answer` or `chosen`, as
+files call it. A parameter without a default that a prompt has no column for makes the group one that cannot be judged.
 """
 
 from __future__ import annotations

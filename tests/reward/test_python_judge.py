@@ -153,7 +153,7 @@ def test_an_object_takes_no_settings(write: Write) -> None:
         made = Judge()
         """
     assert scores(write(code, "made")) == (1, 0)
-    with pytest.raises(UserError, match="expected no settings .*, got strict; name"):
+    with pytest.raises(UserError, match=r"expected no settings .*, got strict; name"):
         check_judge(write(code, "made", strict=True))
 
 
@@ -544,6 +544,18 @@ def test_a_file_may_import_its_neighbours(write: Write, tmp_path: Path) -> None:
     )
     assert scores(settings) == (5.0, 4.0)
     sys.path.remove(str(tmp_path))
+
+
+def test_the_line_of_a_bug_in_a_neighbour_is_told(write: Write, tmp_path: Path) -> None:
+    """It is the user's line as well, and the import that led there is right."""
+    (tmp_path / "broken_neighbour.py").write_text("x = 1\ny = x / 0\n")
+    settings = write("import broken_neighbour\ndef judge(prompt, completions): ...")
+    with pytest.raises(UserError, match=r"broken_neighbour\.py, line 2\)"):
+        check_judge(settings)
+    # A library's line is not theirs: the call of it is.
+    settings = write("import json\ny = json.loads('{')\n")
+    with pytest.raises(UserError, match=r"my_judge\.py, line 2\)"):
+        check_judge(settings)
 
 
 def test_the_source_is_part_of_the_identity(write: Write) -> None:
