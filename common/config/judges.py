@@ -109,7 +109,7 @@ class PythonJudge(Section):
     def _kind_names_the_target(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not _is_target(value.get("kind")):
             return value
-        if "target" in value:
+        if value.get("target", value["kind"]) != value["kind"]:
             raise ValueError(
                 f"expected kind = 'python' beside a target, got {value['kind']!r}"
             )

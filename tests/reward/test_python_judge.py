@@ -85,6 +85,10 @@ def test_another_kind_has_no_use_for_its_settings(tmp_path: Path) -> None:
     assert rules.reward.judge == RulesJudge()
     other = load_config(preset, ["--reward.judge.kind=c:D", "--reward.judge.x=1"])
     assert other.reward.judge == PythonJudge(target="c:D", x=1)  # type: ignore[call-arg]
+    # Named once more, it keeps its settings.
+    for kind in ("a:B", "python"):
+        same = load_config(preset, [f"--reward.judge.kind={kind}"])
+        assert same.reward.judge == PythonJudge(target="a:B", strict=True)  # type: ignore[call-arg]
     with pytest.raises(UserError, match=r"unknown config key reward\.judge\.x"):
         load_config(preset, ["--reward.judge.kind=rules", "--reward.judge.x=1"])
 
