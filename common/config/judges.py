@@ -109,7 +109,7 @@ class PythonJudge(Section):
     def _kind_names_the_target(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not _is_target(value.get("kind")):
             return value
-        if "target" in value:
+        if value.get("target", value["kind"]) != value["kind"]:
             raise ValueError(
                 f"expected kind = 'python' beside a target, got {value['kind']!r}"
             )
@@ -136,7 +136,7 @@ class ChairJudge(Section):
     )
     image_id: str = Field(
         "image_id",
-        description="column of prompts with COCO's id of the picture; without it the last number in the column image",
+        description="column of prompts with COCO's id of the picture; without it the last number in the picture's name",
     )
     hallucination_cost: float = Field(
         1.0, ge=0, description="per mention of an object that is not there"
