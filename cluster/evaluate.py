@@ -83,19 +83,28 @@ def config_of(argv: Sequence[str] | None = None) -> EvaluateConfig:
             print(f"measured as {preset} says", file=sys.stderr)
     overrides = [*overrides, *_measured_prompts(words)]
     config = load(EvaluateConfig, preset, overrides, given, EVALUATE_FLAGS)
-    if runs_preset is not None and not any(word.startswith(JUDGE) for word in words):
-        _refuse_code_of_a_run(config, runs_preset)
+    if runs_preset is not None:
+        _refuse_code_of_a_run(config, runs_preset, words)
     return _with_scenes(_with_prompts(config, words))
 
 
-def _refuse_code_of_a_run(config: EvaluateConfig, preset: Path) -> None:
+def _refuse_code_of_a_run(
+    config: EvaluateConfig,
+    preset: Path,
+    words: Mapping[str, str],
+) -> None:
     """Whoever measures somebody's run names a judge that is code (UserError): its config alone starts none."""
-    targets = [judge.target for judge in user_judges(config.reward.judge)]
     # Nothing is judged without a baseline.
-    if targets and config.evaluate.baseline is not None:
+    if config.evaluate.baseline is None:
+        return
+    judge_words = [word for key, word in words.items() if is_below(key, [JUDGE])]
+    for judge in user_judges(config.reward.judge):
+        # Another word about the judge, such as its timeout, is not its name.
+        if any(judge.target in word for word in judge_words):
+            continue
         raise UserError(
-            f"reward.judge: expected you to name a judge that is code, because {preset} names {targets[0]} and nothing "
-            "else asked for it; look at it and add --reward.judge.kind with its name, or another judge"
+            f"reward.judge: expected you to name a judge that is code, because {preset} names {judge.target} and "
+            f"nothing else asked for it; look at it and add --reward.judge.kind {judge.target}, or another judge"
         )
 
 

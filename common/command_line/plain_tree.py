@@ -129,6 +129,9 @@ def drop_other_kinds(
     Mistyped keys belong to no kind: they stay, so that validation reports them. Where the section's former kind takes
     any key, none is mistyped: all go.
     """
+    # The same code, named once more: its settings are its own.
+    if kind is not None and kind == section.get("target"):
+        return
     names_of_kind: set[str] = set()
     names_of_others: set[str] = set()
     for option in sections_of(annotation):

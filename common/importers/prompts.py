@@ -6,8 +6,9 @@
     answer, reference, chosen                      optional: a correct answer
     id                                             optional: becomes a part of the prompt's id
 
-Every other column becomes the prompt's truth, for judges and suites. So does an answer that is no text, such as the
-corners of a box. A conversation that ends with an answer gives it as the reference, unless the row has one in a column.
+Every other column becomes the prompt's truth, for judges and suites. So does the id, by which a judge may look a row up
+in files of its own, and an answer that is no text, such as the corners of a box. A conversation that ends with an
+answer gives it as the reference, unless the row has one in a column.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ FOLDER = "folder_of_file"
 """The field under which a row gets the folder of its file, relative to the folder that image paths are below."""
 QUESTIONS = ("prompt", "question", "messages", "conversations")
 ANSWERS = ("answer", "reference", "chosen")
-_IDS = ("id",)
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 SEEN_FILES = 100
 """How many names tell that a folder holds nothing but pictures."""
@@ -67,7 +67,7 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
             "prompt_none",
             f"expected a question under one of {', '.join(QUESTIONS)}, got {_columns_of(row)}; rename its column",
         )
-    read = {asked, *IMAGES, FOLDER, *_IDS}
+    read = {asked, *IMAGES, FOLDER}
     answer = _one_of(row, ANSWERS)
     reference = None
     if answer is not None:

@@ -69,10 +69,12 @@ class Annotations:
         column: str,
     ) -> set[str]:
         """The objects in a prompt's picture (JudgeError when nobody knows them)."""
-        image_id = image_id_of(prompt.truth or {}, column)
+        facts = {**_name_of_picture(prompt), **(prompt.truth or {})}
+        image_id = image_id_of(facts, column)
         if image_id is None:
             raise JudgeError(
-                f"prompt {prompt.id}: expected a picture's id in the column {column} or image, got none"
+                f"prompt {prompt.id}: expected a picture's id in the column {column} or in the name of its file, got "
+                "none"
             )
         objects = self.coco.objects.get(image_id)
         if objects is None:
@@ -80,6 +82,15 @@ class Annotations:
                 f"prompt {prompt.id}: expected annotations of image {image_id}, got none"
             )
         return objects
+
+
+def _name_of_picture(prompt: Prompt) -> dict[str, str]:
+    """The name of the prompt's picture as the column `image`; nothing for a file that is named by its hash."""
+    for image in prompt.images:
+        path = Path(image.path)
+        if path.stem != image.sha256:
+            return {"image": path.name}
+    return {}
 
 
 def faults_of(

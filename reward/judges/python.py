@@ -220,10 +220,10 @@ def _made(
     settings: config.PythonJudge,
     path: str,
 ) -> Any:
-    """The user's object; a class is called with its settings."""
+    """The user's object; a class is called with its settings, to a function they are bound."""
     target = import_target(settings)
     if not inspect.isclass(target):
-        return target
+        return _bound(target, settings)
     _check_class(target, settings)
     try:
         return target(**settings.settings)
@@ -232,6 +232,24 @@ def _made(
         raise UserError(
             f"reward.judge {settings.target}: expected a judge, got {reason}; correct it or its settings"
         ) from error
+
+
+def _bound(
+    target: Any,
+    settings: config.PythonJudge,
+) -> Any:
+    """A function with its settings; an object that is a judge already takes none (UserError)."""
+    if not settings.settings:
+        return target
+    if hasattr(target, "judge"):
+        names = ", ".join(settings.settings)
+        raise UserError(
+            f"reward.judge {settings.target}: expected no settings for an object that is made already, got {names}; "
+            "name its class, or leave them out"
+        )
+    _check_shape(settings, callable(target))
+    _check_settings(target, settings)
+    return partial(target, **settings.settings)
 
 
 def _check_settings(
@@ -294,9 +312,6 @@ def _function(
 ) -> AskOne:
     """A function, or an object that can be called, as one that takes a group."""
     _check_shape(settings, callable(target))
-    if inspect.isfunction(target):
-        _check_settings(target, settings)
-        target = partial(target, **settings.settings)
     try:
         make_arguments = arguments_of(target, settings.trl_text)
     except NotOurs as error:

@@ -15,6 +15,8 @@ _MARKS = " \t\r\n*_`#\"'“”‘’()[]{}<>.,;:!"
 _CHOICE_KEY = r"(?:better|best|winner|verdict|preferred|preference)"
 _GRADE_KEY = r"(?:grade|score|rating)"
 _HEAD = r"(?:(?:the\s+)?(?:answer|response)\s+)?"
+_JOINED = r"\s*(?:and|or|and/or|[/&+=])\s*"
+"""Between two verdicts of which a reply chooses neither: "Better: A or B"."""
 
 
 def read_choice(
@@ -24,7 +26,8 @@ def read_choice(
     """The index of the label that a reply chooses."""
     words = "|".join(re.escape(label) for label in labels)
     behind_key = re.compile(
-        rf"\b{_CHOICE_KEY}\b(?:\s+(?:answer|response))?[\s*_`]*[:=][\s*_`\"'\[(]*{_HEAD}({words})(?!\w)",
+        rf"\b{_CHOICE_KEY}\b(?:\s+(?:answer|response))?[\s*_`]*[:=][\s*_`\"'\[(]*{_HEAD}({words})(?!\w)"
+        rf"(?!{_JOINED}{_HEAD}(?:{words})(?!\w))",
         re.IGNORECASE,
     )
     chosen = {_index_of(match[1], labels) for match in behind_key.finditer(text)}
@@ -52,6 +55,8 @@ def read_grade(
 ) -> float | None:
     """The grade of a reply, between the two bounds; halves are allowed."""
     number = rf"([0-9]+(?:\.[0-9]+)?)(?:\s*/\s*{highest})?(?![\w/]|\.[0-9])"
+    # "3 or 4", "3-4", "3 / 4" of 5, "3, 4".
+    number += rf"(?!(?:{_JOINED}|\s*(?:to|[-–—,])\s*)[0-9])"
     behind_key = re.compile(
         rf"\b{_GRADE_KEY}\b[\s*_`]*[:=][\s*_`\"'\[(]*{number}", re.IGNORECASE
     )
@@ -71,9 +76,13 @@ def read_yes_no(
     yes: str,
     no: str,
 ) -> bool | None:
-    """Whether a reply begins with yes; None when it begins with neither. "Yes, there is." is a yes."""
+    """Whether a reply begins with yes; None when it begins with neither, or with both.
+
+    "Yes, there is." is a yes, "Yes and no." is neither.
+    """
     words = f"{re.escape(yes)}|{re.escape(no)}"
-    match = re.match(rf"({words})(?!\w)", text.strip(_MARKS), flags=re.IGNORECASE)
+    begins = rf"({words})(?!\w)(?!{_JOINED}(?:{words})(?!\w))"
+    match = re.match(begins, text.strip(_MARKS), flags=re.IGNORECASE)
     if match is None:
         return None
     return match[1].casefold() == yes.casefold()

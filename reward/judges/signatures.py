@@ -5,8 +5,8 @@
     TRL's     (prompts, completions, **kwargs) -> list of scores       every argument a list, one element per
                                                                       completion; conversational or text
 
-Columns are those of the prompt's `truth`, and `reference`. A parameter without a default that a prompt has no column
-for makes the group one that cannot be judged.
+Columns are those of the prompt's `truth`, and `reference`, which may also be asked for as `answer` or `chosen`, as
+files call it. A parameter without a default that a prompt has no column for makes the group one that cannot be judged.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from common.records import RolloutGroup
 Arguments: TypeAlias = dict[str, Any]
 Lazy: TypeAlias = Mapping[str, Callable[[RolloutGroup], Any]]
 """Argument name -> how it is made of a group."""
+OTHER_NAMES = ("answer", "chosen")
+"""What files call a reference (`common.importers.prompts`). A function asks for the column of its file."""
 
 
 class NotOurs(ValueError):
@@ -56,14 +58,14 @@ def arguments_of(
         A function that raises Refused when a column is missing (`no_truth`), or an image cannot be read.
 
     Raises:
-        NotOurs: the function takes no completions by that name.
+        NotOurs: the function takes no completions by that name, or its parameters have no names for a caller.
     """
     # Name -> whether the function cannot be called without it.
     named: dict[str, bool] = {}
     takes_any = False
     # Settings that a partial has bound stand, whatever a row has under their names.
     bound = getattr(function, "keywords", {})
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in _parameters_of(function):
         if parameter.kind == parameter.VAR_KEYWORD:
             takes_any = True
         elif parameter.kind != parameter.VAR_POSITIONAL:
@@ -81,6 +83,23 @@ def arguments_of(
         return _given(wanted, signature.standard, columns, group)
 
     return arguments
+
+
+def _parameters_of(function: Callable[..., Any]) -> Collection[inspect.Parameter]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError as error:
+        raise NotOurs(
+            "expected a function of (prompt, images, completions, **columns), got one written in C, whose parameters "
+            "cannot be read"
+        ) from error
+    for parameter in parameters:
+        if parameter.kind == parameter.POSITIONAL_ONLY:
+            raise NotOurs(
+                "expected parameters that are given by name, got "
+                f"{parameter.name}, which a '/' makes one by place"
+            )
+    return parameters
 
 
 def _signature_of(names: Collection[str], trl_text: bool) -> Signature:
@@ -120,6 +139,9 @@ def _given(
 def _columns(group: RolloutGroup) -> dict[str, Any]:
     prompt = group.prompt
     columns: dict[str, Any] = {"reference": prompt.reference}
+    if prompt.reference is not None:
+        for name in OTHER_NAMES:
+            columns[name] = prompt.reference
     columns.update(prompt.truth or {})
     return columns
 

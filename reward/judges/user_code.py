@@ -96,10 +96,10 @@ def identity_of(settings: PythonJudge) -> str:
 
 
 def told(error: BaseException, path: str) -> str:
-    """An exception in a few words, with the last line of the user's file that it passed.
+    """An exception in a few words, with the last line of the user's files that it passed.
 
     Args:
-        path: of the user's file; for another file the last line of all is told.
+        path: of the user's file, whose neighbours count, too; without one the last line of all is told.
     """
     try:
         lines = str(error).strip().splitlines()
@@ -117,7 +117,11 @@ def told(error: BaseException, path: str) -> str:
         is_machinery = frame.filename.startswith("<frozen")
         if not is_machinery and frame.filename not in OUR_FILES:
             frames.append(frame)
-    of_user = [frame for frame in frames if frame.filename == path]
+    # Neighbours of the file are the user's as well.
+    folder = Path(path).parent
+    of_user = [
+        frame for frame in frames if path and Path(frame.filename).parent == folder
+    ]
     if not frames:
         return message
     frame = (of_user or frames)[-1]

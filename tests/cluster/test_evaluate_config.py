@@ -239,6 +239,12 @@ def test_code_that_only_a_runs_config_names_is_not_started(
     with pytest.raises(UserError, match="names os:system and nothing else asked"):
         config_of(words)
     config_of([*words, "--reward.judge.kind", "my_judge:Mine"])
+    # Words about it do not name it.
+    if not wrap:
+        for word in ("--reward.judge.timeout_s=5", "--reward.judge.kind=python"):
+            with pytest.raises(UserError, match="names os:system and nothing else"):
+                config_of([*words, word])
+        config_of([*words, "--reward.judge.kind=os:system"])
 
 
 def test_suites_may_be_written_as_json() -> None:

@@ -308,7 +308,12 @@ def test_columns_of_every_type(folder: Path) -> None:
     assert (prompts[2].reference, prompts[2].truth) == (None, {"boxes": None})
     assert prompts[3].reference == "A cat."
     assert prompts[4].id == "prompts/4:cat-4"
-    assert prompts[4].truth == {"answer": True, "label": 4, "boxes": {"a": [None]}}
+    assert prompts[4].truth == {
+        "answer": True,
+        "label": 4,
+        "id": "cat-4",
+        "boxes": {"a": [None]},
+    }
 
 
 def test_types_of_parquet_become_those_of_json(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from common import config
 from common.errors import UserError
 from common.protocols import Judge
-from common.records import Dropped
+from common.records import Dropped, ImageRef
 from reward.judges.factory import check_judge, judge_identity, make_judge
 from tests.reward.benchmarks.published import coco_folder
 from tests.reward.builders import group, prompt
@@ -56,12 +57,22 @@ def test_the_id_may_stand_in_the_name_of_the_picture(tmp_path: Path) -> None:
     assert verdict.scores == (0.0,)
 
 
+def test_a_file_is_annotated_by_its_name(tmp_path: Path) -> None:
+    """The prompts of a run have their pictures where they lie; those of a set of ours are named by their hash."""
+    judge = judge_of(tmp_path)
+    for name, is_known in (("COCO_val2014_000000000003", True), ("ab3", False)):
+        picture = ImageRef("ab3", f"/pictures/{name}.jpg")
+        asked = replace(prompt(), images=(picture,))
+        verdict = verdict_of(judge, group(asked, "A toilet seat."))
+        assert isinstance(verdict, Dropped) != is_known
+
+
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
         ({"image_id": 4}, "expected annotations of image 4, got none"),
         ({"image_id": 77}, "expected annotations of image 77, got none"),
-        ({"label": "x"}, "expected a picture's id in the column image_id or image"),
+        ({"label": "x"}, "expected a picture's id in the column image_id or in"),
         (None, "expected a picture's id"),
     ],
 )

@@ -85,6 +85,10 @@ def test_another_kind_has_no_use_for_its_settings(tmp_path: Path) -> None:
     assert rules.reward.judge == RulesJudge()
     other = load_config(preset, ["--reward.judge.kind=c:D", "--reward.judge.x=1"])
     assert other.reward.judge == PythonJudge(target="c:D", x=1)  # type: ignore[call-arg]
+    # Named once more, it keeps its settings.
+    for kind in ("a:B", "python"):
+        same = load_config(preset, [f"--reward.judge.kind={kind}"])
+        assert same.reward.judge == PythonJudge(target="a:B", strict=True)  # type: ignore[call-arg]
     with pytest.raises(UserError, match=r"unknown config key reward\.judge\.x"):
         load_config(preset, ["--reward.judge.kind=rules", "--reward.judge.x=1"])
 
@@ -105,7 +109,7 @@ def test_a_function_gets_texts_columns_and_its_settings(write: Write) -> None:
         def judge(prompt, completions, label, reference, weight=1, **columns):
             assert prompt == "Describe the image."
             assert (label, reference) == ("cat", "A cat.")
-            assert columns == {"size": 3}
+            assert columns == {"size": 3, "answer": "A cat.", "chosen": "A cat."}
             return [weight * ord(text) for text in completions]
         """,
         weight=2,
@@ -114,6 +118,47 @@ def test_a_function_gets_texts_columns_and_its_settings(write: Write) -> None:
     truth = {"label": "cat", "size": 3, "weight": 9}
     asked = replace(GROUP, prompt=replace(GROUP.prompt, truth=truth))
     assert scores(settings, asked) == (2 * 97, 2 * 98)
+
+
+@pytest.mark.parametrize("name", ["reference", "answer", "chosen"])
+def test_a_reference_has_the_name_of_its_column(write: Write, name: str) -> None:
+    """Files call it so, and nobody knows that we call it otherwise."""
+    ours = f"def judge(prompt, completions, {name}): return [len({name}), 0]"
+    assert scores(write(ours)) == (6, 0)
+    trl = f"def judge(completions, **kwargs): return [len(t) for t in kwargs[{name!r}]]"
+    assert scores(write(trl)) == (6, 6)
+    # A column of that name is no reference: the corners of a box, for example.
+    row = replace(GROUP.prompt, truth={name: [1, 2]})
+    assert scores(write(ours), replace(GROUP, prompt=row)) == (2, 0)
+
+
+def test_settings_are_for_all_that_is_called(write: Write) -> None:
+    code = """
+        from functools import partial
+
+        class Scale:
+            def __init__(self, by): self.by = by
+            def __call__(self, prompt, completions, by=None): return [by or self.by, 0]
+
+        made = Scale(2)
+        part = partial(made, by=3)
+        """
+    assert scores(write(code, "Scale", by=5)) == (5, 0)
+    assert scores(write(code, "made", by=5)) == (5, 0)
+    assert scores(write(code, "part")) == (3, 0)
+    assert scores(write(code, "part", by=5)) == (5, 0)
+
+
+def test_an_object_takes_no_settings(write: Write) -> None:
+    code = """
+        class Judge:
+            def judge(self, group): return [1.0, 0.0]
+
+        made = Judge()
+        """
+    assert scores(write(code, "made")) == (1, 0)
+    with pytest.raises(UserError, match=r"expected no settings .*, got strict; name"):
+        check_judge(write(code, "made", strict=True))
 
 
 def test_a_function_gets_pictures(write: Write, tmp_path: Path) -> None:
@@ -339,8 +384,9 @@ def test_a_result_that_breaks_when_it_is_read_is_dropped(write: Write) -> None:
 
 def test_a_missing_column_is_told(write: Write) -> None:
     settings = write("def judge(prompt, completions, boxes): return [1.0, 0.0]")
-    assert "expected a column 'boxes', which the function asks for, got label" in (
-        dropped(settings).detail
+    assert (
+        "expected a column 'boxes', which the function asks for, got answer, chosen, label"
+        in (dropped(settings).detail)
     )
 
 
@@ -425,6 +471,11 @@ BROKEN = {
         "def judge(a, b): pass\n",
         r"got \(a, b\); rename its parameters",
     ),
+    "by place": (
+        "def judge(prompt, completions, /): pass\n",
+        "given by name, got prompt",
+    ),
+    "written in C": ("judge = max\n", "got one written in C"),
 }
 
 
@@ -497,6 +548,18 @@ def test_a_file_may_import_its_neighbours(write: Write, tmp_path: Path) -> None:
     )
     assert scores(settings) == (5.0, 4.0)
     sys.path.remove(str(tmp_path))
+
+
+def test_the_line_of_a_bug_in_a_neighbour_is_told(write: Write, tmp_path: Path) -> None:
+    """It is the user's line as well, and the import that led there is right."""
+    (tmp_path / "broken_neighbour.py").write_text("x = 1\ny = x / 0\n")
+    settings = write("import broken_neighbour\ndef judge(prompt, completions): ...")
+    with pytest.raises(UserError, match=r"broken_neighbour\.py, line 2\)"):
+        check_judge(settings)
+    # A library's line is not theirs: the call of it is.
+    settings = write("import json\ny = json.loads('{')\n")
+    with pytest.raises(UserError, match=r"my_judge\.py, line 2\)"):
+        check_judge(settings)
 
 
 def test_the_source_is_part_of_the_identity(write: Write) -> None:
