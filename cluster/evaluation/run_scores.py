@@ -46,8 +46,11 @@ class RunScoring:
         """Say at the start of a run, in the log and the journal, when nothing will pick its checkpoint.
 
         Raises:
-            UserError: `evaluation.select` names a metric without validation prompts.
+            UserError: `evaluation.select` names a metric without validation prompts, or what a suite asks on the test
+                split cannot be read, such as a benchmark without its pictures.
         """
+        # Now, and not when the engines are up.
+        self._evaluator.num_items("test")
         # Whoever reads the log must not take the last checkpoint for the best one.
         if self._evaluator.selecting():
             return
