@@ -517,8 +517,11 @@ def test_a_judge_that_never_answers_costs_the_win_rate_alone(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "expected a Hugging Face directory"),
-        (["{honest}", "--baseline", "nowhere"], "expected a Hugging Face directory"),
+        (["nowhere"], "expected a Hugging Face model directory"),
+        (
+            ["{honest}", "--baseline", "nowhere"],
+            "expected a Hugging Face model directory",
+        ),
         (["{honest}", *SHAPES, "--scenes", "0"], "expected at least 1, got 0"),
         (["{honest}"], "expected suites with prompts of the test split"),
         (
