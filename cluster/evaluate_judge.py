@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,9 +84,8 @@ async def _run(config: JudgeJobConfig) -> None:
         raise UserError(
             f"reward.judge: expected verdicts, got none on {len(pairs)} pairs; {judged.drop_report()}; repair the judge"
         )
-    quality = quality.model_copy(
-        update={"seconds_per_pair": judged.seconds / len(pairs)}
-    )
+    cost = {"seconds_per_pair": judged.seconds / len(pairs), "usage": judged.usage}
+    quality = quality.model_copy(update=cost)
     # Printed first: what was measured must outlive an output that cannot be written.
     print_judge_quality(quality)
     if settings.out is not None:
@@ -144,6 +144,7 @@ async def _judge(
         )
         reward = RewardClient(handle, config.loop.call_timeout_s)
         await reward.start()
-        return await judge_pairs(reward, pairs, store)
+        judged = await judge_pairs(reward, pairs, store)
+        return replace(judged, usage=await reward.usage())
     finally:
         runtime.shutdown()

@@ -102,6 +102,8 @@ def print_judge_quality(quality: JudgeQuality) -> None:
     if quality.dropped:
         line += f"; not judged {quality.dropped}"
     console.print(line, markup=False)
+    if quality.usage:
+        console.print(f"asked of servers: {quality.usage}", markup=False)
 
 
 def write_scorecards(path: Path, cards: Mapping[str, Scorecard]) -> None:

@@ -89,6 +89,10 @@ class JudgeQuality(BaseModel):
     intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     dropped: dict[str, int] = Field(default_factory=dict)
     seconds_per_pair: float | None = None
+    usage: dict[str, float] = Field(
+        default_factory=dict,
+        description="replies, tokens and cost of a judge that asks servers",
+    )
 
 
 def measure_judge(

@@ -39,13 +39,17 @@ class RewardWorker:
         self._settings = config.reward
         self._wants_rloo = config.judged_source == RLOO
         self._judge = judge
-        self._tools = tools
+        self._tools = tools or EyeTools()
         self._backoff_s = backoff_s
 
     async def start(self) -> None:
         """Make the judge (UserError when it cannot be made). Without this the first call does."""
         # Not in the constructor: of an actor that dies in it, Ray tells no error of ours.
         assert self._judging is not None
+
+    async def usage(self) -> dict[str, float]:
+        """What servers have answered this worker and cost, {} for a judge that asks none."""
+        return self._tools.usage()
 
     @cached_property
     def _judging(self) -> Judging:

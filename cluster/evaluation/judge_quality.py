@@ -28,12 +28,13 @@ CHOSEN_FIRST, CHOSEN_SECOND = "chosen_first", "chosen_second"
 
 @dataclass(frozen=True, slots=True)
 class JudgedPairs:
-    """The verdicts on a pair set, and the seconds that those with the true pictures took."""
+    """The verdicts on a pair set, the seconds that those with the true pictures took, and what servers answered."""
 
     seen: dict[str, BothOrders] = field(default_factory=dict)
     blind: dict[str, BothOrders] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     seconds: float = 0.0
+    usage: dict[str, float] = field(default_factory=dict)
 
     def drop_report(self) -> str:
         """Why verdicts are missing, in words."""

@@ -101,6 +101,11 @@ class RewardClient:
         ranked: list[Judged] = await self._call("rank", list(groups))
         return ranked
 
+    async def usage(self) -> dict[str, float]:
+        """What servers have answered the judge and cost."""
+        usage: dict[str, float] = await self._call("usage")
+        return usage
+
     async def judge(self, groups: Sequence[RolloutGroup]) -> list[Verdict | Dropped]:
         """One checked verdict or reason per group, in order."""
         verdicts: list[Verdict | Dropped] = await self._call("judge", list(groups))

@@ -77,6 +77,10 @@ class EndpointEye:
         # All are waited for: replies that others get are paid for, and kept.
         return await gather_whole(map(self._ask, questions))
 
+    def usage(self) -> dict[str, Any]:
+        """Replies, tokens, and what they cost if both prices are known."""
+        return self._endpoint.usage()
+
     async def close(self) -> None:
         """Close connections and files."""
         await self._endpoint.close()

@@ -6,10 +6,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from common import config
 from common.protocols import Eye
 from reward.eyes.engine_eye import AnswerEngine, EngineEye
+
+
+class PaidEye(Protocol):
+    """An eye that costs money."""
+
+    def usage(self) -> Mapping[str, float | None]:
+        """Replies, tokens, and their cost."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,7 @@ class EyeTools:
         engines: clients of the judges' engines, by the settings that they were started for.
         replies: folder for paid replies of this worker; None keeps none.
         num_spenders: workers that share a budget.
+        paid: the eyes behind servers that were made with these tools.
     """
 
     engines: Mapping[config.EngineEye, Sequence[AnswerEngine]] = field(
@@ -27,6 +37,16 @@ class EyeTools:
     )
     replies: Path | None = None
     num_spenders: int = 1
+    paid: list[PaidEye] = field(default_factory=list)
+
+    def usage(self) -> dict[str, float]:
+        """What all servers have answered and cost; a cost that nobody knows is absent."""
+        total: dict[str, float] = {}
+        for eye in self.paid:
+            for name, amount in eye.usage().items():
+                if amount is not None:
+                    total[name] = total.get(name, 0) + amount
+        return total
 
 
 def make_eye(
@@ -46,7 +66,9 @@ def make_eye(
             from reward.eyes.endpoint_eye import EndpointEye
 
             replies = _replies_of(settings, tools.replies)
-            return EndpointEye(settings, replies, tools.num_spenders)
+            eye = EndpointEye(settings, replies, tools.num_spenders)
+            tools.paid.append(eye)
+            return eye
 
 
 def _replies_of(

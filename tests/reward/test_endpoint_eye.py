@@ -22,6 +22,7 @@ from common.errors import Halted, UserError
 from common.protocols import JudgeError, Question, Reply
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup, Verdict
 from reward.eyes.endpoint_eye import EndpointEye
+from reward.eyes.factory import EyeTools, make_eye
 from reward.judges.prompts import about_images
 from reward.judges.seeing import SeeingJudge
 from tests.chat_server import Answer, Asked, ChatServer, completion, refusal
@@ -348,3 +349,26 @@ def test_replies_of_a_server_as_verdicts(
         assert isinstance(verdict, Dropped) and verdict.reason == expected
     else:
         assert isinstance(verdict, Verdict) and verdict.scores == expected
+
+
+def test_what_servers_answer_and_cost_is_summed(prompt: Prompt) -> None:
+    """Two eyes of an ensemble: 2 + 1 replies of 10 + 5 tokens; the one with prices costs 2 * (10 * 3 + 5 * 6) / 1e6."""
+    tools = EyeTools()
+
+    async def ask_both(url: str) -> dict[str, float]:
+        dear = make_eye(settings(url, price_in=3.0, price_out=6.0), tools)
+        free = make_eye(settings(url, temperature=0.5), tools)
+        await dear.ask([Question(prompt), Question(prompt, max_tokens=7)])
+        await free.ask([Question(prompt)])
+        usage = tools.usage()
+        for eye in (dear, free):
+            assert isinstance(eye, EndpointEye)
+            await eye.close()
+        return usage
+
+    with always(completion("Better: A")) as server:
+        usage = asyncio.run(ask_both(server.url))
+    assert usage["num_replies"] == 3
+    assert usage["num_prompt_tokens"] == 30
+    assert usage["num_completion_tokens"] == 15
+    assert usage["cost"] == pytest.approx(120e-6)
