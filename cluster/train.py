@@ -17,7 +17,7 @@ from cluster.entry import (
     expand_paths,
     parse_line,
 )
-from cluster.runtime.placement import describe, plan
+from cluster.runtime.placement import describe, missing_models, plan
 from common.config.overrides import describe_keys, load_config
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expand_paths(options)
         config = load_config(options.preset, overrides)
         if options.dry_run:
-            print(describe(plan(config)))
+            _dry_run(config, options.out)
         else:
             _run(config, options.resume)
 
@@ -56,9 +56,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print which actor gets which CPUs and GPUs, and stop",
+        help="print which actor gets which CPUs and GPUs, what memory and time that takes, and stop",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="of --dry-run: write the plan there, as JSON",
     )
     return parser
+
+
+def _dry_run(config: RunConfig, out: Path | None) -> None:
+    """Print the placement, and the plan of memory and work where the models' config files are here.
+
+    Raises:
+        UserError: the run cannot fit.
+    """
+    print(describe(plan(config)))
+    missing = missing_models(config)
+    if missing:
+        print(
+            f"memory: not planned, since {missing[0]}/config.json is missing",
+            file=sys.stderr,
+        )
+        return
+    from cluster.planner.check import dry_run
+
+    print()
+    dry_run(config, out)
 
 
 def _run(config: RunConfig, resume: bool) -> None:
@@ -73,6 +99,7 @@ def _run(config: RunConfig, resume: bool) -> None:
 
 
 def _train(config: RunConfig, run_dir: RunDir) -> None:
+    from cluster.planner.check import check_fits
     from cluster.run.experiment import Experiment
     from cluster.runtime.judge_check import checked_judge
     from cluster.runtime.ray_runtime import RayRuntime
@@ -81,6 +108,7 @@ def _train(config: RunConfig, run_dir: RunDir) -> None:
     # Before Ray starts: what is wrong with the model directory or the judge is said at once.
     check_model(config.model)
     config = checked_judge(config)
+    check_fits(config)
     bundles = plan(config)
     runtime = RayRuntime(config.cluster, bundles)
     try:

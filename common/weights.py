@@ -40,7 +40,7 @@ _HUB_PREFIXES = (
 )
 # The hub's names have a level `vision_model`, which modules of transformers (>= 5.19) do not have.
 _LLAVA_ENCODER = "vision_tower."
-_LLAVA_ENCODER_MODEL = "vision_tower.vision_model."
+TOWER_MODEL = "vision_tower.vision_model."
 
 
 def hub_name(name: str) -> str:
@@ -49,10 +49,10 @@ def hub_name(name: str) -> str:
         if name.startswith(old):
             name = new + name.removeprefix(old)
             break
-    if name.startswith(_LLAVA_ENCODER_MODEL):
+    if name.startswith(TOWER_MODEL):
         return name
     if name.startswith(_LLAVA_ENCODER):
-        return _LLAVA_ENCODER_MODEL + name.removeprefix(_LLAVA_ENCODER)
+        return TOWER_MODEL + name.removeprefix(_LLAVA_ENCODER)
     return name
 
 
@@ -116,6 +116,18 @@ def checksum(tensors: Tensors) -> str:
         flat_bytes = array.reshape(-1).view(np.uint8)
         digest.update(flat_bytes.data)
     return digest.hexdigest()
+
+
+def tensor_names(model_path: str | Path) -> list[str]:
+    """Names of all tensors in a model directory's safetensors files, as they stand there."""
+    names: list[str] = []
+    for file in sorted(Path(model_path).glob("*.safetensors")):
+        with (
+            readable(file, expected="weights"),
+            safe_open(file, framework="np") as weights,
+        ):
+            names += weights.keys()
+    return names
 
 
 def checkpoint_shapes(model_path: str | Path) -> dict[str, Shape]:

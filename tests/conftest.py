@@ -7,6 +7,11 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No test is a timed one: what takes 10 ms takes 300 ms on a busy machine.
+settings.register_profile("sightline", deadline=None)
+settings.load_profile("sightline")
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if IS_WORKER:

@@ -34,7 +34,7 @@ from tests.learner.helpers import LORA, make_pairs, run_config
 from tests.learner.trees import Rows
 from tests.reward.builders import group
 from tests.reward.judging import scores_of
-from tests.tiny_models import tiny_llava
+from tests.tiny_models import make_prompt, tiny_llava
 
 LEAST = 0.01
 """Nats that a response's log-prob moves at least; rounding is below 1e-4."""
@@ -155,7 +155,6 @@ def test_judge(tmp_path: Path) -> None:
 
 SEEING: dict[str, dict[str, Any]] = {
     "pairwise": {"template": "{{ first }} {{ second }}"},
-    "tournament": {"mode": "tournament", "template": "{{ first }} {{ second }}"},
     "pointwise": {"mode": "pointwise", "template": "{{ answer }}"},
 }
 
@@ -169,10 +168,12 @@ def test_judges_that_see(mode: str, tmp_path: Path) -> None:
     from reward.judges.splitting import RuleSplitter, sentences
 
     store = ImageStore(tmp_path)
-    prompts = caption_prompts("test", 8, 3, store)
-    texts = ("There is a red circle.", "There is a blue star. There is a ring.")
+    prompts = [make_prompt(store, seed) for seed in range(6)]
+    texts = ("There is a red circle.", "There is a blue star.", "A ring is at the top.")
     judge: Judge
     if mode == "claims":
+        # Of scenes, since this is the model that knows them.
+        prompts = caption_prompts("test", 8, 3, store)
         shapes = TorchEye(config.PolicyJudge().eye)
         language = ClaimLanguage(lambda prompt, claim: claim, "Yes", "No", "nothing")
         judge = ClaimsJudge("claims", shapes, RuleSplitter(sentences), language)

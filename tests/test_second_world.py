@@ -43,12 +43,10 @@ def model() -> Path:
 def run_dir(folder: Path, world: Path, model: Path) -> Path:
     judge = folder / "my_judge.py"
     shutil.copy(sticker_judge.__file__, judge)
-    chair = {
-        "kind": "chair",
-        "path": str(world),
-        "synonyms": str(world / "synonyms.txt"),
-        "question": ASK_CAPTION,
-    }
+    chair = (
+        f'{{ kind = "chair", path = "{world}", synonyms = "{world}/synonyms.txt", '
+        f'question = "{ASK_CAPTION}" }}'
+    )
     values = {
         "run.dir": folder / "run",
         "model.path": model,
@@ -56,7 +54,7 @@ def run_dir(folder: Path, world: Path, model: Path) -> Path:
         "data.validation": world / "validation.jsonl",
         "data.test": world / "test",
         "reward.judge.kind": f"{judge}:score",
-        "evaluation.suites": json.dumps(["prompts", chair]),
+        "evaluation.suites": f'["prompts", {chair}]',
         "mixture.online_fraction": 1,
         "rollout.num_completions": 4,
         "rollout.max_tokens": sticker_chair.MAX_TOKENS,
@@ -85,6 +83,15 @@ def test_our_scorecard_says_what_an_independent_script_says(
     metrics = card[policy]["suites"]["chair"]["metrics"]
     for key in ("chair_i", "chair_s", "recall"):
         assert metrics[key]["value"] == pytest.approx(independent[key], abs=1e-9)
+    # The judge's own score of those answers, called here as any function.
+    lines = (world / "test.jsonl").read_text().splitlines()
+    scores = []
+    for line, text in zip(lines, independent["answers"], strict=True):
+        scores += sticker_judge.score(
+            ASK_CAPTION, None, [text], json.loads(line)["objects"]
+        )
+    judged = card[policy]["suites"]["prompts"]["metrics"]["judge_score"]["value"]
+    assert judged == pytest.approx(sum(scores) / len(scores), abs=1e-9)
 
 
 def test_the_policy_makes_up_less(card: dict[str, Any]) -> None:
@@ -92,9 +99,9 @@ def test_the_policy_makes_up_less(card: dict[str, Any]) -> None:
     final = card["final"]["suites"]["chair"]["metrics"]["chair_i"]
     assert start > 0.1
     assert final["value"] < start / 3
-    assert final["high"] < start
+    assert final["interval"][1] < start
     prompts = card["final"]["suites"]["prompts"]["metrics"]
-    assert prompts["win_rate"]["low"] > 0.5
+    assert prompts["win_rate"]["interval"][0] > 0.5
     assert card["final"]["suites"]["chair"]["metrics"]["recall"]["value"] > 0.9
 
 
@@ -105,6 +112,7 @@ def test_the_journal_and_the_page_are_about_the_strangers_pictures(
     assert "pair" in outcomes
     page = (run_dir / "samples.html").read_text()
     assert ASK_CAPTION in page
+    assert "I can see" in page
     assert "data:image/" in page
 
 

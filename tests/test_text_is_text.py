@@ -225,7 +225,7 @@ def test_training_reads_references_without_their_marks(
     plain = caption_prompts("train", 4, 0, ImageStore(tmp_path / "pictures"))
     references = [prompt.reference for prompt in loaded]
     assert references == [*(prompt.reference for prompt in plain), ""]
-    assert "behind 4 references off" in caplog.text
+    assert "written out behind references" in caplog.text
 
 
 def test_sampled_ids_beyond_the_embedding_are_their_rows_drop(imported: Path) -> None:

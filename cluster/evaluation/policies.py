@@ -174,7 +174,7 @@ class PolicyMeasuring:
         baseline = config.evaluate.baseline
         settings = {
             "evaluation": config.evaluation.model_dump(
-                mode="json", exclude={"bootstrap_samples", "samples_shown", "select"}
+                mode="json", exclude={"samples_shown", "select"}
             ),
             "split": config.evaluate.split,
             "rollout": config.rollout.model_dump(mode="json", exclude={"num_workers"}),

@@ -171,7 +171,7 @@ def ask_policy(
         UserError: the policy cannot be loaded, or reads none of the pairs.
     """
     from cluster.progress import ProgressReport
-    from common.chat import check_model
+    from common.chat import check_model, encoder_of, positions_of
     from common.config import SHAPES_POLICY, Model
     from common.data.anatomy import evenly
     from common.data.images import ImageStore
@@ -189,6 +189,10 @@ def ask_policy(
         dtype="float32" if device.type == "cpu" else "bfloat16",
         max_length=arguments.max_length,
     )
+    positions = positions_of(encoder_of(config))
+    if positions is not None:
+        max_length = min(arguments.max_length, positions - 1)
+        config = config.model_copy(update={"max_length": max_length})
     collator = Collator(check_model(config))
     policy = load_policy(config, path).to(device).eval()
     places = sorted(evenly(len(pairs), arguments.policy_count))

@@ -37,6 +37,14 @@ def plan(config: RunConfig) -> list[Bundle]:
     ]
 
 
+def missing_models(config: RunConfig) -> list[str]:
+    """Models of the run without a config.json on this disk, whose memory cannot be planned."""
+    paths = [config.model.path]
+    for seat in judge_seats(config):
+        paths.append(seat.eye.path)
+    return [path for path in paths if not (Path(path) / "config.json").is_file()]
+
+
 def _rollout_bundles(config: RunConfig) -> Iterator[Bundle]:
     rollout = config.rollout
     engine = "vLLM engine"

@@ -13,6 +13,7 @@ sets `r`, which `full` does not have.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -48,12 +49,12 @@ class Assignment:
 def parse(word: str, annotation: Any) -> Any:
     """The value that a word means for a key of this type.
 
-    TOML values keep their type (`1e-4`, `true`, `[1, 2]`), `none` is None, and a list may be written `a,b`. Anything
-    else is text. Whether the value is valid is for pydantic to say.
+    TOML values keep their type (`1e-4`, `true`, `[1, 2]`), lists and objects may be JSON, `none` is None, and a list
+    may be written `a,b`. Anything else is text. Whether the value is valid is for pydantic to say.
     """
     try:
-        value = tomllib.loads(f"value = {word}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _structure(word)
+    except ValueError:
         if word.lower() == "none":
             return None
         if is_list(annotation) and not takes_text(annotation):
@@ -63,6 +64,17 @@ def parse(word: str, annotation: Any) -> Any:
     if takes_text(annotation) and not isinstance(value, str | list):
         return word
     return value
+
+
+def _structure(word: str) -> Any:
+    """What a word says as TOML, or as a JSON list or object (ValueError when it is neither)."""
+    try:
+        return tomllib.loads(f"value = {word}")["value"]
+    except tomllib.TOMLDecodeError:
+        # A number is TOML already; JSON's other single values are words to us.
+        if not word.startswith(("[", "{")):
+            raise
+        return json.loads(word)
 
 
 def _items(word: str) -> list[str]:

@@ -221,7 +221,7 @@ def _kind_of(value: Any) -> Any:
     return "python" if _is_target(kind) else kind
 
 
-SingleJudge = Annotated[
+_Single: TypeAlias = (
     Annotated[RulesJudge, Tag("rules")]
     | Annotated[PolicyJudge, Tag("policy")]
     | Annotated[PythonJudge, Tag("python")]
@@ -231,9 +231,9 @@ SingleJudge = Annotated[
     | Annotated[AnswerJudge, Tag("answer")]
     | Annotated[VlmJudge, Tag("vlm")]
     | Annotated[EndpointJudge, Tag("endpoint")]
-    | Annotated[ClaimsJudge, Tag("claims")],
-    Discriminator(_kind_of),
-]
+    | Annotated[ClaimsJudge, Tag("claims")]
+)
+SingleJudge = Annotated[_Single, Discriminator(_kind_of)]
 """Every kind but `ensemble`."""
 
 
@@ -261,17 +261,7 @@ class EnsembleJudge(Section):
 
 
 JudgeConfig = Annotated[
-    Annotated[RulesJudge, Tag("rules")]
-    | Annotated[PolicyJudge, Tag("policy")]
-    | Annotated[PythonJudge, Tag("python")]
-    | Annotated[ChairJudge, Tag("chair")]
-    | Annotated[ClipJudge, Tag("clip")]
-    | Annotated[RewardModelJudge, Tag("reward_model")]
-    | Annotated[AnswerJudge, Tag("answer")]
-    | Annotated[VlmJudge, Tag("vlm")]
-    | Annotated[EndpointJudge, Tag("endpoint")]
-    | Annotated[ClaimsJudge, Tag("claims")]
-    | Annotated[EnsembleJudge, Tag("ensemble")],
+    _Single | Annotated[EnsembleJudge, Tag("ensemble")],
     Discriminator(_kind_of),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,11 @@ class Cluster(Section):
     start_timeout_s: float = Field(
         300.0, gt=0, description="limit for the reservation of CPUs and GPUs"
     )
+    gpu: Literal["a100-80", "h100", "h200", "l40s"] | None = Field(
+        None,
+        description="kind of the GPUs, for the planner (--dry-run); none: this machine's",
+    )
+    gpus_per_node: int = Field(8, ge=1, description="for the planner")
 
 
 class RunConfig(Section):

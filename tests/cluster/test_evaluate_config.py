@@ -245,3 +245,10 @@ def test_code_that_only_a_runs_config_names_is_not_started(
             with pytest.raises(UserError, match="names os:system and nothing else"):
                 config_of([*words, word])
         config_of([*words, "--reward.judge.kind=os:system"])
+
+
+def test_suites_may_be_written_as_json() -> None:
+    suites = '["prompts", {"kind": "shapes", "test_scenes": 7}]'
+    config = config_of(["a", "--evaluation.suites", suites])
+    assert [suite.kind for suite in config.evaluation.suites] == ["prompts", "shapes"]
+    assert config.evaluation.suites[1].test_scenes == 7

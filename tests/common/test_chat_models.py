@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from common.chat import ChatEncoder, check_model, encoder_of
 from common.config import SHAPES_POLICY, Model
@@ -314,6 +315,17 @@ def test_a_length_that_the_model_has_no_positions_for(folder: Path) -> None:
     # An engine needs one position more, for the token after an answer.
     assert "set model.max_length = 511" in whole_refusal(folder)
     assert check_model(Model(path=str(folder), max_length=511)).warnings == []
+
+
+def test_weights_as_transformers_names_them_when_it_saves(folder: Path) -> None:
+    """`save_pretrained` of transformers 5 leaves a level out of the tower's names, and vLLM does not read them."""
+    weights = load_file(tiny_llava() / "model.safetensors")
+    renamed = {}
+    for name, value in weights.items():
+        renamed[name.replace("vision_tower.vision_model.", "vision_tower.")] = value
+    save_file(renamed, folder / "model.safetensors")
+    message = whole_refusal(folder)
+    assert "save it with vision_tower.vision_model." in message
 
 
 @pytest.mark.parametrize("token_id", [5, 50_000])

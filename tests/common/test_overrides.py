@@ -46,6 +46,10 @@ def test_expected_presets_exist() -> None:
         "shapes_mixed",
         "llava16_7b_mixed",
         "llava16_7b_judged",
+        "llava15_7b_povid",
+        "qwen25_vl_7b_mixed",
+        "qwen3_vl_8b_mixed",
+        "qwen25_vl_72b_mixed",
     }
 
 

@@ -282,7 +282,7 @@ def text_batch(
         labels[row, :length] = torch.tensor(row_labels)
         mask[row, :length] = 1
         hidden = rng.uniform(0, 1.2) if rng.random() < 0.2 else 0.0
-        for place in (ids[row] == image).nonzero().flatten():
+        for place in ids[row].eq(image).nonzero().flatten():
             mask[row, place] = int(rng.random() >= hidden)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     return {

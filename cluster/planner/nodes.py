@@ -1,0 +1,135 @@
+"""The RAM, shared memory and disk that a run takes.
+
+Actors fill nodes in the order of the placement table. A push lies in Ray's object store of every node that has an
+engine or rank 0, and in a file of shared memory for every engine (`actors/weights/`); the object store is in shared
+memory, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.planner.activations import FLOAT32, ITEM_BYTES
+from cluster.planner.gpu_kinds import PROCESS_BYTES
+from cluster.planner.seats import Seat
+from cluster.planner.shape import ModelShape, numel_of
+from cluster.planner.training import (
+    MASTER_AND_MOMENTS,
+    MOMENTS,
+    model_bytes,
+    stage_of,
+    start_bytes,
+    trained_numel,
+)
+from common.config import Lora, RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Bytes of the fullest node, and of the run's folder.
+
+    Attributes:
+        count: of nodes.
+        start: RAM while the ranks load the model.
+        running: RAM at a publish, without shared memory.
+        object_store, shared_memory: at a publish; the second holds the first.
+        checkpoint, policy: of one of them on disk.
+        disk: of all that a run keeps.
+    """
+
+    count: int
+    start: float
+    running: float
+    object_store: float
+    shared_memory: float
+    checkpoint: float
+    policy: float
+    disk: float
+
+
+def nodes_of(
+    config: RunConfig,
+    shape: ModelShape,
+    seats: Sequence[Seat],
+    push: float,
+) -> Nodes:
+    """The nodes of these actors."""
+    nodes = _filled(config, seats)
+    start = 0.0
+    running = 0.0
+    object_store = 0.0
+    shared_memory = 0.0
+    for roles in nodes:
+        by_role = {seat.role: seat for seat in seats}
+        held = 0.0
+        for role in roles:
+            held += by_role[role].host_bytes
+        num_ranks = roles.count("learner")
+        num_engines = roles.count("rollout")
+        at_start = num_ranks * (start_bytes(config, shape) + PROCESS_BYTES)
+        if num_ranks:
+            held += publisher_bytes(config, shape)
+        stored = push if num_ranks or num_engines else 0.0
+        start = max(start, at_start)
+        running = max(running, held)
+        object_store = max(object_store, stored)
+        shared_memory = max(shared_memory, stored + num_engines * push)
+    checkpoint = checkpoint_bytes(config, shape)
+    policy = model_bytes(config, shape)
+    # The kept ones, the best, and the one that is written; a policy in the last two and in run.dir/policy.
+    disk = (config.checkpoint.keep + 2) * checkpoint + 3 * policy
+    return Nodes(
+        len(nodes),
+        start,
+        running,
+        object_store,
+        shared_memory,
+        checkpoint,
+        policy,
+        disk,
+    )
+
+
+def publisher_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
+    """RAM of rank 0 at a publish: the gathered weights, and with LoRA the merged matrices."""
+    tuning = config.model.tuning
+    item = ITEM_BYTES[config.model.dtype]
+    if not isinstance(tuning, Lora):
+        return model_bytes(config, shape)
+    if tuning.push == "adapter":
+        return float(trained_numel(config, shape) * item)
+    merged = numel_of(shape.lora_targets(tuning))
+    return model_bytes(config, shape) + merged * item
+
+
+def checkpoint_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
+    """The learner's state over all ranks: optimizer and trained parameters."""
+    numel = trained_numel(config, shape)
+    if stage_of(config) == 0:
+        return float(numel * (FLOAT32 + MOMENTS))
+    item = ITEM_BYTES[config.model.dtype]
+    return float(numel * (item + MASTER_AND_MOMENTS))
+
+
+def _filled(
+    config: RunConfig,
+    seats: Sequence[Seat],
+) -> list[list[str]]:
+    """The roles on each node; without GPUs there is one node."""
+    nodes: list[list[str]] = [[]]
+    free = float(config.cluster.gpus_per_node)
+    for seat in seats:
+        for _ in range(seat.count):
+            if seat.gpus > free:
+                nodes.append([])
+                free = float(config.cluster.gpus_per_node)
+            nodes[-1].append(seat.role)
+            free -= seat.gpus
+    return nodes

@@ -1,0 +1,103 @@
+"""What every kind of actor takes: on its device, and in the RAM of its node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cluster.planner.activations import Activations
+from cluster.planner.gpu_kinds import DRIVER_BYTES, GpuKind
+from cluster.planner.sampling import Sampling
+from cluster.planner.training import Trained
+
+LONGEST_ROW = ("activations", "working memory")
+"""Parts that only the longest row needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Actors of one kind.
+
+    Attributes:
+        role: learner, rollout or judge/N.
+        count: of them.
+        gpus: of one; 0 on a CPU.
+        parts: part -> bytes on its device: of every GPU, or of RAM.
+        host: part -> bytes of RAM beside them.
+        limit: bytes of a device that it may take; None when nobody knows.
+    """
+
+    role: str
+    count: int
+    gpus: float
+    parts: Mapping[str, float]
+    host: Mapping[str, float]
+    limit: float | None = field(default=None)
+
+    @property
+    def device_bytes(self) -> float:
+        """All that is on its device."""
+        return sum(self.parts.values())
+
+    @property
+    def certain_bytes(self) -> float:
+        """The same without what depends on the length of rows."""
+        certain = 0.0
+        for part, num_bytes in self.parts.items():
+            if part not in LONGEST_ROW:
+                certain += num_bytes
+        return certain
+
+    @property
+    def host_bytes(self) -> float:
+        """RAM of one actor: on a CPU its device is RAM, too."""
+        num_bytes = sum(self.host.values())
+        if not self.gpus:
+            num_bytes += self.device_bytes
+        return num_bytes
+
+
+def gpu_limit(
+    gpus: float,
+    kind: GpuKind | None,
+) -> float | None:
+    """Bytes of a GPU that an actor may take: all of it, or its share of one."""
+    if not gpus or kind is None:
+        return None
+    return kind.memory * min(1.0, gpus)
+
+
+def learner_parts(
+    state: Trained,
+    rows: Activations,
+    gpus: float,
+) -> dict[str, float]:
+    """The parts of a rank. Backward and update do not need their memory at the same time: the larger one counts."""
+    working = rows.working + state.in_backward
+    in_backward = rows.kept + working
+    more_in_update = max(0.0, state.in_update - in_backward)
+    parts = {
+        **state.device,
+        "activations": rows.kept,
+        "working memory": working,
+        "vision cache": rows.vision_cache,
+        "update": more_in_update,
+    }
+    if gpus:
+        parts["driver"] = DRIVER_BYTES
+    return parts
+
+
+def engine_parts(
+    engine: Sampling,
+    gpus: float,
+) -> dict[str, float]:
+    """The parts of an engine on one of its devices."""
+    parts = {
+        "weights": engine.weights,
+        "KV cache": max(0.0, engine.kv_cache),
+        "working memory": engine.working,
+    }
+    if gpus:
+        parts["driver"] = DRIVER_BYTES
+    return parts

@@ -1,0 +1,257 @@
+"""Bytes of a learner rank: weights, gradients, optimizer and reference under ZeRO, tuning and offload.
+
+With P parameters of b bytes, T of them trained, n ranks (DeepSpeed 0.19, `learner/engines/deepspeed_engine.py`):
+
+    stage   weights   gradients           optimizer                    kept as
+    0       P b       T 4                 T 8                          float32 alone; bfloat16 runs as stage 1
+    1       P b       T b                 T 12 / n                     master weights and two moments in float32
+    2       P b       T b / n             T 12 / n
+    3       P b / n   T b / n             T 12 / n                     parameters below PERSISTENT_NUMEL stay whole
+
+Backward also has a bucket of BUCKET_NUMEL numbers, and under stage 3 the parameters that are gathered at the moment.
+The update has its gradients in float32, T 4 / n, and a temporary as large as a moment.
+4-bit weights (QLoRA): half a byte, a byte of scale for 64 of them, and 4 bytes for 256 scales (arXiv 2305.14314).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cluster.planner.activations import FLOAT32, ITEM_BYTES
+from cluster.planner.shape import ModelShape, numel_of
+from common.config import Lora, RunConfig
+from learner.engines.deepspeed_engine import PERSISTENT_NUMEL
+
+BUCKET_NUMEL = 500_000_000
+"""DeepSpeed's reduce_bucket_size, which we leave as it is. On a CPU pages of it that nobody writes do not exist."""
+LIVE_NUMEL = 1_000_000_000
+"""DeepSpeed's stage3_max_live_parameters."""
+PREFETCH_NUMEL = 50_000_000
+"""DeepSpeed's stage3_prefetch_bucket_size."""
+MASTER_AND_MOMENTS = 12
+MOMENTS = 8
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a rank holds, in bytes: on its device, and in RAM where it is offloaded.
+
+    Attributes:
+        numel: parameters that train, of the whole model.
+        device, offloaded: part -> bytes that stay.
+        in_backward, in_update: bytes on the device that only one of them needs.
+    """
+
+    numel: int
+    device: dict[str, float]
+    offloaded: dict[str, float]
+    in_backward: float
+    in_update: float
+
+
+def trained(
+    config: RunConfig,
+    shape: ModelShape,
+) -> Trained:
+    """Weights, gradients, optimizer state, reference and buffers of one rank."""
+    numel = trained_numel(config, shape)
+    device = {
+        "weights": _weight_bytes(config, shape),
+        "gradients": _gradient_bytes(config, numel),
+        "optimizer": _optimizer_bytes(config, numel),
+        "reference": _reference_bytes(config, shape),
+    }
+    offloaded: dict[str, float] = {}
+    offload = config.learner.offload
+    if offload != "none":
+        offloaded["optimizer"] = device.pop("optimizer")
+        in_float32 = numel * FLOAT32 / config.learner.num_ranks
+        offloaded["gradients"] = device.pop("gradients") + in_float32
+    if offload == "params":
+        for part in ("weights", "reference"):
+            offloaded[part] = device.pop(part)
+    return Trained(
+        numel,
+        device,
+        offloaded,
+        _backward_bytes(config, shape, numel),
+        _update_bytes(config, numel),
+    )
+
+
+def trained_numel(
+    config: RunConfig,
+    shape: ModelShape,
+) -> int:
+    """Parameters that train, over all ranks."""
+    model = config.model
+    if isinstance(model.tuning, Lora):
+        return adapter_numel(model.tuning, shape)
+    if model.freeze_vision:
+        return numel_of(shape.of_part("language", "projector"))
+    return shape.numel
+
+
+def adapter_numel(
+    tuning: Lora,
+    shape: ModelShape,
+) -> int:
+    """Parameters of all adapters: r (rows + columns) a matrix."""
+    return sum(adapter_numels(tuning, shape))
+
+
+def adapter_numels(
+    tuning: Lora,
+    shape: ModelShape,
+) -> list[int]:
+    """Parameters of every adapter's two matrices."""
+    numels: list[int] = []
+    for weight in shape.lora_targets(tuning):
+        numels += [tuning.r * weight.columns, tuning.r * weight.rows]
+    return numels
+
+
+def model_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
+    """The model in its dtype, without adapters: of a whole push, and of an engine."""
+    return float(shape.numel * ITEM_BYTES[config.model.dtype])
+
+
+def stage_of(config: RunConfig) -> int:
+    """The ZeRO stage as the engine runs it."""
+    learner = config.learner
+    if learner.engine == "torch":
+        return 0
+    is_bfloat16 = config.model.dtype == "bfloat16"
+    return max(learner.zero_stage, int(is_bfloat16))
+
+
+def start_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
+    """RAM of a rank while it starts: it loads the whole model, and for full tuning copies it."""
+    copies = 1 if isinstance(config.model.tuning, Lora) else 2
+    return copies * model_bytes(config, shape)
+
+
+def _weight_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
+    tuning = config.model.tuning
+    item = ITEM_BYTES[config.model.dtype]
+    adapters: list[int] = []
+    if isinstance(tuning, Lora):
+        adapters = adapter_numels(tuning, shape)
+    if isinstance(tuning, Lora) and tuning.quantize == "nf4":
+        return _nf4_bytes(shape, item) + sum(adapters) * item
+    numels = adapters + [weight.numel for weight in shape.weights]
+    if stage_of(config) < 3:
+        return float(sum(numels) * item)
+    return _split_bytes(numels, item, config.learner.num_ranks)
+
+
+def _split_bytes(
+    numels: Iterable[int],
+    item: int,
+    ranks: int,
+) -> float:
+    """Bytes of a rank's shares under ZeRO-3; small parameters stay whole beside their shares."""
+    num_bytes = 0.0
+    for numel in numels:
+        share = math.ceil(numel / ranks)
+        whole = numel if numel < PERSISTENT_NUMEL else 0
+        num_bytes += (share + whole) * item
+    return num_bytes
+
+
+def _nf4_bytes(
+    shape: ModelShape,
+    item: int,
+) -> float:
+    num_bytes = 0.0
+    for weight in shape.weights:
+        is_quantized = weight.part == "language" and weight.rows and not weight.is_head
+        num_bytes += weight.numel * (NF4_BYTES if is_quantized else item)
+    return num_bytes
+
+
+def _gradient_bytes(
+    config: RunConfig,
+    numel: int,
+) -> float:
+    item = ITEM_BYTES[config.model.dtype]
+    ranks = config.learner.num_ranks
+    stage = stage_of(config)
+    if stage == 0:
+        return float(numel * FLOAT32)
+    return numel * item / (1 if stage == 1 else ranks)
+
+
+def _optimizer_bytes(
+    config: RunConfig,
+    numel: int,
+) -> float:
+    if stage_of(config) == 0:
+        return float(numel * MOMENTS)
+    return numel * MASTER_AND_MOMENTS / config.learner.num_ranks
+
+
+def _reference_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
+    """A copy for full tuning; see the table in `learner/model/reference.py`."""
+    if isinstance(config.model.tuning, Lora):
+        return 0.0
+    item = ITEM_BYTES[config.model.dtype]
+    learner = config.learner
+    if stage_of(config) == 3 and (learner.num_ranks > 1 or learner.offload == "params"):
+        numels = [weight.numel for weight in shape.weights]
+        return _split_bytes(numels, item, learner.num_ranks)
+    num_bytes = model_bytes(config, shape)
+    if config.model.freeze_vision and stage_of(config) < 3:
+        num_bytes -= _shared_tower_numel(shape) * item
+    return num_bytes
+
+
+def _shared_tower_numel(shape: ModelShape) -> int:
+    """A tower with a projector inside of it trains, and is copied."""
+    inside = any(".visual." in weight.name for weight in shape.of_part("projector"))
+    return 0 if inside else numel_of(shape.of_part("vision"))
+
+
+def _backward_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+    numel: int,
+) -> float:
+    """The bucket of gradients that are reduced, and under ZeRO-3 what is gathered."""
+    item = ITEM_BYTES[config.model.dtype]
+    stage = stage_of(config)
+    if stage == 0:
+        return 0.0
+    on_gpu = config.learner.num_gpus > 0
+    bucket = BUCKET_NUMEL if on_gpu else min(BUCKET_NUMEL, numel)
+    if stage < 3:
+        return float(bucket * item)
+    largest = max(weight.numel for weight in shape.weights)
+    live = min(shape.numel, max(LIVE_NUMEL, largest) + PREFETCH_NUMEL)
+    return float((bucket + live) * item)
+
+
+def _update_bytes(
+    config: RunConfig,
+    numel: int,
+) -> float:
+    """Of the optimizer, on the device where it works."""
+    if stage_of(config) == 0 or config.learner.offload != "none":
+        return 0.0
+    # AdamW over lists makes one tensor as large as a moment.
+    return 2 * numel * FLOAT32 / config.learner.num_ranks
