@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Protocol, TypeAlias
 
 from cluster.evaluation.chunks import in_chunks
@@ -53,7 +54,7 @@ async def compare(
         if isinstance(judged, Dropped):
             dropped.append(judged)
         else:
-            verdicts[group.prompt.id] = judged
+            verdicts[group.prompt.id] = _policy_first(judged, group.prompt.id)
     if dropped:
         log.warning(
             "of %d comparisons with the start policy %d have no verdict: dropped %s",
@@ -69,7 +70,7 @@ def _comparisons(
     answers: SuiteAnswers,
     start: SuiteAnswers,
 ) -> tuple[list[RolloutGroup], list[Dropped]]:
-    """Groups of (the policy's answer, the start policy's), and the answers that have none beside them."""
+    """Groups of the policy's answer and the start policy's, and the answers that have none beside them."""
     groups: list[RolloutGroup] = []
     dropped: list[Dropped] = []
     for task in suite.compared_tasks:
@@ -81,10 +82,26 @@ def _comparisons(
             if start_answer is None:
                 dropped.append(Dropped(group.id, "no_baseline"))
                 continue
-            # The judge is not told which of the two is the policy's; suites know that it is the first.
             both = (group.completions[0], start_answer)
+            if _is_swapped(group.prompt.id):
+                both = both[::-1]
             groups.append(replace(group, completions=both))
     return groups, dropped
+
+
+def _is_swapped(prompt_id: str) -> bool:
+    """Whether the start policy's answer stands first: for about every second prompt, always the same ones.
+
+    The judge is not told which answer is whose, and to prefer the first one wins nothing.
+    """
+    return sha256(prompt_id.encode()).digest()[0] % 2 == 1
+
+
+def _policy_first(verdict: Verdict, prompt_id: str) -> Verdict:
+    """The verdict on (the policy's answer, the start policy's), in whatever order the judge saw them."""
+    if not _is_swapped(prompt_id):
+        return verdict
+    return Verdict(verdict.scores[::-1], verdict.notes[::-1])
 
 
 def _forgiving(

@@ -199,6 +199,31 @@ def test_a_judge_without_verdicts_leaves_no_win_rate(evaluator: Evaluator) -> No
     assert card.counts["num_captions"] == 12
 
 
+class FirstJudge:
+    """Prefers what stands first, whatever it says."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, str] = {}
+
+    async def judge(self, groups: list[RolloutGroup]) -> list[Verdict | Dropped]:
+        for group in groups:
+            self.first[group.prompt.id] = group.completions[0].text
+        return [Verdict((1.0, 0.0), ("first", "second"))] * len(groups)
+
+
+def test_a_judge_of_places_finds_no_policy_better(evaluator: Evaluator) -> None:
+    """Each policy's answer stands first for some prompts, and wins these."""
+    judge = FirstJudge()
+    start = measure(FakePolicy(dreamer), evaluator)
+    measured = measure(FakePolicy(honest), evaluator, start.answers, judge)
+    groups = measured.answers.suites["shapes"].tasks["captions"]
+    won = [
+        group.completions[0].text == judge.first[group.prompt.id] for group in groups
+    ]
+    assert len(set(won)) == 2
+    assert shapes_card(measured).value("win_rate") == sum(won) / len(won)
+
+
 def test_validation_asks_only_what_picks_the_checkpoint(evaluator: Evaluator) -> None:
     policy = FakePolicy(honest)
     client = RolloutClient(LocalHandle(policy), LIMIT_S)
