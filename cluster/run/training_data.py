@@ -15,7 +15,7 @@ from common.data.pairs_on_disk import PairsOnDisk, open_pairs
 from common.data.prompt_sources import load_split
 from common.data.records_on_disk import RecordsOnDisk, usable
 from common.errors import UserError
-from common.prompts.survey import PromptsOnDisk
+from common.prompts.survey import PromptsOnDisk, has_facts
 from common.records import Dropped, PreferencePair, Prompt
 from common.row_faults import drop_report
 from common.sources import ONLINE_BDHS, RLOO
@@ -199,7 +199,7 @@ def _check_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> None:
         has_reference, has_truth = prompts.has_reference, prompts.has_truth
     else:
         has_reference = any(prompt.reference for prompt in prompts)
-        has_truth = any(prompt.truth for prompt in prompts)
+        has_truth = any(map(has_facts, prompts))
     if ONLINE_BDHS in sources and not has_reference:
         raise UserError(
             f"data.prompts: expected prompts with reference answers for mixture.online_bdhs_fraction = "
@@ -210,7 +210,8 @@ def _check_prompts(config: RunConfig, prompts: Sequence[Prompt]) -> None:
     if config.judged_source in sources and needs_truth and not has_truth:
         raise UserError(
             f"data.prompts: expected prompts with truth for reward.judge.kind = rules, got none among {len(prompts)}; "
-            "add a judge of your own (reward/), or set mixture.online_bdhs_fraction = 1: BDHS needs reference answers"
+            "name a judge of your own, such as --reward.judge.kind my_judge.py:score, or set "
+            "mixture.online_bdhs_fraction = 1: BDHS needs reference answers"
         )
 
 

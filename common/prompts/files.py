@@ -13,7 +13,7 @@ from common.data.rows import python_rows
 from common.errors import Refused, UserError
 from common.importers.build import Unread, unread, with_images
 from common.importers.prompts import IMPORTER, prompt_files
-from common.prompts.survey import PromptSet, Survey
+from common.prompts.survey import PromptSet, Survey, has_facts
 from common.reading.image_intake import ImageIntake
 from common.reading.picture_keys import key_of_bytes, key_of_file, key_of_name
 from common.reading.readers import BAD_FILE, DataFile, arrow_batches, file_rows
@@ -151,7 +151,7 @@ class OpenFiles:
             self._survey.dropped.append(dropped)
             return
         has_reference = prompt.reference is not None
-        has_truth = prompt.truth is not None
+        has_truth = has_facts(prompt)
         self._survey.add(number, prompt.id, has_reference, has_truth, keys)
 
 

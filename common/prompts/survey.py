@@ -17,6 +17,11 @@ ReadPrompt: TypeAlias = Callable[[int], Prompt | Dropped]
 """Builds the prompt of a row number, or says why the row is none."""
 
 
+def has_facts(prompt: Prompt) -> bool:
+    """Whether its truth says something that an answer can be checked against: an id alone does not."""
+    return bool(set(prompt.truth or ()) - {"id"})
+
+
 def _no_numbers() -> Numbers:
     return np.zeros(0, np.int64)
 

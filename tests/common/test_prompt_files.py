@@ -25,6 +25,7 @@ from common.data.images import ImageStore, read_bytes
 from common.data.prompt_sources import Split, load_split
 from common.data.records_on_disk import RecordsOnDisk, fetch
 from common.errors import Refused, UserError
+from common.prompts.survey import has_facts
 from common.records import Dropped, Message, Part, Prompt
 
 NUM_PICTURES = 6
@@ -314,6 +315,12 @@ def test_columns_of_every_type(folder: Path) -> None:
         "id": "cat-4",
         "boxes": {"a": [None]},
     }
+
+
+def test_an_id_alone_is_nothing_to_judge_by() -> None:
+    """A run whose judge needs facts is refused at its start, and not when its first groups are dropped."""
+    for truth, is_enough in ((None, False), ({"id": 7}, False), ({"label": 1}, True)):
+        assert has_facts(Prompt("p", (), (), truth=truth)) == is_enough
 
 
 def test_types_of_parquet_become_those_of_json(folder: Path) -> None:
