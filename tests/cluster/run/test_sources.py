@@ -164,7 +164,7 @@ def test_prompts_without_truth_have_no_judge_that_needs_it(tmp_path: Path) -> No
 
     with pytest.raises(
         UserError,
-        match=r"truth for reward\.judge\.kind = rules, got none among 12; add a",
+        match=r"truth for reward\.judge\.kind = rules, got none among 12; name a judge",
     ) as caught:
         prompts_of(mixture__online_bdhs_fraction=0.5)
     assert "\n" not in str(caught.value)
