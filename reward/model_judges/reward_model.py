@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -78,16 +78,15 @@ class RewardModelJudge:
         return Verdict(tuple(scores), notes)
 
 
-class _Scorer:
+class _Scorer(Protocol):
     """A model and how its score is read."""
 
     model: Any
 
-    def score(self, inputs: Mapping[str, Any]) -> float:
-        raise NotImplementedError
+    def score(self, inputs: Mapping[str, Any]) -> float: ...
 
 
-class _Classifier(_Scorer):
+class _Classifier:
     """One of the labels of a sequence classifier."""
 
     def __init__(
@@ -108,7 +107,7 @@ class _Classifier(_Scorer):
         return float(self.model(**inputs).logits[0, self._label])
 
 
-class _ValueHead(_Scorer):
+class _ValueHead:
     """A linear map of the last token's last layer."""
 
     def __init__(
