@@ -333,3 +333,15 @@ def llava_lines(
             }
         )
     return json_lines(rows)
+
+
+class UngradedBenchmark(Benchmark):
+    """Answers and their length; a grade needs another model."""
+
+    def count(self, facts: Facts, text: str) -> Counts:
+        """See `Benchmark`: nothing but the answer's length."""
+        return {}
+
+    def statistic(self, totals: Columns) -> Figures:
+        """See `Benchmark`."""
+        return {}

@@ -9,10 +9,8 @@ from __future__ import annotations
 from common.config.benchmarks import LlavaBenchmark
 from common.evaluation import SuiteAnswers
 from common.records import Dropped
-from reward.benchmarks.base import Benchmark, Figures, Files, llava_lines
+from reward.benchmarks.base import Files, UngradedBenchmark, llava_lines
 from reward.benchmarks.loading import (
-    Counts,
-    Facts,
     Item,
     Published,
     Row,
@@ -21,11 +19,10 @@ from reward.benchmarks.loading import (
     find_file,
     read_rows,
 )
-from reward.suites.bootstrap import Columns
 
 
-class LlavaBench(Benchmark):
-    """Answers and their length; a grade needs another model."""
+class LlavaBench(UngradedBenchmark):
+    """Answers and their length."""
 
     def __init__(self, settings: LlavaBenchmark) -> None:
         super().__init__(settings)
@@ -37,18 +34,6 @@ class LlavaBench(Benchmark):
         dropped: list[Dropped] = []
         rows = read_rows(file, dropped)
         return collect(rows, _item, file, self.key, dropped)
-
-    def count(
-        self,
-        facts: Facts,
-        text: str,
-    ) -> Counts:
-        """See `Benchmark`: nothing but the answer's length."""
-        return {}
-
-    def statistic(self, totals: Columns) -> Figures:
-        """See `Benchmark`."""
-        return {}
 
     def answer_files(
         self,

@@ -9,10 +9,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from common.evaluation import SuiteAnswers
-from reward.benchmarks.base import Benchmark, Figures, Files, json_text
+from reward.benchmarks.base import Files, UngradedBenchmark, json_text
 from reward.benchmarks.loading import (
-    Counts,
-    Facts,
     Item,
     Published,
     Row,
@@ -21,29 +19,16 @@ from reward.benchmarks.loading import (
     find_file,
     read_whole,
 )
-from reward.suites.bootstrap import Columns
 
 
-class MmhalBench(Benchmark):
-    """Answers and their length; a grade needs another model."""
+class MmhalBench(UngradedBenchmark):
+    """Answers and their length."""
 
     def load(self) -> Published:
         """A question per entry."""
         names = ("response_template.json", "*template*.json")
         file = find_file(self.folder, names, self.key)
         return collect(read_whole(file, list), _item, file, self.key)
-
-    def count(
-        self,
-        facts: Facts,
-        text: str,
-    ) -> Counts:
-        """See `Benchmark`: nothing but the answer's length."""
-        return {}
-
-    def statistic(self, totals: Columns) -> Figures:
-        """See `Benchmark`."""
-        return {}
 
     def answer_files(
         self,
