@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.run.auditing import audit
 from common.data.datasets import write_pairs
 from common.data.images import ImageStore
 from common.records import PreferencePair, Response
@@ -65,6 +66,10 @@ def test_both_ranks_train_every_step(run_dir: Path) -> None:
     first_margin = lines[0]["rewards/margins"]
     assert first_margin == pytest.approx(0, abs=1e-4)
     assert lines[-1]["rewards/margins"] > first_margin
+
+
+def test_the_account_of_the_run_is_right(run_dir: Path) -> None:
+    assert audit(run_dir).faults == []
 
 
 def test_what_both_ranks_hold_is_what_the_engine_gets(run_dir: Path) -> None:

@@ -165,7 +165,10 @@ class Loop:
         for dropped in refused:
             pair = pair_of_id[dropped.id]
             self._producer.discard(pair, dropped)
-        self._recorder.batch(step, version, result.pair_ids)
+        num_online = 0
+        for pair_id in result.pair_ids:
+            num_online += pair_of_id[pair_id].weight_version is not None
+        self._recorder.batch(step, version, result.pair_ids, num_online)
         metrics = {**result.metrics, **self._batch_metrics(batch, version)}
         metrics["time/wait_s"] = waited_s
         return metrics
