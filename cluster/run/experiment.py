@@ -67,6 +67,9 @@ class Experiment:
         """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
         # A checkpoint that cannot be read is refused before anything starts.
         self.run_dir.latest()
+        for change in self.run_dir.changes:
+            log.warning("%s: %r before, %r now", change.key, change.before, change.now)
+            self._recorder.config_changed(change.key, change.before, change.now)
         data = self._load_data()
         self._scoring.announce()
         workers = await self._start_workers()
@@ -209,6 +212,7 @@ class Experiment:
         assert checkpoint is not None, "the last step always leaves a checkpoint"
         best_step = checkpoint.state.best_step
         assert best_step is not None, "a checkpoint always knows the best one"
+        self.run_dir.check_whole(self.run_dir.checkpoint(best_step))
         best = self.run_dir.checkpoint(best_step) / "policy"
         # Appears whole or not at all: a kill here must not leave half a policy.
         with replace_directory(self.run_dir.policy) as folder:

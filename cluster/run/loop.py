@@ -28,6 +28,7 @@ call has a limit, and an exception in any task ends all of them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -40,11 +41,14 @@ from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
 from cluster.runtime.clients import Workers
 from cluster.sampling.staleness import staleness
+from common.checksums import write_checksums
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
 from common.paths import replace_directory, replace_file
 from common.records import LoadReport, PreferencePair, WeightManifest
+
+log = logging.getLogger("sightline")
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
 """Per worker: while the groups of one call travel, the engine works on the other's."""
@@ -104,7 +108,14 @@ class Loop:
         """Bring the learner's state and the engines' weights to where the checkpoint was."""
         self._recorder.resume(self.state.step)
         await self._workers.learner.load(checkpoint.learner)
+        saved = self.state.weights
         await self._publish(self.state.version)
+        if saved is not None and saved != self.state.weights:
+            log.warning(
+                "resumed weights: expected checksum %s, as when the checkpoint was written, got %s",
+                saved,
+                self.state.weights,
+            )
 
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -212,6 +223,7 @@ class Loop:
             assert report.version == version
         self._check_change(manifest)
         self.state.version = version
+        self.state.weights = manifest.checksum
         await self._producer.on_version(version)
         self._recorder.publish(manifest, reports)
         return time.monotonic() - start
@@ -248,6 +260,8 @@ class Loop:
             if is_best:
                 await learner.export(folder / "policy")
             replace_file(folder / "state.json", state_json)
+            # In a thread: the engines go on meanwhile.
+            await asyncio.to_thread(write_checksums, folder)
         self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
         value = None if score is None else score.value
         self._recorder.checkpoint(step, value, state.best_step)

@@ -57,6 +57,10 @@ class Recorder:
         """Groups and pairs that were not trained on, by reason, at the end of the training."""
         self._journal.write("unused", dropped=dict(counts), examples=dict(examples))
 
+    def config_changed(self, key: str, before: Any, now: Any) -> None:
+        """A resumed run goes on with another value of this key."""
+        self._journal.write("config_changed", key=key, before=before, now=now)
+
     def resume(self, step: int) -> None:
         """The run continues from the checkpoint of `step`."""
         self._journal.write("resume", step=step)
