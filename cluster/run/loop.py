@@ -34,6 +34,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
+from cluster.run.checksums import write_checksums
 from cluster.run.producer import Producer
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import Checkpoint, RunDir
@@ -41,7 +42,6 @@ from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
 from cluster.runtime.clients import Workers
 from cluster.sampling.staleness import staleness
-from common.checksums import write_checksums
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score

@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster.run.checksums import damage
 from cluster.run.config_changes import Change, changes
 from cluster.run.state import RunState
-from common.checksums import damage
 from common.config import RunConfig
 from common.errors import UserError
 from common.folder_lock import FolderLock

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.checksums import CHECKSUMS, damage, write_checksums
+from cluster.run.checksums import CHECKSUMS, damage, write_checksums
 
 
 @pytest.fixture
