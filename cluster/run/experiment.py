@@ -18,6 +18,7 @@ from cluster.run.training_data import ROWS, TrainingData, load_training_data
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
 from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
+from cluster.signals import EndRequests
 from common.chat import encoder_of
 from common.config import RunConfig
 from common.data.records_on_disk import usable
@@ -175,7 +176,10 @@ class Experiment:
         async def validate(step: int) -> Score | None:
             return await self._scoring.validate(step, workers.rollout, workers.reward)
 
-        with self._recorder.training(self.config.learner, loop.state.step):
+        with (
+            EndRequests(loop.end_after_step),
+            self._recorder.training(self.config.learner, loop.state.step),
+        ):
             await loop.run(validate)
         loop.record_unused()
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)

@@ -85,6 +85,9 @@ class Loop:
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
         self._producer = Producer(config, workers.reward, data, self.state, recorder)
+        self._ending: Halted | None = None
+        # Kept, because the event loop holds tasks by weak references only.
+        self._halting: asyncio.Task[None] | None = None
 
     async def run(self, validate: Validate) -> None:
         """Run both sides; whichever fails first ends the other and is raised."""
@@ -95,6 +98,12 @@ class Loop:
         except BaseExceptionGroup as group:
             # Users read one line; the group stays as its cause.
             raise _first(group) from group
+
+    def end_after_step(self, reason: Halted) -> None:
+        """Save after the step that runs now, and raise `reason` from `run`."""
+        self._ending = reason
+        # A step that still waits for its pairs does not begin.
+        self._halting = asyncio.create_task(self._producer.halt(reason))
 
     def record_unused(self) -> None:
         """Say what was sampled or read and not trained on, with an example of each reason."""
@@ -136,6 +145,8 @@ class Loop:
             step = state.step + 1
             is_last = step == num_steps
             try:
+                if self._ending is not None:
+                    raise self._ending
                 metrics = await self._train(step)
             except Halted:
                 await self._save_halted()
@@ -159,8 +170,12 @@ class Loop:
         """Keep the steps since the last checkpoint: what stopped the run was no fault of theirs."""
         latest = self._run_dir.latest()
         saved_step = 0 if latest is None else latest.state.step
-        if self.state.step > saved_step:
-            await self._checkpoint(self.state.step, None)
+        state = self.state
+        if state.step > saved_step:
+            if state.step % self._config.loop.publish_interval:
+                # The learner's weights are newer than the version that the engines hold.
+                state.weights = None
+            await self._checkpoint(state.step, None)
 
     async def _train(self, step: int) -> dict[str, float]:
         """Form the batch of one step, train on it on every rank, and account for every pair of it."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -211,11 +213,15 @@ class RayRuntime:
             ) from error
 
     def _init(self, **options: Any) -> None:
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         self._ray.init(
             logging_level=logging.WARNING,
             log_to_driver=bool(os.environ.get("SIGHTLINE_DEBUG")),
             **options,
         )
+        # Ray's own handler exits in the middle of whatever runs, and aborts with a native stack.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
 
     def _reserve(self, bundles: Sequence[Bundle]) -> None:
         """Take all resources at once, so that two half-started runs cannot wait for each other."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from cluster.run.auditing import audit
 from cluster.run.config_changes import changes
+from cluster.signals import Interrupted, Terminated
 from common.errors import UserError
+from common.protocols import GenerationRequest
+from common.records import Dropped, PreferencePair, RolloutGroup, StepResult
 from tests.cluster.runs import (
     STEPS,
     events,
@@ -19,6 +24,7 @@ from tests.cluster.runs import (
     run,
     trained_pairs,
 )
+from tests.fakes import FakeLearner, FakeRolloutWorker
 
 
 def _flip_a_byte(path: Path) -> None:
@@ -130,3 +136,84 @@ def test_keys_that_only_one_config_has_are_changes_too() -> None:
         "rules",
     )
     assert not kind.is_allowed
+
+
+# Asked to end.
+
+
+def _sending(number: int, at_step: int, times: int = 1) -> type[FakeLearner]:
+    """A learner in whose step this process is asked to end."""
+
+    class AskedLearner(FakeLearner):
+        async def step(
+            self, step: int, pairs: list[PreferencePair]
+        ) -> tuple[StepResult, list[Dropped]]:
+            if step == at_step:
+                for _ in range(times):
+                    os.kill(os.getpid(), number)
+                    # The event loop handles the signal before the step goes on.
+                    await asyncio.sleep(0.05)
+            return await super().step(step, pairs)
+
+    return AskedLearner
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_end_saves_its_step(number: int, tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    handler = signal.getsignal(number)
+    with pytest.raises(Interrupted) as end:
+        run(config, learner=_sending(number, at_step=3))
+    assert end.value.status == 128 + number
+    assert signal.getsignal(number) is handler
+    run_dir = tmp_path / "run"
+    assert (run_dir / "checkpoints" / "step_000003" / "state.json").exists()
+    run(config, resume=True)
+    (resume,) = events(run_dir, "resume")
+    assert resume["step"] == 3
+    # No step is done again, and no pair trained twice.
+    account = audit(run_dir)
+    assert account.faults == []
+    assert account.overwritten.get("step", 0) == 0
+
+
+def test_a_run_that_waits_for_pairs_ends_at_once(tmp_path: Path) -> None:
+    class SilentWorker(FakeRolloutWorker):
+        is_asked = False
+
+        async def generate(
+            self, requests: list[GenerationRequest]
+        ) -> list[RolloutGroup | Dropped]:
+            if self.engine.weight_version >= 2:
+                if not self.is_asked:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                self.is_asked = True
+                await asyncio.sleep(3600)
+            return await super().generate(requests)
+
+    config = make_config(tmp_path, loop__max_staleness=0)
+    with pytest.raises(Interrupted):
+        run(config, rollout=SilentWorker)
+    account = audit(tmp_path / "run")
+    assert account.faults == []
+    assert account.num_steps == 2
+    assert account.checkpoints == [2]
+
+
+def test_a_second_signal_ends_in_the_middle_of_a_step(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    with pytest.raises(Terminated):
+        run(config, learner=_sending(signal.SIGTERM, at_step=3, times=2))
+    run(config, resume=True)
+    assert audit(tmp_path / "run").faults == []
+
+
+def test_weights_between_two_versions_are_resumed_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(tmp_path, loop__publish_interval=2)
+    with pytest.raises(Interrupted):
+        run(config, learner=_sending(signal.SIGTERM, at_step=3))
+    run(config, resume=True)
+    assert "resumed weights" not in caplog.text
+    assert audit(tmp_path / "run").faults == []
