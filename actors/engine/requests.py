@@ -266,12 +266,18 @@ def sampling_params(
     )
 
 
-def scoring_params() -> SamplingParams:
-    """Parameters that return the log-probs of the prompt's tokens; vLLM samples at least one token."""
+def scoring_params(last_token: int) -> SamplingParams:
+    """Parameters that return the log-probs of the prompt's tokens, and of one more that follows it.
+
+    vLLM samples at least one token. It is the answer's last, the only one allowed: so a sequence as long as the model
+    fits, which has no position left behind it. Its log-prob is that of all tokens, before others are masked.
+    """
     return SamplingParams(
         temperature=0,
         max_tokens=1,
         prompt_logprobs=0,
+        logprobs=0,
+        allowed_token_ids=[last_token],
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -346,12 +352,15 @@ def _version(label: str) -> int:
 def token_logprobs(
     output: RequestOutput, token_ids: Sequence[int]
 ) -> tuple[float, ...]:
-    """Log-probs (nats) of the last tokens of a scored sequence."""
+    """Log-probs (nats) of an answer, of which all tokens but the last stand at the end of the prompt."""
+    *prompted, last = token_ids
     # One dict by token id per position.
-    candidates: Any = output.prompt_logprobs
-    of_response = candidates[-len(token_ids) :]
+    in_prompt: Any = output.prompt_logprobs
+    sampled: Any = output.outputs[0].logprobs
+    start = len(in_prompt) - len(prompted)
+    candidates = [*in_prompt[start:], sampled[0]]
     logprobs = []
-    for by_token, token in zip(of_response, token_ids, strict=True):
+    for by_token, token in zip(candidates, [*prompted, last], strict=True):
         logprob = by_token[token].logprob
         logprobs.append(float(logprob))
     return tuple(logprobs)
