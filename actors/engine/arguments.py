@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from actors.engine.requests import MAX_IMAGES
 from actors.vllm_api import current_platform
 from actors.weights.adapter_push import lora_arguments, pushed_adapter
 from actors.weights.receiver import BACKEND, EXTENSION
@@ -24,7 +23,7 @@ def engine_arguments(
         UserError: the CUDA build of vLLM has no GPU, or vLLM takes no adapter of this rank.
     """
     options = rollout.engine
-    media_limits = {"image": MAX_IMAGES}
+    media_limits = {"image": encoder.max_images}
     if _has_video(encoder):
         media_limits["video"] = 0
     arguments: dict[str, Any] = {
@@ -39,6 +38,7 @@ def engine_arguments(
         # Without this, the sampling defaults of the model directory apply.
         "generation_config": "vllm",
         "limit_mm_per_prompt": media_limits,
+        "mm_processor_kwargs": encoder.picture_sizes.arguments or None,
         "skip_mm_profiling": True,
         "mm_processor_cache_gb": 1,
         "enable_mm_embeds": True,
