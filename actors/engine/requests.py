@@ -27,7 +27,6 @@ from common.errors import Refused
 from common.protocols import GenerationRequest, ImageNoise
 from common.records import Completion, Dropped, Prompt, RolloutGroup
 
-MAX_IMAGES = 8
 BAN = -100.0
 """Logit bias that keeps a token from being sampled; vLLM's lowest."""
 _MAX_SIZES = 4096
@@ -133,11 +132,6 @@ class PromptBuilder:
         prompt: Prompt,
         suffix: Sequence[int],
     ) -> None:
-        if len(prompt.images) > MAX_IMAGES:
-            raise Refused(
-                "image_count",
-                f"prompt {prompt.id}: expected at most {MAX_IMAGES} images, got {len(prompt.images)}",
-            )
         media_tokens = set(suffix).intersection(self._encoder.media_token_ids)
         if media_tokens:
             raise Refused(
@@ -199,11 +193,11 @@ class PromptBuilder:
         """
         encoder = self._encoder
         prompt = built.prompt
-        encoder.check_length(prompt, len(token_ids))
+        num_image_tokens = token_ids.count(encoder.image_token_id)
+        encoder.check_length(prompt, len(token_ids), num_image_tokens)
         # Text alone and shortened sequences are not expanded by the engine.
         if not built.sizes:
             return
-        num_image_tokens = token_ids.count(encoder.image_token_id)
         expected = self._num_image_tokens.get(built.sizes)
         if expected is None:
             # Since this prompt was built, the sizes may have been forgotten.
