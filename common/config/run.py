@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from common.config.data import Data
 from common.config.evaluation import Evaluation
@@ -18,6 +19,36 @@ from common.config.section import PathOnDisk, Section, Seed
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
 
+RANKS = "learner.num_ranks"
+SET_BY_US = {
+    "CUDA_VISIBLE_DEVICES": "rollout.num_gpus and learner.num_gpus",
+    "DS_ACCELERATOR": "learner.num_gpus",
+    "LOCAL_RANK": RANKS,
+    "RANK": RANKS,
+    "WORLD_SIZE": RANKS,
+    "MASTER_ADDR": RANKS,
+    "MASTER_PORT": RANKS,
+    "OMP_NUM_THREADS": "rollout.num_cpus and learner.num_cpus",
+    "TORCHDYNAMO_DISABLE": "rollout.engine.enforce_eager",
+    "TORCH_COMPILE_DISABLE": "rollout.engine.enforce_eager",
+    "VLLM_CPU_KVCACHE_SPACE": "rollout.engine.kv_cache_bytes",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "rollout.deterministic",
+    "HF_HUB_OFFLINE": "model.path, a folder",
+    "TRANSFORMERS_OFFLINE": "model.path, a folder",
+}
+"""Variables of an actor that are not the user's -> the key to set instead."""
+SECRET_WORDS = {
+    "APIKEY",
+    "CREDENTIALS",
+    "KEY",
+    "PASSPHRASE",
+    "PASSWD",
+    "PASSWORD",
+    "SECRET",
+    "TOKEN",
+}
+
+
 class Run(Section):
     """Where the run's files go, and the seed of everything random in it."""
 
@@ -25,6 +56,43 @@ class Run(Section):
         Path("runs/run"), description="folder of checkpoints, metrics and reports"
     )
     seed: Seed = Field(0, description="of everything random in the run")
+
+
+def _allowed_name(name: str) -> str:
+    """The name of a variable that actors may be given (ValueError)."""
+    if name in SET_BY_US:
+        raise ValueError(
+            f"expected a variable that sightline does not set itself, got {name}; set {SET_BY_US[name]}"
+        )
+    if name.startswith("RAY_"):
+        raise ValueError(
+            f"expected no variable of Ray, got {name}; set it where `ray start` runs"
+        )
+    return name
+
+
+def _holds_secret(name: str, value: str) -> bool:
+    """Whether a variable looks like a secret: by a word of its name, or by a password in an address."""
+    words = name.upper().split("_")
+    return not SECRET_WORDS.isdisjoint(words) or bool(re.search(r"://[^/@]*:[^/@]*@", value))
+
+
+def _without_secrets(variables: dict[str, str]) -> dict[str, str]:
+    for name, value in variables.items():
+        if _holds_secret(name, value):
+            raise ValueError(
+                f"expected no secrets, which config.json would show, got {name}; name it in cluster.pass_env"
+            )
+        if "\0" in value:
+            raise ValueError(f"expected text without zero bytes, got one in {name}")
+    return variables
+
+
+VariableName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+    AfterValidator(_allowed_name),
+]
 
 
 class Cluster(Section):
@@ -41,6 +109,28 @@ class Cluster(Section):
         description="kind of the GPUs, for the planner (--dry-run); none: this machine's",
     )
     gpus_per_node: int = Field(8, ge=1, description="for the planner")
+    env: Annotated[
+        dict[VariableName, str],
+        AfterValidator(_without_secrets),
+    ] = Field(
+        {},
+        repr=False,
+        description="environment variables of all actors, such as --cluster.env.NCCL_DEBUG INFO",
+    )
+    pass_env: tuple[VariableName, ...] = Field(
+        (),
+        description="names of variables that actors take over from the command's environment, secrets for example; "
+        "their values are written nowhere",
+    )
+
+    @model_validator(mode="after")
+    def _one_value_a_variable(self) -> Cluster:
+        twice = sorted(set(self.env).intersection(self.pass_env))
+        if twice:
+            raise ValueError(
+                f"expected every variable once, got {twice[0]} in env and in pass_env; leave one out"
+            )
+        return self
 
 
 class RunConfig(Section):
