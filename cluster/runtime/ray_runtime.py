@@ -24,8 +24,6 @@ HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + byte
 def _import_ray(is_local: bool) -> ModuleType:
     """Import Ray with the environment that it reads at import."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # An actor without GPUs must not see those of the machine.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     if is_local:
         # Bind to loopback, as Ray does on Windows and macOS.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -259,6 +257,7 @@ class RayRuntime:
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
             "max_restarts": 0,
+            "runtime_env": {"env_vars": self._actor_environment()},
         }
         if name in self._bundle_index:
             strategies = self._ray.util.scheduling_strategies
@@ -272,6 +271,11 @@ class RayRuntime:
         actor: Any = actor_class.remote(*args)
         self._actors.append(actor)
         return RayHandle(actor)
+
+    def _actor_environment(self) -> dict[str, str]:
+        """Variables of every actor. This process's own reach no raylet of another node, nor the actors there."""
+        # An actor without GPUs must not see those of its node.
+        return {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 
     def stop(self, handle: Handle) -> None:
         """Kill one actor; its place in the reservation is free for another of the same name."""
