@@ -27,7 +27,11 @@ def check_all_reduce(num_gpus: int) -> Finding:
         words = [sys.executable, "-m", "cluster.health.all_reduce"]
         words += [str(rank), str(port), backend]
         process = subprocess.Popen(
-            words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            words,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         ranks.append(process)
     problem = ""

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -104,6 +105,11 @@ def facts_as_dict(
 ) -> dict[str, Any]:
     """The same as plain values, which any process can read."""
     return asdict(facts_of_machine(modules, paths))
+
+
+def clock() -> float:
+    """Seconds since the epoch by this machine's clock."""
+    return time.time()
 
 
 def versions() -> dict[str, str]:

@@ -63,9 +63,13 @@ def check_driver(driver: str, cuda: int | None) -> Finding:
         return Finding("driver", f"{driver}; no CUDA wheels are installed")
     needed = MIN_DRIVERS.get(cuda)
     if needed is None:
-        return Finding("driver", f"{driver} for CUDA {cuda} wheels, which are not known")
+        return Finding(
+            "driver", f"{driver} for CUDA {cuda} wheels, which are not known"
+        )
     if int(driver.partition(".")[0]) < needed:
-        remedy = f"the wheels are built for CUDA {cuda}: install driver {needed} or newer"
+        remedy = (
+            f"the wheels are built for CUDA {cuda}: install driver {needed} or newer"
+        )
         return Finding("driver", driver, remedy, is_fatal=True)
     return Finding("driver", f"{driver}, for CUDA {cuda} wheels {needed} or newer")
 

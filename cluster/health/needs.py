@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cluster.health.finding import Finding
@@ -20,6 +20,7 @@ class Needs:
         disk: of run.dir.
         cpus, gpus: of all actors.
         nodes: that they fill.
+        environment: variables that all actors get.
     """
 
     shared_memory: float
@@ -28,6 +29,7 @@ class Needs:
     cpus: float
     gpus: float
     nodes: int
+    environment: Mapping[str, str]
 
 
 def needs_of(config: RunConfig) -> Needs:
@@ -53,6 +55,7 @@ def needs_of(config: RunConfig) -> Needs:
         cpus=sum(bundle.num_cpus for bundle in bundles),
         gpus=sum(bundle.num_gpus for bundle in bundles),
         nodes=nodes.count,
+        environment=config.cluster.env,
     )
 
 
@@ -73,7 +76,9 @@ def check_plan(config: RunConfig) -> Iterator[Finding]:
     run_plan = plan_run(config, kind_of(config))
     problems = list(problems_of(config, run_plan, ()))
     for problem in problems:
-        yield Finding("plan", problem, "`cluster.train --dry-run` names what gives room", True)
+        yield Finding(
+            "plan", problem, "`cluster.train --dry-run` names what gives room", True
+        )
     if not problems:
         name = run_plan.kind.name if run_plan.kind else "this machine"
         yield Finding("plan", f"fits, by what is known of {name}")

@@ -33,7 +33,7 @@ def check_network(
 
     Args:
         several_nodes: whether ranks will talk across nodes.
-        environment: where NCCL's variables may be set; `cluster.env` of the run among them.
+        environment: where NCCL's variables may be set.
     """
     yield Finding("NCCL", nccl or "none in this torch, which has no GPU")
     yield check_interface(facts.interfaces, several_nodes, environment)
@@ -52,7 +52,9 @@ def check_interface(
         return _check_wanted(wanted, interfaces)
     if not interfaces:
         remedy = "connect the nodes, or name an interface" if several_nodes else ""
-        return Finding(name, "none that leads to another machine", remedy, several_nodes)
+        return Finding(
+            name, "none that leads to another machine", remedy, several_nodes
+        )
     state = f"{interfaces[0]} by the default route"
     if len(interfaces) == 1:
         return Finding(name, state)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cluster.runtime.environment import passed_variables, with_variables
+from cluster.runtime.node_calls import call_on_nodes, living_nodes
 from cluster.runtime.placement import Bundle
 from cluster.runtime.proxies import check_loopback
 from common.config import Cluster
@@ -146,7 +148,8 @@ class RayRuntime:
     """Connects to a cluster, or starts a local one bound to this machine's loopback address.
 
     Raises:
-        UserError: no cluster answers at `cluster.address`, or `reserve` asks for more than the cluster has.
+        UserError: no cluster answers at `cluster.address`, it has less than `bundles` ask for, or a variable of
+            `cluster.pass_env` is not set.
     """
 
     def __init__(self, config: Cluster, bundles: Sequence[Bundle] = ()) -> None:
@@ -154,6 +157,7 @@ class RayRuntime:
         self._actors: list[Any] = []
         self._group: Any = None
         self._bundle_index: dict[str, int] = {}
+        self._passed = passed_variables(config)
         address = config.address or os.environ.get("RAY_ADDRESS")
         if address == "local":
             address = None
@@ -267,6 +271,9 @@ class RayRuntime:
                     placement_group_bundle_index=self._bundle_index[name],
                 )
             )
+        if self._passed:
+            worker = with_variables(worker)
+            args = (self._passed, *args)
         actor_class = self._ray.remote(**options)(worker)
         actor: Any = actor_class.remote(*args)
         self._actors.append(actor)
@@ -275,7 +282,24 @@ class RayRuntime:
     def _actor_environment(self) -> dict[str, str]:
         """Variables of every actor. This process's own reach no raylet of another node, nor the actors there."""
         # An actor without GPUs must not see those of its node.
-        return {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+        return {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", **self._config.env}
+
+    def on_every_node(
+        self,
+        module: ModuleType,
+        function: str,
+        *args: Any,
+        limit_s: float,
+    ) -> dict[str, Any]:
+        """Call a function of a module once on every node; what it returned, or the error it ended with, by node.
+
+        The module goes along by value: it need not be there.
+        """
+        return call_on_nodes(self._ray, module, function, args, limit_s)
+
+    def node_resources(self) -> dict[str, dict[str, float]]:
+        """CPU, GPU and object_store_memory of every node that is alive."""
+        return {node.label: node.resources for node in living_nodes(self._ray)}
 
     def stop(self, handle: Handle) -> None:
         """Kill one actor; its place in the reservation is free for another of the same name."""

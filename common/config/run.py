@@ -74,7 +74,9 @@ def _allowed_name(name: str) -> str:
 def _holds_secret(name: str, value: str) -> bool:
     """Whether a variable looks like a secret: by a word of its name, or by a password in an address."""
     words = name.upper().split("_")
-    return not SECRET_WORDS.isdisjoint(words) or bool(re.search(r"://[^/@]*:[^/@]*@", value))
+    return not SECRET_WORDS.isdisjoint(words) or bool(
+        re.search(r"://[^/@]*:[^/@]*@", value)
+    )
 
 
 def _without_secrets(variables: dict[str, str]) -> dict[str, str]:
