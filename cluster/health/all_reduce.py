@@ -1,4 +1,4 @@
-"""Two ranks on this machine add a number over torch.distributed: `python -m cluster.health.all_reduce RANK PORT BACKEND`."""
+"""Two ranks on this machine add numbers: `python -m cluster.health.all_reduce RANK PORT BACKEND` is one of them."""
 
 from __future__ import annotations
 

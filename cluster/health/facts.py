@@ -1,4 +1,4 @@
-"""Facts of one machine. Ray sends this file along: it also runs where no code of ours is, so it imports none at the top."""
+"""Facts of one machine. Ray sends this file along to nodes that may have no code of ours, so it imports none."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def default_interface(routes: Path) -> str:
 
 def infiniband(devices: Path = Path("/sys/class/infiniband")) -> dict[str, str]:
     """InfiniBand or RoCE devices and the state of their first port, such as ACTIVE."""
-    states = {}
+    states: dict[str, str] = {}
     if not devices.is_dir():
         return states
     for device in sorted(devices.iterdir()):

@@ -43,8 +43,7 @@ def needs_of(config: RunConfig) -> Needs:
         raise UserError(
             f"plan: expected {missing[0]}/config.json on this machine, got none; run the doctor where the model is"
         )
-    from cluster.planner.check import kind_of
-    from cluster.planner.plan import plan_run
+    from cluster.planner.plan import kind_of, plan_run
 
     nodes = plan_run(config, kind_of(config)).nodes
     bundles = plan(config)
@@ -70,8 +69,8 @@ def planned_needs(config: RunConfig) -> tuple[Needs | None, list[Finding]]:
 
 def check_plan(config: RunConfig) -> Iterator[Finding]:
     """Whether the run fits its GPUs, as --dry-run says it."""
-    from cluster.planner.check import kind_of, problems_of
-    from cluster.planner.plan import plan_run
+    from cluster.planner.check import problems_of
+    from cluster.planner.plan import kind_of, plan_run
 
     run_plan = plan_run(config, kind_of(config))
     problems = list(problems_of(config, run_plan, ()))

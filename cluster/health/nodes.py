@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,43 +161,28 @@ def _check_resources(cluster: Cluster, needs: Needs | None) -> Iterator[Finding]
 
 def check_same(facts: Mapping[str, Facts]) -> Iterator[Finding]:
     """One line for everything that must be the same on all nodes and is not; one if all is."""
-    aspects: dict[str, Callable[[Facts], str]] = {
-        "sightline's code": lambda node: node.code or "none",
-        "Python": lambda node: node.python,
-    }
     names: list[str] = []
     for node in facts.values():
         names += [name for name in node.versions if name not in names]
-    problems = 0
-    for aspect, value_of in aspects.items():
-        groups = _grouped(facts, value_of)
-        if len(groups) > 1:
-            problems += 1
-            yield _difference(aspect, groups)
-    for name in names:
-        groups = _grouped(
-            facts, lambda node, name=name: node.versions.get(name, "none")
-        )  # type: ignore[misc]
-        if len(groups) > 1:
-            problems += 1
-            yield _difference(name, groups)
-    if facts and not problems:
+    # What it is -> its value -> the nodes that have it.
+    aspects: dict[str, dict[str, list[str]]] = {}
+    for label, node in facts.items():
+        values = {"sightline's code": node.code or "none", "Python": node.python}
+        for name in names:
+            values[name] = node.versions.get(name, "none")
+        for name, value in values.items():
+            nodes_of_value = aspects.setdefault(name, {})
+            nodes_of_value.setdefault(value, []).append(label)
+    is_same = True
+    for name, nodes_of_value in aspects.items():
+        if len(nodes_of_value) > 1:
+            is_same = False
+            yield _difference(name, nodes_of_value)
+    if facts and is_same:
         node = next(iter(facts.values()))
-        state = (
-            f"the same on all nodes: Python {node.python}, code {node.code or 'none'}"
-        )
+        code = node.code or "none"
+        state = f"the same on all nodes: Python {node.python}, code {code}"
         yield Finding("environment", state)
-
-
-def _grouped(
-    facts: Mapping[str, Facts],
-    value_of: Callable[[Facts], str],
-) -> dict[str, list[str]]:
-    """Value -> the nodes that have it."""
-    groups: dict[str, list[str]] = {}
-    for name, node in facts.items():
-        groups.setdefault(value_of(node), []).append(name)
-    return groups
 
 
 def _difference(aspect: str, groups: Mapping[str, list[str]]) -> Finding:

@@ -298,6 +298,8 @@ def type_name(annotation: Any) -> str:
             names += map(str, arguments)
         elif is_list(member):
             names.append(f"list of {type_name(arguments[0])}")
+        elif get_origin(member) is dict:
+            names.append(f"table of {type_name(arguments[1])}")
         elif sections_of(member):
             names += kind_names(member) or ("section",)
         else:
@@ -316,7 +318,7 @@ def _default_text(field: FieldInfo) -> str:
 
 def _value_text(value: Any) -> str:
     """A value as one writes it in an override."""
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "none"
     # TOML writes them in lower case.
     if isinstance(value, bool):

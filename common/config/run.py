@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from common.config.data import Data
 from common.config.evaluation import Evaluation
@@ -17,7 +17,6 @@ from common.config.reward import Reward
 from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
-
 
 RANKS = "learner.num_ranks"
 SET_BY_US = {
@@ -59,42 +58,35 @@ class Run(Section):
 
 
 def _allowed_name(name: str) -> str:
-    """The name of a variable that actors may be given (ValueError)."""
+    """The name of a variable that actors may be given (ValueError for another)."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("expected a name of letters, digits and underscores")
     if name in SET_BY_US:
         raise ValueError(
-            f"expected a variable that sightline does not set itself, got {name}; set {SET_BY_US[name]}"
+            f"expected a variable that sightline does not set itself; set {SET_BY_US[name]}"
         )
     if name.startswith("RAY_"):
         raise ValueError(
-            f"expected no variable of Ray, got {name}; set it where `ray start` runs"
+            "expected a variable that is not Ray's; set it where `ray start` runs"
         )
     return name
 
 
-def _holds_secret(name: str, value: str) -> bool:
-    """Whether a variable looks like a secret: by a word of its name, or by a password in an address."""
-    words = name.upper().split("_")
-    return not SECRET_WORDS.isdisjoint(words) or bool(
-        re.search(r"://[^/@]*:[^/@]*@", value)
-    )
-
-
 def _without_secrets(variables: dict[str, str]) -> dict[str, str]:
+    """The variables, none of which looks like a secret: by a word of its name, or by a password in an address."""
     for name, value in variables.items():
-        if _holds_secret(name, value):
+        words = name.upper().split("_")
+        has_password = re.search(r"://[^/@]*:[^/@]*@", value)
+        if has_password or not SECRET_WORDS.isdisjoint(words):
             raise ValueError(
-                f"expected no secrets, which config.json would show, got {name}; name it in cluster.pass_env"
+                f"expected no secrets, since config.json shows them, got {name}; name it in cluster.pass_env"
             )
         if "\0" in value:
             raise ValueError(f"expected text without zero bytes, got one in {name}")
     return variables
 
 
-VariableName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
-    AfterValidator(_allowed_name),
-]
+VariableName = Annotated[str, AfterValidator(_allowed_name)]
 
 
 class Cluster(Section):
@@ -111,10 +103,8 @@ class Cluster(Section):
         description="kind of the GPUs, for the planner (--dry-run); none: this machine's",
     )
     gpus_per_node: int = Field(8, ge=1, description="for the planner")
-    env: Annotated[
-        dict[VariableName, str],
-        AfterValidator(_without_secrets),
-    ] = Field(
+    # Without repr, so that no error shows a value.
+    env: Annotated[dict[VariableName, str], AfterValidator(_without_secrets)] = Field(
         {},
         repr=False,
         description="environment variables of all actors, such as --cluster.env.NCCL_DEBUG INFO",
