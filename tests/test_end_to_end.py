@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from cluster.doctor import list_gpus
+from cluster.health.facts import nvidia_smi
+from cluster.health.gpus import gpu_lines
 from cluster.run.auditing import audit
 from common.config import SHAPES_POLICY
 from common.data.datasets import read_pairs
@@ -24,7 +25,7 @@ from tests.real_runs import (
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.chaos]
 
 STEPS = 6
-ON_GPU = ("--rollout.num_gpus", "1") if list_gpus() else ()
+ON_GPU = ("--rollout.num_gpus", "1") if gpu_lines(nvidia_smi()) else ()
 
 
 @pytest.fixture(scope="module")
