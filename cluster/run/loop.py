@@ -35,6 +35,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from cluster.run.checksums import write_checksums
+from cluster.run.foresight import Foresight
 from cluster.run.producer import Producer
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import Checkpoint, RunDir
@@ -88,6 +89,10 @@ class Loop:
         self._ending: Halted | None = None
         # Kept, because the event loop holds tasks by weak references only.
         self._halting: asyncio.Task[None] | None = None
+        self._foresight: Foresight | None = None
+        if config.learner.num_input_workers:
+            num_steps = config.learner.num_steps
+            self._foresight = Foresight(self._producer, workers.learner, num_steps)
 
     async def run(self, validate: Validate) -> None:
         """Run both sides; whichever fails first ends the other and is raised."""
@@ -129,6 +134,9 @@ class Loop:
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
             producing = []
+            if self._foresight is not None:
+                following = tasks.create_task(self._foresight.follow())
+                producing.append(following)
             for worker in self._workers.rollout:
                 for _ in range(ROLLOUT_CALLS_IN_FLIGHT):
                     task = tasks.create_task(self._producer.work(worker))
@@ -183,6 +191,9 @@ class Loop:
         version = self.state.version
         batch = await self._producer.batch(step, version)
         waited_s = time.monotonic() - start
+        if self._foresight is not None:
+            # Before the step: meanwhile the ranks hear of nothing.
+            await self._foresight.tell(step + 1)
         result, refused = await self._workers.learner.step(step, batch)
         # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
