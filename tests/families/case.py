@@ -20,7 +20,7 @@ Weights: TypeAlias = dict[str, torch.Tensor]
 Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)

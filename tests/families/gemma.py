@@ -24,6 +24,8 @@ _MEDIA = {
 def _gemma3() -> tuple[Any, Any]:
     tokens = ("<bos>", "<start_of_turn>", "<end_of_turn>", *_MEDIA.values())
     tokenizer = tokenizer_of(tokens, bos="<bos>", eos="<end_of_turn>", roles=_MEDIA)
+    # As Gemma's own tokenizer has them; vLLM joins the newlines around a picture by them.
+    tokenizer.add_tokens(["\n" * number for number in range(1, 5)])
     vision = hf.SiglipVisionConfig(
         hidden_size=64,
         intermediate_size=128,

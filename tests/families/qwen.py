@@ -120,6 +120,8 @@ def _qwen3_vl_moe() -> tuple[Any, Any]:
         num_experts=4,
         num_experts_per_tok=2,
         moe_intermediate_size=48,
+        # Published configurations say it and vLLM reads it; transformers does so in any case.
+        norm_topk_prob=True,
     )
     config = hf.Qwen3VLMoeConfig(
         vision_config={**_QWEN3_VISION, "deepstack_visual_indexes": [0]},
