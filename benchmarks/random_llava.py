@@ -48,6 +48,7 @@ def build(
     out: Path,
     dtype: torch.dtype,
     device: str = "cpu",
+    shard: str = "100GB",
 ) -> int:
     """Write a model directory, weights under the hub's names; the number of parameters.
 
@@ -55,9 +56,10 @@ def build(
         tokenizer: of `size.vocabulary` tokens, IMAGE among them.
         template: of a chat, written with the processor.
         device: where the weights are drawn; equal for equal arguments.
+        shard: largest size of one file of weights.
     """
     import torch
-    from safetensors.torch import save_file
+    from huggingface_hub import save_torch_state_dict
     from transformers import LlavaForConditionalGeneration
 
     from common.weights import hub_name
@@ -73,7 +75,8 @@ def build(
     weights = {
         hub_name(name): value.contiguous() for name, value in model.state_dict().items()
     }
-    save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
+    metadata = {"format": "pt"}
+    save_torch_state_dict(weights, out, max_shard_size=shard, metadata=metadata)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
