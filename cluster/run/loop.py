@@ -277,10 +277,10 @@ class Loop:
         state = self.state
         learner = self._workers.learner
         is_best = state.note_score(step, score)
-        # Groups that settle while the ranks save belong to the next checkpoint: nothing is awaited before the state,
-        # the pairs and the journal stand at the same place.
+        # Groups that settle from here on belong to the next checkpoint: nothing is awaited between the state and the
+        # line in the journal that stands for it.
         state_json = state.to_json()
-        self._recorder.before_checkpoint(step)
+        await self._recorder.before_checkpoint(step)
         with replace_directory(self._run_dir.checkpoint(step)) as folder:
             await learner.save(folder / "learner")
             if is_best:
