@@ -33,8 +33,8 @@ def run_config(
     """A run of the loop with so many engines, whose batch grows with them."""
     from common.config.overrides import load_config
 
-    batch = max(8, arguments.pairs_per_engine * num_engines)
-    num_steps = max(4, arguments.pairs // batch)
+    batch = arguments.pairs_per_engine * num_engines
+    num_steps = arguments.steps
     settings = {
         "run.dir": folder / "run",
         "mixture.online_fraction": 1,
@@ -143,16 +143,21 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--engines", type=int, nargs="+", default=[1, 16, 256])
-    parser.add_argument("--pairs", type=int, default=20_000, help="of a run")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=60,
+        help="of the learner; the last one waits for pairs in the place of ties, so short runs look slower",
+    )
     parser.add_argument(
         "--pairs-per-engine", type=int, default=8, help="of a learner step"
     )
     parser.add_argument(
-        "--call-s", type=float, default=8.0, help="seconds of one call of an engine"
+        "--call-s", type=float, default=2.0, help="seconds of one call of an engine"
     )
-    parser.add_argument("--judge-s", type=float, default=0.5)
-    parser.add_argument("--step-s", type=float, default=5.0)
-    parser.add_argument("--push-s", type=float, default=0.5)
+    parser.add_argument("--judge-s", type=float, default=0.2)
+    parser.add_argument("--step-s", type=float, default=1.0)
+    parser.add_argument("--push-s", type=float, default=0.2)
     parser.add_argument("--staleness", type=int, default=2)
     arguments = parser.parse_args()
     runs = []
