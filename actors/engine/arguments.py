@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from actors.engine.requests import MAX_IMAGES
 from actors.vllm_api import current_platform
 from actors.weights.adapter_push import lora_arguments, pushed_adapter
 from actors.weights.receiver import BACKEND, EXTENSION
@@ -26,7 +25,7 @@ def engine_arguments(
     options = rollout.engine
     on_gpu = not current_platform.is_cpu()
     _check_devices(rollout, on_gpu)
-    media_limits = {"image": MAX_IMAGES}
+    media_limits = {"image": encoder.max_images}
     if _has_video(encoder):
         media_limits["video"] = 0
     arguments: dict[str, Any] = {
@@ -45,6 +44,7 @@ def engine_arguments(
         # Without this, the sampling defaults of the model directory apply.
         "generation_config": "vllm",
         "limit_mm_per_prompt": media_limits,
+        "mm_processor_kwargs": encoder.picture_sizes.arguments or None,
         "skip_mm_profiling": True,
         "mm_processor_cache_gb": 1,
         "enable_mm_embeds": True,

@@ -9,6 +9,7 @@ from typing import Any
 from common.chat.encoder import ChatEncoder as ChatEncoder
 from common.chat.encoder import EncodedPrompt as EncodedPrompt
 from common.chat.positions import positions_in
+from common.chat.room import check_room
 from common.chat.weights import check_embedding
 from common.config import Model
 from common.errors import UserError
@@ -30,6 +31,7 @@ def check_model(model: Model, path: str | Path | None = None) -> ChatEncoder:
     encoder = encoder_of(model, path)
     check_embedding(encoder)
     _check_length(encoder, model.max_length)
+    check_room(encoder)
     for warning in encoder.warnings:
         log.warning(warning)
     return encoder
@@ -52,7 +54,9 @@ def positions_of(encoder: ChatEncoder) -> int | None:
 
 def encoder_of(model: Model, path: str | Path | None = None) -> ChatEncoder:
     """The encoder of a configuration's model, or of another folder in the place of `model.path`."""
-    return ChatEncoder(path or model.path, model.max_length, model.chat_template)
+    return ChatEncoder(
+        path or model.path, model.max_length, model.chat_template, pictures=model
+    )
 
 
 def has_grid_positions(config: Any) -> bool:

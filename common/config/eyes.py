@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, Tag, field_validator, model_validator
 
-from common.config.model import AUTO_MEANING, Length
+from common.config.model import AUTO_MEANING, Length, Pictures
 from common.config.rollout import EngineOptions
 from common.config.section import Gpus, Section, TextOnDisk, by_kind
 
 
-class LocalModel(Section):
+class LocalModel(Pictures):
     """A vision-language model of this machine or cluster."""
 
     path: TextOnDisk = Field(description="the judge's Hugging Face folder")

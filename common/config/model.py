@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag, ValidationInfo, model_validator
 
-from common.config.section import Section, TextOnDisk, by_kind
+from common.config.section import FrozenTable, Section, Table, TextOnDisk, by_kind
 
 SHAPES_POLICY = "common/shapes/policy"
 AUTO = "auto"
@@ -94,7 +94,42 @@ Tuning = Annotated[
 ]
 
 
-class Model(Section):
+MAX_IMAGES = 8
+
+
+class Pictures(Section):
+    """How many pictures a prompt may have, and how large the model sees them: in engines and learner alike."""
+
+    min_pixels: int | None = Field(
+        None, ge=4, description="of a picture; a smaller one is enlarged, shape kept"
+    )
+    max_pixels: int | None = Field(
+        None,
+        ge=4,
+        description="of a picture; a larger one is made smaller, shape kept. How many tokens it has then is the "
+        "family's way: a model that brings every picture to one size of its own makes as many of it as before",
+    )
+    mm_processor_kwargs: Table = Field(
+        FrozenTable(),
+        description="arguments of the model's image processor, such as max_patches = 4 or size = {longest_edge = 512}",
+    )
+    max_images: int = Field(
+        MAX_IMAGES,
+        ge=1,
+        description="of a prompt; one with more is refused and counted",
+    )
+
+    @model_validator(mode="after")
+    def _limits_leave_room(self) -> Pictures:
+        low, high = self.min_pixels, self.max_pixels
+        if low is not None and high is not None and low > high:
+            raise ValueError(
+                f"expected min_pixels of at most max_pixels, got {low} and {high}; lower min_pixels"
+            )
+        return self
+
+
+class Model(Pictures):
     """The start policy, a Hugging Face directory, and what of it is trained."""
 
     path: TextOnDisk = Field(SHAPES_POLICY, description="a Hugging Face folder")
