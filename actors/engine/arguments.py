@@ -9,6 +9,7 @@ import torch
 from actors.engine.requests import MAX_IMAGES
 from actors.vllm_api import current_platform
 from actors.weights.adapter_push import lora_arguments, pushed_adapter
+from actors.weights.loader import load_arguments
 from actors.weights.receiver import BACKEND, EXTENSION
 from common.chat import ChatEncoder
 from common.config import Model, Rollout
@@ -45,6 +46,7 @@ def engine_arguments(
         "disable_log_stats": True,
         "weight_transfer_config": {"backend": BACKEND},
         "worker_extension_cls": EXTENSION,
+        **load_arguments(model.path),
     }
     tuning = pushed_adapter(model)
     if tuning is not None:

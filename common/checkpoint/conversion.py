@@ -16,7 +16,7 @@ from transformers.core_model_loading import (
     PrefixChange,
     Transpose,
     WeightConverter,
-    WeightRenaming,
+    WeightTransform,
     rename_source_key,
 )
 
@@ -33,13 +33,13 @@ class Unpacking:
         config: of the model, which some operations read.
     """
 
-    converter: WeightConverter
+    converter: WeightTransform
     names: Mapping[str, str]
     config: Any
 
     def __call__(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # A converter keeps the tensors that it is given.
-        converter = copy.deepcopy(self.converter)
+        converter: Any = copy.deepcopy(self.converter)
         target = ""
         for parameter, weight in weights.items():
             target, pattern = converter.rename_source_key(parameter)
@@ -114,7 +114,7 @@ class LoadingTables:
     """How transformers finds the parameters of a model in a checkpoint; to be asked for names in natural order."""
 
     def __init__(self, model: Any) -> None:
-        self._renamings: list[WeightRenaming] = []
+        self._renamings: list[Any] = []
         self._converters: list[WeightConverter] = []
         for transform in get_model_conversion_mapping(model):
             if isinstance(transform, WeightConverter):
@@ -165,7 +165,7 @@ class LoadingTables:
         )
         return Conversion(first.parameters, tensors, unpacking=unpacking)
 
-    def levels_left_out(self) -> list[WeightRenaming]:
+    def levels_left_out(self) -> list[Any]:
         """Renamings that put in what the hub's names of vision towers have, and those asked for so far have not."""
         levels = []
         for renaming in self._renamings:
@@ -179,7 +179,7 @@ class LoadingTables:
     def _rename(
         self,
         name: str,
-        renamings: list[WeightRenaming],
+        renamings: list[Any],
         converters: list[WeightConverter],
     ) -> tuple[str, str | None]:
         return rename_source_key(  # type: ignore[no-any-return]

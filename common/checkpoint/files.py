@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -43,9 +43,9 @@ def tensor_shapes(
 
 def tensors(
     model_path: str | Path,
-    wanted: Collection[str],
+    wanted: Callable[[str], bool],
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The wanted tensors, one in memory at a time.
+    """The tensors whose names are wanted, one in memory at a time.
 
     Raises:
         UserError: a file cannot be read.
@@ -56,7 +56,7 @@ def tensors(
             safe_open(file, framework="pt") as weights,
         ):
             for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if name in wanted:
+                if wanted(name):
                     yield name, weights.get_tensor(name)
 
 

@@ -7,9 +7,9 @@
 A tensor's name comes from the checkpoint itself, and the parameter from the tables by which transformers loads it. Most
 parameters are one tensor under another name; a packed one, all experts of a layer, may be a tensor per expert.
 
-`save_pretrained` of the pinned transformers writes two things otherwise than the hub has them, and the pinned vLLM reads
-the hub's alone: it leaves a level out of the names of CLIP's and SigLIP's towers, and does not transpose the experts of
-Qwen3-VL. `Layout.readable` makes the hub's of them. Of a checkpoint from the hub it changes nothing.
+`save_pretrained` of the pinned transformers writes two things otherwise than the hub has them, and the pinned vLLM
+reads the hub's alone: it leaves a level out of the names of CLIP's and SigLIP's towers, and does not transpose the
+experts of Qwen3-VL. `Layout.readable` makes the hub's of them. Of a checkpoint from the hub it changes nothing.
 """
 
 from __future__ import annotations
@@ -60,16 +60,39 @@ class Layout:
         """Whether engines read the files as they are."""
         return not self.renamed and not self.transposed
 
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Tensor -> the parameter whose values it has, for all that differ in name alone."""
+        parameters = {}
+        for conversion in self.conversions:
+            if conversion.unpacking is None and not conversion.transposed:
+                (parameter,) = conversion.parameters
+                parameters.update(dict.fromkeys(conversion.tensors, parameter))
+        return parameters
+
     def tensors(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
         """The tensors of the model's weights; only packed ones take memory, those of one layer at a time."""
         for conversion in self.conversions:
             yield from conversion(weights).items()
 
+    def pushed(self, weights: Weights) -> Iterator[tuple[str, Tensor]]:
+        """The tensors, and tied parameters under their names in transformers.
+
+        Engines keep a packed copy of a tied `lm_head`, which would silently stay stale.
+        """
+        yield from self.tensors(weights)
+        for name, source in self.tied.items():
+            yield name, weights[source]
+
+    def readable_name(self, name: str) -> str:
+        """The name by which engines read a tensor of the files."""
+        return self.renamed.get(name, name)
+
     def readable(self, name: str, tensor: Tensor) -> tuple[str, Tensor]:
         """A tensor of the files as engines read it."""
         if name in self.transposed:
             tensor = tensor.transpose(-1, -2).contiguous()
-        return self.renamed.get(name, name), tensor
+        return self.readable_name(name), tensor
 
 
 @lru_cache(maxsize=4)
