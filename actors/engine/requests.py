@@ -70,7 +70,8 @@ class PromptBuilder:
         self._image_side: int | None = getattr(
             encoder.config.vision_config, "image_size", None
         )
-        self._num_image_tokens: dict[Sizes, int] = {}
+        # Image tokens, and tokens that the placeholders grow by, marks between image tokens included.
+        self._expansions: dict[Sizes, tuple[int, int]] = {}
 
     def build(
         self,
@@ -124,7 +125,7 @@ class PromptBuilder:
         sizes = tuple(image.size for image in images)
         # Before vLLM sees the prompt: a row that the processor refuses would stop its engine.
         expected = None
-        if sizes and sizes not in self._num_image_tokens:
+        if sizes and sizes not in self._expansions:
             expected = encoder.encode_prompt(prompt)
         return EnginePrompt(prompt, payload, sizes, tuple(suffix), expected)
 
@@ -154,7 +155,7 @@ class PromptBuilder:
         visible: Sequence[int],
     ) -> EnginePrompt:
         """Build the sequence without the hidden image tokens; the text around the image stays as it is."""
-        # The one unexpanded image token is replaced by those that are visible.
+        # The placeholder is replaced by the image tokens that are visible.
         num_prompt_tokens = len(prompt_ids) - 1 + len(visible)
         self._encoder.check_length(prompt, num_prompt_tokens + len(suffix))
         payload: dict[str, Any] = {}
@@ -162,8 +163,8 @@ class PromptBuilder:
             rows = self._features.visible(prompt, visible)
             payload["multi_modal_data"] = {"image": self._embeddings(rows)}
         else:
-            image_token_id = self._encoder.image_token_id
-            prompt_ids = [token for token in prompt_ids if token != image_token_id]
+            placeholder_id = self._encoder.placeholder_id
+            prompt_ids = [token for token in prompt_ids if token != placeholder_id]
         payload["prompt_token_ids"] = [*prompt_ids, *suffix]
         return EnginePrompt(prompt, payload, None, suffix)
 
@@ -204,23 +205,18 @@ class PromptBuilder:
         if not built.sizes:
             return
         num_image_tokens = token_ids.count(encoder.image_token_id)
-        expected = self._num_image_tokens.get(built.sizes)
-        if expected is None:
-            # Since this prompt was built, the sizes may have been forgotten.
-            encoded = built.expected or encoder.encode_prompt(prompt)
-            processors_ids = (*encoded.token_ids, *built.suffix)
-            if processors_ids != tuple(token_ids):
-                raise _disagreement(prompt, encoded.num_image_tokens, num_image_tokens)
-            # Pictures of a data set may be of any number of sizes.
-            if len(self._num_image_tokens) >= _MAX_SIZES:
-                self._num_image_tokens.clear()
-            self._num_image_tokens[built.sizes] = encoded.num_image_tokens
+        growth = len(token_ids) - len(built.payload["prompt_token_ids"])
+        if self._expansions.get(built.sizes) == (num_image_tokens, growth):
             return
-        # Every image is one token before it is expanded.
-        num_unexpanded = len(built.payload["prompt_token_ids"])
-        expected_length = num_unexpanded - len(built.sizes) + num_image_tokens
-        if num_image_tokens != expected or len(token_ids) != expected_length:
-            raise _disagreement(prompt, expected, num_image_tokens)
+        # Since this prompt was built, the sizes may have been forgotten; or this text joins with an image's marks.
+        encoded = built.expected or encoder.encode_prompt(prompt)
+        processors_ids = (*encoded.token_ids, *built.suffix)
+        if processors_ids != tuple(token_ids):
+            raise _disagreement(prompt, encoded.num_image_tokens, num_image_tokens)
+        # Pictures of a data set may be of any number of sizes.
+        if len(self._expansions) >= _MAX_SIZES:
+            self._expansions.clear()
+        self._expansions[built.sizes] = (num_image_tokens, growth)
 
 
 def _disagreement(

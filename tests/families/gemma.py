@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import transformers as hf
 
 from tests.families.case import Case, text_settings
@@ -24,6 +25,8 @@ _MEDIA = {
 def _gemma3() -> tuple[Any, Any]:
     tokens = ("<bos>", "<start_of_turn>", "<end_of_turn>", *_MEDIA.values())
     tokenizer = tokenizer_of(tokens, bos="<bos>", eos="<end_of_turn>", roles=_MEDIA)
+    # As Gemma's own tokenizer has them; vLLM joins the newlines around a picture by them.
+    tokenizer.add_tokens(["\n" * number for number in range(1, 5)])
     vision = hf.SiglipVisionConfig(
         hidden_size=64,
         intermediate_size=128,
@@ -57,7 +60,12 @@ def _gemma3() -> tuple[Any, Any]:
         image_seq_length=NUM_TOKENS,
         chat_template=GEMMA.replace("IMAGE", "<start_of_image>"),
     )
-    return hf.Gemma3ForConditionalGeneration(config).float(), processor
+    model = hf.Gemma3ForConditionalGeneration(config).float()
+    # It begins with zeros, and pictures would be nothing.
+    torch.nn.init.normal_(
+        model.model.multi_modal_projector.mm_input_projection_weight, std=0.15
+    )
+    return model, processor
 
 
 def _media_ids(tokenizer: Any) -> dict[str, int]:
