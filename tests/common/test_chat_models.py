@@ -320,14 +320,13 @@ def test_a_length_that_the_model_has_no_positions_for(folder: Path) -> None:
 
 
 def test_weights_as_transformers_names_them_when_it_saves(folder: Path) -> None:
-    """`save_pretrained` of transformers 5 leaves a level out of the tower's names, and vLLM does not read them."""
+    """`save_pretrained` of transformers 5 leaves a level out of the tower's names; engines put it in as they read."""
     weights = load_file(tiny_llava() / "model.safetensors")
     renamed = {}
     for name, value in weights.items():
         renamed[name.replace("vision_tower.vision_model.", "vision_tower.")] = value
     save_file(renamed, folder / "model.safetensors")
-    message = whole_refusal(folder)
-    assert "save it with vision_tower.vision_model." in message
+    assert check_model(Model(path=str(folder), max_length=512)).warnings == []
 
 
 @pytest.mark.parametrize("token_id", [5, 50_000])
