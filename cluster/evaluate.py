@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from cluster import evaluate_judge
 from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EVALUATE_FLAGS
+from cluster.runtime.ray_job import check_output_path
 from common.command_line.keys import is_below
 from common.config import SHAPES_POLICY, Evaluation, PromptsSuite
 from common.config.flags import Flag, add_flags, given_flags
@@ -191,6 +192,7 @@ def _check_outputs(settings: EvaluateSettings) -> None:
             f"--samples: expected another file than --out, got {outputs[0]} twice; name the page otherwise"
         )
     for output in outputs:
+        check_output_path(output, "--out and --samples")
         check_output_file(output)
 
 
@@ -237,6 +239,7 @@ async def _run(config: EvaluateConfig) -> None:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.policies import PolicyMeasuring
     from cluster.runtime.judge_check import checked_judge
+    from cluster.runtime.placement import measuring_plan
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
     from common.data.images import ImageStore
@@ -253,7 +256,8 @@ async def _run(config: EvaluateConfig) -> None:
         for directory in (settings.baseline, settings.policy):
             if directory is not None:
                 check_model(config.model, directory)
-        runtime = RayRuntime(config.cluster)
+        bundles = measuring_plan(config, judges=settings.baseline is not None)
+        runtime = RayRuntime(config.cluster, bundles, f"evaluate {settings.policy}")
         try:
             measuring = PolicyMeasuring(config, evaluator, runtime, settings.out)
             measured = await measuring.run()

@@ -110,7 +110,7 @@ def _train(config: RunConfig, run_dir: RunDir) -> None:
     config = checked_judge(config)
     check_fits(config)
     bundles = plan(config)
-    runtime = RayRuntime(config.cluster, bundles)
+    runtime = RayRuntime(config.cluster, bundles, f"train {run_dir.path}")
     try:
         asyncio.run(Experiment(config, run_dir, runtime, bundles).run())
     finally:

@@ -141,6 +141,17 @@ class Engine(Protocol):
         """
         ...
 
+    async def sleep(self, level: int) -> None:
+        """Free the GPU memory until `wake`, and all caches; no request may be running.
+
+        Level 1 keeps the weights. Level 2 drops them: weights must be loaded after `wake`.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """Take the memory back; what was sampled before is not remembered."""
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -26,13 +26,15 @@ async def ray_engines(
     """Start rollout workers as Ray actors. Image tokens are counted in this process."""
     from actors.image_tokens import ImageTokenCounter
     from actors.rollout import RolloutWorker
+    from cluster.runtime.placement import rollout_bundles
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
 
     # Before Ray starts: what is wrong with the model directory is said at once.
     encoder = check_model(config.model)
     rollout = config.rollout
-    runtime = RayRuntime(config.cluster)
+    bundles = list(rollout_bundles(config))
+    runtime = RayRuntime(config.cluster, bundles, "generate")
     try:
         clients: list[RolloutClient] = []
         for index in range(rollout.num_workers):

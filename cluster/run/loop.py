@@ -21,6 +21,8 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 | RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
 | validation          | version v in all engines                     | RolloutWorker.load                            |
 
+Engines and learner that share GPUs take turns: see `cluster/run/turns.py`.
+
 Nothing waits in silence: Producer.batch logs a heartbeat and stops the run after `loop.stall_limit_s`, every remote
 call has a limit, and an exception in any task ends all of them.
 """
@@ -38,6 +40,7 @@ from cluster.run.recorder import Recorder
 from cluster.run.run_dir import Checkpoint, RunDir
 from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
+from cluster.run.turns import Turns
 from cluster.runtime.clients import Workers
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
@@ -80,7 +83,10 @@ class Loop:
         self.state = RunState.fresh(num_offline=len(data.offline))
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
-        self._producer = Producer(config, workers.reward, data, self.state, recorder)
+        self._turns = Turns(config.cluster, workers.rollout)
+        self._producer = Producer(
+            config, workers.reward, data, self.state, recorder, self._turns
+        )
 
     async def run(self, validate: Validate) -> None:
         """Run both sides; whichever fails first ends the other and is raised."""
@@ -133,6 +139,7 @@ class Loop:
             publishes = is_last or step % self._config.loop.publish_interval == 0
             if publishes:
                 metrics["time/publish_s"] = await self._publish(state.version + 1)
+            await self._turns.pass_to_engines()
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             ends_interval = is_last or step % self._config.checkpoint.interval == 0
             if ends_interval:
@@ -157,6 +164,7 @@ class Loop:
         version = self.state.version
         batch = await self._producer.batch(step, version)
         waited_s = time.monotonic() - start
+        await self._turns.pass_to_learner()
         result, refused = await self._workers.learner.step(step, batch)
         # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
@@ -199,6 +207,10 @@ class Loop:
         start = time.monotonic()
         # References: the weights travel from the learner's node to the engines', not through here.
         manifest_ref, tensors_ref = self._workers.learner.publish(version)
+        if self._turns.engines_sleep:
+            # Gathering takes GPU memory: it ends before the engines take theirs.
+            await self._workers.learner.published(manifest_ref)
+            await self._turns.wake()
         loads: list[Awaitable[LoadReport]] = []
         for worker in self._workers.rollout:
             loads.append(worker.load(manifest_ref, tensors_ref))

@@ -38,19 +38,22 @@ def plan(config: RunConfig) -> list[Bundle]:
     """One bundle per actor: rollout workers, reward workers, the judge's engines, learner ranks."""
     return [
         *rollout_bundles(config),
-        *_reward_bundles(config),
-        *judge_bundles(config),
+        *judging_plan(config),
         *_ranks(config),
     ]
 
 
-def measuring_plan(config: RunConfig) -> list[Bundle]:
-    """The same without a learner, for what measures a policy beside another."""
-    return [
-        *rollout_bundles(config),
-        *_reward_bundles(config),
-        *judge_bundles(config),
-    ]
+def measuring_plan(config: RunConfig, judges: bool) -> list[Bundle]:
+    """The same without a learner, and where nothing is judged without judges."""
+    bundles = list(rollout_bundles(config))
+    if judges:
+        bundles += judging_plan(config)
+    return bundles
+
+
+def judging_plan(config: RunConfig) -> list[Bundle]:
+    """Reward workers and the judge's engines alone."""
+    return [*_reward_bundles(config), *_judge_bundles(config)]
 
 
 def missing_models(config: RunConfig) -> list[str]:
@@ -80,8 +83,7 @@ def _reward_bundles(config: RunConfig) -> Iterator[Bundle]:
         yield Bundle(name, reward.num_cpus, reward.num_gpus, holds)
 
 
-def judge_bundles(config: RunConfig) -> Iterator[Bundle]:
-    """Of the engines that judges ask."""
+def _judge_bundles(config: RunConfig) -> Iterator[Bundle]:
     for seat in judge_seats(config):
         eye = seat.eye
         holds = f"vLLM engine of the judge, {Path(eye.path).name}"

@@ -262,7 +262,7 @@ class RayRuntime:
         strategy = self._reservation.strategy_of(name)
         if strategy is not None:
             options["scheduling_strategy"] = strategy
-        actor_class = self._ray.remote(**options)(seated(worker))
+        actor_class = self._ray.remote(**options)(seated(worker, str(Path.cwd())))
         actor: Any = actor_class.remote(*args)
         self._actors.append(actor)
         self._actor_of_name[name] = actor

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 
@@ -45,9 +47,20 @@ class Seated:
         )
 
 
-def seated(worker: type) -> type:
-    """The class of a worker with `survey`."""
-    return type(worker.__name__, (Seated, worker), {"__module__": worker.__module__})
+def seated(worker: type, folder: str) -> type:
+    """The class of a worker with `survey`, which works in this folder where there is one of that name.
+
+    Relative paths then mean what they mean to the controller.
+    """
+
+    def start(self: Any, *args: Any) -> None:
+        # Another node may have none; what is missing there is told by `survey`.
+        with suppress(OSError):
+            os.chdir(folder)
+        worker.__init__(self, *args)  # type: ignore[misc]
+
+    body = {"__init__": start, "__module__": worker.__module__}
+    return type(worker.__name__, (worker, Seated), body)
 
 
 def _content(path: str) -> str | None:

@@ -27,8 +27,8 @@ class SharedFiles:
     Attributes:
         key: of the folder, as the user set it.
         folder: that the controller and all actors write to or read from.
-        paths: key -> path that all actors read.
-        of_actor: the same for single actors, by name; or by kind, such as "learner".
+        paths: path -> its key; what all actors read.
+        of_actor: the same for single actors by name, or for all of a kind, such as "learner".
     """
 
     key: str
@@ -58,7 +58,7 @@ class SharedFiles:
         nonce: str,
         limit_s: float,
     ) -> None:
-        key_of_path = {path: key for key, path in self._paths_of(name).items()}
+        key_of_path = self._paths_of(name)
         sight = await survey(handle, limit_s, name, str(file), tuple(key_of_path))
         if sight.nonce != nonce:
             raise UserError(self._unshared(name, sight))

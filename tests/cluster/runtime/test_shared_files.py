@@ -1,0 +1,116 @@
+"""A folder that a worker does not see is named before the run writes half of anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.run.run_dir import RunDir
+from cluster.runtime.ray_job import JOB_VARIABLE, check_output_path
+from cluster.runtime.seated import Seated, Sight, seated
+from cluster.runtime.shared_files import NONCE, SharedFiles
+from common.errors import UserError
+from tests.cluster.runs import make_config, run
+from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
+
+
+class Elsewhere(Seated):
+    """A worker on another machine, where the run's folder stands at another place."""
+
+    def __init__(self, folder: Path, here: Path) -> None:
+        self._folder = folder
+        self._here = here
+
+    def survey(self, nonce_file: str, paths: Any) -> Sight:
+        seen = str(Path(nonce_file)).replace(str(self._folder), str(self._here))
+        return super().survey(seen, paths)
+
+
+def check(files: SharedFiles, worker: Any, name: str = "learner/1") -> None:
+    asyncio.run(files.check({name: LocalHandle(worker)}, 5.0))
+
+
+def test_every_worker_reads_the_nonce(tmp_path: Path) -> None:
+    worker = seated(dict, ".")()
+    check(SharedFiles("run.dir", tmp_path, {str(tmp_path): "data"}), worker)
+    first = (tmp_path / NONCE).read_text()
+    check(SharedFiles("run.dir", tmp_path), worker)
+    assert (tmp_path / NONCE).read_text() != first
+
+
+def test_a_folder_that_is_not_shared_is_named(tmp_path: Path) -> None:
+    folder, other = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    other.mkdir()
+    files = SharedFiles("run.dir", folder)
+    host = os.uname().nodename
+    line = (
+        f"run.dir: expected a folder that all nodes share, got no such file for {folder} on {host}, where learner/1 "
+        "is; put it on a file system that every node has mounted there"
+    )
+    with pytest.raises(UserError) as error:
+        check(files, Elsewhere(folder, other))
+    assert str(error.value) == line
+    # Of an earlier run there, whose folder has the same name.
+    (other / NONCE).write_text("0" * 32)
+    with pytest.raises(UserError, match="got another folder of that name for "):
+        check(files, Elsewhere(folder, other))
+
+
+def test_a_model_that_a_node_has_not_is_named(tmp_path: Path) -> None:
+    files = SharedFiles(
+        "run.dir",
+        tmp_path,
+        of_actor={
+            "learner": {"models/7b": "model.path"},
+            "judge/0": {"/models/34b": "reward.judge.path"},
+        },
+    )
+    with pytest.raises(UserError) as error:
+        check(files, seated(dict, "/")())
+    assert str(error.value).startswith(
+        "model.path: expected every node to have models/7b, got none on "
+    )
+    assert "where learner/1 is (looked for from " in str(error.value)
+    with pytest.raises(UserError, match=r"reward\.judge\.path: expected every node"):
+        check(files, seated(dict, ".")(), "judge/0")
+    check(files, seated(dict, ".")(), "judge/1")
+
+
+def test_a_run_asks_all_workers_at_its_start(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    started: list[str] = []
+
+    class FarLearner(FakeLearner):
+        def survey(self, nonce_file: str, paths: Any) -> Sight:
+            return Sight("node7", "/", "", None, ())
+
+        def step(self, step: int, pairs: Any) -> Any:
+            started.append("step")
+            raise AssertionError
+
+    with pytest.raises(UserError, match=r"on node7, where learner/0 is"):
+        run(config, learner=FarLearner, rollout=FakeRolloutWorker)
+    assert not started
+
+
+def test_relative_outputs_of_a_ray_job_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_output_path(Path("out"), "--out")
+    monkeypatch.setenv(JOB_VARIABLE, json.dumps({"runtime_env": {}}))
+    check_output_path(tmp_path / "out", "--out")
+    config = make_config(tmp_path, run__dir="runs/a")
+    with pytest.raises(UserError) as error:
+        RunDir(config, resume=False)
+    assert str(error.value) == (
+        "run.dir: expected an absolute path in a Ray job, whose working directory is deleted with it, got runs/a; "
+        "give a folder that all nodes share"
+    )
+    assert not (tmp_path / "runs").exists()
