@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from actors.bdhs.online import OnlineBdhsSampler
-from cluster.runtime.seated import seated
+from cluster.runtime.seated import look, seated
 from common.config import RunConfig
 from common.data.images import read
 from common.errors import Refused
-from common.protocols import GenerationRequest, Tensors
+from common.protocols import GenerationRequest, Sight, Tensors
 from common.records import (
     Completion,
     Dropped,
@@ -82,6 +82,12 @@ class LocalRuntime:
     ) -> LocalHandle:
         self.handles[name] = LocalHandle(seated(worker, ".")(*args))
         return self.handles[name]
+
+    def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
+        async def sight() -> Sight:
+            return look(nonce_file, ())
+
+        return {"rollout/0": sight()}
 
     def stop(self, handle: Any) -> None:
         handle.stopped = True
@@ -331,6 +337,9 @@ class FakeLearner:
         ids = tuple(pair.id for pair in pairs)
         metrics = {"loss": 1.0 / step, "rewards/margins": float(step)}
         return StepResult(step, metrics, ids), []
+
+    def rest(self) -> None:
+        return None
 
     def publish(self, version: int) -> tuple[WeightManifest, Mapping[str, Any]]:
         tensors = {"bias": np.array([float(self.weight)], dtype=np.float32)}

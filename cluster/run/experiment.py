@@ -104,6 +104,8 @@ class Experiment:
         """Start every actor at once and wait until all say that they are ready."""
         config = self.config
         limit_s = config.loop.call_timeout_s
+        files = files_of(config, self.run_dir.path, data)
+        await files.check_nodes(self.runtime, limit_s)
         # Before the ranks, which may share their GPUs.
         engines = self._spawn_engines()
         ranks = self._spawn_ranks()
@@ -115,7 +117,6 @@ class Experiment:
         in_turns = config.cluster.placement == "colocated"
         start = workers.start_in_turns() if in_turns else workers.start()
         handles = {**self._handles, **judge_engines.handles}
-        files = files_of(config, self.run_dir.path, data)
         # Asked first, and so answered before any model is loaded.
         looks = files.check(handles, limit_s)
         _, reports, _ = await asyncio.gather(looks, start, judge_engines.start())

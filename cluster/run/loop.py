@@ -83,7 +83,7 @@ class Loop:
         self.state = RunState.fresh(num_offline=len(data.offline))
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
-        self._turns = Turns(config.cluster, workers.rollout)
+        self._turns = Turns(config.cluster, workers)
         self._producer = Producer(
             config, workers.reward, data, self.state, recorder, self._turns
         )
@@ -207,10 +207,7 @@ class Loop:
         start = time.monotonic()
         # References: the weights travel from the learner's node to the engines', not through here.
         manifest_ref, tensors_ref = self._workers.learner.publish(version)
-        if self._turns.engines_sleep:
-            # Gathering takes GPU memory: it ends before the engines take theirs.
-            await self._workers.learner.published(manifest_ref)
-            await self._turns.wake()
+        await self._turns.wake()
         loads: list[Awaitable[LoadReport]] = []
         for worker in self._workers.rollout:
             loads.append(worker.load(manifest_ref, tensors_ref))

@@ -10,29 +10,25 @@ With GPUs of their own both work at once, and nothing here waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from cluster.runtime.clients import RolloutClient
+from cluster.runtime.clients import Workers
 from common.config import Cluster
 
 
 class Turns:
     """The engines begin."""
 
-    def __init__(self, config: Cluster, engines: Sequence[RolloutClient]) -> None:
+    def __init__(self, config: Cluster, workers: Workers) -> None:
         self._are_taken = config.placement == "colocated"
         self._level = config.sleep_level
-        self._engines = engines
+        self._engines = workers.rollout
+        self._learner = workers.learner
         self._engines_turn = True
         self._asleep = False
         self._num_calls = 0
         self._changed = asyncio.Condition()
-
-    @property
-    def engines_sleep(self) -> bool:
-        """Whether they must be woken before anything is asked of them."""
-        return self._asleep
 
     @asynccontextmanager
     async def sampling(self) -> AsyncIterator[None]:
@@ -60,8 +56,9 @@ class Turns:
         await asyncio.gather(*[engine.sleep(self._level) for engine in self._engines])
 
     async def wake(self) -> None:
-        """Wake the engines to load weights; nothing is sampled yet."""
+        """Wake the engines to load weights, once the ranks have gathered them; nothing is sampled yet."""
         if self._asleep:
+            await self._learner.rest()
             await asyncio.gather(*[engine.wake() for engine in self._engines])
             self._asleep = False
 

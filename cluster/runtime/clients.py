@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.runtime.seated import Sight
 from cluster.runtime.waiting import answer, answers
-from common.protocols import GenerationRequest, Handle, Tensors
+from common.protocols import GenerationRequest, Handle, Sight, Tensors
 from common.records import (
     Dropped,
     Judged,
@@ -175,9 +174,9 @@ class LearnerClient:
         manifest, tensors = by_rank[0]
         return manifest, tensors
 
-    async def published(self, manifest: Awaitable[WeightManifest]) -> None:
-        """Wait until rank 0 has gathered the weights of `publish`."""
-        await answer(manifest, self.limit_s, "learner")
+    async def rest(self) -> None:
+        """Wait for what the ranks were asked before, and let them free the GPU memory that nothing holds."""
+        await self._call("rest")
 
     async def save(self, directory: Path) -> None:
         """Write every rank's part of a checkpoint."""
@@ -224,6 +223,7 @@ class Workers:
         reports = await asyncio.gather(*[client.start() for client in self.rollout])
         await asyncio.gather(*[client.sleep(1) for client in self.rollout])
         ranks = await self.learner.start()
+        await self.learner.rest()
         await asyncio.gather(*[client.wake() for client in self.rollout])
         await judges
         return [*ranks, *reports]

@@ -10,13 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cluster.runtime.object_store import free_shared_memory, store_bytes
 from cluster.runtime.placement import Bundle
 from cluster.runtime.proxies import check_loopback
 from cluster.runtime.reservation import Reservation
-from cluster.runtime.seated import GPUS, seated
+from cluster.runtime.seated import GPUS, look, seated
 from common.config import Cluster
 from common.errors import UserError
-from common.protocols import Handle
+from common.protocols import Handle, Sight
 
 CONNECT_LIMIT_S = 10.0
 HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
@@ -221,7 +222,7 @@ class RayRuntime:
             self._init(
                 address="local",
                 include_dashboard=False,
-                object_store_memory=1 << 29,
+                object_store_memory=self._store_bytes(),
             )
         except Exception as error:
             explained = _explained(error)
@@ -231,6 +232,12 @@ class RayRuntime:
                 f"cluster: expected Ray to start on this machine, got: {_first_line(error)}; "
                 "free processors or memory and try again, or give cluster.address"
             ) from error
+
+    def _store_bytes(self) -> int:
+        num_engines = 0
+        for name in self._bundles:
+            num_engines += name.startswith("rollout/")
+        return store_bytes(self._push_bytes, num_engines, free_shared_memory())
 
     def _init(self, **options: Any) -> None:
         self._ray.init(
@@ -267,6 +274,15 @@ class RayRuntime:
         self._actors.append(actor)
         self._actor_of_name[name] = actor
         return RayHandle(actor)
+
+    def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
+        task = self._ray.remote(num_cpus=0, max_retries=0)(look)
+        affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        sights: dict[str, Awaitable[Sight]] = {}
+        for node_id, name in self._reservation.actor_of_node.items():
+            there = task.options(scheduling_strategy=affinity(node_id, soft=False))
+            sights[name] = there.remote(nonce_file, ())
+        return sights
 
     def _actor_environment(self) -> dict[str, str]:
         """Variables of every actor. This process's own reach a local cluster, but no raylet of another node."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cluster.runtime.clients import survey
-from cluster.runtime.seated import Sight
+from cluster.runtime.waiting import answer
 from common.errors import UserError
-from common.protocols import Handle
+from common.protocols import Handle, Runtime, Sight
 
 NONCE = ".nonce"
 
@@ -35,6 +36,19 @@ class SharedFiles:
     folder: Path
     paths: Mapping[str, str] = field(default_factory=dict)
     of_actor: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    nonce: str = field(default_factory=partial(secrets.token_hex, 16))
+
+    async def check_nodes(self, runtime: Runtime, limit_s: float) -> None:
+        """Ask every node, before anything heavy is imported there.
+
+        Raises:
+            UserError: which machine does not see the folder.
+        """
+        sights = runtime.survey_nodes(self._write_nonce())
+        checks = [
+            self._check_node(name, sight, limit_s) for name, sight in sights.items()
+        ]
+        await asyncio.gather(*checks)
 
     async def check(self, handles: Mapping[str, Handle], limit_s: float) -> None:
         """Ask all actors at once, by name; the first that does not see something ends it.
@@ -42,37 +56,41 @@ class SharedFiles:
         Raises:
             UserError: which actor on which machine does not see what.
         """
-        nonce = secrets.token_hex(16)
-        file = self.folder.resolve() / NONCE
-        file.write_text(nonce)
-        surveys = []
+        file = self._write_nonce()
+        checks = []
         for name, handle in handles.items():
-            surveys.append(self._check_actor(name, handle, file, nonce, limit_s))
-        await asyncio.gather(*surveys)
+            checks.append(self._check_actor(name, handle, file, limit_s))
+        await asyncio.gather(*checks)
+
+    def _write_nonce(self) -> str:
+        file = self.folder.resolve() / NONCE
+        file.write_text(self.nonce)
+        return str(file)
+
+    async def _check_node(
+        self, name: str, sight: Awaitable[Sight], limit_s: float
+    ) -> None:
+        self._compare(name, await answer(sight, limit_s, f"the node of {name}"))
 
     async def _check_actor(
-        self,
-        name: str,
-        handle: Handle,
-        file: Path,
-        nonce: str,
-        limit_s: float,
+        self, name: str, handle: Handle, file: str, limit_s: float
     ) -> None:
         key_of_path = self._paths_of(name)
-        sight = await survey(handle, limit_s, name, str(file), tuple(key_of_path))
-        if sight.nonce != nonce:
-            raise UserError(self._unshared(name, sight))
+        sight = await survey(handle, limit_s, name, file, tuple(key_of_path))
+        self._compare(name, sight)
         for path in sight.missing:
             raise UserError(
                 f"{key_of_path[path]}: expected every node to have {path}, got none on {sight.host}, where {name} is"
                 f"{_from_folder(path, sight)}; copy it there, or use a path on a file system that all nodes share"
             )
 
-    def _unshared(self, name: str, sight: Sight) -> str:
+    def _compare(self, name: str, sight: Sight) -> None:
+        if sight.nonce == self.nonce:
+            return
         got = "no such file"
         if sight.nonce is not None:
             got = "another folder of that name"
-        return (
+        raise UserError(
             f"{self.key}: expected a folder that all nodes share, got {got} for {self.folder.resolve()} on "
             f"{sight.host}, where {name} is; put it on a file system that every node has mounted there"
         )

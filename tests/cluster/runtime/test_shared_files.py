@@ -12,11 +12,12 @@ import pytest
 
 from cluster.run.run_dir import RunDir
 from cluster.runtime.ray_job import JOB_VARIABLE, check_output_path
-from cluster.runtime.seated import Seated, Sight, seated
+from cluster.runtime.seated import Seated, look, seated
 from cluster.runtime.shared_files import NONCE, SharedFiles
 from common.errors import UserError
+from common.protocols import Sight
 from tests.cluster.runs import make_config, run
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
+from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle, LocalRuntime
 
 
 class Elsewhere(Seated):
@@ -62,7 +63,28 @@ def test_a_folder_that_is_not_shared_is_named(tmp_path: Path) -> None:
         check(files, Elsewhere(folder, other))
 
 
-def test_a_model_that_a_node_has_not_is_named(tmp_path: Path) -> None:
+class OtherNode(LocalRuntime):
+    """A cluster whose second node does not see the run's folder."""
+
+    def survey_nodes(self, nonce_file: str) -> dict[str, Any]:
+        async def sight() -> Sight:
+            return look(nonce_file + ".elsewhere", ())
+
+        return {**super().survey_nodes(nonce_file), "learner/0": sight()}
+
+
+def test_a_node_is_asked_before_anything_starts_there(tmp_path: Path) -> None:
+    files = SharedFiles("run.dir", tmp_path)
+    asyncio.run(files.check_nodes(LocalRuntime(), 5.0))
+    with pytest.raises(UserError, match=r"got no such file .* where learner/0 is;"):
+        asyncio.run(files.check_nodes(OtherNode(), 5.0))
+
+
+def test_a_model_that_a_node_has_not_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Restores the folder of this process, which is the workers' as well.
+    monkeypatch.chdir(tmp_path)
     files = SharedFiles(
         "run.dir",
         tmp_path,
@@ -72,11 +94,13 @@ def test_a_model_that_a_node_has_not_is_named(tmp_path: Path) -> None:
         },
     )
     with pytest.raises(UserError) as error:
-        check(files, seated(dict, "/")())
+        check(files, seated(dict, str(tmp_path))())
     assert str(error.value).startswith(
         "model.path: expected every node to have models/7b, got none on "
     )
-    assert "where learner/1 is (looked for from " in str(error.value)
+    assert f"where learner/1 is (looked for from {tmp_path})" in str(error.value)
+    (tmp_path / "models" / "7b").mkdir(parents=True)
+    check(files, seated(dict, str(tmp_path))())
     with pytest.raises(UserError, match=r"reward\.judge\.path: expected every node"):
         check(files, seated(dict, ".")(), "judge/0")
     check(files, seated(dict, ".")(), "judge/1")
