@@ -40,6 +40,7 @@ from common.paths import check_output_file
 if TYPE_CHECKING:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.measured import Measured
+    from common.protocols import Runtime
 
 SHAPES_PRESET = Path(__file__).parent / "configs" / "shapes_online.toml"
 SCORECARD = "scorecard.json"
@@ -259,12 +260,24 @@ async def _run(config: EvaluateConfig) -> None:
         bundles = measuring_plan(config, judges=settings.baseline is not None)
         runtime = RayRuntime(config.cluster, bundles, f"evaluate {settings.policy}")
         try:
+            await _check_pictures(Path(folder), runtime, config)
             measuring = PolicyMeasuring(config, evaluator, runtime, settings.out)
             measured = await measuring.run()
         finally:
             runtime.shutdown()
         _write(evaluator, config, measured)
         measuring.forget()
+
+
+async def _check_pictures(
+    folder: Path, runtime: Runtime, config: EvaluateConfig
+) -> None:
+    """Refuse (UserError) nodes that do not see the pictures of the suites, where any were made."""
+    from cluster.runtime.shared_files import SharedFiles
+
+    if any(folder.iterdir()):
+        files = SharedFiles("TMPDIR", folder)
+        await files.check_nodes(runtime, config.loop.call_timeout_s)
 
 
 def _write(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,11 +45,11 @@ class SharedFiles:
         Raises:
             UserError: which machine does not see the folder.
         """
-        sights = runtime.survey_nodes(self._write_nonce())
-        checks = [
-            self._check_node(name, sight, limit_s) for name, sight in sights.items()
-        ]
-        await asyncio.gather(*checks)
+        with self._nonce_file() as file:
+            checks = []
+            for name, sight in runtime.survey_nodes(file).items():
+                checks.append(self._check_node(name, sight, limit_s))
+            await asyncio.gather(*checks)
 
     async def check(self, handles: Mapping[str, Handle], limit_s: float) -> None:
         """Ask all actors at once, by name; the first that does not see something ends it.
@@ -56,16 +57,21 @@ class SharedFiles:
         Raises:
             UserError: which actor on which machine does not see what.
         """
-        file = self._write_nonce()
-        checks = []
-        for name, handle in handles.items():
-            checks.append(self._check_actor(name, handle, file, limit_s))
-        await asyncio.gather(*checks)
+        with self._nonce_file() as file:
+            checks = []
+            for name, handle in handles.items():
+                checks.append(self._check_actor(name, handle, file, limit_s))
+            await asyncio.gather(*checks)
 
-    def _write_nonce(self) -> str:
+    @contextmanager
+    def _nonce_file(self) -> Iterator[str]:
+        """The file, as long as it is asked for."""
         file = self.folder.resolve() / NONCE
         file.write_text(self.nonce)
-        return str(file)
+        try:
+            yield str(file)
+        finally:
+            file.unlink(missing_ok=True)
 
     async def _check_node(
         self, name: str, sight: Awaitable[Sight], limit_s: float
