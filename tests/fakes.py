@@ -329,6 +329,9 @@ class FakeLearner:
     def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
         self._probe = (prompt, token_ids)
 
+    def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
+        return None
+
     async def step(
         self, step: int, pairs: list[PreferencePair]
     ) -> tuple[StepResult, list[Dropped]]:

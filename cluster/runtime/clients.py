@@ -7,7 +7,7 @@ Method names as strings stand here and nowhere else. Every call that a client aw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,10 @@ class LearnerClient:
         rendezvous = self.handles[0].call("rendezvous")
         address, port = await answer(rendezvous, self.limit_s, "learner")
         return await self._call("start", address, port)
+
+    async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
+        """Let the ranks begin with pictures of a coming step, whose batch has these pairs at these places."""
+        await self._call("prepare", step, dict(rows))
 
     async def step(
         self, step: int, pairs: Sequence[PreferencePair]

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cluster.runtime.environment import passed_variables, with_variables
+from cluster.runtime.node_calls import (
+    call_on_node,
+    call_on_nodes,
+    living_nodes,
+)
 from cluster.runtime.object_store import free_shared_memory, store_bytes
 from cluster.runtime.placement import Bundle
 from cluster.runtime.proxies import check_loopback
@@ -153,7 +161,8 @@ class RayRuntime:
     """Connects to a cluster, or starts a local one bound to this machine's loopback address.
 
     Raises:
-        UserError: no cluster answers at `cluster.address`, or `reserve` asks for more than the cluster has.
+        UserError: no cluster answers at `cluster.address`, it has less than `bundles` ask for, or a variable of
+            `cluster.pass_env` is not set.
     """
 
     def __init__(
@@ -176,6 +185,7 @@ class RayRuntime:
         # The last actor of a name: several may follow each other.
         self._actor_of_name: dict[str, Any] = {}
         self._bundles = {bundle.name: bundle for bundle in bundles}
+        self._passed = passed_variables(config)
         address = config.address or os.environ.get("RAY_ADDRESS")
         if address == "local":
             address = None
@@ -240,11 +250,15 @@ class RayRuntime:
         return store_bytes(self._push_bytes, num_engines, free_shared_memory())
 
     def _init(self, **options: Any) -> None:
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         self._ray.init(
             logging_level=logging.WARNING,
             log_to_driver=bool(os.environ.get("SIGHTLINE_DEBUG")),
             **options,
         )
+        # Ray's own handler exits in the middle of whatever runs, and aborts with a native stack.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
 
     def spawn(
         self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
@@ -269,27 +283,28 @@ class RayRuntime:
         strategy = self._reservation.strategy_of(name)
         if strategy is not None:
             options["scheduling_strategy"] = strategy
-        actor_class = self._ray.remote(**options)(seated(worker, str(Path.cwd())))
+        worker = seated(worker, str(Path.cwd()))
+        if self._passed:
+            worker = with_variables(worker)
+            args = (self._passed, *args)
+        actor_class = self._ray.remote(**options)(worker)
         actor: Any = actor_class.remote(*args)
         self._actors.append(actor)
         self._actor_of_name[name] = actor
         return RayHandle(actor)
 
     def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
-        task = self._ray.remote(num_cpus=0, max_retries=0)(look)
-        affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         sights: dict[str, Awaitable[Sight]] = {}
         for node_id, name in self._reservation.actor_of_node.items():
-            there = task.options(scheduling_strategy=affinity(node_id, soft=False))
-            sights[name] = there.remote(nonce_file, ())
+            sights[name] = call_on_node(self._ray, node_id, look, nonce_file, ())
         return sights
 
     def _actor_environment(self) -> dict[str, str]:
         """Variables of every actor. This process's own reach a local cluster, but no raylet of another node."""
         if self._is_local:
-            return {}
+            return dict(self._config.env)
         # An actor without GPUs must not see those of its node.
-        return {HIDE_GPUS: "1"}
+        return {HIDE_GPUS: "1", **self._config.env}
 
     def _shared_gpu(self, bundle: Bundle) -> str:
         """The GPUs of an actor that shares those of another."""
@@ -299,6 +314,23 @@ class RayRuntime:
         gpus = sight.gpus.split(",")
         first = bundle.turn * int(bundle.num_gpus)
         return ",".join(gpus[first : first + int(bundle.num_gpus)])
+
+    def on_every_node(
+        self,
+        module: ModuleType,
+        function: str,
+        *args: Any,
+        limit_s: float,
+    ) -> dict[str, Any]:
+        """Call a function of a module once on every node; what it returned, or the error it ended with, by node.
+
+        The module goes along by value: it need not be there.
+        """
+        return call_on_nodes(self._ray, module, function, args, limit_s)
+
+    def node_resources(self) -> dict[str, dict[str, float]]:
+        """CPU, GPU and object_store_memory of every node that is alive."""
+        return {node.label: node.resources for node in living_nodes(self._ray)}
 
     def stop(self, handle: Handle) -> None:
         """Kill one actor; its place in the reservation is free for another of the same name."""
