@@ -302,6 +302,11 @@ class Learner:
         layout = layout_of(self.model_path)
         return package(version, layout, current, start, probe)
 
+    def rest(self) -> None:
+        """Free the GPU memory that torch keeps for later, for an engine that shares the GPU."""
+        if self.models.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def export(self, directory: str | Path) -> None:
         """A Hugging Face directory of the policy, merged if LoRA, for anyone to load; replaces an older one whole."""
         gathered = self.models.engine.gather_weights()

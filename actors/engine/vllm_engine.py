@@ -40,6 +40,7 @@ from actors.vllm_api import (
     RequestOutput,
     SamplingParams,
     allow_compile,
+    current_platform,
 )
 from actors.weights.adapter_push import (
     adapter_request,
@@ -88,10 +89,13 @@ class VllmEngine(ABC):
         seed: int = 0,
         probe_tolerance: float = 1e-3,
         timeout_s: float = 600,
+        sleeps: bool = False,
     ) -> None:
         self.encoder = encoder = encoder_of(model)
         self._probe_tolerance = probe_tolerance
         self._timeout_s = timeout_s
+        # A CPU engine sleeps as well, and keeps its memory.
+        self._frees_memory = sleeps and current_platform.is_sleep_mode_available()
         dtype = getattr(torch, model.dtype)
         self._features = VisionFeatures(encoder, dtype)
         self._builder = PromptBuilder(encoder, self._features)
@@ -431,6 +435,14 @@ class VllmEngine(ABC):
         Returns:
             The weight version that the engine then reports.
         """
+
+    @abstractmethod
+    async def sleep(self, level: int) -> None:
+        """Free the GPU memory and drop all caches; see `Engine.sleep`. Requests that come before `wake` wait."""
+
+    @abstractmethod
+    async def wake(self) -> None:
+        """Take the memory back, with empty caches."""
 
     @abstractmethod
     async def close(self) -> None: ...
