@@ -146,7 +146,7 @@ class Producer:
         try:
             outcomes = await self._judge(sampled)
         except Halted as reason:
-            await self._halt(reason)
+            await self.halt(reason)
             return
         # Before the turn is waited for: an earlier call may still need the places.
         async with self._changed:
@@ -211,8 +211,8 @@ class Producer:
                 admission.on_version(version)
             self._changed.notify_all()
 
-    async def _halt(self, reason: Halted) -> None:
-        """No more pairs come. Steps whose pairs are there are still trained; then `batch` raises."""
+    async def halt(self, reason: Halted) -> None:
+        """Begin no more groups. Steps whose pairs are there are still trained; then `batch` raises."""
         async with self._changed:
             self._halted = reason
             self._changed.notify_all()

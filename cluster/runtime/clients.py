@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.runtime.seated import Sight
 from cluster.runtime.waiting import answer, answers
 from common.protocols import GenerationRequest, Handle, Tensors
 from common.records import (
@@ -25,6 +26,19 @@ from common.records import (
     Verdict,
     WeightManifest,
 )
+
+
+async def survey(
+    handle: Handle,
+    limit_s: float,
+    peer: str,
+    nonce_file: str,
+    paths: Sequence[str],
+) -> Sight:
+    """What a worker of any kind sees of the run's files."""
+    reference = handle.call("survey", nonce_file, paths)
+    sight: Sight = await answer(reference, limit_s, peer)
+    return sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,14 @@ class RolloutClient:
         """Swap the engine's weights for published ones, passed on by reference."""
         report: LoadReport = await self._call("load", manifest, tensors)
         return report
+
+    async def sleep(self, level: int) -> None:
+        """Free the engine's GPU memory; nothing may be asked of it until it wakes."""
+        await self._call("sleep", level)
+
+    async def wake(self) -> None:
+        """Take the GPU memory back, with empty caches; what it sampled is in flight no more."""
+        await self._call("wake")
 
     async def close(self) -> None:
         """Stop the engine."""
