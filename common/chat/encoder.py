@@ -195,9 +195,9 @@ class ChatEncoder(AnswerEncoder):
             edit_images: changes the pixels of the prompt's images before the processor sees them.
 
         Raises:
-            Refused: `prompt_too_long`, `image_too_long`, `image_count`, `image_*` when an image cannot be used, `special_token` when a
-                written-out special token cannot be taken as text, `token_unknown` for one without an embedding, or
-                `chat_template`, `tokenizer`, `processor` with what these raise about the row.
+            Refused: `prompt_too_long`, `image_too_long`, `image_count`, `image_*` when an image cannot be used,
+                `special_token` when a written-out one cannot be taken as text, `token_unknown` for one that has no
+                embedding, or `chat_template`, `tokenizer`, `processor` with what these raise about the row.
         """
         pixels = self.load_images(prompt)
         if edit_images is not None:
