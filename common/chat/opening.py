@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from common.chat.template import template_text
 from common.errors import UserError
+from common.known_models import check_family, check_processor_is_known
 from common.loading import check_folder, readable
 
 _TOWERS_WITH_CLS = ("clip_vision_model", "clip")
@@ -46,10 +47,18 @@ def open_model(path: Path, key: str, chat_template: str | None) -> OpenedModel:
     """
     check_folder(path, key)
     where = f"{key} {path}"
-    with readable(path, key):
-        config = AutoConfig.from_pretrained(path)
-        processor = AutoProcessor.from_pretrained(path)
-    _check_vision_language(config, processor, where)
+    check_family(path, where)
+    # Without the argument transformers would ask on the terminal whether to run a folder's own code.
+    options = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        with readable(path, key):
+            config = AutoConfig.from_pretrained(path, **options)
+            processor = AutoProcessor.from_pretrained(path, **options)
+        _check_vision_language(config, processor, where)
+    except UserError:
+        # The cause, where it is one that transformers does not name.
+        check_processor_is_known(path, where)
+        raise
     _check_image_token(config, processor, where)
     notes: list[str] = []
     _complete_processor(path, config, processor, where, notes)
