@@ -17,6 +17,7 @@ RAY_MODULES = (
     "test_ray_start",
     "test_second_world",
     "test_several_ranks",
+    "test_two_nodes",
 )
 """These start a local Ray cluster, which takes the whole machine: one at a time."""
 

@@ -69,7 +69,8 @@ class PromptBuilder:
         self._image_side: int | None = getattr(
             encoder.config.vision_config, "image_size", None
         )
-        self._num_image_tokens: dict[Sizes, int] = {}
+        # Image tokens, and tokens that the placeholders grow by, marks between image tokens included.
+        self._expansions: dict[Sizes, tuple[int, int]] = {}
 
     def build(
         self,
@@ -123,7 +124,7 @@ class PromptBuilder:
         sizes = tuple(image.size for image in images)
         # Before vLLM sees the prompt: a row that the processor refuses would stop its engine.
         expected = None
-        if sizes and sizes not in self._num_image_tokens:
+        if sizes and sizes not in self._expansions:
             expected = encoder.encode_prompt(prompt)
         return EnginePrompt(prompt, payload, sizes, tuple(suffix), expected)
 
@@ -153,11 +154,11 @@ class PromptBuilder:
         if visible:
             per_image = self._features.visible(prompt, visible)
         seen = [rows for rows in per_image if len(rows)]
-        # An unexpanded image token is replaced by those of its image that are visible, and goes where there are none.
+        # A placeholder is replaced by those of its image that are visible, or left out where none is.
         kept_ids: list[int] = []
         images = iter(per_image)
         for token in prompt_ids:
-            is_image = token == self._encoder.image_token_id
+            is_image = token == self._encoder.placeholder_id
             if not is_image or len(next(images)):
                 kept_ids.append(token)
         num_prompt_tokens = len(kept_ids) - len(seen) + len(visible)
@@ -204,23 +205,18 @@ class PromptBuilder:
         # Text alone and shortened sequences are not expanded by the engine.
         if not built.sizes:
             return
-        expected = self._num_image_tokens.get(built.sizes)
-        if expected is None:
-            # Since this prompt was built, the sizes may have been forgotten.
-            encoded = built.expected or encoder.encode_prompt(prompt)
-            processors_ids = (*encoded.token_ids, *built.suffix)
-            if processors_ids != tuple(token_ids):
-                raise _disagreement(prompt, encoded.num_image_tokens, num_image_tokens)
-            # Pictures of a data set may be of any number of sizes.
-            if len(self._num_image_tokens) >= _MAX_SIZES:
-                self._num_image_tokens.clear()
-            self._num_image_tokens[built.sizes] = encoded.num_image_tokens
+        growth = len(token_ids) - len(built.payload["prompt_token_ids"])
+        if self._expansions.get(built.sizes) == (num_image_tokens, growth):
             return
-        # Every image is one token before it is expanded.
-        num_unexpanded = len(built.payload["prompt_token_ids"])
-        expected_length = num_unexpanded - len(built.sizes) + num_image_tokens
-        if num_image_tokens != expected or len(token_ids) != expected_length:
-            raise _disagreement(prompt, expected, num_image_tokens)
+        # Since this prompt was built, the sizes may have been forgotten; or this text joins with an image's marks.
+        encoded = built.expected or encoder.encode_prompt(prompt)
+        processors_ids = (*encoded.token_ids, *built.suffix)
+        if processors_ids != tuple(token_ids):
+            raise _disagreement(prompt, encoded.num_image_tokens, num_image_tokens)
+        # Pictures of a data set may be of any number of sizes.
+        if len(self._expansions) >= _MAX_SIZES:
+            self._expansions.clear()
+        self._expansions[built.sizes] = (num_image_tokens, growth)
 
 
 def _disagreement(
@@ -266,12 +262,18 @@ def sampling_params(
     )
 
 
-def scoring_params() -> SamplingParams:
-    """Parameters that return the log-probs of the prompt's tokens; vLLM samples at least one token."""
+def scoring_params(last_token: int) -> SamplingParams:
+    """Parameters that return the log-probs of the prompt's tokens, and of one more that follows it.
+
+    vLLM samples at least one token. It is the answer's last, the only one allowed: so a sequence as long as the model
+    fits, which has no position left behind it. Its log-prob is that of all tokens, before others are masked.
+    """
     return SamplingParams(
         temperature=0,
         max_tokens=1,
         prompt_logprobs=0,
+        logprobs=0,
+        allowed_token_ids=[last_token],
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -346,12 +348,15 @@ def _version(label: str) -> int:
 def token_logprobs(
     output: RequestOutput, token_ids: Sequence[int]
 ) -> tuple[float, ...]:
-    """Log-probs (nats) of the last tokens of a scored sequence."""
+    """Log-probs (nats) of an answer, of which all tokens but the last stand at the end of the prompt."""
+    *prompted, last = token_ids
     # One dict by token id per position.
-    candidates: Any = output.prompt_logprobs
-    of_response = candidates[-len(token_ids) :]
+    in_prompt: Any = output.prompt_logprobs
+    sampled: Any = output.outputs[0].logprobs
+    start = len(in_prompt) - len(prompted)
+    candidates = [*in_prompt[start:], sampled[0]]
     logprobs = []
-    for by_token, token in zip(of_response, token_ids, strict=True):
+    for by_token, token in zip(candidates, [*prompted, last], strict=True):
         logprob = by_token[token].logprob
         logprobs.append(float(logprob))
     return tuple(logprobs)

@@ -301,6 +301,8 @@ def type_name(annotation: Any) -> str:
             names += map(str, arguments)
         elif is_list(member):
             names.append(f"list of {type_name(arguments[0])}")
+        elif get_origin(member) is dict:
+            names.append(f"table of {type_name(arguments[1])}")
         elif sections_of(member):
             names += kind_names(member) or ("section",)
         elif get_origin(member) is dict:

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, Tag, ValidationInfo, model_validator
 
 from common.config.section import FrozenTable, Section, Table, TextOnDisk, by_kind
 
 SHAPES_POLICY = "common/shapes/policy"
+AUTO = "auto"
+AUTO_LENGTH = 8192
+"""`auto` is the model's positions, and at most so many: an engine's memory and a learner's rows grow with them."""
+AUTO_MEANING = f"auto: the model's positions, at most {AUTO_LENGTH:,}"
+
+
+def auto_length(path: str) -> int:
+    """What `auto` means for a model directory: it is resolved where a config is read, so all behind knows a number.
+
+    Raises:
+        UserError: its config cannot be read, or does not say how many positions the model has.
+    """
+    # transformers takes seconds to import, and other lengths do without.
+    from common.chat.positions import positions_of_directory
+
+    return min(positions_of_directory(path), AUTO_LENGTH)
+
+
+def _resolved(value: Any, info: ValidationInfo) -> Any:
+    if value != AUTO:
+        return value
+    path = info.data.get("path")
+    if path is None:
+        raise ValueError("expected a path beside auto")
+    return auto_length(path)
+
+
+Length = Annotated[int, BeforeValidator(_resolved)]
+"""Tokens of a section whose model is `path`, declared before it; or `auto`."""
 
 
 class Full(Section):
@@ -111,10 +140,10 @@ class Model(Pictures):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights, for engines and learner"
     )
-    max_length: int = Field(
+    max_length: Length = Field(
         512,
         ge=16,
-        description="tokens of prompt and response together; longer ones are refused and counted",
+        description=f"tokens of prompt and response together; longer ones are refused and counted; {AUTO_MEANING}",
     )
     tuning: Tuning = Full()
     freeze_vision: bool = Field(
