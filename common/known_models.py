@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import transformers
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
@@ -51,7 +51,7 @@ def check_family(path: Path, where: str) -> None:
         raise UserError(
             f"{where}: expected model_type in config.json, got none; copy the model's config.json again"
         )
-    if family not in CONFIG_MAPPING_NAMES:
+    if family not in CONFIG_MAPPING:
         code = config.get("auto_map")
         if isinstance(code, dict) and code:
             raise UserError(

@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.known_models import check_family, check_processor_is_known
 from common.loading import check_folder, readable
 
+_MIN_TOKENS_PER_ROW = 0.8
 _TOWERS_WITH_CLS = ("clip_vision_model", "clip")
 
 
@@ -237,8 +238,17 @@ def _complete_eos(
 def _check_vocabulary(
     config: Any, tokenizer: Any, where: str, notes: list[str]
 ) -> None:
-    """Say that a tokenizer has tokens without an embedding; rows that need one are refused one by one."""
+    """Compare tokenizer and embedding: another model's tokenizer is refused, a few tokens too many are said.
+
+    Rows that need a token without an embedding are refused one by one.
+    """
     num_rows = config.get_text_config().vocab_size
+    # Embeddings are padded to round numbers, by up to 2 % in published models.
+    if len(tokenizer) < _MIN_TOKENS_PER_ROW * num_rows:
+        raise UserError(
+            f"{where}: expected the tokenizer that the weights were trained with, got one of {len(tokenizer):,} tokens "
+            f"for vocab_size = {num_rows:,} in config.json; copy the model's own tokenizer files again"
+        )
     beyond = sorted(
         token
         for token, token_id in tokenizer.get_vocab().items()
