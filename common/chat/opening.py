@@ -135,7 +135,8 @@ def _check_image_token(config: Any, processor: Any, where: str) -> None:
         return
     raise UserError(
         f"{where}: expected one image token, got id {token_id} ({got or 'no token'}) in config.json and {expected} of "
-        "the processor; correct image_token_id (or image_token_index) in config.json"
+        "the processor; copy the model's own tokenizer files again, or correct image_token_id (or image_token_index) "
+        "in config.json"
     )
 
 
