@@ -181,12 +181,10 @@ def test_the_doctor_finds_it_as_well(name: str, folder: Path) -> None:
 
 
 def test_the_doctors_command_shows_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # As wide as a line of it.
-    monkeypatch.setenv("COLUMNS", "1000")
     gguf(folder)
-    assert doctor.main(["--model.path", str(folder)]) == 1
+    assert doctor.main(["--quick", "--json", "--model.path", str(folder)]) == 1
     assert "got GGUF weights (model-q4.gguf)" in capsys.readouterr().out
 
 
