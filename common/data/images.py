@@ -39,8 +39,9 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
         name: what error messages call the image.
 
     Raises:
-        Refused: `image_huge` over 64 megapixels; `image_corrupt` when it does not decode, with what the bytes are
-            instead (a page, a git-LFS pointer, …); `image_strip` when a side is shorter than 2 pixels; `image_mode`
+        Refused: `image_huge` over 64 megapixels; `video` for a film; `image_corrupt` when it does not decode for
+            another reason, with what the bytes are instead (a page, a git-LFS pointer, …);
+            `image_strip` when a side is shorter than 2 pixels; `image_mode`
             when its values have no known range (floats, 32-bit integers).
     """
     try:
@@ -55,7 +56,8 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
             f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}; scale it down",
         ) from error
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
-        raise Refused("image_corrupt", _no_picture(data, name, error)) from error
+        reason = "video" if kind_of(data).is_video else "image_corrupt"
+        raise Refused(reason, _no_picture(data, name, error)) from error
     if min(pixels.size) < MIN_SIDE:
         raise Refused(
             "image_strip",

@@ -8,8 +8,9 @@ Within a segment the prompt attends causally, and each completion attends to the
     completion i    prompt, i      a call for each completion, with a mask that is causal over i
 
 Nothing else is computed: no mask over the whole row exists, and pairs in one row cost no more than in rows of their
-own. Keys and values of grouped queries are never repeated for the queries of a group. On a CPU one autograd function writes outputs and gradients of all segments in place; slices of the row would each
-bring a zeroed gradient as long as the row.
+own. Keys and values of grouped queries are never repeated for the queries of a group. On a CPU one autograd function
+writes outputs and gradients of all segments in place; slices of the row would each bring a zeroed gradient as long as
+the row.
 """
 
 from __future__ import annotations

@@ -310,13 +310,13 @@ def test_a_length_that_the_model_has_no_positions_for(folder: Path) -> None:
     shutil.copy(tiny_llava() / "model.safetensors", folder)
 
     def shrink(content: dict[str, dict[str, int]]) -> None:
-        content["text_config"]["max_position_embeddings"] = 512
+        content["text_config"]["max_position_embeddings"] = 256
 
     edit(folder / "config.json", shrink)
-    message = whole_refusal(folder, max_length=513)
-    assert "at most the 512 positions" in message
-    assert "set model.max_length = 512" in message
-    assert check_model(Model(path=str(folder), max_length=512)).warnings == []
+    message = whole_refusal(folder, max_length=257)
+    assert "at most the 256 positions" in message
+    assert "set model.max_length = 256" in message
+    assert check_model(Model(path=str(folder), max_length=256)).warnings == []
 
 
 def test_weights_as_transformers_names_them_when_it_saves(folder: Path) -> None:
