@@ -64,7 +64,9 @@ class RolloutWorker:
             `engine`, `vllm`, `platform`, `weight_version`, `num_image_tokens` (of a 64 x 64 image), `num_threads`.
         """
         config = self._config
-        num_threads = max(1, int(config.rollout.num_cpus))
+        # Shared by the processes of a split engine.
+        split = config.rollout.engine.tensor_parallel_size
+        num_threads = max(1, int(config.rollout.num_cpus) // split)
         # Read by torch when it is imported, here and in the engine's process.
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         import torch

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from actors.bdhs.online import OnlineBdhsSampler
+from cluster.runtime.seated import seated
 from common.config import RunConfig
 from common.data.images import read
 from common.errors import Refused
@@ -79,7 +80,7 @@ class LocalRuntime:
     def spawn(
         self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
     ) -> LocalHandle:
-        self.handles[name] = LocalHandle(worker(*args))
+        self.handles[name] = LocalHandle(seated(worker)(*args))
         return self.handles[name]
 
     def stop(self, handle: Any) -> None:
@@ -302,6 +303,9 @@ class FakeLearner:
 
     def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
         self._probe = (prompt, token_ids)
+
+    def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
+        return None
 
     async def step(
         self, step: int, pairs: list[PreferencePair]

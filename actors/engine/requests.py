@@ -27,7 +27,6 @@ from common.errors import Refused
 from common.protocols import GenerationRequest, ImageNoise
 from common.records import Completion, Dropped, Prompt, RolloutGroup
 
-MAX_IMAGES = 8
 BAN = -100.0
 """Logit bias that keeps a token from being sampled; vLLM's lowest."""
 _MAX_SIZES = 4096
@@ -70,7 +69,8 @@ class PromptBuilder:
         self._image_side: int | None = getattr(
             encoder.config.vision_config, "image_size", None
         )
-        self._num_image_tokens: dict[Sizes, int] = {}
+        # Image tokens, and tokens that the placeholders grow by, marks between image tokens included.
+        self._expansions: dict[Sizes, tuple[int, int]] = {}
 
     def build(
         self,
@@ -124,7 +124,7 @@ class PromptBuilder:
         sizes = tuple(image.size for image in images)
         # Before vLLM sees the prompt: a row that the processor refuses would stop its engine.
         expected = None
-        if sizes and sizes not in self._num_image_tokens:
+        if sizes and sizes not in self._expansions:
             expected = encoder.encode_prompt(prompt)
         return EnginePrompt(prompt, payload, sizes, tuple(suffix), expected)
 
@@ -133,11 +133,6 @@ class PromptBuilder:
         prompt: Prompt,
         suffix: Sequence[int],
     ) -> None:
-        if len(prompt.images) > MAX_IMAGES:
-            raise Refused(
-                "image_count",
-                f"prompt {prompt.id}: expected at most {MAX_IMAGES} images, got {len(prompt.images)}",
-            )
         media_tokens = set(suffix).intersection(self._encoder.media_token_ids)
         if media_tokens:
             raise Refused(
@@ -154,7 +149,7 @@ class PromptBuilder:
         visible: Sequence[int],
     ) -> EnginePrompt:
         """Build the sequence without the hidden image tokens; the text around the image stays as it is."""
-        # The one unexpanded image token is replaced by those that are visible.
+        # The placeholder is replaced by the image tokens that are visible.
         num_prompt_tokens = len(prompt_ids) - 1 + len(visible)
         self._encoder.check_length(prompt, num_prompt_tokens + len(suffix))
         payload: dict[str, Any] = {}
@@ -162,8 +157,8 @@ class PromptBuilder:
             rows = self._features.visible(prompt, visible)
             payload["multi_modal_data"] = {"image": self._embeddings(rows)}
         else:
-            image_token_id = self._encoder.image_token_id
-            prompt_ids = [token for token in prompt_ids if token != image_token_id]
+            placeholder_id = self._encoder.placeholder_id
+            prompt_ids = [token for token in prompt_ids if token != placeholder_id]
         payload["prompt_token_ids"] = [*prompt_ids, *suffix]
         return EnginePrompt(prompt, payload, None, suffix)
 
@@ -199,28 +194,23 @@ class PromptBuilder:
         """
         encoder = self._encoder
         prompt = built.prompt
-        encoder.check_length(prompt, len(token_ids))
+        num_image_tokens = token_ids.count(encoder.image_token_id)
+        encoder.check_length(prompt, len(token_ids), num_image_tokens)
         # Text alone and shortened sequences are not expanded by the engine.
         if not built.sizes:
             return
-        num_image_tokens = token_ids.count(encoder.image_token_id)
-        expected = self._num_image_tokens.get(built.sizes)
-        if expected is None:
-            # Since this prompt was built, the sizes may have been forgotten.
-            encoded = built.expected or encoder.encode_prompt(prompt)
-            processors_ids = (*encoded.token_ids, *built.suffix)
-            if processors_ids != tuple(token_ids):
-                raise _disagreement(prompt, encoded.num_image_tokens, num_image_tokens)
-            # Pictures of a data set may be of any number of sizes.
-            if len(self._num_image_tokens) >= _MAX_SIZES:
-                self._num_image_tokens.clear()
-            self._num_image_tokens[built.sizes] = encoded.num_image_tokens
+        growth = len(token_ids) - len(built.payload["prompt_token_ids"])
+        if self._expansions.get(built.sizes) == (num_image_tokens, growth):
             return
-        # Every image is one token before it is expanded.
-        num_unexpanded = len(built.payload["prompt_token_ids"])
-        expected_length = num_unexpanded - len(built.sizes) + num_image_tokens
-        if num_image_tokens != expected or len(token_ids) != expected_length:
-            raise _disagreement(prompt, expected, num_image_tokens)
+        # Since this prompt was built, the sizes may have been forgotten; or this text joins with an image's marks.
+        encoded = built.expected or encoder.encode_prompt(prompt)
+        processors_ids = (*encoded.token_ids, *built.suffix)
+        if processors_ids != tuple(token_ids):
+            raise _disagreement(prompt, encoded.num_image_tokens, num_image_tokens)
+        # Pictures of a data set may be of any number of sizes.
+        if len(self._expansions) >= _MAX_SIZES:
+            self._expansions.clear()
+        self._expansions[built.sizes] = (num_image_tokens, growth)
 
 
 def _disagreement(
@@ -266,12 +256,18 @@ def sampling_params(
     )
 
 
-def scoring_params() -> SamplingParams:
-    """Parameters that return the log-probs of the prompt's tokens; vLLM samples at least one token."""
+def scoring_params(last_token: int) -> SamplingParams:
+    """Parameters that return the log-probs of the prompt's tokens, and of one more that follows it.
+
+    vLLM samples at least one token. It is the answer's last, the only one allowed: so a sequence as long as the model
+    fits, which has no position left behind it. Its log-prob is that of all tokens, before others are masked.
+    """
     return SamplingParams(
         temperature=0,
         max_tokens=1,
         prompt_logprobs=0,
+        logprobs=0,
+        allowed_token_ids=[last_token],
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -346,12 +342,15 @@ def _version(label: str) -> int:
 def token_logprobs(
     output: RequestOutput, token_ids: Sequence[int]
 ) -> tuple[float, ...]:
-    """Log-probs (nats) of the last tokens of a scored sequence."""
+    """Log-probs (nats) of an answer, of which all tokens but the last stand at the end of the prompt."""
+    *prompted, last = token_ids
     # One dict by token id per position.
-    candidates: Any = output.prompt_logprobs
-    of_response = candidates[-len(token_ids) :]
+    in_prompt: Any = output.prompt_logprobs
+    sampled: Any = output.outputs[0].logprobs
+    start = len(in_prompt) - len(prompted)
+    candidates = [*in_prompt[start:], sampled[0]]
     logprobs = []
-    for by_token, token in zip(of_response, token_ids, strict=True):
+    for by_token, token in zip(candidates, [*prompted, last], strict=True):
         logprob = by_token[token].logprob
         logprobs.append(float(logprob))
     return tuple(logprobs)

@@ -18,6 +18,7 @@ from cluster.run.training_data import ROWS, TrainingData, load_training_data
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
 from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
+from cluster.signals import EndRequests
 from common.chat import encoder_of
 from common.config import RunConfig
 from common.data.records_on_disk import usable
@@ -67,6 +68,9 @@ class Experiment:
         """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
         # A checkpoint that cannot be read is refused before anything starts.
         self.run_dir.latest()
+        for change in self.run_dir.changes:
+            log.warning("%s: %r before, %r now", change.key, change.before, change.now)
+            self._recorder.config_changed(change.key, change.before, change.now)
         data = self._load_data()
         self._scoring.announce()
         workers = await self._start_workers()
@@ -172,7 +176,10 @@ class Experiment:
         async def validate(step: int) -> Score | None:
             return await self._scoring.validate(step, workers.rollout, workers.reward)
 
-        with self._recorder.training(self.config.learner, loop.state.step):
+        with (
+            EndRequests(loop.end_after_step),
+            self._recorder.training(self.config.learner, loop.state.step),
+        ):
             await loop.run(validate)
         loop.record_unused()
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
@@ -209,6 +216,7 @@ class Experiment:
         assert checkpoint is not None, "the last step always leaves a checkpoint"
         best_step = checkpoint.state.best_step
         assert best_step is not None, "a checkpoint always knows the best one"
+        self.run_dir.check_whole(self.run_dir.checkpoint(best_step))
         best = self.run_dir.checkpoint(best_step) / "policy"
         # Appears whole or not at all: a kill here must not leave half a policy.
         with replace_directory(self.run_dir.policy) as folder:

@@ -28,11 +28,14 @@ call has a limit, and an exception in any task ends all of them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
+from cluster.run.checksums import write_checksums
+from cluster.run.foresight import Foresight
 from cluster.run.producer import Producer
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import Checkpoint, RunDir
@@ -45,6 +48,8 @@ from common.errors import Halted, UserError
 from common.evaluation import Score
 from common.paths import replace_directory, replace_file
 from common.records import LoadReport, PreferencePair, WeightManifest
+
+log = logging.getLogger("sightline")
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
 """Per worker: while the groups of one call travel, the engine works on the other's."""
@@ -81,6 +86,13 @@ class Loop:
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
         self._producer = Producer(config, workers.reward, data, self.state, recorder)
+        self._ending: Halted | None = None
+        # Kept, because the event loop holds tasks by weak references only.
+        self._halting: asyncio.Task[None] | None = None
+        self._foresight: Foresight | None = None
+        if config.learner.num_input_workers:
+            num_steps = config.learner.num_steps
+            self._foresight = Foresight(self._producer, workers.learner, num_steps)
 
     async def run(self, validate: Validate) -> None:
         """Run both sides; whichever fails first ends the other and is raised."""
@@ -91,6 +103,12 @@ class Loop:
         except BaseExceptionGroup as group:
             # Users read one line; the group stays as its cause.
             raise _first(group) from group
+
+    def end_after_step(self, reason: Halted) -> None:
+        """Save after the step that runs now, and raise `reason` from `run`."""
+        self._ending = reason
+        # A step that still waits for its pairs does not begin.
+        self._halting = asyncio.create_task(self._producer.halt(reason))
 
     def record_unused(self) -> None:
         """Say what was sampled or read and not trained on, with an example of each reason."""
@@ -104,11 +122,21 @@ class Loop:
         """Bring the learner's state and the engines' weights to where the checkpoint was."""
         self._recorder.resume(self.state.step)
         await self._workers.learner.load(checkpoint.learner)
+        saved = self.state.weights
         await self._publish(self.state.version)
+        if saved is not None and saved != self.state.weights:
+            log.warning(
+                "resumed weights: expected checksum %s, as when the checkpoint was written, got %s",
+                saved,
+                self.state.weights,
+            )
 
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
             producing = []
+            if self._foresight is not None:
+                following = tasks.create_task(self._foresight.follow())
+                producing.append(following)
             for worker in self._workers.rollout:
                 for _ in range(ROLLOUT_CALLS_IN_FLIGHT):
                     task = tasks.create_task(self._producer.work(worker))
@@ -125,6 +153,8 @@ class Loop:
             step = state.step + 1
             is_last = step == num_steps
             try:
+                if self._ending is not None:
+                    raise self._ending
                 metrics = await self._train(step)
             except Halted:
                 await self._save_halted()
@@ -148,8 +178,12 @@ class Loop:
         """Keep the steps since the last checkpoint: what stopped the run was no fault of theirs."""
         latest = self._run_dir.latest()
         saved_step = 0 if latest is None else latest.state.step
-        if self.state.step > saved_step:
-            await self._checkpoint(self.state.step, None)
+        state = self.state
+        if state.step > saved_step:
+            if state.step % self._config.loop.publish_interval:
+                # The learner's weights are newer than the version that the engines hold.
+                state.weights = None
+            await self._checkpoint(state.step, None)
 
     async def _train(self, step: int) -> dict[str, float]:
         """Form the batch of one step, train on it on every rank, and account for every pair of it."""
@@ -157,6 +191,9 @@ class Loop:
         version = self.state.version
         batch = await self._producer.batch(step, version)
         waited_s = time.monotonic() - start
+        if self._foresight is not None:
+            # Before the step: meanwhile the ranks hear of nothing.
+            await self._foresight.tell(step + 1)
         result, refused = await self._workers.learner.step(step, batch)
         # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
@@ -165,7 +202,10 @@ class Loop:
         for dropped in refused:
             pair = pair_of_id[dropped.id]
             self._producer.discard(pair, dropped)
-        self._recorder.batch(step, version, result.pair_ids)
+        num_online = 0
+        for pair_id in result.pair_ids:
+            num_online += pair_of_id[pair_id].weight_version is not None
+        self._recorder.batch(step, version, result.pair_ids, num_online)
         metrics = {**result.metrics, **self._batch_metrics(batch, version)}
         metrics["time/wait_s"] = waited_s
         return metrics
@@ -209,6 +249,7 @@ class Loop:
             assert report.version == version
         self._check_change(manifest)
         self.state.version = version
+        self.state.weights = manifest.checksum
         await self._producer.on_version(version)
         self._recorder.publish(manifest, reports)
         return time.monotonic() - start
@@ -245,6 +286,8 @@ class Loop:
             if is_best:
                 await learner.export(folder / "policy")
             replace_file(folder / "state.json", state_json)
+            # In a thread: the engines go on meanwhile.
+            await asyncio.to_thread(write_checksums, folder)
         self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
         value = None if score is None else score.value
         self._recorder.checkpoint(step, value, state.best_step)

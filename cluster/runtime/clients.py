@@ -7,11 +7,12 @@ Method names as strings stand here and nowhere else. Every call that a client aw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.runtime.seated import Sight
 from cluster.runtime.waiting import answer, answers
 from common.protocols import GenerationRequest, Handle, Tensors
 from common.records import (
@@ -25,6 +26,19 @@ from common.records import (
     Verdict,
     WeightManifest,
 )
+
+
+async def survey(
+    handle: Handle,
+    limit_s: float,
+    peer: str,
+    nonce_file: str,
+    paths: Sequence[str],
+) -> Sight:
+    """What a worker of any kind sees of the run's files."""
+    reference = handle.call("survey", nonce_file, paths)
+    sight: Sight = await answer(reference, limit_s, peer)
+    return sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,14 @@ class RolloutClient:
         """Swap the engine's weights for published ones, passed on by reference."""
         report: LoadReport = await self._call("load", manifest, tensors)
         return report
+
+    async def sleep(self, level: int) -> None:
+        """Free the engine's GPU memory; nothing may be asked of it until it wakes."""
+        await self._call("sleep", level)
+
+    async def wake(self) -> None:
+        """Take the GPU memory back, with empty caches; what it sampled is in flight no more."""
+        await self._call("wake")
 
     async def close(self) -> None:
         """Stop the engine."""
@@ -129,6 +151,10 @@ class LearnerClient:
         rendezvous = self.handles[0].call("rendezvous")
         address, port = await answer(rendezvous, self.limit_s, "learner")
         return await self._call("start", address, port)
+
+    async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
+        """Let the ranks begin with pictures of a coming step, whose batch has these pairs at these places."""
+        await self._call("prepare", step, dict(rows))
 
     async def step(
         self, step: int, pairs: Sequence[PreferencePair]

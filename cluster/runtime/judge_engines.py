@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cluster.runtime.clients import RolloutClient
 from common.config import EngineEye, Model, Rollout, RunConfig
-from common.config.eyes import engine_eyes
+from common.config.eyes import LocalModel, engine_eyes
 from common.protocols import Handle, Runtime
 
 
@@ -38,12 +38,8 @@ def judge_seats(config: RunConfig) -> Iterator[JudgeSeat]:
 
 def engine_config(config: RunConfig, eye: EngineEye) -> RunConfig:
     """The config of a rollout worker that is a judge's engine."""
-    model = Model(
-        path=eye.path,
-        chat_template=eye.chat_template,
-        dtype=eye.dtype,
-        max_length=eye.max_length,
-    )
+    shared = set(Model.model_fields).intersection(LocalModel.model_fields)
+    model = Model(**{name: getattr(eye, name) for name in shared})
     rollout = Rollout(
         deterministic=config.rollout.deterministic,
         engine=eye.engine,

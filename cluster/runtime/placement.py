@@ -19,21 +19,37 @@ OFFLOADED = {
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The resources of one actor, in Ray's logical CPUs and GPUs."""
+    """The resources of one actor, in Ray's logical CPUs and GPUs.
+
+    Attributes:
+        beside: the actor that has the same GPUs, and works while this one does not; "" for GPUs of its own.
+        turn: its number among the actors that share them.
+    """
 
     name: str
     num_cpus: float
     num_gpus: float
     holds: str
+    beside: str = ""
+    turn: int = 0
 
 
 def plan(config: RunConfig) -> list[Bundle]:
     """One bundle per actor: rollout workers, reward workers, the judge's engines, learner ranks."""
     return [
-        *_rollout_bundles(config),
+        *rollout_bundles(config),
         *_reward_bundles(config),
-        *_judge_bundles(config),
+        *judge_bundles(config),
         *_ranks(config),
+    ]
+
+
+def measuring_plan(config: RunConfig) -> list[Bundle]:
+    """The same without a learner, for what measures a policy beside another."""
+    return [
+        *rollout_bundles(config),
+        *_reward_bundles(config),
+        *judge_bundles(config),
     ]
 
 
@@ -45,7 +61,8 @@ def missing_models(config: RunConfig) -> list[str]:
     return [path for path in paths if not (Path(path) / "config.json").is_file()]
 
 
-def _rollout_bundles(config: RunConfig) -> Iterator[Bundle]:
+def rollout_bundles(config: RunConfig) -> Iterator[Bundle]:
+    """Of the engines that sample."""
     rollout = config.rollout
     engine = "vLLM engine"
     if rollout.deterministic:
@@ -63,7 +80,8 @@ def _reward_bundles(config: RunConfig) -> Iterator[Bundle]:
         yield Bundle(name, reward.num_cpus, reward.num_gpus, holds)
 
 
-def _judge_bundles(config: RunConfig) -> Iterator[Bundle]:
+def judge_bundles(config: RunConfig) -> Iterator[Bundle]:
+    """Of the engines that judges ask."""
     for seat in judge_seats(config):
         eye = seat.eye
         holds = f"vLLM engine of the judge, {Path(eye.path).name}"
@@ -72,13 +90,20 @@ def _judge_bundles(config: RunConfig) -> Iterator[Bundle]:
 
 def _ranks(config: RunConfig) -> Iterator[Bundle]:
     learner = config.learner
-    holds = (
+    kind = holds = (
         f"{learner.engine} rank, {config.model.tuning.kind}, "
         f"ZeRO {learner.zero_stage}{OFFLOADED[learner.offload]}"
     )
+    shares = config.cluster.placement == "colocated"
+    ranks_per_engine = max(1, learner.num_ranks // config.rollout.num_workers)
     for rank in range(learner.num_ranks):
         name = f"learner/{rank}"
-        yield Bundle(name, learner.num_cpus, learner.num_gpus, holds)
+        beside = ""
+        engine, turn = divmod(rank, ranks_per_engine)
+        if shares:
+            beside = f"rollout/{engine}"
+            holds = f"{kind}, shares the GPUs of {beside}"
+        yield Bundle(name, learner.num_cpus, learner.num_gpus, holds, beside, turn)
 
 
 def describe(bundles: Sequence[Bundle]) -> str:
@@ -88,7 +113,8 @@ def describe(bundles: Sequence[Bundle]) -> str:
     width = 0
     for bundle in bundles:
         num_cpus += bundle.num_cpus
-        num_gpus += bundle.num_gpus
+        if not bundle.beside:
+            num_gpus += bundle.num_gpus
         width = max(width, len(bundle.name))
     total = Bundle("total", num_cpus, num_gpus, f"{len(bundles)} actors")
     lines = [f"{'actor':<{width}}  {'CPUs':>5}  {'GPUs':>5}  holds"]

@@ -101,6 +101,18 @@ class OfflinePool:
                 num_unusable = 0
         return taken
 
+    def foresee(self, num: int) -> list[PreferencePair]:
+        """What `take` will return first, as far as this epoch reaches; nothing moves."""
+        pairs: list[PreferencePair] = []
+        for position in range(self._state.position, len(self._pairs)):
+            if len(pairs) == num:
+                break
+            pair = fetch(self._pairs, self._order[position])
+            # `take` passes over it, too.
+            if not isinstance(pair, Dropped):
+                pairs.append(pair)
+        return pairs
+
     def _check_usable(self, num_in_a_row: int, last: Dropped) -> None:
         if num_in_a_row >= len(self._pairs):
             raise UserError(
@@ -189,6 +201,23 @@ class ReplayBuffer:
             return []
         self.state.online = left
         return taken
+
+    def foresee(
+        self, wanted: Mapping[str, int], learner_version: int, max_staleness: int
+    ) -> list[PreferencePair]:
+        """What `take` will return first when the learner is at this version, as far as it is here; nothing moves."""
+        missing = dict(wanted)
+        pairs: list[PreferencePair] = []
+        for pair in self.state.online:
+            is_wanted = missing.get(pair.source, 0) > 0
+            if is_wanted and not is_stale(pair, learner_version, max_staleness):
+                missing[pair.source] -= 1
+                pairs.append(pair)
+        return pairs
+
+    def foresee_offline(self, num: int) -> list[PreferencePair]:
+        """What `take_offline` will return first, as far as this epoch reaches; nothing moves."""
+        return self._offline.foresee(num)
 
     def take_offline(
         self, num: int, dropped: list[Dropped] | None = None

@@ -5,8 +5,15 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from common.chat.opening import generation_eos_ids, image_token_id_of, open_model
+from common.chat.opening import (
+    generation_eos_ids,
+    image_token_id_of,
+    open_model,
+    placeholder_of,
+)
+from common.chat.pictures import PictureSizes
 from common.chat.template import ChatTemplate
+from common.config.model import Pictures
 
 
 class ModelDirectory:
@@ -15,9 +22,12 @@ class ModelDirectory:
     Args:
         chat_template: replaces the model's template (`model.chat_template`): a text, or a file that holds one.
         key: the setting that names the directory, for messages.
+        pictures: how large pictures are for the model, and how many a prompt may have.
 
     Attributes:
         where: names the directory in messages.
+        picture_sizes: what is done to pictures, and what the processor is told about them.
+        max_images: of one prompt.
         template_source: where the chat template comes from.
         warnings: what a person should know about the directory, one line each; `check_model` logs them.
 
@@ -25,7 +35,13 @@ class ModelDirectory:
         UserError: this is no Hugging Face model directory, its files cannot be loaded, or one must be corrected.
     """
 
-    def __init__(self, path: Path, chat_template: str | None, key: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        chat_template: str | None,
+        key: str,
+        pictures: Pictures,
+    ) -> None:
         self.model_path = path
         self.key = key
         self.where = f"{key} {path}"
@@ -34,16 +50,26 @@ class ModelDirectory:
         self.template_source = opened.template_source
         self.tokenizer = self.processor.tokenizer
         self.template = ChatTemplate(
-            self.processor, self.where, self._image_token, self._image_text()
+            self.processor, self.where, self._placeholder, self._image_text()
+        )
+        section = key.removesuffix(".path")
+        self.max_images = pictures.max_images
+        self.picture_sizes = PictureSizes(
+            pictures, self.processor.image_processor, section
         )
         self.warnings = [*opened.notes, *self.template.warnings]
 
     @cached_property
     def image_token_id(self) -> int:
-        """The placeholder token that image features replace."""
+        """The token that image features replace."""
         token_id = image_token_id_of(self.config)
         assert token_id is not None, "a model without one is refused when it is opened"
         return token_id
+
+    @cached_property
+    def placeholder_id(self) -> int:
+        """The token that a prompt has for an image before it is expanded; for most families that of its features."""
+        return int(self.tokenizer.convert_tokens_to_ids(self._placeholder))
 
     @cached_property
     def media_token_ids(self) -> tuple[int, ...]:
@@ -55,8 +81,10 @@ class ModelDirectory:
             "vision_end_token_id",
             "image_token_index",
             "video_token_index",
+            "boi_token_index",
+            "eoi_token_index",
         )
-        token_ids = set()
+        token_ids = {self.placeholder_id}
         for name in names:
             token_id = getattr(self.config, name, None)
             if token_id is not None:
@@ -70,14 +98,14 @@ class ModelDirectory:
         return tuple(token for token in tokens if token)
 
     @property
-    def _image_token(self) -> str:
-        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
+    def _placeholder(self) -> str:
+        return placeholder_of(self.config, self.processor)
 
     def _image_text(self) -> str:
         """What stands for an image in a text: its placeholder, between the model's marks of a picture if it has any."""
         token_ids = [
             getattr(self.config, "vision_start_token_id", None),
-            self.image_token_id,
+            self.placeholder_id,
             getattr(self.config, "vision_end_token_id", None),
         ]
         known = [token_id for token_id in token_ids if token_id is not None]

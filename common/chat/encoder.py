@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,16 @@ import torch
 from PIL import Image
 
 from common.chat.answers import AnswerEncoder
+from common.chat.expansion import expanded_like
 from common.chat.proof import prove
+from common.config.model import Pictures
 from common.data import images
 from common.errors import Refused
 from common.records import Message, Part, Prompt
 from common.row_faults import refusing
+
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+"""Outputs of a processor that say of every token whether it is an image's."""
 
 
 def _text_of(message: Message) -> str:
@@ -51,6 +55,7 @@ class ChatEncoder(AnswerEncoder):
         max_length: tokens of prompt and response together (`model.max_length`).
         chat_template: replaces the model's template (`model.chat_template`): a text, or a file that holds one.
         key: the setting that names the directory, for messages.
+        pictures: how large pictures are for the model, and how many a prompt may have.
 
     Attributes:
         warnings: what a person should know about the directory, one line each; `check_model` logs them.
@@ -65,8 +70,9 @@ class ChatEncoder(AnswerEncoder):
         max_length: int,
         chat_template: str | None = None,
         key: str = "model.path",
+        pictures: Pictures | None = None,
     ) -> None:
-        super().__init__(Path(model_path), chat_template, key)
+        super().__init__(Path(model_path), chat_template, key, pictures or Pictures())
         self.max_length = max_length
         self.warnings += prove(self)
 
@@ -133,6 +139,12 @@ class ChatEncoder(AnswerEncoder):
                     text += part.text
             # The processor cannot tell a spelled placeholder from the place of an image.
             spelled.update(token for token in self.media_tokens if token in text)
+        if len(prompt.images) > self.max_images:
+            raise Refused(
+                "image_count",
+                f"prompt {prompt.id}: expected at most max_images = {self.max_images} images of {self.where}, got "
+                f"{len(prompt.images)}; raise max_images or leave the row out",
+            )
         if num_slots != len(prompt.images):
             raise Refused(
                 "image_count",
@@ -147,8 +159,8 @@ class ChatEncoder(AnswerEncoder):
             )
 
     def load_images(self, prompt: Prompt) -> list[Image.Image]:
-        """RGB pixels of the prompt's images (Refused `image_*` when one cannot be used)."""
-        return [images.read(ref) for ref in prompt.images]
+        """RGB pixels of the prompt's images, of a size within the limits (Refused `image_*` when one is unusable)."""
+        return [self.picture_sizes.fitted(images.read(ref)) for ref in prompt.images]
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids with one placeholder per image, which the engine expands.
@@ -186,9 +198,9 @@ class ChatEncoder(AnswerEncoder):
             edit_images: changes the pixels of the prompt's images before the processor sees them.
 
         Raises:
-            Refused: `prompt_too_long`, `image_count`, `image_*` when an image cannot be used, `special_token` when a
-                written-out special token cannot be taken as text, `token_unknown` for one without an embedding, or
-                `chat_template`, `tokenizer`, `processor` with what these raise about the row.
+            Refused: `prompt_too_long`, `image_too_long`, `image_count`, `image_*` when an image cannot be used,
+                `special_token` when a written-out special token cannot be taken as text, `token_unknown` for one
+                without an embedding, or `chat_template`, `tokenizer`, `processor` with what these raise about the row.
         """
         pixels = self.load_images(prompt)
         if edit_images is not None:
@@ -198,8 +210,8 @@ class ChatEncoder(AnswerEncoder):
             f"prompt {prompt.id}", self.plain_text.neutral(masked), pixels
         )
         if self.plain_text.unmask(masked) != masked:
-            encoded = self._with_text(prompt, encoded, self._ids_of(prompt, masked))
-        self.check_length(prompt, len(encoded.token_ids))
+            encoded = self._with_text(prompt, masked, encoded)
+        self.check_length(prompt, len(encoded.token_ids), encoded.num_image_tokens)
         self.check_known(f"prompt {prompt.id}", encoded.token_ids)
         return encoded
 
@@ -218,6 +230,7 @@ class ChatEncoder(AnswerEncoder):
                     images=list(pixels) or None,
                     return_tensors="pt",
                     add_special_tokens=self.adds_special_tokens(text),
+                    **self.picture_sizes.arguments,
                 )
             )
             token_ids = tuple(inputs.pop("input_ids")[0].tolist())
@@ -226,45 +239,67 @@ class ChatEncoder(AnswerEncoder):
         return EncodedPrompt(token_ids, num_image_tokens, inputs)
 
     def _with_text(
-        self, prompt: Prompt, measured: EncodedPrompt, unexpanded: Sequence[int]
+        self, prompt: Prompt, masked: str, measured: EncodedPrompt
     ) -> EncodedPrompt:
-        """The inputs of `measured` with other text around its images."""
-        token_ids = self._expanded(unexpanded, measured.token_ids)
+        """The inputs of `measured`, whose text is neutral, with the text that was masked around its images."""
+        neutral = self.text_ids(self.plain_text.neutral(masked))
+        token_ids = expanded_like(
+            measured.token_ids,
+            self._parts(neutral),
+            self._parts(self._ids_of(prompt, masked)),
+        )
         inputs = dict(measured.model_inputs)
-        if "mm_token_type_ids" in inputs:
-            types = self.processor.create_mm_token_type_ids([token_ids])
-            inputs["mm_token_type_ids"] = torch.tensor(types)
-        num_image_tokens = token_ids.count(self.image_token_id)
-        if num_image_tokens != measured.num_image_tokens or "token_type_ids" in inputs:
+        types = [name for name in TOKEN_TYPES if name in inputs]
+        if token_ids is None or not all(
+            self._are_media_types(inputs[name], measured.token_ids) for name in types
+        ):
             raise Refused(
                 "special_token",
                 f"prompt {prompt.id}: expected text without special tokens, since this processor cannot take them as "
                 "plain text beside images; take them out",
             )
-        return EncodedPrompt(tuple(token_ids), num_image_tokens, inputs)
+        for name in types:
+            inputs[name] = self._media_types(token_ids)
+        return EncodedPrompt(tuple(token_ids), measured.num_image_tokens, inputs)
 
-    def _expanded(
-        self, unexpanded: Sequence[int], measured: Sequence[int]
-    ) -> list[int]:
-        """`unexpanded` with its runs of image tokens as long as those of `measured`."""
-        lengths = []
-        for token, run in groupby(measured):
-            if token == self.image_token_id:
-                lengths.append(len(list(run)))
-        expanded: list[int] = []
-        waiting = iter(lengths)
-        for token, run in groupby(unexpanded):
-            if token == self.image_token_id:
-                expanded += [token] * next(waiting, 0)
+    def _parts(self, unexpanded: Sequence[int]) -> list[list[int]]:
+        """A prompt's tokens before, between and behind its images."""
+        parts: list[list[int]] = [[]]
+        for token in unexpanded:
+            if token == self.placeholder_id:
+                parts.append([])
             else:
-                expanded += run
-        return expanded
+                parts[-1].append(token)
+        return parts
 
-    def check_length(self, prompt: Prompt, num_tokens: int) -> None:
-        """Refuse a prompt that leaves no room for a response token (`prompt_too_long`); nothing is truncated."""
-        if num_tokens >= self.max_length:
+    def _media_types(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """What kind of token each is, [1, tokens]: 1 for an image's."""
+        types = self.processor.create_mm_token_type_ids([list(token_ids)])
+        return torch.tensor(types)
+
+    def _are_media_types(self, types: torch.Tensor, token_ids: Sequence[int]) -> bool:
+        return torch.equal(types, self._media_types(token_ids))
+
+    def check_length(
+        self, prompt: Prompt, num_tokens: int, num_image_tokens: int = 0
+    ) -> None:
+        """Refuse a prompt that leaves no room for a response token; nothing is truncated.
+
+        Raises:
+            Refused: `image_too_long` where most of the tokens are those of its images, `prompt_too_long` elsewhere.
+        """
+        if num_tokens < self.max_length:
+            return
+        limit = f"model.max_length = {self.max_length}"
+        what = (
+            f"prompt {prompt.id}: expected fewer than {limit} tokens, got {num_tokens}"
+        )
+        if 2 * num_image_tokens > num_tokens:
             raise Refused(
-                "prompt_too_long",
-                f"prompt {prompt.id}: expected fewer than model.max_length = {self.max_length} tokens, got "
-                f"{num_tokens}; shorten it or raise model.max_length",
+                "image_too_long",
+                f"{what}, of which {num_image_tokens} are those of its {len(prompt.images)} images; "
+                f"{self.picture_sizes.remedy}, or raise model.max_length",
             )
+        raise Refused(
+            "prompt_too_long", f"{what}; shorten it or raise model.max_length"
+        )

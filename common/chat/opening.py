@@ -106,17 +106,26 @@ def _check_vision_language(config: Any, processor: Any, where: str) -> None:
         )
 
 
+def placeholder_of(config: Any, processor: Any) -> str:
+    """The token that a text has for an image; a processor makes image tokens of it, and marks around them."""
+    token = getattr(processor, "image_token", None)
+    if token is None:
+        token = processor.tokenizer.convert_ids_to_tokens(image_token_id_of(config))
+    return str(token)
+
+
 def _check_image_token(config: Any, processor: Any, where: str) -> None:
-    """Refuse a configuration whose image token is not the processor's, or none of the tokenizer's."""
+    """Refuse a configuration whose image token is none of the tokenizer's, or none that the processor writes."""
     token_id = image_token_id_of(config)
     got = processor.tokenizer.convert_ids_to_tokens(token_id)
-    expected = getattr(processor, "image_token", None) or got
-    if got is not None and str(expected) == got:
+    expected = placeholder_of(config, processor)
+    # Gemma-3's processor writes other tokens than the placeholder for an image's features.
+    written = getattr(processor, "image_token_ids", None) or ()
+    if got is not None and (expected == got or token_id in written):
         return
     raise UserError(
         f"{where}: expected one image token, got id {token_id} ({got or 'no token'}) in config.json and {expected} of "
-        f"the processor; correct image_token_id (or image_token_index) in config.json. Families that write one "
-        "token for an image and another for its features, such as gemma3, are not supported"
+        "the processor; correct image_token_id (or image_token_index) in config.json"
     )
 
 

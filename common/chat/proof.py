@@ -31,6 +31,7 @@ def prove(encoder: ChatEncoder) -> list[str]:
         UserError: the encoding is not transformers' own, or the processor does not fit the model.
     """
     picture = Image.linear_gradient("L").resize((_SIDE, _SIDE)).convert("RGB")
+    picture = encoder.picture_sizes.fitted(picture)
     text = encoder.template.render([PROBE])
     try:
         encoded = encoder.encode_text("a question about an image", text, [picture])
@@ -112,6 +113,7 @@ def transformers_ids(
         add_generation_prompt=is_prompt,
         return_dict=True,
         return_tensors="pt",
+        processor_kwargs=encoder.picture_sizes.arguments,
     )
     return tuple(encoding["input_ids"][0].tolist())
 

@@ -103,6 +103,15 @@ class Cluster(Section):
         description="kind of the GPUs, for the planner (--dry-run); none: this machine's",
     )
     gpus_per_node: int = Field(8, ge=1, description="for the planner")
+    placement: Literal["disaggregated", "colocated"] = Field(
+        "disaggregated",
+        description="disaggregated: engines and learner have GPUs of their own; colocated: they share them and take "
+        "turns",
+    )
+    sleep_level: Literal[1, 2] = Field(
+        1,
+        description="of vLLM, while the learner works: 1 keeps the engine's weights in CPU memory, 2 drops them",
+    )
     # Without repr, so that no error shows a value.
     env: Annotated[dict[VariableName, str], AfterValidator(_without_secrets)] = Field(
         {},
@@ -193,6 +202,14 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _turns_work_out(self) -> RunConfig:
+        if self.cluster.placement == "colocated":
+            _check_colocated(self.rollout, self.learner)
+            if self.cluster.sleep_level == 2:
+                _check_dropped_weights(self.model, self.loop)
+        return self
+
+    @model_validator(mode="after")
     def _quantised_whole(self) -> RunConfig:
         tuning = self.model.tuning
         is_quantized = isinstance(tuning, Lora) and tuning.quantize != "none"
@@ -232,3 +249,35 @@ class RunConfig(Section):
                 "set data.offline.path (python -m cluster.generate bdhs writes one) or online_fraction = 1"
             )
         return self
+
+
+def _check_colocated(rollout: Rollout, learner: Learner) -> None:
+    """Raise ValueError unless every rank has a GPU that one engine has, too."""
+    if learner.num_ranks % rollout.num_workers:
+        raise ValueError(
+            f"cluster.placement = colocated expects as many ranks beside every engine, got {learner.num_ranks} ranks "
+            f"and {rollout.num_workers} engines; make learner.num_ranks a multiple of rollout.num_workers"
+        )
+    ranks_per_engine = learner.num_ranks // rollout.num_workers
+    if rollout.num_gpus == 0 and learner.num_gpus == 0:
+        return
+    if learner.num_gpus != 1 or rollout.num_gpus != ranks_per_engine:
+        raise ValueError(
+            "cluster.placement = colocated expects learner.num_gpus = 1, and rollout.num_gpus = the ranks per engine "
+            f"({ranks_per_engine}), got {learner.num_gpus:g} and {rollout.num_gpus:g}; both count the shared GPUs"
+        )
+
+
+def _check_dropped_weights(model: Model, loop: Loop) -> None:
+    """Raise ValueError unless every wake is followed by a push of all weights."""
+    if loop.publish_interval != 1:
+        raise ValueError(
+            "cluster.sleep_level = 2 drops an engine's weights at every step and needs loop.publish_interval = 1, got "
+            f"{loop.publish_interval}; set sleep_level = 1"
+        )
+    tuning = model.tuning
+    if isinstance(tuning, Lora) and tuning.push == "adapter":
+        raise ValueError(
+            "cluster.sleep_level = 2 drops an engine's weights and needs pushes of all of them, got model.tuning.push "
+            "= adapter; set sleep_level = 1"
+        )

@@ -80,9 +80,9 @@ def actors_view(address: str, value: str, secret: str) -> tuple[Any, dict[str, b
         )
         calls.append(reader.call("read"))
     seen = ray.get(calls)
-    worker: Any = ray._private.worker
-    session = worker._global_node.get_session_dir_path()
-    written = texts_written(Path(session))
+    node = ray._private.worker._global_node
+    assert node is not None
+    written = texts_written(Path(node.get_session_dir_path()))
     traces = {text: text in written for text in (value, secret)}
     runtime.shutdown()
     return seen, traces
