@@ -11,6 +11,7 @@ SHARED_ENGINES = "tests/actors/"
 RAY_MODULES = (
     "test_end_to_end",
     "test_generate",
+    "test_gpu_first_hour",
     "test_judge_quality",
     "test_placement",
     "test_ray_runtime",
