@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from common.chat.encoder import ChatEncoder
+from common.chat.positions import positions_in
 from common.chat.template import PROBE
+from common.config.model import AUTO_LENGTH
 
 
 def facts_of(encoder: ChatEncoder) -> dict[str, str]:
@@ -24,7 +26,16 @@ def facts_of(encoder: ChatEncoder) -> dict[str, str]:
         "generation prompt": _generation_prompt(encoder, prompt),
         "end of a turn": f"{_named(encoder, encoder.eos_token_id)}, {end_from}; sampling stops at {stops}",
         "tokenizer and embedding": f"{len(encoder.tokenizer):,} tokens, {encoder.num_embeddings:,} rows",
+        "positions": _positions(encoder),
     }
+
+
+def _positions(encoder: ChatEncoder) -> str:
+    positions = positions_in(encoder.config)
+    if positions is None:
+        return "not stated: give a number as model.max_length"
+    auto = min(positions, AUTO_LENGTH)
+    return f"{positions:,}; model.max_length = auto is {auto:,}"
 
 
 def _named(encoder: ChatEncoder, token_id: int) -> str:
