@@ -37,7 +37,6 @@ from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
-from vllm.model_executor.models import registry
 from vllm.model_executor.models.llava import LlavaImageEmbeddingInputs
 from vllm.model_executor.models.llava_next import LlavaNextImageEmbeddingInputs
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -93,5 +92,4 @@ __all__ = [
     "finalize_layerwise_reload",
     "initialize_layerwise_reload",
     "parse_model_prompt",
-    "registry",
 ]

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 import actors.engine.arguments
 from actors.engine.arguments import engine_arguments
-from actors.vllm_api import AsyncEngineArgs, registry
+from actors.vllm_api import AsyncEngineArgs
 from cluster.runtime.judge_engines import engine_config, judge_seats
 from common.chat.positions import positions_in
 from common.command_line.engine_arguments import FIXED, KEY_OF, argument_names
@@ -22,6 +22,7 @@ from common.config import EngineOptions, Model, Rollout
 from common.config.overrides import load_config
 from tests.actors.real_configs import all_configs, write_all
 
+IN_SUBPROCESS = "vllm.model_executor.models.registry._run_in_subprocess"
 PRESETS = sorted(Path("cluster/configs").glob("*.toml"))
 CLUSTER_PRESETS = [path for path in PRESETS if not path.stem.startswith("shapes")]
 
@@ -42,7 +43,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         return call()
 
     # vLLM imports every model class in a process of its own, 10 s each, to keep CUDA out of this one.
-    monkeypatch.setattr(registry, "_run_in_subprocess", here)
+    monkeypatch.setattr(IN_SUBPROCESS, here)
 
 
 def arguments_of(model: Model, rollout: Rollout) -> dict[str, Any]:
