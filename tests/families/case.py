@@ -36,6 +36,8 @@ class Case:
         checkpoint_only: tensors that only a published checkpoint has, made from all others.
         engine_dtype: what vLLM's CPU build runs the family in.
         engine_tolerance: largest difference in nats between vLLM's and transformers' log-prob of a token.
+        learner_tolerance: the same between the learner's and transformers' sum over an answer, in float64.
+        rows_because: why the learner takes plain rows, None where it takes a tree.
         missing_package: what the processor needs and the pinned environment lacks, None if nothing.
     """
 
@@ -48,6 +50,8 @@ class Case:
     missing_package: str | None = None
     engine_dtype: Literal["float32", "bfloat16"] = "float32"
     engine_tolerance: float = 1e-5
+    learner_tolerance: float = 1e-9
+    rows_because: str | None = None
 
     def directory(self) -> Path:
         """The model directory; built at the first call, safe against other processes doing the same."""

@@ -83,4 +83,5 @@ GEMMA3 = Case(
         (r"model\.", ""),
     ),
     sizes=((64, 64), (90, 40)),
+    rows_because="image tokens attend to each other in both directions",
 )

@@ -196,4 +196,8 @@ QWEN3_5 = Case(
     checkpoint_only=_next_token_module,
     engine_dtype="bfloat16",
     engine_tolerance=0.1,
+    # transformers computes the rule in float32 in any model.
+    learner_tolerance=1e-4,
+    rows_because="the language model has layers of linear attention, whose state after a prompt no mask can hand to "
+    "its answers",
 )

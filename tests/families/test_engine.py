@@ -56,6 +56,7 @@ def test_engine_equals_transformers(case: Case, store: ImageStore) -> None:
     asyncio.run(_check(case, store))
 
 
+@torch.no_grad()
 async def _check(case: Case, store: ImageStore) -> None:
     engine = engine_of(case)
     hub = HubPolicy(case, getattr(torch, case.engine_dtype))
