@@ -1,14 +1,16 @@
 """The learner: a plain class that becomes one worker per rank. Every method is called on all ranks, in one order.
 
-start -> (step | publish | save | export)* -> close
+start -> (prepare | step | publish | save | export)* -> close
+prepare   worker processes begin with the pictures of a coming step
 step      refuse what cannot be trained on -> micro-batches: reference, policy, loss, backward -> one update
-publish   log-probs of the probe -> weights gathered on rank 0 -> manifest and arrays under hub names
+publish   log-probs of the probe -> weights gathered on rank 0 -> manifest and arrays
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from common.chat import ChatEncoder, encoder_of
+from common.checkpoint.layout import layout_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
@@ -30,6 +33,7 @@ from common.records import (
 )
 from common.seeding import derive_seed
 from learner import checkpoint
+from learner.batch.ahead import PromptsAhead
 from learner.batch.collate import Collator
 from learner.batch.encoded import TokenIds
 from learner.batch.plan import BatchPlan, MicroSize, plan_batch
@@ -56,8 +60,6 @@ from learner.update import Metrics, PairTable, accumulate, reduce_tables
 
 if TYPE_CHECKING:
     pass
-
-SHARD_SIZE = "5GB"
 
 
 class Learner:
@@ -90,6 +92,7 @@ class Learner:
         self._probe: tuple[Prompt, TokenIds] | None = None
         self._step = 0
         self._steps_skipped = 0
+        self._ahead: PromptsAhead | None = None
         self._skipped_steps = SkippedSteps(
             config.learner.max_skipped_steps,
             config.run.dir,
@@ -123,6 +126,11 @@ class Learner:
         dtype: torch.dtype = getattr(torch, config.model.dtype)
         if device.type == "cpu":
             keep_freed_pages()
+        # First, so that they start while the model is loaded.
+        if config.learner.num_input_workers:
+            self._ahead = PromptsAhead(
+                config.model, self.model_path, config.learner.num_input_workers
+            )
         # New adapters are drawn at random, and must be equal on all ranks; dropout later must not.
         torch.manual_seed(derive_seed(config.run.seed, "policy"))
         self.policy = load_policy(
@@ -148,12 +156,31 @@ class Learner:
         """Put policy and reference into the engine, and what makes their batches beside them."""
         encoder = encoder_of(self.config.model, self.model_path)
         collator = Collator(
-            encoder, tree=self.fast.share_prompt, crop_of=crop_of(self.config)
+            encoder,
+            tree=self.fast.share_prompt,
+            crop_of=crop_of(self.config),
+            ahead=self._ahead,
         )
         cache = self._reference_cache(encoder, dtype)
         engine = self._make_engine(device)
         self.reference.start(engine, device, dtype, cache)
         self.models = Models(engine, self.reference, collator, device, dtype)
+
+    def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
+        """Begin with the pictures of a coming step in worker processes; each rank with those of its share.
+
+        Args:
+            rows: pairs of the step's global batch, as far as they are known, by their place in it.
+        """
+        share: list[PreferencePair] = []
+        for place, pair in rows.items():
+            if place % self.world_size == self.rank:
+                share.append(pair)
+        if self.world_size > 1 and 0 in rows:
+            # All ranks look at the first pair with a picture: it is the filler.
+            with_picture = [pair for pair in rows.values() if pair.prompt.images]
+            share += with_picture[:1]
+        self.models.collator.prepare(share, step)
 
     def step(
         self,
@@ -183,10 +210,13 @@ class Learner:
             # A batch without a usable pair counts as skipped.
             self._skipped_steps.note_empty(step, plan.dropped)
             metrics, skipped = {}, True
+        if self._ahead is not None:
+            self._ahead.forget(step)
         self._step = step
         self._steps_skipped += skipped
         metrics |= grounding
         metrics["steps_skipped"] = float(self._steps_skipped)
+        metrics["time/input_s"] = self.models.input_time.take()
         metrics["time/step_s"] = time.perf_counter() - begun
         return _result(step, plan, metrics, skipped)
 
@@ -210,7 +240,11 @@ class Learner:
         learner = self.config.learner
         size = MicroSize(learner.micro_batch, learner.fast.pack_tokens)
         collator = self.models.collator
-        return plan_batch(pairs, collator, size, self.rank, self.world_size)
+        with self.models.input_time.running():
+            # What nobody foresaw, this process does from the first pair on, and workers from the last.
+            share = pairs[self.rank :: self.world_size]
+            collator.prepare(share[::-1], self._step + 1)
+            return plan_batch(pairs, collator, size, self.rank, self.world_size)
 
     @torch.no_grad()
     def fill_reference_cache(self, pairs: list[PreferencePair]) -> int:
@@ -265,7 +299,13 @@ class Learner:
             return package_adapter(version, gathered, tuning, probe)
         current, base = plain_weights(gathered, tuning, self.policy)
         start = start_weights if base is None else base.items()
-        return package(version, current, start, probe)
+        layout = layout_of(self.model_path)
+        return package(version, layout, current, start, probe)
+
+    def rest(self) -> None:
+        """Free the GPU memory that torch keeps for later, for an engine that shares the GPU."""
+        if self.models.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def export(self, directory: str | Path) -> None:
         """A Hugging Face directory of the policy, merged if LoRA, for anyone to load; replaces an older one whole."""
@@ -278,7 +318,6 @@ class Learner:
             self.models.collator.encoder,
             gathered,
             self.config.model.tuning,
-            SHARD_SIZE,
         )
 
     def save(self, directory: str | Path) -> None:
@@ -304,6 +343,8 @@ class Learner:
 
     def close(self) -> None:
         """Leave the process group and close files."""
+        if self._ahead is not None:
+            self._ahead.close()
         self.reference.close()
         self.models.engine.close()
 
