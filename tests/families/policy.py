@@ -18,6 +18,9 @@ class HubPolicy:
 
     Args:
         dtype: of the weights and pixels.
+
+    Attributes:
+        hidden_inputs: what the model is not given of the processor's outputs.
     """
 
     def __init__(self, case: Case, dtype: torch.dtype = torch.float32) -> None:
@@ -31,6 +34,7 @@ class HubPolicy:
             folder, dtype=dtype, **options
         )
         self.model.eval()
+        self.hidden_inputs: tuple[str, ...] = ()
 
     def inputs(self, prompt: Prompt) -> dict[str, Any]:
         """What transformers makes of a conversation: tokens with pictures expanded, pixels and more."""
@@ -61,6 +65,8 @@ class HubPolicy:
     def logits(self, prompt: Prompt, answer: Sequence[int]) -> torch.Tensor:
         """Logits [answer tokens + 1, vocabulary]: before each token of the answer, and behind the last."""
         inputs = self.inputs(prompt)
+        for name in self.hidden_inputs:
+            del inputs[name]
         ids = torch.cat([inputs.pop("input_ids"), torch.tensor([list(answer)])], 1)
         inputs["attention_mask"] = torch.ones_like(ids)
         dtype = self.model.dtype
