@@ -15,14 +15,13 @@ from common.errors import UserError
 from common.protocols import GenerationRequest
 from common.records import Prompt
 from tests.families.case import Case
-from tests.families.cases import CASES, parameters
+from tests.families.cases import ON_CPU, parameters
 from tests.families.gemma import GEMMA3
 from tests.families.policy import HubPolicy
 from tests.families.prompts import ask, blank, prompts_of
 
 MAX_LENGTH = 256
 NUM_TOKENS = 6
-ON_CPU = [case for case in CASES if case is not GEMMA3]
 
 
 def engine_of(case: Case) -> Any:
