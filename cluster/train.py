@@ -71,8 +71,9 @@ def _dry_run(config: RunConfig, out: Path | None) -> None:
     """Print the placement, and the plan of memory and work where the models' config files are here.
 
     Raises:
-        UserError: the run cannot fit.
+        UserError: the run cannot fit, or a model that is here cannot be used.
     """
+    _check_model_here(config)
     print(describe(plan(config)))
     missing = missing_models(config)
     if missing:
@@ -85,6 +86,17 @@ def _dry_run(config: RunConfig, out: Path | None) -> None:
 
     print()
     dry_run(config, out)
+
+
+def _check_model_here(config: RunConfig) -> None:
+    """Prove the model directory as a run does, unless it is elsewhere or has configuration files alone."""
+    path = Path(config.model.path)
+    suffixes = {path.suffix, *(file.suffix for file in path.glob("*"))}
+    if suffixes.isdisjoint((".safetensors", ".bin", ".gguf", ".pt", ".pth")):
+        return
+    from common.chat import check_model
+
+    check_model(config.model)
 
 
 def _run(config: RunConfig, resume: bool) -> None:

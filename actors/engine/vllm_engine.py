@@ -53,12 +53,12 @@ from actors.weights.push_check import adapter_alone, whole_weights
 from actors.weights.sender import shared_file
 from actors.weights.shared_memory import sweep
 from common.chat import encoder_of
+from common.checkpoint.layout import empty_model, layout_of
 from common.config import Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
 from common.row_faults import outside_embedding, refusing
-from common.weights import checkpoint_shapes
 
 NUM_TRIES = 2
 """How often a request is given to vLLM that fails inside it."""
@@ -99,16 +99,16 @@ class VllmEngine(ABC):
         dtype = getattr(torch, model.dtype)
         self._features = VisionFeatures(encoder, dtype)
         self._builder = PromptBuilder(encoder, self._features)
-        self._shapes = checkpoint_shapes(model.path)
+        self._model_path = model.path
         self._swap_lock = asyncio.Lock()
         self._request_numbers = itertools.count()
         self._version = 0
         self._adapter = pushed_adapter(model)
         self._lora_request: LoRARequest | None = None
         if self._adapter is None:
-            self._expected = whole_weights(self._shapes, model.freeze_vision)
+            self._expected = whole_weights(layout_of(model.path), model.freeze_vision)
         else:
-            shapes = adapter_shapes(self._shapes, self._adapter)
+            shapes = adapter_shapes(empty_model(model.path), self._adapter)
             self._expected = adapter_alone(shapes)
         # Before this engine creates a folder of its own.
         sweep()
@@ -383,7 +383,7 @@ class VllmEngine(ABC):
     async def _policy(self) -> LoRARequest | None:
         """The adapter that every request carries, zeros before the first push; None if whole weights are pushed."""
         if self._adapter is not None and self._lora_request is None:
-            zeros = zero_adapter(self._shapes, self._adapter)
+            zeros = zero_adapter(empty_model(self._model_path), self._adapter)
             # Loaded before the first request, so that no request is without an adapter.
             with shared_adapter(zeros, self._adapter) as folder:
                 await self._load_adapter(adapter_request(folder, load=True))

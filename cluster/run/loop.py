@@ -6,7 +6,7 @@
         │ finish(id)            │ on_version(v)                    PreferencePair or Dropped(reason)
         └───────────────────────┼────────────────── Producer ◀───────────────────┴──────┘
                                 │                      │ ReplayBuffer (online pool + offline pool)
-                                │                      ▼ Mixture: pairs of each source in this step
+                                │                      ▼ Mixture: pairs of each source in this step ─▶ Foresight
      RolloutWorker.load(v) ◀── publish ◀────── Learner.step (DeepSpeed ranks) ──▶ checkpoint, validation, journal
 
 Everything here runs in one asyncio thread of the controller, which holds token ids and references; pixels and weights
@@ -17,6 +17,7 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 | Producer.work       | a place from Admission                       | on_version, a dropped group, a discarded pair |
 |                     | a place with the judge                       | a call whose groups are judged                |
 | Producer.batch      | enough fresh online pairs                    | a pair accepted by Producer.work              |
+| Foresight.follow    | news of the next batch                       | a pair accepted by Producer.work              |
 | Learner.step        | its batch                                    | Producer.batch                                |
 | RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
 | validation          | version v in all engines                     | RolloutWorker.load                            |
@@ -286,10 +287,10 @@ class Loop:
         state = self.state
         learner = self._workers.learner
         is_best = state.note_score(step, score)
-        # Groups that settle while the ranks save belong to the next checkpoint: nothing is awaited before the state,
-        # the pairs and the journal stand at the same place.
+        # Groups that settle from here on belong to the next checkpoint: nothing is awaited between the state and the
+        # line in the journal that stands for it.
         state_json = state.to_json()
-        self._recorder.before_checkpoint(step)
+        await self._recorder.before_checkpoint(step)
         with replace_directory(self._run_dir.checkpoint(step)) as folder:
             await learner.save(folder / "learner")
             if is_best:

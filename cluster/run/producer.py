@@ -188,7 +188,7 @@ class Producer:
         return self._buffer.foresee(wanted, version, self._config.loop.max_staleness)
 
     def foreseen_offline(self, step: int) -> dict[int, PreferencePair]:
-        """The offline pairs of `batch(step)` by their place in it, as far as this epoch reaches."""
+        """The offline pairs of `batch(step)` by their place in it."""
         wanted = online_counts(self._mixture, step, self._config.online_sources)
         num_online = sum(wanted.values())
         num_offline = self._config.learner.global_batch - num_online

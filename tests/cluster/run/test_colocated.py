@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from actors.rollout import RolloutWorker
+from common.checkpoint.files import tensor_shapes
 from common.config import SHAPES_POLICY
-from common.weights import checkpoint_shapes
 from learner.learner import Learner
 from tests.cluster.runs import events, make_config, run
 
@@ -49,7 +49,7 @@ def published(folder: Path, placement: str, level: int) -> list[tuple[float, str
     for event in events(run_dir, "publish"):
         assert max(event["probe_error"]) < 1e-3
         pushes.append((event["change_norm"], event["checksum"]))
-    assert checkpoint_shapes(run_dir / "policy")
+    assert tensor_shapes(run_dir / "policy")
     return pushes
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from cluster.runtime.object_store import LEAST, MIB, push_bytes_of, store_bytes
+from common.checkpoint.files import tensor_shapes
 from common.config import Model, RunConfig
-from common.weights import checkpoint_shapes
 from tests.tiny_models import tiny_llava
 
 GIB = 1 << 30
@@ -48,7 +48,7 @@ def test_a_push_is_the_whole_model() -> None:
     path = tiny_llava()
     config = RunConfig(model=Model(path=str(path)), mixture={"online_fraction": 1})
     numel = 0
-    for shape in checkpoint_shapes(path).values():
+    for shape in tensor_shapes(path).values():
         count = 1
         for size in shape:
             count *= size
