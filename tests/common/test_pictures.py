@@ -157,7 +157,9 @@ def test_arguments_that_mean_nothing(settings: dict[str, Any], said: str) -> Non
 
 
 def test_a_length_without_room_for_a_picture(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^model.max_length: expected more than") as got:
+    with pytest.raises(
+        UserError, match=r"^model.max_length: expected more than"
+    ) as got:
         check_model(Model(path=str(tiny_llava()), max_length=64))
     assert "64 of them the picture's" in str(got.value)
     assert "set model.max_length = " in str(got.value)
