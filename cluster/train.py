@@ -114,6 +114,7 @@ def _train(config: RunConfig, run_dir: RunDir) -> None:
     from cluster.planner.check import check_fits
     from cluster.run.experiment import Experiment
     from cluster.runtime.judge_check import checked_judge
+    from cluster.runtime.object_store import push_bytes_of
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
 
@@ -122,7 +123,8 @@ def _train(config: RunConfig, run_dir: RunDir) -> None:
     config = checked_judge(config)
     check_fits(config)
     bundles = plan(config)
-    runtime = RayRuntime(config.cluster, bundles)
+    owner = f"train {run_dir.path}"
+    runtime = RayRuntime(config.cluster, bundles, owner, push_bytes_of(config))
     try:
         asyncio.run(Experiment(config, run_dir, runtime, bundles).run())
     finally:

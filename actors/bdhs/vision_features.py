@@ -13,16 +13,17 @@ from typing import Any, TypeAlias
 
 import torch
 from cachetools import LRUCache
-from safetensors import safe_open
 from transformers import AutoModel
 
 from common.chat import ChatEncoder
 from common.chat.template import PROBE
+from common.checkpoint.files import tensors
+from common.checkpoint.layout import layout_of
 from common.errors import Refused, UserError
 from common.model_parts import is_vision_side
 from common.protocols import GenerationRequest, Tensors
 from common.records import ImageRef, Prompt
-from common.weights import from_array, hub_name
+from common.weights import from_array
 
 FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 CAPACITY = 256
@@ -193,11 +194,12 @@ class VisionFeatures:
         self,
         weights: dict[str, torch.Tensor],
     ) -> None:
-        for name, parameter in self._model.state_dict().items():
+        parameters = dict(self._model.named_parameters())
+        for tensor, name in layout_of(self._encoder.model_path).parameters.items():
             # AutoModel builds what is `model.` in the policy with its head.
-            value = weights.get(hub_name(f"model.{name}"))
-            if value is not None:
-                parameter.copy_(value)
+            name = name.removeprefix("model.")
+            if tensor in weights and name in parameters:
+                parameters[name].copy_(weights[tensor])
 
 
 def by_images(
@@ -255,11 +257,9 @@ def _leave_out_unread_layers(config: Any) -> None:
 
 
 def _read_vision(model_path: Path) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for file in sorted(model_path.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-                key = hub_name(name)
-                if is_vision_side(key):
-                    tensors[key] = weights.get_tensor(name)
-    return tensors
+    layout = layout_of(model_path)
+    vision = {}
+    for name, tensor in tensors(model_path, is_vision_side):
+        readable_name, readable_tensor = layout.readable(name, tensor)
+        vision[readable_name] = readable_tensor
+    return vision
