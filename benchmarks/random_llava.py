@@ -57,10 +57,9 @@ def build(
         device: where the weights are drawn; equal for equal arguments.
     """
     import torch
-    from safetensors.torch import save_file
     from transformers import LlavaForConditionalGeneration
 
-    from common.weights import hub_name
+    from common.checkpoint.saving import save_model
 
     torch.manual_seed(0)
     config = config_of(size, tokenizer, max_positions)
@@ -70,10 +69,7 @@ def build(
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor_of(size, tokenizer, template).save_pretrained(out)
-    weights = {
-        hub_name(name): value.contiguous() for name, value in model.state_dict().items()
-    }
-    save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
+    save_model(model, out)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

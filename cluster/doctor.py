@@ -157,10 +157,14 @@ def check_model(model: Model) -> Iterator[Finding]:
     from common.chat.facts import facts_of
     from common.chat.weights import check_embedding
     from common.errors import UserError, plain_message
+    from common.known_models import check_engine_knows
 
     try:
         encoder = encoder_of(model)
         check_embedding(encoder)
+        encoder.warnings += check_engine_knows(
+            encoder.config, encoder.processor, encoder.where
+        )
     except UserError as error:
         yield _model_finding(plain_message(error), is_fatal=True)
         return

@@ -18,6 +18,7 @@ RAY_MODULES = (
     "test_ray_start",
     "test_second_world",
     "test_several_ranks",
+    "test_split_engine",
     "test_two_nodes",
 )
 """These start a local Ray cluster, which takes the whole machine: one at a time."""

@@ -8,6 +8,7 @@ import torch
 
 from actors.vllm_api import current_platform
 from actors.weights.adapter_push import lora_arguments, pushed_adapter
+from actors.weights.loader import load_arguments
 from actors.weights.receiver import BACKEND, EXTENSION
 from common.chat import ChatEncoder
 from common.config import EngineOptions, Model, Rollout
@@ -51,6 +52,7 @@ def engine_arguments(
         "disable_log_stats": True,
         "weight_transfer_config": {"backend": BACKEND},
         "worker_extension_cls": EXTENSION,
+        **load_arguments(model.path),
     }
     if options.tensor_parallel_size > 1:
         # In a placement group vLLM would take Ray's, which wants a bundle for every GPU: ours holds all of an engine.

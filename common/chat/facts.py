@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.chat.encoder import ChatEncoder
+from common.chat.room import encoded_question
 from common.chat.template import PROBE
 
 
@@ -23,12 +24,22 @@ def facts_of(encoder: ChatEncoder) -> dict[str, str]:
         "beginning": _beginning(encoder, prompt),
         "generation prompt": _generation_prompt(encoder, prompt),
         "end of a turn": f"{_named(encoder, encoder.eos_token_id)}, {end_from}; sampling stops at {stops}",
+        "pictures": _pictures(encoder),
         "tokenizer and embedding": f"{len(encoder.tokenizer):,} tokens, {encoder.num_embeddings:,} rows",
     }
 
 
 def _named(encoder: ChatEncoder, token_id: int) -> str:
     return f"{encoder.tokenizer.convert_ids_to_tokens(token_id)} (id {token_id})"
+
+
+def _pictures(encoder: ChatEncoder) -> str:
+    """How many tokens pictures of two sizes have, with the limits that are set."""
+    counts = []
+    for side in (64, 1024):
+        num_tokens = encoded_question(encoder, side).num_image_tokens
+        counts.append(f"{num_tokens:,} tokens of {side} x {side} pixels")
+    return ", ".join(counts)
 
 
 def _beginning(encoder: ChatEncoder, prompt: str) -> str:

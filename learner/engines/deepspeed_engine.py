@@ -68,6 +68,7 @@ class DeepSpeedEngine:
         # same sum with one.
         self._stage = max(config.zero_stage, int(_is_bfloat16(module)))
         trainable = [weight for weight in module.parameters() if weight.requires_grad]
+        self._mark_experts(module)
 
         def schedule(optimizer: torch.optim.Optimizer) -> LambdaLR:
             return build_schedule(optimizer, config.optimizer, config.num_steps)
@@ -126,6 +127,7 @@ class DeepSpeedEngine:
         if self._stage < 3 or not is_split:
             return module.to(self._engine.device)
         bfloat16 = _is_bfloat16(module)
+        self._mark_experts(module)
         self._frozen, *_ = self._deepspeed.initialize(
             model=module,
             config=_config(self._config, self.world_size, self._stage, bfloat16),
@@ -176,6 +178,12 @@ class DeepSpeedEngine:
                 f"no DeepSpeed checkpoint of {self.world_size} ranks in {directory}"
             )
 
+    def _mark_experts(self, module: nn.Module) -> None:
+        """Let ZeRO-3 gather a mixture of experts as one: which of them are run differs from step to step."""
+        blocks = expert_blocks(module)
+        if self._stage == 3 and blocks:
+            self._deepspeed.utils.set_z3_leaf_modules(module, blocks)
+
     def _forget_gradients(self) -> None:
         """Zero DeepSpeed's gradient buffers, which it overwrites only at a parameter's first gradient of a step.
 
@@ -201,6 +209,11 @@ class DeepSpeedEngine:
             self._deepspeed.comm.destroy_process_group()
 
 
+def overlaps(stage: int) -> bool:
+    """Whether gradients are reduced while the backward pass goes on."""
+    return stage == 2
+
+
 def _set_environment(
     config: LearnerConfig,
     rank: int,
@@ -210,10 +223,24 @@ def _set_environment(
     if config.num_gpus == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    else:
+        # Rows differ in length from step to step: blocks of one size would not be used again for another. torch reads
+        # it when it first takes memory of the GPU.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     # Ray shows a GPU rank its own device only, so that it is number 0 for every rank.
     os.environ["LOCAL_RANK"] = "0"
     os.environ["RANK"] = str(rank)
     os.environ["WORLD_SIZE"] = str(world_size)
+
+
+def expert_blocks(module: nn.Module) -> list[type[nn.Module]]:
+    """Classes of the modules that choose among experts, as transformers builds them."""
+    classes: list[type[nn.Module]] = []
+    for part in module.modules():
+        is_block = isinstance(getattr(part, "experts", None), nn.Module)
+        if is_block and type(part) not in classes:
+            classes.append(type(part))
+    return classes
 
 
 def _is_bfloat16(module: nn.Module) -> bool:
@@ -235,10 +262,9 @@ def _optimizer(
     """AdamW for DeepSpeed to step: from ZeRO-1 on it clips and checks gradients itself."""
     if stage == 0:
         return ClippedAdamW(trainable, config.optimizer)
-    # An offloaded step runs on the CPU. Fused is one pass over the state there, too, and needs no DeepSpeedCPUAdam,
-    # which is compiled at the first start.
-    fused = config.offload != "none"
-    return torch.optim.AdamW(trainable, fused=fused, **adamw_options(config.optimizer))
+    # Fused is one pass over the state and needs no temporary as large as a moment, on a GPU and on a CPU alike; with an
+    # offloaded step it makes DeepSpeedCPUAdam needless, which is compiled at the first start.
+    return torch.optim.AdamW(trainable, fused=True, **adamw_options(config.optimizer))
 
 
 def _config(
@@ -264,7 +290,8 @@ def _config(
 
 def _zero(config: LearnerConfig, stage: int) -> dict[str, Any]:
     """The section `zero_optimization` of DeepSpeed's configuration."""
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
+    # Gradients of one bucket travel while the next is filled; two buckets are held then.
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": overlaps(stage)}
     if stage == 3:
         zero["stage3_param_persistence_threshold"] = PERSISTENT_NUMEL
     pinned = {"device": "cpu", "pin_memory": config.num_gpus > 0}

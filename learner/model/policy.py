@@ -22,7 +22,12 @@ from transformers import AutoModelForImageTextToText
 from common.config import Lora, Model
 from common.errors import UserError
 from common.loading import check_folder, check_weights, readable
-from common.model_parts import is_vision_tower, part_of, vision_tower
+from common.model_parts import (
+    is_vision_tower,
+    lora_targets,
+    part_of,
+    vision_tower,
+)
 from learner.batch.collate import RowBatch
 from learner.forward.logps import CompletionLogps, completion_logps
 from learner.forward.tree import TreeBatch
@@ -178,21 +183,6 @@ def freeze_copy(policy: Policy, share_tower: bool) -> Policy:
         memo[id(tower)] = tower
     reference = copy.deepcopy(policy, memo)
     return reference.requires_grad_(False).eval()
-
-
-def lora_targets(model: nn.Module, tuning: Lora) -> list[str]:
-    """Full names of the linear layers that carry adapters: `target_modules` on the language side, all on the others."""
-    targets = []
-    for name, module in model.named_modules():
-        side = part_of(name)
-        if side not in tuning.sides:
-            continue
-        if not isinstance(module, nn.Linear):
-            continue
-        leaf = name.rpartition(".")[2]
-        if side != "language" or leaf in tuning.target_modules:
-            targets.append(name)
-    return targets
 
 
 def add_lora(model: nn.Module, tuning: Lora) -> PeftModel:

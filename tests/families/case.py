@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors.torch import save_file
@@ -20,7 +20,7 @@ Weights: TypeAlias = dict[str, torch.Tensor]
 Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
 
-_FORMAT = 4
+_FORMAT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Case:
         sizes: of pictures that differ in their number of tokens where the family's do.
         transposed: endings of tensors whose last two dimensions published checkpoints exchange.
         checkpoint_only: tensors that only a published checkpoint has, made from all others.
+        engine_dtype: what vLLM's CPU build runs the family in.
+        engine_tolerance: largest difference in nats between vLLM's and transformers' log-prob of a token.
         missing_package: what the processor needs and the pinned environment lacks, None if nothing.
     """
 
@@ -44,6 +46,8 @@ class Case:
     transposed: tuple[str, ...] = ()
     checkpoint_only: Callable[[Weights], Weights] = field(default=lambda weights: {})
     missing_package: str | None = None
+    engine_dtype: Literal["float32", "bfloat16"] = "float32"
+    engine_tolerance: float = 1e-5
 
     def directory(self) -> Path:
         """The model directory; built at the first call, safe against other processes doing the same."""

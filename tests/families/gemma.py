@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import transformers as hf
 
 from tests.families.case import Case, text_settings
@@ -59,7 +60,12 @@ def _gemma3() -> tuple[Any, Any]:
         image_seq_length=NUM_TOKENS,
         chat_template=GEMMA.replace("IMAGE", "<start_of_image>"),
     )
-    return hf.Gemma3ForConditionalGeneration(config).float(), processor
+    model = hf.Gemma3ForConditionalGeneration(config).float()
+    # It begins with zeros, and pictures would be nothing.
+    torch.nn.init.normal_(
+        model.model.multi_modal_projector.mm_input_projection_weight, std=0.15
+    )
+    return model, processor
 
 
 def _media_ids(tokenizer: Any) -> dict[str, int]:

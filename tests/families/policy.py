@@ -71,5 +71,5 @@ class HubPolicy:
 
     def token_logprobs(self, prompt: Prompt, answer: Sequence[int]) -> torch.Tensor:
         """Log-prob of each token of the answer, [answer tokens]."""
-        logprobs = self.logits(prompt, answer)[:-1].log_softmax(-1)
+        logprobs = self.logits(prompt, answer)[:-1].float().log_softmax(-1)
         return logprobs.gather(1, torch.tensor(answer)[:, None])[:, 0]

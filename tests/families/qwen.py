@@ -143,8 +143,8 @@ def _qwen3_5() -> tuple[Any, Any]:
         tokenizer,
         rope_parameters=rope,
         layer_types=["linear_attention", "full_attention"],
-        linear_key_head_dim=32,
-        linear_value_head_dim=32,
+        linear_key_head_dim=128,
+        linear_value_head_dim=128,
         linear_num_key_heads=2,
         linear_num_value_heads=4,
     )
@@ -187,4 +187,13 @@ QWEN3_VL_MOE = Case(
     SIZES,
     transposed=(".experts.gate_up_proj", ".experts.down_proj"),
 )
-QWEN3_5 = Case("qwen3_5", _qwen3_5, (), SIZES, checkpoint_only=_next_token_module)
+# vLLM's gated delta rule takes bfloat16 alone on CPU, and its rounding of sums is not transformers'.
+QWEN3_5 = Case(
+    "qwen3_5",
+    _qwen3_5,
+    (),
+    SIZES,
+    checkpoint_only=_next_token_module,
+    engine_dtype="bfloat16",
+    engine_tolerance=0.1,
+)
