@@ -1,4 +1,4 @@
-"""The sizes that docs/cluster.md names are the planner's, within a tenth: where the planner learns, the page follows."""
+"""The sizes that docs/cluster.md names are the planner's, within a tenth."""
 
 from __future__ import annotations
 
