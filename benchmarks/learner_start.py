@@ -26,7 +26,7 @@ SIZES = {
     "100m": StepSize(hidden=768, mlp=2048, layers=10, heads=12, side=84),
     "1b": StepSize(hidden=2048, mlp=5504, layers=18, heads=16, vision_hidden=512, vision_mlp=2048, side=84),
 }  # fmt: skip
-SHARDS = {"100m": "25MB", "1b": "200MB"}
+SHARDS = {"100m": 25_000_000, "1b": 200_000_000}
 CASES = {
     "lora, ZeRO-3": {"zero_stage": 3, "tuning": {"kind": "lora", "r": 16}},
     "full, ZeRO-3": {"zero_stage": 3, "tuning": {"kind": "full"}},
@@ -60,7 +60,7 @@ def measure(
 ) -> dict[str, Any]:
     """Figures of every rank of these cases; the model is written below `folder`."""
     model = folder / "model"
-    num_params = build(SIZES[size], model, "bfloat16", SHARDS[size])
+    num_params = build(SIZES[size], model, "bfloat16", file_bytes=SHARDS[size])
     files = [file.stat().st_size for file in model.glob("*.safetensors")]
     report: dict[str, Any] = {
         "size": size,

@@ -48,7 +48,7 @@ def build(
     out: Path,
     dtype: torch.dtype,
     device: str = "cpu",
-    shard: str = "100GB",
+    file_bytes: int = 100 << 30,
 ) -> int:
     """Write a model directory, weights under the hub's names; the number of parameters.
 
@@ -56,13 +56,12 @@ def build(
         tokenizer: of `size.vocabulary` tokens, IMAGE among them.
         template: of a chat, written with the processor.
         device: where the weights are drawn; equal for equal arguments.
-        shard: largest size of one file of weights.
+        file_bytes: largest size of one file of weights.
     """
     import torch
-    from huggingface_hub import save_torch_state_dict
     from transformers import LlavaForConditionalGeneration
 
-    from common.weights import hub_name
+    from common.checkpoint.saving import save_model
 
     torch.manual_seed(0)
     config = config_of(size, tokenizer, max_positions)
@@ -72,11 +71,7 @@ def build(
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor_of(size, tokenizer, template).save_pretrained(out)
-    weights = {
-        hub_name(name): value.contiguous() for name, value in model.state_dict().items()
-    }
-    metadata = {"format": "pt"}
-    save_torch_state_dict(weights, out, max_shard_size=shard, metadata=metadata)
+    save_model(model, out, file_bytes)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -3,7 +3,7 @@
 start -> (prepare | step | publish | save | export)* -> close
 prepare   worker processes begin with the pictures of a coming step
 step      refuse what cannot be trained on -> micro-batches: reference, policy, loss, backward -> one update
-publish   log-probs of the probe -> weights gathered on rank 0 -> manifest and arrays under hub names
+publish   log-probs of the probe -> weights gathered on rank 0 -> manifest and arrays
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from common.chat import ChatEncoder, encoder_of
+from common.checkpoint.layout import layout_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
@@ -60,8 +61,6 @@ from learner.update import Metrics, PairTable, accumulate, reduce_tables
 
 if TYPE_CHECKING:
     pass
-
-SHARD_SIZE = "5GB"
 
 
 class Learner:
@@ -311,7 +310,13 @@ class Learner:
             return package_adapter(version, gathered, tuning, probe)
         current, base = plain_weights(gathered, tuning, self.policy)
         start = start_weights if base is None else base.items()
-        return package(version, current, start, probe)
+        layout = layout_of(self.model_path)
+        return package(version, layout, current, start, probe)
+
+    def rest(self) -> None:
+        """Free the GPU memory that torch keeps for later, for an engine that shares the GPU."""
+        if self.models.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def export(self, directory: str | Path) -> None:
         """A Hugging Face directory of the policy, merged if LoRA, for anyone to load; replaces an older one whole."""
@@ -324,7 +329,6 @@ class Learner:
             self.models.collator.encoder,
             gathered,
             self.config.model.tuning,
-            SHARD_SIZE,
         )
 
     def save(self, directory: str | Path) -> None:

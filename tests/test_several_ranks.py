@@ -106,6 +106,9 @@ def test_a_resume_goes_on_with_the_weights_of_both_ranks(run_dir: Path) -> None:
         is_before = event["time"] < second_start["time"]
         (before if is_before else after).append(published)
     # A resume first publishes the checkpoint's own weights again.
-    assert before[1] == after[0]
-    assert [version for version, _ in after] == [2, 3, 4]
-    assert len({checksum for _, checksum in after}) == 3
+    assert before[-1] == after[0]
+    first_version = before[-1][0]
+    assert first_version in (2, 3)
+    versions = [version for version, _ in after]
+    assert versions == list(range(first_version, STEPS + 1))
+    assert len({checksum for _, checksum in after}) == len(after)

@@ -4,7 +4,7 @@ Nothing is drawn for it, so mixture, staleness and checkpoints know nothing of i
 will return, place by place, as far as it can be known:
 
     online pairs    the buffered ones that will be fresh enough; those that arrive later come behind them
-    offline pairs   the next ones of this epoch, in the places behind all online ones
+    offline pairs   the next ones, in the places behind all online ones
 """
 
 from __future__ import annotations

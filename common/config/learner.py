@@ -98,8 +98,8 @@ class Learner(Section):
     optimizer: Optimizer = Optimizer()
     input_workers: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = Field(
         "auto",
-        description="processes per rank, beside num_cpus, that read and resize the next step's pictures meanwhile; 0: "
-        "the step does it; auto: 1 for a rank on a GPU, else 0",
+        description="processes per rank that read and resize the next step's pictures meanwhile, on processors that "
+        "num_cpus reserves; 0: the step does it; auto: 2 for a rank on a GPU, else 0",
     )
     num_cpus: float = Field(1, ge=0)
     num_gpus: Gpus = 0
@@ -109,7 +109,7 @@ class Learner(Section):
         """`input_workers` as a number."""
         if self.input_workers == "auto":
             # On a CPU the step has all cores already.
-            return 1 if self.num_gpus else 0
+            return 2 if self.num_gpus else 0
         return self.input_workers
 
     def loss_of(self, source: str) -> Loss:

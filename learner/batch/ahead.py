@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -69,20 +68,26 @@ class PromptsAhead:
     Args:
         model: its processor and limits.
         path: the model's directory.
+
+    Attributes:
+        num_restarts: how often workers had died.
+        num_ready_bytes: of tensors that are ready.
     """
 
     def __init__(self, model: Model, path: str, num_workers: int) -> None:
         self._worker_args = (model, path, str(Path.cwd()))
         self._num_workers = num_workers
-        self._num_restarts = 0
+        self.num_restarts = 0
         self._last_step_begun = 0
         self._waiting: dict[ContentKey, _Task] = {}
         self._with_worker: dict[ContentKey, _Task] = {}
         self._ready: dict[ContentKey, tuple[_Task, EncodedPrompt]] = {}
-        self._num_ready_bytes = 0
+        self.num_ready_bytes = 0
         # Answers come in a thread of the pool, which may hold the lock already when a pool breaks.
         self._changed = threading.Condition(threading.RLock())
-        self._pool: ProcessPoolExecutor | None = self._new_pool()
+        self._pool: ProcessPoolExecutor | None = None
+        self._is_up = False
+        self._start_pool()
 
     def prepare(self, wanted: Iterable[PromptAndCrop], step: int) -> None:
         """Begin with prompts that this step will take; returns at once."""
@@ -107,6 +112,10 @@ class PromptsAhead:
             self._feed()
             return encoded
 
+    def is_waiting(self, prompt: Prompt, crop: Crop | None) -> bool:
+        """Whether it was asked for and no worker has begun it."""
+        return content_key(prompt, crop) in self._waiting
+
     def forget(self, step: int) -> None:
         """Drop what steps up to this one did not take."""
         with self._changed:
@@ -123,6 +132,7 @@ class PromptsAhead:
         """End the workers."""
         with self._changed:
             pool, self._pool = self._pool, None
+            self._is_up = False
             self._waiting.clear()
         if pool is not None:
             _kill_workers(pool)
@@ -140,7 +150,8 @@ class PromptsAhead:
 
     def _feed(self) -> None:
         """Give waiting prompts to workers while there is room (under the lock)."""
-        while self._pool is not None and self._waiting and self._has_room():
+        while self._waiting and self._has_room():
+            assert self._pool is not None, "closed pools are not up"
             key = next(iter(self._waiting))
             task = self._waiting.pop(key)
             try:
@@ -154,8 +165,8 @@ class PromptsAhead:
 
     def _has_room(self) -> bool:
         # One more than there are workers, so that none waits for this process.
-        is_idle = len(self._with_worker) <= self._num_workers
-        return is_idle and self._num_ready_bytes < MAX_BYTES
+        has_place = len(self._with_worker) <= self._num_workers
+        return self._is_up and has_place and self.num_ready_bytes < MAX_BYTES
 
     def _note_answer(
         self,
@@ -170,7 +181,7 @@ class PromptsAhead:
             task = self._with_worker.pop(key)
             if encoded is not None and task.step > self._last_step_begun:
                 self._ready[key] = (task, encoded)
-                self._num_ready_bytes += num_bytes(encoded)
+                self.num_ready_bytes += num_bytes(encoded)
             if isinstance(error, BrokenExecutor):
                 self._replace_pool(pool, error)
             self._feed()
@@ -178,7 +189,7 @@ class PromptsAhead:
 
     def _drop_ready(self, key: ContentKey) -> EncodedPrompt:
         _, encoded = self._ready.pop(key)
-        self._num_ready_bytes -= num_bytes(encoded)
+        self.num_ready_bytes -= num_bytes(encoded)
         return encoded
 
     def _replace_pool(self, broken: ProcessPoolExecutor, error: Exception) -> None:
@@ -186,40 +197,51 @@ class PromptsAhead:
         # All prompts of a broken pool say so; the first one replaced it. A closed pool is not replaced.
         if broken is not self._pool:
             return
-        self._num_restarts += 1
-        if self._num_restarts <= MAX_RESTARTS:
+        self.num_restarts += 1
+        if self.num_restarts <= MAX_RESTARTS:
             log.warning(
                 "learner: a worker of its input died, starts another: %s", error
             )
-            self._pool = self._new_pool()
+            self._start_pool()
             return
         log.warning("learner: workers of its input die again and again, goes on alone")
         self._pool = None
+        self._is_up = False
         self._waiting.clear()
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        """Workers that fork from a small server: the learner itself may be too large for that by now."""
+    def _start_pool(self) -> None:
+        """Start workers, which fork from a small server: the learner itself may be too large for that by now."""
         context = get_context("forkserver")
         # Imported once, for all workers.
         context.set_forkserver_preload([input_worker.__name__])
-        pool = ProcessPoolExecutor(
+        self._pool = ProcessPoolExecutor(
             self._num_workers,
             context,
             initializer=input_worker.start,
             initargs=self._worker_args,
         )
-        # Starting a process waits for the server, whose imports take seconds.
-        starting = threading.Thread(
-            target=self._start_workers, args=(pool,), daemon=True
-        )
-        starting.start()
-        return pool
+        self._is_up = False
+        # The server's imports take seconds. Until then the step does the work.
+        threading.Thread(target=self._bring_up, args=(self._pool,), daemon=True).start()
 
-    def _start_workers(self, pool: ProcessPoolExecutor) -> None:
-        # A pool starts a process when it has a task for it. One that is closed or broken by now needs none.
-        with suppress(BrokenExecutor, RuntimeError):
-            for _ in range(self._num_workers):
-                pool.submit(input_worker.be_ready)
+    def _bring_up(self, pool: ProcessPoolExecutor) -> None:
+        """Wait until the workers of a pool are there (in a thread)."""
+        try:
+            # A pool starts a process when it has a task for it.
+            tasks = [
+                pool.submit(input_worker.be_ready) for _ in range(self._num_workers)
+            ]
+            for task in tasks:
+                task.result()
+        except (RuntimeError, OSError, EOFError) as error:
+            # Dead, closed meanwhile, or no process could be started.
+            with self._changed:
+                self._replace_pool(pool, error)
+            return
+        with self._changed:
+            if pool is self._pool:
+                self._is_up = True
+                self._feed()
 
 
 def _answer(future: Future[EncodedPrompt]) -> EncodedPrompt | None:

@@ -21,7 +21,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConf
 from common.config import Lora, Model
 from common.errors import UserError
 from common.loading import check_folder, check_weights, readable
-from common.model_parts import is_vision_tower, part_of, vision_tower
+from common.model_parts import (
+    is_vision_tower,
+    lora_targets,
+    part_of,
+    vision_tower,
+)
 from learner.batch.collate import RowBatch
 from learner.forward.logps import CompletionLogps, completion_logps
 from learner.forward.tree import TreeBatch
@@ -228,21 +233,6 @@ def _check_all_loaded(
             f"model.path {path}: expected every weight, got a checkpoint without {len(missing)} of them "
             f"({missing[0]}, …); they would stay random: copy the checkpoint again"
         )
-
-
-def lora_targets(model: nn.Module, tuning: Lora) -> list[str]:
-    """Full names of the linear layers that carry adapters: `target_modules` on the language side, all on the others."""
-    targets = []
-    for name, module in model.named_modules():
-        side = part_of(name)
-        if side not in tuning.sides:
-            continue
-        if not isinstance(module, nn.Linear):
-            continue
-        leaf = name.rpartition(".")[2]
-        if side != "language" or leaf in tuning.target_modules:
-            targets.append(name)
-    return targets
 
 
 def add_lora(model: nn.Module, tuning: Lora) -> PeftModel:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from common.config.losses import Sigmoid
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.records import PreferencePair, Prompt, Response
-from common.weights import LM_HEAD, checksum, from_arrays, hub_name
+from common.weights import checksum
 from learner.batch.collate import Collator
 from learner.batch.plan import MicroSize, plan_batch
 from learner.forward.tree import tree_batch
@@ -43,12 +45,14 @@ from tests.learner.helpers import (
     identical,
     losses_of,
     make_pairs,
+    model_of_push,
     models_of,
     run_config,
     spoil_losses,
     started,
     train,
     weights_of,
+    without_image,
 )
 from tests.tiny_models import TinyLlava, tiny_llava
 
@@ -124,8 +128,9 @@ def test_what_a_step_says(store: ImageStore) -> None:
     assert metrics["pairs/trained"] == 6
     by_source = [metrics["rewards/margins/online"], metrics["rewards/margins/bdhs"]]
     assert np.mean(by_source) == pytest.approx(metrics["rewards/margins"])
-    others = {"lr", "grad_norm", "time/step_s", "rewards/chosen", "logps/rejected"}
+    others = {"lr", "grad_norm", "rewards/chosen", "logps/rejected"}
     assert others <= metrics.keys()
+    assert 0 < metrics["time/input_s"] < metrics["time/step_s"]
     num_tokens = 0
     for pair in pairs:
         for side in (pair.chosen, pair.rejected):
@@ -423,13 +428,13 @@ def test_the_manifest_describes_what_is_sent(
     num_tensors = len(load_model(model_path, torch.float32).state_dict())
     assert manifest.num_tensors == len(arrays) == num_tensors
     assert manifest.num_bytes == sum(array.nbytes for array in arrays.values())
-    assert LM_HEAD in arrays
 
 
 @TUNINGS
 def test_what_is_sent_is_the_trained_policy(
     store: ImageStore,
     model_path: Path,
+    tmp_path: Path,
     tuning: dict | None,
 ) -> None:
     """Its log-probs, not the base's, when a fresh model takes the arrays over; the probe says the same."""
@@ -437,12 +442,9 @@ def test_what_is_sent_is_the_trained_policy(
     manifest, arrays = trainer.publish(1)
     assert manifest is not None
     assert manifest.probe is not None
-    model = load_model(model_path, torch.float32)
-    base = probed(model, trainer, prompt)
-    received = from_arrays(arrays)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(received[hub_name(name)])
+    start = load_model(model_path, torch.float32)
+    base = probed(start, trainer, prompt)
+    model = model_of_push(arrays, model_path, tmp_path / "pushed")
     sent = probed(model, trainer, prompt)
     np.testing.assert_allclose(manifest.probe.token_logprobs, sent.numpy(), atol=1e-4)
     assert (sent - base).abs().max() > 1e-2
@@ -490,7 +492,8 @@ def test_a_tied_head_is_sent_and_exported(store: ImageStore, tmp_path: Path) -> 
     trainer.step(0, make_pairs(store, 6))
     arrays = weights_of(trainer)
     np.testing.assert_array_equal(
-        arrays[LM_HEAD], arrays["language_model.model.embed_tokens.weight"]
+        arrays["lm_head.weight"],
+        arrays["language_model.model.embed_tokens.weight"],
     )
     trainer.export(tmp_path / "out")
     assert load_model(tmp_path / "out", torch.float32) is not None
@@ -593,3 +596,54 @@ def test_torch_trains_float32_only() -> None:
 def test_a_missing_gpu_is_said_at_once() -> None:
     with pytest.raises(UserError, match="expected a CUDA device"):
         Learner(run_config(num_gpus=1)).start()
+
+
+@pytest.mark.real
+def test_a_step_is_the_same_with_input_workers(store: ImageStore) -> None:
+    """Bit by bit, with crops (mdpo) and noised images (povid)."""
+    batches = [make_pairs(store, 4, first=4 * number) for number in range(3)]
+    losses = {"loss": {"kind": "mdpo"}, "source_losses": {"bdhs": {"kind": "povid"}}}
+    config = run_config(**losses, input_workers=1)
+    alone = started(config.model_copy(update={"learner": without_workers(config)}))
+    helped = started(config)
+    for step, batch in enumerate(batches, start=1):
+        following = dict(enumerate(batches[step] if step < len(batches) else []))
+        metrics = []
+        for trainer in (helped, alone):
+            trainer.prepare(step + 1, following)
+            result, dropped = trainer.step(step, batch)
+            assert not dropped
+            metrics.append(without_times(result.metrics))
+        assert metrics[0] == metrics[1]
+    helped.close()
+    assert_same_arrays(weights_of(helped), weights_of(alone))
+
+
+def without_times(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {
+        name: value for name, value in metrics.items() if not name.startswith("time/")
+    }
+
+
+def without_workers(config: RunConfig) -> LearnerConfig:
+    return config.learner.model_copy(update={"input_workers": 0})
+
+
+def test_a_rank_begins_with_its_rows_and_with_the_filler(
+    model_path: Path, store: ImageStore
+) -> None:
+    """Rank 1 of 2: places 1, 3 and 5, and of the others the first pair with a picture."""
+    pairs = make_pairs(store, 6)
+    pairs[0] = without_image(pairs[0])
+    prepared: list[tuple[list[str], int]] = []
+    collator: Any = SimpleNamespace(
+        prepare=lambda pairs, step: prepared.append(([pair.id for pair in pairs], step))
+    )
+    trainer = Learner(run_config(), rank=1, world_size=2)
+    trainer.models = SimpleNamespace(collator=collator)
+    trainer.prepare(7, dict(enumerate(pairs)))
+    trainer.prepare(7, {6: pairs[2], 7: pairs[4]})
+    names = [
+        [f"pair-{number}" for number in numbers] for numbers in ([1, 3, 5, 1], [4])
+    ]
+    assert prepared == [(names[0], 7), (names[1], 7)]

@@ -11,14 +11,13 @@ from safetensors.torch import load_file, save_file
 from common.config import Full, Lora, Model
 from common.data.images import ImageStore
 from common.errors import UserError
-from common.model_parts import is_vision_tower
+from common.model_parts import is_vision_tower, lora_targets
 from learner.batch.collate import Collator, RowBatch
 from learner.model.policy import (
     Policy,
     load_model,
     load_policy,
     load_reference,
-    lora_targets,
     merge_lora,
 )
 from tests.learner.families import FAMILIES, family
