@@ -50,6 +50,8 @@ OFFLOADS = ("none", "optimizer", "params")
 LEAST_STAGE = {"none": 0, "optimizer": 1, "params": 3}
 PAIRS = 4
 RANKS = 2
+SLACK = 64 << 20
+"""Of RAM, beyond all tensors: free blocks on pages that others use, arenas of threads; 38-66 MB so far."""
 FIGURES = ("resident", "peak", "held", "kept")
 Case = dict[str, Any]
 """size, tuning, zero_stage, offload"""

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cluster.planner.activations import FLOAT32, ITEM_BYTES
-from cluster.planner.shape import ModelShape, numel_of
+from cluster.planner.shape import ModelShape, Weight, numel_of
 from common.config import Lora, RunConfig
 from learner.engines.deepspeed_engine import PERSISTENT_NUMEL, overlaps
 
@@ -70,6 +70,11 @@ def trained(
         offloaded["optimizer"] = device.pop("optimizer")
         in_float32 = numel * FLOAT32 / config.learner.num_ranks
         offloaded["gradients"] = device.pop("gradients") + in_float32
+        if stage_of(config) < 3:
+            # DeepSpeed carries a gradient over in two buffers as large as the largest of them, one on each side.
+            carried = _largest_trained(config, shape) * ITEM_BYTES[config.model.dtype]
+            offloaded["gradients"] += carried
+            device["offload buffer"] = float(carried)
     if offload == "params":
         for part in ("weights", "reference"):
             offloaded[part] = device.pop(part)
@@ -93,6 +98,20 @@ def trained_numel(
     if model.freeze_vision:
         return numel_of(shape.of_part("language", "projector"))
     return shape.numel
+
+
+def _largest_trained(
+    config: RunConfig,
+    shape: ModelShape,
+) -> int:
+    """Elements of the largest parameter that trains."""
+    model = config.model
+    if isinstance(model.tuning, Lora):
+        return max(adapter_numels(model.tuning, shape))
+    weights: Iterable[Weight] = shape.weights
+    if model.freeze_vision:
+        weights = shape.of_part("language", "projector")
+    return max(weight.numel for weight in weights)
 
 
 def adapter_numel(

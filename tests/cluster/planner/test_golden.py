@@ -152,6 +152,19 @@ def test_offload_moves_to_ram(shapes: Shapes) -> None:
     assert {"weights", "reference"} <= set(rank.host)
 
 
+def test_offload_below_stage_3_has_a_buffer_on_each_side(shapes: Shapes) -> None:
+    """Of Vicuna's largest parameter, the embedding of 32,064 x 4,096; gradients of T / n in two bytes and in four."""
+    name = "llava-v1.6-vicuna-7b-hf"
+    learner = {"zero_stage": 2, "num_ranks": 4, "offload": "optimizer"}
+    plan = planned(shapes, name, learner=learner)
+    (rank,) = [seat for seat in plan.seats if seat.role == "learner"]
+    buffer = 2 * 32_064 * 4096
+    shape = shapes[f"models/{name}"]
+    trained = shape.numel - numel_of(shape.of_part("vision"))
+    assert rank.parts["offload buffer"] == buffer
+    assert rank.host["gradients"] == (2 + 4) * trained / 4 + buffer
+
+
 def test_a_rank_loads_with_one_parameter_in_ram(shapes: Shapes) -> None:
     """Of 72B on 64 GPUs: the embedding of 152,064 x 8,192, 2.5 GB; offloaded weights stay in RAM from the start."""
     name = "Qwen2.5-VL-72B-Instruct"
