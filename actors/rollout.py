@@ -82,6 +82,7 @@ class RolloutWorker:
             seed=derive_seed(config.run.seed, "rollout", self._index),
             probe_tolerance=config.loop.probe_tolerance,
             timeout_s=config.loop.call_timeout_s,
+            sleeps=config.cluster.placement == "colocated",
         )
         self._engine = engine
         if ONLINE_BDHS in config.online_sources:
@@ -159,6 +160,14 @@ class RolloutWorker:
     ) -> LoadReport:
         """Swap the engine's weights and prove them."""
         return await self.engine.load_weights(manifest, tensors)
+
+    async def sleep(self, level: int) -> None:
+        """Free the engine's GPU memory; nothing may be asked until `wake`."""
+        await self.engine.sleep(level)
+
+    async def wake(self) -> None:
+        """Take the engine's GPU memory back, with empty caches."""
+        await self.engine.wake()
 
     async def close(self) -> None:
         """Stop the engine; its process ends with it."""

@@ -24,6 +24,7 @@ os.environ[LOGGING_CONFIG] = logging_config()
 import torch._dynamo
 import vllm
 from vllm import LLM, SamplingParams
+from vllm.config.load import LoadConfig
 from vllm.config.lora import MaxLoRARanks
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -33,6 +34,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.model_loader import DefaultModelLoader, register_model_loader
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
@@ -76,9 +78,11 @@ __all__ = [
     "AsyncEngineArgs",
     "AsyncLLM",
     "CompletionOutput",
+    "DefaultModelLoader",
     "EngineArgs",
     "LLMEngine",
     "LoRARequest",
+    "LoadConfig",
     "MaxLoRARanks",
     "RequestOutput",
     "RequestOutputKind",
@@ -92,4 +96,5 @@ __all__ = [
     "finalize_layerwise_reload",
     "initialize_layerwise_reload",
     "parse_model_prompt",
+    "register_model_loader",
 ]

@@ -48,6 +48,7 @@ def build(
     out: Path,
     dtype: torch.dtype,
     device: str = "cpu",
+    file_bytes: int = 100 << 30,
 ) -> int:
     """Write a model directory, weights under the hub's names; the number of parameters.
 
@@ -55,12 +56,12 @@ def build(
         tokenizer: of `size.vocabulary` tokens, IMAGE among them.
         template: of a chat, written with the processor.
         device: where the weights are drawn; equal for equal arguments.
+        file_bytes: largest size of one file of weights.
     """
     import torch
-    from safetensors.torch import save_file
     from transformers import LlavaForConditionalGeneration
 
-    from common.weights import hub_name
+    from common.checkpoint.saving import save_model
 
     torch.manual_seed(0)
     config = config_of(size, tokenizer, max_positions)
@@ -70,10 +71,7 @@ def build(
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor_of(size, tokenizer, template).save_pretrained(out)
-    weights = {
-        hub_name(name): value.contiguous() for name, value in model.state_dict().items()
-    }
-    save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
+    save_model(model, out, file_bytes)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

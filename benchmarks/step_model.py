@@ -64,13 +64,31 @@ def size_of(args: Any) -> StepSize:
     return replace(size, prompt_words=prompt_words)
 
 
-def build(size: StepSize, directory: Path, dtype: str) -> int:
-    """Write model and processor, a token per word; returns the number of parameters."""
+def build(
+    size: StepSize,
+    directory: Path,
+    dtype: str,
+    device: str = "cpu",
+    file_bytes: int = 100 << 30,
+) -> int:
+    """Write model and processor, a token per word; returns the number of parameters.
+
+    Args:
+        device: where the weights are drawn.
+        file_bytes: largest size of one file of weights.
+    """
     import torch
 
     torch_dtype = getattr(torch, dtype)
     return random_llava.build(
-        size, _tokenizer(size), TEMPLATE, MAX_POSITIONS, directory, torch_dtype
+        size,
+        _tokenizer(size),
+        TEMPLATE,
+        MAX_POSITIONS,
+        directory,
+        torch_dtype,
+        device,
+        file_bytes,
     )
 
 

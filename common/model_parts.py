@@ -11,7 +11,10 @@ answer by its structure, through transformers' own `get_encoder` and `get_decode
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from common.config import Lora
 
 Part = Literal["language", "projector", "vision"]
 
@@ -94,6 +97,23 @@ def has_projector_inside(model: Any) -> bool:
     """Whether the projector sits inside of the vision tower (Qwen), not behind it (LLaVA)."""
     parameters = dict(vision_tower(model).named_parameters())
     return any(part_of(name) == "projector" for name in parameters)
+
+
+def lora_targets(model: Any, tuning: Lora) -> list[str]:
+    """Full names of the linear layers that carry adapters: `target_modules` on the language side, all on the others."""
+    from torch import nn
+
+    targets = []
+    for name, module in model.named_modules():
+        side = part_of(name)
+        if side not in tuning.sides:
+            continue
+        if not isinstance(module, nn.Linear):
+            continue
+        leaf = name.rpartition(".")[2]
+        if side != "language" or leaf in tuning.target_modules:
+            targets.append(name)
+    return targets
 
 
 def _names_projector(piece: str) -> bool:

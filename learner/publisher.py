@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.chat import ChatEncoder
+from common.checkpoint.files import tensors
+from common.checkpoint.layout import Layout, layout_of
+from common.checkpoint.saving import FILE_BYTES, save_tensors
 from common.config import Lora, Tuning
 from common.paths import replace_directory
 from common.records import LogprobProbe, WeightManifest
-from common.weights import checksum, hub_name, to_arrays
+from common.weights import checksum, to_arrays
 from learner.model.policy import Policy, adapter_norm, adapter_weights, merge_lora
 from learner.model.quantized import dequantised
 
 Weights = Mapping[str, Tensor]
 """Parameters by name."""
 Arrays = dict[str, NDArray[Any]]
-"""What is pushed, by hub name (or peft's)."""
+"""What is pushed, by the checkpoint's names (or peft's)."""
 
 _POLICY_PREFIX = "net."
 _CHUNK_NUMEL = 1 << 22
@@ -66,17 +69,18 @@ def change_norm(
 
 def package(
     version: int,
+    layout: Layout,
     current: Weights,
     start: Iterable[tuple[str, Tensor]],
     probe: LogprobProbe | None,
 ) -> tuple[WeightManifest, Arrays]:
-    """The arrays of a push under hub names, and the manifest that describes exactly them.
+    """The arrays of a push under the checkpoint's names, and the manifest that describes exactly them.
 
     All tensors are sent: engines reload fused layers whole, and a frozen vision encoder costs little beside that. The
     arrays share memory with `current`: rank 0 holds one copy of the model during a push, with LoRA its base and the
     merged layers; the other ranks hold none.
     """
-    arrays = to_arrays(current)
+    arrays = to_arrays(layout.pushed(current))
     norm = change_norm(current, start)
     return _manifest(version, arrays, norm, probe), arrays
 
@@ -89,7 +93,7 @@ def package_adapter(
 ) -> tuple[WeightManifest, Arrays]:
     """The arrays of a push of adapters alone, under peft's names, and the manifest that describes exactly them."""
     weights = _without_prefix(gathered)
-    arrays = to_arrays(adapter_weights(weights))
+    arrays = to_arrays(adapter_weights(weights).items())
     norm = adapter_norm(weights, tuning)
     return _manifest(version, arrays, norm, probe), arrays
 
@@ -118,12 +122,15 @@ def export_policy(
     encoder: ChatEncoder,
     gathered: Weights,
     tuning: Tuning,
-    shard: str,
+    file_bytes: int = FILE_BYTES,
 ) -> None:
     """Write a full Hugging Face directory aside and rename it into place; a LoRA adapter is added as `adapter/`.
 
+    Tensors are named as in the start policy's checkpoint, and what the policy does not hold is carried over from there.
+
     Args:
-        shard: largest size of one safetensors file, e.g. "5GB".
+        encoder: of the start policy.
+        file_bytes: largest size of one safetensors file.
     """
     weights = _without_prefix(dequantised(policy, gathered))
     model = policy.model
@@ -135,34 +142,25 @@ def export_policy(
         if model.can_generate():
             model.generation_config.save_pretrained(partial)
         encoder.processor.save_pretrained(partial)
-        _save_weights(partial, model, merged, shard)
+        whole = _with_carried(encoder.model_path, merged)
+        save_tensors(partial, whole, file_bytes)
         if isinstance(tuning, Lora):
             policy.net.save_pretrained(partial / "adapter", state_dict=weights)
 
 
-def _save_weights(
-    directory: Path,
-    model: Any,
+def _with_carried(
+    start: Path,
     weights: Weights,
-    shard: str,
-) -> None:
-    """Write merged weights as safetensors."""
-    from huggingface_hub import save_torch_state_dict
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the weights, and those of the start policy's files that no weight is held in."""
+    layout = layout_of(start)
+    yield from layout.tensors(weights)
 
-    # Of CLIP vision towers transformers would write flattened names that vLLM does not read.
-    has_clip_names = any(name.startswith("model.vision_tower.") for name in weights)
-    if not has_clip_names:
-        model.save_pretrained(directory, state_dict=weights, max_shard_size=shard)
-        return
-    by_hub_name: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        by_hub_name[hub_name(name)] = weight.contiguous()
-    save_torch_state_dict(
-        by_hub_name,
-        directory,
-        max_shard_size=shard,
-        metadata={"format": "pt"},
-    )
+    def is_carried(name: str) -> bool:
+        return layout.readable_name(name) in layout.carried
+
+    for name, tensor in tensors(start, is_carried):
+        yield layout.readable(name, tensor)
 
 
 def _without_prefix(gathered: Weights) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -28,12 +27,12 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
+from common.checkpoint.saving import save_model
 from common.model_parts import vision_side_parameters
 from common.shapes.model import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, build_tokenizer
-from common.weights import hub_name
 from tests.tiny_models import CACHE
 
-_FORMAT = 2
+_FORMAT = 3
 HIDDEN = 64
 SIDE, PATCH = 32, 8
 """Of a LLaVA-NeXT tile: 16 tokens."""
@@ -61,7 +60,7 @@ def tiny_qwen3() -> Path:
 
 
 def _built(name: str, build: Callable[[], tuple[Any, Any]]) -> Path:
-    target = CACHE / f"families-v{_FORMAT}-{name}"
+    target = CACHE / f"family-v{_FORMAT}-{name}"
     if not target.exists():
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         partial.mkdir(parents=True)
@@ -71,12 +70,7 @@ def _built(name: str, build: Callable[[], tuple[Any, Any]]) -> Path:
         model.config.save_pretrained(partial)
         model.generation_config.save_pretrained(partial)
         processor.save_pretrained(partial)
-        weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-        if name == "llava_next":
-            weights = {hub_name(key): value for key, value in weights.items()}
-        save_file(
-            weights, str(partial / "model.safetensors"), metadata={"format": "pt"}
-        )
+        save_model(model, partial)
         try:
             partial.rename(target)
         except OSError:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
-from safetensors.torch import save_file
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -23,11 +22,11 @@ from transformers import (
     LlavaProcessor,
 )
 
+from common.checkpoint.saving import save_model
 from common.data.images import ImageStore
 from common.model_parts import is_vision_side
 from common.records import Message, Part, Prompt
 from common.shapes.model import CHAT_TEMPLATE, IMAGE, build_tokenizer
-from common.weights import LM_HEAD, hub_name
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "tiny_models"
 _FORMAT = 1
@@ -102,12 +101,7 @@ def _build(recipe: TinyLlava, out: Path) -> None:
     model.config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor.save_pretrained(out)
-    weights = {
-        hub_name(name): value.contiguous() for name, value in model.state_dict().items()
-    }
-    if recipe.tied:
-        del weights[LM_HEAD]
-    save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
+    save_model(model, out)
 
 
 def _config(recipe: TinyLlava, tokenizer: object) -> LlavaConfig:

@@ -8,10 +8,12 @@ import torch
 
 from actors.vllm_api import current_platform
 from actors.weights.adapter_push import lora_arguments, pushed_adapter
+from actors.weights.loader import load_arguments
 from actors.weights.receiver import BACKEND, EXTENSION
 from common.chat import ChatEncoder
 from common.config import EngineOptions, Model, Rollout
 from common.errors import UserError
+from common.families import check_cpu_engines
 
 
 def engine_arguments(
@@ -20,11 +22,14 @@ def engine_arguments(
     """vLLM engine arguments.
 
     Raises:
-        UserError: the CUDA build of vLLM has no GPU, or vLLM takes no adapter of this rank.
+        UserError: the CUDA build of vLLM has no GPU, the CPU build does not run the family as it is, or vLLM takes no
+            adapter of this rank.
     """
     options = rollout.engine
     on_gpu = not current_platform.is_cpu()
     _check_devices(rollout, on_gpu)
+    if not on_gpu:
+        check_cpu_engines(encoder, model)
     media_limits = {"image": encoder.max_images}
     if _has_video(encoder):
         media_limits["video"] = 0
@@ -51,6 +56,7 @@ def engine_arguments(
         "disable_log_stats": True,
         "weight_transfer_config": {"backend": BACKEND},
         "worker_extension_cls": EXTENSION,
+        **load_arguments(model.path),
     }
     if options.tensor_parallel_size > 1:
         # In a placement group vLLM would take Ray's, which wants a bundle for every GPU: ours holds all of an engine.

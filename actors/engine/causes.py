@@ -39,6 +39,7 @@ ROOM_REMEDY = (
     "(engine.tensor_parallel_size with num_gpus)"
 )
 OTHERS_REMEDY = "free that memory, lower engine.gpu_memory_utilization, or set engine.kv_cache_bytes"
+KILLED_REMEDY = "look whether it was killed for want of memory (dmesg)"
 REMEDIES = {
     "are not supported for now": FAMILY_REMEDY,
     "must be divisible by tensor parallel size": SPLIT_REMEDY,
@@ -47,6 +48,8 @@ REMEDIES = {
     "larger than the available KV cache": CACHE_REMEDY,
     "on startup is less than": OTHERS_REMEDY,
     "out of memory": ROOM_REMEDY,
+    "died unexpectedly": KILLED_REMEDY,
+    "ended without a word": KILLED_REMEDY,
     "is greater than the derived max_model_len": "lower model.max_length",
 }
 """Words of vLLM and torch -> what to do."""
@@ -172,8 +175,7 @@ def cause_of(error: Exception, records: list[str]) -> str:
     text = str(error).strip()
     if text and _SECONDARY not in text:
         return one_line(text)
-    # With a traceback first: only these say what was raised.
-    for record in sorted(records, key=_has_no_traceback):
+    for record in records:
         cause = raised_in(record)
         if cause and _SECONDARY not in cause:
             return one_line(cause)
@@ -181,11 +183,7 @@ def cause_of(error: Exception, records: list[str]) -> str:
         return type(error).__name__
     ended = _FAILED_PROCESSES.search(text)
     status = f" ({ended[1]})" if ended is not None else ""
-    return f"its process ended without a word{status}, as one that is killed for want of memory"
-
-
-def _has_no_traceback(record: str) -> bool:
-    return _LAST_FRAME.search(record) is None
+    return f"its process ended without a word{status}"
 
 
 def raised_in(record: str) -> str:

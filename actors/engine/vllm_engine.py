@@ -40,6 +40,7 @@ from actors.vllm_api import (
     RequestOutput,
     SamplingParams,
     allow_compile,
+    current_platform,
 )
 from actors.weights.adapter_push import (
     adapter_request,
@@ -52,12 +53,12 @@ from actors.weights.push_check import adapter_alone, whole_weights
 from actors.weights.sender import shared_file
 from actors.weights.shared_memory import sweep
 from common.chat import encoder_of
+from common.checkpoint.layout import empty_model, layout_of
 from common.config import Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
 from common.row_faults import outside_embedding, refusing
-from common.weights import checkpoint_shapes
 
 NUM_TRIES = 2
 """How often a request is given to vLLM that fails inside it."""
@@ -88,23 +89,26 @@ class VllmEngine(ABC):
         seed: int = 0,
         probe_tolerance: float = 1e-3,
         timeout_s: float = 600,
+        sleeps: bool = False,
     ) -> None:
         self.encoder = encoder = encoder_of(model)
         self._probe_tolerance = probe_tolerance
         self._timeout_s = timeout_s
+        # A CPU engine sleeps as well, and keeps its memory.
+        self._frees_memory = sleeps and current_platform.is_sleep_mode_available()
         dtype = getattr(torch, model.dtype)
         self._features = VisionFeatures(encoder, dtype)
         self._builder = PromptBuilder(encoder, self._features)
-        self._shapes = checkpoint_shapes(model.path)
+        self._model_path = model.path
         self._swap_lock = asyncio.Lock()
         self._request_numbers = itertools.count()
         self._version = 0
         self._adapter = pushed_adapter(model)
         self._lora_request: LoRARequest | None = None
         if self._adapter is None:
-            self._expected = whole_weights(self._shapes, model.freeze_vision)
+            self._expected = whole_weights(layout_of(model.path), model.freeze_vision)
         else:
-            shapes = adapter_shapes(self._shapes, self._adapter)
+            shapes = adapter_shapes(empty_model(model.path), self._adapter)
             self._expected = adapter_alone(shapes)
         # Before this engine creates a folder of its own.
         sweep()
@@ -379,7 +383,7 @@ class VllmEngine(ABC):
     async def _policy(self) -> LoRARequest | None:
         """The adapter that every request carries, zeros before the first push; None if whole weights are pushed."""
         if self._adapter is not None and self._lora_request is None:
-            zeros = zero_adapter(self._shapes, self._adapter)
+            zeros = zero_adapter(empty_model(self._model_path), self._adapter)
             # Loaded before the first request, so that no request is without an adapter.
             with shared_adapter(zeros, self._adapter) as folder:
                 await self._load_adapter(adapter_request(folder, load=True))
@@ -431,6 +435,14 @@ class VllmEngine(ABC):
         Returns:
             The weight version that the engine then reports.
         """
+
+    @abstractmethod
+    async def sleep(self, level: int) -> None:
+        """Free the GPU memory and drop all caches; see `Engine.sleep`. Requests that come before `wake` wait."""
+
+    @abstractmethod
+    async def wake(self) -> None:
+        """Take the memory back, with empty caches."""
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -7,10 +7,10 @@ is all zeros before the first push: so a request that is in flight during a push
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from safetensors.torch import save_file
@@ -19,12 +19,12 @@ from actors.vllm_api import LoRARequest, MaxLoRARanks
 from actors.weights.shared_memory import check_room, shared_folder
 from common.config import Lora, Model
 from common.errors import UserError
+from common.model_parts import lora_targets
 from common.protocols import Tensors
-from common.weights import Array, Shape, from_arrays
+from common.weights import Array, from_arrays
 
-# A layer of the language model is called differently in hub checkpoints and in peft files.
-_HUB_PREFIX = "language_model.model.layers."
-_PEFT_PREFIX = "base_model.model.model.language_model.layers."
+# vLLM maps transformers' names of layers, behind this prefix of peft's, to its own.
+_PEFT_PREFIX = "base_model.model."
 
 
 def pushed_adapter(model: Model) -> Lora | None:
@@ -71,34 +71,31 @@ def adapter_request(
 
 
 def adapter_shapes(
-    checkpoint: Mapping[str, Shape],
+    model: Any,
     tuning: Lora,
 ) -> dict[str, tuple[int, int]]:
     """Shapes of the learner's adapter tensors by peft name.
 
     Args:
-        checkpoint: the start policy's tensors by hub name.
-        tuning: which layers of the language model carry adapters, and their rank.
+        model: the policy in transformers, without memory.
+        tuning: which layers carry adapters, and their rank.
     """
     shapes = {}
-    for name, shape in checkpoint.items():
-        layer = name.removesuffix(".weight")
-        projection = layer.rpartition(".")[2]
-        if name.startswith(_HUB_PREFIX) and projection in tuning.target_modules:
-            num_outputs, num_inputs = shape
-            peft_layer = _PEFT_PREFIX + layer.removeprefix(_HUB_PREFIX)
-            shapes[f"{peft_layer}.lora_A.weight"] = (tuning.r, num_inputs)
-            shapes[f"{peft_layer}.lora_B.weight"] = (num_outputs, tuning.r)
+    for target in lora_targets(model, tuning):
+        num_outputs, num_inputs = model.get_submodule(target).weight.shape
+        layer = _PEFT_PREFIX + target
+        shapes[f"{layer}.lora_A.weight"] = (tuning.r, num_inputs)
+        shapes[f"{layer}.lora_B.weight"] = (num_outputs, tuning.r)
     return shapes
 
 
 def zero_adapter(
-    checkpoint: Mapping[str, Shape],
+    model: Any,
     tuning: Lora,
 ) -> dict[str, Array]:
     """An adapter that changes nothing, with the learner's names and shapes."""
     arrays = {}
-    for name, shape in adapter_shapes(checkpoint, tuning).items():
+    for name, shape in adapter_shapes(model, tuning).items():
         arrays[name] = np.zeros(shape, np.float32)
     return arrays
 

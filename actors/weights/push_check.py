@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from common.checkpoint.files import Shape
+from common.checkpoint.layout import Layout
 from common.errors import UserError
 from common.model_parts import is_vision_tower
 from common.protocols import Tensors
 from common.records import WeightManifest
-from common.weights import BFLOAT16, LM_HEAD, Shape, checksum
+from common.weights import BFLOAT16, checksum
 
 NAMES_SHOWN = 3
 """Names of tensors in an error message."""
@@ -27,8 +29,9 @@ class ExpectedPush:
     """What a push must consist of.
 
     Attributes:
-        shapes: hub name (or peft name) of every tensor -> its shape.
+        shapes: name of every tensor -> its shape.
         optional: names that may be left out or added.
+        carried: names of the checkpoint that a learner does not hold; the engine keeps what it read at its start.
         source: whose tensors these are, for the error message.
         remedy: what to do about a wrong push, for the error message.
     """
@@ -37,6 +40,7 @@ class ExpectedPush:
     optional: Collection[str]
     source: str
     remedy: str
+    carried: Collection[str] = ()
 
     def check(
         self,
@@ -56,6 +60,8 @@ class ExpectedPush:
         missing -= set(self.optional)
         unknown = pushed.keys() - self.shapes.keys()
         unknown -= set(self.optional)
+        carried = unknown.intersection(self.carried)
+        unknown -= carried
         misshapen = set()
         for name in self.shapes.keys() & pushed.keys():
             if pushed[name] != self.shapes[name]:
@@ -63,6 +69,7 @@ class ExpectedPush:
 
         self._refuse_any(manifest, "without", missing)
         self._refuse_any(manifest, "unknown", unknown)
+        self._refuse_any(manifest, "that no learner holds", carried)
         self._refuse_any(manifest, "of another shape", misshapen)
 
         # Last: hashing reads every byte, and a wrong set of names says more.
@@ -90,24 +97,24 @@ class ExpectedPush:
 
 
 def whole_weights(
-    shapes: Mapping[str, Shape],
+    layout: Layout,
     vision_frozen: bool,
 ) -> ExpectedPush:
-    """A push of all parameters; the vision encoder may be left out if it is frozen.
+    """A push of all that a learner holds; the vision encoder may be left out if it is frozen.
 
     Args:
-        shapes: the start policy's tensors by hub name.
+        layout: of the start policy's checkpoint.
         vision_frozen: whether the vision encoder is not trained.
     """
-    # Checkpoints of tied models hold no output head, although every push carries one.
-    optional = [LM_HEAD] if LM_HEAD not in shapes else []
+    optional = list(layout.tied)
     if vision_frozen:
-        optional += filter(is_vision_tower, shapes)
+        optional += filter(is_vision_tower, layout.shapes)
     return ExpectedPush(
-        shapes,
+        layout.shapes,
         optional,
         source="the start policy",
-        remedy="send names by common.weights.hub_name",
+        remedy="send names by common.checkpoint.layout",
+        carried=layout.carried,
     )
 
 

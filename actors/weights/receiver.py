@@ -22,6 +22,7 @@ from actors.vllm_api import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+from actors.weights import loader  # noqa: F401 (a worker that imports this file knows our loader)
 from common.weights import from_array
 
 BACKEND = "host_arrays"

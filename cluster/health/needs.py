@@ -52,7 +52,7 @@ def needs_of(config: RunConfig) -> Needs:
         object_store=nodes.object_store,
         disk=nodes.disk,
         cpus=sum(bundle.num_cpus for bundle in bundles),
-        gpus=sum(bundle.num_gpus for bundle in bundles),
+        gpus=sum(bundle.num_gpus for bundle in bundles if not bundle.beside),
         nodes=nodes.count,
         environment=config.cluster.env,
     )

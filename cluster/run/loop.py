@@ -22,6 +22,8 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 | RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
 | validation          | version v in all engines                     | RolloutWorker.load                            |
 
+Engines and learner that share GPUs take turns: see `cluster/run/turns.py`.
+
 Nothing waits in silence: Producer.batch logs a heartbeat and stops the run after `loop.stall_limit_s`, every remote
 call has a limit, and an exception in any task ends all of them.
 """
@@ -42,6 +44,7 @@ from cluster.run.recorder import Recorder
 from cluster.run.run_dir import Checkpoint, RunDir
 from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
+from cluster.run.turns import Turns
 from cluster.runtime.clients import Workers
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
@@ -86,7 +89,10 @@ class Loop:
         self.state = RunState.fresh(num_offline=len(data.offline))
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
-        self._producer = Producer(config, workers.reward, data, self.state, recorder)
+        self._turns = Turns(config.cluster, workers)
+        self._producer = Producer(
+            config, workers.reward, data, self.state, recorder, self._turns
+        )
         self._ending: Halted | None = None
         # Kept, because the event loop holds tasks by weak references only.
         self._halting: asyncio.Task[None] | None = None
@@ -164,6 +170,7 @@ class Loop:
             publishes = is_last or step % self._config.loop.publish_interval == 0
             if publishes:
                 metrics["time/publish_s"] = await self._publish(state.version + 1)
+            await self._turns.pass_to_engines()
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             ends_interval = is_last or step % self._config.checkpoint.interval == 0
             if ends_interval:
@@ -195,6 +202,7 @@ class Loop:
         if self._foresight is not None:
             # Before the step: meanwhile the ranks hear of nothing.
             await self._foresight.tell(step + 1)
+        await self._turns.pass_to_learner()
         result, refused = await self._workers.learner.step(step, batch)
         # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
@@ -240,6 +248,7 @@ class Loop:
         start = time.monotonic()
         # References: the weights travel from the learner's node to the engines', not through here.
         manifest_ref, tensors_ref = self._workers.learner.publish(version)
+        await self._turns.wake()
         loads: list[Awaitable[LoadReport]] = []
         for worker in self._workers.rollout:
             loads.append(worker.load(manifest_ref, tensors_ref))
@@ -278,10 +287,10 @@ class Loop:
         state = self.state
         learner = self._workers.learner
         is_best = state.note_score(step, score)
-        # Groups that settle while the ranks save belong to the next checkpoint: nothing is awaited before the state,
-        # the pairs and the journal stand at the same place.
+        # Groups that settle from here on belong to the next checkpoint: nothing is awaited between the state and the
+        # line in the journal that stands for it.
         state_json = state.to_json()
-        self._recorder.before_checkpoint(step)
+        await self._recorder.before_checkpoint(step)
         with replace_directory(self._run_dir.checkpoint(step)) as folder:
             await learner.save(folder / "learner")
             if is_best:

@@ -21,6 +21,7 @@ from cluster.run.outcome import GroupOutcome
 from cluster.run.recorder import Recorder
 from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
+from cluster.run.turns import Turns
 from cluster.runtime.clients import RewardClient, RolloutClient
 from cluster.sampling.admission import Admission, StalenessWindow
 from cluster.sampling.mixture import build_mixture, online_counts
@@ -52,6 +53,7 @@ class Producer:
         data: TrainingData,
         state: RunState,
         recorder: Recorder,
+        turns: Turns,
     ) -> None:
         """Continue at `state`, which the producer advances in place.
 
@@ -65,6 +67,7 @@ class Producer:
         self._reward = itertools.cycle(reward)
         self._state = state
         self._recorder = recorder
+        self._turns = turns
         self._sampler = PromptSampler(data.prompts, seed, state.sampler)
         self._buffer = ReplayBuffer(data.offline, seed, by_prompt, state.buffer)
         self._mixture = build_mixture(config.mixture, config.learner, seed)
@@ -304,7 +307,8 @@ class Producer:
         requests: list[GenerationRequest] = []
         for group_id, prompt in admitted:
             requests.append(self._request(group_id, prompt))
-        results = await worker.generate(requests)
+        async with self._turns.sampling():
+            results = await worker.generate(requests)
         assert len(results) == len(requests)
         return results
 
@@ -331,7 +335,8 @@ class Producer:
         self, worker: RolloutClient, admitted: Admitted
     ) -> list[GroupOutcome]:
         """Draw rejected answers from the current policy by BDHS; the references are the chosen ones."""
-        results = await worker.bdhs_pairs(admitted)
+        async with self._turns.sampling():
+            results = await worker.bdhs_pairs(admitted)
         outcomes = []
         for (group_id, _), result in zip(admitted, results, strict=True):
             outcomes.append(GroupOutcome.of_bdhs(group_id, result))

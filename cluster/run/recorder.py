@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,15 +144,16 @@ class Recorder:
         self._journal.sync()
         self._training.step(step, metrics)
 
-    def before_checkpoint(self, step: int) -> None:
+    async def before_checkpoint(self, step: int) -> None:
         """Bring to disk what a resume from the checkpoint of `step` will not repeat.
 
         The line `saving` stands where the state was taken: what follows it in the journal is not part of the state.
         """
         self._journal.write("saving", step=step)
-        for dropped in self.pairs.write(step, self._unsaved_pairs):
+        pairs, self._unsaved_pairs = self._unsaved_pairs, []
+        # In a thread: pictures from elsewhere are copied, and the run goes on meanwhile.
+        for dropped in await asyncio.to_thread(self.pairs.write, step, pairs):
             self.row(dropped)
-        self._unsaved_pairs = []
         self._journal.sync()
 
     def checkpoint(

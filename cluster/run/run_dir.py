@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from cluster.run.checksums import damage
 from cluster.run.config_changes import Change, changes
 from cluster.run.state import RunState
+from cluster.runtime.ray_job import check_output_path
 from common.config import RunConfig
 from common.errors import UserError
 from common.folder_lock import FolderLock
@@ -54,8 +55,10 @@ class RunDir:
         """Claim the directory.
 
         Raises:
-            UserError: a run is under way in it, it holds another run, or this one and `resume` is off.
+            UserError: it would be lost with a Ray job, a run is under way in it, it holds another run, or this one
+                and `resume` is off.
         """
+        check_output_path(config.run.dir, "run.dir")
         self.path = config.run.dir.resolve()
         # Through JSON, so that it compares with what an earlier process wrote.
         resolved = json.loads(config.model_dump_json())

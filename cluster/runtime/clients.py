@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.runtime.seated import Sight
 from cluster.runtime.waiting import answer, answers
-from common.protocols import GenerationRequest, Handle, Tensors
+from common.protocols import GenerationRequest, Handle, Sight, Tensors
 from common.records import (
     Dropped,
     Judged,
@@ -95,7 +94,7 @@ class RolloutClient:
         await self._call("sleep", level)
 
     async def wake(self) -> None:
-        """Take the GPU memory back, with empty caches; what it sampled is in flight no more."""
+        """Take the GPU memory back, with empty caches."""
         await self._call("wake")
 
     async def close(self) -> None:
@@ -179,6 +178,10 @@ class LearnerClient:
         manifest, tensors = by_rank[0]
         return manifest, tensors
 
+    async def rest(self) -> None:
+        """Wait for what the ranks were asked before, and let them free the GPU memory that nothing holds."""
+        await self._call("rest")
+
     async def save(self, directory: Path) -> None:
         """Write every rank's part of a checkpoint."""
         await self._call("save", str(directory))
@@ -213,4 +216,18 @@ class Workers:
         engines = asyncio.gather(*[client.start() for client in self.rollout])
         judges = asyncio.gather(*[client.start() for client in self.reward])
         ranks, reports, _ = await asyncio.gather(self.learner.start(), engines, judges)
+        return [*ranks, *reports]
+
+    async def start_in_turns(self) -> list[dict[str, Any]]:
+        """The same where engines and ranks share GPUs: an engine measures how much is free as it starts.
+
+        The engines start first, and sleep while the ranks do. Their weights are not dropped: no push follows.
+        """
+        judges = asyncio.gather(*[client.start() for client in self.reward])
+        reports = await asyncio.gather(*[client.start() for client in self.rollout])
+        await asyncio.gather(*[client.sleep(1) for client in self.rollout])
+        ranks = await self.learner.start()
+        await self.learner.rest()
+        await asyncio.gather(*[client.wake() for client in self.rollout])
+        await judges
         return [*ranks, *reports]

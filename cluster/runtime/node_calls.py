@@ -25,6 +25,14 @@ def living_nodes(ray: Any) -> Iterator[Node]:
             yield Node(node["NodeID"], label, node["Resources"])
 
 
+def call_on_node(ray: Any, node_id: str, function: Any, *args: Any) -> Any:
+    """A reference to what a function returns on a node."""
+    strategies = ray.util.scheduling_strategies
+    there = strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(function)
+    return task.remote(*args)
+
+
 def call_on_nodes(
     ray: Any,
     module: ModuleType,
@@ -34,13 +42,10 @@ def call_on_nodes(
 ) -> dict[str, Any]:
     """What a function of a module returns on every node, by label; the error where it raised or gave no answer."""
     ray.cloudpickle.register_pickle_by_value(module)
-    task = ray.remote(num_cpus=0, max_retries=0)(getattr(module, function))
-    strategies = ray.util.scheduling_strategies
     calls = {}
     for node in living_nodes(ray):
-        strategy = strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
-        options = {"scheduling_strategy": strategy}
-        calls[node.label] = task.options(**options).remote(*args)
+        call = call_on_node(ray, node.id, getattr(module, function), *args)
+        calls[node.label] = call
     ray.wait(list(calls.values()), num_returns=len(calls), timeout=limit_s)
     answers: dict[str, Any] = {}
     for label, call in calls.items():

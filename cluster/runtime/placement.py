@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.runtime.judge_engines import judge_seats
@@ -38,19 +38,22 @@ def plan(config: RunConfig) -> list[Bundle]:
     """One bundle per actor: rollout workers, reward workers, the judge's engines, learner ranks."""
     return [
         *rollout_bundles(config),
-        *_reward_bundles(config),
-        *judge_bundles(config),
+        *judging_plan(config),
         *_ranks(config),
     ]
 
 
-def measuring_plan(config: RunConfig) -> list[Bundle]:
-    """The same without a learner, for what measures a policy beside another."""
-    return [
-        *rollout_bundles(config),
-        *_reward_bundles(config),
-        *judge_bundles(config),
-    ]
+def measuring_plan(config: RunConfig, judges: bool) -> list[Bundle]:
+    """The same without a learner, and where nothing is judged without judges."""
+    bundles = list(rollout_bundles(config))
+    if judges:
+        bundles += judging_plan(config)
+    return bundles
+
+
+def judging_plan(config: RunConfig) -> list[Bundle]:
+    """Reward workers and the judge's engines alone."""
+    return [*_reward_bundles(config), *_judge_bundles(config)]
 
 
 def missing_models(config: RunConfig) -> list[str]:
@@ -80,8 +83,7 @@ def _reward_bundles(config: RunConfig) -> Iterator[Bundle]:
         yield Bundle(name, reward.num_cpus, reward.num_gpus, holds)
 
 
-def judge_bundles(config: RunConfig) -> Iterator[Bundle]:
-    """Of the engines that judges ask."""
+def _judge_bundles(config: RunConfig) -> Iterator[Bundle]:
     for seat in judge_seats(config):
         eye = seat.eye
         holds = f"vLLM engine of the judge, {Path(eye.path).name}"
@@ -90,20 +92,25 @@ def judge_bundles(config: RunConfig) -> Iterator[Bundle]:
 
 def _ranks(config: RunConfig) -> Iterator[Bundle]:
     learner = config.learner
-    kind = holds = (
+    holds = (
         f"{learner.engine} rank, {config.model.tuning.kind}, "
         f"ZeRO {learner.zero_stage}{OFFLOADED[learner.offload]}"
     )
-    shares = config.cluster.placement == "colocated"
-    ranks_per_engine = max(1, learner.num_ranks // config.rollout.num_workers)
     for rank in range(learner.num_ranks):
         name = f"learner/{rank}"
-        beside = ""
-        engine, turn = divmod(rank, ranks_per_engine)
-        if shares:
-            beside = f"rollout/{engine}"
-            holds = f"{kind}, shares the GPUs of {beside}"
-        yield Bundle(name, learner.num_cpus, learner.num_gpus, holds, beside, turn)
+        bundle = Bundle(name, learner.num_cpus, learner.num_gpus, holds)
+        if config.cluster.placement == "colocated":
+            bundle = _beside_engine(bundle, config, rank)
+        yield bundle
+
+
+def _beside_engine(bundle: Bundle, config: RunConfig, rank: int) -> Bundle:
+    """The bundle of a rank that shares the GPUs of an engine; equally many sit with every engine."""
+    ranks_per_engine = config.learner.num_ranks // config.rollout.num_workers
+    engine, turn = divmod(rank, ranks_per_engine)
+    beside = f"rollout/{engine}"
+    holds = f"{bundle.holds}, shares the GPUs of {beside}"
+    return replace(bundle, holds=holds, beside=beside, turn=turn)
 
 
 def describe(bundles: Sequence[Bundle]) -> str:

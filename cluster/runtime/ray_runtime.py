@@ -13,14 +13,19 @@ from types import ModuleType
 from typing import Any
 
 from cluster.runtime.environment import passed_variables, with_variables
-from cluster.runtime.node_calls import call_on_nodes, living_nodes
+from cluster.runtime.node_calls import (
+    call_on_node,
+    call_on_nodes,
+    living_nodes,
+)
+from cluster.runtime.object_store import free_shared_memory, store_bytes
 from cluster.runtime.placement import Bundle
 from cluster.runtime.proxies import check_loopback
 from cluster.runtime.reservation import Reservation
-from cluster.runtime.seated import GPUS, seated
+from cluster.runtime.seated import GPUS, look, seated
 from common.config import Cluster
 from common.errors import UserError
-from common.protocols import Handle
+from common.protocols import Handle, Sight
 
 CONNECT_LIMIT_S = 10.0
 HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
@@ -227,7 +232,7 @@ class RayRuntime:
             self._init(
                 address="local",
                 include_dashboard=False,
-                object_store_memory=1 << 29,
+                object_store_memory=self._store_bytes(),
             )
         except Exception as error:
             explained = _explained(error)
@@ -237,6 +242,12 @@ class RayRuntime:
                 f"cluster: expected Ray to start on this machine, got: {_first_line(error)}; "
                 "free processors or memory and try again, or give cluster.address"
             ) from error
+
+    def _store_bytes(self) -> int:
+        num_engines = 0
+        for name in self._bundles:
+            num_engines += name.startswith("rollout/")
+        return store_bytes(self._push_bytes, num_engines, free_shared_memory())
 
     def _init(self, **options: Any) -> None:
         on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -272,7 +283,7 @@ class RayRuntime:
         strategy = self._reservation.strategy_of(name)
         if strategy is not None:
             options["scheduling_strategy"] = strategy
-        worker = seated(worker)
+        worker = seated(worker, str(Path.cwd()))
         if self._passed:
             worker = with_variables(worker)
             args = (self._passed, *args)
@@ -281,6 +292,12 @@ class RayRuntime:
         self._actors.append(actor)
         self._actor_of_name[name] = actor
         return RayHandle(actor)
+
+    def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
+        sights: dict[str, Awaitable[Sight]] = {}
+        for node_id, name in self._reservation.actor_of_node.items():
+            sights[name] = call_on_node(self._ray, node_id, look, nonce_file, ())
+        return sights
 
     def _actor_environment(self) -> dict[str, str]:
         """Variables of every actor. This process's own reach a local cluster, but no raylet of another node."""

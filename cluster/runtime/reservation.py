@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +36,12 @@ class Reservation:
         self._limit_s = limit_s
         self._group: Any = None
         self._index_of_actor: dict[str, int] = {}
+        self._actor_of_node: dict[str, str] = {}
+
+    @property
+    def actor_of_node(self) -> Mapping[str, str]:
+        """The ids of the nodes that are used, each with the name of one of its actors."""
+        return self._actor_of_node
 
     def take(self, bundles: Sequence[Bundle]) -> None:
         """Reserve, or raise.
@@ -77,6 +83,7 @@ class Reservation:
             self._ray.util.remove_placement_group(self._group)
             self._group = None
             self._index_of_actor.clear()
+            self._actor_of_node.clear()
 
     def _try(self, slots: Sequence[Slot]) -> bool:
         """Reserve what is free now."""
@@ -86,9 +93,12 @@ class Reservation:
             return False
         resources: list[dict[str, float]] = []
         selectors: list[dict[str, str]] = []
+        self._actor_of_node.clear()
         for index, slot in enumerate(slots):
+            node = node_of_slot[slot.name]
+            self._actor_of_node.setdefault(node.id, slot.name)
             resources.append({"CPU": slot.num_cpus, "GPU": slot.num_gpus})
-            selectors.append({NODE_LABEL: node_of_slot[slot.name].id})
+            selectors.append({NODE_LABEL: node.id})
             for bundle in slot.bundles:
                 self._index_of_actor[bundle.name] = index
         self._group = self._ray.util.placement_group(

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.chat.encoder import ChatEncoder as ChatEncoder
 from common.chat.encoder import EncodedPrompt as EncodedPrompt
+from common.chat.known_models import check_engine_knows
 from common.chat.positions import positions_in
 from common.chat.room import check_room
 from common.chat.weights import check_embedding
@@ -30,8 +31,11 @@ def check_model(model: Model, path: str | Path | None = None) -> ChatEncoder:
     """
     encoder = encoder_of(model, path)
     check_embedding(encoder)
-    _check_length(encoder, model.max_length)
-    check_room(encoder)
+    check_room(encoder, positions_of(encoder))
+    _check_length(encoder, encoder.max_length)
+    encoder.warnings += check_engine_knows(
+        encoder.config, encoder.processor, encoder.where
+    )
     for warning in encoder.warnings:
         log.warning(warning)
     return encoder

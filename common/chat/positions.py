@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from common.chat.known_models import check_family
 from common.errors import UserError
 from common.loading import check_folder, readable
 
@@ -38,8 +39,9 @@ def positions_of_directory(path: str | Path) -> int:
         UserError: it cannot be read, or does not say.
     """
     check_folder(path)
+    check_family(Path(path), f"model.path {path}")
     with readable(path):
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     positions = positions_in(config)
     if positions is None:
         raise UserError(

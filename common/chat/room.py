@@ -14,19 +14,31 @@ _SMALL = 64
 """Width and height in pixels of a picture that all families give as few tokens as they can, or nearly."""
 
 
-def check_room(encoder: ChatEncoder) -> None:
+def check_room(encoder: ChatEncoder, positions: int | None) -> None:
     """Refuse a length that is too short for a question about one small picture, and warn about larger ones.
+
+    Args:
+        positions: of the model, None where they are not known.
 
     Raises:
         UserError: every prompt with a picture would be dropped.
     """
     encoded = encoded_question(encoder, _SMALL)
     num_tokens, num_of_picture = len(encoded.token_ids), encoded.num_image_tokens
-    if num_tokens >= encoder.max_length:
+    length = encoder.max_length
+    if num_tokens >= min(length, positions or length):
+        needed = (
+            f"more than {num_tokens} tokens, as many as a short question about one small picture has "
+            f"({num_of_picture} of them the picture's)"
+        )
+        if positions is not None and num_tokens >= positions:
+            raise UserError(
+                f"{encoder.where}: expected a context of {needed}, got max_position_embeddings = {positions} in "
+                "config.json; correct it, or use another model"
+            )
         raise UserError(
-            f"model.max_length: expected more than {num_tokens} tokens, as many as a short question about one small "
-            f"picture has with {encoder.where} ({num_of_picture} of them the picture's), got {encoder.max_length}; "
-            f"set model.max_length = {_round_up(num_tokens + 256)} or more"
+            f"model.max_length: expected {needed} with {encoder.where}, got {length}; set model.max_length = "
+            f"{min(_round_up(num_tokens + 256), positions or num_tokens + 512)} or more"
         )
     room = encoder.max_length - (num_tokens - num_of_picture) - 1
     most = _most_pixels(encoder, encoded, room)

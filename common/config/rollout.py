@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from common.command_line.engine_arguments import check_extra
 from common.config.bdhs import BdhsConfig
-from common.config.section import Gpus, Section, TextOnDisk
+from common.config.section import FrozenTable, Gpus, Section, Table, TextOnDisk
 
 BATCHED_TOKENS = 8192
 """Tokens of one engine step on a GPU. vLLM's default here, 2,048, would cut an AnyRes picture of 2,928 in two."""
@@ -41,18 +41,14 @@ class EngineOptions(Section):
     enforce_eager: bool = Field(
         True, description="false: torch.compile and, on a GPU, CUDA graphs"
     )
-    extra: dict[str, Any] = Field(
-        {},
-        description="any other vLLM engine argument by its name, such as extra.swap_space or a whole table as JSON",
+    extra: Table = Field(
+        FrozenTable(),
+        description="any other vLLM engine argument by its name, such as extra.mm_processor_cache_gb",
     )
-
-    def __hash__(self) -> int:
-        # A table has no hash of its own.
-        return hash(self.model_dump_json())
 
     @field_validator("extra")
     @classmethod
-    def _takes_arguments(cls, extra: dict[str, Any]) -> dict[str, Any]:
+    def _takes_arguments(cls, extra: FrozenTable) -> FrozenTable:
         check_extra(extra)
         return extra
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessor,
@@ -33,11 +32,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from common.checkpoint.saving import WHOLE, save_model
 from common.shapes.language import CAPTION_PROMPTS, caption
 from common.shapes.questions import NAME_ONE, answer_text, ask, name
 from common.shapes.render import IMAGE_SIZE
 from common.shapes.scenes import COLOURS, NUM_CELLS, SHAPES, Scene, SceneObject
-from common.weights import hub_name
 
 PATCH_PIXELS = 12
 PATCHES_PER_SIDE = IMAGE_SIZE // PATCH_PIXELS
@@ -173,13 +172,9 @@ def save_policy(
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor.save_pretrained(out)
-    weights = {}
-    for key, value in model.state_dict().items():
-        weights[hub_name(key)] = value.detach().contiguous()
-    path = out / "model.safetensors"
-    save_file(weights, str(path), metadata={"format": "pt"})
+    save_model(model, out)
     # safetensors may let only the owner read it, and the checkpoint is part of the repository.
-    path.chmod(0o644)
+    (out / WHOLE).chmod(0o644)
 
 
 def _world_text() -> Iterator[str]:

@@ -28,13 +28,13 @@ from common.config import RewardModelJudge as Settings
 from common.errors import UserError
 from common.loading import check_folder, readable
 from common.records import Dropped, RolloutGroup, Verdict
-from common.weights import LM_HEAD
 from reward.model_judges.conversations import Conversations, TextsOnly, WithPictures
 from reward.model_judges.in_turn import in_turn
 from reward.model_judges.loading import KEY, device, load_model
 
 VALUE_WEIGHT = "v_head.summary.weight"
 VALUE_BIAS = "v_head.summary.bias"
+_HEAD = "lm_head.weight"
 
 
 class RewardModelJudge:
@@ -50,7 +50,9 @@ class RewardModelJudge:
         check_folder(settings.path, KEY)
         self._device = device()
         with readable(settings.path, KEY):
-            config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
+            config = AutoConfig.from_pretrained(
+                settings.path, trust_remote_code=False, local_files_only=True
+            )
         self.sees = hasattr(config, "vision_config")
         self._conversations: Conversations
         if self.sees:
@@ -125,7 +127,7 @@ class _ValueHead:
         self._weight = weights[VALUE_WEIGHT].float()
         self._bias = weights[VALUE_BIAS].float()
         auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-        self.model = load_model(auto, path, "a model with a value head", (LM_HEAD,))
+        self.model = load_model(auto, path, "a model with a value head", (_HEAD,))
 
     def score(self, inputs: Mapping[str, Any]) -> float:
         outputs = self.model(**inputs, output_hidden_states=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from actors.weights.adapter_push import zero_adapter
+from common.checkpoint.layout import empty_model
 from common.config import EngineOptions, Full, Lora, Model, Rollout
 from common.data.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import WeightManifest
-from common.weights import checkpoint_shapes, checksum
+from common.weights import checksum
 from tests.actors.hf_policy import HfPolicy
 from tests.tiny_models import make_prompt
 
@@ -32,6 +33,7 @@ class EngineSpec:
     path: Path
     kind: Kind
     tuning: Lora | None = None
+    max_pixels: int | None = None
 
 
 class EnginePool:
@@ -50,9 +52,10 @@ class EnginePool:
         path: Path,
         kind: Kind,
         tuning: Lora | None = None,
+        max_pixels: int | None = None,
     ) -> Any:
         """The engine on this model directory. With `tuning`, adapters are pushed to it."""
-        spec = EngineSpec(path, kind, tuning)
+        spec = EngineSpec(path, kind, tuning, max_pixels)
         if spec not in self._engines:
             self._engines[spec] = self._run(_start(spec))
             self._start_versions[spec] = 0
@@ -111,6 +114,7 @@ async def _start(spec: EngineSpec) -> Any:
     model = Model(
         path=str(spec.path),
         max_length=MAX_LENGTH,
+        max_pixels=spec.max_pixels,
         tuning=spec.tuning or Full(),
     )
     # Small blocks, so that short prompts do use the prefix cache.
@@ -128,5 +132,5 @@ async def _start(spec: EngineSpec) -> Any:
 def _start_weights(spec: EngineSpec) -> tuple[WeightManifest, Any]:
     if spec.tuning is None:
         return HfPolicy(spec.path, MAX_LENGTH).publish(1)
-    zeros = zero_adapter(checkpoint_shapes(spec.path), spec.tuning)
+    zeros = zero_adapter(empty_model(spec.path), spec.tuning)
     return WeightManifest(1, checksum(zeros), len(zeros), 0, 0.0), zeros

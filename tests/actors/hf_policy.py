@@ -11,6 +11,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from common.chat import ChatEncoder
+from common.checkpoint.layout import layout_of
 from common.records import LogprobProbe, Prompt, WeightManifest
 from common.weights import checksum, to_arrays
 
@@ -131,7 +132,8 @@ class HfPolicy:
             prompt: of the probe; None publishes without a probe.
             probe_shift: nats that are added to the probe's log-probs, to make it wrong.
         """
-        arrays = to_arrays(self.model.state_dict())
+        layout = layout_of(self.encoder.model_path)
+        arrays = to_arrays(layout.pushed(self.model.state_dict()))
         probe = None
         if prompt is not None:
             token_ids = (300, 301, 302, self.encoder.eos_token_id)

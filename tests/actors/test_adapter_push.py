@@ -13,12 +13,13 @@ import pytest
 
 from actors.weights.adapter_push import adapter_shapes, zero_adapter
 from actors.weights.push_check import adapter_alone
+from common.checkpoint.layout import empty_model
 from common.config import Lora
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.protocols import GenerationRequest
 from common.records import WeightManifest
-from common.weights import checkpoint_shapes, checksum
+from common.weights import checksum
 from learner.learner import Learner
 from tests.actors.engines import KINDS, EnginePool, Run
 from tests.actors.hf_policy import HfPolicy
@@ -50,7 +51,7 @@ def test_engine_and_learner_mean_the_same_layers(model: Callable[[], Path]) -> N
     manifest, arrays = learner.publish(1)
     assert manifest is not None
     assert manifest.change_norm == 0
-    expected = adapter_shapes(checkpoint_shapes(path), TUNING)
+    expected = adapter_shapes(empty_model(path), TUNING)
     sent = {name: array.shape for name, array in arrays.items()}
     assert sent == expected
     # Two matrices in seven projections of two layers.
@@ -59,9 +60,9 @@ def test_engine_and_learner_mean_the_same_layers(model: Callable[[], Path]) -> N
 
 
 def test_an_adapter_that_is_not_the_manifests_or_the_models_is_refused() -> None:
-    checkpoint = checkpoint_shapes(tiny_llava())
-    expected = adapter_alone(adapter_shapes(checkpoint, TUNING))
-    arrays = zero_adapter(checkpoint, TUNING)
+    model = empty_model(tiny_llava())
+    expected = adapter_alone(adapter_shapes(model, TUNING))
+    arrays = zero_adapter(model, TUNING)
     name = next(iter(arrays))
     without = dict(arrays)
     del without[name]

@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 from torch import nn
 
+from common.checkpoint.layout import layout_of_model
 from common.model_parts import (
     has_projector_inside,
     is_vision_side,
@@ -17,7 +18,6 @@ from common.model_parts import (
     vision_tower,
     vision_tower_parameters,
 )
-from common.weights import LM_HEAD, hub_name
 from tests.learner.families import FAMILIES, TEXT, TOWER, family
 
 GOLDEN = {
@@ -34,7 +34,7 @@ GOLDEN = {
     "model.image_newline": "projector",
     "model.language_model.layers.0.self_attn.q_proj.weight": "language",
     "lm_head.weight": "language",
-    LM_HEAD: "language",
+    "language_model.lm_head.weight": "language",
 }
 
 
@@ -46,13 +46,17 @@ def test_parts_by_name(name: str, part: str) -> None:
 
 
 def check_one_answer(model: nn.Module) -> None:
-    """Every parameter's name, also in the hub's scheme, says what the model's structure says."""
+    """Every parameter's name, also that of its tensor on the hub, says what the model's structure says."""
     tower = {id(parameter) for parameter in vision_tower_parameters(model)}
     vision_side = {id(parameter) for parameter in vision_side_parameters(model)}
     assert tower
     assert tower < vision_side
+    tensor_of = {}
+    for conversion in layout_of_model(model).conversions:
+        for name in conversion.parameters:
+            tensor_of[name] = conversion.tensors[0]
     for name, parameter in model.named_parameters():
-        for spelling in (name, hub_name(name)):
+        for spelling in (name, tensor_of[name]):
             assert is_vision_tower(spelling) == (id(parameter) in tower), spelling
             assert is_vision_side(spelling) == (id(parameter) in vision_side), spelling
 

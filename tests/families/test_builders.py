@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from common.weights import tensor_names
+from common.checkpoint.files import tensor_shapes
 from tests.families.case import Case, widen
 from tests.families.cases import parameters
 from tests.families.qwen import QWEN3_5
@@ -31,5 +31,5 @@ def test_transformers_reads_published_names(case: Case, tmp_path: Path) -> None:
 
 
 def test_qwen3_5_has_a_module_that_transformers_drops() -> None:
-    names = tensor_names(QWEN3_5.directory())
+    names = tensor_shapes(QWEN3_5.directory())
     assert sum(name.startswith("mtp.") for name in names) > 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import learner.losses
 import learner.update
@@ -20,10 +22,11 @@ from common.config import Model, RunConfig
 from common.config.losses import Loss, loss_sections
 from common.data.images import ImageStore
 from common.records import Message, Part, PreferencePair, Prompt, Response
+from common.weights import from_arrays
 from learner.batch.collate import Collator, EncodedPair, RowBatch
 from learner.learner import Learner
 from learner.model.models import Models
-from learner.model.policy import Policy, freeze_copy, load_policy
+from learner.model.policy import Policy, load_model, load_policy, load_reference
 from tests.tiny_models import make_prompt, tiny_llava
 
 # Removed when the tests end; each run has a numbered folder in it.
@@ -105,6 +108,17 @@ def weights_of(trainer: Learner) -> dict[str, Any]:
     """What a push would send: the policy's arrays by hub name."""
     _, arrays = trainer.publish(0)
     return arrays
+
+
+def model_of_push(
+    arrays: dict[str, Any],
+    model_path: Path,
+    folder: Path,
+) -> Any:
+    """The model that transformers loads from the arrays of a push, put in the place of a checkpoint's weights."""
+    shutil.copytree(model_path, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    save_file(from_arrays(arrays), folder / "model.safetensors")
+    return load_model(folder, torch.float32)
 
 
 def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
@@ -232,7 +246,7 @@ def without_image(pair: PreferencePair) -> PreferencePair:
 def diverged_policies(model_path: Path, scale: float) -> tuple[Policy, Policy]:
     """A float64 policy, and the reference it has left: its head is moved by normal noise times `scale`."""
     policy = load_policy(Model(), model_path).double()
-    reference = freeze_copy(policy, share_tower=True)
+    reference = load_reference(Model(), model_path).double()
     torch.manual_seed(1)
     with torch.no_grad():
         head = policy.model.lm_head.weight

@@ -26,7 +26,7 @@ from common.config.losses import Sigmoid
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.records import PreferencePair, Prompt, Response
-from common.weights import LM_HEAD, checksum, from_arrays, hub_name
+from common.weights import checksum
 from learner.batch.collate import Collator
 from learner.batch.plan import MicroSize, plan_batch
 from learner.forward.tree import tree_batch
@@ -45,6 +45,7 @@ from tests.learner.helpers import (
     identical,
     losses_of,
     make_pairs,
+    model_of_push,
     models_of,
     run_config,
     spoil_losses,
@@ -427,13 +428,13 @@ def test_the_manifest_describes_what_is_sent(
     num_tensors = len(load_model(model_path, torch.float32).state_dict())
     assert manifest.num_tensors == len(arrays) == num_tensors
     assert manifest.num_bytes == sum(array.nbytes for array in arrays.values())
-    assert LM_HEAD in arrays
 
 
 @TUNINGS
 def test_what_is_sent_is_the_trained_policy(
     store: ImageStore,
     model_path: Path,
+    tmp_path: Path,
     tuning: dict | None,
 ) -> None:
     """Its log-probs, not the base's, when a fresh model takes the arrays over; the probe says the same."""
@@ -441,12 +442,9 @@ def test_what_is_sent_is_the_trained_policy(
     manifest, arrays = trainer.publish(1)
     assert manifest is not None
     assert manifest.probe is not None
-    model = load_model(model_path, torch.float32)
-    base = probed(model, trainer, prompt)
-    received = from_arrays(arrays)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(received[hub_name(name)])
+    start = load_model(model_path, torch.float32)
+    base = probed(start, trainer, prompt)
+    model = model_of_push(arrays, model_path, tmp_path / "pushed")
     sent = probed(model, trainer, prompt)
     np.testing.assert_allclose(manifest.probe.token_logprobs, sent.numpy(), atol=1e-4)
     assert (sent - base).abs().max() > 1e-2
@@ -494,7 +492,8 @@ def test_a_tied_head_is_sent_and_exported(store: ImageStore, tmp_path: Path) -> 
     trainer.step(0, make_pairs(store, 6))
     arrays = weights_of(trainer)
     np.testing.assert_array_equal(
-        arrays[LM_HEAD], arrays["language_model.model.embed_tokens.weight"]
+        arrays["lm_head.weight"],
+        arrays["language_model.model.embed_tokens.weight"],
     )
     trainer.export(tmp_path / "out")
     assert load_model(tmp_path / "out", torch.float32) is not None

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -35,7 +34,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from common.weights import hub_name
+from common.checkpoint.saving import save_model
 from tests.worlds import stickers
 from tests.worlds.stickers import (
     ASK_CAPTION,
@@ -339,7 +338,7 @@ def save(
 ) -> None:
     """A plain directory, as the hub has it.
 
-    Weights have the hub's names: vLLM cannot read those that `save_pretrained` of transformers 5 gives to the tower.
+    Weights have the hub's names, not those that `save_pretrained` of transformers 5 gives to the tower.
     """
     out.mkdir(parents=True)
     model.config.architectures = ["LlavaForConditionalGeneration"]
@@ -347,10 +346,7 @@ def save(
     model.config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor.save_pretrained(out)
-    weights = {}
-    for name, value in model.state_dict().items():
-        weights[hub_name(name)] = value.detach().contiguous()
-    save_file(weights, str(out / "model.safetensors"), metadata={"format": "pt"})
+    save_model(model, out)
 
 
 def main() -> None:

@@ -24,13 +24,13 @@ from cluster.progress import ProgressReport
 from cluster.runtime.clients import RewardClient, RolloutClient
 from common import config
 from common.chat import ChatEncoder
+from common.checkpoint.files import tensor_shapes
 from common.config import SHAPES_POLICY, Mixture, RunConfig
 from common.data.images import ImageStore
 from common.evaluation import Answers, Score
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, Prompt, RolloutGroup, Verdict
 from common.shapes.questions import answer_text
-from common.weights import checkpoint_shapes
 from reward.suites.scorecard import Scorecard, SuiteCard
 from reward.worker import RewardWorker
 from tests.fakes import LocalHandle, LocalRuntime
@@ -606,7 +606,7 @@ def test_a_broken_policy_is_one_line(
     class Reader(FakeWorker):
         def __init__(self, config: RunConfig, index: int, model_path: str) -> None:
             ChatEncoder(model_path, 100)
-            checkpoint_shapes(model_path)
+            tensor_shapes(model_path)
 
     monkeypatch.setattr(sys.modules["actors.rollout"], "RolloutWorker", Reader)
     assert command.main([str(path), "--scenes", "2", *SHAPES]) == 2

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.checkpoint.files import tensor_shapes
 from common.data.images import ImageStore
 from common.errors import UserError
-from common.weights import checkpoint_shapes
 from tests.learner.helpers import assert_same_weights, run_config, started
 from tests.learner.rank_worker import NUM_STEPS
 from tests.tiny_models import TinyLlava, tiny_llava
@@ -199,7 +199,7 @@ def test_a_zero_3_push_takes_one_parameter_at_a_time(
     """
     path = tiny_llava(TinyLlava(hidden=512, layers=6))
     # float32: 4 bytes a number.
-    sizes = [4 * math.prod(shape) for shape in checkpoint_shapes(path).values()]
+    sizes = [4 * math.prod(shape) for shape in tensor_shapes(path).values()]
     model = sum(sizes)
     largest = max(sizes)
     assert model > 90e6

@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 
 from common.config import Lora, RunConfig
+from common.model_parts import lora_targets
 from learner.model.policy import (
     adapter_norm,
     adapter_weights,
     add_lora,
     is_adapter,
-    lora_targets,
     merge_lora,
 )
 from tests.learner.families import FAMILIES, family

@@ -14,7 +14,6 @@ from common.chat import ChatEncoder
 from common.config import Lora, Model, RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
-from common.weights import from_arrays, hub_name
 from learner.batch.collate import RowBatch
 from learner.learner import Learner
 from learner.model import quantized
@@ -25,6 +24,7 @@ from tests.learner.helpers import (
     assert_same_arrays,
     losses_of,
     make_pairs,
+    model_of_push,
     run_config,
     started,
     train,
@@ -182,16 +182,14 @@ def test_the_push_is_the_policy_that_was_trained(
     trainer: Learner,
     batch: RowBatch,
     model_path: Path,
+    tmp_path: Path,
 ) -> None:
     """Dequantised and merged, into the plain model; the probe has the trained policy's log-probs."""
     manifest, arrays = trainer.publish(1)
     assert manifest is not None
     assert manifest.change_norm > 0
-    sent = from_arrays(arrays)
-    pushed = Policy(load_model(model_path, torch.float32).eval())
-    with torch.no_grad():
-        for name, parameter in pushed.net.named_parameters():
-            parameter.copy_(sent[hub_name(name)])
+    model = model_of_push(arrays, model_path, tmp_path / "pushed")
+    pushed = Policy(model.eval())
     expected = logps_of(trainer.policy, batch)
     torch.testing.assert_close(logps_of(pushed, batch), expected, atol=1e-4, rtol=0)
     assert manifest.probe is not None

@@ -1,0 +1,64 @@
+"""The safetensors files of a model directory, a tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from safetensors import safe_open
+
+from common.errors import UserError
+from common.loading import readable
+
+if TYPE_CHECKING:
+    import torch
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+def tensor_shapes(
+    model_path: str | Path,
+    key: str = "model.path",
+) -> dict[str, Shape]:
+    """Shapes of all tensors by their names in the files. Only headers are read.
+
+    Raises:
+        UserError: the directory holds no safetensors file, or one that cannot be read.
+    """
+    shapes: dict[str, Shape] = {}
+    for file in _files(model_path):
+        with (
+            readable(file, expected="weights"),
+            safe_open(file, framework="np") as weights,
+        ):
+            for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
+                shapes[name] = tuple(weights.get_slice(name).get_shape())
+    if not shapes:
+        raise UserError(
+            f"{key}: expected *.safetensors in {model_path}, got none; convert the checkpoint"
+        )
+    return shapes
+
+
+def tensors(
+    model_path: str | Path,
+    wanted: Callable[[str], bool],
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors whose names are wanted, one in memory at a time.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    for file in _files(model_path):
+        with (
+            readable(file, expected="weights"),
+            safe_open(file, framework="pt") as weights,
+        ):
+            for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
+                if wanted(name):
+                    yield name, weights.get_tensor(name)
+
+
+def _files(model_path: str | Path) -> list[Path]:
+    return sorted(Path(model_path).glob("*.safetensors"))
