@@ -87,6 +87,7 @@ def test_an_offline_run_is_told_all_but_the_first_batch(tmp_path: Path) -> None:
 
 
 def test_a_run_is_the_same_with_workers_and_without(tmp_path: Path) -> None:
+    """On-policy: else the version that samples a group is a matter of time."""
     trained = []
     for num_workers in (0, 1):
         told = Told()
@@ -94,6 +95,7 @@ def test_a_run_is_the_same_with_workers_and_without(tmp_path: Path) -> None:
             tmp_path / str(num_workers),
             learner__input_workers=num_workers,
             rollout__deterministic=True,
+            loop__max_staleness=0,
         )
         _, run_dir = run(config, learner=told.learner)
         trained.append(trained_pairs(run_dir))
