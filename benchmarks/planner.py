@@ -174,7 +174,7 @@ def _config(folder: Path, case: Case, engine: str = "deepspeed") -> RunConfig:
                 "num_ranks": ranks,
                 "zero_stage": case["zero_stage"],
                 "offload": case["offload"],
-                "num_input_workers": 0,
+                "input_workers": 0,
                 "fast": {"reference_cache": "off", "vision_cache_mb": 0},
             },
         }
