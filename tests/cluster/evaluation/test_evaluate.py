@@ -316,7 +316,7 @@ def test_the_command_measures_both_and_writes_what_it_measured(
         "spawn rollout/0",
         "stop",
         "spawn rollout/0",
-        "spawn reward-0",
+        "spawn reward/0",
         "stop",
         "stop",
         "shutdown",
