@@ -89,7 +89,7 @@ def test_engines_of_judges_are_told_apart_by_their_tables() -> None:
         ("worker_cls=a.B", "names code"),
         ("reasoning_parser_plugin=a.py", "names code"),
         ('kv_transfer_config={"kv_connector_module_path": "a"}', "names code"),
-        ("load_format=pt", "without pickle"),
+        ("load_format=pt", "leave it out"),
         ("hf_token=hf_abc", "set HF_TOKEN"),
         ("model_class_overrides={}", "names code"),
     ],
