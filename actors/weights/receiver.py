@@ -73,7 +73,7 @@ def _forget_expert_kernels(model: Any) -> None:
     vLLM 0.32 else fails at a reload, or takes the weights unpacked.
     """
     for module in model.modules():
-        method = getattr(module, "quant_method", None)
+        method: Any = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
             method.moe_kernel = None
 
