@@ -64,7 +64,9 @@ class RolloutWorker:
             `engine`, `vllm`, `platform`, `weight_version`, `num_image_tokens` (of a 64 x 64 image), `num_threads`.
         """
         config = self._config
-        num_threads = max(1, int(config.rollout.num_cpus))
+        # Shared by the processes of a split engine.
+        split = config.rollout.engine.tensor_parallel_size
+        num_threads = max(1, int(config.rollout.num_cpus) // split)
         # Read by torch when it is imported, here and in the engine's process.
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         import torch
@@ -80,6 +82,7 @@ class RolloutWorker:
             seed=derive_seed(config.run.seed, "rollout", self._index),
             probe_tolerance=config.loop.probe_tolerance,
             timeout_s=config.loop.call_timeout_s,
+            sleeps=config.cluster.placement == "colocated",
         )
         self._engine = engine
         if ONLINE_BDHS in config.online_sources:
@@ -157,6 +160,14 @@ class RolloutWorker:
     ) -> LoadReport:
         """Swap the engine's weights and prove them."""
         return await self.engine.load_weights(manifest, tensors)
+
+    async def sleep(self, level: int) -> None:
+        """Free the engine's GPU memory; nothing may be asked until `wake`."""
+        await self.engine.sleep(level)
+
+    async def wake(self) -> None:
+        """Take the engine's GPU memory back, with empty caches."""
+        await self.engine.wake()
 
     async def close(self) -> None:
         """Stop the engine; its process ends with it."""

@@ -6,8 +6,6 @@ import os
 
 # LLMEngine stays in this process; AsyncLLM has a process of its own in any case.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-# A torch.compile in the log-prob op costs 12-35 s on CPU.
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 # Workers share the cores by OMP_NUM_THREADS; vLLM would bind all of them to the first ones.
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -18,6 +16,12 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 from typing import get_type_hints
 
+from actors.engine.causes import LOGGING_CONFIG, logging_config
+
+# What goes wrong in one of vLLM's processes is then known here.
+os.environ[LOGGING_CONFIG] = logging_config()
+
+import torch._dynamo
 import vllm
 from vllm import LLM, SamplingParams
 from vllm.config.load import LoadConfig
@@ -53,6 +57,21 @@ for _schema in (LlavaImageEmbeddingInputs, LlavaNextImageEmbeddingInputs):
     _shape = _data_type.__metadata__[0]
     _shape.dynamic_dims.add("ifs")
 
+
+def allow_compile(allowed: bool) -> None:
+    """Let torch compile, or not, in this process and in those that it starts. Nothing is changed off the CPU.
+
+    On a CPU the first compilation of the log-prob op alone takes seconds, in which an eager engine would not answer.
+    """
+    if not current_platform.is_cpu():
+        return
+    # torch reads it when it is imported, and vLLM when it makes its configuration.
+    os.environ["TORCH_COMPILE_DISABLE"] = "0" if allowed else "1"
+    # vLLM cannot start with this one and a model that is to be compiled.
+    os.environ.pop("TORCHDYNAMO_DISABLE", None)
+    torch._dynamo.config.disable = not allowed
+
+
 __all__ = [
     "LLM",
     "VERSION",
@@ -72,6 +91,7 @@ __all__ = [
     "WeightTransferEngineFactory",
     "WeightTransferInitInfo",
     "WeightTransferUpdateInfo",
+    "allow_compile",
     "current_platform",
     "finalize_layerwise_reload",
     "initialize_layerwise_reload",

@@ -2,12 +2,15 @@
 
 One random model of LLaVA-1.5's architecture (42 M parameters, 576 image tokens, 32,000 words), the same pairs with
 completions of 100 tokens, float32, full fine-tuning, frozen tower, AdamW, both sides with the same pairs per forward.
-Every side runs in a process of its own, one after the other: TRL, ours on fresh pairs, ours with reference log-probs
+Pictures are JPEGs of 640 x 480 pixels, as COCO's are. Every side runs in a process of its own, one after the other:
+TRL, ours on fresh pairs, the same with a worker process that reads the pictures ahead, ours with reference log-probs
 on disk. The first step of each warms up; the counted time holds everything, reading pictures included.
 
     ratio_fresh     our pairs per second over TRL's, each pair seen for the first time; also as ratio
+    ratio_ahead     the same with pictures read ahead
     ratio_cached    the same with reference log-probs found on disk (image features are made anew)
     memory_ratio    peak memory above weights (policy and reference), ours over TRL's
+    input_share     time/input_s over time/step_s, `with` the worker process and `without`
     floor_frac      work that must be done (see step_model.must_flops) / (our fresh step x rate of a large product)
     floor_frac_matmul   the same by the rate of torch.matmul, which is not always the best that torch has
     loss_error      max |Δ| of the losses: before the first update it is log 2, after it both sides must agree
@@ -32,6 +35,7 @@ from typing import Any
 PASSED = (
     "size", "device", "tuning", "batch", "micro_batch", "prompt_tokens", "pairs_per_prompt", "steps", "threads"
 )  # fmt: skip
+OURS = ("fresh", "ahead", "cached")
 PACKAGES = ("torch", "transformers", "trl", "peft")
 
 
@@ -77,8 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sides",
         nargs="+",
-        default=["peer", "fresh", "cached"],
-        choices=["peer", "fresh", "cached"],
+        default=["peer", *OURS],
+        choices=["peer", *OURS],
     )
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     for name in ("side", "model", "images"):
@@ -152,7 +156,7 @@ def summary(
     """Ratios of what was run."""
     from benchmarks.step_model import must_flops, size_of
 
-    ours = {name: sides[name] for name in ("fresh", "cached") if name in sides}
+    ours = {name: sides[name] for name in OURS if name in sides}
     figures: dict[str, Any] = {}
     for name, side in ours.items():
         work = must_flops(
@@ -163,7 +167,7 @@ def summary(
             per_prompt=args.pairs_per_prompt,
         )
         # The share of a step's time that the work takes at a large product's rate.
-        suffix = "" if name == "fresh" else "_cached"
+        suffix = "" if name == "fresh" else f"_{name}"
         work_per_s = work / side["step_s"]
         by_best = work_per_s / side["gemm_flops"]
         by_matmul = work_per_s / side["matmul_flops"]
@@ -177,6 +181,11 @@ def summary(
         figures["ratio"] = figures["ratio_fresh"]
         memory_ratio = ours["fresh"]["peak_mib"] / peer["peak_mib"]
         figures["memory_ratio"] = round(memory_ratio, 3)
+    if "fresh" in ours and "ahead" in ours:
+        figures["input_share"] = {
+            "with": ours["ahead"]["input_share"],
+            "without": ours["fresh"]["input_share"],
+        }
     figures["loss_error"] = _loss_error([side["losses"] for side in sides.values()])
     return {
         "benchmark": "learner_step",

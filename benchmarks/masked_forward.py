@@ -15,6 +15,7 @@ picture a token lies stays in its features. Keeping the true positions would be 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -52,15 +53,18 @@ def grid_positions(
     mask: torch.Tensor,
     is_image: torch.Tensor,
 ) -> torch.Tensor:
-    """(3, 1, length) position ids (time, height, width) for one image, whose visible tokens are a grid of one row.
+    """(3, 1, length) position ids (time, height, width) for images whose visible tokens are a grid of one row each.
 
     `mask` and `is_image` have shape (1, length). Hidden tokens have positions that nobody reads.
     """
     width = visible_positions(mask)
     is_visible_image = is_image & mask.bool()
-    # Time and height of the one row are those of its first token.
+    # Time and height of an image's one row are those of its first token; there is text between two images.
     corner = width.clone()
-    corner[is_visible_image] = width[is_visible_image][:1]
+    image_of_token = (~is_image).cumsum(1)
+    for image in image_of_token[is_visible_image].unique():
+        of_image = is_visible_image & (image_of_token == image)
+        corner[of_image] = width[of_image][:1]
     return torch.stack([corner, corner, width])
 
 
@@ -127,14 +131,21 @@ def shortened_logits(
         shortened_ids = ids[mask.bool()][None]
         # The grid counts patches before `merge` x `merge` of them become a token.
         merge = model.config.vision_config.spatial_merge_size
+        is_image = shortened_ids == image_token_id
+        grids = [[1, merge, merge * length] for length in _runs(is_image[0].tolist())]
         positions["position_ids"], _ = model.model.get_rope_index(
             shortened_ids,
-            (shortened_ids == image_token_id).int(),
-            torch.tensor([[1, merge, merge * len(visible)]]),
+            is_image.int(),
+            torch.tensor(grids) if grids else None,
         )
     with torch.no_grad():
         logits: torch.Tensor = model(inputs_embeds=embeddings, **positions).logits[0]
     return logits
+
+
+def _runs(is_image: Sequence[bool]) -> list[int]:
+    """Lengths of the runs of image tokens, one run per image."""
+    return [len(list(run)) for value, run in groupby(is_image) if value]
 
 
 def shortened_embeddings(

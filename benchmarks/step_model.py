@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ SPECIAL = {
     "pad_token": "<pad>",
 }
 MAX_POSITIONS = 8192
+PHOTO = (640, 480)
+"""Width and height of most pictures of COCO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,31 @@ def size_of(args: Any) -> StepSize:
     return replace(size, prompt_words=prompt_words)
 
 
-def build(size: StepSize, directory: Path, dtype: str) -> int:
-    """Write model and processor, a token per word; returns the number of parameters."""
+def build(
+    size: StepSize,
+    directory: Path,
+    dtype: str,
+    device: str = "cpu",
+    file_bytes: int = 100 << 30,
+) -> int:
+    """Write model and processor, a token per word; returns the number of parameters.
+
+    Args:
+        device: where the weights are drawn.
+        file_bytes: largest size of one file of weights.
+    """
     import torch
 
     torch_dtype = getattr(torch, dtype)
     return random_llava.build(
-        size, _tokenizer(size), TEMPLATE, MAX_POSITIONS, directory, torch_dtype
+        size,
+        _tokenizer(size),
+        TEMPLATE,
+        MAX_POSITIONS,
+        directory,
+        torch_dtype,
+        device,
+        file_bytes,
     )
 
 
@@ -96,7 +117,7 @@ def make_pairs(
     offline: bool,
     per_prompt: int = 1,
 ) -> list[PreferencePair]:
-    """Pairs on noise, equal for equal arguments; the end of sequence is one of the completion's tokens.
+    """Pairs on random pictures, equal for equal arguments; the end of sequence is one of the completion's tokens.
 
     Args:
         per_prompt: consecutive pairs with one prompt and picture.
@@ -109,14 +130,10 @@ def make_pairs(
         indices = rng.integers(first_word, size.vocabulary, count)
         return " ".join(f"w{index}" for index in indices)
 
-    def noise() -> Image.Image:
-        shape = (size.side, size.side, 3)
-        return Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8))
-
     pairs = []
     for index in range(num):
         if index % per_prompt == 0:
-            image = store.add(noise())
+            image = store.add_bytes(_photo(rng))
             question = Part("text", words(size.prompt_words))
             message = Message("user", (Part("image"), question))
             prompt = Prompt(f"{index}", (message,), (image,))
@@ -133,6 +150,18 @@ def make_pairs(
         )
         pairs.append(pair)
     return pairs
+
+
+def _photo(rng: np.random.Generator) -> bytes:
+    """A JPEG of a photo's size and smoothness: random patches of colour, blurred, with a little noise."""
+    width, height = PHOTO
+    patches = rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+    blurred = Image.fromarray(patches).resize(PHOTO, Image.Resampling.BICUBIC)
+    noise = rng.integers(-8, 9, (height, width, 3))
+    pixels = (np.asarray(blurred) + noise).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 def trl_row(pair: PreferencePair) -> dict[str, Any]:

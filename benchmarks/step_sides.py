@@ -89,7 +89,7 @@ def gemm_rates(
     return {"gemm_flops": max(matmul, onednn), "matmul_flops": matmul}
 
 
-def run_config(args: Any, cache: str) -> RunConfig:
+def run_config(args: Any, cache: str, input_workers: int = 0) -> RunConfig:
     """Our side's configuration: one forward per batch, everything else as the defaults have it."""
     cuda = args.device == "cuda"
     tuning: dict[str, Any] = {"kind": "full"}
@@ -111,6 +111,7 @@ def run_config(args: Any, cache: str) -> RunConfig:
                 "global_batch": args.batch,
                 "micro_batch": args.micro_batch,
                 "gradient_checkpointing": False,
+                "input_workers": input_workers,
                 "loss": {"beta": BETA},
                 "optimizer": {"lr": LR, "warmup_steps": 0, "schedule": "constant"},
                 "fast": {"reference_cache": cache, "vision_cache_mb": 0},
@@ -125,7 +126,7 @@ def ours(args: Any) -> dict[str, Any]:
 
     cached = args.side in ("cached", "fill")
     cache = str(Path(args.model) / "reference") if cached else "off"
-    trainer = Learner(run_config(args, cache))
+    trainer = Learner(run_config(args, cache, int(args.side == "ahead")))
     facts = trainer.start()
     pairs = _pairs(args, cached)
     if args.side == "fill":
@@ -135,16 +136,29 @@ def ours(args: Any) -> dict[str, Any]:
     memory = Memory(args.device)
     losses = []
     ends = []
+    input_s = []
     for step in range(args.steps + 1):
         start = step * args.batch
-        result, dropped = trainer.step(step, pairs[start : start + args.batch])
+        stop = start + args.batch
+        # As a run's loop does: the next batch is known before the step begins.
+        trainer.prepare(step + 1, dict(enumerate(pairs[stop : stop + args.batch])))
+        result, dropped = trainer.step(step, pairs[start:stop])
         assert not dropped, dropped
         losses.append(result.metrics["loss"])
+        input_s.append(result.metrics["time/input_s"])
         ends.append(time.perf_counter())
+    trainer.close()
     peak = memory.above_start()
     rates = gemm_rates(args.device, args.dtype)
     figures = _figures(args, ends, losses, peak)
-    return {**figures, **rates, "fallbacks": facts["fallbacks"]}
+    # The first step warms up and is not counted.
+    input_share = sum(input_s[1:]) / (ends[-1] - ends[0])
+    return {
+        **figures,
+        **rates,
+        "input_share": input_share,
+        "fallbacks": facts["fallbacks"],
+    }
 
 
 def peer(args: Any) -> dict[str, Any]:

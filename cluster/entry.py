@@ -9,8 +9,15 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
+from cluster.signals import (
+    STATUS_OF_SIGNALS,
+    Interrupted,
+    Terminated,
+    raising_on_sigterm,
+)
 from common.config.overrides import split_overrides
 from common.errors import UserError, plain_message
 from common.paths import expand_home
@@ -59,11 +66,15 @@ def exit_status(call: Callable[[], int | None], interrupted: str) -> int:
     """Run a command and return its exit status.
 
     It is what the call returns (0 for None), 2 after a UserError, whose message is printed, or after a file or folder
-    that cannot be used, 130 after Ctrl-C, when the line `interrupted` is printed, and 141 when nobody reads the output
-    any more. With SIGHTLINE_DEBUG=1 in the environment, errors of files keep their traceback.
+    that cannot be used, 130 after Ctrl-C and 143 after SIGTERM, when the line `interrupted` is printed, and 141 when
+    nobody reads the output any more. With SIGHTLINE_DEBUG=1 in the environment, errors of files keep their traceback.
     """
     try:
-        return call() or 0
+        with raising_on_sigterm():
+            return call() or 0
+    except Interrupted as end:
+        print(interrupted, file=sys.stderr)
+        return end.status
     except UserError as error:
         print(f"error: {plain_message(error)}", file=sys.stderr)
         return 2
@@ -77,9 +88,10 @@ def exit_status(call: Callable[[], int | None], interrupted: str) -> int:
             raise
         print(f"error: {line}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(interrupted, file=sys.stderr)
-        return 130
+        number = SIGTERM if isinstance(error, Terminated) else SIGINT
+        return STATUS_OF_SIGNALS + number
 
 
 def _stdout_is_open() -> bool:

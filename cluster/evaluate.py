@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from cluster import evaluate_judge
 from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EVALUATE_FLAGS
+from cluster.runtime.ray_job import check_output_path
 from common.command_line.keys import is_below
 from common.config import SHAPES_POLICY, Evaluation, PromptsSuite
 from common.config.flags import Flag, add_flags, given_flags
@@ -39,6 +40,7 @@ from common.paths import check_output_file
 if TYPE_CHECKING:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.measured import Measured
+    from common.protocols import Runtime
 
 SHAPES_PRESET = Path(__file__).parent / "configs" / "shapes_online.toml"
 SCORECARD = "scorecard.json"
@@ -191,6 +193,7 @@ def _check_outputs(settings: EvaluateSettings) -> None:
             f"--samples: expected another file than --out, got {outputs[0]} twice; name the page otherwise"
         )
     for output in outputs:
+        check_output_path(output, "--out and --samples")
         check_output_file(output)
 
 
@@ -237,6 +240,7 @@ async def _run(config: EvaluateConfig) -> None:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.policies import PolicyMeasuring
     from cluster.runtime.judge_check import checked_judge
+    from cluster.runtime.placement import measuring_plan
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
     from common.data.images import ImageStore
@@ -253,14 +257,27 @@ async def _run(config: EvaluateConfig) -> None:
         for directory in (settings.baseline, settings.policy):
             if directory is not None:
                 check_model(config.model, directory)
-        runtime = RayRuntime(config.cluster)
+        bundles = measuring_plan(config, judges=settings.baseline is not None)
+        runtime = RayRuntime(config.cluster, bundles, f"evaluate {settings.policy}")
         try:
+            await _check_pictures(Path(folder), runtime, config)
             measuring = PolicyMeasuring(config, evaluator, runtime, settings.out)
             measured = await measuring.run()
         finally:
             runtime.shutdown()
         _write(evaluator, config, measured)
         measuring.forget()
+
+
+async def _check_pictures(
+    folder: Path, runtime: Runtime, config: EvaluateConfig
+) -> None:
+    """Refuse (UserError) nodes that do not see the pictures of the suites, where any were made."""
+    from cluster.runtime.shared_files import SharedFiles
+
+    if any(folder.iterdir()):
+        files = SharedFiles("TMPDIR", folder)
+        await files.check_nodes(runtime, config.loop.call_timeout_s)
 
 
 def _write(

@@ -123,13 +123,15 @@ async def _judge(
     from cluster.evaluation.judge_quality import judge_pairs
     from cluster.runtime.clients import RewardClient
     from cluster.runtime.judge_engines import JudgeEngines
+    from cluster.runtime.placement import judging_plan
     from cluster.runtime.ray_runtime import RayRuntime
     from common.data.images import ImageStore
     from reward.eyes.factory import EyeTools
     from reward.worker import RewardWorker
 
     store = ImageStore(folder) if config.test_judge.blind else None
-    runtime = RayRuntime(config.cluster)
+    bundles = judging_plan(config)
+    runtime = RayRuntime(config.cluster, bundles, "evaluate judge")
     try:
         engines = JudgeEngines(config, runtime, RolloutWorker)
         await engines.start()
@@ -138,7 +140,7 @@ async def _judge(
             config,
             None,
             EyeTools(engines.clients),
-            name="reward-0",
+            name="reward/0",
             num_cpus=config.reward.num_cpus,
             num_gpus=config.reward.num_gpus,
         )

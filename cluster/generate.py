@@ -21,6 +21,7 @@ from cluster.entry import (
     parse_line,
 )
 from cluster.flags import BDHS_FLAGS, POVID_FLAGS
+from cluster.runtime.ray_job import check_output_path
 from common.config.flags import Flag, add_flags, given_flags
 from common.config.jobs import BdhsJobConfig, GenerateConfig, PovidJobConfig
 from common.config.overrides import describe_keys, load
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(config: GenerateConfig) -> None:
+    check_output_path(config.generate.out, "--out")
     if isinstance(config, PovidJobConfig):
         from cluster.jobs import povid_job
         from cluster.runtime.proxies import check_proxies

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,8 @@ from jinja2 import (
 from PIL import Image
 
 from common.data import images
-from common.records import ImageRef
+from common.errors import Refused
+from common.records import ImageRef, Prompt
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_SIDE = 240
@@ -65,6 +67,15 @@ def data_url(ref: ImageRef) -> str:
         return _encoded(image, "png")
     image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
     return _encoded(image, "jpeg", quality=82)
+
+
+def pictures_of(prompt: Prompt) -> tuple[str, ...]:
+    """The prompt's images as data URLs; those that cannot be read are left out."""
+    urls = []
+    for ref in prompt.images:
+        with suppress(Refused):
+            urls.append(data_url(ref))
+    return tuple(urls)
 
 
 def template(name: str) -> Template:

@@ -71,8 +71,9 @@ def _dry_run(config: RunConfig, out: Path | None) -> None:
     """Print the placement, and the plan of memory and work where the models' config files are here.
 
     Raises:
-        UserError: the run cannot fit.
+        UserError: the run cannot fit, or a model that is here cannot be used.
     """
+    _check_model_here(config)
     print(describe(plan(config)))
     missing = missing_models(config)
     if missing:
@@ -85,6 +86,17 @@ def _dry_run(config: RunConfig, out: Path | None) -> None:
 
     print()
     dry_run(config, out)
+
+
+def _check_model_here(config: RunConfig) -> None:
+    """Prove the model directory as a run does, unless it is elsewhere or has configuration files alone."""
+    path = Path(config.model.path)
+    suffixes = {path.suffix, *(file.suffix for file in path.glob("*"))}
+    if suffixes.isdisjoint((".safetensors", ".bin", ".gguf", ".pt", ".pth")):
+        return
+    from common.chat import check_model
+
+    check_model(config.model)
 
 
 def _run(config: RunConfig, resume: bool) -> None:
@@ -102,15 +114,23 @@ def _train(config: RunConfig, run_dir: RunDir) -> None:
     from cluster.planner.check import check_fits
     from cluster.run.experiment import Experiment
     from cluster.runtime.judge_check import checked_judge
+    from cluster.runtime.object_store import push_bytes_of
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
+    from common.families import check_bdhs, check_cpu_engines
+    from common.sources import ONLINE_BDHS
 
     # Before Ray starts: what is wrong with the model directory or the judge is said at once.
-    check_model(config.model)
+    encoder = check_model(config.model)
+    if not config.rollout.num_gpus:
+        check_cpu_engines(encoder, config.model)
+    if ONLINE_BDHS in config.online_sources:
+        check_bdhs(encoder, config.rollout.bdhs)
     config = checked_judge(config)
     check_fits(config)
     bundles = plan(config)
-    runtime = RayRuntime(config.cluster, bundles)
+    owner = f"train {run_dir.path}"
+    runtime = RayRuntime(config.cluster, bundles, owner, push_bytes_of(config))
     try:
         asyncio.run(Experiment(config, run_dir, runtime, bundles).run())
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.errors import UserError
+from common.loading import check_folder
 
 _SUFFIXES = (".json", ".jinja", ".model", ".txt", ".safetensors")
 _BLOCK = 16 << 10
@@ -27,10 +28,7 @@ def model_hash(directory: Path) -> str:
     Raises:
         UserError: this is no model directory, or a weight file is damaged.
     """
-    if not (directory / "config.json").is_file():
-        raise UserError(
-            f"model: expected a Hugging Face folder with config.json, got {directory}; check the path"
-        )
+    check_folder(directory, "model")
     digest = hashlib.sha256()
     for path in sorted(directory.iterdir()):
         if path.suffix not in _SUFFIXES or not path.is_file():

@@ -19,6 +19,7 @@ _READ_BY_LOADERS = (".json", ".safetensors", ".model", ".jinja", ".bin")
 def check_folder(path: str | Path, key: str = "model.path") -> None:
     """Refuse (UserError) what is no whole Hugging Face model directory: none at all, an adapter, LFS pointers."""
     folder = Path(path)
+    _refuse_gguf(folder, key)
     adapter = folder / "adapter_config.json"
     # With both, transformers would load the adapter on top, and vLLM would not.
     if adapter.is_file():
@@ -36,6 +37,17 @@ def check_folder(path: str | Path, key: str = "model.path") -> None:
                 f"{key} {folder}: expected the model's files, got a Git LFS pointer in place of {file.name}; fetch it "
                 "with git lfs pull"
             )
+
+
+def _refuse_gguf(path: Path, key: str) -> None:
+    """Refuse a GGUF file, or a folder whose only weights are some."""
+    files = [path] if path.is_file() else sorted(path.glob("*.gguf"))
+    if path.suffix != ".gguf" and (not files or list(path.glob("*.safetensors"))):
+        return
+    raise UserError(
+        f"{key} {path}: expected a Hugging Face model directory with safetensors, got GGUF weights ({files[0].name}), "
+        "which can be sampled but not trained; give the model that they were quantised from"
+    )
 
 
 def check_weights(path: str | Path, key: str = "model.path") -> None:

@@ -141,6 +141,17 @@ class Engine(Protocol):
         """
         ...
 
+    async def sleep(self, level: int) -> None:
+        """Free the GPU memory until `wake`, and all caches; no request may be running.
+
+        Level 1 keeps the weights. Level 2 drops them: weights must be loaded after `wake`.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """Take the memory back; what was sampled before is not remembered."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -377,6 +388,25 @@ class Handle(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What an actor sees from where it is.
+
+    Attributes:
+        host: name of its machine.
+        folder: where it looks for relative paths.
+        gpus: numbers of the GPUs that it may use, as CUDA reads them.
+        nonce: content of the run's nonce file; None where it cannot be read.
+        missing: of the paths asked about.
+    """
+
+    host: str
+    folder: str
+    gpus: str
+    nonce: str | None
+    missing: tuple[str, ...]
+
+
 class Runtime(Protocol):
     """Starts plain classes as workers: as Ray actors, or in this process for tests."""
 
@@ -388,6 +418,10 @@ class Runtime(Protocol):
         num_cpus: float,
         num_gpus: float,
     ) -> Handle: ...
+
+    def survey_nodes(self, nonce_file: str) -> Mapping[str, Awaitable[Sight]]:
+        """What every node of the run sees of this file, by the name of an actor that will be there."""
+        ...
 
     def stop(self, handle: Handle) -> None: ...
 

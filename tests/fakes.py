@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from actors.bdhs.online import OnlineBdhsSampler
+from cluster.runtime.seated import look, seated
 from common.config import RunConfig
 from common.data.images import read
 from common.errors import Refused
-from common.protocols import GenerationRequest, Tensors
+from common.protocols import GenerationRequest, Sight, Tensors
 from common.records import (
     Completion,
     Dropped,
@@ -79,8 +80,14 @@ class LocalRuntime:
     def spawn(
         self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
     ) -> LocalHandle:
-        self.handles[name] = LocalHandle(worker(*args))
+        self.handles[name] = LocalHandle(seated(worker, ".")(*args))
         return self.handles[name]
+
+    def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
+        async def sight() -> Sight:
+            return look(nonce_file, ())
+
+        return {"rollout/0": sight()}
 
     def stop(self, handle: Any) -> None:
         handle.stopped = True
@@ -104,6 +111,7 @@ class FakeEngine:
         self._max_length = max_length
         self._version = 0
         self._bias = 0.0
+        self._asleep = False
 
     @property
     def weight_version(self) -> int:
@@ -112,6 +120,8 @@ class FakeEngine:
     async def generate(
         self, requests: Sequence[GenerationRequest]
     ) -> list[RolloutGroup | Dropped]:
+        # A real engine answers when it is woken, which may be never.
+        assert not self._asleep, "asked while asleep"
         results = [self._complete(request) for request in requests]
         # New weights may arrive here, as in the middle of a real call.
         await asyncio.sleep(self._delay_s)
@@ -217,6 +227,14 @@ class FakeEngine:
         probe_error = float(np.abs(differences).max())
         return LoadReport(manifest.version, probe_error, 0.0)
 
+    async def sleep(self, level: int) -> None:
+        self._asleep = True
+        if level == 2:
+            self._bias = float("nan")
+
+    async def wake(self) -> None:
+        self._asleep = False
+
     async def close(self) -> None:
         return None
 
@@ -256,6 +274,7 @@ class FakeRolloutWorker:
         self, config: RunConfig, index: int, model_path: str | None = None
     ) -> None:
         self.engine = FakeEngine(self.phrases, self.delay_s)
+        self.sleeps: list[int] = []
         self._bdhs = OnlineBdhsSampler(config, lambda prompt: 4)
 
     async def start(self) -> dict[str, Any]:
@@ -265,6 +284,13 @@ class FakeRolloutWorker:
         self, requests: list[GenerationRequest]
     ) -> list[RolloutGroup | Dropped]:
         return await self.engine.generate(requests)
+
+    async def sleep(self, level: int) -> None:
+        self.sleeps.append(level)
+        await self.engine.sleep(level)
+
+    async def wake(self) -> None:
+        await self.engine.wake()
 
     async def bdhs_pairs(
         self, groups: list[tuple[str, Prompt]]
@@ -303,6 +329,9 @@ class FakeLearner:
     def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
         self._probe = (prompt, token_ids)
 
+    def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
+        return None
+
     async def step(
         self, step: int, pairs: list[PreferencePair]
     ) -> tuple[StepResult, list[Dropped]]:
@@ -311,6 +340,9 @@ class FakeLearner:
         ids = tuple(pair.id for pair in pairs)
         metrics = {"loss": 1.0 / step, "rewards/margins": float(step)}
         return StepResult(step, metrics, ids), []
+
+    def rest(self) -> None:
+        return None
 
     def publish(self, version: int) -> tuple[WeightManifest, Mapping[str, Any]]:
         tensors = {"bias": np.array([float(self.weight)], dtype=np.float32)}

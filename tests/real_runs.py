@@ -38,6 +38,45 @@ def run_to_end(words: list[str], limit_s: float) -> str:
 
 def kill_when(condition: Callable[[], bool], words: list[str], log: Path) -> None:
     """Start a command and kill it without warning as soon as the condition holds."""
+    process = _started_until(condition, words, log)
+    # The whole session: Ray's and vLLM's processes must not survive the command.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def end_when(condition: Callable[[], bool], words: list[str], log: Path) -> int:
+    """Start a command and ask it to end, as SLURM does, as soon as the condition holds; returns its exit status.
+
+    No process of it may be left.
+    """
+    process = _started_until(condition, words, log)
+    process.terminate()
+    status = process.wait(120)
+    # Ray's servers see within seconds that their driver is gone.
+    end = time.monotonic() + 20
+    while _processes_of_session(process.pid) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert _processes_of_session(process.pid) == []
+    return status
+
+
+def _processes_of_session(session: int) -> list[str]:
+    """The command lines of all processes of a session."""
+    lines = []
+    for folder in Path("/proc").iterdir():
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                lines.append((folder / "cmdline").read_text())
+        except (OSError, IndexError):
+            # No process, or one that has just ended.
+            continue
+    return lines
+
+
+def _started_until(
+    condition: Callable[[], bool], words: list[str], log: Path
+) -> subprocess.Popen[bytes]:
     with log.open("w") as file:
         process = subprocess.Popen(
             words, cwd=ROOT, stdout=file, stderr=file, start_new_session=True
@@ -47,9 +86,7 @@ def kill_when(condition: Callable[[], bool], words: list[str], log: Path) -> Non
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < end, "the condition did not hold in time"
             time.sleep(0.2)
-        # The whole session: Ray's and vLLM's processes must not survive the command.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    return process
 
 
 def metric_lines(run_dir: Path) -> list[dict[str, float]]:

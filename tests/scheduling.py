@@ -11,12 +11,15 @@ SHARED_ENGINES = "tests/actors/"
 RAY_MODULES = (
     "test_end_to_end",
     "test_generate",
+    "test_gpu_first_hour",
     "test_judge_quality",
     "test_placement",
     "test_ray_runtime",
     "test_ray_start",
     "test_second_world",
     "test_several_ranks",
+    "test_split_engine",
+    "test_two_nodes",
 )
 """These start a local Ray cluster, which takes the whole machine: one at a time."""
 

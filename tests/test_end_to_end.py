@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from cluster.doctor import list_gpus
+from cluster.health.facts import nvidia_smi
+from cluster.health.gpus import gpu_lines
+from cluster.run.auditing import audit
 from common.config import SHAPES_POLICY
 from common.data.datasets import read_pairs
 from tests.real_runs import (
@@ -23,7 +25,7 @@ from tests.real_runs import (
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.chaos]
 
 STEPS = 6
-ON_GPU = ("--rollout.num_gpus", "1") if list_gpus() else ()
+ON_GPU = ("--rollout.num_gpus", "1") if gpu_lines(nvidia_smi()) else ()
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,14 @@ def test_every_step_is_recorded_once_and_each_pair_trained_once(run_dir: Path) -
     fresh = [pair for pair in trained if pair in online]
     assert len(set(fresh)) == len(fresh)
     assert 0 < len(fresh) < len(trained)
+
+
+def test_the_account_of_the_run_is_right(run_dir: Path) -> None:
+    account = audit(run_dir)
+    assert account.faults == []
+    assert account.num_starts == 2
+    assert account.num_trained_online > 0
+    assert STEPS in account.checkpoints
 
 
 def test_engines_proved_every_version(run_dir: Path) -> None:

@@ -374,10 +374,6 @@ def _refuse(prompt: Prompt, config: BdhsConfig) -> Dropped | None:
     # After the length, so that a huge text is not copied.
     if not reference.strip():
         return Dropped(prompt.id, "no_reference", "BDHS needs a true answer to corrupt")
-    if len(prompt.images) != 1:
-        return Dropped(
-            prompt.id,
-            "image_count",
-            f"BDHS needs exactly one image, got {len(prompt.images)}",
-        )
+    if not prompt.images:
+        return Dropped(prompt.id, "image_count", "BDHS needs an image, got none")
     return None

@@ -16,15 +16,16 @@ from cachetools import LRUCache
 from transformers import AutoModel
 
 from common.chat import ChatEncoder
+from common.chat.template import PROBE
 from common.checkpoint.files import tensors
 from common.checkpoint.layout import layout_of
 from common.errors import Refused, UserError
+from common.families import against_shortened
 from common.model_parts import is_vision_side
 from common.protocols import GenerationRequest, Tensors
-from common.records import Prompt
+from common.records import ImageRef, Prompt
 from common.weights import from_array
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 CAPACITY = 256
 """Images whose features are kept."""
 BATCH = 16
@@ -58,40 +59,55 @@ class VisionFeatures:
         """
         wanted: dict[str, Inputs] = {}
         for prompt in prompts:
-            for image in prompt.images[:1]:
+            for image in prompt.images:
                 key = image.sha256
                 if key in self._cache or key in wanted:
                     continue
                 with suppress(Refused):
-                    wanted[key] = self._inputs(prompt)
+                    wanted[key] = self._inputs(image)
         self._encode(wanted)
 
     def visible(
         self,
         prompt: Prompt,
         indices: Sequence[int],
-    ) -> torch.Tensor:
-        """Rows `indices` of the features of the prompt's only image, shape (len(indices), hidden), on the CPU.
+    ) -> list[torch.Tensor]:
+        """Rows `indices` of the features of the prompt's images, counted over all of them.
+
+        Returns:
+            Shape (visible tokens, hidden) per image, on the CPU; without a row where an image is hidden.
 
         Raises:
-            Refused: `image_count` unless there is one image; `image_tokens` unless the indices rise and exist.
+            Refused: `image_count` without an image; `image_tokens` unless the indices rise and exist.
         """
-        if len(prompt.images) != 1:
+        if not prompt.images:
             raise Refused(
                 "image_count",
-                f"prompt {prompt.id}: expected one image to be shortened, got {len(prompt.images)}",
+                f"prompt {prompt.id}: expected an image to be shortened, got none",
             )
-        key = prompt.images[0].sha256
-        if key not in self._cache:
-            self._encode({key: self._inputs(prompt)})
-        features = self._cache[key]
+        per_image = [self._features_of(image) for image in prompt.images]
+        num_tokens = sum(map(len, per_image))
         rows = list(indices)
-        if not _are_rising_indices(rows, len(features)):
+        if not _are_rising_indices(rows, num_tokens):
             raise Refused(
                 "image_tokens",
-                f"prompt {prompt.id}: expected rising indices of {len(features)} image tokens, got {rows[:8]}",
+                f"prompt {prompt.id}: expected rising indices of {num_tokens} image tokens, got {rows[:8]}",
             )
-        return features[rows].contiguous()
+        visible = []
+        start = 0
+        for features in per_image:
+            stop = start + len(features)
+            of_image = [row - start for row in rows if start <= row < stop]
+            visible.append(features[of_image].contiguous())
+            start = stop
+        return visible
+
+    def _features_of(self, image: ImageRef) -> torch.Tensor:
+        """All features of an image, (tokens, hidden) (Refused when it cannot be encoded)."""
+        key = image.sha256
+        if key not in self._cache:
+            self._encode({key: self._inputs(image)})
+        return self._cache[key]
 
     def load(self, tensors: Tensors) -> None:
         """Take the vision side of pushed weights and forget the features of the old ones."""
@@ -105,8 +121,10 @@ class VisionFeatures:
             self._assign(self._pushed)
             self._pushed.clear()
 
-    def _inputs(self, prompt: Prompt) -> Inputs:
-        encoded = self._encoder.encode_prompt(prompt)
+    def _inputs(self, image: ImageRef) -> Inputs:
+        # Alone: what a prompt's other images are makes no difference to it, but for padding.
+        alone = Prompt(image.path, (PROBE,), (image,))
+        encoded = self._encoder.encode_prompt(alone)
         return vision_inputs(encoded.model_inputs)
 
     @torch.inference_mode()
@@ -152,10 +170,11 @@ class VisionFeatures:
         """Build the policy without its language model: no decoder layers and a vocabulary of one."""
         model_path = self._encoder.model_path
         config = type(self._encoder.config).from_pretrained(model_path)
-        if config.model_type not in FAMILIES:
+        reason = against_shortened(config)
+        if reason is not None:
             raise UserError(
-                f"visible_image_tokens: expected a model of a family whose shortened sequences are proven "
-                f"({', '.join(FAMILIES)}), got {config.model_type}; keep whole images for it"
+                f"visible_image_tokens: expected a family whose image tokens can be left out, got {reason}; keep whole "
+                "images"
             )
         without_layers: dict[str, Any] = {
             "num_hidden_layers": 0,

@@ -24,7 +24,11 @@ class AsyncVllmEngine(VllmEngine):
         self,
         arguments: dict[str, Any],
     ) -> None:
-        engine_args = AsyncEngineArgs(**arguments, enable_log_requests=False)
+        engine_args = AsyncEngineArgs(
+            **arguments,
+            enable_sleep_mode=self._frees_memory,
+            enable_log_requests=False,
+        )
         self._llm = AsyncLLM.from_engine_args(engine_args)
 
     async def _render(
@@ -87,6 +91,14 @@ class AsyncVllmEngine(VllmEngine):
 
     async def _load_adapter(self, adapter: LoRARequest) -> None:
         await self._llm.add_lora(adapter)
+
+    async def sleep(self, level: int) -> None:
+        async with self._swap_lock:
+            await self._llm.sleep(level)
+
+    async def wake(self) -> None:
+        async with self._swap_lock:
+            await self._llm.wake_up()
 
     async def close(self) -> None:
         self._llm.shutdown()

@@ -15,6 +15,7 @@ def make_engine(
     seed: int = 0,
     probe_tolerance: float = 1e-3,
     timeout_s: float = 600,
+    sleeps: bool = False,
 ) -> VllmEngine:
     """Start vLLM on `model.path`: in a process of its own, or stepped in this one if `rollout.deterministic`.
 
@@ -28,4 +29,5 @@ def make_engine(
         seed=seed,
         probe_tolerance=probe_tolerance,
         timeout_s=timeout_s,
+        sleeps=sleeps,
     )

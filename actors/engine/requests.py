@@ -27,7 +27,6 @@ from common.errors import Refused
 from common.protocols import GenerationRequest, ImageNoise
 from common.records import Completion, Dropped, Prompt, RolloutGroup
 
-MAX_IMAGES = 8
 BAN = -100.0
 """Logit bias that keeps a token from being sampled; vLLM's lowest."""
 _MAX_SIZES = 4096
@@ -66,10 +65,7 @@ class PromptBuilder:
     ) -> None:
         self._encoder = encoder
         self._features = features
-        # Qwen2.5-VL takes images of any size and has no such field.
-        self._image_side: int | None = getattr(
-            encoder.config.vision_config, "image_size", None
-        )
+        self._image_side = _image_side(encoder.config)
         # Image tokens, and tokens that the placeholders grow by, marks between image tokens included.
         self._expansions: dict[Sizes, tuple[int, int]] = {}
 
@@ -85,7 +81,7 @@ class PromptBuilder:
         Args:
             prompt: text and images.
             suffix: token ids of the answer so far.
-            visible: indices of the image tokens to keep; None keeps whole images.
+            visible: indices of the image tokens to keep, counted over all images; None keeps whole images.
             noise: laid on the pixels of all images.
 
         Raises:
@@ -134,11 +130,6 @@ class PromptBuilder:
         prompt: Prompt,
         suffix: Sequence[int],
     ) -> None:
-        if len(prompt.images) > MAX_IMAGES:
-            raise Refused(
-                "image_count",
-                f"prompt {prompt.id}: expected at most {MAX_IMAGES} images, got {len(prompt.images)}",
-            )
         media_tokens = set(suffix).intersection(self._encoder.media_token_ids)
         if media_tokens:
             raise Refused(
@@ -154,35 +145,41 @@ class PromptBuilder:
         suffix: tuple[int, ...],
         visible: Sequence[int],
     ) -> EnginePrompt:
-        """Build the sequence without the hidden image tokens; the text around the image stays as it is."""
-        # The placeholder is replaced by the image tokens that are visible.
-        num_prompt_tokens = len(prompt_ids) - 1 + len(visible)
-        self._encoder.check_length(prompt, num_prompt_tokens + len(suffix))
-        payload: dict[str, Any] = {}
+        """Build the sequence without the hidden image tokens; the text around the images stays as it is."""
+        per_image = [torch.empty(0)] * len(prompt.images)
+        # Features are made only where some are seen.
         if visible:
-            rows = self._features.visible(prompt, visible)
-            payload["multi_modal_data"] = {"image": self._embeddings(rows)}
-        else:
-            placeholder_id = self._encoder.placeholder_id
-            prompt_ids = [token for token in prompt_ids if token != placeholder_id]
-        payload["prompt_token_ids"] = [*prompt_ids, *suffix]
+            per_image = self._features.visible(prompt, visible)
+        seen = [rows for rows in per_image if len(rows)]
+        # A placeholder is replaced by those of its image that are visible, or left out where none is.
+        kept_ids: list[int] = []
+        images = iter(per_image)
+        for token in prompt_ids:
+            is_image = token == self._encoder.placeholder_id
+            if not is_image or len(next(images)):
+                kept_ids.append(token)
+        num_prompt_tokens = len(kept_ids) - len(seen) + len(visible)
+        self._encoder.check_length(prompt, num_prompt_tokens + len(suffix))
+        payload: dict[str, Any] = {"prompt_token_ids": [*kept_ids, *suffix]}
+        if seen:
+            payload["multi_modal_data"] = {"image": self._embeddings(seen)}
         return EnginePrompt(prompt, payload, None, suffix)
 
-    def _embeddings(self, rows: torch.Tensor) -> Any:
-        """Image features of shape (tokens, hidden) in the form that vLLM takes.
+    def _embeddings(self, per_image: list[torch.Tensor]) -> Any:
+        """Features of shape (tokens, hidden) of every image that is seen, in the form that vLLM takes.
 
-        A model with three-dimensional positions counts them from a grid: the visible tokens are an image of one row,
+        A model with three-dimensional positions counts them from grids: the visible tokens are an image of one row,
         as in benchmarks/masked_forward.py, the reference.
         """
         config = self._encoder.config
         if not has_grid_positions(config):
-            return [rows]  # a list: vLLM would read a bare tensor as one image per row
+            return per_image
         # The grid counts patches before the projector merges `merge` x `merge` of them into a token.
         merge = config.vision_config.spatial_merge_size
-        time_height_width = [1, merge, merge * len(rows)]
+        grids = [[1, merge, merge * len(rows)] for rows in per_image]
         return {
-            "image_embeds": rows,
-            "image_grid_thw": torch.tensor([time_height_width]),
+            "image_embeds": torch.cat(per_image),
+            "image_grid_thw": torch.tensor(grids),
         }
 
     def check(
@@ -200,11 +197,11 @@ class PromptBuilder:
         """
         encoder = self._encoder
         prompt = built.prompt
-        encoder.check_length(prompt, len(token_ids))
+        num_image_tokens = token_ids.count(encoder.image_token_id)
+        encoder.check_length(prompt, len(token_ids), num_image_tokens)
         # Text alone and shortened sequences are not expanded by the engine.
         if not built.sizes:
             return
-        num_image_tokens = token_ids.count(encoder.image_token_id)
         growth = len(token_ids) - len(built.payload["prompt_token_ids"])
         if self._expansions.get(built.sizes) == (num_image_tokens, growth):
             return
@@ -217,6 +214,15 @@ class PromptBuilder:
         if len(self._expansions) >= _MAX_SIZES:
             self._expansions.clear()
         self._expansions[built.sizes] = (num_image_tokens, growth)
+
+
+def _image_side(config: Any) -> int | None:
+    """The side in pixels that the vision encoder works at; None for families that take images of any size."""
+    side = getattr(config.vision_config, "image_size", None)
+    # InternVL has height and width, which are equal.
+    if isinstance(side, list | tuple):
+        side = max(side)
+    return None if side is None else int(side)
 
 
 def _disagreement(
@@ -262,12 +268,18 @@ def sampling_params(
     )
 
 
-def scoring_params() -> SamplingParams:
-    """Parameters that return the log-probs of the prompt's tokens; vLLM samples at least one token."""
+def scoring_params(last_token: int) -> SamplingParams:
+    """Parameters that return the log-probs of the prompt's tokens, and of one more that follows it.
+
+    vLLM samples at least one token. It is the answer's last, the only one allowed: so a sequence as long as the model
+    fits, which has no position left behind it. Its log-prob is that of all tokens, before others are masked.
+    """
     return SamplingParams(
         temperature=0,
         max_tokens=1,
         prompt_logprobs=0,
+        logprobs=0,
+        allowed_token_ids=[last_token],
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
@@ -342,12 +354,15 @@ def _version(label: str) -> int:
 def token_logprobs(
     output: RequestOutput, token_ids: Sequence[int]
 ) -> tuple[float, ...]:
-    """Log-probs (nats) of the last tokens of a scored sequence."""
+    """Log-probs (nats) of an answer, of which all tokens but the last stand at the end of the prompt."""
+    *prompted, last = token_ids
     # One dict by token id per position.
-    candidates: Any = output.prompt_logprobs
-    of_response = candidates[-len(token_ids) :]
+    in_prompt: Any = output.prompt_logprobs
+    sampled: Any = output.outputs[0].logprobs
+    start = len(in_prompt) - len(prompted)
+    candidates = [*in_prompt[start:], sampled[0]]
     logprobs = []
-    for by_token, token in zip(of_response, token_ids, strict=True):
+    for by_token, token in zip(candidates, [*prompted, last], strict=True):
         logprob = by_token[token].logprob
         logprobs.append(float(logprob))
     return tuple(logprobs)

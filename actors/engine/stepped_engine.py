@@ -28,7 +28,11 @@ class SteppedVllmEngine(VllmEngine):
         arguments: dict[str, Any],
     ) -> None:
         # Asynchronous scheduling would let the batch depend on timing.
-        engine_args = EngineArgs(**arguments, async_scheduling=False)
+        engine_args = EngineArgs(
+            **arguments,
+            enable_sleep_mode=self._frees_memory,
+            async_scheduling=False,
+        )
         self._engine = LLMEngine.from_engine_args(engine_args)
         # Request id -> what its caller awaits.
         self._waiting: dict[str, Future] = {}
@@ -114,6 +118,12 @@ class SteppedVllmEngine(VllmEngine):
 
     async def _load_adapter(self, adapter: LoRARequest) -> None:
         self._engine.add_lora(adapter)
+
+    async def sleep(self, level: int) -> None:
+        self._engine.sleep(level)
+
+    async def wake(self) -> None:
+        self._engine.wake_up()
 
     async def close(self) -> None:
         if self._stepper is not None:

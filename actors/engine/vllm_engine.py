@@ -26,6 +26,7 @@ import torch
 
 from actors.bdhs.vision_features import VisionFeatures, by_images
 from actors.engine.arguments import engine_arguments
+from actors.engine.causes import failure_explained, start_explained
 from actors.engine.requests import (
     EnginePrompt,
     PromptBuilder,
@@ -34,7 +35,13 @@ from actors.engine.requests import (
     to_group,
     token_logprobs,
 )
-from actors.vllm_api import LoRARequest, RequestOutput, SamplingParams
+from actors.vllm_api import (
+    LoRARequest,
+    RequestOutput,
+    SamplingParams,
+    allow_compile,
+    current_platform,
+)
 from actors.weights.adapter_push import (
     adapter_request,
     adapter_shapes,
@@ -82,10 +89,13 @@ class VllmEngine(ABC):
         seed: int = 0,
         probe_tolerance: float = 1e-3,
         timeout_s: float = 600,
+        sleeps: bool = False,
     ) -> None:
         self.encoder = encoder = encoder_of(model)
         self._probe_tolerance = probe_tolerance
         self._timeout_s = timeout_s
+        # A CPU engine sleeps as well, and keeps its memory.
+        self._frees_memory = sleeps and current_platform.is_sleep_mode_available()
         dtype = getattr(torch, model.dtype)
         self._features = VisionFeatures(encoder, dtype)
         self._builder = PromptBuilder(encoder, self._features)
@@ -102,8 +112,11 @@ class VllmEngine(ABC):
             self._expected = adapter_alone(shapes)
         # Before this engine creates a folder of its own.
         sweep()
+        arguments = engine_arguments(model, rollout, encoder, seed)
+        allow_compile(not rollout.engine.enforce_eager)
         # Last: a failure above must not leave a process behind.
-        self._launch(engine_arguments(model, rollout, encoder, seed))
+        with start_explained(f"model.path {model.path}"):
+            self._launch(arguments)
 
     @property
     def weight_version(self) -> int:
@@ -187,7 +200,7 @@ class VllmEngine(ABC):
         version = str(manifest.version)
         try:
             async with asyncio.timeout(self._timeout_s), self._swap_lock:
-                with self._shared(tensors) as path:
+                with self._shared(tensors) as path, failure_explained():
                     echo = await self._swap(str(path), version)
                 if echo != version:
                     raise RuntimeError(
@@ -254,7 +267,8 @@ class VllmEngine(ABC):
                     encoder.extra_stop_token_ids,
                 )
                 request_id = self._next_id()
-                output = await self._submit(request_id, rendered, params)
+                with failure_explained():
+                    output = await self._submit(request_id, rendered, params)
                 return Submitted(request_id, output)
         except Refused as error:
             return Dropped(request.id, error.reason, str(error))
@@ -288,7 +302,8 @@ class VllmEngine(ABC):
                 submitted.append(entry)
             if isinstance(entry, Dropped):
                 return entry
-            output = await entry.output
+            with failure_explained():
+                output = await entry.output
             if all(sequence.finish_reason != "error" for sequence in output.outputs):
                 return output
         detail = f"vLLM ended the request with an error {NUM_TRIES} times; see its log"
@@ -334,7 +349,9 @@ class VllmEngine(ABC):
         self, prompt: Prompt, token_ids: Sequence[int]
     ) -> tuple[float, ...]:
         scored = await self._submit_scoring(self._next_id(), prompt, token_ids)
-        return token_logprobs(await scored, token_ids)
+        with failure_explained():
+            output = await scored
+        return token_logprobs(output, token_ids)
 
     async def _submit_scoring(
         self, request_id: str, prompt: Prompt, token_ids: Sequence[int]
@@ -346,11 +363,12 @@ class VllmEngine(ABC):
                 f"prompt {prompt.id}: expected a response of text tokens, got {token_ids}",
             )
         self._check_ids(prompt, token_ids)
-        # The last token is only predicted, so it does not count towards the length that is checked.
+        # The last token is only predicted: it is sampled, as the only one that is allowed.
         built = self._builder.build(prompt, token_ids[:-1])
         rendered = await self._rendered(built)
-        rendered["prompt_token_ids"] = [*rendered["prompt_token_ids"], token_ids[-1]]
-        return await self._submit(request_id, rendered, scoring_params())
+        params = scoring_params(token_ids[-1])
+        with failure_explained():
+            return await self._submit(request_id, rendered, params)
 
     async def _abort_submitted(
         self,
@@ -417,6 +435,14 @@ class VllmEngine(ABC):
         Returns:
             The weight version that the engine then reports.
         """
+
+    @abstractmethod
+    async def sleep(self, level: int) -> None:
+        """Free the GPU memory and drop all caches; see `Engine.sleep`. Requests that come before `wake` wait."""
+
+    @abstractmethod
+    async def wake(self) -> None:
+        """Take the memory back, with empty caches."""
 
     @abstractmethod
     async def close(self) -> None: ...

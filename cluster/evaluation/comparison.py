@@ -27,6 +27,7 @@ CURVES = {
     "loss": "Loss",
     "staleness/mean": "Mean staleness (versions)",
     "time/wait_s": "Seconds that the learner waited for pairs",
+    "time/input_s": "Seconds of a step in which the learner made its batch of pairs",
 }
 """Metrics of `metrics.jsonl` that are drawn, in this order."""
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.evaluation.judge_quality import JudgedPairs
-from cluster.pages import data_url, template
+from cluster.pages import pictures_of, template
 from common.conversation import question_of
-from common.errors import Refused
 from common.paths import replace_file
 from common.records import PreferencePair, Verdict
 from reward.judge_quality import MEANINGS, BothOrders, JudgeQuality
@@ -30,10 +29,10 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A pair on which the judge was wrong; `image` is a data URL or ""."""
+    """A pair on which the judge was wrong; `pictures` are data URLs."""
 
     id: str
-    image: str
+    pictures: tuple[str, ...]
     question: str
     outcome: str
     sides: tuple[Side, Side]
@@ -101,7 +100,7 @@ def _case(pair: PreferencePair, verdicts: BothOrders) -> Case:
     )
     return Case(
         id=pair.id,
-        image=_first_image(pair),
+        pictures=pictures_of(pair.prompt),
         question=question_of(pair.prompt),
         outcome=_outcome(verdicts),
         sides=(chosen, rejected),
@@ -118,13 +117,3 @@ def _outcome(verdicts: BothOrders) -> str:
 
 def _note(verdict: Verdict, index: int) -> str:
     return verdict.notes[index] if verdict.notes else ""
-
-
-def _first_image(pair: PreferencePair) -> str:
-    """A data URL, "" for a pair without a picture that can be read."""
-    if not pair.prompt.images:
-        return ""
-    try:
-        return data_url(pair.prompt.images[0])
-    except Refused:
-        return ""

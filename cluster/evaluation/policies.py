@@ -128,7 +128,7 @@ class PolicyMeasuring:
                 self._config,
                 index,
                 str(policy),
-                name=f"rollout-{index}",
+                name=f"rollout/{index}",
                 num_cpus=rollout.num_cpus,
                 num_gpus=rollout.num_gpus,
             )
@@ -145,7 +145,7 @@ class PolicyMeasuring:
 
         reward = self._config.reward
         judge_engines = JudgeEngines(self._config, self._runtime, RolloutWorker)
-        handles += judge_engines.handles
+        handles += judge_engines.handles.values()
         await judge_engines.start()
         judges: list[RewardClient] = []
         for index in range(reward.num_workers):
@@ -159,7 +159,7 @@ class PolicyMeasuring:
                 self._config,
                 None,
                 tools,
-                name=f"reward-{index}",
+                name=f"reward/{index}",
                 num_cpus=reward.num_cpus,
                 num_gpus=reward.num_gpus,
             )

@@ -17,13 +17,12 @@ from cluster.evaluation.score_table import (
     harm_lines,
     metric_rows,
 )
-from cluster.pages import Span, data_url, marked, template
+from cluster.pages import Span, marked, pictures_of, template
 from common.conversation import question_of
-from common.errors import Refused
 from common.evaluation import LegendEntry
 from common.paths import replace_file
 from common.protocols import Suite
-from common.records import Prompt, RolloutGroup, Verdict
+from common.records import RolloutGroup, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,11 @@ class MarkedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of the page; `image` is a data URL or "", `start` is None when only one policy was asked."""
+    """One row of the page; `pictures` are data URLs, `start` is None when only one policy was asked."""
 
     id: str
     question: str
-    image: str
+    pictures: tuple[str, ...]
     final: MarkedAnswer
     start: MarkedAnswer | None
     weight: int
@@ -156,7 +155,7 @@ def _sample(
     return Sample(
         id=final.prompt.id,
         question=question_of(final.prompt),
-        image=_first_image(final.prompt),
+        pictures=pictures_of(final.prompt),
         final=answer,
         start=before,
         weight=weight,
@@ -175,13 +174,3 @@ def _marked_answer(
         judge_note = verdict.notes[place] if verdict.notes else ""
     answer = MarkedAnswer(spans, shown.note_label, shown.notes, score, judge_note)
     return answer, shown.weight
-
-
-def _first_image(prompt: Prompt) -> str:
-    """The prompt's first image as a data URL, "" when it has none that can be read."""
-    if not prompt.images:
-        return ""
-    try:
-        return data_url(prompt.images[0])
-    except Refused:
-        return ""

@@ -191,7 +191,7 @@ def ask_policy(
     )
     positions = positions_of(encoder_of(config))
     if positions is not None:
-        max_length = min(arguments.max_length, positions - 1)
+        max_length = min(arguments.max_length, positions)
         config = config.model_copy(update={"max_length": max_length})
     collator = Collator(check_model(config))
     policy = load_policy(config, path).to(device).eval()

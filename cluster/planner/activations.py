@@ -5,7 +5,7 @@ width; `learner/forward/decoder.py` and `gated_mlp.py` say who keeps what):
 
     residual stream, read by two norms      2 d
     what the norms give to the projections  2 d
-    queries, keys, values                   q + 2 k  on a GPU 3 q: a group's keys are repeated for its queries
+    queries, keys, values                   q + 2 k
     attention's output                      q        twice on a GPU, where calls are joined
     gate and up                             2 m      with adapters 3 m: down's adapter reads their product
     between the matrices of an adapter      r        of each adapter
@@ -118,9 +118,7 @@ def _token_bytes_of_keys(
     shape: ModelShape,
 ) -> float:
     item = ITEM_BYTES[config.model.dtype]
-    text = shape.text
-    width = text.query_width if config.learner.num_gpus else text.key_width
-    return 2 * width * item + _adapter_bytes(
+    return 2 * shape.text.key_width * item + _adapter_bytes(
         config,
         shape,
         ("k_proj", "v_proj"),

@@ -7,7 +7,7 @@ memory, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.planner.activations import FLOAT32, ITEM_BYTES
@@ -125,11 +125,26 @@ def _filled(
     """The roles on each node; without GPUs there is one node."""
     nodes: list[list[str]] = [[]]
     free = float(config.cluster.gpus_per_node)
-    for seat in seats:
-        for _ in range(seat.count):
-            if seat.gpus > free:
-                nodes.append([])
-                free = float(config.cluster.gpus_per_node)
-            nodes[-1].append(seat.role)
-            free -= seat.gpus
+    for role, gpus in _actors(config, seats):
+        if gpus > free:
+            nodes.append([])
+            free = float(config.cluster.gpus_per_node)
+        nodes[-1].append(role)
+        free -= gpus
     return nodes
+
+
+def _actors(
+    config: RunConfig,
+    seats: Sequence[Seat],
+) -> Iterator[tuple[str, float]]:
+    """Role and GPUs of every actor. Ranks that share those of an engine follow it, and take none."""
+    shares = config.cluster.placement == "colocated"
+    ranks_per_engine = config.learner.num_ranks // config.rollout.num_workers
+    for seat in seats:
+        if shares and seat.role == "learner":
+            continue
+        for _ in range(seat.count):
+            yield seat.role, seat.gpus
+            if shares and seat.role == "rollout":
+                yield from [("learner", 0.0)] * ranks_per_engine

@@ -22,6 +22,7 @@ from cluster.planner.seats import (
     engine_parts,
     gpu_limit,
     learner_parts,
+    taking_turns,
 )
 from cluster.planner.shape import ModelShape, shape_of
 from cluster.planner.training import trained
@@ -105,6 +106,7 @@ def plan_run(
     )
     count = config.rollout.num_workers
     engine = _engine_seat("rollout", count, config.model, config.rollout, shape, kind)
+    engine, rank = taking_turns(config, engine, rank)
     seats = (engine, *_judge_seats(config, shape_at, kind), rank)
     work = work_of(config, shape, rows)
     seconds = None

@@ -8,10 +8,10 @@ from cluster.planner.activations import FLOAT32, ITEM_BYTES
 from cluster.planner.gpu_kinds import DRIVER_BYTES, GIB
 from cluster.planner.shape import ModelShape
 from cluster.planner.training import adapter_numel
-from common.config import Lora, Model, Rollout
+from common.config import EngineOptions, Lora, Model, Rollout
+from common.config.rollout import BATCHED_TOKENS
 
-BATCHED_TOKENS = 8192
-"""Tokens of one engine step on a GPU: vLLM's default for servers of that size."""
+FP8 = "fp8"
 GRAPH_BYTES = GIB
 """CUDA graphs; none with enforce_eager."""
 
@@ -47,7 +47,7 @@ def sampling(
     options = rollout.engine
     split = options.tensor_parallel_size
     weights = engine_weight_bytes(model, shape) / split
-    token_bytes = kv_token_bytes(shape, model.dtype, split)
+    token_bytes = kv_token_bytes(shape, cache_dtype(model, options), split)
     working = _working_bytes(model, rollout, shape)
     kv_cache = float(options.kv_cache_bytes)
     if not kv_cache and memory is not None:
@@ -70,6 +70,16 @@ def engine_weight_bytes(
     return float(numel * item)
 
 
+def cache_dtype(
+    model: Model,
+    options: EngineOptions,
+) -> str:
+    """Of keys and values in the cache."""
+    if options.kv_cache_dtype == "auto":
+        return model.dtype
+    return options.kv_cache_dtype
+
+
 def kv_token_bytes(
     shape: ModelShape,
     dtype: str,
@@ -78,7 +88,8 @@ def kv_token_bytes(
     """Bytes of a token's keys and values on one of `split` devices; a head of keys is never split."""
     text = shape.text
     heads = max(1, text.kv_heads / split)
-    return 2 * text.layers * heads * text.head_width * ITEM_BYTES[dtype]
+    item = 1 if dtype.startswith(FP8) else ITEM_BYTES[dtype]
+    return 2 * text.layers * heads * text.head_width * item
 
 
 def _working_bytes(
@@ -90,9 +101,10 @@ def _working_bytes(
     item = ITEM_BYTES[model.dtype]
     options = rollout.engine
     text = shape.text
-    tokens = BATCHED_TOKENS
+    tokens = options.tokens_per_step(model.max_length, bool(rollout.num_gpus))
     if not rollout.num_gpus:
-        tokens = min(tokens, options.max_num_seqs * model.max_length)
+        # A CPU engine may take all sequences in one step, and seldom does.
+        tokens = min(tokens, BATCHED_TOKENS)
     inner = 2 * text.inner / options.tensor_parallel_size
     states = tokens * (4 * text.width + inner) * item
     logits = 2 * options.max_num_seqs * shape.vocabulary * FLOAT32

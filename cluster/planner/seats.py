@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.planner.activations import Activations
 from cluster.planner.gpu_kinds import DRIVER_BYTES, GpuKind
 from cluster.planner.sampling import Sampling
 from cluster.planner.training import Trained
+from common.config import RunConfig
 
 LONGEST_ROW = ("activations", "working memory")
 """Parts that only the longest row needs."""
@@ -65,6 +66,34 @@ def gpu_limit(
     if not gpus or kind is None:
         return None
     return kind.memory * min(1.0, gpus)
+
+
+def taking_turns(
+    config: RunConfig,
+    engine: Seat,
+    rank: Seat,
+) -> tuple[Seat, Seat]:
+    """An engine and a rank that share GPUs, with the bytes that the other one leaves while it waits.
+
+    An engine that sleeps keeps its CUDA context, and with level 1 its weights in RAM. A rank that waits keeps all but
+    what only a step needs.
+    """
+    if config.cluster.placement != "colocated":
+        return engine, rank
+    asleep = engine.parts.get("driver", 0.0)
+    resting = 0.0
+    for part, num_bytes in rank.parts.items():
+        if part not in (*LONGEST_ROW, "update"):
+            resting += num_bytes
+    host = dict(engine.host)
+    if engine.gpus and config.cluster.sleep_level == 1:
+        host["weights asleep"] = engine.parts["weights"] * engine.gpus
+    if engine.limit is not None:
+        engine = replace(engine, limit=engine.limit - resting, host=host)
+    if rank.limit is not None:
+        # Counted once, as the engine's: they are the same GPUs.
+        rank = replace(rank, limit=rank.limit - asleep)
+    return engine, rank
 
 
 def learner_parts(

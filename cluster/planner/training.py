@@ -8,8 +8,8 @@ With P parameters of b bytes, T of them trained, n ranks (DeepSpeed 0.19, `learn
     2       P b       T b / n             T 12 / n
     3       P b / n   T b / n             T 12 / n                     parameters below PERSISTENT_NUMEL stay whole
 
-Backward also has a bucket of BUCKET_NUMEL numbers, and under stage 3 the parameters that are gathered at the moment.
-The update has its gradients in float32, T 4 / n, and a temporary as large as a moment.
+Backward also has a bucket of BUCKET_NUMEL numbers, under stage 2 two of them (one travels while the other is filled),
+and under stage 3 the parameters that are gathered at the moment. The update has its gradients in float32, T 4 / n.
 4-bit weights (QLoRA): half a byte, a byte of scale for 64 of them, and 4 bytes for 256 scales (arXiv 2305.14314).
 """
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from cluster.planner.activations import FLOAT32, ITEM_BYTES
 from cluster.planner.shape import ModelShape, numel_of
 from common.config import Lora, RunConfig
-from learner.engines.deepspeed_engine import PERSISTENT_NUMEL
+from learner.engines.deepspeed_engine import PERSISTENT_NUMEL, overlaps
 
 BUCKET_NUMEL = 500_000_000
 """DeepSpeed's reduce_bucket_size, which we leave as it is. On a CPU pages of it that nobody writes do not exist."""
@@ -232,13 +232,14 @@ def _backward_bytes(
     shape: ModelShape,
     numel: int,
 ) -> float:
-    """The bucket of gradients that are reduced, and under ZeRO-3 what is gathered."""
+    """The buckets of gradients that are reduced, and under ZeRO-3 what is gathered."""
     item = ITEM_BYTES[config.model.dtype]
     stage = stage_of(config)
     if stage == 0:
         return 0.0
     on_gpu = config.learner.num_gpus > 0
-    bucket = BUCKET_NUMEL if on_gpu else min(BUCKET_NUMEL, numel)
+    reserved = BUCKET_NUMEL * (2 if overlaps(stage) else 1)
+    bucket = reserved if on_gpu else min(reserved, numel)
     if stage < 3:
         return float(bucket * item)
     largest = max(weight.numel for weight in shape.weights)
@@ -253,5 +254,4 @@ def _update_bytes(
     """Of the optimizer, on the device where it works."""
     if stage_of(config) == 0 or config.learner.offload != "none":
         return 0.0
-    # AdamW over lists makes one tensor as large as a moment.
-    return 2 * numel * FLOAT32 / config.learner.num_ranks
+    return numel * FLOAT32 / config.learner.num_ranks

@@ -14,10 +14,12 @@ from cluster.evaluation.run_scores import RunScoring
 from cluster.run.loop import Loop
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
+from cluster.run.run_files import files_of
 from cluster.run.training_data import ROWS, TrainingData, load_training_data
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
 from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
+from cluster.signals import EndRequests
 from common.chat import encoder_of
 from common.config import RunConfig
 from common.data.records_on_disk import usable
@@ -55,10 +57,13 @@ class Experiment:
         bundles: Sequence[Bundle],
         types: WorkerTypes | None = None,
     ) -> None:
-        self.config = config
+        # Absolute: a worker on another node may start in another folder.
+        run = config.run.model_copy(update={"dir": run_dir.path})
+        self.config = config = config.model_copy(update={"run": run})
         self.run_dir = run_dir
         self.runtime = runtime
         self._bundles = {bundle.name: bundle for bundle in bundles}
+        self._handles: dict[str, Handle] = {}
         self._types = types or WorkerTypes()
         self._recorder = Recorder(run_dir.path)
         self._scoring = RunScoring(config, run_dir.path, self._recorder)
@@ -67,9 +72,12 @@ class Experiment:
         """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
         # A checkpoint that cannot be read is refused before anything starts.
         self.run_dir.latest()
+        for change in self.run_dir.changes:
+            log.warning("%s: %r before, %r now", change.key, change.before, change.now)
+            self._recorder.config_changed(change.key, change.before, change.now)
         data = self._load_data()
         self._scoring.announce()
-        workers = await self._start_workers()
+        workers = await self._start_workers(data)
         # All engines hold the start policy now, in a resumed run as well: the loop has not loaded its checkpoint yet.
         baseline = await self._scoring.score("baseline", workers.rollout, (), None)
         await self._scoring.ask_start(workers.rollout)
@@ -96,23 +104,26 @@ class Experiment:
             print(f"data: {len(dropped):,} rows not used, {drop_report(dropped)}")
         return data
 
-    async def _start_workers(self) -> Workers:
+    async def _start_workers(self, data: TrainingData) -> Workers:
         """Start every actor at once and wait until all say that they are ready."""
         config = self.config
         limit_s = config.loop.call_timeout_s
-        num_ranks = config.learner.num_ranks
-        ranks: list[Handle] = []
-        for rank in range(num_ranks):
-            name = f"learner/{rank}"
-            handle = self._spawn(name, self._types.learner, config, rank, num_ranks)
-            ranks.append(handle)
+        files = files_of(config, self.run_dir.path, data)
+        await files.check_nodes(self.runtime, limit_s)
+        # Before the ranks, which may share their GPUs.
         engines = self._spawn_engines()
+        ranks = self._spawn_ranks()
         judge_engines = JudgeEngines(config, self.runtime, self._types.rollout)
         judges: list[RewardClient] = []
         for index in range(config.reward.num_workers):
             judges.append(self._spawn_reward(index, judge_engines))
         workers = Workers(engines, judges, LearnerClient(ranks, limit_s))
-        reports, _ = await asyncio.gather(workers.start(), judge_engines.start())
+        in_turns = config.cluster.placement == "colocated"
+        start = workers.start_in_turns() if in_turns else workers.start()
+        handles = {**self._handles, **judge_engines.handles}
+        # Asked first, and so answered before any model is loaded.
+        looks = files.check(handles, limit_s)
+        _, reports, _ = await asyncio.gather(looks, start, judge_engines.start())
         self._recorder.start(reports)
         # Learner ranks come first, and rank 0 speaks for all of them.
         fallbacks = reports[0]["fallbacks"]
@@ -126,6 +137,15 @@ class Experiment:
             self.runtime.stop(engine.handle)
         for rank in workers.learner.handles:
             self.runtime.stop(rank)
+
+    def _spawn_ranks(self) -> list[Handle]:
+        num_ranks = self.config.learner.num_ranks
+        ranks: list[Handle] = []
+        for rank in range(num_ranks):
+            name = f"learner/{rank}"
+            worker = self._types.learner
+            ranks.append(self._spawn(name, worker, self.config, rank, num_ranks))
+        return ranks
 
     def _spawn_engines(self, *model_path: str) -> list[RolloutClient]:
         """All rollout workers, of the start policy or of another one."""
@@ -155,13 +175,15 @@ class Experiment:
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
         bundle = self._bundles[name]
-        return self.runtime.spawn(
+        handle = self.runtime.spawn(
             worker,
             *args,
             name=name,
             num_cpus=bundle.num_cpus,
             num_gpus=bundle.num_gpus,
         )
+        self._handles[name] = handle
+        return handle
 
     async def _train(self, data: TrainingData, workers: Workers) -> None:
         loop = Loop(self.config, self.run_dir, workers, data, self._recorder)
@@ -172,7 +194,10 @@ class Experiment:
         async def validate(step: int) -> Score | None:
             return await self._scoring.validate(step, workers.rollout, workers.reward)
 
-        with self._recorder.training(self.config.learner, loop.state.step):
+        with (
+            EndRequests(loop.end_after_step),
+            self._recorder.training(self.config.learner, loop.state.step),
+        ):
             await loop.run(validate)
         loop.record_unused()
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
@@ -209,6 +234,7 @@ class Experiment:
         assert checkpoint is not None, "the last step always leaves a checkpoint"
         best_step = checkpoint.state.best_step
         assert best_step is not None, "a checkpoint always knows the best one"
+        self.run_dir.check_whole(self.run_dir.checkpoint(best_step))
         best = self.run_dir.checkpoint(best_step) / "policy"
         # Appears whole or not at all: a kill here must not leave half a policy.
         with replace_directory(self.run_dir.policy) as folder:

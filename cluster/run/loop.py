@@ -6,7 +6,7 @@
         │ finish(id)            │ on_version(v)                    PreferencePair or Dropped(reason)
         └───────────────────────┼────────────────── Producer ◀───────────────────┴──────┘
                                 │                      │ ReplayBuffer (online pool + offline pool)
-                                │                      ▼ Mixture: pairs of each source in this step
+                                │                      ▼ Mixture: pairs of each source in this step ─▶ Foresight
      RolloutWorker.load(v) ◀── publish ◀────── Learner.step (DeepSpeed ranks) ──▶ checkpoint, validation, journal
 
 Everything here runs in one asyncio thread of the controller, which holds token ids and references; pixels and weights
@@ -17,9 +17,12 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 | Producer.work       | a place from Admission                       | on_version, a dropped group, a discarded pair |
 |                     | a place with the judge                       | a call whose groups are judged                |
 | Producer.batch      | enough fresh online pairs                    | a pair accepted by Producer.work              |
+| Foresight.follow    | news of the next batch                       | a pair accepted by Producer.work              |
 | Learner.step        | its batch                                    | Producer.batch                                |
 | RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
 | validation          | version v in all engines                     | RolloutWorker.load                            |
+
+Engines and learner that share GPUs take turns: see `cluster/run/turns.py`.
 
 Nothing waits in silence: Producer.batch logs a heartbeat and stops the run after `loop.stall_limit_s`, every remote
 call has a limit, and an exception in any task ends all of them.
@@ -28,16 +31,20 @@ call has a limit, and an exception in any task ends all of them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
+from cluster.run.checksums import write_checksums
+from cluster.run.foresight import Foresight
 from cluster.run.producer import Producer
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import Checkpoint, RunDir
 from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
+from cluster.run.turns import Turns
 from cluster.runtime.clients import Workers
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
@@ -45,6 +52,8 @@ from common.errors import Halted, UserError
 from common.evaluation import Score
 from common.paths import replace_directory, replace_file
 from common.records import LoadReport, PreferencePair, WeightManifest
+
+log = logging.getLogger("sightline")
 
 ROLLOUT_CALLS_IN_FLIGHT = 2
 """Per worker: while the groups of one call travel, the engine works on the other's."""
@@ -80,7 +89,17 @@ class Loop:
         self.state = RunState.fresh(num_offline=len(data.offline))
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
-        self._producer = Producer(config, workers.reward, data, self.state, recorder)
+        self._turns = Turns(config.cluster, workers)
+        self._producer = Producer(
+            config, workers.reward, data, self.state, recorder, self._turns
+        )
+        self._ending: Halted | None = None
+        # Kept, because the event loop holds tasks by weak references only.
+        self._halting: asyncio.Task[None] | None = None
+        self._foresight: Foresight | None = None
+        if config.learner.num_input_workers:
+            num_steps = config.learner.num_steps
+            self._foresight = Foresight(self._producer, workers.learner, num_steps)
 
     async def run(self, validate: Validate) -> None:
         """Run both sides; whichever fails first ends the other and is raised."""
@@ -91,6 +110,12 @@ class Loop:
         except BaseExceptionGroup as group:
             # Users read one line; the group stays as its cause.
             raise _first(group) from group
+
+    def end_after_step(self, reason: Halted) -> None:
+        """Save after the step that runs now, and raise `reason` from `run`."""
+        self._ending = reason
+        # A step that still waits for its pairs does not begin.
+        self._halting = asyncio.create_task(self._producer.halt(reason))
 
     def record_unused(self) -> None:
         """Say what was sampled or read and not trained on, with an example of each reason."""
@@ -104,11 +129,21 @@ class Loop:
         """Bring the learner's state and the engines' weights to where the checkpoint was."""
         self._recorder.resume(self.state.step)
         await self._workers.learner.load(checkpoint.learner)
+        saved = self.state.weights
         await self._publish(self.state.version)
+        if saved is not None and saved != self.state.weights:
+            log.warning(
+                "resumed weights: expected checksum %s, as when the checkpoint was written, got %s",
+                saved,
+                self.state.weights,
+            )
 
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
             producing = []
+            if self._foresight is not None:
+                following = tasks.create_task(self._foresight.follow())
+                producing.append(following)
             for worker in self._workers.rollout:
                 for _ in range(ROLLOUT_CALLS_IN_FLIGHT):
                     task = tasks.create_task(self._producer.work(worker))
@@ -125,6 +160,8 @@ class Loop:
             step = state.step + 1
             is_last = step == num_steps
             try:
+                if self._ending is not None:
+                    raise self._ending
                 metrics = await self._train(step)
             except Halted:
                 await self._save_halted()
@@ -133,6 +170,7 @@ class Loop:
             publishes = is_last or step % self._config.loop.publish_interval == 0
             if publishes:
                 metrics["time/publish_s"] = await self._publish(state.version + 1)
+            await self._turns.pass_to_engines()
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             ends_interval = is_last or step % self._config.checkpoint.interval == 0
             if ends_interval:
@@ -148,8 +186,12 @@ class Loop:
         """Keep the steps since the last checkpoint: what stopped the run was no fault of theirs."""
         latest = self._run_dir.latest()
         saved_step = 0 if latest is None else latest.state.step
-        if self.state.step > saved_step:
-            await self._checkpoint(self.state.step, None)
+        state = self.state
+        if state.step > saved_step:
+            if state.step % self._config.loop.publish_interval:
+                # The learner's weights are newer than the version that the engines hold.
+                state.weights = None
+            await self._checkpoint(state.step, None)
 
     async def _train(self, step: int) -> dict[str, float]:
         """Form the batch of one step, train on it on every rank, and account for every pair of it."""
@@ -157,6 +199,10 @@ class Loop:
         version = self.state.version
         batch = await self._producer.batch(step, version)
         waited_s = time.monotonic() - start
+        if self._foresight is not None:
+            # Before the step: meanwhile the ranks hear of nothing.
+            await self._foresight.tell(step + 1)
+        await self._turns.pass_to_learner()
         result, refused = await self._workers.learner.step(step, batch)
         # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
@@ -165,7 +211,10 @@ class Loop:
         for dropped in refused:
             pair = pair_of_id[dropped.id]
             self._producer.discard(pair, dropped)
-        self._recorder.batch(step, version, result.pair_ids)
+        num_online = 0
+        for pair_id in result.pair_ids:
+            num_online += pair_of_id[pair_id].weight_version is not None
+        self._recorder.batch(step, version, result.pair_ids, num_online)
         metrics = {**result.metrics, **self._batch_metrics(batch, version)}
         metrics["time/wait_s"] = waited_s
         return metrics
@@ -199,6 +248,7 @@ class Loop:
         start = time.monotonic()
         # References: the weights travel from the learner's node to the engines', not through here.
         manifest_ref, tensors_ref = self._workers.learner.publish(version)
+        await self._turns.wake()
         loads: list[Awaitable[LoadReport]] = []
         for worker in self._workers.rollout:
             loads.append(worker.load(manifest_ref, tensors_ref))
@@ -209,6 +259,7 @@ class Loop:
             assert report.version == version
         self._check_change(manifest)
         self.state.version = version
+        self.state.weights = manifest.checksum
         await self._producer.on_version(version)
         self._recorder.publish(manifest, reports)
         return time.monotonic() - start
@@ -236,15 +287,17 @@ class Loop:
         state = self.state
         learner = self._workers.learner
         is_best = state.note_score(step, score)
-        # Groups that settle while the ranks save belong to the next checkpoint: nothing is awaited before the state,
-        # the pairs and the journal stand at the same place.
+        # Groups that settle from here on belong to the next checkpoint: nothing is awaited between the state and the
+        # line in the journal that stands for it.
         state_json = state.to_json()
-        self._recorder.before_checkpoint(step)
+        await self._recorder.before_checkpoint(step)
         with replace_directory(self._run_dir.checkpoint(step)) as folder:
             await learner.save(folder / "learner")
             if is_best:
                 await learner.export(folder / "policy")
             replace_file(folder / "state.json", state_json)
+            # In a thread: the engines go on meanwhile.
+            await asyncio.to_thread(write_checksums, folder)
         self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
         value = None if score is None else score.value
         self._recorder.checkpoint(step, value, state.best_step)

@@ -21,6 +21,7 @@ from cluster.run.outcome import GroupOutcome
 from cluster.run.recorder import Recorder
 from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
+from cluster.run.turns import Turns
 from cluster.runtime.clients import RewardClient, RolloutClient
 from cluster.sampling.admission import Admission, StalenessWindow
 from cluster.sampling.mixture import build_mixture, online_counts
@@ -52,6 +53,7 @@ class Producer:
         data: TrainingData,
         state: RunState,
         recorder: Recorder,
+        turns: Turns,
     ) -> None:
         """Continue at `state`, which the producer advances in place.
 
@@ -65,9 +67,15 @@ class Producer:
         self._reward = itertools.cycle(reward)
         self._state = state
         self._recorder = recorder
+        self._turns = turns
         self._sampler = PromptSampler(data.prompts, seed, state.sampler)
         self._buffer = ReplayBuffer(data.offline, seed, by_prompt, state.buffer)
         self._mixture = build_mixture(config.mixture, config.learner, seed)
+        self._window = StalenessWindow(
+            config.learner.num_steps,
+            config.loop.publish_interval,
+            config.loop.max_staleness,
+        )
         self._admissions = self._build_admissions()
         self.drop_notes = DropNotes()
         # By source: what one can use may be refused by another.
@@ -85,22 +93,18 @@ class Producer:
             works=state.accepted.total() > 0,
         )
         self._halted: Halted | None = None
+        self.next_step = state.step + 1
         # Notified whenever a place or a pair may have become free.
         self._changed = asyncio.Condition()
 
     def _build_admissions(self) -> dict[str, Admission]:
         """One per online source, with the pairs accepted before a resume."""
         config = self._config
-        window = StalenessWindow(
-            config.learner.num_steps,
-            config.loop.publish_interval,
-            config.loop.max_staleness,
-        )
         admissions = {}
         for source in config.online_sources:
             admission = Admission(
                 partial(self._num_wanted, source),
-                window,
+                self._window,
                 1 if source == ONLINE_BDHS else config.pairs_per_group,
                 source,
                 self._state.accepted,
@@ -145,7 +149,7 @@ class Producer:
         try:
             outcomes = await self._judge(sampled)
         except Halted as reason:
-            await self._halt(reason)
+            await self.halt(reason)
             return
         # Before the turn is waited for: an earlier call may still need the places.
         async with self._changed:
@@ -174,7 +178,28 @@ class Producer:
         offline = self._buffer.take_offline(num_offline, unusable)
         for dropped in unusable:
             self._note_unusable(dropped)
+        self.next_step = step + 1
         return online + offline
+
+    def foreseen_online(self, step: int) -> list[PreferencePair]:
+        """The online pairs that `batch(step)` will begin with, as far as they are here; no batch before it is left."""
+        wanted = online_counts(self._mixture, step, self._config.online_sources)
+        version = self._window.version_at(step)
+        return self._buffer.foresee(wanted, version, self._config.loop.max_staleness)
+
+    def foreseen_offline(self, step: int) -> dict[int, PreferencePair]:
+        """The offline pairs of `batch(step)` by their place in it."""
+        wanted = online_counts(self._mixture, step, self._config.online_sources)
+        num_online = sum(wanted.values())
+        num_offline = self._config.learner.global_batch - num_online
+        pairs = self._buffer.foresee_offline(num_offline)
+        return dict(enumerate(pairs, start=num_online))
+
+    async def other_count(self, count: int) -> int:
+        """Wait until another number of online pairs is accepted than this one; returns it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._num_accepted != count)
+            return self._num_accepted
 
     def _note_unusable(self, dropped: Dropped) -> None:
         """Count an offline pair whose row cannot be used."""
@@ -189,8 +214,8 @@ class Producer:
                 admission.on_version(version)
             self._changed.notify_all()
 
-    async def _halt(self, reason: Halted) -> None:
-        """No more pairs come. Steps whose pairs are there are still trained; then `batch` raises."""
+    async def halt(self, reason: Halted) -> None:
+        """Begin no more groups. Steps whose pairs are there are still trained; then `batch` raises."""
         async with self._changed:
             self._halted = reason
             self._changed.notify_all()
@@ -282,7 +307,8 @@ class Producer:
         requests: list[GenerationRequest] = []
         for group_id, prompt in admitted:
             requests.append(self._request(group_id, prompt))
-        results = await worker.generate(requests)
+        async with self._turns.sampling():
+            results = await worker.generate(requests)
         assert len(results) == len(requests)
         return results
 
@@ -309,7 +335,8 @@ class Producer:
         self, worker: RolloutClient, admitted: Admitted
     ) -> list[GroupOutcome]:
         """Draw rejected answers from the current policy by BDHS; the references are the chosen ones."""
-        results = await worker.bdhs_pairs(admitted)
+        async with self._turns.sampling():
+            results = await worker.bdhs_pairs(admitted)
         outcomes = []
         for (group_id, _), result in zip(admitted, results, strict=True):
             outcomes.append(GroupOutcome.of_bdhs(group_id, result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,10 @@ class Recorder:
         """Groups and pairs that were not trained on, by reason, at the end of the training."""
         self._journal.write("unused", dropped=dict(counts), examples=dict(examples))
 
+    def config_changed(self, key: str, before: Any, now: Any) -> None:
+        """A resumed run goes on with another value of this key."""
+        self._journal.write("config_changed", key=key, before=before, now=now)
+
     def resume(self, step: int) -> None:
         """The run continues from the checkpoint of `step`."""
         self._journal.write("resume", step=step)
@@ -94,6 +99,7 @@ class Recorder:
         step: int,
         version: int,
         pair_ids: Sequence[str],
+        num_online: int,
     ) -> None:
         """The learner trained on these pairs; the weights before the step were of `version`."""
         self._journal.write(
@@ -101,6 +107,7 @@ class Recorder:
             step=step,
             version=version,
             pairs=list(pair_ids),
+            online=num_online,
         )
 
     def publish(self, manifest: WeightManifest, reports: Sequence[LoadReport]) -> None:
@@ -137,11 +144,16 @@ class Recorder:
         self._journal.sync()
         self._training.step(step, metrics)
 
-    def before_checkpoint(self, step: int) -> None:
-        """Bring to disk what a resume from the checkpoint of `step` will not repeat."""
-        for dropped in self.pairs.write(step, self._unsaved_pairs):
+    async def before_checkpoint(self, step: int) -> None:
+        """Bring to disk what a resume from the checkpoint of `step` will not repeat.
+
+        The line `saving` stands where the state was taken: what follows it in the journal is not part of the state.
+        """
+        self._journal.write("saving", step=step)
+        pairs, self._unsaved_pairs = self._unsaved_pairs, []
+        # In a thread: pictures from elsewhere are copied, and the run goes on meanwhile.
+        for dropped in await asyncio.to_thread(self.pairs.write, step, pairs):
             self.row(dropped)
-        self._unsaved_pairs = []
         self._journal.sync()
 
     def checkpoint(

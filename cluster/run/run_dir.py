@@ -7,18 +7,25 @@ checkpoints/step_000050/{learner/, policy/, state.json}   policy/   scorecard.js
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from cluster.run.checksums import damage
+from cluster.run.config_changes import Change, changes
 from cluster.run.state import RunState
+from cluster.runtime.ray_job import check_output_path
 from common.config import RunConfig
 from common.errors import UserError
 from common.folder_lock import FolderLock
 from common.paths import recover_directory, replace_file
+
+log = logging.getLogger("sightline")
 
 START_FILES = (
     "journal/events.jsonl",
@@ -48,11 +55,16 @@ class RunDir:
         """Claim the directory.
 
         Raises:
-            UserError: a run is under way in it, it holds another run, or this one and `resume` is off.
+            UserError: it would be lost with a Ray job, a run is under way in it, it holds another run, or this one
+                and `resume` is off.
         """
+        check_output_path(config.run.dir, "run.dir")
         self.path = config.run.dir.resolve()
         # Through JSON, so that it compares with what an earlier process wrote.
         resolved = json.loads(config.model_dump_json())
+        self.changes: Sequence[Change] = ()
+        """What a resume has changed of the config."""
+        self._verified: set[Path] = set()
         self._lock = FolderLock(self.path, "run.dir")
         try:
             self._take_over(resolved, resume)
@@ -102,12 +114,12 @@ class RunDir:
         resume: bool,
     ) -> None:
         # First, because another config needs another directory whether `resume` is on or not.
-        difference = _first_difference(config, existing)
-        if difference is not None:
-            key, ours, theirs = difference
+        self.changes = changes(existing, config)
+        refused = [change for change in self.changes if not change.is_allowed]
+        if refused:
             raise UserError(
-                f"run.dir: expected {self.path} to hold this config, got another one ({key} is {theirs!r} there, "
-                f"{ours!r} here); choose another --run.dir"
+                f"run.dir: expected {self.path} to hold this config, got another one ({_told(refused)}); choose "
+                "another --run.dir"
             )
         if not resume:
             raise UserError(
@@ -127,17 +139,42 @@ class RunDir:
         return self.checkpoints / f"step_{step:06d}"
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, None when there is none.
+        """The newest whole checkpoint, None when there is none. Damaged ones newer than it are renamed `damaged_*`.
 
         Raises:
-            UserError: the newest one cannot be read.
+            UserError: all are damaged.
         """
         # A kill may have come between the two renames that replace `policy/`.
         recover_directory(self.policy)
-        folders = sorted(self.checkpoints.glob("step_*"))
-        if not folders:
-            return None
-        return Checkpoint(folders[-1] / "learner", _read_state(folders[-1]))
+        damaged: list[Path] = []
+        error: UserError | None = None
+        for folder in sorted(self.checkpoints.glob("step_*"), reverse=True):
+            try:
+                self.check_whole(folder)
+                checkpoint = Checkpoint(folder / "learner", _read_state(folder))
+            except UserError as reason:
+                damaged.append(folder)
+                error = error or reason
+                continue
+            _set_aside(damaged, folder, error)
+            return checkpoint
+        # Going on from the start policy would train what was trained before again.
+        if error is not None:
+            raise error
+        return None
+
+    def check_whole(self, folder: Path) -> None:
+        """Compare a checkpoint with its checksums, once.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        if folder in self._verified:
+            return
+        fault = damage(folder)
+        if fault is not None:
+            raise _unreadable(folder, fault, "a whole checkpoint")
+        self._verified.add(folder)
 
     def keep(self, newest: int, best_step: int | None) -> None:
         """Delete all checkpoints but the newest few and the one that validation picked."""
@@ -180,27 +217,27 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _unreadable(path: Path, got: object) -> UserError:
+def _unreadable(
+    path: Path, got: object, expected: str = "a readable JSON object"
+) -> UserError:
     return UserError(
-        f"{path}: expected a readable JSON object, got {got}; delete its folder to go on without it"
+        f"{path}: expected {expected}, got {got}; delete its folder to go on without it"
     )
 
 
-MAY_DIFFER = {"budget"}
-"""Sections that a resumed run may change: they decide how far a run gets, not what it does."""
+def _set_aside(damaged: Sequence[Path], whole: Path, error: UserError | None) -> None:
+    """Rename damaged checkpoints, so that they are not taken for the newest ones again."""
+    if damaged:
+        log.warning("%s; going on from %s", error, whole.name)
+    for folder in damaged:
+        aside = folder.with_name(f"damaged_{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
 
-def _first_difference(
-    ours: Any,
-    theirs: Any,
-    key: str = "",
-) -> tuple[str, Any, Any] | None:
-    """The first key path whose values differ, with both values."""
-    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
-        return None if ours == theirs else (key, ours, theirs)
-    for name in sorted({*ours, *theirs}.difference(MAY_DIFFER)):
-        path = f"{key}.{name}" if key else name
-        difference = _first_difference(ours.get(name), theirs.get(name), path)
-        if difference is not None:
-            return difference
-    return None
+def _told(differences: Sequence[Change]) -> str:
+    """`KEY is 1 there, 2 here, …`"""
+    told = []
+    for change in differences:
+        told.append(f"{change.key} is {change.before!r} there, {change.now!r} here")
+    return ", ".join(told)

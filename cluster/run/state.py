@@ -24,6 +24,8 @@ class RunState(BaseModel):
     """Learner steps done."""
     version: int
     """The weight version that the engines hold."""
+    weights: str | None = None
+    """The checksum of that version, None before the first publish."""
     best_step: int | None
     """The checkpoint that validation picked so far."""
     best_score: float | None

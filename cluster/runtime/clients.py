@@ -7,13 +7,13 @@ Method names as strings stand here and nowhere else. Every call that a client aw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.runtime.waiting import answer, answers
-from common.protocols import GenerationRequest, Handle, Tensors
+from common.protocols import GenerationRequest, Handle, Sight, Tensors
 from common.records import (
     Dropped,
     Judged,
@@ -25,6 +25,19 @@ from common.records import (
     Verdict,
     WeightManifest,
 )
+
+
+async def survey(
+    handle: Handle,
+    limit_s: float,
+    peer: str,
+    nonce_file: str,
+    paths: Sequence[str],
+) -> Sight:
+    """What a worker of any kind sees of the run's files."""
+    reference = handle.call("survey", nonce_file, paths)
+    sight: Sight = await answer(reference, limit_s, peer)
+    return sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,14 @@ class RolloutClient:
         """Swap the engine's weights for published ones, passed on by reference."""
         report: LoadReport = await self._call("load", manifest, tensors)
         return report
+
+    async def sleep(self, level: int) -> None:
+        """Free the engine's GPU memory; nothing may be asked of it until it wakes."""
+        await self._call("sleep", level)
+
+    async def wake(self) -> None:
+        """Take the GPU memory back, with empty caches."""
+        await self._call("wake")
 
     async def close(self) -> None:
         """Stop the engine."""
@@ -130,6 +151,10 @@ class LearnerClient:
         address, port = await answer(rendezvous, self.limit_s, "learner")
         return await self._call("start", address, port)
 
+    async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
+        """Let the ranks begin with pictures of a coming step, whose batch has these pairs at these places."""
+        await self._call("prepare", step, dict(rows))
+
     async def step(
         self, step: int, pairs: Sequence[PreferencePair]
     ) -> tuple[StepResult, list[Dropped]]:
@@ -152,6 +177,10 @@ class LearnerClient:
             by_rank.append(handle.call_split("publish", 2, version))
         manifest, tensors = by_rank[0]
         return manifest, tensors
+
+    async def rest(self) -> None:
+        """Wait for what the ranks were asked before, and let them free the GPU memory that nothing holds."""
+        await self._call("rest")
 
     async def save(self, directory: Path) -> None:
         """Write every rank's part of a checkpoint."""
@@ -187,4 +216,18 @@ class Workers:
         engines = asyncio.gather(*[client.start() for client in self.rollout])
         judges = asyncio.gather(*[client.start() for client in self.reward])
         ranks, reports, _ = await asyncio.gather(self.learner.start(), engines, judges)
+        return [*ranks, *reports]
+
+    async def start_in_turns(self) -> list[dict[str, Any]]:
+        """The same where engines and ranks share GPUs: an engine measures how much is free as it starts.
+
+        The engines start first, and sleep while the ranks do. Their weights are not dropped: no push follows.
+        """
+        judges = asyncio.gather(*[client.start() for client in self.reward])
+        reports = await asyncio.gather(*[client.start() for client in self.rollout])
+        await asyncio.gather(*[client.sleep(1) for client in self.rollout])
+        ranks = await self.learner.start()
+        await self.learner.rest()
+        await asyncio.gather(*[client.wake() for client in self.rollout])
+        await judges
         return [*ranks, *reports]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cluster.runtime.clients import RolloutClient
 from common.config import EngineEye, Model, Rollout, RunConfig
-from common.config.eyes import engine_eyes
+from common.config.eyes import LocalModel, engine_eyes
 from common.protocols import Handle, Runtime
 
 
@@ -38,12 +38,8 @@ def judge_seats(config: RunConfig) -> Iterator[JudgeSeat]:
 
 def engine_config(config: RunConfig, eye: EngineEye) -> RunConfig:
     """The config of a rollout worker that is a judge's engine."""
-    model = Model(
-        path=eye.path,
-        chat_template=eye.chat_template,
-        dtype=eye.dtype,
-        max_length=eye.max_length,
-    )
+    shared = set(Model.model_fields).intersection(LocalModel.model_fields)
+    model = Model(**{name: getattr(eye, name) for name in shared})
     rollout = Rollout(
         deterministic=config.rollout.deterministic,
         engine=eye.engine,
@@ -52,7 +48,14 @@ def engine_config(config: RunConfig, eye: EngineEye) -> RunConfig:
     )
     # It samples no pairs, so it needs nothing of BDHS.
     mixture = config.mixture.model_copy(update={"online_bdhs_fraction": 0.0})
-    update = {"model": model, "rollout": rollout, "mixture": mixture}
+    # Its GPUs are its own.
+    cluster = config.cluster.model_copy(update={"placement": "disaggregated"})
+    update = {
+        "cluster": cluster,
+        "model": model,
+        "rollout": rollout,
+        "mixture": mixture,
+    }
     return config.model_copy(update=update)
 
 
@@ -61,11 +64,13 @@ class JudgeEngines:
 
     Attributes:
         clients: by the eye whose engines they are.
+        handles: by the names of the actors.
     """
 
     def __init__(self, config: RunConfig, runtime: Runtime, worker: type) -> None:
         """`worker` is the class of rollout workers."""
         self.clients: dict[EngineEye, list[RolloutClient]] = {}
+        self.handles: dict[str, Handle] = {}
         limit_s = config.loop.call_timeout_s
         for seat in judge_seats(config):
             eye = seat.eye
@@ -77,18 +82,13 @@ class JudgeEngines:
                 num_cpus=eye.num_cpus,
                 num_gpus=eye.num_gpus,
             )
+            self.handles[seat.name] = handle
             client = RolloutClient(handle, limit_s, "judge's engine")
             self.clients.setdefault(eye, []).append(client)
 
-    @property
-    def handles(self) -> list[Handle]:
-        """Of all engines."""
-        return [client.handle for client in self._all()]
-
     async def start(self) -> None:
         """Start all engines at once, and wait until they answer."""
-        starts = [client.start() for client in self._all()]
+        starts = []
+        for clients in self.clients.values():
+            starts += [client.start() for client in clients]
         await asyncio.gather(*starts)
-
-    def _all(self) -> list[RolloutClient]:
-        return [client for clients in self.clients.values() for client in clients]

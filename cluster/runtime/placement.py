@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.runtime.judge_engines import judge_seats
@@ -19,22 +19,41 @@ OFFLOADED = {
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The resources of one actor, in Ray's logical CPUs and GPUs."""
+    """The resources of one actor, in Ray's logical CPUs and GPUs.
+
+    Attributes:
+        beside: the actor that has the same GPUs, and works while this one does not; "" for GPUs of its own.
+        turn: its number among the actors that share them.
+    """
 
     name: str
     num_cpus: float
     num_gpus: float
     holds: str
+    beside: str = ""
+    turn: int = 0
 
 
 def plan(config: RunConfig) -> list[Bundle]:
     """One bundle per actor: rollout workers, reward workers, the judge's engines, learner ranks."""
     return [
-        *_rollout_bundles(config),
-        *_reward_bundles(config),
-        *_judge_bundles(config),
+        *rollout_bundles(config),
+        *judging_plan(config),
         *_ranks(config),
     ]
+
+
+def measuring_plan(config: RunConfig, judges: bool) -> list[Bundle]:
+    """The same without a learner, and where nothing is judged without judges."""
+    bundles = list(rollout_bundles(config))
+    if judges:
+        bundles += judging_plan(config)
+    return bundles
+
+
+def judging_plan(config: RunConfig) -> list[Bundle]:
+    """Reward workers and the judge's engines alone."""
+    return [*_reward_bundles(config), *_judge_bundles(config)]
 
 
 def missing_models(config: RunConfig) -> list[str]:
@@ -45,7 +64,8 @@ def missing_models(config: RunConfig) -> list[str]:
     return [path for path in paths if not (Path(path) / "config.json").is_file()]
 
 
-def _rollout_bundles(config: RunConfig) -> Iterator[Bundle]:
+def rollout_bundles(config: RunConfig) -> Iterator[Bundle]:
+    """Of the engines that sample."""
     rollout = config.rollout
     engine = "vLLM engine"
     if rollout.deterministic:
@@ -78,7 +98,19 @@ def _ranks(config: RunConfig) -> Iterator[Bundle]:
     )
     for rank in range(learner.num_ranks):
         name = f"learner/{rank}"
-        yield Bundle(name, learner.num_cpus, learner.num_gpus, holds)
+        bundle = Bundle(name, learner.num_cpus, learner.num_gpus, holds)
+        if config.cluster.placement == "colocated":
+            bundle = _beside_engine(bundle, config, rank)
+        yield bundle
+
+
+def _beside_engine(bundle: Bundle, config: RunConfig, rank: int) -> Bundle:
+    """The bundle of a rank that shares the GPUs of an engine; equally many sit with every engine."""
+    ranks_per_engine = config.learner.num_ranks // config.rollout.num_workers
+    engine, turn = divmod(rank, ranks_per_engine)
+    beside = f"rollout/{engine}"
+    holds = f"{bundle.holds}, shares the GPUs of {beside}"
+    return replace(bundle, holds=holds, beside=beside, turn=turn)
 
 
 def describe(bundles: Sequence[Bundle]) -> str:
@@ -88,7 +120,8 @@ def describe(bundles: Sequence[Bundle]) -> str:
     width = 0
     for bundle in bundles:
         num_cpus += bundle.num_cpus
-        num_gpus += bundle.num_gpus
+        if not bundle.beside:
+            num_gpus += bundle.num_gpus
         width = max(width, len(bundle.name))
     total = Bundle("total", num_cpus, num_gpus, f"{len(bundles)} actors")
     lines = [f"{'actor':<{width}}  {'CPUs':>5}  {'GPUs':>5}  holds"]

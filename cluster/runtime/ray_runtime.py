@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cluster.runtime.environment import passed_variables, with_variables
+from cluster.runtime.node_calls import (
+    call_on_node,
+    call_on_nodes,
+    living_nodes,
+)
+from cluster.runtime.object_store import free_shared_memory, store_bytes
 from cluster.runtime.placement import Bundle
 from cluster.runtime.proxies import check_loopback
+from cluster.runtime.reservation import Reservation
+from cluster.runtime.seated import GPUS, look, seated
 from common.config import Cluster
 from common.errors import UserError
-from common.protocols import Handle
+from common.protocols import Handle, Sight
 
 CONNECT_LIMIT_S = 10.0
+HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
+"""Ray's switch: "1" hides the GPUs of a node from an actor that has none of them."""
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 """What a gRPC client says first, with empty settings (RFC 9113, section 3.4): a server that lives answers at once."""
 
@@ -24,8 +37,8 @@ HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + byte
 def _import_ray(is_local: bool) -> ModuleType:
     """Import Ray with the environment that it reads at import."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # An actor without GPUs must not see those of the machine.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    # Read by the actors of a local cluster; those of other nodes get it from `_actor_environment`.
+    os.environ.setdefault(HIDE_GPUS, "1")
     if is_local:
         # Bind to loopback, as Ray does on Windows and macOS.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -148,21 +161,41 @@ class RayRuntime:
     """Connects to a cluster, or starts a local one bound to this machine's loopback address.
 
     Raises:
-        UserError: no cluster answers at `cluster.address`, or `reserve` asks for more than the cluster has.
+        UserError: no cluster answers at `cluster.address`, it has less than `bundles` ask for, or a variable of
+            `cluster.pass_env` is not set.
     """
 
-    def __init__(self, config: Cluster, bundles: Sequence[Bundle] = ()) -> None:
+    def __init__(
+        self,
+        config: Cluster,
+        bundles: Sequence[Bundle] = (),
+        owner: str = "sightline",
+        push_bytes: float = 0.0,
+    ) -> None:
+        """Connect and reserve.
+
+        Args:
+            bundles: of all actors that will be started by these names.
+            owner: what others are told who want the same resources.
+            push_bytes: of one weight push, which a local object store must hold.
+        """
         self._config = config
+        self._push_bytes = push_bytes
         self._actors: list[Any] = []
-        self._group: Any = None
-        self._bundle_index: dict[str, int] = {}
+        # The last actor of a name: several may follow each other.
+        self._actor_of_name: dict[str, Any] = {}
+        self._bundles = {bundle.name: bundle for bundle in bundles}
+        self._passed = passed_variables(config)
         address = config.address or os.environ.get("RAY_ADDRESS")
         if address == "local":
             address = None
-        self._ray = _import_ray(is_local=not address)
+        self._is_local = not address
+        self._ray = _import_ray(self._is_local)
+        limit_s = config.start_timeout_s
+        self._reservation = Reservation(self._ray, _signed(owner), limit_s)
         self._connect(address)
         try:
-            self._reserve(bundles)
+            self._reservation.take(bundles)
         except BaseException:
             self.shutdown()
             raise
@@ -199,7 +232,7 @@ class RayRuntime:
             self._init(
                 address="local",
                 include_dashboard=False,
-                object_store_memory=1 << 29,
+                object_store_memory=self._store_bytes(),
             )
         except Exception as error:
             explained = _explained(error)
@@ -210,68 +243,94 @@ class RayRuntime:
                 "free processors or memory and try again, or give cluster.address"
             ) from error
 
+    def _store_bytes(self) -> int:
+        num_engines = 0
+        for name in self._bundles:
+            num_engines += name.startswith("rollout/")
+        return store_bytes(self._push_bytes, num_engines, free_shared_memory())
+
     def _init(self, **options: Any) -> None:
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         self._ray.init(
             logging_level=logging.WARNING,
             log_to_driver=bool(os.environ.get("SIGHTLINE_DEBUG")),
             **options,
         )
-
-    def _reserve(self, bundles: Sequence[Bundle]) -> None:
-        """Take all resources at once, so that two half-started runs cannot wait for each other."""
-        if not bundles:
-            return
-        self._check_size("CPU", "num_cpus", bundles)
-        self._check_size("GPU", "num_gpus", bundles)
-        resources: list[dict[str, float]] = []
-        for bundle in bundles:
-            # Ray refuses a bundle without resources; such an actor needs no place.
-            if bundle.num_cpus or bundle.num_gpus:
-                self._bundle_index[bundle.name] = len(resources)
-                resources.append({"CPU": bundle.num_cpus, "GPU": bundle.num_gpus})
-        self._group = self._ray.util.placement_group(resources, strategy="PACK")
-        limit_s = self._config.start_timeout_s
-        if not self._group.wait(limit_s):
-            raise UserError(
-                f"placement: expected the reservation within {limit_s:g} s, got none; other jobs "
-                "hold the resources: `ray status` lists them"
-            )
-
-    def _check_size(
-        self,
-        resource: str,
-        field: str,
-        bundles: Sequence[Bundle],
-    ) -> None:
-        wanted = sum(getattr(bundle, field) for bundle in bundles)
-        available = self._ray.cluster_resources().get(resource, 0)
-        if wanted > available:
-            raise UserError(
-                f"placement: expected {wanted:g} {resource}s for {len(bundles)} actors, got "
-                f"{available:g} in the cluster; lower rollout.{field}, learner.{field} or num_workers"
-            )
+        # Ray's own handler exits in the middle of whatever runs, and aborts with a native stack.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
 
     def spawn(
         self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
     ) -> Handle:
-        """Start `worker(*args)` as an actor, inside the reservation when it has a place of that name."""
+        """Start `worker(*args)` as an actor, inside the reservation when it has a place of that name.
+
+        It can be asked for `survey` as well (see `seated`). One that shares GPUs is started after their owner.
+        """
+        environment = self._actor_environment()
+        bundle = self._bundles.get(name)
+        if bundle is not None and bundle.beside and bundle.num_gpus:
+            # In Ray's books they belong to the other actor alone.
+            num_gpus = 0
+            environment |= {HIDE_GPUS: "0", GPUS: self._shared_gpu(bundle)}
         options: dict[str, Any] = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
             "max_restarts": 0,
         }
-        if name in self._bundle_index:
-            strategies = self._ray.util.scheduling_strategies
-            options["scheduling_strategy"] = (
-                strategies.PlacementGroupSchedulingStrategy(
-                    self._group,
-                    placement_group_bundle_index=self._bundle_index[name],
-                )
-            )
+        if environment:
+            options["runtime_env"] = {"env_vars": environment}
+        strategy = self._reservation.strategy_of(name)
+        if strategy is not None:
+            options["scheduling_strategy"] = strategy
+        worker = seated(worker, str(Path.cwd()))
+        if self._passed:
+            worker = with_variables(worker)
+            args = (self._passed, *args)
         actor_class = self._ray.remote(**options)(worker)
         actor: Any = actor_class.remote(*args)
         self._actors.append(actor)
+        self._actor_of_name[name] = actor
         return RayHandle(actor)
+
+    def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
+        sights: dict[str, Awaitable[Sight]] = {}
+        for node_id, name in self._reservation.actor_of_node.items():
+            sights[name] = call_on_node(self._ray, node_id, look, nonce_file, ())
+        return sights
+
+    def _actor_environment(self) -> dict[str, str]:
+        """Variables of every actor. This process's own reach a local cluster, but no raylet of another node."""
+        if self._is_local:
+            return dict(self._config.env)
+        # An actor without GPUs must not see those of its node.
+        return {HIDE_GPUS: "1", **self._config.env}
+
+    def _shared_gpu(self, bundle: Bundle) -> str:
+        """The GPUs of an actor that shares those of another."""
+        owner = self._actor_of_name[bundle.beside]
+        asked = owner.survey.remote("", ())
+        sight = self._ray.get(asked, timeout=self._config.start_timeout_s)
+        gpus = sight.gpus.split(",")
+        first = bundle.turn * int(bundle.num_gpus)
+        return ",".join(gpus[first : first + int(bundle.num_gpus)])
+
+    def on_every_node(
+        self,
+        module: ModuleType,
+        function: str,
+        *args: Any,
+        limit_s: float,
+    ) -> dict[str, Any]:
+        """Call a function of a module once on every node; what it returned, or the error it ended with, by node.
+
+        The module goes along by value: it need not be there.
+        """
+        return call_on_nodes(self._ray, module, function, args, limit_s)
+
+    def node_resources(self) -> dict[str, dict[str, float]]:
+        """CPU, GPU and object_store_memory of every node that is alive."""
+        return {node.label: node.resources for node in living_nodes(self._ray)}
 
     def stop(self, handle: Handle) -> None:
         """Kill one actor; its place in the reservation is free for another of the same name."""
@@ -285,7 +344,10 @@ class RayRuntime:
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors.clear()
-        if self._group is not None:
-            self._ray.util.remove_placement_group(self._group)
-            self._group = None
+        self._reservation.release()
         self._ray.shutdown()
+
+
+def _signed(owner: str) -> str:
+    """The name of a reservation, with who made it."""
+    return f"{owner} (process {os.getpid()} on {socket.gethostname()})"

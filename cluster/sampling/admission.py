@@ -35,6 +35,10 @@ class StalenessWindow:
         num_versions = version + self.max_staleness + 1
         return min(num_versions * self.publish_interval, self.num_steps)
 
+    def version_at(self, step: int) -> int:
+        """The version that the engines hold when this step's batch is drawn."""
+        return (step - 1) // self.publish_interval
+
 
 class Admission:
     """Counts `running` groups and `accepted` ones, both in pairs, and says how many more groups may start."""

@@ -65,7 +65,9 @@ class OfflinePool:
         self._seed = seed
         self._state = state
         self._units = _shuffle_units(pairs) if by_prompt else None
-        self._order = self._shuffled()
+        self._order = self._shuffled(state.epoch)
+        # Made when it is first looked at, and then kept for `take`.
+        self._next_order: array[int] | None = None
 
     def take(self, num: int, dropped: list[Dropped]) -> list[PreferencePair]:
         """The next `num` pairs; a batch may reach over the end of an epoch.
@@ -86,9 +88,10 @@ class OfflinePool:
         num_unusable = 0
         while len(taken) < num:
             if state.position == len(self._pairs):
+                self._order = self._order_of_next_epoch()
+                self._next_order = None
                 state.epoch += 1
                 state.position = 0
-                self._order = self._shuffled()
             index = self._order[state.position]
             state.position += 1
             pair = fetch(self._pairs, index)
@@ -101,6 +104,26 @@ class OfflinePool:
                 num_unusable = 0
         return taken
 
+    def foresee(self, num: int) -> list[PreferencePair]:
+        """What `take` will return first, up to the end of the next epoch; nothing moves."""
+        order = self._order[self._state.position :]
+        if len(order) < num:
+            order += self._order_of_next_epoch()
+        pairs: list[PreferencePair] = []
+        for index in order:
+            if len(pairs) == num:
+                break
+            pair = fetch(self._pairs, index)
+            # `take` passes over it, too.
+            if not isinstance(pair, Dropped):
+                pairs.append(pair)
+        return pairs
+
+    def _order_of_next_epoch(self) -> array[int]:
+        if self._next_order is None:
+            self._next_order = self._shuffled(self._state.epoch + 1)
+        return self._next_order
+
     def _check_usable(self, num_in_a_row: int, last: Dropped) -> None:
         if num_in_a_row >= len(self._pairs):
             raise UserError(
@@ -108,10 +131,10 @@ class OfflinePool:
                 f"{such_as([last])}; repair the rows"
             )
 
-    def _shuffled(self) -> array[int]:
-        """Pair indices in the order of the current epoch: a function of (seed, epoch)."""
+    def _shuffled(self, epoch: int) -> array[int]:
+        """Pair indices in the order of an epoch: a function of (seed, epoch)."""
         # Shuffled from the set's order each time, so that a resume needs no earlier epoch.
-        seed = derive_seed(self._seed, "offline", self._state.epoch)
+        seed = derive_seed(self._seed, "offline", epoch)
         if self._units is None:
             order = list(range(len(self._pairs)))
             random.Random(seed).shuffle(order)
@@ -189,6 +212,23 @@ class ReplayBuffer:
             return []
         self.state.online = left
         return taken
+
+    def foresee(
+        self, wanted: Mapping[str, int], learner_version: int, max_staleness: int
+    ) -> list[PreferencePair]:
+        """What `take` will return first when the learner is at this version, as far as it is here; nothing moves."""
+        missing = dict(wanted)
+        pairs: list[PreferencePair] = []
+        for pair in self.state.online:
+            is_wanted = missing.get(pair.source, 0) > 0
+            if is_wanted and not is_stale(pair, learner_version, max_staleness):
+                missing[pair.source] -= 1
+                pairs.append(pair)
+        return pairs
+
+    def foresee_offline(self, num: int) -> list[PreferencePair]:
+        """What `take_offline` will return first, up to the end of the next epoch; nothing moves."""
+        return self._offline.foresee(num)
 
     def take_offline(
         self, num: int, dropped: list[Dropped] | None = None

@@ -8,6 +8,9 @@ from typing import Any
 
 from common.chat.encoder import ChatEncoder as ChatEncoder
 from common.chat.encoder import EncodedPrompt as EncodedPrompt
+from common.chat.known_models import check_engine_knows
+from common.chat.positions import positions_in
+from common.chat.room import check_room
 from common.chat.weights import check_embedding
 from common.config import Model
 from common.errors import UserError
@@ -28,36 +31,36 @@ def check_model(model: Model, path: str | Path | None = None) -> ChatEncoder:
     """
     encoder = encoder_of(model, path)
     check_embedding(encoder)
-    _check_length(encoder, model.max_length)
+    check_room(encoder, positions_of(encoder))
+    _check_length(encoder, encoder.max_length)
+    encoder.warnings += check_engine_knows(
+        encoder.config, encoder.processor, encoder.where
+    )
     for warning in encoder.warnings:
         log.warning(warning)
     return encoder
 
 
 def _check_length(encoder: ChatEncoder, max_length: int) -> None:
-    """Refuse more tokens than the model has positions for; engines need one more, for the token after an answer."""
+    """Refuse more tokens than the model has positions for."""
     positions = positions_of(encoder)
-    if positions is not None and max_length >= positions:
+    if positions is not None and max_length > positions:
         raise UserError(
-            f"model.max_length: expected less than the {positions} positions of {encoder.where} "
-            f"(max_position_embeddings in config.json), got {max_length}; set model.max_length = {positions - 1}"
+            f"model.max_length: expected at most the {positions} positions of {encoder.where} "
+            f"(max_position_embeddings in config.json), got {max_length}; set model.max_length = {positions}"
         )
 
 
 def positions_of(encoder: ChatEncoder) -> int | None:
-    """How many tokens the model was made for, None where its config does not say it plainly."""
-    text = encoder.config.get_text_config()
-    parameters = getattr(text, "rope_parameters", None) or {}
-    # Scaled positions reach further than the number says.
-    if parameters.get("rope_type", "default") != "default":
-        return None
-    positions: int | None = getattr(text, "max_position_embeddings", None)
-    return positions
+    """How many tokens the model was made for, None where its config does not say it."""
+    return positions_in(encoder.config)
 
 
 def encoder_of(model: Model, path: str | Path | None = None) -> ChatEncoder:
     """The encoder of a configuration's model, or of another folder in the place of `model.path`."""
-    return ChatEncoder(path or model.path, model.max_length, model.chat_template)
+    return ChatEncoder(
+        path or model.path, model.max_length, model.chat_template, pictures=model
+    )
 
 
 def has_grid_positions(config: Any) -> bool:

@@ -11,7 +11,9 @@ from common.chat.opening import (
     open_model,
     placeholder_of,
 )
+from common.chat.pictures import PictureSizes
 from common.chat.template import ChatTemplate
+from common.config.model import Pictures
 
 
 class ModelDirectory:
@@ -20,9 +22,12 @@ class ModelDirectory:
     Args:
         chat_template: replaces the model's template (`model.chat_template`): a text, or a file that holds one.
         key: the setting that names the directory, for messages.
+        pictures: how large pictures are for the model, and how many a prompt may have.
 
     Attributes:
         where: names the directory in messages.
+        picture_sizes: what is done to pictures, and what the processor is told about them.
+        max_images: of one prompt.
         template_source: where the chat template comes from.
         warnings: what a person should know about the directory, one line each; `check_model` logs them.
 
@@ -30,7 +35,13 @@ class ModelDirectory:
         UserError: this is no Hugging Face model directory, its files cannot be loaded, or one must be corrected.
     """
 
-    def __init__(self, path: Path, chat_template: str | None, key: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        chat_template: str | None,
+        key: str,
+        pictures: Pictures,
+    ) -> None:
         self.model_path = path
         self.key = key
         self.where = f"{key} {path}"
@@ -40,6 +51,11 @@ class ModelDirectory:
         self.tokenizer = self.processor.tokenizer
         self.template = ChatTemplate(
             self.processor, self.where, self._placeholder, self._image_text()
+        )
+        section = key.removesuffix(".path")
+        self.max_images = pictures.max_images
+        self.picture_sizes = PictureSizes(
+            pictures, self.processor.image_processor, section
         )
         self.warnings = [*opened.notes, *self.template.warnings]
 

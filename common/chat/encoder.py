@@ -21,6 +21,7 @@ from PIL import Image
 from common.chat.answers import AnswerEncoder
 from common.chat.expansion import expanded_like
 from common.chat.proof import prove
+from common.config.model import Pictures
 from common.data import images
 from common.errors import Refused
 from common.records import Message, Part, Prompt
@@ -54,6 +55,7 @@ class ChatEncoder(AnswerEncoder):
         max_length: tokens of prompt and response together (`model.max_length`).
         chat_template: replaces the model's template (`model.chat_template`): a text, or a file that holds one.
         key: the setting that names the directory, for messages.
+        pictures: how large pictures are for the model, and how many a prompt may have.
 
     Attributes:
         warnings: what a person should know about the directory, one line each; `check_model` logs them.
@@ -68,8 +70,9 @@ class ChatEncoder(AnswerEncoder):
         max_length: int,
         chat_template: str | None = None,
         key: str = "model.path",
+        pictures: Pictures | None = None,
     ) -> None:
-        super().__init__(Path(model_path), chat_template, key)
+        super().__init__(Path(model_path), chat_template, key, pictures or Pictures())
         self.max_length = max_length
         self.warnings += prove(self)
 
@@ -136,6 +139,12 @@ class ChatEncoder(AnswerEncoder):
                     text += part.text
             # The processor cannot tell a spelled placeholder from the place of an image.
             spelled.update(token for token in self.media_tokens if token in text)
+        if len(prompt.images) > self.max_images:
+            raise Refused(
+                "image_count",
+                f"prompt {prompt.id}: expected at most max_images = {self.max_images} images of {self.where}, got "
+                f"{len(prompt.images)}; raise max_images or leave the row out",
+            )
         if num_slots != len(prompt.images):
             raise Refused(
                 "image_count",
@@ -150,8 +159,8 @@ class ChatEncoder(AnswerEncoder):
             )
 
     def load_images(self, prompt: Prompt) -> list[Image.Image]:
-        """RGB pixels of the prompt's images (Refused `image_*` when one cannot be used)."""
-        return [images.read(ref) for ref in prompt.images]
+        """RGB pixels of the prompt's images, of a size within the limits (Refused `image_*` when one is unusable)."""
+        return [self.picture_sizes.fitted(images.read(ref)) for ref in prompt.images]
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids with one placeholder per image, which the engine expands.
@@ -189,9 +198,9 @@ class ChatEncoder(AnswerEncoder):
             edit_images: changes the pixels of the prompt's images before the processor sees them.
 
         Raises:
-            Refused: `prompt_too_long`, `image_count`, `image_*` when an image cannot be used, `special_token` when a
-                written-out special token cannot be taken as text, `token_unknown` for one without an embedding, or
-                `chat_template`, `tokenizer`, `processor` with what these raise about the row.
+            Refused: `prompt_too_long`, `image_too_long`, `image_count`, `image_*` when an image cannot be used,
+                `special_token` when a written-out special token cannot be taken as text, `token_unknown` for one
+                without an embedding, or `chat_template`, `tokenizer`, `processor` with what these raise about the row.
         """
         pixels = self.load_images(prompt)
         if edit_images is not None:
@@ -202,7 +211,7 @@ class ChatEncoder(AnswerEncoder):
         )
         if self.plain_text.unmask(masked) != masked:
             encoded = self._with_text(prompt, masked, encoded)
-        self.check_length(prompt, len(encoded.token_ids))
+        self.check_length(prompt, len(encoded.token_ids), encoded.num_image_tokens)
         self.check_known(f"prompt {prompt.id}", encoded.token_ids)
         return encoded
 
@@ -221,6 +230,7 @@ class ChatEncoder(AnswerEncoder):
                     images=list(pixels) or None,
                     return_tensors="pt",
                     add_special_tokens=self.adds_special_tokens(text),
+                    **self.picture_sizes.arguments,
                 )
             )
             token_ids = tuple(inputs.pop("input_ids")[0].tolist())
@@ -270,11 +280,26 @@ class ChatEncoder(AnswerEncoder):
     def _are_media_types(self, types: torch.Tensor, token_ids: Sequence[int]) -> bool:
         return torch.equal(types, self._media_types(token_ids))
 
-    def check_length(self, prompt: Prompt, num_tokens: int) -> None:
-        """Refuse a prompt that leaves no room for a response token (`prompt_too_long`); nothing is truncated."""
-        if num_tokens >= self.max_length:
+    def check_length(
+        self, prompt: Prompt, num_tokens: int, num_image_tokens: int = 0
+    ) -> None:
+        """Refuse a prompt that leaves no room for a response token; nothing is truncated.
+
+        Raises:
+            Refused: `image_too_long` where most of the tokens are those of its images, `prompt_too_long` elsewhere.
+        """
+        if num_tokens < self.max_length:
+            return
+        limit = f"model.max_length = {self.max_length}"
+        what = (
+            f"prompt {prompt.id}: expected fewer than {limit} tokens, got {num_tokens}"
+        )
+        if 2 * num_image_tokens > num_tokens:
             raise Refused(
-                "prompt_too_long",
-                f"prompt {prompt.id}: expected fewer than model.max_length = {self.max_length} tokens, got "
-                f"{num_tokens}; shorten it or raise model.max_length",
+                "image_too_long",
+                f"{what}, of which {num_image_tokens} are those of its {len(prompt.images)} images; "
+                f"{self.picture_sizes.remedy}, or raise model.max_length",
             )
+        raise Refused(
+            "prompt_too_long", f"{what}; shorten it or raise model.max_length"
+        )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from common.chat.encoder import ChatEncoder
+from common.chat.positions import positions_in
+from common.chat.room import encoded_question
 from common.chat.template import PROBE
+from common.config.model import AUTO_LENGTH
 
 
 def facts_of(encoder: ChatEncoder) -> dict[str, str]:
@@ -23,12 +26,31 @@ def facts_of(encoder: ChatEncoder) -> dict[str, str]:
         "beginning": _beginning(encoder, prompt),
         "generation prompt": _generation_prompt(encoder, prompt),
         "end of a turn": f"{_named(encoder, encoder.eos_token_id)}, {end_from}; sampling stops at {stops}",
+        "pictures": _pictures(encoder),
         "tokenizer and embedding": f"{len(encoder.tokenizer):,} tokens, {encoder.num_embeddings:,} rows",
+        "positions": _positions(encoder),
     }
+
+
+def _positions(encoder: ChatEncoder) -> str:
+    positions = positions_in(encoder.config)
+    if positions is None:
+        return "not stated: give a number as model.max_length"
+    auto = min(positions, AUTO_LENGTH)
+    return f"{positions:,}; model.max_length = auto is {auto:,}"
 
 
 def _named(encoder: ChatEncoder, token_id: int) -> str:
     return f"{encoder.tokenizer.convert_ids_to_tokens(token_id)} (id {token_id})"
+
+
+def _pictures(encoder: ChatEncoder) -> str:
+    """How many tokens pictures of two sizes have, with the limits that are set."""
+    counts = []
+    for side in (64, 1024):
+        num_tokens = encoded_question(encoder, side).num_image_tokens
+        counts.append(f"{num_tokens:,} tokens of {side} x {side} pixels")
+    return ", ".join(counts)
 
 
 def _beginning(encoder: ChatEncoder, prompt: str) -> str:

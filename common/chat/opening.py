@@ -12,10 +12,12 @@ from typing import Any
 
 from transformers import AutoConfig, AutoProcessor
 
+from common.chat.known_models import check_family, check_processor_is_known
 from common.chat.template import template_text
 from common.errors import UserError
 from common.loading import check_folder, readable
 
+_MIN_TOKENS_PER_ROW = 0.8
 _TOWERS_WITH_CLS = ("clip_vision_model", "clip")
 
 
@@ -46,10 +48,18 @@ def open_model(path: Path, key: str, chat_template: str | None) -> OpenedModel:
     """
     check_folder(path, key)
     where = f"{key} {path}"
-    with readable(path, key):
-        config = AutoConfig.from_pretrained(path)
-        processor = AutoProcessor.from_pretrained(path)
-    _check_vision_language(config, processor, where)
+    check_family(path, where)
+    # Without the argument transformers would ask on the terminal whether to run a folder's own code.
+    options = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        with readable(path, key):
+            config = AutoConfig.from_pretrained(path, **options)
+            processor = AutoProcessor.from_pretrained(path, **options)
+        _check_vision_language(config, processor, where)
+    except UserError:
+        # The cause, where it is one that transformers does not name.
+        check_processor_is_known(path, where)
+        raise
     _check_image_token(config, processor, where)
     notes: list[str] = []
     _complete_processor(path, config, processor, where, notes)
@@ -125,7 +135,8 @@ def _check_image_token(config: Any, processor: Any, where: str) -> None:
         return
     raise UserError(
         f"{where}: expected one image token, got id {token_id} ({got or 'no token'}) in config.json and {expected} of "
-        "the processor; correct image_token_id (or image_token_index) in config.json"
+        "the processor; copy the model's own tokenizer files again, or correct image_token_id (or image_token_index) "
+        "in config.json"
     )
 
 
@@ -228,8 +239,17 @@ def _complete_eos(
 def _check_vocabulary(
     config: Any, tokenizer: Any, where: str, notes: list[str]
 ) -> None:
-    """Say that a tokenizer has tokens without an embedding; rows that need one are refused one by one."""
+    """Compare tokenizer and embedding: another model's tokenizer is refused, a few tokens too many are said.
+
+    Rows that need a token without an embedding are refused one by one.
+    """
     num_rows = config.get_text_config().vocab_size
+    # Embeddings are padded to round numbers, by up to 2 % in published models.
+    if len(tokenizer) < _MIN_TOKENS_PER_ROW * num_rows:
+        raise UserError(
+            f"{where}: expected the tokenizer that the weights were trained with, got one of {len(tokenizer):,} tokens "
+            f"for vocab_size = {num_rows:,} in config.json; copy the model's own tokenizer files again"
+        )
     beyond = sorted(
         token
         for token, token_id in tokenizer.get_vocab().items()

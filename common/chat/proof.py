@@ -6,6 +6,7 @@ Engine and learner share an encoder, so their comparison cannot see what both do
 
 from __future__ import annotations
 
+import re
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _SIDE = 64
 """Width and height in pixels of the probe's image."""
+_MARK = re.compile(r"<\|[^\s<>|]+\|>|<(?:start|end)_of_[a-z]+>")
+"""How families mark the ends of turns: `<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`."""
 _FIXED_SIZE_TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
@@ -31,14 +34,17 @@ def prove(encoder: ChatEncoder) -> list[str]:
         UserError: the encoding is not transformers' own, or the processor does not fit the model.
     """
     picture = Image.linear_gradient("L").resize((_SIDE, _SIDE)).convert("RGB")
+    picture = encoder.picture_sizes.fitted(picture)
     text = encoder.template.render([PROBE])
     try:
         encoded = encoder.encode_text("a question about an image", text, [picture])
     except Refused as error:
         reason = first_line(error.__cause__ or error)
+        remedy = "correct processor_config.json or preprocessor_config.json"
+        if encoder.picture_sizes.arguments:
+            remedy = "correct mm_processor_kwargs, min_pixels or max_pixels beside it"
         raise UserError(
-            f"{encoder.where}: expected a processor that takes a question about an image, got: {reason}; correct "
-            "processor_config.json or preprocessor_config.json"
+            f"{encoder.where}: expected a processor that takes a question about an image, got: {reason}; {remedy}"
         ) from error
     _check_embeddings(encoder, encoded)
     _check_beginning(encoder, text)
@@ -47,6 +53,7 @@ def prove(encoder: ChatEncoder) -> list[str]:
     _check_image_tokens(encoder, encoded)
     return [
         *_unknown_warnings(encoder, text),
+        *_foreign_mark_warnings(encoder, text),
         *_turn_warnings(encoder, encoded, picture),
         *_stop_warnings(encoder),
     ]
@@ -112,6 +119,7 @@ def transformers_ids(
         add_generation_prompt=is_prompt,
         return_dict=True,
         return_tensors="pt",
+        processor_kwargs=encoder.picture_sizes.arguments,
     )
     return tuple(encoding["input_ids"][0].tolist())
 
@@ -198,6 +206,23 @@ def _unknown_warnings(encoder: ChatEncoder, text: str) -> list[str]:
         f"{encoder.where}: the tokenizer makes {tokenizer.unk_token} of {num_unknown} pieces of what the chat template "
         "writes around a question, so roles cannot be told apart; add them to the tokenizer, or correct "
         "chat_template.jinja"
+    ]
+
+
+def _foreign_mark_warnings(encoder: ChatEncoder, text: str) -> list[str]:
+    """Say it when the template's marks of turns are no tokens: template and tokenizer are of two models."""
+    tokenizer = encoder.tokenizer
+    # What the tokenizer does not know at all is counted by `_unknown_warnings`.
+    spelled = [
+        mark
+        for mark in dict.fromkeys(_MARK.findall(text))
+        if len(tokenizer.encode(mark, add_special_tokens=False)) > 1
+    ]
+    if not spelled:
+        return []
+    return [
+        f"{encoder.where}: the chat template writes {', '.join(spelled)}, which the tokenizer has no token for and "
+        "spells; copy the model's own tokenizer files again, or correct chat_template.jinja"
     ]
 
 

@@ -67,6 +67,9 @@ def item_type(annotation: Any) -> Any:
     """The type of an entry of a table or of an element of a list; None when the value is neither."""
     for member in alternatives(annotation):
         arguments = get_args(member)
+        # Below a table of any keys there is any value.
+        if member is Any:
+            return Any
         if get_origin(member) is dict:
             _, value_type = arguments
             return value_type
@@ -298,8 +301,12 @@ def type_name(annotation: Any) -> str:
             names += map(str, arguments)
         elif is_list(member):
             names.append(f"list of {type_name(arguments[0])}")
+        elif get_origin(member) is dict:
+            names.append(f"table of {type_name(arguments[1])}")
         elif sections_of(member):
             names += kind_names(member) or ("section",)
+        elif get_origin(member) is dict:
+            names.append("table")
         else:
             names.append(getattr(member, "__name__", str(member)))
     if type(None) in get_args(annotation):
@@ -316,7 +323,7 @@ def _default_text(field: FieldInfo) -> str:
 
 def _value_text(value: Any) -> str:
     """A value as one writes it in an override."""
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "none"
     # TOML writes them in lower case.
     if isinstance(value, bool):

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, Tag, field_validator
+from pydantic import Field, Tag, field_validator, model_validator
 
+from common.config.model import AUTO_MEANING, Length, Pictures
 from common.config.rollout import EngineOptions
 from common.config.section import Gpus, Section, TextOnDisk, by_kind
 
 
-class LocalModel(Section):
+class LocalModel(Pictures):
     """A vision-language model of this machine or cluster."""
 
     path: TextOnDisk = Field(description="the judge's Hugging Face folder")
@@ -21,8 +22,10 @@ class LocalModel(Section):
         description="Jinja chat template in the place of the model's, as a text or as a file that holds it",
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
-    max_length: int = Field(
-        4096, ge=16, description="tokens of question and reply together"
+    max_length: Length = Field(
+        4096,
+        ge=16,
+        description=f"tokens of question and reply together; {AUTO_MEANING}",
     )
 
 
@@ -33,6 +36,11 @@ class Engines(LocalModel):
     num_cpus: float = Field(1, ge=0, description="of one engine")
     num_gpus: Gpus = Field(0, description="of one engine")
     engine: EngineOptions = EngineOptions()
+
+    @model_validator(mode="after")
+    def _one_gpu_a_part(self) -> Engines:
+        self.engine.check_gpus(self.num_gpus)
+        return self
 
 
 class EngineEye(Engines):

@@ -96,8 +96,21 @@ class Learner(Section):
         {}, description="by PreferencePair.source"
     )
     optimizer: Optimizer = Optimizer()
+    input_workers: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = Field(
+        "auto",
+        description="processes per rank that read and resize the next step's pictures meanwhile, on processors that "
+        "num_cpus reserves; 0: the step does it; auto: 2 for a rank on a GPU, else 0",
+    )
     num_cpus: float = Field(1, ge=0)
     num_gpus: Gpus = 0
+
+    @property
+    def num_input_workers(self) -> int:
+        """`input_workers` as a number."""
+        if self.input_workers == "auto":
+            # On a CPU the step has all cores already.
+            return 2 if self.num_gpus else 0
+        return self.input_workers
 
     def loss_of(self, source: str) -> Loss:
         """The loss of a source's pairs."""

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, Tag, ValidationInfo, model_validator
 
-from common.config.section import Section, TextOnDisk, by_kind
+from common.config.section import FrozenTable, Section, Table, TextOnDisk, by_kind
 
 SHAPES_POLICY = "common/shapes/policy"
+AUTO = "auto"
+AUTO_LENGTH = 8192
+"""`auto` is the model's positions, and at most so many: an engine's memory and a learner's rows grow with them."""
+AUTO_MEANING = f"auto: the model's positions, at most {AUTO_LENGTH:,}"
+
+
+def auto_length(path: str) -> int:
+    """What `auto` means for a model directory: it is resolved where a config is read, so all behind knows a number.
+
+    Raises:
+        UserError: its config cannot be read, or does not say how many positions the model has.
+    """
+    # transformers takes seconds to import, and other lengths do without.
+    from common.chat.positions import positions_of_directory
+
+    return min(positions_of_directory(path), AUTO_LENGTH)
+
+
+def _resolved(value: Any, info: ValidationInfo) -> Any:
+    if value != AUTO:
+        return value
+    path = info.data.get("path")
+    if path is None:
+        raise ValueError("expected a path beside auto")
+    return auto_length(path)
+
+
+Length = Annotated[int, BeforeValidator(_resolved)]
+"""Tokens of a section whose model is `path`, declared before it; or `auto`."""
 
 
 class Full(Section):
@@ -65,7 +94,42 @@ Tuning = Annotated[
 ]
 
 
-class Model(Section):
+MAX_IMAGES = 8
+
+
+class Pictures(Section):
+    """How many pictures a prompt may have, and how large the model sees them: in engines and learner alike."""
+
+    min_pixels: int | None = Field(
+        None, ge=4, description="of a picture; a smaller one is enlarged, shape kept"
+    )
+    max_pixels: int | None = Field(
+        None,
+        ge=4,
+        description="of a picture; a larger one is made smaller, shape kept. How many tokens it has then is the "
+        "family's way: a model that brings every picture to one size of its own makes as many of it as before",
+    )
+    mm_processor_kwargs: Table = Field(
+        FrozenTable(),
+        description="arguments of the model's image processor, such as max_patches = 4 or size = {longest_edge = 512}",
+    )
+    max_images: int = Field(
+        MAX_IMAGES,
+        ge=1,
+        description="of a prompt; one with more is refused and counted",
+    )
+
+    @model_validator(mode="after")
+    def _limits_leave_room(self) -> Pictures:
+        low, high = self.min_pixels, self.max_pixels
+        if low is not None and high is not None and low > high:
+            raise ValueError(
+                f"expected min_pixels of at most max_pixels, got {low} and {high}; lower min_pixels"
+            )
+        return self
+
+
+class Model(Pictures):
     """The start policy, a Hugging Face directory, and what of it is trained."""
 
     path: TextOnDisk = Field(SHAPES_POLICY, description="a Hugging Face folder")
@@ -76,10 +140,10 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights, for engines and learner"
     )
-    max_length: int = Field(
+    max_length: Length = Field(
         512,
         ge=16,
-        description="tokens of prompt and response together; longer ones are refused and counted",
+        description=f"tokens of prompt and response together; longer ones are refused and counted; {AUTO_MEANING}",
     )
     tuning: Tuning = Full()
     freeze_vision: bool = Field(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from common.config.data import Data
 from common.config.evaluation import Evaluation
@@ -17,6 +18,36 @@ from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
+RANKS = "learner.num_ranks"
+SET_BY_US = {
+    "CUDA_VISIBLE_DEVICES": "rollout.num_gpus and learner.num_gpus",
+    "DS_ACCELERATOR": "learner.num_gpus",
+    "LOCAL_RANK": RANKS,
+    "RANK": RANKS,
+    "WORLD_SIZE": RANKS,
+    "MASTER_ADDR": RANKS,
+    "MASTER_PORT": RANKS,
+    "OMP_NUM_THREADS": "rollout.num_cpus and learner.num_cpus",
+    "TORCHDYNAMO_DISABLE": "rollout.engine.enforce_eager",
+    "TORCH_COMPILE_DISABLE": "rollout.engine.enforce_eager",
+    "VLLM_CPU_KVCACHE_SPACE": "rollout.engine.kv_cache_bytes",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "rollout.deterministic",
+    "VLLM_LOGGING_CONFIG_PATH": "SIGHTLINE_DEBUG=1 where the command runs",
+    "HF_HUB_OFFLINE": "model.path, a folder",
+    "TRANSFORMERS_OFFLINE": "model.path, a folder",
+}
+"""Variables of an actor that are not the user's -> the key to set instead."""
+SECRET_WORDS = {
+    "APIKEY",
+    "CREDENTIALS",
+    "KEY",
+    "PASSPHRASE",
+    "PASSWD",
+    "PASSWORD",
+    "SECRET",
+    "TOKEN",
+}
+
 
 class Run(Section):
     """Where the run's files go, and the seed of everything random in it."""
@@ -25,6 +56,38 @@ class Run(Section):
         Path("runs/run"), description="folder of checkpoints, metrics and reports"
     )
     seed: Seed = Field(0, description="of everything random in the run")
+
+
+def _allowed_name(name: str) -> str:
+    """The name of a variable that actors may be given (ValueError for another)."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("expected a name of letters, digits and underscores")
+    if name in SET_BY_US:
+        raise ValueError(
+            f"expected a variable that sightline does not set itself; set {SET_BY_US[name]}"
+        )
+    if name.startswith("RAY_"):
+        raise ValueError(
+            "expected a variable that is not Ray's; set it where `ray start` runs"
+        )
+    return name
+
+
+def _without_secrets(variables: dict[str, str]) -> dict[str, str]:
+    """The variables, none of which looks like a secret: by a word of its name, or by a password in an address."""
+    for name, value in variables.items():
+        words = name.upper().split("_")
+        has_password = re.search(r"://[^/@]*:[^/@]*@", value)
+        if has_password or not SECRET_WORDS.isdisjoint(words):
+            raise ValueError(
+                f"expected no secrets, since config.json shows them, got {name}; name it in cluster.pass_env"
+            )
+        if "\0" in value:
+            raise ValueError(f"expected text without zero bytes, got one in {name}")
+    return variables
+
+
+VariableName = Annotated[str, AfterValidator(_allowed_name)]
 
 
 class Cluster(Section):
@@ -41,6 +104,35 @@ class Cluster(Section):
         description="kind of the GPUs, for the planner (--dry-run); none: this machine's",
     )
     gpus_per_node: int = Field(8, ge=1, description="for the planner")
+    placement: Literal["disaggregated", "colocated"] = Field(
+        "disaggregated",
+        description="disaggregated: engines and learner have GPUs of their own; colocated: they share them and take "
+        "turns",
+    )
+    sleep_level: Literal[1, 2] = Field(
+        1,
+        description="of vLLM, while the learner works: 1 keeps the engine's weights in CPU memory, 2 drops them",
+    )
+    # Without repr, so that no error shows a value.
+    env: Annotated[dict[VariableName, str], AfterValidator(_without_secrets)] = Field(
+        {},
+        repr=False,
+        description="environment variables of all actors, such as --cluster.env.NCCL_DEBUG INFO",
+    )
+    pass_env: tuple[VariableName, ...] = Field(
+        (),
+        description="names of variables that actors take over from the command's environment, secrets for example; "
+        "their values are written nowhere",
+    )
+
+    @model_validator(mode="after")
+    def _one_value_a_variable(self) -> Cluster:
+        twice = sorted(set(self.env).intersection(self.pass_env))
+        if twice:
+            raise ValueError(
+                f"expected every variable once, got {twice[0]} in env and in pass_env; leave one out"
+            )
+        return self
 
 
 class RunConfig(Section):
@@ -111,6 +203,14 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _turns_work_out(self) -> RunConfig:
+        if self.cluster.placement == "colocated":
+            _check_colocated(self.rollout, self.learner)
+            if self.cluster.sleep_level == 2:
+                _check_dropped_weights(self.model, self.loop)
+        return self
+
+    @model_validator(mode="after")
     def _quantised_whole(self) -> RunConfig:
         tuning = self.model.tuning
         is_quantized = isinstance(tuning, Lora) and tuning.quantize != "none"
@@ -150,3 +250,35 @@ class RunConfig(Section):
                 "set data.offline.path (python -m cluster.generate bdhs writes one) or online_fraction = 1"
             )
         return self
+
+
+def _check_colocated(rollout: Rollout, learner: Learner) -> None:
+    """Raise ValueError unless every rank has a GPU that one engine has, too."""
+    if learner.num_ranks % rollout.num_workers:
+        raise ValueError(
+            f"cluster.placement = colocated expects as many ranks beside every engine, got {learner.num_ranks} ranks "
+            f"and {rollout.num_workers} engines; make learner.num_ranks a multiple of rollout.num_workers"
+        )
+    ranks_per_engine = learner.num_ranks // rollout.num_workers
+    if rollout.num_gpus == 0 and learner.num_gpus == 0:
+        return
+    if learner.num_gpus != 1 or rollout.num_gpus != ranks_per_engine:
+        raise ValueError(
+            "cluster.placement = colocated expects learner.num_gpus = 1, and rollout.num_gpus = the ranks per engine "
+            f"({ranks_per_engine}), got {learner.num_gpus:g} and {rollout.num_gpus:g}; both count the shared GPUs"
+        )
+
+
+def _check_dropped_weights(model: Model, loop: Loop) -> None:
+    """Raise ValueError unless every wake is followed by a push of all weights."""
+    if loop.publish_interval != 1:
+        raise ValueError(
+            "cluster.sleep_level = 2 drops an engine's weights at every step and needs loop.publish_interval = 1, got "
+            f"{loop.publish_interval}; set sleep_level = 1"
+        )
+    tuning = model.tuning
+    if isinstance(tuning, Lora) and tuning.push == "adapter":
+        raise ValueError(
+            "cluster.sleep_level = 2 drops an engine's weights and needs pushes of all of them, got model.tuning.push "
+            "= adapter; set sleep_level = 1"
+        )

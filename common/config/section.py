@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args
@@ -91,6 +92,28 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_shared_or_whole)]
 """GPUs of one worker: a share of one, or several whole ones."""
+
+
+class FrozenTable(dict[str, Any]):
+    """A table of a user's own keys, at any depth. It is hashed by its content, as frozen sections are."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True))
+
+
+def _frozen(value: dict[str, Any]) -> FrozenTable:
+    try:
+        # A run's configuration is kept as JSON.
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "expected texts, finite numbers, true, false, lists and tables"
+        ) from error
+    return FrozenTable(value)
+
+
+Table = Annotated[dict[str, Any], AfterValidator(_frozen)]
+"""Arguments of a library, by its own names. TOML tables and words such as `--key.size.longest_edge 448` reach them."""
 
 
 def spelled_out(value: Any, *sections: type[Section]) -> Any:

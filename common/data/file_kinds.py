@@ -13,11 +13,13 @@ class FileKind(NamedTuple):
     name: str
     remedy: str
     is_readable_image: bool = False
+    is_video: bool = False
 
 
 _CONVERT = "convert it to PNG or JPEG"
 _FETCH = "fetch it again"
 _UNPACK = "unpack it first"
+_DROP = "drop it"
 _NO_IMAGE = "give the image instead"
 
 EMPTY = FileKind("an empty file", _FETCH)
@@ -47,7 +49,7 @@ _SIGNATURES = {
     b"DDS ": FileKind("a DDS texture", _CONVERT),
     b"%PDF": FileKind("a PDF", _CONVERT),
     b"%!PS": FileKind("a PostScript drawing", _CONVERT),
-    b"\x1aE\xdf\xa3": FileKind("a Matroska or WebM video", "drop it"),
+    b"\x1aE\xdf\xa3": FileKind("a Matroska or WebM video", _DROP, is_video=True),
     b"PK\x03\x04": FileKind("a ZIP archive", _UNPACK),
     b"\x1f\x8b": FileKind("a gzip file", _UNPACK),
     b"BZh": FileKind("a bzip2 file", _UNPACK),
@@ -72,11 +74,11 @@ _BRANDS = {
     b"mif1": FileKind("a HEIF image", _CONVERT),
     b"msf1": FileKind("a HEIF image", _CONVERT),
 }
-_VIDEO = FileKind("an MP4 or QuickTime video", "drop it")
+_VIDEO = FileKind("an MP4 or QuickTime video", _DROP, is_video=True)
 _WEBP = FileKind("a WebP", _FETCH, True)
 _BMP = FileKind("a BMP", _FETCH, True)
 _PICKLE = FileKind("a Python pickle, which is never opened", _CONVERT)
-_RIFF = FileKind("an AVI or WAV file", "drop it")
+_RIFF = FileKind("an AVI or WAV file", _DROP)
 _TAR = FileKind("a tar archive", _UNPACK)
 
 _LFS_START = b"version https://git-lfs.github.com/"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 import warnings
 from pathlib import Path
 
@@ -38,8 +39,9 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
         name: what error messages call the image.
 
     Raises:
-        Refused: `image_huge` over 64 megapixels; `image_corrupt` when it does not decode, with what the bytes are
-            instead (a page, a git-LFS pointer, …); `image_strip` when a side is shorter than 2 pixels; `image_mode`
+        Refused: `image_huge` over 64 megapixels; `video` for a film; `image_corrupt` when it does not decode for
+            another reason, with what the bytes are instead (a page, a git-LFS pointer, …);
+            `image_strip` when a side is shorter than 2 pixels; `image_mode`
             when its values have no known range (floats, 32-bit integers).
     """
     try:
@@ -54,7 +56,8 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
             f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}; scale it down",
         ) from error
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
-        raise Refused("image_corrupt", _no_picture(data, name, error)) from error
+        reason = "video" if kind_of(data).is_video else "image_corrupt"
+        raise Refused(reason, _no_picture(data, name, error)) from error
     if min(pixels.size) < MIN_SIDE:
         raise Refused(
             "image_strip",
@@ -142,19 +145,25 @@ class ImageStore:
 
     def add_bytes(self, data: bytes, name: str = "image") -> ImageRef:
         """Store an encoded image as it is (Refused as for `decode` when it cannot be used)."""
+        digest = hashlib.sha256(data).hexdigest()
+        for format in FORMATS:
+            stored = self._path(digest, format)
+            # It was decoded when it was stored.
+            if stored.exists():
+                return ImageRef(digest, str(stored))
         decode(data, name)
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        suffix = (image.format or "png").lower()
-        digest = hashlib.sha256(data).hexdigest()
-        path = self.root / digest[:2] / f"{digest}.{suffix}"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Several processes may store the same image; each renames a whole file into place.
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            with writing(path):
-                partial.write_bytes(data)
-                partial.replace(path)
+        path = self._path(digest, image.format or "png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Several processes may store the same image; each renames a whole file into place.
+        partial = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.partial")
+        with writing(path):
+            partial.write_bytes(data)
+            partial.replace(path)
         return ImageRef(digest, str(path))
+
+    def _path(self, digest: str, format: str) -> Path:
+        return self.root / digest[:2] / f"{digest}.{format.lower()}"
 
     def add(self, image: Image.Image) -> ImageRef:
         """Store pixels as PNG."""

@@ -197,6 +197,8 @@ def _message_of(row: dict[str, Any]) -> Message:
         raise ValueError(f"expected a role of {_ROLES}, got {row['role']!r}")
     parts = []
     for part in row["parts"]:
+        if part["kind"] in ("video", "audio"):
+            raise Refused(part["kind"], f"expected images only, got a {part['kind']}")
         if part["kind"] not in _KINDS:
             raise ValueError(f"expected a part of {_KINDS}, got {part['kind']!r}")
         parts.append(Part(part["kind"], _text(part["text"])))

@@ -16,6 +16,8 @@ from common.reading.readers import DataFile, find_files
 from common.records import Dropped, Message, Part, PreferencePair
 
 MARKER = "<image>"
+OTHER_MEDIA = ("video", "audio")
+"""What rows may have beside images and is not read; a text has `<video>` in its place."""
 _IMAGE_COLUMN = re.compile(
     r"(?:image|img|picture|photo)s?(?:_?(?:path|url|file|filename|name|byte|b64|base64|list))?s?",
     re.IGNORECASE,
@@ -118,7 +120,7 @@ def refuse_other_media(row: dict[str, Any]) -> None:
         raise Refused(
             "tools", "expected a conversation without tools, got some; drop the row"
         )
-    for kind in ("video", "audio"):
+    for kind in OTHER_MEDIA:
         if row.get(kind) or row.get(f"{kind}s"):
             raise Refused(kind, f"expected images only, got a {kind}; drop the row")
 

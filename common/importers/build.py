@@ -12,10 +12,12 @@ from common.end_marks import is_one_answer_twice, without_end_mark
 from common.errors import Refused
 from common.importers.base import (
     MARKER,
+    OTHER_MEDIA,
     Draft,
     Importer,
     other_columns,
     refuse_other_columns,
+    refuse_other_media,
 )
 from common.importers.conversations import answer_text
 from common.reading.image_intake import ImageIntake
@@ -98,6 +100,7 @@ def unread(
                 "bad_row",
                 f"expected a JSON object, got {type(row).__name__}; check NAME and PATH",
             )
+        refuse_other_media(row)
         for draft in importer.convert(row):
             count += 1
             if isinstance(draft, Dropped):
@@ -191,6 +194,11 @@ def _check_prompt(prompt: Prompt, num_images: int, text_only: bool) -> None:
             # A marker that stayed in a text counts: a processor would take it for an image.
             num_slots += (part.kind == "image") + part.text.count(MARKER)
             text += part.text
+    for kind in OTHER_MEDIA:
+        if f"<{kind}>" in text:
+            raise Refused(
+                kind, f"expected images only, got <{kind}> in the text; drop the row"
+            )
     if num_slots != num_images:
         raise Refused(
             "image_count",

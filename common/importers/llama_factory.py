@@ -18,7 +18,6 @@ from common.importers.base import (
     Importer,
     images_field,
     one_list,
-    refuse_other_media,
 )
 from common.importers.conversations import (
     images_of_turns,
@@ -28,8 +27,7 @@ from common.importers.conversations import (
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """The pair of a row; Refused `role_unknown`, `tools`, `video`, `audio`."""
-    refuse_other_media(row)
+    """The pair of a row; Refused `role_unknown`."""
     turns = turns_of_row(row)
     column = images_field(row, "images") or images_field(row, "image")
     yield Draft(

@@ -10,14 +10,12 @@ from common.importers.base import (
     Importer,
     images_field,
     question,
-    refuse_other_media,
     text_field,
 )
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """The pair of a row; Refused `video`."""
-    refuse_other_media(row)
+    """The pair of a row."""
     images = images_field(row, "image")
     text = text_field(row, "prompt")
     yield Draft(

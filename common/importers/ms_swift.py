@@ -22,7 +22,6 @@ from common.importers.base import (
     Importer,
     images_field,
     one_list,
-    refuse_other_media,
     with_images,
 )
 from common.importers.conversations import (
@@ -40,8 +39,7 @@ _PLACES = ("<ref-object>", "<bbox>", "<point>")
 
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
-    """The pairs of a row; Refused `rejected_image`, `prompt_differs`, `tools`, `objects`, `video`, `audio`."""
-    refuse_other_media(row)
+    """The pairs of a row; Refused `rejected_image`, `prompt_differs`, `objects`."""
     turns, chosen = _prompt_and_chosen(row)
     _refuse_objects(row, turns, chosen)
     column = images_field(row, "images") or images_field(row, "image")

@@ -27,7 +27,6 @@ from common.importers.base import (
     images_field,
     other_columns,
     question,
-    refuse_other_media,
     with_images,
 )
 from common.importers.conversations import (
@@ -60,7 +59,6 @@ def convert(row: dict[str, Any]) -> Iterator[Draft]:
         Refused: `prompt_none`, `image_none` when the row lacks these, with the columns that it has; `two_columns` when
             it has several of one kind; the reasons of `conversations.read_turns`.
     """
-    refuse_other_media(row)
     asked = _one_of(row, QUESTIONS)
     if asked is None:
         raise Refused(

@@ -19,7 +19,6 @@ from common.importers.base import (
     images_field,
     message,
     one_list,
-    refuse_other_media,
 )
 from common.importers.content_parts import ContentPart, read_content
 from common.importers.conversations import role_of, spelled_out
@@ -28,7 +27,6 @@ from common.records import Message, Part
 
 def convert(row: dict[str, Any]) -> Iterator[Draft]:
     """The pair of a row; Refused `bad_row`, `role_unknown`, `prompt_differs`, `image_count`."""
-    refuse_other_media(row)
     prompt, chosen, rejected = _prompt_and_answers(row)
     column = images_field(row, "images") or images_field(row, "image")
     images = one_list(column, _images_of_parts(prompt))

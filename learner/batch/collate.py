@@ -22,6 +22,7 @@ from common.chat import ChatEncoder, EncodedPrompt
 from common.errors import Refused
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.sources import RLOO
+from learner.batch.ahead import PromptAndCrop, PromptsAhead, content_key, num_bytes
 from learner.batch.crops import Crop
 from learner.batch.encoded import EncodedPair as EncodedPair
 from learner.batch.encoded import rows_of
@@ -61,6 +62,7 @@ class Collator:
         cache_bytes: limit of the kept pixels.
         tree: whether a batch is a tree, not padded rows.
         crop_of: how a pair's images are cropped for another row of the chosen side, None for no such row.
+        ahead: encodes prompts in other processes before they are asked for.
     """
 
     def __init__(
@@ -69,11 +71,25 @@ class Collator:
         cache_bytes: int = CACHE_BYTES,
         tree: bool = False,
         crop_of: Callable[[PreferencePair], Crop | None] = lambda pair: None,
+        ahead: PromptsAhead | None = None,
     ) -> None:
         self.encoder = encoder
         self.tree = tree
         self.crop_of = crop_of
-        self._prompts = PromptCache(encoder, cache_bytes)
+        self._prompts = PromptCache(encoder, cache_bytes, ahead)
+
+    def prepare(self, pairs: Sequence[PreferencePair], step: int) -> None:
+        """Let other processes begin with the pictures that this step will ask for, if there are such processes."""
+        wanted: list[PromptAndCrop] = []
+        for pair in pairs:
+            # Without a picture there is next to nothing to do.
+            if not pair.prompt.images:
+                continue
+            wanted.append((pair.prompt, None))
+            crop = self.crop_of(pair)
+            if crop is not None:
+                wanted.append((pair.prompt, crop))
+        self._prompts.prepare(wanted, step)
 
     def encode(self, pair: PreferencePair) -> EncodedPair | Dropped:
         """The pair's tokens and pixels, or why it is refused.
@@ -190,28 +206,42 @@ def _without_end(tokens: tuple[int, ...], stops: Sequence[int]) -> tuple[int, ..
 class PromptCache:
     """Encoded prompts by messages and image hashes; the least recently used ones leave beyond `max_bytes` of pixels."""
 
-    def __init__(self, encoder: ChatEncoder, max_bytes: int) -> None:
+    def __init__(
+        self,
+        encoder: ChatEncoder,
+        max_bytes: int,
+        ahead: PromptsAhead | None = None,
+    ) -> None:
         self._encoder = encoder
+        self._ahead = ahead
         self._entries: LRUCache[object, EncodedPrompt] = LRUCache(
-            max_bytes, getsizeof=_num_bytes
+            max_bytes, getsizeof=num_bytes
         )
+
+    def prepare(self, wanted: Sequence[PromptAndCrop], step: int) -> None:
+        """Begin with those that are not here."""
+        if self._ahead is None:
+            return
+        missing: list[PromptAndCrop] = []
+        for prompt, crop in wanted:
+            if content_key(prompt, crop) not in self._entries:
+                missing.append((prompt, crop))
+        self._ahead.prepare(missing, step)
 
     def encode(self, prompt: Prompt, crop: Crop | None = None) -> EncodedPrompt:
         """The prompt's tensors, encoded now or kept from an earlier call."""
-        # By content, not by id: the pairs of one prompt share its pixels.
-        images = tuple(image.sha256 for image in prompt.images)
-        key = (prompt.messages, images, crop)
+        key = content_key(prompt, crop)
         if key in self._entries:
             return self._entries[key]
-        encoded = self._encoder.encode_prompt(prompt, crop)
+        encoded = None
+        if self._ahead is not None:
+            encoded = self._ahead.take(prompt, crop)
+        if encoded is None:
+            encoded = self._encoder.encode_prompt(prompt, crop)
         # LRUCache raises ValueError for an entry larger than the whole cache.
-        if _num_bytes(encoded) <= self._entries.maxsize:
+        if num_bytes(encoded) <= self._entries.maxsize:
             self._entries[key] = encoded
         return encoded
-
-
-def _num_bytes(prompt: EncodedPrompt) -> int:
-    return sum(value.nbytes for value in prompt.model_inputs.values())
 
 
 def _join_media(prompts: Sequence[EncodedPrompt], width: int) -> dict[str, Tensor]:

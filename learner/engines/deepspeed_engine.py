@@ -32,12 +32,9 @@ class DeepSpeedEngine:
     """Implements `common.protocols.TrainEngine`; every method is called by all ranks.
 
     Args:
-        module: the policy, on the CPU.
+        module: the policy; under ZeRO-3 its parameters may be split up already, by a `Splitter`.
         config: optimizer, schedule, ZeRO stage, ranks; `num_gpus` 0 means CPU.
-        rank, world_size, master_address, master_port: where the ranks meet (not needed for a single one).
-
-    Raises:
-        UserError: the ranks do not meet in time.
+        rank, world_size: which of how many; `join_ranks` comes first.
     """
 
     def __init__(
@@ -46,28 +43,18 @@ class DeepSpeedEngine:
         config: LearnerConfig,
         rank: int,
         world_size: int,
-        master_address: str,
-        master_port: int,
     ) -> None:
-        self.rank = rank
-        self.world_size = world_size
-        # Before the import, which reads it.
-        _set_environment(config, rank, world_size)
         import deepspeed
 
-        warnings.filterwarnings(
-            "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
-        )
-        # This op only serves inference, and would compile C++ for a minute at the first start.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self.rank = rank
+        self.world_size = world_size
         self._deepspeed = deepspeed
-        backend = "nccl" if config.num_gpus else "gloo"
-        join(backend, rank, world_size, master_address, master_port)
         self._config = config
         # Stage 0 steps bfloat16 weights through an older optimizer without a finiteness check; stage 1 computes the
         # same sum with one.
         self._stage = max(config.zero_stage, int(_is_bfloat16(module)))
         trainable = [weight for weight in module.parameters() if weight.requires_grad]
+        self._mark_experts(module)
 
         def schedule(optimizer: torch.optim.Optimizer) -> LambdaLR:
             return build_schedule(optimizer, config.optimizer, config.num_steps)
@@ -122,10 +109,10 @@ class DeepSpeedEngine:
 
     def place_frozen(self, module: nn.Module) -> nn.Module:
         """The module on the policy's device; under ZeRO-3 split over the ranks, and offloaded, as the policy is."""
-        is_split = self.world_size > 1 or self._config.offload == "params"
-        if self._stage < 3 or not is_split:
+        if not splits_reference(self._config, self.world_size):
             return module.to(self._engine.device)
         bfloat16 = _is_bfloat16(module)
+        self._mark_experts(module)
         self._frozen, *_ = self._deepspeed.initialize(
             model=module,
             config=_config(self._config, self.world_size, self._stage, bfloat16),
@@ -176,6 +163,12 @@ class DeepSpeedEngine:
                 f"no DeepSpeed checkpoint of {self.world_size} ranks in {directory}"
             )
 
+    def _mark_experts(self, module: nn.Module) -> None:
+        """Let ZeRO-3 gather a mixture of experts as one: which of them are run differs from step to step."""
+        blocks = expert_blocks(module)
+        if self._stage == 3 and blocks:
+            self._deepspeed.utils.set_z3_leaf_modules(module, blocks)
+
     def _forget_gradients(self) -> None:
         """Zero DeepSpeed's gradient buffers, which it overwrites only at a parameter's first gradient of a step.
 
@@ -201,6 +194,66 @@ class DeepSpeedEngine:
             self._deepspeed.comm.destroy_process_group()
 
 
+class Splitter:
+    """Splits a parameter up over the ranks as ZeRO-3 does; this rank keeps its share (collective).
+
+    It is a `learner.model.streaming.Place`: parameters that come one after the other are never whole together.
+    """
+
+    def __init__(self, config: LearnerConfig, world_size: int, bfloat16: bool) -> None:
+        import deepspeed
+
+        # DeepSpeed makes its settings part of the first parameters that it splits, and those can split others.
+        self._first: Any = nn.Parameter(torch.zeros(1))
+        if bfloat16:
+            self._first.data = self._first.data.bfloat16()
+        deepspeed.init_distributed(_backend(config), dist_init_required=False)
+        deepspeed.zero.Init(
+            module=nn.ParameterList([self._first]),
+            config_dict_or_path=_config(config, world_size, 3, bfloat16),
+        )
+
+    def __call__(self, parameter: nn.Parameter) -> None:
+        self._first.convert_to_zero_parameters(param_list=[parameter])
+
+
+def join_ranks(
+    config: LearnerConfig,
+    rank: int,
+    world_size: int,
+    master_address: str,
+    master_port: int,
+) -> None:
+    """Import DeepSpeed in the environment that it reads, and let the ranks meet.
+
+    Raises:
+        UserError: the ranks do not meet in time.
+    """
+    _set_environment(config, rank, world_size)
+    import deepspeed
+
+    warnings.filterwarnings(
+        "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
+    )
+    # This op only serves inference, and would compile C++ for a minute at the first start.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    join(_backend(config), rank, world_size, master_address, master_port)
+
+
+def splits_reference(config: LearnerConfig, world_size: int) -> bool:
+    """Whether a frozen model is split up over the ranks; on a single one that would only cost time."""
+    return config.zero_stage == 3 and (world_size > 1 or config.offload == "params")
+
+
+def _backend(config: LearnerConfig) -> str:
+    return "nccl" if config.num_gpus else "gloo"
+
+
+def overlaps(stage: int) -> bool:
+    """Whether gradients are reduced while the backward pass goes on."""
+    return stage == 2
+
+
 def _set_environment(
     config: LearnerConfig,
     rank: int,
@@ -210,10 +263,24 @@ def _set_environment(
     if config.num_gpus == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    else:
+        # Rows differ in length from step to step: blocks of one size would not be used again for another. torch reads
+        # it when it first takes memory of the GPU.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     # Ray shows a GPU rank its own device only, so that it is number 0 for every rank.
     os.environ["LOCAL_RANK"] = "0"
     os.environ["RANK"] = str(rank)
     os.environ["WORLD_SIZE"] = str(world_size)
+
+
+def expert_blocks(module: nn.Module) -> list[type[nn.Module]]:
+    """Classes of the modules that choose among experts, as transformers builds them."""
+    classes: list[type[nn.Module]] = []
+    for part in module.modules():
+        is_block = isinstance(getattr(part, "experts", None), nn.Module)
+        if is_block and type(part) not in classes:
+            classes.append(type(part))
+    return classes
 
 
 def _is_bfloat16(module: nn.Module) -> bool:
@@ -235,10 +302,9 @@ def _optimizer(
     """AdamW for DeepSpeed to step: from ZeRO-1 on it clips and checks gradients itself."""
     if stage == 0:
         return ClippedAdamW(trainable, config.optimizer)
-    # An offloaded step runs on the CPU. Fused is one pass over the state there, too, and needs no DeepSpeedCPUAdam,
-    # which is compiled at the first start.
-    fused = config.offload != "none"
-    return torch.optim.AdamW(trainable, fused=fused, **adamw_options(config.optimizer))
+    # Fused is one pass over the state and needs no temporary as large as a moment, on a GPU and on a CPU alike; with an
+    # offloaded step it makes DeepSpeedCPUAdam needless, which is compiled at the first start.
+    return torch.optim.AdamW(trainable, fused=True, **adamw_options(config.optimizer))
 
 
 def _config(
@@ -264,7 +330,8 @@ def _config(
 
 def _zero(config: LearnerConfig, stage: int) -> dict[str, Any]:
     """The section `zero_optimization` of DeepSpeed's configuration."""
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
+    # Gradients of one bucket travel while the next is filled; two buckets are held then.
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": overlaps(stage)}
     if stage == 3:
         zero["stage3_param_persistence_threshold"] = PERSISTENT_NUMEL
     pinned = {"device": "cpu", "pin_memory": config.num_gpus > 0}

@@ -8,8 +8,9 @@ Within a segment the prompt attends causally, and each completion attends to the
     completion i    prompt, i      a call for each completion, with a mask that is causal over i
 
 Nothing else is computed: no mask over the whole row exists, and pairs in one row cost no more than in rows of their
-own. On a CPU one autograd function writes outputs and gradients of all segments in place; slices of the row would each
-bring a zeroed gradient as long as the row.
+own. Keys and values of grouped queries are never repeated for the queries of a group. On a CPU one autograd function
+writes outputs and gradients of all segments in place; slices of the row would each bring a zeroed gradient as long as
+the row.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -33,6 +35,13 @@ NAME = "sightline_tree"
 # The kernels behind F.scaled_dot_product_attention on a CPU, called directly for the sake of their backward.
 _flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+# The kernels that take strides as they are. cuDNN's builds a graph of its operands, and has never met a stride of 0.
+_STRIDED_KERNELS = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 class Call(NamedTuple):
@@ -112,23 +121,55 @@ def _sdpa(
     # The query is split, not sliced, because the backward of a split is one concatenation.
     lengths = [_length(call.queries) for call in calls]
     queries = query.split(lengths, 2)
-    group_size = query.shape[1] // key.shape[1]
-    key = _for_all_heads(key, group_size)
-    value = _for_all_heads(value, group_size)
     outputs = []
     for call, call_query in zip(calls, queries, strict=True):
-        output = F.scaled_dot_product_attention(
-            call_query,
-            _runs(key, call.keys),
-            _runs(value, call.keys),
-            call.mask,
-            dropout,
-            call.causal,
-            scale=scaling,
-        )
+        call_key = _runs(key, call.keys)
+        call_value = _runs(value, call.keys)
+        if call.mask is None:
+            output = F.scaled_dot_product_attention(
+                call_query,
+                call_key,
+                call_value,
+                dropout_p=dropout,
+                is_causal=call.causal,
+                scale=scaling,
+                enable_gqa=True,
+            )
+        else:
+            output = _masked(
+                call_query, call_key, call_value, call.mask, dropout, scaling
+            )
         outputs.append(output)
     # [1, heads, queries, width] -> [1, queries, heads, width]
     return torch.cat(outputs, 2).transpose(1, 2).contiguous()
+
+
+def _masked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    dropout: float,
+    scaling: float | None,
+) -> Tensor:
+    """Output [1, heads, queries, width] of attention with an additive mask.
+
+    With a mask `enable_gqa` would leave all kernels of a GPU but the one that writes every weight to memory. So the
+    queries of a group become entries of a batch, all of them over the same keys: a stride of 0 in place of copies.
+    """
+    group_size = query.shape[1] // key.shape[1]
+    # [1, key heads x group, queries, width] -> [group, key heads, queries, width]
+    grouped = query[0].unflatten(0, (-1, group_size)).transpose(0, 1)
+    with sdpa_kernel(_STRIDED_KERNELS):
+        output = F.scaled_dot_product_attention(
+            grouped,
+            key.expand(group_size, -1, -1, -1),
+            value.expand(group_size, -1, -1, -1),
+            mask,
+            dropout,
+            scale=scaling,
+        )
+    return output.transpose(0, 1).flatten(0, 1).unsqueeze(0)
 
 
 def install(language_model: Any) -> None:
@@ -239,26 +280,11 @@ def _add_runs(
         start = stop
 
 
-def _for_all_heads(states: Tensor, group_size: int) -> Tensor:
-    """Keys or values of grouped queries, repeated for each query of a group; a view where a group is one query."""
-    # [1, key heads, group, tokens, width] -> [1, heads, tokens, width]
-    grouped = states.unsqueeze(2).expand(-1, -1, group_size, -1, -1)
-    return grouped.flatten(1, 2)
-
-
-def _for_key_heads(gradient: Tensor, group_size: int) -> Tensor:
-    """The gradient of `_for_all_heads`: the sum over each group."""
-    if group_size == 1:
-        return gradient
-    grouped: Tensor = gradient.unflatten(1, (-1, group_size))
-    return grouped.sum(2)
-
-
 class _CPUTreeAttention(torch.autograd.Function):
     """Tree attention as one function with output [1, queries, heads, width].
 
-    Saved are query, key, value, output and the kernel's log-sum-exp per call; no copy of keys or values, neither of
-    those that several calls see nor of those repeated for grouped queries.
+    Saved are query, key, value, output and the kernel's log-sum-exp per call; no copy of keys or values that several
+    calls see. The kernel knows grouped queries itself.
     """
 
     @staticmethod
@@ -271,14 +297,13 @@ class _CPUTreeAttention(torch.autograd.Function):
         scale: float | None,
     ) -> Tensor:
         batch, heads, tokens, width = query.shape
-        group_size = heads // key.shape[1]
         output = query.new_empty(batch, tokens, heads, width)
         log_sums = []
         for call in calls:
             call_output, log_sum = _flash_forward(
                 query[:, :, call.queries],
-                _for_all_heads(_runs(key, call.keys), group_size),
-                _for_all_heads(_runs(value, call.keys), group_size),
+                _runs(key, call.keys),
+                _runs(value, call.keys),
                 0.0,
                 call.causal,
                 attn_mask=call.mask,
@@ -289,14 +314,12 @@ class _CPUTreeAttention(torch.autograd.Function):
         ctx.save_for_backward(query, key, value, output, *log_sums)
         ctx.calls = calls
         ctx.scale = scale
-        ctx.group_size = group_size
         return output
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         query, key, value, output, *log_sums = ctx.saved_tensors
-        group_size = ctx.group_size
         # Every query is in one call, keys and values in several: theirs are added up.
         grad_query = torch.empty_like(query)
         grad_key = torch.zeros_like(key)
@@ -305,8 +328,8 @@ class _CPUTreeAttention(torch.autograd.Function):
             grads = _flash_backward(
                 grad[:, call.queries].transpose(1, 2),
                 query[:, :, call.queries],
-                _for_all_heads(_runs(key, call.keys), group_size),
-                _for_all_heads(_runs(value, call.keys), group_size),
+                _runs(key, call.keys),
+                _runs(value, call.keys),
                 output[:, call.queries].transpose(1, 2),
                 log_sum,
                 0.0,
@@ -315,6 +338,6 @@ class _CPUTreeAttention(torch.autograd.Function):
                 scale=ctx.scale,
             )
             grad_query[:, :, call.queries] = grads[0]
-            _add_runs(grad_key, call.keys, _for_key_heads(grads[1], group_size))
-            _add_runs(grad_value, call.keys, _for_key_heads(grads[2], group_size))
+            _add_runs(grad_key, call.keys, grads[1])
+            _add_runs(grad_value, call.keys, grads[2])
         return grad_query, grad_key, grad_value, None, None

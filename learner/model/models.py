@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from common.protocols import TrainEngine
 from learner.batch.collate import Collator, RowBatch
 from learner.batch.encoded import EncodedPair
+from learner.batch.stopwatch import Stopwatch
 from learner.forward.logps import CompletionLogps
 from learner.forward.tree import TreeBatch
 
@@ -23,6 +24,7 @@ class Models:
 
     Args:
         device, dtype: of batches.
+        input_time: of making batches.
     """
 
     engine: TrainEngine
@@ -30,8 +32,11 @@ class Models:
     collator: Collator
     device: torch.device
     dtype: torch.dtype
+    input_time: Stopwatch = field(default_factory=Stopwatch)
 
     def collate(self, pairs: Sequence[EncodedPair]) -> RowBatch | TreeBatch:
         """The batch of these pairs, on the device."""
-        batch = self.collator.batch(pairs)
+        with self.input_time.running():
+            batch = self.collator.batch(pairs)
+        # Not counted: a copy to a GPU waits for what the GPU has still to do.
         return batch.to(self.device, self.dtype)

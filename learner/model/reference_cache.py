@@ -278,5 +278,8 @@ def identity(
     # Full precision adds no part: its key is that of caches without quantisation.
     if quantize != "none":
         parts.append(quantize)
+    # Nor do pictures of the size that the model's files say.
+    if encoder.picture_sizes.identity:
+        parts.append(encoder.picture_sizes.identity)
     joined = "\0".join(parts)
     return hashlib.sha256(joined.encode()).hexdigest()

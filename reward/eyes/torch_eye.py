@@ -35,12 +35,17 @@ class TorchEye:
         key: str = "reward.judge.path",
     ) -> None:
         self._encoder = ChatEncoder(
-            settings.path, settings.max_length, settings.chat_template, key
+            settings.path,
+            settings.max_length,
+            settings.chat_template,
+            key,
+            settings,
         )
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         with readable(settings.path, key, "an architecture and weights"):
             model = AutoModelForImageTextToText.from_pretrained(
                 settings.path,
+                trust_remote_code=False,
                 local_files_only=True,
                 use_safetensors=True,
                 dtype=getattr(torch, settings.dtype),

@@ -33,6 +33,7 @@ class EngineSpec:
     path: Path
     kind: Kind
     tuning: Lora | None = None
+    max_pixels: int | None = None
 
 
 class EnginePool:
@@ -51,9 +52,10 @@ class EnginePool:
         path: Path,
         kind: Kind,
         tuning: Lora | None = None,
+        max_pixels: int | None = None,
     ) -> Any:
         """The engine on this model directory. With `tuning`, adapters are pushed to it."""
-        spec = EngineSpec(path, kind, tuning)
+        spec = EngineSpec(path, kind, tuning, max_pixels)
         if spec not in self._engines:
             self._engines[spec] = self._run(_start(spec))
             self._start_versions[spec] = 0
@@ -112,6 +114,7 @@ async def _start(spec: EngineSpec) -> Any:
     model = Model(
         path=str(spec.path),
         max_length=MAX_LENGTH,
+        max_pixels=spec.max_pixels,
         tuning=spec.tuning or Full(),
     )
     # Small blocks, so that short prompts do use the prefix cache.

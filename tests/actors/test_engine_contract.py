@@ -94,6 +94,23 @@ def test_the_same_seed_gives_the_same_answers_and_greedy_ones_are_all_alike(
     assert len(answers) == 1
 
 
+def test_an_engine_that_slept_answers_as_before(
+    engine: Engine,
+    store: ImageStore,
+    run: Run,
+) -> None:
+    """Level 1 keeps the weights."""
+    requests = [GenerationRequest("s", make_prompt(store, 5), 3, 1.0, 6, seed=9)]
+
+    async def scenario() -> None:
+        before = await engine.generate(requests)
+        await engine.sleep(1)
+        await engine.wake()
+        assert await engine.generate(requests) == before
+
+    run(scenario())
+
+
 def test_a_missing_image_is_dropped_with_its_reason(
     engine: Engine,
     store: ImageStore,

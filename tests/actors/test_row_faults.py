@@ -93,6 +93,10 @@ class StubEngine(VllmEngine):
     async def _swap(self, path: str, version: str) -> str:
         return version
 
+    async def sleep(self, level: int) -> None: ...
+
+    async def wake(self) -> None: ...
+
     async def close(self) -> None: ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,21 @@ def test_a_flood_of_seeded_requests_is_prefilled_whole(
     )
     for group in run(engine.generate(requests)):
         assert isinstance(group, RolloutGroup)
+
+
+def test_requests_to_an_engine_that_sleeps_wait_until_it_wakes(
+    engine: Engine, store: ImageStore, run: Run
+) -> None:
+    requests = [GenerationRequest("s", make_prompt(store, 5), 2, 1.0, 6, seed=9)]
+
+    async def scenario() -> None:
+        before = await engine.generate(requests)
+        await engine.sleep(2)
+        waiting = asyncio.create_task(engine.generate(requests))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await engine.wake()
+        # A CPU engine keeps its weights whatever the level is.
+        assert await waiting == before
+
+    run(scenario())

@@ -30,7 +30,7 @@ from cluster.jobs.engines import Engines, ray_engines
 from cluster.jobs.prompt_source import load_prompts
 from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY, PromptFile, RunConfig
-from common.config.jobs import BdhsJobConfig
+from common.config.jobs import BdhsJobConfig, GenerateConfig
 from common.data.datasets import (
     IMAGES,
     PAIRS,
@@ -117,7 +117,7 @@ def wrapped(engines: Engines, wrap: Callable[[Generate], Generate]) -> Engines:
     """The same engines, each worker's `generate` wrapped."""
 
     @asynccontextmanager
-    async def wrapping(config: RunConfig) -> StartedEngines:
+    async def wrapping(config: GenerateConfig) -> StartedEngines:
         async with engines(config) as (workers, count):
             yield [wrap(generate) for generate in workers], count
 

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -273,10 +274,10 @@ def test_an_lfs_pointer_is_named_as_one(name: str, folder: Path) -> None:
     assert f"a Git LFS pointer in place of {name}" in refusal(folder)
 
 
-def whole_refusal(folder: Path) -> str:
+def whole_refusal(folder: Path, **settings: Any) -> str:
     """What the controller says of a directory with weights."""
     with pytest.raises(UserError) as caught:
-        check_model(Model(path=str(folder)))
+        check_model(Model(path=str(folder), **settings))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -309,12 +310,13 @@ def test_a_length_that_the_model_has_no_positions_for(folder: Path) -> None:
     shutil.copy(tiny_llava() / "model.safetensors", folder)
 
     def shrink(content: dict[str, dict[str, int]]) -> None:
-        content["text_config"]["max_position_embeddings"] = 512
+        content["text_config"]["max_position_embeddings"] = 256
 
     edit(folder / "config.json", shrink)
-    # An engine needs one position more, for the token after an answer.
-    assert "set model.max_length = 511" in whole_refusal(folder)
-    assert check_model(Model(path=str(folder), max_length=511)).warnings == []
+    message = whole_refusal(folder, max_length=257)
+    assert "at most the 256 positions" in message
+    assert "set model.max_length = 256" in message
+    assert check_model(Model(path=str(folder), max_length=256)).warnings == []
 
 
 def test_weights_as_transformers_names_them_when_it_saves(folder: Path) -> None:

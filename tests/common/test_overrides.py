@@ -558,7 +558,7 @@ def test_numbers_that_mean_nothing(key: str, word: str, said: str) -> None:
         ("learner.loss.beta", "0.02"),
         ("rollout.engine.kv_cache_bytes", str(64 << 30)),
         ("rollout.num_gpus", "0.5"),
-        ("rollout.num_gpus", "2"),
+        ("reward.num_gpus", "2"),
         ("run.seed", "20261125190512"),
         ("run.seed", "-1"),
         ("rollout.bdhs.rho", "1"),

@@ -124,7 +124,11 @@ def run(
     first_batch = batch_of(store, 0)
     learner.set_probe(first_batch[0].prompt, (5, 6, 7))
     learner.save(out / "start")
-    results = [learner.step(step, batch_of(store, step)) for step in range(NUM_STEPS)]
+    results = []
+    for step in range(NUM_STEPS):
+        # As a run's loop does; without input workers nothing comes of it.
+        learner.prepare(step + 1, dict(enumerate(batch_of(store, step + 1))))
+        results.append(learner.step(step, batch_of(store, step)))
     learner.save(out / "checkpoint")
     results.append(learner.step(NUM_STEPS, first_batch))
     with infinite_loss_of(first_batch[1].id):

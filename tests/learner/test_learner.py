@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,7 @@ from tests.learner.helpers import (
     started,
     train,
     weights_of,
+    without_image,
 )
 from tests.tiny_models import TinyLlava, tiny_llava
 
@@ -125,8 +128,9 @@ def test_what_a_step_says(store: ImageStore) -> None:
     assert metrics["pairs/trained"] == 6
     by_source = [metrics["rewards/margins/online"], metrics["rewards/margins/bdhs"]]
     assert np.mean(by_source) == pytest.approx(metrics["rewards/margins"])
-    others = {"lr", "grad_norm", "time/step_s", "rewards/chosen", "logps/rejected"}
+    others = {"lr", "grad_norm", "rewards/chosen", "logps/rejected"}
     assert others <= metrics.keys()
+    assert 0 < metrics["time/input_s"] < metrics["time/step_s"]
     num_tokens = 0
     for pair in pairs:
         for side in (pair.chosen, pair.rejected):
@@ -592,3 +596,54 @@ def test_torch_trains_float32_only() -> None:
 def test_a_missing_gpu_is_said_at_once() -> None:
     with pytest.raises(UserError, match="expected a CUDA device"):
         Learner(run_config(num_gpus=1)).start()
+
+
+@pytest.mark.real
+def test_a_step_is_the_same_with_input_workers(store: ImageStore) -> None:
+    """Bit by bit, with crops (mdpo) and noised images (povid)."""
+    batches = [make_pairs(store, 4, first=4 * number) for number in range(3)]
+    losses = {"loss": {"kind": "mdpo"}, "source_losses": {"bdhs": {"kind": "povid"}}}
+    config = run_config(**losses, input_workers=1)
+    alone = started(config.model_copy(update={"learner": without_workers(config)}))
+    helped = started(config)
+    for step, batch in enumerate(batches, start=1):
+        following = dict(enumerate(batches[step] if step < len(batches) else []))
+        metrics = []
+        for trainer in (helped, alone):
+            trainer.prepare(step + 1, following)
+            result, dropped = trainer.step(step, batch)
+            assert not dropped
+            metrics.append(without_times(result.metrics))
+        assert metrics[0] == metrics[1]
+    helped.close()
+    assert_same_arrays(weights_of(helped), weights_of(alone))
+
+
+def without_times(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {
+        name: value for name, value in metrics.items() if not name.startswith("time/")
+    }
+
+
+def without_workers(config: RunConfig) -> LearnerConfig:
+    return config.learner.model_copy(update={"input_workers": 0})
+
+
+def test_a_rank_begins_with_its_rows_and_with_the_filler(
+    model_path: Path, store: ImageStore
+) -> None:
+    """Rank 1 of 2: places 1, 3 and 5, and of the others the first pair with a picture."""
+    pairs = make_pairs(store, 6)
+    pairs[0] = without_image(pairs[0])
+    prepared: list[tuple[list[str], int]] = []
+    collator: Any = SimpleNamespace(
+        prepare=lambda pairs, step: prepared.append(([pair.id for pair in pairs], step))
+    )
+    trainer = Learner(run_config(), rank=1, world_size=2)
+    trainer.models = SimpleNamespace(collator=collator)
+    trainer.prepare(7, dict(enumerate(pairs)))
+    trainer.prepare(7, {6: pairs[2], 7: pairs[4]})
+    names = [
+        [f"pair-{number}" for number in numbers] for numbers in ([1, 3, 5, 1], [4])
+    ]
+    assert prepared == [(names[0], 7), (names[1], 7)]

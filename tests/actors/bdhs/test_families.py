@@ -26,10 +26,10 @@ from tests.tiny_models import picture
 FAMILIES = {"llava_next": tiny_llava_next, "qwen2_5_vl": tiny_qwen}
 ANSWER = "There is a red circle at the top left."
 SIZES = {
-    "llava_next": [(64, 64), (90, 40), (40, 80)],
-    "qwen2_5_vl": [(112, 84), (84, 140), (57, 60)],
+    "llava_next": [[(64, 64)], [(90, 40)], [(40, 80)], [(64, 64), (40, 80)]],
+    "qwen2_5_vl": [[(112, 84)], [(84, 140)], [(57, 60)], [(112, 84), (57, 60)]],
 }
-"""Images of several shapes, so of several numbers of tokens."""
+"""Images of several shapes, so of several numbers of tokens; the last prompt has two."""
 NUM_NEW = 8
 
 
@@ -47,10 +47,15 @@ class Setup:
         self.encoder = self.policy.encoder
         self.answer = self.encoder.encode_response(ANSWER)
         self.prompts = []
-        message = Message("user", (Part("image"), Part("text", "Describe the image.")))
-        for index, size in enumerate(SIZES[family]):
-            image = store.add(picture(index, 160).resize(size))
-            prompt = Prompt(f"prompt-{index}", (message,), (image,))
+        question = Part("text", "Describe the image.")
+        for index, sizes in enumerate(SIZES[family]):
+            images = []
+            for number, size in enumerate(sizes):
+                image = picture(index + 10 * number, 160).resize(size)
+                images.append(store.add(image))
+            parts = (Part("image"),) * len(images)
+            message = Message("user", (*parts, question))
+            prompt = Prompt(f"prompt-{index}", (message,), tuple(images))
             self.prompts.append(prompt)
         self.encoded = [self.encoder.encode_prompt(prompt) for prompt in self.prompts]
 
@@ -169,17 +174,16 @@ def test_features_in_a_batch_are_those_of_each_image_alone(
     with monkeypatch.context() as patch:
         patch.setattr(model_class, "get_image_features", counted)
         together.prepare([*setup.prompts, broken, *setup.prompts])
-    assert sum(batch_sizes) == len(setup.prompts), (
-        "every image once, the broken one not at all"
-    )
+    num_images = sum(len(prompt.images) for prompt in setup.prompts)
+    assert sum(batch_sizes) == num_images, "every image once, the broken one not at all"
     # Some images were encoded together.
     assert len(batch_sizes) < len(setup.prompts)
 
     alone = VisionFeatures(setup.encoder, torch.float32)
     for index, prompt in enumerate(setup.prompts):
         *_, everything = setup.visibles(index)
-        expected = alone.visible(prompt, everything)
-        in_batch = together.visible(prompt, everything)
+        expected = torch.cat(alone.visible(prompt, everything))
+        in_batch = torch.cat(together.visible(prompt, everything))
         assert expected.abs().max() > 1e-2
         assert (in_batch - expected).abs().max() < 1e-4
         inputs = vision_inputs(setup.encoded[index].model_inputs)

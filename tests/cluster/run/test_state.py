@@ -44,6 +44,7 @@ def test_the_keys_on_disk_are_those_of_earlier_runs() -> None:
     assert list(content) == [
         "step",
         "version",
+        "weights",
         "best_step",
         "best_score",
         "trained",

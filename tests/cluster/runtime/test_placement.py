@@ -45,6 +45,28 @@ def test_the_placement_map_adds_up() -> None:
     assert total.split() == ["total", "6", "2.5", "7", "actors"]
 
 
+def test_shared_gpus_are_counted_once() -> None:
+    words = [
+        "--mixture.online_fraction=1",
+        "--cluster.placement=colocated",
+        "--rollout.num_workers=2",
+        "--rollout.num_gpus=2",
+        "--learner.num_ranks=4",
+        "--learner.num_gpus=1",
+    ]
+    bundles = plan(load_config(None, words))
+    shared = {bundle.name: bundle.beside for bundle in bundles if bundle.beside}
+    assert shared == {
+        "learner/0": "rollout/0",
+        "learner/1": "rollout/0",
+        "learner/2": "rollout/1",
+        "learner/3": "rollout/1",
+    }
+    *_, last, total = describe(bundles).splitlines()
+    assert last.endswith("ZeRO 0, shares the GPUs of rollout/1")
+    assert total.split() == ["total", "6", "4", "7", "actors"]
+
+
 def test_the_papers_larger_judge_has_gpus_of_its_own() -> None:
     config = load_config(Path("cluster/configs/llava16_7b_judged.toml"))
     bundles = {bundle.name: bundle for bundle in plan(config)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -193,3 +194,31 @@ def test_pairs_of_a_prompt_stay_together() -> None:
     first_epoch, second_epoch = ids(taken[:10]), ids(taken[10:])
     assert sorted(first_epoch) == sorted(second_epoch) == sorted(ids(pairs))
     assert first_epoch != second_epoch
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_foreseen_is_taken_first(seed: int) -> None:
+    """Whatever arrives in between, while pairs of both sources age."""
+    rng = random.Random(seed)
+    buffer = ReplayBuffer(OFFLINE, seed=seed)
+
+    def arrive(num: int) -> None:
+        for _ in range(num):
+            name, version = f"{rng.random()}", rng.randint(0, 4)
+            online = replace(pair(name, version), source=rng.choice(["a", "b"]))
+            buffer.add(online)
+
+    arrive(rng.randint(0, 8))
+    wanted = {"a": rng.randint(0, 3), "b": rng.randint(0, 3)}
+    before = list(buffer.state.online)
+    foreseen = buffer.foresee(wanted, learner_version=4, max_staleness=2)
+    foreseen_offline = buffer.foresee_offline(7)
+    assert list(buffer.state.online) == before
+    arrive(30)
+    buffer.evict(learner_version=4, max_staleness=2)
+    assert buffer.take(wanted)[: len(foreseen)] == foreseen
+    assert buffer.take_offline(7) == foreseen_offline
+    # Over the end of an epoch, and of the next one at most.
+    for num in (5, 8, 10):
+        assert buffer.foresee_offline(num) == buffer.take_offline(num)
+    assert len(buffer.foresee_offline(100)) == 10

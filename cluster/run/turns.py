@@ -1,0 +1,70 @@
+"""Whose turn it is on GPUs that engines and learner share (`cluster.placement = colocated`).
+
+    engines' turn    sample, validate, load weights                     the learner waits for its batch
+    learner's turn   step, and gather weights for a publish             engines sleep, calls to them wait
+    then             engines wake with empty caches, take the weights   and sample on
+
+With GPUs of their own both work at once, and nothing here waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cluster.runtime.clients import Workers
+from common.config import Cluster
+
+
+class Turns:
+    """The engines begin."""
+
+    def __init__(self, config: Cluster, workers: Workers) -> None:
+        self._are_taken = config.placement == "colocated"
+        self._level = config.sleep_level
+        self._engines = workers.rollout
+        self._learner = workers.learner
+        self._engines_turn = True
+        self._asleep = False
+        self._num_calls = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def sampling(self) -> AsyncIterator[None]:
+        """Around every call to an engine beside the loop: waits until it is the engines' turn."""
+        async with self._changed:
+            while not self._engines_turn:
+                await self._changed.wait()
+            self._num_calls += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._num_calls -= 1
+                self._changed.notify_all()
+
+    async def pass_to_learner(self) -> None:
+        """Let the engines end what they sample, and put them to sleep."""
+        if not self._are_taken:
+            return
+        async with self._changed:
+            self._engines_turn = False
+            while self._num_calls:
+                await self._changed.wait()
+        self._asleep = True
+        await asyncio.gather(*[engine.sleep(self._level) for engine in self._engines])
+
+    async def wake(self) -> None:
+        """Wake the engines to load weights, once the ranks have gathered them; nothing is sampled yet."""
+        if self._asleep:
+            await self._learner.rest()
+            await asyncio.gather(*[engine.wake() for engine in self._engines])
+            self._asleep = False
+
+    async def pass_to_engines(self) -> None:
+        """Wake the engines, where they sleep, and let sampling go on."""
+        await self.wake()
+        async with self._changed:
+            self._engines_turn = True
+            self._changed.notify_all()

@@ -1,0 +1,57 @@
+"""What every actor can be asked beside its own work: where it is, and whether it sees the run's files."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from common.protocols import Sight
+
+GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+class Seated:
+    """Mixed into the class of every worker by its runtime."""
+
+    def survey(self, nonce_file: str, paths: Sequence[str]) -> Sight:
+        """Look as this worker would open them."""
+        return look(nonce_file, paths)
+
+
+def look(nonce_file: str, paths: Sequence[str]) -> Sight:
+    """Look at the nonce file and for these paths from this process."""
+    missing = [path for path in paths if not Path(path).exists()]
+    return Sight(
+        host=socket.gethostname(),
+        folder=str(Path.cwd()),
+        gpus=os.environ.get(GPUS, ""),
+        nonce=_content(nonce_file),
+        missing=tuple(missing),
+    )
+
+
+def seated(worker: type, folder: str) -> type:
+    """The class of a worker with `survey`, which works in this folder where there is one of that name.
+
+    Relative paths then mean what they mean to the controller.
+    """
+
+    def start(self: Any, *args: Any) -> None:
+        # Another node may have none; what is missing there is told by `survey`.
+        with suppress(OSError):
+            os.chdir(folder)
+        worker.__init__(self, *args)  # type: ignore[misc]
+
+    body = {"__init__": start, "__module__": worker.__module__}
+    return type(worker.__name__, (worker, Seated), body)
+
+
+def _content(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return None
