@@ -1,6 +1,6 @@
 """What happens before the first step: ranks meet, the policy is loaded, an engine takes it, and so for the reference.
 
-No rank holds more of a model on its CPU than what stays there and one shard file (`learner.model.streaming`):
+No rank holds more of a model on its CPU than what stays there and one parameter (`learner.model.streaming`):
 
     ZeRO-3       every parameter is split up over the ranks as soon as it is loaded
     ZeRO 0-2     each rank keeps the whole policy; on a GPU the weights go straight to it

@@ -11,10 +11,10 @@ from actors.weights.adapter_push import lora_arguments, pushed_adapter
 from actors.weights.loader import load_arguments
 from actors.weights.receiver import BACKEND, EXTENSION
 from common.chat import ChatEncoder
+from common.chat.families import check_cpu_engines
 from common.checkpoint.layout import empty_model
 from common.config import EngineOptions, Model, Rollout
 from common.errors import UserError
-from common.families import check_cpu_engines
 
 
 def engine_arguments(

@@ -2,8 +2,9 @@
 
 transformers builds a model without memory for its weights. Its loader then goes through the parameters: it reads the
 tensors that make one up, renames and converts them, sets the parameter, and goes on. Here that is all it does at a time
-(its threads are off), and whatever a parameter is to become, such as a share under ZeRO-3, it becomes at once. So a
-process never holds more than what is kept, one shard file, and one parameter.
+(its threads are off), and whatever a parameter is to become, such as a share under ZeRO-3, it becomes at once. Files
+are read, not mapped: pages of a mapped file stay with the process, and change with the file. So a process never holds
+more than what is kept, and one parameter (of a mixture of experts all of a layer's).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class LazyTensor:
 
 
 class Shards:
-    """The files of a checkpoint, of which one is open at a time: an open one is mapped into memory."""
+    """The files of a checkpoint, of which one is open at a time."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -52,7 +53,7 @@ class Shards:
     def opened(self, file: Path) -> Any:
         """The file, in place of the one before."""
         if file != self._file:
-            self._open = safe_open(file, framework="pt")
+            self._open = safe_open(file, framework="pt", backend="pread")
             self._file = file
         return self._open
 
@@ -70,7 +71,7 @@ class Shards:
         return tensors
 
     def close(self) -> None:
-        """Let the last file go. What was made of its tensors without a copy holds its pages on."""
+        """Let the last file go."""
         self._open = None
         self._file = None
 
