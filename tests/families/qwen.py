@@ -208,7 +208,7 @@ QWEN3_5 = Case(
     engine_tolerance=0.1,
     # transformers computes the rule in float32 in any model.
     learner_tolerance=1e-4,
-    rows_because="the language model has layers of linear attention, whose state after a prompt no mask can hand to "
+    rows_because="the language model has layers with linear attention, whose state after a prompt no mask can hand to "
     "its answers",
     remark="engines on a CPU need `model.dtype = bfloat16`; default adapters skip the linear attention",
 )
