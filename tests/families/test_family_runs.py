@@ -98,6 +98,5 @@ def _check_run(run_dir: Path, max_length: Any) -> None:
 def test_two_steps_of_qwen3_5(tmp_path: Path) -> None:
     """In bfloat16, which engines on a CPU need and DeepSpeed alone trains; so in processes of their own."""
     values = values_of(QWEN3_5, tmp_path) | {"learner.engine": "deepspeed"}
-    log = run_to_end(command("cluster.train", *settings(values)), 400)
-    assert "linear attention" in log
+    run_to_end(command("cluster.train", *settings(values)), 400)
     _check_run(tmp_path / "run", 512)
