@@ -14,6 +14,7 @@ from cluster.planner.gpu_kinds import (
     GpuKind,
     detected_kind,
 )
+from cluster.planner.judging import reward_seats
 from cluster.planner.nodes import Nodes, nodes_of
 from cluster.planner.rows import Rows, longest_rows
 from cluster.planner.sampling import sampling
@@ -107,7 +108,8 @@ def plan_run(
     count = config.rollout.num_workers
     engine = _engine_seat("rollout", count, config.model, config.rollout, shape, kind)
     engine, rank = taking_turns(config, engine, rank)
-    seats = (engine, *_judge_seats(config, shape_at, kind), rank)
+    judges = _judge_seats(config, shape_at, kind)
+    seats = (engine, *reward_seats(config, kind), *judges, rank)
     work = work_of(config, shape, rows)
     seconds = None
     if kind is not None and learner_gpus:

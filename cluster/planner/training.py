@@ -135,9 +135,12 @@ def start_bytes(
     config: RunConfig,
     shape: ModelShape,
 ) -> float:
-    """RAM of a rank while it starts: it loads the whole model, and for full tuning copies it."""
-    copies = 1 if isinstance(config.model.tuning, Lora) else 2
-    return copies * model_bytes(config, shape)
+    """RAM of a rank while it loads: what stays there, and one parameter on its way (`learner/model/streaming.py`)."""
+    num_bytes = 0.0
+    if config.learner.num_gpus == 0 or config.learner.offload == "params":
+        num_bytes = _weight_bytes(config, shape) + _reference_bytes(config, shape)
+    largest = max(weight.numel for weight in shape.weights)
+    return num_bytes + largest * ITEM_BYTES[config.model.dtype]
 
 
 def _weight_bytes(
@@ -207,7 +210,10 @@ def _reference_bytes(
     config: RunConfig,
     shape: ModelShape,
 ) -> float:
-    """A copy for full tuning; see the table in `learner/model/reference.py`."""
+    """A second model for full tuning; see the table in `learner/model/reference.py`.
+
+    It counts even where cached log-probs make it needless in the end: the first time through the pairs needs it.
+    """
     if isinstance(config.model.tuning, Lora):
         return 0.0
     item = ITEM_BYTES[config.model.dtype]

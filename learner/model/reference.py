@@ -149,7 +149,9 @@ class Reference:
         return self._second
 
     def _placed(self, read: Callable[[], Policy]) -> SecondModel:
-        policy = read()
+        # A run that is resumed reads it at another step, and must draw the same numbers.
+        with torch.random.fork_rng(devices=[]):
+            policy = read()
         return SecondModel(policy, self._engine.place_frozen(policy))
 
     def tree(self, pairs: list[EncodedPair]) -> TreeBatch:

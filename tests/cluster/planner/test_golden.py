@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from cluster.planner.gpu_kinds import GPU_KINDS
+from cluster.planner.gpu_kinds import GPU_KINDS, PROCESS_BYTES
 from cluster.planner.plan import Plan, plan_run
 from cluster.planner.sampling import kv_token_bytes
 from cluster.planner.shape import ModelShape, numel_of
@@ -150,6 +150,20 @@ def test_offload_moves_to_ram(shapes: Shapes) -> None:
     (rank,) = [seat for seat in sides["params"].seats if seat.role == "learner"]
     assert rank.host["optimizer"] == optimizer
     assert {"weights", "reference"} <= set(rank.host)
+
+
+def test_a_rank_loads_with_one_parameter_in_ram(shapes: Shapes) -> None:
+    """Of 72B on 64 GPUs: the embedding of 152,064 x 8,192, 2.5 GB; offloaded weights stay in RAM from the start."""
+    name = "Qwen2.5-VL-72B-Instruct"
+    learner = {"zero_stage": 3, "num_ranks": 64, "global_batch": 64}
+    embedding = 2 * 152_064 * 8192
+    on_gpus = planned(shapes, name, learner=learner)
+    assert on_gpus.nodes.start == 8 * (embedding + PROCESS_BYTES)
+    in_ram = planned(shapes, name, learner={**learner, "offload": "params"})
+    share = 2 * shapes[f"models/{name}"].numel / 64
+    # Policy and reference; small parameters stay whole.
+    expected = 8 * (2 * share + embedding + PROCESS_BYTES)
+    assert in_ram.nodes.start == pytest.approx(expected, rel=0.03)
 
 
 def test_the_step_of_the_7b_preset_is_eight_flops_a_parameter(shapes: Shapes) -> None:
