@@ -12,6 +12,7 @@ beside it what was planned. Rows are as long as the plan's longest, so that both
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shlex
 import statistics
@@ -19,13 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.memory_watch import GIB, MemoryWatch
 from benchmarks.step_model import SIZES, StepSize, build, make_pairs
+from cluster import doctor as cluster_doctor
+from cluster import train as cluster_train
 from common.data.datasets import write_pairs, write_prompts
 from common.data.images import ImageStore
 from common.journal import read_events
@@ -189,13 +193,10 @@ def settings_of(layout: Layout, folder: Path) -> list[str]:
 
 def doctor(settings: Sequence[str], is_quick: bool) -> dict[str, Any]:
     """What the doctor finds: whether all is ready, and every line that is not ok."""
-    words = _command("cluster.doctor", "--json", *settings)
+    words = ["--json", *settings]
     if is_quick:
         words.append("--quick")
-    said = subprocess.run(
-        words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    )
-    report: dict[str, Any] = json.loads(said.stdout)
+    report = json.loads(_printed(cluster_doctor.main, words))
     lines = [check for check in report["checks"] if check["level"] != "ok"]
     return {"ready": report["ready"], "lines": lines}
 
@@ -203,9 +204,8 @@ def doctor(settings: Sequence[str], is_quick: bool) -> dict[str, Any]:
 def plan(settings: Sequence[str], folder: Path) -> dict[str, Any]:
     """GiB by role and part, and seconds, as `--dry-run` plans them."""
     out = folder / "plan.json"
-    words = _command("cluster.train", "--dry-run", "--out", out, *settings)
     # A run that does not fit is planned all the same, and written.
-    subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+    _printed(cluster_train.main, ["--dry-run", "--out", str(out), *settings])
     planned = json.loads(out.read_text())
     roles = {}
     for seat in planned["seats"]:
@@ -220,9 +220,17 @@ def plan(settings: Sequence[str], folder: Path) -> dict[str, Any]:
     }
 
 
+def _printed(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> str:
+    """What a command prints, called in this process: it has loaded the libraries."""
+    output = io.StringIO()
+    with redirect_stdout(output):
+        command(words)
+    return output.getvalue()
+
+
 def train(settings: Sequence[str], folder: Path) -> dict[str, Any]:
     """Run the training, and say what it held and how long things took."""
-    words = _command("cluster.train", *settings)
+    words = [sys.executable, "-m", "cluster.train", *settings]
     print(f"runs: {shlex.join(words)}", file=sys.stderr)
     start = time.monotonic()
     with MemoryWatch() as watch:
@@ -246,10 +254,6 @@ def train(settings: Sequence[str], folder: Path) -> dict[str, Any]:
         "disk_gib": _gib(_size_of(run_dir)),
         "seconds": {**_medians(steps), "all": round(time.monotonic() - start, 1)},
     }
-
-
-def _command(module: str, *words: object) -> list[str]:
-    return [sys.executable, "-m", module, *map(str, words)]
 
 
 def _gib(num_bytes: float) -> float:

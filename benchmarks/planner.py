@@ -1,10 +1,17 @@
-"""How near the planner comes: its bytes against those of the tensors that two ranks hold on this CPU.
+"""How near the planner comes: its bytes against the RAM and the tensors of two ranks on this CPU.
 
-    python -m benchmarks.planner [--sizes tiny small medium] [--stages 0 1 2 3]
+    python -m benchmarks.planner [--sizes small medium large] [--stages 0 1 2 3] [--tunings full lora qlora]
 
-Every case is a step of LLaVA's architecture with random weights. `held` are the storages of all tensors around an
-update (weights, gradients, optimizer, reference), `kept` those that the policy's forward keeps for its backward pass.
-The last line of output is one JSON object; `worst` is the largest relative error.
+Every case is a step of LLaVA's architecture with random weights, in a process of its own that was forked behind the
+imports and has warmed up on a miniature. Figures are bytes beyond that:
+
+    resident   RAM around an update, when the allocator has given free pages back: weights, gradients, optimizer state,
+               reference, and of them what is offloaded
+    peak       the most RAM of a whole step; free blocks that the allocator keeps between others count, too
+    held       the storages of all tensors around an update
+    kept       those that the policy's forward keeps for its backward pass
+
+The last line of output is one JSON object; `worst` is the largest relative error of each figure.
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +28,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from benchmarks import resident
 from benchmarks.step_model import StepSize, build, make_pairs
 from common.config import RunConfig
 from common.data.images import ImageStore
@@ -27,13 +38,22 @@ from common.data.images import ImageStore
 SIZES = {
     "tiny": StepSize(hidden=128, mlp=256, layers=3, heads=4, vocabulary=1000, vision_hidden=64, vision_mlp=128,
                      side=84, vision_heads=2, completion_tokens=50),
-    "small": StepSize(hidden=256, mlp=768, layers=4, heads=4, vocabulary=8000, vision_hidden=128, vision_mlp=512,
-                      side=84),
+    "small": StepSize(hidden=320, mlp=864, layers=8, heads=5, vocabulary=16_000, side=84),
     "medium": StepSize(side=84),
+    "large": StepSize(hidden=768, mlp=2048, layers=10, heads=12, side=84),
 }  # fmt: skip
-TUNINGS = {"full": {"kind": "full"}, "lora": {"kind": "lora", "r": 16, "alpha": 32}}
+LORA = {"kind": "lora", "r": 16, "alpha": 32}
+TUNINGS = {
+    "full": {"kind": "full"},
+    "lora": LORA,
+    "qlora": {**LORA, "quantize": "nf4"},
+}
+OFFLOADS = ("none", "optimizer", "params")
 PAIRS = 4
 RANKS = 2
+FIGURES = ("resident", "peak", "held", "kept")
+Case = dict[str, Any]
+"""size, tuning, zero_stage, offload"""
 
 
 def main() -> None:
@@ -42,32 +62,70 @@ def main() -> None:
     if args.rank is not None:
         _measure(args)
         return
+    with tempfile.TemporaryDirectory() as folder:
+        cases = measure(Path(folder), cases_of(args.sizes, args.tunings, args.stages))
+    print(json.dumps({"benchmark": "planner", "worst": worst(cases), "cases": cases}))
+
+
+def cases_of(
+    sizes: list[str],
+    tunings: list[str],
+    stages: list[int],
+) -> list[Case]:
+    """All combinations that a config allows."""
+    cases = []
+    for size, tuning, stage, offload in product(sizes, tunings, stages, OFFLOADS):
+        case = {
+            "size": size,
+            "tuning": tuning,
+            "zero_stage": stage,
+            "offload": offload,
+        }
+        try:
+            _config(Path(), case)
+        except ValidationError:
+            continue
+        cases.append(case)
+    return cases
+
+
+def measure(folder: Path, cases: list[Case]) -> list[Case]:
+    """The cases with rank 0's figures beside the plan's; models are written below the folder."""
     from learner.engines.ranks import free_address
 
-    with tempfile.TemporaryDirectory() as folder:
-        for size in args.sizes:
-            build(SIZES[size], Path(folder) / size, "float32")
-        words = ["--folder", folder, "--port", str(free_address()[1])]
-        words += ["--sizes", *args.sizes, "--stages", *map(str, args.stages)]
-        ranks = []
-        for rank in range(RANKS):
-            command = [sys.executable, "-m", "benchmarks.planner", *words]
-            ranks.append(subprocess.Popen([*command, "--rank", str(rank)]))
-        statuses = [process.wait() for process in ranks]
-        assert not any(statuses), statuses
-        cases = json.loads((Path(folder) / "cases.json").read_text())
-    worst = 0.0
-    for case in cases:
-        for name in ("held", "kept"):
-            if name in case:
-                worst = max(worst, abs(case[name]["error"]))
-    print(json.dumps({"benchmark": "planner", "worst": worst, "cases": cases}))
+    for size in {case["size"] for case in cases} | {"tiny"}:
+        build(SIZES[size], folder / size, "float32")
+    (folder / "cases.json").write_text(json.dumps(cases))
+    words = ["--folder", str(folder), "--port", str(free_address()[1])]
+    ranks = []
+    for rank in range(RANKS):
+        command = [sys.executable, "-m", "benchmarks.planner", *words]
+        ranks.append(subprocess.Popen([*command, "--rank", str(rank)]))
+    statuses = [process.wait() for process in ranks]
+    assert not any(statuses), statuses
+    measured = []
+    for number, case in enumerate(cases):
+        figures = json.loads((folder / f"figures_{number}.json").read_text())
+        measured.append({**case, **figures})
+    return measured
+
+
+def worst(cases: list[Case]) -> dict[str, float]:
+    """The largest relative error of each figure."""
+    errors = {}
+    for name in FIGURES:
+        of_figure = [abs(case[name]["error"]) for case in cases if name in case]
+        errors[name] = max(of_figure, default=0.0)
+    return errors
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    names = list(SIZES)
+    parser.add_argument("--sizes", nargs="+", choices=names, default=names[1:])
     parser.add_argument("--stages", nargs="+", type=int, default=[0, 1, 2, 3])
+    tunings = list(TUNINGS)
+    parser.add_argument("--tunings", nargs="+", choices=tunings, default=tunings)
     parser.add_argument("--rank", type=int, help="of a process that this one starts")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--port", type=int)
@@ -75,89 +133,149 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(args: argparse.Namespace) -> None:
-    """One rank: all cases in turn."""
-    cases = []
-    combinations = product(args.sizes, TUNINGS, args.stages)
-    for number, (size, tuning, stage) in enumerate(combinations):
-        config = _config(args.folder, size, tuning, stage)
-        case = _case(config, SIZES[size], args.rank, args.port + number, args.folder)
-        cases.append({"size": size, "tuning": tuning, "zero_stage": stage, **case})
-    if args.rank == 0:
-        (args.folder / "cases.json").write_text(json.dumps(cases))
+    """One rank: all cases in turn, each in a copy of this process, which has imported everything and run nothing."""
+    import deepspeed  # noqa: F401
+
+    import cluster.planner.plan  # noqa: F401
+    import learner.learner  # noqa: F401
+
+    cases = json.loads((args.folder / "cases.json").read_text())
+    for number, case in enumerate(cases):
+        child = os.fork()
+        if child == 0:
+            figures = _case(args, case, args.port + number)
+            if args.rank == 0:
+                file = args.folder / f"figures_{number}.json"
+                file.write_text(json.dumps(figures))
+            # Not exit: what the parent had registered for its end is the parent's.
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, (case, status)
 
 
-def _config(folder: Path, size: str, tuning: str, stage: int) -> RunConfig:
-    lengths = SIZES[size]
+def _config(folder: Path, case: Case, engine: str = "deepspeed") -> RunConfig:
+    lengths = SIZES[case["size"]]
+    ranks = RANKS if engine == "deepspeed" else 1
     return RunConfig.model_validate(
         {
             "run": {"dir": str(folder / "run")},
             "model": {
-                "path": str(folder / size),
+                "path": str(folder / case["size"]),
                 # What the template adds to the words is not counted by their size.
                 "max_length": lengths.prompt_tokens + lengths.completion_tokens + 8,
-                "tuning": TUNINGS[tuning],
+                "tuning": TUNINGS[case["tuning"]],
             },
             "rollout": {"max_tokens": lengths.completion_tokens},
             "mixture": {"online_fraction": 1.0},
             "learner": {
-                "global_batch": RANKS * PAIRS,
+                "engine": engine,
+                "global_batch": ranks * PAIRS,
                 "micro_batch": PAIRS,
-                "num_ranks": RANKS,
-                "zero_stage": stage,
+                "num_ranks": ranks,
+                "zero_stage": case["zero_stage"],
+                "offload": case["offload"],
+                "num_input_workers": 0,
                 "fast": {"reference_cache": "off", "vision_cache_mb": 0},
             },
         }
     )
 
 
-def _case(
-    config: RunConfig,
-    size: StepSize,
-    rank: int,
-    port: int,
-    folder: Path,
-) -> dict[str, Any]:
-    from cluster.planner.activations import activations
-    from cluster.planner.rows import longest_rows
-    from cluster.planner.shape import shape_of
-    from cluster.planner.training import trained
+def _warm_up(folder: Path, tuning: str) -> None:
+    """A step of a miniature: lazy imports, threads and the kernels' scratch are no part of a plan."""
     from learner.learner import Learner
 
-    before = _held_bytes()
-    learner = Learner(config, rank, RANKS, "127.0.0.1", port)
-    learner.start()
-    pairs = make_pairs(size, RANKS * PAIRS, ImageStore(folder / "images"), False)
+    case = {"size": "tiny", "tuning": tuning, "zero_stage": 0, "offload": "none"}
+    trainer = Learner(_config(folder, case, "torch"))
+    trainer.start()
+    trainer.step(0, _pairs(folder, case, PAIRS))
+    trainer.close()
+
+
+def _pairs(folder: Path, case: Case, num: int) -> list[Any]:
+    store = ImageStore(folder / "images")
+    return make_pairs(SIZES[case["size"]], num, store, False)
+
+
+def _case(args: argparse.Namespace, case: Case, port: int) -> dict[str, Any]:
+    from learner.learner import Learner
+
+    _warm_up(args.folder, case["tuning"])
+    resident.trim()
+    ram = resident.resident()
+    tensors = _held_bytes()
+    config = _config(args.folder, case)
+    trainer = Learner(config, args.rank, RANKS, "127.0.0.1", port)
+    trainer.start()
+    pairs = _pairs(args.folder, case, RANKS * PAIRS)
     # The moments of the optimizer are there from the first step on.
-    learner.step(0, pairs)
-    held = _bytes_around_the_update(learner, pairs) - before
-    kept = _kept_bytes(learner, pairs) if config.learner.zero_stage < 3 else None
-    learner.close()
-    shape = shape_of(config.model.path)
-    planned = sum(trained(config, shape).device.values())
-    rows = activations(config, shape, longest_rows(config, shape))
-    compared = {"held": _compared(planned, held)}
+    trainer.step(0, pairs)
+    resident.trim()
+    resident.reset_peak()
+    trainer.step(0, pairs)
+    peak = resident.peak() - ram
+    around = _around_the_update(trainer, pairs)
+    kept = None
     # Under ZeRO-3 gathered weights cannot be told from what is kept.
-    if kept is not None:
-        compared["kept"] = _compared(rows.kept, kept)
+    if case["zero_stage"] < 3:
+        kept = _kept_bytes(trainer, pairs)
+    trainer.close()
+    measured = {
+        "resident": around["resident"] - ram,
+        "peak": peak,
+        "held": around["held"] - tensors,
+        "kept": kept,
+    }
+    planned = _planned(config)
+    compared = {}
+    for name, num_bytes in measured.items():
+        if num_bytes is not None:
+            compared[name] = _compared(planned[name], num_bytes)
     return compared
 
 
-def _bytes_around_the_update(learner: Any, pairs: list[Any]) -> int:
+def _planned(config: RunConfig) -> dict[str, float]:
+    """Of a rank, whatever is offloaded: on a CPU its device is RAM, too."""
+    from cluster.planner.activations import activations
+    from cluster.planner.rows import longest_rows
+    from cluster.planner.seats import learner_parts
+    from cluster.planner.shape import shape_of
+    from cluster.planner.training import trained
+
+    shape = shape_of(config.model.path)
+    state = trained(config, shape)
+    rows = activations(config, shape, longest_rows(config, shape))
+    stays = sum(state.device.values()) + sum(state.offloaded.values())
+    on_device = sum(learner_parts(state, rows, 0).values())
+    return {
+        "resident": stays,
+        "peak": on_device + sum(state.offloaded.values()),
+        "held": stays,
+        "kept": rows.kept,
+    }
+
+
+def _around_the_update(trainer: Any, pairs: list[Any]) -> dict[str, int]:
     """The most before and after it: before, gradients are there; after, ZeRO-3 has gathered small parameters."""
-    engine = learner.models.engine
+    engine = trainer.models.engine
     update = engine.step
-    held: list[int] = []
+    most = {"resident": 0, "held": 0}
+
+    def look() -> None:
+        resident.trim()
+        most["resident"] = max(most["resident"], resident.resident())
+        most["held"] = max(most["held"], _held_bytes())
 
     def watched() -> Any:
-        held.append(_held_bytes())
+        look()
         metrics = update()
-        held.append(_held_bytes())
+        look()
         return metrics
 
     vars(engine)["step"] = watched
-    learner.step(0, pairs)
+    trainer.step(0, pairs)
     del vars(engine)["step"]
-    return max(held)
+    return most
 
 
 def _compared(planned: float, measured: float) -> dict[str, float]:
@@ -189,15 +307,15 @@ def _held_bytes() -> int:
     return sum(sizes.values())
 
 
-def _kept_bytes(learner: Any, pairs: list[Any]) -> int:
+def _kept_bytes(trainer: Any, pairs: list[Any]) -> int:
     """Bytes that the policy's forward keeps for its backward pass, without the parameters themselves."""
     import torch
 
-    (micro_batch,) = learner.plan(pairs).micro_batches
-    batch = learner.models.collate(micro_batch.pairs)
+    (micro_batch,) = trainer.plan(pairs).micro_batches
+    batch = trainer.models.collate(micro_batch.pairs)
     weights = {
         parameter.untyped_storage().data_ptr()
-        for parameter in learner.policy.parameters()
+        for parameter in trainer.policy.parameters()
     }
     sizes: dict[int, int] = {}
     shared: set[int] = set()
@@ -210,14 +328,14 @@ def _kept_bytes(learner: Any, pairs: list[Any]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logps = learner.models.engine.module(batch)
+        logps = trainer.models.engine.module(batch)
     kept = 0
     for address, num_bytes in sizes.items():
         if address not in weights | shared:
             kept += num_bytes
     # ZeRO wants a backward pass behind every forward.
-    learner.models.engine.backward(logps.token_logps.sum() * 0)
-    learner.models.engine.step()
+    trainer.models.engine.backward(logps.token_logps.sum() * 0)
+    trainer.models.engine.step()
     return kept
 
 

@@ -48,6 +48,7 @@ def build(
     out: Path,
     dtype: torch.dtype,
     device: str = "cpu",
+    file_bytes: int = 100 << 30,
 ) -> int:
     """Write a model directory, weights under the hub's names; the number of parameters.
 
@@ -55,6 +56,7 @@ def build(
         tokenizer: of `size.vocabulary` tokens, IMAGE among them.
         template: of a chat, written with the processor.
         device: where the weights are drawn; equal for equal arguments.
+        file_bytes: largest size of one file of weights.
     """
     import torch
     from transformers import LlavaForConditionalGeneration
@@ -69,7 +71,7 @@ def build(
     config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     processor_of(size, tokenizer, template).save_pretrained(out)
-    save_model(model, out)
+    save_model(model, out, file_bytes)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -72,7 +72,7 @@ class BareVllm:
 
         torch.set_num_threads(1)
         from actors.engine.arguments import engine_arguments
-        from actors.vllm_api import LLM, VERSION
+        from actors.vllm_api import LLM, VERSION, allow_compile
 
         model = self._config.model
         self._encoder = ChatEncoder(model.path, model.max_length)
@@ -82,6 +82,7 @@ class BareVllm:
             self._encoder,
             0,
         )
+        allow_compile(not self._config.rollout.engine.enforce_eager)
         self._llm = LLM(**arguments)
         return {"engine": "LLM", "vllm": VERSION}
 

@@ -69,8 +69,14 @@ def build(
     directory: Path,
     dtype: str,
     device: str = "cpu",
+    file_bytes: int = 100 << 30,
 ) -> int:
-    """Write model and processor, a token per word; returns the number of parameters. Drawn on `device`."""
+    """Write model and processor, a token per word; returns the number of parameters.
+
+    Args:
+        device: where the weights are drawn.
+        file_bytes: largest size of one file of weights.
+    """
     import torch
 
     torch_dtype = getattr(torch, dtype)
@@ -82,6 +88,7 @@ def build(
         directory,
         torch_dtype,
         device,
+        file_bytes,
     )
 
 

@@ -155,9 +155,9 @@ def check_model(model: Model) -> Iterator[Finding]:
     """What the proof of a model directory finds, as `cluster.train` would before it starts."""
     from common.chat import encoder_of
     from common.chat.facts import facts_of
+    from common.chat.known_models import check_engine_knows
     from common.chat.weights import check_embedding
     from common.errors import UserError, plain_message
-    from common.known_models import check_engine_knows
 
     try:
         encoder = encoder_of(model)

@@ -117,9 +117,15 @@ def _train(config: RunConfig, run_dir: RunDir) -> None:
     from cluster.runtime.object_store import push_bytes_of
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
+    from common.chat.families import check_bdhs, check_cpu_engines
+    from common.sources import ONLINE_BDHS
 
     # Before Ray starts: what is wrong with the model directory or the judge is said at once.
-    check_model(config.model)
+    encoder = check_model(config.model)
+    if not config.rollout.num_gpus:
+        check_cpu_engines(encoder, config.model)
+    if ONLINE_BDHS in config.online_sources:
+        check_bdhs(encoder, config.rollout.bdhs)
     config = checked_judge(config)
     check_fits(config)
     bundles = plan(config)

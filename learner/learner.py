@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from common.checkpoint.layout import layout_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
-from common.protocols import TrainEngine
 from common.records import (
     Dropped,
     LogprobProbe,
@@ -45,9 +44,10 @@ from learner.losses.objective import Objective, crop_of
 from learner.losses.reward_shift import RewardShift
 from learner.model.fast_path import FastPath
 from learner.model.models import Models
-from learner.model.policy import is_adapter, load_policy
-from learner.model.reference import Reference
+from learner.model.policy import Policy, is_adapter
+from learner.model.reference import Reference, is_needed_at_times
 from learner.model.reference_cache import ReferenceCache, identity
+from learner.model.vision_features import VisionShare
 from learner.publisher import (
     Arrays,
     export_policy,
@@ -56,6 +56,7 @@ from learner.publisher import (
     plain_weights,
 )
 from learner.skipped_steps import SkippedSteps
+from learner.start import Start
 from learner.update import Metrics, PairTable, accumulate, reduce_tables
 
 if TYPE_CHECKING:
@@ -122,38 +123,40 @@ class Learner:
         config = self.config
         if master_address is not None and master_port is not None:
             self._meeting_point = (master_address, master_port)
-        device = _device(config)
+        start = Start(config, self.model_path, self.rank, self.world_size)
+        device = start.device()
         dtype: torch.dtype = getattr(torch, config.model.dtype)
         if device.type == "cpu":
             keep_freed_pages()
         # First, so that they start while the model is loaded.
-        if config.learner.num_input_workers:
+        if config.learner.input_workers:
             self._ahead = PromptsAhead(
-                config.model, self.model_path, config.learner.num_input_workers
+                config.model, self.model_path, config.learner.input_workers
             )
+        start.join(*self._meeting_point)
         # New adapters are drawn at random, and must be equal on all ranks; dropout later must not.
         torch.manual_seed(derive_seed(config.run.seed, "policy"))
-        self.policy = load_policy(
-            config.model, self.model_path, config.learner.gradient_checkpointing
-        )
-        # Counted here: ZeRO-3 leaves each rank its part of the parameters only.
-        counts = _num_params(self.policy)
-        self.reference = Reference(config, self.policy)
+        self.policy = start.policy()
         self.fast = FastPath.of(config, self.policy)
-        # Before the engine takes the policy: ZeRO-3 splits its parameters up.
-        self.fast.apply(config, self.policy, self.reference.copy)
-        self._start_models(device, dtype)
+        self._start_models(start, device, dtype)
         torch.manual_seed(derive_seed(config.run.seed, "learner", self.rank))
         return {
-            **counts,
+            **_num_params(self.policy),
             "device": str(device),
             "world_size": self.world_size,
             "fallbacks": self.fast.fallbacks,
             "start_s": time.perf_counter() - begun,
         }
 
-    def _start_models(self, device: torch.device, dtype: torch.dtype) -> None:
+    def _start_models(
+        self,
+        start: Start,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         """Put policy and reference into the engine, and what makes their batches beside them."""
+        shared = self.fast.shared(self.config, self.policy)
+        self.fast.apply(self.config, self.policy, shared)
         encoder = encoder_of(self.config.model, self.model_path)
         collator = Collator(
             encoder,
@@ -162,8 +165,15 @@ class Learner:
             ahead=self._ahead,
         )
         cache = self._reference_cache(encoder, dtype)
-        engine = self._make_engine(device)
-        self.reference.start(engine, device, dtype, cache)
+        engine = start.engine(self.policy)
+        self.reference = Reference(
+            engine,
+            device,
+            dtype,
+            cache,
+            self._reference_reader(start, shared),
+            is_needed_at_times(self.config, cache is not None),
+        )
         self.models = Models(engine, self.reference, collator, device, dtype)
 
     def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
@@ -212,6 +222,7 @@ class Learner:
             metrics, skipped = {}, True
         if self._ahead is not None:
             self._ahead.forget(step)
+        self.reference.end_step()
         self._step = step
         self._steps_skipped += skipped
         metrics |= grounding
@@ -405,17 +416,22 @@ class Learner:
         quantize = tuning.quantize if isinstance(tuning, Lora) else "none"
         return ReferenceCache(folder, self.rank, identity(encoder, dtype, quantize))
 
-    def _make_engine(self, device: torch.device) -> TrainEngine:
-        config = self.config.learner
-        if config.engine == "torch":
-            from learner.engines.torch_engine import TorchEngine
+    def _reference_reader(
+        self,
+        start: Start,
+        shared: VisionShare | None,
+    ) -> Callable[[], Policy] | None:
+        """Loads the reference of full tuning, and switches it over as the policy is."""
+        load = start.reference(self.policy)
+        if load is None:
+            return None
 
-            return TorchEngine(self.policy.to(device), config)
-        from learner.engines.deepspeed_engine import DeepSpeedEngine
+        def read() -> Policy:
+            model = load()
+            self.fast.apply(self.config, model, shared)
+            return model
 
-        return DeepSpeedEngine(
-            self.policy, config, self.rank, self.world_size, *self._meeting_point
-        )
+        return read
 
     @torch.no_grad()
     def _run_probe(self) -> LogprobProbe | None:
@@ -461,18 +477,9 @@ def _every_name(name: str) -> bool:
 def _num_params(policy: torch.nn.Module) -> dict[str, int]:
     total, trainable = 0, 0
     for parameter in policy.parameters():
-        total += parameter.numel()
+        # ZeRO-3 leaves each rank its part of a parameter only, and says how large the whole is.
+        numel = getattr(parameter, "ds_numel", parameter.numel())
+        total += numel
         if parameter.requires_grad:
-            trainable += parameter.numel()
+            trainable += numel
     return {"num_params": total, "num_trainable_params": trainable}
-
-
-def _device(config: RunConfig) -> torch.device:
-    if config.learner.num_gpus == 0:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError(
-            f"learner.num_gpus: expected a CUDA device, got none for num_gpus = {config.learner.num_gpus}; "
-            "set learner.num_gpus = 0 or start on a GPU machine"
-        )
-    return torch.device("cuda")

@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from transformers import AutoModel
 
 from common.chat import ChatEncoder
+from common.chat.families import against_shortened
 from common.chat.template import PROBE
 from common.checkpoint.files import tensors
 from common.checkpoint.layout import layout_of
@@ -25,7 +26,6 @@ from common.protocols import GenerationRequest, Tensors
 from common.records import ImageRef, Prompt
 from common.weights import from_array
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 CAPACITY = 256
 """Images whose features are kept."""
 BATCH = 16
@@ -170,10 +170,11 @@ class VisionFeatures:
         """Build the policy without its language model: no decoder layers and a vocabulary of one."""
         model_path = self._encoder.model_path
         config = type(self._encoder.config).from_pretrained(model_path)
-        if config.model_type not in FAMILIES:
+        reason = against_shortened(config)
+        if reason is not None:
             raise UserError(
-                f"visible_image_tokens: expected a model of a family whose shortened sequences are proven "
-                f"({', '.join(FAMILIES)}), got {config.model_type}; keep whole images for it"
+                f"visible_image_tokens: expected a family whose image tokens can be left out, got {reason}; keep whole "
+                "images"
             )
         without_layers: dict[str, Any] = {
             "num_hidden_layers": 0,

@@ -11,6 +11,8 @@ from actors.weights.adapter_push import lora_arguments, pushed_adapter
 from actors.weights.loader import load_arguments
 from actors.weights.receiver import BACKEND, EXTENSION
 from common.chat import ChatEncoder
+from common.chat.families import check_cpu_engines
+from common.checkpoint.layout import empty_model
 from common.config import EngineOptions, Model, Rollout
 from common.errors import UserError
 
@@ -21,11 +23,14 @@ def engine_arguments(
     """vLLM engine arguments.
 
     Raises:
-        UserError: the CUDA build of vLLM has no GPU, or vLLM takes no adapter of this rank.
+        UserError: the CUDA build of vLLM has no GPU, the CPU build does not run the family as it is, or vLLM takes no
+            adapter of this rank.
     """
     options = rollout.engine
     on_gpu = not current_platform.is_cpu()
     _check_devices(rollout, on_gpu)
+    if not on_gpu:
+        check_cpu_engines(encoder, model)
     media_limits = {"image": encoder.max_images}
     if _has_video(encoder):
         media_limits["video"] = 0
@@ -59,7 +64,7 @@ def engine_arguments(
         arguments["distributed_executor_backend"] = "mp"
     tuning = pushed_adapter(model)
     if tuning is not None:
-        arguments |= lora_arguments(tuning)
+        arguments |= lora_arguments(empty_model(model.path), tuning)
     if options.block_size is not None:
         arguments["block_size"] = options.block_size
     if options.kv_cache_bytes:

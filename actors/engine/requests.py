@@ -65,10 +65,7 @@ class PromptBuilder:
     ) -> None:
         self._encoder = encoder
         self._features = features
-        # Qwen2.5-VL takes images of any size and has no such field.
-        self._image_side: int | None = getattr(
-            encoder.config.vision_config, "image_size", None
-        )
+        self._image_side = _image_side(encoder.config)
         # Image tokens, and tokens that the placeholders grow by, marks between image tokens included.
         self._expansions: dict[Sizes, tuple[int, int]] = {}
 
@@ -217,6 +214,15 @@ class PromptBuilder:
         if len(self._expansions) >= _MAX_SIZES:
             self._expansions.clear()
         self._expansions[built.sizes] = (num_image_tokens, growth)
+
+
+def _image_side(config: Any) -> int | None:
+    """The side in pixels that the vision encoder works at; None for families that take images of any size."""
+    side = getattr(config.vision_config, "image_size", None)
+    # InternVL has height and width, which are equal.
+    if isinstance(side, list | tuple):
+        side = max(side)
+    return None if side is None else int(side)
 
 
 def _disagreement(

@@ -35,8 +35,15 @@ def pushed_adapter(model: Model) -> Lora | None:
     return None
 
 
-def lora_arguments(tuning: Lora) -> dict[str, object]:
+def lora_arguments(
+    model: Any,
+    tuning: Lora,
+) -> dict[str, object]:
     """vLLM engine arguments for one adapter.
+
+    Args:
+        model: the policy in transformers, without memory.
+        tuning: which layers carry adapters, and their rank.
 
     Raises:
         UserError: vLLM takes no adapter of this rank.
@@ -49,10 +56,13 @@ def lora_arguments(tuning: Lora) -> dict[str, object]:
             f"model.tuning.r: expected at most {max(supported)} for push = adapter, got {tuning.r}; "
             "lower it or set push = merged"
         )
+    layers = {target.rpartition(".")[2] for target in lora_targets(model, tuning)}
     return {
         "enable_lora": True,
         "max_loras": 1,
         "max_lora_rank": min(large_enough),
+        # Without these vLLM makes room for adapters on experts too, and cannot run them on a CPU.
+        "lora_target_modules": sorted(layers),
     }
 
 

@@ -32,10 +32,14 @@ async def ray_engines(
     from cluster.runtime.ray_runtime import RayRuntime
     from cluster.runtime.shared_files import SharedFiles
     from common.chat import check_model
+    from common.chat.families import check_bdhs, check_cpu_engines
 
     # Before Ray starts: what is wrong with the model directory is said at once.
     encoder = check_model(config.model)
     rollout = config.rollout
+    check_bdhs(encoder, rollout.bdhs)
+    if not rollout.num_gpus:
+        check_cpu_engines(encoder, config.model)
     bundles = list(rollout_bundles(config))
     runtime = RayRuntime(config.cluster, bundles, "generate")
     try:

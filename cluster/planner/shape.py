@@ -119,7 +119,7 @@ class ModelShape:
         self,
         tuning: Lora,
     ) -> list[Weight]:
-        """The matrices that carry adapters, as `learner.model.policy.lora_targets` picks them."""
+        """The matrices that carry adapters, as `common.model_parts.lora_targets` picks them."""
         targets = []
         for weight in self.weights:
             if weight.rows == 0 or weight.part not in tuning.sides:

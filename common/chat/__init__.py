@@ -8,12 +8,12 @@ from typing import Any
 
 from common.chat.encoder import ChatEncoder as ChatEncoder
 from common.chat.encoder import EncodedPrompt as EncodedPrompt
+from common.chat.known_models import check_engine_knows
 from common.chat.positions import positions_in
 from common.chat.room import check_room
 from common.chat.weights import check_embedding
 from common.config import Model
 from common.errors import UserError
-from common.known_models import check_engine_knows
 
 log = logging.getLogger("sightline")
 

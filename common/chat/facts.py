@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from common.chat.encoder import ChatEncoder
+from common.chat.positions import positions_in
 from common.chat.room import encoded_question
 from common.chat.template import PROBE
+from common.config.model import AUTO_LENGTH
 
 
 def facts_of(encoder: ChatEncoder) -> dict[str, str]:
@@ -26,7 +28,16 @@ def facts_of(encoder: ChatEncoder) -> dict[str, str]:
         "end of a turn": f"{_named(encoder, encoder.eos_token_id)}, {end_from}; sampling stops at {stops}",
         "pictures": _pictures(encoder),
         "tokenizer and embedding": f"{len(encoder.tokenizer):,} tokens, {encoder.num_embeddings:,} rows",
+        "positions": _positions(encoder),
     }
+
+
+def _positions(encoder: ChatEncoder) -> str:
+    positions = positions_in(encoder.config)
+    if positions is None:
+        return "not stated: give a number as model.max_length"
+    auto = min(positions, AUTO_LENGTH)
+    return f"{positions:,}; model.max_length = auto is {auto:,}"
 
 
 def _named(encoder: ChatEncoder, token_id: int) -> str:

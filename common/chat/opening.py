@@ -12,9 +12,9 @@ from typing import Any
 
 from transformers import AutoConfig, AutoProcessor
 
+from common.chat.known_models import check_family, check_processor_is_known
 from common.chat.template import template_text
 from common.errors import UserError
-from common.known_models import check_family, check_processor_is_known
 from common.loading import check_folder, readable
 
 _MIN_TOKENS_PER_ROW = 0.8

@@ -48,6 +48,7 @@ class PictureSizes:
 
     Attributes:
         takes_limits: whether the processor itself takes a least and a largest number of pixels.
+        largest: pixels of the largest picture that the model gets to see; None where its processor has no such limit.
 
     Raises:
         UserError: an argument is none of this processor's, or says another size than the limits.
@@ -59,12 +60,9 @@ class PictureSizes:
         self._known = _arguments_of(image_processor)
         self.takes_limits = {"min_pixels", "max_pixels"} <= self._known
         self._arguments = self._checked(settings.mm_processor_kwargs, image_processor)
-        self._largest: int | None = None
-        if self.takes_limits:
-            if self._has_limits:
-                self._arguments["size"] = self._size(image_processor)
-            size = {**dict(image_processor.size), **self._arguments.get("size", {})}
-            self._largest = self._arguments.get("max_pixels", size[_EDGES[1]])
+        if self.takes_limits and self._has_limits:
+            self._arguments["size"] = self._size(image_processor)
+        self.largest = self._largest(image_processor)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -90,11 +88,6 @@ class PictureSizes:
         return picture.resize(size, Image.Resampling.BICUBIC)
 
     @property
-    def largest(self) -> int | None:
-        """Pixels of the largest picture that the model gets to see; None where its processor has no such limit."""
-        return self._largest
-
-    @property
     def remedy(self) -> str:
         """What a user can set when a picture has too many tokens."""
         first = f"lower {self._section}.max_pixels"
@@ -112,7 +105,12 @@ class PictureSizes:
         """The arguments without the scope that vLLM and transformers may have them in."""
         key = f"{self._section}.mm_processor_kwargs"
         flat = {name: value for name, value in arguments.items() if name != _SCOPE}
-        flat |= arguments.get(_SCOPE, {})
+        scoped = arguments.get(_SCOPE, {})
+        if not isinstance(scoped, Mapping):
+            raise UserError(
+                f"{key}.{_SCOPE}: expected a table of arguments, got {scoped!r}; correct it"
+            )
+        flat |= scoped
         for name in flat:
             if name in self._known - _FIXED:
                 continue
@@ -128,6 +126,15 @@ class PictureSizes:
                 "got both; remove one"
             )
         return copy.deepcopy(flat)
+
+    def _largest(self, image_processor: Any) -> int | None:
+        if not self.takes_limits:
+            return None
+        size = dict(image_processor.size)
+        given = self._arguments.get("size")
+        if isinstance(given, Mapping):
+            size |= given
+        return self._arguments.get("max_pixels", size.get(_EDGES[1]))
 
     def _size(self, image_processor: Any) -> dict[str, int]:
         shortest, longest = _EDGES

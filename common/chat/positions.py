@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from common.chat.known_models import check_family
 from common.errors import UserError
-from common.known_models import check_family
 from common.loading import check_folder, readable
 
 _SCALED_ALREADY = ("longrope", "llama3", "yarn")

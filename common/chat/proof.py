@@ -40,9 +40,11 @@ def prove(encoder: ChatEncoder) -> list[str]:
         encoded = encoder.encode_text("a question about an image", text, [picture])
     except Refused as error:
         reason = first_line(error.__cause__ or error)
+        remedy = "correct processor_config.json or preprocessor_config.json"
+        if encoder.picture_sizes.arguments:
+            remedy = "correct mm_processor_kwargs, min_pixels or max_pixels beside it"
         raise UserError(
-            f"{encoder.where}: expected a processor that takes a question about an image, got: {reason}; correct "
-            "processor_config.json or preprocessor_config.json"
+            f"{encoder.where}: expected a processor that takes a question about an image, got: {reason}; {remedy}"
         ) from error
     _check_embeddings(encoder, encoded)
     _check_beginning(encoder, text)

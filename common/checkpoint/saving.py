@@ -51,13 +51,16 @@ def save_tensors(
     (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def save_model(model: Any, directory: Path) -> None:
+def save_model(model: Any, directory: Path, file_bytes: int = FILE_BYTES) -> None:
     """Write a model's weights under the names that the hub would have, which vLLM reads as well.
 
     `save_pretrained` of transformers 5 gives names to CLIP's tower that vLLM does not read.
+
+    Args:
+        file_bytes: largest size of a file.
     """
     layout = layout_of_model(model)
-    save_tensors(directory, layout.tensors(model.state_dict()))
+    save_tensors(directory, layout.tensors(model.state_dict()), file_bytes)
 
 
 def _batches(

@@ -46,6 +46,7 @@ FIXED = frozenset(
     {
         "distributed_executor_backend",
         "generation_config",
+        "hf_overrides",
         "enable_mm_embeds",
         "logprobs_mode",
         "weight_transfer_config",
@@ -56,7 +57,7 @@ FIXED = frozenset(
 CODE_ENDINGS = ("_cls", "_plugin", "module_path", "logits_processors")
 """Names that end so take code, by its name or its file."""
 CODE_IN_TABLES = "model_class_overrides"
-NO_PICKLE = {"load_format": ("auto", "safetensors", "fastsafetensors", "dummy")}
+NO_PICKLE = {"load_format": ("auto", "safetensors", "fastsafetensors")}
 
 
 @cache

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from common.config import RunConfig, ShapesPrompts
+from common.config.model import AUTO, auto_length
 from common.config.povid import PovidConfig
 from common.config.section import PathOnDisk, Section, TextOnDisk
 
@@ -256,6 +257,22 @@ class EvaluateConfig(JobConfig):
         "loop.call_timeout_s",
         "cluster",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_is_the_policys(cls, values: Any) -> Any:
+        """Resolve `model.max_length = "auto"` by the policy that is measured, wherever `model.path` points to."""
+        if not isinstance(values, dict):
+            return values
+        model = values.get("model")
+        settings = values.get("evaluate")
+        if not isinstance(model, dict) or not isinstance(settings, dict):
+            return values
+        policy = settings.get("policy")
+        if model.get("max_length") != AUTO or policy is None:
+            return values
+        length = auto_length(str(policy))
+        return {**values, "model": {**model, "max_length": length}}
 
 
 class JudgeTest(Section):

@@ -32,6 +32,7 @@ SET_BY_US = {
     "TORCH_COMPILE_DISABLE": "rollout.engine.enforce_eager",
     "VLLM_CPU_KVCACHE_SPACE": "rollout.engine.kv_cache_bytes",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "rollout.deterministic",
+    "VLLM_LOGGING_CONFIG_PATH": "SIGHTLINE_DEBUG=1 where the command runs",
     "HF_HUB_OFFLINE": "model.path, a folder",
     "TRANSFORMERS_OFFLINE": "model.path, a folder",
 }

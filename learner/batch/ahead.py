@@ -233,8 +233,8 @@ class PromptsAhead:
             ]
             for task in tasks:
                 task.result()
-        except RuntimeError as error:
-            # Broken, or closed meanwhile.
+        except (RuntimeError, OSError, EOFError) as error:
+            # Dead, closed meanwhile, or no process could be started.
             with self._changed:
                 self._replace_pool(pool, error)
             return

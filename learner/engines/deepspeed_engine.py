@@ -32,12 +32,9 @@ class DeepSpeedEngine:
     """Implements `common.protocols.TrainEngine`; every method is called by all ranks.
 
     Args:
-        module: the policy, on the CPU.
+        module: the policy; under ZeRO-3 its parameters may be split up already, by a `Splitter`.
         config: optimizer, schedule, ZeRO stage, ranks; `num_gpus` 0 means CPU.
-        rank, world_size, master_address, master_port: where the ranks meet (not needed for a single one).
-
-    Raises:
-        UserError: the ranks do not meet in time.
+        rank, world_size: which of how many; `join_ranks` comes first.
     """
 
     def __init__(
@@ -46,23 +43,12 @@ class DeepSpeedEngine:
         config: LearnerConfig,
         rank: int,
         world_size: int,
-        master_address: str,
-        master_port: int,
     ) -> None:
-        self.rank = rank
-        self.world_size = world_size
-        # Before the import, which reads it.
-        _set_environment(config, rank, world_size)
         import deepspeed
 
-        warnings.filterwarnings(
-            "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
-        )
-        # This op only serves inference, and would compile C++ for a minute at the first start.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self.rank = rank
+        self.world_size = world_size
         self._deepspeed = deepspeed
-        backend = "nccl" if config.num_gpus else "gloo"
-        join(backend, rank, world_size, master_address, master_port)
         self._config = config
         # Stage 0 steps bfloat16 weights through an older optimizer without a finiteness check; stage 1 computes the
         # same sum with one.
@@ -123,8 +109,7 @@ class DeepSpeedEngine:
 
     def place_frozen(self, module: nn.Module) -> nn.Module:
         """The module on the policy's device; under ZeRO-3 split over the ranks, and offloaded, as the policy is."""
-        is_split = self.world_size > 1 or self._config.offload == "params"
-        if self._stage < 3 or not is_split:
+        if not splits_reference(self._config, self.world_size):
             return module.to(self._engine.device)
         bfloat16 = _is_bfloat16(module)
         self._mark_experts(module)
@@ -207,6 +192,61 @@ class DeepSpeedEngine:
             self._frozen.destroy()
         if dist.is_initialized():
             self._deepspeed.comm.destroy_process_group()
+
+
+class Splitter:
+    """Splits a parameter up over the ranks as ZeRO-3 does; this rank keeps its share (collective).
+
+    It is a `learner.model.streaming.Place`: parameters that come one after the other are never whole together.
+    """
+
+    def __init__(self, config: LearnerConfig, world_size: int, bfloat16: bool) -> None:
+        import deepspeed
+
+        # DeepSpeed makes its settings part of the first parameters that it splits, and those can split others.
+        self._first: Any = nn.Parameter(torch.zeros(1))
+        if bfloat16:
+            self._first.data = self._first.data.bfloat16()
+        deepspeed.init_distributed(_backend(config), dist_init_required=False)
+        deepspeed.zero.Init(
+            module=nn.ParameterList([self._first]),
+            config_dict_or_path=_config(config, world_size, 3, bfloat16),
+        )
+
+    def __call__(self, parameter: nn.Parameter) -> None:
+        self._first.convert_to_zero_parameters(param_list=[parameter])
+
+
+def join_ranks(
+    config: LearnerConfig,
+    rank: int,
+    world_size: int,
+    master_address: str,
+    master_port: int,
+) -> None:
+    """Import DeepSpeed in the environment that it reads, and let the ranks meet.
+
+    Raises:
+        UserError: the ranks do not meet in time.
+    """
+    _set_environment(config, rank, world_size)
+    import deepspeed
+
+    warnings.filterwarnings(
+        "ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning
+    )
+    # This op only serves inference, and would compile C++ for a minute at the first start.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    join(_backend(config), rank, world_size, master_address, master_port)
+
+
+def splits_reference(config: LearnerConfig, world_size: int) -> bool:
+    """Whether a frozen model is split up over the ranks; on a single one that would only cost time."""
+    return config.zero_stage == 3 and (world_size > 1 or config.offload == "params")
+
+
+def _backend(config: LearnerConfig) -> str:
+    return "nccl" if config.num_gpus else "gloo"
 
 
 def overlaps(stage: int) -> bool:

@@ -25,6 +25,8 @@ from learner.forward.tree_attention import tree_attention
 
 PARTS = {
     "LlamaDecoderLayer": ("LlamaAttention", "LlamaMLP", "LlamaRMSNorm"),
+    "MistralDecoderLayer": ("MistralAttention", "MistralMLP", "MistralRMSNorm"),
+    "Qwen2DecoderLayer": ("Qwen2Attention", "Qwen2MLP", "Qwen2RMSNorm"),
     "Qwen2_5_VLDecoderLayer": ("Qwen2_5_VLAttention", "Qwen2MLP", "Qwen2_5_VLRMSNorm"),
     "Qwen3VLTextDecoderLayer": (
         "Qwen3VLTextAttention",

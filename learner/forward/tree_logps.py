@@ -7,6 +7,7 @@ flat row [1, tokens] -> body (tree attention, own positions) -> hidden [predicti
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -19,26 +20,60 @@ from learner.forward.tree import Media, TreeBatch
 from learner.forward.tree_attention import NAME, install
 from learner.model.vision_features import VisionShare, encoder_outputs
 
-PROVEN = ("llava", "llava_next", "qwen2_5_vl", "qwen3_vl")
+PROVEN = (
+    "internvl",
+    "llava",
+    "llava_next",
+    "mistral3",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "smolvlm",
+)
 """Families for which tests prove the equality."""
+_NOT_FULL = {
+    "linear_attention": "linear attention, whose state after a prompt no mask can hand to its answers",
+    "sliding_attention": "a sliding window",
+    "chunked_attention": "attention within chunks",
+}
 
 
 def why_not(model: Any) -> str | None:
     """The reason why a model cannot go through trees, None if it can."""
+    reason = _against_merging(model) or _against_attention(language_model(model).config)
+    if reason is not None:
+        return reason
     family = model.config.model_type
     if family not in PROVEN:
         return f"no proof for the family {family}, only for {', '.join(PROVEN)}"
-    config = model.config.text_config
+    return None
+
+
+def _against_merging(model: Any) -> str | None:
+    """Why a row's image features cannot be given to a model from outside, with causal attention among them."""
+    parameters = inspect.signature(model.model.forward).parameters
+    if "token_type_ids" in parameters:
+        return "image tokens attend to each other in both directions"
+    if "mm_encoder_outputs" not in parameters:
+        return f"transformers' {type(model.model).__name__} takes no image features"
+    return None
+
+
+def _against_attention(config: Any) -> str | None:
+    """Why a language model's attention is not that of a tree: full, causal, with a plain softmax."""
     # Without the attribute, or with None, all layers attend fully.
     layer_types = set(getattr(config, "layer_types", None) or [])
     other_types = sorted(layer_types - {"full_attention"})
     if other_types:
-        return f"the language model has layers of {other_types}"
+        names = [_NOT_FULL.get(name, name) for name in other_types]
+        return f"the language model has layers of {', '.join(names)}"
     # Families without the switch use a window as soon as there is one.
     uses_window = getattr(config, "use_sliding_window", True)
     window = getattr(config, "sliding_window", None)
     if uses_window and window:
         return "the language model attends through a sliding window"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "the language model caps its attention scores"
     return None
 
 

@@ -73,27 +73,25 @@ class FastPath:
             fallbacks=fallbacks,
         )
 
+    def shared(self, config: RunConfig, policy: Policy) -> VisionShare | None:
+        """What policy and reference share of the vision side: they read each other's features."""
+        if not self.share_vision:
+            return None
+        return VisionShare(policy.model, config.learner.fast.vision_cache_mb << 20)
+
     def apply(
         self,
         config: RunConfig,
-        policy: Policy,
-        reference: Policy | None,
+        model: Policy,
+        shared: VisionShare | None,
     ) -> None:
-        """Switch policy and reference over."""
-        fast = config.learner.fast
-        # One for both models: policy and reference read each other's features.
-        shared = None
-        if self.share_vision:
-            shared = VisionShare(policy.model, fast.vision_cache_mb << 20)
-        for model in (policy, reference):
-            if model is None:
-                continue
-            model.fused = fast.fused_logps
-            model.vision = shared
-            if self.share_prompt:
-                prepare(model.model, self.fused_layers)
-            if self.onednn:
-                products.install(model)
+        """Switch a policy, or its reference, over; before an engine takes it."""
+        model.fused = config.learner.fast.fused_logps
+        model.vision = shared
+        if self.share_prompt:
+            prepare(model.model, self.fused_layers)
+        if self.onednn:
+            products.install(model)
 
 
 def against_share_prompt(config: RunConfig, policy: Policy) -> str | None:

@@ -1,13 +1,12 @@
 """The policy and its reference: a Hugging Face vision-language model that answers with completion log-probs.
 
 Engines wrap `Policy`, so that every use of the weights goes through its one `forward` (ZeRO-3 gathers parameters
-there). Full training keeps a frozen copy of the start policy as reference. LoRA needs no copy: its reference is the
-policy with the adapters switched off.
+there). The reference of full training is the start policy, loaded once more and frozen. LoRA needs no second model: its
+reference is the policy with the adapters switched off.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from common.config import Lora, Model
 from common.errors import UserError
@@ -33,6 +32,7 @@ from learner.forward.logps import CompletionLogps, completion_logps
 from learner.forward.tree import TreeBatch
 from learner.forward.tree_logps import tree_logps
 from learner.model.quantized import clean_up_quantized, nf4_settings
+from learner.model.streaming import Place, Shards, one_at_a_time
 from learner.model.vision_features import VisionShare
 
 Tensors = dict[str, Tensor]
@@ -95,8 +95,13 @@ def load_policy(
     config: Model,
     model_path: str | Path,
     gradient_checkpointing: bool = False,
+    device: torch.device | str = "cpu",
+    place: Place | None = None,
 ) -> Policy:
-    """The start policy with the configured parts trainable, in train mode, on the CPU.
+    """The start policy with the configured parts trainable, in train mode.
+
+    Args:
+        device, place: as in `load_model`.
 
     Raises:
         UserError: no, broken or incomplete weights; an unknown architecture; LoRA targets that do not exist.
@@ -106,7 +111,7 @@ def load_policy(
     quantization = None
     if isinstance(tuning, Lora) and tuning.quantize == "nf4":
         quantization = nf4_settings(dtype)
-    model = load_model(model_path, dtype, quantization)
+    model = load_model(model_path, dtype, quantization, device, place)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if isinstance(tuning, Lora):
@@ -118,15 +123,52 @@ def load_policy(
     return Policy(model).train()
 
 
+def load_reference(
+    config: Model,
+    model_path: str | Path,
+    device: torch.device | str = "cpu",
+    place: Place | None = None,
+    shares_tower_of: Policy | None = None,
+) -> Policy:
+    """The start policy, frozen and in eval mode: the reference of full training.
+
+    Args:
+        device, place: as in `load_model`.
+        shares_tower_of: whose vision tower it uses if no part of that one trains.
+    """
+    model = load_model(
+        model_path, getattr(torch, config.dtype), device=device, place=place
+    )
+    if shares_tower_of is not None:
+        tower = vision_tower(shares_tower_of.model)
+        trains = any(weight.requires_grad for weight in tower.parameters())
+        if not trains:
+            model.set_submodule(_name_of(model, vision_tower(model)), tower)
+    return Policy(model).requires_grad_(False).eval()
+
+
+def _name_of(model: Any, wanted: Any) -> str:
+    """The dotted name of a module in a model."""
+    for name, module in model.named_modules():
+        if module is wanted:
+            return str(name)
+    raise LookupError(f"{type(wanted).__name__} is no part of the model")
+
+
 def load_model(
     path: str | Path,
     dtype: torch.dtype,
     quantization: Any = None,
+    device: torch.device | str = "cpu",
+    place: Place | None = None,
 ) -> Any:
     """A vision-language model from safetensors; code that comes with a checkpoint is never run.
 
+    Weights go one by one from the file to the device, in the wanted dtype.
+
     Args:
         quantization: of `learner.model.quantized`, or None.
+        place: called with every parameter as soon as it is loaded, with what it needs to stay where it is to be.
 
     Raises:
         UserError: the directory has no config, no safetensors, an unknown architecture, or not every weight.
@@ -135,22 +177,46 @@ def load_model(
     check_weights(path)
     options: dict[str, Any] = {}
     if quantization is not None:
-        options = {"quantization_config": quantization, "device_map": {"": "cpu"}}
+        options["quantization_config"] = quantization
+    if quantization is not None or torch.device(device).type != "cpu":
+        options["device_map"] = {"": str(device)}
+    shards = Shards(Path(path))
     with readable(path, expected="an architecture and weights"):
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            path,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
+        config: Any = AutoConfig.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True
         )
-    model, report = loaded
+        architecture = _architecture(config)
+        with one_at_a_time(place):
+            model, report = architecture.from_pretrained(
+                None,
+                config=config,
+                state_dict=shards.tensors(),
+                dtype=dtype,
+                output_loading_info=True,
+                **options,
+            )
+        shards.close()
+        _name(model, path)
     _check_all_loaded(path, model, report)
     if quantization is not None:
         clean_up_quantized(model)
     return model
+
+
+def _architecture(config: Any) -> Any:
+    """The class of a config's model."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    return type(model)
+
+
+def _name(model: Any, path: str | Path) -> None:
+    """Add what transformers reads beside the weights when it is given a directory."""
+    model.config.name_or_path = model.name_or_path = str(path)
+    if model.can_generate() and (Path(path) / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(
+            path, local_files_only=True
+        )
 
 
 def _check_all_loaded(
@@ -167,22 +233,6 @@ def _check_all_loaded(
             f"model.path {path}: expected every weight, got a checkpoint without {len(missing)} of them "
             f"({missing[0]}, …); they would stay random: copy the checkpoint again"
         )
-
-
-def freeze_copy(policy: Policy, share_tower: bool) -> Policy:
-    """A frozen copy in eval mode: the reference of full training.
-
-    Args:
-        share_tower: let the copy use the policy's own vision tower if no part of it trains.
-    """
-    memo: dict[int, object] = {}
-    tower = vision_tower(policy.model)
-    tower_trains = any(weight.requires_grad for weight in tower.parameters())
-    if share_tower and not tower_trains:
-        # deepcopy takes what stands in its memo for copied already.
-        memo[id(tower)] = tower
-    reference = copy.deepcopy(policy, memo)
-    return reference.requires_grad_(False).eval()
 
 
 def add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
@@ -207,7 +257,8 @@ def add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
         target_modules=targets,
         bias="none",
     )
-    return get_peft_model(model, config)
+    # In the model's dtype, which DeepSpeed expects of all parameters that are split up already.
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
 def merge_lora(

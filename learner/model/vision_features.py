@@ -126,7 +126,11 @@ def encoder_outputs(
     levels: list[list[torch.Tensor]] = []
     for level_by_prompt in zip(*[entry.levels for entry in by_prompt], strict=True):
         levels.append(list(chain.from_iterable(level_by_prompt)))
-    output = SimpleNamespace(pooler_output=pooled, deepstack_features=levels)
+    in_one = by_prompt[0].in_one
+    output = SimpleNamespace(
+        pooler_output=torch.stack(pooled) if in_one else pooled,
+        deepstack_features=levels,
+    )
     return {"image": output}
 
 

@@ -6,6 +6,7 @@ projector reads:
 
     family    projector                      recorded states
     LLaVA     behind the tower               hidden states [images or tiles, patches, width] per layer it reads
+    Pixtral   behind the tower               the same, [1, patches of all images, width]
     Qwen      mergers inside of the tower    block outputs [patches, width] per block that a merger reads
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +27,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 from common.model_parts import has_projector_inside, vision_tower
 from learner.forward.tree import Media, joined
 
+_LLAVA = ("llava", "llava_next")
 IMAGES_PER_RUN = 8
 """Images (or tiles) per run of a CLIP tower, entries of media per run for features: bounds the memory of a run."""
 
@@ -33,12 +36,13 @@ IMAGES_PER_RUN = 8
 class Features:
     """What the vision side makes of one entry of media: image features, or states of the tower.
 
-    `pooled` has a tensor [tokens, width] per image. `levels` has the same once per DeepStack level (Qwen3-VL), and is
-    empty for other families.
+    `pooled` has a tensor [tokens, width] per image, or per tile where the family makes one tensor of all tiles
+    (`in_one`). `levels` has the same once per DeepStack level (Qwen3-VL), and is empty for other families.
     """
 
     pooled: list[Tensor]
     levels: list[list[Tensor]]
+    in_one: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -50,7 +54,7 @@ class Features:
         """The same with storage of its own: a kept slice of a run's output would keep the output of the whole run."""
         pooled = _unshared(self.pooled)
         levels = [_unshared(level) for level in self.levels]
-        return Features(pooled, levels)
+        return Features(pooled, levels, self.in_one)
 
 
 def _unshared(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -69,20 +73,31 @@ def image_features(model: Any, media: Sequence[Media]) -> list[Features]:
         parts = [entry.inputs[name] for entry in media]
         inputs[name] = joined(parts)
     output = model.model.get_image_features(**inputs, return_dict=True)
+    in_one = isinstance(output.pooler_output, Tensor)
     pooled = list(output.pooler_output)
     levels = [list(level) for level in getattr(output, "deepstack_features", ())]
-    num_images = sum(len(entry.sha256) for entry in media)
-    assert len(pooled) == num_images, f"{len(pooled)} features for {num_images} images"
+    counts = _num_pieces(media, len(pooled))
 
-    # Back to entries of media: each takes as many images as it has.
+    # Back to entries of media: each takes as many images or tiles as it has.
     features = []
     start = 0
-    for entry in media:
-        stop = start + len(entry.sha256)
+    for count in counts:
+        stop = start + count
         entry_levels = [level[start:stop] for level in levels]
-        features.append(Features(pooled[start:stop], entry_levels))
+        features.append(Features(pooled[start:stop], entry_levels, in_one))
         start = stop
     return features
+
+
+def _num_pieces(media: Sequence[Media], num_features: int) -> list[int]:
+    """How many features each entry of media has: one per image, or one per tile (InternVL, SmolVLM)."""
+    counts = [len(entry.sha256) for entry in media]
+    if sum(counts) != num_features:
+        # [tiles, channels, height, width], or with a dimension for the prompt in front
+        shapes = [entry.inputs["pixel_values"].shape for entry in media]
+        counts = [prod(shape[:-3]) for shape in shapes]
+    assert sum(counts) == num_features, f"{num_features} features for {counts}"
+    return counts
 
 
 def tower_states(model: Any, media: Sequence[Media]) -> list[Features]:
@@ -101,7 +116,7 @@ def replayed(model: Any, states: Sequence[Features]) -> Iterator[None]:
     # From one list per entry of media to one tensor per place where a projector reads.
     states_by_entry = [entry.pooled for entry in states]
     states_by_place = zip(*states_by_entry, strict=True)
-    joint = [torch.cat(parts) for parts in states_by_place]
+    joint = [torch.cat(parts, _patch_dim(model)) for parts in states_by_place]
     if has_projector_inside(model):
         replay = _replayed_blocks(vision_tower(model), joint)
     else:
@@ -179,14 +194,21 @@ def _replayed_blocks(tower: Any, states: Sequence[Tensor]) -> Iterator[None]:
 
 def _projected_layers(config: Any) -> list[int]:
     """Layers of the tower that the projector reads, numbered as in `vision_feature_layer`."""
-    layers = config.vision_feature_layer
+    layers = getattr(config, "vision_feature_layer", -1)
     if isinstance(layers, int):
         return [layers]
     return list(layers)
 
 
+def _patch_dim(model: Any) -> int:
+    """The dimension that grows with further images: Pixtral's tower has all patches in one row."""
+    return int(vision_tower(model).config.model_type == "pixtral")
+
+
 def _layer_states(model: Any, media: Media) -> list[Tensor]:
     """Hidden states [images or tiles, patches, width] per layer that the projector reads."""
+    if model.config.model_type not in _LLAVA or _patch_dim(model):
+        return _recorded_states(model, media)
     pixels = _without_padding_tiles(model.config, media)
     tower = vision_tower(model)
     layers = _projected_layers(model.config)
@@ -194,6 +216,24 @@ def _layer_states(model: Any, media: Media) -> list[Tensor]:
     runs = [_run_layers(tower, run, layers) for run in pixels.split(IMAGES_PER_RUN)]
     states_by_layer = zip(*runs, strict=True)
     return [torch.cat(parts) for parts in states_by_layer]
+
+
+def _recorded_states(model: Any, media: Media) -> list[Tensor]:
+    """The same of any family: what its tower answers when the family itself calls it."""
+    outputs: list[Any] = []
+    tower = vision_tower(model)
+    handle = tower.register_forward_hook(
+        lambda module, inputs, output: outputs.append(output)
+    )
+    try:
+        model.model.get_image_features(**media.inputs, return_dict=True)
+    finally:
+        handle.remove()
+    (output,) = outputs
+    # Only families that read a layer by its number have the tower keep hidden states.
+    if output.hidden_states is None:
+        return [output.last_hidden_state]
+    return [output.hidden_states[layer] for layer in _projected_layers(model.config)]
 
 
 def _without_padding_tiles(config: Any, media: Media) -> Tensor:
@@ -244,7 +284,7 @@ def _replayed_layers(model: Any, states: Sequence[Tensor]) -> Iterator[None]:
     layers = _projected_layers(model.config)
     # The projector indexes hidden states by the layers of the config, so a mapping of those is enough.
     hidden: Mapping[int, Tensor] = dict(zip(layers, states, strict=True))
-    output = SimpleNamespace(hidden_states=hidden)
+    output = SimpleNamespace(hidden_states=hidden, last_hidden_state=states[-1])
     tower.forward = lambda *args, **kwargs: output
     try:
         yield

@@ -45,6 +45,7 @@ class TorchEye:
         with readable(settings.path, key, "an architecture and weights"):
             model = AutoModelForImageTextToText.from_pretrained(
                 settings.path,
+                trust_remote_code=False,
                 local_files_only=True,
                 use_safetensors=True,
                 dtype=getattr(torch, settings.dtype),

@@ -140,8 +140,12 @@ class AnswerJudge:
             return box, true
         size = (1, 1)
         if "pixels" in (scale, true_scale):
-            if not prompt.images:
-                raise Refused("image_count", "expected a picture to scale boxes by")
+            if len(prompt.images) != 1:
+                raise Refused(
+                    "image_count",
+                    f"expected one picture to scale boxes by, got {len(prompt.images)}; set answer_scale and "
+                    "truth_scale to one scale",
+                )
             size = read(prompt.images[0]).size
         return to_unit(box, scale, size), to_unit(true, true_scale, size)
 

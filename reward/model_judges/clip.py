@@ -40,7 +40,7 @@ class ClipJudge:
         expected = "a model of pictures and texts"
         with readable(settings.path, KEY, expected):
             self._processor = AutoProcessor.from_pretrained(
-                settings.path, local_files_only=True
+                settings.path, trust_remote_code=False, local_files_only=True
             )
         model = load_model(AutoModel, settings.path, expected)
         self._device = model.device

@@ -88,7 +88,7 @@ class TextsOnly:
     ) -> None:
         with readable(path, key, "a tokenizer"):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                path, local_files_only=True
+                path, trust_remote_code=False, local_files_only=True
             )
         self._max_length = max_length
         special = self._tokenizer.get_added_vocab()

@@ -40,6 +40,7 @@ def load_model(
     with readable(path, KEY, expected):
         model, report = auto.from_pretrained(
             path,
+            trust_remote_code=False,
             local_files_only=True,
             use_safetensors=True,
             dtype=dtype,

@@ -50,7 +50,9 @@ class RewardModelJudge:
         check_folder(settings.path, KEY)
         self._device = device()
         with readable(settings.path, KEY):
-            config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
+            config = AutoConfig.from_pretrained(
+                settings.path, trust_remote_code=False, local_files_only=True
+            )
         self.sees = hasattr(config, "vision_config")
         self._conversations: Conversations
         if self.sees:

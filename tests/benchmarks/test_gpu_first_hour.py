@@ -74,3 +74,17 @@ def test_a_tiny_run(tmp_path: Path) -> None:
     assert result["plan"]["gib"]["learner"]["parts"]["weights"] > 0
     assert result["plan"]["problems"] == []
     assert result["seconds"]["step_s"] > 0 and result["seconds"]["publish_s"] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_seven_billion_on_one_gpu(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    words = command("benchmarks.gpu_first_hour", "--gpus", "1", "--out", out)
+    result = json.loads(run_to_end(words, 3500).splitlines()[-1])
+    assert result["ran"] and result["doctor"]["ready"], result
+    (used,) = result["devices_gib"].values()
+    planned = result["plan"]["gib"]
+    assert used <= planned["rollout"]["total"] + planned["learner"]["total"]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from cluster import doctor, evaluate, generate, train
 from common.chat import check_model
 from common.config import Model
-from tests.cluster.test_model_check import evaluate_words, generate_words, train_words
+from tests.cluster.model_commands import evaluate_words, generate_words, train_words
 from tests.common.chat_models import edit
 from tests.tiny_families import tiny_qwen
 from tests.tiny_models import tiny_llava
@@ -107,8 +107,8 @@ def remote_model(folder: Path) -> None:
 
 
 def remote_processor(folder: Path) -> None:
-    own = {"AutoProcessor": "own.Processor"}
-    processor(processor_class="OwnProcessor", auto_map=own)(folder)
+    code = {"AutoProcessor": "own.Processor"}
+    processor(processor_class="OwnProcessor", auto_map=code)(folder)
     (folder / "own.py").write_text(TRAP)
 
 

@@ -195,7 +195,7 @@ def test_a_kill_while_the_set_is_put_together(
         (["mm_rlhf", "none.jsonl"], "check PATH"),
         (["mm_rlhf", "dpo_pairs.jsonl", "--images", "nowhere"], "--images"),
         (["mm_rlhf", "dpo_pairs.jsonl", "--count", "0"], "at least 1"),
-        (["povid", "dpo_pairs.jsonl"], "'bad_row': 40"),
+        (["povid", "dpo_pairs.jsonl"], "'bad_row': 32, 'video': 8"),
         (["povid", "empty.jsonl"], "got none; check PATH"),
         (["export", "nowhere"], "got none"),
     ],

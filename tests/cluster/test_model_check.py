@@ -12,25 +12,16 @@ import pytest
 
 from cluster import evaluate, generate, train
 from common.config import SHAPES_POLICY
+from tests.cluster.model_commands import (
+    evaluate_words,
+    generate_words,
+    train_words,
+)
 
 
 class NoRay:
     def __init__(self, *_: object) -> None:
         raise AssertionError("Ray was started")
-
-
-def train_words(model: Path, tmp_path: Path) -> list[str]:
-    words = ["--model.path", str(model), "--run.dir", str(tmp_path / "run")]
-    return [*words, "--mixture.online_fraction", "1"]
-
-
-def evaluate_words(model: Path, tmp_path: Path) -> list[str]:
-    return [str(model), "--evaluation.suites", '["shapes"]', "--scenes", "2"]
-
-
-def generate_words(model: Path, tmp_path: Path) -> list[str]:
-    words = ["bdhs", "--model", str(model), "--out", str(tmp_path / "set")]
-    return [*words, "--count", "2", "--rho", "0.5"]
 
 
 @pytest.mark.parametrize(

@@ -146,13 +146,23 @@ def test_arguments_reach_the_processor(store: ImageStore) -> None:
         ({"nope": 1}, "expected arguments of Qwen2VLImageProcessor ("),
         ({"image_mean": [0, 0, 0]}, "got image_mean; correct or remove it"),
         ({"size": {"longest_edge": 9}}, "expected no size beside min_pixels and"),
+        ({"images_kwargs": 3}, "images_kwargs: expected a table of arguments, got 3"),
     ],
 )
 def test_arguments_that_mean_nothing(settings: dict[str, Any], said: str) -> None:
     pictures = Pictures(max_pixels=9000, mm_processor_kwargs=settings)
-    with pytest.raises(UserError, match=r"^model.mm_processor_kwargs: ") as caught:
+    with pytest.raises(UserError, match=r"^model.mm_processor_kwargs[:.]") as caught:
         ChatEncoder(tiny_qwen(), 512, pictures=pictures)
     assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "table", [{"size": {"longest_edge": 9000}}, {"size": 7}, {"patch_size": "wide"}]
+)
+def test_values_that_the_processor_does_not_take(table: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="correct mm_processor_kwargs, min") as caught:
+        ChatEncoder(tiny_qwen(), 512, pictures=Pictures(mm_processor_kwargs=table))
     assert "\n" not in str(caught.value)
 
 

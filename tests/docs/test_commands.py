@@ -57,9 +57,9 @@ def commands() -> Iterator[tuple[str, str, str]]:
 def lines_of_code(path: Path) -> list[str]:
     text = path.read_text()
     if path.suffix == ".yaml":
-        # A folded scalar, ending with the quotation around a shell's command.
+        # A folded scalar; the image holds the clone at /sightline.
         folded = re.sub(r"\n\s+--", " --", text)
-        return [line.rstrip('"') for line in folded.splitlines()]
+        return folded.replace("/sightline/", "").splitlines()
     if path.suffix == ".sbatch":
         # The example in its head.
         return [line for line in text.splitlines() if line.startswith("#   ")]

@@ -67,6 +67,11 @@ def test_both_files_make_the_same_cluster() -> None:
     assert spec_of("ray_cluster.yaml") == spec_of("ray_job.yaml")
 
 
+def test_ray_is_the_version_of_the_image() -> None:
+    pinned = Path("requirements/gpu.txt").read_text()
+    assert f"\nray=={spec_of('ray_job.yaml')['rayVersion']}\n" in pinned
+
+
 def test_every_volume_is_mounted_where_it_is_meant() -> None:
     (claim, _) = documents("ray_cluster.yaml")
     spec = spec_of("ray_job.yaml")
@@ -87,8 +92,8 @@ def test_every_volume_is_mounted_where_it_is_meant() -> None:
 def planned(tmp_path: Path) -> Needs:
     """The needs of the job's run, with a model's config file in the place of its model."""
     (job,) = documents("ray_job.yaml")
-    _, _, script = shlex.split(job["spec"]["entrypoint"])
-    words = shlex.split(script.partition("cluster.train")[2])
+    entrypoint = job["spec"]["entrypoint"].replace("/sightline/", "")
+    words = shlex.split(entrypoint.partition("cluster.train")[2])
     words.remove("--resume")
     preset, *overrides = words
     place = overrides.index("--model.path") + 1

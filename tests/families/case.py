@@ -28,18 +28,25 @@ class Case:
     """A family, with a random model of it that is built once and kept under `.cache/tiny_models`.
 
     Attributes:
-        name: transformers' `model_type`, and more where two architectures share one.
+        name: transformers' `model_type`, or another where two architectures share one.
+        title: the family's name, and a published model of it.
         make: the model in float32, and its processor with tokenizer and chat template.
         published: patterns of module names, and what published checkpoints write for them; the first match counts.
         sizes: of pictures that differ in their number of tokens where the family's do.
         transposed: endings of tensors whose last two dimensions published checkpoints exchange.
         checkpoint_only: tensors that only a published checkpoint has, made from all others.
         engine_dtype: what vLLM's CPU build runs the family in.
+        runs_on_cpu: whether vLLM's CPU build computes what transformers does.
         engine_tolerance: largest difference in nats between vLLM's and transformers' log-prob of a token.
+        learner_tolerance: the same between the learner's and transformers' sum over an answer, in float64.
+        rows_because: why the learner takes plain rows, None where it takes a tree.
+        is_shortened: whether BDHS can leave image tokens out.
+        remark: what else a person should know, a clause for the table in docs/models.md.
         missing_package: what the processor needs and the pinned environment lacks, None if nothing.
     """
 
     name: str
+    title: str
     make: Callable[[], tuple[Any, Any]]
     published: tuple[tuple[str, str], ...]
     sizes: tuple[Size, ...]
@@ -48,6 +55,11 @@ class Case:
     missing_package: str | None = None
     engine_dtype: Literal["float32", "bfloat16"] = "float32"
     engine_tolerance: float = 1e-5
+    runs_on_cpu: bool = True
+    learner_tolerance: float = 1e-9
+    rows_because: str | None = None
+    is_shortened: bool = False
+    remark: str = ""
 
     def directory(self) -> Path:
         """The model directory; built at the first call, safe against other processes doing the same."""

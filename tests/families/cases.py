@@ -28,6 +28,7 @@ CASES = (
     MISTRAL3,
     SMOLVLM_CASE,
 )
+ON_CPU = tuple(case for case in CASES if case.runs_on_cpu)
 
 
 def parameters(cases: Iterable[Case] = CASES) -> list[Any]:

@@ -76,6 +76,7 @@ def _media_ids(tokenizer: Any) -> dict[str, int]:
 
 GEMMA3 = Case(
     "gemma3",
+    "Gemma-3 (google/gemma-3-4b-it)",
     _gemma3,
     (
         (r"model\.language_model\.", "language_model.model."),
@@ -83,4 +84,7 @@ GEMMA3 = Case(
         (r"model\.", ""),
     ),
     sizes=((64, 64), (90, 40)),
+    rows_because="image tokens attend to each other in both directions",
+    runs_on_cpu=False,
+    remark="engines on a CPU are refused: vLLM's CPU build lets image tokens see backwards alone",
 )

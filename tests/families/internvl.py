@@ -59,6 +59,7 @@ def _internvl() -> tuple[Any, Any]:
 
 INTERNVL = Case(
     "internvl",
+    "InternVL-HF (OpenGVLab/InternVL3-1B-hf)",
     _internvl,
     (
         (r"model\.language_model\.", "language_model.model."),

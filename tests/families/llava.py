@@ -73,7 +73,19 @@ def _llava_next() -> tuple[Any, Any]:
     return hf.LlavaNextForConditionalGeneration(config).float(), processor
 
 
-LLAVA = Case("llava", _llava, PUBLISHED, sizes=((48, 48), (40, 56)))
+LLAVA = Case(
+    "llava",
+    "LLaVA-1.5 (llava-hf/llava-1.5-7b-hf)",
+    _llava,
+    PUBLISHED,
+    sizes=((48, 48), (40, 56)),
+    is_shortened=True,
+)
 LLAVA_NEXT = Case(
-    "llava_next", _llava_next, PUBLISHED, sizes=((64, 64), (90, 40), (40, 80))
+    "llava_next",
+    "LLaVA-NeXT (llava-hf/llava-v1.6-vicuna-7b-hf)",
+    _llava_next,
+    PUBLISHED,
+    sizes=((64, 64), (90, 40), (40, 80)),
+    is_shortened=True,
 )

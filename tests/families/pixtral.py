@@ -77,5 +77,13 @@ def _mistral3() -> tuple[Any, Any]:
     return hf.Mistral3ForConditionalGeneration(config).float(), processor
 
 
-PIXTRAL = Case("pixtral", _pixtral, _PUBLISHED, SIZES)
-MISTRAL3 = Case("mistral3", _mistral3, _PUBLISHED, SIZES)
+PIXTRAL = Case(
+    "pixtral", "Pixtral (mistral-community/pixtral-12b)", _pixtral, _PUBLISHED, SIZES
+)
+MISTRAL3 = Case(
+    "mistral3",
+    "Mistral-3 (mistralai/Mistral-Small-3.1-24B-Instruct-2503)",
+    _mistral3,
+    _PUBLISHED,
+    SIZES,
+)

@@ -18,13 +18,23 @@ class HubPolicy:
 
     Args:
         dtype: of the weights and pixels.
+
+    Attributes:
+        hidden_inputs: what the model is not given of the processor's outputs.
     """
 
     def __init__(self, case: Case, dtype: torch.dtype = torch.float32) -> None:
         folder = case.directory()
         self.processor = AutoProcessor.from_pretrained(folder)
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        options = {}
+        if dtype == torch.float64:
+            # torch's grouped products are of float32 at the most.
+            options["experts_implementation"] = "eager"
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, **options
+        )
         self.model.eval()
+        self.hidden_inputs: tuple[str, ...] = ()
 
     def inputs(self, prompt: Prompt) -> dict[str, Any]:
         """What transformers makes of a conversation: tokens with pictures expanded, pixels and more."""
@@ -55,6 +65,8 @@ class HubPolicy:
     def logits(self, prompt: Prompt, answer: Sequence[int]) -> torch.Tensor:
         """Logits [answer tokens + 1, vocabulary]: before each token of the answer, and behind the last."""
         inputs = self.inputs(prompt)
+        for name in self.hidden_inputs:
+            del inputs[name]
         ids = torch.cat([inputs.pop("input_ids"), torch.tensor([list(answer)])], 1)
         inputs["attention_mask"] = torch.ones_like(ids)
         dtype = self.model.dtype
@@ -65,11 +77,12 @@ class HubPolicy:
                 inputs[name] = torch.nn.functional.pad(value, pad)
             elif value.is_floating_point():
                 inputs[name] = value.to(dtype)
-        with torch.no_grad():
-            logits = self.model(input_ids=ids.long(), use_cache=False, **inputs).logits
+        logits = self.model(input_ids=ids.long(), use_cache=False, **inputs).logits
         return logits[0, -len(answer) - 1 :]  # type: ignore[no-any-return]
 
     def token_logprobs(self, prompt: Prompt, answer: Sequence[int]) -> torch.Tensor:
         """Log-prob of each token of the answer, [answer tokens]."""
-        logprobs = self.logits(prompt, answer)[:-1].float().log_softmax(-1)
+        logits = self.logits(prompt, answer)[:-1]
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        logprobs = logits.to(wide).log_softmax(-1)
         return logprobs.gather(1, torch.tensor(answer)[:, None])[:, 0]

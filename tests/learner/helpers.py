@@ -26,7 +26,7 @@ from common.weights import from_arrays
 from learner.batch.collate import Collator, EncodedPair, RowBatch
 from learner.learner import Learner
 from learner.model.models import Models
-from learner.model.policy import Policy, freeze_copy, load_model, load_policy
+from learner.model.policy import Policy, load_model, load_policy, load_reference
 from tests.tiny_models import make_prompt, tiny_llava
 
 # Removed when the tests end; each run has a numbered folder in it.
@@ -246,7 +246,7 @@ def without_image(pair: PreferencePair) -> PreferencePair:
 def diverged_policies(model_path: Path, scale: float) -> tuple[Policy, Policy]:
     """A float64 policy, and the reference it has left: its head is moved by normal noise times `scale`."""
     policy = load_policy(Model(), model_path).double()
-    reference = freeze_copy(policy, share_tower=True)
+    reference = load_reference(Model(), model_path).double()
     torch.manual_seed(1)
     with torch.no_grad():
         head = policy.model.lm_head.weight

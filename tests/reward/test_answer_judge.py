@@ -243,6 +243,12 @@ def test_scales_of_a_box(tmp_path: Path) -> None:
         settings = Settings(rule="box", column="box", answer_scale=scale)  # type: ignore[arg-type]
         (overlap,) = scores_of(AnswerJudge(settings), group(asked, text))
         assert overlap == pytest.approx(1)
+    # Of two pictures nobody says which one a box is in.
+    settings = Settings(rule="box", column="box", answer_scale="unit")
+    two = replace(asked, images=(image, image))
+    dropped = verdict_of(AnswerJudge(settings), group(two, by_scale["unit"]))
+    assert isinstance(dropped, Dropped)
+    assert "expected one picture to scale boxes by, got 2" in dropped.detail
     # No picture is needed where neither counts pixels.
     settings = Settings(
         rule="box", column="box", answer_scale="thousand", truth_scale="unit"

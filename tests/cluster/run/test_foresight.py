@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config.overrides import load_config
 from common.records import Dropped, PreferencePair, StepResult
 from tests.cluster.runs import STEPS, make_config, offline_set, run, trained_pairs
 from tests.fakes import FakeLearner
@@ -87,6 +88,7 @@ def test_an_offline_run_is_told_all_but_the_first_batch(tmp_path: Path) -> None:
 
 
 def test_a_run_is_the_same_with_workers_and_without(tmp_path: Path) -> None:
+    """On-policy: else the version that samples a group is a matter of time."""
     trained = []
     for num_workers in (0, 1):
         told = Told()
@@ -94,8 +96,24 @@ def test_a_run_is_the_same_with_workers_and_without(tmp_path: Path) -> None:
             tmp_path / str(num_workers),
             learner__input_workers=num_workers,
             rollout__deterministic=True,
+            loop__max_staleness=0,
         )
         _, run_dir = run(config, learner=told.learner)
         trained.append(trained_pairs(run_dir))
         assert bool(told.rows) == bool(num_workers)
     assert trained[0] == trained[1]
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "words", "expected"),
+    [(0, [], 0), (1, [], 2), (1, ["0"], 0), (0, ["3"], 3), (1, ["auto"], 2)],
+)
+def test_automatic_workers_are_for_ranks_on_gpus(
+    num_gpus: int, words: list[str], expected: int
+) -> None:
+    values = [f"--learner.input_workers={word}" for word in words]
+    config = load_config(
+        None,
+        [f"--learner.num_gpus={num_gpus}", "--mixture.online_fraction=1", *values],
+    )
+    assert config.learner.input_workers == expected

@@ -319,7 +319,7 @@ def test_bfloat16_weights_have_float32_masters(
     rounds to 1 - 2·2^-8; had the checkpoint after 16 steps kept bfloat16's 1 only, it would be 1 - 48e-4, rounded to
     1 - 2^-8.
     """
-    from learner.engines.deepspeed_engine import DeepSpeedEngine
+    from learner.engines.deepspeed_engine import DeepSpeedEngine, join_ranks
 
     optimizer = {"lr": 1e-4, "warmup_steps": 0, "schedule": "constant"}
     config = run_config(
@@ -332,7 +332,8 @@ def test_bfloat16_weights_have_float32_masters(
     def begin() -> DeepSpeedEngine:
         module = torch.nn.Linear(8, 1, bias=False, dtype=torch.bfloat16)
         torch.nn.init.ones_(module.weight)
-        return DeepSpeedEngine(module, config, 0, 1, "127.0.0.1", 0)
+        join_ranks(config, 0, 1, "127.0.0.1", 0)
+        return DeepSpeedEngine(module, config, 0, 1)
 
     def run(engine: DeepSpeedEngine, num_steps: int) -> float:
         for _ in range(num_steps):
@@ -444,8 +445,9 @@ def test_every_family_trains_alike_under_zero_3(
         return weights
 
     def on_deepspeed(policy: torch.nn.Module) -> Any:
-        engine_class = learner.engines.deepspeed_engine.DeepSpeedEngine
-        return engine_class(policy, config, 0, 1, "127.0.0.1", 0)
+        deepspeed_engine = learner.engines.deepspeed_engine
+        deepspeed_engine.join_ranks(config, 0, 1, "127.0.0.1", 0)
+        return deepspeed_engine.DeepSpeedEngine(policy, config, 0, 1)
 
     expected = weights_on(lambda policy: TorchEngine(policy, config))
     assert_same_weights(weights_on(on_deepspeed), expected)

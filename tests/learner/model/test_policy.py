@@ -15,9 +15,9 @@ from common.model_parts import is_vision_tower, lora_targets
 from learner.batch.collate import Collator, RowBatch
 from learner.model.policy import (
     Policy,
-    freeze_copy,
     load_model,
     load_policy,
+    load_reference,
     merge_lora,
 )
 from tests.learner.families import FAMILIES, family
@@ -52,15 +52,16 @@ def test_full_freezes_the_tower_and_trains_the_projector(model_path: Path) -> No
     assert all(parameter.requires_grad for parameter in thawed.parameters())
 
 
-def test_reference_copy_shares_only_the_frozen_tower(model_path: Path) -> None:
+def test_the_reference_shares_only_the_frozen_tower(model_path: Path) -> None:
     policy = load_policy(Model(), model_path)
-    reference = freeze_copy(policy, share_tower=True)
+    reference = load_reference(Model(), model_path, shares_tower_of=policy)
     assert not any(parameter.requires_grad for parameter in reference.parameters())
     assert any(parameter.requires_grad for parameter in policy.parameters())
     copies = dict(reference.named_parameters())
     for name, parameter in policy.named_parameters():
         assert (copies[name] is parameter) == is_vision_tower(name)
-    apart = freeze_copy(policy, share_tower=False)
+        assert torch.equal(copies[name], parameter)
+    apart = load_reference(Model(), model_path)
     policy_ids = {id(parameter) for parameter in policy.parameters()}
     apart_ids = {id(parameter) for parameter in apart.parameters()}
     assert not policy_ids & apart_ids

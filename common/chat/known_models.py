@@ -46,6 +46,9 @@ def check_family(path: Path, where: str) -> None:
         UserError: it is newer than the pinned transformers, has its code beside it, or answers nothing about images.
     """
     config = _json(path / "config.json")
+    # Whoever loads it says that it is no JSON.
+    if not config:
+        return
     family = config.get("model_type")
     if not isinstance(family, str):
         raise UserError(
