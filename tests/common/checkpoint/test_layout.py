@@ -177,6 +177,12 @@ def test_a_weight_of_another_shape_is_refused(tmp_path: Path) -> None:
         layout_of(path)
 
 
+def test_a_second_copy_in_mistrals_format_is_not_read(tmp_path: Path) -> None:
+    path = changed_copy(tmp_path / "model", {})
+    save_file({"tok_embeddings": torch.ones(2)}, path / "consolidated.safetensors")
+    assert layout_of(path) == layout_of(tiny_llava())
+
+
 def test_unknown_tensors_are_carried(tmp_path: Path) -> None:
     path = changed_copy(tmp_path / "model", {"extra.layer.weight": torch.ones(2, 3)})
     assert layout_of(path).carried == {"extra.layer.weight": (2, 3)}

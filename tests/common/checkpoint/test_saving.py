@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from common.checkpoint.files import tensor_shapes, tensors
-from common.checkpoint.saving import INDEX, WHOLE, save_tensors
+from common.checkpoint.files import INDEX, WHOLE, tensor_shapes, tensors
+from common.checkpoint.saving import save_tensors
 
 TENSORS = {f"layer.{number}": torch.full((8,), float(number)) for number in range(5)}
 """Five of 32 bytes."""
