@@ -152,11 +152,12 @@ def ours(args: Any) -> dict[str, Any]:
     rates = gemm_rates(args.device, args.dtype)
     figures = _figures(args, ends, losses, peak)
     # The first step warms up and is not counted.
-    input_share = sum(input_s[1:]) / (ends[-1] - ends[0])
+    input_of_step_s = sum(input_s[1:]) / args.steps
     return {
         **figures,
         **rates,
-        "input_share": input_share,
+        "input_s": input_of_step_s,
+        "input_share": input_of_step_s / figures["step_s"],
         "fallbacks": facts["fallbacks"],
     }
 

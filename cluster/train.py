@@ -117,7 +117,7 @@ def _train(config: RunConfig, run_dir: RunDir) -> None:
     from cluster.runtime.object_store import push_bytes_of
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
-    from common.families import check_bdhs, check_cpu_engines
+    from common.chat.families import check_bdhs, check_cpu_engines
     from common.sources import ONLINE_BDHS
 
     # Before Ray starts: what is wrong with the model directory or the judge is said at once.

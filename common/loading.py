@@ -60,7 +60,7 @@ def check_weights(path: str | Path, key: str = "model.path") -> None:
             f"{key} {folder}: expected *.safetensors, got {', '.join(others[:3]) or 'none'}; convert the checkpoint "
             "(from_pretrained and save_pretrained of transformers write safetensors)"
         )
-    missing = sorted(_files_of_index(folder / _INDEX) - names)
+    missing = sorted(files_of_index(folder / _INDEX) - names)
     if missing:
         raise UserError(
             f"{key} {folder}: expected the files that {_INDEX} names, got a folder without {len(missing)} of them "
@@ -68,7 +68,7 @@ def check_weights(path: str | Path, key: str = "model.path") -> None:
         )
 
 
-def _files_of_index(index: Path) -> set[str]:
+def files_of_index(index: Path) -> set[str]:
     """The weight files that an index names; none where there is no index, or where whoever loads it will refuse it."""
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

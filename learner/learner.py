@@ -129,9 +129,9 @@ class Learner:
         if device.type == "cpu":
             keep_freed_pages()
         # First, so that they start while the model is loaded.
-        if config.learner.num_input_workers:
+        if config.learner.input_workers:
             self._ahead = PromptsAhead(
-                config.model, self.model_path, config.learner.num_input_workers
+                config.model, self.model_path, config.learner.input_workers
             )
         start.join(*self._meeting_point)
         # New adapters are drawn at random, and must be equal on all ranks; dropout later must not.

@@ -10,6 +10,7 @@ SHARED_ENGINES = "tests/actors/"
 """Tests of this folder share the vLLM engines of its conftest."""
 RAY_MODULES = (
     "test_end_to_end",
+    "test_family_runs",
     "test_generate",
     "test_gpu_first_hour",
     "test_judge_quality",

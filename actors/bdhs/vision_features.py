@@ -16,11 +16,11 @@ from cachetools import LRUCache
 from transformers import AutoModel
 
 from common.chat import ChatEncoder
+from common.chat.families import against_shortened
 from common.chat.template import PROBE
 from common.checkpoint.files import tensors
 from common.checkpoint.layout import layout_of
 from common.errors import Refused, UserError
-from common.families import against_shortened
 from common.model_parts import is_vision_side
 from common.protocols import GenerationRequest, Tensors
 from common.records import ImageRef, Prompt

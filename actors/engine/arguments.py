@@ -11,9 +11,10 @@ from actors.weights.adapter_push import lora_arguments, pushed_adapter
 from actors.weights.loader import load_arguments
 from actors.weights.receiver import BACKEND, EXTENSION
 from common.chat import ChatEncoder
+from common.chat.families import check_cpu_engines
+from common.checkpoint.layout import empty_model
 from common.config import EngineOptions, Model, Rollout
 from common.errors import UserError
-from common.families import check_cpu_engines
 
 
 def engine_arguments(
@@ -63,7 +64,7 @@ def engine_arguments(
         arguments["distributed_executor_backend"] = "mp"
     tuning = pushed_adapter(model)
     if tuning is not None:
-        arguments |= lora_arguments(tuning)
+        arguments |= lora_arguments(empty_model(model.path), tuning)
     if options.block_size is not None:
         arguments["block_size"] = options.block_size
     if options.kv_cache_bytes:

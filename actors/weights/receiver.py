@@ -19,6 +19,7 @@ from actors.vllm_api import (
     WeightTransferEngineFactory,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
+    current_platform,
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
@@ -51,6 +52,8 @@ class HostArraysEngine(WeightTransferEngine[NoInit, WeightFile]):  # type: ignor
         """Does nothing: there is no connection to open."""
 
     def start_weight_update(self) -> None:
+        if current_platform.is_cpu():
+            _forget_expert_kernels(self.model)
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: WeightFile) -> None:
@@ -62,6 +65,17 @@ class HostArraysEngine(WeightTransferEngine[NoInit, WeightFile]):  # type: ignor
 
     def shutdown(self) -> None:
         """Does nothing: there is no connection to close."""
+
+
+def _forget_expert_kernels(model: Any) -> None:
+    """Let vLLM make the kernels of experts anew; it pads and packs their weights for a CPU only when it makes them.
+
+    vLLM 0.32 else fails at a reload, or takes the weights unpacked.
+    """
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def _read(path: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -32,7 +32,7 @@ async def ray_engines(
     from cluster.runtime.ray_runtime import RayRuntime
     from cluster.runtime.shared_files import SharedFiles
     from common.chat import check_model
-    from common.families import check_bdhs, check_cpu_engines
+    from common.chat.families import check_bdhs, check_cpu_engines
 
     # Before Ray starts: what is wrong with the model directory is said at once.
     encoder = check_model(config.model)

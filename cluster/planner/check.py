@@ -98,6 +98,9 @@ def _too_large(
     for knob in knobs:
         if knob.role == seat.role:
             remedies.append(f"{knob.change} (-{knob.saved / GIB:.1f} GiB)")
+    if largest == "KV cache":
+        # It takes what it is given, and so it can be given less.
+        remedies.insert(0, "a lower engine.gpu_memory_utilization")
     remedy = " or ".join(remedies[:MAX_KNOBS_NAMED])
     return (
         f"{seat.role}: expected at most {seat.limit / GIB:.1f} GiB of every {plan.kind.name}, got "

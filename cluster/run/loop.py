@@ -97,7 +97,7 @@ class Loop:
         # Kept, because the event loop holds tasks by weak references only.
         self._halting: asyncio.Task[None] | None = None
         self._foresight: Foresight | None = None
-        if config.learner.num_input_workers:
+        if config.learner.input_workers:
             num_steps = config.learner.num_steps
             self._foresight = Foresight(self._producer, workers.learner, num_steps)
 

@@ -140,10 +140,11 @@ class ChatEncoder(AnswerEncoder):
             # The processor cannot tell a spelled placeholder from the place of an image.
             spelled.update(token for token in self.media_tokens if token in text)
         if len(prompt.images) > self.max_images:
+            limit = f"{self.key.removesuffix('path')}max_images"
             raise Refused(
                 "image_count",
-                f"prompt {prompt.id}: expected at most max_images = {self.max_images} images of {self.where}, got "
-                f"{len(prompt.images)}; raise max_images or leave the row out",
+                f"prompt {prompt.id}: expected at most {limit} = {self.max_images} images, got {len(prompt.images)}; "
+                f"raise {limit} or leave the row out",
             )
         if num_slots != len(prompt.images):
             raise Refused(

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from safetensors import safe_open
 
 from common.errors import UserError
-from common.loading import readable
+from common.loading import files_of_index, readable
 
 if TYPE_CHECKING:
     import torch
 
 Shape: TypeAlias = tuple[int, ...]
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 def tensor_shapes(
@@ -61,4 +63,11 @@ def tensors(
 
 
 def _files(model_path: str | Path) -> list[Path]:
-    return sorted(Path(model_path).glob("*.safetensors"))
+    """Those that transformers reads: Mistral's directories hold the same weights once more, by names of their own."""
+    folder = Path(model_path)
+    indexed = files_of_index(folder / INDEX)
+    if indexed:
+        return [folder / name for name in sorted(indexed)]
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    return sorted(folder.glob("*.safetensors"))

@@ -103,6 +103,7 @@ def layout_of(model_path: str | Path) -> Layout:
         UserError: the pinned transformers does not know the architecture, or its files are not this model's.
     """
     model = empty_model(model_path)
+    check_weights(model_path)
     where = f"model.path {model_path}"
     return make_layout(model, tensor_shapes(model_path), where)
 
@@ -120,10 +121,9 @@ def empty_model(model_path: str | Path) -> Any:
     """The model of a directory's config.json on the meta device: names and shapes, no memory.
 
     Raises:
-        UserError: the directory is incomplete, or the pinned transformers does not know the architecture.
+        UserError: there is no config, or the pinned transformers does not know its architecture.
     """
     check_folder(model_path)
-    check_weights(model_path)
     with readable(model_path, expected="an architecture"):
         config: Any = AutoConfig.from_pretrained(
             model_path, trust_remote_code=False, local_files_only=True

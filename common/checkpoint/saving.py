@@ -10,12 +10,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from common.checkpoint.files import INDEX, WHOLE
 from common.checkpoint.layout import layout_of_model
 
 FILE_BYTES = 5_000_000_000
 """Largest size of a file."""
-WHOLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 
 def save_tensors(

@@ -47,17 +47,17 @@ FIXED = frozenset(
         "distributed_executor_backend",
         "generation_config",
         "hf_overrides",
+        "load_format",
         "enable_mm_embeds",
         "logprobs_mode",
         "weight_transfer_config",
         "enable_log_requests",
     }
 )
-"""What sampling, scoring and weight pushes rest on."""
+"""What loading, sampling, scoring and weight pushes rest on; loaders that read pickles are among it."""
 CODE_ENDINGS = ("_cls", "_plugin", "module_path", "logits_processors")
 """Names that end so take code, by its name or its file."""
 CODE_IN_TABLES = "model_class_overrides"
-NO_PICKLE = {"load_format": ("auto", "safetensors", "fastsafetensors")}
 
 
 @cache
@@ -99,7 +99,7 @@ def check_extra(extra: Mapping[str, Any]) -> None:
             )
         if name in FIXED:
             raise ValueError(
-                f"expected arguments that sampling and pushes do not rest on, got {name}; leave it out"
+                f"expected arguments that loading, sampling and pushes do not rest on, got {name}; leave it out"
             )
         _check_known(name)
 
@@ -118,11 +118,6 @@ def _check_safe(name: str, value: Any) -> None:
     if name.endswith(CODE_ENDINGS) or name == CODE_IN_TABLES:
         raise ValueError(
             f"expected no argument that names code (safe by default), got {name}; leave it out"
-        )
-    allowed = NO_PICKLE.get(name)
-    if allowed is not None and value not in allowed:
-        raise ValueError(
-            f"expected {name} without pickle ({', '.join(allowed)}), got {value!r}; take one of these"
         )
     if isinstance(value, Mapping):
         for inner_name, inner_value in value.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from common.config.losses import DEFAULT_KIND, AnyLoss, Loss, Sigmoid, inherited
 from common.config.section import Fraction, Gpus, Section, TextOnDisk, by_kind
@@ -60,6 +60,17 @@ class Fast(Section):
     )
 
 
+def _num_workers(value: Any, info: ValidationInfo) -> Any:
+    if value != "auto":
+        return value
+    # On a CPU the step has all cores already.
+    return 2 if info.data.get("num_gpus") else 0
+
+
+Workers = Annotated[int, BeforeValidator(_num_workers)]
+"""A number of processes, or `auto`: by the section's `num_gpus`, declared before it."""
+
+
 LossConfig = Annotated[AnyLoss, by_kind(DEFAULT_KIND)]
 
 
@@ -96,21 +107,16 @@ class Learner(Section):
         {}, description="by PreferencePair.source"
     )
     optimizer: Optimizer = Optimizer()
-    input_workers: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = Field(
+    num_cpus: float = Field(1, ge=0)
+    num_gpus: Gpus = 0
+    input_workers: Workers = Field(
         "auto",
+        ge=0,
+        le=64,
+        validate_default=True,
         description="processes per rank that read and resize the next step's pictures meanwhile, on processors that "
         "num_cpus reserves; 0: the step does it; auto: 2 for a rank on a GPU, else 0",
     )
-    num_cpus: float = Field(1, ge=0)
-    num_gpus: Gpus = 0
-
-    @property
-    def num_input_workers(self) -> int:
-        """`input_workers` as a number."""
-        if self.input_workers == "auto":
-            # On a CPU the step has all cores already.
-            return 2 if self.num_gpus else 0
-        return self.input_workers
 
     def loss_of(self, source: str) -> Loss:
         """The loss of a source's pairs."""

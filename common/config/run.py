@@ -33,6 +33,7 @@ SET_BY_US = {
     "VLLM_CPU_KVCACHE_SPACE": "rollout.engine.kv_cache_bytes",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "rollout.deterministic",
     "VLLM_LOGGING_CONFIG_PATH": "SIGHTLINE_DEBUG=1 where the command runs",
+    "HF_DEACTIVATE_ASYNC_LOAD": "learner.zero_stage = 3 for less memory at the start",
     "HF_HUB_OFFLINE": "model.path, a folder",
     "TRANSFORMERS_OFFLINE": "model.path, a folder",
 }

@@ -32,7 +32,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from common.checkpoint.saving import WHOLE, save_model
+from common.checkpoint.files import WHOLE
+from common.checkpoint.saving import save_model
 from common.shapes.language import CAPTION_PROMPTS, caption
 from common.shapes.questions import NAME_ONE, answer_text, ask, name
 from common.shapes.render import IMAGE_SIZE

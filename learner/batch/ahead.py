@@ -70,6 +70,7 @@ class PromptsAhead:
         path: the model's directory.
 
     Attributes:
+        is_up: whether there are workers; they take seconds to start.
         num_restarts: how often workers had died.
         num_ready_bytes: of tensors that are ready.
     """
@@ -86,7 +87,7 @@ class PromptsAhead:
         # Answers come in a thread of the pool, which may hold the lock already when a pool breaks.
         self._changed = threading.Condition(threading.RLock())
         self._pool: ProcessPoolExecutor | None = None
-        self._is_up = False
+        self.is_up = False
         self._start_pool()
 
     def prepare(self, wanted: Iterable[PromptAndCrop], step: int) -> None:
@@ -132,7 +133,7 @@ class PromptsAhead:
         """End the workers."""
         with self._changed:
             pool, self._pool = self._pool, None
-            self._is_up = False
+            self.is_up = False
             self._waiting.clear()
         if pool is not None:
             _kill_workers(pool)
@@ -166,7 +167,7 @@ class PromptsAhead:
     def _has_room(self) -> bool:
         # One more than there are workers, so that none waits for this process.
         has_place = len(self._with_worker) <= self._num_workers
-        return self._is_up and has_place and self.num_ready_bytes < MAX_BYTES
+        return self.is_up and has_place and self.num_ready_bytes < MAX_BYTES
 
     def _note_answer(
         self,
@@ -206,7 +207,7 @@ class PromptsAhead:
             return
         log.warning("learner: workers of its input die again and again, goes on alone")
         self._pool = None
-        self._is_up = False
+        self.is_up = False
         self._waiting.clear()
 
     def _start_pool(self) -> None:
@@ -220,7 +221,7 @@ class PromptsAhead:
             initializer=input_worker.start,
             initargs=self._worker_args,
         )
-        self._is_up = False
+        self.is_up = False
         # The server's imports take seconds. Until then the step does the work.
         threading.Thread(target=self._bring_up, args=(self._pool,), daemon=True).start()
 
@@ -240,7 +241,7 @@ class PromptsAhead:
             return
         with self._changed:
             if pool is self._pool:
-                self._is_up = True
+                self.is_up = True
                 self._feed()
 
 

@@ -76,6 +76,7 @@ class Collator:
         self.encoder = encoder
         self.tree = tree
         self.crop_of = crop_of
+        self.ahead = ahead
         self._prompts = PromptCache(encoder, cache_bytes, ahead)
 
     def prepare(self, pairs: Sequence[PreferencePair], step: int) -> None:

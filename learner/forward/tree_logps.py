@@ -66,7 +66,7 @@ def _against_attention(config: Any) -> str | None:
     other_types = sorted(layer_types - {"full_attention"})
     if other_types:
         names = [_NOT_FULL.get(name, name) for name in other_types]
-        return f"the language model has layers of {', '.join(names)}"
+        return f"the language model has layers with {', '.join(names)}"
     # Families without the switch use a window as soon as there is one.
     uses_window = getattr(config, "use_sliding_window", True)
     window = getattr(config, "sliding_window", None)

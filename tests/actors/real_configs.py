@@ -53,7 +53,7 @@ GEMMA_4B = {
 
 def all_configs() -> dict[str, dict[str, Any]]:
     """Name -> config.json. What is not said here is the family's default in transformers."""
-    configs = dict(CONFIGS)
+    configs = {name: dict(config) for name, config in CONFIGS.items()}
     configs["InternVL3-8B-hf"] = _filled(
         transformers.InternVLConfig, text_config=QWEN25_7B
     )

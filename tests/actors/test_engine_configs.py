@@ -38,6 +38,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     platform = SimpleNamespace(is_cpu=lambda: False)
     monkeypatch.setattr(actors.engine.arguments, "current_platform", platform)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    # There are no weights whose names could be looked at.
+    monkeypatch.setattr(actors.engine.arguments, "load_arguments", lambda path: {})
 
     def here(call: Callable[[], Any]) -> Any:
         return call()

@@ -212,3 +212,21 @@ def test_a_tied_lm_head_is_pushed_too(
     report = run(engine.load_weights(manifest, arrays))
     assert report.probe_error is not None
     assert report.probe_error < TOLERANCE
+
+
+def test_an_engine_takes_a_push_after_it_slept(
+    engine: Engine, hf: HfPolicy, store: ImageStore, run: Run
+) -> None:
+    """What it has seen before it slept is computed again: the probe asks for its first picture."""
+    run(engine.generate(make_requests(store)))
+    run(engine.sleep(2))
+    run(engine.wake())
+    hf.perturb(5)
+    prompt = make_prompt(store, 70)
+    publication = hf.publish(engine.weight_version + 1, prompt)
+    report = run(engine.load_weights(*publication))
+    assert report.probe_error is not None
+    assert report.probe_error < TOLERANCE
+    (group, *_) = run(engine.generate(make_requests(store)))
+    (completion,) = group.completions
+    assert completion.token_ids == hf.greedy(prompt, 10)

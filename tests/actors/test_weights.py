@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
+from actors.weights.loader import load_arguments
 from actors.weights.push_check import whole_weights
 from actors.weights.sender import shared_file
 from common.checkpoint.layout import layout_of
@@ -92,6 +96,28 @@ def test_a_frozen_tower_may_be_left_out_a_projector_not() -> None:
     described = replace(manifest, checksum=checksum(without_projector))
     with pytest.raises(UserError, match="multi_modal_projector"):
         frozen.check(described, without_projector)
+
+
+def test_a_push_of_what_no_learner_holds_is_named() -> None:
+    layout = replace(layout_of(tiny_llava()), carried={"mtp.fc.weight": (1,)})
+    arrays: dict[str, Array] = {}
+    for name, shape in layout.shapes.items():
+        arrays[name] = np.zeros(shape, np.float32)
+    expected = whole_weights(layout, vision_frozen=False)
+    expected.check(WeightManifest(1, checksum(arrays), len(arrays), 0, 1.0), arrays)
+    arrays["mtp.fc.weight"] = np.zeros(1, np.float32)
+    manifest = WeightManifest(1, checksum(arrays), len(arrays), 0, 1.0)
+    with pytest.raises(UserError, match=r"1 that no learner holds: mtp\.fc\.weight"):
+        expected.check(manifest, arrays)
+
+
+def test_engines_read_checkpoints_as_the_learner_does(tmp_path: Path) -> None:
+    assert load_arguments(str(tiny_llava())) == {}
+    path = tmp_path / "model"
+    shutil.copytree(tiny_llava(), path)
+    save_file({"tok_embeddings": np.ones(2)}, path / "consolidated.safetensors")
+    formats = ("config_format", "load_format", "tokenizer_mode")
+    assert load_arguments(str(path)) == dict.fromkeys(formats, "hf")
 
 
 def test_the_shared_file_is_private_and_gone_afterwards() -> None:

@@ -27,6 +27,8 @@ def test_the_command_says_what_it_promises(tmp_path: Path) -> None:
     assert result == json.loads(out.read_text())
     for name in ("ratio", "ratio_fresh", "ratio_cached", "memory_ratio", "floor_frac"):
         assert result[name] > 0, name
+    assert 0 < result["input_share"]["with"] < 1
+    assert 0 < result["input_share"]["without"] < 1
     assert result["loss_error"] < 1e-4
     assert result["sides"]["peer"]["liger_kernel"] is False
     assert set(result["versions"]) == {"torch", "transformers", "trl", "peft"}

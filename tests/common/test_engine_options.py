@@ -89,8 +89,8 @@ def test_engines_of_judges_are_told_apart_by_their_tables() -> None:
         ("worker_cls=a.B", "names code"),
         ("reasoning_parser_plugin=a.py", "names code"),
         ('kv_transfer_config={"kv_connector_module_path": "a"}', "names code"),
-        ("load_format=pt", "without pickle"),
-        ("hf_token=secret", "set HF_TOKEN"),
+        ("load_format=pt", "leave it out"),
+        ("hf_token=hf_abc", "set HF_TOKEN"),
         ("model_class_overrides={}", "names code"),
     ],
 )
@@ -98,7 +98,7 @@ def test_what_extra_does_not_take(word: str, said: str) -> None:
     line = refusal(f"--rollout.engine.extra.{word}")
     assert line.startswith("rollout.engine.extra: expected")
     assert said in line
-    assert "secret" not in line
+    assert "hf_abc" not in line
 
 
 def test_vllms_names_are_read_without_importing_it() -> None:

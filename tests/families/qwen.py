@@ -112,14 +112,17 @@ def _qwen3_vl() -> tuple[Any, Any]:
 
 
 def _qwen3_vl_moe() -> tuple[Any, Any]:
-    """Four experts in each layer, two of them for a token; no matrix is square, so that none is transposed unseen."""
+    """Four experts in each layer, two of them for a token; no matrix is square, so that none is transposed unseen.
+
+    Of a width that vLLM does not pad: it cannot swap padded experts.
+    """
     tokenizer = _tokenizer()
     text = text_settings(
         tokenizer,
         rope_parameters=_rope(mrope_interleaved=True),
         num_experts=4,
         num_experts_per_tok=2,
-        moe_intermediate_size=48,
+        moe_intermediate_size=128,
         # Published configurations say it and vLLM reads it; transformers does so in any case.
         norm_topk_prob=True,
     )
@@ -205,7 +208,7 @@ QWEN3_5 = Case(
     engine_tolerance=0.1,
     # transformers computes the rule in float32 in any model.
     learner_tolerance=1e-4,
-    rows_because="the language model has layers of linear attention, whose state after a prompt no mask can hand to "
+    rows_because="the language model has layers with linear attention, whose state after a prompt no mask can hand to "
     "its answers",
     remark="engines on a CPU need `model.dtype = bfloat16`; default adapters skip the linear attention",
 )

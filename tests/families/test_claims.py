@@ -8,9 +8,9 @@ import pytest
 from transformers import AutoConfig
 
 from common.chat import ChatEncoder
+from common.chat.families import against_cpu_engines, against_shortened, check_bdhs
 from common.config.bdhs import BdhsConfig
 from common.errors import UserError
-from common.families import against_cpu_engines, against_shortened, check_bdhs
 from tests.families.case import Case
 from tests.families.cases import parameters
 from tests.families.internvl import INTERNVL

@@ -25,6 +25,7 @@ from tests.families.case import Case
 from tests.families.cases import parameters
 from tests.families.policy import HubPolicy
 from tests.families.prompts import ask, blank, prompts_of
+from tests.learner.families import FAMILIES
 
 ANSWERS = ("There is a red circle.", "A blue square is at the top left.", "No.")
 
@@ -112,6 +113,13 @@ def assert_close(
         assert error <= max(2e-6, tolerance) * expected.norm() + 1e-9, name
 
 
+def skip_without_tree(setup: Setup) -> None:
+    if setup.case.name in FAMILIES:
+        pytest.skip("tests/learner/forward has its trees")
+    if why_not(setup.hub.model) is not None:
+        pytest.skip("rows")
+
+
 @pytest.fixture(scope="module", params=parameters())
 def setup(request: pytest.FixtureRequest, store: ImageStore) -> Iterator[Setup]:
     yield Setup(request.param, store)
@@ -138,9 +146,8 @@ def test_pictures_count(setup: Setup) -> None:
 
 @pytest.mark.parametrize("fused_layers", [False, True])
 def test_tree(setup: Setup, fused_layers: bool) -> None:
+    skip_without_tree(setup)
     model = setup.model()
-    if why_not(model) is not None:
-        pytest.skip("rows")
     language, vision = model.get_decoder(), model.config.vision_config
     if fused_layers and decoder.why_not(language, vision) is not None:
         pytest.skip("plain layers")
@@ -155,9 +162,8 @@ def test_tree(setup: Setup, fused_layers: bool) -> None:
     [("features", vision_side_parameters), ("tower", vision_tower_parameters)],
 )
 def test_a_frozen_vision_side_runs_once(setup: Setup, share: str, frozen: Any) -> None:
+    skip_without_tree(setup)
     model = setup.model(frozen)
-    if why_not(model) is not None:
-        pytest.skip("rows")
     prepare(model)
     shared = VisionShare(model, 1 << 30)
     assert shared.share == share

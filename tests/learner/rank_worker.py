@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,9 @@ def run(
     first_batch = batch_of(store, 0)
     learner.set_probe(first_batch[0].prompt, (5, 6, 7))
     learner.save(out / "start")
+    ahead = learner.models.collator.ahead
+    while ahead is not None and not ahead.is_up:
+        time.sleep(0.01)
     results = []
     for step in range(NUM_STEPS):
         # As a run's loop does; without input workers nothing comes of it.

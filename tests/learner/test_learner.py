@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -606,6 +607,9 @@ def test_a_step_is_the_same_with_input_workers(store: ImageStore) -> None:
     config = run_config(**losses, input_workers=1)
     alone = started(config.model_copy(update={"learner": without_workers(config)}))
     helped = started(config)
+    ahead = helped.models.collator.ahead
+    while not ahead.is_up:
+        time.sleep(0.01)
     for step, batch in enumerate(batches, start=1):
         following = dict(enumerate(batches[step] if step < len(batches) else []))
         metrics = []
@@ -615,6 +619,7 @@ def test_a_step_is_the_same_with_input_workers(store: ImageStore) -> None:
             assert not dropped
             metrics.append(without_times(result.metrics))
         assert metrics[0] == metrics[1]
+        assert (ahead.num_ready_bytes > 0) == bool(following), "made meanwhile"
     helped.close()
     assert_same_arrays(weights_of(helped), weights_of(alone))
 

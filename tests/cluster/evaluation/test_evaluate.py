@@ -262,7 +262,7 @@ class LoggingRuntime(LocalRuntime):
 
     log: ClassVar[list[str]] = []
 
-    def __init__(self, config: object) -> None:
+    def __init__(self, *_: object) -> None:
         super().__init__()
         self.log.clear()
 
@@ -313,10 +313,10 @@ def test_the_command_measures_both_and_writes_what_it_measured(
     assert command.main(words) == 0
     # The start policy is compared with nothing, so no judge is started for it.
     assert LoggingRuntime.log == [
-        "spawn rollout-0",
+        "spawn rollout/0",
         "stop",
-        "spawn rollout-0",
-        "spawn reward-0",
+        "spawn rollout/0",
+        "spawn reward/0",
         "stop",
         "stop",
         "shutdown",
@@ -388,7 +388,7 @@ def test_a_killed_command_goes_on_and_comes_to_the_same(
         assert command.main([*words, *more, "--out", str(out)]) == 0
     assert (out / "scorecard.json").read_text() == whole.read_text()
     assert [path.name for path in out.iterdir()] == ["scorecard.json"]
-    assert "spawn rollout-1" in LoggingRuntime.log
+    assert "spawn rollout/1" in LoggingRuntime.log
 
 
 def test_what_another_policy_left_is_refused(
@@ -488,7 +488,7 @@ def test_a_failing_policy_still_stops_the_runtime(
     monkeypatch.setattr(FakeWorker, "start", broken)
     with pytest.raises(RuntimeError, match="no engine"):
         command.main([str(policies / "honest"), "--scenes", "2", *SHAPES])
-    assert LoggingRuntime.log == ["spawn rollout-0", "stop", "shutdown"]
+    assert LoggingRuntime.log == ["spawn rollout/0", "stop", "shutdown"]
 
 
 async def hang(*_: object) -> None:

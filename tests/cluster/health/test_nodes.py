@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from cluster.health.facts import Facts
 from cluster.health.finding import Finding
 from cluster.health.machine import check_open_files, check_shared_memory
-from cluster.health.needs import Needs, needs_of, planned_needs
+from cluster.health.needs import Needs, check_plan, needs_of, planned_needs
 from cluster.health.nodes import (
     ClockReading,
     Cluster,
@@ -23,6 +23,7 @@ from cluster.health.nodes import (
 from common.config import SHAPES_POLICY
 from common.config.overrides import load_config
 from tests.cluster.health.machines import machine
+from tests.cluster.planner.model_configs import write
 
 GIB = 2**30
 NEEDS = Needs(
@@ -165,3 +166,16 @@ def test_a_model_that_is_not_here_has_no_plan() -> None:
     assert needs is None
     assert finding.level == "warning"
     assert "models/llava-v1.6-vicuna-7b-hf/config.json" in finding.state
+
+
+def test_a_plan_that_does_not_fit_is_a_failure(tmp_path: Path) -> None:
+    """All of 7 B trained: 14 bytes a parameter over four ranks do not fit in 44 GiB beside the reference."""
+    model = write("llava-v1.6-vicuna-7b-hf", tmp_path)
+    preset = Path("cluster/configs/llava16_7b_mixed.toml")
+    words = ["--model.path", str(model), "--cluster.gpu"]
+    (fits,) = check_plan(load_config(preset, [*words, "h100"]))
+    assert (fits.level, fits.state) == ("ok", "fits, by what is known of h100")
+    small = load_config(preset, [*words, "l40s", "--model.tuning.kind", "full"])
+    findings = list(check_plan(small))
+    assert "failure" in {finding.level for finding in findings}
+    assert findings[0].state.startswith("learner: expected at most ")

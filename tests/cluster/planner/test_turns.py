@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from cluster.planner.check import check_fits
 from cluster.planner.seats import Seat, taking_turns
 from common.config import RunConfig
+from common.errors import UserError
+from tests.cluster.planner.model_configs import write
 
 ENGINE = Seat(
     "rollout",
@@ -55,3 +62,28 @@ def test_each_has_what_the_other_leaves() -> None:
 def test_with_gpus_of_their_own_nothing_changes() -> None:
     seats = taking_turns(config_of("disaggregated"), ENGINE, RANK)
     assert seats == (ENGINE, RANK)
+
+
+def shared_h100(folder: Path, utilization: float) -> RunConfig:
+    engine = {"kv_cache_bytes": 0, "gpu_memory_utilization": utilization}
+    return RunConfig.model_validate(
+        {
+            "cluster": {"gpu": "h100", "placement": "colocated"},
+            "model": {
+                "path": str(folder),
+                "dtype": "bfloat16",
+                "tuning": {"kind": "lora"},
+            },
+            "rollout": {"num_workers": 8, "num_gpus": 1, "engine": engine},
+            "mixture": {"online_fraction": 1.0},
+            "learner": {"num_ranks": 8, "num_gpus": 1, "micro_batch": 1},
+        }
+    )
+
+
+def test_a_cache_that_leaves_the_rank_no_room_is_refused(tmp_path: Path) -> None:
+    folder = write("Qwen2.5-VL-7B-Instruct", tmp_path)
+    line = "most of it KV cache .*; set a lower engine.gpu_memory_utilization"
+    with pytest.raises(UserError, match=line):
+        check_fits(shared_h100(folder, 0.85))
+    check_fits(shared_h100(folder, 0.5))

@@ -14,7 +14,7 @@ from tests.cluster.runs import events, make_config, run
 
 pytestmark = pytest.mark.real
 
-NUM_STEPS = 3
+NUM_STEPS = 2
 
 
 class SleepyWorker(RolloutWorker):
@@ -42,7 +42,7 @@ def published(folder: Path, placement: str, level: int) -> list[tuple[float, str
         learner__optimizer__lr=1e-4,
         checkpoint__interval=NUM_STEPS,
         evaluation__grounding_pairs=0,
-        evaluation__suites='[{ kind = "shapes", validation_scenes = 2, test_scenes = 2 }]',
+        evaluation__suites='[{ kind = "shapes", validation_scenes = 1, test_scenes = 1 }]',
     )
     _, run_dir = run(config, rollout=SleepyWorker, learner=Learner)
     pushes = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config.overrides import load_config
 from common.records import Dropped, PreferencePair, StepResult
 from tests.cluster.runs import STEPS, make_config, offline_set, run, trained_pairs
 from tests.fakes import FakeLearner
@@ -101,3 +102,18 @@ def test_a_run_is_the_same_with_workers_and_without(tmp_path: Path) -> None:
         trained.append(trained_pairs(run_dir))
         assert bool(told.rows) == bool(num_workers)
     assert trained[0] == trained[1]
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "words", "expected"),
+    [(0, [], 0), (1, [], 2), (1, ["0"], 0), (0, ["3"], 3), (1, ["auto"], 2)],
+)
+def test_automatic_workers_are_for_ranks_on_gpus(
+    num_gpus: int, words: list[str], expected: int
+) -> None:
+    values = [f"--learner.input_workers={word}" for word in words]
+    config = load_config(
+        None,
+        [f"--learner.num_gpus={num_gpus}", "--mixture.online_fraction=1", *values],
+    )
+    assert config.learner.input_workers == expected

@@ -51,6 +51,7 @@ def test_shared_gpus_are_counted_once() -> None:
         "--cluster.placement=colocated",
         "--rollout.num_workers=2",
         "--rollout.num_gpus=2",
+        "--rollout.engine.tensor_parallel_size=2",
         "--learner.num_ranks=4",
         "--learner.num_gpus=1",
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.runtime.two_nodes import RUNS, run_of
+from tests.cluster.runtime.two_nodes import RUNS, run_of, split
 
 pytestmark = pytest.mark.real
 
@@ -124,11 +124,11 @@ def test_more_than_there_is_is_refused_at_once(address: str) -> None:
         "placement: expected 25 GPUs for 26 actors, got 16 in the cluster; lower rollout.num_gpus, learner.num_gpus "
         "or num_workers"
     )
-    assert refusal(address, "--rollout.num_gpus=12") == (
+    assert refusal(address, *split(12)) == (
         "placement: expected a node with 12 GPUs and 1 CPUs for rollout/0, got at most 8 GPUs and 64 CPUs on one; "
         "lower rollout.num_gpus or num_cpus, or add a larger node"
     )
-    line = refusal(address, "--rollout.num_gpus=5", "--rollout.num_workers=3")
+    line = refusal(address, *split(5), "--rollout.num_workers=3")
     assert line.startswith("placement: expected room for rollout/2 (5 GPUs, 1 CPUs)")
     assert "got nodes of 8, 8 GPUs" in line
 

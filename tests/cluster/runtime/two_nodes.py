@@ -31,6 +31,7 @@ JUDGE = (
     "--reward.judge.kind=vlm",
     "--reward.judge.path=judge",
     "--reward.judge.num_gpus=4",
+    "--reward.judge.engine.tensor_parallel_size=4",
 )
 
 
@@ -46,10 +47,18 @@ def run_of(*words: str) -> tuple[str, ...]:
     )
 
 
+def split(num_gpus: int) -> tuple[str, str]:
+    """Words of engines over several GPUs."""
+    return (
+        f"--rollout.num_gpus={num_gpus}",
+        f"--rollout.engine.tensor_parallel_size={num_gpus}",
+    )
+
+
 RUNS = {
     "8 ranks, 8 engines": run_of("--learner.num_ranks=8", "--rollout.num_workers=8"),
     "12 ranks, 2 engines of 2": run_of(
-        "--learner.num_ranks=12", "--rollout.num_workers=2", "--rollout.num_gpus=2"
+        "--learner.num_ranks=12", "--rollout.num_workers=2", *split(2)
     ),
     "8 ranks, 4 engines, judge of 4": run_of(
         "--learner.num_ranks=8", "--rollout.num_workers=4", *JUDGE
@@ -62,7 +71,7 @@ RUNS = {
     "colocated, 4 engines of 2": run_of(
         "--learner.num_ranks=8",
         "--rollout.num_workers=4",
-        "--rollout.num_gpus=2",
+        *split(2),
         "--cluster.placement=colocated",
     ),
 }

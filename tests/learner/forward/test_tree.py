@@ -270,17 +270,20 @@ def test_nothing_is_shared_of_a_tower_that_trains(name: str) -> None:
 
 def test_models_without_a_proof_are_refused_with_the_reason() -> None:
     model = copy.deepcopy(family("llava").model)
-    model.config.text_config.sliding_window = 16
-    assert why_not(model) == "the language model attends through a sliding window"
     model.config.model_type = "paligemma"
     assert "no proof for the family paligemma" in (why_not(model) or "")
+    model.config.text_config.sliding_window = 16
+    assert why_not(model) == "the language model attends through a sliding window"
+    model.config.text_config.sliding_window = None
+    model.config.text_config.attn_logit_softcapping = 50.0
+    assert why_not(model) == "the language model caps its attention scores"
     window = copy.deepcopy(family("qwen2_5_vl").model)
     window.config.text_config.layer_types = [
         "full_attention",
         "sliding_attention",
         "full_attention",
     ]
-    assert why_not(window) == "the language model has layers of ['sliding_attention']"
+    assert why_not(window) == "the language model has layers with a sliding window"
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
