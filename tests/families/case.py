@@ -20,7 +20,7 @@ Weights: TypeAlias = dict[str, torch.Tensor]
 Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
 
-_FORMAT = 7
+_FORMAT = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,17 +112,14 @@ def _qwen3_vl() -> tuple[Any, Any]:
 
 
 def _qwen3_vl_moe() -> tuple[Any, Any]:
-    """Four experts in each layer, two of them for a token; no matrix is square, so that none is transposed unseen.
-
-    Of a width that vLLM does not pad: it cannot swap padded experts.
-    """
+    """Four experts in each layer, two of them for a token; no matrix is square, so that none is transposed unseen."""
     tokenizer = _tokenizer()
     text = text_settings(
         tokenizer,
         rope_parameters=_rope(mrope_interleaved=True),
         num_experts=4,
         num_experts_per_tok=2,
-        moe_intermediate_size=128,
+        moe_intermediate_size=48,
         # Published configurations say it and vLLM reads it; transformers does so in any case.
         norm_topk_prob=True,
     )
