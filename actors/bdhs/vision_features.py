@@ -191,6 +191,7 @@ class VisionFeatures:
         self._assign(_read_vision(model_path) | self._pushed)
         self._pushed.clear()
 
+    @torch.inference_mode()
     def _assign(
         self,
         weights: dict[str, torch.Tensor],
