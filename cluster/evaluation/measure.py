@@ -83,6 +83,10 @@ class Evaluator:
         """What of the validation split picks a checkpoint (UserError when `evaluation.select` picks by nothing)."""
         return self.selection.asked(self.asked("validation"))
 
+    def num_asked(self, split: Split) -> int:
+        """All that `measure` asks of an engine: the suites' prompts, and the answers of the gate's pairs."""
+        return self.num_items(split) + self.gate(split).num_answers
+
     def gate(self, split: Split) -> Gate:
         """The grounding gate's pairs (UserError when `evaluation.pairs` is no pair set)."""
         return grounding_gate(self._settings, self.asked(split), self._store)

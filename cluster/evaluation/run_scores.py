@@ -59,6 +59,11 @@ class RunScoring:
         )
         self._recorder.no_validation()
 
+    @property
+    def asks_anything(self) -> bool:
+        """Whether `score` needs an engine: there is a test prompt, or a pair for the grounding gate."""
+        return self._evaluator.num_asked("test") > 0
+
     def validation_prompts(self) -> list[Prompt]:
         """The prompts whose answers pick the checkpoint."""
         prompts: list[Prompt] = []

@@ -85,7 +85,9 @@ class Experiment:
         # Their CPUs and GPUs are those of the engines that are started next.
         self._stop_training(workers)
         self._take_best()
-        engines = await self._start_engines(str(self.run_dir.policy))
+        engines: list[RolloutClient] = []
+        if self._scoring.asks_anything:
+            engines = await self._start_engines(str(self.run_dir.policy))
         final = await self._scoring.score(
             "final", engines, workers.reward, baseline.answers
         )

@@ -29,7 +29,7 @@ def tensor_shapes(
         UserError: the directory holds no safetensors file, or one that cannot be read.
     """
     shapes: dict[str, Shape] = {}
-    for file in _files(model_path):
+    for file in weight_files(model_path):
         with (
             readable(file, expected="weights"),
             safe_open(file, framework="np") as weights,
@@ -52,7 +52,7 @@ def tensors(
     Raises:
         UserError: a file cannot be read.
     """
-    for file in _files(model_path):
+    for file in weight_files(model_path):
         with (
             readable(file, expected="weights"),
             safe_open(file, framework="pt") as weights,
@@ -62,12 +62,21 @@ def tensors(
                     yield name, weights.get_tensor(name)
 
 
-def _files(model_path: str | Path) -> list[Path]:
-    """Those that transformers reads: Mistral's directories hold the same weights once more, by names of their own."""
+def weight_files(model_path: str | Path) -> list[Path]:
+    """Those that transformers reads: Mistral's directories hold the same weights once more, by names of their own.
+
+    Raises:
+        UserError: there is an index that names none.
+    """
     folder = Path(model_path)
-    indexed = files_of_index(folder / INDEX)
+    index = folder / INDEX
+    indexed = files_of_index(index)
     if indexed:
         return [folder / name for name in sorted(indexed)]
+    if index.is_file():
+        raise UserError(
+            f"{index}: expected a weight_map of tensors and their files, got none; copy the checkpoint again"
+        )
     if (folder / WHOLE).is_file():
         return [folder / WHOLE]
     return sorted(folder.glob("*.safetensors"))

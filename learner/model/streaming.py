@@ -9,7 +9,6 @@ more than what is kept, and one parameter (of a mixture of experts all of a laye
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,11 +19,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from common.checkpoint.files import weight_files
+
 Place = Callable[[nn.Parameter], None]
 """Brings a whole parameter to where it stays, in place. Called in the same order on all ranks."""
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _ONE_AT_A_TIME = "HF_DEACTIVATE_ASYNC_LOAD"
 """transformers' switch: without it its threads read ahead of what is set, without a limit."""
 
@@ -61,11 +60,12 @@ class Shards:
         """All tensors by their names in the files.
 
         Raises:
-            FileNotFoundError: there is neither an index nor a file of the usual name.
             SafetensorError: a file is damaged.
+            UserError: there is an index that names no file.
+            OSError: it names a file that is not there.
         """
         tensors: dict[str, LazyTensor] = {}
-        for file in self._files():
+        for file in weight_files(self._directory):
             for name in self.opened(file).keys():  # noqa: SIM118
                 tensors[name] = LazyTensor(self, file, name)
         return tensors
@@ -74,13 +74,6 @@ class Shards:
         """Let the last file go."""
         self._open = None
         self._file = None
-
-    def _files(self) -> list[Path]:
-        index = self._directory / _INDEX
-        if not index.is_file():
-            return [self._directory / _SINGLE]
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return [self._directory / name for name in sorted(set(weight_map.values()))]
 
 
 @contextmanager

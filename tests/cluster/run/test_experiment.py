@@ -25,6 +25,7 @@ from common.records import (
 )
 from tests.cluster.runs import (
     STEPS,
+    SUITES,
     events,
     killed_at,
     make_config,
@@ -66,6 +67,16 @@ def test_a_run_leaves_everything_and_trains_each_pair_once(
     kept = read_pairs(run_dir / "pairs")
     assert len(kept) >= len(trained)
     assert set(trained) <= {pair.id for pair in kept}
+
+
+@pytest.mark.parametrize("suites", ["[]", SUITES])
+def test_an_engine_starts_again_only_for_what_is_asked(
+    tmp_path: Path, suites: str
+) -> None:
+    """The training's engine is stopped; one with the final policy stands in its place where a suite asks it."""
+    runtime, run_dir = run(make_config(tmp_path, evaluation__suites=suites))
+    assert runtime.handles["rollout/0"].stopped == (suites == "[]")
+    assert (run_dir / "scorecard.json").exists()
 
 
 def test_the_journal_holds_every_score_of_every_verdict(tmp_path: Path) -> None:
