@@ -32,9 +32,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the long groups first: one that came last would leave the other process idle."""
+    from tests.scheduling import closes_engines, group_of
+
     if not IS_WORKER:
+        # Before any engine is shared.
+        items.sort(key=lambda item: not closes_engines(item.nodeid))
         return
-    from tests.scheduling import group_of
 
     groups: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:

@@ -8,6 +8,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 SHARED_ENGINES = "tests/actors/"
 """Tests of this folder share the vLLM engines of its conftest."""
+ENGINES_APART = "test_engine_start"
+"""It closes in-process engines of its own, which take the parallel state of all others in their process along."""
 RAY_MODULES = (
     "test_end_to_end",
     "test_family_runs",
@@ -28,11 +30,18 @@ RAY_MODULES = (
 def group_of(nodeid: str) -> str:
     """The module of a test, or the name of what tests of several modules share."""
     module = nodeid.partition("::")[0]
+    if closes_engines(nodeid):
+        return module
     if module.startswith(SHARED_ENGINES):
         return "engines"
     if PurePosixPath(module).stem in RAY_MODULES:
         return "ray"
     return module
+
+
+def closes_engines(nodeid: str) -> bool:
+    """Whether a test must not run between those that share engines."""
+    return PurePosixPath(nodeid.partition("::")[0]).stem == ENGINES_APART
 
 
 class GroupScheduling(LoadScopeScheduling):

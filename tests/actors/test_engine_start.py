@@ -16,7 +16,7 @@ from common.data.images import ImageStore
 from common.errors import UserError
 from common.protocols import GenerationRequest
 from common.records import Dropped
-from tests.actors.engines import EnginePool, Run, seeded_requests
+from tests.actors.engines import Run, seeded_requests
 from tests.actors.hf_policy import HfPolicy
 from tests.tiny_models import TinyLlava, make_prompt, tiny_llava
 
@@ -39,12 +39,13 @@ def tokens_of(groups: list[Any]) -> list[tuple[int, ...]]:
 
 
 def test_a_compiled_engine_samples_as_an_eager_one_also_after_a_push(
-    engines: EnginePool, store: ImageStore, policy_path: Path, run: Run
+    store: ImageStore, policy_path: Path, run: Run
 ) -> None:
-    eager = engines.get(policy_path, "stepped")
-    requests = seeded_requests(store, range(3), num_completions=2, max_tokens=12)
-    expected = run(eager.generate(requests))
     model = Model(path=str(policy_path), max_length=256)
+    requests = seeded_requests(store, range(3), num_completions=2, max_tokens=12)
+    eager = run(started(model, stepped()))
+    expected = run(eager.generate(requests))
+    run(eager.close())
     compiled = run(started(model, stepped(enforce_eager=False)))
     try:
         assert tokens_of(run(compiled.generate(requests))) == tokens_of(expected)
