@@ -297,9 +297,11 @@ def _bucket_bytes(
     stage = stage_of(config)
     if stage == 0:
         return 0.0
-    reserved = BUCKET_NUMEL * (2 if overlaps(stage) else 1)
-    on_gpu = config.learner.num_gpus > 0
-    bucket = reserved if on_gpu else min(reserved, numel)
+    bucket = BUCKET_NUMEL * (2 if overlaps(stage) else 1)
+    if config.learner.num_gpus == 0:
+        # Stage 1 moves gradients into it that are there already, and frees the pages that they had.
+        written = 0 if stage == 1 else numel
+        bucket = min(bucket, written)
     return float(bucket * ITEM_BYTES[config.model.dtype])
 
 
