@@ -243,7 +243,9 @@ def _tower_bytes(
 ) -> float:
     """The layer of the tower that is being computed, for one run of pictures."""
     item = ITEM_BYTES[config.model.dtype]
-    tokens = shape.image_tokens or config.model.max_length
+    limit = shape.picture_tokens(config.model) or config.model.max_length
+    # No row holds a larger one.
+    tokens = min(limit, config.model.max_length)
     patches = min(IMAGES_PER_RUN, config.learner.micro_batch) * tokens
     patches *= int(shape.patches_per_token)
     return float(patches * (4 * shape.tower.width + 2 * shape.tower.inner) * item)

@@ -31,9 +31,13 @@ from cluster.planner.work import Seconds, Work, push_bytes, seconds_of, work_of
 from cluster.runtime.judge_engines import engine_config
 from common.config import Model, Rollout, RunConfig
 from common.config.eyes import engine_eyes
+from learner.batch.ahead import MAX_BYTES
 
 MM_CACHE_BYTES = 1 * GIB
 """`mm_processor_cache_gb` of `actors/engine/arguments.py`."""
+
+INPUT_WORKER_BYTES = 0.3e9
+"""RAM of a process that reads pictures, as seen on a CPU: 0.6 GB of two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ def plan_run(
         config.learner.num_ranks,
         learner_gpus,
         learner_parts(state, activations(config, shape, rows), learner_gpus),
-        {"process": PROCESS_BYTES, **state.offloaded},
+        {"process": PROCESS_BYTES, **_input_bytes(config), **state.offloaded},
         gpu_limit(learner_gpus, kind),
     )
     count = config.rollout.num_workers
@@ -129,6 +133,14 @@ def plan_run(
         seconds=seconds,
         full_sequences=max(0.0, cache.full_sequences),
     )
+
+
+def _input_bytes(config: RunConfig) -> dict[str, float]:
+    """Processes that read a rank's pictures ahead of its step, and what they have ready."""
+    workers = config.learner.input_workers
+    if not workers:
+        return {}
+    return {"input workers": workers * INPUT_WORKER_BYTES, "pictures": MAX_BYTES}
 
 
 def _judge_seats(

@@ -47,7 +47,8 @@ def longest_rows(
     if learner.fast.pack_tokens:
         # A pair that is longer than the limit has a forward of its own.
         pairs = max(1, learner.fast.pack_tokens // per_pair)
-    most = prompt if shape.image_tokens is None else shape.image_tokens
+    limit = shape.picture_tokens(config.model)
+    most = prompt if limit is None else limit
     image_tokens = min(most, prompt)
     copies = 1 if shares_prompt else 2
     return Rows(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from common.config import Lora
+from common.config import Lora, Model
 from common.errors import UserError
 from common.loading import readable
 from common.model_parts import language_model, part_of
@@ -89,6 +89,7 @@ class ModelShape:
         positions: the longest sequence that the model was made for.
         image_tokens: most tokens of one picture, None where the picture's size decides.
         patches_per_token: of the vision tower.
+        pixels_per_token: where the picture's size decides.
         takes_trees, fuses_layers: whether the learner's fast paths know the family.
     """
 
@@ -100,6 +101,7 @@ class ModelShape:
     positions: int
     image_tokens: int | None
     patches_per_token: float
+    pixels_per_token: int | None
     takes_trees: bool
     fuses_layers: bool
 
@@ -107,6 +109,15 @@ class ModelShape:
     def numel(self) -> int:
         """Number of parameters."""
         return numel_of(self.weights)
+
+    def picture_tokens(
+        self,
+        model: Model,
+    ) -> int | None:
+        """Most tokens of one picture under the limits of a config; None where nothing limits it."""
+        if self.pixels_per_token and model.max_pixels:
+            return max(1, model.max_pixels // self.pixels_per_token)
+        return self.image_tokens
 
     def of_part(
         self,
@@ -195,6 +206,7 @@ def model_shape(model: Any) -> ModelShape:
         positions=_positions(text),
         image_tokens=_image_tokens(config),
         patches_per_token=_patches_per_token(config.vision_config),
+        pixels_per_token=_pixels_per_token(config.vision_config),
         takes_trees=takes_trees,
         fuses_layers=fuses_layers,
     )
@@ -270,3 +282,11 @@ def _image_tokens(config: Any) -> int | None:
 def _patches_per_token(vision: Any) -> float:
     merge = getattr(vision, "spatial_merge_size", None) or 1
     return float(merge * merge)
+
+
+def _pixels_per_token(vision: Any) -> int | None:
+    merge = getattr(vision, "spatial_merge_size", None)
+    patch = getattr(vision, "patch_size", None)
+    if merge is None or not isinstance(patch, int):
+        return None
+    return int(patch * merge) ** 2

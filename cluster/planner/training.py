@@ -8,8 +8,12 @@ With P parameters of b bytes, T of them trained, n ranks (DeepSpeed 0.19, `learn
     2       P b       T b / n             T 12 / n
     3       P b / n   T b / n             T 12 / n                     parameters below PERSISTENT_NUMEL stay whole
 
-Backward also has a bucket of BUCKET_NUMEL numbers, under stage 2 two of them (one travels while the other is filled),
-and under stage 3 the parameters that are gathered at the moment. The update has its gradients in float32, T 4 / n.
+Gradients are reduced in a bucket of BUCKET_NUMEL numbers: under stage 1 from backward until the update is done, under
+stage 2 in backward alone and twice (one travels while the other is filled), under stage 3 always. Backward also has the
+parameters that stage 3 has gathered at the moment, and the update its gradients in float32, T 4 / n.
+
+Optimizer offload brings to RAM: the optimizer, T 4 / n of gradients, and from stage 2 on those in b bytes, too. Below
+stage 3 also T b / n of updated weights on their way back, and a buffer of the largest gradient on each side.
 4-bit weights (QLoRA): half a byte, a byte of scale for 64 of them, and 4 bytes for 256 scales (arXiv 2305.14314).
 """
 
@@ -66,15 +70,11 @@ def trained(
     }
     offloaded: dict[str, float] = {}
     offload = config.learner.offload
+    if stage_of(config) == 3:
+        device["reduce bucket"] = _bucket_bytes(config, numel)
     if offload != "none":
         offloaded["optimizer"] = device.pop("optimizer")
-        in_float32 = numel * FLOAT32 / config.learner.num_ranks
-        offloaded["gradients"] = device.pop("gradients") + in_float32
-        if stage_of(config) < 3:
-            # DeepSpeed carries a gradient over in two buffers as large as the largest of them, one on each side.
-            carried = _largest_trained(config, shape) * ITEM_BYTES[config.model.dtype]
-            offloaded["gradients"] += carried
-            device["offload buffer"] = float(carried)
+        _offload_gradients(config, shape, device, offloaded)
     if offload == "params":
         for part in ("weights", "reference"):
             offloaded[part] = device.pop(part)
@@ -85,6 +85,28 @@ def trained(
         _backward_bytes(config, shape, numel),
         _update_bytes(config, numel),
     )
+
+
+def _offload_gradients(
+    config: RunConfig,
+    shape: ModelShape,
+    device: dict[str, float],
+    offloaded: dict[str, float],
+) -> None:
+    """What DeepSpeed keeps in RAM for an offloaded update, and beside the gradients on the device."""
+    stage = stage_of(config)
+    item = ITEM_BYTES[config.model.dtype]
+    share = trained_numel(config, shape) / config.learner.num_ranks
+    gradients = share * FLOAT32
+    if stage > 1:
+        gradients += device.pop("gradients")
+    if stage < 3:
+        # A gradient is carried over in two buffers as large as the largest of them, one on each side.
+        carried = float(_largest_trained(config, shape) * item)
+        gradients += carried
+        device["offload buffer"] = carried
+        offloaded["updated weights"] = share * item
+    offloaded["gradients"] = gradients
 
 
 def trained_numel(
@@ -257,26 +279,39 @@ def _backward_bytes(
     shape: ModelShape,
     numel: int,
 ) -> float:
-    """The buckets of gradients that are reduced, and under ZeRO-3 what is gathered."""
+    """The buckets of gradients that are reduced, or under ZeRO-3 what is gathered."""
+    stage = stage_of(config)
+    if stage < 3:
+        return _bucket_bytes(config, numel)
     item = ITEM_BYTES[config.model.dtype]
+    largest = max(weight.numel for weight in shape.weights)
+    live = min(shape.numel, max(LIVE_NUMEL, largest) + PREFETCH_NUMEL)
+    return float(live * item)
+
+
+def _bucket_bytes(
+    config: RunConfig,
+    numel: int,
+) -> float:
+    """All buckets of gradients that are reduced."""
     stage = stage_of(config)
     if stage == 0:
         return 0.0
-    on_gpu = config.learner.num_gpus > 0
-    reserved = BUCKET_NUMEL * (2 if overlaps(stage) else 1)
-    bucket = reserved if on_gpu else min(reserved, numel)
-    if stage < 3:
-        return float(bucket * item)
-    largest = max(weight.numel for weight in shape.weights)
-    live = min(shape.numel, max(LIVE_NUMEL, largest) + PREFETCH_NUMEL)
-    return float((bucket + live) * item)
+    bucket = BUCKET_NUMEL * (2 if overlaps(stage) else 1)
+    if config.learner.num_gpus == 0:
+        # Stage 1 moves gradients into it that are there already, and frees the pages that they had.
+        written = 0 if stage == 1 else numel
+        bucket = min(bucket, written)
+    return float(bucket * ITEM_BYTES[config.model.dtype])
 
 
 def _update_bytes(
     config: RunConfig,
     numel: int,
 ) -> float:
-    """Of the optimizer, on the device where it works."""
-    if stage_of(config) == 0 or config.learner.offload != "none":
-        return 0.0
-    return numel * FLOAT32 / config.learner.num_ranks
+    """Of the optimizer, on the device where it works; and stage 1's bucket, which its gradients are still in."""
+    stage = stage_of(config)
+    num_bytes = _bucket_bytes(config, numel) if stage == 1 else 0.0
+    if stage == 0 or config.learner.offload != "none":
+        return num_bytes
+    return num_bytes + numel * FLOAT32 / config.learner.num_ranks

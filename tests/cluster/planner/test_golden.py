@@ -153,7 +153,7 @@ def test_offload_moves_to_ram(shapes: Shapes) -> None:
 
 
 def test_offload_below_stage_3_has_a_buffer_on_each_side(shapes: Shapes) -> None:
-    """Of Vicuna's largest parameter, the embedding of 32,064 x 4,096; gradients of T / n in two bytes and in four."""
+    """Of Vicuna's largest parameter, the embedding of 32,064 x 4,096; T / n each of gradients and updated weights."""
     name = "llava-v1.6-vicuna-7b-hf"
     learner = {"zero_stage": 2, "num_ranks": 4, "offload": "optimizer"}
     plan = planned(shapes, name, learner=learner)
@@ -163,6 +163,39 @@ def test_offload_below_stage_3_has_a_buffer_on_each_side(shapes: Shapes) -> None
     trained = shape.numel - numel_of(shape.of_part("vision"))
     assert rank.parts["offload buffer"] == buffer
     assert rank.host["gradients"] == (2 + 4) * trained / 4 + buffer
+    assert rank.host["updated weights"] == 2 * trained / 4
+
+
+def test_stage_1_offloads_no_gradients_in_two_bytes(shapes: Shapes) -> None:
+    """They are on the device until the update, and RAM has them in float32 alone."""
+    name = "llava-v1.6-vicuna-7b-hf"
+    learner = {"zero_stage": 1, "num_ranks": 4, "offload": "optimizer"}
+    plan = planned(shapes, name, learner=learner)
+    (rank,) = [seat for seat in plan.seats if seat.role == "learner"]
+    trained = plan.trained_numel
+    assert rank.parts["gradients"] == 2 * trained
+    assert rank.host["gradients"] == 4 * trained / 4 + 2 * 32_064 * 4096
+
+
+def test_the_bucket_of_stage_3_stays(shapes: Shapes) -> None:
+    """500 M numbers of two bytes, which an engine that shares the GPU finds taken."""
+    name = "llava-v1.6-vicuna-7b-hf"
+    plan = planned(shapes, name, learner={"zero_stage": 3, "num_ranks": 4})
+    assert rank_parts(plan)["reduce bucket"] == 1e9
+
+
+def test_a_limit_of_pixels_limits_the_tokens_of_a_picture(shapes: Shapes) -> None:
+    """A token of Qwen2.5-VL is 28 x 28 pixels; without a limit a picture may fill the prompt."""
+    name = "Qwen2.5-VL-7B-Instruct"
+    limited = planned(shapes, name, model={"max_pixels": 512 * 28 * 28})
+    assert limited.rows.image_tokens == 512
+    assert planned(shapes, name).rows.image_tokens == 4096 - 512
+
+
+def test_pictures_are_read_ahead_in_ram(shapes: Shapes) -> None:
+    plan = planned(shapes, "Qwen2.5-VL-7B-Instruct", learner={"input_workers": 2})
+    (rank,) = [seat for seat in plan.seats if seat.role == "learner"]
+    assert rank.host["input workers"] + rank.host["pictures"] == 0.6e9 + 2**30
 
 
 def test_a_rank_loads_with_one_parameter_in_ram(shapes: Shapes) -> None:
