@@ -239,13 +239,14 @@ def _complete_eos(
 def _check_vocabulary(
     config: Any, tokenizer: Any, where: str, notes: list[str]
 ) -> None:
-    """Compare tokenizer and embedding: another model's tokenizer is refused, a few tokens too many are said.
+    """Compare tokenizer and embedding: another model's is refused, whether smaller or larger; a few too many are said.
 
     Rows that need a token without an embedding are refused one by one.
     """
     num_rows = config.get_text_config().vocab_size
     # Embeddings are padded to round numbers, by up to 2 % in published models.
-    if len(tokenizer) < _MIN_TOKENS_PER_ROW * num_rows:
+    low, high = _MIN_TOKENS_PER_ROW * num_rows, num_rows / _MIN_TOKENS_PER_ROW
+    if not low <= len(tokenizer) <= high:
         raise UserError(
             f"{where}: expected the tokenizer that the weights were trained with, got one of {len(tokenizer):,} tokens "
             f"for vocab_size = {num_rows:,} in config.json; copy the model's own tokenizer files again"

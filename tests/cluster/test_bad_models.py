@@ -76,6 +76,17 @@ def smaller_tokenizer(folder: Path) -> None:
     edit(folder / "config.json", enlarge)
 
 
+def larger_tokenizer(folder: Path) -> None:
+    """All that the model needs has a low id, as in tokenizers of SentencePiece; most tokens have no embedding."""
+
+    def enlarge(content: dict[str, Any]) -> None:
+        vocab = content["model"]["vocab"]
+        for number in range(500):
+            vocab[f"word{number}"] = len(vocab)
+
+    edit(folder / "tokenizer.json", enlarge)
+
+
 def short_context(folder: Path) -> None:
     def shorten(content: dict[str, Any]) -> None:
         content["text_config"]["max_position_embeddings"] = 48
@@ -118,6 +129,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "a text-only model": (text_only, "expected a vision-language model, got llama"),
     "another tokenizer": (tokenizer_of_another, "copy the model's own tokenizer files"),
     "a smaller tokenizer": (smaller_tokenizer, "tokenizer that the weights were"),
+    "a larger tokenizer": (larger_tokenizer, "tokenizer that the weights were"),
     "a short context": (short_context, "got max_position_embeddings = 48"),
     "an image processor of the future": (
         unknown_image_processor,
