@@ -205,13 +205,14 @@ def _pairs(folder: Path, case: Case, num: int) -> list[Any]:
 
 def _case(args: argparse.Namespace, case: Case, port: int) -> dict[str, Any]:
     import learner.learner
+    from common.chat import encoder_of
     from learner.learner import Learner
 
     _warm_up(args, case, port + 1)
     config = _config(args.folder, case)
     pairs = _pairs(args.folder, case, RANKS * PAIRS)
     # A tokenizer of 32,000 words takes tens of megabytes of Python, which a plan counts as the process's.
-    encoder = learner.learner.encoder_of(config.model, config.model.path)
+    encoder = encoder_of(config.model, config.model.path)
     encoder.encode_prompt(pairs[0].prompt)
     vars(learner.learner)["encoder_of"] = lambda *_: encoder
     resident.trim()
