@@ -30,6 +30,7 @@ from typing import Any
 
 from benchmarks import resident
 from benchmarks.step_model import StepSize, build, make_pairs
+from common.chat import encoder_of
 from common.config import RunConfig
 from common.data.images import ImageStore
 
@@ -211,7 +212,7 @@ def _case(args: argparse.Namespace, case: Case, port: int) -> dict[str, Any]:
     config = _config(args.folder, case)
     pairs = _pairs(args.folder, case, RANKS * PAIRS)
     # A tokenizer of 32,000 words takes tens of megabytes of Python, which a plan counts as the process's.
-    encoder = learner.learner.encoder_of(config.model, config.model.path)
+    encoder = encoder_of(config.model, config.model.path)
     encoder.encode_prompt(pairs[0].prompt)
     vars(learner.learner)["encoder_of"] = lambda *_: encoder
     resident.trim()
