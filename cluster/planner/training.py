@@ -10,8 +10,8 @@ With P parameters of b bytes, T of them trained, n ranks (DeepSpeed 0.19, `learn
 
 Gradients are reduced in a bucket of BUCKET_NUMEL numbers: under stage 1 from backward until the update is done, under
 stage 2 in backward alone and twice (one travels while the other is filled), under stage 3 always. Backward also has the
-largest gradient whole, before it is added to others or put into the bucket, and what stage 3 has gathered at the moment.
-The update has its gradients in float32, T 4 / n.
+largest gradient whole, before it is added to others or put into the bucket, and what stage 3 gathers. The update has
+its gradients in float32, T 4 / n.
 
 Optimizer offload brings to RAM: the optimizer, T 4 / n of gradients, and from stage 2 on those in b bytes, too. Below
 stage 3 also T b / n of updated weights on their way back, and a buffer of the largest gradient on each side.
