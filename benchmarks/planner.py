@@ -30,6 +30,7 @@ from typing import Any
 
 from benchmarks import resident
 from benchmarks.step_model import StepSize, build, make_pairs
+from common.chat import encoder_of
 from common.config import RunConfig
 from common.data.images import ImageStore
 

@@ -10,7 +10,8 @@ With P parameters of b bytes, T of them trained, n ranks (DeepSpeed 0.19, `learn
 
 Gradients are reduced in a bucket of BUCKET_NUMEL numbers: under stage 1 from backward until the update is done, under
 stage 2 in backward alone and twice (one travels while the other is filled), under stage 3 always. Backward also has the
-parameters that stage 3 has gathered at the moment, and the update its gradients in float32, T 4 / n.
+largest gradient whole, before it is added to others or put into the bucket, and what stage 3 gathers. The update has
+its gradients in float32, T 4 / n.
 
 Optimizer offload brings to RAM: the optimizer, T 4 / n of gradients, and from stage 2 on those in b bytes, too. Below
 stage 3 also T b / n of updated weights on their way back, and a buffer of the largest gradient on each side.
@@ -279,14 +280,15 @@ def _backward_bytes(
     shape: ModelShape,
     numel: int,
 ) -> float:
-    """The buckets of gradients that are reduced, or under ZeRO-3 what is gathered."""
+    """One gradient before it is added to others, and the buckets, or under ZeRO-3 what is gathered."""
     stage = stage_of(config)
-    if stage < 3:
-        return _bucket_bytes(config, numel)
     item = ITEM_BYTES[config.model.dtype]
+    gradient = float(_largest_trained(config, shape) * item)
+    if stage < 3:
+        return gradient + _bucket_bytes(config, numel)
     largest = max(weight.numel for weight in shape.weights)
     live = min(shape.numel, max(LIVE_NUMEL, largest) + PREFETCH_NUMEL)
-    return float(live * item)
+    return gradient + live * item
 
 
 def _bucket_bytes(
