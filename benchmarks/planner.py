@@ -206,7 +206,6 @@ def _pairs(folder: Path, case: Case, num: int) -> list[Any]:
 
 def _case(args: argparse.Namespace, case: Case, port: int) -> dict[str, Any]:
     import learner.learner
-    from common.chat import encoder_of
     from learner.learner import Learner
 
     _warm_up(args, case, port + 1)
