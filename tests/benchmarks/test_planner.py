@@ -19,7 +19,7 @@ BOUNDS = {
     "held": (-0.02, 0.02),
     "kept": (-0.1, 0.1),
 }
-"""Of planned / measured - 1. RAM has up to 30 MB beyond all tensors, of more than 360 here, with two threads a rank, and
+"""Of planned / measured - 1. RAM is up to 30 MB above all tensors, of more than 360 here, with two threads a rank, and
 next to none with one. The planned peak of stage 2 is 5 % above what two threads reach, and 10 % above one: not all that
 the plan adds up is there at the same moment."""
 
