@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.local_calls import LocalCalls, values_of
 from common.protocols import GenerationRequest
 from common.records import (
     Completion,
@@ -35,33 +36,15 @@ TEXTS = (
 )
 
 
-class SimulatedHandle:
+class SimulatedHandle(LocalCalls):
     """A worker of this process, called as an actor is; `cpu_s` is what the worker itself has used."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
         self.cpu_s = 0.0
 
-    def call(self, method: str, *args: Any) -> Awaitable[Any]:
-        """Start a call; the returned task is its reference."""
-        return asyncio.ensure_future(self._run(method, args))
-
-    def call_split(
-        self, method: str, num_returns: int, *args: Any
-    ) -> Sequence[Awaitable[Any]]:
-        """The same for a call with several results."""
-        whole = asyncio.ensure_future(self._run(method, args))
-
-        async def part(index: int) -> Any:
-            return (await whole)[index]
-
-        return [asyncio.ensure_future(part(index)) for index in range(num_returns)]
-
     async def _run(self, method: str, args: Sequence[Any]) -> Any:
-        values = list(args)
-        for index, arg in enumerate(args):
-            if isinstance(arg, asyncio.Future):
-                values[index] = await arg
+        values = await values_of(args)
         answer: Callable[..., tuple[float, Any]] = getattr(self._worker, method)
         begin = time.thread_time()
         seconds, result = answer(*values)

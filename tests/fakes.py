@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from actors.bdhs.online import OnlineBdhsSampler
+from benchmarks.local_calls import LocalCalls, values_of
 from cluster.runtime.seated import look, seated
 from common.config import RunConfig
 from common.data.images import read
@@ -35,7 +36,7 @@ from common.seeding import derive_seed
 BOS, EOS, IMAGE_TOKEN = 1, 2, 4
 
 
-class LocalHandle:
+class LocalHandle(LocalCalls):
     """A worker in this process. Calls of one worker run one after another unless they are coroutines, as on Ray."""
 
     def __init__(self, worker: Any) -> None:
@@ -43,26 +44,9 @@ class LocalHandle:
         self.stopped = False
         self._lock = asyncio.Lock()
 
-    def call(self, method: str, *args: Any) -> Awaitable[Any]:
-        return asyncio.ensure_future(self._run(method, args))
-
-    def call_split(
-        self, method: str, num_returns: int, *args: Any
-    ) -> Sequence[Awaitable[Any]]:
-        whole = asyncio.ensure_future(self._run(method, args))
-
-        async def part(index: int) -> Any:
-            return (await whole)[index]
-
-        return [asyncio.ensure_future(part(index)) for index in range(num_returns)]
-
     async def _run(self, method: str, args: Sequence[Any]) -> Any:
         assert not self.stopped, f"{method} called on a stopped worker"
-        # As on Ray, references are read by the receiver.
-        values = list(args)
-        for index, arg in enumerate(args):
-            if isinstance(arg, asyncio.Future):
-                values[index] = await arg
+        values = await values_of(args)
         function = getattr(self.worker, method)
         if inspect.iscoroutinefunction(function):
             return await function(*values)

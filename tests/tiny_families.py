@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from common.checkpoint.saving import save_model
-from common.model_parts import vision_side_parameters
 from common.shapes.model import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, build_tokenizer
+from tests.families.case import widen
 from tests.tiny_models import CACHE
 
 _FORMAT = 3
@@ -66,7 +66,7 @@ def _built(name: str, build: Callable[[], tuple[Any, Any]]) -> Path:
         partial.mkdir(parents=True)
         torch.manual_seed(0)
         model, processor = build()
-        _widen(model)
+        widen(model)
         model.config.save_pretrained(partial)
         model.generation_config.save_pretrained(partial)
         processor.save_pretrained(partial)
@@ -76,14 +76,6 @@ def _built(name: str, build: Callable[[], tuple[Any, Any]]) -> Path:
         except OSError:
             shutil.rmtree(partial)
     return target
-
-
-def _widen(model: torch.nn.Module) -> None:
-    """Pictures must change the answers."""
-    with torch.no_grad():
-        for parameter in vision_side_parameters(model):
-            if parameter.ndim >= 2:
-                parameter.mul_(4)
 
 
 def _text(tokenizer: Any) -> dict[str, Any]:

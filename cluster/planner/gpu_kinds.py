@@ -21,7 +21,7 @@ DECODE_EFFICIENCY = 0.60
 LINK_EFFICIENCY = 0.70
 """Share of a link's bandwidth that a collective gets."""
 PUSH_S_PER_GB = 5.0
-"""Gathering, merging, hashing and copying on the CPU: 60-80 s of a 7B push of 14 GB (REAL_MODELS.md)."""
+"""Gathering, merging, hashing and copying on the CPU: 60-80 s of a 7B push of 14 GB, as measured by part."""
 NETWORK_BANDWIDTH = 50e9
 """Bytes a second of a GPU to another node: 400 Gbit/s each."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,19 @@ import pytest
 
 from common.data.images import ImageStore
 from common.protocols import Engine
-from tests.actors.engines import KINDS, EnginePool, Run
+from tests.actors.engines import (
+    KINDS,
+    EnginePool,
+    Run,
+    leave_vllms_process_group,
+)
 from tests.tiny_models import tiny_llava
 
 
 @pytest.fixture(scope="package", autouse=True)
 def leave_process_group() -> Iterator[None]:
-    """vLLM's in-process engine leaves its process group behind, and DeepSpeed's tests need one of their own."""
     yield
-    # Not imported when no engine was started.
-    if "vllm" in sys.modules:
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        cleanup_dist_env_and_memory()
+    leave_vllms_process_group()
 
 
 @pytest.fixture(scope="package")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +25,15 @@ AnyCoroutine: TypeAlias = Coroutine[Any, Any, Any]
 Run: TypeAlias = Callable[[AnyCoroutine], Any]
 KINDS: tuple[Kind, ...] = ("stepped", "async")
 MAX_LENGTH = 256
+
+
+def leave_vllms_process_group() -> None:
+    """vLLM's in-process engine leaves its process group behind, and DeepSpeed's tests need one of their own."""
+    # Not imported when no engine was started.
+    if "vllm" in sys.modules:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from common.data.images import ImageStore
+from tests.actors.engines import leave_vllms_process_group
 
 
 @pytest.fixture(scope="package", autouse=True)
 def leave_process_group() -> Iterator[None]:
-    """vLLM's in-process engine leaves its process group behind."""
     yield
-    # Not imported when no engine was started.
-    if "vllm" in sys.modules:
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        cleanup_dist_env_and_memory()
+    leave_vllms_process_group()
 
 
 @pytest.fixture(scope="package")
