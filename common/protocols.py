@@ -14,6 +14,7 @@ of their own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -358,6 +359,12 @@ class TrainEngine(Protocol):
 
         Only one parameter is whole at a time: it is cut up again when the next one is asked for.
         """
+        ...
+
+    def whole(
+        self, parameters: Sequence[torch.nn.Parameter]
+    ) -> AbstractContextManager[None]:
+        """All of these are whole on all ranks as long as this lasts. All ranks call it, with the same ones."""
         ...
 
     def save(self, directory: Path) -> None: ...

@@ -91,7 +91,7 @@ class Loop:
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
         self._turns = Turns(config.cluster, workers)
-        self._delivery = Delivery(workers.learner, self._turns)
+        self._delivery = Delivery(config, workers.learner, self._turns)
         self._producer = Producer(
             config, workers.reward, data, self.state, recorder, self._turns
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -98,6 +99,10 @@ class TorchEngine:
         for name, parameter in module.named_parameters(remove_duplicate=False):
             if wanted(name):
                 yield name, parameter.detach()
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """They always are."""
+        return nullcontext()
 
     def save(self, directory: Path) -> None:
         """Trainable weights, optimizer and schedule."""

@@ -45,7 +45,7 @@ class World:
         self.learner.set_probe(make_prompt(ImageStore(tmp_path), 1), (20, 21))
         client = LearnerClient([LocalHandle(self.learner)], LIMIT_S)
         turns = Turns(config.cluster, Workers([], [], client))
-        self.delivery = Delivery(client, turns)
+        self.delivery = Delivery(config, client, turns)
 
     def engine(self, worker: type = FakeRolloutWorker) -> RolloutClient:
         return RolloutClient(LocalHandle(worker(self.config, 0)), LIMIT_S)
