@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from PIL import Image
 from common.config import RunConfig
 from common.data.images import ImageStore
 from common.protocols import Engine, GenerationRequest, Tensors
-from common.push.meeting import EngineSeat, Meeting
+from common.push.meeting import EngineSeat, Meeting, tell_broken
 from common.push.plan import PushPlan
 from common.records import (
     Dropped,
@@ -183,6 +184,15 @@ class RolloutWorker:
 
         push = StreamedPush(version, plan, meeting, first_rank)
         return await self._running.receive_weights(push)
+
+    async def break_push(self, meeting: Meeting, reason: str) -> None:
+        """Tell all members of a push that one of them is gone."""
+
+        def tell() -> None:
+            tell_broken(meeting.store(), reason)
+
+        # The store may not answer at once.
+        await asyncio.to_thread(tell)
 
     async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
         """Prove that the engine runs what it received."""

@@ -21,7 +21,7 @@ from actors.weights.streamed_push import (
     kept_file,
     read_kept,
 )
-from common.push.meeting import EngineSeat, network_id
+from common.push.meeting import EngineSeat, PushBroken, network_id
 from common.push.plan import PushPlan
 from common.records import LoadReport, WeightManifest
 
@@ -59,6 +59,16 @@ class Receiving(ABC):
             PushBroken: the members of the push fell apart.
             RuntimeError: what came is damaged, the engine echoes another version or takes too long.
         """
+        try:
+            return await self._receive_weights(push)
+        except PushBroken:
+            raise
+        # What ended here, such as vLLM's process, has told nobody.
+        except BaseException as error:
+            await asyncio.to_thread(push.tell_broken, f"an engine failed: {error}")
+            raise
+
+    async def _receive_weights(self, push: StreamedPush) -> LoadReport:
         started = time.perf_counter()
         await asyncio.to_thread(push.wait_until_ready)
         kept = push.names_on_vision_side(self._tower_is_frozen)

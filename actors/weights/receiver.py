@@ -77,10 +77,12 @@ class PushedWeights(WeightTransferEngine[Seat, Update]):  # type: ignore[misc]
     update_info_cls = Update
 
     _group: Group | None = None
+    _broken = ""
 
     def init_transfer_engine(self, init_info: Seat) -> None:
         meeting = meeting_of(init_info.meeting)
         rank = init_info.first_rank + self.parallel_config.rank
+        self._broken = "an engine's worker failed; see its log"
         self._group = join(meeting, rank, meeting.store(), self.device)
 
     def start_weight_update(self) -> None:
@@ -102,6 +104,7 @@ class PushedWeights(WeightTransferEngine[Seat, Update]):  # type: ignore[misc]
         # A loader may stop at the last name that it wants.
         for _ in tensors:
             pass
+        self._broken = ""
         if kept and self.parallel_config.rank == 0:
             save_file(kept, update_info.kept_in)
 
@@ -110,7 +113,7 @@ class PushedWeights(WeightTransferEngine[Seat, Update]):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         if self._group is not None:
-            self._group.leave()
+            self._group.leave(self._broken)
             self._group = None
 
 

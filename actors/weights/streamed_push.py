@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ from safetensors.torch import load_file
 from actors.weights.shared_memory import shared_folder
 from common.model_parts import is_vision_side, is_vision_tower
 from common.protocols import Tensors
-from common.push.meeting import READY, Meeting, PushBroken
+from common.push.meeting import (
+    READY,
+    Meeting,
+    PushBroken,
+    Unreachable,
+    tell_broken,
+)
 from common.push.plan import PushPlan
 from common.weights import to_arrays
 
@@ -52,6 +58,11 @@ class StreamedPush:
                 f"weights {self.version}: expected the learner at {meeting.address}:{meeting.port} to send within "
                 f"{meeting.timeout_s:g} s, got nothing; see its log, or raise weights.timeout_s"
             ) from error
+
+    def tell_broken(self, reason: str) -> None:
+        """Tell all members that this engine takes no more part."""
+        with suppress(Unreachable):
+            tell_broken(self.meeting.store(), reason)
 
     def names_on_vision_side(self, tower_is_frozen: bool) -> list[str]:
         """Tensors that the rollout worker encodes pictures with, without those that never change."""

@@ -108,6 +108,10 @@ class RolloutClient:
         report = await self._call("receive", version, plan, meeting, first_rank)
         return report
 
+    async def break_push(self, meeting: Meeting, reason: str) -> None:
+        """Let this engine's worker tell the members of a push that it has fallen apart."""
+        await self._call("break_push", meeting, reason)
+
     async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
         """Let the engine prove that it runs the weights that it received."""
         report: LoadReport = await self._call("prove", manifest, received)

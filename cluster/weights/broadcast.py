@@ -10,10 +10,11 @@ proof                                          prove          with the manifest,
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from uuid import uuid4
 
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient
@@ -51,7 +52,6 @@ class Broadcast:
         self._timeout_s = config.weights.timeout_s
         self._learner = learner
         self._turns = turns
-        self._numbers = itertools.count()
 
     async def deliver(
         self,
@@ -99,6 +99,7 @@ class Broadcast:
         for member, rank in zip(present, ranks, strict=True):
             call = member.client.receive(version, plan, meeting, rank)
             receiving.append(asyncio.create_task(call))
+        telling = asyncio.create_task(_tell_of_losses(present, receiving, meeting))
         try:
             manifest, broken = await self._learner.push(version, meeting)
         except BaseException:
@@ -106,6 +107,8 @@ class Broadcast:
                 task.cancel()
             await asyncio.gather(*receiving, return_exceptions=True)
             raise
+        finally:
+            telling.cancel()
         if manifest is not None:
             sent()
             outcomes = await asyncio.gather(*receiving, return_exceptions=True)
@@ -138,7 +141,8 @@ class Broadcast:
         meeting = Meeting(
             address=place.address,
             port=place.port,
-            key=f"push/{version}/{next(self._numbers)}",
+            # Never used before in the learner's store, whoever asks it for pushes.
+            key=f"push/{version}/{uuid4().hex}",
             backend="ipc" if self._shares_gpus else backend,
             num_members=num_members,
             timeout_s=self._timeout_s,
@@ -176,6 +180,28 @@ class Broadcast:
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         for member, outcome in zip(proving, outcomes, strict=True):
             member.outcome = _checked(outcome)
+
+
+async def _tell_of_losses(
+    present: Sequence[_Engine],
+    receiving: Sequence[asyncio.Task[LoadReport]],
+    meeting: Meeting,
+) -> None:
+    """Let an engine that lives tell the others of one whose whole worker died: it could tell nobody itself."""
+    await asyncio.wait(receiving, return_when=asyncio.FIRST_EXCEPTION)
+    lost = []
+    for task in receiving:
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            lost.append(task)
+    living = [
+        member.client
+        for member, task in zip(present, receiving, strict=True)
+        if not task.done()
+    ]
+    if lost and living:
+        reason = f"an engine failed: {lost[0].exception()}"
+        with suppress(Exception):
+            await living[0].break_push(meeting, reason)
 
 
 def _checked(outcome: LoadReport | BaseException) -> LoadReport | Exception:

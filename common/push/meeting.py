@@ -6,7 +6,6 @@ the next. The store listens on the address that the engines need and no other; w
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,6 +23,8 @@ SENDER = 0
 """Rank of the learner in the group of a push."""
 READY = "ready"
 """The key that the learner sets when its first bucket is full: engines sample until then."""
+BROKEN = "broken"
+"""The key that a member sets who leaves before the end."""
 
 
 class PushBroken(RuntimeError):
@@ -159,8 +160,8 @@ class Group(Protocol):
         """Begin to send the buffer, or to fill it (PushBroken from `wait`)."""
         ...
 
-    def leave(self) -> None:
-        """Close all connections: members that still wait for this one then know at once."""
+    def leave(self, broken: str = "") -> None:
+        """Have no more part in it; a member that leaves before the end says why, and all others then leave too."""
         ...
 
 
@@ -178,77 +179,16 @@ def join(meeting: Meeting, rank: int, store: Any, device: torch.device) -> Group
         from common.push.shared_gpu import SharedGpu
 
         return SharedGpu(meeting, rank, store, device)
+    from common.push.collective import Collective
+
     return Collective(meeting, rank, store, device)
 
 
-class Collective:
-    """A group of torch's, made by hand: the default group of this process belongs to others."""
-
-    def __init__(
-        self, meeting: Meeting, rank: int, store: Any, device: torch.device
-    ) -> None:
-        self._meeting = meeting
-        self._here = address_towards(meeting.address)
-        self.device = bucket_device(meeting, device)
-        make = self._gloo if meeting.backend == "gloo" else self._nccl
-        try:
-            self._group: Any = make(rank, store)
-        except (RuntimeError, ValueError) as error:
-            raise self._broken(error, "to connect to all other members") from error
-
-    def _gloo(self, rank: int, store: Any) -> Any:
-        gloo: Any = dist.ProcessGroupGloo  # type: ignore[attr-defined]
-        options = gloo._Options()
-        options._timeout = self._meeting.limit
-        options._devices = [gloo.create_device(hostname=self._here)]
-        return gloo(store, rank, self._meeting.num_members, options)
-
-    def _nccl(self, rank: int, store: Any) -> Any:
-        nccl: Any = dist.ProcessGroupNCCL  # type: ignore[attr-defined]
-        options = nccl.Options()
-        options._timeout = self._meeting.limit
-        # Else a member that is late would end the process of all others.
-        name = "TORCH_NCCL_BLOCKING_WAIT"
-        before = os.environ.get(name)
-        os.environ[name] = "1"
-        try:
-            return nccl(store, rank, self._meeting.num_members, options)
-        finally:
-            if before is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = before
-
-    def broadcast(self, buffer: Tensor) -> Sent:
-        return _Work(self, self._group.broadcast(buffer, SENDER))
-
-    def leave(self) -> None:
-        with suppress(RuntimeError):
-            self._group.abort()
-        self._group = None
-
-    def _broken(self, error: Exception, expected: str) -> PushBroken:
-        meeting = self._meeting
-        first_line = str(error).partition("\n")[0]
-        return PushBroken(
-            f"weights between the learner at {meeting.address}:{meeting.port} and {self._here}: expected {expected} "
-            f"within {meeting.timeout_s:g} s, got: {first_line}; open TCP between all nodes of the run, or raise "
-            "weights.timeout_s"
-        )
-
-
-class _Work:
-    """What torch returns, with our error."""
-
-    def __init__(self, group: Collective, work: Any) -> None:
-        self._group = group
-        self._work = work
-
-    def wait(self) -> None:
-        try:
-            self._work.wait()
-        except RuntimeError as error:
-            raise self._group._broken(error, "a bucket") from error
+def tell_broken(store: Any, reason: str) -> None:
+    """Tell all members of a push that it has fallen apart."""
+    # Nobody is left to be told where the learner is gone.
+    with suppress(RuntimeError):
+        store.set(BROKEN, reason)
 
 
 def bucket_device(meeting: Meeting, device: torch.device) -> torch.device:

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.push.meeting import SENDER, Meeting, PushBroken
+from common.push.meeting import (
+    BROKEN,
+    SENDER,
+    Meeting,
+    PushBroken,
+    tell_broken,
+)
+
+NAP_S = 5e-4
 
 
 class SharedGpu:
@@ -41,22 +50,30 @@ class SharedGpu:
 
     def waited(self, key: str) -> str:
         """The text under this key, once the other side has set it (PushBroken when it does not in time)."""
-        try:
-            self._store.wait([key], self._meeting.limit)
-        except RuntimeError as error:
-            other = "an engine" if self._sends else "the learner"
-            raise PushBroken(
-                f"weights over GPU {self._gpu}: expected {other} on the same GPU within {self._meeting.timeout_s:g} s, "
-                "got none; see its log"
-            ) from error
+        end = time.monotonic() + self._meeting.timeout_s
+        while not self._store.check([key]):
+            if self._store.check([BROKEN]):
+                raise self._broken(self._store.get(BROKEN).decode())
+            if time.monotonic() > end:
+                raise self._broken("nothing")
+            time.sleep(NAP_S)
         text: str = self._store.get(key).decode()
         return text
+
+    def _broken(self, got: str) -> PushBroken:
+        other = "an engine" if self._sends else "the learner"
+        return PushBroken(
+            f"weights over GPU {self._gpu}: expected {other} on the same GPU within {self._meeting.timeout_s:g} s, "
+            f"got: {got}; see its log"
+        )
 
     def note(self, key: str) -> None:
         """Tell the other side."""
         self._store.set(key, "done")
 
-    def leave(self) -> None:
+    def leave(self, broken: str = "") -> None:
+        if broken:
+            tell_broken(self._store, broken)
         if self._sends:
             torch.cuda.ipc_collect()
 

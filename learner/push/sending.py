@@ -94,10 +94,12 @@ class PushSender:
                 fingerprints = send(self.plan, device, connect, tensors)
             except PushBroken as error:
                 broken = str(error)
+            except BaseException as error:
+                broken = f"the learner failed: {error}"
+                raise
             finally:
-                # At once: engines that wait for others of a broken group then know.
                 for group in joined:
-                    group.leave()
+                    group.leave(broken)
         # The other ranks still gather.
         deque(tensors, maxlen=0)
         if self._rank != SENDER or broken:
