@@ -48,7 +48,7 @@ def process_of(pid: int) -> Process | None:
 def output_file() -> str:
     """Where this process writes its errors; "" where that is no file."""
     try:
-        path = os.readlink(f"/proc/self/fd/{STDERR}")
+        path = str(Path(f"/proc/self/fd/{STDERR}").readlink())
     except OSError:
         return ""
     return path if path.startswith("/") and not path.startswith("/dev/") else ""
