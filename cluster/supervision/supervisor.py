@@ -142,10 +142,11 @@ class Supervisor:
 
     async def lost(self, seats: Sequence[Seat]) -> Seat | None:
         """The first of these whose worker is lost, after a look at all of them."""
-        faults = await asyncio.gather(*[seat.fault() for seat in seats if seat.is_up])
         up = [seat for seat in seats if seat.is_up]
+        faults = await asyncio.gather(*[seat.fault() for seat in up])
         for seat, fault in zip(up, faults, strict=True):
             if fault:
+                # Its heartbeat may have said so meanwhile.
                 self.lose(seat, seat.number, fault)
         for seat in seats:
             if not seat.is_up:
