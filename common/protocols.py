@@ -469,6 +469,14 @@ class Runtime(Protocol):
         num_gpus: float,
     ) -> Handle: ...
 
+    async def make_room(self, name: str) -> None:
+        """Wait until there is a place for another worker of this name: its machine may have left.
+
+        Raises:
+            UserError: there was none in time.
+        """
+        ...
+
     def survey_nodes(self, nonce_file: str) -> Mapping[str, Awaitable[Sight]]:
         """What every node of the run sees of this file, by the name of an actor that will be there."""
         ...

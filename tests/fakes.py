@@ -122,6 +122,9 @@ class LocalRuntime:
     def stop(self, handle: Any) -> None:
         handle.stopped = True
 
+    async def make_room(self, name: str) -> None:
+        return None
+
     async def bury(self, handle: Any, pulse: Pulse | None) -> None:
         handle.kill()
 

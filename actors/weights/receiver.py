@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from actors.engine.orphans import end_with_actor
 from actors.vllm_api import (
     WeightTransferEngine,
     WeightTransferEngineFactory,
@@ -95,5 +96,6 @@ class WeightReceiver:
         self.finish_weight_update()
 
 
+end_with_actor()
 # vLLM looks the backend up by name when its worker starts, so importing this file must register it.
 WeightTransferEngineFactory.register_engine(BACKEND, HostArraysEngine)

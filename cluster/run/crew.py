@@ -78,6 +78,7 @@ class Crew:
             runtime,
             Restarts(settings.max_restarts_per_hour),
             settings.heartbeat_limit_s,
+            settings.start_timeout_s,
             recorder,
             run_dir.path,
         )

@@ -263,6 +263,9 @@ class RayRuntime:
         self._actor_of_name[name] = actor
         return RayHandle(actor)
 
+    async def make_room(self, name: str) -> None:
+        await self._reservation.renew(name)
+
     def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
         sights: dict[str, Awaitable[Sight]] = {}
         for node_id, name in self._reservation.actor_of_node.items():
