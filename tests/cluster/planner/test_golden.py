@@ -10,7 +10,8 @@ from cluster.planner.gpu_kinds import GPU_KINDS, PROCESS_BYTES
 from cluster.planner.plan import Plan, plan_run
 from cluster.planner.sampling import kv_token_bytes
 from cluster.planner.shape import ModelShape, numel_of
-from cluster.planner.training import NF4_BYTES, adapter_numel
+from cluster.planner.trainable import adapter_numel
+from cluster.planner.training import NF4_BYTES
 from common.config import Lora, RunConfig
 
 Shapes = Mapping[str, ModelShape]
