@@ -13,8 +13,8 @@ imports and has warmed up on a miniature (`planner_rank.py`). Figures are bytes 
     kept       those that the policy's forward keeps for its backward pass
 
 A folder that is named keeps the models and the figures: a case that is in it is not measured again. The last line of
-output is one JSON object; `worst` is the largest relative error of each figure, and `refused` has the combinations that
-a config does not allow, with its words.
+output is one JSON object; `worst` is the largest relative error of each figure, and `refused` counts the
+combinations that a config does not allow, by its words.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def cases_of(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
-    """All combinations that a config allows, and those that it refuses, with `reason`."""
+def cases_of(args: argparse.Namespace) -> tuple[list[Case], dict[str, int]]:
+    """All combinations that a config allows, and how many others it refuses with which words."""
     cases = []
-    refused = []
+    refused: Counter[str] = Counter()
     grid = product(
         args.sizes,
         args.dtypes,
@@ -110,8 +111,8 @@ def cases_of(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
         if reason is None:
             cases.append(case)
         else:
-            refused.append({**case, "reason": reason})
-    return cases, refused
+            refused[reason] += 1
+    return cases, dict(refused)
 
 
 def case_of(

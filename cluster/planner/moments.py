@@ -59,7 +59,7 @@ def bytes_without_activations(
     numel = trained_numel(config, shape)
     reduction = whole_behind_backward(config, shape)
     reduction += _passing_bucket_bytes(config, numel) + _travelling_bytes(config, numel)
-    if not _keeps_gradients(config):
+    if numel <= BUCKET_NUMEL and not _keeps_gradients(config):
         # There are none of a forward before, and those of this one are still in the bucket.
         reduction -= numel * ITEM_BYTES[config.model.dtype] / config.learner.num_ranks
     update = _optimizer_bytes(config, numel)
