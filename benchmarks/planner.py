@@ -13,7 +13,7 @@ imports and has warmed up on a miniature (`planner_rank.py`). Figures are bytes 
     kept       those that the policy's forward keeps for its backward pass
 
 A folder that is named keeps the models and the figures: a case that is in it is not measured again. The last line of
-output is one JSON object; `worst` is the largest relative error of each figure, and `refused` counts the
+output is one JSON object; `worst` is the largest relative error of each figure in every tuning, and `refused` counts the
 combinations that a config does not allow, by its words.
 """
 
@@ -73,7 +73,7 @@ def main() -> None:
         compared = measure(args.folder or Path(folder), cases)
     report = {
         "benchmark": "planner",
-        "worst": worst(compared),
+        "worst": worst_of_tunings(compared),
         "refused": refused,
         "cases": compared,
     }
@@ -155,6 +155,7 @@ def config_of(folder: Path, case: Case) -> RunConfig:
                 # What the template adds to the words is not counted by their size.
                 "max_length": lengths.prompt_tokens + lengths.completion_tokens + 8,
                 "tuning": TUNINGS[case["tuning"]],
+                "max_images": 1,
             },
             "rollout": {"max_tokens": lengths.completion_tokens},
             "mixture": {"online_fraction": 1.0},
@@ -247,6 +248,15 @@ def _planned(config: RunConfig) -> dict[str, float]:
         "held": tensors - bucket,
         "kept": rows.kept,
     }
+
+
+def worst_of_tunings(cases: list[Case]) -> dict[str, dict[str, float]]:
+    """`worst` by the tuning."""
+    errors = {}
+    for tuning in TUNINGS:
+        of_tuning = [case for case in cases if case["tuning"] == tuning]
+        errors[tuning] = worst(of_tuning)
+    return errors
 
 
 def worst(cases: list[Case]) -> dict[str, float]:
