@@ -13,8 +13,8 @@ imports and has warmed up on a miniature (`planner_rank.py`). Figures are bytes 
     kept       those that the policy's forward keeps for its backward pass
 
 A folder that is named keeps the models and the figures: a case that is in it is not measured again. The last line of
-output is one JSON object; `worst` is the largest relative error of each figure in every tuning, and `refused` counts the
-combinations that a config does not allow, by its words.
+output is one JSON object; `worst` is the largest relative error of each figure in every tuning, and `refused` counts
+the combinations that a config does not allow, by its words.
 """
 
 from __future__ import annotations
