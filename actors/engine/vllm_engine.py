@@ -227,10 +227,11 @@ class VllmEngine(ABC):
         self, manifest: WeightManifest, tensors: Tensors
     ) -> AbstractContextManager[Path]:
         """The tensors in shared memory, in the form that `_swap` reads."""
-        limit_s = self._timeout_s
+        # Half of the limit remains for a copy of its own, when the engine that writes for all of a node hangs.
+        patience_s = self._timeout_s / 2
         if self._adapter is None:
-            return shared_weights(manifest, tensors, limit_s)
-        return shared_adapter(manifest, tensors, self._adapter, limit_s)
+            return shared_weights(manifest, tensors, patience_s)
+        return shared_adapter(manifest, tensors, self._adapter, patience_s)
 
     async def _prove(self, manifest: WeightManifest) -> float | None:
         """Largest difference (nats) from the learner's log-probs of the probe; None without a probe."""

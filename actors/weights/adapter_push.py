@@ -127,13 +127,12 @@ def shared_adapter(
     manifest: WeightManifest,
     tensors: Tensors,
     tuning: Lora,
-    limit_s: float,
+    patience_s: float,
 ) -> AbstractContextManager[Path]:
     """A peft directory in shared memory (see `shared_folder`), which the first engine of a node writes.
 
     Raises:
         UserError: shared memory is too small, or the bytes are not those of the manifest.
-        RuntimeError: another engine of the node does not finish to write it.
     """
     settings = {
         "peft_type": "LORA",
@@ -146,7 +145,7 @@ def shared_adapter(
     # Equal tensors of runs with another scale are another adapter.
     content = f"{manifest.checksum}-{sha256(config.encode()).hexdigest()}"
     fill = partial(_write, manifest, tensors, config)
-    return shared_folder(content, fill, limit_s)
+    return shared_folder(content, fill, patience_s)
 
 
 def _write(

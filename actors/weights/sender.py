@@ -26,16 +26,15 @@ MAX_FILES = 4
 def shared_weights(
     manifest: WeightManifest,
     tensors: Tensors,
-    limit_s: float,
+    patience_s: float,
 ) -> AbstractContextManager[Path]:
     """A folder of safetensors files in shared memory (see `shared_folder`), which the first engine of a node writes.
 
     Raises:
         UserError: shared memory is too small, or the bytes are not those of the manifest.
-        RuntimeError: another engine of the node does not finish to write it.
     """
     fill = partial(_write, manifest, tensors)
-    return shared_folder(manifest.checksum, fill, limit_s)
+    return shared_folder(manifest.checksum, fill, patience_s)
 
 
 def read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

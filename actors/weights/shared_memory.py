@@ -6,7 +6,8 @@ A folder is named after the checksum of what it holds, and its lock says who is 
     shared    all whose engines read it; the last one to leave removes it
 
 The kernel releases a lock when its process ends, however it ends. So a folder that is half full is filled by the next
-one who wants it, and one that nobody is at any more is removed at the next push or start of an engine.
+one who wants it, and one that nobody is at any more is removed at the next push or start of an engine. A process that
+hangs while it fills a folder is waited for with limited patience.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def check_room(num_bytes: int) -> None:
 def shared_folder(
     content: str,
     fill: Callable[[Path], None],
-    limit_s: float,
+    patience_s: float,
 ) -> Iterator[Path]:
     """A folder that only this user can read, removed after use.
 
@@ -60,19 +61,20 @@ def shared_folder(
     Args:
         content: a checksum of what the folder will hold.
         fill: writes into the empty folder; what it raises reaches the caller, and the next process tries.
-        limit_s: seconds to wait for a process that fills it.
+        patience_s: to wait for a process that fills the folder, until this one fills a folder of its own.
 
     Raises:
         UserError: another user has a folder of this name.
-        RuntimeError: the process that fills it is not done in time.
     """
     folder = SHARED_MEMORY / f"{_PREFIX}{os.geteuid()}-{content}"
-    deadline = time.monotonic() + limit_s
-    descriptor = None
+    deadline = time.monotonic() + patience_s
+    descriptor = _joined(folder, fill)
     while descriptor is None:
+        if time.monotonic() > deadline:
+            # The other one hangs: its engines fail, those of this process need not.
+            folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+        time.sleep(_POLL_S)
         descriptor = _joined(folder, fill)
-        if descriptor is None:
-            _wait(folder, deadline)
     try:
         yield folder
     finally:
@@ -195,12 +197,3 @@ def _is_at(folder: Path, descriptor: int) -> bool:
         return os.path.samestat(folder.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _wait(folder: Path, deadline: float) -> None:
-    if time.monotonic() > deadline:
-        raise RuntimeError(
-            f"{folder}: expected another engine of this node to write the weights in time, got no end of it; see its "
-            "log or raise loop.call_timeout_s"
-        )
-    time.sleep(_POLL_S)

@@ -19,7 +19,7 @@ import actors.weights.shared_memory
 from actors.weights.shared_memory import in_thread, shared_folder, sweep
 from common.errors import UserError
 
-LIMIT_S = 30.0
+PATIENCE_S = 30.0
 PROCESS = """
 import sys, time
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_engines_of_a_node_share_one_copy(shared_memory: Path) -> None:
 
     def read(content: str) -> None:
         start.wait()
-        with shared_folder(content, fill, LIMIT_S) as folder:
+        with shared_folder(content, fill, PATIENCE_S) as folder:
             # Nobody leaves before all are here.
             start.wait()
             assert (folder / "first").read_text() == "1"
@@ -101,7 +101,7 @@ def test_those_who_come_and_go_find_it_whole_or_write_it(shared_memory: Path) ->
         (folder / "value").write_text("1")
 
     def read(number: int) -> None:
-        with shared_folder("weights", fill, LIMIT_S) as folder:
+        with shared_folder("weights", fill, PATIENCE_S) as folder:
             assert (folder / "value").read_text() == "1"
             assert len(list(shared_memory.iterdir())) == 1
             if number % 5 == 0:
@@ -115,7 +115,7 @@ def test_those_who_come_and_go_find_it_whole_or_write_it(shared_memory: Path) ->
 def test_it_is_private_and_gone_after_an_error(shared_memory: Path) -> None:
     with (
         pytest.raises(ZeroDivisionError),
-        shared_folder("weights", Path.iterdir, LIMIT_S) as folder,
+        shared_folder("weights", Path.iterdir, PATIENCE_S) as folder,
     ):
         assert folder.parent == shared_memory
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -129,7 +129,7 @@ def test_what_could_not_be_written_is_gone(shared_memory: Path) -> None:
         raise UserError("no room")
 
     with pytest.raises(UserError, match="no room"):
-        shared_folder("weights", fill, LIMIT_S).__enter__()
+        shared_folder("weights", fill, PATIENCE_S).__enter__()
     assert not list(shared_memory.iterdir())
 
 
@@ -144,27 +144,34 @@ def test_a_writer_that_dies_is_followed_by_the_next_one(shared_memory: Path) -> 
         process(shared_memory, "weights", "while it fills") as writer,
         ThreadPoolExecutor(1) as thread,
     ):
-        manager = shared_folder("weights", fill, LIMIT_S)
+        manager = shared_folder("weights", fill, PATIENCE_S)
         entering = thread.submit(manager.__enter__)
         time.sleep(0.1)
         assert not entering.done(), "the writer is alive"
         writer.kill()
-        entering.result(timeout=LIMIT_S)
+        entering.result(timeout=PATIENCE_S)
     assert len(fills) == 1
 
 
-def test_a_writer_that_hangs_is_not_waited_for_without_end(shared_memory: Path) -> None:
+def test_a_writer_that_hangs_keeps_no_other_from_its_weights(
+    shared_memory: Path,
+) -> None:
+    fills = []
     with process(shared_memory, "weights", "while it fills"):
         started = time.monotonic()
-        with pytest.raises(RuntimeError, match="expected another engine of this node"):
-            shared_folder("weights", must_not_fill, 0.3).__enter__()
-        assert 0.3 < time.monotonic() - started < 5
+        with shared_folder("weights", fills.append, 0.3) as folder:
+            assert fills == [folder]
+            assert 0.3 < time.monotonic() - started < 10
+            assert len(list(shared_memory.iterdir())) == 2
+        (left,) = shared_memory.iterdir()
+        assert left != folder
+    assert sweep() == 1
 
 
 def test_a_reader_that_dies_does_not_disturb_the_others(shared_memory: Path) -> None:
     with (
         process(shared_memory, "weights", "while it reads") as reader,
-        shared_folder("weights", must_not_fill, LIMIT_S) as folder,
+        shared_folder("weights", must_not_fill, PATIENCE_S) as folder,
     ):
         reader.kill()
         reader.wait()
@@ -192,7 +199,7 @@ def test_a_folder_of_this_name_may_be_somebody_elses(
     elsewhere.mkdir()
     folder.symlink_to(elsewhere)
     with pytest.raises(UserError, match="expected a folder of this user"):
-        shared_folder("weights", must_not_fill, LIMIT_S).__enter__()
+        shared_folder("weights", must_not_fill, PATIENCE_S).__enter__()
     assert sweep() == 0
 
     foreign = shared_memory / f"sightline-{os.geteuid() + 1}-weights"
@@ -200,7 +207,7 @@ def test_a_folder_of_this_name_may_be_somebody_elses(
     # As that other user would see it.
     monkeypatch.setattr(os, "geteuid", lambda: foreign.stat().st_uid + 1)
     with pytest.raises(UserError, match="expected a folder of user"):
-        shared_folder("weights", must_not_fill, LIMIT_S).__enter__()
+        shared_folder("weights", must_not_fill, PATIENCE_S).__enter__()
 
 
 def test_who_is_cancelled_while_it_writes_leaves_nothing(shared_memory: Path) -> None:
@@ -208,15 +215,15 @@ def test_who_is_cancelled_while_it_writes_leaves_nothing(shared_memory: Path) ->
 
     def fill(folder: Path) -> None:
         writing.set()
-        go_on.wait(LIMIT_S)
+        go_on.wait(PATIENCE_S)
 
     async def load() -> None:
-        async with in_thread(shared_folder("weights", fill, LIMIT_S)):
+        async with in_thread(shared_folder("weights", fill, PATIENCE_S)):
             raise AssertionError("it was cancelled")
 
     async def cancelled() -> None:
         task = asyncio.create_task(load())
-        await asyncio.to_thread(writing.wait, LIMIT_S)
+        await asyncio.to_thread(writing.wait, PATIENCE_S)
         task.cancel()
         await asyncio.sleep(0.05)
         go_on.set()
