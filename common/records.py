@@ -229,7 +229,7 @@ class WeightManifest:
 
     Attributes:
         version: the number of this publication; the start policy is 0.
-        checksum: SHA-256 of names, shapes and bytes of all tensors (`common.weights.checksum`).
+        checksum: over names, dtypes, shapes and bytes of all tensors (`common.weights.checksum`).
         num_tensors: how many there are.
         num_bytes: of all of them.
         change_norm: L2 norm of the difference from the start policy; 0 only when nothing was trained.
