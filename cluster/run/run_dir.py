@@ -28,13 +28,16 @@ from learner.checkpoint.header import check_version
 
 log = logging.getLogger("sightline")
 
-START_FILES = (
-    "journal/events.jsonl",
+MEASURED_FILES = (
     "evaluation/baseline.json",
     "evaluation/baseline.partial.jsonl",
     "evaluation/validation_baseline.json",
     "evaluation/final.json",
+    "evaluation/final.partial.jsonl",
 )
+"""What was measured of start and final policy, and is not measured again by a resume."""
+
+START_FILES = ("journal/events.jsonl", *MEASURED_FILES)
 """What a run writes before its first step and would read again."""
 
 
@@ -128,6 +131,9 @@ class RunDir:
                 f"run.dir: expected an empty directory, got {self.path} with a run in it; add --resume to continue "
                 "it or choose another --run.dir"
             )
+        if any(change.is_of_measuring for change in self.changes):
+            for name in MEASURED_FILES:
+                (self.path / name).unlink(missing_ok=True)
 
     @property
     def checkpoints(self) -> Path:
