@@ -24,6 +24,7 @@ from common.records import (
     StepResult,
     Verdict,
     WeightManifest,
+    WriteReport,
 )
 from common.seeding import derive_seed
 from common.sources import ONLINE
@@ -135,6 +136,14 @@ class SimulatedLearner:
         """A manifest of weights that nobody has."""
         manifest = WeightManifest(version, f"{version:064}", 1, 1, float(version))
         return self._push_s, (manifest, {})
+
+    def checkpoint_bytes(self, with_policy: bool) -> tuple[float, int]:
+        """Nothing."""
+        return 0.0, 0
+
+    def written(self) -> tuple[float, WriteReport]:
+        """Nothing is written beside the steps."""
+        return 0.0, WriteReport()
 
     def save(self, directory: str) -> tuple[float, None]:
         """An empty folder in the place of the learner's state."""

@@ -14,8 +14,8 @@ of their own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.records import (
@@ -323,11 +323,42 @@ class Suite(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """Where a rank keeps the master weights and Adam's moments of a stretch of one parameter's elements.
+
+    Attributes:
+        name, shape: of the whole parameter.
+        start, numel: the stretch of the flattened parameter.
+        tensor: what the optimizer steps, and keys its state by; other parameters may lie in it, too.
+        offset: where the stretch begins in the flattened tensor.
+        replicated: all ranks keep the same.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    numel: int
+    tensor: torch.Tensor
+    offset: int
+    replicated: bool = False
+
+
 class TrainEngine(Protocol):
     """Owns a module, its optimizer and schedule, on one of `world_size` ranks. The learner only computes losses."""
 
     rank: int
     world_size: int
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Steps the tensors of the slots."""
+        ...
+
+    @property
+    def schedule(self) -> torch.optim.lr_scheduler.LambdaLR:
+        """Counts applied updates."""
+        ...
 
     @property
     def module(self) -> torch.nn.Module: ...
@@ -360,9 +391,18 @@ class TrainEngine(Protocol):
         """
         ...
 
-    def save(self, directory: Path) -> None: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of all trained parameters by name, whoever keeps their state."""
+        ...
 
-    def load(self, directory: Path) -> None: ...
+    def slots(self) -> Sequence[Slot]:
+        """What this rank keeps of the optimizer's state, in the order of the parameters."""
+        ...
+
+    def restoring(self) -> AbstractContextManager[None]:
+        """While it lasts the slots are filled; afterwards the module has the weights of the masters. Collective."""
+        ...
 
     def close(self) -> None: ...
 

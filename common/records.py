@@ -260,6 +260,17 @@ class LoadReport:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteReport:
+    """Files that were written beside the learner's steps have come to their end.
+
+    Attributes:
+        fault: why they are not whole, such as a full disk; None when they are.
+    """
+
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """One learner step: its number, its metrics reduced over all ranks, and the ids of the pairs it trained on."""
 

@@ -30,6 +30,7 @@ from common.records import (
     RolloutGroup,
     StepResult,
     WeightManifest,
+    WriteReport,
 )
 from common.seeding import derive_seed
 
@@ -394,11 +395,18 @@ class FakeLearner:
         )
         return manifest, tensors
 
+    def checkpoint_bytes(self, with_policy: bool) -> int:
+        return 1
+
     def save(self, directory: str) -> None:
         self._write(directory, "weight.json", self.weight)
 
-    def load(self, directory: str) -> None:
+    def written(self) -> WriteReport | None:
+        return WriteReport()
+
+    def load(self, directory: str) -> list[str]:
         self.weight = json.loads((Path(directory) / "weight.json").read_text())
+        return []
 
     def export(self, directory: str) -> None:
         # The time makes every export a different file, as another policy would be.

@@ -82,6 +82,8 @@ class Recorder:
     @contextmanager
     def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
         """Count steps up to `learner.num_steps`; afterwards the pair set is whole."""
+        # Of checkpoints that a kill interrupted; the next ones may be of other steps.
+        self.pairs.forget_after(steps_done)
         metrics = MetricsWriter(self._run_dir, steps_done + 1)
         try:
             with ProgressReport("training", learner.num_steps, steps_done) as bar:
@@ -160,16 +162,29 @@ class Recorder:
             restarts[f"restarts/{kind}"] = float(count)
         self._training.step(step, {**metrics, **restarts})
 
-    async def before_checkpoint(self, step: int) -> None:
-        """Bring to disk what a resume from the checkpoint of `step` will not repeat.
+    def begin_checkpoint(self, step: int) -> Sequence[PreferencePair]:
+        """The state of the run is taken now: what follows the line `saving` in the journal is not part of it.
 
-        The line `saving` stands where the state was taken: what follows it in the journal is not part of the state.
+        Returns:
+            The pairs that the checkpoint has to bring to disk.
         """
-        self._journal.write("saving", step=step)
         pairs, self._unsaved_pairs = self._unsaved_pairs, []
+        self._journal.write("saving", step=step)
+        self._journal.sync()
+        return pairs
+
+    async def write_pairs(self, step: int, pairs: Sequence[PreferencePair]) -> None:
+        """Bring to disk what a resume from the checkpoint of `step` will not repeat."""
         # In a thread: pictures from elsewhere are copied, and the run goes on meanwhile.
         for dropped in await asyncio.to_thread(self.pairs.write, step, pairs):
             self.row(dropped)
+        self._journal.sync()
+
+    def unsaved(self, step: int, pairs: Sequence[PreferencePair], reason: str) -> None:
+        """The checkpoint of `step` cannot be written: its pairs belong to the next one."""
+        self.pairs.forget(step)
+        self._unsaved_pairs = [*pairs, *self._unsaved_pairs]
+        self._journal.write("unsaved", step=step, reason=reason)
         self._journal.sync()
 
     def checkpoint(
@@ -177,13 +192,15 @@ class Recorder:
         step: int,
         score: float | None,
         best_step: int | None,
+        seconds: Mapping[str, float],
     ) -> None:
-        """The checkpoint of `step` is whole."""
+        """The checkpoint of `step` is whole; `seconds` says how long it was copied and written."""
         self._journal.write(
             "checkpoint",
             step=step,
             score=score,
             best_step=best_step,
+            **seconds,
         )
 
 

@@ -25,6 +25,7 @@ from common.records import (
     StepResult,
     Verdict,
     WeightManifest,
+    WriteReport,
 )
 
 
@@ -186,17 +187,34 @@ class LearnerClient:
         """Wait for what the ranks were asked before, and let them free the GPU memory that nothing holds."""
         await self._call("rest")
 
+    async def checkpoint_bytes(self, with_policy: bool) -> int:
+        """What `save` writes over all ranks, and with the policy `export`."""
+        of_ranks: list[int] = await self._call("checkpoint_bytes", with_policy)
+        return sum(of_ranks)
+
     async def save(self, directory: Path) -> None:
-        """Write every rank's part of a checkpoint."""
+        """Copy every rank's part of a checkpoint; it is written beside the next steps, see `written`."""
         await self._call("save", str(directory))
 
-    async def load(self, directory: Path) -> None:
-        """Go on from what `save` wrote."""
-        await self._call("load", str(directory))
-
     async def export(self, directory: Path) -> None:
-        """Write the policy as a Hugging Face directory."""
+        """Copy the policy, which becomes a Hugging Face directory beside the next steps, see `written`."""
         await self._call("export", str(directory))
+
+    async def written(self) -> WriteReport | None:
+        """What became of the files since the last `save`; None while a rank is still writing."""
+        faults: list[str] = []
+        reports: list[WriteReport | None] = await self._call("written")
+        for report in reports:
+            if report is None:
+                return None
+            if report.fault is not None:
+                faults.append(report.fault)
+        return WriteReport(faults[0] if faults else None)
+
+    async def load(self, directory: Path) -> list[str]:
+        """Go on from what `save` wrote; returns lines about what could not be restored."""
+        of_ranks: list[list[str]] = await self._call("load", str(directory))
+        return [note for notes in of_ranks for note in notes]
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
         references: list[Awaitable[Any]] = []
