@@ -35,10 +35,12 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from cluster.run.checksums import write_checksums
 from cluster.run.foresight import Foresight
+from cluster.run.history import finished_groups
 from cluster.run.producer import Producer
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import Checkpoint, RunDir
@@ -46,6 +48,7 @@ from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
 from cluster.run.turns import Turns
 from cluster.runtime.clients import Workers
+from cluster.sampling.prompt_sampler import restore
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import Halted, UserError
@@ -89,6 +92,8 @@ class Loop:
         self.state = RunState.fresh(num_offline=len(data.offline))
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
+            groups = partial(finished_groups, run_dir.journal, self.state.step)
+            restore(self.state.sampler, data.prompts, groups)
         self._turns = Turns(config.cluster, workers)
         self._producer = Producer(
             config, workers.reward, data, self.state, recorder, self._turns
