@@ -39,6 +39,8 @@ from functools import partial
 from typing import TypeAlias
 
 from cluster.run.checksums import write_checksums
+from cluster.run.delivery import Delivery
+from cluster.run.engine_weights import EngineWeights
 from cluster.run.foresight import Foresight
 from cluster.run.history import finished_groups
 from cluster.run.producer import Producer
@@ -54,7 +56,7 @@ from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
 from common.paths import replace_directory, replace_file
-from common.records import LoadReport, PreferencePair, WeightManifest
+from common.records import PreferencePair, WeightManifest
 
 log = logging.getLogger("sightline")
 
@@ -78,8 +80,11 @@ class Loop:
         workers: Workers,
         data: TrainingData,
         recorder: Recorder,
+        weights: EngineWeights | None = None,
     ) -> None:
         """Restore the controller's part of the newest checkpoint; `run` restores the workers'.
+
+        `weights` are what the engines hold, where they have had a loop before.
 
         Raises:
             UserError: the checkpoint cannot be read, or belongs to another offline set.
@@ -94,9 +99,12 @@ class Loop:
             self.state = self._resumed_from.state
             groups = partial(finished_groups, run_dir.journal, self.state.step)
             restore(self.state.sampler, data.prompts, groups)
-        self._turns = Turns(config.cluster, workers)
+        self.turns = Turns(config.cluster, workers)
+        in_turns = config.cluster.placement == "colocated"
+        self._weights = weights or EngineWeights(workers.rollout, in_turns)
+        self._weights.follow(Delivery(workers.learner, self.turns))
         self._producer = Producer(
-            config, workers.reward, data, self.state, recorder, self._turns
+            config, workers.reward, data, self.state, recorder, self.turns
         )
         self._ending: Halted | None = None
         # Kept, because the event loop holds tasks by weak references only.
@@ -108,7 +116,7 @@ class Loop:
 
     async def run(self, validate: Validate) -> None:
         """Run both sides; whichever fails first ends the other and is raised."""
-        if self._resumed_from is not None:
+        if self._resumed_from is not None or self._weights.are_unknown:
             await self._resume(self._resumed_from)
         try:
             await self._run_both(validate)
@@ -130,12 +138,14 @@ class Loop:
         if drops:
             print(f"training: {drops.total():,} not used, {notes.told(drops)}")
 
-    async def _resume(self, checkpoint: Checkpoint) -> None:
-        """Bring the learner's state and the engines' weights to where the checkpoint was."""
+    async def _resume(self, checkpoint: Checkpoint | None) -> None:
+        """Bring the learner's state and the engines' weights to where the checkpoint was, or to the start policy."""
         self._recorder.resume(self.state.step)
-        await self._workers.learner.load(checkpoint.learner)
         saved = self.state.weights
-        await self._publish(self.state.version)
+        async with self._weights.changing():
+            if checkpoint is not None:
+                await self._workers.learner.load(checkpoint.learner)
+            await self._publish(self.state.version)
         if saved is not None and saved != self.state.weights:
             log.warning(
                 "resumed weights: expected checksum %s, as when the checkpoint was written, got %s",
@@ -167,15 +177,13 @@ class Loop:
             try:
                 if self._ending is not None:
                     raise self._ending
-                metrics = await self._train(step)
+                batch, waited_s = await self._next_batch(step)
+                metrics = await self._train_and_publish(step, batch)
             except Halted:
                 await self._save_halted()
                 raise
-            state.step = step
-            publishes = is_last or step % self._config.loop.publish_interval == 0
-            if publishes:
-                metrics["time/publish_s"] = await self._publish(state.version + 1)
-            await self._turns.pass_to_engines()
+            metrics["time/wait_s"] = waited_s
+            await self.turns.pass_to_engines()
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             ends_interval = is_last or step % self._config.checkpoint.interval == 0
             if ends_interval:
@@ -198,16 +206,35 @@ class Loop:
                 state.weights = None
             await self._checkpoint(state.step, None)
 
-    async def _train(self, step: int) -> dict[str, float]:
-        """Form the batch of one step, train on it on every rank, and account for every pair of it."""
+    async def _next_batch(self, step: int) -> tuple[list[PreferencePair], float]:
+        """The pairs of a step, and the seconds that they were waited for; then it is the learner's turn."""
         start = time.monotonic()
-        version = self.state.version
-        batch = await self._producer.batch(step, version)
+        batch = await self._producer.batch(step, self.state.version)
         waited_s = time.monotonic() - start
         if self._foresight is not None:
             # Before the step: meanwhile the ranks hear of nothing.
             await self._foresight.tell(step + 1)
-        await self._turns.pass_to_learner()
+        await self.turns.pass_to_learner()
+        return batch, waited_s
+
+    async def _train_and_publish(
+        self, step: int, batch: Sequence[PreferencePair]
+    ) -> dict[str, float]:
+        """One step, and the publish that belongs to it; engines that come back meanwhile wait for both."""
+        state = self.state
+        is_last = step == self._config.learner.num_steps
+        async with self._weights.changing():
+            metrics = await self._train(step, batch)
+            state.step = step
+            if is_last or step % self._config.loop.publish_interval == 0:
+                metrics["time/publish_s"] = await self._publish(state.version + 1)
+        return metrics
+
+    async def _train(
+        self, step: int, batch: Sequence[PreferencePair]
+    ) -> dict[str, float]:
+        """Train on a batch on every rank, and account for every pair of it."""
+        version = self.state.version
         result, refused = await self._workers.learner.step(step, batch)
         # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
@@ -220,9 +247,7 @@ class Loop:
         for pair_id in result.pair_ids:
             num_online += pair_of_id[pair_id].weight_version is not None
         self._recorder.batch(step, version, result.pair_ids, num_online)
-        metrics = {**result.metrics, **self._batch_metrics(batch, version)}
-        metrics["time/wait_s"] = waited_s
-        return metrics
+        return {**result.metrics, **self._batch_metrics(batch, version)}
 
     def _batch_metrics(
         self, batch: Sequence[PreferencePair], version: int
@@ -251,22 +276,13 @@ class Loop:
             UserError: what arrived are not finite weights, or after training still those of the start policy.
         """
         start = time.monotonic()
-        # References: the weights travel from the learner's node to the engines', not through here.
-        manifest_ref, tensors_ref = self._workers.learner.publish(version)
-        await self._turns.wake()
-        loads: list[Awaitable[LoadReport]] = []
-        for worker in self._workers.rollout:
-            loads.append(worker.load(manifest_ref, tensors_ref))
-        reports = await asyncio.gather(*loads)
-        manifest = await manifest_ref
-        assert manifest.version == version
-        for report in reports:
-            assert report.version == version
+        delivered = await self._weights.publish(version)
+        manifest = delivered.manifest
         self._check_change(manifest)
         self.state.version = version
         self.state.weights = manifest.checksum
         await self._producer.on_version(version)
-        self._recorder.publish(manifest, reports)
+        self._recorder.publish(manifest, delivered.reports)
         return time.monotonic() - start
 
     def _check_change(self, manifest: WeightManifest) -> None:

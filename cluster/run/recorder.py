@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ class Recorder:
         # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
         self._training: _Training | None = None
+        # Workers that were replaced since this process began, by kind.
+        self._num_restarts: Counter[str] = Counter()
 
     def start(self, reports: Sequence[Mapping[str, Any]]) -> None:
         """All workers are ready; `reports` say what they are."""
@@ -63,8 +66,18 @@ class Recorder:
         self._journal.write("config_changed", key=key, before=before, now=now)
 
     def resume(self, step: int) -> None:
-        """The run continues from the checkpoint of `step`."""
+        """The run continues from the checkpoint of `step`; 0 is the start policy."""
+        # What came after it is sampled again.
+        self._unsaved_pairs.clear()
         self._journal.write("resume", step=step)
+
+    def restart(self, name: str, cause: str, log: str, seconds: float) -> None:
+        """Another worker took the place of one that was lost; `seconds` passed until it could be asked."""
+        kind = name.partition("/")[0]
+        self._num_restarts[kind] += 1
+        self._journal.write(
+            "restart", name=name, cause=cause, log=log, seconds=round(seconds, 3)
+        )
 
     @contextmanager
     def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
@@ -142,7 +155,10 @@ class Recorder:
         assert self._training is not None, "steps are recorded inside `training`"
         # The journal first: a step in metrics.jsonl always has its pairs there.
         self._journal.sync()
-        self._training.step(step, metrics)
+        restarts: dict[str, float] = {}
+        for kind, count in self._num_restarts.items():
+            restarts[f"restarts/{kind}"] = float(count)
+        self._training.step(step, {**metrics, **restarts})
 
     async def before_checkpoint(self, step: int) -> None:
         """Bring to disk what a resume from the checkpoint of `step` will not repeat.
