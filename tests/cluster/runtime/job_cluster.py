@@ -17,12 +17,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 LIMIT_S = 60.0
 STORE_BYTES = 100 << 20
 LOOPBACK = "127.0.0.1"
+READY = "ready"
 RAY = ("-m", "ray.scripts.scripts")
 """The command line of Ray, for this Python."""
 
@@ -47,6 +49,8 @@ class JobCluster:
     def __init__(
         self, with_token: bool, num_nodes: int = 1, cpus_per_node: int = 2
     ) -> None:
+        self.num_nodes = num_nodes
+        self._cpus_per_node = cpus_per_node
         # Short, for sockets have short paths.
         self.folder = Path(tempfile.mkdtemp(prefix="rj-"))
         self.environment = self._environment(with_token)
@@ -55,10 +59,11 @@ class JobCluster:
         self.address = f"{LOOPBACK}:{self._port}"
         self.dashboard = f"http://{LOOPBACK}:{dashboard_port}"
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._node: subprocess.Popen[bytes] | None = None
         try:
             self._start_head(dashboard_port, cpus_per_node)
             if num_nodes == 2:
-                self.start_node(cpus_per_node)
+                self.start_node()
         except BaseException:
             self.close()
             raise
@@ -75,7 +80,7 @@ class JobCluster:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self._kill_those_left()
+        self._kill_those_of(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _environment(self, with_token: bool) -> dict[str, str]:
@@ -115,15 +120,24 @@ class JobCluster:
         self._start("head", *RAY, "start", "--head", "--block", *words)
         self._wait_until(self._dashboard_answers)
 
-    def start_node(self, num_cpus: int) -> subprocess.Popen[bytes]:
-        """Add a node; returns the process that keeps it."""
-        ready = self.folder / "b" / "ready"
-        ready.unlink(missing_ok=True)
+    def start_node(self) -> None:
+        """Add the second node."""
+        folder = self.folder / "b"
         module = "tests.cluster.runtime.job_cluster"
-        folder = str(self.folder / "b")
-        node = self._start("node", "-m", module, self.address, folder, str(num_cpus))
-        self._wait_until(ready.exists)
-        return node
+        words = (self.address, str(folder), str(self._cpus_per_node))
+        self._node = self._start("node", "-m", module, *words)
+        self._wait_until((folder / READY).exists)
+
+    def kill_node(self) -> None:
+        """Kill every process of the second node at once, as a power failure does."""
+        node = self._node
+        assert node is not None
+        folder = self.folder / "b"
+        self._kill_those_of(folder)
+        node.kill()
+        node.wait()
+        self._processes.remove(node)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -139,8 +153,7 @@ class JobCluster:
         self._processes.append(process)
         return process
 
-    def _wait_until(self, condition: object) -> None:
-        assert callable(condition)
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + LIMIT_S
         while not condition():
             logs = [path.read_text() for path in self.folder.glob("*.log")]
@@ -158,16 +171,14 @@ class JobCluster:
         except OSError:
             return False
 
-    def _kill_those_left(self) -> None:
-        """Kill what Ray started in sessions of their own: all name the folder."""
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (folder / "cmdline").read_bytes()
-                environment = (folder / "environ").read_bytes()
-            except OSError:
-                continue
-            if str(self.folder).encode() in command + environment:
-                os.kill(int(folder.name), signal.SIGKILL)
+    def _kill_those_of(self, folder: Path) -> None:
+        """Kill the processes of a node, some of which are in sessions of their own: all name its folder."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                command = (process / "cmdline").read_bytes()
+                environment = (process / "environ").read_bytes()
+                if str(folder).encode() in command + environment:
+                    os.kill(int(process.name), signal.SIGKILL)
 
 
 def serve(address: str, folder: str, num_cpus: int) -> None:
@@ -191,7 +202,7 @@ def serve(address: str, folder: str, num_cpus: int) -> None:
     )
     assert ray.__version__
     Node(parameters, head=False, shutdown_at_exit=True, spawn_reaper=False)
-    (Path(folder) / "ready").touch()
+    (Path(folder) / READY).touch()
     signal.pause()
 
 
