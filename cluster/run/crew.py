@@ -28,9 +28,10 @@ from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, 
 from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
 from cluster.supervision.restarts import Restarts
-from cluster.supervision.seat import Revive, Seat
+from cluster.supervision.seat import Revive, Seat, WorkerLost
 from cluster.supervision.supervisor import Supervisor
 from common.config import RunConfig
+from common.errors import UserError
 from common.protocols import Handle, Runtime
 from learner.learner import Learner
 from reward.eyes.factory import EyeTools
@@ -111,7 +112,17 @@ class Crew:
         start = workers.start_in_turns() if self._in_turns else workers.start()
         # Asked first, and so answered before any model is loaded.
         looks = files.check(self._supervisor.seats, limit_s)
-        _, reports, _ = await asyncio.gather(looks, start, judge_engines.start())
+        try:
+            _, _, reports, _ = await asyncio.gather(
+                self._supervisor.look(), looks, start, judge_engines.start()
+            )
+        except UserError:
+            raise
+        except Exception as error:
+            lost = await self._supervisor.lost(tuple(self._supervisor.seats.values()))
+            if lost is None:
+                raise
+            raise WorkerLost(lost) from error
         self._recorder.start(reports)
         # Learner ranks come first, and rank 0 speaks for all of them.
         fallbacks: Mapping[str, str] = reports[0]["fallbacks"]

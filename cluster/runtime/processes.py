@@ -48,10 +48,10 @@ def process_of(pid: int) -> Process | None:
 def output_file() -> str:
     """Where this process writes its errors; "" where that is no file."""
     try:
-        path = str(Path(f"/proc/self/fd/{STDERR}").readlink())
+        path = Path(f"/proc/self/fd/{STDERR}").readlink()
     except OSError:
         return ""
-    return path if path.startswith("/") and not path.startswith("/dev/") else ""
+    return str(path) if path.is_file() else ""
 
 
 def kill_all(processes: Iterable[Process], limit_s: float) -> list[int]:

@@ -341,10 +341,13 @@ class RayRuntime:
 
 
 def _hide_ray_messages() -> None:
-    """Print none of Ray's paragraphs about workers that died: the supervisor says it in a line."""
-    from ray._private.ray_logging import global_worker_stdstream_dispatcher as streams
+    """Print none of Ray's paragraphs about workers that died: the supervisor says it in a line.
 
-    streams.remove_handler("ray_print_logs")
+    Ray has no switch for them: `log_to_driver` is about the output of workers.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _signed(owner: str) -> str:

@@ -24,8 +24,10 @@ class Restarts:
         # Of the last hour: when, and who.
         self._recent: deque[tuple[float, str]] = deque()
 
-    def grant(self, name: str, cause: str) -> float:
+    def grant(self, name: str, fate: str) -> float:
         """Count one restart of this worker; returns the seconds to wait before it, twice as many every time.
+
+        `fate` says in one line who was lost, and why.
 
         Raises:
             RunFailed: the budget of this hour is used up.
@@ -34,16 +36,16 @@ class Restarts:
         while self._recent and now - self._recent[0][0] >= HOUR_S:
             self._recent.popleft()
         if len(self._recent) >= self._per_hour:
-            raise RunFailed(self._refusal(name, cause))
+            raise RunFailed(self._refusal(fate))
         before = sum(other == name for _, other in self._recent)
         self._recent.append((now, name))
         return min(FIRST_PAUSE_S * 2.0**before, LONGEST_PAUSE_S)
 
-    def _refusal(self, name: str, cause: str) -> str:
+    def _refusal(self, fate: str) -> str:
         if not self._per_hour:
-            return f"{name}: {cause}"
+            return fate
         names = sorted({other for _, other in self._recent})
         return (
-            f"{name}: {cause}; expected at most {self._per_hour} restarts an hour "
+            f"{fate}; expected at most {self._per_hour} restarts an hour "
             f"(cluster.max_restarts_per_hour), got one more, after those of {', '.join(names)}"
         )

@@ -20,13 +20,9 @@ Revive: TypeAlias = Callable[[Handle], Awaitable[None]]
 class WorkerLost(RunFailed):
     """A worker died or hangs, and what it was asked has no answer."""
 
-    def __init__(self, name: str, cause: str) -> None:
-        super().__init__(name, cause)
-        self.name = name
-        self.cause = cause
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.cause}"
+    def __init__(self, seat: Seat) -> None:
+        super().__init__(seat.fate)
+        self.name = seat.name
 
 
 class Watch(Protocol):
@@ -97,6 +93,12 @@ class Seat:
             return ""
         return f"{pulse.host}:{pulse.log}"
 
+    @property
+    def fate(self) -> str:
+        """Who was lost, why, and where its log is, in one line."""
+        where = f" (log: {self.log})" if self.log else ""
+        return f"{self.name}: {self.cause}{where}"
+
     def refill(self) -> Handle:
         """Put a new worker here, which may not be asked yet."""
         self.handle = self._spawn()
@@ -144,28 +146,26 @@ class Seat:
     ) -> Any:
         number = self.number
         if not self.is_up:
-            raise WorkerLost(self.name, self.cause)
+            raise WorkerLost(self)
         try:
             return await answer(self.handle.call(method, *args), limit_s, peer)
         except Exception as error:
-            cause = await self.loss(error, number)
-            if cause:
-                raise WorkerLost(self.name, cause) from error
+            if await self._is_lost(error, number):
+                raise WorkerLost(self) from error
             raise
 
-    async def loss(self, error: BaseException, number: int) -> str:
-        """Why the worker of this number, or one that it leans on, is lost; "" when the error is about the call."""
+    async def _is_lost(self, error: BaseException, number: int) -> bool:
+        """Whether a call failed because the worker of this number is lost, or one that it asked itself."""
         if number != self.number or not self.is_usable:
-            return self.cause or "it was replaced meanwhile"
+            return True
         cause = self.handle.death(error) or await self.fault()
         if cause:
             self._watch.lose(self, number, cause)
-            return cause
+            return True
         for seat in self.leans_on:
-            cause = await seat.loss(error, seat.number)
-            if cause:
-                return f"{seat.name} is lost: {cause}"
-        return ""
+            if await seat._is_lost(error, seat.number):
+                return True
+        return False
 
     async def fault(self) -> str:
         """What is wrong with the worker that sits here; "" when nothing is."""

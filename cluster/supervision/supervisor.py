@@ -91,9 +91,7 @@ class Supervisor:
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Within it the workers, who have started, are watched and replaced."""
-        pulses = [seat.fault() for seat in self.seats.values()]
-        await asyncio.gather(*pulses)
-        self.write_roster()
+        await self.look()
         self._is_watching = True
         for seat in self.seats.values():
             self._heartbeats[seat] = asyncio.create_task(self._watch(seat))
@@ -103,6 +101,11 @@ class Supervisor:
             self._is_watching = False
             for seat in list(self.seats.values()):
                 self._end_tasks_of(seat)
+
+    async def look(self) -> None:
+        """Ask all for their pulse, and write down who runs where."""
+        await asyncio.gather(*[seat.fault() for seat in self.seats.values()])
+        self.write_roster()
 
     def write_roster(self) -> None:
         """Say who runs where."""
@@ -142,10 +145,11 @@ class Supervisor:
 
     async def lost(self, seats: Sequence[Seat]) -> Seat | None:
         """The first of these whose worker is lost, after a look at all of them."""
-        faults = await asyncio.gather(*[seat.fault() for seat in seats if seat.is_up])
         up = [seat for seat in seats if seat.is_up]
+        faults = await asyncio.gather(*[seat.fault() for seat in up])
         for seat, fault in zip(up, faults, strict=True):
             if fault:
+                # Its heartbeat may have said so meanwhile.
                 self.lose(seat, seat.number, fault)
         for seat in seats:
             if not seat.is_up:
@@ -221,12 +225,10 @@ class Supervisor:
             self._diary.restart(seat.name, cause, output, seconds)
 
     def _grant(self, seat: Seat) -> float:
-        output = seat.log
-        where = f" (log: {output})" if output else ""
         if not self._is_watching:
-            raise RunFailed(f"{seat.name}: {seat.cause}{where}")
-        pause_s = self._restarts.grant(seat.name, f"{seat.cause}{where}")
-        log.warning("%s: %s%s; restarting it", seat.name, seat.cause, where)
+            raise RunFailed(seat.fate)
+        pause_s = self._restarts.grant(seat.name, seat.fate)
+        log.warning("%s; restarting it", seat.fate)
         return pause_s
 
     async def _give_up(self, failure: RunFailed) -> None:
