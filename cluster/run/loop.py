@@ -37,12 +37,14 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
 
 from cluster.checkpoints.writer import CheckpointWriter
 from cluster.run.delivery import Delivery
 from cluster.run.engine_weights import EngineWeights
 from cluster.run.foresight import Foresight
+from cluster.run.history import finished_groups
 from cluster.run.producer import Producer
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import Checkpoint, RunDir
@@ -50,6 +52,7 @@ from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
 from cluster.run.turns import Turns
 from cluster.runtime.clients import Workers
+from cluster.sampling.prompt_sampler import restore
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import Halted, UserError
@@ -95,6 +98,8 @@ class Loop:
         self.state = RunState.fresh(num_offline=len(data.offline))
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
+            groups = partial(finished_groups, run_dir.journal, self.state.step)
+            restore(self.state.sampler, data.prompts, groups)
         self.turns = Turns(config.cluster, workers)
         in_turns = config.cluster.placement == "colocated"
         self._weights = weights or EngineWeights(workers.rollout, in_turns)
