@@ -17,6 +17,7 @@ MAY_CHANGE = (
     "*.num_gpus",
     "checkpoint.*",
     "evaluation.samples_shown",
+    "loop.warnings.*",
     # How many share the work, and by which calls.
     "rollout.num_workers",
     "rollout.prompts_per_call",

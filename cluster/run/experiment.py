@@ -11,6 +11,7 @@ from typing import Any
 
 from actors.rollout import RolloutWorker
 from cluster.evaluation.run_scores import RunScoring
+from cluster.harm.watch import HarmWatch
 from cluster.run.loop import Loop
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
@@ -65,7 +66,7 @@ class Experiment:
         self._bundles = {bundle.name: bundle for bundle in bundles}
         self._handles: dict[str, Handle] = {}
         self._types = types or WorkerTypes()
-        self._recorder = Recorder(run_dir.path)
+        self._recorder = Recorder(run_dir.path, HarmWatch(config))
         self._scoring = RunScoring(config, run_dir.path, self._recorder)
 
     async def run(self) -> tuple[Scorecard, Scorecard]:
