@@ -38,6 +38,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from cluster.run.checksums import write_checksums
+from cluster.run.delivery import Delivery
 from cluster.run.foresight import Foresight
 from cluster.run.producer import Producer
 from cluster.run.recorder import Recorder
@@ -51,7 +52,7 @@ from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
 from common.paths import replace_directory, replace_file
-from common.records import LoadReport, PreferencePair, WeightManifest
+from common.records import PreferencePair, WeightManifest
 
 log = logging.getLogger("sightline")
 
@@ -90,6 +91,7 @@ class Loop:
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
         self._turns = Turns(config.cluster, workers)
+        self._delivery = Delivery(workers.learner, self._turns)
         self._producer = Producer(
             config, workers.reward, data, self.state, recorder, self._turns
         )
@@ -246,22 +248,14 @@ class Loop:
             UserError: what arrived are not finite weights, or after training still those of the start policy.
         """
         start = time.monotonic()
-        # References: the weights travel from the learner's node to the engines', not through here.
-        manifest_ref, tensors_ref = self._workers.learner.publish(version)
-        await self._turns.wake()
-        loads: list[Awaitable[LoadReport]] = []
-        for worker in self._workers.rollout:
-            loads.append(worker.load(manifest_ref, tensors_ref))
-        reports = await asyncio.gather(*loads)
-        manifest = await manifest_ref
-        assert manifest.version == version
-        for report in reports:
-            assert report.version == version
+        delivered = await self._delivery.deliver(version, self._workers.rollout)
+        delivered.check()
+        manifest = delivered.manifest
         self._check_change(manifest)
         self.state.version = version
         self.state.weights = manifest.checksum
         await self._producer.on_version(version)
-        self._recorder.publish(manifest, reports)
+        self._recorder.publish(manifest, delivered.reports)
         return time.monotonic() - start
 
     def _check_change(self, manifest: WeightManifest) -> None:

@@ -1,0 +1,103 @@
+"""What every way of bringing weights to engines keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.run.delivery import Delivered, Delivery
+from cluster.run.turns import Turns
+from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
+from common.config import RunConfig
+from common.data.images import ImageStore
+from common.errors import UserError
+from common.records import LoadReport, WeightManifest
+from tests.cluster.runs import make_config
+from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
+from tests.tiny_models import make_prompt
+
+LIMIT_S = 5.0
+
+
+class FailingWorker(FakeRolloutWorker):
+    async def load(self, manifest: WeightManifest, tensors: Any) -> LoadReport:
+        raise RuntimeError("the engine died")
+
+
+class FailingLearner(FakeLearner):
+    def publish(self, version: int) -> Any:
+        raise UserError("the learner died")
+
+
+class World:
+    """A learner of these pairs trained, and engines, one of which may fail."""
+
+    def __init__(
+        self, config: RunConfig, tmp_path: Path, learner: type = FakeLearner
+    ) -> None:
+        self.config = config
+        self.learner = learner(config)
+        self.learner.weight = 3
+        self.learner.set_probe(make_prompt(ImageStore(tmp_path), 1), (20, 21))
+        client = LearnerClient([LocalHandle(self.learner)], LIMIT_S)
+        turns = Turns(config.cluster, Workers([], [], client))
+        self.delivery = Delivery(client, turns)
+
+    def engine(self, worker: type = FakeRolloutWorker) -> RolloutClient:
+        return RolloutClient(LocalHandle(worker(self.config, 0)), LIMIT_S)
+
+
+def version_of(engine: RolloutClient) -> int:
+    assert isinstance(engine.handle, LocalHandle)
+    version: int = engine.handle.worker.engine.weight_version
+    return version
+
+
+def delivered(delivery: Coroutine[Any, Any, Delivered]) -> Delivered:
+    return asyncio.run(asyncio.wait_for(delivery, 60))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(make_config(tmp_path), tmp_path)
+
+
+def test_all_engines_prove_what_the_learner_holds(world: World) -> None:
+    engines = [world.engine(), world.engine()]
+    result = delivered(world.delivery.deliver(4, engines))
+    result.check()
+    assert [report.version for report in result.reports] == [4, 4]
+    assert [report.probe_error for report in result.reports] == [0, 0]
+    assert [version_of(engine) for engine in engines] == [4, 4]
+
+
+def test_an_engine_that_fails_takes_no_other_along(world: World) -> None:
+    first, dead, last = world.engine(), world.engine(FailingWorker), world.engine()
+    result = delivered(world.delivery.deliver(1, [first, dead, last]))
+    assert len(result.reports) == 2
+    ((engine, error),) = result.failures
+    assert engine is dead
+    assert str(error) == "the engine died"
+    assert version_of(first) == version_of(last) == 1
+    with pytest.raises(RuntimeError, match="the engine died"):
+        result.check()
+
+
+def test_a_restarted_engine_gets_the_weights_alone(world: World) -> None:
+    engine, restarted = world.engine(), world.engine()
+    delivered(world.delivery.deliver(1, [engine]))
+    world.learner.weight = 9
+    result = delivered(world.delivery.deliver(2, [restarted]))
+    result.check()
+    assert version_of(engine) == 1
+    assert version_of(restarted) == 2
+
+
+def test_what_the_learner_says_comes_first(tmp_path: Path) -> None:
+    world = World(make_config(tmp_path), tmp_path, FailingLearner)
+    with pytest.raises(UserError, match="the learner died"):
+        delivered(world.delivery.deliver(1, [world.engine()]))
