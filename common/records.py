@@ -114,11 +114,16 @@ class RolloutGroup:
 class Verdict:
     """A judge's scores for a group: one per completion, in order, higher is better.
 
-    `notes` explain the scores to people: one per completion, or none at all.
+    Attributes:
+        scores: one per completion.
+        notes: what explains the scores to people: one per completion, or none at all.
+        first_wins: of a judge that compares answers in both orders: what the answers won that were shown first, a mean
+            in 0-1; 0.5 is no preference for a place. None where nothing was compared.
     """
 
     scores: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    first_wins: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

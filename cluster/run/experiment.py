@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 
 from cluster.evaluation.run_scores import RunScoring
+from cluster.harm.watch import HarmWatch
 from cluster.run.crew import Crew, WorkerTypes
 from cluster.run.loop import Loop
 from cluster.run.recorder import Recorder
@@ -46,7 +47,7 @@ class Experiment:
         self.config = config = config.model_copy(update={"run": run})
         self.run_dir = run_dir
         self.runtime = runtime
-        self._recorder = Recorder(run_dir.path)
+        self._recorder = Recorder(run_dir.path, HarmWatch(config))
         types = types or WorkerTypes()
         self._crew = Crew(config, run_dir, runtime, bundles, types, self._recorder)
         self._loop: Loop | None = None

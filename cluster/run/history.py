@@ -17,7 +17,7 @@ from common.journal import read_events
 Event: TypeAlias = Mapping[str, Any]
 """One line of the journal."""
 
-WORK = {"group", "discard", "step", "publish", "row"}
+WORK = {"group", "discard", "step", "publish", "row", "warning"}
 """Events of the training itself; `row` is one of them between a start and its end only."""
 
 

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.harm.watch import HarmWatch
 from cluster.progress import ProgressReport
 from cluster.run.online_pairs import OnlinePairs
 from cluster.run.outcome import GroupOutcome
 from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons
 from common.journal import Journal
-from common.metrics import MetricsWriter
+from common.metrics import MetricsWriter, read_lines
 from common.records import Dropped, LoadReport, PreferencePair, WeightManifest
 from common.row_faults import first_cases
 
+log = logging.getLogger("sightline")
+
 
 class Recorder:
-    """One method for everything that can happen in a run. Journal events are durable after the next `step`."""
+    """One method for everything that can happen in a run. Journal events are durable after the next `step`.
 
-    def __init__(self, run_dir: Path) -> None:
+    `watch` looks at groups and steps; None for none.
+    """
+
+    def __init__(self, run_dir: Path, watch: HarmWatch | None = None) -> None:
         self.pairs = OnlinePairs(run_dir / "pairs")
         self._run_dir = run_dir
+        self._watch = watch
         self._journal = Journal(run_dir / "journal" / "events.jsonl")
         # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
@@ -85,6 +94,8 @@ class Recorder:
         # Of checkpoints that a kill interrupted; the next ones may be of other steps.
         self.pairs.forget_after(steps_done)
         metrics = MetricsWriter(self._run_dir, steps_done + 1)
+        if self._watch is not None:
+            self._watch.replay(read_lines(self._run_dir / "metrics.jsonl"))
         try:
             with ProgressReport("training", learner.num_steps, steps_done) as bar:
                 self._training = _Training(metrics, bar, learner.global_batch)
@@ -99,6 +110,8 @@ class Recorder:
         """A group became pairs, which belong to the next checkpoint, or was dropped."""
         # Written with the next checkpoint, whose state counts them as accepted.
         self._unsaved_pairs += outcome.pairs
+        if self._watch is not None:
+            self._watch.group(outcome)
         self._journal.write(
             "group", id=outcome.group_id, source=source, **outcome.journal_fields()
         )
@@ -155,6 +168,11 @@ class Recorder:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is over: its events and metrics are on disk when this returns."""
         assert self._training is not None, "steps are recorded inside `training`"
+        if self._watch is not None:
+            metrics = {**metrics, **self._watch.take()}
+            for alert in self._watch.step(step, metrics):
+                log.warning(alert.line)
+                self._journal.write("warning", **asdict(alert))
         # The journal first: a step in metrics.jsonl always has its pairs there.
         self._journal.sync()
         restarts: dict[str, float] = {}
