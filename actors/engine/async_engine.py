@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from actors.engine.core_watch import CoreWatch
+from actors.engine.orphans import adopt
 from actors.engine.vllm_engine import VllmEngine
 from actors.vllm_api import (
     AsyncEngineArgs,
@@ -14,6 +16,7 @@ from actors.vllm_api import (
     SamplingParams,
     parse_model_prompt,
 )
+from common.protocols import Vitals
 
 
 class AsyncVllmEngine(VllmEngine):
@@ -28,7 +31,9 @@ class AsyncVllmEngine(VllmEngine):
             enable_sleep_mode=self._frees_memory,
             enable_log_requests=False,
         )
+        adopt()
         self._llm = AsyncLLM.from_engine_args(engine_args)
+        self._core = CoreWatch(self._llm)
 
     async def _render(
         self,
@@ -74,6 +79,7 @@ class AsyncVllmEngine(VllmEngine):
         version: str,
     ) -> str:
         llm = self._llm
+        self._core.expect_silence()
         # "keep" leaves running answers where they are; they go on under the new weights.
         await llm.pause_generation(mode="keep", clear_cache=True)
         await load()
@@ -82,6 +88,7 @@ class AsyncVllmEngine(VllmEngine):
         echo = str(await llm.get_weight_version())
         # Not after an error: what the engine holds then is unknown, and it waits for weights that it can take.
         await llm.resume_generation()
+        self._core.expect_answers()
         return echo
 
     async def _on_workers(self, method: str, *args: Any) -> list[Any]:
@@ -94,11 +101,17 @@ class AsyncVllmEngine(VllmEngine):
 
     async def sleep(self, level: int) -> None:
         async with self._swap_lock:
+            self._core.expect_silence()
             await self._llm.sleep(level)
 
     async def wake(self) -> None:
         async with self._swap_lock:
             await self._llm.wake_up()
+            self._core.expect_answers()
+
+    def vitals(self) -> Vitals:
+        return self._core.vitals()
 
     async def close(self) -> None:
+        self._core.close()
         self._llm.shutdown()

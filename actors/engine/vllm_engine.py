@@ -51,13 +51,13 @@ from actors.weights.adapter_push import (
     zero_adapter,
 )
 from actors.weights.push_check import adapter_alone, whole_weights
-from actors.weights.sender import shared_file
-from actors.weights.shared_memory import sweep
+from actors.weights.sender import shared_weights
+from actors.weights.shared_memory import in_thread, sweep
 from common.chat import encoder_of
 from common.checkpoint.layout import empty_model, layout_of
 from common.config import Lora, Model, Rollout
 from common.errors import Refused
-from common.protocols import GenerationRequest, Tensors
+from common.protocols import GenerationRequest, Tensors, Vitals
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
 from common.row_faults import outside_embedding, refusing
 
@@ -124,6 +124,10 @@ class VllmEngine(Receiving, ABC):
     @property
     def weight_version(self) -> int:
         return self._version
+
+    def vitals(self) -> Vitals:
+        """How vLLM is, told to any thread; an engine of this process is as well as the process."""
+        return Vitals()
 
     async def generate(
         self, requests: Sequence[GenerationRequest]
@@ -198,12 +202,16 @@ class VllmEngine(Receiving, ABC):
             RuntimeError: the engine echoes another version, disagrees with the probe, or takes too long.
         """
         started = time.perf_counter()
-        # Hashing a large model takes seconds, during which requests go on.
-        await asyncio.to_thread(self._expected.check, manifest, tensors)
+        self._expected.check(manifest, tensors)
         version = str(manifest.version)
-        async with self._load_limit(version), self._swap_lock:
+        async with (
+            self._load_limit(version),
+            # Writing a large model takes seconds, during which requests go on.
+            in_thread(self._shared(manifest, tensors)) as path,
+            self._swap_lock,
+        ):
             paused = time.perf_counter()
-            with self._shared(tensors) as path, failure_explained():
+            with failure_explained():
                 echo = await self._swap(partial(self._load, path), version)
             pause_s = time.perf_counter() - paused
             self._take_version(manifest.version, echo)
@@ -222,11 +230,15 @@ class VllmEngine(Receiving, ABC):
             await self._policy()
             await self._load_adapter(adapter_request(path, load=True))
 
-    def _shared(self, tensors: Tensors) -> AbstractContextManager[Path]:
+    def _shared(
+        self, manifest: WeightManifest, tensors: Tensors
+    ) -> AbstractContextManager[Path]:
         """The tensors in shared memory, in the form that `_swap` reads."""
+        # Half of the limit remains for a copy of its own, when the engine that writes for all of a node hangs.
+        patience_s = self._timeout_s / 2
         if self._adapter is None:
-            return shared_file(tensors)
-        return shared_adapter(tensors, self._adapter)
+            return shared_weights(manifest, tensors, patience_s)
+        return shared_adapter(manifest, tensors, self._adapter, patience_s)
 
     async def _prove(self, manifest: WeightManifest) -> float | None:
         """Largest difference (nats) from the learner's log-probs of the probe; None without a probe."""
@@ -388,7 +400,7 @@ class VllmEngine(Receiving, ABC):
         if self._adapter is not None and self._lora_request is None:
             zeros = zero_adapter(empty_model(self._model_path), self._adapter)
             # Loaded before the first request, so that no request is without an adapter.
-            with shared_adapter(zeros, self._adapter) as folder:
+            async with in_thread(self._shared(*zeros)) as folder:
                 await self._load_adapter(adapter_request(folder, load=True))
                 self._lora_request = adapter_request(folder, load=False)
         return self._lora_request

@@ -1,7 +1,7 @@
 """Inside the engine's process: pushed weights come in through vLLM's weight-transfer API.
 
 A worker takes part by `worker_extension_cls=EXTENSION` and `weight_transfer_config={"backend": BACKEND}`. Weights
-arrive as one safetensors file in shared memory, or in buckets from the learner; the second as with vLLM's engine
+arrive as safetensors files in shared memory, or in buckets from the learner; the second as with vLLM's engine
 `nccl`: a seat in a group at the start, names, dtypes and shapes with the update, then packed broadcasts. Start,
 receive and finish are one RPC: between separate calls the engine would step on half a model.
 
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
+from actors.engine.orphans import end_with_actor
 from actors.vllm_api import (
     WeightTransferEngine,
     WeightTransferEngineFactory,
@@ -31,10 +32,10 @@ from actors.vllm_api import (
     initialize_layerwise_reload,
 )
 from actors.weights import loader  # noqa: F401 (a worker that imports this file knows our loader)
+from actors.weights.sender import read_weights
 from common.push.meeting import Group, PushBroken, Unreachable, join, meeting_of
 from common.push.plan import PushPlan
 from common.push.wire import DamagedBucket, receive
-from common.weights import from_array
 
 BACKEND = "pushed"
 EXTENSION = "actors.weights.receiver.WeightReceiver"
@@ -55,10 +56,10 @@ class Seat(WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class Update(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Where the weights are: in a safetensors file, or on their way in the buckets of a plan.
+    """Where the weights are: in a folder of safetensors files, or on their way in the buckets of a plan.
 
     Attributes:
-        path: of a file that `actors.weights.sender` wrote.
+        path: of a folder that `actors.weights.sender` wrote.
         plan: `common.push.plan.PushPlan` as JSON.
         kept: names of tensors that the rollout worker wants, too.
         kept_in: file to write them to.
@@ -94,7 +95,7 @@ class PushedWeights(WeightTransferEngine[Seat, Update]):  # type: ignore[misc]
     def receive_weights(self, update_info: Update) -> None:
         model: Any = self.model
         if update_info.plan is None:
-            model.load_weights(_read(update_info.path))
+            model.load_weights(read_weights(Path(update_info.path)))
             return
         assert self._group is not None, "a seat comes first"
         plan = PushPlan.of_json(update_info.plan)
@@ -150,17 +151,11 @@ def _forget_expert_kernels(model: Any) -> None:
             method.moe_kernel = None
 
 
-def _read(path: str) -> Iterator[tuple[str, torch.Tensor]]:
-    with safe_open(path, framework="np") as weights:
-        for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-            yield from_array(name, weights.get_tensor(name))
-
-
 class WeightReceiver:
     """A mixin of vLLM's worker class."""
 
     def swap_weights(self: Any, path: str) -> None:
-        """Replace all weights of the model by those of a file, between two engine steps."""
+        """Replace all weights of the model by those of a folder, between two engine steps."""
         # Undoes fusing and packing, so that names and shapes are those of a checkpoint again.
         self.start_weight_update()
         self.update_weights({"path": path})
@@ -192,5 +187,6 @@ class WeightReceiver:
         return "", ""
 
 
+end_with_actor()
 # vLLM looks the backend up by name when its worker starts, so importing this file must register it.
 WeightTransferEngineFactory.register_engine(BACKEND, PushedWeights)

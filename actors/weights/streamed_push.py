@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors.torch import load_file
 
-from actors.weights.shared_memory import shared_folder
 from common.model_parts import is_vision_side, is_vision_tower
 from common.protocols import Tensors
 from common.push.meeting import (
@@ -23,6 +23,7 @@ from common.push.meeting import (
 from common.push.plan import PushPlan
 from common.weights import to_arrays
 
+_PREFIX = "sightline-kept-"
 _KEPT = "kept.safetensors"
 
 
@@ -89,8 +90,8 @@ class StreamedPush:
 @contextmanager
 def kept_file() -> Iterator[Path]:
     """Where a worker writes tensors that the rollout worker wants, too; removed afterwards."""
-    with shared_folder() as folder:
-        yield folder / _KEPT
+    with TemporaryDirectory(prefix=_PREFIX) as folder:
+        yield Path(folder) / _KEPT
 
 
 def read_kept(path: Path) -> Tensors:
