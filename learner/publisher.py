@@ -18,6 +18,7 @@ from common.config import Lora, Tuning
 from common.paths import replace_directory
 from common.records import LogprobProbe, WeightManifest
 from common.weights import checksum, to_arrays
+from learner.model.merging import Survival
 from learner.model.policy import Policy, adapter_norm, adapter_weights, merge_lora
 from learner.model.quantized import dequantised
 
@@ -34,6 +35,7 @@ def plain_weights(
     gathered: Weights,
     tuning: Tuning,
     policy: Policy | None = None,
+    survival: Survival | None = None,
 ) -> tuple[Weights, Weights | None]:
     """Current weights by Hugging Face name, and with LoRA those of the start, which are its base weights.
 
@@ -41,12 +43,13 @@ def plain_weights(
 
     Args:
         policy: whose weights these are, when they may be quantised.
+        survival: is told of what is merged.
     """
     if policy is not None:
         gathered = dequantised(policy, gathered)
     current = _without_prefix(gathered)
     if isinstance(tuning, Lora):
-        return merge_lora(current, tuning)
+        return merge_lora(current, tuning, survival)
     return current, None
 
 

@@ -23,6 +23,7 @@ from cluster.planner.training import (
     trained_numel,
 )
 from common.config import Lora, RunConfig
+from common.config.pushing import pushes_adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def publisher_bytes(
     item = ITEM_BYTES[config.model.dtype]
     if not isinstance(tuning, Lora):
         return model_bytes(config, shape)
-    if tuning.push == "adapter":
+    if pushes_adapter(config.model, config.rollout):
         return float(trained_numel(config, shape) * item)
     merged = numel_of(shape.lora_targets(tuning))
     return model_bytes(config, shape) + merged * item

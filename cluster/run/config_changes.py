@@ -16,6 +16,7 @@ MAY_CHANGE = (
     "*.num_cpus",
     "*.num_gpus",
     "checkpoint.*",
+    "loop.probe_*",
     "evaluation.samples_shown",
     # How many share the work, and by which calls.
     "rollout.num_workers",

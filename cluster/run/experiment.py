@@ -11,6 +11,7 @@ from typing import Any
 
 from actors.rollout import RolloutWorker
 from cluster.evaluation.run_scores import RunScoring
+from cluster.numerics.probe_answers import probe_answers
 from cluster.run.loop import Loop
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
@@ -21,13 +22,12 @@ from cluster.runtime.judge_engines import JudgeEngines
 from cluster.runtime.placement import Bundle
 from cluster.signals import EndRequests
 from common.chat import encoder_of
-from common.config import RunConfig
-from common.data.records_on_disk import usable
-from common.errors import Refused, UserError
+from common.config import Lora, RunConfig
+from common.config.pushing import against_adapter
 from common.evaluation import Score
 from common.paths import replace_directory
 from common.protocols import Handle, Runtime
-from common.records import Dropped, Prompt
+from common.records import Dropped
 from common.row_faults import drop_report
 from learner.learner import Learner
 from reward.eyes.factory import EyeTools
@@ -131,7 +131,17 @@ class Experiment:
         fallbacks = reports[0]["fallbacks"]
         for switch, reason in fallbacks.items():
             log.warning("learner.fast.%s is off: %s", switch, reason)
+        self._say_what_is_pushed()
         return workers
+
+    def _say_what_is_pushed(self) -> None:
+        """Adapters are merged where that was not asked for: say why."""
+        model, rollout = self.config.model, self.config.rollout
+        tuning = model.tuning
+        if isinstance(tuning, Lora) and tuning.push == "auto":
+            reason = against_adapter(model, rollout)
+            if reason is not None:
+                log.warning("pushes carry merged weights: the policy has %s", reason)
 
     def _stop_training(self, workers: Workers) -> None:
         """Stop learner and engines; the reward workers compare the final answers."""
@@ -189,9 +199,7 @@ class Experiment:
 
     async def _train(self, data: TrainingData, workers: Workers) -> None:
         loop = Loop(self.config, self.run_dir, workers, data, self._recorder)
-        # A validation image, where there is one: nobody trains on it.
-        prompts = self._scoring.validation_prompts() or data.prompts
-        await self._set_probe(workers.learner, prompts)
+        await self._set_probe(loop, data, workers)
 
         async def validate(step: int) -> Score | None:
             return await self._scoring.validate(step, workers.rollout, workers.reward)
@@ -205,30 +213,29 @@ class Experiment:
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
 
     async def _set_probe(
-        self, learner: LearnerClient, prompts: Sequence[Prompt]
+        self, loop: Loop, data: TrainingData, workers: Workers
     ) -> None:
-        """Learner and engine must find the same log-probs of one answer with every published version.
-
-        It answers the first prompt that can be encoded; which prompts cannot, the loop counts when it gets to them.
+        """Measure how far learner and engines are apart while all hold the start policy; every push is held to that.
 
         Raises:
-            UserError: none can.
+            UserError: no prompt can be given to the policy.
         """
+        # Validation prompts, where there are some: nobody trains on them.
+        prompt_sets = (self._scoring.validation_prompts(), data.prompts)
         encoder = encoder_of(self.config.model)
-        refused: list[Dropped] = []
-        for prompt in usable(prompts, refused):
-            try:
-                encoder.encode_prompt(prompt)
-                response = encoder.encode_response(prompt.reference or "yes")
-            except Refused as error:
-                refused.append(Dropped(prompt.id, error.reason, str(error)))
-                continue
-            await learner.set_probe(prompt, response)
-            return
-        raise UserError(
-            f"data.prompts: expected a prompt that the policy can be given, got none of {len(refused)}; dropped "
-            f"{drop_report(refused)}; correct the rows or the settings"
+        engines = workers.rollout
+        answers = await probe_answers(
+            self.config.loop, encoder, prompt_sets, engines[0]
         )
+        probe = await workers.learner.set_probe(answers)
+        if self.config.model.tuning.is_quantized:
+            # The learner's start policy is not the one of the files that the engines read.
+            readings = await loop.deliver_start()
+        else:
+            readings = await asyncio.gather(
+                *[engine.calibrate(probe) for engine in engines]
+            )
+        self._recorder.probe(answers, readings)
 
     def _take_best(self) -> None:
         """`policy/` is the checkpoint that validation picked."""

@@ -52,7 +52,7 @@ from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
 from common.paths import replace_directory, replace_file
-from common.records import PreferencePair, WeightManifest
+from common.records import PreferencePair, ProbeReading, WeightManifest
 
 log = logging.getLogger("sightline")
 
@@ -112,6 +112,13 @@ class Loop:
         except BaseExceptionGroup as group:
             # Users read one line; the group stays as its cause.
             raise _first(group) from group
+
+    async def deliver_start(self) -> Sequence[ProbeReading]:
+        """Bring the learner's start policy into the engines, where theirs is another one; called before `run`."""
+        delivered = await self._delivery.deliver(0, self._workers.rollout)
+        delivered.check()
+        readings = [report.probe for report in delivered.reports]
+        return [reading for reading in readings if reading is not None]
 
     def end_after_step(self, reason: Halted) -> None:
         """Save after the step that runs now, and raise `reason` from `run`."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.numerics.push_metrics import PushWarnings, push_metrics
 from cluster.progress import ProgressReport
 from cluster.run.online_pairs import OnlinePairs
 from cluster.run.outcome import GroupOutcome
@@ -15,8 +18,17 @@ from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons
 from common.journal import Journal
 from common.metrics import MetricsWriter
-from common.records import Dropped, LoadReport, PreferencePair, WeightManifest
+from common.records import (
+    Dropped,
+    LoadReport,
+    PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
+    WeightManifest,
+)
 from common.row_faults import first_cases
+
+log = logging.getLogger("sightline")
 
 
 class Recorder:
@@ -29,6 +41,8 @@ class Recorder:
         # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
         self._training: _Training | None = None
+        self._push_metrics: dict[str, float] = {}
+        self._push_warnings = PushWarnings()
 
     def start(self, reports: Sequence[Mapping[str, Any]]) -> None:
         """All workers are ready; `reports` say what they are."""
@@ -110,8 +124,22 @@ class Recorder:
             online=num_online,
         )
 
+    def probe(
+        self, answers: Sequence[ProbeAnswer], readings: Sequence[ProbeReading]
+    ) -> None:
+        """Engines and learner hold the start policy, and differ by so much; `readings` are by engine."""
+        self._journal.write(
+            "probe",
+            prompts=[answer.prompt.id for answer in answers],
+            tokens=sum(len(answer.token_ids) for answer in answers),
+            readings=[asdict(reading) for reading in readings],
+        )
+
     def publish(self, manifest: WeightManifest, reports: Sequence[LoadReport]) -> None:
-        """All engines hold new weights."""
+        """All engines hold new weights; what was measured of them is part of the next step's metrics."""
+        self._push_metrics = push_metrics(manifest, reports)
+        for warning in self._push_warnings.new(manifest, reports):
+            log.warning(warning)
         probe_errors = [report.probe_error for report in reports]
         self._journal.write(
             "publish",
@@ -119,6 +147,7 @@ class Recorder:
             checksum=manifest.checksum,
             change_norm=manifest.change_norm,
             probe_error=probe_errors,
+            **self._push_metrics,
         )
 
     def no_validation(self) -> None:
@@ -142,7 +171,8 @@ class Recorder:
         assert self._training is not None, "steps are recorded inside `training`"
         # The journal first: a step in metrics.jsonl always has its pairs there.
         self._journal.sync()
-        self._training.step(step, metrics)
+        self._training.step(step, {**metrics, **self._push_metrics})
+        self._push_metrics = {}
 
     async def before_checkpoint(self, step: int) -> None:
         """Bring to disk what a resume from the checkpoint of `step` will not repeat.

@@ -18,7 +18,10 @@ from common.records import (
     Dropped,
     Judged,
     LoadReport,
+    LogprobProbe,
     PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     StepResult,
@@ -81,6 +84,11 @@ class RolloutClient:
         """Token ids of whole answers, as `score` scores them."""
         token_ids: list[tuple[int, ...]] = await self._call("encode", list(answers))
         return token_ids
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far engine and learner are apart while both hold the start policy."""
+        reading: ProbeReading = await self._call("calibrate", probe)
+        return reading
 
     async def load(
         self, manifest: Awaitable[WeightManifest], tensors: Awaitable[Tensors]
@@ -163,9 +171,11 @@ class LearnerClient:
         result: tuple[StepResult, list[Dropped]] = results[0]
         return result
 
-    async def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
-        """The response whose log-probs every manifest carries from now on."""
-        await self._call("set_probe", prompt, token_ids)
+    async def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
+        """The answers whose log-probs every manifest carries from now on; theirs under the start policy."""
+        probes = await self._call("set_probe", list(answers))
+        probe: LogprobProbe = probes[0]
+        return probe
 
     def publish(
         self, version: int
