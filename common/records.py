@@ -233,13 +233,11 @@ class LogprobProbe:
 
     Attributes:
         answers: what is scored.
-        logprobs: under the weights that are published, one entry per answer.
-        start_logprobs: the same under the start policy, with which an engine calibrates its gate.
+        logprobs: under the learner's weights of this moment, one entry per answer.
     """
 
     answers: tuple[ProbeAnswer, ...]
     logprobs: tuple[AnswerLogprobs, ...]
-    start_logprobs: tuple[AnswerLogprobs, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +253,7 @@ class ProbeReading:
         abs_max, kl_max: of one token.
         load: the largest share of its limit that one of the first four has; above 1 the push is refused.
         warning: what a person should hear of a push that is taken; "" for nothing.
+        seconds: how long the engine took to score the answers.
     """
 
     abs_mean: float
@@ -265,6 +264,7 @@ class ProbeReading:
     kl_max: float
     load: float = 0.0
     warning: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,9 +269,9 @@ class Learner:
         return cache.num_misses - before
 
     def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
-        """The answers whose log-probs every manifest carries from now on (collective); they are of the start policy.
+        """The answers whose log-probs every manifest carries from now on; theirs as of now (collective).
 
-        So it is called before `load`.
+        Before `load` these are the start policy's, which every engine that is started holds at first.
 
         Raises:
             UserError: a prompt cannot be encoded, or an answer is empty or holds media tokens.
@@ -279,7 +279,7 @@ class Learner:
         # As many as a training step has at a time.
         rows = 2 * self.config.learner.micro_batch
         self._probe = Probe(self.models, answers, rows)
-        return self._probe.start
+        return self._probe.now()
 
     def publish(
         self,
@@ -289,7 +289,7 @@ class Learner:
 
         Rank 0 only, others get (None, {}).
         """
-        probe = None if self._probe is None else self._probe.now()
+        probe = self._run_probe()
         tuning = self.config.model.tuning
         engine = self.models.engine
         adapter_only = pushes_adapter(self.config.model, self.config.rollout)
@@ -355,6 +355,9 @@ class Learner:
             self._ahead.close()
         self.reference.close()
         self.models.engine.close()
+
+    def _run_probe(self) -> LogprobProbe | None:
+        return None if self._probe is None else self._probe.now()
 
     def _objective(self, plan: BatchPlan) -> Objective:
         mean_reward = self.reward_shift.mean

@@ -14,10 +14,10 @@ from learner.model.models import Models
 
 
 class Probe:
-    """The answers, and what the start policy makes of them. Every method is called on all ranks.
+    """The answers that are scored.
 
     Args:
-        models: hold the start policy now.
+        models: with the policy.
         answers: to score.
         rows: of a forward; so many have room.
 
@@ -39,16 +39,12 @@ class Probe:
                     f"probe: expected at least one response token and no media token, got {len(answer.token_ids)} "
                     f"tokens with media tokens {sorted(media)}; probe with tokens the policy may sample"
                 )
-        self._start = self._logprobs()
-
-    @property
-    def start(self) -> LogprobProbe:
-        """As it was when the start policy was here."""
-        return LogprobProbe(self._answers, self._start, self._start)
+            # Raises if the prompt cannot be encoded.
+            models.collator.prompt(answer.prompt)
 
     def now(self) -> LogprobProbe:
-        """Under the weights of this moment."""
-        return LogprobProbe(self._answers, self._logprobs(), self._start)
+        """Under the weights of this moment (collective)."""
+        return LogprobProbe(self._answers, self._logprobs())
 
     @torch.no_grad()
     def _logprobs(self) -> tuple[AnswerLogprobs, ...]:

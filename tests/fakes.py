@@ -328,8 +328,7 @@ class FakeLearner:
 
     def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
         self._probe = tuple(answers)
-        self._start_logprobs = self._probe_logprobs()
-        return LogprobProbe(self._probe, self._start_logprobs, self._start_logprobs)
+        return LogprobProbe(self._probe, self._probe_logprobs())
 
     def _probe_logprobs(self) -> tuple[AnswerLogprobs, ...]:
         logprobs = []
@@ -355,14 +354,13 @@ class FakeLearner:
 
     def publish(self, version: int) -> tuple[WeightManifest, Mapping[str, Any]]:
         tensors = {"bias": np.array([float(self.weight)], dtype=np.float32)}
-        logprobs = self._probe_logprobs()
         manifest = WeightManifest(
             version,
             fake_checksum(tensors),
             num_tensors=1,
             num_bytes=4,
             change_norm=float(self.weight),
-            probe=LogprobProbe(self._probe, logprobs, self._start_logprobs),
+            probe=LogprobProbe(self._probe, self._probe_logprobs()),
         )
         return manifest, tensors
 

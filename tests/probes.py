@@ -25,17 +25,11 @@ def of_tokens(token_ids: Sequence[int], logprobs: Sequence[float]) -> AnswerLogp
 
 
 def probe_of(
-    prompt: Prompt,
-    token_ids: Sequence[int],
-    logprobs: Sequence[float],
-    start_logprobs: Sequence[float],
+    prompt: Prompt, token_ids: Sequence[int], logprobs: Sequence[float]
 ) -> LogprobProbe:
-    """Log-probs of one answer's tokens now and under the start policy."""
-    return LogprobProbe(
-        answers=tuple(one_answer(prompt, token_ids)),
-        logprobs=(of_tokens(token_ids, logprobs),),
-        start_logprobs=(of_tokens(token_ids, start_logprobs),),
-    )
+    """Log-probs of one answer's tokens."""
+    answers = tuple(one_answer(prompt, token_ids))
+    return LogprobProbe(answers, (of_tokens(token_ids, logprobs),))
 
 
 def token_logprobs(probe: LogprobProbe | None, index: int = 0) -> list[float]:

@@ -11,6 +11,7 @@ weights.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -58,6 +59,12 @@ class GateLimits:
 DEFAULT_LIMITS = GateLimits()
 
 
+class Mismatch(RuntimeError):
+    """An engine runs other weights than the learner published; `reading` is how far they are apart."""
+
+    reading: ProbeReading
+
+
 @dataclass(frozen=True, slots=True)
 class _Check:
     """One figure of a reading beside its limits."""
@@ -98,39 +105,28 @@ class NumericsGate:
         self._baseline: ProbeReading | None = None
 
     async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
-        """Measure the noise, once: while the engine runs the start policy.
+        """Measure the noise, once: while the engine runs the start policy, of which the probe is.
 
         Raises:
             RuntimeError: it is more than noise, so the engine holds another model.
         """
         if self._baseline is None:
-            reading = await self._read(probe, probe.start_logprobs)
+            reading = await self._read(probe)
             if self._holds_start:
                 self._check_start(reading)
             self._baseline = reading
         return self._baseline
 
-    async def before(self, manifest: WeightManifest, version: int) -> None:
-        """Calibrate late, before the first push into an engine that was started again and still holds the start policy.
-
-        Args:
-            version: of the weights that the engine holds now.
-        """
-        # A push of version 0 calibrates for itself.
-        is_first = version == START_VERSION < manifest.version
-        if manifest.probe is not None and is_first:
-            await self.calibrate(manifest.probe)
-
     async def prove(self, manifest: WeightManifest) -> ProbeReading | None:
         """How far the engine is from the learner under the weights of this push; None without a probe.
 
         Raises:
-            RuntimeError: too far, so the engine runs other weights than the learner published.
+            Mismatch: too far, so the engine runs other weights than the learner published.
         """
         probe = manifest.probe
         if probe is None:
             return None
-        reading = await self._read(probe, probe.logprobs)
+        reading = await self._read(probe)
         if manifest.version == START_VERSION:
             # Both hold the learner's start policy now, so this is the better measure.
             self._check_start(reading)
@@ -139,18 +135,20 @@ class NumericsGate:
         worst = max(checks, key=lambda check: check.load)
         reading = replace(reading, load=worst.load)
         if worst.load > 1:
-            raise RuntimeError(self._refusal(manifest, worst, reading))
+            mismatch = Mismatch(self._refusal(manifest, worst, reading))
+            mismatch.reading = reading
+            raise mismatch
         warned = [check for check in checks if check.value > check.warn]
         if warned:
             reading = replace(reading, warning=self._warning(manifest, warned[0]))
         return reading
 
-    async def _read(
-        self, probe: LogprobProbe, logprobs: Sequence[AnswerLogprobs]
-    ) -> ProbeReading:
+    async def _read(self, probe: LogprobProbe) -> ProbeReading:
+        begun = time.perf_counter()
         scored = await self._score(probe.answers)
+        seconds = time.perf_counter() - begun
         pairs: list[tuple[AnswerLogprobs, AnswerLogprobs]] = []
-        for learners, engines in zip(logprobs, scored, strict=True):
+        for learners, engines in zip(probe.logprobs, scored, strict=True):
             if engines is not None:
                 pairs.append((learners, engines))
         if 2 * len(pairs) < len(scored):
@@ -158,7 +156,7 @@ class NumericsGate:
                 f"probe: expected an engine that scores the answers of the probe, got {len(pairs)} of {len(scored)}; "
                 "are their pictures still there?"
             )
-        return compare(pairs)
+        return replace(compare(pairs), seconds=seconds)
 
     def _check_start(self, reading: ProbeReading) -> None:
         limit = self._limits.start

@@ -215,7 +215,6 @@ class VllmEngine(ABC):
         version = str(manifest.version)
         try:
             async with asyncio.timeout(self._timeout_s), self._swap_lock:
-                await self._gate.before(manifest, self._version)
                 with self._shared(tensors) as path, failure_explained():
                     echo = await self._swap(str(path), version)
                 if echo != version:
@@ -226,7 +225,7 @@ class VllmEngine(ABC):
                 # Adapters are on the language model only.
                 if self._adapter is None:
                     self._features.load(tensors)
-                reading = await self._gate.prove(manifest)
+                reading = await self._prove(manifest)
         except TimeoutError as late:
             raise RuntimeError(
                 f"weights {version}: expected a load within {self._timeout_s:g} s, got none; see the engine's "
@@ -240,6 +239,9 @@ class VllmEngine(ABC):
         if self._adapter is None:
             return shared_file(tensors)
         return shared_adapter(tensors, self._adapter)
+
+    async def _prove(self, manifest: WeightManifest) -> ProbeReading | None:
+        return await self._gate.prove(manifest)
 
     async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
         """How far engine and learner are apart while both hold the start policy; pushes are measured by that.

@@ -3,6 +3,7 @@
     weights/probe_abs, _kl           mean |Δ log-prob| and mean KL between learner and engine, nats
     weights/probe_abs_max, _kl_max   of one token
     weights/probe_load               the share of a limit of the gate that is used; above 1 the run stops
+    time/probe_s                     of an engine's load, for scoring the answers
     weights/merged_survives          the share of a LoRA update that merging leaves
 
 Of several engines the worst counts.
@@ -30,6 +31,7 @@ def push_metrics(
         metrics["weights/probe_kl"] = max(reading.kl_mean for reading in readings)
         metrics["weights/probe_kl_max"] = max(reading.kl_max for reading in readings)
         metrics["weights/probe_load"] = max(reading.load for reading in readings)
+        metrics["time/probe_s"] = max(reading.seconds for reading in readings)
     if manifest.merged_survives is not None:
         metrics["weights/merged_survives"] = manifest.merged_survives
     return metrics

@@ -228,13 +228,7 @@ class Experiment:
             self.config.loop, encoder, prompt_sets, engines[0]
         )
         probe = await workers.learner.set_probe(answers)
-        if self.config.model.tuning.is_quantized:
-            # The learner's start policy is not the one of the files that the engines read.
-            readings = await loop.deliver_start()
-        else:
-            readings = await asyncio.gather(
-                *[engine.calibrate(probe) for engine in engines]
-            )
+        readings = await loop.calibrate(probe)
         self._recorder.probe(answers, readings)
 
     def _take_best(self) -> None:

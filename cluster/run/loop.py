@@ -52,7 +52,12 @@ from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
 from common.paths import replace_directory, replace_file
-from common.records import PreferencePair, ProbeReading, WeightManifest
+from common.records import (
+    LogprobProbe,
+    PreferencePair,
+    ProbeReading,
+    WeightManifest,
+)
 
 log = logging.getLogger("sightline")
 
@@ -113,12 +118,21 @@ class Loop:
             # Users read one line; the group stays as its cause.
             raise _first(group) from group
 
-    async def deliver_start(self) -> Sequence[ProbeReading]:
-        """Bring the learner's start policy into the engines, where theirs is another one; called before `run`."""
-        delivered = await self._delivery.deliver(0, self._workers.rollout)
+    async def calibrate(self, probe: LogprobProbe) -> Sequence[ProbeReading]:
+        """How far learner and engines are apart, while all hold the start policy; called before `run`.
+
+        Args:
+            probe: the learner's, of the start policy.
+        """
+        engines = self._workers.rollout
+        readings = await self._delivery.calibrate(probe, engines)
+        if not self._config.model.tuning.is_quantized:
+            return readings
+        # The learner's start policy is not the one in the files that engines read.
+        delivered = await self._delivery.deliver(0, engines)
         delivered.check()
-        readings = [report.probe for report in delivered.reports]
-        return [reading for reading in readings if reading is not None]
+        proven = [report.probe for report in delivered.reports]
+        return [reading for reading in proven if reading is not None]
 
     def end_after_step(self, reason: Halted) -> None:
         """Save after the step that runs now, and raise `reason` from `run`."""

@@ -140,9 +140,7 @@ class HfPolicy:
             token_ids = (300, 301, 302, self.encoder.eos_token_id)
             logprobs = self.token_logprobs(prompt, token_ids)
             shifted = tuple(logprob + probe_shift for logprob in logprobs)
-            start = HfPolicy(self.encoder.model_path, self.encoder.max_length)
-            before = start.token_logprobs(prompt, token_ids)
-            probe = probe_of(prompt, token_ids, shifted, before)
+            probe = probe_of(prompt, token_ids, shifted)
         num_bytes = sum(array.nbytes for array in arrays.values())
         manifest = WeightManifest(
             version,

@@ -52,11 +52,11 @@ class Side:
 
 @pytest.fixture
 def probe(tmp_path: Path) -> LogprobProbe:
-    """The learner finds -1 everywhere, at the start and now."""
+    """The learner finds -1 everywhere, whatever weights it has."""
     (answer,) = one_answer(make_prompt(ImageStore(tmp_path), 1), TOKENS)
     logprobs = of_tokens(TOKENS, [-1.0] * len(TOKENS))
     rows = (logprobs,) * NUM_ANSWERS
-    return LogprobProbe((answer,) * NUM_ANSWERS, rows, rows)
+    return LogprobProbe((answer,) * NUM_ANSWERS, rows)
 
 
 @pytest.fixture
@@ -176,24 +176,6 @@ def test_it_is_measured_once_and_by_the_start_policy(
     assert again.abs_mean == pytest.approx(0.02)
 
 
-def test_an_engine_that_was_started_again_calibrates_before_its_first_push(
-    side: Side, probe: LogprobProbe
-) -> None:
-    """The learner's log-probs have moved on by then; the manifest still has those of the start policy."""
-    later = replace(
-        probe, logprobs=(of_tokens(TOKENS, [-5.0] * len(TOKENS)),) * NUM_ANSWERS
-    )
-    gate = NumericsGate(DEFAULT_LIMITS, side.score)
-    side.shift = 0.02
-    asyncio.run(gate.before(manifest_of(later, 40), version=0))
-    side.shift = -4 + 0.05
-    reading = proven(gate, manifest_of(later, 40))
-    assert reading.abs_mean == pytest.approx(0.05)
-    # Later pushes do not: the engine no longer holds the start policy.
-    asyncio.run(gate.before(manifest_of(later, 41), version=40))
-    assert proven(gate, manifest_of(later, 41)).load == pytest.approx(0.05 / 0.07)
-
-
 def test_a_push_of_version_0_calibrates(side: Side, probe: LogprobProbe) -> None:
     """Of a quantised base, which the engine's files do not have."""
     gate = NumericsGate(DEFAULT_LIMITS, side.score, holds_start=False)
@@ -235,7 +217,6 @@ def test_a_picture_that_is_gone_is_left_out_half_of_them_are_not(
 def test_without_a_probe_nothing_is_proven(side: Side) -> None:
     gate = NumericsGate(DEFAULT_LIMITS, side.score)
     manifest = manifest_of(None)
-    asyncio.run(gate.before(manifest, 0))
     assert asyncio.run(gate.prove(manifest)) is None
 
 

@@ -80,8 +80,6 @@ def test_a_step_names_its_pairs_and_moves_the_weights(
     assert after.num_tensors == len(tensors)
     assert token_logprobs(before.probe) != token_logprobs(after.probe)
     assert len(token_logprobs(after.probe)) == 2
-    # What an engine that was started again is calibrated with.
-    assert after.probe.start_logprobs == before.probe.logprobs
 
 
 def test_a_saved_learner_goes_on_where_it_was(

@@ -8,7 +8,7 @@ from cluster.numerics.push_metrics import PushWarnings, push_metrics
 from common.records import LoadReport, ProbeReading, WeightManifest
 
 MANIFEST = WeightManifest(5, "0" * 64, 1, 4, 1.0)
-READING = ProbeReading(0.01, 0.001, 0.02, 0.002, 0.2, 0.05, load=0.4)
+READING = ProbeReading(0.01, 0.001, 0.02, 0.002, 0.2, 0.05, load=0.4, seconds=0.2)
 
 
 def report_of(reading: ProbeReading | None) -> LoadReport:
@@ -24,6 +24,7 @@ def test_of_several_engines_the_worst_counts() -> None:
         "weights/probe_kl": 0.001,
         "weights/probe_kl_max": 0.05,
         "weights/probe_load": 0.9,
+        "time/probe_s": 0.2,
     }
 
 
