@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient
 from cluster.runtime.waiting import answer
-from common.protocols import Handle
-from common.records import LoadReport, LogprobProbe, ProbeReading, WeightManifest
+from common.records import LoadReport, WeightManifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +38,6 @@ class Delivery:
     def __init__(self, learner: LearnerClient, turns: Turns) -> None:
         self._learner = learner
         self._turns = turns
-        self._start: LogprobProbe | None = None
-        self._calibrated: list[Handle] = []
-
-    async def calibrate(
-        self, start: LogprobProbe, engines: Sequence[RolloutClient]
-    ) -> list[ProbeReading]:
-        """Measure how far engines and learner are apart, while all hold the start policy, of which the probe is.
-
-        An engine that is started later is measured before its first weights.
-        """
-        self._start = start
-        measured = [engine.calibrate(start) for engine in engines]
-        readings = await asyncio.gather(*measured)
-        self._calibrated += [engine.handle for engine in engines]
-        return readings
 
     async def deliver(
         self,
@@ -67,7 +51,6 @@ class Delivery:
         Raises:
             Exception: the learner's, which then sent nothing.
         """
-        await self._calibrate_new(engines)
         # References: the weights travel from the learner's node to the engines', not through here.
         manifest_ref, tensors_ref = self._learner.publish(version)
         await self._turns.wake()
@@ -90,11 +73,3 @@ class Delivery:
             else:
                 raise outcome
         return Delivered(manifest, tuple(reports), tuple(failures))
-
-    async def _calibrate_new(self, engines: Sequence[RolloutClient]) -> None:
-        start = self._start
-        if start is None:
-            return
-        for engine in engines:
-            if not any(handle is engine.handle for handle in self._calibrated):
-                await self.calibrate(start, [engine])

@@ -13,10 +13,10 @@ from common.config.evaluation import Evaluation
 from common.config.learner import Learner
 from common.config.loop import Checkpoint, Loop, Mixture
 from common.config.model import Lora, Model
-from common.config.pushing import pushes_adapter
 from common.config.reward import Reward
 from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
+from common.push.adapter import pushes_adapter
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
 RANKS = "learner.num_ranks"
@@ -114,6 +114,16 @@ class Cluster(Section):
     sleep_level: Literal[1, 2] = Field(
         1,
         description="of vLLM, while the learner works: 1 keeps the engine's weights in CPU memory, 2 drops them",
+    )
+    heartbeat_limit_s: float = Field(
+        60.0,
+        gt=0,
+        description="a worker that says nothing for so long hangs, and is restarted",
+    )
+    max_restarts_per_hour: int = Field(
+        20,
+        ge=0,
+        description="of workers that died or hang, all together; then the run stops. 0 restarts none",
     )
     # Without repr, so that no error shows a value.
     env: Annotated[dict[VariableName, str], AfterValidator(_without_secrets)] = Field(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.config import Model, Rollout
-from common.config.pushing import against_adapter, has_experts, pushes_adapter
+from common.push.adapter import against_adapter, has_experts, pushes_adapter
 
 CPU = Rollout()
 GPU = Rollout(num_gpus=1)
