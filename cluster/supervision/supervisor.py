@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -92,9 +92,10 @@ class Supervisor:
         assert isinstance(handle, Seat)
         del self.seats[handle.name]
         self._end_tasks_of(handle)
-        if handle.is_up:
-            self._runtime.stop(handle.handle)
         handle.is_up = False
+        # One that was lost is stopped already.
+        with suppress(RuntimeError):
+            self._runtime.stop(handle.handle)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
