@@ -56,6 +56,14 @@ async def _patient(handle: Handle, limit_s: float) -> Pulse:
     answered.
     """
     try:
-        return await asyncio.wait_for(handle.pulse(), limit_s)
+        return await pulse_within(handle, limit_s)
     except TimeoutError:
-        return await asyncio.wait_for(handle.pulse(), limit_s / PER_LIMIT)
+        return await pulse_within(handle, limit_s / PER_LIMIT)
+
+
+async def pulse_within(handle: Handle, limit_s: float) -> Pulse:
+    """A pulse, or TimeoutError."""
+    # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the answer, and the watch would go
+    # on for ever.
+    async with asyncio.timeout(limit_s):
+        return await handle.pulse()
