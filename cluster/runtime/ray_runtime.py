@@ -325,7 +325,8 @@ class RayRuntime:
                 self._ray, node_id, kill_all, pulse.processes, BURY_LIMIT_S
             )
             with suppress(Exception):
-                await asyncio.wait_for(kill, 2 * BURY_LIMIT_S)
+                async with asyncio.timeout(2 * BURY_LIMIT_S):
+                    await kill
 
     def _node_of(self, host: str) -> str | None:
         """A living node on a machine: nodes of one machine share its processes."""
