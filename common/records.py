@@ -114,11 +114,16 @@ class RolloutGroup:
 class Verdict:
     """A judge's scores for a group: one per completion, in order, higher is better.
 
-    `notes` explain the scores to people: one per completion, or none at all.
+    Attributes:
+        scores: one per completion.
+        notes: what explains the scores to people: one per completion, or none at all.
+        first_wins: of a judge that compares answers in both orders: what the answers won that were shown first, a mean
+            in 0-1; 0.5 is no preference for a place. None where nothing was compared.
     """
 
     scores: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    first_wins: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +234,7 @@ class WeightManifest:
 
     Attributes:
         version: the number of this publication; the start policy is 0.
-        checksum: SHA-256 of names, shapes and bytes of all tensors (`common.weights.checksum`).
+        checksum: over names, dtypes, shapes and bytes of all tensors (`common.weights.checksum`).
         num_tensors: how many there are.
         num_bytes: of all of them.
         change_norm: L2 norm of the difference from the start policy; 0 only when nothing was trained.

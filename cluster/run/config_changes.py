@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "evaluation.suites.*.questions_per_scene",
     "evaluation.suites.*.limit",
     "learner.grounding_pairs",
+    "loop.warnings.*",
     # How many share the work, and by which calls.
     "*.num_engines",
     "rollout.num_workers",

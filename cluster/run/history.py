@@ -7,14 +7,17 @@ A kill loses what came after the newest checkpoint, and a resume does it again. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
+
+from common.journal import read_events
 
 Event: TypeAlias = Mapping[str, Any]
 """One line of the journal."""
 
-WORK = {"group", "discard", "step", "publish", "row"}
+WORK = {"group", "discard", "step", "publish", "row", "warning"}
 """Events of the training itself; `row` is one of them between a start and its end only."""
 
 
@@ -85,3 +88,12 @@ def read_history(journal: Iterable[Event]) -> History:
             is_new_start = False
         history.events.append(event)
     return history
+
+
+def finished_groups(journal: Path, step: int) -> Iterator[str]:
+    """Ids of the groups that had come to their outcome when the checkpoint of `step` was taken, in order."""
+    history = read_history(read_events(journal))
+    history.forget_after(step)
+    for event in history.events:
+        if event["event"] == "group":
+            yield event["id"]

@@ -143,6 +143,10 @@ class RunDir:
     def policy(self) -> Path:
         return self.path / "policy"
 
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal" / "events.jsonl"
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:06d}"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.runtime.waiting import answer, answers
+from cluster.supervision.seat import Seat
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
 from common.records import (
     Dropped,
@@ -102,9 +103,13 @@ class RolloutClient:
         """Stop the engine."""
         await self._call("close")
 
+    @property
+    def is_up(self) -> bool:
+        """Whether somebody sits there; always true of a worker that nobody watches."""
+        return not isinstance(self.handle, Seat) or self.handle.is_up
+
     async def _call(self, method: str, *args: Any) -> Any:
-        reference = self.handle.call(method, *args)
-        return await answer(reference, self.limit_s, self.peer)
+        return await _asked(self.handle, method, args, self.limit_s, self.peer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +139,7 @@ class RewardClient:
         return verdicts
 
     async def _call(self, method: str, *args: Any) -> Any:
-        reference = self.handle.call(method, *args)
-        return await answer(reference, self.limit_s, "reward worker")
+        return await _asked(self.handle, method, args, self.limit_s, "reward worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,3 +253,12 @@ class Workers:
         await asyncio.gather(*[client.wake() for client in self.rollout])
         await judges
         return [*ranks, *reports]
+
+
+async def _asked(
+    handle: Handle, method: str, args: Sequence[Any], limit_s: float, peer: str
+) -> Any:
+    """The answer of a worker; that of a seat may come from another one than was there first."""
+    if isinstance(handle, Seat):
+        return await handle.ask(method, args, limit_s, peer)
+    return await answer(handle.call(method, *args), limit_s, peer)
