@@ -22,6 +22,7 @@ from common.checkpoint.layout import layout_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
+from common.log_lines import note_version
 from common.records import (
     Dropped,
     LogprobProbe,
@@ -295,6 +296,7 @@ class Learner:
 
         Rank 0 only, others get (None, {}).
         """
+        note_version(version)
         probe = self._run_probe()
         tuning = self.config.model.tuning
         engine = self.models.engine

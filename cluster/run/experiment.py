@@ -19,7 +19,7 @@ from cluster.supervision.seat import Seat
 from common.chat import encoder_of
 from common.config import RunConfig
 from common.data.records_on_disk import usable
-from common.errors import Halted, Refused, RunFailed, UserError
+from common.errors import Halted, Refused, RunFailed, UserError, plain_message
 from common.evaluation import Score
 from common.paths import replace_directory
 from common.protocols import Runtime
@@ -46,7 +46,7 @@ class Experiment:
         self.config = config = config.model_copy(update={"run": run})
         self.run_dir = run_dir
         self.runtime = runtime
-        self._recorder = Recorder(run_dir.path)
+        self._recorder = Recorder(run_dir.path, runtime.show)
         types = types or WorkerTypes()
         self._crew = Crew(config, run_dir, runtime, bundles, types, self._recorder)
         self._loop: Loop | None = None
@@ -63,8 +63,15 @@ class Experiment:
         data = self._load_data()
         self._scoring.announce()
         workers = await self._crew.start(data)
-        async with self._crew.watching():
-            return await self._train_and_score(data, workers)
+        try:
+            async with self._crew.watching():
+                cards = await self._train_and_score(data, workers)
+        except (UserError, RunFailed) as end:
+            status = end.status if isinstance(end, Interrupted) else 1
+            self._recorder.ended(status, plain_message(end))
+            raise
+        self._recorder.ended(0)
+        return cards
 
     async def _train_and_score(
         self, data: TrainingData, workers: Workers

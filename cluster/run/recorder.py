@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from cluster.progress import ProgressReport
 from cluster.run.online_pairs import OnlinePairs
@@ -19,11 +19,15 @@ from common.metrics import MetricsWriter
 from common.records import Dropped, LoadReport, PreferencePair, WeightManifest
 from common.row_faults import first_cases
 
+Show: TypeAlias = Callable[[Mapping[str, float]], object]
+
 
 class Recorder:
     """One method for everything that can happen in a run. Journal events are durable after the next `step`."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, show: Show = dict) -> None:
+        """`show` is given the metrics of every step."""
+        self._show = show
         self.pairs = OnlinePairs(run_dir / "pairs")
         self._run_dir = run_dir
         self._journal = Journal(run_dir / "journal" / "events.jsonl")
@@ -78,6 +82,11 @@ class Recorder:
         self._journal.write(
             "restart", name=name, cause=cause, log=log, seconds=round(seconds, 3)
         )
+
+    def ended(self, status: int, why: str = "") -> None:
+        """The run has come to its end, or to this one."""
+        self._journal.write("ended", status=status, why=why)
+        self._journal.sync()
 
     @contextmanager
     def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
@@ -158,7 +167,9 @@ class Recorder:
         restarts: dict[str, float] = {}
         for kind, count in self._num_restarts.items():
             restarts[f"restarts/{kind}"] = float(count)
-        self._training.step(step, {**metrics, **restarts})
+        values = {**metrics, **restarts}
+        self._training.step(step, values)
+        self._show({"step": step, **values})
 
     async def before_checkpoint(self, step: int) -> None:
         """Bring to disk what a resume from the checkpoint of `step` will not repeat.
