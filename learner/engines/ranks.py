@@ -39,7 +39,7 @@ def join(
         # gloo would listen at the address of this machine's name.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
-        store = _store(rank, world_size, address, port)
+        store = meeting_place(rank, world_size, address, port)
         dist.init_process_group(
             backend,
             store=store,
@@ -54,7 +54,7 @@ def join(
         ) from error
 
 
-def _store(
+def meeting_place(
     rank: int,
     world_size: int,
     address: str,
