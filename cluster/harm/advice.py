@@ -6,7 +6,7 @@ from common.config import RunConfig
 from common.config.losses import Mdpo, Mpo
 
 ANCHOR_WEIGHT = 1.0
-"""Of `nll_weight`. On BDHS pairs of the shapes world 0.1 did not turn the fall, 1 did (40 steps, docs/results.md)."""
+"""Of `nll_weight`. On BDHS pairs of the shapes world 0.1 did not turn the fall, 1 did (40 steps, docs/harm.md)."""
 
 
 def anchored(config: RunConfig) -> str:
