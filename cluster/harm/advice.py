@@ -38,7 +38,8 @@ def without_length(config: RunConfig) -> str:
 
 
 def without_place(config: RunConfig) -> str:
-    """What makes a judge that compares answers look at them."""
-    if getattr(config.reward.judge, "reading", "text") == "text":
-        return "set reward.judge.reading = logprobs, or reward.judge.mode = pointwise, or take another judge"
-    return "set reward.judge.mode = pointwise, or take another judge"
+    """What makes a judge look at answers one by one; a place that wins in both orders makes a tie."""
+    key = "reward.judge.mode"
+    if not hasattr(config.reward.judge, "mode"):
+        key = "the mode of the member that compares"
+    return f"such groups become ties; set {key} = pointwise, or take another judge"
