@@ -234,7 +234,7 @@ class WeightManifest:
 
     Attributes:
         version: the number of this publication; the start policy is 0.
-        checksum: SHA-256 of names, shapes and bytes of all tensors (`common.weights.checksum`).
+        checksum: over names, dtypes, shapes and bytes of all tensors (`common.weights.checksum`).
         num_tensors: how many there are.
         num_bytes: of all of them.
         change_norm: L2 norm of the difference from the start policy; 0 only when nothing was trained.
@@ -262,6 +262,17 @@ class LoadReport:
     version: int
     probe_error: float | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """Files that were written beside the learner's steps have come to their end.
+
+    Attributes:
+        fault: why they are not whole, such as a full disk; None when they are.
+    """
+
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

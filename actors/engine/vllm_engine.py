@@ -50,13 +50,13 @@ from actors.weights.adapter_push import (
     zero_adapter,
 )
 from actors.weights.push_check import adapter_alone, whole_weights
-from actors.weights.sender import shared_file
-from actors.weights.shared_memory import sweep
+from actors.weights.sender import shared_weights
+from actors.weights.shared_memory import in_thread, sweep
 from common.chat import encoder_of
 from common.checkpoint.layout import empty_model, layout_of
 from common.config import Model, Rollout
 from common.errors import Refused
-from common.protocols import GenerationRequest, Tensors
+from common.protocols import GenerationRequest, Tensors, Vitals
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
 from common.row_faults import outside_embedding, refusing
 
@@ -121,6 +121,10 @@ class VllmEngine(ABC):
     @property
     def weight_version(self) -> int:
         return self._version
+
+    def vitals(self) -> Vitals:
+        """How vLLM is, told to any thread; an engine of this process is as well as the process."""
+        return Vitals()
 
     async def generate(
         self, requests: Sequence[GenerationRequest]
@@ -195,12 +199,16 @@ class VllmEngine(ABC):
             RuntimeError: the engine echoes another version, disagrees with the probe, or takes too long.
         """
         started = time.perf_counter()
-        # Hashing a large model takes seconds, during which requests go on.
-        await asyncio.to_thread(self._expected.check, manifest, tensors)
+        self._expected.check(manifest, tensors)
         version = str(manifest.version)
         try:
-            async with asyncio.timeout(self._timeout_s), self._swap_lock:
-                with self._shared(tensors) as path, failure_explained():
+            async with (
+                asyncio.timeout(self._timeout_s),
+                # Writing a large model takes seconds, during which requests go on.
+                in_thread(self._shared(manifest, tensors)) as path,
+                self._swap_lock,
+            ):
+                with failure_explained():
                     echo = await self._swap(str(path), version)
                 if echo != version:
                     raise RuntimeError(
@@ -219,11 +227,15 @@ class VllmEngine(ABC):
         seconds = time.perf_counter() - started
         return LoadReport(manifest.version, probe_error, seconds)
 
-    def _shared(self, tensors: Tensors) -> AbstractContextManager[Path]:
+    def _shared(
+        self, manifest: WeightManifest, tensors: Tensors
+    ) -> AbstractContextManager[Path]:
         """The tensors in shared memory, in the form that `_swap` reads."""
+        # Half of the limit remains for a copy of its own, when the engine that writes for all of a node hangs.
+        patience_s = self._timeout_s / 2
         if self._adapter is None:
-            return shared_file(tensors)
-        return shared_adapter(tensors, self._adapter)
+            return shared_weights(manifest, tensors, patience_s)
+        return shared_adapter(manifest, tensors, self._adapter, patience_s)
 
     async def _prove(self, manifest: WeightManifest) -> float | None:
         """Largest difference (nats) from the learner's log-probs of the probe; None without a probe."""
@@ -385,7 +397,7 @@ class VllmEngine(ABC):
         if self._adapter is not None and self._lora_request is None:
             zeros = zero_adapter(empty_model(self._model_path), self._adapter)
             # Loaded before the first request, so that no request is without an adapter.
-            with shared_adapter(zeros, self._adapter) as folder:
+            async with in_thread(self._shared(*zeros)) as folder:
                 await self._load_adapter(adapter_request(folder, load=True))
                 self._lora_request = adapter_request(folder, load=False)
         return self._lora_request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -38,6 +39,8 @@ class Recorder:
         # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
         self._training: _Training | None = None
+        # Workers that were replaced since this process began, by kind.
+        self._num_restarts: Counter[str] = Counter()
 
     def start(self, reports: Sequence[Mapping[str, Any]]) -> None:
         """All workers are ready; `reports` say what they are."""
@@ -72,12 +75,24 @@ class Recorder:
         self._journal.write("config_changed", key=key, before=before, now=now)
 
     def resume(self, step: int) -> None:
-        """The run continues from the checkpoint of `step`."""
+        """The run continues from the checkpoint of `step`; 0 is the start policy."""
+        # What came after it is sampled again.
+        self._unsaved_pairs.clear()
         self._journal.write("resume", step=step)
+
+    def restart(self, name: str, cause: str, log: str, seconds: float) -> None:
+        """Another worker took the place of one that was lost; `seconds` passed until it could be asked."""
+        kind = name.partition("/")[0]
+        self._num_restarts[kind] += 1
+        self._journal.write(
+            "restart", name=name, cause=cause, log=log, seconds=round(seconds, 3)
+        )
 
     @contextmanager
     def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
         """Count steps up to `learner.num_steps`; afterwards the pair set is whole."""
+        # Of checkpoints that a kill interrupted; the next ones may be of other steps.
+        self.pairs.forget_after(steps_done)
         metrics = MetricsWriter(self._run_dir, steps_done + 1)
         if self._watch is not None:
             self._watch.replay(read_lines(self._run_dir / "metrics.jsonl"))
@@ -160,18 +175,34 @@ class Recorder:
                 self._journal.write("warning", **asdict(alert))
         # The journal first: a step in metrics.jsonl always has its pairs there.
         self._journal.sync()
-        self._training.step(step, metrics)
+        restarts: dict[str, float] = {}
+        for kind, count in self._num_restarts.items():
+            restarts[f"restarts/{kind}"] = float(count)
+        self._training.step(step, {**metrics, **restarts})
 
-    async def before_checkpoint(self, step: int) -> None:
-        """Bring to disk what a resume from the checkpoint of `step` will not repeat.
+    def begin_checkpoint(self, step: int) -> Sequence[PreferencePair]:
+        """The state of the run is taken now: what follows the line `saving` in the journal is not part of it.
 
-        The line `saving` stands where the state was taken: what follows it in the journal is not part of the state.
+        Returns:
+            The pairs that the checkpoint has to bring to disk.
         """
-        self._journal.write("saving", step=step)
         pairs, self._unsaved_pairs = self._unsaved_pairs, []
+        self._journal.write("saving", step=step)
+        self._journal.sync()
+        return pairs
+
+    async def write_pairs(self, step: int, pairs: Sequence[PreferencePair]) -> None:
+        """Bring to disk what a resume from the checkpoint of `step` will not repeat."""
         # In a thread: pictures from elsewhere are copied, and the run goes on meanwhile.
         for dropped in await asyncio.to_thread(self.pairs.write, step, pairs):
             self.row(dropped)
+        self._journal.sync()
+
+    def unsaved(self, step: int, pairs: Sequence[PreferencePair], reason: str) -> None:
+        """The checkpoint of `step` cannot be written: its pairs belong to the next one."""
+        self.pairs.forget(step)
+        self._unsaved_pairs = [*pairs, *self._unsaved_pairs]
+        self._journal.write("unsaved", step=step, reason=reason)
         self._journal.sync()
 
     def checkpoint(
@@ -179,13 +210,15 @@ class Recorder:
         step: int,
         score: float | None,
         best_step: int | None,
+        seconds: Mapping[str, float],
     ) -> None:
-        """The checkpoint of `step` is whole."""
+        """The checkpoint of `step` is whole; `seconds` says how long it was copied and written."""
         self._journal.write(
             "checkpoint",
             step=step,
             score=score,
             best_step=best_step,
+            **seconds,
         )
 
 
