@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.config import RunConfig
 from common.data.images import ImageStore
-from common.protocols import Engine, GenerationRequest, Tensors
+from common.protocols import Engine, GenerationRequest, Tensors, Vitals
 from common.records import (
     Dropped,
     LoadReport,
@@ -113,6 +113,10 @@ class RolloutWorker:
                 f"rollout worker {self._index}: expected start() before other calls, got none; call it"
             )
         return self._engine
+
+    def vitals(self) -> Vitals:
+        """How the engine is; asked from another thread."""
+        return Vitals() if self._engine is None else self._engine.vitals()
 
     async def generate(
         self,

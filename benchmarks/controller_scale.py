@@ -1,10 +1,15 @@
 """What the controller costs per pair, and from how many engines on it is the bottleneck.
 
-    python -m benchmarks.controller_scale --engines 1 16 256
+    python -m benchmarks.controller_scale --engines 1 8 64 256
 
 The real loop with its journal, pairs and checkpoints runs engines, judges and a learner that are simulated at given
-speeds. `controller_ms` is the controller's CPU time per trained pair, `of_ideal` the trained pairs per second over what
-the slowest role alone could give, `growth_mb` the memory that was taken between half of the run and its end.
+speeds, on a simulated clock (`benchmarks/simulated_clock.py`).
+
+    controller_ms     the controller's CPU time per trained pair; of every quarter of the run: what grows, shows there
+    of_ideal          trained pairs per second over what the slowest role alone could give, in the middle 80 % of the
+                      steps: the last steps wait for pairs in the place of ties
+    rss_mb, state_kb  resident memory and size of state.json at the end of every quarter
+    staleness         share of the pairs by their age in weight versions
 """
 
 from __future__ import annotations
@@ -16,15 +21,24 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from benchmarks.simulated_workers import SimulatedHandle, SimulatedLearner
+    from cluster.runtime.clients import Workers
     from common.config import RunConfig
+    from common.data.images import ImageStore
+    from common.data.records_on_disk import RecordsOnDisk
+    from common.records import Prompt
 
 GROUPS_PER_CALL = 8
 TIE_SHARE = 0.5
 CALLS_IN_FLIGHT = 2
+QUARTERS = 4
 
 
 def run_config(
@@ -34,17 +48,16 @@ def run_config(
     from common.config.overrides import load_config
 
     batch = arguments.pairs_per_engine * num_engines
-    num_steps = arguments.steps
     settings = {
         "run.dir": folder / "run",
         "mixture.online_fraction": 1,
         "rollout.num_workers": num_engines,
         "rollout.prompts_per_call": GROUPS_PER_CALL,
         "reward.num_workers": num_engines,
-        "learner.num_steps": num_steps,
+        "learner.num_steps": max(20, arguments.pairs // batch),
         "learner.global_batch": batch,
         "loop.max_staleness": arguments.staleness,
-        "checkpoint.interval": max(1, num_steps // 4),
+        "checkpoint.interval": arguments.checkpoint_interval,
     }
     return load_config(None, [f"--{key}={value}" for key, value in settings.items()])
 
@@ -57,15 +70,53 @@ def ideal_rate(config: RunConfig, arguments: argparse.Namespace) -> float:
     return float(min(sampled, trained))
 
 
-class Meter:
-    """CPU seconds of this process and its resident memory, at every checkpoint."""
+def simulated_prompts(count: int, store: ImageStore) -> RecordsOnDisk[Prompt]:
+    """So many prompts about one picture, made when they are asked for."""
+    from dataclasses import replace
 
-    def __init__(self) -> None:
-        self.rss_mb: list[float] = []
+    import numpy as np
+
+    from common.data.records_on_disk import RecordsOnDisk, id_key
+    from common.shapes.prompts import caption_prompts
+
+    (prompt,) = caption_prompts("train", 1, 0, store)
+
+    def read(number: int) -> Prompt:
+        return replace(prompt, id=f"simulated/{number:07}")
+
+    numbers = np.arange(count)
+    keys = np.array([id_key(f"simulated/{number:07}") for number in range(count)])
+    return RecordsOnDisk(read, numbers, keys)
+
+
+@dataclass(slots=True)
+class Meter:
+    """What the controller has used so far, noted at every quarter of the run.
+
+    Attributes:
+        handles: of the simulated workers, whose CPU time is not the controller's.
+    """
+
+    run_dir: Path
+    num_steps: int
+    handles: Sequence[SimulatedHandle]
+    controller_s: list[float] = field(default_factory=list)
+    rss_mb: list[float] = field(default_factory=list)
+    state_kb: list[float] = field(default_factory=list)
 
     async def validate(self, step: int) -> None:
         """Called in the place of a validation."""
-        self.rss_mb.append(resident_mb())
+        if step * QUARTERS >= self.num_steps * (len(self.rss_mb) + 1):
+            self.note()
+
+    def note(self) -> None:
+        """Note the present."""
+        workers_s = sum(handle.cpu_s for handle in self.handles)
+        self.controller_s.append(time.process_time() - workers_s)
+        self.rss_mb.append(round(resident_mb(), 1))
+        states = sorted(self.run_dir.glob("checkpoints/step_*/state.json"))
+        size = states[-1].stat().st_size if states else 0
+        self.state_kb.append(round(size / 1e3, 1))
 
 
 def resident_mb() -> float:
@@ -74,64 +125,109 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def measure(num_engines: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One run."""
+def simulated_workers(
+    num_engines: int, learner: SimulatedLearner, arguments: argparse.Namespace
+) -> tuple[Workers, list[SimulatedHandle]]:
+    """As many judges as engines; all workers, and all their handles."""
     from benchmarks.simulated_workers import (
         SimulatedEngine,
         SimulatedHandle,
         SimulatedJudge,
-        SimulatedLearner,
     )
-    from cluster.run.loop import Loop
-    from cluster.run.recorder import Recorder
-    from cluster.run.run_dir import RunDir
-    from cluster.run.training_data import TrainingData
     from cluster.runtime.clients import (
         LearnerClient,
         RewardClient,
         RolloutClient,
         Workers,
     )
-    from common.shapes.prompts import caption_prompts
 
-    with tempfile.TemporaryDirectory(prefix="sightline-scale-") as name:
-        folder = Path(name)
-        config = run_config(folder, num_engines, arguments)
-        engines = []
-        judges = []
-        for _ in range(num_engines):
-            engines.append(SimulatedHandle(SimulatedEngine(arguments.call_s)))
-            judges.append(SimulatedHandle(SimulatedJudge(arguments.judge_s, TIE_SHARE)))
-        learner = SimulatedHandle(SimulatedLearner(arguments.step_s, arguments.push_s))
-        workers = Workers(
-            [RolloutClient(engine, 600) for engine in engines],
-            [RewardClient(judge, 600) for judge in judges],
-            LearnerClient([learner], 600),
-        )
-        meter = Meter()
+    engines = []
+    judges = []
+    for _ in range(num_engines):
+        engines.append(SimulatedHandle(SimulatedEngine(arguments.call_s)))
+        judges.append(SimulatedHandle(SimulatedJudge(arguments.judge_s, TIE_SHARE)))
+    ranks = [SimulatedHandle(learner)]
+    workers = Workers(
+        [RolloutClient(engine, 600) for engine in engines],
+        [RewardClient(judge, 600) for judge in judges],
+        LearnerClient(ranks, 600),
+    )
+    return workers, [*engines, *judges, *ranks]
+
+
+def measure(num_engines: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One run."""
+    from benchmarks.simulated_clock import SimulatedClock
+    from benchmarks.simulated_workers import SimulatedLearner
+    from cluster.run.loop import Loop
+    from cluster.run.recorder import Recorder
+    from cluster.run.run_dir import RunDir
+    from cluster.run.training_data import TrainingData
+
+    learner = SimulatedLearner(arguments.step_s, arguments.push_s)
+    workers, handles = simulated_workers(num_engines, learner, arguments)
+    with tempfile.TemporaryDirectory(
+        prefix="sightline-scale-", dir=arguments.folder
+    ) as name:
+        config = run_config(Path(name), num_engines, arguments)
         with RunDir(config, resume=False) as run_dir:
             recorder = Recorder(run_dir.path)
-            prompts = caption_prompts("train", 2000, 0, recorder.pairs.store)
+            prompts = simulated_prompts(arguments.prompts, recorder.pairs.store)
             loop = Loop(config, run_dir, workers, TrainingData(prompts, ()), recorder)
-            cpu_before = time.process_time()
-            begin = time.monotonic()
-            with recorder.training(config.learner, 0):
-                asyncio.run(loop.run(meter.validate))
-            wall_s = time.monotonic() - begin
-            cpu_s = time.process_time() - cpu_before
-    simulated_s = sum(handle.cpu_s for handle in (*engines, *judges, learner))
-    num_pairs = config.learner.num_steps * config.learner.global_batch
-    rate = num_pairs / wall_s
+            meter = Meter(run_dir.path, config.learner.num_steps, handles)
+            with (
+                recorder.training(config.learner, 0),
+                asyncio.Runner(loop_factory=SimulatedClock) as runner,
+            ):
+                # Behind the imports.
+                meter.note()
+                runner.run(loop.run(meter.validate))
+            meter.note()
+            journal = run_dir.path / "journal" / "events.jsonl"
+            journal_mb = journal.stat().st_size / 1e6
     return {
         "engines": num_engines,
-        "pairs": num_pairs,
+        "pairs": config.learner.num_steps * config.learner.global_batch,
         "global_batch": config.learner.global_batch,
-        "controller_ms": round(1e3 * (cpu_s - simulated_s) / num_pairs, 3),
+        **rates(config, learner, arguments),
+        **costs(config, meter),
+        "journal_mb": round(journal_mb, 1),
+        "dropped": dict(loop.state.drops),
+    }
+
+
+def rates(
+    config: RunConfig, learner: SimulatedLearner, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Pairs per second, and how old they are."""
+    began = learner.step_began
+    tenth = len(began) // 10
+    first, last = tenth, len(began) - tenth - 1
+    num_pairs = (last - first) * config.learner.global_batch
+    rate = num_pairs / (began[last] - began[first])
+    total = learner.ages.total()
+    ages = {}
+    for age in sorted(learner.ages):
+        ages[str(age)] = round(learner.ages[age] / total, 3)
+    return {
         "pairs_per_s": round(rate, 1),
         "of_ideal": round(rate / ideal_rate(config, arguments), 3),
-        "growth_mb": round(meter.rss_mb[-1] - meter.rss_mb[len(meter.rss_mb) // 2], 1),
-        "rss_mb": round(meter.rss_mb[-1], 1),
-        "dropped": dict(loop.state.drops),
+        "staleness": ages,
+    }
+
+
+def costs(config: RunConfig, meter: Meter) -> dict[str, Any]:
+    """CPU time and memory, quarter by quarter."""
+    num_pairs = config.learner.num_steps * config.learner.global_batch
+    used = meter.controller_s
+    quarters = []
+    for before, after in pairwise(used):
+        quarters.append(round(1e3 * (after - before) / (num_pairs / QUARTERS), 3))
+    return {
+        "controller_ms": round(1e3 * (used[-1] - used[0]) / num_pairs, 3),
+        "controller_ms_of_quarters": quarters,
+        "rss_mb": meter.rss_mb,
+        "state_kb": meter.state_kb,
     }
 
 
@@ -142,13 +238,9 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--engines", type=int, nargs="+", default=[1, 16, 256])
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=60,
-        help="of the learner; the last one waits for pairs in the place of ties, so short runs look slower",
-    )
+    parser.add_argument("--engines", type=int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument("--pairs", type=int, default=20_000, help="trained in a run")
+    parser.add_argument("--prompts", type=int, default=100_000, help="of the set")
     parser.add_argument(
         "--pairs-per-engine", type=int, default=8, help="of a learner step"
     )
@@ -159,6 +251,8 @@ def main() -> None:
     parser.add_argument("--step-s", type=float, default=1.0)
     parser.add_argument("--push-s", type=float, default=0.2)
     parser.add_argument("--staleness", type=int, default=2)
+    parser.add_argument("--checkpoint-interval", type=int, default=25)
+    parser.add_argument("--folder", type=Path, help="of the runs; they are deleted")
     arguments = parser.parse_args()
     runs = []
     for num_engines in arguments.engines:

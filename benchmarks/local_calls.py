@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from common.protocols import Pulse
+
 
 class LocalCalls(ABC):
     """A `common.protocols.Handle` whose references are tasks of this event loop."""
@@ -25,6 +27,14 @@ class LocalCalls(ABC):
             return (await whole)[index]
 
         return [asyncio.ensure_future(part(index)) for index in range(num_returns)]
+
+    def pulse(self) -> Awaitable[Pulse]:
+        """Start a call for the worker's pulse."""
+        return asyncio.ensure_future(self._run("pulse", ()))
+
+    def death(self, error: BaseException) -> str | None:
+        """None: a worker of this process does not die alone."""
+        return None
 
     @abstractmethod
     async def _run(self, method: str, args: Sequence[Any]) -> Any:

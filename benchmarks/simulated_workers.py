@@ -6,12 +6,15 @@ Their CPU time is counted apart: they live in the controller's process, where re
 from __future__ import annotations
 
 import asyncio
+import pickle
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.local_calls import LocalCalls, values_of
+from benchmarks.simulated_clock import SimulatedClock
 from common.protocols import GenerationRequest
 from common.records import (
     Completion,
@@ -24,6 +27,7 @@ from common.records import (
     StepResult,
     Verdict,
     WeightManifest,
+    WriteReport,
 )
 from common.seeding import derive_seed
 from common.sources import ONLINE
@@ -37,20 +41,32 @@ TEXTS = (
 
 
 class SimulatedHandle(LocalCalls):
-    """A worker of this process, called as an actor is; `cpu_s` is what the worker itself has used."""
+    """A worker of this process, called as an actor is; `cpu_s` is what the worker itself has used.
+
+    What it is given and what it answers is pickled and unpickled, as on the way to an actor: half of that is the
+    controller's work. What Ray does beside it for a call is not simulated.
+    """
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
         self.cpu_s = 0.0
 
     async def _run(self, method: str, args: Sequence[Any]) -> Any:
-        values = await values_of(args)
-        answer: Callable[..., tuple[float, Any]] = getattr(self._worker, method)
+        sent = pickle.dumps(await values_of(args))
         begin = time.thread_time()
+        values = pickle.loads(sent)
+        answer: Callable[..., tuple[float, Any]] = getattr(self._worker, method)
         seconds, result = answer(*values)
-        self.cpu_s += time.thread_time() - begin
+        returned = pickle.dumps(result)
+        self._charge(time.thread_time() - begin)
         await asyncio.sleep(seconds)
-        return result
+        return pickle.loads(returned)
+
+    def _charge(self, cpu_s: float) -> None:
+        self.cpu_s += cpu_s
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, SimulatedClock):
+            loop.free_s += cpu_s
 
 
 class SimulatedEngine:
@@ -116,16 +132,28 @@ class SimulatedJudge:
 
 
 class SimulatedLearner:
-    """Trains a batch in `step_s` and publishes in `push_s`."""
+    """Trains a batch in `step_s` and publishes in `push_s`.
+
+    Attributes:
+        step_began: clock time of every step, in order.
+        ages: staleness of a pair, in versions -> how many pairs.
+    """
 
     def __init__(self, step_s: float, push_s: float) -> None:
         self._step_s = step_s
         self._push_s = push_s
+        self._version = 0
+        self.step_began: list[float] = []
+        self.ages: Counter[int] = Counter()
 
     def step(
         self, step: int, pairs: Sequence[PreferencePair]
     ) -> tuple[float, tuple[StepResult, list[Dropped]]]:
         """All pairs are trained on."""
+        self.step_began.append(asyncio.get_running_loop().time())
+        for pair in pairs:
+            assert pair.weight_version is not None
+            self.ages[self._version - pair.weight_version] += 1
         ids = tuple(pair.id for pair in pairs)
         return self._step_s, (StepResult(step, {"loss": 0.7}, ids), [])
 
@@ -133,8 +161,17 @@ class SimulatedLearner:
         self, version: int
     ) -> tuple[float, tuple[WeightManifest, Mapping[str, Any]]]:
         """A manifest of weights that nobody has."""
+        self._version = version
         manifest = WeightManifest(version, f"{version:064}", 1, 1, float(version))
         return self._push_s, (manifest, {})
+
+    def checkpoint_bytes(self, with_policy: bool) -> tuple[float, int]:
+        """Nothing."""
+        return 0.0, 0
+
+    def written(self) -> tuple[float, WriteReport]:
+        """Nothing is written beside the steps."""
+        return 0.0, WriteReport()
 
     def save(self, directory: str) -> tuple[float, None]:
         """An empty folder in the place of the learner's state."""

@@ -19,7 +19,7 @@ from cluster.signals import (
     raising_on_sigterm,
 )
 from common.config.overrides import split_overrides
-from common.errors import UserError, plain_message
+from common.errors import RunFailed, UserError, plain_message
 from common.paths import expand_home
 
 _ELSEWHERE = "choose another place"
@@ -65,9 +65,10 @@ PRESET_HELP = "TOML file of config keys, such as cluster/configs/*.toml"
 def exit_status(call: Callable[[], int | None], interrupted: str) -> int:
     """Run a command and return its exit status.
 
-    It is what the call returns (0 for None), 2 after a UserError, whose message is printed, or after a file or folder
-    that cannot be used, 130 after Ctrl-C and 143 after SIGTERM, when the line `interrupted` is printed, and 141 when
-    nobody reads the output any more. With SIGHTLINE_DEBUG=1 in the environment, errors of files keep their traceback.
+    It is what the call returns (0 for None), 1 after a RunFailed and 2 after a UserError, whose message is printed, or
+    after a file or folder that cannot be used, 130 after Ctrl-C and 143 after SIGTERM, when the line `interrupted` is
+    printed, and 141 when nobody reads the output any more. With SIGHTLINE_DEBUG=1 in the environment, errors of files
+    keep their traceback.
     """
     try:
         with raising_on_sigterm():
@@ -78,6 +79,9 @@ def exit_status(call: Callable[[], int | None], interrupted: str) -> int:
     except UserError as error:
         print(f"error: {plain_message(error)}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         if _stdout_is_open():
             raise

@@ -133,7 +133,7 @@ async def _judge(
     bundles = judging_plan(config)
     runtime = RayRuntime(config.cluster, bundles, "evaluate judge")
     try:
-        engines = JudgeEngines(config, runtime, RolloutWorker)
+        engines = JudgeEngines(config, runtime.spawn, RolloutWorker)
         await engines.start()
         handle = runtime.spawn(
             RewardWorker,

@@ -27,18 +27,25 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0 on success, 1 on a failed run, 2 on bad input, 130 when interrupted."""
-    options, overrides = parse_line(_parser(), arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options, overrides = parse_line(_parser(), words)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
 
-    def call() -> None:
+    def call() -> int:
+        if options.auto_resume:
+            from cluster.auto_resume import run_again, without_option
+
+            command = [sys.executable, "-m", "cluster.train", *without_option(words)]
+            return run_again(command, options.auto_resume)
         expand_paths(options)
         config = load_config(options.preset, overrides)
         if options.dry_run:
             _dry_run(config, options.out)
         else:
             _run(config, options.resume)
+        return 0
 
     return exit_status(call, "interrupted; --resume continues from the last checkpoint")
 
@@ -52,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("preset", type=Path, nargs="?", help=PRESET_HELP)
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in run.dir, or start it"
+    )
+    parser.add_argument(
+        "--auto-resume",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again with --resume, up to N times, when the process has died or the run has failed",
     )
     parser.add_argument(
         "--dry-run",
@@ -100,11 +114,13 @@ def _check_model_here(config: RunConfig) -> None:
 
 
 def _run(config: RunConfig, resume: bool) -> None:
+    from cluster.run.last_words import last_words
     from cluster.run.run_dir import RunDir
 
     with RunDir(config, resume) as run_dir:
         if not (run_dir.path / "scorecard.json").exists():
-            _train(config, run_dir)
+            with last_words(run_dir.path):
+                _train(config, run_dir)
     from cluster.report import print_report
 
     print_report(run_dir.path)

@@ -23,6 +23,10 @@ class Refused(UserError):
         return self.message
 
 
+class RunFailed(RuntimeError):
+    """A run that ended through no fault of its input, in one line; entry points exit with status 1."""
+
+
 class Halted(UserError):
     """A run cannot go on for now, such as when a budget is used up. What it has is saved, and a resume goes on."""
 

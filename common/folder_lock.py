@@ -1,9 +1,10 @@
 """One owner of a folder at a time, whatever way the last one ended.
 
 The lock is `flock` on `FOLDER/.lock`. The system gives it up when its process ends, also by SIGKILL, so a dead owner
-never blocks. On NFS, Linux hands it to the server, which keeps it for all machines (unless mounted with `nolock` or
-`local_lock=flock`). On a file system without locks the owner that the file names is looked for instead, which works on
-one machine only, and that is said.
+never blocks. On NFS, Linux hands it to the server, which keeps it for all machines, unless mounted with `nolock` or
+`local_lock=flock`; other file systems have no locks at all. So the owner also counts in the file, every few seconds.
+Who comes from another machine watches that count for a while before it takes the folder. No clocks are compared: they
+jump, and differ between machines.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,13 @@ from common.paths import writing
 LOCK = ".lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """What file systems answer that have no locks."""
+BEAT_S = 3.0
+"""Between two counts."""
+BEATS_WATCHED = 4
+"""So many may pass unseen, since NFS keeps what it has read for some seconds."""
+
+SINCE = time.strftime("%Y-%m-%d %H:%M:%S %z")
+"""When this process began."""
 
 log = logging.getLogger("sightline")
 
@@ -50,12 +60,19 @@ class FolderLock:
                     f"{_described(_read_owner(path))}; wait for its end, stop it, or choose another folder"
                 )
             with writing(path):
-                _write_owner(descriptor)
+                _write_owner(descriptor, 0)
         except BaseException:
             os.close(descriptor)
             raise
+        ended = threading.Event()
+        count = threading.Thread(
+            target=_count, args=(descriptor, ended), name="folder-lock", daemon=True
+        )
+        count.start()
         # Whoever forgets to close, closes when the lock is collected.
-        self._release = weakref.finalize(self, _release, descriptor, os.getpid())
+        self._release = weakref.finalize(
+            self, _release, descriptor, os.getpid(), ended, count
+        )
 
     def __enter__(self) -> FolderLock:
         return self
@@ -70,6 +87,7 @@ class FolderLock:
 
 def _is_free(descriptor: int, path: Path) -> bool:
     """Take the lock; False when somebody else has it."""
+    owner = _read_owner(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -78,13 +96,41 @@ def _is_free(descriptor: int, path: Path) -> bool:
         if error.errno not in NO_LOCKS:
             error.filename = str(path)
             raise
-        owner = _read_owner(path)
         log.warning(
-            "%s: this file system has no locks, so a second owner on another machine would not be noticed",
+            "%s: this file system has no locks, so two owners that come at the same moment would not be noticed",
             path.parent,
         )
-        return not _lives_here(owner)
-    return True
+        if _lives_here(owner):
+            return False
+    is_elsewhere = bool(owner) and owner.get("host") != socket.gethostname()
+    return not (is_elsewhere and _counts(path, owner))
+
+
+def _counts(path: Path, owner: dict[str, Any]) -> bool:
+    """Whether an owner on another machine still counts."""
+    log.warning(
+        "%s: looking for %.0f s whether %s still runs",
+        path.parent,
+        BEATS_WATCHED * BEAT_S,
+        _described(owner),
+    )
+    for _ in range(BEATS_WATCHED):
+        time.sleep(BEAT_S)
+        now = _read_owner(path)
+        # Empty: it has ended, or is about to write.
+        if now and now != owner:
+            return True
+    return False
+
+
+def _count(descriptor: int, ended: threading.Event) -> None:
+    """Count in the file until the owner ends."""
+    beat = 0
+    while not ended.wait(BEAT_S):
+        beat += 1
+        # A full disk or a server that is away is no reason to end.
+        with suppress(OSError):
+            _write_owner(descriptor, beat)
 
 
 def _lives_here(owner: dict[str, Any]) -> bool:
@@ -95,14 +141,17 @@ def _lives_here(owner: dict[str, Any]) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def _write_owner(descriptor: int) -> None:
+def _write_owner(descriptor: int, beat: int) -> None:
     owner = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "since": SINCE,
+        "beat": beat,
     }
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+    content = json.dumps(owner).encode()
+    # In one call, so that a reader finds it whole; it never becomes shorter.
+    os.pwrite(descriptor, content, 0)
+    os.ftruncate(descriptor, len(content))
 
 
 def _read_owner(path: Path) -> dict[str, Any]:
@@ -121,10 +170,14 @@ def _described(owner: dict[str, Any]) -> str:
     return f"process {pid} on {host} (since {since})"
 
 
-def _release(descriptor: int, pid: int) -> None:
+def _release(
+    descriptor: int, pid: int, ended: threading.Event, count: threading.Thread
+) -> None:
     # A forked child closes its copy; only the owner says that it is gone.
     try:
         if os.getpid() == pid:
+            ended.set()
+            count.join()
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)

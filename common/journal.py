@@ -76,5 +76,8 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 def _ends_inside_a_line(path: Path) -> bool:
     if not path.exists():
         return False
-    content = path.read_bytes()
-    return bool(content) and not content.endswith(b"\n")
+    # Of a long run it does not fit into memory.
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() not in (b"", b"\n")

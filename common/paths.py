@@ -119,7 +119,7 @@ def replace_directory(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it replaces the one at `path` when the block ends without an exception."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
+        partial = partial_directory(path)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         yield partial
@@ -130,6 +130,11 @@ def replace_directory(path: Path) -> Iterator[Path]:
             path.rename(old)
         partial.rename(path)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def partial_directory(path: Path) -> Path:
+    """Where `replace_directory` lets a folder be filled."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def recover_directory(path: Path) -> None:

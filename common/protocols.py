@@ -14,8 +14,8 @@ of their own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.records import (
@@ -323,11 +323,42 @@ class Suite(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """Where a rank keeps the master weights and Adam's moments of a stretch of one parameter's elements.
+
+    Attributes:
+        name, shape: of the whole parameter.
+        start, numel: the stretch of the flattened parameter.
+        tensor: what the optimizer steps, and keys its state by; other parameters may lie in it, too.
+        offset: where the stretch begins in the flattened tensor.
+        replicated: all ranks keep the same.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    numel: int
+    tensor: torch.Tensor
+    offset: int
+    replicated: bool = False
+
+
 class TrainEngine(Protocol):
     """Owns a module, its optimizer and schedule, on one of `world_size` ranks. The learner only computes losses."""
 
     rank: int
     world_size: int
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Steps the tensors of the slots."""
+        ...
+
+    @property
+    def schedule(self) -> torch.optim.lr_scheduler.LambdaLR:
+        """Counts applied updates."""
+        ...
 
     @property
     def module(self) -> torch.nn.Module: ...
@@ -360,9 +391,18 @@ class TrainEngine(Protocol):
         """
         ...
 
-    def save(self, directory: Path) -> None: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of all trained parameters by name, whoever keeps their state."""
+        ...
 
-    def load(self, directory: Path) -> None: ...
+    def slots(self) -> Sequence[Slot]:
+        """What this rank keeps of the optimizer's state, in the order of the parameters."""
+        ...
+
+    def restoring(self) -> AbstractContextManager[None]:
+        """While it lasts the slots are filled; afterwards the module has the weights of the masters. Collective."""
+        ...
 
     def close(self) -> None: ...
 
@@ -387,6 +427,14 @@ class Handle(Protocol):
         """The same for a method that returns a tuple: one reference per element."""
         ...
 
+    def pulse(self) -> Awaitable[Pulse]:
+        """What it says of itself, beside whatever it works on."""
+        ...
+
+    def death(self, error: BaseException) -> str | None:
+        """Why this worker is dead, when the error of a call to it says that it is; None otherwise."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -407,6 +455,48 @@ class Sight:
     missing: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process on a worker's machine.
+
+    Attributes:
+        started: when, in clock ticks since the machine's start: a number that another process takes later tells it.
+    """
+
+    pid: int
+    name: str
+    started: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How a worker's engine is. A worker without one has no method `vitals`.
+
+    Attributes:
+        fault: why it cannot go on; "" when it can.
+        silent_s: how long it has not answered.
+    """
+
+    fault: str = ""
+    silent_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a worker tells of itself at any time, whatever it works on.
+
+    Attributes:
+        host: name of its machine.
+        log: its output's file on that machine; "" where it has none.
+        processes: its process first, then those that it has started.
+    """
+
+    host: str
+    log: str
+    processes: tuple[Process, ...]
+    vitals: Vitals = Vitals()
+
+
 class Runtime(Protocol):
     """Starts plain classes as workers: as Ray actors, or in this process for tests."""
 
@@ -419,10 +509,25 @@ class Runtime(Protocol):
         num_gpus: float,
     ) -> Handle: ...
 
+    async def make_room(self, name: str) -> None:
+        """Wait until there is a place for another worker of this name: its machine may have left.
+
+        Raises:
+            UserError: there was none in time.
+        """
+        ...
+
     def survey_nodes(self, nonce_file: str) -> Mapping[str, Awaitable[Sight]]:
         """What every node of the run sees of this file, by the name of an actor that will be there."""
         ...
 
     def stop(self, handle: Handle) -> None: ...
+
+    async def bury(self, handle: Handle, pulse: Pulse | None) -> None:
+        """Stop a worker that may be dead or may not answer, and wait until its processes are gone.
+
+        `pulse` is the last one; a machine that is gone as well is not waited for.
+        """
+        ...
 
     def shutdown(self) -> None: ...

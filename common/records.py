@@ -114,11 +114,16 @@ class RolloutGroup:
 class Verdict:
     """A judge's scores for a group: one per completion, in order, higher is better.
 
-    `notes` explain the scores to people: one per completion, or none at all.
+    Attributes:
+        scores: one per completion.
+        notes: what explains the scores to people: one per completion, or none at all.
+        first_wins: of a judge that compares answers in both orders: what the answers won that were shown first, a mean
+            in 0-1; 0.5 is no preference for a place. None where nothing was compared.
     """
 
     scores: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    first_wins: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +262,17 @@ class LoadReport:
     version: int
     probe_error: float | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """Files that were written beside the learner's steps have come to their end.
+
+    Attributes:
+        fault: why they are not whole, such as a full disk; None when they are.
+    """
+
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

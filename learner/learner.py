@@ -1,6 +1,6 @@
 """The learner: a plain class that becomes one worker per rank. Every method is called on all ranks, in one order.
 
-start -> (prepare | step | publish | save | export)* -> close
+start -> (prepare | step | publish | save | export | written)* -> close
 prepare   worker processes begin with the pictures of a coming step
 step      refuse what cannot be trained on -> micro-batches: reference, policy, loss, backward -> one update
 publish   log-probs of the probe -> weights gathered on rank 0 -> manifest and arrays
@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,17 @@ from common.records import (
     Prompt,
     StepResult,
     WeightManifest,
+    WriteReport,
 )
 from common.seeding import derive_seed
-from learner import checkpoint
 from learner.batch.ahead import PromptsAhead
 from learner.batch.collate import Collator
 from learner.batch.encoded import TokenIds
 from learner.batch.plan import BatchPlan, MicroSize, plan_batch
+from learner.checkpoint.background import BackgroundWriter
+from learner.checkpoint.loading import load, restore_random_state
+from learner.checkpoint.saving import num_bytes as num_bytes_of
+from learner.checkpoint.saving import state_of
 from learner.engines.cpu_memory import keep_freed_pages
 from learner.engines.ranks import free_address, gather
 from learner.grounding import agreed_conditions, deltas, grounding_metrics
@@ -54,6 +59,7 @@ from learner.publisher import (
     package,
     package_adapter,
     plain_weights,
+    policy_bytes,
 )
 from learner.skipped_steps import SkippedSteps
 from learner.start import Start
@@ -94,6 +100,7 @@ class Learner:
         self._step = 0
         self._steps_skipped = 0
         self._ahead: PromptsAhead | None = None
+        self._writer = BackgroundWriter()
         self._skipped_steps = SkippedSteps(
             config.learner.max_skipped_steps,
             config.run.dir,
@@ -318,42 +325,78 @@ class Learner:
         if self.models.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def checkpoint_bytes(self, with_policy: bool) -> int:
+        """What this rank's `save` writes, and with the policy its `export`."""
+        num_bytes = num_bytes_of(self.models.engine)
+        if with_policy and self.rank == 0:
+            num_bytes += policy_bytes(self.policy, Path(self.model_path))
+        return num_bytes
+
     def export(self, directory: str | Path) -> None:
-        """A Hugging Face directory of the policy, merged if LoRA, for anyone to load; replaces an older one whole."""
+        """A Hugging Face directory of the policy as it is now, merged if LoRA, for anyone to load.
+
+        It replaces an older one whole. Rank 0 holds a copy and writes it beside the next steps, see `written`.
+        """
         gathered = self.models.engine.gather_weights()
         if gathered is None:
             return
-        export_policy(
-            Path(directory),
-            self.policy,
-            self.models.collator.encoder,
-            gathered,
-            self.config.model.tuning,
+        self._writer.begin(
+            partial(
+                export_policy,
+                Path(directory),
+                self.policy,
+                self.models.collator.encoder,
+                gathered,
+                self.config.model.tuning,
+            )
         )
 
-    def save(self, directory: str | Path) -> None:
-        """Engine, random state and counters of every rank, for an exact resume."""
+    def save(self, directory: str | Path) -> float:
+        """Engine, random state and counters, for an exact resume; returns the seconds that the next step waited.
+
+        They are copied, and written beside the next steps, see `written`. Without `checkpoint.background` they are
+        written before this returns.
+        """
+        begun = time.perf_counter()
         counters = {
             "step": self._step,
             "steps_skipped": self._steps_skipped,
             **self.reward_shift.counters,
         }
-        checkpoint.save(Path(directory), self.models.engine, counters)
+        self._writer.restart()
+        state = state_of(self.models.engine, counters)
+        if self.config.checkpoint.background:
+            state = state.copied()
+        self._writer.begin(partial(state.write, Path(directory)))
+        if not self.config.checkpoint.background:
+            self._writer.settle()
+        return time.perf_counter() - begun
 
-    def load(self, directory: str | Path) -> dict[str, float]:
-        """Go on from `save` as if nothing had happened; returns the counters.
+    def written(self) -> WriteReport | None:
+        """What became of the files of the last `save` and of what was exported since; None while they are written."""
+        return self._writer.report()
+
+    def load(self, directory: str | Path) -> list[str]:
+        """Go on from `save` as if nothing had happened, whatever engine, stage and number of ranks wrote it.
+
+        Returns:
+            A line for what could not be restored: the random state of a rank that was not there.
 
         Raises:
-            UserError: no checkpoint, a damaged one, or one of another model or number of ranks.
+            UserError: no checkpoint, a damaged one, or one of another model or version.
         """
-        counters = checkpoint.load(Path(directory), self.models.engine)
-        self._step = int(counters["step"])
-        self._steps_skipped = int(counters["steps_skipped"])
-        self.reward_shift = RewardShift.of(counters)
-        return counters
+        header = load(Path(directory), self.models.engine)
+        note = restore_random_state(
+            Path(directory), header, self.rank, self.config.run.seed
+        )
+        self._step = int(header.counters["step"])
+        self._steps_skipped = int(header.counters["steps_skipped"])
+        self.reward_shift = RewardShift.of(header.counters)
+        return [] if note is None else [note]
 
     def close(self) -> None:
         """Leave the process group and close files."""
+        self._writer.close()
         if self._ahead is not None:
             self._ahead.close()
         self.reference.close()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.chat import ChatEncoder
-from common.checkpoint.files import tensors
+from common.checkpoint.files import tensors, weight_files
 from common.checkpoint.layout import Layout, layout_of
 from common.checkpoint.saving import FILE_BYTES, save_tensors
 from common.config import Lora, Tuning
@@ -137,6 +137,21 @@ def export_policy(
         save_tensors(partial, whole, file_bytes)
         if isinstance(tuning, Lora):
             policy.net.save_pretrained(partial / "adapter", state_dict=weights)
+
+
+def policy_bytes(policy: Policy, start: Path) -> int:
+    """About what an export takes on disk.
+
+    Args:
+        start: directory of the start policy, whose files hold quantised weights whole.
+    """
+    held = 0
+    for parameter in policy.parameters():
+        # ZeRO-3 leaves a rank its piece only, and says how large the whole is.
+        numel = getattr(parameter, "ds_numel", parameter.numel())
+        held += numel * parameter.element_size()
+    of_start = sum(file.stat().st_size for file in weight_files(start))
+    return max(held, of_start)
 
 
 def _with_carried(

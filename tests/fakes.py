@@ -19,7 +19,7 @@ from cluster.runtime.seated import look, seated
 from common.config import RunConfig
 from common.data.images import read
 from common.errors import Refused
-from common.protocols import GenerationRequest, Sight, Tensors
+from common.protocols import GenerationRequest, Pulse, Sight, Tensors
 from common.records import (
     Completion,
     Dropped,
@@ -30,23 +30,70 @@ from common.records import (
     RolloutGroup,
     StepResult,
     WeightManifest,
+    WriteReport,
 )
 from common.seeding import derive_seed
 
 BOS, EOS, IMAGE_TOKEN = 1, 2, 4
 
 
+class Died(Exception):
+    """What a call to a dead worker raises, whose result may be an argument of another call."""
+
+    def __init__(self, handle: LocalHandle) -> None:
+        super().__init__("the fake has died")
+        self.handle = handle
+
+
 class LocalHandle(LocalCalls):
-    """A worker in this process. Calls of one worker run one after another unless they are coroutines, as on Ray."""
+    """A worker in this process. Calls of one worker run one after another unless they are coroutines, as on Ray.
+
+    `kill` and `hang` do to it what signals do to an actor's process.
+    """
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
         self.stopped = False
         self._lock = asyncio.Lock()
+        self._dead = False
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._hangs = False
+
+    def kill(self) -> None:
+        """End it: calls that run, and later ones, raise Died."""
+        self._dead = True
+        for call in self._calls:
+            call.cancel()
+
+    def hang(self) -> None:
+        """Answer nothing any more."""
+        self._hangs = True
+
+    def death(self, error: BaseException) -> str | None:
+        if isinstance(error, Died) and error.handle is self:
+            return "the fake has died"
+        return None
 
     async def _run(self, method: str, args: Sequence[Any]) -> Any:
         assert not self.stopped, f"{method} called on a stopped worker"
         values = await values_of(args)
+        if self._dead:
+            raise Died(self)
+        call = asyncio.ensure_future(self._answer(method, values))
+        self._calls.add(call)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if self._dead:
+                raise Died(self) from None
+            call.cancel()
+            raise
+        finally:
+            self._calls.discard(call)
+
+    async def _answer(self, method: str, values: Sequence[Any]) -> Any:
+        if self._hangs:
+            await asyncio.Event().wait()
         function = getattr(self.worker, method)
         if inspect.iscoroutinefunction(function):
             return await function(*values)
@@ -75,6 +122,12 @@ class LocalRuntime:
 
     def stop(self, handle: Any) -> None:
         handle.stopped = True
+
+    async def make_room(self, name: str) -> None:
+        return None
+
+    async def bury(self, handle: Any, pulse: Pulse | None) -> None:
+        handle.kill()
 
     def shutdown(self) -> None:
         for handle in self.handles.values():
@@ -342,11 +395,18 @@ class FakeLearner:
         )
         return manifest, tensors
 
+    def checkpoint_bytes(self, with_policy: bool) -> int:
+        return 1
+
     def save(self, directory: str) -> None:
         self._write(directory, "weight.json", self.weight)
 
-    def load(self, directory: str) -> None:
+    def written(self) -> WriteReport | None:
+        return WriteReport()
+
+    def load(self, directory: str) -> list[str]:
         self.weight = json.loads((Path(directory) / "weight.json").read_text())
+        return []
 
     def export(self, directory: str) -> None:
         # The time makes every export a different file, as another policy would be.

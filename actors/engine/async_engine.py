@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from actors.engine.core_watch import CoreWatch
+from actors.engine.orphans import adopt
 from actors.engine.vllm_engine import VllmEngine
 from actors.vllm_api import (
     AsyncEngineArgs,
@@ -15,6 +17,7 @@ from actors.vllm_api import (
     parse_model_prompt,
 )
 from actors.weights.adapter_push import adapter_request
+from common.protocols import Vitals
 
 
 class AsyncVllmEngine(VllmEngine):
@@ -29,7 +32,9 @@ class AsyncVllmEngine(VllmEngine):
             enable_sleep_mode=self._frees_memory,
             enable_log_requests=False,
         )
+        adopt()
         self._llm = AsyncLLM.from_engine_args(engine_args)
+        self._core = CoreWatch(self._llm)
 
     async def _render(
         self,
@@ -75,6 +80,7 @@ class AsyncVllmEngine(VllmEngine):
         version: str,
     ) -> str:
         llm = self._llm
+        self._core.expect_silence()
         # "keep" leaves running answers where they are; they go on under the new weights.
         await llm.pause_generation(mode="keep", clear_cache=True)
         try:
@@ -88,17 +94,24 @@ class AsyncVllmEngine(VllmEngine):
             return str(await llm.get_weight_version())
         finally:
             await llm.resume_generation()
+            self._core.expect_answers()
 
     async def _load_adapter(self, adapter: LoRARequest) -> None:
         await self._llm.add_lora(adapter)
 
     async def sleep(self, level: int) -> None:
         async with self._swap_lock:
+            self._core.expect_silence()
             await self._llm.sleep(level)
 
     async def wake(self) -> None:
         async with self._swap_lock:
             await self._llm.wake_up()
+            self._core.expect_answers()
+
+    def vitals(self) -> Vitals:
+        return self._core.vitals()
 
     async def close(self) -> None:
+        self._core.close()
         self._llm.shutdown()

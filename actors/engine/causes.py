@@ -165,6 +165,15 @@ def failure_explained() -> Iterator[None]:
         ) from error
 
 
+def cause_in_log() -> str:
+    """What a vLLM that has ended has logged as the first cause; "" when it ended without a word."""
+    for record in _errors.records():
+        cause = raised_in(record)
+        if cause and _SECONDARY not in cause:
+            return one_line(cause)
+    return ""
+
+
 def cause_of(error: Exception, records: list[str]) -> str:
     """What failed first, in one line.
 

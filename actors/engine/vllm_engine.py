@@ -56,7 +56,7 @@ from common.chat import encoder_of
 from common.checkpoint.layout import empty_model, layout_of
 from common.config import Model, Rollout
 from common.errors import Refused
-from common.protocols import GenerationRequest, Tensors
+from common.protocols import GenerationRequest, Tensors, Vitals
 from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
 from common.row_faults import outside_embedding, refusing
 
@@ -121,6 +121,10 @@ class VllmEngine(ABC):
     @property
     def weight_version(self) -> int:
         return self._version
+
+    def vitals(self) -> Vitals:
+        """How vLLM is, told to any thread; an engine of this process is as well as the process."""
+        return Vitals()
 
     async def generate(
         self, requests: Sequence[GenerationRequest]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.engine.orphans import end_with_actor
 from actors.vllm_api import (
     WeightTransferEngine,
     WeightTransferEngineFactory,
@@ -86,5 +87,6 @@ class WeightReceiver:
         self.finish_weight_update()
 
 
+end_with_actor()
 # vLLM looks the backend up by name when its worker starts, so importing this file must register it.
 WeightTransferEngineFactory.register_engine(BACKEND, HostArraysEngine)

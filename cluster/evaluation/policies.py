@@ -144,7 +144,7 @@ class PolicyMeasuring:
         from reward.worker import RewardWorker
 
         reward = self._config.reward
-        judge_engines = JudgeEngines(self._config, self._runtime, RolloutWorker)
+        judge_engines = JudgeEngines(self._config, self._runtime.spawn, RolloutWorker)
         handles += judge_engines.handles.values()
         await judge_engines.start()
         judges: list[RewardClient] = []

@@ -14,13 +14,12 @@ from cluster.planner.activations import FLOAT32, ITEM_BYTES
 from cluster.planner.gpu_kinds import PROCESS_BYTES
 from cluster.planner.seats import Seat
 from cluster.planner.shape import ModelShape, numel_of
+from cluster.planner.trainable import stage_of, trained_numel
 from cluster.planner.training import (
     MASTER_AND_MOMENTS,
     MOMENTS,
     model_bytes,
-    stage_of,
     start_bytes,
-    trained_numel,
 )
 from common.config import Lora, RunConfig
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cluster.planner.activations import FLOAT32, ITEM_BYTES
 from cluster.planner.gpu_kinds import DRIVER_BYTES, GIB
 from cluster.planner.shape import ModelShape
-from cluster.planner.training import adapter_numel
+from cluster.planner.trainable import adapter_numel
 from common.config import EngineOptions, Lora, Model, Rollout
 from common.config.rollout import BATCHED_TOKENS
 

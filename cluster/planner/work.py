@@ -20,7 +20,8 @@ from cluster.planner.gpu_kinds import GpuKind
 from cluster.planner.rows import Rows
 from cluster.planner.sampling import engine_weight_bytes, kv_token_bytes
 from cluster.planner.shape import ModelShape
-from cluster.planner.training import adapter_numel, model_bytes, stage_of
+from cluster.planner.trainable import adapter_numel, stage_of
+from cluster.planner.training import model_bytes
 from common.config import Lora, RunConfig
 
 

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from actors.rollout import RolloutWorker
 from cluster.evaluation.run_scores import RunScoring
+from cluster.harm.watch import HarmWatch
+from cluster.run.crew import Crew, WorkerTypes
 from cluster.run.loop import Loop
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
-from cluster.run.run_files import files_of
 from cluster.run.training_data import ROWS, TrainingData, load_training_data
-from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
-from cluster.runtime.judge_engines import JudgeEngines
+from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
 from cluster.runtime.placement import Bundle
-from cluster.signals import EndRequests
+from cluster.signals import EndRequests, Interrupted
+from cluster.supervision.seat import Seat
 from common.chat import encoder_of
 from common.config import RunConfig
 from common.data.records_on_disk import usable
-from common.errors import Refused, UserError
+from common.errors import Halted, Refused, RunFailed, UserError
 from common.evaluation import Score
 from common.paths import replace_directory
-from common.protocols import Handle, Runtime
+from common.protocols import Runtime
 from common.records import Dropped, Prompt
 from common.row_faults import drop_report
-from learner.learner import Learner
-from reward.eyes.factory import EyeTools
 from reward.suites.scorecard import Scorecard
-from reward.worker import RewardWorker
 
 log = logging.getLogger("sightline")
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerTypes:
-    """The classes that become actors; tests put fakes here."""
-
-    rollout: type = RolloutWorker
-    reward: type = RewardWorker
-    learner: type = Learner
 
 
 class Experiment:
@@ -62,10 +47,11 @@ class Experiment:
         self.config = config = config.model_copy(update={"run": run})
         self.run_dir = run_dir
         self.runtime = runtime
-        self._bundles = {bundle.name: bundle for bundle in bundles}
-        self._handles: dict[str, Handle] = {}
-        self._types = types or WorkerTypes()
-        self._recorder = Recorder(run_dir.path)
+        self._recorder = Recorder(run_dir.path, HarmWatch(config))
+        types = types or WorkerTypes()
+        self._crew = Crew(config, run_dir, runtime, bundles, types, self._recorder)
+        self._loop: Loop | None = None
+        self._ending: Interrupted | None = None
         self._scoring = RunScoring(config, run_dir.path, self._recorder)
 
     async def run(self) -> tuple[Scorecard, Scorecard]:
@@ -77,17 +63,23 @@ class Experiment:
             self._recorder.config_changed(change.key, change.before, change.now)
         data = self._load_data()
         self._scoring.announce()
-        workers = await self._start_workers(data)
+        workers = await self._crew.start(data)
+        async with self._crew.watching():
+            return await self._train_and_score(data, workers)
+
+    async def _train_and_score(
+        self, data: TrainingData, workers: Workers
+    ) -> tuple[Scorecard, Scorecard]:
         # All engines hold the start policy now, in a resumed run as well: the loop has not loaded its checkpoint yet.
         baseline = await self._scoring.score("baseline", workers.rollout, (), None)
         await self._scoring.ask_start(workers.rollout)
         await self._train(data, workers)
         # Their CPUs and GPUs are those of the engines that are started next.
-        self._stop_training(workers)
+        self._crew.stop_training(workers)
         self._take_best()
         engines: list[RolloutClient] = []
         if self._scoring.asks_anything:
-            engines = await self._start_engines(str(self.run_dir.policy))
+            engines = await self._crew.start_engines(str(self.run_dir.policy))
         final = await self._scoring.score(
             "final", engines, workers.reward, baseline.answers
         )
@@ -106,103 +98,50 @@ class Experiment:
             print(f"data: {len(dropped):,} rows not used, {drop_report(dropped)}")
         return data
 
-    async def _start_workers(self, data: TrainingData) -> Workers:
-        """Start every actor at once and wait until all say that they are ready."""
-        config = self.config
-        limit_s = config.loop.call_timeout_s
-        files = files_of(config, self.run_dir.path, data)
-        await files.check_nodes(self.runtime, limit_s)
-        # Before the ranks, which may share their GPUs.
-        engines = self._spawn_engines()
-        ranks = self._spawn_ranks()
-        judge_engines = JudgeEngines(config, self.runtime, self._types.rollout)
-        judges: list[RewardClient] = []
-        for index in range(config.reward.num_workers):
-            judges.append(self._spawn_reward(index, judge_engines))
-        workers = Workers(engines, judges, LearnerClient(ranks, limit_s))
-        in_turns = config.cluster.placement == "colocated"
-        start = workers.start_in_turns() if in_turns else workers.start()
-        handles = {**self._handles, **judge_engines.handles}
-        # Asked first, and so answered before any model is loaded.
-        looks = files.check(handles, limit_s)
-        _, reports, _ = await asyncio.gather(looks, start, judge_engines.start())
-        self._recorder.start(reports)
-        # Learner ranks come first, and rank 0 speaks for all of them.
-        fallbacks = reports[0]["fallbacks"]
-        for switch, reason in fallbacks.items():
-            log.warning("learner.fast.%s is off: %s", switch, reason)
-        return workers
-
-    def _stop_training(self, workers: Workers) -> None:
-        """Stop learner and engines; the reward workers compare the final answers."""
-        for engine in workers.rollout:
-            self.runtime.stop(engine.handle)
-        for rank in workers.learner.handles:
-            self.runtime.stop(rank)
-
-    def _spawn_ranks(self) -> list[Handle]:
-        num_ranks = self.config.learner.num_ranks
-        ranks: list[Handle] = []
-        for rank in range(num_ranks):
-            name = f"learner/{rank}"
-            worker = self._types.learner
-            ranks.append(self._spawn(name, worker, self.config, rank, num_ranks))
-        return ranks
-
-    def _spawn_engines(self, *model_path: str) -> list[RolloutClient]:
-        """All rollout workers, of the start policy or of another one."""
-        worker = self._types.rollout
-        engines: list[RolloutClient] = []
-        for index in range(self.config.rollout.num_workers):
-            name = f"rollout/{index}"
-            handle = self._spawn(name, worker, self.config, index, *model_path)
-            engines.append(RolloutClient(handle, self.config.loop.call_timeout_s))
-        return engines
-
-    async def _start_engines(self, model_path: str) -> list[RolloutClient]:
-        """Start engines with a policy of a directory."""
-        engines = self._spawn_engines(model_path)
-        await asyncio.gather(*[engine.start() for engine in engines])
-        return engines
-
-    def _spawn_reward(self, index: int, judge_engines: JudgeEngines) -> RewardClient:
-        name = f"reward/{index}"
-        tools = EyeTools(
-            judge_engines.clients,
-            replies=self.run_dir.path / "judge" / str(index),
-            num_spenders=self.config.reward.num_workers,
-        )
-        handle = self._spawn(name, self._types.reward, self.config, None, tools)
-        return RewardClient(handle, self.config.loop.call_timeout_s)
-
-    def _spawn(self, name: str, worker: type, *args: Any) -> Handle:
-        bundle = self._bundles[name]
-        handle = self.runtime.spawn(
-            worker,
-            *args,
-            name=name,
-            num_cpus=bundle.num_cpus,
-            num_gpus=bundle.num_gpus,
-        )
-        self._handles[name] = handle
-        return handle
-
     async def _train(self, data: TrainingData, workers: Workers) -> None:
-        loop = Loop(self.config, self.run_dir, workers, data, self._recorder)
+        """Train to the end; a learner that is lost goes on from the last checkpoint."""
         # A validation image, where there is one: nobody trains on it.
         prompts = self._scoring.validation_prompts() or data.prompts
-        await self._set_probe(workers.learner, prompts)
+        lost: Seat | None = None
+        with EndRequests(self._end):
+            while True:
+                try:
+                    if lost is not None:
+                        await self._crew.restart_learner(lost, workers)
+                    await self._set_probe(workers.learner, prompts)
+                    await self._run_loop(data, workers)
+                    break
+                except (Halted, RunFailed):
+                    raise
+                except Exception:
+                    self._loop = None
+                    lost = await self._crew.lost_rank()
+                    if lost is None:
+                        raise
+        shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
+
+    async def _run_loop(self, data: TrainingData, workers: Workers) -> None:
+        """Train from the newest checkpoint, or from the start policy."""
+        crew = self._crew
+        loop = Loop(
+            self.config, self.run_dir, workers, data, self._recorder, crew.weights
+        )
+        self._loop, crew.turns = loop, loop.turns
+        if self._ending is not None:
+            loop.end_after_step(self._ending)
 
         async def validate(step: int) -> Score | None:
             return await self._scoring.validate(step, workers.rollout, workers.reward)
 
-        with (
-            EndRequests(loop.end_after_step),
-            self._recorder.training(self.config.learner, loop.state.step),
-        ):
+        with self._recorder.training(self.config.learner, loop.state.step):
             await loop.run(validate)
         loop.record_unused()
-        shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
+
+    def _end(self, reason: Interrupted) -> None:
+        """A signal asks for an end."""
+        self._ending = reason
+        if self._loop is not None:
+            self._loop.end_after_step(reason)
 
     async def _set_probe(
         self, learner: LearnerClient, prompts: Sequence[Prompt]

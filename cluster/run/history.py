@@ -1,19 +1,23 @@
 """What the journal says happened, without what a resume has overwritten.
 
 A kill loses what came after the newest checkpoint, and a resume does it again. The journal keeps both. Its lines
-`saving` stand where the state of a checkpoint was taken: a resume from that checkpoint goes on from there.
+`saving` stand where the state of a checkpoint was taken: a resume from that checkpoint goes on from there. A line
+`unsaved` takes one back that could not be written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
+
+from common.journal import read_events
 
 Event: TypeAlias = Mapping[str, Any]
 """One line of the journal."""
 
-WORK = {"group", "discard", "step", "publish", "row"}
+WORK = {"group", "discard", "step", "publish", "row", "warning"}
 """Events of the training itself; `row` is one of them between a start and its end only."""
 
 
@@ -72,6 +76,8 @@ def read_history(journal: Iterable[Event]) -> History:
             is_new_start = False
         elif kind == "saving":
             history.saved[event["step"]] = len(history.events)
+        elif kind == "unsaved":
+            del history.saved[event["step"]]
         if kind == "row":
             history.rows.add(event["id"])
         if kind not in WORK or not is_training:
@@ -82,3 +88,12 @@ def read_history(journal: Iterable[Event]) -> History:
             is_new_start = False
         history.events.append(event)
     return history
+
+
+def finished_groups(journal: Path, step: int) -> Iterator[str]:
+    """Ids of the groups that had come to their outcome when the checkpoint of `step` was taken, in order."""
+    history = read_history(read_events(journal))
+    history.forget_after(step)
+    for event in history.events:
+        if event["event"] == "group":
+            yield event["id"]

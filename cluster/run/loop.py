@@ -21,6 +21,7 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 | Learner.step        | its batch                                    | Producer.batch                                |
 | RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
 | validation          | version v in all engines                     | RolloutWorker.load                            |
+| a checkpoint        | the one before it                            | CheckpointWriter, which writes beside steps   |
 
 Engines and learner that share GPUs take turns: see `cluster/run/turns.py`.
 
@@ -35,11 +36,15 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
 
-from cluster.run.checksums import write_checksums
+from cluster.checkpoints.writer import CheckpointWriter
 from cluster.run.delivery import Delivery
+from cluster.run.engine_weights import EngineWeights
 from cluster.run.foresight import Foresight
+from cluster.run.history import finished_groups
 from cluster.run.producer import Producer
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import Checkpoint, RunDir
@@ -47,11 +52,11 @@ from cluster.run.state import RunState
 from cluster.run.training_data import TrainingData
 from cluster.run.turns import Turns
 from cluster.runtime.clients import Workers
+from cluster.sampling.prompt_sampler import restore
 from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
-from common.paths import replace_directory, replace_file
 from common.records import PreferencePair, WeightManifest
 
 log = logging.getLogger("sightline")
@@ -76,8 +81,11 @@ class Loop:
         workers: Workers,
         data: TrainingData,
         recorder: Recorder,
+        weights: EngineWeights | None = None,
     ) -> None:
         """Restore the controller's part of the newest checkpoint; `run` restores the workers'.
+
+        `weights` are what the engines hold, where they have had a loop before.
 
         Raises:
             UserError: the checkpoint cannot be read, or belongs to another offline set.
@@ -90,10 +98,22 @@ class Loop:
         self.state = RunState.fresh(num_offline=len(data.offline))
         if self._resumed_from is not None:
             self.state = self._resumed_from.state
-        self._turns = Turns(config.cluster, workers)
-        self._delivery = Delivery(workers.learner, self._turns)
+            groups = partial(finished_groups, run_dir.journal, self.state.step)
+            restore(self.state.sampler, data.prompts, groups)
+        self.turns = Turns(config.cluster, workers)
+        in_turns = config.cluster.placement == "colocated"
+        self._weights = weights or EngineWeights(workers.rollout, in_turns)
+        self._weights.follow(Delivery(workers.learner, self.turns))
+        self._checkpoints = CheckpointWriter(
+            run_dir,
+            workers.learner,
+            recorder,
+            self.state,
+            config.checkpoint.keep,
+            self.state.step,
+        )
         self._producer = Producer(
-            config, workers.reward, data, self.state, recorder, self._turns
+            config, workers.reward, data, self.state, recorder, self.turns
         )
         self._ending: Halted | None = None
         # Kept, because the event loop holds tasks by weak references only.
@@ -105,13 +125,17 @@ class Loop:
 
     async def run(self, validate: Validate) -> None:
         """Run both sides; whichever fails first ends the other and is raised."""
-        if self._resumed_from is not None:
+        if self._resumed_from is not None or self._weights.are_unknown:
             await self._resume(self._resumed_from)
         try:
             await self._run_both(validate)
-        except BaseExceptionGroup as group:
-            # Users read one line; the group stays as its cause.
-            raise _first(group) from group
+        except Exception as error:
+            # What was begun is worth having, whatever stopped the run.
+            with suppress(Exception):
+                await self._checkpoints.finish()
+            # Users read one line; a group stays as its cause.
+            raise _first(error) from error
+        await self._checkpoints.finish()
 
     def end_after_step(self, reason: Halted) -> None:
         """Save after the step that runs now, and raise `reason` from `run`."""
@@ -127,12 +151,16 @@ class Loop:
         if drops:
             print(f"training: {drops.total():,} not used, {notes.told(drops)}")
 
-    async def _resume(self, checkpoint: Checkpoint) -> None:
-        """Bring the learner's state and the engines' weights to where the checkpoint was."""
+    async def _resume(self, checkpoint: Checkpoint | None) -> None:
+        """Bring the learner's state and the engines' weights to where the checkpoint was, or to the start policy."""
         self._recorder.resume(self.state.step)
-        await self._workers.learner.load(checkpoint.learner)
         saved = self.state.weights
-        await self._publish(self.state.version)
+        async with self._weights.changing():
+            if checkpoint is not None:
+                notes = await self._workers.learner.load(checkpoint.learner)
+                for note in notes:
+                    log.warning(note)
+            await self._publish(self.state.version)
         if saved is not None and saved != self.state.weights:
             log.warning(
                 "resumed weights: expected checksum %s, as when the checkpoint was written, got %s",
@@ -164,47 +192,65 @@ class Loop:
             try:
                 if self._ending is not None:
                     raise self._ending
-                metrics = await self._train(step)
+                batch, waited_s = await self._next_batch(step)
+                metrics = await self._train_and_publish(step, batch)
             except Halted:
                 await self._save_halted()
                 raise
-            state.step = step
-            publishes = is_last or step % self._config.loop.publish_interval == 0
-            if publishes:
-                metrics["time/publish_s"] = await self._publish(state.version + 1)
-            await self._turns.pass_to_engines()
+            metrics["time/wait_s"] = waited_s
+            await self.turns.pass_to_engines()
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             ends_interval = is_last or step % self._config.checkpoint.interval == 0
+            metrics |= await self._checkpoints.take_metrics()
             if ends_interval:
                 score = await validate(step)
                 if score is not None:
                     metrics["validation/score"] = score.value
                 self._recorder.step(step, metrics)
-                await self._checkpoint(step, score)
+                await self._checkpoints.save(step, score, is_last)
             else:
                 self._recorder.step(step, metrics)
 
     async def _save_halted(self) -> None:
         """Keep the steps since the last checkpoint: what stopped the run was no fault of theirs."""
-        latest = self._run_dir.latest()
-        saved_step = 0 if latest is None else latest.state.step
+        await self._checkpoints.finish()
         state = self.state
-        if state.step > saved_step:
+        if state.step > self._checkpoints.last_step:
             if state.step % self._config.loop.publish_interval:
                 # The learner's weights are newer than the version that the engines hold.
                 state.weights = None
-            await self._checkpoint(state.step, None)
+            await self._checkpoints.save(state.step, None, is_last=True)
+        await self._checkpoints.finish()
 
-    async def _train(self, step: int) -> dict[str, float]:
-        """Form the batch of one step, train on it on every rank, and account for every pair of it."""
+    async def _next_batch(self, step: int) -> tuple[list[PreferencePair], float]:
+        """The pairs of a step, and the seconds that they were waited for; then it is the learner's turn."""
         start = time.monotonic()
-        version = self.state.version
-        batch = await self._producer.batch(step, version)
+        batch = await self._producer.batch(step, self.state.version)
         waited_s = time.monotonic() - start
         if self._foresight is not None:
             # Before the step: meanwhile the ranks hear of nothing.
             await self._foresight.tell(step + 1)
-        await self._turns.pass_to_learner()
+        await self.turns.pass_to_learner()
+        return batch, waited_s
+
+    async def _train_and_publish(
+        self, step: int, batch: Sequence[PreferencePair]
+    ) -> dict[str, float]:
+        """One step, and the publish that belongs to it; engines that come back meanwhile wait for both."""
+        state = self.state
+        is_last = step == self._config.learner.num_steps
+        async with self._weights.changing():
+            metrics = await self._train(step, batch)
+            state.step = step
+            if is_last or step % self._config.loop.publish_interval == 0:
+                metrics["time/publish_s"] = await self._publish(state.version + 1)
+        return metrics
+
+    async def _train(
+        self, step: int, batch: Sequence[PreferencePair]
+    ) -> dict[str, float]:
+        """Train on a batch on every rank, and account for every pair of it."""
+        version = self.state.version
         result, refused = await self._workers.learner.step(step, batch)
         # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
@@ -217,9 +263,7 @@ class Loop:
         for pair_id in result.pair_ids:
             num_online += pair_of_id[pair_id].weight_version is not None
         self._recorder.batch(step, version, result.pair_ids, num_online)
-        metrics = {**result.metrics, **self._batch_metrics(batch, version)}
-        metrics["time/wait_s"] = waited_s
-        return metrics
+        return {**result.metrics, **self._batch_metrics(batch, version)}
 
     def _batch_metrics(
         self, batch: Sequence[PreferencePair], version: int
@@ -248,8 +292,7 @@ class Loop:
             UserError: what arrived are not finite weights, or after training still those of the start policy.
         """
         start = time.monotonic()
-        delivered = await self._delivery.deliver(version, self._workers.rollout)
-        delivered.check()
+        delivered = await self._weights.publish(version)
         manifest = delivered.manifest
         self._check_change(manifest)
         self.state.version = version
@@ -272,29 +315,6 @@ class Loop:
                 f"weight version {version}: expected trained weights, got exactly those of the start policy; "
                 "raise learner.optimizer.lr, or look at what model.tuning trains"
             )
-
-    async def _checkpoint(self, step: int, score: Score | None) -> None:
-        """Save everything in one directory that appears whole or not at all.
-
-        What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
-        """
-        state = self.state
-        learner = self._workers.learner
-        is_best = state.note_score(step, score)
-        # Groups that settle from here on belong to the next checkpoint: nothing is awaited between the state and the
-        # line in the journal that stands for it.
-        state_json = state.to_json()
-        await self._recorder.before_checkpoint(step)
-        with replace_directory(self._run_dir.checkpoint(step)) as folder:
-            await learner.save(folder / "learner")
-            if is_best:
-                await learner.export(folder / "policy")
-            replace_file(folder / "state.json", state_json)
-            # In a thread: the engines go on meanwhile.
-            await asyncio.to_thread(write_checksums, folder)
-        self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
-        value = None if score is None else score.value
-        self._recorder.checkpoint(step, value, state.best_step)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.harm.watch import HarmWatch
 from cluster.progress import ProgressReport
 from cluster.run.online_pairs import OnlinePairs
 from cluster.run.outcome import GroupOutcome
 from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons
 from common.journal import Journal
-from common.metrics import MetricsWriter
+from common.metrics import MetricsWriter, read_lines
 from common.records import Dropped, LoadReport, PreferencePair, WeightManifest
 from common.row_faults import first_cases
 
+log = logging.getLogger("sightline")
+
 
 class Recorder:
-    """One method for everything that can happen in a run. Journal events are durable after the next `step`."""
+    """One method for everything that can happen in a run. Journal events are durable after the next `step`.
 
-    def __init__(self, run_dir: Path) -> None:
+    `watch` looks at groups and steps; None for none.
+    """
+
+    def __init__(self, run_dir: Path, watch: HarmWatch | None = None) -> None:
         self.pairs = OnlinePairs(run_dir / "pairs")
         self._run_dir = run_dir
+        self._watch = watch
         self._journal = Journal(run_dir / "journal" / "events.jsonl")
         # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
         self._training: _Training | None = None
+        # Workers that were replaced since this process began, by kind.
+        self._num_restarts: Counter[str] = Counter()
 
     def start(self, reports: Sequence[Mapping[str, Any]]) -> None:
         """All workers are ready; `reports` say what they are."""
@@ -63,13 +75,27 @@ class Recorder:
         self._journal.write("config_changed", key=key, before=before, now=now)
 
     def resume(self, step: int) -> None:
-        """The run continues from the checkpoint of `step`."""
+        """The run continues from the checkpoint of `step`; 0 is the start policy."""
+        # What came after it is sampled again.
+        self._unsaved_pairs.clear()
         self._journal.write("resume", step=step)
+
+    def restart(self, name: str, cause: str, log: str, seconds: float) -> None:
+        """Another worker took the place of one that was lost; `seconds` passed until it could be asked."""
+        kind = name.partition("/")[0]
+        self._num_restarts[kind] += 1
+        self._journal.write(
+            "restart", name=name, cause=cause, log=log, seconds=round(seconds, 3)
+        )
 
     @contextmanager
     def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
         """Count steps up to `learner.num_steps`; afterwards the pair set is whole."""
+        # Of checkpoints that a kill interrupted; the next ones may be of other steps.
+        self.pairs.forget_after(steps_done)
         metrics = MetricsWriter(self._run_dir, steps_done + 1)
+        if self._watch is not None:
+            self._watch.replay(read_lines(self._run_dir / "metrics.jsonl"))
         try:
             with ProgressReport("training", learner.num_steps, steps_done) as bar:
                 self._training = _Training(metrics, bar, learner.global_batch)
@@ -84,6 +110,8 @@ class Recorder:
         """A group became pairs, which belong to the next checkpoint, or was dropped."""
         # Written with the next checkpoint, whose state counts them as accepted.
         self._unsaved_pairs += outcome.pairs
+        if self._watch is not None:
+            self._watch.group(outcome)
         self._journal.write(
             "group", id=outcome.group_id, source=source, **outcome.journal_fields()
         )
@@ -140,20 +168,41 @@ class Recorder:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is over: its events and metrics are on disk when this returns."""
         assert self._training is not None, "steps are recorded inside `training`"
+        if self._watch is not None:
+            metrics = {**metrics, **self._watch.take()}
+            for alert in self._watch.step(step, metrics):
+                log.warning(alert.line)
+                self._journal.write("warning", **asdict(alert))
         # The journal first: a step in metrics.jsonl always has its pairs there.
         self._journal.sync()
-        self._training.step(step, metrics)
+        restarts: dict[str, float] = {}
+        for kind, count in self._num_restarts.items():
+            restarts[f"restarts/{kind}"] = float(count)
+        self._training.step(step, {**metrics, **restarts})
 
-    async def before_checkpoint(self, step: int) -> None:
-        """Bring to disk what a resume from the checkpoint of `step` will not repeat.
+    def begin_checkpoint(self, step: int) -> Sequence[PreferencePair]:
+        """The state of the run is taken now: what follows the line `saving` in the journal is not part of it.
 
-        The line `saving` stands where the state was taken: what follows it in the journal is not part of the state.
+        Returns:
+            The pairs that the checkpoint has to bring to disk.
         """
-        self._journal.write("saving", step=step)
         pairs, self._unsaved_pairs = self._unsaved_pairs, []
+        self._journal.write("saving", step=step)
+        self._journal.sync()
+        return pairs
+
+    async def write_pairs(self, step: int, pairs: Sequence[PreferencePair]) -> None:
+        """Bring to disk what a resume from the checkpoint of `step` will not repeat."""
         # In a thread: pictures from elsewhere are copied, and the run goes on meanwhile.
         for dropped in await asyncio.to_thread(self.pairs.write, step, pairs):
             self.row(dropped)
+        self._journal.sync()
+
+    def unsaved(self, step: int, pairs: Sequence[PreferencePair], reason: str) -> None:
+        """The checkpoint of `step` cannot be written: its pairs belong to the next one."""
+        self.pairs.forget(step)
+        self._unsaved_pairs = [*pairs, *self._unsaved_pairs]
+        self._journal.write("unsaved", step=step, reason=reason)
         self._journal.sync()
 
     def checkpoint(
@@ -161,13 +210,15 @@ class Recorder:
         step: int,
         score: float | None,
         best_step: int | None,
+        seconds: Mapping[str, float],
     ) -> None:
-        """The checkpoint of `step` is whole."""
+        """The checkpoint of `step` is whole; `seconds` says how long it was copied and written."""
         self._journal.write(
             "checkpoint",
             step=step,
             score=score,
             best_step=best_step,
+            **seconds,
         )
 
 

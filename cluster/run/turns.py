@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from cluster.runtime.clients import Workers
+from cluster.runtime.clients import RolloutClient, Workers
+from cluster.supervision.seat import WorkerLost
 from common.config import Cluster
 
 
@@ -44,6 +45,24 @@ class Turns:
                 self._num_calls -= 1
                 self._changed.notify_all()
 
+    @asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        """Around the start of an engine in the place of one that died: not while the learner works.
+
+        Calls to the dead engine wait for this one, and the learner's turn waits for them: so this may begin while the
+        turn is about to be passed.
+        """
+        async with self._changed:
+            while self._asleep:
+                await self._changed.wait()
+            self._num_calls += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._num_calls -= 1
+                self._changed.notify_all()
+
     async def pass_to_learner(self) -> None:
         """Let the engines end what they sample, and put them to sleep."""
         if not self._are_taken:
@@ -52,15 +71,17 @@ class Turns:
             self._engines_turn = False
             while self._num_calls:
                 await self._changed.wait()
-        self._asleep = True
-        await asyncio.gather(*[engine.sleep(self._level) for engine in self._engines])
+            self._asleep = True
+        await asyncio.gather(*[self._sleep(engine) for engine in self._engines])
 
     async def wake(self) -> None:
         """Wake the engines to load weights, once the ranks have gathered them; nothing is sampled yet."""
         if self._asleep:
             await self._learner.rest()
-            await asyncio.gather(*[engine.wake() for engine in self._engines])
-            self._asleep = False
+            await asyncio.gather(*[self._wake(engine) for engine in self._engines])
+            async with self._changed:
+                self._asleep = False
+                self._changed.notify_all()
 
     async def pass_to_engines(self) -> None:
         """Wake the engines, where they sleep, and let sampling go on."""
@@ -68,3 +89,12 @@ class Turns:
         async with self._changed:
             self._engines_turn = True
             self._changed.notify_all()
+
+    async def _sleep(self, engine: RolloutClient) -> None:
+        # One that is lost holds no memory.
+        with suppress(WorkerLost):
+            await engine.sleep(self._level)
+
+    async def _wake(self, engine: RolloutClient) -> None:
+        with suppress(WorkerLost):
+            await engine.wake()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.runtime.waiting import answer, answers
+from cluster.supervision.seat import Seat
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
 from common.records import (
     Dropped,
@@ -24,6 +25,7 @@ from common.records import (
     StepResult,
     Verdict,
     WeightManifest,
+    WriteReport,
 )
 
 
@@ -101,9 +103,13 @@ class RolloutClient:
         """Stop the engine."""
         await self._call("close")
 
+    @property
+    def is_up(self) -> bool:
+        """Whether somebody sits there; always true of a worker that nobody watches."""
+        return not isinstance(self.handle, Seat) or self.handle.is_up
+
     async def _call(self, method: str, *args: Any) -> Any:
-        reference = self.handle.call(method, *args)
-        return await answer(reference, self.limit_s, self.peer)
+        return await _asked(self.handle, method, args, self.limit_s, self.peer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +139,7 @@ class RewardClient:
         return verdicts
 
     async def _call(self, method: str, *args: Any) -> Any:
-        reference = self.handle.call(method, *args)
-        return await answer(reference, self.limit_s, "reward worker")
+        return await _asked(self.handle, method, args, self.limit_s, "reward worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +187,34 @@ class LearnerClient:
         """Wait for what the ranks were asked before, and let them free the GPU memory that nothing holds."""
         await self._call("rest")
 
+    async def checkpoint_bytes(self, with_policy: bool) -> int:
+        """What `save` writes over all ranks, and with the policy `export`."""
+        of_ranks: list[int] = await self._call("checkpoint_bytes", with_policy)
+        return sum(of_ranks)
+
     async def save(self, directory: Path) -> None:
-        """Write every rank's part of a checkpoint."""
+        """Copy every rank's part of a checkpoint; it is written beside the next steps, see `written`."""
         await self._call("save", str(directory))
 
-    async def load(self, directory: Path) -> None:
-        """Go on from what `save` wrote."""
-        await self._call("load", str(directory))
-
     async def export(self, directory: Path) -> None:
-        """Write the policy as a Hugging Face directory."""
+        """Copy the policy, which becomes a Hugging Face directory beside the next steps, see `written`."""
         await self._call("export", str(directory))
+
+    async def written(self) -> WriteReport | None:
+        """What became of the files since the last `save`; None while a rank is still writing."""
+        faults: list[str] = []
+        reports: list[WriteReport | None] = await self._call("written")
+        for report in reports:
+            if report is None:
+                return None
+            if report.fault is not None:
+                faults.append(report.fault)
+        return WriteReport(faults[0] if faults else None)
+
+    async def load(self, directory: Path) -> list[str]:
+        """Go on from what `save` wrote; returns lines about what could not be restored."""
+        of_ranks: list[list[str]] = await self._call("load", str(directory))
+        return [note for notes in of_ranks for note in notes]
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
         references: list[Awaitable[Any]] = []
@@ -231,3 +253,12 @@ class Workers:
         await asyncio.gather(*[client.wake() for client in self.rollout])
         await judges
         return [*ranks, *reports]
+
+
+async def _asked(
+    handle: Handle, method: str, args: Sequence[Any], limit_s: float, peer: str
+) -> Any:
+    """The answer of a worker; that of a seat may come from another one than was there first."""
+    if isinstance(handle, Seat):
+        return await handle.ask(method, args, limit_s, peer)
+    return await answer(handle.call(method, *args), limit_s, peer)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cluster.runtime.clients import RolloutClient
 from common.config import EngineEye, Model, Rollout, RunConfig
 from common.config.eyes import LocalModel, engine_eyes
-from common.protocols import Handle, Runtime
+from common.protocols import Handle
+
+SpawnWorker: TypeAlias = Callable[..., Handle]
+"""`common.protocols.Runtime.spawn`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +71,14 @@ class JudgeEngines:
         handles: by the names of the actors.
     """
 
-    def __init__(self, config: RunConfig, runtime: Runtime, worker: type) -> None:
-        """`worker` is the class of rollout workers."""
+    def __init__(self, config: RunConfig, spawn: SpawnWorker, worker: type) -> None:
+        """`spawn` is a runtime's; `worker` the class of rollout workers."""
         self.clients: dict[EngineEye, list[RolloutClient]] = {}
         self.handles: dict[str, Handle] = {}
         limit_s = config.loop.call_timeout_s
         for seat in judge_seats(config):
             eye = seat.eye
-            handle = runtime.spawn(
+            handle = spawn(
                 worker,
                 engine_config(config, eye),
                 seat.index,

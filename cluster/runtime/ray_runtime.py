@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import socket
 import threading
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,14 +22,17 @@ from cluster.runtime.node_calls import (
 )
 from cluster.runtime.object_store import free_shared_memory, store_bytes
 from cluster.runtime.placement import Bundle
+from cluster.runtime.processes import kill_all
 from cluster.runtime.proxies import check_loopback
+from cluster.runtime.ray_handle import PULSE, RayHandle
 from cluster.runtime.reservation import Reservation
 from cluster.runtime.seated import GPUS, look, seated
 from common.config import Cluster
 from common.errors import UserError
-from common.protocols import Handle, Sight
+from common.protocols import Handle, Pulse, Sight
 
 CONNECT_LIMIT_S = 10.0
+BURY_LIMIT_S = 10.0
 HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 """Ray's switch: "1" hides the GPUs of a node from an actor that has none of them."""
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
@@ -116,45 +121,6 @@ def _ray_folder() -> str:
     """Where Ray makes its own folder, as Ray decides it."""
     environment = os.environ
     return environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp"
-
-
-class RayHandle:
-    """One actor. References are Ray object refs: awaitable, and cheap to pass on.
-
-    `ray.kill` returns before the actor is dead, and a call sent after it may still be answered: a handle whose actor
-    was stopped sends none.
-    """
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-        self._stopped = False
-
-    @property
-    def actor(self) -> Any:
-        """The actor, to send it a call. Raises RuntimeError once it was stopped."""
-        if self._stopped:
-            raise RuntimeError(
-                "expected a running worker, got a call to one that was stopped"
-            )
-        return self._actor
-
-    def retire(self) -> Any:
-        """The actor, to be killed; no call is sent to it any more."""
-        actor = self.actor
-        self._stopped = True
-        return actor
-
-    def call(self, method: str, *args: Any) -> Awaitable[Any]:
-        remote_method = getattr(self.actor, method)
-        reference: Awaitable[Any] = remote_method.remote(*args)
-        return reference
-
-    def call_split(
-        self, method: str, num_returns: int, *args: Any
-    ) -> Sequence[Awaitable[Any]]:
-        remote_method = getattr(self.actor, method).options(num_returns=num_returns)
-        references: Sequence[Awaitable[Any]] = remote_method.remote(*args)
-        return references
 
 
 class RayRuntime:
@@ -256,6 +222,8 @@ class RayRuntime:
             log_to_driver=bool(os.environ.get("SIGHTLINE_DEBUG")),
             **options,
         )
+        if not os.environ.get("SIGHTLINE_DEBUG"):
+            _hide_ray_messages()
         # Ray's own handler exits in the middle of whatever runs, and aborts with a native stack.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -277,6 +245,8 @@ class RayRuntime:
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
             "max_restarts": 0,
+            # Beside a method that works for minutes, and beside an event loop that is busy.
+            "concurrency_groups": {PULSE: 1},
         }
         if environment:
             options["runtime_env"] = {"env_vars": environment}
@@ -292,6 +262,9 @@ class RayRuntime:
         self._actors.append(actor)
         self._actor_of_name[name] = actor
         return RayHandle(actor)
+
+    async def make_room(self, name: str) -> None:
+        await self._reservation.renew(name)
 
     def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
         sights: dict[str, Awaitable[Sight]] = {}
@@ -339,6 +312,28 @@ class RayRuntime:
         self._actors.remove(actor)
         self._ray.kill(actor)
 
+    async def bury(self, handle: Handle, pulse: Pulse | None) -> None:
+        assert isinstance(handle, RayHandle)
+        with suppress(RuntimeError):
+            self.stop(handle)
+        if pulse is None:
+            return
+        # A stopped process does not hear Ray; an engine's process may outlive its parent.
+        node_id = self._node_of(pulse.host)
+        if node_id is not None:
+            kill = call_on_node(
+                self._ray, node_id, kill_all, pulse.processes, BURY_LIMIT_S
+            )
+            with suppress(Exception):
+                await asyncio.wait_for(kill, 2 * BURY_LIMIT_S)
+
+    def _node_of(self, host: str) -> str | None:
+        """A living node on a machine: nodes of one machine share its processes."""
+        for entry in self._ray.nodes():
+            if entry["Alive"] and entry["NodeManagerHostname"] == host:
+                return str(entry["NodeID"])
+        return None
+
     def shutdown(self) -> None:
         """Kill our actors and give the reservation back; stop the cluster if it was ours."""
         for actor in self._actors:
@@ -346,6 +341,16 @@ class RayRuntime:
         self._actors.clear()
         self._reservation.release()
         self._ray.shutdown()
+
+
+def _hide_ray_messages() -> None:
+    """Print none of Ray's paragraphs about workers that died: the supervisor says it in a line.
+
+    Ray has no switch for them: `log_to_driver` is about the output of workers.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _signed(owner: str) -> str:

@@ -1,4 +1,4 @@
-"""What every actor can be asked beside its own work: where it is, and whether it sees the run's files."""
+"""What every actor can be asked beside its own work: where it is, whether it sees the run's files, and how it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from common.protocols import Sight
+from cluster.runtime.processes import family, output_file
+from common.protocols import Pulse, Sight, Vitals
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 
@@ -20,6 +21,11 @@ class Seated:
     def survey(self, nonce_file: str, paths: Sequence[str]) -> Sight:
         """Look as this worker would open them."""
         return look(nonce_file, paths)
+
+    def pulse(self) -> Pulse:
+        """How this worker is; answered in a thread of its own."""
+        vitals = getattr(self, "vitals", Vitals)
+        return Pulse(socket.gethostname(), output_file(), family(os.getpid()), vitals())
 
 
 def look(nonce_file: str, paths: Sequence[str]) -> Sight:

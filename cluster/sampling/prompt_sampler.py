@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Annotated
 
+import numpy as np
 from pydantic import PlainSerializer
 
 from common.data.records_on_disk import RecordsOnDisk, fetch, id_key
@@ -20,17 +22,27 @@ SortedIds = Annotated[set[str], PlainSerializer(sorted, return_type=list[str])]
 
 @dataclass(slots=True)
 class SamplerState:
-    """The first epoch that is not finished, and the groups that are: of this epoch and of later ones already begun."""
+    """How far the first epoch that is not finished has come.
+
+    Attributes:
+        epoch: its number.
+        position: so many prompts of its order are finished, without a gap.
+        finished: groups that are finished beyond it, of this epoch and of later ones already begun.
+        prompts: a hash of the set that `position` is true for; "" for any, as long as nothing was finished.
+    """
 
     epoch: int = 0
+    position: int = 0
     finished: SortedIds = field(default_factory=set)
+    prompts: str = ""
 
 
 class PromptSampler:
     """Hands out prompts, with a group id `EPOCH:PROMPT_ID` for each time.
 
     After a resume the groups that were not finished come again, the others do not. Prompts are known by their row and
-    by a hash of their id: one is read when its turn comes.
+    by a hash of their id: one is read when its turn comes. What is remembered of finished groups grows with those in
+    flight, not with the set.
     """
 
     def __init__(
@@ -45,27 +57,31 @@ class PromptSampler:
         self._prompts = prompts
         self._keys = id_keys(prompts)
         self._seed = seed
-        # By epoch, the keys of the prompts whose groups are finished.
-        self._finished: dict[int, set[int]] = {}
+        assert fits(self.state, self._keys), "the caller restores `finished`"
+        self.state.prompts = hash_of(self._keys)
+        # By epoch, the key of every finished prompt -> its group.
+        self._finished: dict[int, dict[int, str]] = {}
         # Of groups in flight. A row that cannot be read at all has no id that its key could be made of.
         self._handed_out: dict[str, list[int]] = {}
         for group_id in self.state.finished:
             self._note_finished(group_id)
         self._epoch = self.state.epoch
         self._order = self._shuffled(self._epoch)
-        self._position = 0
+        self._next_position = 0
+        # Of the epoch that is not finished; the one that is handed out may be a later one.
+        self._order_to_finish = self._order
+        self._advance()
 
     def next(self) -> tuple[str, Prompt | Dropped]:
         """The next group, or why its row cannot be used; starts another epoch when this one is handed out."""
         while True:
-            if self._position == len(self._order):
+            if self._next_position == len(self._order):
                 self._epoch += 1
                 self._order = self._shuffled(self._epoch)
-                self._position = 0
-            index = self._order[self._position]
-            self._position += 1
-            finished = self._finished.get(self._epoch, set())
-            if self._keys[index] in finished:
+                self._next_position = 0
+            index = self._order[self._next_position]
+            self._next_position += 1
+            if self._is_finished(self._next_position - 1):
                 continue
             prompt = fetch(self._prompts, index)
             group_id = f"{self._epoch}:{prompt.id}"
@@ -75,34 +91,43 @@ class PromptSampler:
 
     def finish(self, group_id: str) -> None:
         """The group became pairs or a counted drop; it will not be handed out again."""
-        state = self.state
-        state.finished.add(group_id)
+        self.state.finished.add(group_id)
         self._note_finished(group_id)
-        while self._is_finished(state.epoch):
-            self._forget(state.epoch)
-            state.epoch += 1
+        self._advance()
 
-    def _forget(self, epoch: int) -> None:
-        """Drop what is known of a finished epoch."""
-        del self._finished[epoch]
-        prefix = f"{epoch}:"
-        for group_id in list(self.state.finished):
-            if group_id.startswith(prefix):
-                self.state.finished.remove(group_id)
+    def _is_finished(self, position: int) -> bool:
+        """Whether the prompt at this position of the present order is."""
+        if self._epoch == self.state.epoch and position < self.state.position:
+            return True
+        key = self._keys[self._order[position]]
+        return key in self._finished.get(self._epoch, {})
 
     def _note_finished(self, group_id: str) -> None:
         # The prompt's own id may hold a colon: only the first one separates.
         epoch, _, prompt_id = group_id.partition(":")
-        finished = self._finished.setdefault(int(epoch), set())
-        keys = self._handed_out.pop(group_id, None)
-        finished.update(keys or [id_key(prompt_id)])
+        finished = self._finished.setdefault(int(epoch), {})
+        for key in self._handed_out.pop(group_id, None) or [id_key(prompt_id)]:
+            finished[key] = group_id
 
-    def _is_finished(self, epoch: int) -> bool:
-        keys = self._finished.get(epoch, set())
-        if len(keys) < len(self._keys):
-            return False
-        # Rows may have gone since the run began, so the number alone does not tell.
-        return keys.issuperset(self._keys)
+    def _advance(self) -> None:
+        """Forget the groups in front of the first one that is not finished."""
+        state = self.state
+        while True:
+            finished = self._finished.get(state.epoch, {})
+            while state.position < len(self._keys):
+                key = self._keys[self._order_to_finish[state.position]]
+                if key not in finished:
+                    return
+                state.finished.discard(finished.pop(key))
+                state.position += 1
+            # What is left are prompts that the set no longer has.
+            state.finished.difference_update(finished.values())
+            self._finished.pop(state.epoch, None)
+            state.epoch += 1
+            state.position = 0
+            self._order_to_finish = self._order
+            if state.epoch != self._epoch:
+                self._order_to_finish = self._shuffled(state.epoch)
 
     def _shuffled(self, epoch: int) -> array[int]:
         """The indices of an epoch in order: a function of (seed, epoch) and of the ids, not of the order of rows."""
@@ -111,6 +136,38 @@ class PromptSampler:
         seed = derive_seed(self._seed, "frontier", epoch)
         random.Random(seed).shuffle(order)
         return array("q", order)
+
+
+def restore(
+    state: SamplerState,
+    prompts: Sequence[Prompt],
+    finished: Callable[[], Iterable[str]],
+) -> None:
+    """Make a saved state fit a set that has gained or lost prompts since then: `position` counts in the old order.
+
+    Args:
+        finished: the groups of the whole run that were finished when the state was saved; asked for only when needed.
+    """
+    if fits(state, id_keys(prompts)):
+        return
+    state.finished.clear()
+    for group_id in finished():
+        epoch = int(group_id.partition(":")[0])
+        if epoch >= state.epoch:
+            state.finished.add(group_id)
+    state.position = 0
+    state.prompts = ""
+
+
+def fits(state: SamplerState, keys: array[int]) -> bool:
+    """Whether the position of a state is true for these prompts."""
+    return not state.prompts or state.prompts == hash_of(keys)
+
+
+def hash_of(keys: array[int]) -> str:
+    """A hash of a set of prompts, whatever their order."""
+    in_order = np.sort(np.asarray(keys)).tobytes()
+    return blake2b(in_order, digest_size=8).hexdigest()
 
 
 def id_keys(prompts: Sequence[Prompt]) -> array[int]:

@@ -197,6 +197,9 @@ class ReplayBuffer:
         Returns:
             All wanted pairs in order of arrival, or an empty list when some are missing; then the buffer is unchanged.
         """
+        # Asked after every call that settles: most of the time there are too few.
+        if self.num_online < sum(wanted.values()):
+            return []
         missing = dict(wanted)
         taken: list[PreferencePair] = []
         left: deque[PreferencePair] = deque()

@@ -37,6 +37,54 @@ class Mixture(Section):
         return (self.online_fraction,)
 
 
+class Warnings(Section):
+    """When a run says that it does harm (ours; see `cluster/harm/`). The metrics are written in any case."""
+
+    enabled: bool = Field(True, description="false: no warning")
+    window: int = Field(
+        5, ge=2, description="steps whose mean is held against the run's first ones"
+    )
+    end_token: float = Field(
+        0.03,
+        gt=0,
+        description="fall of the end token's log-prob on chosen answers, against the reference, in nats",
+    )
+    chosen_logp: float = Field(
+        0.05,
+        gt=0,
+        description="fall of the chosen answers' log-prob against the reference, in nats per token",
+    )
+    length: float = Field(
+        0.2, gt=0, description="growth of sampled answers; 0.2 is a fifth more tokens"
+    )
+    cut_off: float = Field(
+        0.1,
+        gt=0,
+        description="growth of the share of answers that reach rollout.max_tokens",
+    )
+    diversity: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="share that is lost of what the completions of a group differ by",
+    )
+    longer_wins: float = Field(
+        0.75, ge=0.5, lt=1, description="share of groups whose longer answer wins"
+    )
+    first_wins: float = Field(
+        0.65,
+        ge=0.5,
+        lt=1,
+        description="share of verdicts for the answer that was shown first, or for the one shown second",
+    )
+    blind: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="of the implicit rewards' accuracy above chance, the share that a blank picture leaves",
+    )
+
+
 class Loop(Section):
     """How far rollouts may run ahead of the learner, and how long the run waits for anything."""
 
@@ -62,6 +110,7 @@ class Loop(Section):
     probe_tolerance: float = Field(
         1e-3, gt=0, description="max |Δ token log-prob| between learner and engine"
     )
+    warnings: Warnings = Warnings()
 
 
 class Checkpoint(Section):
@@ -69,3 +118,8 @@ class Checkpoint(Section):
 
     interval: int = Field(25, ge=1, description="learner steps between checkpoints")
     keep: int = Field(2, ge=1, description="states for --resume; older ones go")
+    background: bool = Field(
+        True,
+        description="copy the state and write it beside the next steps; false: the steps wait, which saves the RAM of "
+        "the copy, 12 bytes for each trained parameter over all ranks",
+    )

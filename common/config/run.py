@@ -114,6 +114,16 @@ class Cluster(Section):
         1,
         description="of vLLM, while the learner works: 1 keeps the engine's weights in CPU memory, 2 drops them",
     )
+    heartbeat_limit_s: float = Field(
+        60.0,
+        gt=0,
+        description="a worker that says nothing for so long hangs, and is restarted",
+    )
+    max_restarts_per_hour: int = Field(
+        20,
+        ge=0,
+        description="of workers that died or hang, all together; then the run stops. 0 restarts none",
+    )
     # Without repr, so that no error shows a value.
     env: Annotated[dict[VariableName, str], AfterValidator(_without_secrets)] = Field(
         {},

@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cluster.run.experiment import Experiment, WorkerTypes
+from cluster.run.crew import WorkerTypes
+from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
 from cluster.runtime.placement import plan
 from common.config import RunConfig

@@ -11,10 +11,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from common import folder_lock
 from common.errors import UserError
 from common.folder_lock import FolderLock
 
@@ -91,6 +94,40 @@ def test_without_locks_the_named_owner_is_looked_for(
     dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "since": "2026"}
     (tmp_path / ".lock").write_text(json.dumps(dead))
     FolderLock(tmp_path, "run.dir").close()
+
+
+ELSEWHERE = {"host": "another machine", "pid": os.getpid(), "since": "2026", "beat": 7}
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_an_owner_on_another_machine_is_known_by_its_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    """NFS mounted with `local_lock=flock` gives the lock to both; no clock is compared."""
+    monkeypatch.setattr(folder_lock, "BEAT_S", 0.05)
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    path = tmp_path / ".lock"
+    path.write_text(json.dumps(ELSEWHERE))
+    counts = threading.Timer(
+        0.08, path.write_text, [json.dumps({**ELSEWHERE, "beat": 8})]
+    )
+    counts.start()
+    with pytest.raises(UserError, match=r"beside process \d+ on another machine"):
+        FolderLock(tmp_path, "run.dir")
+    counts.join()
+    # It does not count any more: its machine is gone.
+    FolderLock(tmp_path, "run.dir").close()
+
+
+def test_an_owner_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_lock, "BEAT_S", 0.01)
+    with FolderLock(tmp_path, "run.dir"):
+        deadline = time.monotonic() + 10
+        while owner(tmp_path)["beat"] == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert (tmp_path / ".lock").read_text() == ""
 
 
 def test_a_broken_lock_service_is_no_free_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -44,6 +45,13 @@ REJECTED = (
     "There is a red triangle at the bottom on the right.",
     "no",
 )
+
+
+def written(learner: Learner) -> None:
+    """Wait until what a learner saves or exports is on disk."""
+    while (report := learner.written()) is None:
+        time.sleep(0.001)
+    assert report.fault is None, report.fault
 
 
 def run_config(

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 import learner.engines.deepspeed_engine
 import learner.forward.logps
@@ -31,6 +32,7 @@ from tests.learner.helpers import (
     make_pairs,
     run_config,
     without_image,
+    written,
 )
 
 NUM_STEPS = 7
@@ -125,6 +127,7 @@ def run(
     first_batch = batch_of(store, 0)
     learner.set_probe(first_batch[0].prompt, (5, 6, 7))
     learner.save(out / "start")
+    written(learner)
     ahead = learner.models.collator.ahead
     while ahead is not None and not ahead.is_up:
         time.sleep(0.01)
@@ -138,6 +141,9 @@ def run(
     with infinite_loss_of(first_batch[1].id):
         skipped, _ = learner.step(NUM_STEPS + 1, first_batch)
     manifest, arrays = learner.publish(1)
+    written(learner)
+    # Both ranks' files.
+    dist.barrier()
     learner.load(out / "checkpoint")
     again, _ = learner.step(NUM_STEPS, first_batch)
     resumed, _ = learner.publish(1)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from cluster.report import print_report
-from cluster.run.experiment import Experiment, WorkerTypes
+from cluster.run.crew import WorkerTypes
+from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
 from cluster.runtime.placement import plan
 from common.config import RunConfig

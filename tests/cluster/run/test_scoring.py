@@ -12,7 +12,8 @@ import pytest
 
 from cluster.evaluation import chunks
 from cluster.report import print_report
-from cluster.run.experiment import Experiment, WorkerTypes
+from cluster.run.crew import WorkerTypes
+from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
 from cluster.runtime.placement import plan
 from common.config import RunConfig

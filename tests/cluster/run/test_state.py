@@ -53,7 +53,12 @@ def test_the_keys_on_disk_are_those_of_earlier_runs() -> None:
         "accepted",
         "drops",
     ]
-    assert content["frontier"] == {"epoch": 1, "finished": ["1:a", "1:p", "2:p"]}
+    assert content["frontier"] == {
+        "epoch": 1,
+        "position": 0,
+        "finished": ["1:a", "1:p", "2:p"],
+        "prompts": "",
+    }
     assert content["buffer"]["offline"] == {"size": 3, "epoch": 0, "position": 2}
     assert content["accepted"] == {"online": 5}
 

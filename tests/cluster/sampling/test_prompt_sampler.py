@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.sampling.prompt_sampler import PromptSampler
+from cluster.sampling.prompt_sampler import PromptSampler, restore
 from common.data.records_on_disk import RecordsOnDisk, id_key
 from common.records import Dropped, Prompt
 
@@ -64,7 +64,55 @@ def test_state_stays_small_over_many_epochs() -> None:
         group_id, _ = sampler.next()
         sampler.finish(group_id)
     assert sampler.state.epoch == 100
-    assert len(sampler.state.finished) == 3
+    assert sampler.state.position == 3
+    assert not sampler.state.finished
+
+
+def test_state_grows_with_the_groups_in_flight_and_not_with_the_set() -> None:
+    prompts = [Prompt(f"p{index}", (), ()) for index in range(1000)]
+    sampler = PromptSampler(prompts, seed=0)
+    group_ids = take(sampler, 900)
+    # One straggler, and a few that overtake it.
+    for group_id in [*group_ids[:700], *group_ids[701:705]]:
+        sampler.finish(group_id)
+    assert sampler.state.position == 700
+    assert sampler.state.finished == set(group_ids[701:705])
+    sampler.finish(group_ids[700])
+    assert sampler.state.position == 705
+    assert not sampler.state.finished
+
+
+def test_a_set_that_has_changed_is_taken_up_by_its_ids() -> None:
+    """Of 5 prompts 3 are finished; then one of these is gone and two are new: 4 are left of the epoch."""
+    sampler = PromptSampler(PROMPTS, seed=3)
+    finished = take(sampler, 3)
+    for group_id in finished:
+        sampler.finish(group_id)
+    state = sampler.state
+    gone = finished[1].partition(":")[2]
+    kept = [prompt for prompt in PROMPTS if prompt.id != gone]
+    prompts = [*kept, Prompt("new", (), ()), Prompt("newer", (), ())]
+    restore(state, prompts, lambda: finished)
+    resumed = PromptSampler(prompts, 3, state)
+    group_ids = take(resumed, 4)
+    assert set(group_ids).isdisjoint(finished)
+    assert {"0:new", "0:newer"} <= set(group_ids)
+    assert take(resumed, 1)[0].startswith("1:")
+    for group_id in group_ids:
+        resumed.finish(group_id)
+    assert (state.epoch, state.position, state.finished) == (1, 0, set())
+
+
+def test_a_set_that_is_the_same_needs_no_journal() -> None:
+    sampler = PromptSampler(PROMPTS, seed=3)
+    for group_id in take(sampler, 3):
+        sampler.finish(group_id)
+
+    def unread() -> list[str]:
+        raise AssertionError("the position is true")
+
+    restore(sampler.state, list(reversed(PROMPTS)), unread)
+    assert sampler.state.position == 3
 
 
 def test_rows_that_cannot_be_read_end_with_their_epoch() -> None:

@@ -29,6 +29,7 @@ from tests.learner.helpers import (
     started,
     train,
     weights_of,
+    written,
 )
 from tests.tiny_families import tiny_qwen
 
@@ -170,6 +171,7 @@ def test_the_export_is_the_policy_that_was_trained(
     """Dequantised and merged."""
     out = tmp_path / "out"
     trainer.export(out)
+    written(trainer)
     config = json.loads((out / "config.json").read_text())
     assert "quantization_config" not in config
     exported = Policy(load_model(out, torch.float32).eval())
@@ -204,6 +206,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
 ) -> None:
     first, _ = trained(run_config(tuning=QLORA), store, 2)
     first.save(tmp_path / "state")
+    written(first)
     second = started(run_config(tuning=QLORA))
     second.load(tmp_path / "state")
     batches = [make_pairs(store, 6)]

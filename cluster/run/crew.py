@@ -1,0 +1,268 @@
+"""The workers of one run: how they are spawned and started, and how those that are lost come back.
+
+rollout/N   its engine is started, and caught up with the weights that the others hold
+judge/N     its engine is started; then the reward workers are renewed, since they ask it themselves
+reward/N    its judge is made
+learner/N   all ranks are spawned and started anew; the loop then goes on from the last checkpoint
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from actors.rollout import RolloutWorker
+from cluster.run.engine_weights import EngineWeights
+from cluster.run.recorder import Recorder
+from cluster.run.run_dir import RunDir
+from cluster.run.run_files import files_of
+from cluster.run.training_data import TrainingData
+from cluster.run.turns import Turns
+from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
+from cluster.runtime.judge_engines import JudgeEngines
+from cluster.runtime.placement import Bundle
+from cluster.supervision.restarts import Restarts
+from cluster.supervision.seat import Revive, Seat, WorkerLost
+from cluster.supervision.supervisor import Supervisor
+from common.config import RunConfig
+from common.errors import UserError
+from common.protocols import Handle, Runtime
+from learner.learner import Learner
+from reward.eyes.factory import EyeTools
+from reward.worker import RewardWorker
+
+log = logging.getLogger("sightline")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTypes:
+    """The classes that become actors; tests put fakes here."""
+
+    rollout: type = RolloutWorker
+    reward: type = RewardWorker
+    learner: type = Learner
+
+
+class Crew:
+    """Owns the actors of a run.
+
+    Attributes:
+        weights: what its engines hold.
+        turns: of the loop that runs now; None before training, when no learner works.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        runtime: Runtime,
+        bundles: Sequence[Bundle],
+        types: WorkerTypes,
+        recorder: Recorder,
+    ) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._runtime = runtime
+        self._bundles = {bundle.name: bundle for bundle in bundles}
+        self._types = types
+        self._recorder = recorder
+        self._limit_s = config.loop.call_timeout_s
+        settings = config.cluster
+        self._supervisor = Supervisor(
+            runtime,
+            Restarts(settings.max_restarts_per_hour),
+            settings.heartbeat_limit_s,
+            settings.start_timeout_s,
+            recorder,
+            run_dir.path,
+        )
+        self._in_turns = settings.placement == "colocated"
+        self._ranks: list[Seat] = []
+        self._judges: list[Seat] = []
+        self._judge_engines: JudgeEngines | None = None
+        self.turns: Turns | None = None
+        self.weights = EngineWeights((), self._in_turns)
+
+    def watching(self) -> AbstractAsyncContextManager[None]:
+        """Within it, workers that die or hang are replaced."""
+        return self._supervisor.watching()
+
+    async def start(self, data: TrainingData) -> Workers:
+        """Start every actor at once and wait until all say that they are ready."""
+        config, limit_s = self._config, self._limit_s
+        files = files_of(config, self._run_dir.path, data)
+        await files.check_nodes(self._runtime, limit_s)
+        # Before the ranks, which may share their GPUs.
+        engines = self._spawn_engines(self._revive_engine)
+        self.weights = EngineWeights(engines, self._in_turns)
+        self._ranks = self._spawn_ranks()
+        judge_engines = JudgeEngines(
+            config, self._spawn_judge_engine, self._types.rollout
+        )
+        self._judge_engines = judge_engines
+        judges: list[RewardClient] = []
+        for index in range(config.reward.num_workers):
+            judges.append(self._spawn_reward(index))
+        workers = Workers(engines, judges, LearnerClient(self._ranks, limit_s))
+        start = workers.start_in_turns() if self._in_turns else workers.start()
+        # Asked first, and so answered before any model is loaded.
+        looks = files.check(self._supervisor.seats, limit_s)
+        try:
+            _, _, reports, _ = await asyncio.gather(
+                self._supervisor.look(), looks, start, judge_engines.start()
+            )
+        except UserError:
+            raise
+        except Exception as error:
+            lost = await self._supervisor.lost(tuple(self._supervisor.seats.values()))
+            if lost is None:
+                raise
+            raise WorkerLost(lost) from error
+        self._recorder.start(reports)
+        # Learner ranks come first, and rank 0 speaks for all of them.
+        fallbacks: Mapping[str, str] = reports[0]["fallbacks"]
+        for switch, reason in fallbacks.items():
+            log.warning("learner.fast.%s is off: %s", switch, reason)
+        return workers
+
+    def stop_training(self, workers: Workers) -> None:
+        """Stop learner and engines; the reward workers compare the final answers."""
+        for engine in workers.rollout:
+            self._supervisor.close(engine.handle)
+        for rank in self._ranks:
+            self._supervisor.close(rank)
+
+    async def start_engines(self, model_path: str) -> list[RolloutClient]:
+        """Start engines with a policy of a directory."""
+        engines = self._spawn_engines(self._start_engine, model_path)
+        await asyncio.gather(*[engine.start() for engine in engines])
+        return engines
+
+    async def lost_rank(self) -> Seat | None:
+        """A rank of the learner that is lost, if any is."""
+        return await self._supervisor.lost(self._ranks)
+
+    async def restart_learner(self, lost: Seat, workers: Workers) -> None:
+        """Bring new ranks in the place of all ranks, of which one is lost.
+
+        Raises:
+            RunFailed: the budget of restarts is used up.
+        """
+        begun = time.monotonic()
+        cause, output = lost.cause, lost.log
+        self.turns = None
+        self.weights.forget_learner()
+        await self._supervisor.refill(self._ranks)
+        if self._in_turns:
+            await asyncio.gather(*[engine.sleep(1) for engine in _up(workers)])
+        await workers.learner.start()
+        if self._in_turns:
+            await workers.learner.rest()
+            await asyncio.gather(*[engine.wake() for engine in _up(workers)])
+        seconds = time.monotonic() - begun
+        log.warning("the learner is back after %.1f s", seconds)
+        self._recorder.restart(lost.name, cause, output, seconds)
+
+    def _spawn_ranks(self) -> list[Seat]:
+        num_ranks = self._config.learner.num_ranks
+        ranks: list[Seat] = []
+        for rank in range(num_ranks):
+            name = f"learner/{rank}"
+            worker = self._types.learner
+            ranks.append(self._seat(name, None, worker, self._config, rank, num_ranks))
+        return ranks
+
+    def _spawn_engines(self, revive: Revive, *model_path: str) -> list[RolloutClient]:
+        """All rollout workers, of the start policy or of another one."""
+        worker = self._types.rollout
+        engines: list[RolloutClient] = []
+        for index in range(self._config.rollout.num_workers):
+            name = f"rollout/{index}"
+            seat = self._seat(name, revive, worker, self._config, index, *model_path)
+            engines.append(RolloutClient(seat, self._limit_s))
+        return engines
+
+    def _spawn_judge_engine(
+        self, worker: type, *args: Any, name: str, **resources: float
+    ) -> Handle:
+        spawn = partial(self._runtime.spawn, worker, *args, name=name, **resources)
+        seat = self._supervisor.seat(name, spawn, self._revive_judge_engine)
+        self._judges.append(seat)
+        return seat
+
+    def _spawn_reward(self, index: int) -> RewardClient:
+        name = f"reward/{index}"
+        bundle = self._bundles[name]
+        worker = self._types.reward
+
+        def spawn() -> Handle:
+            return self._runtime.spawn(
+                worker,
+                self._config,
+                None,
+                self._eye_tools(index),
+                name=name,
+                num_cpus=bundle.num_cpus,
+                num_gpus=bundle.num_gpus,
+            )
+
+        seat = self._supervisor.seat(name, spawn, self._revive_reward, self._judges)
+        return RewardClient(seat, self._limit_s)
+
+    def _eye_tools(self, index: int) -> EyeTools:
+        """What a reward worker sees with: the judge's engines that are there now."""
+        assert self._judge_engines is not None
+        engines = {}
+        for eye, clients in self._judge_engines.clients.items():
+            engines[eye] = [_seated_now(client) for client in clients]
+        return EyeTools(
+            engines,
+            replies=self._run_dir.path / "judge" / str(index),
+            num_spenders=self._config.reward.num_workers,
+        )
+
+    def _seat(self, name: str, revive: Revive | None, worker: type, *args: Any) -> Seat:
+        bundle = self._bundles[name]
+        spawn = partial(
+            self._runtime.spawn,
+            worker,
+            *args,
+            name=name,
+            num_cpus=bundle.num_cpus,
+            num_gpus=bundle.num_gpus,
+        )
+        return self._supervisor.seat(name, spawn, revive)
+
+    async def _start_engine(self, handle: Handle) -> None:
+        await RolloutClient(handle, self._limit_s).start()
+
+    async def _revive_engine(self, handle: Handle) -> None:
+        turn = nullcontext() if self.turns is None else self.turns.starting()
+        async with turn:
+            await self._start_engine(handle)
+            await self.weights.catch_up(RolloutClient(handle, self._limit_s))
+
+    async def _revive_judge_engine(self, handle: Handle) -> None:
+        await self._start_engine(handle)
+        for seat in self._supervisor.seats.values():
+            if seat.kind == "reward" and seat.is_up:
+                await self._supervisor.renew(seat)
+
+    async def _revive_reward(self, handle: Handle) -> None:
+        await RewardClient(handle, self._limit_s).start()
+
+
+def _up(workers: Workers) -> list[RolloutClient]:
+    return [engine for engine in workers.rollout if engine.is_up]
+
+
+def _seated_now(client: RolloutClient) -> RolloutClient:
+    """A client of the worker itself: a reward worker in another process knows no seats."""
+    assert isinstance(client.handle, Seat)
+    return replace(client, handle=client.handle.handle)

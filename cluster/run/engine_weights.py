@@ -1,0 +1,120 @@
+"""Which weights the engines of a run hold, and how an engine that was restarted gets them.
+
+    START     all hold the start policy, as a new engine does
+    EXACT     the learner holds what was published last: it can be sent again
+    AHEAD     the learner has trained since it published
+    UNKNOWN   the learner itself is being restarted
+
+An engine that comes back waits while the learner steps. Where the learner is ahead it is taken along by the next
+publish. If no other engine is up that would never come, and where both share GPUs the learner would wait for the
+engine: it then gets the newer weights under the published version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from enum import Enum, auto
+
+from cluster.run.delivery import Delivered, Delivery
+from cluster.runtime.clients import RolloutClient
+from cluster.supervision.seat import WorkerLost
+
+
+class Standing(Enum):
+    """What the learner holds, compared with the engines."""
+
+    START = auto()
+    EXACT = auto()
+    AHEAD = auto()
+    UNKNOWN = auto()
+
+
+class EngineWeights:
+    """Outlives the loops of a run: a learner that is restarted gets a new one."""
+
+    def __init__(self, engines: Sequence[RolloutClient], in_turns: bool) -> None:
+        """`in_turns`: engines and learner share GPUs."""
+        self._engines = engines
+        self._in_turns = in_turns
+        self._delivery: Delivery | None = None
+        self._version = 0
+        self._standing = Standing.START
+        # Held while the learner's weights change or travel.
+        self._moving = asyncio.Lock()
+        self._late: list[tuple[RolloutClient, asyncio.Future[None]]] = []
+
+    def follow(self, delivery: Delivery) -> None:
+        """Weights come by this way from now on."""
+        self._delivery = delivery
+
+    @property
+    def are_unknown(self) -> bool:
+        """Whether the learner was lost, and nothing is published since."""
+        return self._standing is Standing.UNKNOWN
+
+    def forget_learner(self) -> None:
+        """The learner is lost; engines that come back wait for the first publish of the next one."""
+        self._standing = Standing.UNKNOWN
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """Around a learner step and the publish that follows it, if one does."""
+        async with self._moving:
+            if self._standing is Standing.EXACT:
+                self._standing = Standing.AHEAD
+            yield
+
+    async def publish(self, version: int) -> Delivered:
+        """Bring the learner's weights to all engines that are up, and to those that wait; inside `changing`.
+
+        Raises:
+            Exception: an engine's that is well but does not take them, or the learner's.
+        """
+        late = tuple(self._late)
+        up = [engine for engine in self._engines if engine.is_up]
+        delivered = await self._deliver(version, up + [engine for engine, _ in late])
+        del self._late[: len(late)]
+        self._version = version
+        self._standing = Standing.EXACT
+        failed = dict(delivered.failures)
+        for engine, waiter in late:
+            if waiter.done():
+                continue
+            if engine in failed:
+                waiter.set_exception(failed[engine])
+            else:
+                waiter.set_result(None)
+        for engine, error in delivered.failures:
+            if engine in up and not isinstance(error, WorkerLost):
+                raise error
+        return delivered
+
+    async def catch_up(self, engine: RolloutClient) -> None:
+        """Bring an engine that has just started to what the others hold.
+
+        Raises:
+            Exception: it does not take the weights.
+        """
+        async with self._moving:
+            if self._standing is Standing.START:
+                return
+            if self._standing is Standing.EXACT or self._must_not_wait():
+                delivered = await self._deliver(self._version, [engine])
+                delivered.check()
+                return
+            waiter = asyncio.get_running_loop().create_future()
+            self._late.append((engine, waiter))
+        await waiter
+
+    def _must_not_wait(self) -> bool:
+        """Whether no publish will come: the learner waits for this engine, or for pairs that nobody else samples."""
+        others = any(engine.is_up for engine in self._engines)
+        return self._standing is Standing.AHEAD and (self._in_turns or not others)
+
+    async def _deliver(
+        self, version: int, engines: Sequence[RolloutClient]
+    ) -> Delivered:
+        assert self._delivery is not None, "a loop that publishes has a delivery"
+        return await self._delivery.deliver(version, engines)

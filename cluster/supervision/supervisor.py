@@ -1,0 +1,282 @@
+"""Replaces the workers of a run that die or hang, while the others go on.
+
+    watching     a heartbeat per seat ──fault──▶ lose
+    a call       fails, and its worker has no pulse ──▶ lose
+    lose         the seat is down: its calls go to others of its kind, or wait
+    then         budget and pause ─▶ bury what is left ─▶ another worker, started as the first ─▶ revive ─▶ up
+
+Ranks of the learner are not revived one by one: all go back to the last checkpoint, see `cluster/run/experiment.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from cluster.supervision.heartbeat import first_fault
+from cluster.supervision.restarts import Restarts
+from cluster.supervision.roster import write_roster
+from cluster.supervision.seat import Revive, Seat, Spawn, WorkerLost
+from common.errors import RunFailed, plain_message
+from common.protocols import Handle, Runtime
+
+log = logging.getLogger("sightline")
+
+
+class Diary(Protocol):
+    """Where restarts are written down."""
+
+    def restart(self, name: str, cause: str, log: str, seconds: float) -> None: ...
+
+
+class Supervisor:
+    """Owns the seats of a run.
+
+    Attributes:
+        seats: by name.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        restarts: Restarts,
+        limit_s: float,
+        start_limit_s: float,
+        diary: Diary,
+        folder: Path,
+    ) -> None:
+        """Supervise workers.
+
+        Args:
+            limit_s: how long a worker may say nothing.
+            start_limit_s: how long its process may take to start.
+            folder: takes the roster.
+        """
+        self.limit_s = limit_s
+        self._start_limit_s = start_limit_s
+        self._runtime = runtime
+        self._restarts = restarts
+        self._diary = diary
+        self._folder = folder
+        self.seats: dict[str, Seat] = {}
+        self._is_watching = False
+        # By seat: its heartbeat, and what puts another worker there.
+        self._heartbeats: dict[Seat, asyncio.Task[None]] = {}
+        self._replacing: dict[Seat, asyncio.Task[None]] = {}
+        self._failure: RunFailed | None = None
+        self._num_redirected = 0
+        # Notified whenever a seat is up again, or none ever will be.
+        self._changed = asyncio.Condition()
+
+    def seat(
+        self,
+        name: str,
+        spawn: Spawn,
+        revive: Revive | None = None,
+        leans_on: Sequence[Seat] = (),
+    ) -> Seat:
+        """Spawn a worker and give it a seat; the seat of an earlier worker of that name was closed."""
+        assert name not in self.seats
+        seat = self.seats[name] = Seat(name, spawn, self, revive, leans_on)
+        if self._is_watching:
+            self._heartbeats[seat] = asyncio.create_task(self._watch(seat))
+        return seat
+
+    def close(self, handle: Handle) -> None:
+        """Stop the worker of a seat for good."""
+        assert isinstance(handle, Seat)
+        del self.seats[handle.name]
+        self._end_tasks_of(handle)
+        if handle.is_up:
+            self._runtime.stop(handle.handle)
+        handle.is_up = False
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Within it the workers, who have started, are watched and replaced."""
+        await self.look()
+        self._is_watching = True
+        for seat in self.seats.values():
+            self._heartbeats[seat] = asyncio.create_task(self._watch(seat))
+        try:
+            yield
+        finally:
+            self._is_watching = False
+            for seat in list(self.seats.values()):
+                self._end_tasks_of(seat)
+
+    async def look(self) -> None:
+        """Ask all for their pulse, and write down who runs where."""
+        await asyncio.gather(*[seat.fault() for seat in self.seats.values()])
+        self.write_roster()
+
+    def write_roster(self) -> None:
+        """Say who runs where."""
+        write_roster(self._folder, self.seats.values())
+
+    def lose(self, seat: Seat, number: int, cause: str) -> None:
+        """The worker of this number is lost; again does nothing."""
+        if number != seat.number or not seat.is_up:
+            return
+        seat.is_up = False
+        seat.cause = cause
+        if seat.revive is not None:
+            self._replacing[seat] = asyncio.create_task(self._replace(seat))
+        else:
+            # Whoever waits for it hears at once that it is gone.
+            burial = self._runtime.bury(seat.handle, seat.last_pulse)
+            self._replacing[seat] = asyncio.create_task(burial)
+
+    async def available(self, seat: Seat) -> Seat:
+        """This seat, or another of its kind while nobody sits here.
+
+        Raises:
+            RunFailed: no worker may be restarted any more.
+        """
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if seat.is_usable:
+                return seat
+            kind = [other for other in self.seats.values() if other.kind == seat.kind]
+            usable = [other for other in kind if other.is_usable]
+            if usable:
+                self._num_redirected += 1
+                return usable[self._num_redirected % len(usable)]
+            async with self._changed:
+                await self._changed.wait()
+
+    async def lost(self, seats: Sequence[Seat]) -> Seat | None:
+        """The first of these whose worker is lost, after a look at all of them."""
+        up = [seat for seat in seats if seat.is_up]
+        faults = await asyncio.gather(*[seat.fault() for seat in up])
+        for seat, fault in zip(up, faults, strict=True):
+            if fault:
+                # Its heartbeat may have said so meanwhile.
+                self.lose(seat, seat.number, fault)
+        for seat in seats:
+            if not seat.is_up:
+                return seat
+        return None
+
+    async def refill(self, seats: Sequence[Seat]) -> None:
+        """Put new workers into all of these seats, one of which is lost; who calls starts them.
+
+        Raises:
+            RunFailed: the budget of restarts is used up.
+        """
+        lost = next(seat for seat in seats if not seat.is_up)
+        pause_s = self._grant(lost)
+        burials = []
+        for seat in seats:
+            seat.is_up = False
+            burials.append(self._runtime.bury(seat.handle, seat.last_pulse))
+        await asyncio.gather(*burials)
+        await asyncio.sleep(pause_s)
+        for seat in seats:
+            await self._runtime.make_room(seat.name)
+        for seat in seats:
+            seat.refill()
+            # A rank that hangs as it starts is noticed, too.
+            await self.open(seat)
+
+    async def open(self, seat: Seat) -> None:
+        """The new worker of a seat may be asked."""
+        seat.is_up = True
+        await seat.fault()
+        self.write_roster()
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def renew(self, seat: Seat) -> None:
+        """Replace a worker that is well, because those that it asks are others now."""
+        assert seat.revive is not None
+        seat.is_up = False
+        await self._runtime.bury(seat.handle, seat.last_pulse)
+        await seat.revive(seat.refill())
+        await self.open(seat)
+
+    async def _watch(self, seat: Seat) -> None:
+        while True:
+            if seat.is_up:
+                number = seat.number
+                fault = await first_fault(seat.handle, self.limit_s, seat.note)
+                self.lose(seat, number, fault)
+            async with self._changed:
+                await self._changed.wait_for(lambda: seat.is_up)
+
+    async def _replace(self, seat: Seat) -> None:
+        """Put another worker into a seat, until one is well."""
+        begun = time.monotonic()
+        assert seat.revive is not None
+        while not seat.is_up:
+            cause, output = seat.cause, seat.log
+            try:
+                pause_s = self._grant(seat)
+            except RunFailed as failure:
+                await self._give_up(failure)
+                return
+            await self._runtime.bury(seat.handle, seat.last_pulse)
+            await asyncio.sleep(pause_s)
+            try:
+                await self._bring_up(seat)
+            except WorkerLost:
+                continue
+            except Exception as error:
+                seat.cause = seat.handle.death(error) or plain_message(error)
+                continue
+            # Nothing is awaited in between: the next publish takes this worker along.
+            await self.open(seat)
+            seconds = time.monotonic() - begun
+            log.warning("%s is back after %.1f s", seat.name, seconds)
+            self._diary.restart(seat.name, cause, output, seconds)
+
+    async def _bring_up(self, seat: Seat) -> None:
+        """Start another worker, as the first one was; one that hangs meanwhile is noticed as well.
+
+        Raises:
+            Exception: it did not come up.
+        """
+        assert seat.revive is not None
+        await self._runtime.make_room(seat.name)
+        handle = seat.refill()
+        try:
+            # The first one takes as long as a process does to start.
+            seat.note(await asyncio.wait_for(handle.pulse(), self._start_limit_s))
+        except TimeoutError:
+            seat.cause = f"its process did not start within {self._start_limit_s:g} s"
+            raise WorkerLost(seat) from None
+        revival = asyncio.ensure_future(seat.revive(handle))
+        watch = asyncio.create_task(first_fault(handle, self.limit_s, seat.note))
+        try:
+            await asyncio.wait({revival, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not revival.done():
+                seat.cause = watch.result()
+                raise WorkerLost(seat)
+            await revival
+        finally:
+            revival.cancel()
+            watch.cancel()
+
+    def _grant(self, seat: Seat) -> float:
+        if not self._is_watching:
+            raise RunFailed(seat.fate)
+        pause_s = self._restarts.grant(seat.name, seat.fate)
+        log.warning("%s; restarting it", seat.fate)
+        return pause_s
+
+    async def _give_up(self, failure: RunFailed) -> None:
+        self._failure = failure
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _end_tasks_of(self, seat: Seat) -> None:
+        for tasks in (self._heartbeats, self._replacing):
+            task = tasks.pop(seat, None)
+            if task is not None:
+                task.cancel()

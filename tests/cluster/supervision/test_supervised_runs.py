@@ -1,0 +1,263 @@
+"""Whole runs with fakes whose workers are killed or hang: they go on, and every group has one outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster.run.auditing import audit
+from cluster.run.crew import WorkerTypes
+from cluster.run.experiment import Experiment
+from cluster.run.run_dir import RunDir
+from cluster.runtime.placement import plan as placed
+from cluster.supervision import restarts
+from common.config import RunConfig
+from common.errors import RunFailed
+from common.metrics import read_lines
+from common.protocols import GenerationRequest
+from common.records import Dropped, Judged, PreferencePair, RolloutGroup, StepResult
+from reward.worker import RewardWorker
+from tests.cluster.runs import STEPS, events, make_config, trained_pairs
+from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle, LocalRuntime
+
+LIMIT_S = 0.2
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(restarts, "LONGEST_PAUSE_S", 0.01)
+
+
+class Chaos:
+    """Does something to a worker in the middle of the n-th call of a kind, counted over all workers of the run."""
+
+    def __init__(self, *plan: tuple[str, int, str]) -> None:
+        """Triples of a method, the number of its call, and `kill` or `hang`."""
+        self.plan = list(plan)
+        self.counts: dict[str, int] = {}
+
+    async def strike(self, method: str, handle: LocalHandle) -> None:
+        count = self.counts[method] = self.counts.get(method, 0) + 1
+        for entry in self.plan:
+            if entry[:2] == (method, count):
+                self.plan.remove(entry)
+                getattr(handle, entry[2])()
+                # A killed process does not go on.
+                await asyncio.Event().wait()
+
+
+class ChaosRuntime(LocalRuntime):
+    """Its workers meet chaos in the middle of their calls."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        super().__init__()
+        self.chaos = chaos
+
+    def spawn(self, worker: type, *args: Any, name: str, **resources: float) -> Any:
+        handle = super().spawn(worker, *args, name=name, **resources)  # type: ignore[arg-type]
+        handle.worker.strike = lambda method: self.chaos.strike(method, handle)
+        return handle
+
+
+class Rollout(FakeRolloutWorker):
+    strike: Callable[[str], Any]
+
+    async def generate(
+        self, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
+        await self.strike("generate")
+        return await super().generate(requests)
+
+    async def load(self, *args: Any) -> Any:
+        await self.strike("load")
+        return await super().load(*args)
+
+
+class Reward(RewardWorker):
+    strike: Callable[[str], Any]
+
+    async def rank(self, groups: Any) -> list[Judged]:
+        await self.strike("rank")
+        return await super().rank(groups)
+
+
+class Ranks(FakeLearner):
+    strike: Callable[[str], Any]
+
+    async def step(
+        self, step: int, pairs: list[PreferencePair]
+    ) -> tuple[StepResult, list[Dropped]]:
+        await self.strike("step")
+        return await super().step(step, pairs)
+
+
+def config_of(tmp_path: Path, **changes: Any) -> RunConfig:
+    values = {"cluster__heartbeat_limit_s": LIMIT_S, **changes}
+    return make_config(tmp_path, **values)
+
+
+def run(config: RunConfig, chaos: Chaos) -> Path:
+    """Run to the end with what chaos does; returns the run directory."""
+    runtime = ChaosRuntime(chaos)
+    types = WorkerTypes(Rollout, Reward, Ranks)
+    with RunDir(config, resume=False) as run_dir:
+        experiment = Experiment(config, run_dir, runtime, placed(config), types)
+        asyncio.run(asyncio.wait_for(experiment.run(), 60))
+    assert chaos.plan == []
+    return run_dir.path
+
+
+def check(run_dir: Path) -> None:
+    """All steps, every pair once, and the account is right."""
+    trained = trained_pairs(run_dir)
+    assert len(trained) == len(set(trained)) == STEPS * 4
+    assert audit(run_dir).faults == []
+    lines = read_lines(run_dir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("what", ["kill", "hang"])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("method", ["generate", "load", "rank", "step"])
+def test_a_worker_that_is_lost_comes_back(
+    tmp_path: Path, method: str, workers: int, what: str
+) -> None:
+    config = config_of(
+        tmp_path, rollout__num_workers=workers, reward__num_workers=workers
+    )
+    run_dir = run(config, Chaos((method, 5, what)))
+    check(run_dir)
+    (restart,) = events(run_dir, "restart")
+    kind = restart["name"].partition("/")[0]
+    kinds = {"rank": "reward", "step": "learner"}
+    assert kind == kinds.get(method, "rollout")
+    cause = "the fake has died" if what == "kill" else "it has said nothing for 0.2 s"
+    assert restart["cause"] == cause
+    assert read_lines(run_dir / "metrics.jsonl")[-1][f"restarts/{kind}"] == 1
+
+
+def test_a_learner_lost_before_its_first_checkpoint_begins_again(
+    tmp_path: Path,
+) -> None:
+    run_dir = run(config_of(tmp_path), Chaos(("step", 2, "kill")))
+    check(run_dir)
+    assert [event["step"] for event in events(run_dir, "resume")] == [0]
+    versions = [event["version"] for event in events(run_dir, "publish")]
+    assert versions == [1, 0, *range(1, STEPS + 1)]
+
+
+def test_a_learner_goes_on_from_its_checkpoint_and_the_engines_stay(
+    tmp_path: Path,
+) -> None:
+    run_dir = run(config_of(tmp_path), Chaos(("step", 7, "kill")))
+    check(run_dir)
+    assert [event["step"] for event in events(run_dir, "resume")] == [4]
+    assert len(events(run_dir, "start")) == 1
+    assert [event["name"] for event in events(run_dir, "restart")] == ["learner/0"]
+
+
+def test_a_deterministic_run_is_the_same_after_deaths(tmp_path: Path) -> None:
+    def result(folder: str, *plan: tuple[str, int, str]) -> tuple[object, object]:
+        config = config_of(
+            tmp_path / folder, rollout__deterministic=True, loop__max_staleness=0
+        )
+        run_dir = run(config, Chaos(*plan))
+        checksums = {}
+        for event in events(run_dir, "publish"):
+            checksums[event["version"]] = event["checksum"]
+        return trained_pairs(run_dir), checksums
+
+    calm = result("calm")
+    stormy = result(
+        "stormy",
+        ("generate", 4, "kill"),
+        ("rank", 5, "hang"),
+        ("load", 3, "kill"),
+        ("step", 6, "kill"),
+    )
+    assert calm == stormy
+
+
+def test_too_many_restarts_end_the_run_with_the_cause(tmp_path: Path) -> None:
+    config = config_of(tmp_path, cluster__max_restarts_per_hour=1)
+    told = r"^rollout/0: the fake has died.*; expected at most 1 restarts an hour"
+    with pytest.raises(RunFailed, match=told):
+        run(config, Chaos(("generate", 3, "kill"), ("generate", 6, "kill")))
+
+
+def test_an_error_of_a_worker_that_is_well_still_ends_the_run(tmp_path: Path) -> None:
+    class Broken(Rollout):
+        async def generate(self, requests: Any) -> Any:
+            raise KeyError("a bug")
+
+    config = config_of(tmp_path)
+    runtime = ChaosRuntime(Chaos())
+    types = WorkerTypes(Broken, Reward, Ranks)
+    with RunDir(config, resume=False) as run_dir:
+        experiment = Experiment(config, run_dir, runtime, placed(config), types)
+        with pytest.raises(KeyError, match="a bug"):
+            asyncio.run(asyncio.wait_for(experiment.run(), 60))
+    assert events(run_dir.path, "restart") == []
+
+
+def test_the_roster_says_who_runs_where(tmp_path: Path) -> None:
+    run_dir = run(config_of(tmp_path), Chaos(("rank", 3, "kill")))
+    roster = json.loads((run_dir / "workers.json").read_text())
+    assert roster["controller"]["processes"][0]["pid"] > 0
+    workers = roster["workers"]
+    assert set(workers) == {"rollout/0", "reward/0", "learner/0"}
+    assert workers["reward/0"]["number"] == 1
+    assert workers["rollout/0"]["number"] == 0
+    assert workers["rollout/0"]["processes"][0]["pid"] > 0
+
+
+strikes = st.tuples(
+    st.sampled_from(["generate", "load", "rank", "step"]),
+    st.integers(1, 8),
+    st.sampled_from(["kill", "kill", "hang"]),
+)
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    plan=st.lists(strikes, max_size=5, unique_by=lambda entry: entry[:2]),
+    staleness=st.integers(0, 2),
+    interval=st.sampled_from([1, 2]),
+    workers=st.integers(1, 3),
+)
+def test_any_deaths_leave_one_outcome_per_group(
+    tmp_path: Path,
+    plan: list[tuple[str, int, str]],
+    staleness: int,
+    interval: int,
+    workers: int,
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    config = config_of(
+        folder,
+        loop__max_staleness=staleness,
+        loop__publish_interval=interval,
+        rollout__num_workers=workers,
+        reward__num_workers=workers,
+        cluster__max_restarts_per_hour=100,
+    )
+    chaos = Chaos(*plan)
+    runtime = ChaosRuntime(chaos)
+    with RunDir(config, resume=False) as run_dir:
+        types = WorkerTypes(Rollout, Reward, Ranks)
+        experiment = Experiment(config, run_dir, runtime, placed(config), types)
+        asyncio.run(asyncio.wait_for(experiment.run(), 60))
+    check(run_dir.path)
