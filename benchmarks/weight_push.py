@@ -1,7 +1,7 @@
 """How fast weights get from the learner to the engines: `python -m benchmarks.weight_push [--sizes 0.1 1]`.
 
-Seconds from the call of a push until all receivers have the checked weights where an engine loads them from, against the
-plainest way to move the same bytes in the same run, taken in turns with the pushes:
+Seconds from the call of a push until all receivers have the checked weights where an engine loads them from, against
+the plainest way to move the same bytes in the same run, taken in turns with the pushes:
 
     object_store, adapter   a copy into fresh memory, by one thread
     broadcast               torch.distributed's broadcast over gloo to as many receivers, of one matrix after another
@@ -21,10 +21,10 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.measured_on import measured_on
 from benchmarks.push_plot import draw
 from benchmarks.push_sides import (
     ADAPTER,
@@ -255,7 +255,6 @@ def summary(args: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, A
             "most_growth": round(max(growths), 2),
             "growth_goal": MAX_GROWTH,
         }
-    versions = {package: metadata.version(package) for package in ("torch", "ray")}
     return {
         "benchmark": "weight_push",
         "transports": against_goals,
@@ -263,7 +262,7 @@ def summary(args: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, A
         "repeats": args.repeats,
         "cores": len(os.sched_getaffinity(0)),
         "load": [round(load, 1) for load in os.getloadavg()],
-        "versions": versions,
+        **measured_on(["torch", "ray"]),
     }
 
 
