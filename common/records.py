@@ -257,11 +257,13 @@ class LoadReport:
         version: of the manifest.
         probe_error: max |engine - learner| over the probe's token log-probs (nats); None without a probe.
         seconds: how long loading took.
+        pause_s: for how long of it the engine sampled nothing.
     """
 
     version: int
     probe_error: float | None
     seconds: float
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

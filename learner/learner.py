@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from common.checkpoint.layout import layout_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
+from common.push.meeting import Meeting, Place
+from common.push.plan import PushPlan, model_digest
 from common.records import (
     Dropped,
     LogprobProbe,
@@ -61,6 +63,8 @@ from learner.publisher import (
     plain_weights,
     policy_bytes,
 )
+from learner.push.sending import PushSender
+from learner.push.source import WeightSource
 from learner.skipped_steps import SkippedSteps
 from learner.start import Start
 from learner.update import Metrics, PairTable, accumulate, reduce_tables
@@ -319,6 +323,43 @@ class Learner:
         start = start_weights if base is None else base.items()
         layout = layout_of(self.model_path)
         return package(version, layout, current, start, probe)
+
+    def plan_push(self) -> PushPlan:
+        """What streamed pushes of this run consist of: known without a gather."""
+        return self._push_sender.plan
+
+    def meeting_place(self, networks: Sequence[str]) -> Place:
+        """Where engines of these networks (`common.push.meeting.network_id`) find rank 0; asked of rank 0."""
+        return self._push_sender.meeting_place(networks)
+
+    @torch.no_grad()
+    def push(
+        self,
+        version: int,
+        meeting: Meeting,
+    ) -> tuple[WeightManifest | None, str]:
+        """Send the weights as they are now, LoRA merged, to all members of a meeting (collective).
+
+        Returns:
+            The manifest, on rank 0; and why the push broke off, in which case there is none.
+        """
+        probe = self._run_probe()
+        with self.reference.parameters() as start:
+            return self._push_sender.push(version, meeting, start, probe)
+
+    @cached_property
+    def _push_sender(self) -> PushSender:
+        source = WeightSource(
+            self.policy,
+            self.models.engine,
+            layout_of(self.model_path),
+            self.config.model.tuning,
+            self.models.dtype,
+        )
+        bucket_bytes = self.config.weights.bucket_mib << 20
+        digest = model_digest(self.model_path)
+        plan = PushPlan(source.specs, bucket_bytes, digest)
+        return PushSender(source, plan, self.rank, self.models.device)
 
     def rest(self) -> None:
         """Free the GPU memory that torch keeps for later, for an engine that shares the GPU."""

@@ -275,18 +275,40 @@ def merge_lora(
     for peft_name, weight in weights.items():
         if is_adapter(peft_name):
             continue
-        name = peft_name.removeprefix(_LORA_PREFIX)
-        name = name.replace(".base_layer.", ".")
+        name, name_of_a, name_of_b = plain_name(peft_name)
+        assert name is not None, "no adapter's"
         base[name] = weight
         merged[name] = weight
-        layer = peft_name.removesuffix(_LORA_BASE)
-        if layer + _LORA_A in weights:
-            # [r, input width] and [output width, r]
-            a = weights[layer + _LORA_A].float()
-            b = weights[layer + _LORA_B].float()
-            exact = weight.float() + scale * (b @ a)
-            merged[name] = exact.to(weight.dtype)
+        if name_of_a in weights:
+            a, b = weights[name_of_a], weights[name_of_b]
+            merged[name] = merged_weight(weight, a, b, scale)
     return merged, base
+
+
+def merged_weight(
+    weight: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float,
+) -> Tensor:
+    """W + scale·B·A in float32, rounded once to W's dtype. Takes one matrix in float32 beside the result.
+
+    Args:
+        a, b: [r, input width] and [output width, r].
+    """
+    exact = b.float() @ a.float()
+    exact *= scale
+    exact += weight
+    return exact.to(weight.dtype)
+
+
+def plain_name(peft_name: str) -> tuple[str | None, str, str]:
+    """A parameter's name in the Hugging Face model, and the names of its layer's adapter; None for an adapter's."""
+    if is_adapter(peft_name):
+        return None, "", ""
+    layer = peft_name.removesuffix(_LORA_BASE)
+    name = peft_name.removeprefix(_LORA_PREFIX).replace(".base_layer.", ".")
+    return name, layer + _LORA_A, layer + _LORA_B
 
 
 def is_adapter(name: str) -> bool:
