@@ -1,8 +1,8 @@
 """How long real engines take for a push, and for how much of it they pause: `python -m benchmarks.push_engines`.
 
 A learner rank and vLLM engines as a run starts them, on a random LLaVA of 42 million parameters in bfloat16. Every
-transport brings the learner's weights into all engines, which sample meanwhile. `push_s` is all of a publish: gathering,
-merging, the way, vLLM's load. `pause_s` is for how long an engine samples nothing.
+transport brings the learner's weights into all engines, which sample meanwhile. `push_s` is all of a publish:
+gathering, merging, the way, vLLM's load. `pause_s` is for how long an engine samples nothing.
 
 `demo`: the same on the demo's policy; `pause_share` is the pause as a share of the wall clock of a step of the demo, as
 `benchmarks/results/staleness_cpu.json` has it.
@@ -234,7 +234,9 @@ async def measure_adapter(
 def step_s() -> float:
     """Wall clock of a step of the demo's online loop."""
     staleness = json.loads(DEMO_STEPS.read_text())
-    return float(staleness["wall_s"]["max_staleness_1"]) / (staleness["steps"] - 1)
+    seconds: float = staleness["wall_s"]["max_staleness_1"]
+    # The first step is not counted.
+    return seconds / (int(staleness["steps"]) - 1)
 
 
 async def measure(

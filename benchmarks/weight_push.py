@@ -151,7 +151,8 @@ class BroadcastSide:
         await asyncio.gather(*[member.call("ready") for member in self._members])
 
     async def raw(self, num_engines: int) -> float:
-        return max(await self._call("raw", num_engines))
+        seconds: list[float] = await self._call("raw", num_engines)
+        return max(seconds)
 
     async def push(self, num_engines: int) -> Stages:
         return slowest(await self._call("push", num_engines))

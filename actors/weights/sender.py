@@ -54,7 +54,7 @@ def num_files() -> int:
 def write_checked(
     manifest: WeightManifest,
     tensors: Tensors,
-    writes: Sequence[Callable[[], object]],
+    writes: Sequence[Callable[[], None]],
 ) -> None:
     """Write the tensors to shared memory, side by side with their check.
 
