@@ -235,7 +235,8 @@ def _squared_difference(now: Tensor, before: Tensor) -> float:
     new_chunks = now.detach().reshape(-1).split(_CHUNK_NUMEL)
     old_chunks = before.reshape(-1).split(_CHUNK_NUMEL)
     for new, old in zip(new_chunks, old_chunks, strict=True):
-        difference = new.float().sub_(old.to(new.device))
+        # Not in place: `float` gives a float32 weight itself, which the learner goes on with.
+        difference = new.float() - old.to(new.device)
         # In float64: the square of a small step is no float32.
         norm: Any = torch.linalg.vector_norm(difference, dtype=torch.float64)
         squares.append(float(norm) ** 2)
