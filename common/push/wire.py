@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from common.push.fingerprint import SIZE, fingerprint
+from common.push.fingerprint import SIZE, Digest
 from common.push.meeting import Group, Sent
-from common.push.plan import Bucket, PushPlan, TensorSpec
+from common.push.plan import Bucket, Piece, PushPlan, TensorSpec
 
 Named = Iterator[tuple[TensorSpec, Tensor]]
 """Tensors in the order of the plan."""
@@ -65,25 +65,40 @@ class _Sender:
         self._buffers: list[Tensor] = []
         self._travelling: list[Sent | None] = [None, None]
         self._turn = 0
+        # Of the tensor that is being sent.
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+        self._digest = Digest()
 
     def send(self, bucket: Bucket, tensors: Named) -> Fingerprints:
-        """Fill the next buffer and let it go."""
+        """Fill the next buffer and let it go; returns the fingerprints of the tensors that end in it."""
         buffer = self._free_buffer()[: bucket.num_bytes + SIZE]
+        digests: list[bytes] = []
         fingerprints: Fingerprints = []
-        for expected, offset in zip(bucket.tensors, bucket.offsets, strict=True):
-            spec, tensor = next(tensors)
-            assert spec == expected, f"{spec.name} comes where {expected.name} should"
-            # Gaps between tensors keep what was there: nobody reads them.
-            place = buffer[offset : offset + spec.num_bytes]
-            place.copy_(_bytes_of(tensor))
-            fingerprints.append((spec, fingerprint(place)))
-        trailer = bytearray(seal(digest for _, digest in fingerprints))
+        for piece in bucket.pieces:
+            if piece.is_first:
+                self._take(piece.spec, tensors)
+            # Gaps between pieces keep what was there: nobody reads them.
+            place = _place(buffer, piece)
+            place.copy_(self._bytes[piece.begin : piece.end])
+            self._digest.add(place)
+            digests.append(self._digest.value)
+            if piece.is_last:
+                fingerprints.append((piece.spec, self._digest.value))
+        trailer = bytearray(seal(digests))
         buffer[bucket.num_bytes :].copy_(torch.frombuffer(trailer, dtype=torch.uint8))
         if self._group is None:
             self._group = self._connect()
         self._travelling[self._turn] = self._group.broadcast(buffer)
         self._turn = 1 - self._turn
         return fingerprints
+
+    def _take(self, expected: TensorSpec, tensors: Named) -> None:
+        # Before the next one is made: its memory may be that of this one.
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+        spec, tensor = next(tensors)
+        assert spec == expected, f"{spec.name} comes where {expected.name} should"
+        self._bytes = _bytes_of(tensor)
+        self._digest = Digest()
 
     def _free_buffer(self) -> Tensor:
         if len(self._buffers) <= self._turn:
@@ -107,7 +122,8 @@ class _Sender:
 def receive(plan: PushPlan, group: Group) -> Iterator[tuple[str, Tensor]]:
     """All tensors by each of their names; the next bucket travels while those of one are loaded.
 
-    A tensor lies in its bucket's memory, which is free once no tensor of it is kept.
+    A tensor lies in its bucket's memory, which is free once no tensor of it is kept; one that was cut up is put
+    together in memory of its own.
 
     Raises:
         PushBroken: the learner, or another receiver, went away.
@@ -115,22 +131,39 @@ def receive(plan: PushPlan, group: Group) -> Iterator[tuple[str, Tensor]]:
     """
     buckets = list(plan.buckets())
     coming = _begin(buckets[0], group)
+    digest = Digest()
+    whole = torch.empty(0, dtype=torch.uint8)
     for number, bucket in enumerate(buckets):
         buffer, work = coming
         work.wait()
         if number + 1 < len(buckets):
             coming = _begin(buckets[number + 1], group)
-        _check(plan, number, bucket, buffer)
-        for spec, offset in zip(bucket.tensors, bucket.offsets, strict=True):
-            place = buffer[offset : offset + spec.num_bytes]
-            tensor = place.view(spec.torch_dtype).view(spec.shape)
-            for name in spec.names:
-                yield name, tensor
+        digest = _checked(bucket, buffer, digest, f"{number + 1} of {len(buckets)}")
+        for piece in bucket.pieces:
+            place = _place(buffer, piece)
+            if piece.is_first and piece.is_last:
+                yield from _named(piece.spec, place)
+                continue
+            if piece.is_first:
+                whole = torch.empty_like(place[:0]).resize_(piece.spec.num_bytes)
+            whole[piece.begin : piece.end].copy_(place)
+            if piece.is_last:
+                yield from _named(piece.spec, whole)
 
 
-def seal(digests: Iterator[bytes]) -> bytes:
-    """What follows a bucket, made of the fingerprints of its tensors."""
+def _named(spec: TensorSpec, values: Tensor) -> Iterator[tuple[str, Tensor]]:
+    tensor = values.view(spec.torch_dtype).view(spec.shape)
+    for name in spec.names:
+        yield name, tensor
+
+
+def seal(digests: Sequence[bytes]) -> bytes:
+    """What follows a bucket, made of the fingerprints of its pieces."""
     return hashlib.sha256(b"".join(digests)).digest()
+
+
+def _place(buffer: Tensor, piece: Piece) -> Tensor:
+    return buffer[piece.offset : piece.offset + piece.end - piece.begin]
 
 
 def _begin(bucket: Bucket, group: Group) -> tuple[Tensor, Sent]:
@@ -139,18 +172,26 @@ def _begin(bucket: Bucket, group: Group) -> tuple[Tensor, Sent]:
     return buffer, group.broadcast(buffer)
 
 
-def _check(plan: PushPlan, number: int, bucket: Bucket, buffer: Tensor) -> None:
+def _checked(bucket: Bucket, buffer: Tensor, digest: Digest, which: str) -> Digest:
+    """The digest of the tensor that goes on in the next bucket, given that of the one that came from the last.
+
+    Raises:
+        DamagedBucket: the seal is another one.
+    """
     digests = []
-    for spec, offset in zip(bucket.tensors, bucket.offsets, strict=True):
-        place = buffer[offset : offset + spec.num_bytes]
-        digests.append(fingerprint(place))
+    for piece in bucket.pieces:
+        if piece.is_first:
+            digest = Digest()
+        digest.add(_place(buffer, piece))
+        digests.append(digest.value)
     expected = bytes(buffer[bucket.num_bytes :].cpu().numpy())
-    got = seal(iter(digests))
+    got = seal(digests)
     if got != expected:
         raise DamagedBucket(
-            f"bucket {number + 1} of {len(list(plan.buckets()))}: expected fingerprint {expected.hex()[:16]}, got "
-            f"{got.hex()[:16]}; the network or a memory is faulty, push again"
+            f"bucket {which}: expected fingerprint {expected.hex()[:16]}, got {got.hex()[:16]}; the network or a "
+            "memory is faulty, push again"
         )
+    return digest
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

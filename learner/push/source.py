@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +23,9 @@ from common.checkpoint.layout import Layout
 from common.config import Lora, Tuning
 from common.protocols import TrainEngine
 from common.push.plan import TensorSpec
+from learner.change_norm import change_norm
 from learner.model.policy import Policy, merged_weight, plain_name
 from learner.model.quantized import full_shape, full_weight
-
-_CHUNK_NUMEL = 1 << 20
-"""Values whose difference is taken at a time: a whole embedding in float32 would not fit beside the buckets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,8 @@ class WeightSource:
             if self._engine.rank == 0 and piece.changes:
                 if name in start:
                     before = start[name].detach()
-                self._squares.append(_squared_difference(values[name], before))
+                norm = change_norm([(values[name], before)])
+                self._squares.append(norm**2)
         made = item.conversion(values)
         for spec in item.specs:
             yield spec, made[spec.name]
@@ -226,18 +224,3 @@ def _groups(items: list[Item]) -> list[list[Item]]:
         groups[-1].append(item)
         num_bytes += item.num_bytes
     return groups
-
-
-@torch.no_grad()
-def _squared_difference(now: Tensor, before: Tensor) -> float:
-    """Sum of (now - before)²; exactly 0 for equal weights, and not finite for weights that are not."""
-    squares = []
-    new_chunks = now.detach().reshape(-1).split(_CHUNK_NUMEL)
-    old_chunks = before.reshape(-1).split(_CHUNK_NUMEL)
-    for new, old in zip(new_chunks, old_chunks, strict=True):
-        # Not in place: `float` gives a float32 weight itself, which the learner goes on with.
-        difference = new.float() - old.to(new.device)
-        # In float64: the square of a small step is no float32.
-        norm: Any = torch.linalg.vector_norm(difference, dtype=torch.float64)
-        squares.append(float(norm) ** 2)
-    return math.fsum(squares)

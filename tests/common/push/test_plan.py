@@ -11,19 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.push.fingerprint import fingerprint, fingerprint_of_all
-from common.push.plan import ALIGNMENT, PushPlan, TensorSpec, model_digest
+from common.push.fingerprint import Digest, fingerprint, fingerprint_of_all
+from common.push.plan import (
+    ALIGNMENT,
+    BLOCK,
+    Piece,
+    PushPlan,
+    TensorSpec,
+    model_digest,
+)
 
 SPECS = st.builds(
     TensorSpec,
     name=st.text("abc.", min_size=1, max_size=8),
     dtype=st.sampled_from(["float32", "bfloat16", "uint8"]),
-    shape=st.lists(st.integers(0, 9), max_size=3).map(tuple),
+    shape=st.lists(st.integers(0, 12), max_size=3).map(tuple),
 )
 PLANS = st.builds(
     PushPlan,
     tensors=st.lists(SPECS, min_size=1, max_size=12).map(tuple),
-    bucket_bytes=st.integers(1, 400),
+    bucket_bytes=st.integers(1, 3000),
     model=st.just("model"),
 )
 
@@ -32,17 +39,25 @@ PLANS = st.builds(
 def test_buckets_hold_all_tensors_in_order_and_none_more_than_it_must(
     plan: PushPlan,
 ) -> None:
-    specs = []
+    pieces: list[Piece] = []
     for bucket in plan.buckets():
-        specs += bucket.tensors
         end = 0
-        for spec, offset in zip(bucket.tensors, bucket.offsets, strict=True):
-            assert offset % ALIGNMENT == 0
-            assert offset >= end
-            end = offset + spec.num_bytes
+        for piece in bucket.pieces:
+            assert piece.offset % ALIGNMENT == 0
+            assert piece.offset >= end
+            end = piece.offset + piece.end - piece.begin
         assert end <= bucket.num_bytes
-        if len(bucket.tensors) > 1:
-            assert end <= plan.bucket_bytes
+        assert end <= max(BLOCK, plan.bucket_bytes)
+        pieces += bucket.pieces
+    specs = []
+    end = 0
+    for piece in pieces:
+        assert piece.begin == (0 if piece.is_first else end)
+        # A fingerprint can be taken part by part.
+        assert piece.is_last or (piece.end - piece.begin) % BLOCK == 0
+        end = piece.end
+        if piece.is_last:
+            specs.append(piece.spec)
     assert tuple(specs) == plan.tensors
 
 
@@ -62,6 +77,10 @@ def test_any_bit_and_any_block_counts() -> None:
         assert fingerprint(changed) != before
     swapped = torch.cat([values[1024:2048], values[:1024], values[2048:]])
     assert fingerprint(swapped) != before
+    by_parts = Digest()
+    for part in values.split(BLOCK):
+        by_parts.add(part)
+    assert by_parts.value == before
     # The last values are fewer than a sum has.
     assert fingerprint(values[:-1]) != before
     assert fingerprint(torch.empty(0)) == fingerprint(torch.empty(0, 7))
