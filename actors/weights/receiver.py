@@ -22,6 +22,7 @@ from actors.vllm_api import (
     initialize_layerwise_reload,
 )
 from actors.weights import loader  # noqa: F401 (a worker that imports this file knows our loader)
+from actors.weights.reached import check_reached, unreached_layers
 from actors.weights.sender import read_weights
 
 BACKEND = "host_arrays"
@@ -59,7 +60,10 @@ class HostArraysEngine(WeightTransferEngine[NoInit, WeightFolder]):  # type: ign
         model.load_weights(read_weights(Path(update_info.path)))
 
     def finish_weight_update(self) -> None:
+        unreached = unreached_layers(self.model)
         finalize_layerwise_reload(self.model, self.model_config)
+        # Afterwards: an engine whose reload is half done cannot even be closed well.
+        check_reached(unreached)
 
     def shutdown(self) -> None:
         """Does nothing: there is no connection to close."""
