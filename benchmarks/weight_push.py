@@ -1,6 +1,6 @@
 """How fast weights get from the learner to the engines: `python -m benchmarks.weight_push [--sizes 0.1 1]`.
 
-Seconds from the call of a push until all receivers have the checked weights where an engine loads them from, against the
+Seconds from the call of a push until all receivers have the checked weights where an engine loads from, against the
 plainest way to move the same bytes in the same run, taken in turns with the pushes:
 
     object_store, adapter   a copy into fresh memory, by one thread
@@ -151,7 +151,8 @@ class BroadcastSide:
         await asyncio.gather(*[member.call("ready") for member in self._members])
 
     async def raw(self, num_engines: int) -> float:
-        return max(await self._call("raw", num_engines))
+        seconds: list[float] = await self._call("raw", num_engines)
+        return max(seconds)
 
     async def push(self, num_engines: int) -> Stages:
         return slowest(await self._call("push", num_engines))

@@ -41,7 +41,7 @@ def _squares(
     assert after.shape == before.shape, "a weight keeps its shape"
     part = max(CHUNK_NUMEL, -(-after.numel() // num_threads))
     new_parts = after.reshape(-1).split(part)
-    old_parts = before.cpu().reshape(-1).split(part)
+    old_parts = before.to(after.device).reshape(-1).split(part)
     return list(threads.map(_squared_distance, new_parts, old_parts))
 
 

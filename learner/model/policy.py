@@ -280,15 +280,23 @@ def merge_lora(
     for peft_name, weight in weights.items():
         if is_adapter(peft_name):
             continue
-        name = peft_name.removeprefix(_LORA_PREFIX)
-        name = name.replace(".base_layer.", ".")
+        name, name_of_a, name_of_b = plain_name(peft_name)
+        assert name is not None, "no adapter's"
         base[name] = weight
         merged[name] = weight
-        layer = peft_name.removesuffix(_LORA_BASE)
-        if layer + _LORA_A in weights:
-            a, b = weights[layer + _LORA_A], weights[layer + _LORA_B]
+        if name_of_a in weights:
+            a, b = weights[name_of_a], weights[name_of_b]
             merged[name] = merged_weight(weight, a, b, scale, survival)
     return merged, base
+
+
+def plain_name(peft_name: str) -> tuple[str | None, str, str]:
+    """A parameter's name in the Hugging Face model, and the names of its layer's adapter; None for an adapter's."""
+    if is_adapter(peft_name):
+        return None, "", ""
+    layer = peft_name.removesuffix(_LORA_BASE)
+    name = peft_name.removeprefix(_LORA_PREFIX).replace(".base_layer.", ".")
+    return name, layer + _LORA_A, layer + _LORA_B
 
 
 def is_adapter(name: str) -> bool:
