@@ -12,6 +12,7 @@ from PIL import Image
 
 from common.config import Full, RunConfig
 from common.data.images import ImageStore
+from common.log_lines import note_version
 from common.protocols import Engine, GenerationRequest, Tensors, Vitals
 from common.records import (
     Dropped,
@@ -171,7 +172,9 @@ class RolloutWorker:
         tensors: Tensors,
     ) -> LoadReport:
         """Swap the engine's weights and prove them."""
-        return await self.engine.load_weights(manifest, tensors)
+        report = await self.engine.load_weights(manifest, tensors)
+        note_version(report.version)
+        return report
 
     async def sleep(self, level: int) -> None:
         """Free the engine's GPU memory; nothing may be asked until `wake`."""

@@ -531,6 +531,10 @@ class Runtime(Protocol):
         """What every node of the run sees of this file, by the name of an actor that will be there."""
         ...
 
+    def show(self, values: Mapping[str, float]) -> None:
+        """Let whoever watches the cluster see metrics of the run."""
+        ...
+
     def stop(self, handle: Handle) -> None: ...
 
     async def bury(self, handle: Handle, pulse: Pulse | None) -> None:

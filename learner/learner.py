@@ -22,6 +22,7 @@ from common.chat import ChatEncoder, encoder_of
 from common.checkpoint.layout import layout_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
+from common.log_lines import note_version
 from common.push.adapter import pushes_adapter
 from common.records import (
     Dropped,
@@ -296,6 +297,7 @@ class Learner:
 
         Rank 0 only, others get (None, {}).
         """
+        note_version(version)
         probe = self._run_probe()
         tuning = self.config.model.tuning
         engine = self.models.engine

@@ -112,6 +112,7 @@ class LocalRuntime:
 
     def __init__(self) -> None:
         self.handles: dict[str, LocalHandle] = {}
+        self.shown: dict[str, float] = {}
 
     def spawn(
         self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
@@ -124,6 +125,9 @@ class LocalRuntime:
             return look(nonce_file, ())
 
         return {"rollout/0": sight()}
+
+    def show(self, values: Mapping[str, float]) -> None:
+        self.shown = dict(values)
 
     def stop(self, handle: Any) -> None:
         handle.stopped = True

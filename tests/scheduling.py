@@ -17,6 +17,8 @@ RAY_MODULES = (
     "test_gpu_first_hour",
     "test_judge_quality",
     "test_placement",
+    "test_private_runs",
+    "test_ray_jobs",
     "test_ray_runtime",
     "test_ray_start",
     "test_real_deaths",

@@ -20,7 +20,7 @@ from cluster.signals import EndRequests, Interrupted
 from cluster.supervision.seat import Seat, WorkerLost
 from common.chat import encoder_of
 from common.config import Lora, RunConfig
-from common.errors import Halted, RunFailed
+from common.errors import Halted, RunFailed, UserError, plain_message
 from common.evaluation import Score
 from common.paths import replace_directory
 from common.protocols import Runtime
@@ -48,7 +48,7 @@ class Experiment:
         self.config = config = config.model_copy(update={"run": run})
         self.run_dir = run_dir
         self.runtime = runtime
-        self._recorder = Recorder(run_dir.path, HarmWatch(config))
+        self._recorder = Recorder(run_dir.path, HarmWatch(config), runtime.show)
         types = types or WorkerTypes()
         self._crew = Crew(config, run_dir, runtime, bundles, types, self._recorder)
         self._loop: Loop | None = None
@@ -66,8 +66,15 @@ class Experiment:
         self._scoring.announce()
         self._say_what_is_pushed()
         workers = await self._crew.start(data)
-        async with self._crew.watching():
-            return await self._train_and_score(data, workers)
+        try:
+            async with self._crew.watching():
+                cards = await self._train_and_score(data, workers)
+        except (UserError, RunFailed) as end:
+            status = end.status if isinstance(end, Interrupted) else 1
+            self._recorder.ended(status, plain_message(end))
+            raise
+        self._recorder.ended(0)
+        return cards
 
     def _say_what_is_pushed(self) -> None:
         """Adapters are merged where that was not asked for: say why."""

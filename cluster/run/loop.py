@@ -57,6 +57,7 @@ from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
+from common.log_lines import note_version
 from common.records import (
     LogprobProbe,
     PreferencePair,
@@ -305,6 +306,7 @@ class Loop:
         metrics["staleness/mean"] = sum(ages) / max(num_online, 1)
         metrics["staleness/max"] = float(max(ages, default=0))
         metrics["weight_version"] = float(version)
+        metrics["pairs/accepted"] = float(self.state.accepted.total())
         return metrics
 
     async def _publish(self, version: int) -> float:
@@ -319,6 +321,7 @@ class Loop:
         self._check_change(manifest)
         self.state.version = version
         self.state.weights = manifest.checksum
+        note_version(version)
         await self._producer.on_version(version)
         self._recorder.publish(manifest, delivered.reports)
         return time.monotonic() - start

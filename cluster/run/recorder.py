@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from cluster.harm.watch import HarmWatch
 from cluster.numerics.push_metrics import PushWarnings, push_metrics
@@ -32,14 +32,22 @@ from common.row_faults import first_cases
 
 log = logging.getLogger("sightline")
 
+Show: TypeAlias = Callable[[Mapping[str, float]], object]
+
 
 class Recorder:
     """One method for everything that can happen in a run. Journal events are durable after the next `step`.
 
-    `watch` looks at groups and steps; None for none.
+    `watch` looks at groups and steps; None for none. `show` is given the metrics of every step.
     """
 
-    def __init__(self, run_dir: Path, watch: HarmWatch | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        watch: HarmWatch | None = None,
+        show: Show = dict,
+    ) -> None:
+        self._show = show
         self.pairs = OnlinePairs(run_dir / "pairs")
         self._run_dir = run_dir
         self._watch = watch
@@ -97,6 +105,11 @@ class Recorder:
         self._journal.write(
             "restart", name=name, cause=cause, log=log, seconds=round(seconds, 3)
         )
+
+    def ended(self, status: int, why: str = "") -> None:
+        """The run has come to its end, or to this one."""
+        self._journal.write("ended", status=status, why=why)
+        self._journal.sync()
 
     @contextmanager
     def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
@@ -203,8 +216,10 @@ class Recorder:
         restarts: dict[str, float] = {}
         for kind, count in self._num_restarts.items():
             restarts[f"restarts/{kind}"] = float(count)
-        self._training.step(step, {**metrics, **restarts, **self._push_metrics})
+        values = {**metrics, **restarts, **self._push_metrics}
         self._push_metrics = {}
+        self._training.step(step, values)
+        self._show({"step": step, **values})
 
     def begin_checkpoint(self, step: int) -> Sequence[PreferencePair]:
         """The state of the run is taken now: what follows the line `saving` in the journal is not part of it.

@@ -46,6 +46,9 @@ async def survey(
     return sight
 
 
+LOOPBACK = "127.0.0.1"
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutClient:
     """One rollout worker (`actors.rollout.RolloutWorker`)."""
@@ -161,8 +164,11 @@ class LearnerClient:
     async def start(self) -> list[dict[str, Any]]:
         """Let the ranks meet at rank 0's address and start; returns their reports."""
         # Rank 0 picks the address on its own node; the controller may be on another.
-        rendezvous = self.handles[0].call("rendezvous")
-        address, port = await answer(rendezvous, self.limit_s, "learner")
+        meetings = await self._call("rendezvous")
+        address, port = meetings[0]
+        if all(other == address for other, _ in meetings):
+            # Ranks of one machine need not be reached from others.
+            address = LOOPBACK
         return await self._call("start", address, port)
 
     async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
