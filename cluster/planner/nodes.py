@@ -21,6 +21,7 @@ from cluster.planner.training import (
     start_bytes,
 )
 from common.config import Lora, RunConfig
+from common.push.adapter import pushes_adapter
 
 COPY_BANDWIDTH = 20e9
 """Bytes a second from a GPU to pinned memory, of each rank: PCIe 4.0."""
@@ -117,7 +118,7 @@ def publisher_bytes(
     item = ITEM_BYTES[config.model.dtype]
     if not isinstance(tuning, Lora):
         return model_bytes(config, shape)
-    if tuning.push == "adapter":
+    if pushes_adapter(config.model, config.rollout):
         return float(trained_numel(config, shape) * item)
     merged = numel_of(shape.lora_targets(tuning))
     return model_bytes(config, shape) + merged * item

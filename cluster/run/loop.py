@@ -57,7 +57,13 @@ from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
-from common.records import PreferencePair, WeightManifest
+from common.log_lines import note_version
+from common.records import (
+    LogprobProbe,
+    PreferencePair,
+    ProbeReading,
+    WeightManifest,
+)
 
 log = logging.getLogger("sightline")
 
@@ -136,6 +142,21 @@ class Loop:
             # Users read one line; a group stays as its cause.
             raise _first(error) from error
         await self._checkpoints.finish()
+
+    async def calibrate(self, probe: LogprobProbe) -> Sequence[ProbeReading]:
+        """How far learner and engines are apart, while all hold the start policy; called before `run`.
+
+        Args:
+            probe: the learner's, of the start policy.
+        """
+        readings = await self._weights.calibrate(probe)
+        if not self._config.model.tuning.is_quantized:
+            return readings
+        # The learner's start policy is not the one in the files that engines read.
+        async with self._weights.changing():
+            delivered = await self._weights.publish(0)
+        proven = [report.probe for report in delivered.reports]
+        return [reading for reading in proven if reading is not None]
 
     def end_after_step(self, reason: Halted) -> None:
         """Save after the step that runs now, and raise `reason` from `run`."""
@@ -283,6 +304,7 @@ class Loop:
         metrics["staleness/mean"] = sum(ages) / max(num_online, 1)
         metrics["staleness/max"] = float(max(ages, default=0))
         metrics["weight_version"] = float(version)
+        metrics["pairs/accepted"] = float(self.state.accepted.total())
         return metrics
 
     async def _publish(self, version: int) -> float:
@@ -297,6 +319,7 @@ class Loop:
         self._check_change(manifest)
         self.state.version = version
         self.state.weights = manifest.checksum
+        note_version(version)
         await self._producer.on_version(version)
         self._recorder.publish(manifest, delivered.reports)
         return time.monotonic() - start

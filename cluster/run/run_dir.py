@@ -69,6 +69,7 @@ class RunDir:
         self.changes: Sequence[Change] = ()
         """What a resume has changed of the config."""
         self._verified: set[Path] = set()
+        _make_private(self.path)
         self._lock = FolderLock(self.path, "run.dir")
         try:
             self._take_over(resolved, resume)
@@ -204,6 +205,13 @@ class RunDir:
         """Delete what a killed process was writing or deleting."""
         for leftover in self.checkpoints.glob(".step_*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a new run directory for its owner's eyes alone; one that is there keeps its mode."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _is_run_config(content: dict[str, Any]) -> bool:

@@ -19,7 +19,10 @@ from common.records import (
     Dropped,
     Judged,
     LoadReport,
+    LogprobProbe,
     PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     StepResult,
@@ -40,6 +43,9 @@ async def survey(
     reference = handle.call("survey", nonce_file, paths)
     sight: Sight = await answer(reference, limit_s, peer)
     return sight
+
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,11 @@ class RolloutClient:
         """Token ids of whole answers, as `score` scores them."""
         token_ids: list[tuple[int, ...]] = await self._call("encode", list(answers))
         return token_ids
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far engine and learner are apart while both hold the start policy."""
+        reading: ProbeReading = await self._call("calibrate", probe)
+        return reading
 
     async def load(
         self, manifest: Awaitable[WeightManifest], tensors: Awaitable[Tensors]
@@ -152,8 +163,11 @@ class LearnerClient:
     async def start(self) -> list[dict[str, Any]]:
         """Let the ranks meet at rank 0's address and start; returns their reports."""
         # Rank 0 picks the address on its own node; the controller may be on another.
-        rendezvous = self.handles[0].call("rendezvous")
-        address, port = await answer(rendezvous, self.limit_s, "learner")
+        meetings = await self._call("rendezvous")
+        address, port = meetings[0]
+        if all(other == address for other, _ in meetings):
+            # Ranks of one machine need not be reached from others.
+            address = LOOPBACK
         return await self._call("start", address, port)
 
     async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
@@ -168,9 +182,11 @@ class LearnerClient:
         result: tuple[StepResult, list[Dropped]] = results[0]
         return result
 
-    async def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
-        """The response whose log-probs every manifest carries from now on."""
-        await self._call("set_probe", prompt, token_ids)
+    async def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
+        """The answers whose log-probs every manifest carries from now on; theirs under the start policy."""
+        probes = await self._call("set_probe", list(answers))
+        probe: LogprobProbe = probes[0]
+        return probe
 
     def publish(
         self, version: int

@@ -14,11 +14,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from cluster.supervision.heartbeat import first_fault
+from cluster.supervision.heartbeat import first_fault, pulse_within
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.roster import write_roster
 from cluster.supervision.seat import Revive, Seat, Spawn, WorkerLost
@@ -92,9 +92,10 @@ class Supervisor:
         assert isinstance(handle, Seat)
         del self.seats[handle.name]
         self._end_tasks_of(handle)
-        if handle.is_up:
-            self._runtime.stop(handle.handle)
         handle.is_up = False
+        # One that was lost is stopped already.
+        with suppress(RuntimeError):
+            self._runtime.stop(handle.handle)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -247,7 +248,7 @@ class Supervisor:
         handle = seat.refill()
         try:
             # The first one takes as long as a process does to start.
-            seat.note(await asyncio.wait_for(handle.pulse(), self._start_limit_s))
+            seat.note(await pulse_within(handle, self._start_limit_s))
         except TimeoutError:
             seat.cause = f"its process did not start within {self._start_limit_s:g} s"
             raise WorkerLost(seat) from None

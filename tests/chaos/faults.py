@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.light_run import SLOW
+from tests.chaos.light_workers import SLOW
 
 BALLOON = "balloon"
 KINDS = {"engine": "rollout", "judge": "reward", "rank": "learner"}

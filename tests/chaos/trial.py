@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cluster.run.auditing import audit
@@ -29,13 +29,15 @@ from tests.chaos.faults import (
 from tests.cluster.runtime.job_cluster import JobCluster
 from tests.real_runs import ROOT, command, metric_lines, settings
 
-STEPS = 40
+STEPS = 120
 BATCH = 8
 MOST_STARTS = 40
 STUCK_S = 150.0
 LASTING_S = (0.5, 2.5)
 """How long a slow judge and a full disk last."""
 DISK_MB = 40
+RARE = {"killed controller": 0.5, "asked to end": 0.3, "interrupted": 0.2}
+"""Weights of faults that are drawn less often than others: a controller needs longest to start."""
 
 
 @dataclass(slots=True)
@@ -62,7 +64,8 @@ class Report:
 
     def line(self) -> str:
         """As one line of JSON."""
-        return json.dumps(asdict(self))
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return json.dumps(values)
 
 
 class Trial:
@@ -70,8 +73,8 @@ class Trial:
 
     Args:
         seed: of the faults, and of the run.
+        folder: for the run, which is deleted, and its log, which stays.
         cluster: whose nodes the run uses; None starts one for every start of the controller.
-        folder: for the run; it is deleted.
         num_faults: after so many the run is let go on in peace.
         only: kinds of faults; None for all.
     """
@@ -211,7 +214,8 @@ class Trial:
         """Let one happen; returns its name, "" when it could not."""
         actions = self._actions(process)
         names = [name for name in actions if self._only is None or name in self._only]
-        name = self._rng.choice(names)
+        weights = [RARE.get(name, 1.0) for name in names]
+        (name,) = self._rng.choices(names, weights)
         if not actions[name]():
             return ""
         self.report.faults[name] += 1
