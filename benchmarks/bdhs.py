@@ -23,9 +23,10 @@ import os
 import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from benchmarks.measured_on import measured_on
 
 if TYPE_CHECKING:
     from benchmarks import bdhs_sides
@@ -258,7 +259,7 @@ def summary(
         "visible_tokens": round(num_visible, 1),
         "requests": ours[0].num_requests,
         "cores": args.cores,
-        "versions": {name: _version(name) for name in PACKAGES},
+        **measured_on(PACKAGES),
     }
 
 
@@ -279,13 +280,6 @@ def _rounded(
     num_digits: int,
 ) -> dict[str, float]:
     return {name: round(value, num_digits) for name, value in values.items()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from typing import TypeAlias
+
+from benchmarks.measured_on import measured_on
 
 PARTS = ("time/wait_s", "time/step_s", "time/publish_s")
 JUDGE = "benchmarks.delayed_judge:DelayedRules"
@@ -136,7 +137,7 @@ def main() -> None:
         "concurrency": arguments.concurrency,
         "cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
-        "versions": {name: metadata.version(name) for name in libraries},
+        **measured_on(libraries),
     }
     print(json.dumps(result))
 

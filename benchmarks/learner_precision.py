@@ -19,13 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.measured_on import measured_on
 from common.chat import ChatEncoder
 from common.config import Model
 from common.config.losses import Hinge, Ipo, Robust, Sigmoid, Simpo
@@ -191,7 +191,7 @@ def main() -> None:
         "benchmark": "learner_precision",
         "device": device_name,
         "pairs": options.pairs,
-        "versions": {name: metadata.version(name) for name in packages},
+        **measured_on(packages),
     }
     line = json.dumps({**facts, **result})
     if options.out:

@@ -28,9 +28,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measured_on import measured_on
 
 PASSED = (
     "size", "device", "tuning", "batch", "micro_batch", "prompt_tokens", "pairs_per_prompt", "steps", "threads"
@@ -245,8 +246,7 @@ def main() -> None:
         figures = sweep(args, run_side)
     else:
         figures = compare(args)
-    versions = {name: metadata.version(name) for name in PACKAGES}
-    line = json.dumps({**figures, "versions": versions})
+    line = json.dumps({**figures, **measured_on(PACKAGES)})
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(line + "\n")

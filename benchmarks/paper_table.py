@@ -20,10 +20,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured_on import measured_on
 from benchmarks.paper_arms import ARMS, PAIR_SETS, Arm
 from benchmarks.paper_page import METRICS, write_page
 from cluster.evaluation.measure import Evaluator
@@ -279,7 +279,7 @@ def main() -> None:
         "seeds": arguments.seeds,
         "steps": arguments.steps,
         "scenes": arguments.scenes,
-        "versions": {name: metadata.version(name) for name in packages},
+        **measured_on(packages),
     }
     write_page(result, arguments.out)
     print(json.dumps(result))

@@ -17,11 +17,11 @@ import os
 import statistics
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from actors.rollout import RolloutWorker
+from benchmarks.measured_on import measured_on
 from cluster.runtime.ray_runtime import RayRuntime
 from common.chat import ChatEncoder
 from common.config import Cluster, Mixture, Model, Rollout, RunConfig
@@ -268,9 +268,9 @@ def summary(
     for name in OURS:
         ratio = medians[name] / medians["bare"]
         ratios[name] = round(ratio, 3)
-    versions = {"vllm": vllm}
-    for package in ("torch", "transformers", "ray"):
-        versions[package] = metadata.version(package)
+    machine = measured_on(("torch", "transformers", "ray"))
+    # Its builds for a CPU are a package of another name.
+    machine["versions"]["vllm"] = vllm
     return {
         "benchmark": "rollout",
         "tokens_per_s": {name: round(value) for name, value in medians.items()},
@@ -281,7 +281,7 @@ def summary(
         "seeds": args.seeds,
         "cores": args.cores,
         "model": os.path.relpath(args.model),
-        "versions": versions,
+        **machine,
     }
 
 

@@ -27,6 +27,7 @@ from common.records import (
     StepResult,
     Verdict,
     WeightManifest,
+    WriteReport,
 )
 from common.seeding import derive_seed
 from common.sources import ONLINE
@@ -97,7 +98,7 @@ class SimulatedEngine:
     ) -> tuple[float, LoadReport]:
         """Hold new weights at once."""
         self._version = manifest.version
-        return 0.0, LoadReport(manifest.version, 0.0, 0.0)
+        return 0.0, LoadReport(manifest.version, None, 0.0)
 
 
 class SimulatedJudge:
@@ -163,6 +164,14 @@ class SimulatedLearner:
         self._version = version
         manifest = WeightManifest(version, f"{version:064}", 1, 1, float(version))
         return self._push_s, (manifest, {})
+
+    def checkpoint_bytes(self, with_policy: bool) -> tuple[float, int]:
+        """Nothing."""
+        return 0.0, 0
+
+    def written(self) -> tuple[float, WriteReport]:
+        """Nothing is written beside the steps."""
+        return 0.0, WriteReport()
 
     def save(self, directory: str) -> tuple[float, None]:
         """An empty folder in the place of the learner's state."""

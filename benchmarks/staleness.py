@@ -15,8 +15,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
+
+from benchmarks.measured_on import measured_on
 
 PARTS = ("time/wait_s", "time/step_s", "time/publish_s")
 
@@ -103,7 +104,7 @@ def main() -> None:
         },
         "steps": arguments.steps,
         "global_batch": arguments.batch,
-        "versions": {name: metadata.version(name) for name in libraries},
+        **measured_on(libraries),
     }
     print(json.dumps(result))
 

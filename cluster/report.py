@@ -35,7 +35,9 @@ def print_report(run_dir: Path) -> None:
     """
     from cluster.evaluation.finished_run import read_run
 
-    print_scorecards(read_run(run_dir).cards)
+    run = read_run(run_dir)
+    print_scorecards(run.cards)
+    print_warnings(run.warnings())
     samples = run_dir / "samples.html"
     curves = f"curves: tensorboard --logdir {run_dir / 'tensorboard'}"
     # A run without suites has nothing to show.
@@ -82,6 +84,16 @@ def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
         for line, style in lines:
             # Brackets in it are no markup.
             unwrapped.print(f"{policy}: {line}", style=style, markup=False)
+
+
+def print_warnings(lines: Sequence[str]) -> None:
+    """What a run said of harm while it trained."""
+    from rich.console import Console
+
+    # One line in a log as well.
+    console = Console(soft_wrap=True)
+    for line in lines:
+        console.print(f"training, {line}", style="yellow", markup=False)
 
 
 def print_judge_quality(quality: JudgeQuality) -> None:

@@ -14,14 +14,16 @@ of their own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.records import (
     Dropped,
     LoadReport,
+    LogprobProbe,
     PreferencePair,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     Verdict,
@@ -124,6 +126,14 @@ class Engine(Protocol):
         answers: Sequence[tuple[Prompt, str]],
     ) -> list[tuple[float, ...] | Dropped]:
         """Log-probs (nats) of the tokens of whole answers, end-of-sequence token included; one result per answer."""
+        ...
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far its log-probs are from the learner's while both hold the start policy.
+
+        Raises:
+            RuntimeError: so far that it holds another model.
+        """
         ...
 
     async def load_weights(
@@ -323,11 +333,42 @@ class Suite(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """Where a rank keeps the master weights and Adam's moments of a stretch of one parameter's elements.
+
+    Attributes:
+        name, shape: of the whole parameter.
+        start, numel: the stretch of the flattened parameter.
+        tensor: what the optimizer steps, and keys its state by; other parameters may lie in it, too.
+        offset: where the stretch begins in the flattened tensor.
+        replicated: all ranks keep the same.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    numel: int
+    tensor: torch.Tensor
+    offset: int
+    replicated: bool = False
+
+
 class TrainEngine(Protocol):
     """Owns a module, its optimizer and schedule, on one of `world_size` ranks. The learner only computes losses."""
 
     rank: int
     world_size: int
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Steps the tensors of the slots."""
+        ...
+
+    @property
+    def schedule(self) -> torch.optim.lr_scheduler.LambdaLR:
+        """Counts applied updates."""
+        ...
 
     @property
     def module(self) -> torch.nn.Module: ...
@@ -360,9 +401,18 @@ class TrainEngine(Protocol):
         """
         ...
 
-    def save(self, directory: Path) -> None: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of all trained parameters by name, whoever keeps their state."""
+        ...
 
-    def load(self, directory: Path) -> None: ...
+    def slots(self) -> Sequence[Slot]:
+        """What this rank keeps of the optimizer's state, in the order of the parameters."""
+        ...
+
+    def restoring(self) -> AbstractContextManager[None]:
+        """While it lasts the slots are filled; afterwards the module has the weights of the masters. Collective."""
+        ...
 
     def close(self) -> None: ...
 
@@ -468,6 +518,14 @@ class Runtime(Protocol):
         num_cpus: float,
         num_gpus: float,
     ) -> Handle: ...
+
+    async def make_room(self, name: str) -> None:
+        """Wait until there is a place for another worker of this name: its machine may have left.
+
+        Raises:
+            UserError: there was none in time.
+        """
+        ...
 
     def survey_nodes(self, nonce_file: str) -> Mapping[str, Awaitable[Sight]]:
         """What every node of the run sees of this file, by the name of an actor that will be there."""

@@ -18,9 +18,9 @@ Where something cannot be used, a `Dropped` with the reason takes its place, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 FinishReason = Literal["stop", "length"]
 
@@ -114,11 +114,16 @@ class RolloutGroup:
 class Verdict:
     """A judge's scores for a group: one per completion, in order, higher is better.
 
-    `notes` explain the scores to people: one per completion, or none at all.
+    Attributes:
+        scores: one per completion.
+        notes: what explains the scores to people: one per completion, or none at all.
+        first_wins: of a judge that compares answers in both orders: what the answers won that were shown first, a mean
+            in 0-1; 0.5 is no preference for a place. None where nothing was compared.
     """
 
     scores: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    first_wins: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +217,59 @@ class SideLogps:
 
 
 @dataclass(frozen=True, slots=True)
-class LogprobProbe:
-    """The learner's log-probs (nats) of one response, one per token, under the weights it publishes.
-
-    The engine scores the same response after a push. Equal values prove that it runs the same weights.
-    """
+class ProbeAnswer:
+    """An answer to a prompt of the run's own data, or its beginning, that learner and engines both score."""
 
     prompt: Prompt
     token_ids: tuple[int, ...]
-    token_logprobs: tuple[float, ...]
+
+
+LIKELIEST = 8
+"""How many of the likeliest tokens a probe knows at every place of an answer."""
+TokenLogprobs: TypeAlias = Mapping[int, float]
+"""Log-probs (nats) by token id at one place of an answer: of its likeliest tokens, and of the one that stands there."""
+AnswerLogprobs: TypeAlias = Sequence[TokenLogprobs]
+"""One entry per token of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobProbe:
+    """What the learner makes of a few answers; an engine scores the same ones after a push.
+
+    Attributes:
+        answers: what is scored.
+        logprobs: under the learner's weights of this moment, one entry per answer.
+    """
+
+    answers: tuple[ProbeAnswer, ...]
+    logprobs: tuple[AnswerLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReading:
+    """How far an engine's log-probs of the probe are from the learner's (nats).
+
+    "abs" is |engine - learner| at the tokens of the answers. "kl" is KL(learner || engine) at their places, over the
+    likeliest tokens and one bucket for all others, which is at most the whole one.
+
+    Attributes:
+        abs_mean, kl_mean: over all tokens of all answers.
+        abs_worst, kl_worst: the largest mean of one answer: what a mean over many answers would hide.
+        abs_max, kl_max: of one token.
+        load: the largest share of its limit that one of the first four has; above 1 the push is refused.
+        warning: what a person should hear of a push that is taken; "" for nothing.
+        seconds: how long the engine took to score the answers.
+    """
+
+    abs_mean: float
+    kl_mean: float
+    abs_worst: float
+    kl_worst: float
+    abs_max: float
+    kl_max: float
+    load: float = 0.0
+    warning: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +278,13 @@ class WeightManifest:
 
     Attributes:
         version: the number of this publication; the start policy is 0.
-        checksum: SHA-256 of names, shapes and bytes of all tensors (`common.weights.checksum`).
+        checksum: over names, dtypes, shapes and bytes of all tensors (`common.weights.checksum`).
         num_tensors: how many there are.
         num_bytes: of all of them.
         change_norm: L2 norm of the difference from the start policy; 0 only when nothing was trained.
         probe: what an engine proves the weights with.
+        merged_survives: the share of a LoRA update that merging into the weights' dtype leaves of it
+            (`learner.model.merging`); None where nothing is merged.
     """
 
     version: int
@@ -242,6 +293,7 @@ class WeightManifest:
     num_bytes: int
     change_norm: float
     probe: LogprobProbe | None = None
+    merged_survives: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +302,29 @@ class LoadReport:
 
     Attributes:
         version: of the manifest.
-        probe_error: max |engine - learner| over the probe's token log-probs (nats); None without a probe.
+        probe: how far its log-probs are from the learner's; None without a probe.
         seconds: how long loading took.
     """
 
     version: int
-    probe_error: float | None
+    probe: ProbeReading | None
     seconds: float
+
+    @property
+    def probe_error(self) -> float | None:
+        """max |engine - learner| over the probe's token log-probs (nats)."""
+        return None if self.probe is None else self.probe.abs_max
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """Files that were written beside the learner's steps have come to their end.
+
+    Attributes:
+        fault: why they are not whole, such as a full disk; None when they are.
+    """
+
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The learner: a plain class that becomes one worker per rank. Every method is called on all ranks, in one order.
 
-start -> (prepare | step | publish | save | export)* -> close
+start -> (prepare | step | publish | save | export | written)* -> close
 prepare   worker processes begin with the pictures of a coming step
 step      refuse what cannot be trained on -> micro-batches: reference, policy, loss, backward -> one update
 publish   log-probs of the probe -> weights gathered on rank 0 -> manifest and arrays
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -21,22 +22,25 @@ from common.chat import ChatEncoder, encoder_of
 from common.checkpoint.layout import layout_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
-from common.errors import UserError
 from common.log_lines import note_version
+from common.push.adapter import pushes_adapter
 from common.records import (
     Dropped,
     LogprobProbe,
     PreferencePair,
-    Prompt,
+    ProbeAnswer,
     StepResult,
     WeightManifest,
+    WriteReport,
 )
 from common.seeding import derive_seed
-from learner import checkpoint
 from learner.batch.ahead import PromptsAhead
 from learner.batch.collate import Collator
-from learner.batch.encoded import TokenIds
 from learner.batch.plan import BatchPlan, MicroSize, plan_batch
+from learner.checkpoint.background import BackgroundWriter
+from learner.checkpoint.loading import load, restore_random_state
+from learner.checkpoint.saving import num_bytes as num_bytes_of
+from learner.checkpoint.saving import state_of
 from learner.engines.cpu_memory import keep_freed_pages
 from learner.engines.ranks import free_address, gather
 from learner.grounding import agreed_conditions, deltas, grounding_metrics
@@ -44,24 +48,24 @@ from learner.losses.noised_image import NoisedImages
 from learner.losses.objective import Objective, crop_of
 from learner.losses.reward_shift import RewardShift
 from learner.model.fast_path import FastPath
+from learner.model.merging import Survival
 from learner.model.models import Models
 from learner.model.policy import Policy, is_adapter
 from learner.model.reference import Reference, is_needed_at_times
 from learner.model.reference_cache import ReferenceCache, identity
 from learner.model.vision_features import VisionShare
+from learner.probe import Probe
 from learner.publisher import (
     Arrays,
     export_policy,
     package,
     package_adapter,
     plain_weights,
+    policy_bytes,
 )
 from learner.skipped_steps import SkippedSteps
 from learner.start import Start
 from learner.update import Metrics, PairTable, accumulate, reduce_tables
-
-if TYPE_CHECKING:
-    pass
 
 
 class Learner:
@@ -91,10 +95,11 @@ class Learner:
         self.model_path = model_path or config.model.path
         self.reward_shift = RewardShift()
         self._meeting_point = (master_address, master_port)
-        self._probe: tuple[Prompt, TokenIds] | None = None
+        self._probe: Probe | None = None
         self._step = 0
         self._steps_skipped = 0
         self._ahead: PromptsAhead | None = None
+        self._writer = BackgroundWriter()
         self._skipped_steps = SkippedSteps(
             config.learner.max_skipped_steps,
             config.run.dir,
@@ -271,22 +276,18 @@ class Learner:
             self.reference(batch)
         return cache.num_misses - before
 
-    def set_probe(self, prompt: Prompt, token_ids: TokenIds) -> None:
-        """The response whose log-probs every manifest carries from now on.
+    def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
+        """The answers whose log-probs every manifest carries from now on; theirs as of now (collective).
+
+        Before `load` these are the start policy's, which every engine that is started holds at first.
 
         Raises:
-            UserError: the prompt cannot be encoded, or the response is empty or holds media tokens.
+            UserError: a prompt cannot be encoded, or an answer is empty or holds media tokens.
         """
-        collator = self.models.collator
-        media = set(token_ids) & set(collator.encoder.media_token_ids)
-        if not token_ids or media:
-            raise UserError(
-                f"probe: expected at least one response token and no media token, got {len(token_ids)} tokens with "
-                f"media tokens {sorted(media)}; probe with tokens the policy may sample"
-            )
-        # Raises if the prompt cannot be encoded.
-        collator.single(prompt, tuple(token_ids))
-        self._probe = (prompt, tuple(token_ids))
+        # As many as a training step has at a time.
+        rows = 2 * self.config.learner.micro_batch
+        self._probe = Probe(self.models, answers, rows)
+        return self._probe.now()
 
     def publish(
         self,
@@ -300,7 +301,7 @@ class Learner:
         probe = self._run_probe()
         tuning = self.config.model.tuning
         engine = self.models.engine
-        adapter_only = isinstance(tuning, Lora) and tuning.push == "adapter"
+        adapter_only = pushes_adapter(self.config.model, self.config.rollout)
         wanted = is_adapter if adapter_only else _every_name
         gathered = engine.gather_weights(wanted)
         start_weights = self.reference.weights()
@@ -308,58 +309,100 @@ class Learner:
             # Reading the start weights is collective: this rank takes part and keeps none.
             deque(start_weights, maxlen=0)
             return None, {}
-        if isinstance(tuning, Lora) and adapter_only:
+        if adapter_only:
+            assert isinstance(tuning, Lora)
             return package_adapter(version, gathered, tuning, probe)
-        current, base = plain_weights(gathered, tuning, self.policy)
+        survival = Survival()
+        current, base = plain_weights(gathered, tuning, self.policy, survival)
         start = start_weights if base is None else base.items()
         layout = layout_of(self.model_path)
-        return package(version, layout, current, start, probe)
+        manifest, arrays = package(version, layout, current, start, probe)
+        return replace(manifest, merged_survives=survival.share), arrays
 
     def rest(self) -> None:
         """Free the GPU memory that torch keeps for later, for an engine that shares the GPU."""
         if self.models.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def checkpoint_bytes(self, with_policy: bool) -> int:
+        """What this rank's `save` writes, and with the policy its `export`."""
+        num_bytes = num_bytes_of(self.models.engine)
+        if with_policy and self.rank == 0:
+            num_bytes += policy_bytes(self.policy, Path(self.model_path))
+        return num_bytes
+
     def export(self, directory: str | Path) -> None:
-        """A Hugging Face directory of the policy, merged if LoRA, for anyone to load; replaces an older one whole."""
+        """A Hugging Face directory of the policy as it is now, merged if LoRA, for anyone to load.
+
+        It replaces an older one whole. Rank 0 holds a copy and writes it beside the next steps, see `written`.
+        """
         gathered = self.models.engine.gather_weights()
         if gathered is None:
             return
-        export_policy(
-            Path(directory),
-            self.policy,
-            self.models.collator.encoder,
-            gathered,
-            self.config.model.tuning,
+        self._writer.begin(
+            partial(
+                export_policy,
+                Path(directory),
+                self.policy,
+                self.models.collator.encoder,
+                gathered,
+                self.config.model.tuning,
+            )
         )
 
-    def save(self, directory: str | Path) -> None:
-        """Engine, random state and counters of every rank, for an exact resume."""
+    def save(self, directory: str | Path) -> float:
+        """Engine, random state and counters, for an exact resume; returns the seconds that the next step waited.
+
+        They are copied, and written beside the next steps, see `written`. Without `checkpoint.background` they are
+        written before this returns.
+        """
+        begun = time.perf_counter()
         counters = {
             "step": self._step,
             "steps_skipped": self._steps_skipped,
             **self.reward_shift.counters,
         }
-        checkpoint.save(Path(directory), self.models.engine, counters)
+        self._writer.restart()
+        state = state_of(self.models.engine, counters)
+        if self.config.checkpoint.background:
+            state = state.copied()
+        self._writer.begin(partial(state.write, Path(directory)))
+        if not self.config.checkpoint.background:
+            self._writer.settle()
+        return time.perf_counter() - begun
 
-    def load(self, directory: str | Path) -> dict[str, float]:
-        """Go on from `save` as if nothing had happened; returns the counters.
+    def written(self) -> WriteReport | None:
+        """What became of the files of the last `save` and of what was exported since; None while they are written."""
+        return self._writer.report()
+
+    def load(self, directory: str | Path) -> list[str]:
+        """Go on from `save` as if nothing had happened, whatever engine, stage and number of ranks wrote it.
+
+        Returns:
+            A line for what could not be restored: the random state of a rank that was not there.
 
         Raises:
-            UserError: no checkpoint, a damaged one, or one of another model or number of ranks.
+            UserError: no checkpoint, a damaged one, or one of another model or version.
         """
-        counters = checkpoint.load(Path(directory), self.models.engine)
-        self._step = int(counters["step"])
-        self._steps_skipped = int(counters["steps_skipped"])
-        self.reward_shift = RewardShift.of(counters)
-        return counters
+        header = load(Path(directory), self.models.engine)
+        note = restore_random_state(
+            Path(directory), header, self.rank, self.config.run.seed
+        )
+        self._step = int(header.counters["step"])
+        self._steps_skipped = int(header.counters["steps_skipped"])
+        self.reward_shift = RewardShift.of(header.counters)
+        return [] if note is None else [note]
 
     def close(self) -> None:
         """Leave the process group and close files."""
+        self._writer.close()
         if self._ahead is not None:
             self._ahead.close()
         self.reference.close()
         self.models.engine.close()
+
+    def _run_probe(self) -> LogprobProbe | None:
+        return None if self._probe is None else self._probe.now()
 
     def _objective(self, plan: BatchPlan) -> Objective:
         mean_reward = self.reward_shift.mean
@@ -434,23 +477,6 @@ class Learner:
             return model
 
         return read
-
-    @torch.no_grad()
-    def _run_probe(self) -> LogprobProbe | None:
-        if self._probe is None:
-            return None
-        prompt, token_ids = self._probe
-        models = self.models
-        batch = models.collator.single(prompt, token_ids)
-        batch = batch.to(models.device, models.dtype)
-        policy = models.engine.module
-        # Without dropout, as the engine will score it.
-        policy.eval()
-        answer = policy(batch)
-        policy.train()
-        # The only row, [response tokens].
-        logps = answer.token_logps[0]
-        return LogprobProbe(prompt, token_ids, tuple(logps.double().tolist()))
 
 
 def _result(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.chat import ChatEncoder
-from common.checkpoint.files import tensors
+from common.checkpoint.files import tensors, weight_files
 from common.checkpoint.layout import Layout, layout_of
 from common.checkpoint.saving import FILE_BYTES, save_tensors
 from common.config import Lora, Tuning
 from common.paths import replace_directory
 from common.records import LogprobProbe, WeightManifest
 from common.weights import checksum, to_arrays
+from learner.change_norm import change_norm
+from learner.model.merging import Survival
 from learner.model.policy import Policy, adapter_norm, adapter_weights, merge_lora
 from learner.model.quantized import dequantised
 
@@ -27,13 +28,13 @@ Arrays = dict[str, NDArray[Any]]
 """What is pushed, by the checkpoint's names (or peft's)."""
 
 _POLICY_PREFIX = "net."
-_CHUNK_NUMEL = 1 << 22
 
 
 def plain_weights(
     gathered: Weights,
     tuning: Tuning,
     policy: Policy | None = None,
+    survival: Survival | None = None,
 ) -> tuple[Weights, Weights | None]:
     """Current weights by Hugging Face name, and with LoRA those of the start, which are its base weights.
 
@@ -41,30 +42,14 @@ def plain_weights(
 
     Args:
         policy: whose weights these are, when they may be quantised.
+        survival: is told of what is merged.
     """
     if policy is not None:
         gathered = dequantised(policy, gathered)
     current = _without_prefix(gathered)
     if isinstance(tuning, Lora):
-        return merge_lora(current, tuning)
+        return merge_lora(current, tuning, survival)
     return current, None
-
-
-def change_norm(
-    current: Weights,
-    start: Iterable[tuple[str, Tensor]],
-) -> float:
-    """L2 norm of the difference over all tensors; `start` is read once, a tensor at a time."""
-    squares: list[float] = []
-    for name, before in start:
-        after = current[name.removeprefix(_POLICY_PREFIX)]
-        # In chunks: a whole embedding in float64 would take more memory than the push itself.
-        new_chunks = after.reshape(-1).split(_CHUNK_NUMEL)
-        old_chunks = before.reshape(-1).split(_CHUNK_NUMEL)
-        for new, old in zip(new_chunks, old_chunks, strict=True):
-            difference = new.float() - old.cpu().float()
-            squares.append(difference.double().square().sum().item())
-    return math.sqrt(math.fsum(squares))
 
 
 def package(
@@ -81,7 +66,7 @@ def package(
     merged layers; the other ranks hold none.
     """
     arrays = to_arrays(layout.pushed(current))
-    norm = change_norm(current, start)
+    norm = change_norm(_beside(current, start))
     return _manifest(version, arrays, norm, probe), arrays
 
 
@@ -96,6 +81,15 @@ def package_adapter(
     arrays = to_arrays(adapter_weights(weights).items())
     norm = adapter_norm(weights, tuning)
     return _manifest(version, arrays, norm, probe), arrays
+
+
+def _beside(
+    current: Weights,
+    start: Iterable[tuple[str, Tensor]],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every weight as it is now, with what it was at the start."""
+    for name, before in start:
+        yield current[name.removeprefix(_POLICY_PREFIX)], before
 
 
 def _manifest(
@@ -146,6 +140,21 @@ def export_policy(
         save_tensors(partial, whole, file_bytes)
         if isinstance(tuning, Lora):
             policy.net.save_pretrained(partial / "adapter", state_dict=weights)
+
+
+def policy_bytes(policy: Policy, start: Path) -> int:
+    """About what an export takes on disk.
+
+    Args:
+        start: directory of the start policy, whose files hold quantised weights whole.
+    """
+    held = 0
+    for parameter in policy.parameters():
+        # ZeRO-3 leaves a rank its piece only, and says how large the whole is.
+        numel = getattr(parameter, "ds_numel", parameter.numel())
+        held += numel * parameter.element_size()
+    of_start = sum(file.stat().st_size for file in weight_files(start))
+    return max(held, of_start)
 
 
 def _with_carried(

@@ -12,6 +12,7 @@ from common.config.losses import Loss
 from common.records import PreferencePair
 from learner.batch.collate import EncodedPair, RowBatch
 from learner.batch.plan import BatchPlan, MicroBatch
+from learner.drift import drift_of
 from learner.forward.logps import CompletionLogps
 from learner.losses import pair_losses, pair_metrics
 from learner.losses.noised_image import NoisedImages, NoisedImageTokens
@@ -27,7 +28,7 @@ from learner.model.models import Models
 Metrics = dict[str, float]
 
 PairTable = dict[str, list[float]]
-"""One row per pair that counts: metric name -> values."""
+"""Metric name -> values, one per pair that counts; those of `learner.drift` may lack pairs."""
 
 
 def accumulate(
@@ -45,9 +46,12 @@ def accumulate(
         loss, weight, tokens and metrics of this rank's pairs.
     """
     engine = models.engine
+    stop_token_ids = models.collator.encoder.stop_token_ids
     table: PairTable = defaultdict(list)
     for micro_batch in plan.micro_batches:
-        logps = _forward(models, micro_batch.pairs, objective, noised_images)
+        pairs = micro_batch.pairs
+        policy, reference = _forward(models, pairs, objective, noised_images)
+        logps = loss_inputs(policy, reference, pairs, objective)
         settings = [objective.loss(pair.pair) for pair in micro_batch.pairs]
         columns = grouped_by_settings(_loss_and_metrics, logps, settings)
         losses = columns["loss"]
@@ -61,7 +65,12 @@ def accumulate(
         engine.backward(share * nan_if_not_finite)
         columns["weight"] = weights
         columns["tokens"] = logps.num_tokens
+        columns["lengths/chosen"] = logps.chosen_lengths
+        columns["lengths/rejected"] = logps.rejected_lengths
         _append(table, micro_batch, columns)
+        drift = drift_of(policy, reference, micro_batch, stop_token_ids)
+        for name, values in drift.items():
+            table[name] += values
     return table
 
 
@@ -70,8 +79,8 @@ def _forward(
     pairs: Sequence[EncodedPair],
     objective: Objective,
     noised_images: NoisedImages | None,
-) -> PairLogps:
-    """Run policy and reference on a micro-batch."""
+) -> tuple[CompletionLogps, CompletionLogps | None]:
+    """Run policy and reference on a micro-batch; no reference where no loss reads it."""
     batch = models.collate(pairs)
     tokens = NoisedImageTokens(None, None)
     if noised_images is not None:
@@ -85,7 +94,7 @@ def _forward(
         with torch.no_grad():
             reference_logps = models.reference(batch, alternatives=tokens.reference)
     policy_logps = models.engine.module(batch, alternatives=tokens.policy)
-    return loss_inputs(policy_logps, reference_logps, pairs, objective)
+    return policy_logps, reference_logps
 
 
 def loss_inputs(

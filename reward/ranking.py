@@ -27,9 +27,12 @@ from common.sources import ONLINE
 
 
 def check_verdict(group: RolloutGroup, verdict: Verdict) -> Dropped | None:
-    """None for a verdict with one finite score per completion, else why it cannot be used."""
+    """None for a verdict with one finite score per completion, else why it cannot be used.
+
+    What it says of places, where it says anything, must be a share.
+    """
     num_completions = len(group.completions)
-    if _has_scores(verdict, num_completions):
+    if _has_scores(verdict, num_completions) and _is_share(verdict.first_wins):
         return None
     return Dropped(
         group.id,
@@ -46,6 +49,12 @@ def _has_scores(verdict: object, num_completions: int) -> bool:
     if len(verdict.scores) != num_completions:
         return False
     return all(map(_is_finite, verdict.scores))
+
+
+def _is_share(share: object) -> bool:
+    if share is None:
+        return True
+    return isinstance(share, (int, float)) and 0 <= share <= 1
 
 
 def _is_finite(score: object) -> bool:

@@ -74,13 +74,16 @@ class VerdictCache:
             entry = json.loads(path.read_text(encoding="utf-8"))
             scores = tuple(entry["scores"])
             notes = tuple(map(str, entry["notes"]))
+            # Older entries lack it.
+            share = entry.get("first_wins")
+            first_wins = None if share is None else float(share)
         except FileNotFoundError:
             return None
         # Half an entry, another program's file, or none that can be read.
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             log.warning("reward.cache: %s is damaged (%s), asking again", path, error)
             return None
-        verdict = Verdict(scores, notes)
+        verdict = Verdict(scores, notes, first_wins)
         if check_verdict(group, verdict) is not None:
             log.warning("reward.cache: %s holds no verdict, asking again", path)
             return None
@@ -89,7 +92,11 @@ class VerdictCache:
     def put(self, group: RolloutGroup, verdict: Verdict) -> None:
         """Keep a verdict. A disk that is full costs later calls of the judge, not the run."""
         path = self._path(group)
-        entry = {"scores": verdict.scores, "notes": verdict.notes}
+        entry = {
+            "scores": verdict.scores,
+            "notes": verdict.notes,
+            "first_wins": verdict.first_wins,
+        }
         try:
             text = json.dumps(entry)
             _write_whole(path, text)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from common.data.file_kinds import kind_of
 from common.journal import read_events
 from common.metrics import read_lines
 from tests.sockets import exposed
@@ -110,3 +111,13 @@ def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
     """The journal's events of one kind, in order."""
     journal = run_dir / "journal" / "events.jsonl"
     return [event for event in read_events(journal) if event["event"] == kind]
+
+
+def pickles_in(folder: Path) -> list[Path]:
+    """Files below a folder that are pickles, or archives as torch makes them of one."""
+    kinds = ("a Python pickle, which is never opened", "a ZIP archive")
+    pickles = []
+    for path in folder.rglob("*"):
+        if path.is_file() and kind_of(path.read_bytes()).name in kinds:
+            pickles.append(path)
+    return pickles

@@ -533,7 +533,8 @@ def test_an_online_pair_whose_picture_is_gone_by_the_checkpoint(
     for pair in pairs:
         recorder.group("online", GroupOutcome(pair.id, pairs=(pair,)))
     delete_picture(store.root, pairs[1])
-    asyncio.run(recorder.before_checkpoint(1))
+    accepted = recorder.begin_checkpoint(1)
+    asyncio.run(recorder.write_pairs(1, accepted))
     recorder.pairs.finish()
     kept = read_pairs(tmp_path / "run" / "pairs")
     assert [pair.id for pair in kept] == ["good-0", "good-2", "good-3"]

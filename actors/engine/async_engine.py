@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from actors.engine.core_watch import CoreWatch
+from actors.engine.orphans import adopt
 from actors.engine.vllm_engine import VllmEngine
 from actors.vllm_api import (
     AsyncEngineArgs,
@@ -31,6 +32,7 @@ class AsyncVllmEngine(VllmEngine):
             enable_sleep_mode=self._frees_memory,
             enable_log_requests=False,
         )
+        adopt()
         self._llm = AsyncLLM.from_engine_args(engine_args)
         self._core = CoreWatch(self._llm)
 

@@ -1,4 +1,4 @@
-"""Pushes of adapters alone (`model.tuning.push = adapter`), handed to vLLM as a peft directory.
+"""Pushes of adapters alone (`common.push.adapter`), handed to vLLM as a peft directory.
 
 The engine keeps the start policy's weights and runs one adapter beside them. Every request carries the adapter, which
 is all zeros before the first push: so a request that is in flight during a push follows it.
@@ -7,8 +7,9 @@ is all zeros before the first push: so a request that is in flight during a push
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,22 +17,25 @@ import numpy as np
 from safetensors.torch import save_file
 
 from actors.vllm_api import LoRARequest, MaxLoRARanks, current_platform
-from actors.weights.shared_memory import check_room, shared_folder
-from common.config import Lora, Model
+from actors.weights.sender import prepare
+from actors.weights.shared_memory import shared_folder
+from common.config import Lora, Model, Rollout
 from common.errors import UserError
 from common.model_parts import lora_targets
 from common.protocols import Tensors
-from common.weights import Array, from_arrays
+from common.push.adapter import pushes_adapter
+from common.records import WeightManifest
+from common.weights import Array, checksum, from_arrays
 
 # vLLM maps transformers' names of layers, behind this prefix of peft's, to its own.
 _PEFT_PREFIX = "base_model.model."
 _EXPERTS = ".experts."
 
 
-def pushed_adapter(model: Model) -> Lora | None:
+def pushed_adapter(model: Model, rollout: Rollout) -> Lora | None:
     """The tuning whose adapters alone are pushed; None if whole weights are pushed."""
     tuning = model.tuning
-    if isinstance(tuning, Lora) and tuning.push == "adapter":
+    if isinstance(tuning, Lora) and pushes_adapter(model, rollout):
         return tuning
     return None
 
@@ -110,25 +114,27 @@ def adapter_shapes(
 def zero_adapter(
     model: Any,
     tuning: Lora,
-) -> dict[str, Array]:
-    """An adapter that changes nothing, with the learner's names and shapes."""
-    arrays = {}
+) -> tuple[WeightManifest, dict[str, Array]]:
+    """An adapter that changes nothing, with the learner's names and shapes, as a push of version 0."""
+    arrays: dict[str, Array] = {}
     for name, shape in adapter_shapes(model, tuning).items():
         arrays[name] = np.zeros(shape, np.float32)
-    return arrays
+    num_bytes = sum(array.nbytes for array in arrays.values())
+    manifest = WeightManifest(0, checksum(arrays), len(arrays), num_bytes, 0.0)
+    return manifest, arrays
 
 
-@contextmanager
 def shared_adapter(
+    manifest: WeightManifest,
     tensors: Tensors,
     tuning: Lora,
-) -> Iterator[Path]:
-    """A peft directory in shared memory, readable by this user only, removed afterwards.
+    patience_s: float,
+) -> AbstractContextManager[Path]:
+    """A peft directory in shared memory (see `shared_folder`), which the first engine of a node writes.
 
     Raises:
-        UserError: shared memory is too small for it.
+        UserError: shared memory is too small, or the bytes are not those of the manifest.
     """
-    check_room(tensors)
     settings = {
         "peft_type": "LORA",
         "r": tuning.r,
@@ -136,7 +142,19 @@ def shared_adapter(
         "target_modules": list(tuning.target_modules),
         "bias": "none",
     }
-    with shared_folder() as folder:
-        (folder / "adapter_config.json").write_text(json.dumps(settings))
-        save_file(from_arrays(tensors), folder / "adapter_model.safetensors")
-        yield folder
+    config = json.dumps(settings)
+    # Equal tensors of runs with another scale are another adapter.
+    content = f"{manifest.checksum}-{sha256(config.encode()).hexdigest()}"
+    fill = partial(_write, manifest, tensors, config)
+    return shared_folder(content, fill, patience_s)
+
+
+def _write(
+    manifest: WeightManifest,
+    tensors: Tensors,
+    config: str,
+    folder: Path,
+) -> None:
+    prepare(manifest, tensors)
+    (folder / "adapter_config.json").write_text(config)
+    save_file(from_arrays(tensors), folder / "adapter_model.safetensors")

@@ -1,19 +1,17 @@
 """Inside the engine's process: pushed weights come in through vLLM's weight-transfer API.
 
 A worker takes part by `worker_extension_cls=EXTENSION` and `weight_transfer_config={"backend": BACKEND}`. Weights
-arrive as one safetensors file in shared memory. Start, receive and finish are one RPC: between separate calls the
+arrive as safetensors files in shared memory. Start, receive and finish are one RPC: between separate calls the
 engine would step on half a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-
+from actors.engine.orphans import end_with_actor
 from actors.vllm_api import (
     WeightTransferEngine,
     WeightTransferEngineFactory,
@@ -24,7 +22,7 @@ from actors.vllm_api import (
     initialize_layerwise_reload,
 )
 from actors.weights import loader  # noqa: F401 (a worker that imports this file knows our loader)
-from common.weights import from_array
+from actors.weights.sender import read_weights
 
 BACKEND = "host_arrays"
 EXTENSION = "actors.weights.receiver.WeightReceiver"
@@ -36,17 +34,17 @@ class NoInit(WeightTransferInitInfo):  # type: ignore[misc]
 
 
 @dataclass
-class WeightFile(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """The path of a safetensors file that `actors.weights.sender` wrote."""
+class WeightFolder(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """The path of a folder that `actors.weights.sender` filled."""
 
     path: str
 
 
-class HostArraysEngine(WeightTransferEngine[NoInit, WeightFile]):  # type: ignore[misc]
-    """Loads a file through vLLM's layerwise reload, which undoes and redoes packing and fusing of each layer."""
+class HostArraysEngine(WeightTransferEngine[NoInit, WeightFolder]):  # type: ignore[misc]
+    """Loads files through vLLM's layerwise reload, which undoes and redoes packing and fusing of each layer."""
 
     init_info_cls = NoInit
-    update_info_cls = WeightFile
+    update_info_cls = WeightFolder
 
     def init_transfer_engine(self, init_info: NoInit) -> None:
         """Does nothing: there is no connection to open."""
@@ -56,9 +54,9 @@ class HostArraysEngine(WeightTransferEngine[NoInit, WeightFile]):  # type: ignor
             _forget_expert_kernels(self.model)
         initialize_layerwise_reload(self.model)
 
-    def receive_weights(self, update_info: WeightFile) -> None:
+    def receive_weights(self, update_info: WeightFolder) -> None:
         model: Any = self.model
-        model.load_weights(_read(update_info.path))
+        model.load_weights(read_weights(Path(update_info.path)))
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -78,22 +76,17 @@ def _forget_expert_kernels(model: Any) -> None:
             method.moe_kernel = None
 
 
-def _read(path: str) -> Iterator[tuple[str, torch.Tensor]]:
-    with safe_open(path, framework="np") as weights:
-        for name in weights.keys():  # noqa: SIM118 (safe_open is no mapping)
-            yield from_array(name, weights.get_tensor(name))
-
-
 class WeightReceiver:
     """A mixin of vLLM's worker class."""
 
     def swap_weights(self: Any, path: str) -> None:
-        """Replace all weights of the model by those of a file, between two engine steps."""
+        """Replace all weights of the model by those of a folder, between two engine steps."""
         # Undoes fusing and packing, so that names and shapes are those of a checkpoint again.
         self.start_weight_update()
         self.update_weights({"path": path})
         self.finish_weight_update()
 
 
+end_with_actor()
 # vLLM looks the backend up by name when its worker starts, so importing this file must register it.
 WeightTransferEngineFactory.register_engine(BACKEND, HostArraysEngine)

@@ -1,30 +1,45 @@
-"""Folders in shared memory through which weights reach an engine.
+"""Folders in shared memory through which weights reach the engines of a node: one copy, however many engines.
 
-A folder is removed after use. If its owner was killed, the next engine of this user removes it.
+A folder is named after the checksum of what it holds, and its lock says who is at it:
+
+    alone     an engine's worker that has the lock for itself may fill the folder, or remove it
+    shared    all whose engines read it; the last one to leave removes it
+
+The kernel releases a lock when its process ends, however it ends. So a folder that is half full is filled by the next
+one who wants it, and one that nobody is at any more is removed at the next push or start of an engine. A process that
+hangs while it fills a folder is waited for with limited patience.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 
 from common.errors import UserError
-from common.protocols import Tensors
 
 SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "sightline-"
-_YOUNG_S = 60.0
+_WHOLE = "whole"
+"""The file that ends a folder: without it the process that filled the folder was killed."""
+_POLL_S = 0.005
+_NEVER_THROUGH_LINKS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def check_room(tensors: Tensors) -> None:
-    """Raise a UserError when shared memory is too small for the tensors."""
-    num_bytes = sum(array.nbytes for array in tensors.values())
+def check_room(num_bytes: int) -> None:
+    """Raise a UserError when shared memory has no room for so many bytes."""
     num_free = shutil.disk_usage(SHARED_MEMORY).free
     if num_bytes > num_free:
         raise UserError(
@@ -34,34 +49,66 @@ def check_room(tensors: Tensors) -> None:
 
 
 @contextmanager
-def shared_folder() -> Iterator[Path]:
-    """A folder that only this user can read, locked as long as its owner lives."""
-    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY, prefix=_PREFIX) as name:
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            # Released by the kernel when this process ends, however it ends.
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield Path(name)
-        finally:
-            os.close(descriptor)
+def shared_folder(
+    content: str,
+    fill: Callable[[Path], None],
+    patience_s: float,
+) -> Iterator[Path]:
+    """A folder that only this user can read, removed after use.
+
+    Where several processes ask for the same content at once, one of them fills the folder and the others wait.
+
+    Args:
+        content: a checksum of what the folder will hold.
+        fill: writes into the empty folder; what it raises reaches the caller, and the next process tries.
+        patience_s: to wait for a process that fills the folder, until this one fills a folder of its own.
+
+    Raises:
+        UserError: another user has a folder of this name.
+    """
+    folder = SHARED_MEMORY / f"{_PREFIX}{os.geteuid()}-{content}"
+    deadline = time.monotonic() + patience_s
+    descriptor = _joined(folder, fill)
+    while descriptor is None:
+        if time.monotonic() > deadline:
+            # The other one hangs: its engines fail, those of this process need not.
+            folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+        time.sleep(_POLL_S)
+        descriptor = _joined(folder, fill)
+    try:
+        yield folder
+    finally:
+        _leave(folder, descriptor)
+
+
+@asynccontextmanager
+async def in_thread(manager: AbstractContextManager[Path]) -> AsyncIterator[Path]:
+    """Enter and leave in a thread of its own, so that the event loop goes on.
+
+    What was entered is left, also for a caller that is cancelled meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1)
+    stack = ExitStack()
+    try:
+        yield await loop.run_in_executor(thread, stack.enter_context, manager)
+    finally:
+        # One thread: it leaves after it has entered, however long that takes.
+        leaving = loop.run_in_executor(thread, stack.close)
+        thread.shutdown(wait=False)
+        await leaving
 
 
 def sweep() -> int:
     """Remove the folders that killed processes of this user left behind, and return how many there were.
 
-    Each may hold a whole model. A lock ends with the process that holds it, even one in another container.
+    Each may hold a whole model.
     """
     num_removed = 0
     for folder in SHARED_MEMORY.glob(f"{_PREFIX}*"):
-        # Locked by a living owner, another user's, or just removed by somebody else.
+        # Locked by a living process, another user's, or just removed by somebody else.
         with suppress(OSError):
-            # Its owner may have created a young folder without having locked it yet.
-            age_s = time.time() - folder.stat().st_mtime
-            if age_s < _YOUNG_S:
-                continue
-            # Not through a link: the folder is removed with all that is in it.
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-            descriptor = os.open(folder, flags)
+            descriptor = os.open(folder, _NEVER_THROUGH_LINKS)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder)
@@ -69,3 +116,84 @@ def sweep() -> int:
             finally:
                 os.close(descriptor)
     return num_removed
+
+
+def _joined(folder: Path, fill: Callable[[Path], None]) -> int | None:
+    """A descriptor that shares the lock of the whole folder; None while another process fills it."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    descriptor = _opened(folder)
+    if descriptor is None:
+        return None
+    try:
+        if _lock(descriptor, fcntl.LOCK_EX) and _is_at(folder, descriptor):
+            _make_whole(folder, fill)
+        # Nobody waits for the moment between the two locks, so what it allows is looked at afterwards.
+        shares = _lock(descriptor, fcntl.LOCK_SH)
+        if shares and _is_at(folder, descriptor) and (folder / _WHOLE).exists():
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _opened(folder: Path) -> int | None:
+    """A descriptor of a folder of this user; None when somebody has just removed it."""
+    try:
+        descriptor = os.open(folder, _NEVER_THROUGH_LINKS)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: expected a folder of this user, got {error.strerror!r}; remove what is there"
+        ) from error
+    owner = os.fstat(descriptor).st_uid
+    if owner != os.geteuid():
+        os.close(descriptor)
+        raise UserError(
+            f"{folder}: expected a folder of user {os.geteuid()}, got one of user {owner}; remove it"
+        )
+    return descriptor
+
+
+def _make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder that this process has for itself, unless it is whole."""
+    if (folder / _WHOLE).exists():
+        return
+    for file in folder.iterdir():
+        file.unlink()
+    try:
+        fill(folder)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    (folder / _WHOLE).touch()
+
+
+def _leave(folder: Path, descriptor: int) -> None:
+    """Give the lock back; the last one removes the folder."""
+    try:
+        # Removed by somebody else when it is not there.
+        if _lock(descriptor, fcntl.LOCK_EX) and _is_at(folder, descriptor):
+            shutil.rmtree(folder)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    """Take or change the lock unless another process forbids it. A change that fails gives back what was held."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(folder: Path, descriptor: int) -> bool:
+    """Whether the folder that is open under this descriptor still has its name."""
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

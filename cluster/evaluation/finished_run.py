@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cluster.harm.alert import Alert
+from cluster.run.history import Event, read_history
 from common.errors import UserError
 from common.journal import read_events
 from common.metrics import read_lines
 from reward.suites.scorecard import Scorecard
 
 SCORECARD = "the scorecard of a finished run"
+
+ALERT_FIELDS = [field.name for field in fields(Alert)]
 
 Points = Sequence[tuple[int, float]]
 """(learner step, value)."""
@@ -55,6 +59,22 @@ class FinishedRun:
             if event["event"] == "checkpoint" and event["score"] is not None:
                 scores[event["step"]] = event["score"]
         return sorted(scores.items())
+
+    def warnings(self) -> list[str]:
+        """What the run said of harm while it trained, a line each; not what a resume has overwritten."""
+        journal = self.path / "journal" / "events.jsonl"
+        # Of a long run the rest of the journal does not fit in memory.
+        events = filter(_tells_of_warnings, read_events(journal))
+        lines: list[str] = []
+        for event in read_history(events).events:
+            alert = Alert(**{name: event[name] for name in ALERT_FIELDS})
+            lines.append(alert.line)
+        return lines
+
+
+def _tells_of_warnings(event: Event) -> bool:
+    """Whether an event is a warning, or says which of them a resume has overwritten."""
+    return event["event"] in {"warning", "start", "resume", "saving"}
 
 
 def read_run(path: Path) -> FinishedRun:

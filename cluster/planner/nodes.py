@@ -14,15 +14,15 @@ from cluster.planner.activations import FLOAT32, ITEM_BYTES
 from cluster.planner.gpu_kinds import PROCESS_BYTES
 from cluster.planner.seats import Seat
 from cluster.planner.shape import ModelShape, numel_of
+from cluster.planner.trainable import stage_of, trained_numel
 from cluster.planner.training import (
     MASTER_AND_MOMENTS,
     MOMENTS,
     model_bytes,
-    stage_of,
     start_bytes,
-    trained_numel,
 )
 from common.config import Lora, RunConfig
+from common.push.adapter import pushes_adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def publisher_bytes(
     item = ITEM_BYTES[config.model.dtype]
     if not isinstance(tuning, Lora):
         return model_bytes(config, shape)
-    if tuning.push == "adapter":
+    if pushes_adapter(config.model, config.rollout):
         return float(trained_numel(config, shape) * item)
     merged = numel_of(shape.lora_targets(tuning))
     return model_bytes(config, shape) + merged * item

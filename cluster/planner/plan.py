@@ -106,7 +106,12 @@ def plan_run(
         config.learner.num_ranks,
         learner_gpus,
         learner_parts(state, activations(config, shape, rows), learner_gpus),
-        {"process": PROCESS_BYTES, **_input_bytes(config), **state.offloaded},
+        {
+            "process": PROCESS_BYTES,
+            **_input_bytes(config),
+            "hooks": state.hooks,
+            **state.offloaded,
+        },
         gpu_limit(learner_gpus, kind),
     )
     count = config.rollout.num_workers

@@ -18,7 +18,7 @@ class Rows:
         tokens: that go through all layers but the last.
         predicted: tokens whose log-probs are asked for.
         prompt, completion: of one sequence.
-        image_tokens: of all its pictures, once each.
+        image_tokens: of all its pictures, once for every row that they stand in.
         shares_prompt: whether a prompt stands once for both completions.
     """
 
@@ -35,7 +35,10 @@ def longest_rows(
     config: RunConfig,
     shape: ModelShape,
 ) -> Rows:
-    """The forward of `learner.micro_batch` pairs whose completions have `rollout.max_tokens` and fill `max_length`."""
+    """The forward of `learner.micro_batch` pairs whose completions have `rollout.max_tokens` and fill `max_length`.
+
+    A prompt has as many pictures as it may, and as fit.
+    """
     learner = config.learner
     length = config.model.max_length
     completion = min(config.rollout.max_tokens, length // 2)
@@ -48,7 +51,7 @@ def longest_rows(
         # A pair that is longer than the limit has a forward of its own.
         pairs = max(1, learner.fast.pack_tokens // per_pair)
     limit = shape.picture_tokens(config.model)
-    most = prompt if limit is None else limit
+    most = prompt if limit is None else limit * config.model.max_images
     image_tokens = min(most, prompt)
     copies = 1 if shares_prompt else 2
     return Rows(

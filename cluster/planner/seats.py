@@ -101,10 +101,10 @@ def learner_parts(
     rows: Activations,
     gpus: float,
 ) -> dict[str, float]:
-    """The parts of a rank. Backward and update do not need their memory at the same time: the larger one counts."""
-    working = rows.working + state.in_backward
+    """The parts of a rank. With and without activations are not at the same time: the larger one counts."""
+    working = rows.working + state.with_activations
     in_backward = rows.kept + working
-    more_in_update = max(0.0, state.in_update - in_backward)
+    more_in_update = max(0.0, state.without_activations - in_backward)
     parts = {
         **state.device,
         "activations": rows.kept,

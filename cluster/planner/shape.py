@@ -83,6 +83,7 @@ class ModelShape:
 
     Attributes:
         family: `model_type` of its config.
+        modules: number of them in transformers' model.
         weights: every parameter once; a head that is tied to the embedding is not among them.
         text, tower: sizes of the language model and of the vision tower.
         vocabulary: rows of the head.
@@ -94,6 +95,7 @@ class ModelShape:
     """
 
     family: str
+    modules: int
     weights: tuple[Weight, ...]
     text: Decoder
     tower: Decoder
@@ -199,6 +201,7 @@ def model_shape(model: Any) -> ModelShape:
         )
     return ModelShape(
         family=config.model_type,
+        modules=len(list(model.modules())),
         weights=tuple(weights),
         text=_text(text),
         tower=_tower(config.vision_config),

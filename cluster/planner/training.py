@@ -8,10 +8,8 @@ With P parameters of b bytes, T of them trained, n ranks (DeepSpeed 0.19, `learn
     2       P b       T b / n             T 12 / n
     3       P b / n   T b / n             T 12 / n                     parameters below PERSISTENT_NUMEL stay whole
 
-Gradients are reduced in a bucket of BUCKET_NUMEL numbers: under stage 1 from backward until the update is done, under
-stage 2 in backward alone and twice (one travels while the other is filled), under stage 3 always. Backward also has the
-largest gradient whole, before it is added to others or put into the bucket, and what stage 3 gathers. The update has
-its gradients in float32, T 4 / n.
+What backward and the update need beside it: `moments.py`. ZeRO-3 puts hooks on every module, and methods on every
+parameter: Python objects, in RAM.
 
 Optimizer offload brings to RAM: the optimizer, T 4 / n of gradients, and from stage 2 on those in b bytes, too. Below
 stage 3 also T b / n of updated weights on their way back, and a buffer of the largest gradient on each side.
@@ -25,16 +23,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cluster.planner.activations import FLOAT32, ITEM_BYTES
-from cluster.planner.shape import ModelShape, Weight, numel_of
+from cluster.planner.moments import (
+    bucket_bytes,
+    bytes_with_activations,
+    bytes_without_activations,
+)
+from cluster.planner.shape import ModelShape, numel_of
+from cluster.planner.trainable import (
+    adapter_numels,
+    largest_trained,
+    stage_of,
+    trained_numel,
+)
 from common.config import Lora, RunConfig
-from learner.engines.deepspeed_engine import PERSISTENT_NUMEL, overlaps
+from learner.engines.deepspeed_engine import PERSISTENT_NUMEL, splits_reference
 
-BUCKET_NUMEL = 500_000_000
-"""DeepSpeed's reduce_bucket_size, which we leave as it is. On a CPU pages of it that nobody writes do not exist."""
-LIVE_NUMEL = 1_000_000_000
-"""DeepSpeed's stage3_max_live_parameters."""
-PREFETCH_NUMEL = 50_000_000
-"""DeepSpeed's stage3_prefetch_bucket_size."""
+HOOKS_OF_MODULE = 20_000
+"""Bytes of what DeepSpeed makes for one module: four classes, and the functions in them (measured apart from a run)."""
+METHODS_OF_PARAMETER = 7_000
+"""Bytes of the functions that DeepSpeed makes for one parameter (measured apart from a run)."""
+MODULES_OF_ADAPTER = 10
+"""peft's wrapper; dropout and two matrices, in a dictionary each; three empty dictionaries."""
 MASTER_AND_MOMENTS = 12
 MOMENTS = 8
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -42,19 +51,21 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a rank holds, in bytes: on its device, and in RAM where it is offloaded.
+    """What a rank holds, in bytes: on its device, and beside it in RAM.
 
     Attributes:
         numel: parameters that train, of the whole model.
         device, offloaded: part -> bytes that stay.
-        in_backward, in_update: bytes on the device that only one of them needs.
+        hooks: ZeRO-3's, in RAM.
+        with_activations, without_activations: bytes on the device that are needed for a while (`moments.py`).
     """
 
     numel: int
     device: dict[str, float]
     offloaded: dict[str, float]
-    in_backward: float
-    in_update: float
+    hooks: float
+    with_activations: float
+    without_activations: float
 
 
 def trained(
@@ -72,7 +83,7 @@ def trained(
     offloaded: dict[str, float] = {}
     offload = config.learner.offload
     if stage_of(config) == 3:
-        device["reduce bucket"] = _bucket_bytes(config, numel)
+        device["reduce bucket"] = bucket_bytes(config, numel)
     if offload != "none":
         offloaded["optimizer"] = device.pop("optimizer")
         _offload_gradients(config, shape, device, offloaded)
@@ -83,8 +94,9 @@ def trained(
         numel,
         device,
         offloaded,
-        _backward_bytes(config, shape, numel),
-        _update_bytes(config, numel),
+        _hook_bytes(config, shape),
+        bytes_with_activations(config, shape),
+        bytes_without_activations(config, shape),
     )
 
 
@@ -103,57 +115,11 @@ def _offload_gradients(
         gradients += device.pop("gradients")
     if stage < 3:
         # A gradient is carried over in two buffers as large as the largest of them, one on each side.
-        carried = float(_largest_trained(config, shape) * item)
+        carried = float(largest_trained(config, shape) * item)
         gradients += carried
         device["offload buffer"] = carried
         offloaded["updated weights"] = share * item
     offloaded["gradients"] = gradients
-
-
-def trained_numel(
-    config: RunConfig,
-    shape: ModelShape,
-) -> int:
-    """Parameters that train, over all ranks."""
-    model = config.model
-    if isinstance(model.tuning, Lora):
-        return adapter_numel(model.tuning, shape)
-    if model.freeze_vision:
-        return numel_of(shape.of_part("language", "projector"))
-    return shape.numel
-
-
-def _largest_trained(
-    config: RunConfig,
-    shape: ModelShape,
-) -> int:
-    """Elements of the largest parameter that trains."""
-    model = config.model
-    if isinstance(model.tuning, Lora):
-        return max(adapter_numels(model.tuning, shape))
-    weights: Iterable[Weight] = shape.weights
-    if model.freeze_vision:
-        weights = shape.of_part("language", "projector")
-    return max(weight.numel for weight in weights)
-
-
-def adapter_numel(
-    tuning: Lora,
-    shape: ModelShape,
-) -> int:
-    """Parameters of all adapters: r (rows + columns) a matrix."""
-    return sum(adapter_numels(tuning, shape))
-
-
-def adapter_numels(
-    tuning: Lora,
-    shape: ModelShape,
-) -> list[int]:
-    """Parameters of every adapter's two matrices."""
-    numels: list[int] = []
-    for weight in shape.lora_targets(tuning):
-        numels += [tuning.r * weight.columns, tuning.r * weight.rows]
-    return numels
 
 
 def model_bytes(
@@ -162,15 +128,6 @@ def model_bytes(
 ) -> float:
     """The model in its dtype, without adapters: of a whole push, and of an engine."""
     return float(shape.numel * ITEM_BYTES[config.model.dtype])
-
-
-def stage_of(config: RunConfig) -> int:
-    """The ZeRO stage as the engine runs it."""
-    learner = config.learner
-    if learner.engine == "torch":
-        return 0
-    is_bfloat16 = config.model.dtype == "bfloat16"
-    return max(learner.zero_stage, int(is_bfloat16))
 
 
 def start_bytes(
@@ -260,7 +217,7 @@ def _reference_bytes(
         return 0.0
     item = ITEM_BYTES[config.model.dtype]
     learner = config.learner
-    if stage_of(config) == 3 and (learner.num_ranks > 1 or learner.offload == "params"):
+    if splits_reference(learner, learner.num_ranks):
         numels = [weight.numel for weight in shape.weights]
         return _split_bytes(numels, item, learner.num_ranks)
     num_bytes = model_bytes(config, shape)
@@ -275,45 +232,22 @@ def _shared_tower_numel(shape: ModelShape) -> int:
     return 0 if inside else numel_of(shape.of_part("vision"))
 
 
-def _backward_bytes(
+def _hook_bytes(
     config: RunConfig,
     shape: ModelShape,
-    numel: int,
 ) -> float:
-    """One gradient before it is added to others, and the buckets, or under ZeRO-3 what is gathered."""
-    stage = stage_of(config)
-    item = ITEM_BYTES[config.model.dtype]
-    gradient = float(_largest_trained(config, shape) * item)
-    if stage < 3:
-        return gradient + _bucket_bytes(config, numel)
-    largest = max(weight.numel for weight in shape.weights)
-    live = min(shape.numel, max(LIVE_NUMEL, largest) + PREFETCH_NUMEL)
-    return gradient + live * item
-
-
-def _bucket_bytes(
-    config: RunConfig,
-    numel: int,
-) -> float:
-    """All buckets of gradients that are reduced."""
-    stage = stage_of(config)
-    if stage == 0:
+    """Of the policy, and of a reference that is split up as well."""
+    if stage_of(config) < 3:
         return 0.0
-    bucket = BUCKET_NUMEL * (2 if overlaps(stage) else 1)
-    if config.learner.num_gpus == 0:
-        # Stage 1 moves gradients into it that are there already, and frees the pages that they had.
-        written = 0 if stage == 1 else numel
-        bucket = min(bucket, written)
-    return float(bucket * ITEM_BYTES[config.model.dtype])
-
-
-def _update_bytes(
-    config: RunConfig,
-    numel: int,
-) -> float:
-    """Of the optimizer, on the device where it works; and stage 1's bucket, which its gradients are still in."""
-    stage = stage_of(config)
-    num_bytes = _bucket_bytes(config, numel) if stage == 1 else 0.0
-    if stage == 0 or config.learner.offload != "none":
-        return num_bytes
-    return num_bytes + numel * FLOAT32 / config.learner.num_ranks
+    modules = shape.modules
+    parameters = len(shape.weights)
+    tuning = config.model.tuning
+    models = 1
+    if isinstance(tuning, Lora):
+        adapters = len(shape.lora_targets(tuning))
+        modules += MODULES_OF_ADAPTER * adapters
+        parameters += 2 * adapters
+    elif splits_reference(config.learner, config.learner.num_ranks):
+        models = 2
+    of_model = modules * HOOKS_OF_MODULE + parameters * METHODS_OF_PARAMETER
+    return float(models * of_model)

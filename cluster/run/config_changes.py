@@ -16,8 +16,20 @@ MAY_CHANGE = (
     "*.num_cpus",
     "*.num_gpus",
     "checkpoint.*",
+    "loop.probe_*",
+    "loop.publish_interval",
+    # How much is measured: what was measured in another size is measured again.
     "evaluation.samples_shown",
+    "evaluation.bootstrap_samples",
+    "evaluation.grounding_pairs",
+    "evaluation.suites.*.validation_scenes",
+    "evaluation.suites.*.test_scenes",
+    "evaluation.suites.*.questions_per_scene",
+    "evaluation.suites.*.limit",
+    "learner.grounding_pairs",
+    "loop.warnings.*",
     # How many share the work, and by which calls.
+    "*.num_engines",
     "rollout.num_workers",
     "rollout.prompts_per_call",
     "rollout.engine.*",
@@ -25,11 +37,22 @@ MAY_CHANGE = (
     "reward.concurrency",
     "reward.max_retries",
     "reward.cache",
+    "learner.engine",
+    "learner.num_ranks",
+    "learner.zero_stage",
+    "learner.offload",
+    "learner.input_workers",
     "learner.micro_batch",
     "learner.gradient_checkpointing",
     "learner.fast.*",
 )
-"""Patterns of the keys that a resumed run may change: they decide neither what is trained on nor how."""
+"""Patterns of the keys that a resumed run may change: they decide neither what is trained on nor how.
+
+Ranks share batches out in another way when their number changes, so that sums differ in their last bits.
+"""
+
+MEASURING = "evaluation.*"
+SHOWN_ONLY = "evaluation.samples_shown"
 
 COMPARED_RESOLVED = "run.dir"
 """Whoever owns the directory has found it already."""
@@ -48,6 +71,11 @@ class Change:
         """Whether a resumed run may have it."""
         return any(fnmatchcase(self.key, pattern) for pattern in MAY_CHANGE)
 
+    @property
+    def is_of_measuring(self) -> bool:
+        """Whether what was measured before is not what would be measured now."""
+        return fnmatchcase(self.key, MEASURING) and self.key != SHOWN_ONLY
+
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Every key whose values differ."""
@@ -59,10 +87,20 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def _changes(before: Any, now: Any, key: str) -> Iterator[Change]:
-    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+    theirs, ours = _named_parts(before), _named_parts(now)
+    if theirs is None or ours is None:
         if before != now:
             yield Change(key, before, now)
         return
-    for name in sorted({*before, *now}):
+    for name in sorted({*theirs, *ours}):
         path = f"{key}.{name}" if key else name
-        yield from _changes(before.get(name), now.get(name), path)
+        yield from _changes(theirs.get(name), ours.get(name), path)
+
+
+def _named_parts(value: Any) -> Mapping[str, Any] | None:
+    """The parts of a section, or of a list of sections by their numbers; None for a plain value."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return {str(index): part for index, part in enumerate(value)}
+    return None

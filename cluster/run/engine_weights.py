@@ -20,6 +20,7 @@ from enum import Enum, auto
 from cluster.run.delivery import Delivered, Delivery
 from cluster.runtime.clients import RolloutClient
 from cluster.supervision.seat import WorkerLost
+from common.records import LogprobProbe, ProbeReading
 
 
 class Standing(Enum):
@@ -39,6 +40,7 @@ class EngineWeights:
         self._engines = engines
         self._in_turns = in_turns
         self._delivery: Delivery | None = None
+        self._start: LogprobProbe | None = None
         self._version = 0
         self._standing = Standing.START
         # Held while the learner's weights change or travel.
@@ -48,6 +50,25 @@ class EngineWeights:
     def follow(self, delivery: Delivery) -> None:
         """Weights come by this way from now on."""
         self._delivery = delivery
+
+    async def calibrate(self, start: LogprobProbe) -> list[ProbeReading]:
+        """How far engines and learner are apart, while all hold the start policy; later ones are measured as they come.
+
+        Args:
+            start: the learner's probe of the start policy.
+
+        Raises:
+            Exception: an engine's that is well but holds another model.
+        """
+        self._start = start
+        calls = [engine.calibrate(start) for engine in self._engines if engine.is_up]
+        readings: list[ProbeReading] = []
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(outcome, ProbeReading):
+                readings.append(outcome)
+            elif not isinstance(outcome, WorkerLost):
+                raise outcome
+        return readings
 
     @property
     def are_unknown(self) -> bool:
@@ -97,6 +118,8 @@ class EngineWeights:
         Raises:
             Exception: it does not take the weights.
         """
+        if self._start is not None:
+            await engine.calibrate(self._start)
         async with self._moving:
             if self._standing is Standing.START:
                 return

@@ -1,7 +1,8 @@
 """What the journal says happened, without what a resume has overwritten.
 
 A kill loses what came after the newest checkpoint, and a resume does it again. The journal keeps both. Its lines
-`saving` stand where the state of a checkpoint was taken: a resume from that checkpoint goes on from there.
+`saving` stand where the state of a checkpoint was taken: a resume from that checkpoint goes on from there. A line
+`unsaved` takes one back that could not be written.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from common.journal import read_events
 Event: TypeAlias = Mapping[str, Any]
 """One line of the journal."""
 
-WORK = {"group", "discard", "step", "publish", "row"}
+WORK = {"group", "discard", "step", "publish", "row", "warning"}
 """Events of the training itself; `row` is one of them between a start and its end only."""
 
 KEPT = (
@@ -88,6 +89,8 @@ def read_history(journal: Iterable[Event]) -> History:
             is_new_start = False
         elif kind == "saving":
             history.saved[event["step"]] = len(history.events)
+        elif kind == "unsaved":
+            del history.saved[event["step"]]
         if kind == "row":
             history.rows.add(event["id"])
         if kind not in WORK or not is_training:

@@ -21,6 +21,7 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 | Learner.step        | its batch                                    | Producer.batch                                |
 | RolloutWorker.load  | the weights of version v, the engine's pause | publish                                       |
 | validation          | version v in all engines                     | RolloutWorker.load                            |
+| a checkpoint        | the one before it                            | CheckpointWriter, which writes beside steps   |
 
 Engines and learner that share GPUs take turns: see `cluster/run/turns.py`.
 
@@ -35,10 +36,11 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
 
-from cluster.run.checksums import write_checksums
+from cluster.checkpoints.writer import CheckpointWriter
 from cluster.run.delivery import Delivery
 from cluster.run.engine_weights import EngineWeights
 from cluster.run.foresight import Foresight
@@ -56,8 +58,12 @@ from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
 from common.log_lines import note_version
-from common.paths import replace_directory, replace_file
-from common.records import PreferencePair, WeightManifest
+from common.records import (
+    LogprobProbe,
+    PreferencePair,
+    ProbeReading,
+    WeightManifest,
+)
 
 log = logging.getLogger("sightline")
 
@@ -104,6 +110,14 @@ class Loop:
         in_turns = config.cluster.placement == "colocated"
         self._weights = weights or EngineWeights(workers.rollout, in_turns)
         self._weights.follow(Delivery(workers.learner, self.turns))
+        self._checkpoints = CheckpointWriter(
+            run_dir,
+            workers.learner,
+            recorder,
+            self.state,
+            config.checkpoint.keep,
+            self.state.step,
+        )
         self._producer = Producer(
             config, workers.reward, data, self.state, recorder, self.turns
         )
@@ -121,9 +135,28 @@ class Loop:
             await self._resume(self._resumed_from)
         try:
             await self._run_both(validate)
-        except BaseExceptionGroup as group:
-            # Users read one line; the group stays as its cause.
-            raise _first(group) from group
+        except Exception as error:
+            # What was begun is worth having, whatever stopped the run.
+            with suppress(Exception):
+                await self._checkpoints.finish()
+            # Users read one line; a group stays as its cause.
+            raise _first(error) from error
+        await self._checkpoints.finish()
+
+    async def calibrate(self, probe: LogprobProbe) -> Sequence[ProbeReading]:
+        """How far learner and engines are apart, while all hold the start policy; called before `run`.
+
+        Args:
+            probe: the learner's, of the start policy.
+        """
+        readings = await self._weights.calibrate(probe)
+        if not self._config.model.tuning.is_quantized:
+            return readings
+        # The learner's start policy is not the one in the files that engines read.
+        async with self._weights.changing():
+            delivered = await self._weights.publish(0)
+        proven = [report.probe for report in delivered.reports]
+        return [reading for reading in proven if reading is not None]
 
     def end_after_step(self, reason: Halted) -> None:
         """Save after the step that runs now, and raise `reason` from `run`."""
@@ -145,7 +178,9 @@ class Loop:
         saved = self.state.weights
         async with self._weights.changing():
             if checkpoint is not None:
-                await self._workers.learner.load(checkpoint.learner)
+                notes = await self._workers.learner.load(checkpoint.learner)
+                for note in notes:
+                    log.warning(note)
             await self._publish(self.state.version)
         if saved is not None and saved != self.state.weights:
             log.warning(
@@ -187,25 +222,26 @@ class Loop:
             await self.turns.pass_to_engines()
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             ends_interval = is_last or step % self._config.checkpoint.interval == 0
+            metrics |= await self._checkpoints.take_metrics()
             if ends_interval:
                 score = await validate(step)
                 if score is not None:
                     metrics["validation/score"] = score.value
                 self._recorder.step(step, metrics)
-                await self._checkpoint(step, score)
+                await self._checkpoints.save(step, score, is_last)
             else:
                 self._recorder.step(step, metrics)
 
     async def _save_halted(self) -> None:
         """Keep the steps since the last checkpoint: what stopped the run was no fault of theirs."""
-        latest = self._run_dir.latest()
-        saved_step = 0 if latest is None else latest.state.step
+        await self._checkpoints.finish()
         state = self.state
-        if state.step > saved_step:
+        if state.step > self._checkpoints.last_step:
             if state.step % self._config.loop.publish_interval:
                 # The learner's weights are newer than the version that the engines hold.
                 state.weights = None
-            await self._checkpoint(state.step, None)
+            await self._checkpoints.save(state.step, None, is_last=True)
+        await self._checkpoints.finish()
 
     async def _next_batch(self, step: int) -> tuple[list[PreferencePair], float]:
         """The pairs of a step, and the seconds that they were waited for; then it is the learner's turn."""
@@ -302,29 +338,6 @@ class Loop:
                 f"weight version {version}: expected trained weights, got exactly those of the start policy; "
                 "raise learner.optimizer.lr, or look at what model.tuning trains"
             )
-
-    async def _checkpoint(self, step: int, score: Score | None) -> None:
-        """Save everything in one directory that appears whole or not at all.
-
-        What the run has made up to here must be on disk before: a resume from this checkpoint does not repeat it.
-        """
-        state = self.state
-        learner = self._workers.learner
-        is_best = state.note_score(step, score)
-        # Groups that settle from here on belong to the next checkpoint: nothing is awaited between the state and the
-        # line in the journal that stands for it.
-        state_json = state.to_json()
-        await self._recorder.before_checkpoint(step)
-        with replace_directory(self._run_dir.checkpoint(step)) as folder:
-            await learner.save(folder / "learner")
-            if is_best:
-                await learner.export(folder / "policy")
-            replace_file(folder / "state.json", state_json)
-            # In a thread: the engines go on meanwhile.
-            await asyncio.to_thread(write_checksums, folder)
-        self._run_dir.keep(self._config.checkpoint.keep, state.best_step)
-        value = None if score is None else score.value
-        self._recorder.checkpoint(step, value, state.best_step)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -37,9 +37,19 @@ class OnlinePairs:
                 rows.append(pair_row(pair, self.store))
             except Refused as error:
                 lost.append(Dropped(pair.id, error.reason, str(error)))
-        path = self._directory / f"step_{step:06d}.parquet"
-        write_table(path, pa.Table.from_pylist(rows, schema=PAIR_SCHEMA))
+        write_table(self._path(step), pa.Table.from_pylist(rows, schema=PAIR_SCHEMA))
         return lost
+
+    def forget(self, step: int) -> None:
+        """Delete the pairs of a checkpoint that never came to be."""
+        self._path(step).unlink(missing_ok=True)
+
+    def forget_after(self, step: int) -> None:
+        """Delete the pairs of all checkpoints after this step; a resume makes them again."""
+        last = self._path(step).name
+        for path in self._directory.glob("step_*.parquet"):
+            if path.name > last:
+                path.unlink()
 
     def finish(self) -> None:
         """Put all steps into `pairs.parquet`, with one of them in memory at a time."""
@@ -50,3 +60,6 @@ class OnlinePairs:
         yield PAIR_SCHEMA.empty_table()
         for path in sorted(self._directory.glob("step_*.parquet")):
             yield read_table(path, PAIR_SCHEMA)
+
+    def _path(self, step: int) -> Path:
+        return self._directory / f"step_{step:06d}.parquet"

@@ -3,37 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from cluster.harm.watch import HarmWatch
+from cluster.numerics.push_metrics import PushWarnings, push_metrics
 from cluster.progress import ProgressReport
 from cluster.run.online_pairs import OnlinePairs
 from cluster.run.outcome import GroupOutcome
 from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons
 from common.journal import Journal
-from common.metrics import MetricsWriter
-from common.records import Dropped, LoadReport, PreferencePair, WeightManifest
+from common.metrics import MetricsWriter, read_lines
+from common.records import (
+    Dropped,
+    LoadReport,
+    PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
+    WeightManifest,
+)
 from common.row_faults import first_cases
+
+log = logging.getLogger("sightline")
 
 Show: TypeAlias = Callable[[Mapping[str, float]], object]
 
 
 class Recorder:
-    """One method for everything that can happen in a run. Journal events are durable after the next `step`."""
+    """One method for everything that can happen in a run. Journal events are durable after the next `step`.
 
-    def __init__(self, run_dir: Path, show: Show = dict) -> None:
-        """`show` is given the metrics of every step."""
+    `watch` looks at groups and steps; None for none. `show` is given the metrics of every step.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        watch: HarmWatch | None = None,
+        show: Show = dict,
+    ) -> None:
         self._show = show
         self.pairs = OnlinePairs(run_dir / "pairs")
         self._run_dir = run_dir
+        self._watch = watch
         self._journal = Journal(run_dir / "journal" / "events.jsonl")
         # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
         self._training: _Training | None = None
+        self._push_metrics: dict[str, float] = {}
+        self._push_warnings = PushWarnings()
         # Workers that were replaced since this process began, by kind.
         self._num_restarts: Counter[str] = Counter()
 
@@ -91,7 +114,11 @@ class Recorder:
     @contextmanager
     def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
         """Count steps up to `learner.num_steps`; afterwards the pair set is whole."""
+        # Of checkpoints that a kill interrupted; the next ones may be of other steps.
+        self.pairs.forget_after(steps_done)
         metrics = MetricsWriter(self._run_dir, steps_done + 1)
+        if self._watch is not None:
+            self._watch.replay(read_lines(self._run_dir / "metrics.jsonl"))
         try:
             with ProgressReport("training", learner.num_steps, steps_done) as bar:
                 self._training = _Training(metrics, bar, learner.global_batch)
@@ -106,6 +133,8 @@ class Recorder:
         """A group became pairs, which belong to the next checkpoint, or was dropped."""
         # Written with the next checkpoint, whose state counts them as accepted.
         self._unsaved_pairs += outcome.pairs
+        if self._watch is not None:
+            self._watch.group(outcome)
         self._journal.write(
             "group", id=outcome.group_id, source=source, **outcome.journal_fields()
         )
@@ -132,8 +161,22 @@ class Recorder:
             online=num_online,
         )
 
+    def probe(
+        self, answers: Sequence[ProbeAnswer], readings: Sequence[ProbeReading]
+    ) -> None:
+        """Engines and learner hold the start policy, and differ by so much; `readings` are by engine."""
+        self._journal.write(
+            "probe",
+            prompts=[answer.prompt.id for answer in answers],
+            tokens=sum(len(answer.token_ids) for answer in answers),
+            readings=[asdict(reading) for reading in readings],
+        )
+
     def publish(self, manifest: WeightManifest, reports: Sequence[LoadReport]) -> None:
-        """All engines hold new weights."""
+        """All engines hold new weights; what was measured of them is part of the next step's metrics."""
+        self._push_metrics = push_metrics(manifest, reports)
+        for warning in self._push_warnings.new(manifest, reports):
+            log.warning(warning)
         probe_errors = [report.probe_error for report in reports]
         self._journal.write(
             "publish",
@@ -141,6 +184,7 @@ class Recorder:
             checksum=manifest.checksum,
             change_norm=manifest.change_norm,
             probe_error=probe_errors,
+            **self._push_metrics,
         )
 
     def no_validation(self) -> None:
@@ -162,25 +206,44 @@ class Recorder:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is over: its events and metrics are on disk when this returns."""
         assert self._training is not None, "steps are recorded inside `training`"
+        if self._watch is not None:
+            metrics = {**metrics, **self._watch.take()}
+            for alert in self._watch.step(step, metrics):
+                log.warning(alert.line)
+                self._journal.write("warning", **asdict(alert))
         # The journal first: a step in metrics.jsonl always has its pairs there.
         self._journal.sync()
         restarts: dict[str, float] = {}
         for kind, count in self._num_restarts.items():
             restarts[f"restarts/{kind}"] = float(count)
-        values = {**metrics, **restarts}
+        values = {**metrics, **restarts, **self._push_metrics}
+        self._push_metrics = {}
         self._training.step(step, values)
         self._show({"step": step, **values})
 
-    async def before_checkpoint(self, step: int) -> None:
-        """Bring to disk what a resume from the checkpoint of `step` will not repeat.
+    def begin_checkpoint(self, step: int) -> Sequence[PreferencePair]:
+        """The state of the run is taken now: what follows the line `saving` in the journal is not part of it.
 
-        The line `saving` stands where the state was taken: what follows it in the journal is not part of the state.
+        Returns:
+            The pairs that the checkpoint has to bring to disk.
         """
-        self._journal.write("saving", step=step)
         pairs, self._unsaved_pairs = self._unsaved_pairs, []
+        self._journal.write("saving", step=step)
+        self._journal.sync()
+        return pairs
+
+    async def write_pairs(self, step: int, pairs: Sequence[PreferencePair]) -> None:
+        """Bring to disk what a resume from the checkpoint of `step` will not repeat."""
         # In a thread: pictures from elsewhere are copied, and the run goes on meanwhile.
         for dropped in await asyncio.to_thread(self.pairs.write, step, pairs):
             self.row(dropped)
+        self._journal.sync()
+
+    def unsaved(self, step: int, pairs: Sequence[PreferencePair], reason: str) -> None:
+        """The checkpoint of `step` cannot be written: its pairs belong to the next one."""
+        self.pairs.forget(step)
+        self._unsaved_pairs = [*pairs, *self._unsaved_pairs]
+        self._journal.write("unsaved", step=step, reason=reason)
         self._journal.sync()
 
     def checkpoint(
@@ -188,13 +251,15 @@ class Recorder:
         step: int,
         score: float | None,
         best_step: int | None,
+        seconds: Mapping[str, float],
     ) -> None:
-        """The checkpoint of `step` is whole."""
+        """The checkpoint of `step` is whole; `seconds` says how long it was copied and written."""
         self._journal.write(
             "checkpoint",
             step=step,
             score=score,
             best_step=best_step,
+            **seconds,
         )
 
 

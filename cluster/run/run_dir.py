@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.run.checksums import damage
+from cluster.checkpoints.checksums import damage
 from cluster.run.config_changes import Change, changes
 from cluster.run.state import RunState
 from cluster.runtime.ray_job import check_output_path
@@ -24,16 +24,20 @@ from common.config import RunConfig
 from common.errors import UserError
 from common.folder_lock import FolderLock
 from common.paths import recover_directory, replace_file
+from learner.checkpoint.header import check_version
 
 log = logging.getLogger("sightline")
 
-START_FILES = (
-    "journal/events.jsonl",
+MEASURED_FILES = (
     "evaluation/baseline.json",
     "evaluation/baseline.partial.jsonl",
     "evaluation/validation_baseline.json",
     "evaluation/final.json",
+    "evaluation/final.partial.jsonl",
 )
+"""What was measured of start and final policy, and is not measured again by a resume."""
+
+START_FILES = ("journal/events.jsonl", *MEASURED_FILES)
 """What a run writes before its first step and would read again."""
 
 
@@ -69,6 +73,7 @@ class RunDir:
         self._lock = FolderLock(self.path, "run.dir")
         try:
             self._take_over(resolved, resume)
+            self._sweep()
         except BaseException:
             self._lock.close()
             raise
@@ -127,6 +132,9 @@ class RunDir:
                 f"run.dir: expected an empty directory, got {self.path} with a run in it; add --resume to continue "
                 "it or choose another --run.dir"
             )
+        if any(change.is_of_measuring for change in self.changes):
+            for name in MEASURED_FILES:
+                (self.path / name).unlink(missing_ok=True)
 
     @property
     def checkpoints(self) -> Path:
@@ -172,10 +180,11 @@ class RunDir:
         """Compare a checkpoint with its checksums, once.
 
         Raises:
-            UserError: a file is damaged.
+            UserError: a file is damaged, or it is of another version.
         """
         if folder in self._verified:
             return
+        check_version(folder / "learner")
         fault = damage(folder)
         if fault is not None:
             raise _unreadable(folder, fault, "a whole checkpoint")
@@ -185,7 +194,15 @@ class RunDir:
         """Delete all checkpoints but the newest few and the one that validation picked."""
         for folder in sorted(self.checkpoints.glob("step_*"))[:-newest]:
             if best_step is None or folder != self.checkpoint(best_step):
-                shutil.rmtree(folder)
+                # A kill must not leave half of one under its name.
+                going = folder.with_name(f".{folder.name}.old")
+                folder.rename(going)
+                shutil.rmtree(going)
+
+    def _sweep(self) -> None:
+        """Delete what a killed process was writing or deleting."""
+        for leftover in self.checkpoints.glob(".step_*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _make_private(folder: Path) -> None:

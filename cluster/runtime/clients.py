@@ -19,12 +19,16 @@ from common.records import (
     Dropped,
     Judged,
     LoadReport,
+    LogprobProbe,
     PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     StepResult,
     Verdict,
     WeightManifest,
+    WriteReport,
 )
 
 
@@ -85,6 +89,11 @@ class RolloutClient:
         """Token ids of whole answers, as `score` scores them."""
         token_ids: list[tuple[int, ...]] = await self._call("encode", list(answers))
         return token_ids
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far engine and learner are apart while both hold the start policy."""
+        reading: ProbeReading = await self._call("calibrate", probe)
+        return reading
 
     async def load(
         self, manifest: Awaitable[WeightManifest], tensors: Awaitable[Tensors]
@@ -173,9 +182,11 @@ class LearnerClient:
         result: tuple[StepResult, list[Dropped]] = results[0]
         return result
 
-    async def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
-        """The response whose log-probs every manifest carries from now on."""
-        await self._call("set_probe", prompt, token_ids)
+    async def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
+        """The answers whose log-probs every manifest carries from now on; theirs under the start policy."""
+        probes = await self._call("set_probe", list(answers))
+        probe: LogprobProbe = probes[0]
+        return probe
 
     def publish(
         self, version: int
@@ -192,17 +203,34 @@ class LearnerClient:
         """Wait for what the ranks were asked before, and let them free the GPU memory that nothing holds."""
         await self._call("rest")
 
+    async def checkpoint_bytes(self, with_policy: bool) -> int:
+        """What `save` writes over all ranks, and with the policy `export`."""
+        of_ranks: list[int] = await self._call("checkpoint_bytes", with_policy)
+        return sum(of_ranks)
+
     async def save(self, directory: Path) -> None:
-        """Write every rank's part of a checkpoint."""
+        """Copy every rank's part of a checkpoint; it is written beside the next steps, see `written`."""
         await self._call("save", str(directory))
 
-    async def load(self, directory: Path) -> None:
-        """Go on from what `save` wrote."""
-        await self._call("load", str(directory))
-
     async def export(self, directory: Path) -> None:
-        """Write the policy as a Hugging Face directory."""
+        """Copy the policy, which becomes a Hugging Face directory beside the next steps, see `written`."""
         await self._call("export", str(directory))
+
+    async def written(self) -> WriteReport | None:
+        """What became of the files since the last `save`; None while a rank is still writing."""
+        faults: list[str] = []
+        reports: list[WriteReport | None] = await self._call("written")
+        for report in reports:
+            if report is None:
+                return None
+            if report.fault is not None:
+                faults.append(report.fault)
+        return WriteReport(faults[0] if faults else None)
+
+    async def load(self, directory: Path) -> list[str]:
+        """Go on from what `save` wrote; returns lines about what could not be restored."""
+        of_ranks: list[list[str]] = await self._call("load", str(directory))
+        return [note for notes in of_ranks for note in notes]
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
         references: list[Awaitable[Any]] = []

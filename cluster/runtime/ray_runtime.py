@@ -266,6 +266,9 @@ class RayRuntime:
         self._actor_of_name[name] = actor
         return RayHandle(actor)
 
+    async def make_room(self, name: str) -> None:
+        await self._reservation.renew(name)
+
     def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
         sights: dict[str, Awaitable[Sight]] = {}
         for node_id, name in self._reservation.actor_of_node.items():
@@ -328,7 +331,8 @@ class RayRuntime:
                 self._ray, node_id, kill_all, pulse.processes, BURY_LIMIT_S
             )
             with suppress(Exception):
-                await asyncio.wait_for(kill, 2 * BURY_LIMIT_S)
+                async with asyncio.timeout(2 * BURY_LIMIT_S):
+                    await kill
 
     def _node_of(self, host: str) -> str | None:
         """A living node on a machine: nodes of one machine share its processes."""

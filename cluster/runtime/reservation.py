@@ -6,9 +6,11 @@ start together cannot wait for each other: the one that comes second is told wha
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +28,15 @@ MAX_NAMED = 3
 RESOURCES = (("CPU", "num_cpus"), ("GPU", "num_gpus"))
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a slot is: a bundle of a placement group, on a node."""
+
+    group: Any
+    index: int
+    node_id: str
+
+
 class Reservation:
     """The places of a run's actors. `ray` is connected to the cluster."""
 
@@ -34,8 +45,10 @@ class Reservation:
         self._ray = ray
         self._owner = owner
         self._limit_s = limit_s
-        self._group: Any = None
-        self._index_of_actor: dict[str, int] = {}
+        self._groups: list[Any] = []
+        # By the names of actors; several may share a slot.
+        self._slot_of_actor: dict[str, Slot] = {}
+        self._place_of_actor: dict[str, Place] = {}
         self._actor_of_node: dict[str, str] = {}
 
     @property
@@ -69,21 +82,56 @@ class Reservation:
 
     def strategy_of(self, name: str) -> Any:
         """Where Ray starts the actor of this name; None without a place."""
-        index = self._index_of_actor.get(name)
-        if index is None:
+        place = self._place_of_actor.get(name)
+        if place is None:
             return None
         strategies = self._ray.util.scheduling_strategies
         return strategies.PlacementGroupSchedulingStrategy(
-            self._group, placement_group_bundle_index=index
+            place.group, placement_group_bundle_index=place.index
         )
+
+    async def renew(self, name: str) -> None:
+        """Reserve another place for an actor whose node has left; at once where it is still there.
+
+        Raises:
+            UserError: no node had room within the limit.
+        """
+        slot = self._slot_of_actor.get(name)
+        if slot is None:
+            return
+        deadline = time.monotonic() + self._limit_s
+        warned = False
+        while not self._is_there(name):
+            if await asyncio.to_thread(self._try, [slot]):
+                break
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"placement: expected room for {slot.name} within {self._limit_s:g} s "
+                    f"(cluster.start_timeout_s) after its node has left, got {self._shortage([slot])}"
+                )
+            if not warned:
+                log.warning(
+                    "placement: the node of %s has left; waiting for one with %g GPUs and %g CPUs",
+                    slot.name,
+                    slot.num_gpus,
+                    slot.num_cpus,
+                )
+                warned = True
+            await asyncio.sleep(RETRY_S)
 
     def release(self) -> None:
         """Give everything back."""
-        if self._group is not None:
-            self._ray.util.remove_placement_group(self._group)
-            self._group = None
-            self._index_of_actor.clear()
-            self._actor_of_node.clear()
+        for group in self._groups:
+            self._ray.util.remove_placement_group(group)
+        self._groups.clear()
+        self._slot_of_actor.clear()
+        self._place_of_actor.clear()
+        self._actor_of_node.clear()
+
+    def _is_there(self, name: str) -> bool:
+        """Whether the node of an actor is alive."""
+        node_id = self._place_of_actor[name].node_id
+        return any(node.id == node_id for node in self._nodes(only_free=False))
 
     def _try(self, slots: Sequence[Slot]) -> bool:
         """Reserve what is free now."""
@@ -93,25 +141,27 @@ class Reservation:
             return False
         resources: list[dict[str, float]] = []
         selectors: list[dict[str, str]] = []
-        self._actor_of_node.clear()
-        for index, slot in enumerate(slots):
-            node = node_of_slot[slot.name]
-            self._actor_of_node.setdefault(node.id, slot.name)
+        for slot in slots:
             resources.append({"CPU": slot.num_cpus, "GPU": slot.num_gpus})
-            selectors.append({NODE_LABEL: node.id})
-            for bundle in slot.bundles:
-                self._index_of_actor[bundle.name] = index
-        self._group = self._ray.util.placement_group(
+            selectors.append({NODE_LABEL: node_of_slot[slot.name].id})
+        group = self._ray.util.placement_group(
             resources,
             strategy="PACK",
             name=self._owner,
             bundle_label_selector=selectors,
         )
-        if self._group.wait(min(COMMIT_LIMIT_S, self._limit_s)):
-            return True
-        # What waits must not get resources later, when others have been promised them.
-        self.release()
-        return False
+        if not group.wait(min(COMMIT_LIMIT_S, self._limit_s)):
+            # What waits must not get resources later, when others have been promised them.
+            self._ray.util.remove_placement_group(group)
+            return False
+        self._groups.append(group)
+        for index, slot in enumerate(slots):
+            node_id = node_of_slot[slot.name].id
+            self._actor_of_node.setdefault(node_id, slot.name)
+            for bundle in slot.bundles:
+                self._slot_of_actor[bundle.name] = slot
+                self._place_of_actor[bundle.name] = Place(group, index, node_id)
+        return True
 
     def _nodes(self, only_free: bool) -> list[Node]:
         """The cluster's living nodes, with what they have or what is free of it."""

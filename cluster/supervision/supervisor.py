@@ -14,14 +14,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from cluster.supervision.heartbeat import first_fault
+from cluster.supervision.heartbeat import first_fault, pulse_within
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.roster import write_roster
-from cluster.supervision.seat import Revive, Seat, Spawn
+from cluster.supervision.seat import Revive, Seat, Spawn, WorkerLost
 from common.errors import RunFailed, plain_message
 from common.protocols import Handle, Runtime
 
@@ -46,11 +46,19 @@ class Supervisor:
         runtime: Runtime,
         restarts: Restarts,
         limit_s: float,
+        start_limit_s: float,
         diary: Diary,
         folder: Path,
     ) -> None:
-        """`limit_s` is how long a worker may say nothing; `folder` takes the roster."""
+        """Supervise workers.
+
+        Args:
+            limit_s: how long a worker may say nothing.
+            start_limit_s: how long its process may take to start.
+            folder: takes the roster.
+        """
         self.limit_s = limit_s
+        self._start_limit_s = start_limit_s
         self._runtime = runtime
         self._restarts = restarts
         self._diary = diary
@@ -84,9 +92,10 @@ class Supervisor:
         assert isinstance(handle, Seat)
         del self.seats[handle.name]
         self._end_tasks_of(handle)
-        if handle.is_up:
-            self._runtime.stop(handle.handle)
         handle.is_up = False
+        # One that was lost is stopped already.
+        with suppress(RuntimeError):
+            self._runtime.stop(handle.handle)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -171,6 +180,8 @@ class Supervisor:
         await asyncio.gather(*burials)
         await asyncio.sleep(pause_s)
         for seat in seats:
+            await self._runtime.make_room(seat.name)
+        for seat in seats:
             seat.refill()
             # A rank that hangs as it starts is noticed, too.
             await self.open(seat)
@@ -214,7 +225,9 @@ class Supervisor:
             await self._runtime.bury(seat.handle, seat.last_pulse)
             await asyncio.sleep(pause_s)
             try:
-                await seat.revive(seat.refill())
+                await self._bring_up(seat)
+            except WorkerLost:
+                continue
             except Exception as error:
                 seat.cause = seat.handle.death(error) or plain_message(error)
                 continue
@@ -223,6 +236,33 @@ class Supervisor:
             seconds = time.monotonic() - begun
             log.warning("%s is back after %.1f s", seat.name, seconds)
             self._diary.restart(seat.name, cause, output, seconds)
+
+    async def _bring_up(self, seat: Seat) -> None:
+        """Start another worker, as the first one was; one that hangs meanwhile is noticed as well.
+
+        Raises:
+            Exception: it did not come up.
+        """
+        assert seat.revive is not None
+        await self._runtime.make_room(seat.name)
+        handle = seat.refill()
+        try:
+            # The first one takes as long as a process does to start.
+            seat.note(await pulse_within(handle, self._start_limit_s))
+        except TimeoutError:
+            seat.cause = f"its process did not start within {self._start_limit_s:g} s"
+            raise WorkerLost(seat) from None
+        revival = asyncio.ensure_future(seat.revive(handle))
+        watch = asyncio.create_task(first_fault(handle, self.limit_s, seat.note))
+        try:
+            await asyncio.wait({revival, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not revival.done():
+                seat.cause = watch.result()
+                raise WorkerLost(seat)
+            await revival
+        finally:
+            revival.cancel()
+            watch.cancel()
 
     def _grant(self, seat: Seat) -> float:
         if not self._is_watching:

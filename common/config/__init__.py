@@ -31,7 +31,7 @@ from common.config.judges import (
     UserCode,
 )
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
-from common.config.loop import Checkpoint, Loop, Mixture
+from common.config.loop import Checkpoint, Loop, Mixture, Warnings
 from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
 from common.config.reward import Reward
 from common.config.rollout import EngineOptions, OnlineBdhs, Rollout
@@ -93,4 +93,5 @@ __all__ = [
     "Tuning",
     "UserCode",
     "VlmJudge",
+    "Warnings",
 ]

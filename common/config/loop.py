@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.section import Section
 
@@ -37,6 +37,54 @@ class Mixture(Section):
         return (self.online_fraction,)
 
 
+class Warnings(Section):
+    """When a run says that it does harm (ours; see `cluster/harm/`). The metrics are written in any case."""
+
+    enabled: bool = Field(True, description="false: no warning")
+    window: int = Field(
+        5, ge=2, description="steps whose mean is held against the run's first ones"
+    )
+    end_token: float = Field(
+        0.03,
+        gt=0,
+        description="fall of the end token's log-prob on chosen answers, against the reference, in nats",
+    )
+    chosen_logp: float = Field(
+        0.05,
+        gt=0,
+        description="fall of the chosen answers' log-prob against the reference, in nats per token",
+    )
+    length: float = Field(
+        0.2, gt=0, description="growth of sampled answers; 0.2 is a fifth more tokens"
+    )
+    cut_off: float = Field(
+        0.1,
+        gt=0,
+        description="growth of the share of answers that reach rollout.max_tokens",
+    )
+    diversity: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="share that is lost of what the completions of a group differ by",
+    )
+    longer_wins: float = Field(
+        0.75, ge=0.5, lt=1, description="share of groups whose longer answer wins"
+    )
+    first_wins: float = Field(
+        0.65,
+        ge=0.5,
+        lt=1,
+        description="share of verdicts for the answer that was shown first, or for the one shown second",
+    )
+    blind: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="of the implicit rewards' accuracy above chance, the share that a blank picture leaves",
+    )
+
+
 class Loop(Section):
     """How far rollouts may run ahead of the learner, and how long the run waits for anything."""
 
@@ -59,9 +107,44 @@ class Loop(Section):
     call_timeout_s: float = Field(
         600.0, gt=0, description="limit of any one remote call"
     )
-    probe_tolerance: float = Field(
-        1e-3, gt=0, description="max |Δ token log-prob| between learner and engine"
+    probe_answers: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="of the run's own prompts, which learner and engines score at every push; 8-16 are enough",
     )
+    probe_tokens: int = Field(
+        32, ge=1, le=1024, description="of each such answer; the rest is left out"
+    )
+    probe_warn: float = Field(
+        2.0,
+        ge=1,
+        description="warn when mean |Δ log-prob| or KL between learner and engine passes so often its value at the "
+        "start policy, and half of probe_slack",
+    )
+    probe_fail: float = Field(
+        3.0,
+        ge=1,
+        description="stop when it passes so often that value, and probe_slack",
+    )
+    probe_slack: float = Field(
+        0.01, ge=0, description="nats beside the multiples of the start's values"
+    )
+    probe_start: float = Field(
+        0.3,
+        gt=0,
+        description="mean |Δ log-prob| (nats) at the start policy, above which engines hold another model",
+    )
+    warnings: Warnings = Warnings()
+
+    @model_validator(mode="after")
+    def _warns_before_it_fails(self) -> Loop:
+        if self.probe_warn > self.probe_fail:
+            raise ValueError(
+                f"loop.probe_warn must be at most loop.probe_fail, got {self.probe_warn:g} and {self.probe_fail:g}; "
+                "lower it"
+            )
+        return self
 
 
 class Checkpoint(Section):
@@ -69,3 +152,8 @@ class Checkpoint(Section):
 
     interval: int = Field(25, ge=1, description="learner steps between checkpoints")
     keep: int = Field(2, ge=1, description="states for --resume; older ones go")
+    background: bool = Field(
+        True,
+        description="copy the state and write it beside the next steps; false: the steps wait, which saves the RAM of "
+        "the copy, 12 bytes for each trained parameter over all ranks",
+    )

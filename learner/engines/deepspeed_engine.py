@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.config import Learner as LearnerConfig
+from common.protocols import Slot
 from learner.engines.optimizer import ClippedAdamW, adamw_options, build_schedule
 from learner.engines.ranks import join
-
-TAG = "learner"
+from learner.engines.slots import cut_slots, flat_slots, shapes_of, whole_slots
 
 PERSISTENT_NUMEL = 100_000
 """Under ZeRO-3, smaller parameters stay whole on every rank: gathering them costs more than keeping them."""
@@ -137,31 +137,45 @@ class DeepSpeedEngine:
             with gather(parameter, enabled=hasattr(parameter, "ds_id")):
                 yield name, parameter.detach()
 
-    def save(self, directory: Path) -> None:
-        """Write DeepSpeed's checkpoint, without frozen parameters."""
-        self._engine.save_checkpoint(
-            str(directory),
-            tag=TAG,
-            exclude_frozen_parameters=True,
-        )
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """torch's optimizer, around which DeepSpeed's from ZeRO-1 on is."""
+        optimizer = self._engine.optimizer
+        return optimizer if self._stage == 0 else optimizer.optimizer  # type: ignore[no-any-return]
 
-    def load(self, directory: Path) -> None:
-        """Go on from a `save`.
+    @property
+    def schedule(self) -> LambdaLR:
+        """Counts applied updates."""
+        return self._engine.lr_scheduler  # type: ignore[no-any-return]
 
-        Raises:
-            FileNotFoundError: there is no checkpoint of so many ranks. Other errors are DeepSpeed's own; the learner
-                turns all of them into one line.
-        """
-        # Not strict: frozen parameters are not in the checkpoint.
-        path, _ = self._engine.load_checkpoint(
-            str(directory),
-            tag=TAG,
-            load_module_strict=False,
-        )
-        if path is None:
-            raise FileNotFoundError(
-                f"no DeepSpeed checkpoint of {self.world_size} ranks in {directory}"
-            )
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all trained parameters by name."""
+        return shapes_of(self._engine.module)
+
+    def slots(self) -> list[Slot]:
+        """What this rank keeps of the optimizer's state."""
+        module = self._engine.module
+        if self._stage == 0:
+            return whole_slots(module)
+        if self._stage < 3:
+            return flat_slots(module, self._engine.optimizer)
+        return cut_slots(module, self._engine.optimizer, self.rank)
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """While it lasts the slots are filled; afterwards the module has the weights of the masters (collective)."""
+        zero = self._engine.optimizer
+        if self._stage == 3:
+            # Small parameters are whole on all ranks: only their pieces are filled.
+            zero.checkpoint_event_prologue()
+        yield
+        if self._stage == 3:
+            for group in range(len(zero.fp16_groups)):
+                zero._reassign_or_swap_out_partitioned_parameters(group)
+            zero.checkpoint_event_epilogue()
+        elif self._stage > 0:
+            zero.update_lp_params()
 
     def _mark_experts(self, module: nn.Module) -> None:
         """Let ZeRO-3 gather a mixture of experts as one: which of them are run differs from step to step."""

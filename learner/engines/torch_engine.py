@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from common.config import Learner as LearnerConfig
 from common.errors import UserError
+from common.protocols import Slot
 from learner.engines.optimizer import ClippedAdamW, build_schedule
-
-STATE_FILE = "engine.pt"
+from learner.engines.slots import shapes_of, whole_slots
 
 
 class TorchEngine:
@@ -99,45 +100,29 @@ class TorchEngine:
             if wanted(name):
                 yield name, parameter.detach()
 
-    def save(self, directory: Path) -> None:
-        """Trainable weights, optimizer and schedule."""
-        directory.mkdir(parents=True, exist_ok=True)
-        state = {
-            "weights": self._trainable(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-        }
-        torch.save(state, directory / STATE_FILE)
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """It steps the parameters themselves."""
+        return self._optimizer
 
-    def load(self, directory: Path) -> None:
-        """Go on from a `save`.
+    @property
+    def schedule(self) -> LambdaLR:
+        """Counts applied updates."""
+        return self._schedule
 
-        Raises:
-            ValueError: other weights train here than in the saved run. Other errors are torch's own; the learner turns
-                all of them into one line.
-        """
-        file = directory / STATE_FILE
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        saved = state["weights"]
-        trainable = self._trainable()
-        if trainable.keys() != saved.keys():
-            raise ValueError(
-                f"other trainable weights: {len(saved)} saved, {len(trainable)} here"
-            )
-        # Into the parameters themselves: the optimizer holds on to them.
-        with torch.no_grad():
-            for name, parameter in trainable.items():
-                parameter.copy_(saved[name])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all trained parameters by name."""
+        return shapes_of(self._module)
+
+    def slots(self) -> list[Slot]:
+        """Whole parameters."""
+        return whole_slots(self._module)
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """The masters are the module's own weights."""
+        yield
 
     def close(self) -> None:
         """Nothing is held that must be given back."""
-
-    def _trainable(self) -> dict[str, Tensor]:
-        """Trainable parameters by name, sharing their memory."""
-        trainable = {}
-        for name, parameter in self._module.named_parameters():
-            if parameter.requires_grad:
-                trainable[name] = parameter.data
-        return trainable

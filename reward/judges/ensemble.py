@@ -18,6 +18,7 @@ from typing import TypeAlias
 from common import config
 from common.protocols import Judge, JudgeError
 from common.records import Dropped, RolloutGroup, Verdict
+from reward.judges.matches import mean_of_known
 from reward.ranking import check_verdict
 
 Answer: TypeAlias = Verdict | Dropped | JudgeError
@@ -82,7 +83,8 @@ class EnsembleJudge:
             if veto:
                 scores[index] -= penalty
                 notes[index] = veto
-        return Verdict(tuple(scores), tuple(notes))
+        shares = [verdict.first_wins for verdict in verdicts]
+        return Verdict(tuple(scores), tuple(notes), mean_of_known(shares))
 
     def _score(
         self,

@@ -32,12 +32,15 @@ class Match:
         first, second: their indices in the group.
         value: what the first one won, in 0-1, 0.5 for a tie; None where the verdict could not be read.
         fault: why it could not be read.
+        first_wins: what the answer that was shown first won, in 0-1, as the mean of both orders; None where the two
+            were not asked about, or not read.
     """
 
     first: int
     second: int
     value: float | None
     fault: Fault | None = None
+    first_wins: float | None = None
 
 
 Play: TypeAlias = Callable[[Sequence[Pairing]], Awaitable[list[Match]]]
@@ -130,6 +133,17 @@ def mean_wins(num_answers: int, matches: Sequence[Match]) -> list[float] | None:
         gains.add(match.first, win)
         gains.add(match.second, -win)
     return gains.means()
+
+
+def mean_of_known(shares: Sequence[float | None]) -> float | None:
+    """The mean of those that are known; None when none is."""
+    known: list[float] = []
+    for share in shares:
+        if share is not None:
+            known.append(share)
+    if not known:
+        return None
+    return sum(known) / len(known)
 
 
 class _Gains:

@@ -18,6 +18,7 @@ from reward.judges.faults import Fault, beginning, fault_of, judge_each
 from reward.judges.matches import (
     Match,
     Pairing,
+    mean_of_known,
     mean_values,
     mean_wins,
     round_robin,
@@ -86,7 +87,8 @@ class SeeingJudge:
         notes: list[str] = []
         for index in range(num_answers):
             notes.append(_note_of(index, matches))
-        return Verdict(tuple(scores), tuple(notes))
+        shares = [match.first_wins for match in matches]
+        return Verdict(tuple(scores), tuple(notes), mean_of_known(shares))
 
     async def _play(
         self,
@@ -136,10 +138,11 @@ class SeeingJudge:
         swapped = self._part_of_first(other)
         backward = None if swapped is None else 1 - swapped
         value = both_orders(forward, backward)
-        if value is None:
+        if forward is None or swapped is None or value is None:
             unread = one if forward is None else other
             return Match(first, second, None, fault_of(unread))
-        return Match(first, second, value)
+        of_first_shown = (forward + swapped) / 2
+        return Match(first, second, value, first_wins=of_first_shown)
 
     def _part_of_first(
         self,

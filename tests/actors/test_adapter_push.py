@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,7 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.weights.adapter_push import adapter_shapes, zero_adapter
+from actors.weights.adapter_push import (
+    adapter_shapes,
+    shared_adapter,
+    zero_adapter,
+)
 from actors.weights.push_check import adapter_alone
 from common.checkpoint.layout import empty_model
 from common.config import Lora
@@ -25,6 +30,7 @@ from tests.actors.engines import KINDS, EnginePool, Run
 from tests.actors.hf_policy import HfPolicy
 from tests.actors.in_flight import check_answers_in_flight
 from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.probes import one_answer
 from tests.tiny_families import tiny_llava_next, tiny_qwen
 from tests.tiny_models import make_prompt, tiny_llava
 
@@ -62,7 +68,7 @@ def test_engine_and_learner_mean_the_same_layers(model: Callable[[], Path]) -> N
 def test_an_adapter_that_is_not_the_manifests_or_the_models_is_refused() -> None:
     model = empty_model(tiny_llava())
     expected = adapter_alone(adapter_shapes(model, TUNING))
-    arrays = zero_adapter(model, TUNING)
+    manifest, arrays = zero_adapter(model, TUNING)
     name = next(iter(arrays))
     without = dict(arrays)
     del without[name]
@@ -72,24 +78,27 @@ def test_an_adapter_that_is_not_the_manifests_or_the_models_is_refused() -> None
         "shape": {**arrays, name: np.zeros((1, 1), np.float32)},
     }
     for words, tensors in wrong_pushes.items():
-        manifest = WeightManifest(
-            1,
-            checksum(tensors),
-            len(tensors),
-            0,
-            0.0,
-        )
         with pytest.raises(UserError, match=words):
             expected.check(manifest, tensors)
+    expected.check(manifest, arrays)
+    arrays[name][0, 0] = 1
     with pytest.raises(UserError, match="checksum"):
-        manifest = WeightManifest(
-            1,
-            "0" * 64,
-            len(arrays),
-            0,
-            0.0,
-        )
-        expected.check(manifest, arrays)
+        shared_adapter(manifest, arrays, TUNING, 30).__enter__()
+
+
+def test_equal_tensors_of_another_scale_are_another_adapter() -> None:
+    zeros = zero_adapter(empty_model(tiny_llava()), TUNING)
+    other = TUNING.model_copy(update={"alpha": 2 * TUNING.alpha})
+    with (
+        shared_adapter(*zeros, TUNING, 30) as folder,
+        shared_adapter(*zeros, TUNING, 30) as same,
+        shared_adapter(*zeros, other, 30) as another,
+    ):
+        assert same == folder != another
+        settings = json.loads((another / "adapter_config.json").read_text())
+        assert settings["lora_alpha"] == other.alpha
+    assert not folder.exists()
+    assert not another.exists()
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -114,7 +123,7 @@ def test_the_engine_runs_what_was_trained(
 
     learner = learner_of(push="adapter")
     pairs = make_pairs(store, 6)
-    learner.set_probe(prompt, response)
+    learner.set_probe(one_answer(prompt, response))
     request = GenerationRequest("g", prompt, 1, 0.0, 10)
     first_version = engine.weight_version + 1
     for step in range(2):
@@ -201,7 +210,7 @@ def test_a_quantised_policy_is_pushed_whole(
     """An engine in full precision agrees with the learner on 4 bits."""
     engine = engines.get(tiny_llava(), "async")
     learner = learner_of(quantize="nf4")
-    learner.set_probe(make_prompt(store, 90), (300, 301, 302, 303))
+    learner.set_probe(one_answer(make_prompt(store, 90), (300, 301, 302, 303)))
     learner.step(0, make_pairs(store, 6))
     # Dequantised weights with the adapters merged in.
     publication = learner.publish(engine.weight_version + 1)

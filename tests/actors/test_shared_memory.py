@@ -1,26 +1,41 @@
-"""The next engine removes the weights of a killed worker and leaves those of a living one alone."""
+"""One copy of weights for all engines of a node: who writes it, who removes it, and what happens when they die."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import actors.weights.shared_memory
-from actors.weights.shared_memory import shared_folder, sweep
+from actors.weights.shared_memory import in_thread, shared_folder, sweep
+from common.errors import UserError
 
-OWNER = """
+PATIENCE_S = 30.0
+PROCESS = """
 import sys, time
 from pathlib import Path
-import actors.weights.shared_memory
-actors.weights.shared_memory.SHARED_MEMORY = Path(sys.argv[1])
-with actors.weights.shared_memory.shared_folder() as folder:
-    (folder / "weights.safetensors").write_bytes(bytes(100))
-    print(folder, flush=True)
+import actors.weights.shared_memory as memory
+
+folder, content, hangs = sys.argv[1:]
+memory.SHARED_MEMORY = Path(folder)
+
+def fill(path):
+    (path / "half").touch()
+    print("filling", flush=True)
+    if hangs == "while it fills":
+        time.sleep(600)
+
+with memory.shared_folder(content, fill, 30):
+    print("reading", flush=True)
     time.sleep(600)
 """
 
@@ -32,35 +47,188 @@ def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make_old(folder: Path) -> None:
-    an_hour_ago = time.time() - 3600
-    os.utime(folder, (an_hour_ago, an_hour_ago))
+@contextmanager
+def process(
+    shared_memory: Path, content: str, hangs: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Another process that is killed at the end, `hangs` saying when it does."""
+    command = [sys.executable, "-c", PROCESS, str(shared_memory), content, hangs]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        expected = ["filling"] if hangs == "while it fills" else ["filling", "reading"]
+        assert [child.stdout.readline().strip() for _ in expected] == expected
+        try:
+            yield child
+        finally:
+            # SIGKILL: no handler and no `finally` runs.
+            child.kill()
 
 
-def test_what_a_killed_owner_left_is_swept_up(shared_memory: Path) -> None:
+def must_not_fill(folder: Path) -> None:
+    raise AssertionError(f"{folder} is there")
+
+
+def test_engines_of_a_node_share_one_copy(shared_memory: Path) -> None:
+    """Eight at once, again and again: one of them writes, and none finds less than the whole."""
+    fills: list[Path] = []
+    start = threading.Barrier(8)
+
+    def fill(folder: Path) -> None:
+        fills.append(folder)
+        (folder / "first").write_text("1")
+        time.sleep(0.01)
+        (folder / "second").write_text("2")
+
+    def read(content: str) -> None:
+        start.wait()
+        with shared_folder(content, fill, PATIENCE_S) as folder:
+            # Nobody leaves before all are here.
+            start.wait()
+            assert (folder / "first").read_text() == "1"
+            assert (folder / "second").read_text() == "2"
+
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(20):
+            list(threads.map(read, [str(number)] * 8))
+            assert len(fills) == number + 1
+            assert not list(shared_memory.iterdir())
+
+
+def test_those_who_come_and_go_find_it_whole_or_write_it(shared_memory: Path) -> None:
+    """Without a barrier: somebody may come in the moment in which the last one leaves."""
+
+    def fill(folder: Path) -> None:
+        (folder / "value").write_text("1")
+
+    def read(number: int) -> None:
+        with shared_folder("weights", fill, PATIENCE_S) as folder:
+            assert (folder / "value").read_text() == "1"
+            assert len(list(shared_memory.iterdir())) == 1
+            if number % 5 == 0:
+                sweep()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(read, range(400)))
+    assert not list(shared_memory.iterdir())
+
+
+def test_it_is_private_and_gone_after_an_error(shared_memory: Path) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        shared_folder("weights", Path.iterdir, PATIENCE_S) as folder,
+    ):
+        assert folder.parent == shared_memory
+        assert folder.stat().st_mode & 0o777 == 0o700
+        raise ZeroDivisionError
+    assert not list(shared_memory.iterdir())
+
+
+def test_what_could_not_be_written_is_gone(shared_memory: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "half").touch()
+        raise UserError("no room")
+
+    with pytest.raises(UserError, match="no room"):
+        shared_folder("weights", fill, PATIENCE_S).__enter__()
+    assert not list(shared_memory.iterdir())
+
+
+def test_a_writer_that_dies_is_followed_by_the_next_one(shared_memory: Path) -> None:
+    fills = []
+
+    def fill(folder: Path) -> None:
+        assert not list(folder.iterdir()), "what the dead one wrote is gone"
+        fills.append(folder)
+
+    with (
+        process(shared_memory, "weights", "while it fills") as writer,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        manager = shared_folder("weights", fill, PATIENCE_S)
+        entering = thread.submit(manager.__enter__)
+        time.sleep(0.1)
+        assert not entering.done(), "the writer is alive"
+        writer.kill()
+        entering.result(timeout=PATIENCE_S)
+    assert len(fills) == 1
+
+
+def test_a_writer_that_hangs_keeps_no_other_from_its_weights(
+    shared_memory: Path,
+) -> None:
+    fills = []
+    with process(shared_memory, "weights", "while it fills"):
+        started = time.monotonic()
+        with shared_folder("weights", fills.append, 0.3) as folder:
+            assert fills == [folder]
+            assert 0.3 < time.monotonic() - started < 10
+            assert len(list(shared_memory.iterdir())) == 2
+        (left,) = shared_memory.iterdir()
+        assert left != folder
+    assert sweep() == 1
+
+
+def test_a_reader_that_dies_does_not_disturb_the_others(shared_memory: Path) -> None:
+    with (
+        process(shared_memory, "weights", "while it reads") as reader,
+        shared_folder("weights", must_not_fill, PATIENCE_S) as folder,
+    ):
+        reader.kill()
+        reader.wait()
+        assert sweep() == 0
+        assert (folder / "half").exists()
+    assert not list(shared_memory.iterdir())
+
+
+def test_what_a_killed_process_left_is_swept_up(shared_memory: Path) -> None:
     other = shared_memory / "somebody-elses"
     other.mkdir()
-    make_old(other)
-    command = [sys.executable, "-c", OWNER, str(shared_memory)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None
-        folder = Path(owner.stdout.readline().strip())
-        make_old(folder)
+    with process(shared_memory, "weights", "while it reads") as owner:
         assert sweep() == 0, "its owner is alive"
-        assert folder.exists()
-        # SIGKILL: no handler and no `finally` runs.
         owner.kill()
-    # Young again.
-    os.utime(folder)
-    assert sweep() == 0, "so young a folder may not be locked yet"
-    assert folder.exists()
-    make_old(folder)
-    assert sweep() == 1
+        owner.wait()
+        assert sweep() == 1
     assert list(shared_memory.iterdir()) == [other]
 
 
-def test_the_folder_is_gone_after_use_and_after_an_error(shared_memory: Path) -> None:
-    with pytest.raises(ZeroDivisionError), shared_folder() as folder:
-        assert folder.parent == shared_memory
-        raise ZeroDivisionError
+def test_a_folder_of_this_name_may_be_somebody_elses(
+    shared_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shared_memory / f"sightline-{os.geteuid()}-weights"
+    elsewhere = shared_memory / "elsewhere"
+    elsewhere.mkdir()
+    folder.symlink_to(elsewhere)
+    with pytest.raises(UserError, match="expected a folder of this user"):
+        shared_folder("weights", must_not_fill, PATIENCE_S).__enter__()
+    assert sweep() == 0
+
+    foreign = shared_memory / f"sightline-{os.geteuid() + 1}-weights"
+    foreign.mkdir()
+    # As that other user would see it.
+    monkeypatch.setattr(os, "geteuid", lambda: foreign.stat().st_uid + 1)
+    with pytest.raises(UserError, match="expected a folder of user"):
+        shared_folder("weights", must_not_fill, PATIENCE_S).__enter__()
+
+
+def test_who_is_cancelled_while_it_writes_leaves_nothing(shared_memory: Path) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def fill(folder: Path) -> None:
+        writing.set()
+        go_on.wait(PATIENCE_S)
+
+    async def load() -> None:
+        async with in_thread(shared_folder("weights", fill, PATIENCE_S)):
+            raise AssertionError("it was cancelled")
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(load())
+        await asyncio.to_thread(writing.wait, PATIENCE_S)
+        task.cancel()
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(cancelled())
     assert not list(shared_memory.iterdir())

@@ -15,7 +15,7 @@ import pytest
 
 import actors.engine.vllm_engine
 import actors.weights.shared_memory
-from actors.weights.sender import shared_file
+from actors.weights.sender import shared_weights
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.protocols import Engine, GenerationRequest
@@ -153,7 +153,7 @@ def test_a_probe_that_disagrees_is_an_error_with_figures(
         make_prompt(store, 80),
         probe_shift=0.5,
     )
-    with pytest.raises(RuntimeError, match=rf"weights {version}: .*0\.001.*0\.5"):
+    with pytest.raises(RuntimeError, match=rf"weights {version}: .*0\.01.*0\.5"):
         run(engine.load_weights(*wrong))
 
 
@@ -183,14 +183,14 @@ def test_nothing_is_left_in_shared_memory(
     paths = []
 
     @contextmanager
-    def watched(tensors: Any) -> Iterator[Path]:
-        with shared_file(tensors) as path:
+    def watched(*push: Any) -> Iterator[Path]:
+        with shared_weights(*push) as path:
             paths.append(path)
             # Weights are readable by their owner only.
-            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
             yield path
 
-    monkeypatch.setattr(actors.engine.vllm_engine, "shared_file", watched)
+    monkeypatch.setattr(actors.engine.vllm_engine, "shared_weights", watched)
     publication = hf.publish(engine.weight_version + 1)
     run(engine.load_weights(*publication))
     (path,) = paths

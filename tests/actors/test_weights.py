@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
 
+import actors.weights.sender
 from actors.weights.loader import load_arguments
 from actors.weights.push_check import whole_weights
-from actors.weights.sender import shared_file
+from actors.weights.sender import read_weights, shared_weights
 from common.checkpoint.layout import layout_of
 from common.errors import UserError
 from common.model_parts import is_vision_side, is_vision_tower
@@ -70,6 +72,32 @@ def test_the_checksum_sees_bytes_names_shapes_and_dtypes_but_no_order() -> None:
     assert len(checksums) == 5
 
 
+def test_the_checksum_is_the_same_on_every_machine() -> None:
+    tensors: dict[str, Array] = {
+        "a": np.arange(1000, dtype=np.float32),
+        "b@bfloat16": np.arange(77, dtype=np.uint16),
+    }
+    expected = "b9723fd7417e19549bb21af2d4ce506289fd7b2dd3c490acbdf1359b269dad38"
+    assert checksum(tensors) == expected
+
+
+def test_the_checksum_sees_what_a_faulty_push_would_do() -> None:
+    """Stale and torn tensors, two that changed places, rows that did, a single bit."""
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((2, 256, 256)).astype(np.float32)
+    q, k = values
+    torn = q.copy()
+    torn[128:] = k[128:]
+    rows = q.copy()
+    rows[[3, 200]] = rows[[200, 3]]
+    bit = q.copy()
+    bit.view(np.uint32)[100, 100] ^= 1
+    pushes: list[dict[str, Array]] = [{"q": q, "k": k}, {"q": k, "k": q}]
+    for wrong in (torn, rows, bit):
+        pushes.append({"q": wrong, "k": k})
+    assert len({checksum(push) for push in pushes}) == len(pushes)
+
+
 def test_a_frozen_tower_may_be_left_out_a_projector_not() -> None:
     layout = layout_of(tiny_llava(TinyLlava()))
     tensors = {}
@@ -120,8 +148,45 @@ def test_engines_read_checkpoints_as_the_learner_does(tmp_path: Path) -> None:
     assert load_arguments(str(path)) == dict.fromkeys(formats, "hf")
 
 
-def test_the_shared_file_is_private_and_gone_afterwards() -> None:
-    with shared_file({"a": np.ones(3, np.float32)}) as path:
-        assert path.stat().st_mode & 0o077 == 0
-        assert path.parent.stat().st_mode & 0o077 == 0
-    assert not path.parent.exists()
+def manifest_of(tensors: dict[str, Array]) -> WeightManifest:
+    return WeightManifest(1, checksum(tensors), len(tensors), 0, 1.0)
+
+
+def test_what_an_engine_reads_is_what_the_worker_got(monkeypatch: Any) -> None:
+    """In several files, of which each holds some of the tensors; a change by an engine reaches no other."""
+    monkeypatch.setattr(actors.weights.sender, "num_files", lambda: 3)
+    state = {
+        "small": torch.randn(3),
+        "large": torch.randn(500, 3).to(torch.bfloat16),
+        "scalar": torch.tensor(2.0),
+    }
+    arrays = to_arrays(state.items())
+    # Strides that safetensors would ignore.
+    arrays["turned"] = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    state["turned"] = torch.from_numpy(arrays["turned"])
+    with shared_weights(manifest_of(arrays), arrays, 30) as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+        for _ in range(2):
+            tensors = dict(read_weights(folder))
+            assert tensors.keys() == state.keys()
+            for name, tensor in tensors.items():
+                assert tensor.dtype == state[name].dtype
+                assert torch.equal(tensor, state[name])
+                tensor.zero_()
+    assert not folder.exists()
+
+
+def test_other_bytes_than_the_manifests_are_refused() -> None:
+    arrays: dict[str, Array] = {"a": np.ones(1000, np.float32)}
+    manifest = manifest_of(arrays)
+    arrays["a"][500] = 2
+    with pytest.raises(UserError, match="expected checksum"):
+        shared_weights(manifest, arrays, 30).__enter__()
+
+
+def test_a_push_needs_room_in_shared_memory(monkeypatch: Any) -> None:
+    arrays: dict[str, Array] = {"a": np.ones(1 << 20, np.float32)}
+    usage = shutil.disk_usage("/dev/shm")._replace(free=3 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(UserError, match=r"expected 4 MiB free .* got 3 MiB"):
+        shared_weights(manifest_of(arrays), arrays, 30).__enter__()

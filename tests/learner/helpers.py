@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -32,7 +33,7 @@ from tests.tiny_models import make_prompt, tiny_llava
 # Removed when the tests end; each run has a numbered folder in it.
 _RUNS = TemporaryDirectory(prefix="sightline-tests-")
 _NUMBERS = count()
-LORA = {"kind": "lora", "r": 4, "alpha": 8}
+LORA = {"kind": "lora", "r": 4, "alpha": 8, "push": "merged"}
 TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 CHOSEN = (
     "There is a red circle at the top.",
@@ -44,6 +45,13 @@ REJECTED = (
     "There is a red triangle at the bottom on the right.",
     "no",
 )
+
+
+def written(learner: Learner) -> None:
+    """Wait until what a learner saves or exports is on disk."""
+    while (report := learner.written()) is None:
+        time.sleep(0.001)
+    assert report.fault is None, report.fault
 
 
 def run_config(

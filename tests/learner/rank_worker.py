@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 import learner.engines.deepspeed_engine
 import learner.forward.logps
@@ -31,7 +32,9 @@ from tests.learner.helpers import (
     make_pairs,
     run_config,
     without_image,
+    written,
 )
+from tests.probes import one_answer, token_logprobs
 
 NUM_STEPS = 7
 
@@ -123,8 +126,9 @@ def run(
     learner.start()
     store = ImageStore(images)
     first_batch = batch_of(store, 0)
-    learner.set_probe(first_batch[0].prompt, (5, 6, 7))
+    learner.set_probe(one_answer(first_batch[0].prompt, (5, 6, 7)))
     learner.save(out / "start")
+    written(learner)
     ahead = learner.models.collator.ahead
     while ahead is not None and not ahead.is_up:
         time.sleep(0.01)
@@ -138,6 +142,9 @@ def run(
     with infinite_loss_of(first_batch[1].id):
         skipped, _ = learner.step(NUM_STEPS + 1, first_batch)
     manifest, arrays = learner.publish(1)
+    written(learner)
+    # Both ranks' files.
+    dist.barrier()
     learner.load(out / "checkpoint")
     again, _ = learner.step(NUM_STEPS, first_batch)
     resumed, _ = learner.publish(1)
@@ -149,7 +156,7 @@ def run(
         np.savez(out / "weights.npz", **arrays)
     probe = None
     if manifest is not None and manifest.probe is not None:
-        probe = manifest.probe.token_logprobs
+        probe = token_logprobs(manifest.probe)
     outcome = {
         "metrics": [result.metrics for result, _ in results],
         "trained": [result.pair_ids for result, _ in results],

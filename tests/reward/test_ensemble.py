@@ -60,6 +60,20 @@ def test_a_weighted_sum() -> None:
     assert answer.notes[0] == "first 1 (p); second 5"
 
 
+def test_members_that_compare_tell_of_places() -> None:
+    """Of three members one does not compare."""
+    biased = Says("biased", Verdict((1.0, 2.0, 3.0), first_wins=0.9))
+    fair = Says("fair", Verdict((1.0, 2.0, 3.0), first_wins=0.5))
+    answer = verdict(
+        biased, fair, SECOND, weights=(1.0, 1.0, 1.0), vetoes=(None, None, None)
+    )
+    assert isinstance(answer, Verdict)
+    assert answer.first_wins == pytest.approx(0.7)
+    answer = verdict(FIRST, SECOND)
+    assert isinstance(answer, Verdict)
+    assert answer.first_wins is None
+
+
 def test_the_smallest_weighted_score() -> None:
     answer = verdict(FIRST, SECOND, weights=(1.0, 0.5), combine="minimum")
     assert isinstance(answer, Verdict)

@@ -182,6 +182,9 @@ def test_whatever_a_judge_sees_counts(tmp_path: Path, changed: RolloutGroup) -> 
     cache.put(PICTURE, CLEAR)
     assert cache.get(PICTURE) == CLEAR
     assert cache.get(changed) is None
+    ordered = replace(CLEAR, first_wins=0.75)
+    cache.put(changed, ordered)
+    assert cache.get(changed) == ordered
     assert VerdictCache(tmp_path, "other settings").get(PICTURE) is None
     # A picture is its content, wherever it lies.
     moved = replace(PICTURE.prompt, images=(ImageRef("1" * 64, "/elsewhere"),))

@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -99,6 +100,14 @@ def test_garbage_instead_of_a_verdict_is_dropped() -> None:
         judged = best_against_worst(group(PROMPT, "a", "b"), garbage, 0.0)
         assert judged.dropped.reason == "bad_verdict"
         assert judged.verdict is None
+
+
+@pytest.mark.parametrize("share", [math.nan, 1.5, -0.1, "first"])
+def test_a_share_of_places_that_is_none_is_dropped(share: Any) -> None:
+    verdict = Verdict((0.0, 1.0), first_wins=share)
+    judged = best_against_worst(group(PROMPT, "a", "b"), verdict, 0.0)
+    assert judged.dropped is not None
+    assert judged.dropped.reason == "bad_verdict"
 
 
 def test_equals_are_drawn_without_length_bias() -> None:

@@ -36,7 +36,8 @@ ASKED = Prompt(
 def test_the_better_answer_wins_in_both_orders() -> None:
     judge, eye = seeing(by_length)
     verdict = verdict_of(judge, group(ASKED, "a dog", "dog"))
-    assert verdict == Verdict((1.0, 0.0), ("beat 2", "lost to 1"))
+    # In each order another one stood first.
+    assert verdict == Verdict((1.0, 0.0), ("beat 2", "lost to 1"), first_wins=0.5)
     assert eye.texts == ["a dog > dog", "dog > a dog"]
 
 
@@ -48,6 +49,25 @@ def test_an_eye_that_only_knows_places_finds_nothing_but_ties(
     judge, _ = seeing(lambda text: always, mode=mode)
     scores = scores_of(judge, group(ASKED, "one", "two", "three", "four"))
     assert len(set(scores)) == 1
+
+
+@pytest.mark.parametrize(
+    ("always", "first_wins"), [("Better: A", 1.0), ("B", 0.0), ("Better: tie", 0.5)]
+)
+def test_a_verdict_says_what_the_answers_shown_first_won(
+    always: str, first_wins: float
+) -> None:
+    """The pair of equal texts is never asked about."""
+    judge, _ = seeing(lambda text: always)
+    verdict = verdict_of(judge, group(ASKED, "one", "two", "one"))
+    assert isinstance(verdict, Verdict)
+    assert verdict.first_wins == first_wins
+
+
+def test_where_nothing_was_compared_no_place_has_won() -> None:
+    judge, _ = seeing(lambda text: "Better: A")
+    verdict = verdict_of(judge, group(ASKED, "dog", "dog"))
+    assert verdict == Verdict((0.5, 0.5), ("tied with 2", "tied with 1"))
 
 
 def test_every_two_of_three_meet() -> None:
@@ -79,8 +99,11 @@ def test_log_probs_give_parts() -> None:
         "two > one": (math.log(0.25), math.log(0.75), -math.inf),
     }
     judge, eye = seeing(lambda text: Reply(logprobs=told[text]), reading="logprobs")
-    scores = scores_of(judge, group(ASKED, "one", "two"))
-    assert scores == pytest.approx((0.725, 0.275))
+    verdict = verdict_of(judge, group(ASKED, "one", "two"))
+    assert isinstance(verdict, Verdict)
+    assert verdict.scores == pytest.approx((0.725, 0.275))
+    # 0.7 and 0.25.
+    assert verdict.first_wins == pytest.approx(0.475)
     assert {question.options for question in eye.asked} == {("A", "B", "tie")}
 
 

@@ -10,7 +10,8 @@ from cluster.planner.gpu_kinds import GPU_KINDS, PROCESS_BYTES
 from cluster.planner.plan import Plan, plan_run
 from cluster.planner.sampling import kv_token_bytes
 from cluster.planner.shape import ModelShape, numel_of
-from cluster.planner.training import NF4_BYTES, adapter_numel
+from cluster.planner.trainable import adapter_numel
+from cluster.planner.training import NF4_BYTES
 from common.config import Lora, RunConfig
 
 Shapes = Mapping[str, ModelShape]
@@ -187,8 +188,11 @@ def test_the_bucket_of_stage_3_stays(shapes: Shapes) -> None:
 def test_a_limit_of_pixels_limits_the_tokens_of_a_picture(shapes: Shapes) -> None:
     """A token of Qwen2.5-VL is 28 x 28 pixels; without a limit a picture may fill the prompt."""
     name = "Qwen2.5-VL-7B-Instruct"
-    limited = planned(shapes, name, model={"max_pixels": 512 * 28 * 28})
+    limits = {"max_pixels": 512 * 28 * 28, "max_images": 1}
+    limited = planned(shapes, name, model=limits)
     assert limited.rows.image_tokens == 512
+    several = planned(shapes, name, model={**limits, "max_images": 3})
+    assert several.rows.image_tokens == 3 * 512
     assert planned(shapes, name).rows.image_tokens == 4096 - 512
 
 

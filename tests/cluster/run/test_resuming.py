@@ -83,6 +83,9 @@ def test_limits_intervals_and_numbers_of_workers_may_change(tmp_path: Path) -> N
         rollout__num_workers=2,
         reward__num_workers=2,
         learner__micro_batch=2,
+        learner__num_ranks=2,
+        learner__zero_stage=3,
+        learner__offload="optimizer",
     )
     run(config, resume=True)
     assert audit(run_dir).faults == []
@@ -91,8 +94,33 @@ def test_limits_intervals_and_numbers_of_workers_may_change(tmp_path: Path) -> N
     }
     assert changed["loop.call_timeout_s"] == 61
     assert changed["rollout.num_workers"] == 2
+    assert changed["learner.num_ranks"] == 2
     written = json.loads((run_dir / "config.json").read_text())
     assert written["loop"]["call_timeout_s"] == 61
+
+
+def test_what_is_measured_in_another_size_is_measured_again(tmp_path: Path) -> None:
+    run_dir = _interrupted(tmp_path)
+    baseline = run_dir / "evaluation" / "baseline.json"
+    before = baseline.read_text()
+    suites = '[{ kind = "shapes", validation_scenes = 4, test_scenes = 5 }]'
+    sizes = {"checkpoint__interval": 2, "checkpoint__keep": 3}
+    config = make_config(tmp_path, evaluation__suites=suites, **sizes)
+    run(config, resume=True)
+    (change,) = events(run_dir, "config_changed")
+    assert change["key"] == "evaluation.suites.0.test_scenes"
+    assert (change["before"], change["now"]) == (6, 5)
+    assert baseline.read_text() != before
+
+
+def test_another_suite_is_refused(tmp_path: Path) -> None:
+    _interrupted(tmp_path)
+    suites = '[{ kind = "shapes", name = "other", test_scenes = 5 }]'
+    config = make_config(tmp_path, checkpoint__interval=2, evaluation__suites=suites)
+    with pytest.raises(
+        UserError, match=r"evaluation\.suites\.0\.name is 'shapes' there"
+    ):
+        run(config, resume=True)
 
 
 def test_every_other_key_is_named_with_both_values(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import cluster.train as train_command
+from cluster.checkpoints.checksums import write_checksums
 from cluster.run.run_dir import RunDir
 from cluster.run.state import RunState
 from common.config import RunConfig
@@ -26,9 +27,10 @@ def config(path: Path, **changes: object) -> RunConfig:
 
 
 def write_state(folder: Path, **changes: object) -> None:
-    """A whole state.json, apart from `changes`."""
+    """A whole state.json, apart from `changes`, and its checksum."""
     content = json.loads(RunState.fresh(num_offline=0).to_json())
     (folder / "state.json").write_text(json.dumps({**content, **changes}))
+    write_checksums(folder)
 
 
 def train(run_dir: RunDir) -> None:
@@ -69,6 +71,31 @@ def test_latest_and_keep(tmp_path: Path) -> None:
     assert checkpoint.learner == run_dir.checkpoint(40) / "learner"
 
 
+def test_what_a_kill_left_half_is_swept(tmp_path: Path) -> None:
+    with RunDir(config(tmp_path), resume=False) as run_dir:
+        for name in (".step_000040.old", ".step_000050.partial", "step_000040"):
+            (run_dir.checkpoints / name).mkdir(parents=True)
+    with RunDir(config(tmp_path), resume=True) as run_dir:
+        (kept,) = run_dir.checkpoints.iterdir()
+        assert kept.name == "step_000040"
+
+
+@pytest.mark.parametrize("pickle", ["rank_0.pt", "engine/learner/states.pt"])
+def test_a_checkpoint_of_an_earlier_version_is_refused(
+    pickle: str, tmp_path: Path
+) -> None:
+    """It is a pickle, which is not opened: this one could not be."""
+    run_dir = RunDir(config(tmp_path), resume=False)
+    file = run_dir.checkpoint(5) / "learner" / pickle
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"no pickle")
+    write_state(run_dir.checkpoint(5))
+    expected = r"expected learner\.json of this version, got .* of an earlier one"
+    with pytest.raises(UserError, match=expected) as error:
+        run_dir.latest()
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "content", [b'{"step": 5', b'{"version": 5}', b"[5]", b"\xff\xfe", None]
 )
@@ -79,6 +106,7 @@ def test_a_corrupt_checkpoint_is_one_line(
     run_dir.checkpoint(5).mkdir(parents=True)
     if content is not None:
         (run_dir.checkpoint(5) / "state.json").write_bytes(content)
+        write_checksums(run_dir.checkpoint(5))
     with pytest.raises(UserError, match="delete its folder") as error:
         run_dir.latest()
     assert "\n" not in str(error.value)
@@ -107,6 +135,7 @@ def test_a_state_that_lacks_a_part_is_corrupt_too(tmp_path: Path) -> None:
     run_dir = RunDir(config(tmp_path), resume=False)
     run_dir.checkpoint(5).mkdir(parents=True)
     (run_dir.checkpoint(5) / "state.json").write_text('{"step": 5}')
+    write_checksums(run_dir.checkpoint(5))
     with pytest.raises(UserError, match=r"state\.json: .*'buffer'.*delete its folder"):
         run_dir.latest()
 
@@ -137,6 +166,7 @@ def test_directories_appear_whole_or_not_at_all(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time
+from cluster.checkpoints.checksums import write_checksums
 from cluster.run.run_dir import RunDir
 from common.config.overrides import load_config
 config = load_config(None, ["--mixture.online_fraction=1", f"--run.dir={sys.argv[1]}"])

@@ -20,13 +20,10 @@ def write_checksums(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with the files that `write_checksums` saw, in a few words; None when all are as they were.
-
-    A folder without checksums, as earlier versions wrote them, is taken as it is.
-    """
+    """What is wrong with the files that `write_checksums` saw, in a few words; None when all are as they were."""
     path = folder / CHECKSUMS
     if not path.exists():
-        return None
+        return f"no {CHECKSUMS}"
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
         present = _checksums(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.run.checksums import CHECKSUMS, damage, write_checksums
+from cluster.checkpoints.checksums import CHECKSUMS, damage, write_checksums
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def test_a_whole_folder_has_no_damage(folder: Path) -> None:
     assert damage(folder) is None
 
 
-def test_a_folder_without_checksums_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_without_checksums_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
-    assert damage(tmp_path) is None
+    assert damage(tmp_path) == "no checksums.json"
 
 
 @pytest.mark.parametrize(

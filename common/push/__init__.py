@@ -1,0 +1,1 @@
+"""Weights on the wire: what both ends of a push must agree on."""

@@ -1,0 +1,57 @@
+"""How far weights are from those of the start policy, at about the speed of the memory that they are read from."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+MAX_THREADS = 8
+CHUNK_NUMEL = 1 << 15
+"""Values at a time: they stay in a core's cache, and torch starts no threads of its own for so few."""
+
+
+def change_norm(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """L2 norm of the difference over all tensors: 0 only when none has changed, NaN when a value is.
+
+    Args:
+        pairs: weights now and at the start, of one shape; read once, a pair at a time.
+    """
+    num_threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    squares: list[float] = []
+    with ThreadPoolExecutor(num_threads) as threads:
+        for after, before in pairs:
+            # With LoRA all layers without an adapter: nothing is read.
+            if after is not before:
+                squares += _squares(after, before, threads, num_threads)
+    return math.sqrt(math.fsum(squares))
+
+
+def _squares(
+    after: Tensor,
+    before: Tensor,
+    threads: Executor,
+    num_threads: int,
+) -> list[float]:
+    """Sums of squared differences of parts of two tensors."""
+    assert after.shape == before.shape, "a weight keeps its shape"
+    part = max(CHUNK_NUMEL, -(-after.numel() // num_threads))
+    new_parts = after.reshape(-1).split(part)
+    old_parts = before.cpu().reshape(-1).split(part)
+    return list(threads.map(_squared_distance, new_parts, old_parts))
+
+
+def _squared_distance(after: Tensor, before: Tensor) -> float:
+    squares: list[float] = []
+    new_chunks = after.split(CHUNK_NUMEL)
+    old_chunks = before.split(CHUNK_NUMEL)
+    for new, old in zip(new_chunks, old_chunks, strict=True):
+        difference = new.float() - old.float()
+        # In float64: the squares of small changes are zero in float32.
+        norm = torch.linalg.vector_norm(difference, dtype=torch.float64)
+        squares.append(norm.item() ** 2)
+    return math.fsum(squares)

@@ -1,0 +1,222 @@
+"""Each detector on streams made by hand: what it says, when, and what it lets pass."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from cluster.harm.alert import Alert
+from common.config import RunConfig
+from tests.cluster.harm.streams import Line, alerts_of, config_of, ramp
+
+
+def only(alerts: list[Alert], kind: str) -> Alert:
+    """The one thing that is said."""
+    assert [alert.kind for alert in alerts] == [kind], alerts
+    return alerts[0]
+
+
+# Where a metric leaves its beginning.
+
+
+def test_the_end_token_gets_less_likely() -> None:
+    """0.004 less with each step from 0: the mean of five is below -0.015 at step 7 (-0.016), below -0.03 at step 11."""
+    lines = ramp("drift/chosen_end", 0, -0.004, 11)
+    alert = only(alerts_of(lines), "end_token")
+    assert (alert.step, alert.since) == (11, 7)
+    assert alert.metric == "drift/chosen_end"
+    assert "3% less likely" in alert.text
+    assert "-0.032" in alert.text
+    assert "learner.loss.nll_weight = 1" in alert.text
+    assert alert.line.startswith("step 11, since step 7: ")
+
+
+def test_it_is_said_again_when_it_has_grown_fourfold() -> None:
+    lines = ramp("drift/chosen_end", 0, -0.004, 60)
+    steps = [alert.step for alert in alerts_of(lines)]
+    # 0.032, then 0.128.
+    assert steps == [11, 35]
+
+
+def test_an_end_token_that_gets_likelier_is_no_harm() -> None:
+    assert alerts_of(ramp("drift/chosen_end", 0, 0.01)) == []
+
+
+def test_chosen_answers_get_less_likely() -> None:
+    lines: list[Line] = []
+    for step in range(40):
+        line = {"drift/chosen": -0.003 * step, "rewards/margins": 0.1 * step}
+        lines.append(line)
+    first, *_ = alerts_of(lines)
+    assert first.kind == "chosen_logp"
+    assert "rewards/margins +1." in first.text
+
+
+@pytest.mark.parametrize(
+    ("loss", "advice"),
+    [
+        ({}, "set learner.loss.nll_weight = 1"),
+        ({"nll_weight": 0.1}, "raise learner.loss.nll_weight to 1, got 0.1"),
+        ({"nll_weight": 1}, "lower learner.optimizer.lr"),
+        ({"kind": "mdpo"}, "lower learner.optimizer.lr"),
+    ],
+)
+def test_the_advice_knows_what_is_set(loss: dict[str, Any], advice: str) -> None:
+    config = config_of(learner={"loss": loss})
+    (alert, *_) = alerts_of(ramp("drift/chosen_end", 0, -0.01), config)
+    assert advice in alert.text
+
+
+def test_sampled_answers_grow() -> None:
+    """A token more with each step from 20: the first five are 22 in the mean, the next five 27, more than 1.2 · 22."""
+    alert = alerts_of(ramp("completions/mean_length", 20, 1, 15))[0]
+    assert alert.kind == "length"
+    assert alert.step == 10
+    assert "22.0 -> 27.0 tokens" in alert.text
+
+
+def test_more_answers_are_cut_off() -> None:
+    config = config_of(rollout={"max_tokens": 72})
+    alert = alerts_of(ramp("completions/cut_off_frac", 0, 0.02, 20), config)[0]
+    assert alert.kind == "cut_off"
+    assert "rollout.max_tokens = 72" in alert.text
+
+
+def test_completions_become_alike() -> None:
+    config = config_of(rollout={"num_completions": 4})
+    alert = alerts_of(ramp("completions/distinct_bigrams", 0.3, -0.01, 30), config)[0]
+    assert alert.kind == "diversity"
+    assert "rollout.num_completions, got 4" in alert.text
+
+
+def test_more_variety_or_none_at_all_is_no_news() -> None:
+    assert alerts_of(ramp("completions/distinct_bigrams", 0.1, 0.02)) == []
+    assert alerts_of(ramp("completions/distinct_bigrams", 0, 0)) == []
+
+
+# A judge that looks at the form.
+
+
+def judged(
+    share: float, count: float, steps: int, metric: str = "longer"
+) -> list[Line]:
+    names = {
+        "longer": ("judge/longer_wins", "judge/num_longer"),
+        "first": ("judge/first_wins", "judge/num_ordered"),
+    }
+    wins, groups = names[metric]
+    return [{wins: share, groups: count}] * steps
+
+
+def test_a_judge_that_always_prefers_the_longer_answer() -> None:
+    """n of n groups: n / (n + 9) > 0.75 from 28 on, so with 4 a step at step 7."""
+    alert = only(alerts_of(judged(1.0, 4, 30)), "longer_wins")
+    assert (alert.step, alert.since) == (7, 1)
+    assert "100% of 28 groups" in alert.text
+    assert "reward.judge.kind = ensemble" in alert.text
+
+
+def test_a_judge_that_can_be_told_is_told() -> None:
+    judge = {"kind": "endpoint", "base_url": "http://localhost:1/v1", "model": "judge"}
+    config = config_of(reward={"judge": judge})
+    alert = only(alerts_of(judged(1.0, 30, 1), config), "longer_wins")
+    assert "reward.judge.template" in alert.text
+
+
+def test_a_judge_that_often_prefers_the_longer_one_may_be_right() -> None:
+    assert alerts_of(judged(0.75, 100, 50)) == []
+    assert alerts_of(judged(0.0, 100, 50)) == []
+
+
+def test_few_groups_prove_nothing() -> None:
+    assert alerts_of(judged(1.0, 1, 20)) == []
+
+
+@pytest.mark.parametrize(("share", "place"), [(0.95, "first"), (0.05, "second")])
+def test_a_judge_that_prefers_a_place(share: float, place: str) -> None:
+    alert = only(alerts_of(judged(share, 10, 30, "first")), "first_wins")
+    assert f"shown {place}, in 95% of its verdicts" in alert.text
+
+
+def test_a_judge_without_a_preferred_place() -> None:
+    assert alerts_of(judged(0.55, 50, 30, "first")) == []
+
+
+# A preference that needs no picture.
+
+
+def gate(seeing: float, blind: float, count: int = 16, steps: int = 4) -> list[Line]:
+    line = {
+        "grounding/accuracy_true": seeing,
+        "grounding/accuracy_blank": blind,
+        "grounding/num_pairs_true": float(count),
+        "grounding/num_pairs_blank": float(count),
+    }
+    return [line] * steps
+
+
+def test_a_blank_picture_explains_the_accuracy() -> None:
+    alert = only(alerts_of(gate(15 / 16, 14 / 16)), "blind")
+    assert alert.step == 1
+    assert "94% of the pairs with the picture" in alert.text
+    assert "learner.loss.kind = mdpo" in alert.text
+
+
+@pytest.mark.parametrize(
+    ("seeing", "blind"),
+    [
+        # The picture adds a lot.
+        (15 / 16, 9 / 16),
+        # Nothing is preferred that could be explained.
+        (9 / 16, 9 / 16),
+        (4 / 16, 4 / 16),
+    ],
+)
+def test_a_preference_that_sees_or_is_none(seeing: float, blind: float) -> None:
+    assert alerts_of(gate(seeing, blind)) == []
+
+
+# What holds for all.
+
+NAMES = (
+    "drift/chosen_end",
+    "drift/chosen",
+    "completions/mean_length",
+    "completions/cut_off_frac",
+    "completions/distinct_bigrams",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [-2.0, -0.1, 0.0, 1 / 3, 0.9, 50.0])
+def test_a_constant_stream_never_warns(name: str, value: float) -> None:
+    assert alerts_of([{name: value}] * 100) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_noisy_stream_that_goes_nowhere_never_warns(name: str) -> None:
+    """Thirty runs of 200 steps; a value is off by a quarter."""
+    for seed in range(30):
+        rng = random.Random(seed)
+        lines = [{name: rng.gauss(0.4, 0.1)} for _ in range(200)]
+        # The first value of a drift is known to be 0.
+        if name.startswith("drift"):
+            lines = [{name: 0.0}, *[{name: rng.gauss(0, 0.02)} for _ in range(200)]]
+        assert alerts_of(lines) == [], (name, seed)
+
+
+def test_a_run_without_any_of_it_says_nothing() -> None:
+    assert alerts_of([{"loss": 0.1}] * 50) == []
+
+
+def test_one_switch_silences_all() -> None:
+    config = RunConfig.model_validate(
+        {
+            "mixture": {"online_fraction": 1},
+            "loop": {"warnings": {"enabled": False}},
+        }
+    )
+    lines = [*ramp("drift/chosen_end", 0, -0.1), *judged(1.0, 50, 20)]
+    assert alerts_of(lines, config) == []

@@ -1,0 +1,76 @@
+"""One rank of a learner that goes on from a checkpoint of another number of ranks: `RANK WORLD PORTS IMAGES OUT CASE…`.
+
+A case without `reads` trains the steps before the checkpoint itself. All save what they hold, and train on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+import learner.engines.deepspeed_engine
+from common.data.images import ImageStore
+from learner.learner import Learner
+from tests.learner.helpers import make_pairs, run_config, train, written
+
+STEPS_BEFORE = 2
+STEPS = 4
+
+
+def run(
+    case: dict[str, Any],
+    rank: int,
+    world_size: int,
+    port: int,
+    images: Path,
+    out: Path,
+) -> None:
+    """Write `saved/`, and what came out of the steps after it."""
+    store = ImageStore(images)
+    batches = [make_pairs(store, 6, 6 * step) for step in range(STEPS)]
+    config = run_config(
+        "deepspeed", num_ranks=world_size, micro_batch=2, **case["learner"]
+    )
+    trainer = Learner(config, rank, world_size, "127.0.0.1", port)
+    trainer.start()
+    notes: list[str] = []
+    if "reads" in case:
+        notes = trainer.load(out.parent / case["reads"] / "saved")
+    else:
+        train(trainer, batches[:STEPS_BEFORE])
+    trainer.save(out / "saved")
+    metrics = train(trainer, batches[STEPS_BEFORE:], STEPS_BEFORE)
+    _, arrays = trainer.publish(1)
+    written(trainer)
+    if rank == 0:
+        np.savez(out / "weights.npz", **arrays)
+    outcome = {"metrics": metrics, "notes": notes}
+    (out / f"rank_{rank}.json").write_text(json.dumps(outcome))
+    # Whoever reads it next needs the files of all.
+    dist.barrier()
+    trainer.close()
+
+
+def main() -> None:
+    _, rank_word, world_size_word, ports_word, images_word, out_word, *cases = sys.argv
+    # Otherwise nothing of a tiny model would be cut up.
+    learner.engines.deepspeed_engine.PERSISTENT_NUMEL = 0
+    for case_word, port in zip(cases, json.loads(ports_word), strict=True):
+        case = json.loads(case_word)
+        run(
+            case,
+            int(rank_word),
+            int(world_size_word),
+            port,
+            Path(images_word),
+            Path(out_word) / case["name"],
+        )
+
+
+if __name__ == "__main__":
+    main()
