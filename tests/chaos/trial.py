@@ -35,8 +35,9 @@ MOST_STARTS = 40
 STUCK_S = 150.0
 LASTING_S = (0.5, 2.5)
 """How long a slow judge and a full disk last."""
+LONGEST_CALM_S = 30.0
 DISK_MB = 40
-RARE = {"killed controller": 0.5, "asked to end": 0.3, "interrupted": 0.2}
+RARE = {"killed controller": 0.4, "asked to end": 0.2, "interrupted": 0.2}
 """Weights of faults that are drawn less often than others: a controller needs longest to start."""
 
 
@@ -66,6 +67,19 @@ class Report:
         """As one line of JSON."""
         values = {part.name: getattr(self, part.name) for part in fields(self)}
         return json.dumps(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """Lasts until so many steps are done and this moment has passed."""
+
+    num_steps: int
+    until: float
+
+    def is_over(self, num_steps: int, now: float) -> bool:
+        """Whether the next fault may come; a run that does not move is not waited for."""
+        has_moved = num_steps >= self.num_steps or now > self.until + LONGEST_CALM_S
+        return has_moved and now > self.until
 
 
 class Trial:
@@ -174,7 +188,7 @@ class Trial:
         """Let faults happen until the controller ends; returns whether it was told to, or killed."""
         moves = time.monotonic()
         num_lines = self._num_lines()
-        next_fault = self._soon()
+        calm = self._calm()
         is_asked = False
         while process.poll() is None:
             time.sleep(0.1)
@@ -188,15 +202,19 @@ class Trial:
                 os.killpg(process.pid, signal.SIGKILL)
                 return True
             is_training = self._is_roster_of(process.pid)
-            if is_asked or not is_training or now < next_fault or self._is_done():
-                continue
-            name = self._fault(process)
-            is_asked = name in ("killed controller", "asked to end", "interrupted")
-            next_fault = self._soon()
+            if is_asked or not is_training or self._is_done():
+                calm = self._calm()
+            elif calm.is_over(num_lines, now):
+                name = self._fault(process)
+                is_asked = name in ("killed controller", "asked to end", "interrupted")
+                calm = self._calm()
         return is_asked
 
-    def _soon(self) -> float:
-        return time.monotonic() + self._rng.uniform(0.3, 3.0)
+    def _calm(self) -> Calm:
+        """Until the next fault: some come together, others when the run has got over the one before."""
+        num_steps = self._rng.choice((0, 0, 1, 3, 6, 10))
+        until = time.monotonic() + self._rng.uniform(0.1, 2.0)
+        return Calm(self._num_lines() + num_steps, until)
 
     def _is_roster_of(self, pid: int) -> bool:
         processes = roster(self._run_dir).get("controller", {}).get("processes", [])
