@@ -100,11 +100,13 @@ class Trial:
         num_faults: int,
         cluster: JobCluster | None = None,
         only: frozenset[str] | None = None,
+        num_steps: int = STEPS,
     ) -> None:
         self._rng = random.Random(seed)
         self._cluster = cluster
         self._num_faults = num_faults
         self._only = only
+        self._num_steps = num_steps
         self._disk = folder / f"trial-{seed}"
         self._run_dir = self._disk / "run"
         self._log = folder / f"trial-{seed}.log"
@@ -168,7 +170,7 @@ class Trial:
             "rollout.num_cpus": 0.1,
             "rollout.prompts_per_call": 2,
             "reward.num_workers": 2,
-            "learner.num_steps": STEPS,
+            "learner.num_steps": self._num_steps,
             "learner.global_batch": BATCH,
             "learner.num_ranks": 2,
             "learner.num_cpus": 0.1,
@@ -297,15 +299,16 @@ class Trial:
             return
         for fault in account.faults:
             self._blame(f"audit: {fault}")
-        if account.num_steps != STEPS:
+        if account.num_steps != self._num_steps:
             self._blame(f"{account.num_steps} steps in the account")
         try:
             policy = json.loads((self._run_dir / "policy" / "config.json").read_text())
             weight = policy["weight"]
         except (OSError, ValueError, KeyError) as error:
             weight = f"none ({error})"
-        if weight != STEPS * BATCH:
-            self._blame(f"policy: expected weight {STEPS * BATCH}, got {weight}")
+        expected = self._num_steps * BATCH
+        if weight != expected:
+            self._blame(f"policy: expected weight {expected}, got {weight}")
         journal = self._run_dir / "journal" / "events.jsonl"
         self.report.restarts = journal.read_text().count('{"event": "restart"')
         for name in self._processes_left():
