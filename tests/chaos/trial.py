@@ -36,7 +36,7 @@ STUCK_S = 150.0
 LASTING_S = (0.5, 2.5)
 """How long a slow judge and a full disk last."""
 LONGEST_CALM_S = 30.0
-DISK_MB = 40
+DISK_MB = 160
 RARE = {"killed controller": 0.4, "asked to end": 0.2, "interrupted": 0.2}
 """Weights of faults that are drawn less often than others: a controller needs longest to start."""
 
