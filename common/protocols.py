@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from common.records import (
     Dropped,
     LoadReport,
+    LogprobProbe,
     PreferencePair,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     Verdict,
@@ -124,6 +126,14 @@ class Engine(Protocol):
         answers: Sequence[tuple[Prompt, str]],
     ) -> list[tuple[float, ...] | Dropped]:
         """Log-probs (nats) of the tokens of whole answers, end-of-sequence token included; one result per answer."""
+        ...
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far its log-probs are from the learner's while both hold the start policy.
+
+        Raises:
+            RuntimeError: so far that it holds another model.
+        """
         ...
 
     async def load_weights(
@@ -525,6 +535,10 @@ class Runtime(Protocol):
 
     def survey_nodes(self, nonce_file: str) -> Mapping[str, Awaitable[Sight]]:
         """What every node of the run sees of this file, by the name of an actor that will be there."""
+        ...
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Let whoever watches the cluster see metrics of the run."""
         ...
 
     def stop(self, handle: Handle) -> None: ...

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from actors.bdhs.online import OnlineBdhsSampler
+from actors.engine.numerics_gate import DEFAULT_LIMITS, NumericsGate
 from benchmarks.local_calls import LocalCalls, values_of
 from cluster.runtime.seated import look, seated
 from common.config import RunConfig
@@ -24,11 +25,14 @@ from common.protocols import GenerationRequest, Pulse, Sight, Tensors
 from common.push.meeting import EngineSeat, Meeting, Place, PushBroken
 from common.push.plan import PushPlan, TensorSpec
 from common.records import (
+    AnswerLogprobs,
     Completion,
     Dropped,
     LoadReport,
     LogprobProbe,
     PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     StepResult,
@@ -36,6 +40,7 @@ from common.records import (
     WriteReport,
 )
 from common.seeding import derive_seed
+from tests.probes import of_tokens
 
 BOS, EOS, IMAGE_TOKEN = 1, 2, 4
 
@@ -110,6 +115,7 @@ class LocalRuntime:
 
     def __init__(self) -> None:
         self.handles: dict[str, LocalHandle] = {}
+        self.shown: dict[str, float] = {}
 
     def spawn(
         self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
@@ -122,6 +128,9 @@ class LocalRuntime:
             return look(nonce_file, ())
 
         return {"rollout/0": sight()}
+
+    def show(self, values: Mapping[str, float]) -> None:
+        self.shown = dict(values)
 
     def stop(self, handle: Any) -> None:
         handle.stopped = True
@@ -188,6 +197,7 @@ class FakeEngine:
         self._version = 0
         self._bias = 0.0
         self._asleep = False
+        self._gate = NumericsGate(DEFAULT_LIMITS, self._score_probe)
 
     @property
     def weight_version(self) -> int:
@@ -301,13 +311,20 @@ class FakeEngine:
         self._bias = float(tensors["bias"][0])
 
     async def prove(self, manifest: WeightManifest) -> LoadReport:
-        probe = manifest.probe
-        if probe is None:
-            return LoadReport(manifest.version, None, 0.0)
-        logprobs = await self.token_logprobs(probe.prompt, probe.token_ids)
-        differences = np.subtract(logprobs, probe.token_logprobs)
-        probe_error = float(np.abs(differences).max())
-        return LoadReport(manifest.version, probe_error, 0.0)
+        reading = await self._gate.prove(manifest)
+        return LoadReport(manifest.version, reading, 0.0)
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        return await self._gate.calibrate(probe)
+
+    async def _score_probe(
+        self, answers: Sequence[ProbeAnswer]
+    ) -> list[AnswerLogprobs | None]:
+        scored: list[AnswerLogprobs | None] = []
+        for answer in answers:
+            logprobs = await self.token_logprobs(answer.prompt, answer.token_ids)
+            scored.append(of_tokens(answer.token_ids, logprobs))
+        return scored
 
     async def sleep(self, level: int) -> None:
         self._asleep = True
@@ -387,6 +404,9 @@ class FakeRolloutWorker:
     async def encode(self, answers: list[str]) -> list[tuple[int, ...]]:
         return [(*_text_ids(answer), EOS) for answer in answers]
 
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        return await self.engine.calibrate(probe)
+
     async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         return await self.engine.load_weights(manifest, tensors)
 
@@ -422,8 +442,16 @@ class FakeLearner:
     def start(self, master_address: str, master_port: int) -> dict[str, Any]:
         return {"device": "fake", "fallbacks": {"share_prompt": "a fake has no prompt"}}
 
-    def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
-        self._probe = (prompt, token_ids)
+    def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
+        self._probe = tuple(answers)
+        return LogprobProbe(self._probe, self._probe_logprobs())
+
+    def _probe_logprobs(self) -> tuple[AnswerLogprobs, ...]:
+        logprobs = []
+        for answer in self._probe:
+            values = fake_logprobs(answer.prompt, answer.token_ids, self.weight)
+            logprobs.append(of_tokens(answer.token_ids, values))
+        return tuple(logprobs)
 
     def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
         return None
@@ -455,15 +483,13 @@ class FakeLearner:
 
     def publish(self, version: int) -> tuple[WeightManifest, Mapping[str, Any]]:
         tensors = {"bias": np.array([float(self.weight)], dtype=np.float32)}
-        prompt, token_ids = self._probe
-        logprobs = fake_logprobs(prompt, token_ids, self.weight)
         manifest = WeightManifest(
             version,
             fake_checksum(tensors),
             num_tensors=1,
             num_bytes=4,
             change_norm=float(self.weight),
-            probe=LogprobProbe(prompt, token_ids, logprobs),
+            probe=LogprobProbe(self._probe, self._probe_logprobs()),
         )
         return manifest, tensors
 

@@ -23,7 +23,7 @@ from actors.weights.streamed_push import (
 )
 from common.push.meeting import EngineSeat, PushBroken, network_id
 from common.push.plan import PushPlan
-from common.records import LoadReport, WeightManifest
+from common.records import LoadReport, ProbeReading, WeightManifest
 
 
 class Receiving(ABC):
@@ -92,8 +92,8 @@ class Receiving(ABC):
             RuntimeError: the engine runs other weights than the learner.
         """
         async with self._load_limit(str(manifest.version)), self._swap_lock:
-            probe_error = await self._prove(manifest)
-        return replace(received, probe_error=probe_error)
+            reading = await self._prove(manifest)
+        return replace(received, probe=reading)
 
     async def _receive(self, push: StreamedPush, update: dict[str, Any]) -> None:
         outcomes = await self._on_workers("receive_push", push.seat(), update)
@@ -136,4 +136,4 @@ class Receiving(ABC):
         """Call a method of `actors.weights.receiver.WeightReceiver` on every worker; one result per worker."""
 
     @abstractmethod
-    async def _prove(self, manifest: WeightManifest) -> float | None: ...
+    async def _prove(self, manifest: WeightManifest) -> ProbeReading | None: ...

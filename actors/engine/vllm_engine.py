@@ -27,10 +27,12 @@ import torch
 from actors.bdhs.vision_features import VisionFeatures, by_images
 from actors.engine.arguments import engine_arguments
 from actors.engine.causes import failure_explained, start_explained
+from actors.engine.numerics_gate import DEFAULT_LIMITS, GateLimits, NumericsGate
 from actors.engine.receiving import Receiving
 from actors.engine.requests import (
     EnginePrompt,
     PromptBuilder,
+    likely_logprobs,
     sampling_params,
     scoring_params,
     to_group,
@@ -58,7 +60,18 @@ from common.checkpoint.layout import empty_model, layout_of
 from common.config import Lora, Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors, Vitals
-from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
+from common.records import (
+    LIKELIEST,
+    AnswerLogprobs,
+    Dropped,
+    LoadReport,
+    LogprobProbe,
+    ProbeAnswer,
+    ProbeReading,
+    Prompt,
+    RolloutGroup,
+    WeightManifest,
+)
 from common.row_faults import outside_embedding, refusing
 
 NUM_TRIES = 2
@@ -88,12 +101,14 @@ class VllmEngine(Receiving, ABC):
         rollout: Rollout,
         *,
         seed: int = 0,
-        probe_tolerance: float = 1e-3,
+        gate: GateLimits = DEFAULT_LIMITS,
         timeout_s: float = 600,
         sleeps: bool = False,
     ) -> None:
         self.encoder = encoder = encoder_of(model)
-        self._probe_tolerance = probe_tolerance
+        self._gate = NumericsGate(
+            gate, self._score_probe, holds_start=not model.tuning.is_quantized
+        )
         self._timeout_s = timeout_s
         # A CPU engine sleeps as well, and keeps its memory.
         self._frees_memory = sleeps and current_platform.is_sleep_mode_available()
@@ -106,7 +121,7 @@ class VllmEngine(Receiving, ABC):
         self._swap_lock = asyncio.Lock()
         self._request_numbers = itertools.count()
         self._version = 0
-        self._adapter = pushed_adapter(model)
+        self._adapter = pushed_adapter(model, rollout)
         self._lora_request: LoRARequest | None = None
         if self._adapter is None:
             self._expected = whole_weights(layout_of(model.path), model.freeze_vision)
@@ -218,9 +233,9 @@ class VllmEngine(Receiving, ABC):
             # Adapters are on the language model only.
             if self._adapter is None:
                 self._features.load(tensors)
-            probe_error = await self._prove(manifest)
+            reading = await self._prove(manifest)
         seconds = time.perf_counter() - started
-        return LoadReport(manifest.version, probe_error, seconds, pause_s)
+        return LoadReport(manifest.version, reading, seconds, pause_s)
 
     async def _load(self, path: Path) -> None:
         """Load a weight file or an adapter's folder."""
@@ -240,23 +255,44 @@ class VllmEngine(Receiving, ABC):
             return shared_weights(manifest, tensors, patience_s)
         return shared_adapter(manifest, tensors, self._adapter, patience_s)
 
-    async def _prove(self, manifest: WeightManifest) -> float | None:
-        """Largest difference (nats) from the learner's log-probs of the probe; None without a probe."""
-        probe = manifest.probe
-        if probe is None:
-            return None
-        logprobs = await self._score(probe.prompt, probe.token_ids)
-        differences = []
-        for ours, learners in zip(logprobs, probe.token_logprobs, strict=True):
-            differences.append(abs(ours - learners))
-        error = max(differences)
-        # Written so that NaN fails, too.
-        if not error <= self._probe_tolerance:
-            raise RuntimeError(
-                f"weights {manifest.version}: expected the learner's log-probs within loop.probe_tolerance = "
-                f"{self._probe_tolerance:g}, got a difference of {error:.3g}; engine and learner run different weights"
-            )
-        return error
+    async def _prove(self, manifest: WeightManifest) -> ProbeReading | None:
+        return await self._gate.prove(manifest)
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far engine and learner are apart while both hold the start policy; pushes are measured by that.
+
+        Raises:
+            RuntimeError: so far that the engine holds another model.
+        """
+        async with self._swap_lock:
+            return await self._gate.calibrate(probe)
+
+    async def _score_probe(
+        self, answers: Sequence[ProbeAnswer]
+    ) -> list[AnswerLogprobs | None]:
+        """Log-probs of the likeliest tokens at every place of the answers; the caller holds the lock."""
+
+        async def submit(answer: ProbeAnswer) -> Submitted | Dropped:
+            prompt, token_ids = answer.prompt, answer.token_ids
+            return await self._submit_tokens(prompt, token_ids, LIKELIEST)
+
+        submitted: list[Submitted | Dropped] = []
+        scored: list[AnswerLogprobs | None] = []
+        try:
+            for answer in answers:
+                submitted.append(await submit(answer))
+            for answer, entry in zip(answers, tuple(submitted), strict=True):
+                again = partial(submit, answer)
+                id = answer.prompt.id
+                output = await self._finished(id, entry, again, submitted)
+                if isinstance(output, Dropped):
+                    scored.append(None)
+                else:
+                    scored.append(likely_logprobs(output, len(answer.token_ids)))
+            return scored
+        except BaseException:
+            await self._abort_submitted(submitted)
+            raise
 
     async def _submit_request(self, request: GenerationRequest) -> Submitted | Dropped:
         """Hand a request to vLLM, or say why it cannot be run."""
@@ -290,11 +326,21 @@ class VllmEngine(Receiving, ABC):
 
     async def _submit_answer(self, prompt: Prompt, text: str) -> Submitted | Dropped:
         """Hand an answer to vLLM for scoring, or say why it cannot be run; the caller holds the lock."""
-        request_id = self._next_id()
         try:
             answer = self.encoder.encode_response(text)
-            output = await self._submit_scoring(request_id, prompt, answer)
-            return Submitted(request_id, output, answer)
+        except Refused as error:
+            return Dropped(prompt.id, error.reason, str(error))
+        return await self._submit_tokens(prompt, answer)
+
+    async def _submit_tokens(
+        self, prompt: Prompt, token_ids: Sequence[int], likeliest: int = 0
+    ) -> Submitted | Dropped:
+        request_id = self._next_id()
+        try:
+            output = await self._submit_scoring(
+                request_id, prompt, token_ids, likeliest
+            )
+            return Submitted(request_id, output, tuple(token_ids))
         except Refused as error:
             return Dropped(prompt.id, error.reason, str(error))
 
@@ -369,7 +415,11 @@ class VllmEngine(Receiving, ABC):
         return token_logprobs(output, token_ids)
 
     async def _submit_scoring(
-        self, request_id: str, prompt: Prompt, token_ids: Sequence[int]
+        self,
+        request_id: str,
+        prompt: Prompt,
+        token_ids: Sequence[int],
+        likeliest: int = 0,
     ) -> Awaitable[RequestOutput]:
         media_token_ids = set(self.encoder.media_token_ids)
         if not token_ids or media_token_ids.intersection(token_ids):
@@ -381,7 +431,7 @@ class VllmEngine(Receiving, ABC):
         # The last token is only predicted: it is sampled, as the only one that is allowed.
         built = self._builder.build(prompt, token_ids[:-1])
         rendered = await self._rendered(built)
-        params = scoring_params(token_ids[-1])
+        params = scoring_params(token_ids[-1], likeliest)
         with failure_explained():
             return await self._submit(request_id, rendered, params)
 

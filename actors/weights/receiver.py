@@ -32,6 +32,7 @@ from actors.vllm_api import (
     initialize_layerwise_reload,
 )
 from actors.weights import loader  # noqa: F401 (a worker that imports this file knows our loader)
+from actors.weights.reached import check_reached, unreached_layers
 from actors.weights.sender import read_weights
 from common.push.meeting import Group, PushBroken, Unreachable, join, meeting_of
 from common.push.plan import PushPlan
@@ -110,7 +111,10 @@ class PushedWeights(WeightTransferEngine[Seat, Update]):  # type: ignore[misc]
             save_file(kept, update_info.kept_in)
 
     def finish_weight_update(self) -> None:
+        unreached = unreached_layers(self.model)
         finalize_layerwise_reload(self.model, self.model_config)
+        # Afterwards: an engine whose reload is half done cannot even be closed well.
+        check_reached(unreached)
 
     def shutdown(self) -> None:
         if self._group is not None:

@@ -6,7 +6,7 @@ from common.config import RunConfig
 from common.config.losses import Mdpo, Mpo
 
 ANCHOR_WEIGHT = 1.0
-"""Of `nll_weight`. On BDHS pairs of the shapes world 0.1 did not turn the fall, 1 did (40 steps, docs/results.md)."""
+"""Of `nll_weight`. On BDHS pairs of the shapes world 0.1 did not turn the fall, 1 did (40 steps, docs/harm.md)."""
 
 
 def anchored(config: RunConfig) -> str:
@@ -38,7 +38,8 @@ def without_length(config: RunConfig) -> str:
 
 
 def without_place(config: RunConfig) -> str:
-    """What makes a judge that compares answers look at them."""
-    if getattr(config.reward.judge, "reading", "text") == "text":
-        return "set reward.judge.reading = logprobs, or reward.judge.mode = pointwise, or take another judge"
-    return "set reward.judge.mode = pointwise, or take another judge"
+    """What makes a judge look at answers one by one; a place that wins in both orders makes a tie."""
+    key = "reward.judge.mode"
+    if not hasattr(config.reward.judge, "mode"):
+        key = "the mode of the member that compares"
+    return f"such groups become ties; set {key} = pointwise, or take another judge"

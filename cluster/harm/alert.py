@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 Metrics: TypeAlias = Mapping[str, float]
 """One line of `metrics.jsonl`."""
 
-AGAIN = 2.0
+AGAIN = 4.0
 """A warning is repeated when what it says has grown by this factor."""
 
 
@@ -52,7 +52,7 @@ class Said:
         self._amount = 0.0
 
     def is_news(self, amount: float) -> bool:
-        """Whether this amount was never said, nor half of it; it counts as said then."""
+        """Whether this amount is new, or has grown much since it was said; it counts as said then."""
         if amount < AGAIN * self._amount:
             return False
         self._amount = amount

@@ -54,7 +54,6 @@ class Preference:
         preferred = max(share, 1 - share) if self._both_ways else share
         if lower_bound(preferred, num_groups, ERRORS) <= self._most:
             return None
-        # Beyond one half nothing is preferred any more often than twice.
         if not self._said.is_news(preferred - 0.5):
             return None
         first_step = self._steps[0][0]

@@ -13,6 +13,7 @@ engine: it then gets the newer weights under the published version.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum, auto
@@ -20,6 +21,9 @@ from enum import Enum, auto
 from cluster.run.delivery import Delivered, Delivery
 from cluster.runtime.clients import RolloutClient
 from cluster.supervision.seat import WorkerLost
+from common.records import LogprobProbe, ProbeReading
+
+log = logging.getLogger("sightline")
 
 
 class Standing(Enum):
@@ -39,6 +43,7 @@ class EngineWeights:
         self._engines = engines
         self._in_turns = in_turns
         self._delivery: Delivery | None = None
+        self._start: LogprobProbe | None = None
         self._version = 0
         self._standing = Standing.START
         # Held while the learner's weights change or travel.
@@ -52,6 +57,25 @@ class EngineWeights:
     def follow(self, delivery: Delivery) -> None:
         """Weights come by this way from now on."""
         self._delivery = delivery
+
+    async def calibrate(self, start: LogprobProbe) -> list[ProbeReading]:
+        """How far engines and learner are apart, while all hold the start policy; later ones are measured as they come.
+
+        Args:
+            start: the learner's probe of the start policy.
+
+        Raises:
+            Exception: an engine's that is well but holds another model.
+        """
+        self._start = start
+        calls = [engine.calibrate(start) for engine in self._engines if engine.is_up]
+        readings: list[ProbeReading] = []
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(outcome, ProbeReading):
+                readings.append(outcome)
+            elif not isinstance(outcome, WorkerLost):
+                raise outcome
+        return readings
 
     @property
     def are_unknown(self) -> bool:
@@ -118,12 +142,20 @@ class EngineWeights:
         Raises:
             Exception: it does not take the weights.
         """
+        if self._start is not None:
+            await engine.calibrate(self._start)
+        delivered: Delivered | None = None
         async with self._moving:
             await self._settled.wait()
             if self._standing is Standing.START:
                 return
             if self._standing is Standing.EXACT or self._must_not_wait():
-                delivered = await self._deliver(self._version, [engine])
+                try:
+                    delivered = await self._deliver(self._version, [engine])
+                except Exception as error:
+                    # The learner's; if it is lost just now, its next one will publish.
+                    log.warning("weights %d were not sent: %s", self._version, error)
+            if delivered is not None:
                 delivered.check()
                 return
             waiter = asyncio.get_running_loop().create_future()

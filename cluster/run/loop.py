@@ -58,7 +58,13 @@ from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
-from common.records import PreferencePair, WeightManifest
+from common.log_lines import note_version
+from common.records import (
+    LogprobProbe,
+    PreferencePair,
+    ProbeReading,
+    WeightManifest,
+)
 
 log = logging.getLogger("sightline")
 
@@ -155,6 +161,21 @@ class Loop:
             raise _first(error) from error
         await self._checkpoints.finish()
 
+    async def calibrate(self, probe: LogprobProbe) -> Sequence[ProbeReading]:
+        """How far learner and engines are apart, while all hold the start policy; called before `run`.
+
+        Args:
+            probe: the learner's, of the start policy.
+        """
+        readings = await self._weights.calibrate(probe)
+        if not self._config.model.tuning.is_quantized:
+            return readings
+        # The learner's start policy is not the one in the files that engines read.
+        async with self._weights.changing():
+            delivered = await self._weights.publish(0)
+        proven = [report.probe for report in delivered.reports]
+        return [reading for reading in proven if reading is not None]
+
     def end_after_step(self, reason: Halted) -> None:
         """Save after the step that runs now, and raise `reason` from `run`."""
         self._ending = reason
@@ -189,7 +210,9 @@ class Loop:
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            producing = []
+            # Where no engine is up the learner is not asked, and its loss would not be noticed.
+            losing = tasks.create_task(self._workers.learner.until_lost())
+            producing: list[asyncio.Task[None]] = [losing]
             if self._foresight is not None:
                 following = tasks.create_task(self._foresight.follow())
                 producing.append(following)
@@ -310,6 +333,7 @@ class Loop:
         metrics["staleness/mean"] = sum(ages) / max(num_online, 1)
         metrics["staleness/max"] = float(max(ages, default=0))
         metrics["weight_version"] = float(version)
+        metrics["pairs/accepted"] = float(self.state.accepted.total())
         return metrics
 
     async def _publish(self, version: int) -> float:
@@ -358,6 +382,7 @@ class Loop:
         self._check_change(manifest)
         self.state.version = version
         self.state.weights = manifest.checksum
+        note_version(version)
         await self._producer.on_version(version)
         self._recorder.publish(manifest, delivered.reports)
         return time.monotonic()

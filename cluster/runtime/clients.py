@@ -7,13 +7,14 @@ Method names as strings stand here and nowhere else. Every call that a client aw
 from __future__ import annotations
 
 import asyncio
+from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cluster.runtime.waiting import answer, answers
-from cluster.supervision.seat import Seat
+from cluster.supervision.seat import Seat, WorkerLost
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
 from common.push.meeting import EngineSeat, Meeting, Place
 from common.push.plan import PushPlan
@@ -21,7 +22,10 @@ from common.records import (
     Dropped,
     Judged,
     LoadReport,
+    LogprobProbe,
     PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     StepResult,
@@ -42,6 +46,9 @@ async def survey(
     reference = handle.call("survey", nonce_file, paths)
     sight: Sight = await answer(reference, limit_s, peer)
     return sight
+
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,11 @@ class RolloutClient:
         """Token ids of whole answers, as `score` scores them."""
         token_ids: list[tuple[int, ...]] = await self._call("encode", list(answers))
         return token_ids
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far engine and learner are apart while both hold the start policy."""
+        reading: ProbeReading = await self._call("calibrate", probe)
+        return reading
 
     async def load(
         self, manifest: Awaitable[WeightManifest], tensors: Awaitable[Tensors]
@@ -180,8 +192,11 @@ class LearnerClient:
     async def start(self) -> list[dict[str, Any]]:
         """Let the ranks meet at rank 0's address and start; returns their reports."""
         # Rank 0 picks the address on its own node; the controller may be on another.
-        rendezvous = self.handles[0].call("rendezvous")
-        address, port = await answer(rendezvous, self.limit_s, "learner")
+        meetings = await self._call("rendezvous")
+        address, port = meetings[0]
+        if all(other == address for other, _ in meetings):
+            # Ranks of one machine need not be reached from others.
+            address = LOOPBACK
         return await self._call("start", address, port)
 
     async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
@@ -196,9 +211,11 @@ class LearnerClient:
         result: tuple[StepResult, list[Dropped]] = results[0]
         return result
 
-    async def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
-        """The response whose log-probs every manifest carries from now on."""
-        await self._call("set_probe", prompt, token_ids)
+    async def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
+        """The answers whose log-probs every manifest carries from now on; theirs under the start policy."""
+        probes = await self._call("set_probe", list(answers))
+        probe: LogprobProbe = probes[0]
+        return probe
 
     def publish(
         self, version: int
@@ -262,6 +279,17 @@ class LearnerClient:
         """Go on from what `save` wrote; returns lines about what could not be restored."""
         of_ranks: list[list[str]] = await self._call("load", str(directory))
         return [note for notes in of_ranks for note in notes]
+
+    async def until_lost(self) -> NoReturn:
+        """Wait until a rank is lost, and raise WorkerLost; for ever where nobody watches them."""
+        seats = [handle for handle in self.handles if isinstance(handle, Seat)]
+        waits = [asyncio.create_task(seat.until_down()) for seat in seats]
+        try:
+            await asyncio.wait(waits or [asyncio.Future()], return_when=FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        raise WorkerLost(next(seat for seat in seats if not seat.is_up))
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
         references: list[Awaitable[Any]] = []

@@ -17,6 +17,7 @@ from common.config.reward import Reward
 from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
 from common.config.weights import Weights
+from common.push.adapter import pushes_adapter
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
 RANKS = "learner.num_ranks"
@@ -173,8 +174,7 @@ class RunConfig(Section):
     @property
     def pushes_adapter(self) -> bool:
         """Whether engines get the adapter of a LoRA policy alone."""
-        tuning = self.model.tuning
-        return isinstance(tuning, Lora) and tuning.push == "adapter"
+        return pushes_adapter(self.model, self.rollout)
 
     @property
     def shares_gpus(self) -> bool:
@@ -251,7 +251,7 @@ class RunConfig(Section):
         if self.cluster.placement == "colocated":
             _check_colocated(self.rollout, self.learner)
             if self.cluster.sleep_level == 2:
-                _check_dropped_weights(self.model, self.loop)
+                _check_dropped_weights(self.model, self.rollout, self.loop)
         return self
 
     @model_validator(mode="after")
@@ -310,7 +310,7 @@ def _refuse_transport(config: RunConfig, needed: str) -> NoReturn:
 
 def _pushing(model: Model, tuning: Lora, pushed: str, transport: str) -> Model:
     """The model section with what the transport carries (ValueError when it says otherwise itself)."""
-    if "push" in tuning.model_fields_set and tuning.push != pushed:
+    if "push" in tuning.model_fields_set and tuning.push not in ("auto", pushed):
         raise ValueError(
             f"weights.transport = {transport} carries {pushed} weights, got model.tuning.push = {tuning.push}; leave "
             "one of them out"
@@ -336,16 +336,15 @@ def _check_colocated(rollout: Rollout, learner: Learner) -> None:
         )
 
 
-def _check_dropped_weights(model: Model, loop: Loop) -> None:
+def _check_dropped_weights(model: Model, rollout: Rollout, loop: Loop) -> None:
     """Raise ValueError unless every wake is followed by a push of all weights."""
     if loop.publish_interval != 1:
         raise ValueError(
             "cluster.sleep_level = 2 drops an engine's weights at every step and needs loop.publish_interval = 1, got "
             f"{loop.publish_interval}; set sleep_level = 1"
         )
-    tuning = model.tuning
-    if isinstance(tuning, Lora) and tuning.push == "adapter":
+    if pushes_adapter(model, rollout):
         raise ValueError(
-            "cluster.sleep_level = 2 drops an engine's weights and needs pushes of all of them, got model.tuning.push "
-            "= adapter; set sleep_level = 1"
+            "cluster.sleep_level = 2 drops an engine's weights and needs pushes of all of them, got adapters alone; "
+            "set sleep_level = 1, or model.tuning.push = merged"
         )

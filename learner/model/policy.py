@@ -31,6 +31,7 @@ from learner.batch.collate import RowBatch
 from learner.forward.logps import CompletionLogps, completion_logps
 from learner.forward.tree import TreeBatch
 from learner.forward.tree_logps import tree_logps
+from learner.model.merging import Survival, merged_weight
 from learner.model.quantized import clean_up_quantized, nf4_settings
 from learner.model.streaming import Place, Shards, one_at_a_time
 from learner.model.vision_features import VisionShare
@@ -74,21 +75,24 @@ class Policy(nn.Module):
         adapters: bool = True,
         alternatives: Tensor | None = None,
         best: bool = False,
+        likeliest: int = 0,
     ) -> CompletionLogps:
         """Log-probs of every row's response.
 
         Args:
             adapters: False for the reference of a LoRA policy.
-            alternatives, best: as in `completion_logps`, for plain rows only.
+            alternatives, best, likeliest: as in `completion_logps`, for plain rows only.
         """
         switch = nullcontext() if adapters else self.net.disable_adapter()
         with switch:
             if isinstance(batch, TreeBatch):
-                assert alternatives is None and not best, (
+                assert alternatives is None and not best and not likeliest, (
                     "losses that ask for more go through plain rows"
                 )
                 return tree_logps(self.model, batch, self.fused, self.vision)
-            return completion_logps(self.model, batch, alternatives, best, self.fused)
+            return completion_logps(
+                self.model, batch, alternatives, best, self.fused, likeliest
+            )
 
 
 def load_policy(
@@ -264,10 +268,11 @@ def add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
 def merge_lora(
     weights: Weights,
     tuning: Lora,
+    survival: Survival | None = None,
 ) -> tuple[Tensors, Tensors]:
     """Merged and base weights by Hugging Face name, from the gathered weights of a peft model; no input is changed.
 
-    W' = W + (alpha / r)·B·A, computed in float32 and rounded once to W's dtype (arXiv 2106.09685, section 4.1).
+    `survival` is told of every matrix that is merged.
     """
     merged: Tensors = {}
     base: Tensors = {}
@@ -281,25 +286,8 @@ def merge_lora(
         merged[name] = weight
         if name_of_a in weights:
             a, b = weights[name_of_a], weights[name_of_b]
-            merged[name] = merged_weight(weight, a, b, scale)
+            merged[name] = merged_weight(weight, a, b, scale, survival)
     return merged, base
-
-
-def merged_weight(
-    weight: Tensor,
-    a: Tensor,
-    b: Tensor,
-    scale: float,
-) -> Tensor:
-    """W + scale·B·A in float32, rounded once to W's dtype. Takes one matrix in float32 beside the result.
-
-    Args:
-        a, b: [r, input width] and [output width, r].
-    """
-    exact = b.float() @ a.float()
-    exact *= scale
-    exact += weight
-    return exact.to(weight.dtype)
 
 
 def plain_name(peft_name: str) -> tuple[str | None, str, str]:

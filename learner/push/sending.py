@@ -127,4 +127,5 @@ class PushSender:
             num_bytes=self.plan.num_bytes,
             change_norm=self._source.change_norm,
             probe=probe,
+            merged_survives=self._source.merged_survives,
         )

@@ -24,7 +24,8 @@ from common.config import Lora, Tuning
 from common.protocols import TrainEngine
 from common.push.plan import TensorSpec
 from learner.change_norm import change_norm
-from learner.model.policy import Policy, merged_weight, plain_name
+from learner.model.merging import Survival, merged_weight
+from learner.model.policy import Policy, plain_name
 from learner.model.quantized import full_shape, full_weight
 
 
@@ -63,11 +64,12 @@ class Piece:
         """Without the adapter."""
         return full_weight(self.parameter)
 
-    def value(self, start: Tensor) -> Tensor:
+    def value(self, start: Tensor, survival: Survival) -> Tensor:
         """As it is now, given `start`."""
         if self.a is None or self.b is None:
             return start
-        return merged_weight(start, self.a.detach(), self.b.detach(), self.scale)
+        a, b = self.a.detach(), self.b.detach()
+        return merged_weight(start, a, b, self.scale, survival)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class WeightSource:
         self._items = _items(layout, self._pieces, dtype)
         self._groups = _groups(self._items)
         self._squares: list[float] = []
+        self._survival = Survival()
 
     @property
     def specs(self) -> tuple[TensorSpec, ...]:
@@ -121,6 +124,11 @@ class WeightSource:
         """L2 norm of the difference from the start policy, of the tensors that were asked for last."""
         return math.sqrt(math.fsum(self._squares))
 
+    @property
+    def merged_survives(self) -> float | None:
+        """The share of the adapters' update that rounding left of it in these tensors; None where nothing is merged."""
+        return self._survival.share
+
     def tensors(
         self, start: Mapping[str, nn.Parameter]
     ) -> Iterator[tuple[TensorSpec, Tensor]]:
@@ -130,6 +138,7 @@ class WeightSource:
             start: the start policy's parameters by name, where training changes more than adapters.
         """
         self._squares = []
+        self._survival = Survival()
         for group in self._groups:
             with ExitStack() as whole:
                 self._gather(group, start, whole)
@@ -160,7 +169,7 @@ class WeightSource:
         for name in item.conversion.parameters:
             piece = self._pieces[name]
             before = piece.start()
-            values[name] = piece.value(before)
+            values[name] = piece.value(before, self._survival)
             if self._engine.rank == 0 and piece.changes:
                 if name in start:
                     before = start[name].detach()

@@ -37,6 +37,7 @@ from tests.learner.helpers import (
     written,
 )
 from tests.learner.streams import streamed
+from tests.probes import one_answer, token_logprobs
 
 NUM_STEPS = 7
 
@@ -143,7 +144,7 @@ def run(
     learner.start()
     store = ImageStore(images)
     first_batch = batch_of(store, 0)
-    learner.set_probe(first_batch[0].prompt, (5, 6, 7))
+    learner.set_probe(one_answer(first_batch[0].prompt, (5, 6, 7)))
     learner.save(out / "start")
     written(learner)
     ahead = learner.models.collator.ahead
@@ -175,7 +176,7 @@ def run(
         check_stream(manifest, arrays, stream, tensors)
     probe = None
     if manifest is not None and manifest.probe is not None:
-        probe = manifest.probe.token_logprobs
+        probe = token_logprobs(manifest.probe)
     outcome = {
         "metrics": [result.metrics for result, _ in results],
         "trained": [result.pair_ids for result, _ in results],

@@ -20,6 +20,7 @@ from common.push.plan import PushPlan
 from common.records import LoadReport, WeightManifest
 from tests.cluster.runs import make_config
 from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
+from tests.probes import one_answer
 from tests.tiny_models import make_prompt
 
 LIMIT_S = 5.0
@@ -68,7 +69,8 @@ class World:
         self.config = config
         self.learner = learner(config)
         self.learner.weight = 3
-        self.learner.set_probe(make_prompt(ImageStore(tmp_path), 1), (20, 21))
+        prompt = make_prompt(ImageStore(tmp_path), 1)
+        self.learner.set_probe(one_answer(prompt, (20, 21)))
         client = LearnerClient([LocalHandle(self.learner)], LIMIT_S)
         turns = Turns(config.cluster, Workers([], [], client))
         self.delivery = Delivery(config, client, turns)

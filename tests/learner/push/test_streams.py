@@ -20,6 +20,7 @@ from tests.learner.helpers import (
     train,
 )
 from tests.learner.streams import streamed
+from tests.probes import one_answer
 from tests.tiny_models import TinyLlava, tiny_llava
 
 
@@ -46,7 +47,7 @@ def test_what_is_streamed_is_what_is_published(
     store: ImageStore, tuning: dict[str, Any] | None
 ) -> None:
     trainer = started(run_config(tuning=tuning))
-    trainer.set_probe(make_pairs(store, 1)[0].prompt, (5, 6, 7))
+    trainer.set_probe(one_answer(make_pairs(store, 1)[0].prompt, (5, 6, 7)))
     check_streamed(trainer)
     manifest, _ = streamed(trainer, 1)
     assert manifest is not None
