@@ -11,13 +11,11 @@ from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cluster.runtime.waiting import answer, answers
 from cluster.supervision.seat import Seat, WorkerLost
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
-from common.push.meeting import EngineSeat, Meeting, Place
-from common.push.plan import PushPlan
 from common.records import (
     Dropped,
     Judged,
@@ -33,6 +31,11 @@ from common.records import (
     WeightManifest,
     WriteReport,
 )
+
+if TYPE_CHECKING:
+    # They import torch.
+    from common.push.meeting import EngineSeat, Meeting, Place
+    from common.push.plan import PushPlan
 
 
 async def survey(
