@@ -15,6 +15,7 @@ from torch import Tensor
 from actors.weights.streamed_push import StreamedPush
 from common.data.images import ImageStore
 from common.errors import UserError
+from common.model_parts import is_vision_tower
 from common.protocols import GenerationRequest, Tensors
 from common.push.meeting import PushBroken, Unreachable
 from common.push.plan import PushPlan, TensorSpec, model_digest
@@ -80,6 +81,19 @@ def streamed(engine: Any, policy_path: Path) -> Streamed:
     return Streamed(engine, policy_path)
 
 
+@torch.no_grad()
+def perturb_all_that_trains(hf: HfPolicy, seed: int) -> None:
+    """All but the vision tower, which a run with `model.freeze_vision` never changes."""
+    tower = {}
+    for name, parameter in hf.model.named_parameters():
+        if is_vision_tower(name):
+            tower[name] = parameter.clone()
+    hf.perturb(seed)
+    for name, parameter in hf.model.named_parameters():
+        if name in tower:
+            parameter.copy_(tower[name])
+
+
 def requests_about(store: ImageStore) -> list[GenerationRequest]:
     whole = GenerationRequest("whole", make_prompt(store, 70), 1, 0.0, 10)
     return [whole, replace(whole, id="short", visible_image_tokens=(1, 8, 40))]
@@ -94,7 +108,7 @@ def test_tokens_are_those_of_what_was_streamed(
         # Fills the caches under the weights that are about to go.
         run(streamed.generate(requests))
         version = streamed.weight_version + 1
-        hf.perturb(seed)
+        perturb_all_that_trains(hf, seed)
         report = run(streamed.load_weights(*hf.publish(version, prompt)))
         assert report.version == version == streamed.weight_version
         assert report.probe_error < TOLERANCE
