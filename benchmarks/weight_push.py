@@ -24,8 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.config.weights import Weights
-
 from benchmarks.measured_on import measured_on
 from benchmarks.push_plot import draw
 from benchmarks.push_sides import (
@@ -39,6 +37,7 @@ from benchmarks.push_sides import (
 )
 from cluster.runtime.ray_runtime import RayRuntime
 from common.config import Cluster, Lora
+from common.config.loop import Weights
 
 GB = 1e9
 WARM_UP = 2
