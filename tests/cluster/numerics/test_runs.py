@@ -17,7 +17,7 @@ from common.data.images import ImageStore
 from common.errors import UserError
 from common.metrics import read_lines
 from common.records import LogprobProbe, ProbeReading
-from tests.cluster.runs import STEPS, events, make_config, run
+from tests.cluster.runs import STEPS, events, killed_at, make_config, run
 from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
 from tests.probes import one_answer
 from tests.tiny_models import make_prompt
@@ -62,14 +62,8 @@ def test_a_resumed_run_is_calibrated_before_its_checkpoint_is_loaded(
             order.append("load")
             super().load(directory)
 
-    class Stopping(FakeLearner):
-        def step(self, step: int, pairs: Any) -> Any:
-            if step > 5:
-                raise UserError("stopped")
-            return super().step(step, pairs)
-
-    with pytest.raises(UserError, match="stopped"):
-        run(make_config(tmp_path), learner=Stopping)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(make_config(tmp_path), learner=killed_at(6))
     run(make_config(tmp_path), True, Watched, WatchedLearner)
     assert order == ["calibrate", "load"]
 
