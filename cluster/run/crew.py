@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 from actors.rollout import RolloutWorker
-from cluster.run.engine_weights import EngineWeights
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
 from cluster.run.run_files import files_of
@@ -30,6 +29,7 @@ from cluster.runtime.placement import Bundle
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.seat import Revive, Seat, WorkerLost
 from cluster.supervision.supervisor import Supervisor
+from cluster.weights.engine_weights import EngineWeights
 from common.config import RunConfig
 from common.errors import UserError
 from common.protocols import Handle, Runtime

@@ -10,13 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.runtime.waiting import answer, answers
 from cluster.supervision.seat import Seat
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
-from common.push.meeting import EngineSeat, Meeting, Place
-from common.push.plan import PushPlan
 from common.records import (
     Dropped,
     Judged,
@@ -32,6 +30,11 @@ from common.records import (
     WeightManifest,
     WriteReport,
 )
+
+if TYPE_CHECKING:
+    # They import torch.
+    from common.push.meeting import EngineSeat, Meeting, Place
+    from common.push.plan import PushPlan
 
 
 async def survey(
