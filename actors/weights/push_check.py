@@ -60,15 +60,6 @@ class ExpectedPush:
             pushed[name.removesuffix(BFLOAT16)] = tuple(array.shape)
         self.check_shapes(manifest.version, pushed)
 
-        # Last: hashing reads every byte, and a wrong set of names says more.
-        digest = checksum(tensors)
-        if digest != manifest.checksum:
-            expected = manifest.checksum[:DIGITS_SHOWN]
-            got = digest[:DIGITS_SHOWN]
-            raise UserError(
-                f"weights {manifest.version}: expected checksum {expected}, got {got}; publish again"
-            )
-
     def check_shapes(
         self,
         version: int,

@@ -210,7 +210,9 @@ class Loop:
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            producing = []
+            # Where no engine is up the learner is not asked, and its loss would not be noticed.
+            losing = tasks.create_task(self._workers.learner.until_lost())
+            producing: list[asyncio.Task[None]] = [losing]
             if self._foresight is not None:
                 following = tasks.create_task(self._foresight.follow())
                 producing.append(following)

@@ -7,13 +7,14 @@ Method names as strings stand here and nowhere else. Every call that a client aw
 from __future__ import annotations
 
 import asyncio
+from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cluster.runtime.waiting import answer, answers
-from cluster.supervision.seat import Seat
+from cluster.supervision.seat import Seat, WorkerLost
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
 from common.records import (
     Dropped,
@@ -281,6 +282,17 @@ class LearnerClient:
         """Go on from what `save` wrote; returns lines about what could not be restored."""
         of_ranks: list[list[str]] = await self._call("load", str(directory))
         return [note for notes in of_ranks for note in notes]
+
+    async def until_lost(self) -> NoReturn:
+        """Wait until a rank is lost, and raise WorkerLost; for ever where nobody watches them."""
+        seats = [handle for handle in self.handles if isinstance(handle, Seat)]
+        waits = [asyncio.create_task(seat.until_down()) for seat in seats]
+        try:
+            await asyncio.wait(waits or [asyncio.Future()], return_when=FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        raise WorkerLost(next(seat for seat in seats if not seat.is_up))
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
         references: list[Awaitable[Any]] = []

@@ -13,6 +13,7 @@ engine: it then gets the newer weights under the published version.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum, auto
@@ -21,6 +22,8 @@ from cluster.run.delivery import Delivered, Delivery
 from cluster.runtime.clients import RolloutClient
 from cluster.supervision.seat import WorkerLost
 from common.records import LogprobProbe, ProbeReading
+
+log = logging.getLogger("sightline")
 
 
 class Standing(Enum):
@@ -141,12 +144,18 @@ class EngineWeights:
         """
         if self._start is not None:
             await engine.calibrate(self._start)
+        delivered: Delivered | None = None
         async with self._moving:
             await self._settled.wait()
             if self._standing is Standing.START:
                 return
             if self._standing is Standing.EXACT or self._must_not_wait():
-                delivered = await self._deliver(self._version, [engine])
+                try:
+                    delivered = await self._deliver(self._version, [engine])
+                except Exception as error:
+                    # The learner's; if it is lost just now, its next one will publish.
+                    log.warning("weights %d were not sent: %s", self._version, error)
+            if delivered is not None:
                 delivered.check()
                 return
             waiter = asyncio.get_running_loop().create_future()

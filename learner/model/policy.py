@@ -323,12 +323,17 @@ def adapter_norm(weights: Weights, tuning: Lora) -> float:
         if not name.endswith(_LORA_A):
             continue
         layer = name.removesuffix(_LORA_A)
-        a = weight.double()
-        b = weights[layer + _LORA_B].double()
+        b = weights[layer + _LORA_B].float()
+        largest = float(b.abs().max())
+        if largest == 0:
+            continue
+        a = weight.float()
+        # The squares of a young adapter's values are zero in float32.
+        b = b / largest
         # [r, r] both
-        b_gram = b.T @ b
-        a_gram = a @ a.T
-        total += float((b_gram * a_gram).sum())
+        b_gram = (b.T @ b).double()
+        a_gram = (a @ a.T).double()
+        total += largest**2 * float((b_gram * a_gram).sum())
     # Rounding may leave a sum of squares a little below zero.
     norm = math.sqrt(max(total, 0.0))
     return tuning.alpha / tuning.r * norm
