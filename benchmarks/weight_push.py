@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from common.config.weights import Weights
+
 from benchmarks.measured_on import measured_on
 from benchmarks.push_plot import draw
 from benchmarks.push_sides import (
@@ -37,7 +39,6 @@ from benchmarks.push_sides import (
 )
 from cluster.runtime.ray_runtime import RayRuntime
 from common.config import Cluster, Lora
-from common.config.weights import Weights
 
 GB = 1e9
 WARM_UP = 2
