@@ -342,7 +342,7 @@ class Learner:
         Returns:
             The manifest, on rank 0; and why the push broke off, in which case there is none.
         """
-        probe = None if self._probe is None else self._probe.now()
+        probe = self._run_probe()
         with self.reference.parameters() as start:
             return self._push_sender.push(version, meeting, start, probe)
 
