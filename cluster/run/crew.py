@@ -156,10 +156,11 @@ class Crew:
         """
         begun = time.monotonic()
         cause, output = lost.cause, lost.log
+        are_asleep = self.turns is not None and self.turns.are_asleep
         self.turns = None
         self.weights.forget_learner()
         await self._supervisor.refill(self._ranks)
-        if self._in_turns:
+        if self._in_turns and not are_asleep:
             await asyncio.gather(*[engine.sleep(1) for engine in _up(workers)])
         await workers.learner.start()
         if self._in_turns:

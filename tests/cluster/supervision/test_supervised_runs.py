@@ -125,8 +125,7 @@ def check(run_dir: Path) -> None:
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("what", ["kill", "hang"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("what", "workers"), [("kill", 1), ("hang", 2)])
 @pytest.mark.parametrize("method", ["generate", "load", "rank", "step"])
 def test_a_worker_that_is_lost_comes_back(
     tmp_path: Path, method: str, workers: int, what: str
@@ -246,7 +245,7 @@ strikes = st.tuples(
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
