@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 from cluster.runtime.waiting import answer, answers
 from cluster.supervision.seat import Seat, WorkerLost
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
+from common.push.meeting import EngineSeat, Meeting, Place
+from common.push.plan import PushPlan
 from common.records import (
     Dropped,
     Judged,
@@ -101,6 +103,32 @@ class RolloutClient:
     ) -> LoadReport:
         """Swap the engine's weights for published ones, passed on by reference."""
         report: LoadReport = await self._call("load", manifest, tensors)
+        return report
+
+    async def check_push(self, version: int, plan: Awaitable[PushPlan]) -> EngineSeat:
+        """Let the engine refuse a push that is not of its model; returns where it is."""
+        seat: EngineSeat = await self._call("check_push", version, plan)
+        return seat
+
+    async def receive(
+        self,
+        version: int,
+        plan: Awaitable[PushPlan],
+        meeting: Meeting,
+        first_rank: int,
+    ) -> LoadReport:
+        """Take the weights that the learner sends to this meeting."""
+        report: LoadReport
+        report = await self._call("receive", version, plan, meeting, first_rank)
+        return report
+
+    async def break_push(self, meeting: Meeting, reason: str) -> None:
+        """Let this engine's worker tell the members of a push that it has fallen apart."""
+        await self._call("break_push", meeting, reason)
+
+    async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
+        """Let the engine prove that it runs the weights that it received."""
+        report: LoadReport = await self._call("prove", manifest, received)
         return report
 
     async def sleep(self, level: int) -> None:
@@ -199,6 +227,25 @@ class LearnerClient:
             by_rank.append(handle.call_split("publish", 2, version))
         manifest, tensors = by_rank[0]
         return manifest, tensors
+
+    def plan_push(self) -> Awaitable[PushPlan]:
+        """A reference to what streamed pushes consist of, to be passed on to engines."""
+        plan: Awaitable[PushPlan] = self.handles[0].call("plan_push")
+        return plan
+
+    async def meeting_place(self, networks: Sequence[str]) -> Place:
+        """Where engines of these networks find rank 0."""
+        reference = self.handles[0].call("meeting_place", list(networks))
+        place: Place = await answer(reference, self.limit_s, "learner")
+        return place
+
+    async def push(
+        self, version: int, meeting: Meeting
+    ) -> tuple[WeightManifest | None, str]:
+        """Send the weights to all members of the meeting; the manifest, or why the group fell apart."""
+        results = await self._call("push", version, meeting)
+        result: tuple[WeightManifest | None, str] = results[0]
+        return result
 
     async def rest(self) -> None:
         """Wait for what the ranks were asked before, and let them free the GPU memory that nothing holds."""
