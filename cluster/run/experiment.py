@@ -131,6 +131,9 @@ class Experiment:
                     lost = await self._lost_rank(error)
                     if lost is None:
                         raise
+                    # What was trained since the last checkpoint is lost with the rank.
+                    if self._ending is not None:
+                        raise self._ending from error
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
 
     async def _run_loop(self, data: TrainingData, workers: Workers) -> None:

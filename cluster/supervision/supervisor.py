@@ -21,7 +21,7 @@ from typing import Protocol
 from cluster.supervision.heartbeat import first_fault, pulse_within
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.roster import write_roster
-from cluster.supervision.seat import Revive, Seat, Spawn
+from cluster.supervision.seat import Revive, Seat, Spawn, WorkerLost
 from common.errors import RunFailed, plain_message
 from common.protocols import Handle, Runtime
 
@@ -169,6 +169,7 @@ class Supervisor:
 
         Raises:
             RunFailed: the budget of restarts is used up.
+            WorkerLost: one of them did not come up.
         """
         lost = next(seat for seat in seats if not seat.is_up)
         pause_s = self._grant(lost)
@@ -182,7 +183,10 @@ class Supervisor:
             await self._runtime.make_room(seat.name)
         for seat in seats:
             seat.refill()
-            # A rank that hangs as it starts is noticed, too.
+        # All at once: each takes as long as a process does to start.
+        await asyncio.gather(*[self._await_process(seat) for seat in seats])
+        # One that hangs from here on is noticed, too.
+        for seat in seats:
             await self.open(seat)
 
     async def open(self, seat: Seat) -> None:
@@ -199,11 +203,12 @@ class Supervisor:
 
     async def renew(self, seat: Seat) -> None:
         """Replace a worker that is well, because those that it asks are others now."""
-        assert seat.revive is not None
         seat.go_down("it is renewed")
         await self._runtime.bury(seat.handle, seat.last_pulse)
-        await seat.revive(seat.refill())
-        await self.open(seat)
+        if await self._bring_up(seat):
+            await self._announce(seat)
+        else:
+            self._replacing[seat] = asyncio.create_task(self._replace(seat))
 
     async def _watch(self, seat: Seat) -> None:
         while True:
@@ -239,14 +244,25 @@ class Supervisor:
         try:
             await self._runtime.make_room(seat.name)
             handle = seat.refill()
-            # The first one takes as long as a process does to start.
-            seat.note(await pulse_within(handle, self._start_limit_s))
+            await self._await_process(seat)
             seat.cause = await self._revive(seat, handle)
-        except TimeoutError:
-            seat.cause = f"its process did not start within {self._start_limit_s:g} s"
+        except WorkerLost:
+            # Its seat has the cause.
+            return False
         except Exception as error:
             seat.cause = handle.death(error) or plain_message(error)
         return not seat.cause
+
+    async def _await_process(self, seat: Seat) -> None:
+        """Wait for the first pulse of a new worker; WorkerLost when it does not come."""
+        try:
+            seat.note(await pulse_within(seat.handle, self._start_limit_s))
+        except TimeoutError:
+            seat.cause = f"its process did not start within {self._start_limit_s:g} s"
+            raise WorkerLost(seat) from None
+        except Exception as error:
+            seat.cause = seat.handle.death(error) or plain_message(error)
+            raise WorkerLost(seat) from error
 
     async def _revive(self, seat: Seat, handle: Handle) -> str:
         """Bring a new worker to where it may be asked; returns why it hangs or has died meanwhile, or ""."""
