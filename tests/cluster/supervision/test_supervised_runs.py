@@ -181,6 +181,8 @@ def test_a_learner_goes_on_from_its_checkpoint_and_the_engines_stay(
     check(run_dir)
     assert [event["step"] for event in events(run_dir, "resume")] == [4]
     assert len(events(run_dir, "start")) == 1
+    # The engines, which hold other weights by then, are not measured again.
+    assert len(events(run_dir, "probe")) == 1
     assert [event["name"] for event in events(run_dir, "restart")] == ["learner/0"]
 
 
