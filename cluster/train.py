@@ -112,7 +112,7 @@ def _check_model_here(config: RunConfig) -> None:
 
 
 def _run(config: RunConfig, resume: bool) -> None:
-    from cluster.run.last_words import last_words
+    from cluster.last_words import last_words
     from cluster.run.run_dir import RunDir
 
     with RunDir(config, resume) as run_dir:
