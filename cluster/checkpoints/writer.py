@@ -120,10 +120,13 @@ class CheckpointWriter:
         Raises:
             UserError: as `save`.
         """
-        task, self._task = self._task, None
-        if task is not None:
-            await task
-        self._attempt = None
+        task = self._task
+        if task is None:
+            return
+        # Whoever waits may be cancelled; what is written goes on.
+        await asyncio.wait({task})
+        self._task, self._attempt = None, None
+        task.result()
 
     async def abandon(self) -> None:
         """Give up what is being written, because the ranks that write it are gone; its pairs wait for the next one."""

@@ -12,7 +12,7 @@ import torch
 
 from common.data.images import ImageStore
 from learner.checkpoint.header import read_header
-from learner.checkpoint.stretches import MASTER, MOMENTS, SavedStretches
+from learner.checkpoint.stretches import MASTER, MOMENTS, PARTS, SavedStretches
 from tests.learner.helpers import (
     assert_same_weights,
     started,
@@ -58,7 +58,7 @@ def folder(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(checkpoint: Path) -> dict[tuple[str, str], torch.Tensor]:
     """Masters and moments of all parameters, put together."""
     header = read_header(checkpoint)
-    saved = SavedStretches(checkpoint.glob("rank_*_[0-9][0-9][0-9].safetensors"))
+    saved = SavedStretches(checkpoint.glob(PARTS))
     tensors = {}
     for name, shape in header.parameters.items():
         numel = int(np.prod(shape))
