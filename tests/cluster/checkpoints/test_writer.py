@@ -225,7 +225,7 @@ def test_a_run_that_is_asked_to_end_waits_for_what_is_written(tmp_path: Path) ->
 
 POINTS = {
     "while the state is copied": ("cluster.runtime.clients.LearnerClient.save", 2),
-    "before the pairs": ("cluster.run.online_pairs.OnlinePairs.write", 2),
+    "before the pairs": ("cluster.checkpoints.online_pairs.OnlinePairs.write", 2),
     "while the ranks write": ("cluster.runtime.clients.LearnerClient.written", 2),
     "before the state": ("cluster.checkpoints.writer.replace_file", 2),
     "before the checksums": ("cluster.checkpoints.writer.write_checksums", 2),
