@@ -11,6 +11,7 @@ SHARED_ENGINES = "tests/actors/"
 ENGINES_APART = "test_engine_start"
 """It closes in-process engines of its own, which take the parallel state of all others in their process along."""
 RAY_MODULES = (
+    "test_chaos",
     "test_end_to_end",
     "test_family_runs",
     "test_generate",

@@ -35,8 +35,9 @@ MOST_STARTS = 40
 STUCK_S = 150.0
 LASTING_S = (0.5, 2.5)
 """How long a slow judge and a full disk last."""
-DISK_MB = 40
-RARE = {"killed controller": 0.5, "asked to end": 0.3, "interrupted": 0.2}
+LONGEST_CALM_S = 30.0
+DISK_MB = 160
+RARE = {"killed controller": 0.4, "asked to end": 0.2, "interrupted": 0.2}
 """Weights of faults that are drawn less often than others: a controller needs longest to start."""
 
 
@@ -68,6 +69,19 @@ class Report:
         return json.dumps(values)
 
 
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """Lasts until so many steps are done and this moment has passed."""
+
+    num_steps: int
+    until: float
+
+    def is_over(self, num_steps: int, now: float) -> bool:
+        """Whether the next fault may come; a run that does not move is not waited for."""
+        has_moved = num_steps >= self.num_steps or now > self.until + LONGEST_CALM_S
+        return has_moved and now > self.until
+
+
 class Trial:
     """Owns the folder and the processes of one run.
 
@@ -86,11 +100,13 @@ class Trial:
         num_faults: int,
         cluster: JobCluster | None = None,
         only: frozenset[str] | None = None,
+        num_steps: int = STEPS,
     ) -> None:
         self._rng = random.Random(seed)
         self._cluster = cluster
         self._num_faults = num_faults
         self._only = only
+        self._num_steps = num_steps
         self._disk = folder / f"trial-{seed}"
         self._run_dir = self._disk / "run"
         self._log = folder / f"trial-{seed}.log"
@@ -154,7 +170,7 @@ class Trial:
             "rollout.num_cpus": 0.1,
             "rollout.prompts_per_call": 2,
             "reward.num_workers": 2,
-            "learner.num_steps": STEPS,
+            "learner.num_steps": self._num_steps,
             "learner.global_batch": BATCH,
             "learner.num_ranks": 2,
             "learner.num_cpus": 0.1,
@@ -174,7 +190,7 @@ class Trial:
         """Let faults happen until the controller ends; returns whether it was told to, or killed."""
         moves = time.monotonic()
         num_lines = self._num_lines()
-        next_fault = self._soon()
+        calm = self._calm()
         is_asked = False
         while process.poll() is None:
             time.sleep(0.1)
@@ -188,15 +204,19 @@ class Trial:
                 os.killpg(process.pid, signal.SIGKILL)
                 return True
             is_training = self._is_roster_of(process.pid)
-            if is_asked or not is_training or now < next_fault or self._is_done():
-                continue
-            name = self._fault(process)
-            is_asked = name in ("killed controller", "asked to end", "interrupted")
-            next_fault = self._soon()
+            if is_asked or not is_training or self._is_done():
+                calm = self._calm()
+            elif calm.is_over(num_lines, now):
+                name = self._fault(process)
+                is_asked = name in ("killed controller", "asked to end", "interrupted")
+                calm = self._calm()
         return is_asked
 
-    def _soon(self) -> float:
-        return time.monotonic() + self._rng.uniform(0.3, 3.0)
+    def _calm(self) -> Calm:
+        """Until the next fault: some come together, others when the run has got over the one before."""
+        num_steps = self._rng.choice((0, 0, 1, 3, 6, 10))
+        until = time.monotonic() + self._rng.uniform(0.1, 2.0)
+        return Calm(self._num_lines() + num_steps, until)
 
     def _is_roster_of(self, pid: int) -> bool:
         processes = roster(self._run_dir).get("controller", {}).get("processes", [])
@@ -279,15 +299,16 @@ class Trial:
             return
         for fault in account.faults:
             self._blame(f"audit: {fault}")
-        if account.num_steps != STEPS:
+        if account.num_steps != self._num_steps:
             self._blame(f"{account.num_steps} steps in the account")
         try:
             policy = json.loads((self._run_dir / "policy" / "config.json").read_text())
             weight = policy["weight"]
         except (OSError, ValueError, KeyError) as error:
             weight = f"none ({error})"
-        if weight != STEPS * BATCH:
-            self._blame(f"policy: expected weight {STEPS * BATCH}, got {weight}")
+        expected = self._num_steps * BATCH
+        if weight != expected:
+            self._blame(f"policy: expected weight {expected}, got {weight}")
         journal = self._run_dir / "journal" / "events.jsonl"
         self.report.restarts = journal.read_text().count('{"event": "restart"')
         for name in self._processes_left():

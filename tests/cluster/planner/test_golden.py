@@ -249,10 +249,10 @@ def test_a_checkpoint_is_masters_and_moments(shapes: Shapes) -> None:
 
 def test_a_push_is_the_model_or_its_adapter(shapes: Shapes) -> None:
     name = "llava-v1.6-vicuna-7b-hf"
-    whole = planned(shapes, name, model={"tuning": LORA})
+    tuning = {**LORA, "push": "merged"}
+    whole = planned(shapes, name, model={"tuning": tuning})
     assert whole.work.push_bytes == 2 * shapes[f"models/{name}"].numel
-    tuning = {**LORA, "push": "adapter"}
-    adapter = planned(shapes, name, model={"tuning": tuning})
+    adapter = planned(shapes, name, model={"tuning": LORA})
     assert adapter.work.push_bytes == 2 * 319_815_680
     # Object store and a file for the engine, in shared memory.
     assert whole.nodes.shared_memory == 2 * whole.work.push_bytes

@@ -13,6 +13,7 @@ import pytest
 from common.checkpoint.files import tensor_shapes
 from common.data.images import ImageStore
 from tests.learner.helpers import assert_same_weights
+from tests.learner.memory_worker import BUCKET_BYTES
 from tests.learner.rank_processes import free_port, spawn
 from tests.learner.rank_worker import NUM_STEPS
 from tests.tiny_models import TinyLlava, tiny_llava
@@ -167,3 +168,6 @@ def test_a_zero_3_push_takes_one_parameter_at_a_time(
             assert 0.49 * model < of_rank[kept] < 0.55 * model, kept
     assert largest <= second["push"] < 2 * largest
     assert model <= first["push"] < model + 4 * largest
+    # A streamed push: what is gathered at a time of the policy and of the reference, and rank 0's two buckets.
+    assert second["stream"] < 3 * largest
+    assert first["stream"] < 2 * BUCKET_BYTES + 3 * largest
