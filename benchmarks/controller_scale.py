@@ -27,6 +27,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.measured_on import measured_on
+
 if TYPE_CHECKING:
     from benchmarks.simulated_workers import SimulatedHandle, SimulatedLearner
     from cluster.runtime.clients import Workers
@@ -258,7 +260,8 @@ def main() -> None:
     for num_engines in arguments.engines:
         runs.append(measure(num_engines, arguments))
         print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    print(json.dumps({"benchmark": "controller_scale", "runs": runs}))
+    where = measured_on(("pyarrow", "pydantic"))
+    print(json.dumps({"benchmark": "controller_scale", **where, "runs": runs}))
 
 
 if __name__ == "__main__":
