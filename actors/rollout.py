@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from common.config import Full, RunConfig
 from common.data.images import ImageStore
 from common.log_lines import note_version
 from common.protocols import Engine, GenerationRequest, Tensors, Vitals
+from common.push.meeting import EngineSeat, Meeting, tell_broken
+from common.push.plan import PushPlan
 from common.records import (
     Dropped,
     LoadReport,
@@ -113,6 +116,10 @@ class RolloutWorker:
     @property
     def engine(self) -> Engine:
         """The running engine."""
+        return self._running
+
+    @property
+    def _running(self) -> VllmEngine:
         if self._engine is None:
             raise RuntimeError(
                 f"rollout worker {self._index}: expected start() before other calls, got none; call it"
@@ -175,6 +182,36 @@ class RolloutWorker:
         report = await self.engine.load_weights(manifest, tensors)
         note_version(report.version)
         return report
+
+    async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
+        """Refuse (UserError) a push that is not of this engine's model; say where the engine is."""
+        return self._running.check_push(version, plan)
+
+    async def receive(
+        self,
+        version: int,
+        plan: PushPlan,
+        meeting: Meeting,
+        first_rank: int,
+    ) -> LoadReport:
+        """Take weights from the learner in buckets; `prove` follows."""
+        from actors.weights.streamed_push import StreamedPush
+
+        push = StreamedPush(version, plan, meeting, first_rank)
+        return await self._running.receive_weights(push)
+
+    async def break_push(self, meeting: Meeting, reason: str) -> None:
+        """Tell all members of a push that one of them is gone."""
+
+        def tell() -> None:
+            tell_broken(meeting.store(), reason)
+
+        # The store may not answer at once.
+        await asyncio.to_thread(tell)
+
+    async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
+        """Prove that the engine runs what it received."""
+        return await self._running.prove(manifest, received)
 
     async def sleep(self, level: int) -> None:
         """Free the engine's GPU memory; nothing may be asked until `wake`."""

@@ -35,6 +35,9 @@ LARGEST_LOGIT = 20.0
 ANSWERS = 8
 GLOBAL_BATCH = 4
 HEAD = "lm_head.weight"
+SHARPENED = ("q_proj.weight", "k_proj.weight")
+SHARPNESS = 4.0
+"""As drawn, all tokens attend to all alike, whatever their queries and keys."""
 Push = tuple[WeightManifest, Arrays]
 
 
@@ -43,6 +46,10 @@ def build_policy(folder: Path) -> float:
     build(SIZE, folder, DTYPE)
     (file,) = folder.glob("*.safetensors")
     weights = load_file(file)
+    for name in weights:
+        if name.endswith(SHARPENED):
+            weights[name] = weights[name] * SHARPNESS
+    save_file(weights, file, metadata={"format": "pt"})
     (head,) = [name for name in weights if name.endswith(HEAD)]
     answers = answers_of(ImageStore(folder.parent / "first_images"))
     for _ in range(2):

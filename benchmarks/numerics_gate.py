@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from actors.engine.numerics_gate import Mismatch
-from benchmarks.gate_faults import FAULTS, Pushes, disguised, kept_caches, zeroed
+from benchmarks.gate_faults import (
+    FAULTS,
+    Pushes,
+    disguised,
+    kept_caches,
+    unchecked_names,
+    without_a_layer,
+    zeroed,
+)
 from benchmarks.gate_sides import (
     Push,
     Side,
@@ -187,12 +195,26 @@ async def faults(
         for name, spoil in FAULTS.items():
             outcome = await attempt(engine, disguised(now, spoil(pushes)))
             table.setdefault(name, []).append({**change, **outcome})
+        outcome = await layer_left_out(engine, now)
+        table.setdefault("layer left out", []).append({**change, **outcome})
         outcome = await attempt(engine, now)
         table.setdefault("none", []).append({**change, **outcome})
         outcome = await stale_pictures(engine, side, now, update)
         table.setdefault("stale pictures", []).append(outcome)
         said({name: rows[-1] for name, rows in table.items()})
     return table
+
+
+async def layer_left_out(engine: Any, push: Push) -> dict[str, Any]:
+    """A layer that the engine's loader gets no weights of: found by what was loaded, at any size of update."""
+    with unchecked_names(engine):
+        try:
+            await engine.load_weights(*disguised(push, without_a_layer(push[1])))
+        except Mismatch as mismatch:
+            return {"found": True, "load": round(mismatch.reading.load, 2)}
+        except Exception as error:
+            return {"found": "keep their old weights" in str(error)}
+    return {"found": False}
 
 
 async def stale_pictures(

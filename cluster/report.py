@@ -86,14 +86,14 @@ def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
             unwrapped.print(f"{policy}: {line}", style=style, markup=False)
 
 
-def print_warnings(lines: Sequence[str]) -> None:
+def print_warnings(lines: Sequence[str], label: str = "training") -> None:
     """What a run said of harm while it trained."""
     from rich.console import Console
 
     # One line in a log as well.
     console = Console(soft_wrap=True)
     for line in lines:
-        console.print(f"training, {line}", style="yellow", markup=False)
+        console.print(f"{label}, {line}", style="yellow", markup=False)
 
 
 def print_judge_quality(quality: JudgeQuality) -> None:
@@ -168,6 +168,8 @@ def print_comparison(runs: Sequence[FinishedRun]) -> None:
     )
 
     print_scorecards(compared_cards(runs))
+    for label, run in zip(labels_of(runs), runs, strict=True):
+        print_warnings(run.warnings(), f"{label}, training")
     console = Console()
     differences = config_differences(runs)
     if not differences:

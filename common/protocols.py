@@ -401,6 +401,12 @@ class TrainEngine(Protocol):
         """
         ...
 
+    def whole(
+        self, parameters: Sequence[torch.nn.Parameter]
+    ) -> AbstractContextManager[None]:
+        """All of these are whole on all ranks as long as this lasts. All ranks call it, with the same ones."""
+        ...
+
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of all trained parameters by name, whoever keeps their state."""

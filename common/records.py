@@ -304,11 +304,13 @@ class LoadReport:
         version: of the manifest.
         probe: how far its log-probs are from the learner's; None without a probe.
         seconds: how long loading took.
+        pause_s: for how long of it the engine sampled nothing.
     """
 
     version: int
     probe: ProbeReading | None
     seconds: float
+    pause_s: float = 0.0
 
     @property
     def probe_error(self) -> float | None:

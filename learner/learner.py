@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from common.config import Lora, RunConfig
 from common.data.images import ImageStore
 from common.log_lines import note_version
 from common.push.adapter import pushes_adapter
+from common.push.meeting import Meeting, Place
+from common.push.plan import PushPlan, model_digest
 from common.records import (
     Dropped,
     LogprobProbe,
@@ -63,6 +65,8 @@ from learner.publisher import (
     plain_weights,
     policy_bytes,
 )
+from learner.push.sending import PushSender
+from learner.push.source import WeightSource
 from learner.skipped_steps import SkippedSteps
 from learner.start import Start
 from learner.update import Metrics, PairTable, accumulate, reduce_tables
@@ -318,6 +322,43 @@ class Learner:
         layout = layout_of(self.model_path)
         manifest, arrays = package(version, layout, current, start, probe)
         return replace(manifest, merged_survives=survival.share), arrays
+
+    def plan_push(self) -> PushPlan:
+        """What streamed pushes of this run consist of: known without a gather."""
+        return self._push_sender.plan
+
+    def meeting_place(self, networks: Sequence[str]) -> Place:
+        """Where engines of these networks (`common.push.meeting.network_id`) find rank 0; asked of rank 0."""
+        return self._push_sender.meeting_place(networks)
+
+    @torch.no_grad()
+    def push(
+        self,
+        version: int,
+        meeting: Meeting,
+    ) -> tuple[WeightManifest | None, str]:
+        """Send the weights as they are now, LoRA merged, to all members of a meeting (collective).
+
+        Returns:
+            The manifest, on rank 0; and why the push broke off, in which case there is none.
+        """
+        probe = None if self._probe is None else self._probe.now()
+        with self.reference.parameters() as start:
+            return self._push_sender.push(version, meeting, start, probe)
+
+    @cached_property
+    def _push_sender(self) -> PushSender:
+        source = WeightSource(
+            self.policy,
+            self.models.engine,
+            layout_of(self.model_path),
+            self.config.model.tuning,
+            self.models.dtype,
+        )
+        bucket_bytes = self.config.weights.bucket_mib << 20
+        digest = model_digest(self.model_path)
+        plan = PushPlan(source.specs, bucket_bytes, digest)
+        return PushSender(source, plan, self.rank, self.models.device)
 
     def rest(self) -> None:
         """Free the GPU memory that torch keeps for later, for an engine that shares the GPU."""

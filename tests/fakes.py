@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from common.config import RunConfig
 from common.data.images import read
 from common.errors import Refused
 from common.protocols import GenerationRequest, Pulse, Sight, Tensors
+from common.push.meeting import EngineSeat, Meeting, Place, PushBroken
+from common.push.plan import PushPlan, TensorSpec
 from common.records import (
     AnswerLogprobs,
     Completion,
@@ -141,6 +144,42 @@ class LocalRuntime:
     def shutdown(self) -> None:
         for handle in self.handles.values():
             handle.stopped = True
+
+
+class FakeMeetings:
+    """Groups of pushes within this process: all members come, or none gets anything."""
+
+    def __init__(self) -> None:
+        self._num_here: Counter[str] = Counter()
+        self._sent: dict[str, asyncio.Future[Tensors | None]] = {}
+
+    async def send(self, meeting: Meeting, tensors: Tensors) -> str:
+        """Give the tensors to all others; says why not, where they do not come."""
+        sent = self._future(meeting)
+        end = time.monotonic() + meeting.timeout_s
+        while self._num_here[meeting.key] < meeting.num_members - 1:
+            if time.monotonic() > end:
+                sent.set_result(None)
+                return f"not all {meeting.num_members} members came"
+            await asyncio.sleep(0.001)
+        sent.set_result(tensors)
+        return ""
+
+    async def receive(self, meeting: Meeting) -> Tensors:
+        self._num_here[meeting.key] += 1
+        tensors = await self._future(meeting)
+        if tensors is None:
+            raise PushBroken("a member did not come")
+        return tensors
+
+    def _future(self, meeting: Meeting) -> asyncio.Future[Tensors | None]:
+        if meeting.key not in self._sent:
+            self._sent[meeting.key] = asyncio.get_running_loop().create_future()
+        return self._sent[meeting.key]
+
+
+MEETINGS = FakeMeetings()
+PLAN = PushPlan((TensorSpec("bias", "float32", (1,)),), 1 << 20, "fake")
 
 
 class FakeEngine:
@@ -264,8 +303,14 @@ class FakeEngine:
             raise RuntimeError(
                 f"version {manifest.version}: the checksum does not fit the tensors"
             )
-        self._version = manifest.version
+        self.take(manifest.version, tensors)
+        return await self.prove(manifest)
+
+    def take(self, version: int, tensors: Tensors) -> None:
+        self._version = version
         self._bias = float(tensors["bias"][0])
+
+    async def prove(self, manifest: WeightManifest) -> LoadReport:
         reading = await self._gate.prove(manifest)
         return LoadReport(manifest.version, reading, 0.0)
 
@@ -365,6 +410,20 @@ class FakeRolloutWorker:
     async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         return await self.engine.load_weights(manifest, tensors)
 
+    async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
+        assert plan == PLAN
+        return EngineSeat("here", "cpu", 1)
+
+    async def receive(
+        self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
+    ) -> LoadReport:
+        tensors = await MEETINGS.receive(meeting)
+        self.engine.take(version, tensors)
+        return LoadReport(version, None, 0.0)
+
+    async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
+        return await self.engine.prove(manifest)
+
     async def close(self) -> None:
         await self.engine.close()
 
@@ -408,6 +467,19 @@ class FakeLearner:
 
     def rest(self) -> None:
         return None
+
+    def plan_push(self) -> PushPlan:
+        return PLAN
+
+    def meeting_place(self, networks: list[str]) -> Place:
+        return Place("127.0.0.1", 1, "cpu")
+
+    async def push(
+        self, version: int, meeting: Meeting
+    ) -> tuple[WeightManifest | None, str]:
+        manifest, tensors = self.publish(version)
+        broken = await MEETINGS.send(meeting, tensors)
+        return (None if broken else manifest), broken
 
     def publish(self, version: int) -> tuple[WeightManifest, Mapping[str, Any]]:
         tensors = {"bias": np.array([float(self.weight)], dtype=np.float32)}

@@ -28,6 +28,7 @@ from actors.bdhs.vision_features import VisionFeatures, by_images
 from actors.engine.arguments import engine_arguments
 from actors.engine.causes import failure_explained, start_explained
 from actors.engine.numerics_gate import DEFAULT_LIMITS, GateLimits, NumericsGate
+from actors.engine.receiving import Receiving
 from actors.engine.requests import (
     EnginePrompt,
     PromptBuilder,
@@ -56,7 +57,7 @@ from actors.weights.sender import shared_weights
 from actors.weights.shared_memory import in_thread, sweep
 from common.chat import encoder_of
 from common.checkpoint.layout import empty_model, layout_of
-from common.config import Model, Rollout
+from common.config import Lora, Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors, Vitals
 from common.records import (
@@ -91,7 +92,7 @@ class Submitted:
     answer: tuple[int, ...] = ()
 
 
-class VllmEngine(ABC):
+class VllmEngine(Receiving, ABC):
     """Implements common.protocols.Engine over one vLLM engine; subclasses say where it runs."""
 
     def __init__(
@@ -115,6 +116,8 @@ class VllmEngine(ABC):
         self._features = VisionFeatures(encoder, dtype)
         self._builder = PromptBuilder(encoder, self._features)
         self._model_path = model.path
+        self._num_workers = rollout.engine.tensor_parallel_size
+        self._tower_is_frozen = _is_tower_frozen(model)
         self._swap_lock = asyncio.Lock()
         self._request_numbers = itertools.count()
         self._version = 0
@@ -216,31 +219,31 @@ class VllmEngine(ABC):
         started = time.perf_counter()
         self._expected.check(manifest, tensors)
         version = str(manifest.version)
-        try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                # Writing a large model takes seconds, during which requests go on.
-                in_thread(self._shared(manifest, tensors)) as path,
-                self._swap_lock,
-            ):
-                with failure_explained():
-                    echo = await self._swap(str(path), version)
-                if echo != version:
-                    raise RuntimeError(
-                        f"weights {version}: expected the engine to echo this version, got {echo}; restart it"
-                    )
-                self._version = manifest.version
-                # Adapters are on the language model only.
-                if self._adapter is None:
-                    self._features.load(tensors)
-                reading = await self._prove(manifest)
-        except TimeoutError as late:
-            raise RuntimeError(
-                f"weights {version}: expected a load within {self._timeout_s:g} s, got none; see the engine's "
-                "log or raise loop.call_timeout_s"
-            ) from late
+        async with (
+            self._load_limit(version),
+            # Writing a large model takes seconds, during which requests go on.
+            in_thread(self._shared(manifest, tensors)) as path,
+            self._swap_lock,
+        ):
+            paused = time.perf_counter()
+            with failure_explained():
+                echo = await self._swap(partial(self._load, path), version)
+            pause_s = time.perf_counter() - paused
+            self._take_version(manifest.version, echo)
+            # Adapters are on the language model only.
+            if self._adapter is None:
+                self._features.load(tensors)
+            reading = await self._prove(manifest)
         seconds = time.perf_counter() - started
-        return LoadReport(manifest.version, reading, seconds)
+        return LoadReport(manifest.version, reading, seconds, pause_s)
+
+    async def _load(self, path: Path) -> None:
+        """Load a weight file or an adapter's folder."""
+        if self._adapter is None:
+            await self._on_workers("swap_weights", str(path))
+        else:
+            await self._policy()
+            await self._load_adapter(adapter_request(path, load=True))
 
     def _shared(
         self, manifest: WeightManifest, tensors: Tensors
@@ -487,18 +490,6 @@ class VllmEngine(ABC):
     async def _abort(self, request_ids: Sequence[str]) -> None: ...
 
     @abstractmethod
-    async def _swap(
-        self,
-        path: str,
-        version: str,
-    ) -> str:
-        """Load a weight file or an adapter's folder between two steps; drop prefix, multimodal and encoder caches.
-
-        Returns:
-            The weight version that the engine then reports.
-        """
-
-    @abstractmethod
     async def sleep(self, level: int) -> None:
         """Free the GPU memory and drop all caches; see `Engine.sleep`. Requests that come before `wake` wait."""
 
@@ -508,3 +499,10 @@ class VllmEngine(ABC):
 
     @abstractmethod
     async def close(self) -> None: ...
+
+
+def _is_tower_frozen(model: Model) -> bool:
+    """Whether no push changes the vision encoder."""
+    if isinstance(model.tuning, Lora):
+        return "vision" not in model.tuning.sides
+    return model.freeze_vision

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import save_file
 
 from actors.vllm_api import LoRARequest, MaxLoRARanks, current_platform
-from actors.weights.sender import prepare
+from actors.weights.sender import write_checked
 from actors.weights.shared_memory import shared_folder
 from common.config import Lora, Model, Rollout
 from common.errors import UserError
@@ -155,6 +155,7 @@ def _write(
     config: str,
     folder: Path,
 ) -> None:
-    prepare(manifest, tensors)
     (folder / "adapter_config.json").write_text(config)
-    save_file(from_arrays(tensors), folder / "adapter_model.safetensors")
+    path = folder / "adapter_model.safetensors"
+    write = partial(save_file, from_arrays(tensors), path)
+    write_checked(manifest, tensors, [write])

@@ -17,7 +17,7 @@ from cluster.run.training_data import ROWS, TrainingData, load_training_data
 from cluster.runtime.clients import RolloutClient, Workers
 from cluster.runtime.placement import Bundle
 from cluster.signals import EndRequests, Interrupted
-from cluster.supervision.seat import Seat
+from cluster.supervision.seat import Seat, WorkerLost
 from common.chat import encoder_of
 from common.config import Lora, RunConfig
 from common.errors import Halted, RunFailed, UserError, plain_message
@@ -126,11 +126,9 @@ class Experiment:
                         await self._crew.restart_learner(lost, workers)
                     await self._run_loop(data, workers)
                     break
-                except (Halted, RunFailed):
-                    raise
-                except Exception:
+                except Exception as error:
                     self._loop = None
-                    lost = await self._crew.lost_rank()
+                    lost = await self._lost_rank(error)
                     if lost is None:
                         raise
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
@@ -152,6 +150,14 @@ class Experiment:
         with self._recorder.training(self.config.learner, loop.state.step):
             await loop.run(validate)
         loop.record_unused()
+
+    async def _lost_rank(self, error: Exception) -> Seat | None:
+        """The rank whose loss stopped the training; None where something else did."""
+        if isinstance(error, Halted):
+            return None
+        if isinstance(error, RunFailed) and not isinstance(error, WorkerLost):
+            return None
+        return await self._crew.lost_rank()
 
     def _end(self, reason: Interrupted) -> None:
         """A signal asks for an end."""

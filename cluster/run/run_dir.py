@@ -73,7 +73,6 @@ class RunDir:
         self._lock = FolderLock(self.path, "run.dir")
         try:
             self._take_over(resolved, resume)
-            self._sweep()
         except BaseException:
             self._lock.close()
             raise
@@ -154,9 +153,12 @@ class RunDir:
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, None when there is none. Damaged ones newer than it are renamed `damaged_*`.
 
+        None may be written meanwhile: what looks so was left by a process or rank that is gone, and goes.
+
         Raises:
             UserError: all are damaged.
         """
+        self._sweep()
         # A kill may have come between the two renames that replace `policy/`.
         recover_directory(self.policy)
         damaged: list[Path] = []

@@ -92,7 +92,7 @@ class Supervisor:
         assert isinstance(handle, Seat)
         del self.seats[handle.name]
         self._end_tasks_of(handle)
-        handle.is_up = False
+        handle.go_down("it was stopped")
         # One that was lost is stopped already.
         with suppress(RuntimeError):
             self._runtime.stop(handle.handle)
@@ -124,8 +124,7 @@ class Supervisor:
         """The worker of this number is lost; again does nothing."""
         if number != seat.number or not seat.is_up:
             return
-        seat.is_up = False
-        seat.cause = cause
+        seat.go_down(cause)
         if seat.revive is not None:
             self._replacing[seat] = asyncio.create_task(self._replace(seat))
         else:
@@ -175,7 +174,7 @@ class Supervisor:
         pause_s = self._grant(lost)
         burials = []
         for seat in seats:
-            seat.is_up = False
+            seat.go_down(lost.cause)
             burials.append(self._runtime.bury(seat.handle, seat.last_pulse))
         await asyncio.gather(*burials)
         await asyncio.sleep(pause_s)
@@ -188,7 +187,7 @@ class Supervisor:
 
     async def open(self, seat: Seat) -> None:
         """The new worker of a seat may be asked."""
-        seat.is_up = True
+        seat.go_up()
         await seat.fault()
         self.write_roster()
         async with self._changed:
@@ -197,7 +196,7 @@ class Supervisor:
     async def renew(self, seat: Seat) -> None:
         """Replace a worker that is well, because those that it asks are others now."""
         assert seat.revive is not None
-        seat.is_up = False
+        seat.go_down("it is renewed")
         await self._runtime.bury(seat.handle, seat.last_pulse)
         await seat.revive(seat.refill())
         await self.open(seat)

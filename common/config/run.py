@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -16,6 +16,7 @@ from common.config.model import Lora, Model
 from common.config.reward import Reward
 from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
+from common.config.weights import Weights
 from common.push.adapter import pushes_adapter
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
@@ -166,8 +167,20 @@ class RunConfig(Section):
     learner: Learner = Learner()
     mixture: Mixture = Mixture()
     loop: Loop = Loop()
+    weights: Weights = Weights()
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
+
+    @property
+    def pushes_adapter(self) -> bool:
+        """Whether engines get the adapter of a LoRA policy alone."""
+        return pushes_adapter(self.model, self.rollout)
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether an engine and the ranks beside it hold their weights on the same GPUs."""
+        shares = self.cluster.placement == "colocated"
+        return shares and self.rollout.num_gpus > 0
 
     @property
     def judged_source(self) -> str:
@@ -212,6 +225,25 @@ class RunConfig(Section):
                 f"checkpoint.interval must be a multiple of loop.publish_interval, got {self.checkpoint.interval} and "
                 f"{self.loop.publish_interval}; change one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _transport_is_there(self) -> RunConfig:
+        """Refuse a transport that this run's machines lack, and let it say what of a LoRA policy is pushed."""
+        transport = self.weights.transport
+        if transport == "auto":
+            return self
+        if transport == "ipc" and not self.shares_gpus:
+            _refuse_transport(self, "engines and ranks on shared GPUs")
+        tuning = self.model.tuning
+        if not isinstance(tuning, Lora):
+            if transport == "adapter":
+                _refuse_transport(self, "model.tuning.kind = lora")
+            return self
+        pushed = "adapter" if transport == "adapter" else "merged"
+        model = _pushing(self.model, tuning, pushed, transport)
+        # The section is frozen for everybody else.
+        object.__setattr__(self, "model", model)
         return self
 
     @model_validator(mode="after")
@@ -262,6 +294,29 @@ class RunConfig(Section):
                 "set data.offline.path (python -m cluster.generate bdhs writes one) or online_fraction = 1"
             )
         return self
+
+
+def _refuse_transport(config: RunConfig, needed: str) -> NoReturn:
+    there = ["broadcast", "object_store"]
+    if isinstance(config.model.tuning, Lora):
+        there.insert(0, "adapter")
+    if config.shares_gpus:
+        there.append("ipc")
+    raise ValueError(
+        f"weights.transport expects one that this run has ({', '.join(there)}), got {config.weights.transport}, which "
+        f"needs {needed}; take one of them"
+    )
+
+
+def _pushing(model: Model, tuning: Lora, pushed: str, transport: str) -> Model:
+    """The model section with what the transport carries (ValueError when it says otherwise itself)."""
+    if "push" in tuning.model_fields_set and tuning.push not in ("auto", pushed):
+        raise ValueError(
+            f"weights.transport = {transport} carries {pushed} weights, got model.tuning.push = {tuning.push}; leave "
+            "one of them out"
+        )
+    changed = Lora.model_validate({**tuning.model_dump(), "push": pushed})
+    return model.model_copy(update={"tuning": changed})
 
 
 def _check_colocated(rollout: Rollout, learner: Learner) -> None:

@@ -280,15 +280,23 @@ def merge_lora(
     for peft_name, weight in weights.items():
         if is_adapter(peft_name):
             continue
-        name = peft_name.removeprefix(_LORA_PREFIX)
-        name = name.replace(".base_layer.", ".")
+        name, name_of_a, name_of_b = plain_name(peft_name)
+        assert name is not None, "no adapter's"
         base[name] = weight
         merged[name] = weight
-        layer = peft_name.removesuffix(_LORA_BASE)
-        if layer + _LORA_A in weights:
-            a, b = weights[layer + _LORA_A], weights[layer + _LORA_B]
+        if name_of_a in weights:
+            a, b = weights[name_of_a], weights[name_of_b]
             merged[name] = merged_weight(weight, a, b, scale, survival)
     return merged, base
+
+
+def plain_name(peft_name: str) -> tuple[str | None, str, str]:
+    """A parameter's name in the Hugging Face model, and the names of its layer's adapter; None for an adapter's."""
+    if is_adapter(peft_name):
+        return None, "", ""
+    layer = peft_name.removesuffix(_LORA_BASE)
+    name = peft_name.removeprefix(_LORA_PREFIX).replace(".base_layer.", ".")
+    return name, layer + _LORA_A, layer + _LORA_B
 
 
 def is_adapter(name: str) -> bool:
@@ -315,12 +323,17 @@ def adapter_norm(weights: Weights, tuning: Lora) -> float:
         if not name.endswith(_LORA_A):
             continue
         layer = name.removesuffix(_LORA_A)
-        a = weight.double()
-        b = weights[layer + _LORA_B].double()
+        b = weights[layer + _LORA_B].float()
+        largest = float(b.abs().max())
+        if largest == 0:
+            continue
+        a = weight.float()
+        # The squares of a young adapter's values are zero in float32.
+        b = b / largest
         # [r, r] both
-        b_gram = b.T @ b
-        a_gram = a @ a.T
-        total += float((b_gram * a_gram).sum())
+        b_gram = (b.T @ b).double()
+        a_gram = (a @ a.T).double()
+        total += largest**2 * float((b_gram * a_gram).sum())
     # Rounding may leave a sum of squares a little below zero.
     norm = math.sqrt(max(total, 0.0))
     return tuning.alpha / tuning.r * norm

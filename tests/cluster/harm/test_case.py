@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 BATCH = 32
 STEPS = 20
-NUM_PAIRS = 320
+NUM_PAIRS = 256
 
 
 @pytest.fixture(scope="module")

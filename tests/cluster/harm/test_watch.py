@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.evaluation.finished_run import read_run
-from cluster.report import print_report
+from cluster.report import print_comparison, print_report
 from cluster.run.auditing import audit
 from common.metrics import read_lines
 from common.records import Dropped, PreferencePair, StepResult
@@ -60,6 +60,8 @@ def test_a_run_says_it_in_the_log_the_journal_and_the_report(
     capsys.readouterr()
     print_report(run_dir)
     assert f"training, {said[0]}" in capsys.readouterr().out
+    print_comparison([read_run(run_dir)])
+    assert f"A run, training, {said[0]}" in capsys.readouterr().out
 
 
 def test_groups_are_in_the_metrics(tmp_path: Path) -> None:

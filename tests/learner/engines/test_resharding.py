@@ -13,7 +13,6 @@ import torch
 from common.data.images import ImageStore
 from learner.checkpoint.header import read_header
 from learner.checkpoint.stretches import MASTER, MOMENTS, SavedStretches
-from tests.learner.engines.test_ranks import free_port, spawn
 from tests.learner.helpers import (
     assert_same_weights,
     make_pairs,
@@ -23,6 +22,7 @@ from tests.learner.helpers import (
     weights_of,
     written,
 )
+from tests.learner.rank_processes import free_port, spawn
 from tests.learner.reshard_worker import STEPS, STEPS_BEFORE
 from tests.real_runs import pickles_in
 
