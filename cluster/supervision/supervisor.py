@@ -21,7 +21,7 @@ from typing import Protocol
 from cluster.supervision.heartbeat import first_fault, pulse_within
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.roster import write_roster
-from cluster.supervision.seat import Revive, Seat, Spawn, WorkerLost
+from cluster.supervision.seat import Revive, Seat, Spawn
 from common.errors import RunFailed, plain_message
 from common.protocols import Handle, Runtime
 
@@ -188,10 +188,14 @@ class Supervisor:
     async def open(self, seat: Seat) -> None:
         """The new worker of a seat may be asked."""
         seat.go_up()
-        await seat.fault()
-        self.write_roster()
+        await self._announce(seat)
+
+    async def _announce(self, seat: Seat) -> None:
+        """Tell those who wait that a seat is up, and write down who sits there."""
         async with self._changed:
             self._changed.notify_all()
+        await seat.fault()
+        self.write_roster()
 
     async def renew(self, seat: Seat) -> None:
         """Replace a worker that is well, because those that it asks are others now."""
@@ -211,11 +215,11 @@ class Supervisor:
                 await self._changed.wait_for(lambda: seat.is_up)
 
     async def _replace(self, seat: Seat) -> None:
-        """Put another worker into a seat, until one is well."""
+        """Put another worker into a seat, again until one is well."""
         begun = time.monotonic()
-        assert seat.revive is not None
-        while not seat.is_up:
-            cause, output = seat.cause, seat.log
+        cause, output = seat.cause, seat.log
+        is_well = False
+        while not is_well:
             try:
                 pause_s = self._grant(seat)
             except RunFailed as failure:
@@ -223,42 +227,37 @@ class Supervisor:
                 return
             await self._runtime.bury(seat.handle, seat.last_pulse)
             await asyncio.sleep(pause_s)
-            try:
-                await self._bring_up(seat)
-            except WorkerLost:
-                continue
-            except Exception as error:
-                seat.cause = seat.handle.death(error) or plain_message(error)
-                continue
-            # Nothing is awaited in between: the next publish takes this worker along.
-            await self.open(seat)
-            seconds = time.monotonic() - begun
-            log.warning("%s is back after %.1f s", seat.name, seconds)
-            self._diary.restart(seat.name, cause, output, seconds)
+            is_well = await self._bring_up(seat)
+        seconds = time.monotonic() - begun
+        log.warning("%s is back after %.1f s", seat.name, seconds)
+        self._diary.restart(seat.name, cause, output, seconds)
+        await self._announce(seat)
 
-    async def _bring_up(self, seat: Seat) -> None:
-        """Start another worker, as the first one was; one that hangs meanwhile is noticed as well.
-
-        Raises:
-            Exception: it did not come up.
-        """
-        assert seat.revive is not None
-        await self._runtime.make_room(seat.name)
-        handle = seat.refill()
+    async def _bring_up(self, seat: Seat) -> bool:
+        """Start another worker, as the first one was; False when it did not come up, whose cause the seat then has."""
+        handle = seat.handle
         try:
+            await self._runtime.make_room(seat.name)
+            handle = seat.refill()
             # The first one takes as long as a process does to start.
             seat.note(await pulse_within(handle, self._start_limit_s))
+            seat.cause = await self._revive(seat, handle)
         except TimeoutError:
             seat.cause = f"its process did not start within {self._start_limit_s:g} s"
-            raise WorkerLost(seat) from None
-        revival = asyncio.ensure_future(seat.revive(handle))
+        except Exception as error:
+            seat.cause = handle.death(error) or plain_message(error)
+        return not seat.cause
+
+    async def _revive(self, seat: Seat, handle: Handle) -> str:
+        """Bring a new worker to where it may be asked; returns why it hangs or has died meanwhile, or ""."""
+        revival = asyncio.create_task(_revive_and_go_up(seat, handle))
         watch = asyncio.create_task(first_fault(handle, self.limit_s, seat.note))
         try:
             await asyncio.wait({revival, watch}, return_when=asyncio.FIRST_COMPLETED)
             if not revival.done():
-                seat.cause = watch.result()
-                raise WorkerLost(seat)
+                return watch.result()
             await revival
+            return ""
         finally:
             revival.cancel()
             watch.cancel()
@@ -280,3 +279,10 @@ class Supervisor:
             task = tasks.pop(seat, None)
             if task is not None:
                 task.cancel()
+
+
+async def _revive_and_go_up(seat: Seat, handle: Handle) -> None:
+    assert seat.revive is not None
+    await seat.revive(handle)
+    # Nothing is awaited in between: it is up before the next publish asks who is.
+    seat.go_up()
