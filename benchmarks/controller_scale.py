@@ -59,6 +59,8 @@ def run_config(
         "learner.num_steps": max(20, arguments.pairs // batch),
         "learner.global_batch": batch,
         "loop.max_staleness": arguments.staleness,
+        # The one whose manifest and tensors are two references.
+        "weights.transport": "object_store",
         "checkpoint.interval": arguments.checkpoint_interval,
     }
     return load_config(None, [f"--{key}={value}" for key, value in settings.items()])
