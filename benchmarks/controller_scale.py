@@ -110,7 +110,9 @@ class Meter:
 
     async def validate(self, step: int) -> None:
         """Called in the place of a validation."""
-        if step * QUARTERS >= self.num_steps * (len(self.rss_mb) + 1):
+        # The first note is from before the run, the last one from behind it.
+        num_quarters = len(self.rss_mb)
+        if num_quarters < QUARTERS and step * QUARTERS >= self.num_steps * num_quarters:
             self.note()
 
     def note(self) -> None:
