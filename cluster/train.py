@@ -17,8 +17,8 @@ from cluster.entry import (
     parse_line,
 )
 from cluster.runtime.placement import describe, missing_models, plan
+from common.command_line.log_lines import start_lines
 from common.config.overrides import describe_keys, load_config
-from common.log_lines import start_lines
 
 if TYPE_CHECKING:
     from cluster.run.run_dir import RunDir

@@ -20,9 +20,9 @@ import torch
 
 from common.chat import ChatEncoder, encoder_of
 from common.checkpoint.layout import layout_of
+from common.command_line.log_lines import note_version
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
-from common.log_lines import note_version
 from common.push.adapter import pushes_adapter
 from common.push.meeting import Meeting, Place
 from common.push.plan import PushPlan, model_digest

@@ -55,10 +55,10 @@ from cluster.runtime.clients import Workers
 from cluster.sampling.prompt_sampler import restore
 from cluster.sampling.staleness import staleness
 from cluster.weights.engine_weights import EngineWeights
+from common.command_line.log_lines import note_version
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
-from common.log_lines import note_version
 from common.records import (
     LogprobProbe,
     PreferencePair,

@@ -19,8 +19,8 @@ from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
 from cluster.runtime.placement import plan
 from cluster.runtime.ray_runtime import RayRuntime
+from common.command_line.log_lines import start_lines
 from common.config.overrides import load_config
-from common.log_lines import start_lines
 from tests.chaos.light_workers import LightEngine, LightJudge, LightLearner
 
 

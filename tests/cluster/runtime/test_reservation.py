@@ -20,6 +20,7 @@ class FakeRay:
     def __init__(self, **cpus: float) -> None:
         self.cpus = dict(cpus)
         self.groups: list[dict[str, float]] = []
+        self._names: set[str] = set()
         strategies = SimpleNamespace(
             PlacementGroupSchedulingStrategy=lambda group, placement_group_bundle_index: (
                 group.nodes[placement_group_bundle_index]
@@ -59,6 +60,9 @@ class FakeRay:
     def _group(
         self, resources: Any, strategy: str, name: str, bundle_label_selector: Any
     ) -> Any:
+        # Ray does not take a name twice, also when the node of the first has left.
+        assert name not in self._names
+        self._names.add(name)
         nodes = [selector["ray.io/node-id"] for selector in bundle_label_selector]
         taken: dict[str, float] = {}
         for node_id, wanted in zip(nodes, resources, strict=True):
