@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Sequence
@@ -10,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from common.config import RunConfig
+from common.config import Full, RunConfig
 from common.data.images import ImageStore
+from common.log_lines import note_version
 from common.protocols import Engine, GenerationRequest, Tensors, Vitals
+from common.push.meeting import EngineSeat, Meeting, tell_broken
+from common.push.plan import PushPlan
 from common.records import (
     Dropped,
     LoadReport,
+    LogprobProbe,
     Message,
     Part,
     PreferencePair,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     WeightManifest,
@@ -50,10 +56,11 @@ class RolloutWorker:
     ) -> None:
         self._config = config
         self._index = index
-        # Evaluation starts workers of this class on an exported checkpoint.
         self._model = config.model
         if model_path is not None:
-            self._model = config.model.model_copy(update={"path": model_path})
+            # An exported checkpoint, whose weights have the adapter merged in: none runs beside them.
+            exported = {"path": model_path, "tuning": Full()}
+            self._model = config.model.model_copy(update=exported)
         self._engine: VllmEngine | None = None
         self._bdhs: OnlineBdhsSampler | None = None
 
@@ -74,13 +81,14 @@ class RolloutWorker:
         torch.set_num_threads(num_threads)
         # Only now: vLLM reads the number of threads when it is imported.
         from actors.engine.factory import make_engine
+        from actors.engine.numerics_gate import GateLimits
         from actors.vllm_api import VERSION, current_platform
 
         engine = make_engine(
             self._model,
             config.rollout,
             seed=derive_seed(config.run.seed, "rollout", self._index),
-            probe_tolerance=config.loop.probe_tolerance,
+            gate=GateLimits.of(config.loop),
             timeout_s=config.loop.call_timeout_s,
             sleeps=config.cluster.placement == "colocated",
         )
@@ -108,6 +116,10 @@ class RolloutWorker:
     @property
     def engine(self) -> Engine:
         """The running engine."""
+        return self._running
+
+    @property
+    def _running(self) -> VllmEngine:
         if self._engine is None:
             raise RuntimeError(
                 f"rollout worker {self._index}: expected start() before other calls, got none; call it"
@@ -157,13 +169,49 @@ class RolloutWorker:
         encoder = self._engine.encoder
         return [encoder.encode_response(answer) for answer in answers]
 
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """Measure how far engine and learner are apart while both hold the start policy."""
+        return await self.engine.calibrate(probe)
+
     async def load(
         self,
         manifest: WeightManifest,
         tensors: Tensors,
     ) -> LoadReport:
         """Swap the engine's weights and prove them."""
-        return await self.engine.load_weights(manifest, tensors)
+        report = await self.engine.load_weights(manifest, tensors)
+        note_version(report.version)
+        return report
+
+    async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
+        """Refuse (UserError) a push that is not of this engine's model; say where the engine is."""
+        return self._running.check_push(version, plan)
+
+    async def receive(
+        self,
+        version: int,
+        plan: PushPlan,
+        meeting: Meeting,
+        first_rank: int,
+    ) -> LoadReport:
+        """Take weights from the learner in buckets; `prove` follows."""
+        from actors.weights.streamed_push import StreamedPush
+
+        push = StreamedPush(version, plan, meeting, first_rank)
+        return await self._running.receive_weights(push)
+
+    async def break_push(self, meeting: Meeting, reason: str) -> None:
+        """Tell all members of a push that one of them is gone."""
+
+        def tell() -> None:
+            tell_broken(meeting.store(), reason)
+
+        # The store may not answer at once.
+        await asyncio.to_thread(tell)
+
+    async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
+        """Prove that the engine runs what it received."""
+        return await self._running.prove(manifest, received)
 
     async def sleep(self, level: int) -> None:
         """Free the engine's GPU memory; nothing may be asked until `wake`."""

@@ -39,6 +39,7 @@ from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from vllm.model_executor.models.llava import LlavaImageEmbeddingInputs
 from vllm.model_executor.models.llava_next import LlavaNextImageEmbeddingInputs
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -94,6 +95,7 @@ __all__ = [
     "allow_compile",
     "current_platform",
     "finalize_layerwise_reload",
+    "get_layerwise_info",
     "initialize_layerwise_reload",
     "parse_model_prompt",
     "register_model_loader",

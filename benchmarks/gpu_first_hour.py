@@ -73,7 +73,6 @@ ON_GPUS = {
     "learner.num_cpus": 4,
     "learner.gradient_checkpointing": "true",
     "learner.micro_batch": 1,
-    "loop.probe_tolerance": 0.2,
     "loop.call_timeout_s": 1800,
 }
 LONG_7B = replace(SIZES["7b"], prompt_words=1000, completion_tokens=512)

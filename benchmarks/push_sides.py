@@ -15,9 +15,9 @@ from common.config import Lora
 
 if TYPE_CHECKING:
     import torch
-    from common.push.meeting import Meeting
 
     from common.protocols import Tensors
+    from common.push.meeting import Meeting
     from common.push.plan import PushPlan
     from common.records import WeightManifest
 
@@ -119,7 +119,7 @@ class Streamer:
         self._rank = rank
         self._tensors = random_weights(num_bytes, WHOLE)
         specs = [TensorSpec(name, "bfloat16", WHOLE) for name in self._tensors]
-        self._plan: PushPlan = PushPlan(tuple(specs), bucket_bytes)
+        self._plan: PushPlan = PushPlan(tuple(specs), bucket_bytes, "random")
         self._place: Any = None
 
     def ready(self) -> None:
@@ -135,6 +135,7 @@ class Streamer:
     def raw(self, meeting: Meeting) -> float:
         """Seconds of torch's own broadcast over gloo of all weights, one matrix after another."""
         import torch
+
         from common.push.meeting import join
 
         group = join(meeting, self._rank, self._store(meeting), torch.device("cpu"))
@@ -148,6 +149,7 @@ class Streamer:
     def push(self, meeting: Meeting) -> Stages:
         """One push, from coming together to the last bucket."""
         import torch
+
         from common.push.meeting import join
 
         device = torch.device("cpu")

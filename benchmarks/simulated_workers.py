@@ -98,7 +98,7 @@ class SimulatedEngine:
     ) -> tuple[float, LoadReport]:
         """Hold new weights at once."""
         self._version = manifest.version
-        return 0.0, LoadReport(manifest.version, 0.0, 0.0)
+        return 0.0, LoadReport(manifest.version, None, 0.0)
 
 
 class SimulatedJudge:

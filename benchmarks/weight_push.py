@@ -1,7 +1,7 @@
 """How fast weights get from the learner to the engines: `python -m benchmarks.weight_push [--sizes 0.1 1]`.
 
-Seconds from the call of a push until all receivers have the checked weights where an engine loads them from, against the
-plainest way to move the same bytes in the same run, taken in turns with the pushes:
+Seconds from the call of a push until all receivers have the checked weights where an engine loads them from, against
+the plainest way to move the same bytes in the same run, taken in turns with the pushes:
 
     object_store, adapter   a copy into fresh memory, by one thread
     broadcast               torch.distributed's broadcast over gloo to as many receivers, of one matrix after another
@@ -21,10 +21,10 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.measured_on import measured_on
 from benchmarks.push_plot import draw
 from benchmarks.push_sides import (
     ADAPTER,
@@ -37,6 +37,7 @@ from benchmarks.push_sides import (
 )
 from cluster.runtime.ray_runtime import RayRuntime
 from common.config import Cluster, Lora
+from common.config.weights import Weights
 
 GB = 1e9
 WARM_UP = 2
@@ -44,8 +45,6 @@ GOALS = {"object_store": 0.5, "adapter": 0.5, "broadcast": 0.7}
 """Least speed, as a share of the plain way's."""
 MAX_GROWTH = 1.3
 """Of the time of a push, from one engine to the most."""
-BUCKET_BYTES = 32 << 20
-"""`weights.bucket_mib`."""
 
 
 class Side(Protocol):
@@ -136,22 +135,32 @@ class StoreSide:
 class BroadcastSide:
     """In buckets over gloo."""
 
-    def __init__(self, runtime: RayRuntime, num_bytes: int, max_engines: int) -> None:
+    def __init__(
+        self,
+        runtime: RayRuntime,
+        num_bytes: int,
+        max_engines: int,
+        bucket_bytes: int,
+    ) -> None:
         self._actors = Actors(runtime)
         self._num_bytes = num_bytes
+        self._bucket_bytes = bucket_bytes
         self._max_engines = max_engines
         self._members: list[Any] = []
         self._numbers = itertools.count()
 
     async def start(self) -> None:
         for rank in range(1 + self._max_engines):
-            member = self._actors.spawn(Streamer, self._num_bytes, BUCKET_BYTES, rank)
+            member = self._actors.spawn(
+                Streamer, self._num_bytes, self._bucket_bytes, rank
+            )
             self._members.append(member)
         self._place = await self._members[0].call("place")
         await asyncio.gather(*[member.call("ready") for member in self._members])
 
     async def raw(self, num_engines: int) -> float:
-        return max(await self._call("raw", num_engines))
+        seconds: list[float] = await self._call("raw", num_engines)
+        return max(seconds)
 
     async def push(self, num_engines: int) -> Stages:
         return slowest(await self._call("push", num_engines))
@@ -177,11 +186,13 @@ def slowest(stages: Sequence[Stages]) -> Stages:
 
 
 def side_of(
-    transport: str, runtime: RayRuntime, num_bytes: int, max_engines: int
+    transport: str, args: argparse.Namespace, runtime: RayRuntime, num_bytes: int
 ) -> Side:
     """The ends of a transport."""
+    max_engines = max(args.engines)
     if transport == "broadcast":
-        return BroadcastSide(runtime, num_bytes, max_engines)
+        bucket_bytes = args.bucket_mib << 20
+        return BroadcastSide(runtime, num_bytes, max_engines, bucket_bytes)
     tuning = Lora() if transport == "adapter" else None
     return StoreSide(runtime, num_bytes, max_engines, tuning)
 
@@ -191,7 +202,7 @@ async def measure(args: argparse.Namespace, runtime: RayRuntime) -> dict[str, An
     rows = []
     for transport, size in itertools.product(args.transports, args.sizes):
         num_bytes = round(size * GB)
-        side = side_of(transport, runtime, num_bytes, max(args.engines))
+        side = side_of(transport, args, runtime, num_bytes)
         try:
             await side.start()
             for num_engines in args.engines:
@@ -255,7 +266,6 @@ def summary(args: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, A
             "most_growth": round(max(growths), 2),
             "growth_goal": MAX_GROWTH,
         }
-    versions = {package: metadata.version(package) for package in ("torch", "ray")}
     return {
         "benchmark": "weight_push",
         "transports": against_goals,
@@ -263,7 +273,7 @@ def summary(args: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, A
         "repeats": args.repeats,
         "cores": len(os.sched_getaffinity(0)),
         "load": [round(load, 1) for load in os.getloadavg()],
-        "versions": versions,
+        **measured_on(["torch", "ray"]),
     }
 
 
@@ -277,6 +287,8 @@ def main() -> None:
     add("--sizes", nargs="+", type=float, default=[0.1, 0.5, 1.0], help="GB")
     add("--engines", nargs="+", type=int, default=[1, 2, 4])
     add("--repeats", type=int, default=5)
+    bucket_mib = Weights().bucket_mib
+    add("--bucket-mib", type=int, default=bucket_mib, help="of broadcast")
     add("--plot", type=Path, help="an SVG file")
     args = parser.parse_args()
     runtime = RayRuntime(Cluster(), push_bytes=max(args.sizes) * GB)

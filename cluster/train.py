@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from cluster.entry import (
 )
 from cluster.runtime.placement import describe, missing_models, plan
 from common.config.overrides import describe_keys, load_config
+from common.log_lines import start_lines
 
 if TYPE_CHECKING:
     from cluster.run.run_dir import RunDir
@@ -29,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0 on success, 1 on a failed run, 2 on bad input, 130 when interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     options, overrides = parse_line(_parser(), words)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+    start_lines("controller")
 
     def call() -> int:
         if options.auto_resume:

@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SMALLEST_ROOM = 1 << 20
-"""Bytes; a disk with less is full to anything that writes weights."""
-
 
 def expand_home(text: str) -> str:
     """A path as a person means it, with `~` and `~name` for home folders.
@@ -49,30 +46,16 @@ def writing(path: Path) -> Iterator[None]:
             error.filename, error.filename2 = str(path), None
         raise
     except Exception as error:
-        number = _errno_in(str(error), path)
+        number = _errno_in(str(error))
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def _errno_in(message: str, path: Path) -> int | None:
-    """The system's error that a library tells of in words, None where it is about something else."""
-    # safetensors, as Rust prints it.
+def _errno_in(message: str) -> int | None:
+    """The system's error that safetensors tells of in Rust's words, None where it is about something else."""
     numbered = re.search(r"\(os error (\d+)\)", message)
-    if numbered:
-        return int(numbered.group(1))
-    # torch.save does not say why; where no room is left, that is why.
-    is_torch = "PytorchStreamWriter" in message or "file write failed" in message
-    if is_torch and shutil.disk_usage(_existing(path)).free < SMALLEST_ROOM:
-        return errno.ENOSPC
-    return None
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    while not path.exists():
-        path = path.parent
-    return path
+    return int(numbered.group(1)) if numbered else None
 
 
 def check_output_file(path: Path) -> None:

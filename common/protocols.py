@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from common.records import (
     Dropped,
     LoadReport,
+    LogprobProbe,
     PreferencePair,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     Verdict,
@@ -124,6 +126,14 @@ class Engine(Protocol):
         answers: Sequence[tuple[Prompt, str]],
     ) -> list[tuple[float, ...] | Dropped]:
         """Log-probs (nats) of the tokens of whole answers, end-of-sequence token included; one result per answer."""
+        ...
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far its log-probs are from the learner's while both hold the start policy.
+
+        Raises:
+            RuntimeError: so far that it holds another model.
+        """
         ...
 
     async def load_weights(
@@ -391,6 +401,12 @@ class TrainEngine(Protocol):
         """
         ...
 
+    def whole(
+        self, parameters: Sequence[torch.nn.Parameter]
+    ) -> AbstractContextManager[None]:
+        """All of these are whole on all ranks as long as this lasts. All ranks call it, with the same ones."""
+        ...
+
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of all trained parameters by name, whoever keeps their state."""
@@ -519,6 +535,10 @@ class Runtime(Protocol):
 
     def survey_nodes(self, nonce_file: str) -> Mapping[str, Awaitable[Sight]]:
         """What every node of the run sees of this file, by the name of an actor that will be there."""
+        ...
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Let whoever watches the cluster see metrics of the run."""
         ...
 
     def stop(self, handle: Handle) -> None: ...

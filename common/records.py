@@ -18,9 +18,9 @@ Where something cannot be used, a `Dropped` with the reason takes its place, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 FinishReason = Literal["stop", "length"]
 
@@ -217,15 +217,59 @@ class SideLogps:
 
 
 @dataclass(frozen=True, slots=True)
-class LogprobProbe:
-    """The learner's log-probs (nats) of one response, one per token, under the weights it publishes.
-
-    The engine scores the same response after a push. Equal values prove that it runs the same weights.
-    """
+class ProbeAnswer:
+    """An answer to a prompt of the run's own data, or its beginning, that learner and engines both score."""
 
     prompt: Prompt
     token_ids: tuple[int, ...]
-    token_logprobs: tuple[float, ...]
+
+
+LIKELIEST = 8
+"""How many of the likeliest tokens a probe knows at every place of an answer."""
+TokenLogprobs: TypeAlias = Mapping[int, float]
+"""Log-probs (nats) by token id at one place of an answer: of its likeliest tokens, and of the one that stands there."""
+AnswerLogprobs: TypeAlias = Sequence[TokenLogprobs]
+"""One entry per token of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobProbe:
+    """What the learner makes of a few answers; an engine scores the same ones after a push.
+
+    Attributes:
+        answers: what is scored.
+        logprobs: under the learner's weights of this moment, one entry per answer.
+    """
+
+    answers: tuple[ProbeAnswer, ...]
+    logprobs: tuple[AnswerLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReading:
+    """How far an engine's log-probs of the probe are from the learner's (nats).
+
+    "abs" is |engine - learner| at the tokens of the answers. "kl" is KL(learner || engine) at their places, over the
+    likeliest tokens and one bucket for all others, which is at most the whole one.
+
+    Attributes:
+        abs_mean, kl_mean: over all tokens of all answers.
+        abs_worst, kl_worst: the largest mean of one answer: what a mean over many answers would hide.
+        abs_max, kl_max: of one token.
+        load: the largest share of its limit that one of the first four has; above 1 the push is refused.
+        warning: what a person should hear of a push that is taken; "" for nothing.
+        seconds: how long the engine took to score the answers.
+    """
+
+    abs_mean: float
+    kl_mean: float
+    abs_worst: float
+    kl_worst: float
+    abs_max: float
+    kl_max: float
+    load: float = 0.0
+    warning: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +283,8 @@ class WeightManifest:
         num_bytes: of all of them.
         change_norm: L2 norm of the difference from the start policy; 0 only when nothing was trained.
         probe: what an engine proves the weights with.
+        merged_survives: the share of a LoRA update that merging into the weights' dtype leaves of it
+            (`learner.model.merging`); None where nothing is merged.
     """
 
     version: int
@@ -247,6 +293,7 @@ class WeightManifest:
     num_bytes: int
     change_norm: float
     probe: LogprobProbe | None = None
+    merged_survives: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +302,20 @@ class LoadReport:
 
     Attributes:
         version: of the manifest.
-        probe_error: max |engine - learner| over the probe's token log-probs (nats); None without a probe.
+        probe: how far its log-probs are from the learner's; None without a probe.
         seconds: how long loading took.
+        pause_s: for how long of it the engine sampled nothing.
     """
 
     version: int
-    probe_error: float | None
+    probe: ProbeReading | None
     seconds: float
+    pause_s: float = 0.0
+
+    @property
+    def probe_error(self) -> float | None:
+        """max |engine - learner| over the probe's token log-probs (nats)."""
+        return None if self.probe is None else self.probe.abs_max
 
 
 @dataclass(frozen=True, slots=True)

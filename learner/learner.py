@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,12 +22,15 @@ from common.chat import ChatEncoder, encoder_of
 from common.checkpoint.layout import layout_of
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
-from common.errors import UserError
+from common.log_lines import note_version
+from common.push.adapter import pushes_adapter
+from common.push.meeting import Meeting, Place
+from common.push.plan import PushPlan, model_digest
 from common.records import (
     Dropped,
     LogprobProbe,
     PreferencePair,
-    Prompt,
+    ProbeAnswer,
     StepResult,
     WeightManifest,
     WriteReport,
@@ -35,7 +38,6 @@ from common.records import (
 from common.seeding import derive_seed
 from learner.batch.ahead import PromptsAhead
 from learner.batch.collate import Collator
-from learner.batch.encoded import TokenIds
 from learner.batch.plan import BatchPlan, MicroSize, plan_batch
 from learner.checkpoint.background import BackgroundWriter
 from learner.checkpoint.loading import load, restore_random_state
@@ -48,11 +50,13 @@ from learner.losses.noised_image import NoisedImages
 from learner.losses.objective import Objective, crop_of
 from learner.losses.reward_shift import RewardShift
 from learner.model.fast_path import FastPath
+from learner.model.merging import Survival
 from learner.model.models import Models
 from learner.model.policy import Policy, is_adapter
 from learner.model.reference import Reference, is_needed_at_times
 from learner.model.reference_cache import ReferenceCache, identity
 from learner.model.vision_features import VisionShare
+from learner.probe import Probe
 from learner.publisher import (
     Arrays,
     export_policy,
@@ -61,12 +65,11 @@ from learner.publisher import (
     plain_weights,
     policy_bytes,
 )
+from learner.push.sending import PushSender
+from learner.push.source import WeightSource
 from learner.skipped_steps import SkippedSteps
 from learner.start import Start
 from learner.update import Metrics, PairTable, accumulate, reduce_tables
-
-if TYPE_CHECKING:
-    pass
 
 
 class Learner:
@@ -96,7 +99,7 @@ class Learner:
         self.model_path = model_path or config.model.path
         self.reward_shift = RewardShift()
         self._meeting_point = (master_address, master_port)
-        self._probe: tuple[Prompt, TokenIds] | None = None
+        self._probe: Probe | None = None
         self._step = 0
         self._steps_skipped = 0
         self._ahead: PromptsAhead | None = None
@@ -277,22 +280,18 @@ class Learner:
             self.reference(batch)
         return cache.num_misses - before
 
-    def set_probe(self, prompt: Prompt, token_ids: TokenIds) -> None:
-        """The response whose log-probs every manifest carries from now on.
+    def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
+        """The answers whose log-probs every manifest carries from now on; theirs as of now (collective).
+
+        Before `load` these are the start policy's, which every engine that is started holds at first.
 
         Raises:
-            UserError: the prompt cannot be encoded, or the response is empty or holds media tokens.
+            UserError: a prompt cannot be encoded, or an answer is empty or holds media tokens.
         """
-        collator = self.models.collator
-        media = set(token_ids) & set(collator.encoder.media_token_ids)
-        if not token_ids or media:
-            raise UserError(
-                f"probe: expected at least one response token and no media token, got {len(token_ids)} tokens with "
-                f"media tokens {sorted(media)}; probe with tokens the policy may sample"
-            )
-        # Raises if the prompt cannot be encoded.
-        collator.single(prompt, tuple(token_ids))
-        self._probe = (prompt, tuple(token_ids))
+        # As many as a training step has at a time.
+        rows = 2 * self.config.learner.micro_batch
+        self._probe = Probe(self.models, answers, rows)
+        return self._probe.now()
 
     def publish(
         self,
@@ -302,10 +301,11 @@ class Learner:
 
         Rank 0 only, others get (None, {}).
         """
+        note_version(version)
         probe = self._run_probe()
         tuning = self.config.model.tuning
         engine = self.models.engine
-        adapter_only = isinstance(tuning, Lora) and tuning.push == "adapter"
+        adapter_only = pushes_adapter(self.config.model, self.config.rollout)
         wanted = is_adapter if adapter_only else _every_name
         gathered = engine.gather_weights(wanted)
         start_weights = self.reference.weights()
@@ -313,12 +313,52 @@ class Learner:
             # Reading the start weights is collective: this rank takes part and keeps none.
             deque(start_weights, maxlen=0)
             return None, {}
-        if isinstance(tuning, Lora) and adapter_only:
+        if adapter_only:
+            assert isinstance(tuning, Lora)
             return package_adapter(version, gathered, tuning, probe)
-        current, base = plain_weights(gathered, tuning, self.policy)
+        survival = Survival()
+        current, base = plain_weights(gathered, tuning, self.policy, survival)
         start = start_weights if base is None else base.items()
         layout = layout_of(self.model_path)
-        return package(version, layout, current, start, probe)
+        manifest, arrays = package(version, layout, current, start, probe)
+        return replace(manifest, merged_survives=survival.share), arrays
+
+    def plan_push(self) -> PushPlan:
+        """What streamed pushes of this run consist of: known without a gather."""
+        return self._push_sender.plan
+
+    def meeting_place(self, networks: Sequence[str]) -> Place:
+        """Where engines of these networks (`common.push.meeting.network_id`) find rank 0; asked of rank 0."""
+        return self._push_sender.meeting_place(networks)
+
+    @torch.no_grad()
+    def push(
+        self,
+        version: int,
+        meeting: Meeting,
+    ) -> tuple[WeightManifest | None, str]:
+        """Send the weights as they are now, LoRA merged, to all members of a meeting (collective).
+
+        Returns:
+            The manifest, on rank 0; and why the push broke off, in which case there is none.
+        """
+        probe = None if self._probe is None else self._probe.now()
+        with self.reference.parameters() as start:
+            return self._push_sender.push(version, meeting, start, probe)
+
+    @cached_property
+    def _push_sender(self) -> PushSender:
+        source = WeightSource(
+            self.policy,
+            self.models.engine,
+            layout_of(self.model_path),
+            self.config.model.tuning,
+            self.models.dtype,
+        )
+        bucket_bytes = self.config.weights.bucket_mib << 20
+        digest = model_digest(self.model_path)
+        plan = PushPlan(source.specs, bucket_bytes, digest)
+        return PushSender(source, plan, self.rank, self.models.device)
 
     def rest(self) -> None:
         """Free the GPU memory that torch keeps for later, for an engine that shares the GPU."""
@@ -402,6 +442,9 @@ class Learner:
         self.reference.close()
         self.models.engine.close()
 
+    def _run_probe(self) -> LogprobProbe | None:
+        return None if self._probe is None else self._probe.now()
+
     def _objective(self, plan: BatchPlan) -> Objective:
         mean_reward = self.reward_shift.mean
         return Objective.of(self.config.learner, plan.pairs, mean_reward)
@@ -475,23 +518,6 @@ class Learner:
             return model
 
         return read
-
-    @torch.no_grad()
-    def _run_probe(self) -> LogprobProbe | None:
-        if self._probe is None:
-            return None
-        prompt, token_ids = self._probe
-        models = self.models
-        batch = models.collator.single(prompt, token_ids)
-        batch = batch.to(models.device, models.dtype)
-        policy = models.engine.module
-        # Without dropout, as the engine will score it.
-        policy.eval()
-        answer = policy(batch)
-        policy.train()
-        # The only row, [response tokens].
-        logps = answer.token_logps[0]
-        return LogprobProbe(prompt, token_ids, tuple(logps.double().tolist()))
 
 
 def _result(

@@ -18,6 +18,7 @@ from common.paths import replace_directory
 from common.records import LogprobProbe, WeightManifest
 from common.weights import checksum, to_arrays
 from learner.change_norm import change_norm
+from learner.model.merging import Survival
 from learner.model.policy import Policy, adapter_norm, adapter_weights, merge_lora
 from learner.model.quantized import dequantised
 
@@ -33,6 +34,7 @@ def plain_weights(
     gathered: Weights,
     tuning: Tuning,
     policy: Policy | None = None,
+    survival: Survival | None = None,
 ) -> tuple[Weights, Weights | None]:
     """Current weights by Hugging Face name, and with LoRA those of the start, which are its base weights.
 
@@ -40,12 +42,13 @@ def plain_weights(
 
     Args:
         policy: whose weights these are, when they may be quantised.
+        survival: is told of what is merged.
     """
     if policy is not None:
         gathered = dequantised(policy, gathered)
     current = _without_prefix(gathered)
     if isinstance(tuning, Lora):
-        return merge_lora(current, tuning)
+        return merge_lora(current, tuning, survival)
     return current, None
 
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +15,24 @@ from typing import Any
 import numpy as np
 
 from actors.bdhs.online import OnlineBdhsSampler
+from actors.engine.numerics_gate import DEFAULT_LIMITS, NumericsGate
 from benchmarks.local_calls import LocalCalls, values_of
 from cluster.runtime.seated import look, seated
 from common.config import RunConfig
 from common.data.images import read
 from common.errors import Refused
 from common.protocols import GenerationRequest, Pulse, Sight, Tensors
+from common.push.meeting import EngineSeat, Meeting, Place, PushBroken
+from common.push.plan import PushPlan, TensorSpec
 from common.records import (
+    AnswerLogprobs,
     Completion,
     Dropped,
     LoadReport,
     LogprobProbe,
     PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     StepResult,
@@ -33,6 +40,7 @@ from common.records import (
     WriteReport,
 )
 from common.seeding import derive_seed
+from tests.probes import of_tokens
 
 BOS, EOS, IMAGE_TOKEN = 1, 2, 4
 
@@ -107,6 +115,7 @@ class LocalRuntime:
 
     def __init__(self) -> None:
         self.handles: dict[str, LocalHandle] = {}
+        self.shown: dict[str, float] = {}
 
     def spawn(
         self, worker: type, *args: Any, name: str, num_cpus: float, num_gpus: float
@@ -120,6 +129,9 @@ class LocalRuntime:
 
         return {"rollout/0": sight()}
 
+    def show(self, values: Mapping[str, float]) -> None:
+        self.shown = dict(values)
+
     def stop(self, handle: Any) -> None:
         handle.stopped = True
 
@@ -132,6 +144,42 @@ class LocalRuntime:
     def shutdown(self) -> None:
         for handle in self.handles.values():
             handle.stopped = True
+
+
+class FakeMeetings:
+    """Groups of pushes within this process: all members come, or none gets anything."""
+
+    def __init__(self) -> None:
+        self._num_here: Counter[str] = Counter()
+        self._sent: dict[str, asyncio.Future[Tensors | None]] = {}
+
+    async def send(self, meeting: Meeting, tensors: Tensors) -> str:
+        """Give the tensors to all others; says why not, where they do not come."""
+        sent = self._future(meeting)
+        end = time.monotonic() + meeting.timeout_s
+        while self._num_here[meeting.key] < meeting.num_members - 1:
+            if time.monotonic() > end:
+                sent.set_result(None)
+                return f"not all {meeting.num_members} members came"
+            await asyncio.sleep(0.001)
+        sent.set_result(tensors)
+        return ""
+
+    async def receive(self, meeting: Meeting) -> Tensors:
+        self._num_here[meeting.key] += 1
+        tensors = await self._future(meeting)
+        if tensors is None:
+            raise PushBroken("a member did not come")
+        return tensors
+
+    def _future(self, meeting: Meeting) -> asyncio.Future[Tensors | None]:
+        if meeting.key not in self._sent:
+            self._sent[meeting.key] = asyncio.get_running_loop().create_future()
+        return self._sent[meeting.key]
+
+
+MEETINGS = FakeMeetings()
+PLAN = PushPlan((TensorSpec("bias", "float32", (1,)),), 1 << 20, "fake")
 
 
 class FakeEngine:
@@ -149,6 +197,7 @@ class FakeEngine:
         self._version = 0
         self._bias = 0.0
         self._asleep = False
+        self._gate = NumericsGate(DEFAULT_LIMITS, self._score_probe)
 
     @property
     def weight_version(self) -> int:
@@ -254,15 +303,28 @@ class FakeEngine:
             raise RuntimeError(
                 f"version {manifest.version}: the checksum does not fit the tensors"
             )
-        self._version = manifest.version
+        self.take(manifest.version, tensors)
+        return await self.prove(manifest)
+
+    def take(self, version: int, tensors: Tensors) -> None:
+        self._version = version
         self._bias = float(tensors["bias"][0])
-        probe = manifest.probe
-        if probe is None:
-            return LoadReport(manifest.version, None, 0.0)
-        logprobs = await self.token_logprobs(probe.prompt, probe.token_ids)
-        differences = np.subtract(logprobs, probe.token_logprobs)
-        probe_error = float(np.abs(differences).max())
-        return LoadReport(manifest.version, probe_error, 0.0)
+
+    async def prove(self, manifest: WeightManifest) -> LoadReport:
+        reading = await self._gate.prove(manifest)
+        return LoadReport(manifest.version, reading, 0.0)
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        return await self._gate.calibrate(probe)
+
+    async def _score_probe(
+        self, answers: Sequence[ProbeAnswer]
+    ) -> list[AnswerLogprobs | None]:
+        scored: list[AnswerLogprobs | None] = []
+        for answer in answers:
+            logprobs = await self.token_logprobs(answer.prompt, answer.token_ids)
+            scored.append(of_tokens(answer.token_ids, logprobs))
+        return scored
 
     async def sleep(self, level: int) -> None:
         self._asleep = True
@@ -342,8 +404,25 @@ class FakeRolloutWorker:
     async def encode(self, answers: list[str]) -> list[tuple[int, ...]]:
         return [(*_text_ids(answer), EOS) for answer in answers]
 
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        return await self.engine.calibrate(probe)
+
     async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         return await self.engine.load_weights(manifest, tensors)
+
+    async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
+        assert plan == PLAN
+        return EngineSeat("here", "cpu", 1)
+
+    async def receive(
+        self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
+    ) -> LoadReport:
+        tensors = await MEETINGS.receive(meeting)
+        self.engine.take(version, tensors)
+        return LoadReport(version, None, 0.0)
+
+    async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
+        return await self.engine.prove(manifest)
 
     async def close(self) -> None:
         await self.engine.close()
@@ -363,8 +442,16 @@ class FakeLearner:
     def start(self, master_address: str, master_port: int) -> dict[str, Any]:
         return {"device": "fake", "fallbacks": {"share_prompt": "a fake has no prompt"}}
 
-    def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
-        self._probe = (prompt, token_ids)
+    def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
+        self._probe = tuple(answers)
+        return LogprobProbe(self._probe, self._probe_logprobs())
+
+    def _probe_logprobs(self) -> tuple[AnswerLogprobs, ...]:
+        logprobs = []
+        for answer in self._probe:
+            values = fake_logprobs(answer.prompt, answer.token_ids, self.weight)
+            logprobs.append(of_tokens(answer.token_ids, values))
+        return tuple(logprobs)
 
     def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
         return None
@@ -381,17 +468,28 @@ class FakeLearner:
     def rest(self) -> None:
         return None
 
+    def plan_push(self) -> PushPlan:
+        return PLAN
+
+    def meeting_place(self, networks: list[str]) -> Place:
+        return Place("127.0.0.1", 1, "cpu")
+
+    async def push(
+        self, version: int, meeting: Meeting
+    ) -> tuple[WeightManifest | None, str]:
+        manifest, tensors = self.publish(version)
+        broken = await MEETINGS.send(meeting, tensors)
+        return (None if broken else manifest), broken
+
     def publish(self, version: int) -> tuple[WeightManifest, Mapping[str, Any]]:
         tensors = {"bias": np.array([float(self.weight)], dtype=np.float32)}
-        prompt, token_ids = self._probe
-        logprobs = fake_logprobs(prompt, token_ids, self.weight)
         manifest = WeightManifest(
             version,
             fake_checksum(tensors),
             num_tensors=1,
             num_bytes=4,
             change_norm=float(self.weight),
-            probe=LogprobProbe(prompt, token_ids, logprobs),
+            probe=LogprobProbe(self._probe, self._probe_logprobs()),
         )
         return manifest, tensors
 

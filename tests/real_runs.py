@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from common.data.file_kinds import kind_of
 from common.journal import read_events
 from common.metrics import read_lines
+from tests.sockets import exposed
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,17 +63,24 @@ def end_when(condition: Callable[[], bool], words: list[str], log: Path) -> int:
     return status
 
 
+def pids_of_session(session: int) -> list[int]:
+    """All processes of a session."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        # One may just have ended.
+        with suppress(OSError, IndexError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                pids.append(int(folder.name))
+    return pids
+
+
 def _processes_of_session(session: int) -> list[str]:
     """The command lines of all processes of a session."""
     lines = []
-    for folder in Path("/proc").iterdir():
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                lines.append((folder / "cmdline").read_text())
-        except (OSError, IndexError):
-            # No process, or one that has just ended.
-            continue
+    for pid in pids_of_session(session):
+        with suppress(OSError):
+            lines.append((Path("/proc") / str(pid) / "cmdline").read_text())
     return lines
 
 
@@ -86,6 +96,8 @@ def _started_until(
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < end, "the condition did not hold in time"
             time.sleep(0.2)
+    # Whatever a run starts, nobody else may talk to it.
+    assert exposed(pids_of_session(process.pid)) == []
     return process
 
 
@@ -99,3 +111,13 @@ def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
     """The journal's events of one kind, in order."""
     journal = run_dir / "journal" / "events.jsonl"
     return [event for event in read_events(journal) if event["event"] == kind]
+
+
+def pickles_in(folder: Path) -> list[Path]:
+    """Files below a folder that are pickles, or archives as torch makes them of one."""
+    kinds = ("a Python pickle, which is never opened", "a ZIP archive")
+    pickles = []
+    for path in folder.rglob("*"):
+        if path.is_file() and kind_of(path.read_bytes()).name in kinds:
+            pickles.append(path)
+    return pickles

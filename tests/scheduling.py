@@ -11,14 +11,18 @@ SHARED_ENGINES = "tests/actors/"
 ENGINES_APART = "test_engine_start"
 """It closes in-process engines of its own, which take the parallel state of all others in their process along."""
 RAY_MODULES = (
+    "test_chaos",
     "test_end_to_end",
     "test_family_runs",
     "test_generate",
     "test_gpu_first_hour",
     "test_judge_quality",
     "test_placement",
+    "test_private_runs",
+    "test_ray_jobs",
     "test_ray_runtime",
     "test_ray_start",
+    "test_real_deaths",
     "test_second_world",
     "test_several_ranks",
     "test_split_engine",

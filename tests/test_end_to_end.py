@@ -18,6 +18,7 @@ from tests.real_runs import (
     events,
     kill_when,
     metric_lines,
+    pickles_in,
     run_to_end,
     settings,
 )
@@ -93,6 +94,12 @@ def test_every_step_is_recorded_once_and_each_pair_trained_once(run_dir: Path) -
     fresh = [pair for pair in trained if pair in online]
     assert len(set(fresh)) == len(fresh)
     assert 0 < len(fresh) < len(trained)
+
+
+def test_nothing_in_a_run_directory_is_pickled(run_dir: Path) -> None:
+    (newest,) = (run_dir / "checkpoints").glob(f"step_{STEPS:06d}")
+    assert (newest / "learner" / "learner.json").exists()
+    assert pickles_in(run_dir) == []
 
 
 def test_the_account_of_the_run_is_right(run_dir: Path) -> None:

@@ -15,6 +15,7 @@ from tests.real_runs import (
     events,
     kill_when,
     metric_lines,
+    pickles_in,
     settings,
 )
 
@@ -82,6 +83,12 @@ def test_both_ranks_train_every_step(run_dir: Path) -> None:
     first_margin = lines[0]["rewards/margins"]
     assert first_margin == pytest.approx(0, abs=1e-4)
     assert lines[-1]["rewards/margins"] > first_margin
+
+
+def test_nothing_in_a_run_directory_is_pickled(run_dir: Path) -> None:
+    (newest,) = (run_dir / "checkpoints").glob(f"step_{STEPS:06d}")
+    assert (newest / "learner" / "learner.json").exists()
+    assert pickles_in(run_dir) == []
 
 
 def test_the_account_of_the_run_is_right(run_dir: Path) -> None:

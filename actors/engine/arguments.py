@@ -62,7 +62,7 @@ def engine_arguments(
     if options.tensor_parallel_size > 1:
         # In a placement group vLLM would take Ray's, which wants a bundle for every GPU: ours holds all of an engine.
         arguments["distributed_executor_backend"] = "mp"
-    tuning = pushed_adapter(model)
+    tuning = pushed_adapter(model, rollout)
     if tuning is not None:
         arguments |= lora_arguments(empty_model(model.path), tuning)
     if options.block_size is not None:

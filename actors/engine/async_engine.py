@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from actors.engine.core_watch import CoreWatch
@@ -16,7 +16,6 @@ from actors.vllm_api import (
     SamplingParams,
     parse_model_prompt,
 )
-from actors.weights.adapter_push import adapter_request
 from common.protocols import Vitals
 
 
@@ -76,25 +75,26 @@ class AsyncVllmEngine(VllmEngine):
 
     async def _swap(
         self,
-        path: str,
+        load: Callable[[], Awaitable[None]],
         version: str,
     ) -> str:
         llm = self._llm
         self._core.expect_silence()
         # "keep" leaves running answers where they are; they go on under the new weights.
         await llm.pause_generation(mode="keep", clear_cache=True)
-        try:
-            if self._adapter is None:
-                await llm.collective_rpc("swap_weights", self._timeout_s, (path,))
-            else:
-                await self._policy()
-                await self._load_adapter(adapter_request(path, load=True))
-            # Before generation goes on, so that every token is labelled with its weights.
-            await llm.update_weight_version(version)
-            return str(await llm.get_weight_version())
-        finally:
-            await llm.resume_generation()
-            self._core.expect_answers()
+        await load()
+        # Before generation goes on, so that every token is labelled with its weights.
+        await llm.update_weight_version(version)
+        echo = str(await llm.get_weight_version())
+        # Not after an error: what the engine holds then is unknown, and it waits for weights that it can take.
+        await llm.resume_generation()
+        self._core.expect_answers()
+        return echo
+
+    async def _on_workers(self, method: str, *args: Any) -> list[Any]:
+        results: list[Any]
+        results = await self._llm.collective_rpc(method, self._timeout_s, args)
+        return results
 
     async def _load_adapter(self, adapter: LoRARequest) -> None:
         await self._llm.add_lora(adapter)

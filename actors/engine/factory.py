@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actors.engine.async_engine import AsyncVllmEngine
+from actors.engine.numerics_gate import DEFAULT_LIMITS, GateLimits
 from actors.engine.stepped_engine import SteppedVllmEngine
 from actors.engine.vllm_engine import VllmEngine
 from common.config import Model, Rollout
@@ -13,7 +14,7 @@ def make_engine(
     rollout: Rollout,
     *,
     seed: int = 0,
-    probe_tolerance: float = 1e-3,
+    gate: GateLimits = DEFAULT_LIMITS,
     timeout_s: float = 600,
     sleeps: bool = False,
 ) -> VllmEngine:
@@ -27,7 +28,7 @@ def make_engine(
         model,
         rollout,
         seed=seed,
-        probe_tolerance=probe_tolerance,
+        gate=gate,
         timeout_s=timeout_s,
         sleeps=sleeps,
     )

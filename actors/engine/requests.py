@@ -25,7 +25,7 @@ from common.chat import ChatEncoder, EncodedPrompt, has_grid_positions
 from common.data.diffusion_noise import noise_image
 from common.errors import Refused
 from common.protocols import GenerationRequest, ImageNoise
-from common.records import Completion, Dropped, Prompt, RolloutGroup
+from common.records import AnswerLogprobs, Completion, Dropped, Prompt, RolloutGroup
 
 BAN = -100.0
 """Logit bias that keeps a token from being sampled; vLLM's lowest."""
@@ -268,8 +268,10 @@ def sampling_params(
     )
 
 
-def scoring_params(last_token: int) -> SamplingParams:
+def scoring_params(last_token: int, likeliest: int = 0) -> SamplingParams:
     """Parameters that return the log-probs of the prompt's tokens, and of one more that follows it.
+
+    With `likeliest`, also of so many of the likeliest tokens at every place.
 
     vLLM samples at least one token. It is the answer's last, the only one allowed: so a sequence as long as the model
     fits, which has no position left behind it. Its log-prob is that of all tokens, before others are masked.
@@ -277,8 +279,10 @@ def scoring_params(last_token: int) -> SamplingParams:
     return SamplingParams(
         temperature=0,
         max_tokens=1,
-        prompt_logprobs=0,
-        logprobs=0,
+        prompt_logprobs=likeliest,
+        logprobs=likeliest,
+        # Else an object per token of the prompt and likely token, of which few are read.
+        flat_logprobs=likeliest > 0,
         allowed_token_ids=[last_token],
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
@@ -355,14 +359,24 @@ def token_logprobs(
     output: RequestOutput, token_ids: Sequence[int]
 ) -> tuple[float, ...]:
     """Log-probs (nats) of an answer, of which all tokens but the last stand at the end of the prompt."""
-    *prompted, last = token_ids
+    logprobs = []
+    places = likely_logprobs(output, len(token_ids))
+    for by_token, token in zip(places, token_ids, strict=True):
+        logprobs.append(by_token[token])
+    return tuple(logprobs)
+
+
+def likely_logprobs(output: RequestOutput, num_tokens: int) -> AnswerLogprobs:
+    """All log-probs that there are at the places of an answer of so many tokens."""
     # One dict by token id per position.
     in_prompt: Any = output.prompt_logprobs
     sampled: Any = output.outputs[0].logprobs
-    start = len(in_prompt) - len(prompted)
-    candidates = [*in_prompt[start:], sampled[0]]
-    logprobs = []
-    for by_token, token in zip(candidates, [*prompted, last], strict=True):
-        logprob = by_token[token].logprob
-        logprobs.append(float(logprob))
-    return tuple(logprobs)
+    start = len(in_prompt) - num_tokens + 1
+    places = [in_prompt[place] for place in range(start, len(in_prompt))]
+    places.append(sampled[0])
+    answer: list[dict[int, float]] = []
+    for by_token in places:
+        answer.append(
+            {token: float(entry.logprob) for token, entry in by_token.items()}
+        )
+    return tuple(answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from actors.engine.vllm_engine import VllmEngine
@@ -15,7 +15,6 @@ from actors.vllm_api import (
     SamplingParams,
     parse_model_prompt,
 )
-from actors.weights.adapter_push import adapter_request
 
 Future: TypeAlias = asyncio.Future[RequestOutput]
 
@@ -37,6 +36,8 @@ class SteppedVllmEngine(VllmEngine):
         # Request id -> what its caller awaits.
         self._waiting: dict[str, Future] = {}
         self._stepper: asyncio.Task[None] | None = None
+        # While weights come in, or half of them are there.
+        self._halted = False
 
     async def _render(
         self,
@@ -62,14 +63,17 @@ class SteppedVllmEngine(VllmEngine):
             lora_request=adapter,
         )
         self._waiting[request_id] = future
+        self._go_on()
+        return future
+
+    def _go_on(self) -> None:
         if self._stepper is None or self._stepper.done():
             self._stepper = asyncio.create_task(self._step_until_done())
-        return future
 
     async def _step_until_done(self) -> None:
         """Step while there are requests, letting other tasks run between steps."""
         try:
-            while self._engine.has_unfinished_requests():
+            while not self._halted and self._engine.has_unfinished_requests():
                 for output in self._engine.step():
                     assert isinstance(output, RequestOutput)
                     if output.finished:
@@ -99,22 +103,26 @@ class SteppedVllmEngine(VllmEngine):
 
     async def _swap(
         self,
-        path: str,
+        load: Callable[[], Awaitable[None]],
         version: str,
     ) -> str:
         engine = self._engine
-        if self._adapter is None:
-            engine.collective_rpc("swap_weights", args=(path,))
-        else:
-            await self._policy()
-            await self._load_adapter(adapter_request(path, load=True))
+        # Stays where it is after an error: what the engine holds then is unknown.
+        self._halted = True
+        await load()
         # After the load: what is sampled from now on is of the new weights.
         engine.set_weight_version(version)
         # Running answers compute their prefix again, under the new weights.
         engine.reset_prefix_cache(reset_running_requests=True)
         engine.reset_mm_cache()
         engine.reset_encoder_cache()
+        self._halted = False
+        self._go_on()
         return str(engine.get_weight_version())
+
+    async def _on_workers(self, method: str, *args: Any) -> list[Any]:
+        results: list[Any] = self._engine.collective_rpc(method, args=args)
+        return results
 
     async def _load_adapter(self, adapter: LoRARequest) -> None:
         self._engine.add_lora(adapter)

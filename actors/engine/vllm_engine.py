@@ -27,9 +27,12 @@ import torch
 from actors.bdhs.vision_features import VisionFeatures, by_images
 from actors.engine.arguments import engine_arguments
 from actors.engine.causes import failure_explained, start_explained
+from actors.engine.numerics_gate import DEFAULT_LIMITS, GateLimits, NumericsGate
+from actors.engine.receiving import Receiving
 from actors.engine.requests import (
     EnginePrompt,
     PromptBuilder,
+    likely_logprobs,
     sampling_params,
     scoring_params,
     to_group,
@@ -54,10 +57,21 @@ from actors.weights.sender import shared_weights
 from actors.weights.shared_memory import in_thread, sweep
 from common.chat import encoder_of
 from common.checkpoint.layout import empty_model, layout_of
-from common.config import Model, Rollout
+from common.config import Lora, Model, Rollout
 from common.errors import Refused
 from common.protocols import GenerationRequest, Tensors, Vitals
-from common.records import Dropped, LoadReport, Prompt, RolloutGroup, WeightManifest
+from common.records import (
+    LIKELIEST,
+    AnswerLogprobs,
+    Dropped,
+    LoadReport,
+    LogprobProbe,
+    ProbeAnswer,
+    ProbeReading,
+    Prompt,
+    RolloutGroup,
+    WeightManifest,
+)
 from common.row_faults import outside_embedding, refusing
 
 NUM_TRIES = 2
@@ -78,7 +92,7 @@ class Submitted:
     answer: tuple[int, ...] = ()
 
 
-class VllmEngine(ABC):
+class VllmEngine(Receiving, ABC):
     """Implements common.protocols.Engine over one vLLM engine; subclasses say where it runs."""
 
     def __init__(
@@ -87,12 +101,14 @@ class VllmEngine(ABC):
         rollout: Rollout,
         *,
         seed: int = 0,
-        probe_tolerance: float = 1e-3,
+        gate: GateLimits = DEFAULT_LIMITS,
         timeout_s: float = 600,
         sleeps: bool = False,
     ) -> None:
         self.encoder = encoder = encoder_of(model)
-        self._probe_tolerance = probe_tolerance
+        self._gate = NumericsGate(
+            gate, self._score_probe, holds_start=not model.tuning.is_quantized
+        )
         self._timeout_s = timeout_s
         # A CPU engine sleeps as well, and keeps its memory.
         self._frees_memory = sleeps and current_platform.is_sleep_mode_available()
@@ -100,10 +116,12 @@ class VllmEngine(ABC):
         self._features = VisionFeatures(encoder, dtype)
         self._builder = PromptBuilder(encoder, self._features)
         self._model_path = model.path
+        self._num_workers = rollout.engine.tensor_parallel_size
+        self._tower_is_frozen = _is_tower_frozen(model)
         self._swap_lock = asyncio.Lock()
         self._request_numbers = itertools.count()
         self._version = 0
-        self._adapter = pushed_adapter(model)
+        self._adapter = pushed_adapter(model, rollout)
         self._lora_request: LoRARequest | None = None
         if self._adapter is None:
             self._expected = whole_weights(layout_of(model.path), model.freeze_vision)
@@ -201,31 +219,31 @@ class VllmEngine(ABC):
         started = time.perf_counter()
         self._expected.check(manifest, tensors)
         version = str(manifest.version)
-        try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                # Writing a large model takes seconds, during which requests go on.
-                in_thread(self._shared(manifest, tensors)) as path,
-                self._swap_lock,
-            ):
-                with failure_explained():
-                    echo = await self._swap(str(path), version)
-                if echo != version:
-                    raise RuntimeError(
-                        f"weights {version}: expected the engine to echo this version, got {echo}; restart it"
-                    )
-                self._version = manifest.version
-                # Adapters are on the language model only.
-                if self._adapter is None:
-                    self._features.load(tensors)
-                probe_error = await self._prove(manifest)
-        except TimeoutError as late:
-            raise RuntimeError(
-                f"weights {version}: expected a load within {self._timeout_s:g} s, got none; see the engine's "
-                "log or raise loop.call_timeout_s"
-            ) from late
+        async with (
+            self._load_limit(version),
+            # Writing a large model takes seconds, during which requests go on.
+            in_thread(self._shared(manifest, tensors)) as path,
+            self._swap_lock,
+        ):
+            paused = time.perf_counter()
+            with failure_explained():
+                echo = await self._swap(partial(self._load, path), version)
+            pause_s = time.perf_counter() - paused
+            self._take_version(manifest.version, echo)
+            # Adapters are on the language model only.
+            if self._adapter is None:
+                self._features.load(tensors)
+            reading = await self._prove(manifest)
         seconds = time.perf_counter() - started
-        return LoadReport(manifest.version, probe_error, seconds)
+        return LoadReport(manifest.version, reading, seconds, pause_s)
+
+    async def _load(self, path: Path) -> None:
+        """Load a weight file or an adapter's folder."""
+        if self._adapter is None:
+            await self._on_workers("swap_weights", str(path))
+        else:
+            await self._policy()
+            await self._load_adapter(adapter_request(path, load=True))
 
     def _shared(
         self, manifest: WeightManifest, tensors: Tensors
@@ -237,23 +255,44 @@ class VllmEngine(ABC):
             return shared_weights(manifest, tensors, patience_s)
         return shared_adapter(manifest, tensors, self._adapter, patience_s)
 
-    async def _prove(self, manifest: WeightManifest) -> float | None:
-        """Largest difference (nats) from the learner's log-probs of the probe; None without a probe."""
-        probe = manifest.probe
-        if probe is None:
-            return None
-        logprobs = await self._score(probe.prompt, probe.token_ids)
-        differences = []
-        for ours, learners in zip(logprobs, probe.token_logprobs, strict=True):
-            differences.append(abs(ours - learners))
-        error = max(differences)
-        # Written so that NaN fails, too.
-        if not error <= self._probe_tolerance:
-            raise RuntimeError(
-                f"weights {manifest.version}: expected the learner's log-probs within loop.probe_tolerance = "
-                f"{self._probe_tolerance:g}, got a difference of {error:.3g}; engine and learner run different weights"
-            )
-        return error
+    async def _prove(self, manifest: WeightManifest) -> ProbeReading | None:
+        return await self._gate.prove(manifest)
+
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far engine and learner are apart while both hold the start policy; pushes are measured by that.
+
+        Raises:
+            RuntimeError: so far that the engine holds another model.
+        """
+        async with self._swap_lock:
+            return await self._gate.calibrate(probe)
+
+    async def _score_probe(
+        self, answers: Sequence[ProbeAnswer]
+    ) -> list[AnswerLogprobs | None]:
+        """Log-probs of the likeliest tokens at every place of the answers; the caller holds the lock."""
+
+        async def submit(answer: ProbeAnswer) -> Submitted | Dropped:
+            prompt, token_ids = answer.prompt, answer.token_ids
+            return await self._submit_tokens(prompt, token_ids, LIKELIEST)
+
+        submitted: list[Submitted | Dropped] = []
+        scored: list[AnswerLogprobs | None] = []
+        try:
+            for answer in answers:
+                submitted.append(await submit(answer))
+            for answer, entry in zip(answers, tuple(submitted), strict=True):
+                again = partial(submit, answer)
+                id = answer.prompt.id
+                output = await self._finished(id, entry, again, submitted)
+                if isinstance(output, Dropped):
+                    scored.append(None)
+                else:
+                    scored.append(likely_logprobs(output, len(answer.token_ids)))
+            return scored
+        except BaseException:
+            await self._abort_submitted(submitted)
+            raise
 
     async def _submit_request(self, request: GenerationRequest) -> Submitted | Dropped:
         """Hand a request to vLLM, or say why it cannot be run."""
@@ -287,11 +326,21 @@ class VllmEngine(ABC):
 
     async def _submit_answer(self, prompt: Prompt, text: str) -> Submitted | Dropped:
         """Hand an answer to vLLM for scoring, or say why it cannot be run; the caller holds the lock."""
-        request_id = self._next_id()
         try:
             answer = self.encoder.encode_response(text)
-            output = await self._submit_scoring(request_id, prompt, answer)
-            return Submitted(request_id, output, answer)
+        except Refused as error:
+            return Dropped(prompt.id, error.reason, str(error))
+        return await self._submit_tokens(prompt, answer)
+
+    async def _submit_tokens(
+        self, prompt: Prompt, token_ids: Sequence[int], likeliest: int = 0
+    ) -> Submitted | Dropped:
+        request_id = self._next_id()
+        try:
+            output = await self._submit_scoring(
+                request_id, prompt, token_ids, likeliest
+            )
+            return Submitted(request_id, output, tuple(token_ids))
         except Refused as error:
             return Dropped(prompt.id, error.reason, str(error))
 
@@ -366,7 +415,11 @@ class VllmEngine(ABC):
         return token_logprobs(output, token_ids)
 
     async def _submit_scoring(
-        self, request_id: str, prompt: Prompt, token_ids: Sequence[int]
+        self,
+        request_id: str,
+        prompt: Prompt,
+        token_ids: Sequence[int],
+        likeliest: int = 0,
     ) -> Awaitable[RequestOutput]:
         media_token_ids = set(self.encoder.media_token_ids)
         if not token_ids or media_token_ids.intersection(token_ids):
@@ -378,7 +431,7 @@ class VllmEngine(ABC):
         # The last token is only predicted: it is sampled, as the only one that is allowed.
         built = self._builder.build(prompt, token_ids[:-1])
         rendered = await self._rendered(built)
-        params = scoring_params(token_ids[-1])
+        params = scoring_params(token_ids[-1], likeliest)
         with failure_explained():
             return await self._submit(request_id, rendered, params)
 
@@ -437,18 +490,6 @@ class VllmEngine(ABC):
     async def _abort(self, request_ids: Sequence[str]) -> None: ...
 
     @abstractmethod
-    async def _swap(
-        self,
-        path: str,
-        version: str,
-    ) -> str:
-        """Load a weight file or an adapter's folder between two steps; drop prefix, multimodal and encoder caches.
-
-        Returns:
-            The weight version that the engine then reports.
-        """
-
-    @abstractmethod
     async def sleep(self, level: int) -> None:
         """Free the GPU memory and drop all caches; see `Engine.sleep`. Requests that come before `wake` wait."""
 
@@ -458,3 +499,10 @@ class VllmEngine(ABC):
 
     @abstractmethod
     async def close(self) -> None: ...
+
+
+def _is_tower_frozen(model: Model) -> bool:
+    """Whether no push changes the vision encoder."""
+    if isinstance(model.tuning, Lora):
+        return "vision" not in model.tuning.sides
+    return model.freeze_vision

@@ -1,4 +1,4 @@
-"""Pushes of adapters alone (`model.tuning.push = adapter`), handed to vLLM as a peft directory.
+"""Pushes of adapters alone (`common.push.adapter`), handed to vLLM as a peft directory.
 
 The engine keeps the start policy's weights and runs one adapter beside them. Every request carries the adapter, which
 is all zeros before the first push: so a request that is in flight during a push follows it.
@@ -17,12 +17,13 @@ import numpy as np
 from safetensors.torch import save_file
 
 from actors.vllm_api import LoRARequest, MaxLoRARanks, current_platform
-from actors.weights.sender import prepare
+from actors.weights.sender import write_checked
 from actors.weights.shared_memory import shared_folder
-from common.config import Lora, Model
+from common.config import Lora, Model, Rollout
 from common.errors import UserError
 from common.model_parts import lora_targets
 from common.protocols import Tensors
+from common.push.adapter import pushes_adapter
 from common.records import WeightManifest
 from common.weights import Array, checksum, from_arrays
 
@@ -31,10 +32,10 @@ _PEFT_PREFIX = "base_model.model."
 _EXPERTS = ".experts."
 
 
-def pushed_adapter(model: Model) -> Lora | None:
+def pushed_adapter(model: Model, rollout: Rollout) -> Lora | None:
     """The tuning whose adapters alone are pushed; None if whole weights are pushed."""
     tuning = model.tuning
-    if isinstance(tuning, Lora) and tuning.push == "adapter":
+    if isinstance(tuning, Lora) and pushes_adapter(model, rollout):
         return tuning
     return None
 
@@ -154,6 +155,7 @@ def _write(
     config: str,
     folder: Path,
 ) -> None:
-    prepare(manifest, tensors)
     (folder / "adapter_config.json").write_text(config)
-    save_file(from_arrays(tensors), folder / "adapter_model.safetensors")
+    path = folder / "adapter_model.safetensors"
+    write = partial(save_file, from_arrays(tensors), path)
+    write_checked(manifest, tensors, [write])

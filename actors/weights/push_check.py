@@ -7,6 +7,7 @@ goes wrong in silence.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from common.model_parts import is_vision_tower
 from common.protocols import Tensors
 from common.records import WeightManifest
 from common.weights import BFLOAT16, checksum
+
+log = logging.getLogger("sightline")
 
 NAMES_SHOWN = 3
 """Names of tensors in an error message."""
@@ -55,7 +58,18 @@ class ExpectedPush:
         pushed = {}
         for name, array in tensors.items():
             pushed[name.removesuffix(BFLOAT16)] = tuple(array.shape)
+        self.check_shapes(manifest.version, pushed)
 
+    def check_shapes(
+        self,
+        version: int,
+        pushed: Mapping[str, Shape],
+    ) -> None:
+        """Refuse a push of these names and shapes, before any of it is here, unless they are the model's.
+
+        Raises:
+            UserError: they are not; all names that differ are in the log.
+        """
         missing = self.shapes.keys() - pushed.keys()
         missing -= set(self.optional)
         unknown = pushed.keys() - self.shapes.keys()
@@ -67,22 +81,25 @@ class ExpectedPush:
             if pushed[name] != self.shapes[name]:
                 misshapen.add(name)
 
-        self._refuse_any(manifest, "without", missing)
-        self._refuse_any(manifest, "unknown", unknown)
-        self._refuse_any(manifest, "that no learner holds", carried)
-        self._refuse_any(manifest, "of another shape", misshapen)
+        self._refuse_any(version, "without", missing)
+        self._refuse_any(version, "unknown", unknown)
+        self._refuse_any(version, "that no learner holds", carried)
+        self._refuse_any(version, "of another shape", misshapen)
 
     def _refuse_any(
         self,
-        manifest: WeightManifest,
+        version: int,
         fault: str,
         names: Collection[str],
     ) -> None:
         if names:
+            log.error(
+                "weights %d: tensors %s: %s", version, fault, ", ".join(sorted(names))
+            )
             shown = ", ".join(sorted(names)[:NAMES_SHOWN])
             num_expected = len(self.shapes)
             raise UserError(
-                f"weights {manifest.version}: expected the {num_expected} tensors of {self.source}, "
+                f"weights {version}: expected the {num_expected} tensors of {self.source}, "
                 f"got {len(names)} {fault}: {shown}; {self.remedy}"
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -51,13 +51,26 @@ def num_files() -> int:
     return min(MAX_FILES, len(os.sched_getaffinity(0)))
 
 
-def prepare(manifest: WeightManifest, tensors: Tensors) -> None:
-    """Refuse (UserError) arrays that are not the manifest's, and make room in shared memory for them."""
-    check_bytes(manifest, tensors)
+def write_checked(
+    manifest: WeightManifest,
+    tensors: Tensors,
+    writes: Sequence[Callable[[], None]],
+) -> None:
+    """Write the tensors to shared memory, side by side with their check.
+
+    Raises:
+        UserError: there is no room for them, or they are not the manifest's; what was written is of no use then.
+    """
     # Of pushes whose engines were killed.
     sweep()
     num_bytes = sum(array.nbytes for array in tensors.values())
     check_room(num_bytes)
+    with ThreadPoolExecutor(1 + len(writes)) as threads:
+        tasks = [threads.submit(check_bytes, manifest, tensors)]
+        for write in writes:
+            tasks.append(threads.submit(write))
+    for task in tasks:
+        task.result()
 
 
 def _write(
@@ -65,12 +78,11 @@ def _write(
     tensors: Tensors,
     folder: Path,
 ) -> None:
-    prepare(manifest, tensors)
-    parts = _parts(tensors, num_files())
-    paths = [folder / f"{number}.safetensors" for number in range(len(parts))]
-    with ThreadPoolExecutor(len(parts)) as threads:
-        # Drained, so that a thread's error is raised here.
-        list(threads.map(save_file, parts, paths))
+    writes = []
+    for number, part in enumerate(_parts(tensors, num_files())):
+        path = folder / f"{number}.safetensors"
+        writes.append(partial(save_file, part, path))
+    write_checked(manifest, tensors, writes)
 
 
 def _parts(tensors: Tensors, num_parts: int) -> list[dict[str, Array]]:

@@ -123,7 +123,7 @@ def _too_little_ram(
 ) -> Iterator[str]:
     """Only where all actors are on this machine."""
     nodes = plan.nodes
-    needed = max(nodes.start, nodes.running + nodes.shared_memory)
+    needed = max(nodes.start, nodes.saving + nodes.shared_memory)
     if not any(seat.gpus for seat in plan.seats):
         needed = nodes.shared_memory
         for seat in plan.seats:

@@ -1,6 +1,8 @@
 """Bytes of the weights that a rank has whole under ZeRO-3, where it owns a share of each.
 
-    a forward begins      what is fetched ahead: in the piece that has come, and cut up out of it
+    a forward begins      what is fetched ahead: every module asks for another piece of PREFETCH_NUMEL numbers, up to
+                          LIVE_NUMEL. A piece is there twice while it is cut up into weights; before that gloo has
+                          two at a time twice, since it receives them in memory of its own
     backward              what forward has used and backward will use, of the nearest LIVE_NUMEL numbers. DeepSpeed
                           knows them from the step before. With LoRA forwards with and without adapters take turns,
                           which it does not foresee: there only what is at work, and the head
@@ -26,14 +28,17 @@ def fetched_ahead(
     config: RunConfig,
     shape: ModelShape,
 ) -> float:
-    """Where a forward begins; with LoRA the head is whole from the forward before."""
+    """Where a forward begins; the head may be whole from the reference's forward before."""
     if stage_of(config) < 3:
         return 0.0
     whole = 0
     if _takes_turns(config):
         whole = _wide_numel(config, shape)
-    ahead = min(PREFETCH_NUMEL, shape.numel - whole)
-    return _bytes(config, whole + 2 * ahead)
+    rest = shape.numel - whole
+    ahead = min(LIVE_NUMEL, rest)
+    pieces = 1 if config.learner.num_gpus else 2
+    twice = min(pieces * PREFETCH_NUMEL, rest)
+    return _bytes(config, whole + ahead + twice)
 
 
 def whole_in_backward(

@@ -10,18 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cluster.planner.activations import FLOAT32, ITEM_BYTES
+from cluster.planner.activations import ITEM_BYTES
 from cluster.planner.gpu_kinds import PROCESS_BYTES
 from cluster.planner.seats import Seat
 from cluster.planner.shape import ModelShape, numel_of
-from cluster.planner.trainable import stage_of, trained_numel
+from cluster.planner.trainable import trained_numel
 from cluster.planner.training import (
     MASTER_AND_MOMENTS,
-    MOMENTS,
     model_bytes,
     start_bytes,
 )
 from common.config import Lora, RunConfig
+from common.push.adapter import pushes_adapter
+
+COPY_BANDWIDTH = 20e9
+"""Bytes a second from a GPU to pinned memory, of each rank: PCIe 4.0."""
+DISK_BANDWIDTH = 1e9
+"""Bytes a second that a disk takes from all ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +37,24 @@ class Nodes:
         count: of nodes.
         start: RAM while the ranks load the model.
         running: RAM at a publish, without shared memory.
+        saving: the same while a checkpoint is written beside the steps.
         object_store, shared_memory: at a publish; the second holds the first.
         checkpoint, policy: of one of them on disk.
         disk: of all that a run keeps.
+        copy_s, write_s: seconds that a checkpoint with its policy is copied, while the steps wait, and written.
     """
 
     count: int
     start: float
     running: float
+    saving: float
     object_store: float
     shared_memory: float
     checkpoint: float
     policy: float
     disk: float
+    copy_s: float
+    write_s: float
 
 
 def nodes_of(
@@ -57,6 +67,10 @@ def nodes_of(
     nodes = _filled(config, seats)
     start = 0.0
     running = 0.0
+    saving = 0.0
+    checkpoint = checkpoint_bytes(config, shape)
+    policy = model_bytes(config, shape)
+    share = checkpoint / config.learner.num_ranks
     object_store = 0.0
     shared_memory = 0.0
     for roles in nodes:
@@ -72,21 +86,26 @@ def nodes_of(
         stored = push if num_ranks or num_engines else 0.0
         start = max(start, at_start)
         running = max(running, held)
+        if num_ranks and config.checkpoint.background:
+            # Copies of what is written; the policy lies with rank 0.
+            held += num_ranks * share + policy
+        saving = max(saving, held)
         object_store = max(object_store, stored)
         shared_memory = max(shared_memory, stored + num_engines * push)
-    checkpoint = checkpoint_bytes(config, shape)
-    policy = model_bytes(config, shape)
     # The kept ones, the best, and the one that is written; a policy in the last two and in run.dir/policy.
     disk = (config.checkpoint.keep + 2) * checkpoint + 3 * policy
     return Nodes(
         len(nodes),
         start,
         running,
+        saving,
         object_store,
         shared_memory,
         checkpoint,
         policy,
         disk,
+        copy_s=(share + policy) / COPY_BANDWIDTH,
+        write_s=(checkpoint + policy) / DISK_BANDWIDTH,
     )
 
 
@@ -99,7 +118,7 @@ def publisher_bytes(
     item = ITEM_BYTES[config.model.dtype]
     if not isinstance(tuning, Lora):
         return model_bytes(config, shape)
-    if tuning.push == "adapter":
+    if pushes_adapter(config.model, config.rollout):
         return float(trained_numel(config, shape) * item)
     merged = numel_of(shape.lora_targets(tuning))
     return model_bytes(config, shape) + merged * item
@@ -109,12 +128,8 @@ def checkpoint_bytes(
     config: RunConfig,
     shape: ModelShape,
 ) -> float:
-    """The learner's state over all ranks: optimizer and trained parameters."""
-    numel = trained_numel(config, shape)
-    if stage_of(config) == 0:
-        return float(numel * (FLOAT32 + MOMENTS))
-    item = ITEM_BYTES[config.model.dtype]
-    return float(numel * (item + MASTER_AND_MOMENTS))
+    """The learner's state over all ranks: masters and moments of the trained parameters."""
+    return float(trained_numel(config, shape) * MASTER_AND_MOMENTS)
 
 
 def _filled(

@@ -10,6 +10,7 @@ from cluster.planner.shape import ModelShape
 from cluster.planner.trainable import adapter_numel
 from common.config import EngineOptions, Lora, Model, Rollout
 from common.config.rollout import BATCHED_TOKENS
+from common.push.adapter import pushes_adapter
 
 FP8 = "fp8"
 GRAPH_BYTES = GIB
@@ -46,7 +47,7 @@ def sampling(
     """
     options = rollout.engine
     split = options.tensor_parallel_size
-    weights = engine_weight_bytes(model, shape) / split
+    weights = engine_weight_bytes(model, rollout, shape) / split
     token_bytes = kv_token_bytes(shape, cache_dtype(model, options), split)
     working = _working_bytes(model, rollout, shape)
     kv_cache = float(options.kv_cache_bytes)
@@ -60,12 +61,14 @@ def sampling(
 
 def engine_weight_bytes(
     model: Model,
+    rollout: Rollout,
     shape: ModelShape,
 ) -> float:
     """Of the whole engine: the start policy, and an adapter that it runs beside it."""
     item = ITEM_BYTES[model.dtype]
     numel = shape.numel
-    if isinstance(model.tuning, Lora) and model.tuning.push == "adapter":
+    if pushes_adapter(model, rollout):
+        assert isinstance(model.tuning, Lora)
         numel += adapter_numel(model.tuning, shape)
     return float(numel * item)
 

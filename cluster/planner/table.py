@@ -102,12 +102,16 @@ def _nodes(plan: Plan) -> Iterator[str]:
     yield f"GiB of the fullest of {nodes.count} nodes"
     yield _line("RAM at the start", [gib(nodes.start)])
     yield _line("RAM at a publish", [gib(nodes.running)])
+    yield _line("  and a checkpoint", [gib(nodes.saving)])
     yield _line("shared memory", [gib(nodes.shared_memory)])
     yield _line("  object store of it", [gib(nodes.object_store)])
     yield "GiB on disk"
     yield _line("a checkpoint", [gib(nodes.checkpoint)])
     yield _line("a policy", [gib(nodes.policy)])
     yield _line("all that is kept", [gib(nodes.disk)])
+    yield "seconds of a checkpoint with a policy, at 20 GB/s from a GPU and 1 GB/s to disk"
+    yield _line("copied, steps wait", [f"{nodes.copy_s:.1f}"])
+    yield _line("written beside them", [f"{nodes.write_s:.0f}"])
 
 
 def _work(plan: Plan) -> Iterator[str]:

@@ -23,6 +23,7 @@ from cluster.planner.shape import ModelShape
 from cluster.planner.trainable import adapter_numel, stage_of
 from cluster.planner.training import model_bytes
 from common.config import Lora, RunConfig
+from common.push.adapter import pushes_adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,9 @@ def push_bytes(
     shape: ModelShape,
 ) -> float:
     """Of one publish: the adapter alone, or all weights, those of a frozen vision side included."""
-    tuning = config.model.tuning
-    if isinstance(tuning, Lora) and tuning.push == "adapter":
+    if pushes_adapter(config.model, config.rollout):
         whole = model_bytes(config, shape)
-        return engine_weight_bytes(config.model, shape) - whole
+        return engine_weight_bytes(config.model, config.rollout, shape) - whole
     return model_bytes(config, shape)
 
 
@@ -236,7 +236,7 @@ def _rollout_s(
     at_once = sequences / rounds
     cache = at_once * (rows.prompt + rows.completion / 2)
     cache *= kv_token_bytes(shape, model.dtype, split)
-    weights = engine_weight_bytes(model, shape) / split
+    weights = engine_weight_bytes(model, config.rollout, shape) / split
     bandwidth = kind.bandwidth * gpu_kinds.DECODE_EFFICIENCY
     decode = rounds * rows.completion * (weights + cache) / bandwidth
     return prefill + decode

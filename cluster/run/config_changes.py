@@ -16,6 +16,7 @@ MAY_CHANGE = (
     "*.num_cpus",
     "*.num_gpus",
     "checkpoint.*",
+    "loop.probe_*",
     "loop.publish_interval",
     # How much is measured: what was measured in another size is measured again.
     "evaluation.samples_shown",

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -141,7 +141,7 @@ class Crew:
     async def start_engines(self, model_path: str) -> list[RolloutClient]:
         """Start engines with a policy of a directory."""
         engines = self._spawn_engines(self._start_engine, model_path)
-        await asyncio.gather(*[engine.start() for engine in engines])
+        await asyncio.gather(*[_start_or_wait(engine) for engine in engines])
         return engines
 
     async def lost_rank(self) -> Seat | None:
@@ -166,7 +166,10 @@ class Crew:
             await workers.learner.rest()
             await asyncio.gather(*[engine.wake() for engine in _up(workers)])
         seconds = time.monotonic() - begun
-        log.warning("the learner is back after %.1f s", seconds)
+        log.warning(
+            "the learner is back after %.1f s, and goes on from its last checkpoint",
+            seconds,
+        )
         self._recorder.restart(lost.name, cause, output, seconds)
 
     def _spawn_ranks(self) -> list[Seat]:
@@ -256,6 +259,12 @@ class Crew:
 
     async def _revive_reward(self, handle: Handle) -> None:
         await RewardClient(handle, self._limit_s).start()
+
+
+async def _start_or_wait(engine: RolloutClient) -> None:
+    # The supervisor starts another one in its place; who asks it waits for that.
+    with suppress(WorkerLost):
+        await engine.start()
 
 
 def _up(workers: Workers) -> list[RolloutClient]:

@@ -13,13 +13,17 @@ engine: it then gets the newer weights under the published version.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum, auto
 
 from cluster.run.delivery import Delivered, Delivery
 from cluster.runtime.clients import RolloutClient
 from cluster.supervision.seat import WorkerLost
+from common.records import LogprobProbe, ProbeReading
+
+log = logging.getLogger("sightline")
 
 
 class Standing(Enum):
@@ -39,15 +43,39 @@ class EngineWeights:
         self._engines = engines
         self._in_turns = in_turns
         self._delivery: Delivery | None = None
+        self._start: LogprobProbe | None = None
         self._version = 0
         self._standing = Standing.START
         # Held while the learner's weights change or travel.
         self._moving = asyncio.Lock()
+        self._num_changes = 0
+        # Cleared while engines load, which the learner does not wait for.
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._late: list[tuple[RolloutClient, asyncio.Future[None]]] = []
 
     def follow(self, delivery: Delivery) -> None:
         """Weights come by this way from now on."""
         self._delivery = delivery
+
+    async def calibrate(self, start: LogprobProbe) -> list[ProbeReading]:
+        """How far engines and learner are apart, while all hold the start policy; later ones are measured as they come.
+
+        Args:
+            start: the learner's probe of the start policy.
+
+        Raises:
+            Exception: an engine's that is well but holds another model.
+        """
+        self._start = start
+        calls = [engine.calibrate(start) for engine in self._engines if engine.is_up]
+        readings: list[ProbeReading] = []
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(outcome, ProbeReading):
+                readings.append(outcome)
+            elif not isinstance(outcome, WorkerLost):
+                raise outcome
+        return readings
 
     @property
     def are_unknown(self) -> bool:
@@ -62,22 +90,39 @@ class EngineWeights:
     async def changing(self) -> AsyncIterator[None]:
         """Around a learner step and the publish that follows it, if one does."""
         async with self._moving:
+            self._num_changes += 1
             if self._standing is Standing.EXACT:
                 self._standing = Standing.AHEAD
             yield
 
-    async def publish(self, version: int) -> Delivered:
-        """Bring the learner's weights to all engines that are up, and to those that wait; inside `changing`.
+    async def publish(
+        self, version: int, sent: Callable[[], None] = lambda: None
+    ) -> Delivered:
+        """Bring the learner's weights to all engines that are up, and to those that wait; begun inside `changing`.
+
+        Args:
+            sent: called when the learner can go on; `changing` may then end, and the next one begin.
 
         Raises:
             Exception: an engine's that is well but does not take them, or the learner's.
         """
+        self._settled.clear()
+        try:
+            return await self._publish(version, sent)
+        finally:
+            self._settled.set()
+
+    async def _publish(self, version: int, sent: Callable[[], None]) -> Delivered:
+        num_changes = self._num_changes
         late = tuple(self._late)
         up = [engine for engine in self._engines if engine.is_up]
-        delivered = await self._deliver(version, up + [engine for engine, _ in late])
+        engines = up + [engine for engine, _ in late]
+        delivered = await self._deliver(version, engines, sent)
         del self._late[: len(late)]
         self._version = version
-        self._standing = Standing.EXACT
+        # The learner may have gone on meanwhile.
+        is_exact = self._num_changes == num_changes
+        self._standing = Standing.EXACT if is_exact else Standing.AHEAD
         failed = dict(delivered.failures)
         for engine, waiter in late:
             if waiter.done():
@@ -97,11 +142,20 @@ class EngineWeights:
         Raises:
             Exception: it does not take the weights.
         """
+        if self._start is not None:
+            await engine.calibrate(self._start)
+        delivered: Delivered | None = None
         async with self._moving:
+            await self._settled.wait()
             if self._standing is Standing.START:
                 return
             if self._standing is Standing.EXACT or self._must_not_wait():
-                delivered = await self._deliver(self._version, [engine])
+                try:
+                    delivered = await self._deliver(self._version, [engine])
+                except Exception as error:
+                    # The learner's; if it is lost just now, its next one will publish.
+                    log.warning("weights %d were not sent: %s", self._version, error)
+            if delivered is not None:
                 delivered.check()
                 return
             waiter = asyncio.get_running_loop().create_future()
@@ -114,7 +168,10 @@ class EngineWeights:
         return self._standing is Standing.AHEAD and (self._in_turns or not others)
 
     async def _deliver(
-        self, version: int, engines: Sequence[RolloutClient]
+        self,
+        version: int,
+        engines: Sequence[RolloutClient],
+        sent: Callable[[], None] = lambda: None,
     ) -> Delivered:
         assert self._delivery is not None, "a loop that publishes has a delivery"
-        return await self._delivery.deliver(version, engines)
+        return await self._delivery.deliver(version, engines, sent)

@@ -8,23 +8,24 @@ from collections.abc import Sequence
 
 from cluster.evaluation.run_scores import RunScoring
 from cluster.harm.watch import HarmWatch
+from cluster.numerics.probe_answers import probe_answers
 from cluster.run.crew import Crew, WorkerTypes
 from cluster.run.loop import Loop
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
 from cluster.run.training_data import ROWS, TrainingData, load_training_data
-from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
+from cluster.runtime.clients import RolloutClient, Workers
 from cluster.runtime.placement import Bundle
 from cluster.signals import EndRequests, Interrupted
-from cluster.supervision.seat import Seat
+from cluster.supervision.seat import Seat, WorkerLost
 from common.chat import encoder_of
-from common.config import RunConfig
-from common.data.records_on_disk import usable
-from common.errors import Halted, Refused, RunFailed, UserError
+from common.config import Lora, RunConfig
+from common.errors import Halted, RunFailed, UserError, plain_message
 from common.evaluation import Score
 from common.paths import replace_directory
 from common.protocols import Runtime
-from common.records import Dropped, Prompt
+from common.push.adapter import against_adapter
+from common.records import Dropped
 from common.row_faults import drop_report
 from reward.suites.scorecard import Scorecard
 
@@ -47,7 +48,7 @@ class Experiment:
         self.config = config = config.model_copy(update={"run": run})
         self.run_dir = run_dir
         self.runtime = runtime
-        self._recorder = Recorder(run_dir.path, HarmWatch(config))
+        self._recorder = Recorder(run_dir.path, HarmWatch(config), runtime.show)
         types = types or WorkerTypes()
         self._crew = Crew(config, run_dir, runtime, bundles, types, self._recorder)
         self._loop: Loop | None = None
@@ -63,9 +64,26 @@ class Experiment:
             self._recorder.config_changed(change.key, change.before, change.now)
         data = self._load_data()
         self._scoring.announce()
+        self._say_what_is_pushed()
         workers = await self._crew.start(data)
-        async with self._crew.watching():
-            return await self._train_and_score(data, workers)
+        try:
+            async with self._crew.watching():
+                cards = await self._train_and_score(data, workers)
+        except (UserError, RunFailed) as end:
+            status = end.status if isinstance(end, Interrupted) else 1
+            self._recorder.ended(status, plain_message(end))
+            raise
+        self._recorder.ended(0)
+        return cards
+
+    def _say_what_is_pushed(self) -> None:
+        """Adapters are merged where that was not asked for: say why."""
+        model, rollout = self.config.model, self.config.rollout
+        tuning = model.tuning
+        if isinstance(tuning, Lora) and tuning.push == "auto":
+            reason = against_adapter(model, rollout)
+            if reason is not None:
+                log.warning("pushes carry merged weights: the policy has %s", reason)
 
     async def _train_and_score(
         self, data: TrainingData, workers: Workers
@@ -100,22 +118,17 @@ class Experiment:
 
     async def _train(self, data: TrainingData, workers: Workers) -> None:
         """Train to the end; a learner that is lost goes on from the last checkpoint."""
-        # A validation image, where there is one: nobody trains on it.
-        prompts = self._scoring.validation_prompts() or data.prompts
         lost: Seat | None = None
         with EndRequests(self._end):
             while True:
                 try:
                     if lost is not None:
                         await self._crew.restart_learner(lost, workers)
-                    await self._set_probe(workers.learner, prompts)
                     await self._run_loop(data, workers)
                     break
-                except (Halted, RunFailed):
-                    raise
-                except Exception:
+                except Exception as error:
                     self._loop = None
-                    lost = await self._crew.lost_rank()
+                    lost = await self._lost_rank(error)
                     if lost is None:
                         raise
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
@@ -129,6 +142,7 @@ class Experiment:
         self._loop, crew.turns = loop, loop.turns
         if self._ending is not None:
             loop.end_after_step(self._ending)
+        await self._set_probe(loop, data, workers)
 
         async def validate(step: int) -> Score | None:
             return await self._scoring.validate(step, workers.rollout, workers.reward)
@@ -137,6 +151,14 @@ class Experiment:
             await loop.run(validate)
         loop.record_unused()
 
+    async def _lost_rank(self, error: Exception) -> Seat | None:
+        """The rank whose loss stopped the training; None where something else did."""
+        if isinstance(error, Halted):
+            return None
+        if isinstance(error, RunFailed) and not isinstance(error, WorkerLost):
+            return None
+        return await self._crew.lost_rank()
+
     def _end(self, reason: Interrupted) -> None:
         """A signal asks for an end."""
         self._ending = reason
@@ -144,30 +166,23 @@ class Experiment:
             self._loop.end_after_step(reason)
 
     async def _set_probe(
-        self, learner: LearnerClient, prompts: Sequence[Prompt]
+        self, loop: Loop, data: TrainingData, workers: Workers
     ) -> None:
-        """Learner and engine must find the same log-probs of one answer with every published version.
-
-        It answers the first prompt that can be encoded; which prompts cannot, the loop counts when it gets to them.
+        """Measure how far learner and engines are apart while all hold the start policy; every push is held to that.
 
         Raises:
-            UserError: none can.
+            UserError: no prompt can be given to the policy.
         """
+        # Validation prompts, where there are some: nobody trains on them.
+        prompt_sets = (self._scoring.validation_prompts(), data.prompts)
         encoder = encoder_of(self.config.model)
-        refused: list[Dropped] = []
-        for prompt in usable(prompts, refused):
-            try:
-                encoder.encode_prompt(prompt)
-                response = encoder.encode_response(prompt.reference or "yes")
-            except Refused as error:
-                refused.append(Dropped(prompt.id, error.reason, str(error)))
-                continue
-            await learner.set_probe(prompt, response)
-            return
-        raise UserError(
-            f"data.prompts: expected a prompt that the policy can be given, got none of {len(refused)}; dropped "
-            f"{drop_report(refused)}; correct the rows or the settings"
+        engines = workers.rollout
+        answers = await probe_answers(
+            self.config.loop, encoder, prompt_sets, engines[0]
         )
+        probe = await workers.learner.set_probe(answers)
+        readings = await loop.calibrate(probe)
+        self._recorder.probe(answers, readings)
 
     def _take_best(self) -> None:
         """`policy/` is the checkpoint that validation picked."""

@@ -20,6 +20,19 @@ Event: TypeAlias = Mapping[str, Any]
 WORK = {"group", "discard", "step", "publish", "row", "warning"}
 """Events of the training itself; `row` is one of them between a start and its end only."""
 
+KEPT = (
+    "event",
+    "id",
+    "source",
+    "outcome",
+    "pairs",
+    "reason",
+    "step",
+    "version",
+    "online",
+)
+"""What the account reads of an event."""
+
 
 @dataclass(slots=True)
 class History:
@@ -86,8 +99,13 @@ def read_history(journal: Iterable[Event]) -> History:
             # No `resume` came before: the run had no checkpoint, and began again.
             history.forget_after(0)
             is_new_start = False
-        history.events.append(event)
+        history.events.append(_kept(event))
     return history
+
+
+def _kept(event: Event) -> Event:
+    """An event without the texts, which do not fit into memory for a million groups."""
+    return {name: event[name] for name in KEPT if name in event}
 
 
 def finished_groups(journal: Path, step: int) -> Iterator[str]:

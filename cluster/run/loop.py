@@ -37,6 +37,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -57,7 +58,13 @@ from cluster.sampling.staleness import staleness
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
-from common.records import PreferencePair, WeightManifest
+from common.log_lines import note_version
+from common.records import (
+    LogprobProbe,
+    PreferencePair,
+    ProbeReading,
+    WeightManifest,
+)
 
 log = logging.getLogger("sightline")
 
@@ -69,6 +76,19 @@ Validate: TypeAlias = Callable[[int], Awaitable[Score | None]]
 
 None when nothing can be measured.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Weights on their way.
+
+    Attributes:
+        bringing: ends when all engines hold them, and says when that was.
+        overlaps_from: when the learner went on; None where it waits.
+    """
+
+    bringing: asyncio.Task[float]
+    overlaps_from: float | None = None
 
 
 class Loop:
@@ -103,7 +123,7 @@ class Loop:
         self.turns = Turns(config.cluster, workers)
         in_turns = config.cluster.placement == "colocated"
         self._weights = weights or EngineWeights(workers.rollout, in_turns)
-        self._weights.follow(Delivery(workers.learner, self.turns))
+        self._weights.follow(Delivery(config, workers.learner, self.turns))
         self._checkpoints = CheckpointWriter(
             run_dir,
             workers.learner,
@@ -115,6 +135,10 @@ class Loop:
         self._producer = Producer(
             config, workers.reward, data, self.state, recorder, self.turns
         )
+        # Deterministic engines load at one point of the run, and those that take turns in theirs.
+        self._overlaps = not (config.rollout.deterministic or in_turns)
+        self._arriving: Arrival | None = None
+        self._tasks: asyncio.TaskGroup | None = None
         self._ending: Halted | None = None
         # Kept, because the event loop holds tasks by weak references only.
         self._halting: asyncio.Task[None] | None = None
@@ -136,6 +160,21 @@ class Loop:
             # Users read one line; a group stays as its cause.
             raise _first(error) from error
         await self._checkpoints.finish()
+
+    async def calibrate(self, probe: LogprobProbe) -> Sequence[ProbeReading]:
+        """How far learner and engines are apart, while all hold the start policy; called before `run`.
+
+        Args:
+            probe: the learner's, of the start policy.
+        """
+        readings = await self._weights.calibrate(probe)
+        if not self._config.model.tuning.is_quantized:
+            return readings
+        # The learner's start policy is not the one in the files that engines read.
+        async with self._weights.changing():
+            delivered = await self._weights.publish(0)
+        proven = [report.probe for report in delivered.reports]
+        return [reading for reading in proven if reading is not None]
 
     def end_after_step(self, reason: Halted) -> None:
         """Save after the step that runs now, and raise `reason` from `run`."""
@@ -170,7 +209,10 @@ class Loop:
 
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
-            producing = []
+            self._tasks = tasks
+            # Where no engine is up the learner is not asked, and its loss would not be noticed.
+            losing = tasks.create_task(self._workers.learner.until_lost())
+            producing: list[asyncio.Task[None]] = [losing]
             if self._foresight is not None:
                 following = tasks.create_task(self._foresight.follow())
                 producing.append(following)
@@ -203,6 +245,7 @@ class Loop:
             ends_interval = is_last or step % self._config.checkpoint.interval == 0
             metrics |= await self._checkpoints.take_metrics()
             if ends_interval:
+                await self._arrival()
                 score = await validate(step)
                 if score is not None:
                     metrics["validation/score"] = score.value
@@ -215,6 +258,7 @@ class Loop:
         """Keep the steps since the last checkpoint: what stopped the run was no fault of theirs."""
         await self._checkpoints.finish()
         state = self.state
+        await self._arrival()
         if state.step > self._checkpoints.last_step:
             if state.step % self._config.loop.publish_interval:
                 # The learner's weights are newer than the version that the engines hold.
@@ -252,6 +296,8 @@ class Loop:
         """Train on a batch on every rank, and account for every pair of it."""
         version = self.state.version
         result, refused = await self._workers.learner.step(step, batch)
+        # The journal says of every version that the engines hold it before it says what was trained after it.
+        overlap_s = await self._arrival()
         # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
             self.state.trained = True
@@ -263,7 +309,11 @@ class Loop:
         for pair_id in result.pair_ids:
             num_online += pair_of_id[pair_id].weight_version is not None
         self._recorder.batch(step, version, result.pair_ids, num_online)
-        return {**result.metrics, **self._batch_metrics(batch, version)}
+        return {
+            **result.metrics,
+            **self._batch_metrics(batch, version),
+            "time/push_overlap_s": overlap_s,
+        }
 
     def _batch_metrics(
         self, batch: Sequence[PreferencePair], version: int
@@ -283,23 +333,59 @@ class Loop:
         metrics["staleness/mean"] = sum(ages) / max(num_online, 1)
         metrics["staleness/max"] = float(max(ages, default=0))
         metrics["weight_version"] = float(version)
+        metrics["pairs/accepted"] = float(self.state.accepted.total())
         return metrics
 
     async def _publish(self, version: int) -> float:
-        """Bring the learner's weights into every engine; returns the seconds it took.
+        """Send the learner's weights to every engine; returns the seconds until the learner can go on.
+
+        The engines then load while it takes its next step; `_arrival` waits for them. In a deterministic run, and on
+        shared GPUs, they have loaded when this returns.
 
         Raises:
             UserError: what arrived are not finite weights, or after training still those of the start policy.
         """
         start = time.monotonic()
-        delivered = await self._weights.publish(version)
+        sent = asyncio.Event()
+        delivery = self._bring(version, sent.set)
+        # As one of the run's tasks: its error ends the run, whatever that waits for.
+        start_task = (
+            asyncio.create_task if self._tasks is None else self._tasks.create_task
+        )
+        bringing = start_task(delivery)
+        sending = asyncio.create_task(sent.wait())
+        self._arriving = Arrival(bringing)
+        await asyncio.wait([bringing, sending], return_when=asyncio.FIRST_COMPLETED)
+        sending.cancel()
+        if not self._overlaps or bringing.done():
+            await self._arrival()
+        else:
+            # The learner has these weights already: what it trains on next is as old as they make it.
+            self.state.version = version
+            self._arriving = Arrival(bringing, time.monotonic())
+        return time.monotonic() - start
+
+    async def _arrival(self) -> float:
+        """Wait until the engines hold what was sent last; returns how many seconds of it the learner went on."""
+        arriving, self._arriving = self._arriving, None
+        if arriving is None:
+            return 0.0
+        arrived = await arriving.bringing
+        if arriving.overlaps_from is None:
+            return 0.0
+        return max(0.0, arrived - arriving.overlaps_from)
+
+    async def _bring(self, version: int, sent: Callable[[], None]) -> float:
+        """Deliver weights; returns when they had arrived, of the monotonic clock."""
+        delivered = await self._weights.publish(version, sent)
         manifest = delivered.manifest
         self._check_change(manifest)
         self.state.version = version
         self.state.weights = manifest.checksum
+        note_version(version)
         await self._producer.on_version(version)
         self._recorder.publish(manifest, delivered.reports)
-        return time.monotonic() - start
+        return time.monotonic()
 
     def _check_change(self, manifest: WeightManifest) -> None:
         """Refuse weights that a run cannot mean to sample from."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from cluster.harm.watch import HarmWatch
+from cluster.numerics.push_metrics import PushWarnings, push_metrics
 from cluster.progress import ProgressReport
 from cluster.run.online_pairs import OnlinePairs
 from cluster.run.outcome import GroupOutcome
@@ -19,19 +20,34 @@ from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons
 from common.journal import Journal
 from common.metrics import MetricsWriter, read_lines
-from common.records import Dropped, LoadReport, PreferencePair, WeightManifest
+from common.records import (
+    Dropped,
+    LoadReport,
+    PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
+    WeightManifest,
+)
 from common.row_faults import first_cases
 
 log = logging.getLogger("sightline")
+
+Show: TypeAlias = Callable[[Mapping[str, float]], object]
 
 
 class Recorder:
     """One method for everything that can happen in a run. Journal events are durable after the next `step`.
 
-    `watch` looks at groups and steps; None for none.
+    `watch` looks at groups and steps; None for none. `show` is given the metrics of every step.
     """
 
-    def __init__(self, run_dir: Path, watch: HarmWatch | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        watch: HarmWatch | None = None,
+        show: Show = dict,
+    ) -> None:
+        self._show = show
         self.pairs = OnlinePairs(run_dir / "pairs")
         self._run_dir = run_dir
         self._watch = watch
@@ -39,6 +55,8 @@ class Recorder:
         # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
         self._training: _Training | None = None
+        self._push_metrics: dict[str, float] = {}
+        self._push_warnings = PushWarnings()
         # Workers that were replaced since this process began, by kind.
         self._num_restarts: Counter[str] = Counter()
 
@@ -87,6 +105,11 @@ class Recorder:
         self._journal.write(
             "restart", name=name, cause=cause, log=log, seconds=round(seconds, 3)
         )
+
+    def ended(self, status: int, why: str = "") -> None:
+        """The run has come to its end, or to this one."""
+        self._journal.write("ended", status=status, why=why)
+        self._journal.sync()
 
     @contextmanager
     def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
@@ -138,8 +161,22 @@ class Recorder:
             online=num_online,
         )
 
+    def probe(
+        self, answers: Sequence[ProbeAnswer], readings: Sequence[ProbeReading]
+    ) -> None:
+        """Engines and learner hold the start policy, and differ by so much; `readings` are by engine."""
+        self._journal.write(
+            "probe",
+            prompts=[answer.prompt.id for answer in answers],
+            tokens=sum(len(answer.token_ids) for answer in answers),
+            readings=[asdict(reading) for reading in readings],
+        )
+
     def publish(self, manifest: WeightManifest, reports: Sequence[LoadReport]) -> None:
-        """All engines hold new weights."""
+        """All engines hold new weights; what was measured of them is part of the next step's metrics."""
+        self._push_metrics = push_metrics(manifest, reports)
+        for warning in self._push_warnings.new(manifest, reports):
+            log.warning(warning)
         probe_errors = [report.probe_error for report in reports]
         self._journal.write(
             "publish",
@@ -147,6 +184,7 @@ class Recorder:
             checksum=manifest.checksum,
             change_norm=manifest.change_norm,
             probe_error=probe_errors,
+            **self._push_metrics,
         )
 
     def no_validation(self) -> None:
@@ -178,7 +216,10 @@ class Recorder:
         restarts: dict[str, float] = {}
         for kind, count in self._num_restarts.items():
             restarts[f"restarts/{kind}"] = float(count)
-        self._training.step(step, {**metrics, **restarts})
+        values = {**metrics, **restarts, **self._push_metrics}
+        self._push_metrics = {}
+        self._training.step(step, values)
+        self._show({"step": step, **values})
 
     def begin_checkpoint(self, step: int) -> Sequence[PreferencePair]:
         """The state of the run is taken now: what follows the line `saving` in the journal is not part of it.

@@ -69,10 +69,10 @@ class RunDir:
         self.changes: Sequence[Change] = ()
         """What a resume has changed of the config."""
         self._verified: set[Path] = set()
+        _make_private(self.path)
         self._lock = FolderLock(self.path, "run.dir")
         try:
             self._take_over(resolved, resume)
-            self._sweep()
         except BaseException:
             self._lock.close()
             raise
@@ -153,9 +153,12 @@ class RunDir:
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, None when there is none. Damaged ones newer than it are renamed `damaged_*`.
 
+        None may be written meanwhile: what looks so was left by a process or rank that is gone, and goes.
+
         Raises:
             UserError: all are damaged.
         """
+        self._sweep()
         # A kill may have come between the two renames that replace `policy/`.
         recover_directory(self.policy)
         damaged: list[Path] = []
@@ -202,6 +205,13 @@ class RunDir:
         """Delete what a killed process was writing or deleting."""
         for leftover in self.checkpoints.glob(".step_*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a new run directory for its owner's eyes alone; one that is there keeps its mode."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _is_run_config(content: dict[str, Any]) -> bool:

@@ -7,19 +7,25 @@ Method names as strings stand here and nowhere else. Every call that a client aw
 from __future__ import annotations
 
 import asyncio
+from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cluster.runtime.waiting import answer, answers
-from cluster.supervision.seat import Seat
+from cluster.supervision.seat import Seat, WorkerLost
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
+from common.push.meeting import EngineSeat, Meeting, Place
+from common.push.plan import PushPlan
 from common.records import (
     Dropped,
     Judged,
     LoadReport,
+    LogprobProbe,
     PreferencePair,
+    ProbeAnswer,
+    ProbeReading,
     Prompt,
     RolloutGroup,
     StepResult,
@@ -40,6 +46,9 @@ async def survey(
     reference = handle.call("survey", nonce_file, paths)
     sight: Sight = await answer(reference, limit_s, peer)
     return sight
+
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +93,42 @@ class RolloutClient:
         token_ids: list[tuple[int, ...]] = await self._call("encode", list(answers))
         return token_ids
 
+    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        """How far engine and learner are apart while both hold the start policy."""
+        reading: ProbeReading = await self._call("calibrate", probe)
+        return reading
+
     async def load(
         self, manifest: Awaitable[WeightManifest], tensors: Awaitable[Tensors]
     ) -> LoadReport:
         """Swap the engine's weights for published ones, passed on by reference."""
         report: LoadReport = await self._call("load", manifest, tensors)
+        return report
+
+    async def check_push(self, version: int, plan: Awaitable[PushPlan]) -> EngineSeat:
+        """Let the engine refuse a push that is not of its model; returns where it is."""
+        seat: EngineSeat = await self._call("check_push", version, plan)
+        return seat
+
+    async def receive(
+        self,
+        version: int,
+        plan: Awaitable[PushPlan],
+        meeting: Meeting,
+        first_rank: int,
+    ) -> LoadReport:
+        """Take the weights that the learner sends to this meeting."""
+        report: LoadReport
+        report = await self._call("receive", version, plan, meeting, first_rank)
+        return report
+
+    async def break_push(self, meeting: Meeting, reason: str) -> None:
+        """Let this engine's worker tell the members of a push that it has fallen apart."""
+        await self._call("break_push", meeting, reason)
+
+    async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
+        """Let the engine prove that it runs the weights that it received."""
+        report: LoadReport = await self._call("prove", manifest, received)
         return report
 
     async def sleep(self, level: int) -> None:
@@ -152,8 +192,11 @@ class LearnerClient:
     async def start(self) -> list[dict[str, Any]]:
         """Let the ranks meet at rank 0's address and start; returns their reports."""
         # Rank 0 picks the address on its own node; the controller may be on another.
-        rendezvous = self.handles[0].call("rendezvous")
-        address, port = await answer(rendezvous, self.limit_s, "learner")
+        meetings = await self._call("rendezvous")
+        address, port = meetings[0]
+        if all(other == address for other, _ in meetings):
+            # Ranks of one machine need not be reached from others.
+            address = LOOPBACK
         return await self._call("start", address, port)
 
     async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
@@ -168,9 +211,11 @@ class LearnerClient:
         result: tuple[StepResult, list[Dropped]] = results[0]
         return result
 
-    async def set_probe(self, prompt: Prompt, token_ids: tuple[int, ...]) -> None:
-        """The response whose log-probs every manifest carries from now on."""
-        await self._call("set_probe", prompt, token_ids)
+    async def set_probe(self, answers: Sequence[ProbeAnswer]) -> LogprobProbe:
+        """The answers whose log-probs every manifest carries from now on; theirs under the start policy."""
+        probes = await self._call("set_probe", list(answers))
+        probe: LogprobProbe = probes[0]
+        return probe
 
     def publish(
         self, version: int
@@ -182,6 +227,25 @@ class LearnerClient:
             by_rank.append(handle.call_split("publish", 2, version))
         manifest, tensors = by_rank[0]
         return manifest, tensors
+
+    def plan_push(self) -> Awaitable[PushPlan]:
+        """A reference to what streamed pushes consist of, to be passed on to engines."""
+        plan: Awaitable[PushPlan] = self.handles[0].call("plan_push")
+        return plan
+
+    async def meeting_place(self, networks: Sequence[str]) -> Place:
+        """Where engines of these networks find rank 0."""
+        reference = self.handles[0].call("meeting_place", list(networks))
+        place: Place = await answer(reference, self.limit_s, "learner")
+        return place
+
+    async def push(
+        self, version: int, meeting: Meeting
+    ) -> tuple[WeightManifest | None, str]:
+        """Send the weights to all members of the meeting; the manifest, or why the group fell apart."""
+        results = await self._call("push", version, meeting)
+        result: tuple[WeightManifest | None, str] = results[0]
+        return result
 
     async def rest(self) -> None:
         """Wait for what the ranks were asked before, and let them free the GPU memory that nothing holds."""
@@ -215,6 +279,17 @@ class LearnerClient:
         """Go on from what `save` wrote; returns lines about what could not be restored."""
         of_ranks: list[list[str]] = await self._call("load", str(directory))
         return [note for notes in of_ranks for note in notes]
+
+    async def until_lost(self) -> NoReturn:
+        """Wait until a rank is lost, and raise WorkerLost; for ever where nobody watches them."""
+        seats = [handle for handle in self.handles if isinstance(handle, Seat)]
+        waits = [asyncio.create_task(seat.until_down()) for seat in seats]
+        try:
+            await asyncio.wait(waits or [asyncio.Future()], return_when=FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        raise WorkerLost(next(seat for seat in seats if not seat.is_up))
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
         references: list[Awaitable[Any]] = []

@@ -39,14 +39,15 @@ def store_bytes(push: float, num_engines: int, free: float) -> int:
 
     Args:
         push: bytes of one.
-        num_engines: on this machine; every one takes a push through a file of its own in shared memory.
+        num_engines: on this machine; all take a push from one copy in shared memory.
         free: bytes of shared memory.
     """
     wanted = wanted_bytes(push)
-    left = int(free - num_engines * push)
+    copied = int(push) if num_engines else 0
+    left = int(free) - copied
     needed = int(push) + BESIDE_PUSHES
     if push and left < needed:
-        in_all = needed + int(num_engines * push)
+        in_all = needed + copied
         log.warning(
             "shared memory: expected %d MiB free in %s for weight pushes of %d MiB to %d engines, got %d MiB; they "
             "go over the disk or fail; enlarge it (docker: --shm-size)",

@@ -8,13 +8,14 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from cluster.runtime.environment import passed_variables, with_variables
+from cluster.runtime.gauges import Gauges
 from cluster.runtime.node_calls import (
     call_on_node,
     call_on_nodes,
@@ -49,6 +50,7 @@ def _import_ray(is_local: bool) -> ModuleType:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     import ray
+    import ray.util.metrics
     import ray.util.scheduling_strategies
 
     return ray
@@ -158,6 +160,7 @@ class RayRuntime:
         self._is_local = not address
         self._ray = _import_ray(self._is_local)
         limit_s = config.start_timeout_s
+        self._gauges = Gauges(self._ray, owner)
         self._reservation = Reservation(self._ray, _signed(owner), limit_s)
         self._connect(address)
         try:
@@ -253,7 +256,7 @@ class RayRuntime:
         strategy = self._reservation.strategy_of(name)
         if strategy is not None:
             options["scheduling_strategy"] = strategy
-        worker = seated(worker, str(Path.cwd()))
+        worker = seated(worker, str(Path.cwd()), name)
         if self._passed:
             worker = with_variables(worker)
             args = (self._passed, *args)
@@ -305,6 +308,9 @@ class RayRuntime:
         """CPU, GPU and object_store_memory of every node that is alive."""
         return {node.label: node.resources for node in living_nodes(self._ray)}
 
+    def show(self, values: Mapping[str, float]) -> None:
+        self._gauges.set(values)
+
     def stop(self, handle: Handle) -> None:
         """Kill one actor; its place in the reservation is free for another of the same name."""
         assert isinstance(handle, RayHandle)
@@ -325,7 +331,8 @@ class RayRuntime:
                 self._ray, node_id, kill_all, pulse.processes, BURY_LIMIT_S
             )
             with suppress(Exception):
-                await asyncio.wait_for(kill, 2 * BURY_LIMIT_S)
+                async with asyncio.timeout(2 * BURY_LIMIT_S):
+                    await kill
 
     def _node_of(self, host: str) -> str | None:
         """A living node on a machine: nodes of one machine share its processes."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.runtime.processes import family, output_file
+from common.log_lines import start_lines
 from common.protocols import Pulse, Sight, Vitals
 
 GPUS = "CUDA_VISIBLE_DEVICES"
@@ -40,16 +41,18 @@ def look(nonce_file: str, paths: Sequence[str]) -> Sight:
     )
 
 
-def seated(worker: type, folder: str) -> type:
+def seated(worker: type, folder: str, role: str = "") -> type:
     """The class of a worker with `survey`, which works in this folder where there is one of that name.
 
-    Relative paths then mean what they mean to the controller.
+    Relative paths then mean what they mean to the controller. With a role its process writes lines of that role.
     """
 
     def start(self: Any, *args: Any) -> None:
         # Another node may have none; what is missing there is told by `survey`.
         with suppress(OSError):
             os.chdir(folder)
+        if role:
+            start_lines(role)
         worker.__init__(self, *args)  # type: ignore[misc]
 
     body = {"__init__": start, "__module__": worker.__module__}

@@ -10,6 +10,8 @@ from common.protocols import Handle, Pulse
 PER_LIMIT = 4
 """Questions within the time that a worker may say nothing."""
 LONGEST_INTERVAL_S = 5.0
+TICKS = 10
+"""Looks for an answer within that time."""
 
 
 async def first_fault(
@@ -34,7 +36,7 @@ async def fault_of(
 ) -> str:
     """What is wrong with a worker; "" when nothing is."""
     try:
-        pulse = await _patient(handle, limit_s)
+        pulse = await pulse_within(handle, limit_s)
     except TimeoutError:
         return f"it has said nothing for {limit_s:g} s"
     except Exception as error:
@@ -49,13 +51,20 @@ async def fault_of(
     return ""
 
 
-async def _patient(handle: Handle, limit_s: float) -> Pulse:
-    """A pulse within the limit.
+async def pulse_within(handle: Handle, limit_s: float) -> Pulse:
+    """A pulse, or TimeoutError.
 
-    Asked twice: when this process itself was stopped, the limit has passed for every worker at once, although all have
-    answered.
+    Time counts in ticks of this event loop: while this process itself stands still, an answer that is there cannot be
+    read, and all workers would hang at once.
     """
+    asking = asyncio.ensure_future(handle.pulse())
+    # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the answer, and the watch would go
+    # on for ever.
     try:
-        return await asyncio.wait_for(handle.pulse(), limit_s)
-    except TimeoutError:
-        return await asyncio.wait_for(handle.pulse(), limit_s / PER_LIMIT)
+        for _ in range(TICKS):
+            await asyncio.wait([asking], timeout=limit_s / TICKS)
+            if asking.done():
+                return asking.result()
+    finally:
+        asking.cancel()
+    raise TimeoutError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -49,7 +50,6 @@ class Seat:
     Attributes:
         handle: of that worker.
         number: of workers that sat here before it.
-        is_up: whether it may be asked.
         cause: why the last one was lost.
         last_pulse: of the present worker.
         revive: brings a new worker to where it may be asked; None when others do that.
@@ -68,17 +68,35 @@ class Seat:
         self.revive = revive
         self.leans_on = leans_on
         self.number = 0
-        self.is_up = True
         self.cause = ""
         self.last_pulse: Pulse | None = None
         self._spawn = spawn
         self._watch = watch
+        self._down = asyncio.Event()
         self.handle = spawn()
 
     @property
     def kind(self) -> str:
         """`rollout` of `rollout/3`."""
         return self.name.partition("/")[0]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its worker may be asked."""
+        return not self._down.is_set()
+
+    def go_down(self, cause: str) -> None:
+        """Nobody sits here, for this reason."""
+        self.cause = cause
+        self._down.set()
+
+    def go_up(self) -> None:
+        """Its worker may be asked."""
+        self._down.clear()
+
+    async def until_down(self) -> None:
+        """Wait until nobody sits here."""
+        await self._down.wait()
 
     @property
     def is_usable(self) -> bool:

@@ -14,11 +14,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from cluster.supervision.heartbeat import first_fault
+from cluster.supervision.heartbeat import first_fault, pulse_within
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.roster import write_roster
 from cluster.supervision.seat import Revive, Seat, Spawn, WorkerLost
@@ -92,9 +92,10 @@ class Supervisor:
         assert isinstance(handle, Seat)
         del self.seats[handle.name]
         self._end_tasks_of(handle)
-        if handle.is_up:
+        handle.go_down("it was stopped")
+        # One that was lost is stopped already.
+        with suppress(RuntimeError):
             self._runtime.stop(handle.handle)
-        handle.is_up = False
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -123,8 +124,7 @@ class Supervisor:
         """The worker of this number is lost; again does nothing."""
         if number != seat.number or not seat.is_up:
             return
-        seat.is_up = False
-        seat.cause = cause
+        seat.go_down(cause)
         if seat.revive is not None:
             self._replacing[seat] = asyncio.create_task(self._replace(seat))
         else:
@@ -174,7 +174,7 @@ class Supervisor:
         pause_s = self._grant(lost)
         burials = []
         for seat in seats:
-            seat.is_up = False
+            seat.go_down(lost.cause)
             burials.append(self._runtime.bury(seat.handle, seat.last_pulse))
         await asyncio.gather(*burials)
         await asyncio.sleep(pause_s)
@@ -187,7 +187,7 @@ class Supervisor:
 
     async def open(self, seat: Seat) -> None:
         """The new worker of a seat may be asked."""
-        seat.is_up = True
+        seat.go_up()
         await seat.fault()
         self.write_roster()
         async with self._changed:
@@ -196,7 +196,7 @@ class Supervisor:
     async def renew(self, seat: Seat) -> None:
         """Replace a worker that is well, because those that it asks are others now."""
         assert seat.revive is not None
-        seat.is_up = False
+        seat.go_down("it is renewed")
         await self._runtime.bury(seat.handle, seat.last_pulse)
         await seat.revive(seat.refill())
         await self.open(seat)
@@ -247,7 +247,7 @@ class Supervisor:
         handle = seat.refill()
         try:
             # The first one takes as long as a process does to start.
-            seat.note(await asyncio.wait_for(handle.pulse(), self._start_limit_s))
+            seat.note(await pulse_within(handle, self._start_limit_s))
         except TimeoutError:
             seat.cause = f"its process did not start within {self._start_limit_s:g} s"
             raise WorkerLost(seat) from None

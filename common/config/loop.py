@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.section import Section
 
@@ -107,10 +107,44 @@ class Loop(Section):
     call_timeout_s: float = Field(
         600.0, gt=0, description="limit of any one remote call"
     )
-    probe_tolerance: float = Field(
-        1e-3, gt=0, description="max |Δ token log-prob| between learner and engine"
+    probe_answers: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="of the run's own prompts, which learner and engines score at every push; 8-16 are enough",
+    )
+    probe_tokens: int = Field(
+        32, ge=1, le=1024, description="of each such answer; the rest is left out"
+    )
+    probe_warn: float = Field(
+        2.0,
+        ge=1,
+        description="warn when mean |Δ log-prob| or KL between learner and engine passes so often its value at the "
+        "start policy, and half of probe_slack",
+    )
+    probe_fail: float = Field(
+        3.0,
+        ge=1,
+        description="stop when it passes so often that value, and probe_slack",
+    )
+    probe_slack: float = Field(
+        0.01, ge=0, description="nats beside the multiples of the start's values"
+    )
+    probe_start: float = Field(
+        0.3,
+        gt=0,
+        description="mean |Δ log-prob| (nats) at the start policy, above which engines hold another model",
     )
     warnings: Warnings = Warnings()
+
+    @model_validator(mode="after")
+    def _warns_before_it_fails(self) -> Loop:
+        if self.probe_warn > self.probe_fail:
+            raise ValueError(
+                f"loop.probe_warn must be at most loop.probe_fail, got {self.probe_warn:g} and {self.probe_fail:g}; "
+                "lower it"
+            )
+        return self
 
 
 class Checkpoint(Section):

@@ -45,6 +45,11 @@ class Full(Section):
 
     kind: Literal["full"] = "full"
 
+    @property
+    def is_quantized(self) -> bool:
+        """Never: what is trained is not."""
+        return False
+
 
 class Lora(Section):
     """Low-rank adapters by peft; r and alpha as in both papers."""
@@ -71,11 +76,16 @@ class Lora(Section):
         "none",
         description="nf4: the language side's linear layers in 4 bits (QLoRA, arXiv 2305.14314)",
     )
-    push: Literal["merged", "adapter"] = Field(
-        "merged",
+    push: Literal["auto", "merged", "adapter"] = Field(
+        "auto",
         description="what engines get: all weights, merged, or the adapter alone, which they run beside the start "
-        "policy's weights (language side only; fewer bytes, slower sampling)",
+        "policy's weights: exact, and fewer bytes (language side only). auto: the adapter wherever engines can run it",
     )
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the learner holds the base weights in fewer bits than the start policy's files."""
+        return self.quantize != "none"
 
     @model_validator(mode="after")
     def _adapter_is_all_that_changes(self) -> Lora:

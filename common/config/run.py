@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -16,6 +16,8 @@ from common.config.model import Lora, Model
 from common.config.reward import Reward
 from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
+from common.config.weights import Weights
+from common.push.adapter import pushes_adapter
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
 RANKS = "learner.num_ranks"
@@ -165,8 +167,20 @@ class RunConfig(Section):
     learner: Learner = Learner()
     mixture: Mixture = Mixture()
     loop: Loop = Loop()
+    weights: Weights = Weights()
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
+
+    @property
+    def pushes_adapter(self) -> bool:
+        """Whether engines get the adapter of a LoRA policy alone."""
+        return pushes_adapter(self.model, self.rollout)
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether an engine and the ranks beside it hold their weights on the same GPUs."""
+        shares = self.cluster.placement == "colocated"
+        return shares and self.rollout.num_gpus > 0
 
     @property
     def judged_source(self) -> str:
@@ -214,11 +228,30 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _transport_is_there(self) -> RunConfig:
+        """Refuse a transport that this run's machines lack, and let it say what of a LoRA policy is pushed."""
+        transport = self.weights.transport
+        if transport == "auto":
+            return self
+        if transport == "ipc" and not self.shares_gpus:
+            _refuse_transport(self, "engines and ranks on shared GPUs")
+        tuning = self.model.tuning
+        if not isinstance(tuning, Lora):
+            if transport == "adapter":
+                _refuse_transport(self, "model.tuning.kind = lora")
+            return self
+        pushed = "adapter" if transport == "adapter" else "merged"
+        model = _pushing(self.model, tuning, pushed, transport)
+        # The section is frozen for everybody else.
+        object.__setattr__(self, "model", model)
+        return self
+
+    @model_validator(mode="after")
     def _turns_work_out(self) -> RunConfig:
         if self.cluster.placement == "colocated":
             _check_colocated(self.rollout, self.learner)
             if self.cluster.sleep_level == 2:
-                _check_dropped_weights(self.model, self.loop)
+                _check_dropped_weights(self.model, self.rollout, self.loop)
         return self
 
     @model_validator(mode="after")
@@ -263,6 +296,29 @@ class RunConfig(Section):
         return self
 
 
+def _refuse_transport(config: RunConfig, needed: str) -> NoReturn:
+    there = ["broadcast", "object_store"]
+    if isinstance(config.model.tuning, Lora):
+        there.insert(0, "adapter")
+    if config.shares_gpus:
+        there.append("ipc")
+    raise ValueError(
+        f"weights.transport expects one that this run has ({', '.join(there)}), got {config.weights.transport}, which "
+        f"needs {needed}; take one of them"
+    )
+
+
+def _pushing(model: Model, tuning: Lora, pushed: str, transport: str) -> Model:
+    """The model section with what the transport carries (ValueError when it says otherwise itself)."""
+    if "push" in tuning.model_fields_set and tuning.push not in ("auto", pushed):
+        raise ValueError(
+            f"weights.transport = {transport} carries {pushed} weights, got model.tuning.push = {tuning.push}; leave "
+            "one of them out"
+        )
+    changed = Lora.model_validate({**tuning.model_dump(), "push": pushed})
+    return model.model_copy(update={"tuning": changed})
+
+
 def _check_colocated(rollout: Rollout, learner: Learner) -> None:
     """Raise ValueError unless every rank has a GPU that one engine has, too."""
     if learner.num_ranks % rollout.num_workers:
@@ -280,16 +336,15 @@ def _check_colocated(rollout: Rollout, learner: Learner) -> None:
         )
 
 
-def _check_dropped_weights(model: Model, loop: Loop) -> None:
+def _check_dropped_weights(model: Model, rollout: Rollout, loop: Loop) -> None:
     """Raise ValueError unless every wake is followed by a push of all weights."""
     if loop.publish_interval != 1:
         raise ValueError(
             "cluster.sleep_level = 2 drops an engine's weights at every step and needs loop.publish_interval = 1, got "
             f"{loop.publish_interval}; set sleep_level = 1"
         )
-    tuning = model.tuning
-    if isinstance(tuning, Lora) and tuning.push == "adapter":
+    if pushes_adapter(model, rollout):
         raise ValueError(
-            "cluster.sleep_level = 2 drops an engine's weights and needs pushes of all of them, got model.tuning.push "
-            "= adapter; set sleep_level = 1"
+            "cluster.sleep_level = 2 drops an engine's weights and needs pushes of all of them, got adapters alone; "
+            "set sleep_level = 1, or model.tuning.push = merged"
         )

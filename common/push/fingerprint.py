@@ -13,27 +13,41 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from common.push.plan import TensorSpec
+from common.push.plan import BLOCK, TensorSpec
 
 SIZE = 32
 """Bytes of a fingerprint."""
 _WORD = 8
-_WORDS_PER_SUM = 64
 
 
 def fingerprint(values: Tensor) -> bytes:
     """Of the bytes of a contiguous tensor that begins at a multiple of 8 bytes."""
-    flat = values.detach().reshape(-1).view(torch.uint8)
-    block = _WORD * _WORDS_PER_SUM
-    num_sums = flat.numel() // block
-    whole = num_sums * block
-    words = flat[:whole].view(torch.int64).view(num_sums, _WORDS_PER_SUM)
-    # Integers overflow alike on all devices, in whatever order they are added.
-    sums = words.sum(1)
-    digest = hashlib.sha256()
-    digest.update(_bytes_of(sums))
-    digest.update(_bytes_of(flat[whole:]))
-    return digest.digest()
+    digest = Digest()
+    digest.add(values)
+    return digest.value
+
+
+class Digest:
+    """A fingerprint that is taken part by part. All parts but the last have whole blocks."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    @property
+    def value(self) -> bytes:
+        """Of all parts so far."""
+        return self._hash.digest()
+
+    def add(self, values: Tensor) -> None:
+        """Go on with the bytes of a contiguous tensor that begins at a multiple of 8 bytes."""
+        flat = values.detach().reshape(-1).view(torch.uint8)
+        num_sums = flat.numel() // BLOCK
+        whole = num_sums * BLOCK
+        words = flat[:whole].view(torch.int64).view(num_sums, BLOCK // _WORD)
+        # Integers overflow alike on all devices, in whatever order they are added.
+        sums = words.sum(1)
+        self._hash.update(_bytes_of(sums))
+        self._hash.update(_bytes_of(flat[whole:]))
 
 
 def fingerprint_of_all(tensors: Iterable[tuple[TensorSpec, bytes]]) -> str:

@@ -14,6 +14,8 @@ import torch
 
 from common.errors import UserError
 
+BLOCK = 512
+"""Bytes. `common.push.fingerprint` goes by it, and a tensor is cut up at multiples."""
 ALIGNMENT = 16
 """Bytes. A tensor in a bucket begins at a multiple, so that it can be read where it lies, whatever its dtype."""
 
@@ -54,16 +56,39 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
-    """Tensors that travel together.
+class Piece:
+    """A tensor in a bucket, or the part of a large one that has room there.
 
     Attributes:
-        offsets: where they begin.
-        num_bytes: with the room between them.
+        begin, end: bytes of the tensor.
+        offset: of `begin` in the bucket.
     """
 
-    tensors: tuple[TensorSpec, ...]
-    offsets: tuple[int, ...]
+    spec: TensorSpec
+    begin: int
+    end: int
+    offset: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the tensor begins here."""
+        return self.begin == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the tensor ends here."""
+        return self.end == self.spec.num_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What travels together.
+
+    Attributes:
+        num_bytes: with the room between the pieces.
+    """
+
+    pieces: tuple[Piece, ...]
     num_bytes: int
 
 
@@ -73,7 +98,7 @@ class PushPlan:
 
     Attributes:
         tensors: in the order in which the learner gathers them.
-        bucket_bytes: a bucket is full at so many; a larger tensor has one of its own.
+        bucket_bytes: a bucket is full at so many; a larger tensor is cut up.
         model: `model_digest` of the learner's model.
     """
 
@@ -96,18 +121,27 @@ class PushPlan:
 
     def buckets(self) -> Iterator[Bucket]:
         """Both ends cut in the same way, so that no lengths travel."""
-        tensors: list[TensorSpec] = []
-        offsets: list[int] = []
-        end = 0
+        pieces: list[Piece] = []
+        size = 0
         for spec in self.tensors:
-            if tensors and end + spec.num_bytes > self.bucket_bytes:
-                yield Bucket(tuple(tensors), tuple(offsets), end)
-                tensors, offsets, end = [], [], 0
-            tensors.append(spec)
-            offsets.append(end)
-            end += aligned(spec.num_bytes)
-        if tensors:
-            yield Bucket(tuple(tensors), tuple(offsets), end)
+            for begin, end in self._cuts(spec):
+                if pieces and size + end - begin > self.bucket_size:
+                    yield Bucket(tuple(pieces), size)
+                    pieces, size = [], 0
+                pieces.append(Piece(spec, begin, end, size))
+                size += aligned(end - begin)
+        if pieces:
+            yield Bucket(tuple(pieces), size)
+
+    @property
+    def bucket_size(self) -> int:
+        """The most bytes of a bucket: `bucket_bytes` in whole blocks, at least one."""
+        return max(BLOCK, self.bucket_bytes // BLOCK * BLOCK)
+
+    def _cuts(self, spec: TensorSpec) -> Iterator[tuple[int, int]]:
+        """Where a tensor is cut up: at whole blocks, so that its fingerprint can be taken part by part."""
+        for begin in range(0, max(1, spec.num_bytes), self.bucket_size):
+            yield begin, min(begin + self.bucket_size, spec.num_bytes)
 
     def check_model(self, version: int, model_path: str) -> None:
         """Refuse (UserError) a push of another revision of the model in this directory."""

@@ -130,9 +130,13 @@ class Collator:
         """The chosen rows of `collate` alone."""
         return self.rows([(pair.prompt, pair.chosen) for pair in pairs])
 
+    def prompt(self, prompt: Prompt) -> EncodedPrompt:
+        """A prompt alone (Refused when it cannot be encoded)."""
+        return self._prompts.encode(prompt)
+
     def single(self, prompt: Prompt, token_ids: tuple[int, ...]) -> RowBatch:
         """One row: a prompt and a response (Refused when it cannot be encoded)."""
-        return self.rows([(self._prompts.encode(prompt), token_ids)])
+        return self.rows([(self.prompt(prompt), token_ids)])
 
     def rows(self, rows: Sequence[tuple[EncodedPrompt, tuple[int, ...]]]) -> RowBatch:
         """Right-padded rows of prompt and response."""

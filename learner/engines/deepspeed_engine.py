@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -136,6 +136,15 @@ class DeepSpeedEngine:
             # ZeRO-3 marks the parameters that it has split.
             with gather(parameter, enabled=hasattr(parameter, "ds_id")):
                 yield name, parameter.detach()
+
+    @contextmanager
+    def whole(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """All of these parameters are whole, on all ranks, as long as this lasts; gathered in one exchange."""
+        # ZeRO-3 marks the parameters that it has split.
+        split = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+        gather = self._deepspeed.zero.GatheredParameters
+        with gather(split, enabled=bool(split)):
+            yield
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import socket
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -33,8 +35,11 @@ def join(
         raise RuntimeError(
             "this process already belongs to a process group; close the other engine first"
         )
+    if ipaddress.ip_address(address).is_loopback:
+        # gloo would listen at the address of this machine's name.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
-        store = _store(rank, world_size, address, port)
+        store = meeting_place(rank, world_size, address, port)
         dist.init_process_group(
             backend,
             store=store,
@@ -42,14 +47,14 @@ def join(
             world_size=world_size,
             timeout=TIMEOUT,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"learner rank {rank}: expected {world_size} ranks to meet at {address}:{port}, got: {error}; "
             "check that the address can be reached and the port is free"
         ) from error
 
 
-def _store(
+def meeting_place(
     rank: int,
     world_size: int,
     address: str,
@@ -65,7 +70,14 @@ def _store(
         world_size,
         is_master=rank == 0,
         timeout=TIMEOUT,
+        master_listen_fd=_listener(address, port) if rank == 0 else None,
     )
+
+
+def _listener(address: str, port: int) -> int:
+    """A socket that listens at this address alone: torch's own would at all of this machine's."""
+    listener = socket.create_server((address, port))
+    return listener.detach()
 
 
 def most(number: int, device: torch.device) -> int:

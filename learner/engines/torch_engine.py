@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,10 @@ class TorchEngine:
         for name, parameter in module.named_parameters(remove_duplicate=False):
             if wanted(name):
                 yield name, parameter.detach()
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """They always are."""
+        return nullcontext()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -30,13 +30,17 @@ class CompletionLogps(NamedTuple):
     """`token_logps` [rows, response columns] in nats, 0 where `mask` is False; float32, float64 for such models.
 
     Of the same shape and on demand only: `alternatives`, the log-probs of other tokens at the same positions, and
-    `best`, the most likely token ids. A tuple, because ZeRO-3's hooks look for tensors inside of tuples only.
+    `best`, the most likely token ids. `likely_ids` and `likely_logps` [rows, response columns, number asked for] are
+    the likeliest tokens, the likeliest one first. A tuple, because ZeRO-3's hooks look for tensors inside of tuples
+    only.
     """
 
     token_logps: Tensor
     mask: Tensor
     alternatives: Tensor | None = None
     best: Tensor | None = None
+    likely_ids: Tensor | None = None
+    likely_logps: Tensor | None = None
 
     @property
     def summed(self) -> Tensor:
@@ -55,6 +59,7 @@ def completion_logps(
     alternatives: Tensor | None = None,
     best: bool = False,
     fused: bool = True,
+    likeliest: int = 0,
 ) -> CompletionLogps:
     """Log-probs of the response tokens of every row under a Hugging Face vision-language model.
 
@@ -65,6 +70,7 @@ def completion_logps(
         alternatives: token ids [rows, response columns] to score as well, each after the response's own tokens.
         best: whether to name the most likely tokens, without gradients.
         fused: as in `learner.forward.head`; alternatives are never fused.
+        likeliest: how many of the likeliest tokens to name, without gradients.
     """
     output = model.model(
         input_ids=batch.input_ids,
@@ -79,8 +85,8 @@ def completion_logps(
     mask, places = _response_columns(batch.response_mask, rows, columns)
 
     def in_rows(values: Tensor) -> Tensor:
-        """Values [response tokens] laid out as [rows, response columns]."""
-        table = values.new_zeros(mask.shape)
+        """Values [response tokens, ...] laid out as [rows, response columns, ...]."""
+        table = values.new_zeros(mask.shape + values.shape[1:])
         return table.index_put((rows, places), values)
 
     head = model.lm_head
@@ -97,7 +103,14 @@ def completion_logps(
     best_tokens: Tensor | None = None
     if best:
         best_tokens = in_rows(_best_tokens(head, hidden))
-    return CompletionLogps(in_rows(logps), mask, other_logps, best_tokens)
+    likely_ids: Tensor | None = None
+    likely_logps: Tensor | None = None
+    if likeliest:
+        ids, values = _likeliest_tokens(head, hidden, likeliest)
+        likely_ids, likely_logps = in_rows(ids), in_rows(values)
+    return CompletionLogps(
+        in_rows(logps), mask, other_logps, best_tokens, likely_ids, likely_logps
+    )
 
 
 def _response_columns(
@@ -176,6 +189,22 @@ def _best_tokens(head: nn.Module, hidden: Tensor) -> Tensor:
         logits = head(states)
         best_tokens.append(logits.argmax(1))
     return torch.cat(best_tokens)
+
+
+@torch.no_grad()
+def _likeliest_tokens(
+    head: nn.Module, hidden: Tensor, number: int
+) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens of each position and their log-probs, [positions, number] each."""
+    ids: list[Tensor] = []
+    logps: list[Tensor] = []
+    for (states,) in _chunks(head, hidden):
+        logits = head(states)
+        wide_dtype = torch.promote_types(logits.dtype, torch.float32)
+        likely = logits.to(wide_dtype).log_softmax(1).topk(number, 1)
+        ids.append(likely.indices)
+        logps.append(likely.values)
+    return torch.cat(ids), torch.cat(logps)
 
 
 def _chunks(head: nn.Module, *tensors: Tensor) -> list[tuple[Tensor, ...]]:

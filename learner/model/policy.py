@@ -31,6 +31,7 @@ from learner.batch.collate import RowBatch
 from learner.forward.logps import CompletionLogps, completion_logps
 from learner.forward.tree import TreeBatch
 from learner.forward.tree_logps import tree_logps
+from learner.model.merging import Survival, merged_weight
 from learner.model.quantized import clean_up_quantized, nf4_settings
 from learner.model.streaming import Place, Shards, one_at_a_time
 from learner.model.vision_features import VisionShare
@@ -74,21 +75,24 @@ class Policy(nn.Module):
         adapters: bool = True,
         alternatives: Tensor | None = None,
         best: bool = False,
+        likeliest: int = 0,
     ) -> CompletionLogps:
         """Log-probs of every row's response.
 
         Args:
             adapters: False for the reference of a LoRA policy.
-            alternatives, best: as in `completion_logps`, for plain rows only.
+            alternatives, best, likeliest: as in `completion_logps`, for plain rows only.
         """
         switch = nullcontext() if adapters else self.net.disable_adapter()
         with switch:
             if isinstance(batch, TreeBatch):
-                assert alternatives is None and not best, (
+                assert alternatives is None and not best and not likeliest, (
                     "losses that ask for more go through plain rows"
                 )
                 return tree_logps(self.model, batch, self.fused, self.vision)
-            return completion_logps(self.model, batch, alternatives, best, self.fused)
+            return completion_logps(
+                self.model, batch, alternatives, best, self.fused, likeliest
+            )
 
 
 def load_policy(
@@ -264,10 +268,11 @@ def add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
 def merge_lora(
     weights: Weights,
     tuning: Lora,
+    survival: Survival | None = None,
 ) -> tuple[Tensors, Tensors]:
     """Merged and base weights by Hugging Face name, from the gathered weights of a peft model; no input is changed.
 
-    W' = W + (alpha / r)·B·A, computed in float32 and rounded once to W's dtype (arXiv 2106.09685, section 4.1).
+    `survival` is told of every matrix that is merged.
     """
     merged: Tensors = {}
     base: Tensors = {}
@@ -275,18 +280,23 @@ def merge_lora(
     for peft_name, weight in weights.items():
         if is_adapter(peft_name):
             continue
-        name = peft_name.removeprefix(_LORA_PREFIX)
-        name = name.replace(".base_layer.", ".")
+        name, name_of_a, name_of_b = plain_name(peft_name)
+        assert name is not None, "no adapter's"
         base[name] = weight
         merged[name] = weight
-        layer = peft_name.removesuffix(_LORA_BASE)
-        if layer + _LORA_A in weights:
-            # [r, input width] and [output width, r]
-            a = weights[layer + _LORA_A].float()
-            b = weights[layer + _LORA_B].float()
-            exact = weight.float() + scale * (b @ a)
-            merged[name] = exact.to(weight.dtype)
+        if name_of_a in weights:
+            a, b = weights[name_of_a], weights[name_of_b]
+            merged[name] = merged_weight(weight, a, b, scale, survival)
     return merged, base
+
+
+def plain_name(peft_name: str) -> tuple[str | None, str, str]:
+    """A parameter's name in the Hugging Face model, and the names of its layer's adapter; None for an adapter's."""
+    if is_adapter(peft_name):
+        return None, "", ""
+    layer = peft_name.removesuffix(_LORA_BASE)
+    name = peft_name.removeprefix(_LORA_PREFIX).replace(".base_layer.", ".")
+    return name, layer + _LORA_A, layer + _LORA_B
 
 
 def is_adapter(name: str) -> bool:
@@ -313,12 +323,17 @@ def adapter_norm(weights: Weights, tuning: Lora) -> float:
         if not name.endswith(_LORA_A):
             continue
         layer = name.removesuffix(_LORA_A)
-        a = weight.double()
-        b = weights[layer + _LORA_B].double()
+        b = weights[layer + _LORA_B].float()
+        largest = float(b.abs().max())
+        if largest == 0:
+            continue
+        a = weight.float()
+        # The squares of a young adapter's values are zero in float32.
+        b = b / largest
         # [r, r] both
-        b_gram = b.T @ b
-        a_gram = a @ a.T
-        total += float((b_gram * a_gram).sum())
+        b_gram = (b.T @ b).double()
+        a_gram = (a @ a.T).double()
+        total += largest**2 * float((b_gram * a_gram).sum())
     # Rounding may leave a sum of squares a little below zero.
     norm = math.sqrt(max(total, 0.0))
     return tuning.alpha / tuning.r * norm

@@ -71,11 +71,32 @@ def dequantised(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, T
     """
     full = dict(weights)
     for name, parameter in module.named_parameters(remove_duplicate=False):
-        # bitsandbytes marks its 4-bit parameters by the scales they carry.
-        state = getattr(parameter, "quant_state", None)
-        if name in full and state is not None:
-            from bitsandbytes.functional import dequantize_4bit
-
-            plain = dequantize_4bit(parameter.data, state)
-            full[name] = plain.to("cpu")
+        if name in full and _scales(parameter) is not None:
+            full[name] = full_weight(parameter).to("cpu")
     return full
+
+
+def full_weight(parameter: nn.Parameter) -> Tensor:
+    """Its values, in full shape and the model's dtype where it is in 4 bits; where it lies."""
+    scales = _scales(parameter)
+    if scales is None:
+        return parameter.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    plain: Tensor = dequantize_4bit(parameter.data, scales)
+    return plain
+
+
+def full_shape(parameter: nn.Parameter) -> tuple[torch.Size, bool]:
+    """The shape of `full_weight`, also where ZeRO-3 keeps a share of it, and whether it is in 4 bits."""
+    scales = _scales(parameter)
+    if scales is not None:
+        return torch.Size(scales.shape), True
+    # ZeRO-3 says how large the whole is.
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    return torch.Size(shape), False
+
+
+def _scales(parameter: nn.Parameter) -> Any:
+    """What bitsandbytes marks its 4-bit parameters by; None for others."""
+    return getattr(parameter, "quant_state", None)

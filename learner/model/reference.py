@@ -13,7 +13,8 @@ log-probs are cached, it is read when it is first asked for, and given up when s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -132,6 +133,21 @@ class Reference:
         if was_there or self._engine.rank == 0:
             second = self._at_hand(self._read)
             yield from self._engine.gathered(second.policy)
+        if not was_there:
+            self._second = None
+
+    @contextmanager
+    def parameters(self) -> Iterator[Mapping[str, nn.Parameter]]:
+        """The start policy's by Hugging Face name, as they are kept; none with LoRA.
+
+        A model that is not at hand is read on rank 0 alone: without ZeRO-3 nothing is gathered of it.
+        """
+        was_there = self._second is not None
+        if self._read is None or not (was_there or self._engine.rank == 0):
+            yield {}
+            return
+        second = self._at_hand(self._read)
+        yield dict(second.policy.net.named_parameters(remove_duplicate=False))
         if not was_there:
             self._second = None
 

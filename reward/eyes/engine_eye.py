@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from common.chat.options import decisive_tokens
 from common.gathering import gather_whole
 from common.protocols import GenerationRequest, Question, Reply
 from common.records import Dropped, Prompt, RolloutGroup
@@ -160,6 +159,9 @@ class _Desk:
     ) -> list[int]:
         """How many tokens of each option tell it from the others."""
         if options not in self._num_decisive:
+            # Brings torch along, which most judges do without.
+            from common.chat.options import decisive_tokens
+
             token_ids = await self._engine.encode(options)
             beginnings = decisive_tokens(options, token_ids)
             self._num_decisive[options] = [len(tokens) for tokens in beginnings]

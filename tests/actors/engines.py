@@ -134,7 +134,6 @@ async def _start(spec: EngineSpec) -> Any:
         model,
         rollout,
         timeout_s=120,
-        probe_tolerance=1e-4 if spec.tuning else 1e-3,
     )
 
 

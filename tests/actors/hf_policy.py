@@ -12,8 +12,9 @@ from transformers import LlavaForConditionalGeneration
 
 from common.chat import ChatEncoder
 from common.checkpoint.layout import layout_of
-from common.records import LogprobProbe, Prompt, WeightManifest
+from common.records import Prompt, WeightManifest
 from common.weights import checksum, to_arrays
+from tests.probes import probe_of
 
 Publication: TypeAlias = tuple[WeightManifest, dict[str, "np.ndarray[Any, Any]"]]
 
@@ -139,7 +140,7 @@ class HfPolicy:
             token_ids = (300, 301, 302, self.encoder.eos_token_id)
             logprobs = self.token_logprobs(prompt, token_ids)
             shifted = tuple(logprob + probe_shift for logprob in logprobs)
-            probe = LogprobProbe(prompt, token_ids, shifted)
+            probe = probe_of(prompt, token_ids, shifted)
         num_bytes = sum(array.nbytes for array in arrays.values())
         manifest = WeightManifest(
             version,

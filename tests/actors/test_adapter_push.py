@@ -30,6 +30,7 @@ from tests.actors.engines import KINDS, EnginePool, Run
 from tests.actors.hf_policy import HfPolicy
 from tests.actors.in_flight import check_answers_in_flight
 from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.probes import one_answer
 from tests.tiny_families import tiny_llava_next, tiny_qwen
 from tests.tiny_models import make_prompt, tiny_llava
 
@@ -122,7 +123,7 @@ def test_the_engine_runs_what_was_trained(
 
     learner = learner_of(push="adapter")
     pairs = make_pairs(store, 6)
-    learner.set_probe(prompt, response)
+    learner.set_probe(one_answer(prompt, response))
     request = GenerationRequest("g", prompt, 1, 0.0, 10)
     first_version = engine.weight_version + 1
     for step in range(2):
@@ -209,7 +210,7 @@ def test_a_quantised_policy_is_pushed_whole(
     """An engine in full precision agrees with the learner on 4 bits."""
     engine = engines.get(tiny_llava(), "async")
     learner = learner_of(quantize="nf4")
-    learner.set_probe(make_prompt(store, 90), (300, 301, 302, 303))
+    learner.set_probe(one_answer(make_prompt(store, 90), (300, 301, 302, 303)))
     learner.step(0, make_pairs(store, 6))
     # Dequantised weights with the adapters merged in.
     publication = learner.publish(engine.weight_version + 1)

@@ -27,7 +27,7 @@ async def started(**options: Any) -> Any:
     engine = EngineOptions(kv_cache_bytes=64 << 20, **options)
     split = engine.tensor_parallel_size
     rollout = Rollout(num_gpus=split, engine=engine)
-    return make_engine(model, rollout, timeout_s=300, probe_tolerance=TOLERANCE)
+    return make_engine(model, rollout, timeout_s=300)
 
 
 @pytest.fixture(

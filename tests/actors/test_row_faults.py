@@ -90,8 +90,11 @@ class StubEngine(VllmEngine):
 
     async def _abort(self, request_ids: Any) -> None: ...
 
-    async def _swap(self, path: str, version: str) -> str:
+    async def _swap(self, load: Any, version: str) -> str:
         return version
+
+    async def _on_workers(self, method: str, *args: Any) -> list[Any]:
+        return []
 
     async def sleep(self, level: int) -> None: ...
 

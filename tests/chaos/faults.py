@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.light_run import SLOW
+from tests.chaos.light_workers import SLOW
 
 BALLOON = "balloon"
 KINDS = {"engine": "rollout", "judge": "reward", "rank": "learner"}
@@ -66,10 +66,11 @@ def fill_disk(run_dir: Path) -> bool:
     """Leave no byte on the disk of the run until `heal`; only on a disk of its own."""
     if not os.path.ismount(run_dir.parent):
         return False
-    with suppress(OSError), (run_dir.parent / BALLOON).open("wb") as balloon:
-        while True:
-            balloon.write(bytes(1 << 16))
-            balloon.flush()
+    with (run_dir.parent / BALLOON).open("wb", buffering=0) as balloon:
+        for size in (1 << 16, 1 << 12, 1):
+            with suppress(OSError):
+                while balloon.write(bytes(size)):
+                    pass
     return True
 
 

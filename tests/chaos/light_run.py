@@ -9,72 +9,35 @@ shows in the exported policy.
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from cluster.entry import exit_status
 from cluster.run.crew import WorkerTypes
 from cluster.run.experiment import Experiment
+from cluster.run.last_words import last_words
 from cluster.run.run_dir import RunDir
 from cluster.runtime.placement import plan
 from cluster.runtime.ray_runtime import RayRuntime
-from common.config import RunConfig
 from common.config.overrides import load_config
-from common.records import Judged, RolloutGroup
-from reward.eyes.factory import EyeTools
-from reward.worker import RewardWorker
-from tests.fakes import FakeLearner, FakeRolloutWorker
-
-SLOW = "slow_judge"
-"""While a file of this name lies beside the run directory, judges are slow."""
-SLOW_S = 1.0
-
-
-class LightEngine(FakeRolloutWorker):
-    """Answers after a while."""
-
-    delay_s = 0.05
-
-
-class LightLearner(FakeLearner):
-    """Needs a while for a step."""
-
-    step_s = 0.1
-
-
-class Judge(RewardWorker):
-    """The real one, which may be slowed down."""
-
-    def __init__(
-        self, config: RunConfig, judge: None = None, tools: EyeTools | None = None
-    ) -> None:
-        super().__init__(config, judge, tools)
-        self._slow = Path(config.run.dir).parent / SLOW
-
-    async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
-        """As ever, some time later."""
-        begin = time.monotonic()
-        while self._slow.exists() and time.monotonic() - begin < SLOW_S:
-            await asyncio.sleep(0.05)
-        return await super().rank(groups)
+from common.log_lines import start_lines
+from tests.chaos.light_workers import LightEngine, LightJudge, LightLearner
 
 
 def main(words: Sequence[str]) -> int:
     """The exit status of `cluster.train`."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    start_lines("controller")
 
     def call() -> None:
         config = load_config(None, list(words))
         bundles = plan(config)
         with RunDir(config, resume=True) as run_dir:
             runtime = RayRuntime(config.cluster, bundles, f"light {run_dir.path}")
-            types = WorkerTypes(LightEngine, Judge, LightLearner)
+            types = WorkerTypes(LightEngine, LightJudge, LightLearner)
             experiment = Experiment(config, run_dir, runtime, bundles, types)
             try:
-                asyncio.run(experiment.run())
+                with last_words(run_dir.path):
+                    asyncio.run(experiment.run())
             finally:
                 runtime.shutdown()
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cluster.run.auditing import audit
@@ -29,13 +29,16 @@ from tests.chaos.faults import (
 from tests.cluster.runtime.job_cluster import JobCluster
 from tests.real_runs import ROOT, command, metric_lines, settings
 
-STEPS = 40
+STEPS = 120
 BATCH = 8
 MOST_STARTS = 40
 STUCK_S = 150.0
 LASTING_S = (0.5, 2.5)
 """How long a slow judge and a full disk last."""
-DISK_MB = 40
+LONGEST_CALM_S = 30.0
+DISK_MB = 160
+RARE = {"killed controller": 0.4, "asked to end": 0.2, "interrupted": 0.2}
+"""Weights of faults that are drawn less often than others: a controller needs longest to start."""
 
 
 @dataclass(slots=True)
@@ -62,7 +65,21 @@ class Report:
 
     def line(self) -> str:
         """As one line of JSON."""
-        return json.dumps(asdict(self))
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return json.dumps(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """Lasts until so many steps are done and this moment has passed."""
+
+    num_steps: int
+    until: float
+
+    def is_over(self, num_steps: int, now: float) -> bool:
+        """Whether the next fault may come; a run that does not move is not waited for."""
+        has_moved = num_steps >= self.num_steps or now > self.until + LONGEST_CALM_S
+        return has_moved and now > self.until
 
 
 class Trial:
@@ -70,8 +87,8 @@ class Trial:
 
     Args:
         seed: of the faults, and of the run.
+        folder: for the run, which is deleted, and its log, which stays.
         cluster: whose nodes the run uses; None starts one for every start of the controller.
-        folder: for the run; it is deleted.
         num_faults: after so many the run is let go on in peace.
         only: kinds of faults; None for all.
     """
@@ -83,11 +100,13 @@ class Trial:
         num_faults: int,
         cluster: JobCluster | None = None,
         only: frozenset[str] | None = None,
+        num_steps: int = STEPS,
     ) -> None:
         self._rng = random.Random(seed)
         self._cluster = cluster
         self._num_faults = num_faults
         self._only = only
+        self._num_steps = num_steps
         self._disk = folder / f"trial-{seed}"
         self._run_dir = self._disk / "run"
         self._log = folder / f"trial-{seed}.log"
@@ -151,7 +170,7 @@ class Trial:
             "rollout.num_cpus": 0.1,
             "rollout.prompts_per_call": 2,
             "reward.num_workers": 2,
-            "learner.num_steps": STEPS,
+            "learner.num_steps": self._num_steps,
             "learner.global_batch": BATCH,
             "learner.num_ranks": 2,
             "learner.num_cpus": 0.1,
@@ -171,7 +190,7 @@ class Trial:
         """Let faults happen until the controller ends; returns whether it was told to, or killed."""
         moves = time.monotonic()
         num_lines = self._num_lines()
-        next_fault = self._soon()
+        calm = self._calm()
         is_asked = False
         while process.poll() is None:
             time.sleep(0.1)
@@ -185,15 +204,19 @@ class Trial:
                 os.killpg(process.pid, signal.SIGKILL)
                 return True
             is_training = self._is_roster_of(process.pid)
-            if is_asked or not is_training or now < next_fault or self._is_done():
-                continue
-            name = self._fault(process)
-            is_asked = name in ("killed controller", "asked to end", "interrupted")
-            next_fault = self._soon()
+            if is_asked or not is_training or self._is_done():
+                calm = self._calm()
+            elif calm.is_over(num_lines, now):
+                name = self._fault(process)
+                is_asked = name in ("killed controller", "asked to end", "interrupted")
+                calm = self._calm()
         return is_asked
 
-    def _soon(self) -> float:
-        return time.monotonic() + self._rng.uniform(0.3, 3.0)
+    def _calm(self) -> Calm:
+        """Until the next fault: some come together, others when the run has got over the one before."""
+        num_steps = self._rng.choice((0, 0, 1, 3, 6, 10))
+        until = time.monotonic() + self._rng.uniform(0.1, 2.0)
+        return Calm(self._num_lines() + num_steps, until)
 
     def _is_roster_of(self, pid: int) -> bool:
         processes = roster(self._run_dir).get("controller", {}).get("processes", [])
@@ -211,7 +234,8 @@ class Trial:
         """Let one happen; returns its name, "" when it could not."""
         actions = self._actions(process)
         names = [name for name in actions if self._only is None or name in self._only]
-        name = self._rng.choice(names)
+        weights = [RARE.get(name, 1.0) for name in names]
+        (name,) = self._rng.choices(names, weights)
         if not actions[name]():
             return ""
         self.report.faults[name] += 1
@@ -275,15 +299,16 @@ class Trial:
             return
         for fault in account.faults:
             self._blame(f"audit: {fault}")
-        if account.num_steps != STEPS:
+        if account.num_steps != self._num_steps:
             self._blame(f"{account.num_steps} steps in the account")
         try:
             policy = json.loads((self._run_dir / "policy" / "config.json").read_text())
             weight = policy["weight"]
         except (OSError, ValueError, KeyError) as error:
             weight = f"none ({error})"
-        if weight != STEPS * BATCH:
-            self._blame(f"policy: expected weight {STEPS * BATCH}, got {weight}")
+        expected = self._num_steps * BATCH
+        if weight != expected:
+            self._blame(f"policy: expected weight {expected}, got {weight}")
         journal = self._run_dir / "journal" / "events.jsonl"
         self.report.restarts = journal.read_text().count('{"event": "restart"')
         for name in self._processes_left():

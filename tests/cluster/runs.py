@@ -39,6 +39,7 @@ def make_config(tmp_path: Path, **changes: Any) -> RunConfig:
         "evaluation.suites": SUITES,
         "evaluation.bootstrap_samples": 20,
         "evaluation.samples_shown": 2,
+        "weights.transport": "object_store",
     }
     for name, value in changes.items():
         values[name.replace("__", ".")] = value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -32,7 +31,7 @@ from common.config.jobs import (
 )
 from common.config.overrides import describe_keys
 from common.errors import UserError
-from common.paths import replace_directory, writing
+from common.paths import replace_directory
 
 
 class RemoteError(UserError):
@@ -258,23 +257,6 @@ def test_an_output_names_itself_whoever_writes_it(
         raise error
     assert raised.value.errno == number
     assert raised.value.filename == str(tmp_path / "policy")
-
-
-def test_torch_on_a_full_disk_does_not_say_so_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed"
-    with pytest.raises(RuntimeError), writing(tmp_path / "x.pt"):
-        raise RuntimeError(said)  # there is room, so it is something else
-    usage = shutil.disk_usage(tmp_path)
-    full = usage._replace(free=0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(OSError) as raised, writing(tmp_path / "new" / "x.pt"):
-        raise RuntimeError(said)
-    assert (raised.value.errno, raised.value.filename) == (
-        errno.ENOSPC,
-        str(tmp_path / "new" / "x.pt"),
-    )
 
 
 def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:

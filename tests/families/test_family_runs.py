@@ -50,8 +50,6 @@ def values_of(case: Case, folder: Path) -> dict[str, object]:
         "learner.optimizer.warmup_steps": 0,
         "mixture.online_fraction": 1,
         "checkpoint.interval": 2,
-        # bfloat16 rounds sums in another order here and there.
-        "loop.probe_tolerance": 10 * case.engine_tolerance,
         "evaluation.suites": SUITES,
         "evaluation.bootstrap_samples": 10,
         "evaluation.samples_shown": 1,

@@ -33,7 +33,7 @@ from tests.tiny_models import make_prompt, tiny_llava
 # Removed when the tests end; each run has a numbered folder in it.
 _RUNS = TemporaryDirectory(prefix="sightline-tests-")
 _NUMBERS = count()
-LORA = {"kind": "lora", "r": 4, "alpha": 8}
+LORA = {"kind": "lora", "r": 4, "alpha": 8, "push": "merged"}
 TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 CHOSEN = (
     "There is a red circle at the top.",

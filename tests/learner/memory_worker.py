@@ -9,15 +9,21 @@ import ctypes
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor, nn
 
+from common.config.weights import Weights
 from common.data.images import ImageStore
+from common.push.collective import Collective
+from common.push.meeting import Meeting, network_id
 from learner.learner import Learner
 from tests.learner.helpers import make_pairs, run_config
 
+BUCKET_BYTES = 1 << 20
 MALLINFO = [
     "arena",
     "ordblks",
@@ -68,6 +74,36 @@ def push_bytes(trainer: Learner) -> int:
     return peak
 
 
+def stream_bytes(trainer: Learner) -> int:
+    """The same of a streamed push, looked at whenever a bucket is full."""
+    before = used_bytes()
+    peak = 0
+    broadcast = Collective.broadcast
+
+    def watched(group: Collective, buffer: Tensor) -> Any:
+        nonlocal peak
+        peak = max(peak, used_bytes() - before)
+        return broadcast(group, buffer)
+
+    whole = trainer.models.engine.whole
+
+    @contextmanager
+    def watched_whole(parameters: Any) -> Iterator[None]:
+        nonlocal peak
+        with whole(parameters):
+            peak = max(peak, used_bytes() - before)
+            yield
+
+    place = trainer.meeting_place([network_id()])
+    # Nobody receives: what an engine holds is not the learner's.
+    meeting = Meeting(place.address, place.port, "memory", "gloo", 1, 60.0)
+    vars(trainer.models.engine)["whole"] = watched_whole
+    with patch.object(Collective, "broadcast", watched):
+        _, broken = trainer.push(1, meeting)
+    assert broken == ""
+    return peak
+
+
 def held_bytes(module: nn.Module) -> int:
     """Bytes of a module's parameters on this rank: its shares, and parameters that happen to be whole."""
     total = 0
@@ -86,6 +122,8 @@ def main() -> None:
     config = run_config(
         "deepspeed", model=model, zero_stage=3, num_ranks=world_size, micro_batch=1
     )
+    weights = Weights(bucket_mib=BUCKET_BYTES >> 20)
+    config = config.model_copy(update={"weights": weights})
     trainer = Learner(config, rank, world_size, "127.0.0.1", port)
     trainer.start()
     trainer.step(0, make_pairs(ImageStore(images), 2))
@@ -95,6 +133,7 @@ def main() -> None:
         "policy": held_bytes(trainer.policy),
         "reference": held_bytes(copy),
         "push": push_bytes(trainer),
+        "stream": stream_bytes(trainer),
         "policy_after": held_bytes(trainer.policy),
     }
     (out / f"memory_{rank}.json").write_text(json.dumps(num_bytes))

@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ import learner.forward.logps
 import learner.update
 from common.config import RunConfig
 from common.data.images import ImageStore
-from common.records import PreferencePair
+from common.records import PreferencePair, WeightManifest
+from common.weights import from_arrays
 from learner.learner import Learner
 from learner.losses.pair_logps import pair_logps
 from tests.learner.helpers import (
@@ -34,6 +36,8 @@ from tests.learner.helpers import (
     without_image,
     written,
 )
+from tests.learner.streams import streamed
+from tests.probes import one_answer, token_logprobs
 
 NUM_STEPS = 7
 
@@ -111,6 +115,21 @@ def infinite_loss_of(pair_id: str) -> Any:
     return patch.object(learner.update, "pair_logps", broken)
 
 
+def check_stream(
+    manifest: WeightManifest,
+    arrays: Mapping[str, Any],
+    stream: WeightManifest | None,
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
+    """A streamed push of all ranks carries what the gathered one does."""
+    assert stream is not None
+    gathered = from_arrays(arrays)
+    assert tensors.keys() == gathered.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, gathered[name]), name
+    assert math.isclose(stream.change_norm, manifest.change_norm, rel_tol=1e-6)
+
+
 def run(
     case: dict[str, Any],
     rank: int,
@@ -125,7 +144,7 @@ def run(
     learner.start()
     store = ImageStore(images)
     first_batch = batch_of(store, 0)
-    learner.set_probe(first_batch[0].prompt, (5, 6, 7))
+    learner.set_probe(one_answer(first_batch[0].prompt, (5, 6, 7)))
     learner.save(out / "start")
     written(learner)
     ahead = learner.models.collator.ahead
@@ -141,6 +160,7 @@ def run(
     with infinite_loss_of(first_batch[1].id):
         skipped, _ = learner.step(NUM_STEPS + 1, first_batch)
     manifest, arrays = learner.publish(1)
+    stream, tensors = streamed(learner, 1)
     written(learner)
     # Both ranks' files.
     dist.barrier()
@@ -153,9 +173,10 @@ def run(
         assert resumed.checksum == manifest.checksum
         assert resumed.change_norm == manifest.change_norm
         np.savez(out / "weights.npz", **arrays)
+        check_stream(manifest, arrays, stream, tensors)
     probe = None
     if manifest is not None and manifest.probe is not None:
-        probe = manifest.probe.token_logprobs
+        probe = token_logprobs(manifest.probe)
     outcome = {
         "metrics": [result.metrics for result, _ in results],
         "trained": [result.pair_ids for result, _ in results],

@@ -56,6 +56,7 @@ from tests.learner.helpers import (
     without_image,
     written,
 )
+from tests.probes import one_answer, token_logprobs
 from tests.tiny_models import TinyLlava, tiny_llava
 
 PROBE = (5, 6, 7)
@@ -394,7 +395,7 @@ def trained(
     trainer = started(run_config(tuning=tuning))
     pairs = make_pairs(store, 6)
     prompt = pairs[0].prompt
-    trainer.set_probe(prompt, PROBE)
+    trainer.set_probe(one_answer(prompt, PROBE))
     assert change_norm(trainer) == 0
     train(trainer, [pairs] * 3)
     return trainer, prompt
@@ -434,7 +435,7 @@ def test_what_is_sent_is_the_trained_policy(
     base = probed(start, trainer, prompt)
     model = model_of_push(arrays, model_path, tmp_path / "pushed")
     sent = probed(model, trainer, prompt)
-    np.testing.assert_allclose(manifest.probe.token_logprobs, sent.numpy(), atol=1e-4)
+    np.testing.assert_allclose(token_logprobs(manifest.probe), sent.numpy(), atol=1e-4)
     assert (sent - base).abs().max() > 1e-2
 
 
@@ -456,7 +457,7 @@ def test_a_probe_must_be_a_response(store: ImageStore) -> None:
     expected = "expected at least one response token and no media token"
     for tokens in ((), (5, encoder_of(trainer).image_token_id)):
         with pytest.raises(UserError, match=expected):
-            trainer.set_probe(pair.prompt, tokens)
+            trainer.set_probe(one_answer(pair.prompt, tokens))
 
 
 def test_publishing_does_not_disturb_training(
@@ -466,7 +467,7 @@ def test_publishing_does_not_disturb_training(
     pairs = make_pairs(store, 6)
     disturbed = started(run_config(tuning=LORA))
     quiet = started(run_config(tuning=LORA))
-    disturbed.set_probe(pairs[0].prompt, (5, 6))
+    disturbed.set_probe(one_answer(pairs[0].prompt, (5, 6)))
     for step in range(3):
         disturbed.step(step, pairs)
         disturbed.publish(step)
@@ -516,12 +517,12 @@ def test_export_loads_with_transformers(
     batch = Collator(ChatEncoder(out, 256)).single(prompt, PROBE)
     with torch.no_grad():
         exported = Policy(model.eval())(batch).token_logps[0]
-    trainer.set_probe(prompt, PROBE)
+    trainer.set_probe(one_answer(prompt, PROBE))
     manifest, _ = trainer.publish(1)
     assert manifest is not None
     assert manifest.probe is not None
     np.testing.assert_allclose(
-        exported.numpy(), manifest.probe.token_logprobs, atol=1e-4
+        exported.numpy(), token_logprobs(manifest.probe), atol=1e-4
     )
 
 

@@ -14,6 +14,7 @@ from common.records import PreferencePair, Response
 from common.shapes.prompts import caption_prompts
 from learner.learner import Learner
 from tests.fakes import FakeLearner
+from tests.probes import one_answer, token_logprobs
 from tests.tiny_models import tiny_llava
 
 
@@ -63,7 +64,7 @@ def test_a_step_names_its_pairs_and_moves_the_weights(
     pairs: list[PreferencePair],
 ) -> None:
     learner = make()
-    call(learner, "set_probe", pairs[0].prompt, (20, 21))
+    call(learner, "set_probe", one_answer(pairs[0].prompt, (20, 21)))
     before, _ = call(learner, "publish", 1)
     result, refused = call(learner, "step", 1, pairs)
     after, tensors = call(learner, "publish", 2)
@@ -77,8 +78,8 @@ def test_a_step_names_its_pairs_and_moves_the_weights(
     assert before.change_norm == 0 < after.change_norm
     assert before.checksum != after.checksum
     assert after.num_tensors == len(tensors)
-    assert before.probe.token_logprobs != after.probe.token_logprobs
-    assert len(after.probe.token_logprobs) == 2
+    assert token_logprobs(before.probe) != token_logprobs(after.probe)
+    assert len(token_logprobs(after.probe)) == 2
 
 
 def test_a_saved_learner_goes_on_where_it_was(
@@ -88,7 +89,7 @@ def test_a_saved_learner_goes_on_where_it_was(
 ) -> None:
     first, second = make(), make()
     for learner in (first, second):
-        call(learner, "set_probe", pairs[0].prompt, (20,))
+        call(learner, "set_probe", one_answer(pairs[0].prompt, (20,)))
     call(first, "step", 1, pairs)
     call(first, "save", str(tmp_path / "saved"))
     call(second, "load", str(tmp_path / "saved"))

@@ -231,12 +231,28 @@ def test_the_step_of_the_7b_preset_is_eight_flops_a_parameter(shapes: Shapes) ->
     assert plan.seconds.compute == pytest.approx(expected_s)
 
 
+def test_a_checkpoint_is_masters_and_moments(shapes: Shapes) -> None:
+    """4 + 8 bytes for each of an adapter's 319,815,680 numbers, over 4 ranks; the policy is copied by rank 0."""
+    name = "llava-v1.6-vicuna-7b-hf"
+    for stage in (0, 3):
+        learner = {"num_ranks": 4, "zero_stage": stage}
+        plan = planned(shapes, name, model={"tuning": LORA}, learner=learner)
+        nodes = plan.nodes
+        assert nodes.checkpoint == 12 * 319_815_680
+        policy = 2 * shapes[f"models/{name}"].numel
+        assert nodes.saving - nodes.running == nodes.checkpoint + policy
+        assert nodes.copy_s == pytest.approx((nodes.checkpoint / 4 + policy) / 20e9)
+        assert nodes.write_s == pytest.approx((nodes.checkpoint + policy) / 1e9)
+    waiting = planned(shapes, name, checkpoint={"background": False})
+    assert waiting.nodes.saving == waiting.nodes.running
+
+
 def test_a_push_is_the_model_or_its_adapter(shapes: Shapes) -> None:
     name = "llava-v1.6-vicuna-7b-hf"
-    whole = planned(shapes, name, model={"tuning": LORA})
+    tuning = {**LORA, "push": "merged"}
+    whole = planned(shapes, name, model={"tuning": tuning})
     assert whole.work.push_bytes == 2 * shapes[f"models/{name}"].numel
-    tuning = {**LORA, "push": "adapter"}
-    adapter = planned(shapes, name, model={"tuning": tuning})
+    adapter = planned(shapes, name, model={"tuning": LORA})
     assert adapter.work.push_bytes == 2 * 319_815_680
     # Object store and a file for the engine, in shared memory.
     assert whole.nodes.shared_memory == 2 * whole.work.push_bytes

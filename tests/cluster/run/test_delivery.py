@@ -15,17 +15,44 @@ from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
 from common.config import RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
+from common.push.meeting import EngineSeat, Meeting
+from common.push.plan import PushPlan
 from common.records import LoadReport, WeightManifest
 from tests.cluster.runs import make_config
 from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
+from tests.probes import one_answer
 from tests.tiny_models import make_prompt
 
 LIMIT_S = 5.0
+TIMEOUT_S = 0.3
+TRANSPORTS = ("object_store", "broadcast")
 
 
 class FailingWorker(FakeRolloutWorker):
+    """Its engine dies while it takes weights."""
+
     async def load(self, manifest: WeightManifest, tensors: Any) -> LoadReport:
         raise RuntimeError("the engine died")
+
+    async def receive(
+        self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
+    ) -> LoadReport:
+        raise RuntimeError("the engine died")
+
+
+class HangingWorker(FakeRolloutWorker):
+    """Its engine stops in the middle of a push."""
+
+    async def receive(
+        self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
+    ) -> LoadReport:
+        await asyncio.sleep(60)
+        raise AssertionError("nobody waits so long")
+
+
+class OtherModelWorker(FakeRolloutWorker):
+    async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
+        raise UserError("another revision of the model")
 
 
 class FailingLearner(FakeLearner):
@@ -42,10 +69,11 @@ class World:
         self.config = config
         self.learner = learner(config)
         self.learner.weight = 3
-        self.learner.set_probe(make_prompt(ImageStore(tmp_path), 1), (20, 21))
+        prompt = make_prompt(ImageStore(tmp_path), 1)
+        self.learner.set_probe(one_answer(prompt, (20, 21)))
         client = LearnerClient([LocalHandle(self.learner)], LIMIT_S)
         turns = Turns(config.cluster, Workers([], [], client))
-        self.delivery = Delivery(client, turns)
+        self.delivery = Delivery(config, client, turns)
 
     def engine(self, worker: type = FakeRolloutWorker) -> RolloutClient:
         return RolloutClient(LocalHandle(worker(self.config, 0)), LIMIT_S)
@@ -61,9 +89,20 @@ def delivered(delivery: Coroutine[Any, Any, Delivered]) -> Delivered:
     return asyncio.run(asyncio.wait_for(delivery, 60))
 
 
+def config_of(transport: str, tmp_path: Path) -> RunConfig:
+    return make_config(
+        tmp_path, weights__transport=transport, weights__timeout_s=TIMEOUT_S
+    )
+
+
+@pytest.fixture(params=TRANSPORTS)
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> RunConfig:
+    return config_of(request.param, tmp_path)
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(make_config(tmp_path), tmp_path)
+def world(config: RunConfig, tmp_path: Path) -> World:
+    return World(config, tmp_path)
 
 
 def test_all_engines_prove_what_the_learner_holds(world: World) -> None:
@@ -87,6 +126,13 @@ def test_an_engine_that_fails_takes_no_other_along(world: World) -> None:
         result.check()
 
 
+def test_with_every_engine_gone_the_manifest_is_still_known(world: World) -> None:
+    dead = [world.engine(FailingWorker), world.engine(FailingWorker)]
+    result = delivered(world.delivery.deliver(1, dead))
+    assert [engine for engine, _ in result.failures] == dead
+    assert result.manifest.change_norm == 3
+
+
 def test_a_restarted_engine_gets_the_weights_alone(world: World) -> None:
     engine, restarted = world.engine(), world.engine()
     delivered(world.delivery.deliver(1, [engine]))
@@ -97,7 +143,52 @@ def test_a_restarted_engine_gets_the_weights_alone(world: World) -> None:
     assert version_of(restarted) == 2
 
 
-def test_what_the_learner_says_comes_first(tmp_path: Path) -> None:
-    world = World(make_config(tmp_path), tmp_path, FailingLearner)
+def test_the_learner_can_go_on_before_the_engines_have_loaded(world: World) -> None:
+    class SlowWorker(FakeRolloutWorker):
+        async def load(self, manifest: WeightManifest, tensors: Any) -> LoadReport:
+            await asyncio.sleep(0.05)
+            return await super().load(manifest, tensors)
+
+        async def prove(
+            self, manifest: WeightManifest, received: LoadReport
+        ) -> LoadReport:
+            await asyncio.sleep(0.05)
+            return await super().prove(manifest, received)
+
+    async def scenario() -> None:
+        sent = asyncio.Event()
+        delivery = world.delivery.deliver(1, [world.engine(SlowWorker)], sent.set)
+        task = asyncio.create_task(delivery)
+        await sent.wait()
+        assert not task.done()
+        (await task).check()
+
+    asyncio.run(scenario())
+
+
+def test_what_the_learner_says_comes_first(config: RunConfig, tmp_path: Path) -> None:
+    world = World(config, tmp_path, FailingLearner)
     with pytest.raises(UserError, match="the learner died"):
         delivered(world.delivery.deliver(1, [world.engine()]))
+
+
+def test_an_engine_that_hangs_in_a_broadcast_is_told_from_the_others(
+    tmp_path: Path,
+) -> None:
+    world = World(config_of("broadcast", tmp_path), tmp_path)
+    hanging, engine = world.engine(HangingWorker), world.engine()
+    result = delivered(world.delivery.deliver(1, [hanging, engine]))
+    ((lost, error),) = result.failures
+    assert lost is hanging
+    assert "got no answer within 0.3 s of the end of a weight push" in str(error)
+    assert version_of(engine) == 1
+
+
+def test_an_engine_of_another_model_costs_the_others_nothing(tmp_path: Path) -> None:
+    world = World(config_of("broadcast", tmp_path), tmp_path)
+    other, engine = world.engine(OtherModelWorker), world.engine()
+    result = delivered(world.delivery.deliver(1, [other, engine]))
+    ((lost, error),) = result.failures
+    assert lost is other
+    assert str(error) == "another revision of the model"
+    assert version_of(engine) == 1

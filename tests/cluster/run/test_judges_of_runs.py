@@ -13,35 +13,8 @@ from cluster.runtime.placement import plan
 from common.errors import Halted, UserError
 from common.metrics import read_lines
 from tests.chat_server import Answer, Asked, ChatServer, completion
+from tests.cluster.judged_runs import JudgingWorker, prefers_first, vlm
 from tests.cluster.runs import STEPS, events, make_config, run, trained_pairs
-from tests.fakes import FakeRolloutWorker
-
-
-class JudgingWorker(FakeRolloutWorker):
-    """As a judge's engine it prefers the answer that names a circle, whatever its place."""
-
-    async def score(self, answers: Any) -> Any:
-        if answers and answers[0][1] not in ("A", "B", "tie"):
-            return await super().score(answers)
-        scores = []
-        for prompt, option in answers:
-            text = prompt.messages[-1].parts[-1].text
-            wanted = "A" if prefers_first(text) else "B"
-            scores.append((-0.1 if option == wanted else -5.0, -1.0))
-        return scores
-
-
-def prefers_first(text: str) -> bool:
-    first, _, second = text.partition(" > ")
-    return "circle" in first and "circle" not in second
-
-
-def vlm(tmp_path: Path, **changes: Any) -> Any:
-    judge = (
-        '{ kind = "vlm", path = "judge", num_engines = 2, reading = "logprobs", '
-        'template = "{{ first }} > {{ second }}" }'
-    )
-    return make_config(tmp_path, reward__judge=judge, **changes)
 
 
 def test_a_judges_engines_have_places_of_their_own(tmp_path: Path) -> None:

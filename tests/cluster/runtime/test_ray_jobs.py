@@ -101,13 +101,13 @@ def metrics_of(cluster: JobCluster) -> str:
 def test_a_job_without_the_token_is_refused(nodes: JobCluster, clone: Path) -> None:
     said = submit(nodes, clone, SMALL, "--no-wait", RAY_AUTH_MODE="disabled")
     assert "submitted successfully" not in said
-    assert "RAY_AUTH_MODE=token" in said
+    assert "token authentication is enabled" in said
 
 
 def test_a_relative_run_directory_is_refused(nodes: JobCluster, clone: Path) -> None:
     said = submit(nodes, clone, {**SMALL, "run.dir": "runs/mine"})
     assert "run.dir: expected an absolute path in a Ray job" in said
-    assert "failed with exit code 2" in said or "failed" in said
+    assert "failed with exit code 2" in said
 
 
 def test_a_job_on_two_nodes_is_stopped_with_its_step_saved(

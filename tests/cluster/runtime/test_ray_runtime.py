@@ -1,6 +1,9 @@
 """The runtime's contract, kept by the in-process one and by Ray."""
 
 import asyncio
+import os
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from cluster.runtime.ray_runtime import RayRuntime
 from common.config import Cluster, RunConfig
 from common.config.overrides import load_config
 from common.errors import UserError, plain_message
-from common.protocols import Handle, Runtime
+from common.protocols import Handle, Pulse, Runtime, Vitals
 from reward.judges.factory import with_checked_judge
 from reward.worker import RewardWorker
 from tests.fakes import LocalRuntime
@@ -104,6 +107,46 @@ def test_a_stopped_worker_answers_no_more(runtime: Runtime) -> None:
 
     with pytest.raises(Exception, match=r"stopped|died|dead"):
         asyncio.run(scenario())
+
+
+def test_a_worker_tells_its_pulse_while_it_works(runtime: Runtime) -> None:
+    async def scenario() -> tuple[Pulse, bool]:
+        worker = spawn(runtime, AsyncWorker, 1)
+        working = asyncio.ensure_future(worker.call("overlap"))
+        await asyncio.sleep(0)
+        pulse = await worker.pulse()
+        is_first = not working.done()
+        await working
+        return pulse, is_first
+
+    pulse, is_first = asyncio.run(scenario())
+    assert pulse.host == socket.gethostname()
+    assert pulse.processes[0].pid > 0
+    assert pulse.vitals == Vitals()
+    assert is_first
+
+
+def test_a_buried_worker_is_dead_to_those_that_wait_for_it(runtime: Runtime) -> None:
+    async def scenario() -> tuple[str | None, str | None, str | None]:
+        worker = spawn(runtime, AsyncWorker, 1)
+        other = spawn(runtime, Worker, 2)
+        pulse = await worker.pulse()
+        working = asyncio.ensure_future(worker.call("overlap"))
+        await asyncio.sleep(0.1)
+        # As it would be after SIGSTOP: it does not hear that it is stopped.
+        if pulse.processes[0].pid != os.getpid():
+            os.kill(pulse.processes[0].pid, signal.SIGSTOP)
+        await runtime.bury(worker, pulse)
+        (error,) = await asyncio.gather(working, return_exceptions=True)
+        (others,) = await asyncio.gather(other.call("fail"), return_exceptions=True)
+        assert isinstance(error, BaseException)
+        assert isinstance(others, UserError)
+        return worker.death(error), other.death(error), other.death(others)
+
+    of_worker, of_other, of_alive = asyncio.run(scenario())
+    assert of_worker
+    assert of_other is None
+    assert of_alive is None
 
 
 USERS_JUDGE = """

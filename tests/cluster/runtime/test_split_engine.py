@@ -41,7 +41,6 @@ def config_of(split: int, num_gpus: float) -> RunConfig:
             },
             "learner": {"num_cpus": 0},
             "mixture": {"online_fraction": 1.0},
-            "loop": {"probe_tolerance": 1e-3},
         }
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import sys
 import time
 from functools import partial
@@ -30,7 +29,10 @@ class Worker:
     """Says where it is."""
 
     def generate(self) -> str:
-        return os.environ["RAY_NODE_ID"]
+        import ray
+
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
 
 
 class Diary:

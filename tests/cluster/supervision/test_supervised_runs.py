@@ -17,7 +17,7 @@ from cluster.run.auditing import audit
 from cluster.run.crew import WorkerTypes
 from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
-from cluster.runtime.placement import plan as placed
+from cluster.runtime.placement import plan as places_of
 from cluster.supervision import restarts
 from common.config import RunConfig
 from common.errors import RunFailed
@@ -25,10 +25,11 @@ from common.metrics import read_lines
 from common.protocols import GenerationRequest
 from common.records import Dropped, Judged, PreferencePair, RolloutGroup, StepResult
 from reward.worker import RewardWorker
+from tests.cluster.judged_runs import JudgingWorker, vlm
 from tests.cluster.runs import STEPS, events, make_config, trained_pairs
 from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle, LocalRuntime
 
-LIMIT_S = 0.2
+LIMIT_S = 0.5
 
 
 @pytest.fixture(autouse=True)
@@ -105,14 +106,13 @@ def config_of(tmp_path: Path, **changes: Any) -> RunConfig:
     return make_config(tmp_path, **values)
 
 
-def run(config: RunConfig, chaos: Chaos) -> Path:
+def run(config: RunConfig, chaos: Chaos, rollout: type = Rollout) -> Path:
     """Run to the end with what chaos does; returns the run directory."""
     runtime = ChaosRuntime(chaos)
-    types = WorkerTypes(Rollout, Reward, Ranks)
+    types = WorkerTypes(rollout, Reward, Ranks)
     with RunDir(config, resume=False) as run_dir:
-        experiment = Experiment(config, run_dir, runtime, placed(config), types)
+        experiment = Experiment(config, run_dir, runtime, places_of(config), types)
         asyncio.run(asyncio.wait_for(experiment.run(), 60))
-    assert chaos.plan == []
     return run_dir.path
 
 
@@ -134,15 +134,35 @@ def test_a_worker_that_is_lost_comes_back(
     config = config_of(
         tmp_path, rollout__num_workers=workers, reward__num_workers=workers
     )
-    run_dir = run(config, Chaos((method, 5, what)))
+    chaos = Chaos((method, 5, what))
+    run_dir = run(config, chaos)
+    assert chaos.plan == []
     check(run_dir)
     (restart,) = events(run_dir, "restart")
     kind = restart["name"].partition("/")[0]
     kinds = {"rank": "reward", "step": "learner"}
     assert kind == kinds.get(method, "rollout")
-    cause = "the fake has died" if what == "kill" else "it has said nothing for 0.2 s"
+    cause = "the fake has died" if what == "kill" else "it has said nothing for 0.5 s"
     assert restart["cause"] == cause
     assert read_lines(run_dir / "metrics.jsonl")[-1][f"restarts/{kind}"] == 1
+
+
+class JudgingRollout(JudgingWorker, Rollout):
+    """An engine of the policy or of the judge; only the judge's is asked for scores while pairs are judged."""
+
+    async def encode(self, answers: Any) -> Any:
+        await self.strike("encode")
+        return await super().encode(answers)
+
+
+def test_the_reward_workers_get_another_engine_of_the_judge(tmp_path: Path) -> None:
+    config = vlm(tmp_path, reward__num_workers=2, cluster__heartbeat_limit_s=LIMIT_S)
+    chaos = Chaos(("encode", 2, "kill"))
+    run_dir = run(config, chaos, JudgingRollout)
+    check(run_dir)
+    (restart,) = events(run_dir, "restart")
+    assert restart["name"].startswith("judge/")
+    assert restart["cause"] == "the fake has died"
 
 
 def test_a_learner_lost_before_its_first_checkpoint_begins_again(
@@ -170,7 +190,9 @@ def test_a_deterministic_run_is_the_same_after_deaths(tmp_path: Path) -> None:
         config = config_of(
             tmp_path / folder, rollout__deterministic=True, loop__max_staleness=0
         )
-        run_dir = run(config, Chaos(*plan))
+        chaos = Chaos(*plan)
+        run_dir = run(config, chaos)
+        assert chaos.plan == []
         checksums = {}
         for event in events(run_dir, "publish"):
             checksums[event["version"]] = event["checksum"]
@@ -200,13 +222,9 @@ def test_an_error_of_a_worker_that_is_well_still_ends_the_run(tmp_path: Path) ->
             raise KeyError("a bug")
 
     config = config_of(tmp_path)
-    runtime = ChaosRuntime(Chaos())
-    types = WorkerTypes(Broken, Reward, Ranks)
-    with RunDir(config, resume=False) as run_dir:
-        experiment = Experiment(config, run_dir, runtime, placed(config), types)
-        with pytest.raises(KeyError, match="a bug"):
-            asyncio.run(asyncio.wait_for(experiment.run(), 60))
-    assert events(run_dir.path, "restart") == []
+    with pytest.raises(KeyError, match="a bug"):
+        run(config, Chaos(), Broken)
+    assert events(config.run.dir, "restart") == []
 
 
 def test_the_roster_says_who_runs_where(tmp_path: Path) -> None:
@@ -254,10 +272,4 @@ def test_any_deaths_leave_one_outcome_per_group(
         reward__num_workers=workers,
         cluster__max_restarts_per_hour=100,
     )
-    chaos = Chaos(*plan)
-    runtime = ChaosRuntime(chaos)
-    with RunDir(config, resume=False) as run_dir:
-        types = WorkerTypes(Rollout, Reward, Ranks)
-        experiment = Experiment(config, run_dir, runtime, placed(config), types)
-        asyncio.run(asyncio.wait_for(experiment.run(), 60))
-    check(run_dir.path)
+    check(run(config, Chaos(*plan)))

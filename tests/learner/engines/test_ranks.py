@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +13,12 @@ import pytest
 from common.checkpoint.files import tensor_shapes
 from common.data.images import ImageStore
 from tests.learner.helpers import assert_same_weights
+from tests.learner.memory_worker import BUCKET_BYTES
+from tests.learner.rank_processes import free_port, spawn
 from tests.learner.rank_worker import NUM_STEPS
 from tests.tiny_models import TinyLlava, tiny_llava
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1500)]
-ROOT = Path(__file__).resolve().parents[3]
 CURVES = (
     "loss",
     "grad_norm",
@@ -78,40 +75,6 @@ def two_rank_cases() -> list[dict[str, Any]]:
 TWO_RANKS = two_rank_cases()
 ONE_RANK = [case(f"{tuning}/one", tuning=tuning) for tuning in STAGES]
 """What the cases of a tuning are compared with: one rank without ZeRO."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def spawn(module: str, world_size: int, *words: object, timeout: float = 1200) -> None:
-    """Run `python -m module RANK WORLD words...` for all ranks; their output is shown if one fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    texts = [str(word) for word in words]
-    processes: list[subprocess.Popen[str]] = []
-    for rank in range(world_size):
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, str(rank), str(world_size), *texts],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        processes.append(process)
-    ends_of_outputs = []
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=timeout)
-            ends_of_outputs.append(output[-3000:])
-    finally:
-        # Of ranks that wait for one that has failed.
-        for process in processes:
-            process.kill()
-    for process in processes:
-        assert process.returncode == 0, "\n".join(ends_of_outputs)
 
 
 def facts_of(folder: Path, name: str, rank: int = 0) -> dict[str, Any]:
@@ -205,3 +168,6 @@ def test_a_zero_3_push_takes_one_parameter_at_a_time(
             assert 0.49 * model < of_rank[kept] < 0.55 * model, kept
     assert largest <= second["push"] < 2 * largest
     assert model <= first["push"] < model + 4 * largest
+    # A streamed push: what is gathered at a time of the policy and of the reference, and rank 0's two buckets.
+    assert second["stream"] < 3 * largest
+    assert first["stream"] < 2 * BUCKET_BYTES + 3 * largest

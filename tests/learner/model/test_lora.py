@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -128,6 +129,17 @@ def test_the_norm_of_an_adapter_needs_no_product() -> None:
         "base_model.model.two.lora_A.weight",
         "base_model.model.two.lora_B.weight",
     }
+
+
+def test_the_norm_of_an_adapter_is_zero_only_untrained() -> None:
+    """Ones of rank 1 and values of 1e-30: every one of 3 x 2 changes is 1e-30. Its square is zero in float32."""
+    tuning = Lora(r=1, alpha=1)
+    a, b = "layer.lora_A.default.weight", "layer.lora_B.default.weight"
+    weights = {a: torch.ones(1, 2), b: torch.full((3, 1), 1e-30)}
+    assert adapter_norm(weights, tuning) == pytest.approx(6**0.5 * 1e-30)
+    assert adapter_norm({**weights, b: torch.zeros(3, 1)}, tuning) == 0
+    broken = {**weights, b: torch.full((3, 1), math.nan)}
+    assert math.isnan(adapter_norm(broken, tuning))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from tests.learner.helpers import (
     weights_of,
     written,
 )
+from tests.probes import one_answer, token_logprobs
 from tests.tiny_families import tiny_qwen
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -118,7 +119,7 @@ def trainer(store: ImageStore) -> Learner:
     """Three steps old, with a probe; the tests that share it do not train it."""
     trained_one, _ = trained(run_config(tuning=QLORA), store)
     (pair,) = make_pairs(store, 1)
-    trained_one.set_probe(pair.prompt, PROBE)
+    trained_one.set_probe(one_answer(pair.prompt, PROBE))
     return trained_one
 
 
@@ -194,8 +195,7 @@ def test_the_push_is_the_policy_that_was_trained(
     pushed = Policy(model.eval())
     expected = logps_of(trainer.policy, batch)
     torch.testing.assert_close(logps_of(pushed, batch), expected, atol=1e-4, rtol=0)
-    assert manifest.probe is not None
-    probed = manifest.probe.token_logprobs
+    probed = token_logprobs(manifest.probe)
     assert probed == pytest.approx(expected[0].tolist(), abs=1e-5)
 
 

@@ -1,0 +1,139 @@
+"""How an engine takes weights that come in buckets from the learner: part of `VllmEngine`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from actors.bdhs.vision_features import VisionFeatures
+from actors.engine.causes import failure_explained
+from actors.vllm_api import current_platform
+from actors.weights.push_check import ExpectedPush
+from actors.weights.streamed_push import (
+    StreamedPush,
+    check_outcomes,
+    kept_file,
+    read_kept,
+)
+from common.push.meeting import EngineSeat, PushBroken, network_id
+from common.push.plan import PushPlan
+from common.records import LoadReport, ProbeReading, WeightManifest
+
+
+class Receiving(ABC):
+    """What is the same for both engines; they say how weights are swapped."""
+
+    _expected: ExpectedPush
+    _features: VisionFeatures
+    _model_path: str
+    _num_workers: int
+    _swap_lock: asyncio.Lock
+    _timeout_s: float
+    _tower_is_frozen: bool
+    _version: int
+
+    def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
+        """Refuse (UserError) a push that is not of this engine's model, before any of it is sent.
+
+        Returns:
+            Where this engine is, and how many workers will come.
+        """
+        plan.check_model(version, self._model_path)
+        self._expected.check_shapes(version, plan.shapes)
+        device = str(current_platform.device_type)
+        return EngineSeat(network_id(), device, self._num_workers)
+
+    async def receive_weights(self, push: StreamedPush) -> LoadReport:
+        """Take weights from the learner as they come, between two engine steps; `prove` follows.
+
+        Answers are sampled until the learner's first bucket is full. After a failure nothing more is sampled until a
+        push succeeds: half of the weights may be new.
+
+        Raises:
+            PushBroken: the members of the push fell apart.
+            RuntimeError: what came is damaged, the engine echoes another version or takes too long.
+        """
+        try:
+            return await self._receive_weights(push)
+        except PushBroken:
+            raise
+        # What ended here, such as vLLM's process, has told nobody.
+        except BaseException as error:
+            await asyncio.to_thread(push.tell_broken, f"an engine failed: {error}")
+            raise
+
+    async def _receive_weights(self, push: StreamedPush) -> LoadReport:
+        started = time.perf_counter()
+        await asyncio.to_thread(push.wait_until_ready)
+        kept = push.names_on_vision_side(self._tower_is_frozen)
+        version = str(push.version)
+        async with self._load_limit(version), self._swap_lock:
+            paused = time.perf_counter()
+            with kept_file() as path, failure_explained():
+                update = push.update(kept, path)
+                load = partial(self._receive, push, update)
+                echo = await self._swap(load, version)
+                self._features.load(read_kept(path))
+            pause_s = time.perf_counter() - paused
+            self._take_version(push.version, echo)
+        seconds = time.perf_counter() - started
+        return LoadReport(push.version, None, seconds, pause_s)
+
+    async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
+        """The report of `receive_weights`, with the proof.
+
+        Raises:
+            RuntimeError: the engine runs other weights than the learner.
+        """
+        async with self._load_limit(str(manifest.version)), self._swap_lock:
+            reading = await self._prove(manifest)
+        return replace(received, probe=reading)
+
+    async def _receive(self, push: StreamedPush, update: dict[str, Any]) -> None:
+        outcomes = await self._on_workers("receive_push", push.seat(), update)
+        check_outcomes(push.version, outcomes)
+
+    def _take_version(self, version: int, echo: str) -> None:
+        if echo != str(version):
+            raise RuntimeError(
+                f"weights {version}: expected the engine to echo this version, got {echo}; restart it"
+            )
+        self._version = version
+
+    @asynccontextmanager
+    async def _load_limit(self, version: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except TimeoutError as late:
+            raise RuntimeError(
+                f"weights {version}: expected a load within {self._timeout_s:g} s, got none; see the engine's "
+                "log or raise loop.call_timeout_s"
+            ) from late
+
+    @abstractmethod
+    async def _swap(
+        self,
+        load: Callable[[], Awaitable[None]],
+        version: str,
+    ) -> str:
+        """Let weights be loaded between two steps; drop prefix, multimodal and encoder caches.
+
+        After an error nothing is sampled until another swap succeeds.
+
+        Returns:
+            The weight version that the engine then reports.
+        """
+
+    @abstractmethod
+    async def _on_workers(self, method: str, *args: Any) -> list[Any]:
+        """Call a method of `actors.weights.receiver.WeightReceiver` on every worker; one result per worker."""
+
+    @abstractmethod
+    async def _prove(self, manifest: WeightManifest) -> ProbeReading | None: ...

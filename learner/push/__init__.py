@@ -1,0 +1,1 @@
+"""From the learner's ranks to engines, a bucket at a time."""

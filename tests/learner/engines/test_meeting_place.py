@@ -1,0 +1,29 @@
+"""The ranks meet at one address of the machine, and at no other."""
+
+from __future__ import annotations
+
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+from learner.engines.ranks import free_address, meeting_place
+from tests.sockets import exposed
+
+
+def test_rank_0_listens_at_the_address_alone() -> None:
+    _, port = free_address()
+    with ThreadPoolExecutor() as pool:
+        ranks = [
+            pool.submit(meeting_place, rank, 2, "127.0.0.1", port) for rank in (0, 1)
+        ]
+        first, second = [rank.result() for rank in ranks]
+    first.set("word", "said")
+    assert second.get("word") == b"said"
+    assert exposed([os.getpid()]) == []
+
+
+def test_a_socket_at_all_addresses_would_be_seen() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        (line,) = exposed([os.getpid()])
+    assert line.endswith(f"00000000:{port:04X}")
