@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from common.command_line.log_lines import note_version
 from common.config import Full, RunConfig
 from common.data.images import ImageStore
-from common.log_lines import note_version
 from common.protocols import Engine, GenerationRequest, Tensors, Vitals
 from common.push.meeting import EngineSeat, Meeting, tell_broken
 from common.push.plan import PushPlan

@@ -27,6 +27,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.measured_on import measured_on
+
 if TYPE_CHECKING:
     from benchmarks.simulated_workers import SimulatedHandle, SimulatedLearner
     from cluster.runtime.clients import Workers
@@ -57,6 +59,8 @@ def run_config(
         "learner.num_steps": max(20, arguments.pairs // batch),
         "learner.global_batch": batch,
         "loop.max_staleness": arguments.staleness,
+        # The one whose manifest and tensors are two references.
+        "weights.transport": "object_store",
         "checkpoint.interval": arguments.checkpoint_interval,
     }
     return load_config(None, [f"--{key}={value}" for key, value in settings.items()])
@@ -106,7 +110,9 @@ class Meter:
 
     async def validate(self, step: int) -> None:
         """Called in the place of a validation."""
-        if step * QUARTERS >= self.num_steps * (len(self.rss_mb) + 1):
+        # The first note is from before the run, the last one from behind it.
+        num_quarters = len(self.rss_mb)
+        if num_quarters < QUARTERS and step * QUARTERS >= self.num_steps * num_quarters:
             self.note()
 
     def note(self) -> None:
@@ -258,7 +264,8 @@ def main() -> None:
     for num_engines in arguments.engines:
         runs.append(measure(num_engines, arguments))
         print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    print(json.dumps({"benchmark": "controller_scale", "runs": runs}))
+    where = measured_on(("pyarrow", "pydantic"))
+    print(json.dumps({"benchmark": "controller_scale", **where, "runs": runs}))
 
 
 if __name__ == "__main__":

@@ -133,7 +133,10 @@ class Run:
         while True:
             await engine.generate(asked)
 
-    def stop(self) -> None:
+    async def close(self) -> None:
+        """End the engines' processes, then the actors."""
+        closing = [engine.close() for engine in self.workers.rollout]
+        await asyncio.gather(*closing, return_exceptions=True)
         for handle in self._handles:
             self._runtime.stop(handle)
 
@@ -156,7 +159,7 @@ async def measure_transports(
                 rows.append({"transport": transport, **row})
                 print(json.dumps(rows[-1]), flush=True)
         finally:
-            run.stop()
+            await run.close()
     return rows
 
 

@@ -37,7 +37,7 @@ from benchmarks.push_sides import (
 )
 from cluster.runtime.ray_runtime import RayRuntime
 from common.config import Cluster, Lora
-from common.config.weights import Weights
+from common.config.loop import Weights
 
 GB = 1e9
 WARM_UP = 2

@@ -17,8 +17,8 @@ from cluster.entry import (
     parse_line,
 )
 from cluster.runtime.placement import describe, missing_models, plan
+from common.command_line.log_lines import start_lines
 from common.config.overrides import describe_keys, load_config
-from common.log_lines import start_lines
 
 if TYPE_CHECKING:
     from cluster.run.run_dir import RunDir
@@ -112,7 +112,7 @@ def _check_model_here(config: RunConfig) -> None:
 
 
 def _run(config: RunConfig, resume: bool) -> None:
-    from cluster.run.last_words import last_words
+    from cluster.last_words import last_words
     from cluster.run.run_dir import RunDir
 
     with RunDir(config, resume) as run_dir:

@@ -20,9 +20,9 @@ import torch
 
 from common.chat import ChatEncoder, encoder_of
 from common.checkpoint.layout import layout_of
+from common.command_line.log_lines import note_version
 from common.config import Lora, RunConfig
 from common.data.images import ImageStore
-from common.log_lines import note_version
 from common.push.adapter import pushes_adapter
 from common.push.meeting import Meeting, Place
 from common.push.plan import PushPlan, model_digest
@@ -342,7 +342,7 @@ class Learner:
         Returns:
             The manifest, on rank 0; and why the push broke off, in which case there is none.
         """
-        probe = None if self._probe is None else self._probe.now()
+        probe = self._run_probe()
         with self.reference.parameters() as start:
             return self._push_sender.push(version, meeting, start, probe)
 

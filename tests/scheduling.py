@@ -27,6 +27,7 @@ RAY_MODULES = (
     "test_several_ranks",
     "test_split_engine",
     "test_two_nodes",
+    "test_two_nodes_push",
 )
 """These start a local Ray cluster, which takes the whole machine: one at a time."""
 

@@ -29,7 +29,7 @@ from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
 from cluster.run.state import RunState
 from cluster.runtime.clients import LearnerClient
-from common.errors import UserError
+from common.errors import UserError, plain_message
 from common.evaluation import Score
 from common.paths import partial_directory, replace_directory, replace_file
 from common.records import PreferencePair
@@ -120,10 +120,13 @@ class CheckpointWriter:
         Raises:
             UserError: as `save`.
         """
-        task, self._task = self._task, None
-        if task is not None:
-            await task
-        self._attempt = None
+        task = self._task
+        if task is None:
+            return
+        # Whoever waits may be cancelled; what is written goes on.
+        await asyncio.wait({task})
+        self._task, self._attempt = None, None
+        task.result()
 
     async def abandon(self) -> None:
         """Give up what is being written, because the ranks that write it are gone; its pairs wait for the next one."""
@@ -172,8 +175,9 @@ class CheckpointWriter:
                 # In a thread: the run goes on meanwhile.
                 await asyncio.to_thread(write_checksums, folder)
         except OSError as error:
-            await self._undo(attempt, str(error))
-            self._fail(attempt, f"expected to write it, got: {error}")
+            reason = plain_message(error)
+            await self._undo(attempt, reason)
+            self._fail(attempt, f"expected to write it, got: {reason}")
             return
         finally:
             attempt.copied.set()

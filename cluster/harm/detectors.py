@@ -42,8 +42,9 @@ def end_token(config: RunConfig) -> Detector:
         less = 1 - math.exp(-shifted.amount)
         rejected = _figure(shifted.metrics, "drift/rejected_end")
         return (
-            f"the policy ends chosen answers {less:.0%} less likely than its reference (drift/chosen_end "
-            f"{shifted.now:+.3f} nats{rejected}): answers get longer, and what is added is often made up; {help_text}"
+            f"the policy is {less:.0%} less likely than its reference to end where chosen answers end "
+            f"(drift/chosen_end {shifted.now:+.3f} nats{rejected}): answers get longer, and what is added is often "
+            f"made up; {help_text}"
         )
 
     warnings = config.loop.warnings

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 from actors.rollout import RolloutWorker
-from cluster.run.engine_weights import EngineWeights
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
 from cluster.run.run_files import files_of
@@ -30,6 +29,7 @@ from cluster.runtime.placement import Bundle
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.seat import Revive, Seat, WorkerLost
 from cluster.supervision.supervisor import Supervisor
+from cluster.weights.engine_weights import EngineWeights
 from common.config import RunConfig
 from common.errors import UserError
 from common.protocols import Handle, Runtime
@@ -38,6 +38,11 @@ from reward.eyes.factory import EyeTools
 from reward.worker import RewardWorker
 
 log = logging.getLogger("sightline")
+
+GOES_BACK = (
+    "the run is deterministic, and the weights of an engine that died between two publishes cannot be sent "
+    "again: going back to the last checkpoint"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,8 @@ class Crew:
         await files.check_nodes(self._runtime, limit_s)
         # Before the ranks, which may share their GPUs.
         engines = self._spawn_engines(self._revive_engine)
-        self.weights = EngineWeights(engines, self._in_turns)
+        go_back = self._go_back if config.rollout.deterministic else None
+        self.weights = EngineWeights(engines, self._in_turns, go_back)
         self._ranks = self._spawn_ranks()
         judge_engines = JudgeEngines(
             config, self._spawn_judge_engine, self._types.rollout
@@ -156,10 +162,11 @@ class Crew:
         """
         begun = time.monotonic()
         cause, output = lost.cause, lost.log
+        are_asleep = self.turns is not None and self.turns.are_asleep
         self.turns = None
         self.weights.forget_learner()
         await self._supervisor.refill(self._ranks)
-        if self._in_turns:
+        if self._in_turns and not are_asleep:
             await asyncio.gather(*[engine.sleep(1) for engine in _up(workers)])
         await workers.learner.start()
         if self._in_turns:
@@ -171,6 +178,11 @@ class Crew:
             seconds,
         )
         self._recorder.restart(lost.name, cause, output, seconds)
+
+    def _go_back(self) -> None:
+        """Let the training begin again at its last checkpoint, as if a rank had died."""
+        rank = self._ranks[0]
+        self._supervisor.lose(rank, rank.number, GOES_BACK)
 
     def _spawn_ranks(self) -> list[Seat]:
         num_ranks = self._config.learner.num_ranks

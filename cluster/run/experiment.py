@@ -25,7 +25,7 @@ from common.evaluation import Score
 from common.paths import replace_directory
 from common.protocols import Runtime
 from common.push.adapter import against_adapter
-from common.records import Dropped
+from common.records import Dropped, ProbeAnswer
 from common.row_faults import drop_report
 from reward.suites.scorecard import Scorecard
 
@@ -53,6 +53,8 @@ class Experiment:
         self._crew = Crew(config, run_dir, runtime, bundles, types, self._recorder)
         self._loop: Loop | None = None
         self._ending: Interrupted | None = None
+        # Empty until the engines are measured.
+        self._probe: Sequence[ProbeAnswer] = ()
         self._scoring = RunScoring(config, run_dir.path, self._recorder)
 
     async def run(self) -> tuple[Scorecard, Scorecard]:
@@ -131,6 +133,9 @@ class Experiment:
                     lost = await self._lost_rank(error)
                     if lost is None:
                         raise
+                    # What was trained since the last checkpoint is lost with the rank.
+                    if self._ending is not None:
+                        raise self._ending from error
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
 
     async def _run_loop(self, data: TrainingData, workers: Workers) -> None:
@@ -170,9 +175,15 @@ class Experiment:
     ) -> None:
         """Measure how far learner and engines are apart while all hold the start policy; every push is held to that.
 
+        The ranks of a restarted learner get the same probe; the engines, which hold other weights by then, are
+        measured already.
+
         Raises:
             UserError: no prompt can be given to the policy.
         """
+        if self._probe:
+            await workers.learner.set_probe(self._probe)
+            return
         # Validation prompts, where there are some: nobody trains on them.
         prompt_sets = (self._scoring.validation_prompts(), data.prompts)
         encoder = encoder_of(self.config.model)
@@ -183,6 +194,7 @@ class Experiment:
         probe = await workers.learner.set_probe(answers)
         readings = await loop.calibrate(probe)
         self._recorder.probe(answers, readings)
+        self._probe = answers
 
     def _take_best(self) -> None:
         """`policy/` is the checkpoint that validation picked."""

@@ -90,7 +90,7 @@ def read_history(journal: Iterable[Event]) -> History:
         elif kind == "saving":
             history.saved[event["step"]] = len(history.events)
         elif kind == "unsaved":
-            del history.saved[event["step"]]
+            history.saved.pop(event["step"], None)
         if kind == "row":
             history.rows.add(event["id"])
         if kind not in WORK or not is_training:

@@ -43,7 +43,6 @@ from typing import TypeAlias
 
 from cluster.checkpoints.writer import CheckpointWriter
 from cluster.run.delivery import Delivery
-from cluster.run.engine_weights import EngineWeights
 from cluster.run.foresight import Foresight
 from cluster.run.history import finished_groups
 from cluster.run.producer import Producer
@@ -55,10 +54,11 @@ from cluster.run.turns import Turns
 from cluster.runtime.clients import Workers
 from cluster.sampling.prompt_sampler import restore
 from cluster.sampling.staleness import staleness
+from cluster.weights.engine_weights import EngineWeights
+from common.command_line.log_lines import note_version
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.evaluation import Score
-from common.log_lines import note_version
 from common.records import (
     LogprobProbe,
     PreferencePair,

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from cluster.checkpoints.online_pairs import OnlinePairs
 from cluster.harm.watch import HarmWatch
 from cluster.numerics.push_metrics import PushWarnings, push_metrics
 from cluster.progress import ProgressReport
-from cluster.run.online_pairs import OnlinePairs
 from cluster.run.outcome import GroupOutcome
 from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.checkpoints.checksums import damage
-from cluster.run.config_changes import Change, changes
+from cluster.checkpoints.config_changes import Change, changes
 from cluster.run.state import RunState
 from cluster.runtime.ray_job import check_output_path
 from common.config import RunConfig

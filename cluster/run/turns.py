@@ -31,6 +31,11 @@ class Turns:
         self._num_calls = 0
         self._changed = asyncio.Condition()
 
+    @property
+    def are_asleep(self) -> bool:
+        """Whether the engines sleep."""
+        return self._asleep
+
     @asynccontextmanager
     async def sampling(self) -> AsyncIterator[None]:
         """Around every call to an engine beside the loop: waits until it is the engines' turn."""

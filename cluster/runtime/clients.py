@@ -11,13 +11,12 @@ from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cluster.runtime.waiting import answer, answers
 from cluster.supervision.seat import Seat, WorkerLost
+from common.errors import UserError
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
-from common.push.meeting import EngineSeat, Meeting, Place
-from common.push.plan import PushPlan
 from common.records import (
     Dropped,
     Judged,
@@ -33,6 +32,11 @@ from common.records import (
     WeightManifest,
     WriteReport,
 )
+
+if TYPE_CHECKING:
+    # They import torch.
+    from common.push.meeting import EngineSeat, Meeting, Place
+    from common.push.plan import PushPlan
 
 
 async def survey(
@@ -105,7 +109,7 @@ class RolloutClient:
         report: LoadReport = await self._call("load", manifest, tensors)
         return report
 
-    async def check_push(self, version: int, plan: Awaitable[PushPlan]) -> EngineSeat:
+    async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
         """Let the engine refuse a push that is not of its model; returns where it is."""
         seat: EngineSeat = await self._call("check_push", version, plan)
         return seat
@@ -113,7 +117,7 @@ class RolloutClient:
     async def receive(
         self,
         version: int,
-        plan: Awaitable[PushPlan],
+        plan: PushPlan,
         meeting: Meeting,
         first_rank: int,
     ) -> LoadReport:
@@ -121,6 +125,12 @@ class RolloutClient:
         report: LoadReport
         report = await self._call("receive", version, plan, meeting, first_rank)
         return report
+
+    def given_up(self, cause: str) -> Exception:
+        """The error of a worker that hangs, as only its caller can tell; its seat gets another one."""
+        if isinstance(self.handle, Seat):
+            return self.handle.give_up(cause)
+        return UserError(f"{self.peer}: {cause}")
 
     async def break_push(self, meeting: Meeting, reason: str) -> None:
         """Let this engine's worker tell the members of a push that it has fallen apart."""
@@ -228,15 +238,18 @@ class LearnerClient:
         manifest, tensors = by_rank[0]
         return manifest, tensors
 
-    def plan_push(self) -> Awaitable[PushPlan]:
-        """A reference to what streamed pushes consist of, to be passed on to engines."""
-        plan: Awaitable[PushPlan] = self.handles[0].call("plan_push")
+    async def plan_push(self) -> PushPlan:
+        """What streamed pushes consist of."""
+        rank_0 = self.handles[0]
+        plan: PushPlan = await _asked(rank_0, "plan_push", (), self.limit_s, "learner")
         return plan
 
     async def meeting_place(self, networks: Sequence[str]) -> Place:
         """Where engines of these networks find rank 0."""
-        reference = self.handles[0].call("meeting_place", list(networks))
-        place: Place = await answer(reference, self.limit_s, "learner")
+        rank_0 = self.handles[0]
+        args = (list(networks),)
+        place: Place
+        place = await _asked(rank_0, "meeting_place", args, self.limit_s, "learner")
         return place
 
     async def push(

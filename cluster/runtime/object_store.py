@@ -18,11 +18,17 @@ MIB = 1 << 20
 
 
 def push_bytes_of(config: RunConfig) -> float:
-    """Bytes of one weight push; 0 where the planner does not know the model, which `check_fits` says."""
+    """Bytes that one weight push takes in the store.
+
+    0 for a push in buckets, and where the planner does not know the model, which `check_fits` says.
+    """
     from cluster.planner.plan import cached_shape
     from cluster.planner.shape import Unplanned
     from cluster.planner.work import push_bytes
+    from cluster.weights.transport import name_of
 
+    if name_of(config) in ("broadcast", "ipc"):
+        return 0.0
     try:
         return push_bytes(config, cached_shape(config.model.path))
     except Unplanned:

@@ -7,6 +7,7 @@ start together cannot wait for each other: the one that comes second is told wha
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ class Reservation:
         self._owner = owner
         self._limit_s = limit_s
         self._groups: list[Any] = []
+        self._numbers = itertools.count(1)
         # By the names of actors; several may share a slot.
         self._slot_of_actor: dict[str, Slot] = {}
         self._place_of_actor: dict[str, Place] = {}
@@ -147,7 +149,7 @@ class Reservation:
         group = self._ray.util.placement_group(
             resources,
             strategy="PACK",
-            name=self._owner,
+            name=self._next_name(),
             bundle_label_selector=selectors,
         )
         if not group.wait(min(COMMIT_LIMIT_S, self._limit_s)):
@@ -162,6 +164,11 @@ class Reservation:
                 self._slot_of_actor[bundle.name] = slot
                 self._place_of_actor[bundle.name] = Place(group, index, node_id)
         return True
+
+    def _next_name(self) -> str:
+        """Ray refuses a second group of the same name, and those of nodes that have left keep theirs."""
+        number = next(self._numbers)
+        return self._owner if number == 1 else f"{self._owner}, {number}"
 
     def _nodes(self, only_free: bool) -> list[Node]:
         """The cluster's living nodes, with what they have or what is free of it."""

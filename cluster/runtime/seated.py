@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.runtime.processes import family, output_file
-from common.log_lines import start_lines
+from common.command_line.log_lines import start_lines
 from common.protocols import Pulse, Sight, Vitals
 
 GPUS = "CUDA_VISIBLE_DEVICES"

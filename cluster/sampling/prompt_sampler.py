@@ -131,8 +131,7 @@ class PromptSampler:
 
     def _shuffled(self, epoch: int) -> array[int]:
         """The indices of an epoch in order: a function of (seed, epoch) and of the ids, not of the order of rows."""
-        indices = range(len(self._keys))
-        order = sorted(indices, key=self._keys.__getitem__)
+        order = np.argsort(np.asarray(self._keys), kind="stable").tolist()
         seed = derive_seed(self._seed, "frontier", epoch)
         random.Random(seed).shuffle(order)
         return array("q", order)

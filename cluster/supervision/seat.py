@@ -185,6 +185,11 @@ class Seat:
                 return True
         return False
 
+    def give_up(self, cause: str) -> WorkerLost:
+        """Treat the worker that sits here as lost, for a cause that only its caller knows."""
+        self._watch.lose(self, self.number, cause)
+        return WorkerLost(self)
+
     async def fault(self) -> str:
         """What is wrong with the worker that sits here; "" when nothing is."""
         return await fault_of(self.handle, self._watch.limit_s, self.note)

@@ -169,6 +169,7 @@ class Supervisor:
 
         Raises:
             RunFailed: the budget of restarts is used up.
+            WorkerLost: one of them did not come up.
         """
         lost = next(seat for seat in seats if not seat.is_up)
         pause_s = self._grant(lost)
@@ -182,24 +183,32 @@ class Supervisor:
             await self._runtime.make_room(seat.name)
         for seat in seats:
             seat.refill()
-            # A rank that hangs as it starts is noticed, too.
+        # All at once: each takes as long as a process does to start.
+        await asyncio.gather(*[self._await_process(seat) for seat in seats])
+        # One that hangs from here on is noticed, too.
+        for seat in seats:
             await self.open(seat)
 
     async def open(self, seat: Seat) -> None:
         """The new worker of a seat may be asked."""
         seat.go_up()
-        await seat.fault()
-        self.write_roster()
+        await self._announce(seat)
+
+    async def _announce(self, seat: Seat) -> None:
+        """Tell those who wait that a seat is up, and write down who sits there."""
         async with self._changed:
             self._changed.notify_all()
+        await seat.fault()
+        self.write_roster()
 
     async def renew(self, seat: Seat) -> None:
         """Replace a worker that is well, because those that it asks are others now."""
-        assert seat.revive is not None
         seat.go_down("it is renewed")
         await self._runtime.bury(seat.handle, seat.last_pulse)
-        await seat.revive(seat.refill())
-        await self.open(seat)
+        if await self._bring_up(seat):
+            await self._announce(seat)
+        else:
+            self._replacing[seat] = asyncio.create_task(self._replace(seat))
 
     async def _watch(self, seat: Seat) -> None:
         while True:
@@ -211,11 +220,11 @@ class Supervisor:
                 await self._changed.wait_for(lambda: seat.is_up)
 
     async def _replace(self, seat: Seat) -> None:
-        """Put another worker into a seat, until one is well."""
+        """Put another worker into a seat, again until one is well."""
         begun = time.monotonic()
-        assert seat.revive is not None
-        while not seat.is_up:
-            cause, output = seat.cause, seat.log
+        cause, output = seat.cause, seat.log
+        is_well = False
+        while not is_well:
             try:
                 pause_s = self._grant(seat)
             except RunFailed as failure:
@@ -223,42 +232,48 @@ class Supervisor:
                 return
             await self._runtime.bury(seat.handle, seat.last_pulse)
             await asyncio.sleep(pause_s)
-            try:
-                await self._bring_up(seat)
-            except WorkerLost:
-                continue
-            except Exception as error:
-                seat.cause = seat.handle.death(error) or plain_message(error)
-                continue
-            # Nothing is awaited in between: the next publish takes this worker along.
-            await self.open(seat)
-            seconds = time.monotonic() - begun
-            log.warning("%s is back after %.1f s", seat.name, seconds)
-            self._diary.restart(seat.name, cause, output, seconds)
+            is_well = await self._bring_up(seat)
+        seconds = time.monotonic() - begun
+        log.warning("%s is back after %.1f s", seat.name, seconds)
+        self._diary.restart(seat.name, cause, output, seconds)
+        await self._announce(seat)
 
-    async def _bring_up(self, seat: Seat) -> None:
-        """Start another worker, as the first one was; one that hangs meanwhile is noticed as well.
-
-        Raises:
-            Exception: it did not come up.
-        """
-        assert seat.revive is not None
-        await self._runtime.make_room(seat.name)
-        handle = seat.refill()
+    async def _bring_up(self, seat: Seat) -> bool:
+        """Start another worker, as the first one was; False when it did not come up, whose cause the seat then has."""
+        handle = seat.handle
         try:
-            # The first one takes as long as a process does to start.
-            seat.note(await pulse_within(handle, self._start_limit_s))
+            await self._runtime.make_room(seat.name)
+            handle = seat.refill()
+            await self._await_process(seat)
+            seat.cause = await self._revive(seat, handle)
+        except WorkerLost:
+            # Its seat has the cause.
+            return False
+        except Exception as error:
+            seat.cause = handle.death(error) or plain_message(error)
+        return not seat.cause
+
+    async def _await_process(self, seat: Seat) -> None:
+        """Wait for the first pulse of a new worker; WorkerLost when it does not come."""
+        try:
+            seat.note(await pulse_within(seat.handle, self._start_limit_s))
         except TimeoutError:
             seat.cause = f"its process did not start within {self._start_limit_s:g} s"
             raise WorkerLost(seat) from None
-        revival = asyncio.ensure_future(seat.revive(handle))
+        except Exception as error:
+            seat.cause = seat.handle.death(error) or plain_message(error)
+            raise WorkerLost(seat) from error
+
+    async def _revive(self, seat: Seat, handle: Handle) -> str:
+        """Bring a new worker to where it may be asked; returns why it hangs or has died meanwhile, or ""."""
+        revival = asyncio.create_task(_revive_and_go_up(seat, handle))
         watch = asyncio.create_task(first_fault(handle, self.limit_s, seat.note))
         try:
             await asyncio.wait({revival, watch}, return_when=asyncio.FIRST_COMPLETED)
             if not revival.done():
-                seat.cause = watch.result()
-                raise WorkerLost(seat)
+                return watch.result()
             await revival
+            return ""
         finally:
             revival.cancel()
             watch.cancel()
@@ -280,3 +295,10 @@ class Supervisor:
             task = tasks.pop(seat, None)
             if task is not None:
                 task.cancel()
+
+
+async def _revive_and_go_up(seat: Seat, handle: Handle) -> None:
+    assert seat.revive is not None
+    await seat.revive(handle)
+    # Nothing is awaited in between: it is up before the next publish asks who is.
+    seat.go_up()

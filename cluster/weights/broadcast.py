@@ -22,6 +22,7 @@ from cluster.weights.transport import Delivered, name_of
 from common.config import RunConfig
 from common.errors import UserError
 from common.push.meeting import EngineSeat, Meeting, PushBroken
+from common.push.plan import PushPlan
 from common.records import LoadReport, WeightManifest
 
 log = logging.getLogger("sightline")
@@ -61,40 +62,27 @@ class Broadcast:
     ) -> Delivered:
         await self._turns.wake()
         members = [_Engine(client) for client in engines]
-        await self._seat_all(version, members)
+        # By value: it is small, and every engine gets it twice.
+        plan = await self._learner.plan_push()
+        await _seat_all(version, plan, members)
         for _ in range(MAX_ROUNDS):
-            manifest, broken = await self._round(version, members, sent)
+            manifest, broken = await self._round(version, plan, members, sent)
             if manifest is not None:
                 await self._prove(manifest, members)
                 return _delivered(manifest, members)
         # With no engine to blame it is the way between them.
         raise UserError(broken)
 
-    async def _seat_all(self, version: int, members: Sequence[_Engine]) -> None:
-        """Ask every engine whether it takes the push, and where it is."""
-        plan = self._learner.plan_push()
-        asked = [member.client.check_push(version, plan) for member in members]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        # Before the engines' errors: they cannot check what is not known.
-        await plan
-        for member, answer in zip(members, answers, strict=True):
-            if isinstance(answer, EngineSeat):
-                member.seat = answer
-            elif isinstance(answer, Exception):
-                member.outcome = answer
-            else:
-                raise answer
-
     async def _round(
         self,
         version: int,
+        plan: PushPlan,
         members: Sequence[_Engine],
         sent: Callable[[], None],
     ) -> tuple[WeightManifest | None, str]:
         """Send to all engines that have not failed; no manifest, but a reason, when their group fell apart."""
         present = [member for member in members if member.outcome is None]
         meeting, ranks = await self._meeting(version, present)
-        plan = self._learner.plan_push()
         receiving = []
         for member, rank in zip(present, ranks, strict=True):
             call = member.client.receive(version, plan, meeting, rank)
@@ -114,7 +102,7 @@ class Broadcast:
             outcomes = await asyncio.gather(*receiving, return_exceptions=True)
         else:
             log.warning("weights %d: %s", version, broken)
-            outcomes = await self._after_a_break(receiving)
+            outcomes = await self._after_a_break(present, receiving)
         for member, outcome in zip(present, outcomes, strict=True):
             # Whoever only says that the group fell apart can join the next one; so can who got all of it.
             is_lost = isinstance(outcome, Exception) and not isinstance(
@@ -150,18 +138,21 @@ class Broadcast:
         return meeting, ranks
 
     async def _after_a_break(
-        self, receiving: Sequence[asyncio.Task[LoadReport]]
+        self,
+        present: Sequence[_Engine],
+        receiving: Sequence[asyncio.Task[LoadReport]],
     ) -> list[LoadReport | BaseException]:
         """What the engines say of a group that fell apart; who says nothing in time hangs, and is to blame."""
         await asyncio.wait(receiving, timeout=self._timeout_s)
         for task in receiving:
             task.cancel()
+        answers = await asyncio.gather(*receiving, return_exceptions=True)
         outcomes: list[LoadReport | BaseException] = []
-        for outcome in await asyncio.gather(*receiving, return_exceptions=True):
+        for member, outcome in zip(present, answers, strict=True):
             if isinstance(outcome, asyncio.CancelledError):
-                outcome = UserError(
-                    f"rollout worker: got no answer within {self._timeout_s:g} s of the end of a weight push; look at "
-                    "its log, or raise weights.timeout_s"
+                outcome = member.client.given_up(
+                    f"got no answer within {self._timeout_s:g} s of the end of a weight push; look at its log, or "
+                    "raise weights.timeout_s"
                 )
             outcomes.append(outcome)
         return outcomes
@@ -182,12 +173,27 @@ class Broadcast:
             member.outcome = _checked(outcome)
 
 
+async def _seat_all(version: int, plan: PushPlan, members: Sequence[_Engine]) -> None:
+    """Ask every engine whether it takes the push, and where it is."""
+    asked = [member.client.check_push(version, plan) for member in members]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    for member, answer in zip(members, answers, strict=True):
+        if isinstance(answer, EngineSeat):
+            member.seat = answer
+        elif isinstance(answer, Exception):
+            member.outcome = answer
+        else:
+            raise answer
+
+
 async def _tell_of_losses(
     present: Sequence[_Engine],
     receiving: Sequence[asyncio.Task[LoadReport]],
     meeting: Meeting,
 ) -> None:
     """Let an engine that lives tell the others of one whose whole worker died: it could tell nobody itself."""
+    if not receiving:
+        return
     await asyncio.wait(receiving, return_when=asyncio.FIRST_EXCEPTION)
     lost = []
     for task in receiving:

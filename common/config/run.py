@@ -11,12 +11,11 @@ from pydantic import AfterValidator, Field, model_validator
 from common.config.data import Data
 from common.config.evaluation import Evaluation
 from common.config.learner import Learner
-from common.config.loop import Checkpoint, Loop, Mixture
+from common.config.loop import Checkpoint, Loop, Mixture, Weights
 from common.config.model import Lora, Model
 from common.config.reward import Reward
 from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
-from common.config.weights import Weights
 from common.push.adapter import pushes_adapter
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 

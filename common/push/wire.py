@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from common.push.buffers import Buffers
 from common.push.fingerprint import SIZE, Digest
 from common.push.meeting import Group, Sent
 from common.push.plan import Bucket, Piece, PushPlan, TensorSpec
@@ -130,14 +131,16 @@ def receive(plan: PushPlan, group: Group) -> Iterator[tuple[str, Tensor]]:
         DamagedBucket: a fingerprint differs.
     """
     buckets = list(plan.buckets())
-    coming = _begin(buckets[0], group)
+    largest = max(bucket.num_bytes for bucket in buckets)
+    buffers = Buffers(largest + SIZE, group.device)
+    coming = _begin(buckets[0], group, buffers)
     digest = Digest()
     whole = torch.empty(0, dtype=torch.uint8)
     for number, bucket in enumerate(buckets):
         buffer, work = coming
         work.wait()
         if number + 1 < len(buckets):
-            coming = _begin(buckets[number + 1], group)
+            coming = _begin(buckets[number + 1], group, buffers)
         digest = _checked(bucket, buffer, digest, f"{number + 1} of {len(buckets)}")
         for piece in bucket.pieces:
             place = _place(buffer, piece)
@@ -166,9 +169,8 @@ def _place(buffer: Tensor, piece: Piece) -> Tensor:
     return buffer[piece.offset : piece.offset + piece.end - piece.begin]
 
 
-def _begin(bucket: Bucket, group: Group) -> tuple[Tensor, Sent]:
-    size = bucket.num_bytes + SIZE
-    buffer = torch.empty(size, dtype=torch.uint8, device=group.device)
+def _begin(bucket: Bucket, group: Group, buffers: Buffers) -> tuple[Tensor, Sent]:
+    buffer = buffers.take(bucket.num_bytes + SIZE)
     return buffer, group.broadcast(buffer)
 
 

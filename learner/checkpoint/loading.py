@@ -14,7 +14,14 @@ from common.protocols import TrainEngine
 from common.seeding import derive_seed
 from learner.checkpoint.header import Header, read_header
 from learner.checkpoint.random_state import seed_all, set_random_state
-from learner.checkpoint.stretches import MASTER, MOMENTS, SavedStretches, fill
+from learner.checkpoint.stretches import (
+    MASTER,
+    MOMENTS,
+    PARTS,
+    SavedStretches,
+    fill,
+    stretches_of,
+)
 
 _DAMAGE = (OSError, SafetensorError, ValueError, KeyError, RuntimeError)
 """What files raise that are missing, cut off, overwritten or of another model."""
@@ -29,8 +36,7 @@ def load(directory: Path, engine: TrainEngine) -> Header:
     header = read_header(directory)
     try:
         header.check_parameters(dict(engine.shapes))
-        files = sorted(directory.glob("rank_*_[0-9][0-9][0-9].safetensors"))
-        saved = SavedStretches(files)
+        saved = SavedStretches(sorted(directory.glob(PARTS)))
         with torch.no_grad(), engine.restoring():
             _restore(engine, saved, header.updates)
     except _DAMAGE as error:
@@ -68,10 +74,11 @@ def _restore(engine: TrainEngine, saved: SavedStretches, updates: int) -> None:
     for tensor in {id(slot.tensor): slot.tensor for slot in slots}.values():
         _prepare_moments(tensor, optimizer, updates)
     kinds = (MASTER, *MOMENTS) if updates else (MASTER,)
-    for slot in slots:
+    # All of the slots, as a single rank would write them: no more than a stretch is read at a time.
+    for stretch in stretches_of(slots, rank=0, world_size=1):
         for kind in kinds:
-            values = saved.read(kind, slot.name, slot.start, slot.numel)
-            fill(slot, kind, values, optimizer)
+            values = saved.read(kind, stretch.name, stretch.start, stretch.numel)
+            fill(stretch, kind, values, optimizer)
 
 
 def _prepare_moments(
@@ -84,7 +91,7 @@ def _prepare_moments(
     if not state and not updates:
         # AdamW makes it at its first step.
         return
-    state["step"] = torch.tensor(float(updates), device=tensor.device)
+    state["step"] = torch.tensor(updates, dtype=torch.float32, device=tensor.device)
     for kind in MOMENTS:
         if kind not in state:
             state[kind] = torch.zeros_like(tensor)

@@ -20,6 +20,8 @@ MASTER = "master"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Adam's, by torch's names."""
 
+PARTS = "rank_*_[0-9]*.safetensors"
+"""The files that hold stretches."""
 STRETCH_NUMEL = 1 << 24
 """Longest stretch: safetensors reads whole tensors, so a rank that needs a few elements reads 64 MiB at most."""
 PART_BYTES = 1 << 30
@@ -33,8 +35,11 @@ def stretches_of(slots: Sequence[Slot], rank: int, world_size: int) -> Iterator[
         if slot.replicated:
             begin = slot.numel * rank // world_size
             end = slot.numel * (rank + 1) // world_size
-        for first in range(begin, end, STRETCH_NUMEL):
-            numel = min(STRETCH_NUMEL, end - first)
+        # Elements that do not lie in order are copied to be cut.
+        is_flat = slot.tensor.is_contiguous()
+        longest = STRETCH_NUMEL if is_flat else slot.numel
+        for first in range(begin, end, max(1, longest)):
+            numel = min(longest, end - first)
             yield replace(
                 slot,
                 start=slot.start + first,

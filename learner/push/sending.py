@@ -79,27 +79,29 @@ class PushSender:
         Returns:
             On rank 0 the manifest of what was sent, and why the push broke off, if it did.
         """
+        if self._rank != SENDER and meeting.backend != "ipc":
+            self._source.gather(start)
+            return None, ""
         tensors = self._source.tensors(start)
         joined: list[Group] = []
         fingerprints: Fingerprints = []
         broken = ""
-        if self._rank == SENDER or meeting.backend == "ipc":
 
-            def connect() -> Group:
-                joined.append(self._join(meeting))
-                return joined[0]
+        def connect() -> Group:
+            joined.append(self._join(meeting))
+            return joined[0]
 
-            device = bucket_device(meeting, self._device)
-            try:
-                fingerprints = send(self.plan, device, connect, tensors)
-            except PushBroken as error:
-                broken = str(error)
-            except BaseException as error:
-                broken = f"the learner failed: {error}"
-                raise
-            finally:
-                for group in joined:
-                    group.leave(broken)
+        device = bucket_device(meeting, self._device)
+        try:
+            fingerprints = send(self.plan, device, connect, tensors)
+        except PushBroken as error:
+            broken = str(error)
+        except BaseException as error:
+            broken = f"the learner failed: {error}"
+            raise
+        finally:
+            for group in joined:
+                group.leave(broken)
         # The other ranks still gather.
         deque(tensors, maxlen=0)
         if self._rank != SENDER or broken:

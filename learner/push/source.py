@@ -5,7 +5,7 @@
                                     the start policy's ──▶ change norm
 
 Parameters are gathered together as long as they take no more memory than the largest tensor. All ranks gather, in one
-order; every rank sees whole tensors, and rank 0 sends them.
+order; rank 0 makes tensors of them and sends these.
 """
 
 from __future__ import annotations
@@ -144,6 +144,12 @@ class WeightSource:
                 self._gather(group, start, whole)
                 for item in group:
                     yield from self._made(item, start)
+
+    def gather(self, start: Mapping[str, nn.Parameter]) -> None:
+        """The part of a rank that sends nothing: gather all that `tensors` gathers elsewhere (collective)."""
+        for group in self._groups:
+            with ExitStack() as whole:
+                self._gather(group, start, whole)
 
     def _gather(
         self,

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.push_plot import draw
-from benchmarks.push_sides import ADAPTER, WHOLE, StoreReceiver, StoreSender
+from benchmarks.push_sides import (
+    ADAPTER,
+    WHOLE,
+    StoreReceiver,
+    StoreSender,
+    Streamer,
+)
 from benchmarks.weight_push import WARM_UP, measure_row, summary
 from common.config import Lora
+from common.push.meeting import Meeting
 
 NUM_BYTES = 20 << 20
 
@@ -27,6 +35,21 @@ def test_what_the_sender_sends_the_receiver_takes(adapter: bool) -> None:
     assert manifest.num_bytes == pytest.approx(NUM_BYTES, rel=0.3)
     stages = receiver.load(publication, tensors)
     assert all(seconds > 0 for seconds in stages.values())
+
+
+def test_members_of_a_broadcast_meet() -> None:
+    """The plain way and ours, a sender and two receivers, with a rest in the last bucket."""
+    members = [Streamer(NUM_BYTES, 3 << 20, rank) for rank in range(3)]
+    address, port = members[0].place()
+    with ThreadPoolExecutor(3) as threads:
+        for number, method in enumerate(("raw", "push")):
+            meeting = Meeting(address, port, str(number), "gloo", 3, 60.0)
+            calls = []
+            for member in members:
+                calls.append(threads.submit(getattr(member, method), meeting))
+            results = [call.result() for call in calls]
+    for stages in results:
+        assert stages.keys() == {"join_s", "stream_s"}
 
 
 class FakeSide:

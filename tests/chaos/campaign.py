@@ -22,7 +22,11 @@ CPUS_PER_NODE = 4
 
 
 def trials(
-    seeds: Sequence[int], num_nodes: int, num_faults: int, folder: Path
+    seeds: Sequence[int],
+    num_nodes: int,
+    num_faults: int,
+    folder: Path,
+    only: frozenset[str] | None,
 ) -> Iterator[Report]:
     """One trial after another; those on two nodes share a cluster."""
     with ExitStack() as stack:
@@ -31,7 +35,7 @@ def trials(
             nodes = JobCluster(True, num_nodes, CPUS_PER_NODE)
             cluster = stack.enter_context(nodes)
         for seed in seeds:
-            yield Trial(seed, folder, num_faults, cluster).run()
+            yield Trial(seed, folder, num_faults, cluster, only).run()
 
 
 def summary(reports: Sequence[Report]) -> dict[str, object]:
@@ -62,16 +66,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--nodes", type=int, nargs="+", choices=(1, 2), default=[1])
     parser.add_argument("--faults", type=int, default=12, help="of a run, at most")
+    parser.add_argument(
+        "--only", nargs="+", help="kinds of faults, as reports name them"
+    )
     parser.add_argument("--out", type=Path, help="takes the lines, too")
     parser.add_argument("--folder", type=Path, help="keeps the logs of the runs")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
+    only = frozenset(arguments.only) if arguments.only else None
     reports = []
     seed = arguments.seed
     for num_nodes in arguments.nodes:
         seeds = range(seed, seed + arguments.runs)
         seed += arguments.runs
-        for report in trials(seeds, num_nodes, arguments.faults, folder):
+        for report in trials(seeds, num_nodes, arguments.faults, folder, only):
             reports.append(report)
             _tell(report.line(), arguments.out)
     total = summary(reports)

@@ -13,14 +13,14 @@ import sys
 from collections.abc import Sequence
 
 from cluster.entry import exit_status
+from cluster.last_words import last_words
 from cluster.run.crew import WorkerTypes
 from cluster.run.experiment import Experiment
-from cluster.run.last_words import last_words
 from cluster.run.run_dir import RunDir
 from cluster.runtime.placement import plan
 from cluster.runtime.ray_runtime import RayRuntime
+from common.command_line.log_lines import start_lines
 from common.config.overrides import load_config
-from common.log_lines import start_lines
 from tests.chaos.light_workers import LightEngine, LightJudge, LightLearner
 
 

@@ -25,9 +25,23 @@ class LightEngine(FakeRolloutWorker):
 
 
 class LightLearner(FakeLearner):
-    """Needs a while for a step."""
+    """Needs a while for a step. Rank 0 writes: two processes that write the same file spoil it."""
 
     step_s = 0.1
+
+    def __init__(self, config: RunConfig, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(config, rank, world_size)
+        self._writes = rank == 0
+
+    def save(self, directory: str) -> None:
+        """The weight, which all ranks hold."""
+        if self._writes:
+            super().save(directory)
+
+    def export(self, directory: str) -> None:
+        """The weight as a policy."""
+        if self._writes:
+            super().export(directory)
 
 
 class LightJudge(RewardWorker):

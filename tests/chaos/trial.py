@@ -179,7 +179,7 @@ class Trial:
             "checkpoint.keep": 3,
             "evaluation.suites": "[]",
             "loop.stall_limit_s": STUCK_S,
-            "cluster.heartbeat_limit_s": 4,
+            "cluster.heartbeat_limit_s": 10,
             "cluster.max_restarts_per_hour": 1000,
         }
         if self._cluster is not None:

@@ -7,7 +7,7 @@ import sys
 
 SCRIPT = """
 import logging
-from common.log_lines import note_version, start_lines
+from common.command_line.log_lines import note_version, start_lines
 
 start_lines("learner/1")
 log = logging.getLogger("sightline")

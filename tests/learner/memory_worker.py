@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from torch import Tensor, nn
 
-from common.config.weights import Weights
+from common.config.loop import Weights
 from common.data.images import ImageStore
 from common.push.collective import Collective
 from common.push.meeting import Meeting, network_id

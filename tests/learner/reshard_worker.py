@@ -14,12 +14,24 @@ import numpy as np
 import torch.distributed as dist
 
 import learner.engines.deepspeed_engine
+from common.config import RunConfig
 from common.data.images import ImageStore
+from common.records import PreferencePair
 from learner.learner import Learner
 from tests.learner.helpers import make_pairs, run_config, train, written
 
 STEPS_BEFORE = 2
 STEPS = 4
+BATCH = 8
+
+
+def batches_of(store: ImageStore) -> list[list[PreferencePair]]:
+    """The global batch of every step."""
+    return [make_pairs(store, BATCH, BATCH * step) for step in range(STEPS)]
+
+
+def config_of(engine: str, **learner: Any) -> RunConfig:
+    return run_config(engine, global_batch=BATCH, micro_batch=2, **learner)
 
 
 def run(
@@ -31,11 +43,8 @@ def run(
     out: Path,
 ) -> None:
     """Write `saved/`, and what came out of the steps after it."""
-    store = ImageStore(images)
-    batches = [make_pairs(store, 6, 6 * step) for step in range(STEPS)]
-    config = run_config(
-        "deepspeed", num_ranks=world_size, micro_batch=2, **case["learner"]
-    )
+    batches = batches_of(ImageStore(images))
+    config = config_of("deepspeed", num_ranks=world_size, **case["learner"])
     trainer = Learner(config, rank, world_size, "127.0.0.1", port)
     trainer.start()
     notes: list[str] = []

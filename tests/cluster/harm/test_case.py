@@ -1,7 +1,11 @@
-"""The case of issue 14: offline DPO on BDHS pairs of the shapes world makes answers longer, and the run says so."""
+"""The case of issue 14: offline DPO on BDHS pairs of the shapes world makes answers longer, and the run says so.
+
+`recorded/bdhs.jsonl` has the rejected answers that `python -m cluster.generate bdhs` made of the first training scenes.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -13,17 +17,16 @@ from cluster.harm.alert import Alert
 from cluster.harm.watch import HarmWatch
 from common.config import RunConfig
 from common.data.images import ImageStore, read
-from common.records import PreferencePair
+from common.records import PreferencePair, Response
 from common.shapes.decode import generate
 from common.shapes.prompts import caption_prompts
 from learner.learner import Learner
-from tests.cluster.harm.bdhs_pairs import bdhs_pairs
 
 pytestmark = pytest.mark.slow
 
 BATCH = 32
 STEPS = 20
-NUM_PAIRS = 256
+RECORDED = Path(__file__).parent / "recorded" / "bdhs.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
 
 @pytest.fixture(scope="module")
 def pairs(store: ImageStore) -> list[PreferencePair]:
-    return bdhs_pairs(NUM_PAIRS, store)
+    """All of them: 2.5 epochs in 20 steps."""
+    lines = RECORDED.read_text().splitlines()
+    prompts = caption_prompts("train", len(lines), 0, store)
+    pairs: list[PreferencePair] = []
+    for line, prompt in zip(lines, prompts, strict=True):
+        row = json.loads(line)
+        assert row["id"] == prompt.id
+        pair = PreferencePair(
+            id=f"bdhs/{prompt.id}",
+            prompt=prompt,
+            chosen=Response(prompt.reference or ""),
+            rejected=Response(row["rejected"]),
+            source="bdhs",
+        )
+        pairs.append(pair)
+    return pairs
 
 
 def trained(
@@ -82,7 +100,6 @@ def test_plain_dpo_warns_before_step_20_and_an_anchor_turns_it(
     tmp_path: Path, pairs: list[PreferencePair], store: ImageStore
 ) -> None:
     """The end token is what moves first; that answers then are longer is measured on unseen scenes."""
-    assert len(pairs) > 0.9 * NUM_PAIRS
     plain, alerts = trained(tmp_path / "plain", pairs, {})
     assert [alert.kind for alert in alerts][:1] == ["end_token"]
     assert alerts[0].step < 20

@@ -1,8 +1,8 @@
 """What the detectors say of real runs on the shapes world, whose metrics are kept in `recorded/`.
 
     shapes_mixed         the demo: CHAIR_i 0.24 -> 0.01
-    shapes_offline       the preset `shapes_offline`, 40 steps: CHAIR_i rises, answers get longer
-    shapes_offline_nll   the same with learner.loss.nll_weight = 1: both fall
+    shapes_offline       the preset `shapes_offline`, 31 of 40 steps: CHAIR_i rises, answers get longer
+    shapes_offline_nll   its learner alone, with learner.loss.nll_weight = 1: both fall
 
 Of every line the metrics that are watched, rounded.
 """

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.run.auditing import audit
 from common.config import Data, RunConfig
 from common.data.datasets import PAIRS, read_pairs
 from common.data.images import ImageStore
@@ -137,3 +138,19 @@ def _break_path(folder: Path) -> None:
     rows[0]["prompt"]["images"][0]["path"] = "../../secret.png"
     table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
     pq.write_table(table, folder / PAIRS)
+
+
+def test_a_resume_with_a_changed_prompt_file_repeats_no_group(tmp_path: Path) -> None:
+    """Rows are gone and others are new: what was finished is read from the journal."""
+    config = own_config(tmp_path)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, learner=killed_at(6))
+    prompts = tmp_path / "mine" / "mine.jsonl"
+    lines = prompts.read_text().splitlines()
+    new = json.loads(lines[0]) | {"id": "mine-new"}
+    prompts.write_text("\n".join([*lines[:9], json.dumps(new)]) + "\n")
+    _, run_dir = run(config, resume=True)
+    assert audit(run_dir).faults == []
+    assert "prompts/9:mine-new" in prompt_ids(run_dir)
+    trained = trained_pairs(run_dir)
+    assert len(set(trained)) == len(trained) == STEPS * 4

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.checkpoints.config_changes import changes
 from cluster.run.auditing import audit
-from cluster.run.config_changes import changes
 from cluster.signals import Interrupted, Terminated
 from common.errors import UserError
 from common.protocols import GenerationRequest

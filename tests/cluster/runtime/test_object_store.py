@@ -5,6 +5,7 @@ import pytest
 from cluster.runtime.object_store import LEAST, MIB, push_bytes_of, store_bytes
 from common.checkpoint.files import tensor_shapes
 from common.config import Model, RunConfig
+from common.config.loop import Weights
 from tests.tiny_models import tiny_llava
 
 GIB = 1 << 30
@@ -48,7 +49,11 @@ def test_too_little_shared_memory_is_said_once(
 
 def test_a_push_is_the_whole_model() -> None:
     path = tiny_llava()
-    config = RunConfig(model=Model(path=str(path)), mixture={"online_fraction": 1})
+    by_buckets = RunConfig(model=Model(path=str(path)), mixture={"online_fraction": 1})
+    # It passes by the store.
+    assert push_bytes_of(by_buckets) == 0
+    weights = Weights(transport="object_store")
+    config = by_buckets.model_copy(update={"weights": weights})
     numel = 0
     for shape in tensor_shapes(path).values():
         count = 1

@@ -59,7 +59,7 @@ def ray(cluster: JobCluster, *words: str, cwd: Path = ROOT, **changes: str) -> s
         | changes,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=550,
         check=False,
     )
     return answer.stdout + answer.stderr

@@ -40,7 +40,7 @@ def test_an_engine_that_is_killed_or_stopped_comes_back_and_is_never_orphaned(
         "its engine has said nothing for 6 s",
         "it has said nothing for 6 s",
     ]
-    assert outcome["same_answers"]
+    assert outcome["num_groups"] == 3 * 8
     deadline = time.monotonic() + 30
     left = outcome["processes"]
     while left and time.monotonic() < deadline:

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.push.meeting import LOOPBACK, SENDER, Group, Meeting, MeetingPlace, join
+from common.push.meeting import (
+    LOOPBACK,
+    READY,
+    SENDER,
+    Group,
+    Meeting,
+    MeetingPlace,
+    join,
+)
 from common.push.plan import PushPlan, TensorSpec
 from common.push.wire import Fingerprints, Named, receive, send
 
@@ -82,6 +90,7 @@ class Members:
 
         def connect() -> Group:
             store = self._place.store(self.meeting)
+            store.set(READY, "")
             groups.append(join(self.meeting, SENDER, store, CPU))
             return groups[0]
 

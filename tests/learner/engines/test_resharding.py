@@ -12,18 +12,16 @@ import torch
 
 from common.data.images import ImageStore
 from learner.checkpoint.header import read_header
-from learner.checkpoint.stretches import MASTER, MOMENTS, SavedStretches
+from learner.checkpoint.stretches import MASTER, MOMENTS, PARTS, SavedStretches
 from tests.learner.helpers import (
     assert_same_weights,
-    make_pairs,
-    run_config,
     started,
     train,
     weights_of,
     written,
 )
 from tests.learner.rank_processes import free_port, spawn
-from tests.learner.reshard_worker import STEPS, STEPS_BEFORE
+from tests.learner.reshard_worker import STEPS_BEFORE, batches_of, config_of
 from tests.real_runs import pickles_in
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -60,7 +58,7 @@ def folder(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(checkpoint: Path) -> dict[tuple[str, str], torch.Tensor]:
     """Masters and moments of all parameters, put together."""
     header = read_header(checkpoint)
-    saved = SavedStretches(checkpoint.glob("rank_*_[0-9][0-9][0-9].safetensors"))
+    saved = SavedStretches(checkpoint.glob(PARTS))
     tensors = {}
     for name, shape in header.parameters.items():
         numel = int(np.prod(shape))
@@ -120,11 +118,10 @@ def test_new_ranks_say_that_they_draw_anew(folder: Path) -> None:
 def test_one_rank_goes_on_from_four(
     folder: Path, store: ImageStore, tmp_path: Path, engine: str, before: str
 ) -> None:
-    trainer = started(run_config(engine))
+    trainer = started(config_of(engine))
     assert trainer.load(folder / before / "saved") == []
     trainer.save(tmp_path / "saved")
-    batches = [make_pairs(store, 6, 6 * step) for step in range(STEPS)]
-    train(trainer, batches[STEPS_BEFORE:], STEPS_BEFORE)
+    train(trainer, batches_of(store)[STEPS_BEFORE:], STEPS_BEFORE)
     weights = weights_of(trainer)
     written(trainer)
     trainer.close()

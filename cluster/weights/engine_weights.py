@@ -7,7 +7,8 @@
 
 An engine that comes back waits while the learner steps. Where the learner is ahead it is taken along by the next
 publish. If no other engine is up that would never come, and where both share GPUs the learner would wait for the
-engine: it then gets the newer weights under the published version.
+engine: it then gets the newer weights under the published version. A deterministic run goes back to its last checkpoint
+instead, and makes them again.
 """
 
 from __future__ import annotations
@@ -38,9 +39,20 @@ class Standing(Enum):
 class EngineWeights:
     """Outlives the loops of a run: a learner that is restarted gets a new one."""
 
-    def __init__(self, engines: Sequence[RolloutClient], in_turns: bool) -> None:
-        """`in_turns`: engines and learner share GPUs."""
+    def __init__(
+        self,
+        engines: Sequence[RolloutClient],
+        in_turns: bool,
+        go_back: Callable[[], None] | None = None,
+    ) -> None:
+        """Begin with the start policy.
+
+        Args:
+            in_turns: engines and learner share GPUs.
+            go_back: makes a deterministic run go back to its last checkpoint.
+        """
         self._engines = engines
+        self._go_back = go_back
         self._in_turns = in_turns
         self._delivery: Delivery | None = None
         self._start: LogprobProbe | None = None
@@ -149,7 +161,10 @@ class EngineWeights:
             await self._settled.wait()
             if self._standing is Standing.START:
                 return
-            if self._standing is Standing.EXACT or self._must_not_wait():
+            must_not_wait = self._must_not_wait()
+            if must_not_wait and self._go_back is not None:
+                self._go_back()
+            elif must_not_wait or self._standing is Standing.EXACT:
                 try:
                     delivered = await self._deliver(self._version, [engine])
                 except Exception as error:

@@ -18,6 +18,7 @@ MAY_CHANGE = (
     "checkpoint.*",
     "loop.probe_*",
     "loop.publish_interval",
+    "loop.warnings.*",
     # How much is measured: what was measured in another size is measured again.
     "evaluation.samples_shown",
     "evaluation.bootstrap_samples",
@@ -27,9 +28,9 @@ MAY_CHANGE = (
     "evaluation.suites.*.questions_per_scene",
     "evaluation.suites.*.limit",
     "learner.grounding_pairs",
-    "loop.warnings.*",
     # How many share the work, and by which calls.
     "*.num_engines",
+    "weights.*",
     "rollout.num_workers",
     "rollout.prompts_per_call",
     "rollout.engine.*",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.entry import exit_status
-from cluster.run.last_words import ERRORS, last_words
+from cluster.last_words import ERRORS, last_words
 from common.errors import RunFailed, UserError
 
 
