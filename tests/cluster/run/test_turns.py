@@ -138,6 +138,7 @@ def test_a_colocated_run_resumes(tmp_path: Path) -> None:
                 "cluster__sleep_level": 2,
                 "model__tuning__kind": "lora",
                 "model__tuning__push": "adapter",
+                "weights__transport": "auto",
             },
             r"needs pushes of all of them, got adapters alone",
         ),
