@@ -62,7 +62,8 @@ async def scenario(nodes: Any, runtime: RayRuntime, second: Any, folder: Path) -
         # Whoever asks it meanwhile is answered by the other.
         elsewhere = await lost.ask("generate", (), 60, "worker")
         seconds = time.monotonic() - left_at
-        third = await asyncio.to_thread(partial(nodes.add_node, **OPTIONS))
+        # In the main thread: Ray sets handlers of signals.
+        third = nodes.add_node(**OPTIONS)
         while not lost.is_up:
             await asyncio.sleep(0.1)
         after = await lost.call("generate")
