@@ -142,6 +142,7 @@ def test_the_engine_runs_what_was_trained(
         export = tmp_path / str(step)
         # Adapters merged into the weights: what is shipped in the end.
         learner.export(export)
+        learner.written()
         merged = HfPolicy(export, 256)
         logprobs = run(engine.token_logprobs(prompt, response))
         expected = merged.token_logprobs(prompt, response)
@@ -176,6 +177,7 @@ def test_what_is_in_flight_follows_a_push(
     for step in range(4):
         learner.step(step, pairs)
     learner.export(tmp_path / "new")
+    learner.written()
     old = HfPolicy(tiny_llava(), 256)
     new = HfPolicy(tmp_path / "new", 256)
 
