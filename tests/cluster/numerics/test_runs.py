@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.run.engine_weights import EngineWeights
 
 from cluster.run.delivery import Delivery
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
+from cluster.weights.engine_weights import EngineWeights
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.metrics import read_lines
