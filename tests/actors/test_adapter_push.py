@@ -29,7 +29,7 @@ from learner.learner import Learner
 from tests.actors.engines import KINDS, EnginePool, Run
 from tests.actors.hf_policy import HfPolicy
 from tests.actors.in_flight import check_answers_in_flight
-from tests.learner.helpers import LORA, make_pairs, run_config
+from tests.learner.helpers import LORA, make_pairs, run_config, written
 from tests.probes import one_answer
 from tests.tiny_families import tiny_llava_next, tiny_qwen
 from tests.tiny_models import make_prompt, tiny_llava
@@ -142,6 +142,7 @@ def test_the_engine_runs_what_was_trained(
         export = tmp_path / str(step)
         # Adapters merged into the weights: what is shipped in the end.
         learner.export(export)
+        written(learner)
         merged = HfPolicy(export, 256)
         logprobs = run(engine.token_logprobs(prompt, response))
         expected = merged.token_logprobs(prompt, response)
@@ -176,6 +177,7 @@ def test_what_is_in_flight_follows_a_push(
     for step in range(4):
         learner.step(step, pairs)
     learner.export(tmp_path / "new")
+    written(learner)
     old = HfPolicy(tiny_llava(), 256)
     new = HfPolicy(tmp_path / "new", 256)
 
