@@ -1,8 +1,8 @@
 """The RAM, shared memory and disk that a run takes.
 
-Actors fill nodes in the order of the placement table. A push lies in Ray's object store of every node that has an
-engine or rank 0, and in a file of shared memory for every engine (`actors/weights/`); the object store is in shared
-memory, too.
+Actors fill nodes in the order of the placement table. A push through Ray lies in the object store of every node that
+has an engine or rank 0, and once more in shared memory for the engines of a node (`actors/weights/`); the object store
+is in shared memory, too. A push in buckets lies nowhere whole.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from cluster.planner.training import (
     start_bytes,
 )
 from common.config import Lora, RunConfig
-from common.push.adapter import pushes_adapter
 
+BUCKETS_AT_ONCE = 2
+"""Of a push: one is filled while the other one is sent."""
+TENSORS_AT_ONCE = 3
+"""A gathered parameter, what it was at the start, and what is made of both."""
+MIB = 1 << 20
 COPY_BANDWIDTH = 20e9
 """Bytes a second from a GPU to pinned memory, of each rank: PCIe 4.0."""
 DISK_BANDWIDTH = 1e9
@@ -83,7 +87,10 @@ def nodes_of(
         at_start = num_ranks * (start_bytes(config, shape) + PROCESS_BYTES)
         if num_ranks:
             held += publisher_bytes(config, shape)
-        stored = push if num_ranks or num_engines else 0.0
+        through_ray = config.transport in ("adapter", "object_store")
+        reads = num_ranks or num_engines
+        stored = push if through_ray and reads else 0.0
+        copied = stored if num_engines else 0.0
         start = max(start, at_start)
         running = max(running, held)
         if num_ranks and config.checkpoint.background:
@@ -91,7 +98,7 @@ def nodes_of(
             held += num_ranks * share + policy
         saving = max(saving, held)
         object_store = max(object_store, stored)
-        shared_memory = max(shared_memory, stored + num_engines * push)
+        shared_memory = max(shared_memory, stored + copied)
     # The kept ones, the best, and the one that is written; a policy in the last two and in run.dir/policy.
     disk = (config.checkpoint.keep + 2) * checkpoint + 3 * policy
     return Nodes(
@@ -113,13 +120,17 @@ def publisher_bytes(
     config: RunConfig,
     shape: ModelShape,
 ) -> float:
-    """RAM of rank 0 at a publish: the gathered weights, and with LoRA the merged matrices."""
+    """RAM of rank 0 at a publish: the gathered weights, and with LoRA the merged matrices; else buckets alone."""
     tuning = config.model.tuning
     item = ITEM_BYTES[config.model.dtype]
+    if config.transport in ("broadcast", "ipc"):
+        largest = max(weight.numel for weight in shape.weights)
+        buckets = BUCKETS_AT_ONCE * config.weights.bucket_mib * MIB
+        return float(buckets + TENSORS_AT_ONCE * largest * item)
+    if config.pushes_adapter:
+        return float(trained_numel(config, shape) * item)
     if not isinstance(tuning, Lora):
         return model_bytes(config, shape)
-    if pushes_adapter(config.model, config.rollout):
-        return float(trained_numel(config, shape) * item)
     merged = numel_of(shape.lora_targets(tuning))
     return model_bytes(config, shape) + merged * item
 

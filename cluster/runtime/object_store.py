@@ -25,9 +25,8 @@ def push_bytes_of(config: RunConfig) -> float:
     from cluster.planner.plan import cached_shape
     from cluster.planner.shape import Unplanned
     from cluster.planner.work import push_bytes
-    from cluster.weights.transport import name_of
 
-    if name_of(config) in ("broadcast", "ipc"):
+    if config.transport in ("broadcast", "ipc"):
         return 0.0
     try:
         return push_bytes(config, cached_shape(config.model.path))

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient
-from cluster.weights.transport import Delivered, name_of
+from cluster.weights.transport import Delivered
 from common.config import RunConfig
 from common.errors import UserError
 from common.push.meeting import EngineSeat, Meeting, PushBroken
@@ -49,7 +49,7 @@ class Broadcast:
     """A `WeightTransport`."""
 
     def __init__(self, config: RunConfig, learner: LearnerClient, turns: Turns) -> None:
-        self._shares_gpus = name_of(config) == "ipc"
+        self._shares_gpus = config.transport == "ipc"
         self._timeout_s = config.weights.timeout_s
         self._learner = learner
         self._turns = turns

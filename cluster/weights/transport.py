@@ -63,16 +63,6 @@ def transport_of(
     from cluster.weights.broadcast import Broadcast
     from cluster.weights.by_reference import ByReference
 
-    if name_of(config) in ("adapter", "object_store"):
+    if config.transport in ("adapter", "object_store"):
         return ByReference(learner, turns)
     return Broadcast(config, learner, turns)
-
-
-def name_of(config: RunConfig) -> str:
-    """`weights.transport`, or what `auto` means."""
-    transport = config.weights.transport
-    if transport != "auto":
-        return transport
-    if config.pushes_adapter:
-        return "adapter"
-    return "ipc" if config.shares_gpus else "broadcast"

@@ -182,6 +182,16 @@ class RunConfig(Section):
         return shares and self.rollout.num_gpus > 0
 
     @property
+    def transport(self) -> str:
+        """`weights.transport`, or what `auto` means for this run."""
+        transport = self.weights.transport
+        if transport != "auto":
+            return transport
+        if self.pushes_adapter:
+            return "adapter"
+        return "ipc" if self.shares_gpus else "broadcast"
+
+    @property
     def judged_source(self) -> str:
         """The source of judged pairs: best against worst, or with RLOO all completions two by two."""
         return RLOO if self.learner.loss_of(RLOO).reads_advantages else ONLINE

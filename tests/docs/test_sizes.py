@@ -34,7 +34,7 @@ ROWS: dict[str, Callable[[Plan], list[float]]] = {
         device(plan, "rollout"),
         device(plan, "learner"),
     ],
-    "GB of a push": lambda plan: [plan.work.push_bytes / 1e9],
+    "GB of a push, of the adapter alone": lambda plan: [plan.work.push_bytes / 1e9],
     "GiB of shared memory on the fullest node": lambda plan: [
         plan.nodes.shared_memory / GIB
     ],

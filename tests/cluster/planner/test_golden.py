@@ -254,8 +254,16 @@ def test_a_push_is_the_model_or_its_adapter(shapes: Shapes) -> None:
     assert whole.work.push_bytes == 2 * shapes[f"models/{name}"].numel
     adapter = planned(shapes, name, model={"tuning": LORA})
     assert adapter.work.push_bytes == 2 * 319_815_680
-    # Object store and a file for the engine, in shared memory.
-    assert whole.nodes.shared_memory == 2 * whole.work.push_bytes
+    # Object store and a copy for the engines, in shared memory; in buckets nothing lies there.
+    assert adapter.nodes.shared_memory == 2 * adapter.work.push_bytes
+    assert whole.nodes.shared_memory == 0
+    stored = planned(
+        shapes,
+        name,
+        model={"tuning": tuning},
+        weights={"transport": "object_store"},
+    )
+    assert stored.nodes.shared_memory == 2 * whole.work.push_bytes
 
 
 def test_attention_is_the_square_of_the_length(shapes: Shapes) -> None:
