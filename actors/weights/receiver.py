@@ -111,10 +111,8 @@ class PushedWeights(WeightTransferEngine[Seat, Update]):  # type: ignore[misc]
             save_file(kept, update_info.kept_in)
 
     def finish_weight_update(self) -> None:
-        unreached = unreached_layers(self.model)
+        self.unreached = unreached_layers(self.model)
         finalize_layerwise_reload(self.model, self.model_config)
-        # Afterwards: an engine whose reload is half done cannot even be closed well.
-        check_reached(unreached)
 
     def shutdown(self) -> None:
         if self._group is not None:
@@ -163,7 +161,12 @@ class WeightReceiver:
         # Undoes fusing and packing, so that names and shapes are those of a checkpoint again.
         self.start_weight_update()
         self.update_weights({"path": path})
+        self._finish()
+
+    def _finish(self: Any) -> None:
         self.finish_weight_update()
+        # Afterwards: vLLM takes no further push while one is not finished.
+        check_reached(self.weight_transfer_engine.unreached)
 
     def receive_push(
         self: Any, seat: dict[str, Any], update: dict[str, Any]
@@ -178,7 +181,7 @@ class WeightReceiver:
             self.init_weight_transfer_engine(seat)
             self.start_weight_update()
             self.update_weights(update)
-            self.finish_weight_update()
+            self._finish()
         except PushBroken as error:
             return "broken", str(error)
         except Unreachable as error:

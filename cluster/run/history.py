@@ -104,7 +104,9 @@ def read_history(journal: Iterable[Event]) -> History:
 
 
 def _kept(event: Event) -> Event:
-    """An event without the texts, which do not fit into memory for a million groups."""
+    """An event without the texts, which do not fit into memory for a million groups; warnings are few."""
+    if event["event"] == "warning":
+        return event
     return {name: event[name] for name in KEPT if name in event}
 
 

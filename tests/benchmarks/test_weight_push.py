@@ -81,7 +81,7 @@ def test_a_row_compares_the_push_with_the_plain_way() -> None:
     assert row["push_s"] >= 0.02
     assert 0 < row["gb_per_s"] <= 0.5
     assert row["raw_gb_per_s"] == 1
-    assert row["ratio"] == pytest.approx(0.01 / row["push_s"], abs=1e-3)
+    assert row["ratio"] == pytest.approx(0.01 / row["push_s"], rel=0.05)
     assert row["stages"] == {"stage_s": 0.02}
 
 

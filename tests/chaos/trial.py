@@ -175,6 +175,8 @@ class Trial:
             "learner.num_ranks": 2,
             "learner.num_cpus": 0.1,
             "mixture.online_fraction": 1,
+            # Light engines take no buckets.
+            "weights.transport": "object_store",
             "checkpoint.interval": 5,
             "checkpoint.keep": 3,
             "evaluation.suites": "[]",

@@ -40,6 +40,8 @@ def values_of(case: Case, folder: Path) -> dict[str, object]:
         "data.prompts.count": 12,
         "reward.judge.kind": f"{judge}:score",
         "rollout.deterministic": "true",
+        # Both ends are in this one process, where neither could wait for the other.
+        "weights.transport": "object_store",
         "rollout.max_tokens": 8,
         "rollout.engine.block_size": 32,
         "learner.engine": "torch",

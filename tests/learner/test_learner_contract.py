@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ def call(learner: Any, method: str, *args: Any) -> Any:
     return asyncio.run(result) if inspect.isawaitable(result) else result
 
 
+def wait_until_written(learner: Any) -> None:
+    while call(learner, "written") is None:
+        time.sleep(0.01)
+
+
 def test_a_step_names_its_pairs_and_moves_the_weights(
     make: Callable[[], Any],
     pairs: list[PreferencePair],
@@ -92,6 +98,7 @@ def test_a_saved_learner_goes_on_where_it_was(
         call(learner, "set_probe", one_answer(pairs[0].prompt, (20,)))
     call(first, "step", 1, pairs)
     call(first, "save", str(tmp_path / "saved"))
+    wait_until_written(first)
     call(second, "load", str(tmp_path / "saved"))
     for learner in (first, second):
         call(learner, "step", 2, pairs[:2])
@@ -104,5 +111,7 @@ def test_an_export_is_a_directory_with_a_config(
     make: Callable[[], Any],
     tmp_path: Path,
 ) -> None:
-    call(make(), "export", str(tmp_path / "policy"))
+    learner = make()
+    call(learner, "export", str(tmp_path / "policy"))
+    wait_until_written(learner)
     assert (tmp_path / "policy" / "config.json").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import pkgutil
 import random
@@ -237,21 +238,26 @@ POINTS = {
 """Where a process is killed: at which call of which function."""
 
 
+# Forks of a small server: a process of these tests that holds models may be too large to be forked.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
+
+
 def run_and_die(tmp_path: Path, death: Mapping[str, Any]) -> int:
-    """Run in a forked process that dies on its way; its exit status, negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        try:
-            if "at" in death:
-                _die_in(*death["at"])
-            else:
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.setitimer(signal.ITIMER_REAL, death["after_s"])
-            run(make_config(tmp_path, **KILLED), resume=True, learner=QuickLearner)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    """Run in a process that dies on its way; its exit status, negative for a signal."""
+    child = FORKS.Process(target=run_until_death, args=(tmp_path, dict(death)))
+    child.start()
+    child.join()
+    return child.exitcode
+
+
+def run_until_death(tmp_path: Path, death: Mapping[str, Any]) -> None:
+    if "at" in death:
+        _die_in(*death["at"])
+    else:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, death["after_s"])
+    run(make_config(tmp_path, **KILLED), resume=True, learner=QuickLearner)
 
 
 class QuickLearner(SlowLearner):

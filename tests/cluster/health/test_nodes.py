@@ -151,7 +151,8 @@ def test_machine_limits() -> None:
 
 def test_needs_are_the_plans() -> None:
     """A push of the shapes policy is all its float32 numbers: in the object store, and once more for its engine."""
-    config = load_config(None, ["--mixture.online_fraction=1", "--cluster.env.A=b"])
+    words = ["--mixture.online_fraction=1", "--cluster.env.A=b"]
+    config = load_config(None, [*words, "--weights.transport=object_store"])
     needs = needs_of(config)
     weights = load_file(Path(SHAPES_POLICY) / "model.safetensors")
     assert needs.object_store == sum(tensor.nbytes for tensor in weights.values())

@@ -103,6 +103,7 @@ def make_config(tmp_path: Path, *words: str) -> RunConfig:
         "data.validation": prompt_set(tmp_path, "validation", 6),
         "data.test": prompt_set(tmp_path, "test", 8),
         "rollout.num_workers": 2,
+        "weights.transport": "object_store",
         "learner.num_steps": 4,
         "learner.global_batch": 2,
         "mixture.online_fraction": 1,

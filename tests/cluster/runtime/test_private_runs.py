@@ -34,6 +34,8 @@ class Run:
             "run.dir": self.run_dir,
             "data.prompts.count": 60,
             "mixture.online_fraction": 1,
+            # Light engines take no buckets.
+            "weights.transport": "object_store",
             "rollout.num_cpus": 0.1,
             "rollout.prompts_per_call": 2,
             "learner.num_steps": 1000,
