@@ -38,6 +38,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.offline.path": folder / "pairs",
         "data.prompts.count": 4,
         "checkpoint.interval": 2,
+        # Written beside the steps, it would be there when the last of them is done.
+        "checkpoint.background": "false",
         "learner.num_ranks": 2,
         "learner.zero_stage": 2,
         "learner.num_cpus": 0.5,

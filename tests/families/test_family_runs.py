@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def test_two_steps(case: Case, tmp_path: Path) -> None:
 
 async def _run(config: RunConfig) -> Any:
     """A run to its end; the learner."""
+    # An engine of an earlier run takes the process group of all others along when it is collected.
+    gc.collect()
     runtime = LocalRuntime()
     workers = runtime.handles
     try:
