@@ -10,8 +10,8 @@ With GPUs of their own both work at once, and nothing here waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from cluster.runtime.clients import RolloutClient, Workers
 from cluster.supervision.seat import WorkerLost
@@ -36,29 +36,23 @@ class Turns:
         """Whether the engines sleep."""
         return self._asleep
 
-    @asynccontextmanager
-    async def sampling(self) -> AsyncIterator[None]:
+    def sampling(self) -> AbstractAsyncContextManager[None]:
         """Around every call to an engine beside the loop: waits until it is the engines' turn."""
-        async with self._changed:
-            while not self._engines_turn:
-                await self._changed.wait()
-            self._num_calls += 1
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._num_calls -= 1
-                self._changed.notify_all()
+        return self._call_when(lambda: self._engines_turn)
 
-    @asynccontextmanager
-    async def starting(self) -> AsyncIterator[None]:
+    def starting(self) -> AbstractAsyncContextManager[None]:
         """Around the start of an engine in the place of one that died: not while the learner works.
 
         Calls to the dead engine wait for this one, and the learner's turn waits for them: so this may begin while the
         turn is about to be passed.
         """
+        return self._call_when(lambda: not self._asleep)
+
+    @asynccontextmanager
+    async def _call_when(self, may_begin: Callable[[], bool]) -> AsyncIterator[None]:
+        """A call that the learner's turn waits for."""
         async with self._changed:
-            while self._asleep:
+            while not may_begin():
                 await self._changed.wait()
             self._num_calls += 1
         try:

@@ -81,22 +81,20 @@ def heal(run_dir: Path) -> None:
 
 
 def tear_journal(run_dir: Path, rng: random.Random) -> bool:
-    """Leave half a line at the end, as a kill in the middle of a write does."""
     journal = run_dir / "journal" / "events.jsonl"
-    if not journal.exists():
-        return False
-    with journal.open("ab") as file:
-        file.write(b'{"event": "group", "id": "7:torn"'[: rng.randint(1, 33)])
-    return True
+    return _tear(journal, b'{"event": "group", "id": "7:torn"', rng)
 
 
 def tear_metrics(run_dir: Path, rng: random.Random) -> bool:
-    """The same of the metrics."""
-    metrics = run_dir / "metrics.jsonl"
-    if not metrics.exists():
+    return _tear(run_dir / "metrics.jsonl", b'{"step": 99, "loss": 0.1', rng)
+
+
+def _tear(file: Path, line: bytes, rng: random.Random) -> bool:
+    """Leave a part of a line at the end, as a kill in the middle of a write does."""
+    if not file.exists():
         return False
-    with metrics.open("ab") as file:
-        file.write(b'{"step": 99, "loss": 0.1'[: rng.randint(1, 24)])
+    with file.open("ab") as opened:
+        opened.write(line[: rng.randint(1, len(line))])
     return True
 
 
