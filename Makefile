@@ -38,7 +38,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# Four minutes, before every commit: lint and, at the same time, the tests that start no vLLM, DeepSpeed or Ray.
+# Five minutes, before every commit: lint and, at the same time, the tests that start no vLLM, DeepSpeed or Ray.
 check: $(STAMP)
 	@$(MAKE) --no-print-directory -j 2 lint fast
 

@@ -1,5 +1,7 @@
 """A real engine on Ray that is killed, stopped, and orphaned: a process of its own, since it starts Ray.
 
+Run by hand; it has not been seen to pass.
+
 python -m tests.cluster.supervision.engine_deaths FOLDER
 """
 
