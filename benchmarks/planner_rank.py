@@ -71,7 +71,7 @@ def _pairs(folder: Path, case: Case) -> list[Any]:
 
 def _case(args: argparse.Namespace, case: Case, port: int) -> dict[str, int]:
     """Bytes by the name of the figure."""
-    import learner.learner
+    import learner.start
     from learner.learner import Learner
 
     _warm_up(args, case, port + 1)
@@ -80,7 +80,7 @@ def _case(args: argparse.Namespace, case: Case, port: int) -> dict[str, int]:
     # A tokenizer of 32,000 words takes tens of megabytes of Python, which a plan counts as the process's.
     encoder = encoder_of(config.model, config.model.path)
     encoder.encode_prompt(pairs[0].prompt)
-    vars(learner.learner)["encoder_of"] = lambda *_: encoder
+    vars(learner.start)["encoder_of"] = lambda *_: encoder
     resident.trim()
     ram = resident.resident()
     tensors = _held_bytes()

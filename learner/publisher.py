@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,26 @@ from common.chat import ChatEncoder
 from common.checkpoint.files import tensors, weight_files
 from common.checkpoint.layout import Layout, layout_of
 from common.checkpoint.saving import FILE_BYTES, save_tensors
-from common.config import Lora, Tuning
+from common.config import Lora, RunConfig, Tuning
 from common.paths import replace_directory
+from common.push.adapter import pushes_adapter
+from common.push.plan import PushPlan, model_digest
 from common.records import LogprobProbe, WeightManifest
 from common.weights import checksum, to_arrays
 from learner.change_norm import change_norm
 from learner.model.merging import Survival
-from learner.model.policy import Policy, adapter_norm, adapter_weights, merge_lora
+from learner.model.models import Models
+from learner.model.policy import (
+    Policy,
+    adapter_norm,
+    adapter_weights,
+    is_adapter,
+    merge_lora,
+)
 from learner.model.quantized import dequantised
+from learner.model.reference import Reference
+from learner.push.sending import PushSender
+from learner.push.source import WeightSource
 
 Weights = Mapping[str, Tensor]
 """Parameters by name."""
@@ -28,6 +43,70 @@ Arrays = dict[str, NDArray[Any]]
 """What is pushed, by the checkpoint's names (or peft's)."""
 
 _POLICY_PREFIX = "net."
+
+
+class Publisher:
+    """Takes the weights of a run's policy to its engines: gathered whole on rank 0, or sent a bucket at a time.
+
+    Args:
+        model_path: of the start policy.
+        policy: with its adapters.
+        models: with the engine that holds it.
+        reference: knows the start weights.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model_path: str,
+        policy: Policy,
+        models: Models,
+        reference: Reference,
+    ) -> None:
+        self._config = config
+        self._model_path = model_path
+        self._policy = policy
+        self._models = models
+        self._reference = reference
+
+    def publish(
+        self, version: int, probe: LogprobProbe | None
+    ) -> tuple[WeightManifest | None, Arrays]:
+        """The weights as they are now (collective), see `Learner.publish`; the probe goes into the manifest."""
+        model = self._config.model
+        tuning = model.tuning
+        adapter_only = pushes_adapter(model, self._config.rollout)
+        wanted = is_adapter if adapter_only else _every_name
+        gathered = self._models.engine.gather_weights(wanted)
+        start_weights = self._reference.weights()
+        if gathered is None:
+            # Reading the start weights is collective: this rank takes part and keeps none.
+            deque(start_weights, maxlen=0)
+            return None, {}
+        if adapter_only:
+            assert isinstance(tuning, Lora)
+            return package_adapter(version, gathered, tuning, probe)
+        survival = Survival()
+        current, base = plain_weights(gathered, tuning, self._policy, survival)
+        start = start_weights if base is None else base.items()
+        layout = layout_of(self._model_path)
+        manifest, arrays = package(version, layout, current, start, probe)
+        return replace(manifest, merged_survives=survival.share), arrays
+
+    @cached_property
+    def sender(self) -> PushSender:
+        """Of streamed pushes."""
+        models = self._models
+        source = WeightSource(
+            self._policy,
+            models.engine,
+            layout_of(self._model_path),
+            self._config.model.tuning,
+            models.dtype,
+        )
+        bucket_bytes = self._config.weights.bucket_mib << 20
+        plan = PushPlan(source.specs, bucket_bytes, model_digest(self._model_path))
+        return PushSender(source, plan, models.engine.rank, models.device)
 
 
 def plain_weights(
@@ -178,3 +257,7 @@ def _without_prefix(gathered: Weights) -> dict[str, Tensor]:
     for name, weight in gathered.items():
         weights[name.removeprefix(_POLICY_PREFIX)] = weight
     return weights
+
+
+def _every_name(name: str) -> bool:
+    return True

@@ -13,11 +13,20 @@ from dataclasses import dataclass
 
 import torch
 
+from common.chat import ChatEncoder, encoder_of
 from common.config import Lora, RunConfig
 from common.errors import UserError
 from common.protocols import TrainEngine
+from learner.batch.ahead import PromptsAhead
+from learner.batch.collate import Collator
+from learner.losses.objective import crop_of
+from learner.model.fast_path import FastPath
+from learner.model.models import Models
 from learner.model.policy import Policy, load_policy, load_reference
+from learner.model.reference import Reference, is_needed_at_times
+from learner.model.reference_cache import ReferenceCache, identity
 from learner.model.streaming import Place
+from learner.model.vision_features import VisionShare
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +115,73 @@ class Start:
             model, self.model_path, device, place, shares_tower_of
         )
 
+    def models(
+        self,
+        policy: Policy,
+        fast: FastPath,
+        ahead: PromptsAhead | None,
+    ) -> tuple[Models, Reference]:
+        """Put policy and reference into the engine, and what makes their batches beside them (collective)."""
+        config = self.config
+        device = self.device()
+        dtype: torch.dtype = getattr(torch, config.model.dtype)
+        shared = fast.shared(config, policy)
+        fast.apply(config, policy, shared)
+        encoder = encoder_of(config.model, self.model_path)
+        collator = Collator(
+            encoder, tree=fast.share_prompt, crop_of=crop_of(config), ahead=ahead
+        )
+        cache = self._reference_cache(fast, encoder, dtype)
+        engine = self.engine(policy)
+        reference = Reference(
+            engine,
+            device,
+            dtype,
+            cache,
+            self._reference_reader(policy, fast, shared),
+            is_needed_at_times(config, cache is not None),
+        )
+        return Models(engine, reference, collator, device, dtype), reference
+
+    def _reference_cache(
+        self, fast: FastPath, encoder: ChatEncoder, dtype: torch.dtype
+    ) -> ReferenceCache | None:
+        folder = fast.reference_cache
+        if folder is None:
+            return None
+        tuning = self.config.model.tuning
+        quantize = tuning.quantize if isinstance(tuning, Lora) else "none"
+        return ReferenceCache(folder, self.rank, identity(encoder, dtype, quantize))
+
+    def _reference_reader(
+        self, policy: Policy, fast: FastPath, shared: VisionShare | None
+    ) -> Callable[[], Policy] | None:
+        """Loads the reference of full tuning, and switches it over as the policy is."""
+        load = self.reference(policy)
+        if load is None:
+            return None
+
+        def read() -> Policy:
+            model = load()
+            fast.apply(self.config, model, shared)
+            return model
+
+        return read
+
     def _splitter(self) -> Place:
         from learner.engines.deepspeed_engine import Splitter
 
         is_bfloat16 = self.config.model.dtype == "bfloat16"
         return Splitter(self.config.learner, self.world_size, is_bfloat16)
+
+
+def num_params(policy: torch.nn.Module) -> dict[str, int]:
+    """`num_params` and `num_trainable_params` of a model, whatever a rank holds of it."""
+    total, trainable = 0, 0
+    for parameter in policy.parameters():
+        # ZeRO-3 leaves each rank its part of a parameter only, and says how large the whole is.
+        numel = getattr(parameter, "ds_numel", parameter.numel())
+        total += numel
+        if parameter.requires_grad:
+            trainable += numel
+    return {"num_params": total, "num_trainable_params": trainable}

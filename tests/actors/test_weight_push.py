@@ -13,7 +13,7 @@ from unittest.mock import AsyncMock
 import numpy as np
 import pytest
 
-import actors.engine.vllm_engine
+import actors.engine.receiving
 import actors.weights.shared_memory
 from actors.weights.sender import shared_weights
 from common.data.images import ImageStore
@@ -190,7 +190,7 @@ def test_nothing_is_left_in_shared_memory(
             assert stat.S_IMODE(path.stat().st_mode) == 0o700
             yield path
 
-    monkeypatch.setattr(actors.engine.vllm_engine, "shared_weights", watched)
+    monkeypatch.setattr(actors.engine.receiving, "shared_weights", watched)
     publication = hf.publish(engine.weight_version + 1)
     run(engine.load_weights(*publication))
     (path,) = paths

@@ -79,7 +79,7 @@ def test_the_shift_of_each_step(
         shifts.append(set())
         trainer.step(step, pairs)
         assert list(shifts[-1]) == [pytest.approx(expected, rel=1e-6)]
-        state = trainer.reward_shift
+        state = trainer.updater.reward_shift
         # Both sides of 3 of the 6 pairs.
         assert state.count == 6 * (step + 1)
         expected = state.total / state.count
@@ -93,10 +93,10 @@ def test_a_skipped_step_leaves_it(
     trainer = started(run_config(loss=MPO))
     pairs = make_pairs(store, 6)
     trainer.step(0, pairs)
-    before = trainer.reward_shift
+    before = trainer.updater.reward_shift
     spoil_losses(monkeypatch, math.nan)
     trainer.step(1, pairs)
-    assert trainer.reward_shift == before
+    assert trainer.updater.reward_shift == before
 
 
 @TUNINGS
@@ -119,16 +119,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
     resumed = begin()
     resumed.load(tmp_path / "half")
-    assert resumed.reward_shift.count == 24
-    assert resumed.reward_shift.mean != 0
+    assert resumed.updater.reward_shift.count == 24
+    assert resumed.updater.reward_shift.mean != 0
     assert losses_of(train(resumed, batches[2:], first_step=2)) == expected
-    assert resumed.reward_shift == straight.reward_shift
+    assert resumed.updater.reward_shift == straight.updater.reward_shift
     assert_same_arrays(weights_of(resumed), weights_of(straight))
 
     # Without the mean the loss is another one: what is compared above depends on it.
     forgetful = begin()
     forgetful.load(tmp_path / "half")
-    forgetful.reward_shift = RewardShift()
+    forgetful.updater.reward_shift = RewardShift()
     (without_mean,) = losses_of(train(forgetful, batches[2:3], first_step=2))
     assert without_mean != expected[0]
 
