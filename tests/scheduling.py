@@ -11,10 +11,10 @@ SHARED_ENGINES = "tests/actors/"
 ENGINES_APART = "test_engine_start"
 """It closes in-process engines of its own, which take the parallel state of all others in their process along."""
 RAY_MODULES = (
+    "test_bdhs_workers",
     "test_chaos",
     "test_end_to_end",
     "test_family_runs",
-    "test_generate",
     "test_gpu_first_hour",
     "test_judge_quality",
     "test_placement",

@@ -18,7 +18,7 @@ from common.errors import Refused
 from common.protocols import GenerationRequest
 from common.records import Dropped, Message, Part, PreferencePair, Prompt, RolloutGroup
 from tests.actors.engines import MAX_LENGTH, EnginePool, Kind, Run
-from tests.row_faults import (
+from tests.row_faults.rows import (
     FAULTS,
     REASONS,
     TRUE,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,11 @@ UNHEARD = "zyxwv"
 QUESTION = "Describe the image."
 TRUE = "There is a red circle at the top. There is a blue star at the left."
 WRONG = ("There is a ring.", "There is a blue square at the bottom.")
+
+NUM_GOOD = 4
+
+MIXED = r"\{'processor': 1, 'token_unknown': 1\}, such as processor \(aspect_ratio: "
+"""What a message says of two bad pairs."""
 
 
 def fussy_qwen(folder: Path) -> Path:
@@ -74,6 +81,28 @@ def bad_pair(store: ImageStore, fault: str) -> PreferencePair:
     if fault == "embedding":
         messages = (Message("user", _parts(f"Describe the {UNHEARD}.")),)
     return _pair("bad", messages, image, 0)
+
+
+def good_pairs(store: ImageStore) -> list[PreferencePair]:
+    return [good_pair(store, number) for number in range(NUM_GOOD)]
+
+
+def with_bad(
+    pairs: Sequence[PreferencePair], store: ImageStore, fault: str
+) -> list[PreferencePair]:
+    """The pairs with a bad one in their middle."""
+    middle = len(pairs) // 2
+    return [*pairs[:middle], bad_pair(store, fault), *pairs[middle:]]
+
+
+def two_bad_pairs(store: ImageStore) -> list[PreferencePair]:
+    """Nothing of them can be used, each for a reason of its own."""
+    pairs = []
+    for fault in ("aspect_ratio", "embedding"):
+        pair = bad_pair(store, fault)
+        prompt = replace(pair.prompt, id=fault)
+        pairs.append(replace(pair, id=fault, prompt=prompt))
+    return pairs
 
 
 def delete_picture(images: Path, pair: PreferencePair) -> None:

@@ -1,0 +1,118 @@
+"""`python -m cluster.generate povid` against a real `vllm serve`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.generate import main
+from cluster.jobs.povid_job import REPLIES
+from common.data.datasets import read_pairs, write_prompts
+from common.records import Prompt
+from tests.cluster.povid.sets import from_file, stats_of, words
+
+SERVE = """--model common/shapes/policy --served-model-name tiny --host 127.0.0.1 --dtype float32 --enforce-eager
+--max-model-len 4096 --max-num-seqs 8 --kv-cache-memory-bytes 67108864 --skip-mm-profiling --disable-log-stats"""
+SERVE_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # the instructions are longer than anything this policy was trained on
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TORCHDYNAMO_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The shipped tiny policy behind vLLM's own server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        *SERVE.split(),
+        "--port",
+        str(port),
+    ]
+    command += ["--limit-mm-per-prompt", '{"image": 1}']
+    environment = {**os.environ, **SERVE_ENVIRONMENT}
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+    try:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for _ in range(600):
+            assert server.poll() is None, log.read_text()[-3000:]
+            try:
+                direct.open(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.25)
+        else:
+            pytest.fail(f"no answer: {log.read_text()[-3000:]}")
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.mark.real
+def test_a_real_vllm_serve_of_the_tiny_policy(
+    vllm_serve: str, tmp_path: Path, captions: list[Prompt]
+) -> None:
+    """Plumbing only: the policy cannot follow an instruction. With images, and with text alone."""
+    write_prompts(tmp_path / "prompts", captions[:6])
+    options = (
+        f"{from_file(tmp_path / 'prompts')} --max-tokens 60 "
+        "--price-in 1 --price-out 2 --model-name tiny"
+    )
+    text, image, again = tmp_path / "text", tmp_path / "image", tmp_path / "again"
+    for out, flag in ((text, ""), (image, "--send-image")):
+        assert main(words(out, vllm_serve, f"{options} {flag}")) == 0
+        check_real_stats(stats_of(out))
+    num_with_image = stats_of(image)["num_prompt_tokens"]
+    assert num_with_image > stats_of(text)["num_prompt_tokens"]
+
+    # Without its pairs but with its replies a set is made again with nobody to ask.
+    again.mkdir()
+    shutil.copy(text / REPLIES, again / REPLIES)
+    assert main(words(again, "http://127.0.0.1:9/v1", options)) == 0
+    assert rejected_texts(again) == rejected_texts(text)
+    assert stats_of(again)["num_cache_hits"] == 6
+
+
+def check_real_stats(stats: dict[str, Any]) -> None:
+    """Six rows, each with a reply and its tokens, and no failure but empty answers."""
+    assert stats["num_rows"] == 6
+    assert stats["num_pairs"] + sum(stats["dropped"].values()) == 6
+    for reason in stats["dropped"]:
+        assert reason == "endpoint_empty" or not reason.startswith("endpoint")
+    assert stats["num_replies"] == 6
+    assert stats["num_replies_without_usage"] == 0
+    # At most 60 tokens a reply; the instructions take more than 100.
+    assert 0 < stats["num_completion_tokens"] <= 6 * 60
+    assert stats["num_prompt_tokens"] > 6 * 100
+    spent = stats["num_prompt_tokens"] + 2 * stats["num_completion_tokens"]
+    assert stats["cost"] == pytest.approx(spent / 1e6)
+
+
+def rejected_texts(out: Path) -> dict[str, str]:
+    return {pair.id: pair.rejected.text for pair in read_pairs(out)}
