@@ -1,7 +1,7 @@
 """Checkpoints are written beside the steps: a step waits while the state is copied, not while it is written.
 
     loop      step 4 │ copy │ step 5 │ step 6 │ step 7 …
-    writer              └─ pairs, learner, policy, state.json, checksums ─▶ rename ─▶ older ones go
+    writer              └─ learner, policy, pairs, state.json, checksums ─▶ rename ─▶ older ones go
     journal          `saving`                                                 `checkpoint`
 
 A checkpoint stands for the run at its line `saving`: what the journal holds after it belongs to the next one. That line
@@ -169,8 +169,9 @@ class CheckpointWriter:
                     await self._learner.export(folder / "policy")
                 copied = time.monotonic()
                 attempt.copied.set()
-                await self._recorder.write_pairs(attempt.step, attempt.pairs)
+                # First: where anything else fails the folder goes, and no rank may still write into it.
                 await self._learner_files()
+                await self._recorder.write_pairs(attempt.step, attempt.pairs)
                 replace_file(folder / "state.json", attempt.state_json)
                 # In a thread: the run goes on meanwhile.
                 await asyncio.to_thread(write_checksums, folder)

@@ -23,10 +23,9 @@ class HarmWatch:
     """The detectors of one run; none with `loop.warnings.enabled = false`, which leaves the metrics."""
 
     def __init__(self, config: RunConfig) -> None:
+        self._config = config
         self._tally = GroupTally()
-        self._detectors: list[Detector] = []
-        if config.loop.warnings.enabled:
-            self._detectors = detectors_of(config)
+        self._detectors = _detectors(config)
 
     def group(self, outcome: GroupOutcome) -> None:
         """A group has settled."""
@@ -37,7 +36,12 @@ class HarmWatch:
         return self._tally.take()
 
     def replay(self, lines: Iterable[Metrics]) -> None:
-        """Look at the steps before a resume, whose warnings were said then."""
+        """Look at the steps before a resume, whose warnings were said then; what was seen before is forgotten.
+
+        A learner that is lost goes on within one run: groups that settled since are sampled again.
+        """
+        self._tally = GroupTally()
+        self._detectors = _detectors(self._config)
         for line in lines:
             self.step(int(line["step"]), line)
 
@@ -49,3 +53,7 @@ class HarmWatch:
             if alert is not None:
                 alerts.append(alert)
         return alerts
+
+
+def _detectors(config: RunConfig) -> list[Detector]:
+    return detectors_of(config) if config.loop.warnings.enabled else []

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,9 +194,19 @@ class RunDir:
         self._verified.add(folder)
 
     def keep(self, newest: int, best_step: int | None) -> None:
-        """Delete all checkpoints but the newest few and the one that validation picked."""
-        for folder in sorted(self.checkpoints.glob("step_*"))[:-newest]:
-            if best_step is None or folder != self.checkpoint(best_step):
+        """Delete all checkpoints but the newest few, the one that validation picked and those that these few name.
+
+        A resume from one of them, because newer ones are damaged, may end with the best that it names.
+        """
+        folders = sorted(self.checkpoints.glob("step_*"))
+        best_steps = {best_step}
+        for folder in folders[-newest:]:
+            # From one that cannot be read nothing goes on.
+            with suppress(UserError):
+                best_steps.add(_read_state(folder).best_step)
+        bests = [self.checkpoint(step) for step in best_steps if step is not None]
+        for folder in folders[:-newest]:
+            if folder not in bests:
                 # A kill must not leave half of one under its name.
                 going = folder.with_name(f".{folder.name}.old")
                 folder.rename(going)

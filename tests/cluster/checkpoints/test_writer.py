@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from cluster.checkpoints.online_pairs import OnlinePairs
 from cluster.run.auditing import audit
 from cluster.signals import Interrupted
 from common.data.datasets import read_pairs
@@ -158,6 +159,38 @@ def test_a_full_disk_is_survived(
     saved = [event["step"] for event in events(run_dir, "checkpoint")]
     assert saved == [2, 6, 8]
     assert not (run_dir / "pairs" / "step_000004.parquet").exists()
+    assert_right(run_dir)
+
+
+def test_a_folder_goes_when_no_rank_writes_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pairs do not fit while a rank is still writing: what it writes later makes no folder anew."""
+
+    class LateLearner(SlowLearner):
+        directory = ""
+
+        def save(self, directory: str) -> None:
+            super().save(directory)
+            self.directory = directory
+
+        async def step(
+            self, step: int, pairs: list[PreferencePair]
+        ) -> tuple[StepResult, list[Dropped]]:
+            if step == self._saved_at + 1 and self.directory:
+                self._write(self.directory, "late.json", step)
+            return await super().step(step, pairs)
+
+    write = OnlinePairs.write
+
+    def full(pairs: OnlinePairs, step: int, *args: Any) -> list[Dropped]:
+        if step == 4:
+            raise OSError(FULL)
+        return write(pairs, step, *args)
+
+    monkeypatch.setattr(OnlinePairs, "write", full)
+    _, run_dir = run(make_config(tmp_path), learner=LateLearner)
+    assert [event["step"] for event in events(run_dir, "unsaved")] == [4]
     assert_right(run_dir)
 
 

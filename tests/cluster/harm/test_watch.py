@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from cluster.evaluation.finished_run import read_run
+from cluster.harm.watch import HarmWatch
 from cluster.report import print_comparison, print_report
 from cluster.run.auditing import audit
+from cluster.run.recorder import Recorder
 from common.metrics import read_lines
 from common.records import Dropped, PreferencePair, StepResult
 from reward.worker import RewardWorker
+from tests.cluster.harm.test_tally import group, judged
 from tests.cluster.runs import events, killed_at, make_config, run
 from tests.fakes import FakeLearner, FakeRolloutWorker
 
@@ -93,6 +96,22 @@ def test_what_was_said_before_a_checkpoint_is_not_said_again(tmp_path: Path) -> 
         run(config, learner=KilledDriftingLearner)
     _, run_dir = run(config, resume=True, learner=DriftingLearner)
     assert [event["step"] for event in warnings(run_dir)] == [6]
+
+
+def test_a_learner_that_is_lost_shows_no_step_twice(tmp_path: Path) -> None:
+    """A loop replays metrics.jsonl, also where the watch has seen it: 4 groups a step in 5 steps are 20, too few."""
+    config = make_config(tmp_path)
+    watch = HarmWatch(config)
+    recorder = Recorder(tmp_path, watch)
+    longer = {"judge/longer_wins": 1.0, "judge/num_longer": 4.0, "staleness/mean": 0.0}
+    with recorder.training(config.learner, 0):
+        for step in range(1, 5):
+            recorder.step(step, longer)
+        recorder.group("online", judged(group("a", "abc"), (0, 1)))
+    with recorder.training(config.learner, 4):
+        # The group was sampled after the last step, and will be again.
+        assert watch.take() == {}
+        assert watch.step(5, longer) == []
 
 
 def test_the_switch_leaves_the_metrics(tmp_path: Path) -> None:

@@ -71,6 +71,27 @@ def test_latest_and_keep(tmp_path: Path) -> None:
     assert checkpoint.learner == run_dir.checkpoint(40) / "learner"
 
 
+def test_a_kept_checkpoint_keeps_the_best_that_it_names(tmp_path: Path) -> None:
+    """Step 100 is the best now; when it is damaged the run goes on from 75, whose best is 25."""
+    run_dir = RunDir(config(tmp_path), resume=False)
+    for step, best_step in ((25, 25), (50, 25), (75, 25), (100, 100)):
+        folder = run_dir.checkpoint(step)
+        folder.mkdir(parents=True)
+        write_state(folder, step=step, best_step=best_step)
+    run_dir.keep(2, best_step=100)
+    names = sorted(path.name for path in run_dir.checkpoints.iterdir())
+    assert names == ["step_000025", "step_000075", "step_000100"]
+    (run_dir.checkpoint(100) / "state.json").write_text("{")
+    checkpoint = run_dir.latest()
+    assert checkpoint is not None
+    assert checkpoint.state.best_step == 25
+    # A folder that cannot be read names none; it costs the others nothing.
+    (run_dir.checkpoint(100)).mkdir()
+    run_dir.keep(2, best_step=25)
+    assert run_dir.checkpoint(25).exists()
+    assert run_dir.checkpoint(75).exists()
+
+
 def test_what_a_kill_left_half_is_swept(tmp_path: Path) -> None:
     run_dir = RunDir(config(tmp_path), resume=False)
     for name in (".step_000040.old", ".step_000050.partial"):
