@@ -152,18 +152,26 @@ class FakeMeetings:
     def __init__(self) -> None:
         self._num_here: Counter[str] = Counter()
         self._sent: dict[str, asyncio.Future[Tensors | None]] = {}
+        self._broken: dict[str, str] = {}
 
     async def send(self, meeting: Meeting, tensors: Tensors) -> str:
         """Give the tensors to all others; says why not, where they do not come."""
         sent = self._future(meeting)
         end = time.monotonic() + meeting.timeout_s
         while self._num_here[meeting.key] < meeting.num_members - 1:
+            broken = self._broken.get(meeting.key, "")
             if time.monotonic() > end:
+                broken = f"not all {meeting.num_members} members came"
+            if broken:
                 sent.set_result(None)
-                return f"not all {meeting.num_members} members came"
+                return broken
             await asyncio.sleep(0.001)
         sent.set_result(tensors)
         return ""
+
+    def break_off(self, meeting: Meeting, reason: str) -> None:
+        """Let the sender, and with it all others, hear that a member is gone."""
+        self._broken[meeting.key] = reason
 
     async def receive(self, meeting: Meeting) -> Tensors:
         self._num_here[meeting.key] += 1
@@ -420,6 +428,9 @@ class FakeRolloutWorker:
         tensors = await MEETINGS.receive(meeting)
         self.engine.take(version, tensors)
         return LoadReport(version, None, 0.0)
+
+    async def break_push(self, meeting: Meeting, reason: str) -> None:
+        MEETINGS.break_off(meeting, reason)
 
     async def prove(self, manifest: WeightManifest, received: LoadReport) -> LoadReport:
         return await self.engine.prove(manifest)

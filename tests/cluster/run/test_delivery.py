@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,11 @@ def delivered(delivery: Coroutine[Any, Any, Delivered]) -> Delivered:
     return asyncio.run(asyncio.wait_for(delivery, 60))
 
 
-def config_of(transport: str, tmp_path: Path) -> RunConfig:
+def config_of(
+    transport: str, tmp_path: Path, timeout_s: float = TIMEOUT_S
+) -> RunConfig:
     return make_config(
-        tmp_path, weights__transport=transport, weights__timeout_s=TIMEOUT_S
+        tmp_path, weights__transport=transport, weights__timeout_s=timeout_s
     )
 
 
@@ -181,6 +184,17 @@ def test_an_engine_that_hangs_in_a_broadcast_is_told_from_the_others(
     ((lost, error),) = result.failures
     assert lost is hanging
     assert "got no answer within 0.3 s of the end of a weight push" in str(error)
+    assert version_of(engine) == 1
+
+
+def test_an_engine_that_lives_tells_at_once_of_one_that_died(tmp_path: Path) -> None:
+    """Nobody waits for `timeout_s`: the dead one could not say so itself, and the learner waits for all."""
+    world = World(config_of("broadcast", tmp_path, timeout_s=30), tmp_path)
+    dead, engine = world.engine(FailingWorker), world.engine()
+    begun = time.monotonic()
+    result = delivered(world.delivery.deliver(1, [dead, engine]))
+    assert time.monotonic() - begun < 5
+    assert [lost for lost, _ in result.failures] == [dead]
     assert version_of(engine) == 1
 
 

@@ -30,6 +30,8 @@ from tests.cluster.runs import STEPS, events, make_config, trained_pairs
 from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle, LocalRuntime
 
 LIMIT_S = 0.5
+# A hanging process is noticed before its push is given up.
+BROADCAST = {"weights__transport": "broadcast", "weights__timeout_s": 2 * LIMIT_S}
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +44,7 @@ class Chaos:
     """Does something to a worker in the middle of the n-th call of a kind, counted over all workers of the run."""
 
     def __init__(self, *plan: tuple[str, int, str]) -> None:
-        """Triples of a method, the number of its call, and `kill` or `hang`."""
+        """Triples of a method, the number of its call, and `kill`, `hang`, or `stall`: only that call hangs."""
         self.plan = list(plan)
         self.counts: dict[str, int] = {}
 
@@ -51,7 +53,8 @@ class Chaos:
         for entry in self.plan:
             if entry[:2] == (method, count):
                 self.plan.remove(entry)
-                getattr(handle, entry[2])()
+                if entry[2] != "stall":
+                    getattr(handle, entry[2])()
                 # A killed process does not go on.
                 await asyncio.Event().wait()
 
@@ -81,6 +84,14 @@ class Rollout(FakeRolloutWorker):
     async def load(self, *args: Any) -> Any:
         await self.strike("load")
         return await super().load(*args)
+
+    async def receive(self, *args: Any) -> Any:
+        await self.strike("receive")
+        return await super().receive(*args)
+
+    async def prove(self, *args: Any) -> Any:
+        await self.strike("prove")
+        return await super().prove(*args)
 
 
 class Reward(RewardWorker):
@@ -146,6 +157,39 @@ def test_a_worker_that_is_lost_comes_back(
     assert read_lines(run_dir / "metrics.jsonl")[-1][f"restarts/{kind}"] == 1
 
 
+@pytest.mark.parametrize(("what", "workers"), [("kill", 1), ("kill", 2), ("hang", 2)])
+@pytest.mark.parametrize("method", ["receive", "prove"])
+def test_an_engine_that_is_lost_in_a_broadcast_comes_back(
+    tmp_path: Path, method: str, workers: int, what: str
+) -> None:
+    """With one engine the group waits for nobody else; with two, the other one gets the weights of this very push."""
+    config = config_of(tmp_path, rollout__num_workers=workers, **BROADCAST)
+    chaos = Chaos((method, 5, what))
+    run_dir = run(config, chaos)
+    assert chaos.plan == []
+    check(run_dir)
+    (restart,) = events(run_dir, "restart")
+    assert restart["name"].startswith("rollout/")
+    cause = "the fake has died" if what == "kill" else "it has said nothing for 0.5 s"
+    assert restart["cause"] == cause
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_engine_that_lives_but_stalls_in_a_broadcast_is_replaced(
+    tmp_path: Path, workers: int
+) -> None:
+    """Its heart beats, so that only who waits for its part of the push can tell."""
+    config = config_of(tmp_path, rollout__num_workers=workers, **BROADCAST)
+    chaos = Chaos(("receive", 5, "stall"))
+    run_dir = run(config, chaos)
+    assert chaos.plan == []
+    check(run_dir)
+    (restart,) = events(run_dir, "restart")
+    assert restart["name"].startswith("rollout/")
+    told = "got no answer within 1 s of the end of a weight push; "
+    assert restart["cause"].startswith(told)
+
+
 class JudgingRollout(JudgingWorker, Rollout):
     """An engine of the policy or of the judge; only the judge's is asked for scores while pairs are judged."""
 
@@ -186,10 +230,18 @@ def test_a_learner_goes_on_from_its_checkpoint_and_the_engines_stay(
     assert [event["name"] for event in events(run_dir, "restart")] == ["learner/0"]
 
 
-def test_a_deterministic_run_is_the_same_after_deaths(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("transport", "method"), [("object_store", "load"), ("broadcast", "receive")]
+)
+def test_a_deterministic_run_is_the_same_after_deaths(
+    tmp_path: Path, transport: str, method: str
+) -> None:
     def result(folder: str, *plan: tuple[str, int, str]) -> tuple[object, object]:
         config = config_of(
-            tmp_path / folder, rollout__deterministic=True, loop__max_staleness=0
+            tmp_path / folder,
+            rollout__deterministic=True,
+            loop__max_staleness=0,
+            weights__transport=transport,
         )
         chaos = Chaos(*plan)
         run_dir = run(config, chaos)
@@ -204,7 +256,7 @@ def test_a_deterministic_run_is_the_same_after_deaths(tmp_path: Path) -> None:
         "stormy",
         ("generate", 4, "kill"),
         ("rank", 5, "hang"),
-        ("load", 3, "kill"),
+        (method, 3, "kill"),
         ("step", 6, "kill"),
     )
     assert calm == stormy
@@ -271,7 +323,7 @@ def test_the_roster_says_who_runs_where(tmp_path: Path) -> None:
 
 
 strikes = st.tuples(
-    st.sampled_from(["generate", "load", "rank", "step"]),
+    st.sampled_from(["generate", "load", "receive", "prove", "rank", "step"]),
     st.integers(1, 8),
     st.sampled_from(["kill", "kill", "hang"]),
 )
@@ -287,6 +339,7 @@ strikes = st.tuples(
     staleness=st.integers(0, 2),
     interval=st.sampled_from([1, 2]),
     workers=st.integers(1, 3),
+    transport=st.sampled_from(["object_store", "broadcast"]),
 )
 def test_any_deaths_leave_one_outcome_per_group(
     tmp_path: Path,
@@ -294,6 +347,7 @@ def test_any_deaths_leave_one_outcome_per_group(
     staleness: int,
     interval: int,
     workers: int,
+    transport: str,
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     config = config_of(
@@ -303,5 +357,6 @@ def test_any_deaths_leave_one_outcome_per_group(
         rollout__num_workers=workers,
         reward__num_workers=workers,
         cluster__max_restarts_per_hour=100,
+        **BROADCAST | {"weights__transport": transport},
     )
     check(run(config, Chaos(*plan)))
