@@ -36,6 +36,7 @@ from benchmarks.measured_on import measured_on
 PASSED = (
     "size", "device", "tuning", "batch", "micro_batch", "prompt_tokens", "pairs_per_prompt", "steps", "threads"
 )  # fmt: skip
+RANK_VARIABLES = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 OURS = ("fresh", "ahead", "cached")
 PACKAGES = ("torch", "transformers", "trl", "peft")
 
@@ -126,7 +127,10 @@ def run_side(
     for name in PASSED:
         flag = name.replace("_", "-")
         command += [f"--{flag}", getattr(args, name)]
-    environment = dict(os.environ)
+    # A rank that the caller may be is none of a side's: TRL's trainer would look for the others.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in RANK_VARIABLES
+    }
     environment["OMP_NUM_THREADS"] = str(args.threads)
     environment["HF_HUB_OFFLINE"] = "1"
     if args.device == "cpu":

@@ -21,14 +21,15 @@ from tests.real_runs import (
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.chaos]
 
-STEPS = 4
+STEPS = 12
+"""Many more than a run makes between its first step and the moment at which it hears that it is to end."""
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Offline pairs alone, so that the engine only takes weights and is scored.
 
-    Two runs: the first is asked to end in step 3, the second is killed after its last step.
+    Two runs: the first is asked to end after its first step, the second is killed after its last one.
     """
     folder = tmp_path_factory.mktemp("several_ranks")
     write_offline_pairs(folder)
@@ -54,7 +55,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = command("cluster.train", preset, "--resume", *settings(values))
     checkpoints = run_dir / "checkpoints"
     log = folder / "first.log"
-    assert end_when((checkpoints / "step_000002").exists, words, log) == 143
+    assert end_when(lambda: metric_lines(run_dir) != [], words, log) == 143
     # One line, and no stack of native frames.
     assert log.read_text().splitlines()[-1].startswith("interrupted; --resume")
     assert "Traceback" not in log.read_text()
@@ -117,7 +118,7 @@ def test_a_resume_goes_on_with_the_weights_of_both_ranks(run_dir: Path) -> None:
     # A resume first publishes the checkpoint's own weights again.
     assert before[-1] == after[0]
     first_version = before[-1][0]
-    assert first_version in (2, 3)
+    assert 1 <= first_version < STEPS
     versions = [version for version, _ in after]
     assert versions == list(range(first_version, STEPS + 1))
     assert len({checksum for _, checksum in after}) == len(after)

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.step_sweep import COMPLETIONS, PROMPT_TOKENS, sweep
+from tests.real_runs import run_to_end
 
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_the_command_says_what_it_promises(tmp_path: Path) -> None:
+def test_the_command_says_what_it_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a process in which a learner has run.
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("RANK", "0")
     out = tmp_path / "result.json"
     command = [sys.executable, "-m", "benchmarks.learner_step"]
     command += ["--size", "smoke"]
     command += ["--steps", "1"]
     command += ["--batch", "2"]
     command += ["--out", str(out)]
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result = json.loads(process.stdout.splitlines()[-1])
+    result = json.loads(run_to_end(command, 300).splitlines()[-1])
     assert result == json.loads(out.read_text())
     for name in ("ratio", "ratio_fresh", "ratio_cached", "memory_ratio", "floor_frac"):
         assert result[name] > 0, name
