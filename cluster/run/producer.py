@@ -75,6 +75,8 @@ class Producer:
             config.learner.num_steps,
             config.loop.publish_interval,
             config.loop.max_staleness,
+            state.step,
+            state.version,
         )
         self._admissions = self._build_admissions()
         self.drop_notes = DropNotes()
