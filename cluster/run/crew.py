@@ -265,9 +265,11 @@ class Crew:
 
     async def _revive_judge_engine(self, handle: Handle) -> None:
         await self._start_engine(handle)
+        renewals = []
         for seat in self._supervisor.seats.values():
-            if seat.kind == "reward" and seat.is_up:
-                await self._supervisor.renew(seat)
+            if seat.kind == "reward":
+                renewals.append(self._supervisor.renew(seat))
+        await asyncio.gather(*renewals)
 
     async def _revive_reward(self, handle: Handle) -> None:
         await RewardClient(handle, self._limit_s).start()

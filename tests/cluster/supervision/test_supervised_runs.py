@@ -47,6 +47,8 @@ class Chaos:
         """Triples of a method, the number of its call, and `kill`, `hang`, or `stall`: only that call hangs."""
         self.plan = list(plan)
         self.counts: dict[str, int] = {}
+        # Of the workers that sit there now.
+        self.handles: dict[str, LocalHandle] = {}
 
     async def strike(self, method: str, handle: LocalHandle) -> None:
         count = self.counts[method] = self.counts.get(method, 0) + 1
@@ -65,6 +67,7 @@ class ChaosRuntime(LocalRuntime):
     def __init__(self, chaos: Chaos) -> None:
         super().__init__()
         self.chaos = chaos
+        chaos.handles = self.handles
 
     def spawn(self, worker: type, *args: Any, name: str, **resources: float) -> Any:
         handle = super().spawn(worker, *args, name=name, **resources)  # type: ignore[arg-type]
@@ -96,6 +99,10 @@ class Rollout(FakeRolloutWorker):
 
 class Reward(RewardWorker):
     strike: Callable[[str], Any]
+
+    async def start(self) -> None:
+        await self.strike("start")
+        await super().start()
 
     async def rank(self, groups: Any) -> list[Judged]:
         await self.strike("rank")
@@ -206,6 +213,28 @@ def test_the_reward_workers_get_another_engine_of_the_judge(tmp_path: Path) -> N
     (restart,) = events(run_dir, "restart")
     assert restart["name"].startswith("judge/")
     assert restart["cause"] == "the fake has died"
+
+
+class AgainInRenewal(Chaos):
+    """Kills the first engine of the judge twice: the second time while the reward worker is renewed for it."""
+
+    async def strike(self, method: str, handle: LocalHandle) -> None:
+        await super().strike(method, handle)
+        if (method, self.counts[method]) in (("encode", 2), ("start", 2)):
+            self.handles["judge/0"].kill()
+
+
+def test_an_engine_of_the_judge_may_die_while_the_reward_worker_is_renewed(
+    tmp_path: Path,
+) -> None:
+    config = vlm(tmp_path, cluster__heartbeat_limit_s=LIMIT_S)
+    run_dir = run(config, AgainInRenewal(), JudgingRollout)
+    check(run_dir)
+    names = [event["name"] for event in events(run_dir, "restart")]
+    assert names == ["judge/0"]
+    # Once in the middle, and once when the engine was there for good.
+    roster = json.loads((run_dir / "workers.json").read_text())
+    assert roster["workers"]["reward/0"]["number"] == 2
 
 
 def test_a_learner_lost_before_its_first_checkpoint_begins_again(
