@@ -137,11 +137,15 @@ def file_trouble(error: OSError) -> str | None:
 def command_parser(
     prog: str, description: str, epilog: str = ""
 ) -> argparse.ArgumentParser:
-    """A parser whose help keeps the lines of its texts."""
+    """A parser whose help keeps the lines of its texts.
+
+    Options are written out: code that looks for one among the words of a line would miss its beginning alone.
+    """
     return argparse.ArgumentParser(
         prog=prog,
         description=description,
         epilog=epilog,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
