@@ -36,7 +36,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -155,8 +154,11 @@ class Loop:
             await self._run_both(validate)
         except Exception as error:
             # What was begun is worth having, whatever stopped the run.
-            with suppress(Exception):
+            try:
                 await self._checkpoints.finish()
+            except Exception as fault:
+                # The user reads what stopped the run; this would hide it.
+                log.warning("the checkpoint that was begun is lost: %s", fault)
             # Users read one line; a group stays as its cause.
             raise _first(error) from error
         await self._checkpoints.finish()
@@ -200,6 +202,8 @@ class Loop:
                 for note in notes:
                     log.warning(note)
             await self._publish(self.state.version)
+            # Nothing is sampled, and nothing compared, before the engines hold it.
+            await self._arrival()
         if saved is not None and saved != self.state.weights:
             log.warning(
                 "resumed weights: expected checksum %s, as when the checkpoint was written, got %s",
@@ -355,8 +359,10 @@ class Loop:
         bringing = start_task(delivery)
         sending = asyncio.create_task(sent.wait())
         self._arriving = Arrival(bringing)
-        await asyncio.wait([bringing, sending], return_when=asyncio.FIRST_COMPLETED)
-        sending.cancel()
+        try:
+            await asyncio.wait([bringing, sending], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sending.cancel()
         if not self._overlaps or bringing.done():
             await self._arrival()
         else:

@@ -22,6 +22,7 @@ from common.records import (
     RolloutGroup,
     StepResult,
     WeightManifest,
+    WriteReport,
 )
 from tests.cluster.runs import (
     STEPS,
@@ -274,6 +275,31 @@ def test_what_settles_while_a_checkpoint_is_written_belongs_to_the_next(
     outcomes = {event["id"]: event["outcome"] for event in events(run_dir, "group")}
     for pair_id in trained:
         assert outcomes[pair_id] == "pair"
+
+
+def test_a_checkpoint_that_is_lost_with_the_run_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run's own error stays the one that is raised."""
+
+    class DyingLearner(FakeLearner):
+        is_dead = False
+
+        async def step(self, step: int, pairs: list[PreferencePair]) -> Any:
+            self.is_dead = step == 5
+            if self.is_dead:
+                raise RuntimeError("killed in its step")
+            return await super().step(step, pairs)
+
+        def written(self) -> WriteReport | None:
+            if self.is_dead:
+                raise RuntimeError("killed while it writes")
+            return None
+
+    with pytest.raises(RuntimeError, match="killed in its step"):
+        run(make_config(tmp_path), learner=DyingLearner)
+    told = "the checkpoint that was begun is lost: killed while it writes"
+    assert told in caplog.messages
 
 
 class RefusingLearner(FakeLearner):
