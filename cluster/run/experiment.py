@@ -141,10 +141,15 @@ class Experiment:
     async def _run_loop(self, data: TrainingData, workers: Workers) -> None:
         """Train from the newest checkpoint, or from the start policy."""
         crew = self._crew
-        loop = Loop(
-            self.config, self.run_dir, workers, data, self._recorder, crew.weights
+        loop = self._loop = Loop(
+            self.config,
+            self.run_dir,
+            workers,
+            data,
+            self._recorder,
+            crew.weights,
+            crew.turns,
         )
-        self._loop, crew.turns = loop, loop.turns
         if self._ending is not None:
             loop.end_after_step(self._ending)
         await self._set_probe(loop, data, workers)

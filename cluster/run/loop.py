@@ -41,7 +41,6 @@ from functools import partial
 from typing import TypeAlias
 
 from cluster.checkpoints.writer import CheckpointWriter
-from cluster.run.delivery import Delivery
 from cluster.run.foresight import Foresight
 from cluster.run.history import finished_groups
 from cluster.run.producer import Producer
@@ -100,11 +99,14 @@ class Loop:
         workers: Workers,
         data: TrainingData,
         recorder: Recorder,
-        weights: EngineWeights | None = None,
+        weights: EngineWeights,
+        turns: Turns,
     ) -> None:
         """Restore the controller's part of the newest checkpoint; `run` restores the workers'.
 
-        `weights` are what the engines hold, where they have had a loop before.
+        Args:
+            weights: what the engines hold, which may have had a loop before.
+            turns: of them and the learner.
 
         Raises:
             UserError: the checkpoint cannot be read, or belongs to another offline set.
@@ -119,10 +121,8 @@ class Loop:
             self.state = self._resumed_from.state
             groups = partial(finished_groups, run_dir.journal, self.state.step)
             restore(self.state.sampler, data.prompts, groups)
-        self.turns = Turns(config.cluster, workers)
-        in_turns = config.cluster.placement == "colocated"
-        self._weights = weights or EngineWeights(workers.rollout, in_turns)
-        self._weights.follow(Delivery(config, workers.learner, self.turns))
+        self._weights = weights
+        self._turns = turns
         self._checkpoints = CheckpointWriter(
             run_dir,
             workers.learner,
@@ -132,10 +132,10 @@ class Loop:
             self.state.step,
         )
         self._producer = Producer(
-            config, workers.reward, data, self.state, recorder, self.turns
+            config, workers.reward, data, self.state, recorder, turns
         )
         # Deterministic engines load at one point of the run, and those that take turns in theirs.
-        self._overlaps = not (config.rollout.deterministic or in_turns)
+        self._overlaps = not (config.rollout.deterministic or turns.are_taken)
         self._arriving: Arrival | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._ending: Halted | None = None
@@ -244,7 +244,7 @@ class Loop:
                 await self._save_halted()
                 raise
             metrics["time/wait_s"] = waited_s
-            await self.turns.pass_to_engines()
+            await self._turns.pass_to_engines()
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             ends_interval = is_last or step % self._config.checkpoint.interval == 0
             metrics |= await self._checkpoints.take_metrics()
@@ -278,7 +278,7 @@ class Loop:
         if self._foresight is not None:
             # Before the step: meanwhile the ranks hear of nothing.
             await self._foresight.tell(step + 1)
-        await self.turns.pass_to_learner()
+        await self._turns.pass_to_learner()
         return batch, waited_s
 
     async def _train_and_publish(

@@ -59,7 +59,7 @@ def test_a_resume_counts_on_from_the_pairs_of_its_source() -> None:
 
 
 def test_an_interval_that_a_resume_makes_shorter_admits_for_the_next_step() -> None:
-    """8 steps at a version every 4 made version 2. From there every step makes one: step 9 follows 2, step 10 is 3's."""
+    """8 steps at a version every 4 made version 2; from there on every step makes one."""
     window = StalenessWindow(20, 1, max_staleness=0, step=8, version=2)
     assert [window.version_at(step) for step in (9, 10, 12)] == [2, 3, 5]
     assert [window.last_step(version) for version in (2, 3, 5)] == [9, 10, 12]
