@@ -224,6 +224,21 @@ def test_a_run_that_is_asked_to_end_saves_its_step(number: int, tmp_path: Path) 
     assert account.overwritten.get("step", 0) == 0
 
 
+def test_an_end_that_is_asked_for_in_the_last_step_is_heard(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    with pytest.raises(Interrupted):
+        run(config, learner=_sending(signal.SIGTERM, at_step=STEPS))
+    run_dir = tmp_path / "run"
+    (ended,) = events(run_dir, "ended")
+    assert (ended["status"], ended["why"]) == (143, "SIGTERM asked for an end")
+    assert not (run_dir / "scorecard.json").exists()
+    run(config, resume=True)
+    assert (run_dir / "scorecard.json").exists()
+    account = audit(run_dir)
+    assert account.faults == []
+    assert account.overwritten.get("step", 0) == 0
+
+
 def test_a_run_that_waits_for_pairs_ends_at_once(tmp_path: Path) -> None:
     class SilentWorker(FakeRolloutWorker):
         is_asked = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,10 @@ from hypothesis import strategies as st
 
 from cluster.run.auditing import audit
 from cluster.run.crew import GOES_BACK, WorkerTypes
-from cluster.run.experiment import Experiment
+from cluster.run.experiment import MAX_LOSSES, Experiment
 from cluster.run.run_dir import RunDir
 from cluster.runtime.placement import plan as places_of
+from cluster.signals import Interrupted
 from cluster.supervision import restarts
 from common.config import RunConfig
 from common.errors import RunFailed
@@ -263,6 +266,46 @@ def test_a_learner_goes_on_from_its_checkpoint_and_the_engines_stay(
     assert [event["name"] for event in events(run_dir, "restart")] == ["learner/0"]
 
 
+def test_a_learner_that_is_lost_again_and_again_ends_the_run(tmp_path: Path) -> None:
+    """Always in step 5, behind the checkpoint of step 4; restarts alone would go on for ever."""
+    chaos = Chaos(("step", 5, "kill"), ("step", 6, "kill"), ("step", 7, "kill"))
+    config = config_of(tmp_path)
+    told = "^learner/0: the fake has died.*; expected a checkpoint behind step 4, got"
+    with pytest.raises(RunFailed, match=told):
+        run(config, chaos)
+    (ended,) = events(config.run.dir, "ended")
+    assert ended["status"] == 1
+    assert ended["why"].startswith("learner/0: the fake has died")
+
+
+def test_losses_with_a_checkpoint_in_between_do_not_add_up(tmp_path: Path) -> None:
+    """Two in steps 2 and 1, and two in step 5."""
+    plan = [("step", call, "kill") for call in (2, 3, 8, 9)]
+    chaos = Chaos(*plan)
+    run_dir = run(config_of(tmp_path), chaos)
+    assert chaos.plan == []
+    check(run_dir)
+    assert [event["step"] for event in events(run_dir, "resume")] == [0, 0, 4, 4]
+
+
+class AskedAtRestart(Chaos):
+    """SIGTERM comes while new ranks start."""
+
+    async def strike(self, method: str, handle: LocalHandle) -> None:
+        await super().strike(method, handle)
+        if (method, self.counts[method]) == ("learn", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.05)
+
+
+def test_a_run_that_is_asked_to_end_loads_nothing_more(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    with pytest.raises(Interrupted):
+        run(config, AskedAtRestart(("step", 5, "kill")))
+    assert events(config.run.dir, "restart") != []
+    assert events(config.run.dir, "resume") == []
+
+
 @pytest.mark.parametrize(
     ("transport", "method"), [("object_store", "load"), ("broadcast", "receive")]
 )
@@ -453,7 +496,9 @@ strikes = st.tuples(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    plan=st.lists(strikes, max_size=5, unique_by=lambda entry: entry[:2]),
+    plan=st.lists(strikes, max_size=5, unique_by=lambda entry: entry[:2]).filter(
+        lambda plan: sum(entry[0] == "step" for entry in plan) < MAX_LOSSES
+    ),
     staleness=st.integers(0, 2),
     interval=st.sampled_from([1, 2]),
     workers=st.integers(1, 3),
