@@ -35,7 +35,7 @@ from reward.suites.scorecard import Scorecard
 log = logging.getLogger("sightline")
 
 MAX_LOSSES = 3
-"""How often the learner may be lost without a newer checkpoint: what it dies of is likely to come again."""
+"""Losses of the learner without a newer checkpoint, before the run stops: what it dies of would come again."""
 
 
 class Experiment:
@@ -145,6 +145,7 @@ class Experiment:
                     self._end_if_asked()
                     break
                 except Exception as error:
+                    was_training = self._loop is not None
                     self._loop = None
                     lost = await self._lost_rank(error)
                     if lost is None:
@@ -152,7 +153,8 @@ class Experiment:
                     # What was trained since the last checkpoint is lost with the rank.
                     if self._ending is not None:
                         raise self._ending from error
-                    self._count_loss(lost)
+                    if was_training:
+                        self._count_loss(lost)
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
 
     async def _run_loop(self, data: TrainingData, workers: Workers) -> None:
@@ -187,10 +189,10 @@ class Experiment:
         return await self._crew.lost_rank()
 
     def _count_loss(self, lost: Seat) -> None:
-        """Note that the learner is lost.
+        """Note that the learner was lost as it trained.
 
         Raises:
-            RunFailed: it is lost again and again behind the same checkpoint.
+            RunFailed: it was lost too often behind the same checkpoint.
         """
         newest = self.run_dir.latest()
         step = 0 if newest is None else newest.state.step
