@@ -59,8 +59,8 @@ class Crew:
     """Owns the actors of a run.
 
     Attributes:
-        turns: of engines and learner; there once they are started.
-        weights: what the engines hold, as well.
+        turns: of engines and learner. It and `weights` are there once `start` is called.
+        weights: what the engines hold.
     """
 
     turns: Turns
@@ -257,9 +257,9 @@ class Crew:
 
     async def _revive_engine(self, handle: Handle) -> None:
         engine = RolloutClient(handle, self._limit_s)
+        async with self.turns.starting():
+            await engine.start()
         with self.turns.newcomer(engine):
-            async with self.turns.starting():
-                await engine.start()
             await self.weights.catch_up(engine)
 
     async def _revive_judge_engine(self, handle: Handle) -> None:

@@ -169,8 +169,6 @@ class Experiment:
             crew.weights,
             crew.turns,
         )
-        if self._ending is not None:
-            loop.end_after_step(self._ending)
         await self._set_probe(loop, data, workers)
 
         async def validate(step: int) -> Score | None:

@@ -63,7 +63,7 @@ class Turns:
 
     @contextmanager
     def newcomer(self, engine: RolloutClient) -> Iterator[None]:
-        """Until its seat is up an engine sleeps and wakes by this client."""
+        """From its start until its seat is up an engine sleeps and wakes by this client."""
         self._newcomers.append(engine)
         try:
             yield
