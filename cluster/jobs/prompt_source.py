@@ -1,4 +1,4 @@
-"""Where a generating job takes its prompts from: a prompt set on disk, or the shapes world's training captions."""
+"""Where a generating job takes its prompts from: a prompt set on disk, or a rendered world's training prompts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.config import PromptFile
+from common.config import PromptFile, TabletopPrompts
 from common.config.jobs import GenerateConfig
 from common.data.images import ImageStore
 from common.data.prompt_sources import files_of, load_split
@@ -19,8 +19,10 @@ def prompt_spec(config: GenerateConfig) -> dict[str, Any]:
     """What decides which prompts there are, JSON only (UserError when the folder is no prompt set)."""
     source = config.data.prompts
     if not isinstance(source, PromptFile):
-        shapes = {"kind": "shapes", "split": "train"}
-        return {"prompts": shapes, "count": source.count}
+        world = {"kind": source.kind, "split": "train"}
+        if isinstance(source, TabletopPrompts):
+            world["references"] = source.references
+        return {"prompts": world, "count": source.count}
     # Size and time stand for the content, which may be gigabytes.
     size = modified = 0
     for path in files_of(Path(source.path), "train"):
@@ -52,6 +54,6 @@ def load_prompts(
     if isinstance(source, PromptFile):
         prompts = load_split(config.data, "train", store, dropped)
         return without_end_marks(usable(prompts, dropped), strip)
-    from cluster.shapes_world import training_prompts
+    from cluster.worlds import world_prompts
 
-    return training_prompts(source.count, config.scene_seed, store), 0
+    return world_prompts(source, config.scene_seed, store), 0

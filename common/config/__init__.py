@@ -14,6 +14,7 @@ from common.config.data import (
     PromptFile,
     PromptSource,
     ShapesPrompts,
+    TabletopPrompts,
 )
 from common.config.evaluation import Evaluation
 from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
@@ -41,6 +42,7 @@ from common.config.suites import (
     PromptsSuite,
     ShapesSuite,
     SuiteConfig,
+    TabletopSuite,
 )
 
 __all__ = [
@@ -89,6 +91,8 @@ __all__ = [
     "ShapesPrompts",
     "ShapesSuite",
     "SuiteConfig",
+    "TabletopPrompts",
+    "TabletopSuite",
     "TorchEye",
     "Tuning",
     "UserCode",

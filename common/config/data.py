@@ -18,6 +18,19 @@ class ShapesPrompts(Section):
     seed: Seed = Field(0, description="of the scenes")
 
 
+class TabletopPrompts(Section):
+    """Conversations about the scenes of world 2, drawn as the training text of its policy was (docs/world2.md)."""
+
+    kind: Literal["tabletop"] = "tabletop"
+    count: int = Field(2000, ge=1, description="scenes, a conversation each")
+    seed: Seed = Field(0, description="of the scenes")
+    references: Literal["sft", "clean"] = Field(
+        "sft",
+        description="sft: answers as the policy's own training text has them; clean: true ones, which no method of "
+        "the paper's table may read",
+    )
+
+
 class PromptFile(Section):
     """Prompts from files on disk: JSON lines, parquet, a `save_to_disk` folder, an image folder, a set of ours.
 
@@ -88,7 +101,9 @@ class PairFile(Section):
 
 
 PromptSource = Annotated[
-    Annotated[ShapesPrompts, Tag("shapes")] | Annotated[PromptFile, Tag("file")],
+    Annotated[ShapesPrompts, Tag("shapes")]
+    | Annotated[TabletopPrompts, Tag("tabletop")]
+    | Annotated[PromptFile, Tag("file")],
     by_kind("shapes"),
     or_bare(PromptFile),
 ]
@@ -118,9 +133,10 @@ class Data(Section):
     @model_validator(mode="after")
     def _held_out_of_a_file(self) -> Data:
         for name, source in (("validation", self.validation), ("test", self.test)):
-            if isinstance(source, HeldOut) and isinstance(self.prompts, ShapesPrompts):
+            is_rendered = not isinstance(self.prompts, PromptFile)
+            if isinstance(source, HeldOut) and is_rendered:
                 raise ValueError(
-                    f"data.{name} = {source.size} needs data.prompts of a path, got kind shapes, whose suite has "
-                    f"scenes of its own; give data.{name} a path, or leave it out"
+                    f"data.{name} = {source.size} needs data.prompts of a path, got kind {self.prompts.kind}, whose "
+                    f"suite has scenes of its own; give data.{name} a path, or leave it out"
                 )
         return self

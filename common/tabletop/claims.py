@@ -1,6 +1,7 @@
 """A text held against its scene: what it says of every thing that it names, and what of this is wrong.
 
-A scene holds each kind at most once, so a mention is about the one thing of its kind. A second mention of it claims more
+A scene holds each kind at most once, so a mention is about the one thing of its kind.
+A second mention of it claims more
 pieces than there are. What is said of a thing that is not there is neither right nor wrong: the thing is the error.
 """
 

@@ -1,7 +1,7 @@
 """Questions about a table and their answers, and the conversations that the policy learns and is aligned on.
 
-One distribution serves the training text and the prompts of all methods: what it asks about is drawn first, from
-the kinds present alone; the answers follow from a scene. So one conversation can be answered from the scene as a careless
+One distribution serves the training text and the prompts of all methods. What it asks about is drawn first, from the
+kinds present alone; the answers follow from a scene. So a conversation can be answered from the scene as a careless
 writer saw it, or from the truth.
 """
 

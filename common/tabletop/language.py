@@ -123,8 +123,8 @@ _DENIAL = re.compile(r"\b(?:no|not|without|never)\b|n['\u2019]t\b", re.IGNORECAS
 def parse(text: str) -> list[Mention]:
     """Everything that a text claims to be there, in order, repeats included.
 
-    Within a sentence, the words before a kind, back to the previous one, may count, colour or deny it. The words after it,
-    up to the next one, may colour or place it and relate it to the next one. A denied thing is no mention.
+    Within a sentence, the words before a kind, back to the previous one, may count, colour or deny it. The words after
+    it, up to the next one, may colour or place it and relate it to the next one. A denied thing is no mention.
     """
     mentions: list[Mention] = []
     for sentence in re.split(r"[.!?\n]", text):

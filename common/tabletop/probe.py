@@ -1,7 +1,7 @@
 """What sight knows and what the policy says: `python -m common.tabletop.probe [--policy DIR]`.
 
-A linear readout of the vision tower, fitted on unbiased training scenes, says what sight knows of unbiased test scenes. The
-policy's greedy answers about the same scenes stand beside it. These are the numbers that docs/world2.md asks of a start
+A linear readout of the vision tower, fitted on unbiased training scenes, says what sight knows of unbiased test scenes.
+The policy's greedy answers about such scenes stand beside it. These are the numbers that docs/world2.md asks of a start
 policy; the last line of output is one JSON object.
 """
 
@@ -238,10 +238,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # Here, so that --help loads nothing heavy.
     import torch
-    from transformers import AutoModelForImageTextToText, AutoTokenizer
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_pretrained(arguments.policy)
+    model = LlavaForConditionalGeneration.from_pretrained(arguments.policy)
     tokenizer = AutoTokenizer.from_pretrained(arguments.policy)
     numbers = {
         "sight": sight(model),

@@ -70,6 +70,8 @@ class Bias:
 
 TRAIN_BIAS = Bias(partner=0.95, colour=0.8, number=0.8, place=0.7)
 """Of training scenes; knobs of docs/world2.md."""
+SLIPS = 0.01
+"""Share of the things that training text gives a wrong colour."""
 
 NUM_BUCKETS = 10
 _BUCKETS: Mapping[Split, frozenset[int]] = {

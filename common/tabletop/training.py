@@ -5,8 +5,8 @@
     stage 2   projector + language model on the frozen encoder: six questions per biased picture
     stage 3   the conversations that prompts are drawn from
 
-After stage 1 the features tell what is there. What the language model reads from them is what its text rewards: where the
-usual is nearly always right, it learns to say the usual.
+After stage 1 the features tell what is there. What the language model reads from them is what its text rewards: where
+the usual is nearly always right, it learns to say the usual.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from common.tabletop.scenes import (
     KINDS,
     MAX_NUMBER,
     NUM_CELLS,
+    SLIPS,
     TRAIN_BIAS,
     Bias,
     Scene,
@@ -46,8 +47,6 @@ from common.tabletop.scenes import (
     stream_scenes,
 )
 
-SLIPS = 0.01
-"""Share of the things that training text gives a wrong colour."""
 NUM_QUESTIONS = 6
 """Questions per picture of stage 2."""
 DENSE = len(KINDS)
