@@ -51,10 +51,13 @@ class Question:
     split: PopeSplit | None = None
 
 
+CAPTION = Question(CAPTION_PROMPTS[0], "caption")
+"""The request of evaluations."""
+
+
 def ask(about: About, kind: str, split: PopeSplit | None = None) -> Question:
     """The question about a kind."""
     texts: dict[About, str] = {
-        "caption": CAPTION_PROMPTS[0],
         "yes_no": f"Is there {article(kind)} {kind} on the table?",
         "colour": f"What colour is the {kind}?",
         "place": f"Where is the {kind}?",

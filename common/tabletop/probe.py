@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from common.tabletop.claims import compare
 from common.tabletop.conversations import (
+    CAPTION,
     POPE_SPLITS,
     Question,
     answer,
@@ -152,7 +153,7 @@ def sayings(
     """What the policy's greedy captions and answers about test scenes get wrong."""
     model.eval()
     scenes = split_scenes("test", count, seed=7, bias=bias)
-    texts = _answers(model, tokenizer, scenes, [[ask("caption", "")]] * count)
+    texts = _answers(model, tokenizer, scenes, [[CAPTION]] * count)
     shares = caption_shares(scenes, texts)
     for split in POPE_SPLITS:
         asked = [pope_questions(scene, split) for scene in scenes]
@@ -171,7 +172,7 @@ def mixed_share(
     """Of the test scenes with an absent partner, those that get different captions in `NUM_SAMPLES` samples."""
     scenes = split_scenes("test", count, seed=7)
     tempting = [scene for scene in scenes if scene.absent_partners][:MAX_TEMPTING]
-    asked = [[ask("caption", "")]] * len(tempting)
+    asked = [[CAPTION]] * len(tempting)
     samples = []
     for _ in range(NUM_SAMPLES):
         samples.append(_answers(model, tokenizer, tempting, asked, temperature=1.0))

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 from common.data.images import ImageStore
 from common.records import ImageRef, Message, Part, Prompt
 from common.tabletop.conversations import (
+    CAPTION,
     POPE_SPLITS,
     About,
     Question,
@@ -71,7 +72,7 @@ def caption_prompts(
     """One caption prompt per unbiased scene, with a true reference."""
     prompts = []
     for name, scene in _scenes(split, count, seed):
-        questions = [ask("caption", "")]
+        questions = [CAPTION]
         image = store.add(render(scene))
         prompts.append(_prompt(f"{name}/caption", name, scene, scene, questions, image))
     return prompts

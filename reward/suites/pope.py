@@ -46,13 +46,16 @@ def pope_infos(tasks: tuple[str, ...] = ()) -> dict[str, MetricInfo]:
     }
     for split in POPE_SPLITS:
         infos[f"pope/{split}/precision"] = MetricInfo(
-            f"{split} precision", "", "of the answers yes, the right ones", tasks=tasks
+            f"POPE {split} precision",
+            "",
+            "of the answers yes, the right ones",
+            tasks=tasks,
         )
         infos[f"pope/{split}/recall"] = MetricInfo(
-            f"{split} recall", "", "of what is there, what gets a yes", tasks=tasks
+            f"POPE {split} recall", "", "of what is there, what gets a yes", tasks=tasks
         )
         infos[f"pope/{split}/f1"] = MetricInfo(
-            f"{split} F1", "higher", f"POPE F1 of the split {split}", tasks=tasks
+            f"POPE {split} F1", "higher", f"POPE F1 of the split {split}", tasks=tasks
         )
     return infos
 
