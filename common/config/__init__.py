@@ -33,7 +33,14 @@ from common.config.judges import (
 )
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
 from common.config.loop import Checkpoint, Loop, Mixture, Warnings
-from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
+from common.config.model import (
+    SHAPES_POLICY,
+    TABLETOP_POLICY,
+    Full,
+    Lora,
+    Model,
+    Tuning,
+)
 from common.config.reward import Reward
 from common.config.rollout import EngineOptions, OnlineBdhs, Rollout
 from common.config.run import Cluster, Run, RunConfig
@@ -47,6 +54,7 @@ from common.config.suites import (
 
 __all__ = [
     "SHAPES_POLICY",
+    "TABLETOP_POLICY",
     "AnswerJudge",
     "Asking",
     "ChairJudge",
