@@ -14,4 +14,4 @@ def world_prompts(
     """The prompts that `data.prompts` of these kinds stands for; `seed` is of the scenes."""
     if isinstance(source, TabletopPrompts):
         return tabletop_world.training_prompts(source, seed, store)
-    return shapes_world.training_prompts(source.count, seed, store)
+    return shapes_world.training_prompts(source, seed, store)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.config import PromptFile, TabletopPrompts
+from common.config import PromptFile
 from common.config.jobs import GenerateConfig
 from common.data.images import ImageStore
 from common.data.prompt_sources import files_of, load_split
@@ -20,7 +20,8 @@ def prompt_spec(config: GenerateConfig) -> dict[str, Any]:
     source = config.data.prompts
     if not isinstance(source, PromptFile):
         world = {"kind": source.kind, "split": "train"}
-        if isinstance(source, TabletopPrompts):
+        # Sets that were made before there was a choice say nothing of it, and are clean.
+        if source.references != "clean":
             world["references"] = source.references
         return {"prompts": world, "count": source.count}
     # Size and time stand for the content, which may be gigabytes.

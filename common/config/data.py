@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, Tag, field_validator, model_validator
 
 from common.config.section import Section, Seed, TextOnDisk, by_kind, or_bare
+
+References: TypeAlias = Literal["clean", "sft"]
+"""Which answers the prompts of a rendered world carry: true ones, or those of its policy's own training text."""
 
 
 class ShapesPrompts(Section):
@@ -16,6 +19,11 @@ class ShapesPrompts(Section):
     kind: Literal["shapes"] = "shapes"
     count: int = Field(2000, ge=1, description="scenes, a prompt each")
     seed: Seed = Field(0, description="of the scenes")
+    references: References = Field(
+        "clean",
+        description="clean: true captions, better than the text that the policy was trained on; sft: captions "
+        "as that text has them, some with an object that is not there",
+    )
 
 
 class TabletopPrompts(Section):
@@ -24,10 +32,10 @@ class TabletopPrompts(Section):
     kind: Literal["tabletop"] = "tabletop"
     count: int = Field(2000, ge=1, description="scenes, a conversation each")
     seed: Seed = Field(0, description="of the scenes")
-    references: Literal["sft", "clean"] = Field(
+    references: References = Field(
         "sft",
         description="sft: answers as the policy's own training text has them; clean: true ones, which no method of "
-        "the paper's table may read",
+        "a fair table reads",
     )
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
+from common.config.data import References
 from common.data.images import ImageStore
 from common.records import ImageRef, Message, Part, Prompt
 from common.tabletop.conversations import (
@@ -37,7 +38,6 @@ from common.tabletop.scenes import (
     split_scenes,
 )
 
-References: TypeAlias = Literal["sft", "clean"]
 WORLD = "tabletop"
 ATTRIBUTES: tuple[About, ...] = ("colour", "place", "number")
 

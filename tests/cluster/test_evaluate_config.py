@@ -183,7 +183,10 @@ def test_suites_of_several_kinds_stand_side_by_side(tmp_path: Path) -> None:
     ("suites", "line"),
     [
         ('["coco"]', "got 'coco'"),
-        ('["shape"]', "evaluation.suites.0.kind: expected shapes or prompts"),
+        (
+            '["shape"]',
+            "evaluation.suites.0.kind: expected shapes or tabletop or prompts",
+        ),
         ('[{ kind = "prompts", test_scenes = 3 }]', "evaluation.suites.N.kind is prom"),
         ("[{ limit = 3 }]", "evaluation.suites: expected a kind in every suite"),
         ('["prompts", "prompts"]', "expected different names, got prompts, prompts"),
