@@ -22,6 +22,7 @@ RAY_MODULES = (
     "test_ray_jobs",
     "test_ray_runtime",
     "test_ray_start",
+    "test_real_deaths",
     "test_second_world",
     "test_several_ranks",
     "test_split_engine",

@@ -116,6 +116,13 @@ class Supervisor:
         await asyncio.gather(*[seat.fault() for seat in self.seats.values()])
         self.write_roster()
 
+    def start_seconds(self) -> dict[str, float]:
+        """How long every worker took to start, by name; it could be asked then."""
+        seconds: dict[str, float] = {}
+        for seat in self.seats.values():
+            seconds[seat.name] = round(seat.start_s, 3)
+        return seconds
+
     def write_roster(self) -> None:
         """Say who runs where."""
         write_roster(self._folder, self.seats.values())
