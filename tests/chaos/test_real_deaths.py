@@ -1,4 +1,4 @@
-"""Three deaths on one run of real parts; `python -m tests.chaos.real_deaths` does more of them (docs/reliability.md)."""
+"""Three deaths on one run of real parts; `python -m tests.chaos.real_deaths` has more (docs/reliability.md)."""
 
 from __future__ import annotations
 
