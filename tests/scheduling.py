@@ -17,6 +17,7 @@ RAY_MODULES = (
     "test_family_runs",
     "test_gpu_first_hour",
     "test_judge_quality",
+    "test_leaving_nodes",
     "test_placement",
     "test_private_runs",
     "test_ray_jobs",

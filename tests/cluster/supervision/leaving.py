@@ -1,7 +1,5 @@
 """A node that leaves under a worker, and one that joins: a process of its own, since it starts Ray.
 
-Run by hand; it has not been seen to pass.
-
 python -m tests.cluster.supervision.leaving FOLDER
 """
 
