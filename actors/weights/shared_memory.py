@@ -31,6 +31,7 @@ from contextlib import (
 from pathlib import Path
 
 from common.errors import UserError
+from common.held_files import sweep_held
 
 SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "sightline-"
@@ -100,11 +101,11 @@ async def in_thread(manager: AbstractContextManager[Path]) -> AsyncIterator[Path
 
 
 def sweep() -> int:
-    """Remove the folders that killed processes of this user left behind, and return how many there were.
+    """Remove what killed processes of this user left behind, and return how many folders and files there were.
 
     Each may hold a whole model.
     """
-    num_removed = 0
+    num_removed = sweep_held()
     for folder in SHARED_MEMORY.glob(f"{_PREFIX}*"):
         # Locked by a living process, another user's, or just removed by somebody else.
         with suppress(OSError):
