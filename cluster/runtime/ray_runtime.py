@@ -31,6 +31,7 @@ from cluster.runtime.seated import GPUS, look, seated
 from cluster.runtime.shared_gpus import SharedGpus
 from common.config import Cluster
 from common.errors import UserError
+from common.node_address import NODE_ADDRESS
 from common.protocols import Handle, Pulse, Sight
 
 CONNECT_LIMIT_S = 10.0
@@ -258,7 +259,7 @@ class RayRuntime:
         strategy = self._reservation.strategy_of(name)
         if strategy is not None:
             options["scheduling_strategy"] = strategy
-        worker = seated(worker, str(Path.cwd()), name)
+        worker = seated(worker, str(Path.cwd()), name, note_node_address)
         if self._passed:
             worker = with_variables(worker)
             args = (self._passed, *args)
@@ -348,6 +349,13 @@ class RayRuntime:
         self._actors.clear()
         self._reservation.release()
         self._ray.shutdown()
+
+
+def note_node_address() -> None:
+    """In an actor's process: keep what Ray knows this node by, where those find it who know no Ray."""
+    import ray
+
+    os.environ[NODE_ADDRESS] = ray.util.get_node_ip_address()
 
 
 def _hide_ray_messages() -> None:

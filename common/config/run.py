@@ -25,6 +25,7 @@ SET_BY_US = {
     "DS_ACCELERATOR": "learner.num_gpus",
     "LOCAL_RANK": RANKS,
     "RANK": RANKS,
+    "SIGHTLINE_NODE_ADDRESS": "nothing, it is what Ray knows a node by (ray start --node-ip-address)",
     "SIGHTLINE_ACTOR_PID": "nothing, it is how vLLM's processes find their actor",
     "WORLD_SIZE": RANKS,
     "MASTER_ADDR": RANKS,

@@ -1,6 +1,8 @@
-"""Two ZeRO-3 ranks, an engine of one worker and one of two, on a cluster of two nodes: `python -m … OUT`.
+"""Two ZeRO-3 ranks, an engine of one worker and one of two, on a cluster of two nodes: `python -m … OUT [ADDRESS]`.
 
-A process of its own: one that has loaded models could not fork Ray's. Writes OUT/proof.json.
+A process of its own: one that has loaded models could not fork Ray's. Writes OUT/proof.json. With an address it takes
+the cluster that is there: `bash tests/cluster/weights/two_namespaces.sh OUT` starts one whose nodes have a network
+each.
 """
 
 from __future__ import annotations
@@ -147,6 +149,16 @@ class Proof:
         }
 
 
+def prove(out: Path, address: str) -> None:
+    """On the cluster at this address."""
+    runtime = RayRuntime(Cluster(address=address), plan(config_of(out, 1)))
+    try:
+        outcome = asyncio.run(Proof(runtime, out).run())
+        (out / "proof.json").write_text(json.dumps(outcome))
+    finally:
+        runtime.shutdown()
+
+
 def main(out: Path) -> None:
     from ray.cluster_utils import Cluster as Nodes
 
@@ -155,14 +167,16 @@ def main(out: Path) -> None:
         initialize_head=True, head_node_args={**options, "include_dashboard": False}
     )
     nodes.add_node(**options)
-    runtime = RayRuntime(Cluster(address=nodes.address), plan(config_of(out, 1)))
     try:
-        outcome = asyncio.run(Proof(runtime, out).run())
-        (out / "proof.json").write_text(json.dumps(outcome))
+        prove(out, nodes.address)
     finally:
-        runtime.shutdown()
         nodes.shutdown()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # An address is that of a cluster which somebody else has started.
+    folder, *addresses = sys.argv[1:]
+    if addresses:
+        prove(Path(folder), addresses[0])
+    else:
+        main(Path(folder))
