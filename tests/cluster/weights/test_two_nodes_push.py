@@ -19,14 +19,9 @@ from tests.actors.hf_policy import HfPolicy
 from tests.cluster.weights.proof import MAX_LENGTH, NUM_TOKENS, SEEDS
 from tests.tiny_models import make_prompt
 
+NAMESPACES = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork"]
 CABLE = [
-    "unshare",
-    "--user",
-    "--map-root-user",
-    "--net",
-    "--pid",
-    "--fork",
-    "--mount-proc",
+    *NAMESPACES,
     "ip",
     "link",
     "add",
