@@ -135,8 +135,8 @@ def test_an_engine_that_is_just_starting_sleeps_with_its_weights(
             await passing
             assert [worker.sleeps for worker in workers] == [[2], [1]]
             await turns.pass_to_engines()
-            request = GenerationRequest("a", make_prompt(ImageStore(tmp_path), 1), 2)
-            await new.generate([request])
+            prompt = make_prompt(ImageStore(tmp_path), 1)
+            await new.generate([GenerationRequest("a", prompt, 2, 1.0, 20)])
 
     asyncio.run(scenario())
 
