@@ -133,7 +133,7 @@ class Crew:
             if lost is None:
                 raise
             raise WorkerLost(lost) from error
-        self._recorder.start(reports)
+        self._recorder.start(reports, self._supervisor.start_seconds())
         # Learner ranks come first, and rank 0 speaks for all of them.
         fallbacks: Mapping[str, str] = reports[0]["fallbacks"]
         for switch, reason in fallbacks.items():

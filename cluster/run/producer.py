@@ -59,7 +59,9 @@ class Producer:
         self._calls = GroupCalls(config, reward, turns)
         self._state = state
         self._recorder = recorder
-        self._sampler = PromptSampler(data.prompts, seed, state.sampler)
+        self._sampler = PromptSampler(
+            data.prompts, seed, state.sampler, config.rollout.rest_solved
+        )
         self._buffer = ReplayBuffer(data.offline, seed, by_prompt, state.buffer)
         self._mixture = build_mixture(config.mixture, config.learner, seed)
         self._window = StalenessWindow(
@@ -305,7 +307,7 @@ class Producer:
             # Nothing is awaited from here on, so a checkpoint sees a group settled as a whole or not at all.
             self._num_calls_settled += 1
             for outcome in outcomes:
-                self._sampler.finish(outcome.group_id)
+                self._sampler.finish(outcome.group_id, outcome.taught)
                 if outcome.dropped is not None:
                     self._state.drops[outcome.dropped.reason] += 1
                     self.drop_notes.add(outcome.dropped)

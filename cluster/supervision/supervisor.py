@@ -117,6 +117,13 @@ class Supervisor:
         await asyncio.gather(*[seat.fault() for seat in self.seats.values()])
         self._write_roster()
 
+    def start_seconds(self) -> dict[str, float]:
+        """How long every worker took to start, by name; it could be asked then."""
+        seconds: dict[str, float] = {}
+        for seat in self.seats.values():
+            seconds[seat.name] = round(seat.start_s, 3)
+        return seconds
+
     def lose(self, seat: Seat, number: int, cause: str) -> None:
         """The worker of this number is lost; again does nothing."""
         if number != seat.number or not seat.is_up:
