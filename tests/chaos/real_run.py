@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cluster.runtime.processes import family
 from tests.chaos.faults import roster
 from tests.real_runs import ROOT, command, events, pids_of_session, settings
 
@@ -134,12 +135,15 @@ class RealRun:
         return self.log.read_text(errors="replace")
 
     def pid(self, worker: str, process: str) -> int:
-        """The process of a worker that has this name, or begins with it."""
-        processes = roster(self.run_dir)["workers"][worker]["processes"]
-        if process == ACTOR:
-            return int(processes[0]["pid"])
-        (pid,) = [int(p["pid"]) for p in processes if p["name"].startswith(process)]
-        return pid
+        """The process of a worker whose name begins with this."""
+        workers = roster(self.run_dir)["workers"]
+        pids = []
+        # As they are now: the roster may be older than an engine's core.
+        for member in family(workers[worker]["processes"][0]["pid"]):
+            if member.name.startswith(process):
+                pids.append(member.pid)
+        assert len(pids) == 1, (worker, process, pids)
+        return pids[0]
 
     def strike(self, blow: Blow) -> Recovery:
         """Strike, and wait until the run has got over it."""
