@@ -31,6 +31,7 @@ from cluster.runtime.seated import GPUS, look, seated
 from cluster.runtime.shared_gpus import SharedGpus
 from common.config import Cluster
 from common.errors import UserError
+from common.held_files import sweep_held
 from common.node_address import NODE_ADDRESS
 from common.protocols import Handle, Pulse, Sight
 
@@ -343,12 +344,14 @@ class RayRuntime:
         return None
 
     def shutdown(self) -> None:
-        """Kill our actors and give the reservation back; stop the cluster if it was ours."""
+        """Kill our actors, sweep what they held, give the reservation back; stop the cluster if it was ours."""
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors.clear()
         self._reservation.release()
         self._ray.shutdown()
+        # On other machines the next start does it.
+        sweep_held()
 
 
 def note_node_address() -> None:
