@@ -60,9 +60,11 @@ class Recorder:
         # Workers that were replaced since this process began, by kind.
         self._num_restarts: Counter[str] = Counter()
 
-    def start(self, reports: Sequence[Mapping[str, Any]]) -> None:
-        """All workers are ready; `reports` say what they are."""
-        self._journal.write("start", workers=reports)
+    def start(
+        self, reports: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]
+    ) -> None:
+        """All workers are ready; `reports` say what they are, `seconds` how long each of them took."""
+        self._journal.write("start", workers=reports, seconds=seconds)
 
     def row(self, dropped: Dropped) -> None:
         """A row of a data set cannot be used."""

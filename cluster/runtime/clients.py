@@ -66,6 +66,7 @@ class RolloutClient:
     async def start(self) -> dict[str, Any]:
         """Start the engine; returns what it reports of itself."""
         report: dict[str, Any] = await self._call("start")
+        _note_start(self.handle)
         return report
 
     async def generate(
@@ -172,6 +173,7 @@ class RewardClient:
     async def start(self) -> None:
         """Make the judge."""
         await self._call("start")
+        _note_start(self.handle)
 
     async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
         """What becomes of every group: pairs or a reason, and the verdict."""
@@ -207,7 +209,10 @@ class LearnerClient:
         if all(other == address for other, _ in meetings):
             # Ranks of one machine need not be reached from others.
             address = LOOPBACK
-        return await self._call("start", address, port)
+        reports = await self._call("start", address, port)
+        for handle in self.handles:
+            _note_start(handle)
+        return reports
 
     async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
         """Let the ranks begin with pictures of a coming step, whose batch has these pairs at these places."""
@@ -341,6 +346,11 @@ class Workers:
         await asyncio.gather(*[client.wake() for client in self.rollout])
         await judges
         return [*ranks, *reports]
+
+
+def _note_start(handle: Handle) -> None:
+    if isinstance(handle, Seat):
+        handle.note_start()
 
 
 async def _asked(
