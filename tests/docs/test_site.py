@@ -43,7 +43,8 @@ class Page(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site as `make docs` builds it, elsewhere."""
     out = tmp_path_factory.mktemp("site")
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    # Not --quiet: what is not logged is no warning, and strict then means nothing.
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     answer = subprocess.run(
         [*words, "--site-dir", str(out)],
         cwd=ROOT,
