@@ -16,6 +16,7 @@ from cluster.harm.watch import HarmWatch
 from cluster.numerics.push_metrics import PushWarnings, push_metrics
 from cluster.progress import ProgressReport
 from cluster.run.outcome import GroupOutcome
+from cluster.runtime.work_log import Work, WorkLog
 from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons
 from common.journal import Journal
@@ -49,6 +50,7 @@ class Recorder:
     ) -> None:
         self._show = show
         self.pairs = OnlinePairs(run_dir / "pairs")
+        self.work = WorkLog(self._worked)
         self._run_dir = run_dir
         self._watch = watch
         self._journal = Journal(run_dir / "journal" / "events.jsonl")
@@ -97,6 +99,17 @@ class Recorder:
         # What came after it is sampled again.
         self._unsaved_pairs.clear()
         self._journal.write("resume", step=step)
+
+    def _worked(self, work: Work) -> None:
+        """A worker has answered a call."""
+        assert work.end is not None
+        self._journal.write(
+            "work",
+            who=work.who,
+            what=work.what,
+            seconds=round(work.end - work.begin, 4),
+            count=work.count,
+        )
 
     def restart(self, name: str, cause: str, log: str, seconds: float) -> None:
         """Another worker took the place of one that was lost; `seconds` passed until it could be asked."""
