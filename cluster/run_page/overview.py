@@ -95,7 +95,7 @@ def _began(store: RunStore) -> float:
 def _steps_per_s(steps: Sequence[Event]) -> float | None:
     if len(steps) < 2:
         return None
-    seconds = steps[-1]["time"] - steps[0]["time"]
+    seconds: float = steps[-1]["time"] - steps[0]["time"]
     return (len(steps) - 1) / seconds if seconds > 0 else None
 
 
@@ -103,7 +103,7 @@ def _pairs_per_s(steps: Sequence[Event]) -> float | None:
     rate = _steps_per_s(steps)
     if rate is None:
         return None
-    num_pairs = sum(step["pairs"] for step in steps[1:])
+    num_pairs: int = sum(step["pairs"] for step in steps[1:])
     return rate * num_pairs / (len(steps) - 1)
 
 

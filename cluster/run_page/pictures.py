@@ -27,7 +27,7 @@ class Pictures:
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir.resolve()
         self._lock = threading.Lock()
-        self._encoded: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        self._encoded: OrderedDict[str, bytes] = OrderedDict()
 
     def path(self, sha256: str) -> Path | None:
         """The file of this hash in the run's directory; None where there is none."""
@@ -40,8 +40,8 @@ class Pictures:
                     return path
         return None
 
-    def encoded(self, sha256: str) -> tuple[bytes, str]:
-        """(bytes, media type) of a picture, at most `SIDE` pixels a side.
+    def encoded(self, sha256: str) -> bytes:
+        """A picture as WebP, at most `SIDE` pixels a side.
 
         Raises:
             Refused: it is not in the run's directory, or cannot be read.
@@ -64,13 +64,13 @@ class Pictures:
         return encoded
 
 
-def _scaled(ref: ImageRef) -> tuple[bytes, str]:
+def _scaled(ref: ImageRef) -> bytes:
     image = images.read(ref)
     buffer = io.BytesIO()
     # Small pictures are kept to the pixel.
     if max(image.size) <= SIDE:
-        image.save(buffer, "png")
-        return buffer.getvalue(), "image/png"
-    image.thumbnail((SIDE, SIDE))
-    image.save(buffer, "jpeg", quality=85)
-    return buffer.getvalue(), "image/jpeg"
+        image.save(buffer, "webp", lossless=True)
+    else:
+        image.thumbnail((SIDE, SIDE))
+        image.save(buffer, "webp", quality=85)
+    return buffer.getvalue()

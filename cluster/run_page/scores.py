@@ -14,7 +14,7 @@ from cluster.evaluation.score_table import (
     missing_lines,
     suite_names,
 )
-from cluster.run_page.store import RunStore
+from cluster.run_page.store import Event, RunStore
 from reward.suites.scorecard import Scorecard
 
 NOT_METRICS = frozenset(("event", "time", "step", "suite", "dropped", "intervals"))
@@ -79,14 +79,14 @@ def _suite(cards: Mapping[str, Scorecard], name: str) -> dict[str, Any]:
 
 def _validations(store: RunStore) -> list[dict[str, Any]]:
     """By suite, a row for every step that was scored."""
-    by_suite: dict[str, dict[int, Mapping[str, Any]]] = {}
+    by_suite: dict[str, dict[int, Event]] = {}
     for event in store.events["validation"]:
         by_suite.setdefault(event["suite"], {})[event["step"]] = event
     tables: list[dict[str, Any]] = []
-    for suite, events in by_suite.items():
-        metrics = _metric_names(list(events.values()))
+    for suite, of_suite in by_suite.items():
+        metrics = _metric_names(list(of_suite.values()))
         rows: list[list[Any]] = []
-        for step, event in sorted(events.items()):
+        for step, event in sorted(of_suite.items()):
             bounds = event.get("intervals", {})
             cells: list[Any] = []
             for metric in metrics:
