@@ -20,7 +20,7 @@ OF_A_STEP = {
     "time/wait_s": "waited for pairs",
     "time/step_s": "trained",
     "time/publish_s": "pushed weights",
-    "time/checkpoint_wait_s": "waited for the checkpoint before",
+    "time/checkpoint_wait_s": "waited for the last checkpoint",
     "time/checkpoint_copy_s": "copied the checkpoint",
 }
 """Metric -> what the learner did in these seconds of a step."""

@@ -17,7 +17,6 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -89,7 +88,6 @@ def app_of(run: RunPage, secret: str) -> Starlette:
     middleware = [
         # A page of another name that leads here must not read it.
         Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
-        Middleware(GZipMiddleware, minimum_size=2048),
     ]
     return Starlette(routes=[Mount(f"/{secret}", routes=routes)], middleware=middleware)
 

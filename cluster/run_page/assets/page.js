@@ -5,7 +5,7 @@ const POLL_MS = 2000;
 let revision = "";
 
 function table(heads, rows, rowClass = () => null) {
-  const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
+  const head = element("tr", {}, ...heads.map((text) => text ? element("th", { scope: "col" }, text) : element("td")));
   const body = rows.map((cells) => element("tr", { class: rowClass(cells) }, ...cells.map((cell) =>
     cell instanceof Node ? cell : element("td", {}, String(cell)))));
   return element("div", { class: "scroll", tabindex: "0" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...body)));
@@ -28,7 +28,7 @@ function showHead(head) {
   state.textContent = head.state;
   document.getElementById("progress-text").textContent = `step ${head.step} of ${head.num_steps}`;
   document.getElementById("progress").value = head.num_steps ? head.step / head.num_steps : 0;
-  const last = head.last_step.slice(0, 3).map(([what, seconds]) => `${what} ${figure(seconds)} s`).join(", ");
+  const last = head.last_step.slice(0, 3).map(([what, seconds]) => `${what} for ${seconds.toFixed(2)} s`).join(", ");
   const facts = [[head.pairs_per_s === null ? "–" : figure(head.pairs_per_s), "pairs a second"],
     [duration(head.elapsed_s), "since the start"], [duration(head.left_s), "left"],
     [String(head.num_restarts), "workers restarted"], [String(head.warnings.length), "warnings"]];
@@ -119,7 +119,9 @@ async function showTimeline() {
     });
   }
   const workers = found.lanes.filter((lane) => lane.idle_frac !== null);
-  document.querySelector("#timeline .shares").replaceChildren(table(["worker", "idle"], workers.map((lane) => [lane.who, percent(lane.idle_frac)])));
+  const shares = workers.length ? table(["worker", "idle"], workers.map((lane) => [lane.who, percent(lane.idle_frac)]))
+    : element("p", { class: "soft" }, "This run has not noted what its workers did.");
+  document.querySelector("#timeline .shares").replaceChildren(shares);
 }
 
 async function showDrops() {

@@ -22,7 +22,7 @@ function style(name) {
 }
 
 function layoutOf(across) {
-  const axis = { gridcolor: style("--line"), zerolinecolor: style("--soft"), automargin: true };
+  const axis = { gridcolor: style("--line"), zerolinecolor: style("--soft"), automargin: true, exponentformat: "e" };
   return {
     margin: { l: 46, r: 8, t: 6, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: style("--ink"), size: 12, family: "system-ui, sans-serif" },
@@ -52,6 +52,8 @@ function chartFigure(chart, steps) {
   const names = chart.series.map((series) => series.name).join(", ");
   const caption = element("figcaption", {}, chart.title, " ", element("small", {}, chart.unit || ""));
   const said = element("p", { class: "hidden" }, summary(chart));
+  // Room for the legend, one row for two names.
+  if (chart.series.length > 2) place.style.height = `${210 + 20 * Math.ceil(chart.series.length / 2)}px`;
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", `${chart.title}: ${names}`);
   whenSeen(place, () => draw(place, () => chart.series.map((series) => ({
