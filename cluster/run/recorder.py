@@ -17,6 +17,7 @@ from cluster.numerics.push_metrics import PushWarnings, push_metrics
 from cluster.progress import ProgressReport
 from cluster.run.outcome import GroupOutcome
 from cluster.runtime.work_log import Work, WorkLog
+from cluster.trackers.trackers import Trackers
 from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons
 from common.journal import Journal
@@ -39,7 +40,8 @@ Show: TypeAlias = Callable[[Mapping[str, float]], object]
 class Recorder:
     """One method for everything that can happen in a run. Journal events are durable after the next `step`.
 
-    `watch` looks at groups and steps; None for none. `show` is given the metrics of every step.
+    `watch` looks at groups and steps, `trackers` are told of both; None for none. `show` is given the metrics of every
+    step.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Recorder:
         run_dir: Path,
         watch: HarmWatch | None = None,
         show: Show = dict,
+        trackers: Trackers | None = None,
     ) -> None:
         self._show = show
         self.pairs = OnlinePairs(run_dir / "pairs")
         self.work = WorkLog(self._worked)
         self._run_dir = run_dir
         self._watch = watch
+        self._trackers = trackers
         self._journal = Journal(run_dir / "journal" / "events.jsonl")
         # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
@@ -132,6 +136,8 @@ class Recorder:
         metrics = MetricsWriter(self._run_dir, steps_done + 1)
         if self._watch is not None:
             self._watch.replay(read_lines(self._run_dir / "metrics.jsonl"))
+        if self._trackers is not None:
+            self._trackers.open(steps_done + 1)
         try:
             with ProgressReport("training", learner.num_steps, steps_done) as bar:
                 self._training = _Training(metrics, bar, learner.global_batch)
@@ -139,6 +145,8 @@ class Recorder:
         finally:
             metrics.close()
             self._journal.sync()
+            if self._trackers is not None:
+                self._trackers.close()
         # Not in `finally`: pairs.parquet says that the run has ended well.
         self.pairs.finish()
 
@@ -148,6 +156,8 @@ class Recorder:
         self._unsaved_pairs += outcome.pairs
         if self._watch is not None:
             self._watch.group(outcome)
+        if self._trackers is not None:
+            self._trackers.group(outcome)
         self._journal.write(
             "group", id=outcome.group_id, source=source, **outcome.journal_fields()
         )
@@ -232,6 +242,8 @@ class Recorder:
         values = {**metrics, **restarts, **self._push_metrics}
         self._push_metrics = {}
         self._training.step(step, values)
+        if self._trackers is not None:
+            self._trackers.step(step, values)
         self._show({"step": step, **values})
 
     def begin_checkpoint(self, step: int) -> Sequence[PreferencePair]:

@@ -42,6 +42,7 @@ from common.config.suites import (
     ShapesSuite,
     SuiteConfig,
 )
+from common.config.tracking import Tracking
 
 __all__ = [
     "SHAPES_POLICY",
@@ -90,6 +91,7 @@ __all__ = [
     "ShapesSuite",
     "SuiteConfig",
     "TorchEye",
+    "Tracking",
     "Tuning",
     "UserCode",
     "VlmJudge",

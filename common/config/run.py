@@ -16,6 +16,7 @@ from common.config.model import Lora, Model
 from common.config.reward import Reward
 from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
+from common.config.tracking import Tracking
 from common.push.adapter import pushes_adapter
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 
@@ -170,6 +171,7 @@ class RunConfig(Section):
     weights: Weights = Weights()
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
 
     @property
     def pushes_adapter(self) -> bool:
