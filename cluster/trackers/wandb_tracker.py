@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ class WandbTracker:
     def __init__(
         self, settings: Wandb, run_dir: Path, run_id: str, config: Mapping[str, Any]
     ) -> None:
+        # Else the pictures of an offline run would wait in the home folder.
+        os.environ.setdefault("WANDB_DATA_DIR", str(run_dir / "wandb"))
         import wandb
 
         self._wandb = wandb
