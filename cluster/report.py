@@ -33,24 +33,19 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
 def print_report(run_dir: Path) -> None:
-    """The scorecard before and after as a table, and where to look further.
+    """The scorecard before and after as a table, and in two sentences what changed and where to look.
 
     Raises:
         UserError: the directory holds no finished run.
     """
     from cluster.evaluation.finished_run import read_run
+    from cluster.evaluation.summary import summary
 
     run = read_run(run_dir)
     print_scorecards(run.cards)
     print_warnings(run.warnings())
-    samples = run_dir / "samples.html"
-    curves = f"curves: tensorboard --logdir {run_dir / 'tensorboard'}"
-    # A run without suites has nothing to show.
-    if samples.exists():
-        print(f"look: {samples}   {curves}")
-    else:
-        print(curves)
-    print(f"policy: {run_dir / 'policy'}   (transformers and `vllm serve` load it)")
+    # Plain, so that a path can be taken from it whatever the width.
+    print(summary(run))
 
 
 def print_scorecards(cards: Mapping[str, Scorecard]) -> None:

@@ -7,17 +7,17 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from cluster.checkpoints.online_pairs import OnlinePairs
 from cluster.harm.watch import HarmWatch
 from cluster.numerics.push_metrics import PushWarnings, push_metrics
-from cluster.progress import ProgressReport
 from cluster.run.outcome import GroupOutcome
 from cluster.runtime.work_log import Work, WorkLog
 from cluster.trackers.trackers import Trackers
+from cluster.training_view import TrainingView
 from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons
 from common.journal import Journal
@@ -139,8 +139,14 @@ class Recorder:
         if self._trackers is not None:
             self._trackers.open(steps_done + 1)
         try:
-            with ProgressReport("training", learner.num_steps, steps_done) as bar:
-                self._training = _Training(metrics, bar, learner.global_batch)
+            with TrainingView(
+                self._run_dir.name,
+                learner.num_steps,
+                steps_done,
+                learner.global_batch,
+                self.work,
+            ) as view:
+                self._training = _Training(metrics, view)
                 yield
         finally:
             metrics.close()
@@ -288,26 +294,13 @@ class Recorder:
         )
 
 
+@dataclass(frozen=True, slots=True)
 class _Training:
-    """Metrics and bar of the steps."""
+    """What is told of every step."""
 
-    def __init__(
-        self,
-        metrics: MetricsWriter,
-        bar: ProgressReport,
-        global_batch: int,
-    ) -> None:
-        self._metrics = metrics
-        self._bar = bar
-        self._global_batch = global_batch
+    metrics: MetricsWriter
+    view: TrainingView
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._metrics.write(step, metrics)
-        pairs_per_s = self._bar.rate * self._global_batch
-        staleness = metrics["staleness/mean"]
-        margin = metrics.get("rewards/margins", 0.0)
-        loss = metrics.get("loss", 0.0)
-        self._bar.advance(
-            f"{pairs_per_s:.1f} pairs/s · staleness {staleness:.2f} · "
-            f"margin {margin:.3f} · loss {loss:.3f}"
-        )
+        self.metrics.write(step, metrics)
+        self.view.step(step, metrics)

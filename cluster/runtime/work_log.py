@@ -69,7 +69,7 @@ class WorkLog:
         self._began = time.monotonic()
 
     @contextmanager
-    def call(self, who: str, method: str, args: Sequence[Any]) -> Iterator[None]:
+    def during(self, who: str, method: str, args: Sequence[Any]) -> Iterator[None]:
         """Around the wait for a worker's answer."""
         what = WORK_OF_METHOD.get(method)
         if what is None:
@@ -128,8 +128,8 @@ def covered_s(stretches: Sequence[tuple[float, float]]) -> float:
 def noted(
     log: WorkLog | None, who: str, method: str, args: Sequence[Any]
 ) -> AbstractContextManager[None]:
-    """`log.call`, or nothing where nobody keeps a log."""
-    return nullcontext() if log is None else log.call(who, method, args)
+    """`log.during`, or nothing where nobody keeps a log."""
+    return nullcontext() if log is None else log.during(who, method, args)
 
 
 def _kind(work: Work) -> str:

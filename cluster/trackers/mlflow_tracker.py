@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.trackers.base import HEADS, Row
-from common.config.tracking import Mlflow
+from common.config.evaluation import Mlflow
 
 NOT_ALLOWED = re.compile(r"[^\w\-. :/]")
 """Characters that MLflow refuses in names."""

@@ -19,7 +19,7 @@ from cluster.run_page.settings import flattened
 from cluster.trackers.base import SIDE, Row, Tracker
 from cluster.trackers.tensorboard import TensorBoard
 from common.config import RunConfig
-from common.config.tracking import Mlflow, TrackerConfig, Trackio, Wandb
+from common.config.evaluation import Mlflow, TrackerConfig, Trackio, Wandb
 from common.conversation import question_of
 from common.data import images
 from common.errors import Refused, UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.trackers.base import HEADS, Row
-from common.config.tracking import Wandb
+from common.config.evaluation import Wandb
 
 
 class WandbTracker:

@@ -15,7 +15,7 @@ from common.config.data import (
     PromptSource,
     ShapesPrompts,
 )
-from common.config.evaluation import Evaluation
+from common.config.evaluation import Evaluation, Tracking
 from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
 from common.config.judges import (
     AnswerJudge,
@@ -42,7 +42,6 @@ from common.config.suites import (
     ShapesSuite,
     SuiteConfig,
 )
-from common.config.tracking import Tracking
 
 __all__ = [
     "SHAPES_POLICY",

@@ -9,14 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn
 from pydantic import AfterValidator, Field, model_validator
 
 from common.config.data import Data
-from common.config.evaluation import Evaluation
+from common.config.evaluation import Evaluation, Tracking
 from common.config.learner import Learner
 from common.config.loop import Checkpoint, Loop, Mixture, Weights
 from common.config.model import Lora, Model
 from common.config.reward import Reward
 from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
-from common.config.tracking import Tracking
 from common.push.adapter import pushes_adapter
 from common.sources import ONLINE, ONLINE_BDHS, RLOO
 

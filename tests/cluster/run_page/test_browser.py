@@ -252,8 +252,8 @@ def test_it_is_readable_at_any_width_and_in_the_dark(
         scroll_through(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         # The plots' own drawing is hidden from readers of the screen, who get a sentence.
-        found = axe.Axe().run(page, context={"exclude": [[".plot"]]})
-        assert found.violations_count == 0, found.generate_report()
+        report = axe.Axe().run(page, context={"exclude": [[".plot"]]})
+        assert report.violations_count == 0, report.generate_report()
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from PIL import Image
 from cluster.run.outcome import GroupOutcome
 from cluster.trackers.trackers import PACKAGES, Trackers, check_installed
 from common.config import RunConfig
+from common.config.evaluation import Tracking, Wandb
 from common.config.losses import Sigmoid
-from common.config.tracking import Tracking, Wandb
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.metrics import read_lines
