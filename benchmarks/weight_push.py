@@ -40,7 +40,7 @@ from common.config import Cluster, Lora
 from common.config.loop import Weights
 
 GB = 1e9
-WARM_UP = 2
+WARM_UP = 4
 GOALS = {"object_store": 0.5, "adapter": 0.5, "broadcast": 0.7}
 """Least speed, as a share of the plain way's."""
 MAX_GROWTH = 1.3

@@ -7,7 +7,7 @@
 The third measures a judge, see `python -m cluster.evaluate judge --help`.
 
 The suites, the judge and the engine are those of a config. Without `--preset` it is the config of the run that left the
-policy; the start policy of the shapes world is measured as its presets say. Another policy needs `--preset FILE`, or
+policy; the start policy of a rendered world is measured as its presets say. Another policy needs `--preset FILE`, or
 suites on the command line (`--evaluation.suites '["shapes"]'`).
 """
 
@@ -28,7 +28,7 @@ from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EVALUATE_FLAGS
 from cluster.runtime.ray_job import check_output_path
 from common.command_line.keys import is_below
-from common.config import SHAPES_POLICY, Evaluation, PromptsSuite
+from common.config import SHAPES_POLICY, TABLETOP_POLICY, Evaluation, PromptsSuite
 from common.config.flags import Flag, add_flags, given_flags
 from common.config.jobs import EvaluateConfig, EvaluateSettings
 from common.config.judges import user_judges
@@ -42,7 +42,11 @@ if TYPE_CHECKING:
     from cluster.evaluation.measured import Measured
     from common.protocols import Runtime
 
-SHAPES_PRESET = Path(__file__).parent / "configs" / "shapes_online.toml"
+WORLD_PRESETS = {
+    SHAPES_POLICY: Path(__file__).parent / "configs" / "shapes_online.toml",
+    TABLETOP_POLICY: Path(__file__).parent / "configs" / "tabletop_online.toml",
+}
+"""Start policy of a rendered world -> the preset that says how it is measured."""
 SCORECARD = "scorecard.json"
 (POLICY,) = (flag for flag in EVALUATE_FLAGS if flag.name == "policy")
 JUDGE = "reward.judge"
@@ -147,15 +151,16 @@ def _with_prompts(config: EvaluateConfig, words: Mapping[str, str]) -> EvaluateC
 
 
 def preset_of(policy: Path) -> Path | None:
-    """The config that a policy belongs to: its run's, or a preset of the shapes world for its start policy."""
+    """The config that a policy belongs to: its run's, or the preset of a rendered world for its start policy."""
     resolved = policy.resolve()
     # A run holds RUN/policy and RUN/checkpoints/STEP/policy.
     for folder in resolved.parents[:3]:
         config_file = folder / "config.json"
         if _is_config_of_a_run(config_file):
             return config_file
-    if resolved == Path(SHAPES_POLICY).resolve():
-        return SHAPES_PRESET
+    for start_policy, preset in WORLD_PRESETS.items():
+        if resolved == Path(start_policy).resolve():
+            return preset
     return None
 
 

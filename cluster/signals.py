@@ -31,6 +31,10 @@ class Interrupted(Halted):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.status = STATUS_OF_SIGNALS + number
+        self._signal = signal.Signals(number)
+
+    def __str__(self) -> str:
+        return f"{self._signal.name} asked for an end"
 
 
 @contextmanager

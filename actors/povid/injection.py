@@ -34,7 +34,7 @@ CAPTION_KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
 QUESTION_KINDS: tuple[ErrorKind, ...] = ("reasoning",)
 _CAPTION_REQUEST = re.compile(
     r"\b(?:describe|description|caption|depict\w*|summar\w+)\b"
-    r"|\bwhat (?:do|can) you see\b|\bwhat(?: i|')s in (?:the|this)\b",
+    r"|\bwhat (?:do|can) you see\b|\bwhat(?: i|')s (?:in|on) (?:the|this)\b",
     re.IGNORECASE,
 )
 

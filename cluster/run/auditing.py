@@ -68,14 +68,18 @@ def _enter_all(history: History, run_dir: Path) -> tuple[Ledger, list[str], list
     faults: list[str] = []
     compared: list[int] = []
     num_entered = 0
+    newest = max(history.saved, default=0)
     for step, at in sorted(history.saved.items()):
         accepted_before = len(ledger.source_of)
         for event in history.events[num_entered:at]:
             ledger.enter(event)
         num_entered = at
         accepted = list(ledger.source_of)[accepted_before:]
-        faults += _pair_file_faults(run_dir, step, accepted, history.rows)
-        state = run_dir / "checkpoints" / f"step_{step:06d}" / "state.json"
+        folder = run_dir / "checkpoints" / f"step_{step:06d}"
+        # Of the newest one a kill may have left its line in the journal alone.
+        if step < newest or folder.exists():
+            faults += _pair_file_faults(run_dir, step, accepted, history.rows)
+        state = folder / "state.json"
         # Older checkpoints are deleted; one that a kill interrupted never appeared.
         if state.exists():
             compared.append(step)

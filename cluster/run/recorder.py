@@ -15,7 +15,7 @@ from cluster.checkpoints.online_pairs import OnlinePairs
 from cluster.harm.watch import HarmWatch
 from cluster.numerics.push_metrics import PushWarnings, push_metrics
 from cluster.run.outcome import GroupOutcome
-from cluster.runtime.work_log import Work, WorkLog
+from cluster.run.work_log import Work, WorkLog
 from cluster.trackers.trackers import Trackers
 from cluster.training_view import TrainingView
 from common.config import Learner as LearnerConfig
@@ -66,9 +66,11 @@ class Recorder:
         # Workers that were replaced since this process began, by kind.
         self._num_restarts: Counter[str] = Counter()
 
-    def start(self, reports: Sequence[Mapping[str, Any]]) -> None:
-        """All workers are ready; `reports` say what they are."""
-        self._journal.write("start", workers=reports)
+    def start(
+        self, reports: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]
+    ) -> None:
+        """All workers are ready; `reports` say what they are, `seconds` how long each of them took."""
+        self._journal.write("start", workers=reports, seconds=seconds)
 
     def row(self, dropped: Dropped) -> None:
         """A row of a data set cannot be used."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cluster.run.work_log import WorkLog, noted
 from cluster.runtime.waiting import answer, answers
-from cluster.runtime.work_log import WorkLog, noted
 from cluster.supervision.seat import Seat, WorkerLost
 from common.errors import UserError
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
@@ -68,6 +68,7 @@ class RolloutClient:
     async def start(self) -> dict[str, Any]:
         """Start the engine; returns what it reports of itself."""
         report: dict[str, Any] = await self._call("start")
+        _note_start(self.handle)
         return report
 
     async def generate(
@@ -176,6 +177,7 @@ class RewardClient:
     async def start(self) -> None:
         """Make the judge."""
         await self._call("start")
+        _note_start(self.handle)
 
     async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
         """What becomes of every group: pairs or a reason, and the verdict."""
@@ -214,7 +216,10 @@ class LearnerClient:
         if all(other == address for other, _ in meetings):
             # Ranks of one machine need not be reached from others.
             address = LOOPBACK
-        return await self._call("start", address, port)
+        reports = await self._call("start", address, port)
+        for handle in self.handles:
+            _note_start(handle)
+        return reports
 
     async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
         """Let the ranks begin with pictures of a coming step, whose batch has these pairs at these places."""
@@ -354,6 +359,11 @@ class Workers:
 def _name_of(handle: Handle, peer: str) -> str:
     """`rollout/3` of a seat."""
     return handle.name if isinstance(handle, Seat) else peer
+
+
+def _note_start(handle: Handle) -> None:
+    if isinstance(handle, Seat):
+        handle.note_start()
 
 
 async def _asked(

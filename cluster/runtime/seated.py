@@ -11,9 +11,13 @@ from typing import Any
 
 from cluster.runtime.processes import family, output_file
 from common.command_line.log_lines import start_lines
+from common.held_files import HeldFiles
 from common.protocols import Pulse, Sight, Vitals
 
 GPUS = "CUDA_VISIBLE_DEVICES"
+
+_held_files = HeldFiles()
+"""Of this process, which is one worker's."""
 
 
 class Seated:
@@ -26,7 +30,9 @@ class Seated:
     def pulse(self) -> Pulse:
         """How this worker is; answered in a thread of its own."""
         vitals = getattr(self, "vitals", Vitals)
-        return Pulse(socket.gethostname(), output_file(), family(os.getpid()), vitals())
+        processes = family(os.getpid())
+        _held_files.note(process.pid for process in processes)
+        return Pulse(socket.gethostname(), output_file(), processes, vitals())
 
 
 def look(nonce_file: str, paths: Sequence[str]) -> Sight:

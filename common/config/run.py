@@ -100,7 +100,10 @@ class Cluster(Section):
         None, description="of a running cluster; none starts one on this machine"
     )
     start_timeout_s: float = Field(
-        300.0, gt=0, description="limit for the reservation of CPUs and GPUs"
+        300.0,
+        gt=0,
+        description="limit for the reservation of CPUs and GPUs, and for the start of a worker's process: "
+        "heartbeat_limit_s counts from its first pulse",
     )
     gpu: Literal["a100-80", "h100", "h200", "l40s"] | None = Field(
         None,

@@ -107,7 +107,7 @@ def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -
         *shape_head.parameters(),
         *colour_head.parameters(),
     ]
-    _descend(parameters, losses(), stage, "tower")
+    descend(parameters, losses(), stage, "tower")
 
 
 def train_text(
@@ -142,11 +142,11 @@ def train_text(
             yield output.loss
 
     trained = [p for p in model.parameters() if p.requires_grad]
-    _descend(trained, losses(), stage, f"text/{stage.captions}")
+    descend(trained, losses(), stage, f"text/{stage.captions}")
     model.requires_grad_(True)
 
 
-def _descend(
+def descend(
     parameters: list[nn.Parameter],
     losses: Iterator[Tensor],
     stage: Stage,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.runtime.work_log import WorkLog, covered_s
+from cluster.run.work_log import WorkLog, covered_s
 from cluster.training_view import GLYPHS, TrainingView, large
 
 METRICS = {

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from actors.rollout import RolloutWorker
-from cluster.run.delivery import Delivery
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
 from cluster.runtime.placement import plan
 from cluster.runtime.ray_runtime import RayRuntime
+from cluster.weights.transport import transport_of
 from common.config import Cluster, RunConfig
 from common.data.images import ImageStore
 from common.protocols import GenerationRequest
@@ -97,7 +97,7 @@ class Proof:
         self.learner = LearnerClient(ranks, LIMIT_S)
         self.workers = Workers(engines, [], self.learner)
         turns = Turns(config.cluster, self.workers)
-        self.delivery = Delivery(config, self.learner, turns)
+        self.transport = transport_of(config, self.learner, turns)
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Any:
         return self._runtime.spawn(worker, *args, name=name, num_cpus=1, num_gpus=0)
@@ -109,7 +109,7 @@ class Proof:
         await self.learner.set_probe(one_answer(prompt, (300, 301, 302)))
         await self.learner.step(1, pairs[:4])
 
-        both = await self.delivery.deliver(1, self.engines)
+        both = await self.transport.deliver(1, self.engines)
         both.check()
         await self.learner.export(self._out / "policy")
         outcome: dict[str, Any] = {
@@ -119,7 +119,7 @@ class Proof:
             "tokens": [await self._tokens(engine) for engine in self.engines],
         }
         # An engine alone, as after a restart.
-        alone = await self.delivery.deliver(2, self.engines[:1])
+        alone = await self.transport.deliver(2, self.engines[:1])
         alone.check()
         await self.learner.step(2, pairs[4:])
         outcome |= await self._killed()
@@ -134,7 +134,7 @@ class Proof:
         survivor, victim = self.engines
         pid = await victim.handle.call("pid")
         begun = time.monotonic()
-        delivery = asyncio.create_task(self.delivery.deliver(3, self.engines))
+        delivery = asyncio.create_task(self.transport.deliver(3, self.engines))
         await asyncio.sleep(0.05)
         os.kill(pid, signal.SIGKILL)
         delivered = await delivery
