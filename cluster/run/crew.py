@@ -102,6 +102,7 @@ class Crew:
     async def start(self, data: TrainingData) -> Workers:
         """Start every actor at once and wait until all say that they are ready."""
         config, limit_s = self._config, self._limit_s
+        work = self._recorder.work
         files = files_of(config, self._run_dir.path, data)
         await files.check_nodes(self._runtime, limit_s)
         # Before the ranks, which may share their GPUs.
@@ -114,7 +115,7 @@ class Crew:
         judges: list[RewardClient] = []
         for index in range(config.reward.num_workers):
             judges.append(self._spawn_reward(index))
-        workers = Workers(engines, judges, LearnerClient(self._ranks, limit_s))
+        workers = Workers(engines, judges, LearnerClient(self._ranks, limit_s, work))
         self.turns = turns = Turns(config.cluster, workers)
         transport = transport_of(config, workers.learner, turns)
         go_back = self._go_back if config.rollout.deterministic else None
@@ -198,7 +199,8 @@ class Crew:
         for index in range(self._config.rollout.num_workers):
             name = f"rollout/{index}"
             seat = self._seat(name, revive, worker, self._config, index, *model_path)
-            engines.append(RolloutClient(seat, self._limit_s))
+            client = RolloutClient(seat, self._limit_s, work=self._recorder.work)
+            engines.append(client)
         return engines
 
     def _spawn_judge_engine(
@@ -226,7 +228,7 @@ class Crew:
             )
 
         seat = self._supervisor.seat(name, spawn, self._revive_reward, self._judges)
-        return RewardClient(seat, self._limit_s)
+        return RewardClient(seat, self._limit_s, self._recorder.work)
 
     def _eye_tools(self, index: int) -> EyeTools:
         """What a reward worker sees with: the judge's engines that are there now."""

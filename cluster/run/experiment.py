@@ -21,6 +21,7 @@ from cluster.runtime.clients import RolloutClient, Workers
 from cluster.runtime.placement import Bundle
 from cluster.signals import EndRequests, Interrupted
 from cluster.supervision.seat import Seat, WorkerLost
+from cluster.trackers.trackers import Trackers
 from common.chat import encoder_of
 from common.config import Lora, RunConfig
 from common.errors import Halted, RunFailed
@@ -54,7 +55,9 @@ class Experiment:
         self.config = config = config.model_copy(update={"run": run})
         self.run_dir = run_dir
         self.runtime = runtime
-        self._recorder = Recorder(run_dir.path, HarmWatch(config), runtime.show)
+        trackers = Trackers(config, run_dir.path)
+        watch = HarmWatch(config)
+        self._recorder = Recorder(run_dir.path, watch, runtime.show, trackers)
         types = types or WorkerTypes()
         self._crew = Crew(config, run_dir, runtime, bundles, types, self._recorder)
         self._loop: Loop | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn
 from pydantic import AfterValidator, Field, model_validator
 
 from common.config.data import Data
-from common.config.evaluation import Evaluation
+from common.config.evaluation import Evaluation, Tracking
 from common.config.learner import Learner
 from common.config.loop import Checkpoint, Loop, Mixture, Weights
 from common.config.model import Lora, Model
@@ -174,6 +174,7 @@ class RunConfig(Section):
     weights: Weights = Weights()
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
 
     @property
     def pushes_adapter(self) -> bool:
