@@ -71,9 +71,11 @@ class TextStage(Stage):
     quiz: bool = False
 
 
-TOWER_STAGE = Stage(steps=900, batch_size=48, lr=1.5e-3)
-QUESTION_STAGE = TextStage(steps=200, batch_size=24, lr=2e-3, quiz=True)
-TEXT_STAGE = TextStage(steps=450, batch_size=32, lr=2e-3, hidden=0.25)
+TOWER_STAGE = Stage(steps=450, batch_size=48, lr=1.5e-3)
+QUESTION_STAGE = TextStage(steps=100, batch_size=24, lr=1.5e-3, quiz=True)
+TEXT_STAGE = TextStage(
+    steps=450, batch_size=32, lr=1.5e-3, hidden=0.25, warmup_steps=30, decay_steps=60
+)
 
 
 def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -> None:
