@@ -7,14 +7,13 @@
 The third measures a judge, see `python -m cluster.evaluate judge --help`.
 
 The suites, the judge and the engine are those of a config. Without `--preset` it is the config of the run that left the
-policy; the start policy of the shapes world is measured as its presets say. Another policy needs `--preset FILE`, or
+policy; the start policy of a rendered world is measured as its presets say. Another policy needs `--preset FILE`, or
 suites on the command line (`--evaluation.suites '["shapes"]'`).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import EVALUATE_FLAGS
 from cluster.runtime.ray_job import check_output_path
 from common.command_line.keys import is_below
-from common.config import SHAPES_POLICY, Evaluation, PromptsSuite
+from common.config import SHAPES_POLICY, TABLETOP_POLICY, Evaluation, PromptsSuite
 from common.config.flags import Flag, add_flags, given_flags
 from common.config.jobs import EvaluateConfig, EvaluateSettings
 from common.config.judges import user_judges
@@ -41,8 +40,13 @@ if TYPE_CHECKING:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.measured import Measured
     from common.protocols import Runtime
+    from reward.suites.scorecard import Scorecard
 
-SHAPES_PRESET = Path(__file__).parent / "configs" / "shapes_online.toml"
+WORLD_PRESETS = {
+    SHAPES_POLICY: Path(__file__).parent / "configs" / "shapes_online.toml",
+    TABLETOP_POLICY: Path(__file__).parent / "configs" / "tabletop_online.toml",
+}
+"""Start policy of a rendered world -> the preset that says how it is measured."""
 SCORECARD = "scorecard.json"
 (POLICY,) = (flag for flag in EVALUATE_FLAGS if flag.name == "policy")
 JUDGE = "reward.judge"
@@ -56,15 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return evaluate_judge.main(words[1:])
 
     def call() -> None:
-        config = _with_file(config_of(argv))
-        _check_policies(config)
-        _check_outputs(config.evaluate)
-        asyncio.run(_run(config))
+        measure_policies(config_of(argv))
 
     return exit_status(
         call,
         "interrupted; run the same command again, which with --out goes on where it was",
     )
+
+
+def measure_policies(config: EvaluateConfig) -> dict[str, Scorecard]:
+    """Measure the policies, print their scorecards and write what was asked for; by name, `start` before `policy`.
+
+    Raises:
+        UserError: an input is wrong, or there is nothing to measure.
+    """
+    from cluster.jobs.event_loop import run_async
+
+    config = _with_file(config)
+    _check_policies(config)
+    _check_outputs(config.evaluate)
+    return run_async(_run(config))
 
 
 def config_of(argv: Sequence[str] | None = None) -> EvaluateConfig:
@@ -147,15 +162,16 @@ def _with_prompts(config: EvaluateConfig, words: Mapping[str, str]) -> EvaluateC
 
 
 def preset_of(policy: Path) -> Path | None:
-    """The config that a policy belongs to: its run's, or a preset of the shapes world for its start policy."""
+    """The config that a policy belongs to: its run's, or the preset of a rendered world for its start policy."""
     resolved = policy.resolve()
     # A run holds RUN/policy and RUN/checkpoints/STEP/policy.
     for folder in resolved.parents[:3]:
         config_file = folder / "config.json"
         if _is_config_of_a_run(config_file):
             return config_file
-    if resolved == Path(SHAPES_POLICY).resolve():
-        return SHAPES_PRESET
+    for start_policy, preset in WORLD_PRESETS.items():
+        if resolved == Path(start_policy).resolve():
+            return preset
     return None
 
 
@@ -236,7 +252,7 @@ def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:
     return config.model_copy(update={"evaluation": evaluation})
 
 
-async def _run(config: EvaluateConfig) -> None:
+async def _run(config: EvaluateConfig) -> dict[str, Scorecard]:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.policies import PolicyMeasuring
     from cluster.runtime.judge_check import checked_judge
@@ -265,8 +281,9 @@ async def _run(config: EvaluateConfig) -> None:
             measured = await measuring.run()
         finally:
             runtime.shutdown()
-        _write(evaluator, config, measured)
+        cards = _write(evaluator, config, measured)
         measuring.forget()
+        return cards
 
 
 async def _check_pictures(
@@ -284,8 +301,8 @@ def _write(
     evaluator: Evaluator,
     config: EvaluateConfig,
     measured: dict[str, Measured],
-) -> None:
-    """Print the scorecards and write what was asked for."""
+) -> dict[str, Scorecard]:
+    """Print the scorecards and write what was asked for; returns the scorecards."""
     from cluster.evaluation.measured import write_answer_files
     from cluster.evaluation.samples_page import write_samples
     from cluster.report import print_scorecards, write_scorecards
@@ -313,6 +330,7 @@ def _write(
             config.evaluation.samples_shown,
             f"{settings.policy} on the {settings.split} split",
         )
+    return cards
 
 
 def _check_prompts(evaluator: Evaluator, config: EvaluateConfig) -> None:

@@ -25,15 +25,24 @@ MAY_IMPORT = {
     "cluster": {"common", "actors", "reward", "learner", "cluster"},
 }
 ROOMS = tuple(MAY_IMPORT)
-FOLDERS = (*ROOMS, "benchmarks", "tests")
+FOLDERS = (*ROOMS, "benchmarks", "docs", "tests")
 HEAVY_HOME = {"vllm": "actors", "deepspeed": "learner", "ray": "cluster"}
 """Each of these packages is imported by one file, which stands in this room."""
-SHAPES_PLUG_INS = {
-    "actors": "shapes_rules.py",
-    "reward": "shapes_world.py",
-    "cluster": "shapes_world.py",
+PLUG_INS = {
+    "shapes": {
+        "actors": "shapes_rules.py",
+        "reward": "shapes_world.py",
+        "cluster": "shapes_world.py",
+    },
+    "tabletop": {
+        "actors": "tabletop_rules.py",
+        "reward": "tabletop_world.py",
+        "cluster": "tabletop_world.py",
+    },
 }
-"""The one file of a room that may know the shapes world."""
+"""The one file of a room that may know a rendered world."""
+WORLD_FOLDERS = [("common", world) for world in PLUG_INS]
+"""World 2's policy is made of the parts of the first one's."""
 HANDLE_METHODS = {"call", "call_split"}
 ENTRY_POINTS = [
     "cluster.train",
@@ -143,14 +152,15 @@ def test_heavy_packages_are_imported_in_one_file(package: str, room: str) -> Non
     assert homes[0].startswith(f"{room}/")
 
 
-def test_only_plug_ins_know_the_shapes_world() -> None:
+@pytest.mark.parametrize("world", PLUG_INS)
+def test_only_plug_ins_know_a_rendered_world(world: str) -> None:
     plug_ins: dict[str, str] = {}
-    for path in importers_of("common.shapes"):
+    for path in importers_of(f"common.{world}"):
         room, *inner = path.relative_to(ROOT).parts
-        if (room, inner[0]) == ("common", "shapes"):
+        if (room, inner[0]) in WORLD_FOLDERS:
             continue
-        assert SHAPES_PLUG_INS.get(room) == path.name, (
-            f"{short(path)} imports common.shapes; ask the suite instead"
+        assert PLUG_INS[world].get(room) == path.name, (
+            f"{short(path)} imports common.{world}; ask the suite instead"
         )
         assert room not in plug_ins, (
             f"{short(path)} and {plug_ins[room]}: one is enough"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from actors.povid.injection import Injection, Row, pair_of, refusal
+from actors.povid.tabletop_rules import tabletop_answer
 from common.config.povid import PovidConfig
 from common.shapes.corrupter import corrupt
 
 
 class RulesInjector:
-    """Injects errors by rule into prompts whose truth is a shapes scene or the answer to a question about one."""
+    """Injects errors by rule into prompts whose truth is a scene of a rendered world, or the answer to a question."""
 
     def __init__(self, config: PovidConfig) -> None:
         self._config = config
@@ -20,5 +21,8 @@ class RulesInjector:
         refused = await asyncio.to_thread(refusal, row, self._config)
         if refused is not None:
             return Injection(row.id, row.kind, refused)
-        answer = corrupt(row.prompt, row.kind, self._config.seed)
+        seed = self._config.seed
+        answer = tabletop_answer(row.prompt, row.kind, seed)
+        if answer is None:
+            answer = corrupt(row.prompt, row.kind, seed)
         return Injection(row.id, row.kind, pair_of(row, answer))

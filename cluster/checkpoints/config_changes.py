@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "loop.probe_*",
     "loop.publish_interval",
     "loop.warnings.*",
+    "tracking.*",
     # How much is measured: what was measured in another size is measured again.
     "evaluation.samples_shown",
     "evaluation.bootstrap_samples",

@@ -1,4 +1,4 @@
-"""Where a generating job takes its prompts from: a prompt set on disk, or the shapes world's training captions."""
+"""Where a generating job takes its prompts from: a prompt set on disk, or a rendered world's training prompts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ def prompt_spec(config: GenerateConfig) -> dict[str, Any]:
     """What decides which prompts there are, JSON only (UserError when the folder is no prompt set)."""
     source = config.data.prompts
     if not isinstance(source, PromptFile):
-        shapes = {"kind": "shapes", "split": "train"}
-        return {"prompts": shapes, "count": source.count}
+        world = {"kind": source.kind, "split": "train"}
+        # Sets that were made before there was a choice say nothing of it, and are clean.
+        if source.references != "clean":
+            world["references"] = source.references
+        return {"prompts": world, "count": source.count}
     # Size and time stand for the content, which may be gigabytes.
     size = modified = 0
     for path in files_of(Path(source.path), "train"):
@@ -52,6 +55,6 @@ def load_prompts(
     if isinstance(source, PromptFile):
         prompts = load_split(config.data, "train", store, dropped)
         return without_end_marks(usable(prompts, dropped), strip)
-    from cluster.shapes_world import training_prompts
+    from cluster.worlds import world_prompts
 
-    return training_prompts(source.count, config.scene_seed, store), 0
+    return world_prompts(source, config.scene_seed, store), 0

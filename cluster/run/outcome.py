@@ -7,6 +7,9 @@ from typing import Any
 
 from common.records import Dropped, Judged, PreferencePair, RolloutGroup
 
+ALIKE = ("identical", "tie")
+"""Reasons of drops that say that a prompt has nothing to teach at present."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupOutcome:
@@ -33,6 +36,13 @@ class GroupOutcome:
         if isinstance(result, Dropped):
             return cls(group_id, dropped=result)
         return cls(group_id, pairs=(result,))
+
+    @property
+    def taught(self) -> bool | None:
+        """Whether the group gave pairs; False where its completions are alike, None for any other drop."""
+        if self.dropped is None:
+            return True
+        return False if self.dropped.reason in ALIKE else None
 
     def journal_fields(self) -> dict[str, Any]:
         """What was asked, texts and their weight versions, the verdict, and the outcome."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.shapes_world import training_prompts
+from cluster.worlds import world_prompts
 from common.chat import ChatEncoder, encoder_of
-from common.config import RunConfig, ShapesPrompts
+from common.config import PromptFile, RunConfig
 from common.data.images import ImageStore
 from common.data.pairs_on_disk import PairsOnDisk, open_pairs
 from common.data.prompt_sources import load_split
@@ -64,8 +64,8 @@ def load_prompts(
     """
     source = config.data.prompts
     prompts: Sequence[Prompt]
-    if isinstance(source, ShapesPrompts):
-        prompts = training_prompts(source.count, source.seed, store)
+    if not isinstance(source, PromptFile):
+        prompts = world_prompts(source, source.seed, store)
     else:
         cache = config.run.dir / ROWS
         prompts = load_split(config.data, "train", store, dropped, cache)

@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import PlainSerializer
 
+from cluster.sampling.resting import Resting
 from common.data.records_on_disk import RecordsOnDisk, fetch, id_key
 from common.records import Dropped, Prompt
 from common.seeding import derive_seed
@@ -29,12 +30,14 @@ class SamplerState:
         position: so many prompts of its order are finished, without a gap.
         finished: groups that are finished beyond it, of this epoch and of later ones already begun.
         prompts: a hash of the set that `position` is true for; "" for any, as long as nothing was finished.
+        idle: key of a prompt -> groups in a row that taught nothing, see `resting`.
     """
 
     epoch: int = 0
     position: int = 0
     finished: SortedIds = field(default_factory=set)
     prompts: str = ""
+    idle: dict[int, int] = field(default_factory=dict)
 
 
 class PromptSampler:
@@ -50,13 +53,21 @@ class PromptSampler:
         prompts: Sequence[Prompt],
         seed: int,
         state: SamplerState | None = None,
+        rest_solved: bool = False,
     ) -> None:
-        """Start with the first epoch, or continue at a saved `state`, which is advanced in place."""
+        """Start with the first epoch, or continue at a saved `state`, which is advanced in place.
+
+        Args:
+            rest_solved: pass over prompts that taught nothing, see `resting`.
+        """
         assert len(prompts), "the caller refuses an empty prompt set"
         self.state = state or SamplerState()
         self._prompts = prompts
         self._keys = id_keys(prompts)
         self._seed = seed
+        self._resting: Resting | None = None
+        if rest_solved:
+            self._resting = Resting(seed, self.state.idle)
         assert fits(self.state, self._keys), "the caller restores `finished`"
         self.state.prompts = hash_of(self._keys)
         # By epoch, the key of every finished prompt -> its group.
@@ -65,12 +76,13 @@ class PromptSampler:
         self._handed_out: dict[str, list[int]] = {}
         for group_id in self.state.finished:
             self._note_finished(group_id)
-        self._epoch = self.state.epoch
-        self._order = self._shuffled(self._epoch)
-        self._next_position = 0
         # Of the epoch that is not finished; the one that is handed out may be a later one.
-        self._order_to_finish = self._order
+        self._order_to_finish = self._shuffled(self.state.epoch)
+        self._epoch, self._order = self.state.epoch, self._order_to_finish
+        # What was in flight may have left the set: then nothing of the saved epoch is left to hand out.
         self._advance()
+        self._epoch, self._order = self.state.epoch, self._order_to_finish
+        self._next_position = 0
 
     def next(self) -> tuple[str, Prompt | Dropped]:
         """The next group, or why its row cannot be used; starts another epoch when this one is handed out."""
@@ -83,17 +95,35 @@ class PromptSampler:
             self._next_position += 1
             if self._is_finished(self._next_position - 1):
                 continue
+            if self._rests(self._keys[index]):
+                continue
             prompt = fetch(self._prompts, index)
             group_id = f"{self._epoch}:{prompt.id}"
             keys = self._handed_out.setdefault(group_id, [])
             keys.append(self._keys[index])
             return group_id, prompt
 
-    def finish(self, group_id: str) -> None:
-        """The group became pairs or a counted drop; it will not be handed out again."""
+    def finish(self, group_id: str, taught: bool | None = None) -> None:
+        """The group became pairs or a counted drop; it will not be handed out again.
+
+        Args:
+            taught: whether it gave pairs, False where its completions could not be told apart; None for any other drop.
+        """
+        if self._resting is not None and taught is not None:
+            for key in self._handed_out.get(group_id, []):
+                self._resting.note(key, taught)
         self.state.finished.add(group_id)
         self._note_finished(group_id)
         self._advance()
+
+    def _rests(self, key: int) -> bool:
+        """Whether the prompt rests in the epoch that is handed out; it then counts as finished there."""
+        if self._resting is None or not self._resting.passes_over(key, self._epoch):
+            return False
+        # It has no group, so there is none to remember: after a resume the draw is the same.
+        self._finished.setdefault(self._epoch, {})[key] = ""
+        self._advance()
+        return True
 
     def _is_finished(self, position: int) -> bool:
         """Whether the prompt at this position of the present order is."""

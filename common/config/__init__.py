@@ -14,8 +14,9 @@ from common.config.data import (
     PromptFile,
     PromptSource,
     ShapesPrompts,
+    TabletopPrompts,
 )
-from common.config.evaluation import Evaluation
+from common.config.evaluation import Evaluation, Tracking
 from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
 from common.config.judges import (
     AnswerJudge,
@@ -32,7 +33,14 @@ from common.config.judges import (
 )
 from common.config.learner import Fast, Learner, LossConfig, Optimizer
 from common.config.loop import Checkpoint, Loop, Mixture, Warnings
-from common.config.model import SHAPES_POLICY, Full, Lora, Model, Tuning
+from common.config.model import (
+    SHAPES_POLICY,
+    TABLETOP_POLICY,
+    Full,
+    Lora,
+    Model,
+    Tuning,
+)
 from common.config.reward import Reward
 from common.config.rollout import EngineOptions, OnlineBdhs, Rollout
 from common.config.run import Cluster, Run, RunConfig
@@ -41,10 +49,12 @@ from common.config.suites import (
     PromptsSuite,
     ShapesSuite,
     SuiteConfig,
+    TabletopSuite,
 )
 
 __all__ = [
     "SHAPES_POLICY",
+    "TABLETOP_POLICY",
     "AnswerJudge",
     "Asking",
     "ChairJudge",
@@ -89,7 +99,10 @@ __all__ = [
     "ShapesPrompts",
     "ShapesSuite",
     "SuiteConfig",
+    "TabletopPrompts",
+    "TabletopSuite",
     "TorchEye",
+    "Tracking",
     "Tuning",
     "UserCode",
     "VlmJudge",

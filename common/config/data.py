@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, Tag, field_validator, model_validator
 
 from common.config.section import Section, Seed, TextOnDisk, by_kind, or_bare
+
+References: TypeAlias = Literal["clean", "sft"]
+"""Which answers the prompts of a rendered world carry: true ones, or those of its policy's own training text."""
 
 
 class ShapesPrompts(Section):
@@ -16,6 +19,24 @@ class ShapesPrompts(Section):
     kind: Literal["shapes"] = "shapes"
     count: int = Field(2000, ge=1, description="scenes, a prompt each")
     seed: Seed = Field(0, description="of the scenes")
+    references: References = Field(
+        "clean",
+        description="clean: true captions, better than the text that the policy was trained on; sft: captions "
+        "as that text has them, some with an object that is not there",
+    )
+
+
+class TabletopPrompts(Section):
+    """Conversations about the scenes of world 2, drawn as the training text of its policy was (docs/world2.md)."""
+
+    kind: Literal["tabletop"] = "tabletop"
+    count: int = Field(2000, ge=1, description="scenes, a conversation each")
+    seed: Seed = Field(0, description="of the scenes")
+    references: References = Field(
+        "sft",
+        description="sft: answers as the policy's own training text has them; clean: true ones, which no method of "
+        "a fair table reads",
+    )
 
 
 class PromptFile(Section):
@@ -88,7 +109,9 @@ class PairFile(Section):
 
 
 PromptSource = Annotated[
-    Annotated[ShapesPrompts, Tag("shapes")] | Annotated[PromptFile, Tag("file")],
+    Annotated[ShapesPrompts, Tag("shapes")]
+    | Annotated[TabletopPrompts, Tag("tabletop")]
+    | Annotated[PromptFile, Tag("file")],
     by_kind("shapes"),
     or_bare(PromptFile),
 ]
@@ -118,9 +141,10 @@ class Data(Section):
     @model_validator(mode="after")
     def _held_out_of_a_file(self) -> Data:
         for name, source in (("validation", self.validation), ("test", self.test)):
-            if isinstance(source, HeldOut) and isinstance(self.prompts, ShapesPrompts):
+            is_rendered = not isinstance(self.prompts, PromptFile)
+            if isinstance(source, HeldOut) and is_rendered:
                 raise ValueError(
-                    f"data.{name} = {source.size} needs data.prompts of a path, got kind shapes, whose suite has "
-                    f"scenes of its own; give data.{name} a path, or leave it out"
+                    f"data.{name} = {source.size} needs data.prompts of a path, got kind {self.prompts.kind}, whose "
+                    f"suite has scenes of its own; give data.{name} a path, or leave it out"
                 )
         return self

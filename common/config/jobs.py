@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from common.config import RunConfig, ShapesPrompts
+from common.config import PromptFile, RunConfig
 from common.config.model import AUTO, auto_length
 from common.config.povid import PovidConfig
 from common.config.section import PathOnDisk, Section, TextOnDisk
@@ -57,9 +57,9 @@ class GenerateConfig(JobConfig):
     def scene_seed(self) -> int:
         """`data.prompts.seed` where it is set, else the run's."""
         source = self.data.prompts
-        if isinstance(source, ShapesPrompts) and "seed" in source.model_fields_set:
-            return source.seed
-        return self.run.seed
+        if isinstance(source, PromptFile) or "seed" not in source.model_fields_set:
+            return self.run.seed
+        return source.seed
 
 
 class BdhsJobConfig(GenerateConfig):

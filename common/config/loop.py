@@ -160,7 +160,7 @@ class Weights(Section):
         "engines can run it, else ipc where GPUs are shared, else broadcast",
     )
     bucket_mib: int = Field(
-        32,
+        16,
         ge=1,
         le=8192,
         description="size of a bucket; two of them are in memory at each end",

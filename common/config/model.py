@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, Tag, ValidationInfo, model_validato
 from common.config.section import FrozenTable, Section, Table, TextOnDisk, by_kind
 
 SHAPES_POLICY = "common/shapes/policy"
+TABLETOP_POLICY = "common/tabletop/policy"
 AUTO = "auto"
 AUTO_LENGTH = 8192
 """`auto` is the model's positions, and at most so many: an engine's memory and a learner's rows grow with them."""

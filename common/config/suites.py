@@ -37,6 +37,18 @@ class ShapesSuite(Section):
     )
 
 
+class TabletopSuite(Section):
+    """World 2 (docs/world2.md): captions, yes/no in POPE's splits, colours, places, numbers, and second turns."""
+
+    kind: Literal["tabletop"] = "tabletop"
+    name: str = Field("tabletop", description="of the suite in the scorecard")
+    validation_scenes: int = Field(100, ge=0)
+    test_scenes: int = Field(300, ge=0)
+    questions_per_scene: int = Field(
+        2, ge=0, description="per POPE split: one yes and one no"
+    )
+
+
 class PromptsSuite(Section):
     """Any held-out prompts: the judge's score, the win rate against the start policy, length and truncation."""
 
@@ -65,6 +77,7 @@ class PreferenceSuite(Section):
 
 SuiteConfig = Annotated[
     Annotated[ShapesSuite, Tag("shapes")]
+    | Annotated[TabletopSuite, Tag("tabletop")]
     | Annotated[PromptsSuite, Tag("prompts")]
     | Annotated[PreferenceSuite, Tag("preference")]
     | Annotated[PopeBenchmark, Tag("pope")]

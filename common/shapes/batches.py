@@ -146,6 +146,17 @@ def supervised_batch(
     visible: Sequence[Sequence[int]],
 ) -> SupervisedBatch:
     """One example per scene, from its lesson and the visibility of its image tokens."""
+    images = [render(scene) for scene in scenes]
+    return picture_batch(tokenizer, images, lessons, visible)
+
+
+def picture_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    images: Sequence[Image.Image],
+    lessons: Sequence[Sequence[tuple[str, str]]],
+    visible: Sequence[Sequence[int]],
+) -> SupervisedBatch:
+    """`supervised_batch` of pictures of any world."""
     vocabulary = tokenizer.get_vocab()
     image_token = vocabulary[IMAGE]
     examples = [supervised_ids(tokenizer, turns) for turns in lessons]
@@ -163,7 +174,6 @@ def supervised_batch(
         mask[row][is_image] = torch.tensor(visible[row])
     # Hidden tokens before the first visible one would stand at -1.
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    images = [render(scene) for scene in scenes]
     return SupervisedBatch(
         input_ids=input_ids,
         attention_mask=mask,

@@ -16,7 +16,7 @@ Decoding with `skip_special_tokens=True` gives the response text back, character
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,12 @@ NEXT_TURN = "USER: {question} ASSISTANT:\n"
 """What the template makes of a question with the picture and of one that follows an answer."""
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the world's text: each of its words is one token, and any other text round-trips exactly."""
+def build_tokenizer(texts: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over a world's text: each of its words is one token, and any other text round-trips exactly.
+
+    Args:
+        texts: of another world.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(
         add_prefix_space=False, use_regex=True
@@ -83,7 +87,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    core.train_from_iterator(_world_text(), trainer)
+    core.train_from_iterator(texts or _world_text(), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token=BOS,
@@ -97,9 +101,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """The processor of pictures of `IMAGE_SIZE` squared."""
-    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+def build_processor(
+    tokenizer: PreTrainedTokenizerFast,
+    image_size: int = IMAGE_SIZE,
+) -> LlavaProcessor:
+    """The processor of pictures of `image_size` squared."""
+    side = {"height": image_size, "width": image_size}
     images = CLIPImageProcessor(
         size=side,
         crop_size=side,
@@ -110,7 +117,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     return LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
-        patch_size=PATCH_PIXELS,
+        patch_size=image_size // PATCHES_PER_SIDE,
         # Of the encoder's tokens the one additional one, CLS, is dropped.
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -118,15 +125,18 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """A policy with random weights, float32."""
+def build_model(
+    tokenizer: PreTrainedTokenizerFast,
+    image_size: int = IMAGE_SIZE,
+) -> LlavaForConditionalGeneration:
+    """A policy with random weights, float32, for pictures of `image_size` squared."""
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=3,
         num_attention_heads=4,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_PIXELS,
+        image_size=image_size,
+        patch_size=image_size // PATCHES_PER_SIDE,
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -206,9 +206,9 @@ def probe_accuracy(
     train_shapes, train_colours = cell_classes(train_scenes)
     test_shapes, test_colours = cell_classes(test_scenes)
     # The class after the last name is the empty cell.
-    shape_head = _fit_linear(train_features, train_shapes.flatten(), len(SHAPES) + 1)
+    shape_head = fit_linear(train_features, train_shapes.flatten(), len(SHAPES) + 1)
     shape_read = shape_head(test_features).argmax(-1)
-    colour_head = _fit_linear(train_features, train_colours.flatten(), len(COLOURS) + 1)
+    colour_head = fit_linear(train_features, train_colours.flatten(), len(COLOURS) + 1)
     colour_read = colour_head(test_features).argmax(-1)
     shape_right = shape_read == test_shapes.flatten()
     colour_right = colour_read == test_colours.flatten()
@@ -239,11 +239,12 @@ def _cell_features(
     return torch.cat(batches).flatten(0, 1)
 
 
-def _fit_linear(
+def fit_linear(
     features: Tensor,
     classes: Tensor,
     num_classes: int,
 ) -> nn.Linear:
+    """A linear readout of features (rows, width) that names the class of each row, (rows,)."""
     head = nn.Linear(features.shape[1], num_classes)
     optimizer = torch.optim.LBFGS(
         head.parameters(), max_iter=60, line_search_fn="strong_wolfe"

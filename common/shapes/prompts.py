@@ -8,11 +8,12 @@ Equal arguments give equal prompts and equal image files. The truth is for judge
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from common.data.images import ImageStore
 from common.records import ImageRef, Message, Part, Prompt
-from common.shapes.language import CAPTION_PROMPTS, caption
+from common.shapes.language import CAPTION_PROMPTS, caption, noisy_caption
 from common.shapes.questions import POPE_SPLITS, answer_text, questions
 from common.shapes.render import render
 from common.shapes.scenes import Scene, Split, split_scenes
@@ -23,20 +24,28 @@ def caption_prompts(
     count: int,
     seed: int,
     store: ImageStore,
+    is_noisy: bool = False,
 ) -> list[Prompt]:
     """One caption prompt per scene. Images are put into `store`.
 
     Training scenes take the wordings of the question in turn, the other splits always the first one.
+
+    Args:
+        is_noisy: references are captions as the policy's training text has them, not true ones.
     """
     num_wordings = len(CAPTION_PROMPTS) if split == "train" else 1
     scenes = split_scenes(split, count, seed=seed)
     prompts = []
     for index, scene in enumerate(scenes):
+        name = _name(split, index)
+        reference = caption(scene)
+        if is_noisy:
+            reference = noisy_caption(scene, random.Random(f"{name}/{seed}"))
         prompt = _prompt(
-            id=_name(split, index),
+            id=name,
             text=CAPTION_PROMPTS[index % num_wordings],
             image=store.add(render(scene)),
-            reference=caption(scene),
+            reference=reference,
             truth=scene.to_dict(),
         )
         prompts.append(prompt)

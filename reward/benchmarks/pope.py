@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import Refused
-from common.evaluation import MetricInfo, SuiteAnswers
+from common.evaluation import SuiteAnswers
 from common.records import Dropped
 from reward.benchmarks.base import Answered, Benchmark, Figures, Files, json_lines
 from reward.benchmarks.loading import (
@@ -31,22 +31,17 @@ from reward.suites.pope import (
     parse_answer,
     parse_strictly,
     pope_by_split,
+    pope_infos,
 )
 
 PATTERN = "*pope_*.json"
-
-METRICS = {
-    "pope_accuracy": MetricInfo("POPE accuracy", "higher", "mean of the splits"),
-    "pope_f1": MetricInfo("POPE F1", "higher", "mean of the splits"),
-    "pope_yes_ratio": MetricInfo("POPE yes ratio", "", "0.5 is balanced"),
-}
 
 
 class Pope(Benchmark):
     """Accuracy, precision, recall, F1 and yes ratio by split, as the official script reads answers and strictly."""
 
     selecting_metric = "pope_f1"
-    metrics = METRICS
+    metrics = pope_infos()
 
     def load(self) -> Published:
         """The questions of all splits."""

@@ -66,11 +66,11 @@ def make_judge(settings: JudgeConfig, tools: EyeTools | None = None) -> Judge:
     # A judge's module is imported only when it is asked for: some bring torch along.
     match settings.kind:
         case "rules":
-            from reward.shapes_world import rules_judge
+            from reward.worlds import rules_judge
 
             return rules_judge(settings)
         case "policy":
-            from reward.shapes_world import policy_judge
+            from reward.worlds import policy_judge
 
             return policy_judge(make_eye(settings.eye, tools))
         case "python":

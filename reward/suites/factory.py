@@ -25,6 +25,10 @@ def _make_suite(section: SuiteConfig, config: RunConfig) -> Suite:
             from reward.shapes_world import ShapesSuite
 
             return ShapesSuite(section)
+        case "tabletop":
+            from reward.tabletop_world import TabletopSuite
+
+            return TabletopSuite(section)
         case "prompts":
             from reward.suites.prompts import PromptsSuite
 

@@ -13,10 +13,18 @@ always wins.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 
-from reward.suites.bootstrap import Array
+from reward.suites.bootstrap import Array, columns_of
+from reward.suites.wins import WIN_COUNTS
 
+LENGTHS = ("words", "start_words")
+CONSTANT_DIFFERENCE = (
+    "all answers differ in length from the start policy's by the same number of words"
+)
+"""Why there is no win rate at equal length where `length_controlled` gives None."""
 PRIOR_STD = 5.0
 """Of φ. At φ = 5 a very long answer wins 99 times in 100: data of any size outweighs it below that."""
 MAX_LOGIT = 30.0
@@ -29,6 +37,30 @@ DAMPING = 1e-9
 TOLERANCE = 1e-9
 DRAWS_AT_ONCE = 1_000_000
 """Weights of draws that are held at once."""
+
+
+def length_controlled(
+    rows: Collection[Mapping[str, float]],
+    draws: Array,
+) -> tuple[float, Array] | None:
+    """The length-controlled win rate of rows, and the same of every draw of rows; None when lengths tell nothing.
+
+    Args:
+        rows: counts per prompt; those with `compared` have `half_wins` and the lengths of both answers, `LENGTHS`.
+        draws: how often every draw has every row, (draws, rows).
+    """
+    columns = columns_of(rows, (*WIN_COUNTS, *LENGTHS))
+    is_compared = columns["compared"] == 1
+    terms = length_terms(
+        columns["words"][is_compared], columns["start_words"][is_compared]
+    )
+    if terms is None:
+        return None
+    wins = columns["half_wins"][is_compared] / 2
+    once = np.ones((1, len(wins)))
+    (value,) = equal_length_win_rate(wins, terms, once)
+    resampled = equal_length_win_rate(wins, terms, draws[:, is_compared])
+    return float(value), resampled
 
 
 def length_terms(lengths: Array, start_lengths: Array) -> Array | None:

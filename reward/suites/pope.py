@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from common.evaluation import MetricInfo
 from reward.suites.bootstrap import Array, Columns, ratio
 
 Answer: TypeAlias = Literal["yes", "no"]
@@ -17,6 +18,9 @@ POPE_METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 POPE_AVERAGES = ("accuracy", "f1", "yes_ratio")
 """Metrics whose mean over the splits is reported as well."""
 
+POPE_SPLITS = ("random", "popular", "adversarial")
+"""The published ones, in the order of the tables."""
+
 _OUTCOMES: dict[tuple[Answer, Answer], str] = {
     ("yes", "yes"): "tp",
     ("yes", "no"): "fp",
@@ -24,6 +28,36 @@ _OUTCOMES: dict[tuple[Answer, Answer], str] = {
     ("no", "yes"): "fn",
 }
 """(predicted, true) -> count."""
+
+
+def pope_infos(tasks: tuple[str, ...] = ()) -> dict[str, MetricInfo]:
+    """What tables say of the averages, and of precision, recall and F1 of every published split.
+
+    Precision and recall have no direction: whoever says yes less often raises the one and lowers the other.
+    """
+    infos = {
+        "pope_accuracy": MetricInfo(
+            "POPE accuracy", "higher", "mean of the splits", tasks=tasks
+        ),
+        "pope_f1": MetricInfo("POPE F1", "higher", "mean of the splits", tasks=tasks),
+        "pope_yes_ratio": MetricInfo(
+            "POPE yes ratio", "", "0.5 is balanced", tasks=tasks
+        ),
+    }
+    for split in POPE_SPLITS:
+        infos[f"pope/{split}/precision"] = MetricInfo(
+            f"POPE {split} precision",
+            "",
+            "of the answers yes, the right ones",
+            tasks=tasks,
+        )
+        infos[f"pope/{split}/recall"] = MetricInfo(
+            f"POPE {split} recall", "", "of what is there, what gets a yes", tasks=tasks
+        )
+        infos[f"pope/{split}/f1"] = MetricInfo(
+            f"POPE {split} F1", "higher", f"POPE F1 of the split {split}", tasks=tasks
+        )
+    return infos
 
 
 def parse_answer(text: str) -> Answer:

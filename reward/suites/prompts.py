@@ -37,7 +37,7 @@ from reward.suites.bootstrap import (
     ratio,
     resample,
 )
-from reward.suites.length_control import equal_length_win_rate, length_terms
+from reward.suites.length_control import CONSTANT_DIFFERENCE, length_controlled
 from reward.suites.scorecard import described
 from reward.suites.wins import (
     START_WIN_RATE,
@@ -69,15 +69,11 @@ METRICS = {
     "mean_length": MetricInfo("length", "", "words per answer", digits=1),
 }
 
-CONSTANT_DIFFERENCE = (
-    "all answers differ in length from the start policy's by the same number of words"
-)
 NOTHING_ANSWERED = (
     "no prompt was answered; data.test, data.validation or the suite name them"
 )
 
 _COLUMNS = ("answers", "words", "truncated", "score", *WIN_COUNTS)
-_LENGTHS = ("words", "start_words")
 
 
 class PromptsSuite(BaseSuite):
@@ -134,7 +130,7 @@ class PromptsSuite(BaseSuite):
                 resampled[name] = np.full(num_samples, START_WIN_RATE)
         elif columns["compared"].any():
             draws = draw(len(rows), num_samples, seed)
-            controlled = _length_controlled(rows, draws)
+            controlled = length_controlled(rows.values(), draws)
             if controlled is None:
                 missing["lc_win_rate"] = CONSTANT_DIFFERENCE
             else:
@@ -188,22 +184,3 @@ def _statistic(totals: Columns) -> dict[str, Array]:
         metrics |= win_rate(totals)
         metrics["judge_score"] = ratio(totals["score"], totals["compared"])
     return metrics
-
-
-def _length_controlled(
-    rows: dict[str, dict[str, float]],
-    draws: Array,
-) -> tuple[float, Array] | None:
-    """The length-controlled win rate, and the same of every draw of rows; None when lengths tell nothing."""
-    columns = columns_of(rows.values(), (*WIN_COUNTS, *_LENGTHS))
-    is_compared = columns["compared"] == 1
-    terms = length_terms(
-        columns["words"][is_compared], columns["start_words"][is_compared]
-    )
-    if terms is None:
-        return None
-    wins = columns["half_wins"][is_compared] / 2
-    once = np.ones((1, len(wins)))
-    (value,) = equal_length_win_rate(wins, terms, once)
-    resampled = equal_length_win_rate(wins, terms, draws[:, is_compared])
-    return float(value), resampled

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import evaluate
-from cluster.evaluate import SHAPES_PRESET, config_of, preset_of
+from cluster.evaluate import WORLD_PRESETS, config_of, preset_of
 from cluster.flags import EVALUATE_FLAGS
 from common.config import (
     SHAPES_POLICY,
@@ -106,7 +106,7 @@ def test_a_checkpoints_policy_belongs_to_its_run(tmp_path: Path) -> None:
 
 
 def test_only_the_shapes_policy_is_asked_about_shapes_unbidden(tmp_path: Path) -> None:
-    assert preset_of(Path(SHAPES_POLICY)) == SHAPES_PRESET
+    assert preset_of(Path(SHAPES_POLICY)) == WORLD_PRESETS[SHAPES_POLICY]
     assert config_of([SHAPES_POLICY]).evaluation.suites == (ShapesSuite(),)
     # The config of a model above the folder is no run's.
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
@@ -183,7 +183,10 @@ def test_suites_of_several_kinds_stand_side_by_side(tmp_path: Path) -> None:
     ("suites", "line"),
     [
         ('["coco"]', "got 'coco'"),
-        ('["shape"]', "evaluation.suites.0.kind: expected shapes or prompts"),
+        (
+            '["shape"]',
+            "evaluation.suites.0.kind: expected shapes or tabletop or prompts",
+        ),
         ('[{ kind = "prompts", test_scenes = 3 }]', "evaluation.suites.N.kind is prom"),
         ("[{ limit = 3 }]", "evaluation.suites: expected a kind in every suite"),
         ('["prompts", "prompts"]', "expected different names, got prompts, prompts"),

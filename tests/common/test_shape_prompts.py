@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from common.data import images
@@ -78,3 +79,18 @@ def test_questions_are_balanced_and_can_be_left_out(tmp_path: Path) -> None:
         answers.append(prompt.truth["answer"])
     assert answers.count("yes") == answers.count("no") > 0
     assert question_prompts("test", 8, 0, store, per_split=0) == []
+
+
+def test_noisy_references_are_the_training_text(tmp_path: Path) -> None:
+    """The same pictures and questions; some references go on to name a usual partner that is not there."""
+    store = ImageStore(tmp_path)
+    clean = caption_prompts("train", 60, 0, store)
+    noisy = caption_prompts("train", 60, 0, store, is_noisy=True)
+    num_longer = 0
+    for true, told in zip(clean, noisy, strict=True):
+        assert true.reference is not None
+        assert told.reference is not None
+        assert told.reference.startswith(true.reference)
+        assert replace(told, reference=true.reference) == true
+        num_longer += told.reference != true.reference
+    assert 0 < num_longer < 60

@@ -12,7 +12,8 @@ from common.data.datasets import write_prompts
 from common.data.images import ImageStore
 from common.evaluation import Comparison, Measurement, SuiteAnswers
 from common.records import Completion, Dropped, RolloutGroup, Verdict
-from reward.suites.prompts import ANSWERS, CONSTANT_DIFFERENCE, PromptsSuite
+from reward.suites.length_control import CONSTANT_DIFFERENCE
+from reward.suites.prompts import ANSWERS, PromptsSuite
 from tests.reward.builders import completion, prompt
 
 SUITE = PromptsSuite(config.PromptsSuite(), Data())

@@ -92,7 +92,10 @@ def test_a_bare_value_stands_for_a_section(tmp_path: Path) -> None:
         ("--data.validation=1.0", "or a share between 0 and 1, got 1.0"),
         ("--data.validation=-0.5", "or a share between 0 and 1, got -0.5"),
         ("--data.validation=true", "data.validation: expected a section of kind"),
-        ("--data.prompts=7", "data.prompts: expected a section of kind shapes or file"),
+        (
+            "--data.prompts=7",
+            "data.prompts: expected a section of kind shapes or tabletop or file",
+        ),
         ("--data.test=0.5", "data.test = 0.5 needs data.prompts of a path"),
     ],
 )

@@ -1,0 +1,183 @@
+"""The stages of world 2's policy: a tower that sees, then a language model that reads true text about biased scenes.
+
+    stage 1   vision encoder + three linear heads: kind, colour and number of the cell around every patch, from clean
+              labels of unbiased, densely filled scenes
+    stage 2   projector + language model on the frozen encoder: six questions per biased picture
+    stage 3   the conversations that prompts are drawn from
+
+After stage 1 the features tell what is there. What the language model reads from them is what its text rewards: where
+the usual is nearly always right, it learns to say the usual.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
+
+from common.shapes.batches import (
+    cell_of_patch,
+    picture_batch,
+    pixels,
+    visible_tokens,
+)
+from common.shapes.training import Stage, descend
+from common.tabletop.conversations import (
+    Question,
+    answer,
+    conversation,
+    quiz,
+)
+from common.tabletop.render import render
+from common.tabletop.scenes import (
+    COLOURS,
+    KINDS,
+    MAX_NUMBER,
+    NUM_CELLS,
+    SLIPS,
+    TRAIN_BIAS,
+    Bias,
+    Scene,
+    slipped,
+    stream_scenes,
+)
+
+NUM_QUESTIONS = 6
+"""Questions per picture of stage 2."""
+POOL = 8
+"""Batches that are drawn at once, to be sorted by length."""
+Taught: TypeAlias = tuple[Scene, list[tuple[str, str]]]
+"""A scene and its conversation, (question, answer) turns."""
+DENSE = len(KINDS)
+"""Most things of a scene in stage 1: full scenes have more to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextStage(Stage):
+    """A stage of supervised text.
+
+    Attributes:
+        hidden: share of the conversations in which some image tokens are hidden.
+        quiz: whether all conversations are questions, `NUM_QUESTIONS` of them.
+    """
+
+    hidden: float = 0.0
+    quiz: bool = False
+
+
+TOWER_STAGE = Stage(steps=450, batch_size=48, lr=1.5e-3)
+QUESTION_STAGE = TextStage(steps=100, batch_size=24, lr=1.5e-3, quiz=True)
+TEXT_STAGE = TextStage(
+    steps=450, batch_size=32, lr=1.5e-3, hidden=0.25, warmup_steps=30, decay_steps=60
+)
+
+
+def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -> None:
+    """Teach the tower kind, colour and number per cell on unbiased scenes of the training split."""
+    encoder = model.model.vision_tower
+    width = encoder.config.hidden_size
+    sizes = (len(KINDS) + 1, len(COLOURS) + 1, MAX_NUMBER + 1)
+    heads = [nn.Linear(width, size) for size in sizes]
+    patch_cells = cell_of_patch()
+    scenes = stream_scenes("train", seed=seed, bias=None, most=DENSE)
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            batch = list(islice(scenes, stage.batch_size))
+            images = pixels([render(scene) for scene in batch])
+            # The first token is CLS.
+            features = encoder(images).last_hidden_state[:, 1:]
+            loss = torch.zeros(())
+            for head, classes in zip(heads, cell_classes(batch), strict=True):
+                logits = head(features).flatten(0, 1)
+                expected = classes[:, patch_cells].flatten()
+                loss = loss + nn.functional.cross_entropy(logits, expected)
+            yield loss
+
+    parameters = list(encoder.parameters())
+    for head in heads:
+        parameters += head.parameters()
+    descend(parameters, losses(), stage, "tower")
+
+
+def cell_classes(scenes: list[Scene]) -> tuple[Tensor, Tensor, Tensor]:
+    """Kind, colour and number of every cell, (scenes, 9) each; 0 is the empty cell."""
+    size = (len(scenes), NUM_CELLS)
+    kinds = torch.zeros(size, dtype=torch.long)
+    colours = torch.zeros(size, dtype=torch.long)
+    numbers = torch.zeros(size, dtype=torch.long)
+    for row, scene in enumerate(scenes):
+        for thing in scene.things:
+            kinds[row, thing.cell] = 1 + KINDS.index(thing.kind)
+            colours[row, thing.cell] = 1 + COLOURS.index(thing.colour)
+            numbers[row, thing.cell] = thing.number
+    return kinds, colours, numbers
+
+
+def lesson(scene: Scene, rng: random.Random, is_quiz: bool) -> list[tuple[str, str]]:
+    """A conversation as the training text has it: (question, answer) turns."""
+    questions: list[Question]
+    if is_quiz:
+        questions = quiz(scene, rng, NUM_QUESTIONS)
+    else:
+        questions = conversation(scene, rng)
+    told = slipped(scene, rng, SLIPS)
+    return [(question.text, answer(question, told)) for question in questions]
+
+
+def _batches(
+    scenes: Iterator[Scene], stage: TextStage, rng: random.Random
+) -> Iterator[list[Taught]]:
+    """Batches of conversations of about the same length, so that little of a batch is padding, in random order."""
+    while True:
+        pool: list[Taught] = []
+        for scene in islice(scenes, POOL * stage.batch_size):
+            pool.append((scene, lesson(scene, rng, stage.quiz)))
+        pool.sort(key=_num_chars)
+        starts = list(range(0, len(pool), stage.batch_size))
+        rng.shuffle(starts)
+        for start in starts:
+            yield pool[start : start + stage.batch_size]
+
+
+def _num_chars(taught: Taught) -> int:
+    _, turns = taught
+    return sum(len(question) + len(text) for question, text in turns)
+
+
+def train_text(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    stage: TextStage,
+    seed: int,
+    bias: Bias = TRAIN_BIAS,
+) -> None:
+    """Fine-tune projector and language model on conversations; the vision encoder stays frozen."""
+    model.model.vision_tower.requires_grad_(False)
+    rng = random.Random(f"tabletop/text/{seed}/{stage.quiz}")
+    scenes = stream_scenes("train", seed=rng.getrandbits(32), bias=bias)
+
+    def losses() -> Iterator[Tensor]:
+        for taught in _batches(scenes, stage, rng):
+            images = [render(scene) for scene, _ in taught]
+            lessons = [turns for _, turns in taught]
+            visible = [visible_tokens(rng, stage.hidden) for _ in taught]
+            batch = picture_batch(tokenizer, images, lessons, visible)
+            output = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                pixel_values=batch.pixel_values,
+                labels=batch.labels,
+            )
+            yield output.loss
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    descend(trained, losses(), stage, "questions" if stage.quiz else "text")
+    model.requires_grad_(True)

@@ -1,0 +1,275 @@
+"""What the suites of worlds with known scenes have in common: a table with a row per scene, and metrics of its columns.
+
+A caption, all questions about its scene and its comparison with the start policy are redrawn together. Two policies
+that answer the same scenes are measured with the same draws. What was never asked or said has no metric: 0 would read
+as a measurement.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+
+from common.evaluation import Comparison, Measurement, MetricInfo, SuiteAnswers
+from common.protocols import JudgeError
+from common.records import Prompt, RolloutGroup
+from common.seeding import derive_seed
+from reward.suites.base import BaseSuite
+from reward.suites.bootstrap import (
+    Array,
+    Columns,
+    Statistic,
+    columns_of,
+    draw,
+    estimate,
+    intervals_of,
+    ratio,
+    resample,
+)
+from reward.suites.chair import CHAIR_COUNTS, chair
+from reward.suites.length_control import CONSTANT_DIFFERENCE, length_controlled
+from reward.suites.parts import PART_COUNTS, part_errors, part_infos
+from reward.suites.pope import (
+    POPE_COUNTS,
+    POPE_SPLITS,
+    Answer,
+    answer_counts,
+    parse_answer,
+    parse_strictly,
+    pope_by_split,
+    pope_infos,
+)
+from reward.suites.scorecard import described
+from reward.suites.wins import (
+    START_WIN_RATE,
+    WIN_COUNTS,
+    win_counts,
+    win_of,
+    win_rate,
+)
+
+CAPTIONS, QUESTIONS = "captions", "questions"
+
+Row: TypeAlias = Mapping[str, int]
+"""What an answer adds to the counts of its scene."""
+CountOf: TypeAlias = Callable[[RolloutGroup], Row]
+
+
+def _against_start(label: str, meaning: str) -> MetricInfo:
+    return MetricInfo(label, "higher", meaning, tasks=(CAPTIONS,), against_start=True)
+
+
+METRICS: dict[str, MetricInfo] = {
+    "chair_s": MetricInfo(
+        "CHAIR_s", "lower", "captions that make something up", tasks=(CAPTIONS,)
+    ),
+    "chair_i": MetricInfo(
+        "CHAIR_i", "lower", "mentions of things that are not there", tasks=(CAPTIONS,)
+    ),
+    "recall": MetricInfo(
+        "recall", "higher", "true objects that are named", tasks=(CAPTIONS,)
+    ),
+    **part_infos((CAPTIONS,)),
+    **pope_infos((QUESTIONS,)),
+    "win_rate": _against_start("win rate", "against the start policy"),
+    "lc_win_rate": _against_start(
+        "win rate, equal length", "against the start policy, length taken out"
+    ),
+    "mean_length": MetricInfo(
+        "length", "", "words per caption", digits=1, tasks=(CAPTIONS,)
+    ),
+    "selection": MetricInfo("", "higher", "F1 of naming objects", tasks=(CAPTIONS,)),
+}
+"""What tables show, in this order, and what picks a checkpoint."""
+
+
+class WorldSuite(BaseSuite):
+    """A `common.protocols.Suite` of scenes whose content is known; a world says how its answers are counted."""
+
+    metrics: Mapping[str, MetricInfo] = METRICS
+    selecting_metric = "selection"
+    compared_tasks: Sequence[str] = (CAPTIONS,)
+    shown_tasks: Sequence[str] = (CAPTIONS,)
+    unit = "scenes"
+    asked: ClassVar[Sequence[str]] = ()
+    """Further shares of right answers: metric `NAME` of the columns `right/NAME` and `asked/NAME`."""
+
+    def count_of(self, task: str) -> CountOf:
+        """What counts an answer of a task. It raises a JudgeError when the truth is not known."""
+        raise NotImplementedError
+
+    def scene_name(self, prompt: Prompt) -> str:
+        """What names the scene of a prompt."""
+        raise NotImplementedError
+
+    def measure(
+        self,
+        answers: SuiteAnswers,
+        comparison: Comparison | None,
+        num_samples: int,
+    ) -> Measurement:
+        """See `common.protocols.Suite`."""
+        rows, dropped = self._count(answers)
+        if comparison is not None:
+            self._add_comparison(rows, answers, comparison)
+        columns = columns_of(rows.values(), self._column_names)
+        totals: dict[str, int] = {}
+        for name, column in columns.items():
+            totals[name] = int(column.sum())
+        statistic = self._statistic(totals)
+        values = estimate(columns, statistic)
+        seed = derive_seed("scorecard")
+        resampled = resample(columns, statistic, num_samples, seed)
+        missing: dict[str, str] = {}
+        if comparison is None:
+            # Against itself the start policy ties every time.
+            for name in ("win_rate", "lc_win_rate"):
+                values[name] = START_WIN_RATE
+                resampled[name] = np.full(num_samples, START_WIN_RATE)
+        elif totals["compared"]:
+            controlled = _length_controlled(rows.values(), num_samples, seed)
+            if isinstance(controlled, str):
+                missing["lc_win_rate"] = controlled
+            else:
+                values["lc_win_rate"], resampled["lc_win_rate"] = controlled
+        counts = _answer_counts(totals)
+        return Measurement(
+            metrics=described(values, intervals_of(resampled), self.metrics),
+            counts=counts,
+            dropped=dropped,
+            summary=_summary(counts),
+            resampled=resampled,
+            missing=missing,
+        )
+
+    def _count(
+        self, answers: SuiteAnswers
+    ) -> tuple[defaultdict[str, Counter[str]], dict[str, int]]:
+        """Counts by scene, and the number of answers that cannot be counted, by reason."""
+        rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        dropped: Counter[str] = Counter()
+        # The order of the rows decides which scene a bootstrap draw means.
+        for task, groups in answers.tasks.items():
+            count = self.count_of(task)
+            for group in groups:
+                try:
+                    row = count(group)
+                except JudgeError:
+                    dropped["no_truth"] += 1
+                    continue
+                rows[self.scene_name(group.prompt)].update(row)
+        return rows, dict(dropped)
+
+    def _add_comparison(
+        self,
+        rows: dict[str, Counter[str]],
+        answers: SuiteAnswers,
+        comparison: Comparison,
+    ) -> None:
+        """The verdicts on captions, and how long the start policy's captions are, into the rows of their scenes."""
+        for group in answers.tasks.get(CAPTIONS, ()):
+            verdict = comparison.verdicts.get(group.prompt.id)
+            if verdict is not None:
+                row = rows[self.scene_name(group.prompt)]
+                row.update(win_counts(win_of(verdict)))
+        for group in comparison.start.tasks.get(CAPTIONS, ()):
+            row = rows[self.scene_name(group.prompt)]
+            row["start_words"] = num_words(group)
+
+    @property
+    def _column_names(self) -> list[str]:
+        names = [*_pope_columns(""), *_pope_columns("strict_"), *CHAIR_COUNTS]
+        names += [*PART_COUNTS, "truncated", *WIN_COUNTS]
+        for name in self.asked:
+            names += [right_column(name), asked_column(name)]
+        return names
+
+    def _statistic(self, counted: Mapping[str, int]) -> Statistic:
+        """The metrics of those columns that hold anything; `counted` are the columns' totals."""
+        splits: list[str] = []
+        for split in POPE_SPLITS:
+            if any(counted[pope_column(split, name)] for name in POPE_COUNTS):
+                splits.append(split)
+
+        def statistic(totals: Columns) -> dict[str, Array]:
+            metrics: dict[str, Array] = {}
+            if counted["captions"]:
+                metrics |= chair(totals)
+                metrics |= part_errors(totals, counted)
+            metrics |= pope_by_split(totals, splits)
+            for name in self.asked:
+                asked = totals[asked_column(name)]
+                if counted[asked_column(name)]:
+                    metrics[name] = ratio(totals[right_column(name)], asked)
+            if counted["compared"]:
+                metrics |= win_rate(totals)
+            return metrics
+
+        return statistic
+
+
+def _length_controlled(
+    rows: Collection[Mapping[str, float]], num_samples: int, seed: int
+) -> tuple[float, Array] | str:
+    """The win rate at equal length and its resampled values, or why there is none."""
+    for row in rows:
+        if row.get("compared") and "start_words" not in row:
+            return "the lengths of the start policy's captions are not known"
+    draws = draw(len(rows), num_samples, seed)
+    return length_controlled(rows, draws) or CONSTANT_DIFFERENCE
+
+
+def num_words(group: RolloutGroup) -> int:
+    """Words of a group's first completion."""
+    return len(group.completions[0].text.split())
+
+
+def pope_row(text: str, true_answer: Answer, split: str) -> dict[str, int]:
+    """What a yes/no answer adds to the counts of its POPE split, as the official script reads it and strictly."""
+    official = answer_counts(parse_answer(text), true_answer)
+    strict = answer_counts(parse_strictly(text), true_answer)
+    row: dict[str, int] = {}
+    for name in POPE_COUNTS:
+        row[pope_column(split, name)] = official[name]
+        row[pope_column(split, f"strict_{name}")] = strict[name]
+    return row
+
+
+def pope_column(split: str, count: str) -> str:
+    """The form that `pope_by_split` reads."""
+    return f"{split}/{count}"
+
+
+def right_column(name: str) -> str:
+    """The right answers behind a share of right answers."""
+    return f"right/{name}"
+
+
+def asked_column(name: str) -> str:
+    """All answers behind it."""
+    return f"asked/{name}"
+
+
+def _pope_columns(prefix: str) -> Iterator[str]:
+    for split in POPE_SPLITS:
+        for name in POPE_COUNTS:
+            yield pope_column(split, f"{prefix}{name}")
+
+
+def _answer_counts(totals: Mapping[str, int]) -> dict[str, int]:
+    return {
+        "num_captions": totals["captions"],
+        "num_truncated": totals["truncated"],
+        "num_questions": sum(totals[name] for name in _pope_columns("")),
+        "num_compared": totals["compared"],
+    }
+
+
+def _summary(counts: Mapping[str, int]) -> str:
+    return (
+        f"{counts['num_captions']} captions and {counts['num_questions']} yes/no questions; 95 % bootstrap intervals "
+        "over scenes"
+    )

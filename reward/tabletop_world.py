@@ -1,0 +1,226 @@
+"""World 2's plug-in of the reward room: the only file here that knows `common.tabletop`.
+
+`TabletopSuite` asks for captions, yes/no in POPE's splits, colours, places and numbers, and for the last answer of a
+conversation, all about the same unbiased scenes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+from common import config
+from common.config.povid import ErrorKind
+from common.data.images import ImageStore
+from common.evaluation import (
+    LegendEntry,
+    MetricInfo,
+    ShownAnswer,
+    Split,
+    TaskPrompts,
+)
+from common.records import (
+    Dropped,
+    PreferencePair,
+    Prompt,
+    Response,
+    RolloutGroup,
+)
+from common.tabletop.claims import Claim, Part, compare
+from common.tabletop.conversations import ask
+from common.tabletop.corrupter import corrupt
+from common.tabletop.faults import faults_of, is_right
+from common.tabletop.language import parse
+from common.tabletop.marks import marked_caption
+from common.tabletop.prompts import (
+    attribute_prompts,
+    caption_prompts,
+    pope_prompts,
+    turn_prompts,
+)
+from common.tabletop.truth import (
+    MissingTruth,
+    group_of,
+    is_tabletop,
+    question_of,
+    scene_of,
+)
+from reward.judges.rules import RulesJudge
+from reward.suites.chair import caption_counts
+from reward.suites.parts import said_column, wrong_column
+from reward.suites.world import (
+    CAPTIONS,
+    METRICS,
+    QUESTIONS,
+    CountOf,
+    WorldSuite,
+    asked_column,
+    num_words,
+    pope_row,
+    right_column,
+)
+
+ATTRIBUTES, TURNS = "attributes", "turns"
+ASKED = ("colour_asked", "place_asked", "number_asked", "turns")
+SEED = 0
+"""The scenes of an evaluation are the same in every run, whatever its seed."""
+ERROR_KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
+PART_OF: dict[Part, str] = {
+    "colour": "attribute",
+    "place": "relation",
+    "relation": "relation",
+    "number": "count",
+}
+
+
+def rules_judge(costs: config.RulesJudge) -> RulesJudge:
+    """Holds what an answer says against what is on the table."""
+    return RulesJudge(partial(faults_of, costs=costs))
+
+
+def is_of_this_world(prompt: Prompt) -> bool:
+    """Whether the prompt's truth says so."""
+    return is_tabletop(prompt)
+
+
+def claimed_kinds(text: str) -> list[str]:
+    """The kinds that a text says are there, repeats included."""
+    return [mention.kind for mention in parse(text)]
+
+
+def question_about(kind: str) -> str:
+    """The yes/no question about a kind."""
+    return ask("yes_no", kind).text
+
+
+def _right_of(label: str, meaning: str, task: str) -> MetricInfo:
+    return MetricInfo(label, "higher", meaning, tasks=(task,))
+
+
+TABLETOP_METRICS: dict[str, MetricInfo] = {
+    **METRICS,
+    "colour_asked": _right_of("colour asked", "right colours", ATTRIBUTES),
+    "place_asked": _right_of("place asked", "right places", ATTRIBUTES),
+    "number_asked": _right_of("number asked", "right numbers", ATTRIBUTES),
+    "turns": _right_of("second turns", "right last answers", TURNS),
+}
+"""Those of all worlds, and what this one asks besides."""
+
+
+class TabletopSuite(WorldSuite):
+    """A `common.protocols.Suite` of tables whose content is known."""
+
+    metrics = TABLETOP_METRICS
+    asked = ASKED
+    legend = (
+        LegendEntry("made-up", "red", "not in the picture, or said twice"),
+        LegendEntry("wrong", "orange", "wrong colour, number, place or relation"),
+        LegendEntry("note", "grey", "what is true instead"),
+    )
+
+    def __init__(self, settings: config.TabletopSuite) -> None:
+        self.name = settings.name
+        self._num_scenes: dict[Split, int] = {
+            "validation": settings.validation_scenes,
+            "test": settings.test_scenes,
+        }
+        self._questions_per_scene = settings.questions_per_scene
+
+    def prompts(
+        self,
+        split: Split,
+        store: ImageStore,
+        dropped: list[Dropped],
+    ) -> dict[str, list[Prompt]]:
+        """All that is asked about every scene."""
+        count = self._num_scenes[split]
+        per_split = self._questions_per_scene
+        return {
+            CAPTIONS: caption_prompts(split, count, SEED, store),
+            QUESTIONS: pope_prompts(split, count, SEED, store, per_split),
+            ATTRIBUTES: attribute_prompts(split, count, SEED, store),
+            TURNS: turn_prompts(split, count, SEED, store),
+        }
+
+    def count_of(self, task: str) -> CountOf:
+        """See `WorldSuite`."""
+        if task == CAPTIONS:
+            return _caption_row
+        if task == QUESTIONS:
+            return _question_row
+        return partial(_asked_row, is_turn=task == TURNS)
+
+    def scene_name(self, prompt: Prompt) -> str:
+        """See `WorldSuite`."""
+        return group_of(prompt)
+
+    def show(self, prompt: Prompt, text: str) -> ShownAnswer:
+        """The caption with its errors marked; plain when the prompt has no scene."""
+        try:
+            scene = scene_of(prompt)
+        except MissingTruth:
+            # Shown all the same: what cannot be judged can still be read.
+            scene = None
+        return marked_caption(text, scene)
+
+    def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
+        """True captions over the same captions corrupted by rule, kinds of error in turn."""
+        pairs: list[PreferencePair] = []
+        for index, prompt in enumerate(prompts[CAPTIONS]):
+            kind = ERROR_KINDS[index % len(ERROR_KINDS)]
+            wrong_text = corrupt(prompt, kind, SEED)
+            assert isinstance(wrong_text, str), "captions of the suite are true"
+            pair = PreferencePair(
+                id=f"{prompt.id}/{kind}",
+                prompt=prompt,
+                chosen=Response(prompt.reference or ""),
+                rejected=Response(wrong_text),
+                source="corrupted",
+            )
+            pairs.append(pair)
+        return pairs[:limit]
+
+
+def _caption_row(group: RolloutGroup) -> dict[str, int]:
+    """What a caption adds to the counts of its scene (MissingTruth when the scene is not known)."""
+    completion = group.completions[0]
+    scene = scene_of(group.prompt)
+    claims = compare(completion.text, scene).claims
+    named = [claim.mention.kind for claim in claims]
+    counts = Counter(caption_counts(named, scene.kinds, num_words(group)))
+    counts["truncated"] = int(completion.finish_reason == "length")
+    for claim in claims:
+        counts.update(_claim_row(claim))
+    return counts
+
+
+def _claim_row(claim: Claim) -> Counter[str]:
+    """What a claim says of a thing that is there, by part, and what of it is wrong."""
+    row: Counter[str] = Counter()
+    if claim.repeated:
+        row[said_column("count")] += 1
+        row[wrong_column("count")] += 1
+    for part in claim.said:
+        row[said_column(PART_OF[part])] += 1
+    for part in claim.wrong:
+        row[wrong_column(PART_OF[part])] += 1
+    return row
+
+
+def _question_row(group: RolloutGroup) -> dict[str, int]:
+    """What an answer adds to the counts of its POPE split (MissingTruth when the answer is not known)."""
+    question = question_of(group.prompt)
+    if question.split is None:
+        raise MissingTruth(f"prompt {group.prompt.id}: expected a POPE split, got none")
+    is_there = scene_of(group.prompt).thing(question.kind) is not None
+    text = group.completions[0].text
+    return pope_row(text, "yes" if is_there else "no", question.split)
+
+
+def _asked_row(group: RolloutGroup, is_turn: bool) -> dict[str, int]:
+    """Whether an answer is right (MissingTruth when that is not known)."""
+    question = question_of(group.prompt)
+    text = group.completions[0].text
+    name = "turns" if is_turn else f"{question.about}_asked"
+    right = is_right(text, question, scene_of(group.prompt))
+    return {right_column(name): int(right), asked_column(name): 1}
