@@ -83,7 +83,7 @@ def test_scores_of_a_whole_run_with_intervals(tmp_path: Path) -> None:
         value, low, high = cells[place]
         assert low <= value <= high
     said = summary(read_run(run_dir))
-    assert said.startswith("After 8 steps on 32 pairs ") and said.count("\n") == 1
+    assert said.startswith("After 8 steps ") and said.count("\n") == 1
     assert f"python -m cluster.report {run_dir} --serve" in said
 
 
@@ -104,7 +104,7 @@ def test_settings_are_compared_with_the_defaults_of_their_kinds() -> None:
         "reward.judge.kind": ["answer", "rules"],
         "learner.optimizer.lr": ["3e-05", "1e-06"],
         "model.tuning.kind": ["lora", "full"],
-        "model.tuning.r": ["32", "16"],
+        "model.tuning.r": ["32", "128"],
     }
 
 
