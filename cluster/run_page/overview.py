@@ -79,9 +79,8 @@ def _newest(store: RunStore) -> list[Mapping[str, Any]]:
     events = [event for event in events if event]
     if store.work:
         events.append({"time": store.work[-1][3]})
-    groups = store.ask("select max(time) from items")
-    if groups[0][0] is not None:
-        events.append({"time": groups[0][0]})
+    for (at,) in store.ask("select time from items order by place desc limit 1"):
+        events.append({"time": at})
     return events
 
 
