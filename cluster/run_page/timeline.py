@@ -38,9 +38,8 @@ def timeline(
         # Loading models before the first step would take most of the picture.
         begin = min((call[2] for call in trained), default=calls[0][2])
     if end is None:
-        # Up to the last step and what follows it at once, not the test split's answers.
-        ends = [call[3] for call in calls if call[1] in ("train", "checkpoint")]
-        end = max(ends, default=calls[-1][3])
+        # Whoever waits for the last checkpoint, or answers the test split, is not idle in the training.
+        end = max(call[3] for call in (trained or calls))
     by_lane: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         if call[3] > begin and call[2] < end:
