@@ -16,6 +16,11 @@ def question_of(prompt: Prompt) -> str:
     return "\n".join(turns)
 
 
+def last_question_of(prompt: Prompt) -> str:
+    """The text of the last turn, which is what the answer is to."""
+    return _text_of(prompt.messages[-1])
+
+
 def _text_of(message: Message) -> str:
     texts = [part.text for part in message.parts if part.kind == "text"]
     return "\n".join(texts)

@@ -18,6 +18,7 @@ RAY_MODULES = (
     "test_gpu_first_hour",
     "test_judge_quality",
     "test_leaving_nodes",
+    "test_notebook",
     "test_placement",
     "test_private_runs",
     "test_ray_jobs",

@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 from actors.povid.prompt import render_messages
 from actors.povid.reply import read_reply
 from common.config.povid import ErrorKind, PovidConfig
-from common.conversation import question_of
+from common.conversation import last_question_of, question_of
 from common.data.images import read
 from common.endpoint.chat_endpoint import ChatEndpoint
 from common.endpoint.errors import EndpointError
@@ -95,7 +95,7 @@ def suited_kinds(
     As in the paper, captions get wrong entities, attributes and relations, all other questions wrong reasoning. A
     caption is recognised by the wording of the request (ours).
     """
-    is_caption = _CAPTION_REQUEST.search(question_of(prompt)) is not None
+    is_caption = _CAPTION_REQUEST.search(last_question_of(prompt)) is not None
     suited = CAPTION_KINDS if is_caption else QUESTION_KINDS
     distinct = list(dict.fromkeys(kinds))
     suiting = [kind for kind in distinct if kind in suited]

@@ -25,8 +25,8 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 
 Engines and learner that share GPUs take turns: see `cluster/run/turns.py`.
 
-Nothing waits in silence: Producer.batch logs a heartbeat and stops the run after `loop.stall_limit_s`, every remote
-call has a limit, and an exception in any task ends all of them.
+Nothing waits in silence: Producer.batch and CheckpointWriter log a heartbeat and stop the run after
+`loop.stall_limit_s`, every remote call has a limit, and an exception in any task ends all of them.
 """
 
 from __future__ import annotations
@@ -107,15 +107,11 @@ class Loop:
             self.state = self._resumed_from.state
             groups = partial(finished_groups, run_dir.journal, self.state.step)
             restore(self.state.sampler, data.prompts, groups)
+        self._forget_other_scores()
         self._weights = weights
         self._turns = turns
         self._checkpoints = CheckpointWriter(
-            run_dir,
-            workers.learner,
-            recorder,
-            self.state,
-            config.checkpoint.keep,
-            self.state.step,
+            config, run_dir, workers.learner, recorder, self.state
         )
         self._producer = Producer(
             config, workers.reward, data, self.state, recorder, turns
@@ -171,6 +167,17 @@ class Loop:
         self._recorder.unused(drops, notes.examples)
         if drops:
             print(f"training: {drops.total():,} not used, {notes.told(drops)}")
+
+    def _forget_other_scores(self) -> None:
+        """Let no score of another measure stand against those of this run."""
+        state = self.state
+        changed = state.measure_by(self._config.evaluation.model_dump(mode="json"))
+        if changed:
+            log.warning(
+                "the best score so far, of step %s, was measured by another %s: the next checkpoint becomes the best",
+                state.best_step,
+                ", ".join(changed),
+            )
 
     async def _resume(self, checkpoint: Checkpoint | None) -> None:
         """Bring the learner's state and the engines' weights to where the checkpoint was, or to the start policy."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from actors.weights.held_files import sweep_held
 from cluster.runtime.environment import passed_variables, with_variables
 from cluster.runtime.gauges import Gauges
 from cluster.runtime.node_calls import (
@@ -31,6 +32,7 @@ from cluster.runtime.seated import GPUS, look, seated
 from cluster.runtime.shared_gpus import SharedGpus
 from common.config import Cluster
 from common.errors import UserError
+from common.node_address import NODE_ADDRESS
 from common.protocols import Handle, Pulse, Sight
 
 CONNECT_LIMIT_S = 10.0
@@ -258,7 +260,7 @@ class RayRuntime:
         strategy = self._reservation.strategy_of(name)
         if strategy is not None:
             options["scheduling_strategy"] = strategy
-        worker = seated(worker, str(Path.cwd()), name)
+        worker = seated(worker, str(Path.cwd()), name, note_node_address)
         if self._passed:
             worker = with_variables(worker)
             args = (self._passed, *args)
@@ -342,12 +344,21 @@ class RayRuntime:
         return None
 
     def shutdown(self) -> None:
-        """Kill our actors and give the reservation back; stop the cluster if it was ours."""
+        """Kill our actors, sweep what they held, give the reservation back; stop the cluster if it was ours."""
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors.clear()
         self._reservation.release()
         self._ray.shutdown()
+        # On other machines the next start does it.
+        sweep_held()
+
+
+def note_node_address() -> None:
+    """In an actor's process: keep what Ray knows this node by, where those find it who know no Ray."""
+    import ray
+
+    os.environ[NODE_ADDRESS] = ray.util.get_node_ip_address()
 
 
 def _hide_ray_messages() -> None:

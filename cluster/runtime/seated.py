@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from actors.weights.held_files import HeldFiles
 from cluster.runtime.processes import family, output_file
 from common.command_line.log_lines import start_lines
-from common.held_files import HeldFiles
 from common.protocols import Pulse, Sight, Vitals
 
 GPUS = "CUDA_VISIBLE_DEVICES"
@@ -47,13 +47,23 @@ def look(nonce_file: str, paths: Sequence[str]) -> Sight:
     )
 
 
-def seated(worker: type, folder: str, role: str = "") -> type:
+def seated(
+    worker: type,
+    folder: str,
+    role: str = "",
+    arrive: Callable[[], None] | None = None,
+) -> type:
     """The class of a worker with `survey`, which works in this folder where there is one of that name.
 
     Relative paths then mean what they mean to the controller. With a role its process writes lines of that role.
+
+    Args:
+        arrive: called in the worker's process before all else.
     """
 
     def start(self: Any, *args: Any) -> None:
+        if arrive is not None:
+            arrive()
         # Another node may have none; what is missing there is told by `survey`.
         with suppress(OSError):
             os.chdir(folder)

@@ -25,6 +25,7 @@ SET_BY_US = {
     "DS_ACCELERATOR": "learner.num_gpus",
     "LOCAL_RANK": RANKS,
     "RANK": RANKS,
+    "SIGHTLINE_NODE_ADDRESS": "nothing, it is what Ray knows a node by (ray start --node-ip-address)",
     "SIGHTLINE_ACTOR_PID": "nothing, it is how vLLM's processes find their actor",
     "WORLD_SIZE": RANKS,
     "MASTER_ADDR": RANKS,
@@ -270,9 +271,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _quantised_whole(self) -> RunConfig:
-        tuning = self.model.tuning
-        is_quantized = isinstance(tuning, Lora) and tuning.quantize != "none"
-        if is_quantized and self.learner.zero_stage == 3:
+        if self.model.tuning.is_quantized and self.learner.zero_stage == 3:
             raise ValueError(
                 "learner.zero_stage = 3 cannot split 4-bit weights, got model.tuning.quantize = nf4; use stage 2"
             )

@@ -28,6 +28,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerBase,
     get_cosine_schedule_with_warmup,
+    get_wsd_schedule,
 )
 
 from common.shapes.batches import (
@@ -48,13 +49,17 @@ DENSE = len(SHAPES)
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Optimiser settings of one stage: AdamW, linear warm-up, cosine decay, clipping at norm 1."""
+    """Optimiser settings of one stage: AdamW, linear warm-up, decay, clipping at norm 1.
+
+    The learning rate falls by a cosine over the whole stage, or linearly over its last `decay_steps`.
+    """
 
     steps: int
     batch_size: int
     lr: float
     warmup_steps: int = 50
     weight_decay: float = 0.01
+    decay_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +168,18 @@ def descend(
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.lr, weight_decay=stage.weight_decay
     )
-    schedule = get_cosine_schedule_with_warmup(
-        optimizer, stage.warmup_steps, stage.steps
-    )
+    if stage.decay_steps is None:
+        schedule = get_cosine_schedule_with_warmup(
+            optimizer, stage.warmup_steps, stage.steps
+        )
+    else:
+        schedule = get_wsd_schedule(
+            optimizer,
+            stage.warmup_steps,
+            stage.decay_steps,
+            num_training_steps=stage.steps,
+            decay_type="linear",
+        )
     steps = islice(losses, stage.steps)
     with tqdm(steps, total=stage.steps, desc=name, mininterval=5.0) as progress:
         for loss in progress:

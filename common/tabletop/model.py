@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch.nn.functional import interpolate
 from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -21,6 +22,7 @@ from common.tabletop.language import CAPTION_PROMPTS, caption
 from common.tabletop.render import IMAGE_SIZE
 from common.tabletop.scenes import COLOURS, KINDS, MAX_NUMBER, NUM_CELLS, Scene, Thing
 
+SHAPES_POLICY = Path(parts.__file__).parent / "policy"
 ASKED: tuple[About, ...] = ("yes_no", "colour", "place", "number")
 
 
@@ -30,8 +32,28 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """A policy with random weights, float32."""
-    return parts.build_model(tokenizer, IMAGE_SIZE)
+    """The shapes world's policy with this world's words and patches, float32; new words have random embeddings.
+
+    It knows how to read a picture cell by cell, as a pre-trained model does; from random weights that takes many times
+    as many conversations.
+    """
+    model = parts.build_model(tokenizer, IMAGE_SIZE)
+    first = LlavaForConditionalGeneration.from_pretrained(SHAPES_POLICY)
+    words = PreTrainedTokenizerFast.from_pretrained(SHAPES_POLICY).get_vocab()
+    weights = model.state_dict()
+    for name, weight in first.state_dict().items():
+        ours = weights[name]
+        if ours.shape == weight.shape:
+            ours.copy_(weight)
+        elif weight.dim() == 4:
+            # Patches are smaller: the filters shrink, and their sums stay.
+            scale = weight.shape[-1] / ours.shape[-1]
+            ours.copy_(scale**2 * interpolate(weight, ours.shape[2:], mode="bilinear"))
+        else:
+            for word, index in tokenizer.get_vocab().items():
+                if word in words:
+                    ours[index].copy_(weight[words[word]])
+    return model
 
 
 def save(

@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,10 @@ from common.tabletop.scenes import (
 
 NUM_QUESTIONS = 6
 """Questions per picture of stage 2."""
+POOL = 8
+"""Batches that are drawn at once, to be sorted by length."""
+Taught: TypeAlias = tuple[Scene, list[tuple[str, str]]]
+"""A scene and its conversation, (question, answer) turns."""
 DENSE = len(KINDS)
 """Most things of a scene in stage 1: full scenes have more to see."""
 
@@ -66,9 +71,11 @@ class TextStage(Stage):
     quiz: bool = False
 
 
-TOWER_STAGE = Stage(steps=900, batch_size=48, lr=1.5e-3)
-QUESTION_STAGE = TextStage(steps=300, batch_size=32, lr=2e-3, quiz=True)
-TEXT_STAGE = TextStage(steps=600, batch_size=32, lr=1.5e-3, hidden=0.25)
+TOWER_STAGE = Stage(steps=450, batch_size=48, lr=1.5e-3)
+QUESTION_STAGE = TextStage(steps=100, batch_size=24, lr=1.5e-3, quiz=True)
+TEXT_STAGE = TextStage(
+    steps=450, batch_size=32, lr=1.5e-3, hidden=0.25, warmup_steps=30, decay_steps=60
+)
 
 
 def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -> None:
@@ -124,6 +131,26 @@ def lesson(scene: Scene, rng: random.Random, is_quiz: bool) -> list[tuple[str, s
     return [(question.text, answer(question, told)) for question in questions]
 
 
+def _batches(
+    scenes: Iterator[Scene], stage: TextStage, rng: random.Random
+) -> Iterator[list[Taught]]:
+    """Batches of conversations of about the same length, so that little of a batch is padding, in random order."""
+    while True:
+        pool: list[Taught] = []
+        for scene in islice(scenes, POOL * stage.batch_size):
+            pool.append((scene, lesson(scene, rng, stage.quiz)))
+        pool.sort(key=_num_chars)
+        starts = list(range(0, len(pool), stage.batch_size))
+        rng.shuffle(starts)
+        for start in starts:
+            yield pool[start : start + stage.batch_size]
+
+
+def _num_chars(taught: Taught) -> int:
+    _, turns = taught
+    return sum(len(question) + len(text) for question, text in turns)
+
+
 def train_text(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
@@ -137,11 +164,10 @@ def train_text(
     scenes = stream_scenes("train", seed=rng.getrandbits(32), bias=bias)
 
     def losses() -> Iterator[Tensor]:
-        while True:
-            shown = list(islice(scenes, stage.batch_size))
-            lessons = [lesson(scene, rng, stage.quiz) for scene in shown]
-            visible = [visible_tokens(rng, stage.hidden) for _ in shown]
-            images = [render(scene) for scene in shown]
+        for taught in _batches(scenes, stage, rng):
+            images = [render(scene) for scene, _ in taught]
+            lessons = [turns for _, turns in taught]
+            visible = [visible_tokens(rng, stage.hidden) for _ in taught]
             batch = picture_batch(tokenizer, images, lessons, visible)
             output = model(
                 input_ids=batch.input_ids,

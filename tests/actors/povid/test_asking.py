@@ -120,3 +120,14 @@ def test_kinds_follow_request_seed_and_id(prompt: Prompt) -> None:
     assert set(drawn_kinds(0, question, ("entity",))) == {"entity"}
     rows = rows_of(prompt, PovidConfig(every_kind=True))
     assert [row.id for row in rows] == ["p/entity", "p/attribute", "p/relation"]
+
+
+def test_the_last_turn_decides_what_is_a_caption(prompt: Prompt) -> None:
+    """A caption in an earlier turn makes the answer to a later question no caption."""
+    said = Message("assistant", (Part("text", "A cup."),))
+    asked = Message("user", (Part("text", "What colour is the cup?"),))
+    longer = replace(prompt, messages=(*prompt.messages, said, asked))
+    (row,) = rows_of(longer, PovidConfig())
+    assert row.kind == "reasoning"
+    (row,) = rows_of(make_prompt("What is on the table?"), PovidConfig())
+    assert row.kind != "reasoning"

@@ -16,7 +16,7 @@ from cluster.run.recorder import Recorder
 from common.metrics import read_lines
 from common.records import Dropped, PreferencePair, StepResult
 from reward.worker import RewardWorker
-from tests.cluster.harm.test_tally import group, judged
+from tests.cluster.harm.groups import group, judged
 from tests.cluster.runs import events, killed_at, make_config, run
 from tests.fakes import FakeLearner, FakeRolloutWorker
 
@@ -68,8 +68,10 @@ def test_a_run_says_it_in_the_log_the_journal_and_the_report(
 
 
 def test_groups_are_in_the_metrics(tmp_path: Path) -> None:
-    _, run_dir = run(make_config(tmp_path))
+    runtime, run_dir = run(make_config(tmp_path))
     lines = read_lines(run_dir / "metrics.jsonl")
+    # Whoever watches the cluster sees the newest.
+    assert runtime.shown == lines[-1]
     first = lines[0]
     assert first["completions/mean_length"] > 10
     assert 0 < first["completions/distinct_texts"] <= 1
@@ -88,6 +90,17 @@ def test_a_resumed_run_goes_on_with_its_watch(tmp_path: Path) -> None:
     account = audit(run_dir)
     assert account.faults == []
     assert account.overwritten["warning"] == 1
+
+
+def test_a_start_from_the_beginning_overwrites_what_was_said(tmp_path: Path) -> None:
+    """Killed before the first checkpoint: nothing says `resume`, and the second start has nothing to warn of."""
+    config = make_config(tmp_path, checkpoint__interval=8)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, learner=KilledDriftingLearner)
+    _, run_dir = run(config, resume=True)
+    assert events(run_dir, "resume") == []
+    assert [event["step"] for event in warnings(run_dir)] == [6]
+    assert read_run(run_dir).warnings() == []
 
 
 def test_what_was_said_before_a_checkpoint_is_not_said_again(tmp_path: Path) -> None:

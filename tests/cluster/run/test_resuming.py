@@ -175,7 +175,7 @@ def test_keys_that_only_one_config_has_are_changes_too() -> None:
         {"reward": {"judge": {"kind": "endpoint", "budget": {"calls": 3}}}},
         {"reward": {"judge": {"kind": "rules"}}},
     )
-    assert (budget.key, budget.now) == ("reward.judge.budget", None)
+    assert (budget.key, budget.now) == ("reward.judge.budget.calls", None)
     assert budget.is_allowed
     assert (kind.key, kind.before, kind.now) == (
         "reward.judge.kind",

@@ -1,6 +1,8 @@
-"""Two ZeRO-3 ranks, an engine of one worker and one of two, on a cluster of two nodes: `python -m … OUT`.
+"""Two ZeRO-3 ranks, an engine of one worker and one of two, on a cluster of two nodes: `python -m … OUT [ADDRESS]`.
 
-A process of its own: one that has loaded models could not fork Ray's. Writes OUT/proof.json.
+A process of its own: one that has loaded models could not fork Ray's. Writes OUT/proof.json. With an address it takes
+the cluster that is there: `bash tests/cluster/weights/two_namespaces.sh OUT` starts one whose nodes have a network
+each.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from cluster.weights.transport import transport_of
 from common.config import Cluster, RunConfig
 from common.data.images import ImageStore
 from common.protocols import GenerationRequest
+from common.push.meeting import Meeting
+from common.push.plan import PushPlan
+from common.records import LoadReport
 from learner.learner import Learner
 from tests.learner.helpers import make_pairs
 from tests.probes import one_answer
@@ -62,10 +67,21 @@ def config_of(out: Path, split: int) -> RunConfig:
 
 
 class Worker(RolloutWorker):
-    """Can be killed."""
+    """Can be killed, and says which push it has begun to take."""
+
+    receiving = 0
 
     def pid(self) -> int:
         return os.getpid()
+
+    def version_in_receive(self) -> int:
+        return self.receiving
+
+    async def receive(
+        self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
+    ) -> LoadReport:
+        self.receiving = version
+        return await super().receive(version, plan, meeting, first_rank)
 
 
 def requests_about(store: ImageStore) -> list[GenerationRequest]:
@@ -133,9 +149,12 @@ class Proof:
         """Kill the second engine's worker in the middle of a push."""
         survivor, victim = self.engines
         pid = await victim.handle.call("pid")
-        begun = time.monotonic()
         delivery = asyncio.create_task(self.transport.deliver(3, self.engines))
-        await asyncio.sleep(0.05)
+        while (
+            await victim.handle.call("version_in_receive") < 3 and not delivery.done()
+        ):
+            await asyncio.sleep(0.001)
+        begun = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         delivered = await delivery
         return {
@@ -147,6 +166,16 @@ class Proof:
         }
 
 
+def prove(out: Path, address: str) -> None:
+    """On the cluster at this address."""
+    runtime = RayRuntime(Cluster(address=address), plan(config_of(out, 1)))
+    try:
+        outcome = asyncio.run(Proof(runtime, out).run())
+        (out / "proof.json").write_text(json.dumps(outcome))
+    finally:
+        runtime.shutdown()
+
+
 def main(out: Path) -> None:
     from ray.cluster_utils import Cluster as Nodes
 
@@ -155,14 +184,16 @@ def main(out: Path) -> None:
         initialize_head=True, head_node_args={**options, "include_dashboard": False}
     )
     nodes.add_node(**options)
-    runtime = RayRuntime(Cluster(address=nodes.address), plan(config_of(out, 1)))
     try:
-        outcome = asyncio.run(Proof(runtime, out).run())
-        (out / "proof.json").write_text(json.dumps(outcome))
+        prove(out, nodes.address)
     finally:
-        runtime.shutdown()
         nodes.shutdown()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # An address is that of a cluster which somebody else has started.
+    folder, *addresses = sys.argv[1:]
+    if addresses:
+        prove(Path(folder), addresses[0])
+    else:
+        main(Path(folder))
