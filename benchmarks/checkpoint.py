@@ -1,4 +1,4 @@
-"""What a checkpoint costs the steps: `python -m benchmarks.checkpoint [--size issue --steps 4 --out FILE]`.
+"""What a checkpoint costs the steps: `python -m benchmarks.checkpoint [--size issue --steps 4 --saves 3 --out FILE]`.
 
 The learner trains a random model of LLaVA-1.5's architecture (42 M parameters, full fine-tuning, float32, one rank on
 the CPU) and saves its state, once beside the next steps and once with the steps waiting (`checkpoint.background`).
@@ -10,21 +10,25 @@ the CPU) and saves its state, once beside the next steps and once with the steps
     waiting_s       the same checkpoint while the steps wait; waiting_share = waiting_s / step_s
     gigabytes       of the checkpoint
 
-The last line is one JSON object.
+Steps alone and steps beside a checkpoint take turns, so that other work of the machine meets both; every figure is a
+median. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import shutil
 import statistics
 import tempfile
 import threading
 import time
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured_on import measured_on
 from benchmarks.step_model import SIZES, build, make_pairs
 from common.config import RunConfig
 from common.data.images import ImageStore
@@ -59,40 +63,56 @@ def measure(
     config: RunConfig,
     pairs: list[PreferencePair],
     steps: int,
+    saves: int,
     folder: Path,
 ) -> dict[str, float]:
-    """Steps, a checkpoint, and steps again."""
+    """Steps, a checkpoint, and steps again, `saves` times; medians."""
     from learner.learner import Learner
 
     trainer = Learner(config)
     trainer.start()
+    numbers = itertools.count()
 
-    def step(number: int) -> float:
+    def step() -> float:
         begun = time.perf_counter()
-        trainer.step(number, pairs)
+        trainer.step(next(numbers), pairs)
         return time.perf_counter() - begun
 
-    # The first one warms up.
-    step(0)
-    alone = [step(number) for number in range(1, steps + 1)]
-    # torch keeps pages of the first copy for the next ones.
+    # The first one warms up, and torch keeps pages of the first copy for the next ones.
+    step()
     trainer.save(folder / "first")
     _wait(trainer)
+    alone: list[float] = []
+    rounds: list[dict[str, float]] = []
+    for number in range(saves):
+        alone += [step() for _ in range(steps)]
+        rounds.append(_save_once(trainer, step, folder / str(number)))
+    trainer.close()
+    figures = {"step_s": statistics.median(alone)}
+    for name in rounds[0]:
+        figures[name] = statistics.median(one[name] for one in rounds)
+    return figures
+
+
+def _save_once(
+    trainer: Any, step: Callable[[], float], folder: Path
+) -> dict[str, float]:
+    """One checkpoint with a step beside it."""
     begun = time.perf_counter()
-    trainer.save(folder / "second")
+    trainer.save(folder)
     copied = time.perf_counter()
     whole: list[float] = []
     watch = threading.Thread(target=lambda: whole.append(_wait(trainer)))
     watch.start()
-    beside = step(steps + 1)
+    beside = step()
     watch.join()
-    trainer.close()
+    size = _size(folder)
+    shutil.rmtree(folder)
     return {
-        "step_s": statistics.median(alone),
         "copy_s": copied - begun,
         "step_beside_s": beside,
         "write_s": whole[0] - copied,
-        "gigabytes": _size(folder / "second") / 1e9,
+        "gigabytes": size / 1e9,
     }
 
 
@@ -108,7 +128,7 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def run(size_name: str, steps: int) -> dict[str, Any]:
+def run(size_name: str, steps: int, saves: int) -> dict[str, Any]:
     """Both ways on the same model and pairs."""
     size = SIZES[size_name]
     with tempfile.TemporaryDirectory() as scratch:
@@ -119,7 +139,7 @@ def run(size_name: str, steps: int) -> dict[str, Any]:
         for name, background in (("beside", True), ("waiting", False)):
             config = run_config(folder / "model", folder / name, background)
             saved = folder / name / "saved"
-            sides[name] = measure(config, pairs, steps, saved)
+            sides[name] = measure(config, pairs, steps, saves, saved)
     beside, waiting = sides["beside"], sides["waiting"]
     step_s = beside["step_s"]
     return {
@@ -138,15 +158,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=sorted(SIZES), default="issue")
-    parser.add_argument("--steps", type=int, default=4, help="counted steps")
+    parser.add_argument(
+        "--steps", type=int, default=4, help="counted before every checkpoint"
+    )
+    parser.add_argument("--saves", type=int, default=3, help="counted checkpoints")
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     options = parser.parse_args()
     figures: dict[str, Any] = {
         "benchmark": "checkpoint",
         "size": options.size,
-        "versions": {"torch": metadata.version("torch")},
+        **measured_on(("torch",)),
     }
-    for name, value in run(options.size, options.steps).items():
+    for name, value in run(options.size, options.steps, options.saves).items():
         figures[name] = round(value, 4)
     line = json.dumps(figures)
     if options.out:

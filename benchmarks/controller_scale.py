@@ -169,6 +169,9 @@ def measure(num_engines: int, arguments: argparse.Namespace) -> dict[str, Any]:
     from cluster.run.recorder import Recorder
     from cluster.run.run_dir import RunDir
     from cluster.run.training_data import TrainingData
+    from cluster.run.turns import Turns
+    from cluster.weights.engine_weights import EngineWeights
+    from cluster.weights.transport import transport_of
 
     learner = SimulatedLearner(arguments.step_s, arguments.push_s)
     workers, handles = simulated_workers(num_engines, learner, arguments)
@@ -179,7 +182,11 @@ def measure(num_engines: int, arguments: argparse.Namespace) -> dict[str, Any]:
         with RunDir(config, resume=False) as run_dir:
             recorder = Recorder(run_dir.path)
             prompts = simulated_prompts(arguments.prompts, recorder.pairs.store)
-            loop = Loop(config, run_dir, workers, TrainingData(prompts, ()), recorder)
+            data = TrainingData(prompts, ())
+            turns = Turns(config.cluster, workers)
+            transport = transport_of(config, workers.learner, turns)
+            weights = EngineWeights(workers.rollout, transport, turns)
+            loop = Loop(config, run_dir, workers, data, recorder, weights, turns)
             meter = Meter(run_dir.path, config.learner.num_steps, handles)
             with (
                 recorder.training(config.learner, 0),

@@ -78,9 +78,9 @@ class Run:
 
     def __init__(self, runtime: Any, config: RunConfig, num_engines: int) -> None:
         from actors.rollout import RolloutWorker
-        from cluster.run.delivery import Delivery
         from cluster.run.turns import Turns
         from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
+        from cluster.weights.transport import transport_of
         from learner.learner import Learner
 
         self._runtime = runtime
@@ -91,7 +91,7 @@ class Run:
         engines = [RolloutClient(handle, LIMIT_S) for handle in self._handles[1:]]
         self.workers = Workers(engines, [], self.learner)
         turns = Turns(config.cluster, self.workers)
-        self.delivery = Delivery(config, self.learner, turns)
+        self.transport = transport_of(config, self.learner, turns)
 
     def _spawn(self, worker: type, *args: Any) -> Any:
         name = worker.__name__
@@ -111,7 +111,7 @@ class Run:
         # One more: the first push fills Ray's store.
         for version in range(1, repeats + 2):
             begun = time.perf_counter()
-            delivered = await self.delivery.deliver(version, engines)
+            delivered = await self.transport.deliver(version, engines)
             delivered.check()
             seconds.append(time.perf_counter() - begun)
             if version > 1:

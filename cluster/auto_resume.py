@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from cluster.signals import STATUS_OF_SIGNALS
+from common.errors import UserError
 
 OPTION = "--auto-resume"
 FIRST_PAUSE_S = 1.0
@@ -37,7 +38,14 @@ def run_again(command: Sequence[str], most: int) -> int:
 
     Returns:
         The last exit status. Signals that ask for an end reach the child, and end both.
+
+    Raises:
+        UserError: `most` is below 0.
     """
+    if most < 0:
+        raise UserError(
+            f"{OPTION}: expected how often to start again, got {most}; give 0 or more"
+        )
     words = list(command)
     for count in range(most + 1):
         status = _run(words)

@@ -73,15 +73,12 @@ def exit_status(call: Callable[[], int | None], interrupted: str) -> int:
     try:
         with raising_on_sigterm():
             return call() or 0
-    except Interrupted as end:
+    except (Interrupted, KeyboardInterrupt) as end:
         print(interrupted, file=sys.stderr)
-        return end.status
-    except UserError as error:
+        return status_of(end)
+    except (UserError, RunFailed) as error:
         print(f"error: {plain_message(error)}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return status_of(error)
     except BrokenPipeError:
         if _stdout_is_open():
             raise
@@ -91,11 +88,21 @@ def exit_status(call: Callable[[], int | None], interrupted: str) -> int:
         if line is None or os.environ.get("SIGHTLINE_DEBUG"):
             raise
         print(f"error: {line}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print(interrupted, file=sys.stderr)
+        return status_of(error)
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status of a command that ends with this error, except for a closed pipe; see `exit_status`."""
+    if isinstance(error, Interrupted):
+        return error.status
+    if isinstance(error, KeyboardInterrupt):
         number = SIGTERM if isinstance(error, Terminated) else SIGINT
         return STATUS_OF_SIGNALS + number
+    if isinstance(error, UserError):
+        return 2
+    if isinstance(error, OSError) and file_trouble(error) is not None:
+        return 2
+    return 1
 
 
 def _stdout_is_open() -> bool:
@@ -137,11 +144,15 @@ def file_trouble(error: OSError) -> str | None:
 def command_parser(
     prog: str, description: str, epilog: str = ""
 ) -> argparse.ArgumentParser:
-    """A parser whose help keeps the lines of its texts."""
+    """A parser whose help keeps the lines of its texts.
+
+    Options are written out: code that looks for one among the words of a line would miss its beginning alone.
+    """
     return argparse.ArgumentParser(
         prog=prog,
         description=description,
         epilog=epilog,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

@@ -14,7 +14,6 @@ suites on the command line (`--evaluation.suites '["shapes"]'`).
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import tempfile
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.measured import Measured
     from common.protocols import Runtime
+    from reward.suites.scorecard import Scorecard
 
 WORLD_PRESETS = {
     SHAPES_POLICY: Path(__file__).parent / "configs" / "shapes_online.toml",
@@ -60,15 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return evaluate_judge.main(words[1:])
 
     def call() -> None:
-        config = _with_file(config_of(argv))
-        _check_policies(config)
-        _check_outputs(config.evaluate)
-        asyncio.run(_run(config))
+        measure_policies(config_of(argv))
 
     return exit_status(
         call,
         "interrupted; run the same command again, which with --out goes on where it was",
     )
+
+
+def measure_policies(config: EvaluateConfig) -> dict[str, Scorecard]:
+    """Measure the policies, print their scorecards and write what was asked for; by name, `start` before `policy`.
+
+    Raises:
+        UserError: an input is wrong, or there is nothing to measure.
+    """
+    from cluster.jobs.event_loop import run_async
+
+    config = _with_file(config)
+    _check_policies(config)
+    _check_outputs(config.evaluate)
+    return run_async(_run(config))
 
 
 def config_of(argv: Sequence[str] | None = None) -> EvaluateConfig:
@@ -241,7 +252,7 @@ def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:
     return config.model_copy(update={"evaluation": evaluation})
 
 
-async def _run(config: EvaluateConfig) -> None:
+async def _run(config: EvaluateConfig) -> dict[str, Scorecard]:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.policies import PolicyMeasuring
     from cluster.runtime.judge_check import checked_judge
@@ -270,8 +281,9 @@ async def _run(config: EvaluateConfig) -> None:
             measured = await measuring.run()
         finally:
             runtime.shutdown()
-        _write(evaluator, config, measured)
+        cards = _write(evaluator, config, measured)
         measuring.forget()
+        return cards
 
 
 async def _check_pictures(
@@ -289,8 +301,8 @@ def _write(
     evaluator: Evaluator,
     config: EvaluateConfig,
     measured: dict[str, Measured],
-) -> None:
-    """Print the scorecards and write what was asked for."""
+) -> dict[str, Scorecard]:
+    """Print the scorecards and write what was asked for; returns the scorecards."""
     from cluster.evaluation.measured import write_answer_files
     from cluster.evaluation.samples_page import write_samples
     from cluster.report import print_scorecards, write_scorecards
@@ -318,6 +330,7 @@ def _write(
             config.evaluation.samples_shown,
             f"{settings.policy} on the {settings.split} split",
         )
+    return cards
 
 
 def _check_prompts(evaluator: Evaluator, config: EvaluateConfig) -> None:

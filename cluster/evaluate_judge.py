@@ -9,7 +9,6 @@ errs. The judge is that of `--preset` and of `--reward.judge.…`, as in a run.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cluster.entry import add_preset, command_parser, exit_status, parse_line
 from cluster.flags import JUDGE_FLAGS
+from cluster.jobs.event_loop import run_async
 from common.config.flags import add_flags, given_flags
 from common.config.jobs import JudgeJobConfig
 from common.config.overrides import describe_keys, load
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         for output in (config.test_judge.out, config.test_judge.page):
             if output is not None:
                 check_output_file(output)
-        asyncio.run(_run(config))
+        run_async(_run(config))
 
     return exit_status(call, "interrupted; run the same command again")
 

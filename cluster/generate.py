@@ -44,7 +44,7 @@ METHODS: dict[str, tuple[str, type[GenerateConfig], tuple[Flag, ...]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when the set is complete, else as cluster.entry says."""
     return exit_status(
-        lambda: _run(config_of(argv)), "stopped; the same command goes on from here"
+        lambda: make_set(config_of(argv)), "stopped; the same command goes on from here"
     )
 
 
@@ -74,7 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(config: GenerateConfig) -> None:
+def make_set(config: GenerateConfig) -> None:
+    """Make the set that a config asks for (UserError when an input is wrong)."""
     check_output_path(config.generate.out, "--out")
     if isinstance(config, PovidJobConfig):
         from cluster.jobs import povid_job

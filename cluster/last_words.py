@@ -37,7 +37,7 @@ def last_words(run_dir: Path) -> Iterator[None]:
         with suppress(OSError), path.open("a", encoding="utf-8") as file:
             file.write(time.strftime("--- %Y-%m-%d %H:%M:%S %z\n"))
             file.write("".join(traceback.format_exception(error)))
-        line = f"{_line_of(error)}; the traceback is in {path}; {_next(run_dir)}"
+        line = f"{line_of(error)}; the traceback is in {path}; {_next(run_dir)}"
         raise RunFailed(line) from None
 
 
@@ -46,11 +46,11 @@ def _is_about_a_file(error: Exception) -> bool:
     return isinstance(cause, OSError) and file_trouble(cause) is not None
 
 
-def _line_of(error: Exception) -> str:
+def line_of(error: Exception) -> str:
     """The message, with the type of an error that is a bug."""
     lines = plain_message(error).strip().splitlines()
     message = lines[0][:MAX_SHOWN] if lines else ""
-    if isinstance(error, RunFailed):
+    if isinstance(error, UserError | RunFailed):
         return message
     kind = type(getattr(error, "cause", None) or error).__name__
     return f"{kind}: {message}" if message else kind

@@ -9,6 +9,7 @@ import base64
 import io
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from jinja2 import (
 from PIL import Image
 
 from common.data import images
+from common.data.words import WORD, words
 from common.errors import Refused
 from common.records import ImageRef, Prompt
 
@@ -53,6 +55,36 @@ def marked(text: str, marks: list[tuple[int, int, str]]) -> tuple[Span, ...]:
     spans.append(Span(text[cursor:]))
     # Marks that touch leave nothing between them.
     return tuple(span for span in spans if span.text)
+
+
+def mark_differences(
+    chosen: str, rejected: str
+) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """Cut both texts into spans and mark the words that the other text does not have at their place.
+
+    Marked spans of the chosen text are of kind "chosen", those of the rejected text of kind "rejected".
+    """
+    chosen_marks: list[tuple[int, int, str]] = []
+    rejected_marks: list[tuple[int, int, str]] = []
+    chosen_places = _word_places(chosen)
+    rejected_places = _word_places(rejected)
+    # From 200 words on difflib anchors on rare words only, which bounds the time for repetitive texts.
+    matcher = SequenceMatcher(None, words(chosen), words(rejected))
+    for kind, begin, end, other_begin, other_end in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        if begin < end:
+            first, last = chosen_places[begin], chosen_places[end - 1]
+            chosen_marks.append((first[0], last[1], "chosen"))
+        if other_begin < other_end:
+            first, last = rejected_places[other_begin], rejected_places[other_end - 1]
+            rejected_marks.append((first[0], last[1], "rejected"))
+    return marked(chosen, chosen_marks), marked(rejected, rejected_marks)
+
+
+def _word_places(text: str) -> list[tuple[int, int]]:
+    """First and past-the-last character of every word, in the order of `words`."""
+    return [match.span() for match in WORD.finditer(text)]
 
 
 def data_url(ref: ImageRef) -> str:

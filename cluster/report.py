@@ -1,18 +1,21 @@
-"""What finished runs came to: `python -m cluster.report RUN_DIR`, or several side by side.
+"""What runs came to: `python -m cluster.report RUN_DIR`, or several side by side.
 
-One run: its scorecard before and after, and where to look further. Several: their scorecards with intervals and the
-config keys that differ; `--out FILE.html` adds their curves and writes all of it on one page.
+One run: its scorecard before and after, and where to look further. `--serve` shows all of it in a browser, while the
+run goes on as well; `--page` writes the same as a folder that opens from disk. Several: their scorecards with intervals
+and the config keys that differ; `--out FILE.html` adds their curves and writes all of it on one page.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.entry import command_parser, exit_status, expand_paths
+from common.errors import UserError
 from common.paths import check_output_file
 
 if TYPE_CHECKING:
@@ -23,29 +26,26 @@ if TYPE_CHECKING:
     from reward.suites.scorecard import Scorecard
 
 
+DEFAULT_PAGE = Path("RUN_DIR/report")
+"""Stands for the folder of whatever run is shown."""
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 """Which direction is better, in one sign."""
 
 
 def print_report(run_dir: Path) -> None:
-    """The scorecard before and after as a table, and where to look further.
+    """The scorecard before and after as a table, and in two sentences what changed and where to look.
 
     Raises:
         UserError: the directory holds no finished run.
     """
     from cluster.evaluation.finished_run import read_run
+    from cluster.evaluation.summary import summary
 
     run = read_run(run_dir)
     print_scorecards(run.cards)
     print_warnings(run.warnings())
-    samples = run_dir / "samples.html"
-    curves = f"curves: tensorboard --logdir {run_dir / 'tensorboard'}"
-    # A run without suites has nothing to show.
-    if samples.exists():
-        print(f"look: {samples}   {curves}")
-    else:
-        print(curves)
-    print(f"policy: {run_dir / 'policy'}   (transformers and `vllm serve` load it)")
+    # Plain, so that a path can be taken from it whatever the width.
+    print(summary(run))
 
 
 def print_scorecards(cards: Mapping[str, Scorecard]) -> None:
@@ -190,13 +190,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="page of the comparison, with curves"
     )
+    _add_page_options(parser)
     options = parser.parse_args(arguments)
 
     def call() -> None:
         expand_paths(options)
-        _report(options.run_dir, options.out)
+        if options.serve or options.page is not None:
+            _show_page(options)
+        else:
+            _report(options.run_dir, options.out)
 
     return exit_status(call, "interrupted")
+
+
+def _add_page_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="show one run in a browser, live; on this machine alone",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8321, help="of --serve; 0 takes any free one"
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        nargs="?",
+        const=DEFAULT_PAGE,
+        metavar="FOLDER",
+        help="write the page of one run as a folder that opens from disk (default: RUN_DIR/report)",
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="RUN_DIR",
+        help="of --serve and --page: the run whose config is compared; none: the defaults",
+    )
+
+
+def _show_page(options: Namespace) -> None:
+    """Serve the page of one run until Ctrl-C, or write it."""
+    if len(options.run_dir) > 1:
+        raise UserError(
+            f"RUN_DIR: expected one run for --serve and --page, got {len(options.run_dir)}; use --out to compare runs"
+        )
+    if options.out is not None or (options.serve and options.page is not None):
+        raise UserError(
+            "--serve, --page, --out: expected one of them, got several; call the command once for each"
+        )
+    from cluster.run_page.run import RunPage
+
+    (run_dir,) = options.run_dir
+    with RunPage(run_dir, options.against) as run:
+        if options.page is not None:
+            from cluster.run_page.files import write_page
+
+            is_default = options.page == DEFAULT_PAGE
+            folder = run_dir / "report" if is_default else options.page
+            print(f"look: {write_page(run, folder)}")
+            return
+        from cluster.run_page.server import PageServer
+
+        with PageServer(run, options.port) as server:
+            print(f"look: {server.url}   (Ctrl-C ends it)", flush=True)
+            server.wait()
 
 
 def _report(run_dirs: Sequence[Path], out: Path | None) -> None:

@@ -31,6 +31,10 @@ class Interrupted(Halted):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.status = STATUS_OF_SIGNALS + number
+        self._signal = signal.Signals(number)
+
+    def __str__(self) -> str:
+        return f"{self._signal.name} asked for an end"
 
 
 @contextmanager
@@ -54,6 +58,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 class EndRequests:
     """While it is open, the first signal asks for an end, and a second one ends at once. A context manager.
 
+    It does nothing outside of the main thread, where Python lets nobody handle signals.
+
     Args:
         ask: called with the reason in the running event loop.
     """
@@ -61,9 +67,12 @@ class EndRequests:
     def __init__(self, ask: Callable[[Interrupted], None]) -> None:
         self._ask = ask
         self._is_asked = False
+        self._hears = threading.current_thread() is threading.main_thread()
         self._handlers_before = {number: signal.getsignal(number) for number in ENDING}
 
     def __enter__(self) -> None:
+        if not self._hears:
+            return
         loop = asyncio.get_running_loop()
         for number in ENDING:
             loop.add_signal_handler(number, self._on_signal, number)
@@ -74,6 +83,8 @@ class EndRequests:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not self._hears:
+            return
         loop = asyncio.get_running_loop()
         for number, handler in self._handlers_before.items():
             loop.remove_signal_handler(number)

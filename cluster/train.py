@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from common.command_line.log_lines import start_lines
 from common.config.overrides import describe_keys, load_config
 
 if TYPE_CHECKING:
-    from cluster.run.run_dir import RunDir
     from common.config import RunConfig
 
 
@@ -112,43 +110,11 @@ def _check_model_here(config: RunConfig) -> None:
 
 
 def _run(config: RunConfig, resume: bool) -> None:
-    from cluster.last_words import last_words
-    from cluster.run.run_dir import RunDir
-
-    with RunDir(config, resume) as run_dir:
-        if not (run_dir.path / "scorecard.json").exists():
-            with last_words(run_dir.path):
-                _train(config, run_dir)
+    from cluster.library import train
     from cluster.report import print_report
 
-    print_report(run_dir.path)
-
-
-def _train(config: RunConfig, run_dir: RunDir) -> None:
-    from cluster.planner.check import check_fits
-    from cluster.run.experiment import Experiment
-    from cluster.runtime.judge_check import checked_judge
-    from cluster.runtime.object_store import push_bytes_of
-    from cluster.runtime.ray_runtime import RayRuntime
-    from common.chat import check_model
-    from common.chat.families import check_bdhs, check_cpu_engines
-    from common.sources import ONLINE_BDHS
-
-    # Before Ray starts: what is wrong with the model directory or the judge is said at once.
-    encoder = check_model(config.model)
-    if not config.rollout.num_gpus:
-        check_cpu_engines(encoder, config.model)
-    if ONLINE_BDHS in config.online_sources:
-        check_bdhs(encoder, config.rollout.bdhs)
-    config = checked_judge(config)
-    check_fits(config)
-    bundles = plan(config)
-    owner = f"train {run_dir.path}"
-    runtime = RayRuntime(config.cluster, bundles, owner, push_bytes_of(config))
-    try:
-        asyncio.run(Experiment(config, run_dir, runtime, bundles).run())
-    finally:
-        runtime.shutdown()
+    run = train(config, resume)
+    print_report(run.path)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from typing import Any
 
 from common.paths import writing
 
+FLUSH_S = 2.0
+"""Whoever follows a run that makes no steps still sees what happens, so much later."""
+
 
 class Journal:
     """Appends events to `RUN_DIR/journal/events.jsonl`. A line that a crash cut stays there, and readers skip it."""
@@ -19,6 +22,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._failure: OSError | None = None
+        self._flushed_at = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         is_torn = _ends_inside_a_line(path)
         self._file = path.open("a", encoding="utf-8")
@@ -33,6 +37,9 @@ class Journal:
         line = {"event": event, "time": round(time.time(), 3), **fields}
         with self._failing_once():
             self._file.write(json.dumps(line) + "\n")
+            if time.monotonic() - self._flushed_at > FLUSH_S:
+                self._flushed_at = time.monotonic()
+                self._file.flush()
 
     def sync(self) -> None:
         """Flush to the disk itself. Called once per learner step."""

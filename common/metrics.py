@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl` (one line per learner step) and TensorBoard files, from the same numbers."""
+"""Metrics of a run: `metrics.jsonl`, one line per learner step."""
 
 from __future__ import annotations
 
@@ -19,17 +19,11 @@ class MetricsWriter:
     """
 
     def __init__(self, run_dir: Path, first_step: int) -> None:
-        # Here, because it imports torch: files that only read metrics do without.
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         path = run_dir / "metrics.jsonl"
         if path.exists():
             _drop_lines_from(path, first_step)
         self._path = path
         self._file = path.open("a", encoding="utf-8")
-        # TensorBoard drops repeated steps itself, by `purge_step`.
-        board_dir = str(run_dir / "tensorboard")
-        self._board = SummaryWriter(board_dir, purge_step=first_step)  # type: ignore[no-untyped-call]
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one step, durably."""
@@ -38,13 +32,10 @@ class MetricsWriter:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         with writing(self._path):
             self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:

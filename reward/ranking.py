@@ -37,7 +37,7 @@ def check_verdict(group: RolloutGroup, verdict: Verdict) -> Dropped | None:
     return Dropped(
         group.id,
         "bad_verdict",
-        f"expected {num_completions} finite scores, got {verdict!r:.200}; "
+        f"expected {num_completions} finite scores, and first_wins None or from 0 to 1, got {verdict!r:.200}; "
         "repair the judge",
     )
 

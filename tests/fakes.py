@@ -73,6 +73,10 @@ class LocalHandle(LocalCalls):
         for call in self._calls:
             call.cancel()
 
+    @property
+    def is_dead(self) -> bool:
+        return self._dead
+
     def hang(self) -> None:
         """Answer nothing any more."""
         self._hangs = True

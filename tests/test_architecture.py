@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "cluster": {"common", "actors", "reward", "learner", "cluster"},
 }
 ROOMS = tuple(MAY_IMPORT)
-FOLDERS = (*ROOMS, "benchmarks", "tests")
+FOLDERS = (*ROOMS, "benchmarks", "docs", "tests")
 HEAVY_HOME = {"vllm": "actors", "deepspeed": "learner", "ray": "cluster"}
 """Each of these packages is imported by one file, which stands in this room."""
 PLUG_INS = {

@@ -1,4 +1,6 @@
-"""The README's path on real parts: BDHS pairs, then mixed online DPO on Ray, vLLM and DeepSpeed, killed and resumed."""
+"""The path of `make demo` (README, docs/results.md) on real parts, in small: BDHS pairs, then mixed online DPO on Ray,
+vLLM and DeepSpeed, killed and resumed.
+"""
 
 import json
 from pathlib import Path

@@ -1,10 +1,12 @@
 """A stranger's run: pictures, a model and a judge that our source knows nothing of, and what our scorecard says of it.
 
-The world is `tests/worlds/stickers.py`. Nothing here edits the source or a config file: every setting is a word of the
-command line. An independent script (transformers, no vLLM, nothing of ours) measures the same policies.
+The world is `tests/worlds/stickers.py`, and the run that of docs/your_own_world.md, to the letter; docs/tutorial.md
+makes the same world. Nothing edits the source or a config file. An independent script (transformers, no vLLM, nothing
+of ours) measures the same policies.
 """
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,13 @@ from typing import Any
 import pytest
 
 from common.data.datasets import read_pairs
+from tests.docs.pages import DOCS, block_with
 from tests.real_runs import command, events, run_to_end, settings
 from tests.worlds import sticker_chair, sticker_judge
 from tests.worlds.sticker_model import sticker_model
 from tests.worlds.stickers import ASK_CAPTION, write_world
+
+PAGE = DOCS / "your_own_world.md"
 
 # The first test also waits for the model to be trained, where no cache has it, and for the run.
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -39,31 +44,37 @@ def model() -> Path:
     return sticker_model()
 
 
+def words_of_the_page(word: str, paths: dict[str, Path]) -> list[str]:
+    """The one command of docs/your_own_world.md that holds a word, with the paths of this test."""
+    text = block_with(PAGE, word).text.replace("\\\n", " ")
+    python, m, *words = shlex.split(text)
+    assert (python, m) == ("python", "-m")
+    for name, path in paths.items():
+        words = [given.replace(name, str(path)) for given in words]
+    return command(*words)
+
+
+def test_a_look_before_the_run(folder: Path, world: Path, model: Path) -> None:
+    """The commands of the page that show what is read, and how the model is prompted."""
+    paths = {"~/world": world, "/tmp/looked-at": folder / "looked-at"}
+    looked = run_to_end(words_of_the_page("import_data prompts", paths), 100)
+    assert "400" in looked
+    seen = run_to_end(words_of_the_page("cluster.doctor", {"~/model": model}), 100)
+    assert "a question" in seen
+
+
 @pytest.fixture(scope="module")
 def run_dir(folder: Path, world: Path, model: Path) -> Path:
     judge = folder / "my_judge.py"
     shutil.copy(sticker_judge.__file__, judge)
-    chair = (
-        f'{{ kind = "chair", path = "{world}", synonyms = "{world}/synonyms.txt", '
-        f'question = "{ASK_CAPTION}" }}'
-    )
-    values = {
-        "run.dir": folder / "run",
-        "model.path": model,
-        "data.prompts": world / "train.jsonl",
-        "data.validation": world / "validation.jsonl",
-        "data.test": world / "test",
-        "reward.judge.kind": f"{judge}:score",
-        "evaluation.suites": f'["prompts", {chair}]',
-        "mixture.online_fraction": 1,
-        "rollout.num_completions": 4,
-        "rollout.max_tokens": sticker_chair.MAX_TOKENS,
-        "learner.num_steps": 30,
-        "learner.global_batch": 16,
-        "learner.optimizer.lr": 1e-4,
-        "checkpoint.interval": 10,
+    paths = {
+        "runs/mine": folder / "run",
+        "~/world": world,
+        "WORLD": world,
+        "~/model": model,
+        "~/my_judge.py": judge,
     }
-    run_to_end(command("cluster.train", *settings(values)), 900)
+    run_to_end(words_of_the_page("evaluation.suites", paths), 900)
     return folder / "run"
 
 

@@ -79,17 +79,21 @@ class AsyncVllmEngine(VllmEngine):
         version: str,
     ) -> str:
         llm = self._llm
-        self._core.expect_silence()
         # "keep" leaves running answers where they are; they go on under the new weights.
         await llm.pause_generation(mode="keep", clear_cache=True)
+        # Only now: a core that hangs does not pause, and is noticed like at any other time.
+        self._core.expect_silence()
         await load()
         # Before generation goes on, so that every token is labelled with its weights.
         await llm.update_weight_version(version)
-        echo = str(await llm.get_weight_version())
+        echo = await self._echo()
         # Not after an error: what the engine holds then is unknown, and it waits for weights that it can take.
         await llm.resume_generation()
         self._core.expect_answers()
         return echo
+
+    async def _echo(self) -> str:
+        return str(await self._llm.get_weight_version())
 
     async def _on_workers(self, method: str, *args: Any) -> list[Any]:
         results: list[Any]

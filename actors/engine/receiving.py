@@ -114,14 +114,18 @@ class Receiving(ABC):
         async with self._swap_lock:
             return await self._gate.calibrate(probe)
 
-    def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
+    async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
         """Refuse (UserError) a push that is not of this engine's model, before any of it is sent.
+
+        An engine that hangs gives no answer. Nobody waits for it then but the learner: in the group of a push all
+        engines would, without sampling.
 
         Returns:
             Where this engine is, and how many workers will come.
         """
         plan.check_model(version, self._model_path)
         self._expected.check_shapes(version, plan.shapes)
+        await self._echo()
         device = str(current_platform.device_type)
         return EngineSeat(network_id(), device, self._num_workers)
 
@@ -216,6 +220,10 @@ class Receiving(ABC):
         Returns:
             The weight version that the engine then reports.
         """
+
+    @abstractmethod
+    async def _echo(self) -> str:
+        """The weight version that the engine itself reports, between two steps."""
 
     @abstractmethod
     async def _load_adapter(self, adapter: LoRARequest) -> None:

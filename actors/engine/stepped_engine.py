@@ -118,7 +118,10 @@ class SteppedVllmEngine(VllmEngine):
         engine.reset_encoder_cache()
         self._halted = False
         self._go_on()
-        return str(engine.get_weight_version())
+        return await self._echo()
+
+    async def _echo(self) -> str:
+        return str(self._engine.get_weight_version())
 
     async def _on_workers(self, method: str, *args: Any) -> list[Any]:
         results: list[Any] = self._engine.collective_rpc(method, args=args)

@@ -1,9 +1,11 @@
 """Folders in shared memory through which weights reach the engines of a node: one copy, however many engines.
 
-A folder is named after the checksum of what it holds, and its lock says who is at it:
+A folder is named after the checksum of what it holds. Two locks say who is at it:
 
-    alone     an engine's worker that has the lock for itself may fill the folder, or remove it
-    shared    all whose engines read it; the last one to leave removes it
+    the folder's            shared by all who want what it holds, from their coming to their leaving: those who wait
+                            for it are counted too, so that a quick reader does not remove it before they have read.
+                            The last one to leave gets it alone and removes the folder
+    the file `filling`'s    held by the one who fills the folder, while the others wait
 
 The kernel releases a lock when its process ends, however it ends. So a folder that is half full is filled by the next
 one who wants it, and one that nobody is at any more is removed at the next push or start of an engine. A process that
@@ -29,11 +31,13 @@ from contextlib import (
 from pathlib import Path
 
 from common.errors import UserError
+from common.held_files import sweep_held
 
 SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "sightline-"
 _WHOLE = "whole"
 """The file that ends a folder: without it the process that filled the folder was killed."""
+_FILLING = "filling"
 _POLL_S = 0.005
 _NEVER_THROUGH_LINKS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -67,18 +71,15 @@ def shared_folder(
         UserError: another user has a folder of this name.
     """
     folder = SHARED_MEMORY / f"{_PREFIX}{os.geteuid()}-{content}"
-    deadline = time.monotonic() + patience_s
-    descriptor = _joined(folder, fill)
-    while descriptor is None:
-        if time.monotonic() > deadline:
-            # The other one hangs: its engines fail, those of this process need not.
-            folder = folder.with_name(f"{folder.name}-{os.getpid()}")
-        time.sleep(_POLL_S)
-        descriptor = _joined(folder, fill)
-    try:
-        yield folder
-    finally:
-        _leave(folder, descriptor)
+    with _at(folder):
+        if _became_whole(folder, fill, patience_s):
+            yield folder
+            return
+    # The other one hangs: its engines fail, those of this process need not.
+    alone = folder.with_name(f"{folder.name}-{os.getpid()}")
+    with _at(alone):
+        _became_whole(alone, fill, patience_s)
+        yield alone
 
 
 @asynccontextmanager
@@ -100,11 +101,11 @@ async def in_thread(manager: AbstractContextManager[Path]) -> AsyncIterator[Path
 
 
 def sweep() -> int:
-    """Remove the folders that killed processes of this user left behind, and return how many there were.
+    """Remove what killed processes of this user left behind, and return how many folders and files there were.
 
     Each may hold a whole model.
     """
-    num_removed = 0
+    num_removed = sweep_held()
     for folder in SHARED_MEMORY.glob(f"{_PREFIX}*"):
         # Locked by a living process, another user's, or just removed by somebody else.
         with suppress(OSError):
@@ -118,25 +119,28 @@ def sweep() -> int:
     return num_removed
 
 
-def _joined(folder: Path, fill: Callable[[Path], None]) -> int | None:
-    """A descriptor that shares the lock of the whole folder; None while another process fills it."""
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    descriptor = _opened(folder)
-    if descriptor is None:
-        return None
+@contextmanager
+def _at(folder: Path) -> Iterator[None]:
+    """Be one of those who want what the folder holds."""
+    descriptor = _entered(folder)
     try:
-        if _lock(descriptor, fcntl.LOCK_EX) and _is_at(folder, descriptor):
-            _make_whole(folder, fill)
-        # Nobody waits for the moment between the two locks, so what it allows is looked at afterwards.
-        shares = _lock(descriptor, fcntl.LOCK_SH)
-        if shares and _is_at(folder, descriptor) and (folder / _WHOLE).exists():
-            return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
+        yield
+    finally:
+        _leave(folder, descriptor)
+
+
+def _entered(folder: Path) -> int:
+    """A descriptor that shares the lock of the folder, which is made where there is none."""
+    while True:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        descriptor = _opened(folder)
+        if descriptor is not None:
+            # Refused while somebody removes it; then it is another folder that has this name.
+            if _lock(descriptor, fcntl.LOCK_SH) and _is_at(folder, descriptor):
+                return descriptor
+            os.close(descriptor)
+        time.sleep(_POLL_S)
 
 
 def _opened(folder: Path) -> int | None:
@@ -158,18 +162,43 @@ def _opened(folder: Path) -> int | None:
     return descriptor
 
 
-def _make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder that this process has for itself, unless it is whole."""
+def _became_whole(
+    folder: Path, fill: Callable[[Path], None], patience_s: float
+) -> bool:
+    """Fill the folder, or wait until another process has; False when that takes too long."""
+    deadline = time.monotonic() + patience_s
+    filling = os.open(folder / _FILLING, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        while not (folder / _WHOLE).exists():
+            if _lock(filling, fcntl.LOCK_EX):
+                _fill(folder, fill)
+                _lock(filling, fcntl.LOCK_UN)
+            elif time.monotonic() > deadline:
+                return False
+            else:
+                time.sleep(_POLL_S)
+        return True
+    finally:
+        os.close(filling)
+
+
+def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder whose filling this process has for itself, unless it has become whole."""
     if (folder / _WHOLE).exists():
         return
-    for file in folder.iterdir():
-        file.unlink()
+    _empty(folder)
     try:
         fill(folder)
     except BaseException:
-        shutil.rmtree(folder)
+        _empty(folder)
         raise
     (folder / _WHOLE).touch()
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        if file.name != _FILLING:
+            file.unlink()
 
 
 def _leave(folder: Path, descriptor: int) -> None:
@@ -183,7 +212,7 @@ def _leave(folder: Path, descriptor: int) -> None:
 
 
 def _lock(descriptor: int, kind: int) -> bool:
-    """Take or change the lock unless another process forbids it. A change that fails gives back what was held."""
+    """Take or change a lock unless another process forbids it. A change that fails gives back what was held."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

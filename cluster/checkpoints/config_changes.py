@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "loop.probe_*",
     "loop.publish_interval",
     "loop.warnings.*",
+    "tracking.*",
     # How much is measured: what was measured in another size is measured again.
     "evaluation.samples_shown",
     "evaluation.bootstrap_samples",
@@ -31,6 +32,8 @@ MAY_CHANGE = (
     # How many share the work, and by which calls.
     "*.num_engines",
     "weights.*",
+    # What a transport carries: another one sets it.
+    "model.tuning.push",
     "rollout.num_workers",
     "rollout.prompts_per_call",
     "rollout.engine.*",
@@ -54,6 +57,13 @@ Ranks share batches out in another way when their number changes, so that sums d
 
 MEASURING = "evaluation.*"
 SHOWN_ONLY = "evaluation.samples_shown"
+OF_TEST_ONLY = (
+    SHOWN_ONLY,
+    "evaluation.bootstrap_samples",
+    "evaluation.grounding_pairs",
+    "evaluation.suites.*.test_scenes",
+)
+"""What no checkpoint is picked by."""
 
 COMPARED_RESOLVED = "run.dir"
 """Whoever owns the directory has found it already."""
@@ -77,6 +87,13 @@ class Change:
         """Whether what was measured before is not what would be measured now."""
         return fnmatchcase(self.key, MEASURING) and self.key != SHOWN_ONLY
 
+    @property
+    def is_of_validation(self) -> bool:
+        """Whether the score of a checkpoint is no longer what it was."""
+        if not self.is_of_measuring:
+            return False
+        return not any(fnmatchcase(self.key, pattern) for pattern in OF_TEST_ONLY)
+
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Every key whose values differ."""
@@ -95,7 +112,16 @@ def _changes(before: Any, now: Any, key: str) -> Iterator[Change]:
         return
     for name in sorted({*theirs, *ours}):
         path = f"{key}.{name}" if key else name
-        yield from _changes(theirs.get(name), ours.get(name), path)
+        # A section that one of them lacks, as an older version's does, differs key by key.
+        yield from _changes(
+            theirs.get(name, _empty_like(ours.get(name))),
+            ours.get(name, _empty_like(theirs.get(name))),
+            path,
+        )
+
+
+def _empty_like(value: Any) -> Mapping[str, Any] | None:
+    return None if _named_parts(value) is None else {}
 
 
 def _named_parts(value: Any) -> Mapping[str, Any] | None:

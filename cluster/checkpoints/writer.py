@@ -23,12 +23,15 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cluster.checkpoints.checksums import write_checksums
+from cluster.checkpoints.folder_watch import FolderWatch
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
 from cluster.run.state import RunState
 from cluster.runtime.clients import LearnerClient
+from common.config import RunConfig
 from common.errors import UserError, plain_message
 from common.evaluation import Score
 from common.paths import partial_directory, replace_directory, replace_file
@@ -62,29 +65,26 @@ class CheckpointWriter:
     """Writes one checkpoint at a time.
 
     Args:
-        keep: how many are kept beside the best.
-        last_step: of the newest one; 0 when there is none.
+        state: of the run; its step is that of the newest checkpoint, 0 when there is none.
     """
 
     def __init__(
         self,
+        config: RunConfig,
         run_dir: RunDir,
         learner: LearnerClient,
         recorder: Recorder,
         state: RunState,
-        keep: int,
-        last_step: int,
     ) -> None:
-        self.last_step = last_step
+        self.last_step = state.step
+        self._config = config
         self._run_dir = run_dir
         self._learner = learner
         self._recorder = recorder
         self._state = state
-        self._keep = keep
         self._num_failures = 0
         self._metrics: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
-        self._attempt: _Attempt | None = None
 
     async def save(self, step: int, score: Score | None, is_last: bool = False) -> None:
         """Begin the checkpoint of this step; returns as soon as the next step may change the learner.
@@ -93,6 +93,7 @@ class CheckpointWriter:
 
         Raises:
             UserError: it or the one before cannot be written, and that was the last chance.
+            RunFailed: the one before is never done.
         """
         begun = time.monotonic()
         await self.finish()
@@ -108,7 +109,6 @@ class CheckpointWriter:
         # Nothing is awaited between the state and the line in the journal that stands for it.
         attempt.state_json = state.to_json()
         attempt.pairs = self._recorder.begin_checkpoint(step)
-        self._attempt = attempt
         self._task = asyncio.create_task(self._write(attempt))
         await attempt.copied.wait()
         if self._task.done():
@@ -125,19 +125,8 @@ class CheckpointWriter:
             return
         # Whoever waits may be cancelled; what is written goes on.
         await asyncio.wait({task})
-        self._task, self._attempt = None, None
+        self._task = None
         task.result()
-
-    async def abandon(self) -> None:
-        """Give up what is being written, because the ranks that write it are gone; its pairs wait for the next one."""
-        task, self._task = self._task, None
-        attempt, self._attempt = self._attempt, None
-        if task is None or attempt is None:
-            return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        if self.last_step < attempt.step:
-            await self._undo(attempt, "its ranks are gone")
 
     async def take_metrics(self) -> dict[str, float]:
         """Seconds of the checkpoints since the last call.
@@ -170,7 +159,7 @@ class CheckpointWriter:
                 copied = time.monotonic()
                 attempt.copied.set()
                 # First: where anything else fails the folder goes, and no rank may still write into it.
-                await self._learner_files()
+                await self._learner_files(attempt, folder)
                 await self._recorder.write_pairs(attempt.step, attempt.pairs)
                 replace_file(folder / "state.json", attempt.state_json)
                 # In a thread: the run goes on meanwhile.
@@ -188,21 +177,26 @@ class CheckpointWriter:
         for name, value in seconds.items():
             self._metrics[f"time/checkpoint_{name}"] = value
         best_step = self._state.best_step
-        await asyncio.to_thread(self._run_dir.keep, self._keep, best_step)
+        num_kept = self._config.checkpoint.keep
+        await asyncio.to_thread(self._run_dir.keep, num_kept, best_step)
         score = None if attempt.score is None else attempt.score.value
         self._recorder.checkpoint(attempt.step, score, best_step, seconds)
 
-    async def _learner_files(self) -> None:
+    async def _learner_files(self, attempt: _Attempt, folder: Path) -> None:
         """Wait for the ranks' files.
 
         Raises:
             OSError: a rank cannot write.
+            RunFailed: nothing is written any more.
         """
+        what = f"checkpoint of step {attempt.step}"
+        watch = FolderWatch(folder, what, self._config.loop)
         pause_s, longest_s = POLL_S
         while True:
             report = await self._learner.written()
             if report is not None:
                 break
+            await watch.look()
             # Between polls the ranks are at their steps: a call waits for the one before it.
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, longest_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
 from markupsafe import Markup
 
@@ -13,6 +12,7 @@ from cluster.drawing import axes_of
 from cluster.evaluation.finished_run import FinishedRun, Points
 from cluster.evaluation.score_table import grounding_lines, metric_rows, suite_names
 from cluster.pages import template
+from cluster.run_page.settings import flattened
 from common.errors import UserError
 from common.paths import replace_file
 from reward.suites.scorecard import Scorecard
@@ -68,7 +68,7 @@ def compared_cards(runs: Sequence[FinishedRun]) -> dict[str, Scorecard]:
 
 def config_differences(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
     """Config key -> its value in every run, for the keys that differ; "–" where a run has no such key."""
-    flat = [_flattened(run.config) for run in runs]
+    flat = [flattened(run.config) for run in runs]
     keys: dict[str, None] = {}
     for settings in flat:
         keys.update(dict.fromkeys(settings))
@@ -78,21 +78,6 @@ def config_differences(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
         if len(set(values)) > 1 and key not in NOT_COMPARED:
             differences[key] = values
     return differences
-
-
-def _flattened(value: Any, key: str = "") -> dict[str, str]:
-    """Dotted key -> value as text; the members of a list are counted from 0."""
-    members: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        members = list(value.items())
-    elif isinstance(value, list):
-        members = list(enumerate(value))
-    if not members:
-        return {key: str(value)}
-    values: dict[str, str] = {}
-    for name, member in members:
-        values |= _flattened(member, f"{key}.{name}" if key else str(name))
-    return values
 
 
 def write_comparison(path: Path, runs: Sequence[FinishedRun]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -63,18 +63,23 @@ class FinishedRun:
     def warnings(self) -> list[str]:
         """What the run said of harm while it trained, a line each; not what a resume has overwritten."""
         journal = self.path / "journal" / "events.jsonl"
-        # Of a long run the rest of the journal does not fit in memory.
-        events = filter(_tells_of_warnings, read_events(journal))
+        events = _of_warnings(read_events(journal))
         lines: list[str] = []
         for event in read_history(events).events:
-            alert = Alert(**{name: event[name] for name in ALERT_FIELDS})
-            lines.append(alert.line)
+            if event["event"] == "warning":
+                alert = Alert(**{name: event[name] for name in ALERT_FIELDS})
+                lines.append(alert.line)
         return lines
 
 
-def _tells_of_warnings(event: Event) -> bool:
-    """Whether an event is a warning, or says which of them a resume has overwritten."""
-    return event["event"] in {"warning", "start", "resume", "saving"}
+def _of_warnings(events: Iterable[Event]) -> Iterator[Event]:
+    """Warnings, and what says which of them a resume, or a start from the beginning, has overwritten."""
+    for event in events:
+        if event["event"] in {"warning", "start", "resume", "saving", "unsaved"}:
+            yield event
+        elif event["event"] == "step":
+            # That there was one: of a long run their pairs do not fit in memory.
+            yield {"event": "step"}
 
 
 def read_run(path: Path) -> FinishedRun:

@@ -25,7 +25,7 @@ from common.config import RunConfig
 from common.data.images import ImageStore
 from common.evaluation import Answers, Score
 from common.records import Prompt
-from reward.suites.scorecard import Scorecard
+from reward.suites.scorecard import Scorecard, SuiteCard
 
 log = logging.getLogger("sightline")
 
@@ -134,6 +134,7 @@ class RunScoring:
                 # Metrics of a part of the suite, such as "pope/random/f1", stay in the scorecards.
                 if "/" not in name:
                     fields[name] = metric.value
+            fields["intervals"] = _intervals(suite_card)
             fields["dropped"] = suite_card.dropped
             self._recorder.validation(step, fields)
         return self._evaluator.selection.score(measured.card)
@@ -182,3 +183,12 @@ class RunScoring:
         for line in harm_lines(final.card):
             log.warning("%s", line)
         return baseline.card, final.card
+
+
+def _intervals(card: SuiteCard) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of a suite's metrics, without those of its parts."""
+    intervals: dict[str, tuple[float, float]] = {}
+    for name, metric in card.metrics.items():
+        if metric.interval is not None and "/" not in name:
+            intervals[name] = metric.interval
+    return intervals

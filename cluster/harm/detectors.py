@@ -19,6 +19,9 @@ from cluster.harm.shift import (
 from cluster.harm.sight import Blindness
 from common.config import RunConfig
 
+NO_DRIFT = 0.0
+"""Before the first update the policy is its own reference."""
+
 
 def detectors_of(config: RunConfig) -> list[Detector]:
     """All detectors of a run."""
@@ -48,7 +51,7 @@ def end_token(config: RunConfig) -> Detector:
         )
 
     warnings = config.loop.warnings
-    limit = Limit(fall, warnings.end_token)
+    limit = Limit(fall, warnings.end_token, begins_at=NO_DRIFT)
     return Shift("end_token", "drift/chosen_end", limit, warnings.window, tell)
 
 
@@ -65,7 +68,7 @@ def chosen_logp(config: RunConfig) -> Detector:
         )
 
     warnings = config.loop.warnings
-    limit = Limit(fall, warnings.chosen_logp)
+    limit = Limit(fall, warnings.chosen_logp, begins_at=NO_DRIFT)
     return Shift("chosen_logp", "drift/chosen", limit, warnings.window, tell)
 
 
@@ -80,7 +83,7 @@ def length(config: RunConfig) -> Detector:
         )
 
     warnings = config.loop.warnings
-    limit = Limit(relative_growth, warnings.length, warnings.window)
+    limit = Limit(relative_growth, warnings.length)
     return Shift("length", "completions/mean_length", limit, warnings.window, tell)
 
 
@@ -96,7 +99,7 @@ def cut_off(config: RunConfig) -> Detector:
         )
 
     warnings = config.loop.warnings
-    limit = Limit(growth, warnings.cut_off, warnings.window)
+    limit = Limit(growth, warnings.cut_off)
     return Shift("cut_off", "completions/cut_off_frac", limit, warnings.window, tell)
 
 
@@ -113,7 +116,7 @@ def diversity(config: RunConfig) -> Detector:
         )
 
     warnings = config.loop.warnings
-    limit = Limit(share_lost, warnings.diversity, warnings.window)
+    limit = Limit(share_lost, warnings.diversity)
     metric = "completions/distinct_bigrams"
     return Shift("diversity", metric, limit, warnings.window, tell)
 
@@ -150,12 +153,13 @@ def first_wins(config: RunConfig) -> Detector:
 
 def blind(config: RunConfig) -> Detector:
     """Implicit rewards rank pairs right without the picture."""
+    help_text = advice.with_sight(config)
 
     def tell(seeing: float, blind: float) -> str:
         return (
             f"the preference needs no picture: implicit rewards are right in {seeing:.0%} of the pairs with the "
-            f"picture and in {blind:.0%} with a blank one (grounding/accuracy_true, accuracy_blank); set "
-            "learner.loss.kind = mdpo, or look at the pairs with python -m cluster.import_data inspect"
+            f"picture and in {blind:.0%} with a blank one (grounding/accuracy_true, accuracy_blank); {help_text}, or "
+            "look at the pairs with python -m cluster.import_data inspect"
         )
 
     return Blindness(config.loop.warnings.blind, tell)

@@ -13,14 +13,15 @@ class Series:
     """Means of a metric's first and last values.
 
     Args:
-        num_first: values that say where the metric began.
-        num_last: values that say where it is.
+        window: number of first values, and of last ones.
+        begins_at: where the metric begins, if that is known; None for the mean of its first values.
     """
 
-    def __init__(self, num_first: int, num_last: int) -> None:
-        self._num_first = num_first
+    def __init__(self, window: int, begins_at: float | None = None) -> None:
+        self._window = window
+        self._begins_at = begins_at
         self._first: list[float] = []
-        self._last: deque[float] = deque(maxlen=num_last)
+        self._last: deque[float] = deque(maxlen=window)
         self._latest: float | None = None
         self._squares = 0.0
         self._num_jumps = 0
@@ -34,19 +35,21 @@ class Series:
             self._num_jumps += 1
         self._latest = value
         # A value is in one mean only.
-        if len(self._first) < self._num_first:
+        if self._begins_at is None and len(self._first) < self._window:
             self._first.append(value)
         else:
             self._last.append(value)
 
     @property
     def is_known(self) -> bool:
-        """Whether both means have all their values."""
+        """Whether the means have all their values."""
         return len(self._last) == self._last.maxlen
 
     @property
     def first(self) -> float:
         """Where the metric began."""
+        if self._begins_at is not None:
+            return self._begins_at
         return sum(self._first) / len(self._first)
 
     @property
@@ -63,7 +66,7 @@ class Series:
         """
         variance = self._squares / self._num_jumps / 2
         inverse_counts = 1 / len(self._last)
-        if self._num_first > 1:
+        if self._begins_at is None:
             inverse_counts += 1 / len(self._first)
         error = math.sqrt(variance * inverse_counts)
         return abs(self.now - self.first) > MAX_ERRORS * error

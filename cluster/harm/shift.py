@@ -53,19 +53,19 @@ class Limit:
     Attributes:
         worsening: what counts.
         most: no more of it is let pass.
-        num_first: steps that say where the metric began; 1 for one that begins at a known value.
+        begins_at: where the metric begins, if that is known; None for the mean of its first values.
     """
 
     worsening: Worsening
     most: float
-    num_first: int = 1
+    begins_at: float | None = None
 
 
 class Shift:
     """Warns when the mean of a metric's last steps is worse than where it began, by more than a limit and than noise.
 
     Args:
-        window: number of last steps.
+        window: number of last steps, and of first ones.
         tell: the sentence, without the steps.
     """
 
@@ -81,7 +81,7 @@ class Shift:
         self._metric = metric
         self._limit = limit
         self._tell = tell
-        self._series = Series(limit.num_first, window)
+        self._series = Series(window, limit.begins_at)
         self._said = Said()
         self._since: int | None = None
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 from markupsafe import Markup
 
 from cluster.inspect.plots import CONDITION_NAMES, plots
 from cluster.inspect.verdicts import percent, verdicts
-from cluster.pages import Span, data_url, marked, template
+from cluster.pages import Span, data_url, mark_differences, template
 from common.data.anatomy import Figures, question_of
-from common.data.words import WORD, distance, words
+from common.data.words import distance, words
 from common.errors import Refused
 from common.records import PreferencePair
 
@@ -269,33 +268,3 @@ def _shown_question(pair: PreferencePair) -> str:
     if left_out <= 0:
         return question
     return f"{question[:SHOWN_CHARACTERS]} … ({left_out:,} more characters)"
-
-
-def mark_differences(
-    chosen: str, rejected: str
-) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
-    """Cut both texts into spans and mark the words that the other text does not have at their place.
-
-    Marked spans of the chosen text are of kind "chosen", those of the rejected text of kind "rejected".
-    """
-    chosen_marks: list[tuple[int, int, str]] = []
-    rejected_marks: list[tuple[int, int, str]] = []
-    chosen_places = _word_places(chosen)
-    rejected_places = _word_places(rejected)
-    # From 200 words on difflib anchors on rare words only, which bounds the time for repetitive texts.
-    matcher = SequenceMatcher(None, words(chosen), words(rejected))
-    for kind, begin, end, other_begin, other_end in matcher.get_opcodes():
-        if kind == "equal":
-            continue
-        if begin < end:
-            first, last = chosen_places[begin], chosen_places[end - 1]
-            chosen_marks.append((first[0], last[1], "chosen"))
-        if other_begin < other_end:
-            first, last = rejected_places[other_begin], rejected_places[other_end - 1]
-            rejected_marks.append((first[0], last[1], "rejected"))
-    return marked(chosen, chosen_marks), marked(rejected, rejected_marks)
-
-
-def _word_places(text: str) -> list[tuple[int, int]]:
-    """First and past-the-last character of every word, in the order of `words`."""
-    return [match.span() for match in WORD.finditer(text)]

@@ -8,7 +8,6 @@ engine busy. What becomes of a prompt does not depend on the worker that does it
 
 from __future__ import annotations
 
-import asyncio
 import math
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from actors.bdhs.similarity import (
 )
 from actors.bdhs.stats import note_of, summarise
 from cluster.jobs.engines import Engines, ray_engines
+from cluster.jobs.event_loop import run_async
 from cluster.jobs.pair_job import Stats, make_pair_set
 from cluster.jobs.prompt_source import prompt_spec
 from cluster.jobs.shards import Shards
@@ -79,7 +79,7 @@ def run(config: BdhsJobConfig, engines: Engines = ray_engines) -> None:
     ) -> Stats:
         similarity = make_similarity(settings.similarity)
         if len(writer.notes) < len(prompts):
-            asyncio.run(_generate(config, writer, prompts, similarity, engines))
+            run_async(_generate(config, writer, prompts, similarity, engines))
         notes = list(writer.notes)
         # Rows that are no prompt have no note on disk: they are read again by every run.
         for dropped in unreadable:

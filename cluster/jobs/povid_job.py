@@ -27,6 +27,7 @@ from actors.povid.injection import (
 from actors.povid.prompt import templates_hash
 from actors.povid.shapes_rules import RulesInjector
 from actors.povid.stats import note_of, summarise
+from cluster.jobs.event_loop import run_async
 from cluster.jobs.failure_gate import SILENT_IN_A_ROW, FailureGate
 from cluster.jobs.pair_job import Stats, make_pair_set
 from cluster.jobs.prompt_source import prompt_spec
@@ -59,7 +60,7 @@ def run(config: PovidJobConfig) -> None:
         rows: list[Row] = []
         for prompt in prompts:
             rows += rows_of(prompt, settings)
-        usage = asyncio.run(_inject(settings, writer, rows))
+        usage = run_async(_inject(settings, writer, rows))
         notes = list(writer.notes)
         # Rows that are no prompt have no note on disk: they are read again by every run.
         for dropped in unreadable:

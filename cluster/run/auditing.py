@@ -68,15 +68,20 @@ def _enter_all(history: History, run_dir: Path) -> tuple[Ledger, list[str], list
     faults: list[str] = []
     compared: list[int] = []
     num_entered = 0
+    newest = max(history.saved, default=0)
     for step, at in sorted(history.saved.items()):
+        folder = run_dir / "checkpoints" / f"step_{step:06d}"
+        if step == newest and not folder.exists():
+            # A kill came while it was written, before or after its pairs were.
+            break
         accepted_before = len(ledger.source_of)
         for event in history.events[num_entered:at]:
             ledger.enter(event)
         num_entered = at
         accepted = list(ledger.source_of)[accepted_before:]
         faults += _pair_file_faults(run_dir, step, accepted, history.rows)
-        state = run_dir / "checkpoints" / f"step_{step:06d}" / "state.json"
-        # Older checkpoints are deleted; one that a kill interrupted never appeared.
+        state = folder / "state.json"
+        # Older checkpoints are deleted.
         if state.exists():
             compared.append(step)
             faults += _state_faults(state, ledger)

@@ -1,6 +1,6 @@
 """The workers of one run: how they are spawned and started, and how those that are lost come back.
 
-rollout/N   its engine is started, and caught up with the weights that the others hold
+rollout/N   its engine is started in its turn, and caught up with the weights that the others hold
 judge/N     its engine is started; then the reward workers are renewed, since they ask it themselves
 reward/N    its judge is made
 learner/N   all ranks are spawned and started anew; the loop then goes on from the last checkpoint
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from cluster.supervision.restarts import Restarts
 from cluster.supervision.seat import Revive, Seat, WorkerLost
 from cluster.supervision.supervisor import Supervisor
 from cluster.weights.engine_weights import EngineWeights
+from cluster.weights.transport import transport_of
 from common.config import RunConfig
 from common.errors import UserError
 from common.protocols import Handle, Runtime
@@ -58,9 +59,12 @@ class Crew:
     """Owns the actors of a run.
 
     Attributes:
-        weights: what its engines hold.
-        turns: of the loop that runs now; None before training, when no learner works.
+        turns: of engines and learner. It and `weights` are there once `start` is called.
+        weights: what the engines hold.
     """
+
+    turns: Turns
+    weights: EngineWeights
 
     def __init__(
         self,
@@ -87,12 +91,9 @@ class Crew:
             recorder,
             run_dir.path,
         )
-        self._in_turns = settings.placement == "colocated"
         self._ranks: list[Seat] = []
         self._judges: list[Seat] = []
         self._judge_engines: JudgeEngines | None = None
-        self.turns: Turns | None = None
-        self.weights = EngineWeights((), self._in_turns)
 
     def watching(self) -> AbstractAsyncContextManager[None]:
         """Within it, workers that die or hang are replaced."""
@@ -101,12 +102,11 @@ class Crew:
     async def start(self, data: TrainingData) -> Workers:
         """Start every actor at once and wait until all say that they are ready."""
         config, limit_s = self._config, self._limit_s
+        work = self._recorder.work
         files = files_of(config, self._run_dir.path, data)
         await files.check_nodes(self._runtime, limit_s)
         # Before the ranks, which may share their GPUs.
         engines = self._spawn_engines(self._revive_engine)
-        go_back = self._go_back if config.rollout.deterministic else None
-        self.weights = EngineWeights(engines, self._in_turns, go_back)
         self._ranks = self._spawn_ranks()
         judge_engines = JudgeEngines(
             config, self._spawn_judge_engine, self._types.rollout
@@ -115,8 +115,12 @@ class Crew:
         judges: list[RewardClient] = []
         for index in range(config.reward.num_workers):
             judges.append(self._spawn_reward(index))
-        workers = Workers(engines, judges, LearnerClient(self._ranks, limit_s))
-        start = workers.start_in_turns() if self._in_turns else workers.start()
+        workers = Workers(engines, judges, LearnerClient(self._ranks, limit_s, work))
+        self.turns = turns = Turns(config.cluster, workers)
+        transport = transport_of(config, workers.learner, turns)
+        go_back = self._go_back if config.rollout.deterministic else None
+        self.weights = EngineWeights(engines, transport, turns, go_back)
+        start = workers.start_in_turns() if turns.are_taken else workers.start()
         # Asked first, and so answered before any model is loaded.
         looks = files.check(self._supervisor.seats, limit_s)
         try:
@@ -130,7 +134,7 @@ class Crew:
             if lost is None:
                 raise
             raise WorkerLost(lost) from error
-        self._recorder.start(reports)
+        self._recorder.start(reports, self._supervisor.start_seconds())
         # Learner ranks come first, and rank 0 speaks for all of them.
         fallbacks: Mapping[str, str] = reports[0]["fallbacks"]
         for switch, reason in fallbacks.items():
@@ -162,16 +166,11 @@ class Crew:
         """
         begun = time.monotonic()
         cause, output = lost.cause, lost.log
-        are_asleep = self.turns is not None and self.turns.are_asleep
-        self.turns = None
         self.weights.forget_learner()
+        # First: an engine that is being caught up may wait for ranks that hang.
         await self._supervisor.refill(self._ranks)
-        if self._in_turns and not are_asleep:
-            await asyncio.gather(*[engine.sleep(1) for engine in _up(workers)])
-        await workers.learner.start()
-        if self._in_turns:
-            await workers.learner.rest()
-            await asyncio.gather(*[engine.wake() for engine in _up(workers)])
+        async with self.turns.learner_starting():
+            await workers.learner.start()
         seconds = time.monotonic() - begun
         log.warning(
             "the learner is back after %.1f s, and goes on from its last checkpoint",
@@ -200,7 +199,8 @@ class Crew:
         for index in range(self._config.rollout.num_workers):
             name = f"rollout/{index}"
             seat = self._seat(name, revive, worker, self._config, index, *model_path)
-            engines.append(RolloutClient(seat, self._limit_s))
+            client = RolloutClient(seat, self._limit_s, work=self._recorder.work)
+            engines.append(client)
         return engines
 
     def _spawn_judge_engine(
@@ -228,7 +228,7 @@ class Crew:
             )
 
         seat = self._supervisor.seat(name, spawn, self._revive_reward, self._judges)
-        return RewardClient(seat, self._limit_s)
+        return RewardClient(seat, self._limit_s, self._recorder.work)
 
     def _eye_tools(self, index: int) -> EyeTools:
         """What a reward worker sees with: the judge's engines that are there now."""
@@ -258,16 +258,19 @@ class Crew:
         await RolloutClient(handle, self._limit_s).start()
 
     async def _revive_engine(self, handle: Handle) -> None:
-        turn = nullcontext() if self.turns is None else self.turns.starting()
-        async with turn:
-            await self._start_engine(handle)
-            await self.weights.catch_up(RolloutClient(handle, self._limit_s))
+        engine = RolloutClient(handle, self._limit_s)
+        async with self.turns.starting():
+            await engine.start()
+        with self.turns.newcomer(engine):
+            await self.weights.catch_up(engine)
 
     async def _revive_judge_engine(self, handle: Handle) -> None:
         await self._start_engine(handle)
+        renewals = []
         for seat in self._supervisor.seats.values():
-            if seat.kind == "reward" and seat.is_up:
-                await self._supervisor.renew(seat)
+            if seat.kind == "reward":
+                renewals.append(self._supervisor.renew(seat))
+        await asyncio.gather(*renewals)
 
     async def _revive_reward(self, handle: Handle) -> None:
         await RewardClient(handle, self._limit_s).start()
@@ -277,10 +280,6 @@ async def _start_or_wait(engine: RolloutClient) -> None:
     # The supervisor starts another one in its place; who asks it waits for that.
     with suppress(WorkerLost):
         await engine.start()
-
-
-def _up(workers: Workers) -> list[RolloutClient]:
-    return [engine for engine in workers.rollout if engine.is_up]
 
 
 def _seated_now(client: RolloutClient) -> RolloutClient:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 
+from cluster.entry import status_of
 from cluster.evaluation.run_scores import RunScoring
 from cluster.harm.watch import HarmWatch
+from cluster.last_words import line_of
 from cluster.numerics.probe_answers import probe_answers
 from cluster.run.crew import Crew, WorkerTypes
 from cluster.run.loop import Loop
@@ -18,9 +21,10 @@ from cluster.runtime.clients import RolloutClient, Workers
 from cluster.runtime.placement import Bundle
 from cluster.signals import EndRequests, Interrupted
 from cluster.supervision.seat import Seat, WorkerLost
+from cluster.trackers.trackers import Trackers
 from common.chat import encoder_of
 from common.config import Lora, RunConfig
-from common.errors import Halted, RunFailed, UserError, plain_message
+from common.errors import Halted, RunFailed
 from common.evaluation import Score
 from common.paths import replace_directory
 from common.protocols import Runtime
@@ -30,6 +34,9 @@ from common.row_faults import drop_report
 from reward.suites.scorecard import Scorecard
 
 log = logging.getLogger("sightline")
+
+MAX_LOSSES = 3
+"""Losses of the learner without a newer checkpoint, before the run stops: what it dies of would come again."""
 
 
 class Experiment:
@@ -48,17 +55,33 @@ class Experiment:
         self.config = config = config.model_copy(update={"run": run})
         self.run_dir = run_dir
         self.runtime = runtime
-        self._recorder = Recorder(run_dir.path, HarmWatch(config), runtime.show)
+        trackers = Trackers(config, run_dir.path)
+        watch = HarmWatch(config)
+        self._recorder = Recorder(run_dir.path, watch, runtime.show, trackers)
         types = types or WorkerTypes()
         self._crew = Crew(config, run_dir, runtime, bundles, types, self._recorder)
         self._loop: Loop | None = None
         self._ending: Interrupted | None = None
+        # In a row, and the step of the newest checkpoint then.
+        self._num_losses = 0
+        self._lost_behind = 0
         # Empty until the engines are measured.
         self._probe: Sequence[ProbeAnswer] = ()
         self._scoring = RunScoring(config, run_dir.path, self._recorder)
 
     async def run(self) -> tuple[Scorecard, Scorecard]:
         """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
+        try:
+            cards = await self._run()
+        except Exception as error:
+            # A full disk must not hide what came before it.
+            with suppress(OSError):
+                self._recorder.ended(status_of(error), line_of(error))
+            raise
+        self._recorder.ended(0)
+        return cards
+
+    async def _run(self) -> tuple[Scorecard, Scorecard]:
         # A checkpoint that cannot be read is refused before anything starts.
         self.run_dir.latest()
         for change in self.run_dir.changes:
@@ -68,15 +91,8 @@ class Experiment:
         self._scoring.announce()
         self._say_what_is_pushed()
         workers = await self._crew.start(data)
-        try:
-            async with self._crew.watching():
-                cards = await self._train_and_score(data, workers)
-        except (UserError, RunFailed) as end:
-            status = end.status if isinstance(end, Interrupted) else 1
-            self._recorder.ended(status, plain_message(end))
-            raise
-        self._recorder.ended(0)
-        return cards
+        async with self._crew.watching():
+            return await self._train_and_score(data, workers)
 
     def _say_what_is_pushed(self) -> None:
         """Adapters are merged where that was not asked for: say why."""
@@ -126,9 +142,13 @@ class Experiment:
                 try:
                     if lost is not None:
                         await self._crew.restart_learner(lost, workers)
+                    self._end_if_asked()
                     await self._run_loop(data, workers)
+                    # Nobody looks behind the last step.
+                    self._end_if_asked()
                     break
                 except Exception as error:
+                    was_training = self._loop is not None
                     self._loop = None
                     lost = await self._lost_rank(error)
                     if lost is None:
@@ -136,17 +156,22 @@ class Experiment:
                     # What was trained since the last checkpoint is lost with the rank.
                     if self._ending is not None:
                         raise self._ending from error
+                    if was_training:
+                        self._count_loss(lost)
         shutil.rmtree(self.run_dir.path / ROWS, ignore_errors=True)
 
     async def _run_loop(self, data: TrainingData, workers: Workers) -> None:
         """Train from the newest checkpoint, or from the start policy."""
         crew = self._crew
-        loop = Loop(
-            self.config, self.run_dir, workers, data, self._recorder, crew.weights
+        loop = self._loop = Loop(
+            self.config,
+            self.run_dir,
+            workers,
+            data,
+            self._recorder,
+            crew.weights,
+            crew.turns,
         )
-        self._loop, crew.turns = loop, loop.turns
-        if self._ending is not None:
-            loop.end_after_step(self._ending)
         await self._set_probe(loop, data, workers)
 
         async def validate(step: int) -> Score | None:
@@ -163,6 +188,26 @@ class Experiment:
         if isinstance(error, RunFailed) and not isinstance(error, WorkerLost):
             return None
         return await self._crew.lost_rank()
+
+    def _count_loss(self, lost: Seat) -> None:
+        """Note that the learner was lost as it trained.
+
+        Raises:
+            RunFailed: it was lost too often behind the same checkpoint.
+        """
+        newest = self.run_dir.latest()
+        step = 0 if newest is None else newest.state.step
+        self._num_losses = self._num_losses + 1 if step == self._lost_behind else 1
+        self._lost_behind = step
+        if self._num_losses == MAX_LOSSES:
+            raise RunFailed(
+                f"{lost.fate}; expected a checkpoint behind step {step}, got the learner lost {MAX_LOSSES} times "
+                "before it; look at its log"
+            )
+
+    def _end_if_asked(self) -> None:
+        if self._ending is not None:
+            raise self._ending
 
     def _end(self, reason: Interrupted) -> None:
         """A signal asks for an end."""

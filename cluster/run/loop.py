@@ -25,24 +25,21 @@ never pass through it (`publish` returns a reference that the engines' nodes rea
 
 Engines and learner that share GPUs take turns: see `cluster/run/turns.py`.
 
-Nothing waits in silence: Producer.batch logs a heartbeat and stops the run after `loop.stall_limit_s`, every remote
-call has a limit, and an exception in any task ends all of them.
+Nothing waits in silence: Producer.batch and CheckpointWriter log a heartbeat and stop the run after
+`loop.stall_limit_s`, every remote call has a limit, and an exception in any task ends all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
 from cluster.checkpoints.writer import CheckpointWriter
-from cluster.run.delivery import Delivery
+from cluster.run.arrivals import Arrivals
 from cluster.run.foresight import Foresight
 from cluster.run.history import finished_groups
 from cluster.run.producer import Producer
@@ -55,15 +52,13 @@ from cluster.runtime.clients import Workers
 from cluster.sampling.prompt_sampler import restore
 from cluster.sampling.staleness import staleness
 from cluster.weights.engine_weights import EngineWeights
-from common.command_line.log_lines import note_version
 from common.config import RunConfig
-from common.errors import Halted, UserError
+from common.errors import Halted
 from common.evaluation import Score
 from common.records import (
     LogprobProbe,
     PreferencePair,
     ProbeReading,
-    WeightManifest,
 )
 
 log = logging.getLogger("sightline")
@@ -78,21 +73,10 @@ None when nothing can be measured.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """Weights on their way.
-
-    Attributes:
-        bringing: ends when all engines hold them, and says when that was.
-        overlaps_from: when the learner went on; None where it waits.
-    """
-
-    bringing: asyncio.Task[float]
-    overlaps_from: float | None = None
-
-
 class Loop:
     """Trains from the newest checkpoint, or from the start policy, to `learner.num_steps`."""
+
+    _arrivals: Arrivals
 
     def __init__(
         self,
@@ -101,11 +85,14 @@ class Loop:
         workers: Workers,
         data: TrainingData,
         recorder: Recorder,
-        weights: EngineWeights | None = None,
+        weights: EngineWeights,
+        turns: Turns,
     ) -> None:
         """Restore the controller's part of the newest checkpoint; `run` restores the workers'.
 
-        `weights` are what the engines hold, where they have had a loop before.
+        Args:
+            weights: what the engines hold, which may have had a loop before.
+            turns: of them and the learner.
 
         Raises:
             UserError: the checkpoint cannot be read, or belongs to another offline set.
@@ -120,25 +107,15 @@ class Loop:
             self.state = self._resumed_from.state
             groups = partial(finished_groups, run_dir.journal, self.state.step)
             restore(self.state.sampler, data.prompts, groups)
-        self.turns = Turns(config.cluster, workers)
-        in_turns = config.cluster.placement == "colocated"
-        self._weights = weights or EngineWeights(workers.rollout, in_turns)
-        self._weights.follow(Delivery(config, workers.learner, self.turns))
+        self._forget_other_scores()
+        self._weights = weights
+        self._turns = turns
         self._checkpoints = CheckpointWriter(
-            run_dir,
-            workers.learner,
-            recorder,
-            self.state,
-            config.checkpoint.keep,
-            self.state.step,
+            config, run_dir, workers.learner, recorder, self.state
         )
         self._producer = Producer(
-            config, workers.reward, data, self.state, recorder, self.turns
+            config, workers.reward, data, self.state, recorder, turns
         )
-        # Deterministic engines load at one point of the run, and those that take turns in theirs.
-        self._overlaps = not (config.rollout.deterministic or in_turns)
-        self._arriving: Arrival | None = None
-        self._tasks: asyncio.TaskGroup | None = None
         self._ending: Halted | None = None
         # Kept, because the event loop holds tasks by weak references only.
         self._halting: asyncio.Task[None] | None = None
@@ -149,14 +126,15 @@ class Loop:
 
     async def run(self, validate: Validate) -> None:
         """Run both sides; whichever fails first ends the other and is raised."""
-        if self._resumed_from is not None or self._weights.are_unknown:
-            await self._resume(self._resumed_from)
         try:
             await self._run_both(validate)
         except Exception as error:
             # What was begun is worth having, whatever stopped the run.
-            with suppress(Exception):
+            try:
                 await self._checkpoints.finish()
+            except Exception as fault:
+                # The user reads what stopped the run; this would hide it.
+                log.warning("the checkpoint that was begun is lost: %s", fault)
             # Users read one line; a group stays as its cause.
             raise _first(error) from error
         await self._checkpoints.finish()
@@ -190,6 +168,17 @@ class Loop:
         if drops:
             print(f"training: {drops.total():,} not used, {notes.told(drops)}")
 
+    def _forget_other_scores(self) -> None:
+        """Let no score of another measure stand against those of this run."""
+        state = self.state
+        changed = state.measure_by(self._config.evaluation.model_dump(mode="json"))
+        if changed:
+            log.warning(
+                "the best score so far, of step %s, was measured by another %s: the next checkpoint becomes the best",
+                state.best_step,
+                ", ".join(changed),
+            )
+
     async def _resume(self, checkpoint: Checkpoint | None) -> None:
         """Bring the learner's state and the engines' weights to where the checkpoint was, or to the start policy."""
         self._recorder.resume(self.state.step)
@@ -199,7 +188,9 @@ class Loop:
                 notes = await self._workers.learner.load(checkpoint.learner)
                 for note in notes:
                     log.warning(note)
-            await self._publish(self.state.version)
+            await self._arrivals.send(self.state.version)
+            # Nothing is sampled, and nothing compared, before the engines hold it.
+            await self._arrivals.wait()
         if saved is not None and saved != self.state.weights:
             log.warning(
                 "resumed weights: expected checksum %s, as when the checkpoint was written, got %s",
@@ -209,7 +200,9 @@ class Loop:
 
     async def _run_both(self, validate: Validate) -> None:
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+            self._arrivals = self._new_arrivals(tasks)
+            if self._resumed_from is not None or self._weights.are_unknown:
+                await self._resume(self._resumed_from)
             # Where no engine is up the learner is not asked, and its loss would not be noticed.
             losing = tasks.create_task(self._workers.learner.until_lost())
             producing: list[asyncio.Task[None]] = [losing]
@@ -224,6 +217,18 @@ class Loop:
             # The last step is trained: groups still in flight are nobody's.
             for task in producing:
                 task.cancel()
+
+    def _new_arrivals(self, tasks: asyncio.TaskGroup) -> Arrivals:
+        # Deterministic engines load at one point of the run, and those that take turns in theirs.
+        is_fixed = self._config.rollout.deterministic or self._turns.are_taken
+        return Arrivals(
+            tasks,
+            self._weights,
+            self._producer,
+            self.state,
+            self._recorder,
+            overlaps=not is_fixed,
+        )
 
     async def _learn(self, validate: Validate) -> None:
         state = self.state
@@ -240,12 +245,12 @@ class Loop:
                 await self._save_halted()
                 raise
             metrics["time/wait_s"] = waited_s
-            await self.turns.pass_to_engines()
+            await self._turns.pass_to_engines()
             # The config makes every checkpoint follow a publish, so the engines hold what is scored.
             ends_interval = is_last or step % self._config.checkpoint.interval == 0
             metrics |= await self._checkpoints.take_metrics()
             if ends_interval:
-                await self._arrival()
+                await self._arrivals.wait()
                 score = await validate(step)
                 if score is not None:
                     metrics["validation/score"] = score.value
@@ -258,7 +263,7 @@ class Loop:
         """Keep the steps since the last checkpoint: what stopped the run was no fault of theirs."""
         await self._checkpoints.finish()
         state = self.state
-        await self._arrival()
+        await self._arrivals.wait()
         if state.step > self._checkpoints.last_step:
             if state.step % self._config.loop.publish_interval:
                 # The learner's weights are newer than the version that the engines hold.
@@ -274,7 +279,7 @@ class Loop:
         if self._foresight is not None:
             # Before the step: meanwhile the ranks hear of nothing.
             await self._foresight.tell(step + 1)
-        await self.turns.pass_to_learner()
+        await self._turns.pass_to_learner()
         return batch, waited_s
 
     async def _train_and_publish(
@@ -287,7 +292,7 @@ class Loop:
             metrics = await self._train(step, batch)
             state.step = step
             if is_last or step % self._config.loop.publish_interval == 0:
-                metrics["time/publish_s"] = await self._publish(state.version + 1)
+                metrics["time/publish_s"] = await self._arrivals.send(state.version + 1)
         return metrics
 
     async def _train(
@@ -297,7 +302,7 @@ class Loop:
         version = self.state.version
         result, refused = await self._workers.learner.step(step, batch)
         # The journal says of every version that the engines hold it before it says what was trained after it.
-        overlap_s = await self._arrival()
+        overlap_s = await self._arrivals.wait()
         # A step whose pairs are all refused leaves the weights as they were.
         if result.pair_ids:
             self.state.trained = True
@@ -335,72 +340,6 @@ class Loop:
         metrics["weight_version"] = float(version)
         metrics["pairs/accepted"] = float(self.state.accepted.total())
         return metrics
-
-    async def _publish(self, version: int) -> float:
-        """Send the learner's weights to every engine; returns the seconds until the learner can go on.
-
-        The engines then load while it takes its next step; `_arrival` waits for them. In a deterministic run, and on
-        shared GPUs, they have loaded when this returns.
-
-        Raises:
-            UserError: what arrived are not finite weights, or after training still those of the start policy.
-        """
-        start = time.monotonic()
-        sent = asyncio.Event()
-        delivery = self._bring(version, sent.set)
-        # As one of the run's tasks: its error ends the run, whatever that waits for.
-        start_task = (
-            asyncio.create_task if self._tasks is None else self._tasks.create_task
-        )
-        bringing = start_task(delivery)
-        sending = asyncio.create_task(sent.wait())
-        self._arriving = Arrival(bringing)
-        await asyncio.wait([bringing, sending], return_when=asyncio.FIRST_COMPLETED)
-        sending.cancel()
-        if not self._overlaps or bringing.done():
-            await self._arrival()
-        else:
-            # The learner has these weights already: what it trains on next is as old as they make it.
-            self.state.version = version
-            self._arriving = Arrival(bringing, time.monotonic())
-        return time.monotonic() - start
-
-    async def _arrival(self) -> float:
-        """Wait until the engines hold what was sent last; returns how many seconds of it the learner went on."""
-        arriving, self._arriving = self._arriving, None
-        if arriving is None:
-            return 0.0
-        arrived = await arriving.bringing
-        if arriving.overlaps_from is None:
-            return 0.0
-        return max(0.0, arrived - arriving.overlaps_from)
-
-    async def _bring(self, version: int, sent: Callable[[], None]) -> float:
-        """Deliver weights; returns when they had arrived, of the monotonic clock."""
-        delivered = await self._weights.publish(version, sent)
-        manifest = delivered.manifest
-        self._check_change(manifest)
-        self.state.version = version
-        self.state.weights = manifest.checksum
-        note_version(version)
-        await self._producer.on_version(version)
-        self._recorder.publish(manifest, delivered.reports)
-        return time.monotonic()
-
-    def _check_change(self, manifest: WeightManifest) -> None:
-        """Refuse weights that a run cannot mean to sample from."""
-        version = manifest.version
-        norm = manifest.change_norm
-        if not math.isfinite(norm):
-            raise UserError(
-                f"weight version {version}: expected finite weights, got a change of norm {norm} from "
-                "the start policy; lower learner.optimizer.lr, or start from another checkpoint"
-            )
-        if self.state.trained and norm == 0:
-            raise UserError(
-                f"weight version {version}: expected trained weights, got exactly those of the start policy; "
-                "raise learner.optimizer.lr, or look at what model.tuning trains"
-            )
 
 
 def _first(error: BaseException) -> BaseException:

@@ -7,16 +7,14 @@ or is dropped with a reason.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
 
 from cluster.run.drop_notes import DropNotes, UsablePrompts, WorkingJudge
+from cluster.run.group_calls import GroupCalls, usable_part
 from cluster.run.outcome import GroupOutcome
 from cluster.run.recorder import Recorder
 from cluster.run.state import RunState
@@ -29,18 +27,13 @@ from cluster.sampling.prompt_sampler import PromptSampler
 from cluster.sampling.replay import ReplayBuffer
 from common.config import RunConfig
 from common.errors import Halted, UserError
-from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
-from common.seeding import derive_seed
 from common.sources import ONLINE_BDHS
 
 log = logging.getLogger("sightline")
 
 ROUNDS_WITHOUT_VERDICT = 4
 """How often all places of the judge may come back without any verdict before the run stops."""
-
-Admitted: TypeAlias = list[tuple[str, Prompt]]
-"""Group ids and their prompts."""
 
 
 class Producer:
@@ -63,11 +56,9 @@ class Producer:
         seed = config.run.seed
         by_prompt = config.data.offline is not None and config.data.offline.by_prompt
         self._config = config
-        # Reward workers take turns.
-        self._reward = itertools.cycle(reward)
+        self._calls = GroupCalls(config, reward, turns)
         self._state = state
         self._recorder = recorder
-        self._turns = turns
         self._sampler = PromptSampler(
             data.prompts, seed, state.sampler, config.rollout.rest_solved
         )
@@ -77,6 +68,8 @@ class Producer:
             config.learner.num_steps,
             config.loop.publish_interval,
             config.loop.max_staleness,
+            state.step,
+            state.version,
         )
         self._admissions = self._build_admissions()
         self.drop_notes = DropNotes()
@@ -128,14 +121,14 @@ class Producer:
                 source, admitted = await self._admit()
                 turn = self._num_calls_begun
                 self._num_calls_begun += 1
-                unusable, usable = _part(admitted)
+                unusable, usable = usable_part(admitted)
                 if not usable:
                     await self._settle(source, unusable, turn)
                 elif source == ONLINE_BDHS:
-                    outcomes = await self._sample_bdhs(worker, usable)
+                    outcomes = await self._calls.bdhs_pairs(worker, usable)
                     await self._settle(source, unusable + outcomes, turn)
                 else:
-                    sampled = await self._sample(worker, usable)
+                    sampled = await self._calls.sample(worker, usable)
                     await self._take_judge_places(len(sampled))
                     judging.create_task(
                         self._judge_and_settle(source, unusable, sampled, turn)
@@ -149,7 +142,7 @@ class Producer:
         turn: int,
     ) -> None:
         try:
-            outcomes = await self._judge(sampled)
+            outcomes = await self._calls.judge(sampled)
         except Halted as reason:
             await self.halt(reason)
             return
@@ -302,64 +295,6 @@ class Producer:
                     return source, [self._sampler.next() for _ in range(num_groups)]
                 await self._changed.wait()
 
-    async def _sample(
-        self, worker: RolloutClient, admitted: Admitted
-    ) -> list[RolloutGroup | Dropped]:
-        """Sample k completions of each prompt."""
-        requests: list[GenerationRequest] = []
-        for group_id, prompt in admitted:
-            requests.append(self._request(group_id, prompt))
-        async with self._turns.sampling():
-            results = await worker.generate(requests)
-        assert len(results) == len(requests)
-        return results
-
-    async def _judge(
-        self, sampled: Sequence[RolloutGroup | Dropped]
-    ) -> list[GroupOutcome]:
-        """Let a judge rank or score the completions of every group."""
-        groups: list[RolloutGroup] = []
-        refused: list[GroupOutcome] = []
-        for result in sampled:
-            if isinstance(result, Dropped):
-                refused.append(GroupOutcome(result.id, dropped=result))
-            else:
-                groups.append(result)
-        if not groups:
-            return refused
-        outcomes = []
-        judged_groups = await next(self._reward).rank(groups)
-        for group, judged in zip(groups, judged_groups, strict=True):
-            outcomes.append(GroupOutcome.of_judged(group, judged))
-        return outcomes + refused
-
-    async def _sample_bdhs(
-        self, worker: RolloutClient, admitted: Admitted
-    ) -> list[GroupOutcome]:
-        """Draw rejected answers from the current policy by BDHS; the references are the chosen ones."""
-        async with self._turns.sampling():
-            results = await worker.bdhs_pairs(admitted)
-        outcomes = []
-        for (group_id, _), result in zip(admitted, results, strict=True):
-            outcomes.append(GroupOutcome.of_bdhs(group_id, result))
-        return outcomes
-
-    def _request(self, group_id: str, prompt: Prompt) -> GenerationRequest:
-        rollout = self._config.rollout
-        # Seeded per group, not per call: the order of calls is not reproducible.
-        seed = None
-        if rollout.deterministic:
-            seed = derive_seed(self._config.run.seed, "rollout", group_id)
-        return GenerationRequest(
-            group_id,
-            prompt,
-            rollout.num_completions,
-            rollout.temperature,
-            rollout.max_tokens,
-            seed,
-            rollout.top_p,
-        )
-
     async def _settle(
         self, source: str, outcomes: Sequence[GroupOutcome], turn: int
     ) -> None:
@@ -385,21 +320,6 @@ class Producer:
                 self._usable[source].note(outcome)
                 self._working_judge.note(outcome)
             self._changed.notify_all()
-
-
-def _part(
-    admitted: Sequence[tuple[str, Prompt | Dropped]],
-) -> tuple[list[GroupOutcome], Admitted]:
-    """What became of the groups whose row cannot be used, and the other groups."""
-    outcomes = []
-    usable = []
-    for group_id, prompt in admitted:
-        if isinstance(prompt, Dropped):
-            dropped = replace(prompt, id=group_id)
-            outcomes.append(GroupOutcome(group_id, dropped=dropped))
-        else:
-            usable.append((group_id, prompt))
-    return outcomes, usable
 
 
 def _counts(wanted: Mapping[str, int]) -> str:

@@ -7,15 +7,17 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from cluster.checkpoints.online_pairs import OnlinePairs
 from cluster.harm.watch import HarmWatch
 from cluster.numerics.push_metrics import PushWarnings, push_metrics
-from cluster.progress import ProgressReport
 from cluster.run.outcome import GroupOutcome
+from cluster.run.work_log import Work, WorkLog
+from cluster.trackers.trackers import Trackers
+from cluster.training_view import TrainingView
 from common.config import Learner as LearnerConfig
 from common.evaluation import count_reasons
 from common.journal import Journal
@@ -38,7 +40,8 @@ Show: TypeAlias = Callable[[Mapping[str, float]], object]
 class Recorder:
     """One method for everything that can happen in a run. Journal events are durable after the next `step`.
 
-    `watch` looks at groups and steps; None for none. `show` is given the metrics of every step.
+    `watch` looks at groups and steps, `trackers` are told of both; None for none. `show` is given the metrics of every
+    step.
     """
 
     def __init__(
@@ -46,11 +49,14 @@ class Recorder:
         run_dir: Path,
         watch: HarmWatch | None = None,
         show: Show = dict,
+        trackers: Trackers | None = None,
     ) -> None:
         self._show = show
         self.pairs = OnlinePairs(run_dir / "pairs")
+        self.work = WorkLog(self._worked)
         self._run_dir = run_dir
         self._watch = watch
+        self._trackers = trackers
         self._journal = Journal(run_dir / "journal" / "events.jsonl")
         # Accepted since the last checkpoint; a resume samples them again.
         self._unsaved_pairs: list[PreferencePair] = []
@@ -60,9 +66,11 @@ class Recorder:
         # Workers that were replaced since this process began, by kind.
         self._num_restarts: Counter[str] = Counter()
 
-    def start(self, reports: Sequence[Mapping[str, Any]]) -> None:
-        """All workers are ready; `reports` say what they are."""
-        self._journal.write("start", workers=reports)
+    def start(
+        self, reports: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]
+    ) -> None:
+        """All workers are ready; `reports` say what they are, `seconds` how long each of them took."""
+        self._journal.write("start", workers=reports, seconds=seconds)
 
     def row(self, dropped: Dropped) -> None:
         """A row of a data set cannot be used."""
@@ -98,6 +106,17 @@ class Recorder:
         self._unsaved_pairs.clear()
         self._journal.write("resume", step=step)
 
+    def _worked(self, work: Work) -> None:
+        """A worker has answered a call."""
+        assert work.end is not None
+        self._journal.write(
+            "work",
+            who=work.who,
+            what=work.what,
+            seconds=round(work.end - work.begin, 4),
+            count=work.count,
+        )
+
     def restart(self, name: str, cause: str, log: str, seconds: float) -> None:
         """Another worker took the place of one that was lost; `seconds` passed until it could be asked."""
         kind = name.partition("/")[0]
@@ -119,13 +138,23 @@ class Recorder:
         metrics = MetricsWriter(self._run_dir, steps_done + 1)
         if self._watch is not None:
             self._watch.replay(read_lines(self._run_dir / "metrics.jsonl"))
+        if self._trackers is not None:
+            self._trackers.open(steps_done + 1)
         try:
-            with ProgressReport("training", learner.num_steps, steps_done) as bar:
-                self._training = _Training(metrics, bar, learner.global_batch)
+            with TrainingView(
+                self._run_dir.name,
+                learner.num_steps,
+                steps_done,
+                learner.global_batch,
+                self.work,
+            ) as view:
+                self._training = _Training(metrics, view)
                 yield
         finally:
             metrics.close()
             self._journal.sync()
+            if self._trackers is not None:
+                self._trackers.close()
         # Not in `finally`: pairs.parquet says that the run has ended well.
         self.pairs.finish()
 
@@ -135,6 +164,8 @@ class Recorder:
         self._unsaved_pairs += outcome.pairs
         if self._watch is not None:
             self._watch.group(outcome)
+        if self._trackers is not None:
+            self._trackers.group(outcome)
         self._journal.write(
             "group", id=outcome.group_id, source=source, **outcome.journal_fields()
         )
@@ -219,6 +250,8 @@ class Recorder:
         values = {**metrics, **restarts, **self._push_metrics}
         self._push_metrics = {}
         self._training.step(step, values)
+        if self._trackers is not None:
+            self._trackers.step(step, values)
         self._show({"step": step, **values})
 
     def begin_checkpoint(self, step: int) -> Sequence[PreferencePair]:
@@ -263,26 +296,13 @@ class Recorder:
         )
 
 
+@dataclass(frozen=True, slots=True)
 class _Training:
-    """Metrics and bar of the steps."""
+    """What is told of every step."""
 
-    def __init__(
-        self,
-        metrics: MetricsWriter,
-        bar: ProgressReport,
-        global_batch: int,
-    ) -> None:
-        self._metrics = metrics
-        self._bar = bar
-        self._global_batch = global_batch
+    metrics: MetricsWriter
+    view: TrainingView
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._metrics.write(step, metrics)
-        pairs_per_s = self._bar.rate * self._global_batch
-        staleness = metrics["staleness/mean"]
-        margin = metrics.get("rewards/margins", 0.0)
-        loss = metrics.get("loss", 0.0)
-        self._bar.advance(
-            f"{pairs_per_s:.1f} pairs/s · staleness {staleness:.2f} · "
-            f"margin {margin:.3f} · loss {loss:.3f}"
-        )
+        self.metrics.write(step, metrics)
+        self.view.step(step, metrics)

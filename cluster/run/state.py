@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from cluster.checkpoints.config_changes import changes
 from cluster.sampling.prompt_sampler import SamplerState
 from cluster.sampling.replay import BufferState, OfflineState
 from common.evaluation import Score
@@ -41,6 +44,8 @@ class RunState(BaseModel):
     """Online pairs trained or waiting, by source."""
     drops: Counter[str]
     """Groups and pairs that were not used, by reason."""
+    evaluation: dict[str, Any] | None = None
+    """The config's section that scores are measured by; None in states of earlier versions."""
 
     @classmethod
     def fresh(cls, num_offline: int) -> RunState:
@@ -61,6 +66,26 @@ class RunState(BaseModel):
     def _none_was_minus_one(cls, score: float | None) -> float | None:
         # In the state.json of earlier runs, whose scores were shares.
         return None if score == -1 else score
+
+    def measure_by(self, evaluation: Mapping[str, Any]) -> list[str]:
+        """Measure by this section of the config from now on. A best score that others cannot beat by it is forgotten.
+
+        Its checkpoint stays the best one until another has a score.
+
+        Returns:
+            Keys that have changed since that score was measured; [] when it still holds.
+        """
+        before = self.evaluation
+        self.evaluation = dict(evaluation)
+        if before is None or self.best_score is None:
+            return []
+        keys: list[str] = []
+        for change in changes({"evaluation": before}, {"evaluation": evaluation}):
+            if change.is_of_validation:
+                keys.append(change.key)
+        if keys:
+            self.best_score = None
+        return keys
 
     def note_score(self, step: int, score: Score | None) -> bool:
         """Make the checkpoint of this step the best one if it is; returns whether it is.

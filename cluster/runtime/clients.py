@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cluster.run.work_log import WorkLog, noted
 from cluster.runtime.waiting import answer, answers
 from cluster.supervision.seat import Seat, WorkerLost
 from common.errors import UserError
@@ -62,10 +63,12 @@ class RolloutClient:
     handle: Handle
     limit_s: float
     peer: str = "rollout worker"
+    work: WorkLog | None = None
 
     async def start(self) -> dict[str, Any]:
         """Start the engine; returns what it reports of itself."""
         report: dict[str, Any] = await self._call("start")
+        _note_start(self.handle)
         return report
 
     async def generate(
@@ -159,7 +162,8 @@ class RolloutClient:
         return not isinstance(self.handle, Seat) or self.handle.is_up
 
     async def _call(self, method: str, *args: Any) -> Any:
-        return await _asked(self.handle, method, args, self.limit_s, self.peer)
+        with noted(self.work, _name_of(self.handle, self.peer), method, args):
+            return await _asked(self.handle, method, args, self.limit_s, self.peer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +172,12 @@ class RewardClient:
 
     handle: Handle
     limit_s: float
+    work: WorkLog | None = None
 
     async def start(self) -> None:
         """Make the judge."""
         await self._call("start")
+        _note_start(self.handle)
 
     async def rank(self, groups: Sequence[RolloutGroup]) -> list[Judged]:
         """What becomes of every group: pairs or a reason, and the verdict."""
@@ -189,7 +195,9 @@ class RewardClient:
         return verdicts
 
     async def _call(self, method: str, *args: Any) -> Any:
-        return await _asked(self.handle, method, args, self.limit_s, "reward worker")
+        peer = "reward worker"
+        with noted(self.work, _name_of(self.handle, peer), method, args):
+            return await _asked(self.handle, method, args, self.limit_s, peer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +206,7 @@ class LearnerClient:
 
     handles: Sequence[Handle]
     limit_s: float
+    work: WorkLog | None = None
 
     async def start(self) -> list[dict[str, Any]]:
         """Let the ranks meet at rank 0's address and start; returns their reports."""
@@ -207,7 +216,10 @@ class LearnerClient:
         if all(other == address for other, _ in meetings):
             # Ranks of one machine need not be reached from others.
             address = LOOPBACK
-        return await self._call("start", address, port)
+        reports = await self._call("start", address, port)
+        for handle in self.handles:
+            _note_start(handle)
+        return reports
 
     async def prepare(self, step: int, rows: Mapping[int, PreferencePair]) -> None:
         """Let the ranks begin with pictures of a coming step, whose batch has these pairs at these places."""
@@ -309,7 +321,8 @@ class LearnerClient:
         # All before the first is awaited: a rank alone would wait for the others.
         for handle in self.handles:
             references.append(handle.call(method, *args))
-        return await answers(references, self.limit_s, "learner")
+        with noted(self.work, "learner", method, args):
+            return await answers(references, self.limit_s, "learner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +354,16 @@ class Workers:
         await asyncio.gather(*[client.wake() for client in self.rollout])
         await judges
         return [*ranks, *reports]
+
+
+def _name_of(handle: Handle, peer: str) -> str:
+    """`rollout/3` of a seat."""
+    return handle.name if isinstance(handle, Seat) else peer
+
+
+def _note_start(handle: Handle) -> None:
+    if isinstance(handle, Seat):
+        handle.note_start()
 
 
 async def _asked(

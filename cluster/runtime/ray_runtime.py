@@ -28,8 +28,11 @@ from cluster.runtime.proxies import check_loopback
 from cluster.runtime.ray_handle import PULSE, RayHandle
 from cluster.runtime.reservation import Reservation
 from cluster.runtime.seated import GPUS, look, seated
+from cluster.runtime.shared_gpus import SharedGpus
 from common.config import Cluster
 from common.errors import UserError
+from common.held_files import sweep_held
+from common.node_address import NODE_ADDRESS
 from common.protocols import Handle, Pulse, Sight
 
 CONNECT_LIMIT_S = 10.0
@@ -152,7 +155,7 @@ class RayRuntime:
         self._actors: list[Any] = []
         # The last actor of a name: several may follow each other.
         self._actor_of_name: dict[str, Any] = {}
-        self._bundles = {bundle.name: bundle for bundle in bundles}
+        self._bundles = bundles
         self._passed = passed_variables(config)
         address = config.address or os.environ.get("RAY_ADDRESS")
         if address == "local":
@@ -160,6 +163,7 @@ class RayRuntime:
         self._is_local = not address
         self._ray = _import_ray(self._is_local)
         limit_s = config.start_timeout_s
+        self._shared_gpus = SharedGpus(bundles, self._gpus_of, limit_s)
         self._gauges = Gauges(self._ray, owner)
         self._reservation = Reservation(self._ray, _signed(owner), limit_s)
         self._connect(address)
@@ -214,8 +218,8 @@ class RayRuntime:
 
     def _store_bytes(self) -> int:
         num_engines = 0
-        for name in self._bundles:
-            num_engines += name.startswith("rollout/")
+        for bundle in self._bundles:
+            num_engines += bundle.name.startswith("rollout/")
         return store_bytes(self._push_bytes, num_engines, free_shared_memory())
 
     def _init(self, **options: Any) -> None:
@@ -239,11 +243,11 @@ class RayRuntime:
         It can be asked for `survey` as well (see `seated`). One that shares GPUs is started after their owner.
         """
         environment = self._actor_environment()
-        bundle = self._bundles.get(name)
-        if bundle is not None and bundle.beside and bundle.num_gpus:
+        shared = self._shared_gpus.of(name)
+        if shared is not None:
             # In Ray's books they belong to the other actor alone.
             num_gpus = 0
-            environment |= {HIDE_GPUS: "0", GPUS: self._shared_gpu(bundle)}
+            environment |= {HIDE_GPUS: "0", GPUS: shared}
         options: dict[str, Any] = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
@@ -256,7 +260,7 @@ class RayRuntime:
         strategy = self._reservation.strategy_of(name)
         if strategy is not None:
             options["scheduling_strategy"] = strategy
-        worker = seated(worker, str(Path.cwd()), name)
+        worker = seated(worker, str(Path.cwd()), name, note_node_address)
         if self._passed:
             worker = with_variables(worker)
             args = (self._passed, *args)
@@ -268,6 +272,7 @@ class RayRuntime:
 
     async def make_room(self, name: str) -> None:
         await self._reservation.renew(name)
+        await self._shared_gpus.wait_for(name)
 
     def survey_nodes(self, nonce_file: str) -> dict[str, Awaitable[Sight]]:
         sights: dict[str, Awaitable[Sight]] = {}
@@ -282,14 +287,11 @@ class RayRuntime:
         # An actor without GPUs must not see those of its node.
         return {HIDE_GPUS: "1", **self._config.env}
 
-    def _shared_gpu(self, bundle: Bundle) -> str:
-        """The GPUs of an actor that shares those of another."""
-        owner = self._actor_of_name[bundle.beside]
-        asked = owner.survey.remote("", ())
-        sight = self._ray.get(asked, timeout=self._config.start_timeout_s)
-        gpus = sight.gpus.split(",")
-        first = bundle.turn * int(bundle.num_gpus)
-        return ",".join(gpus[first : first + int(bundle.num_gpus)])
+    def _gpus_of(self, name: str) -> str:
+        """The GPUs that the actor of this name sees."""
+        asked = self._actor_of_name[name].survey.remote("", ())
+        sight: Sight = self._ray.get(asked, timeout=self._config.start_timeout_s)
+        return sight.gpus
 
     def on_every_node(
         self,
@@ -342,12 +344,21 @@ class RayRuntime:
         return None
 
     def shutdown(self) -> None:
-        """Kill our actors and give the reservation back; stop the cluster if it was ours."""
+        """Kill our actors, sweep what they held, give the reservation back; stop the cluster if it was ours."""
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors.clear()
         self._reservation.release()
         self._ray.shutdown()
+        # On other machines the next start does it.
+        sweep_held()
+
+
+def note_node_address() -> None:
+    """In an actor's process: keep what Ray knows this node by, where those find it who know no Ray."""
+    import ray
+
+    os.environ[NODE_ADDRESS] = ray.util.get_node_ip_address()
 
 
 def _hide_ray_messages() -> None:

@@ -52,6 +52,8 @@ class Reservation:
         self._slot_of_actor: dict[str, Slot] = {}
         self._place_of_actor: dict[str, Place] = {}
         self._actor_of_node: dict[str, str] = {}
+        # One at a time: what is free is looked up before it is taken.
+        self._renewing = asyncio.Lock()
 
     @property
     def actor_of_node(self) -> Mapping[str, str]:
@@ -104,8 +106,10 @@ class Reservation:
         deadline = time.monotonic() + self._limit_s
         warned = False
         while not self._is_there(name):
-            if await asyncio.to_thread(self._try, [slot]):
-                break
+            async with self._renewing:
+                # An actor that shares the slot may have got another place for both meanwhile.
+                if self._is_there(name) or await asyncio.to_thread(self._try, [slot]):
+                    break
             if time.monotonic() > deadline:
                 raise UserError(
                     f"placement: expected room for {slot.name} within {self._limit_s:g} s "

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cluster.runtime.processes import family, output_file
 from common.command_line.log_lines import start_lines
+from common.held_files import HeldFiles
 from common.protocols import Pulse, Sight, Vitals
 
 GPUS = "CUDA_VISIBLE_DEVICES"
+
+_held_files = HeldFiles()
+"""Of this process, which is one worker's."""
 
 
 class Seated:
@@ -26,7 +30,9 @@ class Seated:
     def pulse(self) -> Pulse:
         """How this worker is; answered in a thread of its own."""
         vitals = getattr(self, "vitals", Vitals)
-        return Pulse(socket.gethostname(), output_file(), family(os.getpid()), vitals())
+        processes = family(os.getpid())
+        _held_files.note(process.pid for process in processes)
+        return Pulse(socket.gethostname(), output_file(), processes, vitals())
 
 
 def look(nonce_file: str, paths: Sequence[str]) -> Sight:
@@ -41,13 +47,23 @@ def look(nonce_file: str, paths: Sequence[str]) -> Sight:
     )
 
 
-def seated(worker: type, folder: str, role: str = "") -> type:
+def seated(
+    worker: type,
+    folder: str,
+    role: str = "",
+    arrive: Callable[[], None] | None = None,
+) -> type:
     """The class of a worker with `survey`, which works in this folder where there is one of that name.
 
     Relative paths then mean what they mean to the controller. With a role its process writes lines of that role.
+
+    Args:
+        arrive: called in the worker's process before all else.
     """
 
     def start(self: Any, *args: Any) -> None:
+        if arrive is not None:
+            arrive()
         # Another node may have none; what is missing there is told by `survey`.
         with suppress(OSError):
             os.chdir(folder)

@@ -7,7 +7,8 @@ The learner step that follows weight version v trains on pairs sampled from vers
 
 where need(step) is the number of online pairs that step takes (the mixture's coins are known in advance) and
 `accepted` counts pairs trained or waiting. A dropped group or a stale pair gives its place back. Every online source
-of a run has an admission of its own, so that what one source drops is not made up for by another.
+of a run has an admission of its own, so that what one source drops is not made up for by another. Where a resume has
+changed the interval, versions are counted from there: see `StalenessWindow`.
 
 A group that becomes g > 1 pairs takes g places. The last group admitted may take up to g - 1 more than are left, which
 the next step then has in advance: fewer would leave a step waiting for the rest of a group.
@@ -24,20 +25,32 @@ from common.sources import ONLINE
 
 @dataclass(frozen=True, slots=True)
 class StalenessWindow:
-    """How far ahead of the published weights a run may sample."""
+    """How far ahead of the published weights a run may sample.
+
+    Attributes:
+        step: the last one that was trained when the run began or was resumed.
+        version: published by then. Steps do not tell it where the interval was another one before the resume.
+    """
 
     num_steps: int
     publish_interval: int
     max_staleness: int
+    step: int = 0
+    version: int = 0
 
     def last_step(self, version: int) -> int:
         """The last learner step that groups may be started for while the engines hold `version`."""
-        num_versions = version + self.max_staleness + 1
-        return min(num_versions * self.publish_interval, self.num_steps)
+        num_intervals = version - self._surplus + self.max_staleness + 1
+        return min(num_intervals * self.publish_interval, self.num_steps)
 
     def version_at(self, step: int) -> int:
         """The version that the engines hold when this step's batch is drawn."""
-        return (step - 1) // self.publish_interval
+        return self._surplus + (step - 1) // self.publish_interval
+
+    @property
+    def _surplus(self) -> int:
+        """Versions that were published beside those of this interval; below 0 when some are missing."""
+        return self.version - self.step // self.publish_interval
 
 
 class Admission:

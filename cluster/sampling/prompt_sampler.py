@@ -76,12 +76,13 @@ class PromptSampler:
         self._handed_out: dict[str, list[int]] = {}
         for group_id in self.state.finished:
             self._note_finished(group_id)
-        self._epoch = self.state.epoch
-        self._order = self._shuffled(self._epoch)
-        self._next_position = 0
         # Of the epoch that is not finished; the one that is handed out may be a later one.
-        self._order_to_finish = self._order
+        self._order_to_finish = self._shuffled(self.state.epoch)
+        self._epoch, self._order = self.state.epoch, self._order_to_finish
+        # What was in flight may have left the set: then nothing of the saved epoch is left to hand out.
         self._advance()
+        self._epoch, self._order = self.state.epoch, self._order_to_finish
+        self._next_position = 0
 
     def next(self) -> tuple[str, Prompt | Dropped]:
         """The next group, or why its row cannot be used; starts another epoch when this one is handed out."""

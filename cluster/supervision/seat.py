@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -54,6 +55,7 @@ class Seat:
         last_pulse: of the present worker.
         revive: brings a new worker to where it may be asked; None when others do that.
         leans_on: seats whose workers this one asks itself.
+        start_s: seconds from the spawning of the last worker who was started by a client until that was done.
     """
 
     def __init__(
@@ -70,9 +72,11 @@ class Seat:
         self.number = 0
         self.cause = ""
         self.last_pulse: Pulse | None = None
+        self.start_s = 0.0
         self._spawn = spawn
         self._watch = watch
         self._down = asyncio.Event()
+        self._spawned = time.monotonic()
         self.handle = spawn()
 
     @property
@@ -119,10 +123,15 @@ class Seat:
 
     def refill(self) -> Handle:
         """Put a new worker here, which may not be asked yet."""
+        self._spawned = time.monotonic()
         self.handle = self._spawn()
         self.number += 1
         self.last_pulse = None
         return self.handle
+
+    def note_start(self) -> None:
+        """The worker that sits here has just started."""
+        self.start_s = time.monotonic() - self._spawned
 
     def note(self, pulse: Pulse) -> None:
         """Remember a pulse of the worker that sits here."""

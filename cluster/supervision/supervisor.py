@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -114,11 +115,14 @@ class Supervisor:
     async def look(self) -> None:
         """Ask all for their pulse, and write down who runs where."""
         await asyncio.gather(*[seat.fault() for seat in self.seats.values()])
-        self.write_roster()
+        self._write_roster()
 
-    def write_roster(self) -> None:
-        """Say who runs where."""
-        write_roster(self._folder, self.seats.values())
+    def start_seconds(self) -> dict[str, float]:
+        """How long every worker took to start, by name; it could be asked then."""
+        seconds: dict[str, float] = {}
+        for seat in self.seats.values():
+            seconds[seat.name] = round(seat.start_s, 3)
+        return seconds
 
     def lose(self, seat: Seat, number: int, cause: str) -> None:
         """The worker of this number is lost; again does nothing."""
@@ -126,11 +130,11 @@ class Supervisor:
             return
         seat.go_down(cause)
         if seat.revive is not None:
-            self._replacing[seat] = asyncio.create_task(self._replace(seat))
+            work = self._or_give_up(seat, partial(self._replace, seat))
         else:
             # Whoever waits for it hears at once that it is gone.
-            burial = self._runtime.bury(seat.handle, seat.last_pulse)
-            self._replacing[seat] = asyncio.create_task(burial)
+            work = self._bury(seat)
+        self._replacing[seat] = asyncio.create_task(work)
 
     async def available(self, seat: Seat) -> Seat:
         """This seat, or another of its kind while nobody sits here.
@@ -187,56 +191,97 @@ class Supervisor:
         await asyncio.gather(*[self._await_process(seat) for seat in seats])
         # One that hangs from here on is noticed, too.
         for seat in seats:
-            await self.open(seat)
-
-    async def open(self, seat: Seat) -> None:
-        """The new worker of a seat may be asked."""
-        seat.go_up()
-        await self._announce(seat)
+            seat.go_up()
+            await self._announce(seat)
 
     async def _announce(self, seat: Seat) -> None:
         """Tell those who wait that a seat is up, and write down who sits there."""
         async with self._changed:
             self._changed.notify_all()
         await seat.fault()
-        self.write_roster()
+        self._write_roster()
+
+    def _write_roster(self) -> None:
+        write_roster(self._folder, self.seats.values())
 
     async def renew(self, seat: Seat) -> None:
-        """Replace a worker that is well, because those that it asks are others now."""
+        """Replace a worker that is well, or is just being started, because those that it asks are others now.
+
+        Once begun it goes on, also when who asked for it is cancelled.
+        """
+        before = self._replacing.get(seat)
+        renewing = self._or_give_up(
+            seat, partial(self._renew, seat, seat.number, before)
+        )
+        task = self._replacing[seat] = asyncio.create_task(renewing)
+        await asyncio.shield(task)
+
+    async def _renew(
+        self, seat: Seat, number: int, before: asyncio.Task[None] | None
+    ) -> None:
+        """Renew the worker of this number, behind the task that has put it there."""
+        if before is not None:
+            await before
+        if seat.number != number:
+            # Its successor was made when the others were there already.
+            return
         seat.go_down("it is renewed")
         await self._runtime.bury(seat.handle, seat.last_pulse)
         if await self._bring_up(seat):
             await self._announce(seat)
         else:
-            self._replacing[seat] = asyncio.create_task(self._replace(seat))
+            await self._replace(seat)
 
     async def _watch(self, seat: Seat) -> None:
         while True:
             if seat.is_up:
                 number = seat.number
-                fault = await first_fault(seat.handle, self.limit_s, seat.note)
-                self.lose(seat, number, fault)
+                self.lose(seat, number, await self._first_fault(seat))
             async with self._changed:
                 await self._changed.wait_for(lambda: seat.is_up)
 
+    async def _first_fault(self, seat: Seat) -> str:
+        """Wait until something is wrong with the worker of a seat; returns what."""
+        if seat.last_pulse is None:
+            # As of an engine of the final policy, whose process may still be starting.
+            fault = await self._start_fault(seat)
+            if fault:
+                return fault
+        return await first_fault(seat.handle, self.limit_s, seat.note)
+
+    async def _or_give_up(
+        self, seat: Seat, bring_back: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Bring a worker back, or end the run with the reason why nobody can: no other task would hear of it."""
+        try:
+            await bring_back()
+        except RunFailed as failure:
+            await self._give_up(failure)
+        except Exception as error:
+            why = plain_message(error) or type(error).__name__
+            told = RunFailed(f"{seat.fate}; it cannot be replaced: {why}")
+            told.__cause__ = error
+            await self._give_up(told)
+
     async def _replace(self, seat: Seat) -> None:
-        """Put another worker into a seat, again until one is well."""
+        """Put another worker into a seat, again until one is well.
+
+        Raises:
+            RunFailed: the budget of restarts is used up.
+        """
         begun = time.monotonic()
         cause, output = seat.cause, seat.log
         is_well = False
         while not is_well:
-            try:
-                pause_s = self._grant(seat)
-            except RunFailed as failure:
-                await self._give_up(failure)
-                return
+            pause_s = self._grant(seat)
             await self._runtime.bury(seat.handle, seat.last_pulse)
             await asyncio.sleep(pause_s)
             is_well = await self._bring_up(seat)
         seconds = time.monotonic() - begun
         log.warning("%s is back after %.1f s", seat.name, seconds)
-        self._diary.restart(seat.name, cause, output, seconds)
+        # Who waits for it comes first: the diary's disk may be full.
         await self._announce(seat)
+        self._diary.restart(seat.name, cause, output, seconds)
 
     async def _bring_up(self, seat: Seat) -> bool:
         """Start another worker, as the first one was; False when it did not come up, whose cause the seat then has."""
@@ -255,14 +300,21 @@ class Supervisor:
 
     async def _await_process(self, seat: Seat) -> None:
         """Wait for the first pulse of a new worker; WorkerLost when it does not come."""
+        fault = await self._start_fault(seat)
+        if fault:
+            seat.cause = fault
+            raise WorkerLost(seat)
+
+    async def _start_fault(self, seat: Seat) -> str:
+        """Wait for the first pulse of a worker; returns why it did not come, or ""."""
+        handle = seat.handle
         try:
-            seat.note(await pulse_within(seat.handle, self._start_limit_s))
+            seat.note(await pulse_within(handle, self._start_limit_s))
         except TimeoutError:
-            seat.cause = f"its process did not start within {self._start_limit_s:g} s"
-            raise WorkerLost(seat) from None
+            return f"its process did not start within {self._start_limit_s:g} s"
         except Exception as error:
-            seat.cause = seat.handle.death(error) or plain_message(error)
-            raise WorkerLost(seat) from error
+            return handle.death(error) or plain_message(error)
+        return ""
 
     async def _revive(self, seat: Seat, handle: Handle) -> str:
         """Bring a new worker to where it may be asked; returns why it hangs or has died meanwhile, or ""."""
@@ -277,6 +329,13 @@ class Supervisor:
         finally:
             revival.cancel()
             watch.cancel()
+
+    async def _bury(self, seat: Seat) -> None:
+        try:
+            await self._runtime.bury(seat.handle, seat.last_pulse)
+        except Exception as error:
+            # Who puts another worker there tries it again.
+            log.warning("%s could not be stopped: %s", seat.name, plain_message(error))
 
     def _grant(self, seat: Seat) -> float:
         if not self._is_watching:

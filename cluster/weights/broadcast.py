@@ -58,7 +58,7 @@ class Broadcast:
         self,
         version: int,
         engines: Sequence[RolloutClient],
-        sent: Callable[[], None],
+        sent: Callable[[], None] = lambda: None,
     ) -> Delivered:
         await self._turns.wake()
         members = [_Engine(client) for client in engines]

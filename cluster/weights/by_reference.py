@@ -24,7 +24,7 @@ class ByReference:
         self,
         version: int,
         engines: Sequence[RolloutClient],
-        sent: Callable[[], None],
+        sent: Callable[[], None] = lambda: None,
     ) -> Delivered:
         # References: the weights travel from the learner's node to the engines', not through here.
         manifest_ref, tensors_ref = self._learner.publish(version)

@@ -19,9 +19,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum, auto
 
-from cluster.run.delivery import Delivered, Delivery
+from cluster.run.turns import Turns
 from cluster.runtime.clients import RolloutClient
 from cluster.supervision.seat import WorkerLost
+from cluster.weights.transport import Delivered, WeightTransport
 from common.records import LogprobProbe, ProbeReading
 
 log = logging.getLogger("sightline")
@@ -42,19 +43,20 @@ class EngineWeights:
     def __init__(
         self,
         engines: Sequence[RolloutClient],
-        in_turns: bool,
+        transport: WeightTransport,
+        turns: Turns,
         go_back: Callable[[], None] | None = None,
     ) -> None:
         """Begin with the start policy.
 
         Args:
-            in_turns: engines and learner share GPUs.
+            transport: the way of weights from the learner.
             go_back: makes a deterministic run go back to its last checkpoint.
         """
         self._engines = engines
+        self._transport = transport
+        self._turns = turns
         self._go_back = go_back
-        self._in_turns = in_turns
-        self._delivery: Delivery | None = None
         self._start: LogprobProbe | None = None
         self._version = 0
         self._standing = Standing.START
@@ -65,10 +67,6 @@ class EngineWeights:
         self._settled = asyncio.Event()
         self._settled.set()
         self._late: list[tuple[RolloutClient, asyncio.Future[None]]] = []
-
-    def follow(self, delivery: Delivery) -> None:
-        """Weights come by this way from now on."""
-        self._delivery = delivery
 
     async def calibrate(self, start: LogprobProbe) -> list[ProbeReading]:
         """How far engines and learner are apart, while all hold the start policy; later ones are measured as they come.
@@ -126,6 +124,8 @@ class EngineWeights:
 
     async def _publish(self, version: int, sent: Callable[[], None]) -> Delivered:
         num_changes = self._num_changes
+        # Some of them were lost while they waited.
+        self._late = [entry for entry in self._late if not entry[1].done()]
         late = tuple(self._late)
         up = [engine for engine in self._engines if engine.is_up]
         engines = up + [engine for engine, _ in late]
@@ -154,13 +154,21 @@ class EngineWeights:
         Raises:
             Exception: it does not take the weights.
         """
-        if self._start is not None:
-            await engine.calibrate(self._start)
+        async with self._turns.starting():
+            if self._start is not None:
+                await engine.calibrate(self._start)
+            waiter = await self._send_or_wait(engine)
+        # Not in its turn: the learner that publishes next may have to start first.
+        if waiter is not None:
+            await waiter
+
+    async def _send_or_wait(self, engine: RolloutClient) -> asyncio.Future[None] | None:
+        """Bring an engine what the others hold, or let it wait for the next publish, which ends the future."""
         delivered: Delivered | None = None
         async with self._moving:
             await self._settled.wait()
             if self._standing is Standing.START:
-                return
+                return None
             must_not_wait = self._must_not_wait()
             if must_not_wait and self._go_back is not None:
                 self._go_back()
@@ -172,15 +180,16 @@ class EngineWeights:
                     log.warning("weights %d were not sent: %s", self._version, error)
             if delivered is not None:
                 delivered.check()
-                return
+                return None
             waiter = asyncio.get_running_loop().create_future()
             self._late.append((engine, waiter))
-        await waiter
+            return waiter
 
     def _must_not_wait(self) -> bool:
         """Whether no publish will come: the learner waits for this engine, or for pairs that nobody else samples."""
         others = any(engine.is_up for engine in self._engines)
-        return self._standing is Standing.AHEAD and (self._in_turns or not others)
+        in_turns = self._turns.are_taken
+        return self._standing is Standing.AHEAD and (in_turns or not others)
 
     async def _deliver(
         self,
@@ -188,5 +197,7 @@ class EngineWeights:
         engines: Sequence[RolloutClient],
         sent: Callable[[], None] = lambda: None,
     ) -> Delivered:
-        assert self._delivery is not None, "a loop that publishes has a delivery"
-        return await self._delivery.deliver(version, engines, sent)
+        delivered = await self._transport.deliver(version, engines, sent)
+        assert delivered.manifest.version == version
+        assert all(report.version == version for report in delivered.reports)
+        return delivered

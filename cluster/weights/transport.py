@@ -43,7 +43,7 @@ class WeightTransport(Protocol):
         self,
         version: int,
         engines: Sequence[RolloutClient],
-        sent: Callable[[], None],
+        sent: Callable[[], None] = lambda: None,
     ) -> Delivered:
         """An engine that fails takes no other along.
 

@@ -16,7 +16,7 @@ from common.config.data import (
     ShapesPrompts,
     TabletopPrompts,
 )
-from common.config.evaluation import Evaluation
+from common.config.evaluation import Evaluation, Tracking
 from common.config.eyes import EndpointEye, EngineEye, EyeConfig, TorchEye
 from common.config.judges import (
     AnswerJudge,
@@ -102,6 +102,7 @@ __all__ = [
     "TabletopPrompts",
     "TabletopSuite",
     "TorchEye",
+    "Tracking",
     "Tuning",
     "UserCode",
     "VlmJudge",

@@ -1,12 +1,12 @@
-"""What a policy is measured by."""
+"""What a policy is measured by, and where a run's metrics go."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, Tag, field_validator, model_validator
 
-from common.config.section import Section, TextOnDisk
+from common.config.section import PathOnDisk, Section, TextOnDisk, by_kind
 from common.config.suites import PreferenceSuite, SuiteConfig
 
 
@@ -72,3 +72,83 @@ class Evaluation(Section):
                 f"evaluation.suites: expected different names, got {', '.join(names)}; set their name"
             )
         return self
+
+
+class Wandb(Section):
+    """Weights & Biases. Its key comes from the environment (WANDB_API_KEY), or from `wandb login`."""
+
+    kind: Literal["wandb"] = "wandb"
+    project: str = "sightline"
+    entity: str | None = Field(None, description="team or user; none: the key's own")
+    mode: Literal["offline", "online"] = Field(
+        "offline",
+        description="offline: written to RUN_DIR/wandb, `wandb sync` sends it later",
+    )
+
+
+class Mlflow(Section):
+    """MLflow. What a server asks for comes from the environment (MLFLOW_TRACKING_TOKEN, …)."""
+
+    kind: Literal["mlflow"] = "mlflow"
+    uri: str | None = Field(None, description="of a server; none: RUN_DIR/mlflow")
+    experiment: str = "sightline"
+
+
+class Trackio(Section):
+    """trackio, which keeps everything on this machine."""
+
+    kind: Literal["trackio"] = "trackio"
+    project: str = "sightline"
+    dir: PathOnDisk | None = Field(
+        None,
+        description="where `TRACKIO_DIR=… trackio show` finds it; none: RUN_DIR/trackio",
+    )
+
+
+TrackerConfig: TypeAlias = Annotated[
+    Annotated[Wandb, Tag("wandb")]
+    | Annotated[Mlflow, Tag("mlflow")]
+    | Annotated[Trackio, Tag("trackio")],
+    by_kind("wandb"),
+]
+"""Every entry of `tracking.trackers` says its kind, so the default of `by_kind` is never used there."""
+
+
+class Tracking(Section):
+    """Trackers, several at once. TensorBoard files are written in any case."""
+
+    trackers: tuple[TrackerConfig, ...] = Field(
+        (),
+        description='by kind: wandb, mlflow, trackio; a bare name such as "wandb" takes the defaults of its kind',
+    )
+    completions: int = Field(
+        8,
+        ge=0,
+        description="rows of the table of completions, with their pictures; 0: none",
+    )
+    interval: int = Field(25, ge=1, description="learner steps between such tables")
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _expand_bare_names(cls, values: Any) -> Any:
+        if not isinstance(values, list | tuple):
+            return values
+        sections = []
+        for value in values:
+            section = {"kind": value} if isinstance(value, str) else value
+            if isinstance(section, dict) and "kind" not in section:
+                raise ValueError(
+                    'expected a kind in every tracker; add one, such as kind = "wandb"'
+                )
+            sections.append(section)
+        return sections
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_once(cls, trackers: tuple[TrackerConfig, ...]) -> Any:
+        kinds = [tracker.kind for tracker in trackers]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(
+                f"expected every kind of tracker once, got {', '.join(kinds)}; leave one out"
+            )
+        return trackers

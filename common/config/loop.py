@@ -97,12 +97,14 @@ class Loop(Section):
         1, ge=1, description="learner steps per published weight version"
     )
     heartbeat_s: float = Field(
-        30.0, gt=0, description="between warnings while no batch forms"
+        30.0,
+        gt=0,
+        description="between warnings while no batch forms, or a checkpoint gets no new byte",
     )
     stall_limit_s: float = Field(
         600.0,
         gt=0,
-        description="stop with the drop histogram if no batch forms for so long",
+        description="stop if no batch forms for so long, with the drop histogram, or a checkpoint gets no new byte",
     )
     call_timeout_s: float = Field(
         600.0, gt=0, description="limit of any one remote call"
@@ -158,7 +160,7 @@ class Weights(Section):
         "engines can run it, else ipc where GPUs are shared, else broadcast",
     )
     bucket_mib: int = Field(
-        32,
+        16,
         ge=1,
         le=8192,
         description="size of a bucket; two of them are in memory at each end",
@@ -177,6 +179,6 @@ class Checkpoint(Section):
     keep: int = Field(2, ge=1, description="states for --resume; older ones go")
     background: bool = Field(
         True,
-        description="copy the state and write it beside the next steps; false: the steps wait, which saves the RAM of "
-        "the copy, 12 bytes for each trained parameter over all ranks",
+        description="copy the state and write it beside the next steps, with a policy that is the best; false: the "
+        "steps wait, which saves the RAM of the copy, 12 bytes for each trained parameter over all ranks",
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn
 from pydantic import AfterValidator, Field, model_validator
 
 from common.config.data import Data
-from common.config.evaluation import Evaluation
+from common.config.evaluation import Evaluation, Tracking
 from common.config.learner import Learner
 from common.config.loop import Checkpoint, Loop, Mixture, Weights
 from common.config.model import Lora, Model
@@ -25,6 +25,7 @@ SET_BY_US = {
     "DS_ACCELERATOR": "learner.num_gpus",
     "LOCAL_RANK": RANKS,
     "RANK": RANKS,
+    "SIGHTLINE_NODE_ADDRESS": "nothing, it is what Ray knows a node by (ray start --node-ip-address)",
     "SIGHTLINE_ACTOR_PID": "nothing, it is how vLLM's processes find their actor",
     "WORLD_SIZE": RANKS,
     "MASTER_ADDR": RANKS,
@@ -100,7 +101,10 @@ class Cluster(Section):
         None, description="of a running cluster; none starts one on this machine"
     )
     start_timeout_s: float = Field(
-        300.0, gt=0, description="limit for the reservation of CPUs and GPUs"
+        300.0,
+        gt=0,
+        description="limit for the reservation of CPUs and GPUs, and for the start of a worker's process: "
+        "heartbeat_limit_s counts from its first pulse",
     )
     gpu: Literal["a100-80", "h100", "h200", "l40s"] | None = Field(
         None,
@@ -170,6 +174,7 @@ class RunConfig(Section):
     weights: Weights = Weights()
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
 
     @property
     def pushes_adapter(self) -> bool:

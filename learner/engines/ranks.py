@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from common.errors import UserError
+from common.node_address import LOOPBACK, interface_of, node_address
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
@@ -35,9 +36,11 @@ def join(
         raise RuntimeError(
             "this process already belongs to a process group; close the other engine first"
         )
-    if ipaddress.ip_address(address).is_loopback:
-        # gloo would listen at the address of this machine's name.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    is_local = ipaddress.ip_address(address).is_loopback
+    interface = interface_of(LOOPBACK if is_local else node_address())
+    if interface is not None:
+        # gloo would listen at the address of this machine's name, which may be one that no other node reaches.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     try:
         store = meeting_place(rank, world_size, address, port)
         dist.init_process_group(
@@ -97,14 +100,8 @@ def gather(value: T, world_size: int) -> list[T]:
 
 
 def free_address() -> tuple[str, int]:
-    """This node's address as other nodes see it (loopback when it has no route out), and a port that is free now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            # A documentation address (RFC 5737): connecting a datagram socket picks the route and sends nothing.
-            probe.connect(("192.0.2.1", 9))
-            address = str(probe.getsockname()[0])
-        except OSError:
-            address = "127.0.0.1"
+    """This node's address as other nodes see it, and a port that is free now."""
+    address = node_address()
     with socket.socket() as listener:
         # Port 0 asks the system for one that is free.
         listener.bind((address, 0))

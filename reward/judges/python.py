@@ -168,7 +168,11 @@ def _verdict(value: Any, num_completions: int) -> Verdict:
     # One per completion, or none.
     if len(notes) != num_completions:
         notes = ()
-    return Verdict(scores, notes)
+    # Whether it is a share is checked as every judge's is.
+    share: Any = value.first_wins
+    if hasattr(share, "item"):
+        share = share.item()
+    return Verdict(scores, notes, share)
 
 
 def _scores(value: Any, num_completions: int) -> tuple[float, ...]:

@@ -83,6 +83,9 @@ class StubEngine(VllmEngine):
 
         return finished()
 
+    async def _echo(self) -> str:
+        return "0"
+
     async def _forget_images(self) -> None:
         self.num_forgotten += 1
 

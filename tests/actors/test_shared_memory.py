@@ -94,6 +94,28 @@ def test_engines_of_a_node_share_one_copy(shared_memory: Path) -> None:
             assert not list(shared_memory.iterdir())
 
 
+def test_a_quick_reader_leaves_it_to_those_who_wait(shared_memory: Path) -> None:
+    """All want it before it is whole: it is written once, though the first has read before the others look again."""
+    fills: list[Path] = []
+    start = threading.Barrier(8)
+
+    def fill(folder: Path) -> None:
+        fills.append(folder)
+        (folder / "value").write_text("1")
+        time.sleep(0.05)
+
+    def read(content: str) -> None:
+        start.wait()
+        with shared_folder(content, fill, PATIENCE_S) as folder:
+            assert (folder / "value").read_text() == "1"
+
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(20):
+            list(threads.map(read, [str(number)] * 8))
+            assert len(fills) == number + 1
+            assert not list(shared_memory.iterdir())
+
+
 def test_those_who_come_and_go_find_it_whole_or_write_it(shared_memory: Path) -> None:
     """Without a barrier: somebody may come in the moment in which the last one leaves."""
 
@@ -137,7 +159,7 @@ def test_a_writer_that_dies_is_followed_by_the_next_one(shared_memory: Path) -> 
     fills = []
 
     def fill(folder: Path) -> None:
-        assert not list(folder.iterdir()), "what the dead one wrote is gone"
+        assert not (folder / "half").exists(), "what the dead one wrote is gone"
         fills.append(folder)
 
     with (

@@ -52,7 +52,7 @@ class Streamed:
     ) -> LoadReport:
         weights = from_arrays(tensors)
         plan = self.plan(weights)
-        self._engine.check_push(manifest.version, plan)
+        await self._engine.check_push(manifest.version, plan)
         report = await self.receive(manifest.version, plan, named(plan, weights))
         result: LoadReport = await self._engine.prove(manifest, report)
         return result
@@ -183,10 +183,10 @@ def test_a_push_of_another_model_is_refused_before_it_begins(
         (unknown, "got 1 unknown: extra"),
     ):
         with pytest.raises(UserError, match=words):
-            streamed.check_push(version + 1, streamed.plan(tensors))
+            run(streamed.check_push(version + 1, streamed.plan(tensors)))
     other_config = replace(streamed.plan(weights), model="0" * 64)
     with pytest.raises(UserError, match="copy the same revision of the model"):
-        streamed.check_push(version + 1, other_config)
+        run(streamed.check_push(version + 1, other_config))
     assert streamed.weight_version == version
 
 

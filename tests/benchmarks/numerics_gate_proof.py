@@ -3,7 +3,7 @@
 The model has 42 M parameters and logits of about 20. At this size of update a push is late by about a nat a token. A
 smaller one is too little for log-probs, and is the checksum's: `python -m benchmarks.numerics_gate` has the sizes.
 
-Ten minutes, and not part of `make test` as long as its limits are not proven:
+Ten minutes, too long for `make test`:
 `python -m pytest tests/benchmarks/numerics_gate_proof.py`.
 """
 

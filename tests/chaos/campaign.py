@@ -27,11 +27,12 @@ def trials(
     num_faults: int,
     folder: Path,
     only: frozenset[str] | None,
+    shares_cluster: bool,
 ) -> Iterator[Report]:
-    """One trial after another; those on two nodes share a cluster."""
+    """One trial after another; those on two nodes share a cluster, others where they shall."""
     with ExitStack() as stack:
         cluster = None
-        if num_nodes == 2:
+        if num_nodes == 2 or shares_cluster:
             nodes = JobCluster(True, num_nodes, CPUS_PER_NODE)
             cluster = stack.enter_context(nodes)
         for seed in seeds:
@@ -71,6 +72,11 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, help="takes the lines, too")
     parser.add_argument("--folder", type=Path, help="keeps the logs of the runs")
+    parser.add_argument(
+        "--shared",
+        action="store_true",
+        help="runs on one node share a cluster; else every start of a controller starts its own, which takes longer",
+    )
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     only = frozenset(arguments.only) if arguments.only else None
@@ -79,7 +85,9 @@ def main() -> int:
     for num_nodes in arguments.nodes:
         seeds = range(seed, seed + arguments.runs)
         seed += arguments.runs
-        for report in trials(seeds, num_nodes, arguments.faults, folder, only):
+        for report in trials(
+            seeds, num_nodes, arguments.faults, folder, only, arguments.shared
+        ):
             reports.append(report)
             _tell(report.line(), arguments.out)
     total = summary(reports)

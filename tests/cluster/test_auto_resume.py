@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import auto_resume
+from cluster import auto_resume, train
 from cluster.auto_resume import run_again, without_option
 
 CHILD = """
@@ -43,6 +43,31 @@ def run(folder: Path, most: int, *ends: str) -> tuple[int, list[str]]:
 def test_the_option_is_not_passed_on() -> None:
     words = ["a.toml", "--auto-resume", "3", "--run.dir", "x", "--auto-resume=2"]
     assert without_option(words) == ["a.toml", "--run.dir", "x"]
+
+
+@pytest.mark.parametrize("words", [["--auto-res", "3"], ["--auto-r=3"]])
+def test_an_option_that_is_not_written_out_starts_nothing(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The child would not be without it, and would start a child of its own, and so on."""
+
+    def start(*_: object) -> int:
+        raise AssertionError("a process without end")
+
+    monkeypatch.setattr(auto_resume, "run_again", start)
+    preset = tmp_path / "preset.toml"
+    preset.touch()
+    assert train.main([str(preset), *words]) == 2
+    assert "--auto-r" in capsys.readouterr().err
+
+
+def test_a_number_below_0_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--auto-resume", "-1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --auto-resume: expected how often to start again")
 
 
 def test_a_death_and_a_failure_are_resumed(

@@ -21,9 +21,8 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from cluster import import_data
-from cluster.inspect.page import mark_differences
 from cluster.inspect.verdicts import verdicts
-from cluster.pages import Span
+from cluster.pages import Span, mark_differences
 from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY, Model
 from common.data.anatomy import anatomy

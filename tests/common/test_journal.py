@@ -39,4 +39,3 @@ def test_metrics_of_repeated_steps_are_replaced(tmp_path: Path) -> None:
         losses[line["step"]] = line["loss"]
     assert losses == {1: 1.0, 2: 1.0, 3: 0.5}
     assert list(losses) == [1, 2, 3]
-    assert list((tmp_path / "tensorboard").iterdir())

@@ -1,4 +1,7 @@
-"""Every `python -m cluster.…` command of the documents is one that the command line takes, with keys that exist."""
+"""Every `python -m …` command of the documents is one that the command line takes, with keys that exist.
+
+`test_pages.py` runs those of the site that run on any machine.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ from cluster import (
     train,
 )
 from common.config.overrides import load_config
+from tests.docs.pages import ROOT, pages
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *pages(),
     ROOT / "docs" / "cluster" / "ray_job.yaml",
     ROOT / "docs" / "cluster" / "slurm.sbatch",
 ]
@@ -34,6 +37,7 @@ COMMAND = re.compile(
     r"(?:python|PYTHON) -m ((?:cluster|benchmarks|common|tests)[\w.]*)(.*)"
 )
 JOB = "docs/cluster/slurm.sbatch"
+INLINE = re.compile(r"`(python -m [^`]+)`")
 SHELL = re.compile(r"\s+(?:#|\||>|&&)")
 """Where a command ends: at a comment, or where another one begins."""
 PLACEHOLDERS = {"NAME": "povid"}
@@ -44,9 +48,9 @@ class Parsed(Exception):
 
 
 def commands() -> Iterator[tuple[str, str, str]]:
-    """(document, module, words) of every command in a block of code, continued lines joined."""
+    """(document, module, words) of every command in a block of code or within a text, continued lines joined."""
     for path in DOCUMENTS:
-        for line in lines_of_code(path):
+        for line in (*lines_of_code(path), *commands_in_text(path)):
             # The job script gives its words to the training.
             match = COMMAND.search(line.replace(JOB, "python -m cluster.train"))
             if match is not None:
@@ -72,6 +76,14 @@ def lines_of_code(path: Path) -> list[str]:
         else:
             lines.append(line)
     return lines
+
+
+def commands_in_text(path: Path) -> list[str]:
+    """Commands in backticks, outside of blocks."""
+    if path.suffix != ".md":
+        return []
+    prose = "".join(path.read_text().split("```")[::2])
+    return [" ".join(command.split()) for command in INLINE.findall(prose)]
 
 
 COMMANDS = sorted(set(commands()))
@@ -144,6 +156,10 @@ def test_a_command_of_a_document_is_read(
     if module in READERS and words and "--help" not in words:
         monkeypatch.chdir(ROOT)
         READERS[module](words, monkeypatch)
+    elif module not in READERS:
+        source = Path(importlib.util.find_spec(module).origin).read_text()
+        flags = [word for word in words if word.startswith("--")]
+        assert [flag for flag in flags if f'"{flag}"' not in source] == []
 
 
 def test_the_commands_are_there() -> None:
@@ -153,7 +169,10 @@ def test_the_commands_are_there() -> None:
         ("cluster.md", name) for name in ("cluster.train", "cluster.doctor")
     } <= in_documents
     assert ("ray_job.yaml", "cluster.train") in in_documents
-    assert len(COMMANDS) > 30
+    # In a text, and in a folder of the site.
+    assert ("limits.md", "benchmarks.gpu_first_hour") in in_documents
+    assert ("loss.md", "cluster.train") in in_documents
+    assert len(COMMANDS) > 90
 
 
 def test_a_mistyped_key_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,7 @@ def test_a_share_of_places_that_is_none_is_dropped(share: Any) -> None:
     judged = best_against_worst(group(PROMPT, "a", "b"), verdict, 0.0)
     assert judged.dropped is not None
     assert judged.dropped.reason == "bad_verdict"
+    assert "first_wins None or from 0 to 1" in judged.dropped.detail
 
 
 def test_equals_are_drawn_without_length_bias() -> None:

@@ -20,7 +20,7 @@ from cluster.checkpoints.online_pairs import OnlinePairs
 from cluster.run.auditing import audit
 from cluster.signals import Interrupted
 from common.data.datasets import read_pairs
-from common.errors import UserError
+from common.errors import RunFailed, UserError
 from common.journal import read_events
 from common.records import Dropped, PreferencePair, StepResult, WriteReport
 from tests.cluster.runs import STEPS, events, make_config, run, trained_pairs
@@ -230,6 +230,24 @@ def test_an_error_of_another_kind_ends_the_run(tmp_path: Path) -> None:
     assert_right(tmp_path / "run")
 
 
+def test_a_checkpoint_that_is_never_done_ends_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that stalls: the ranks never say that they have written."""
+
+    class StalledLearner(FakeLearner):
+        def written(self) -> WriteReport | None:
+            return None
+
+    limits = {"loop__heartbeat_s": 0.3, "loop__stall_limit_s": 2}
+    with pytest.raises(RunFailed, match=r"step 4: expected files in .*step_000004"):
+        run(make_config(tmp_path, **limits), learner=StalledLearner)
+    assert "checkpoint of step 4: nothing new for" in caplog.text
+    assert audit(tmp_path / "run").faults == []
+    _, run_dir = run(make_config(tmp_path), resume=True)
+    assert_right(run_dir)
+
+
 # Asked to end, or killed, at any time.
 
 
@@ -328,6 +346,7 @@ def _die_in(target: str, call: int) -> None:
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_any_point_loses_nothing(point: str, tmp_path: Path) -> None:
     assert run_and_die(tmp_path, {"at": POINTS[point]}) == -signal.SIGKILL
+    assert audit(tmp_path / "run").faults == []
     run(make_config(tmp_path, **KILLED), resume=True)
     assert_right(tmp_path / "run")
 

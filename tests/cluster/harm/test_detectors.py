@@ -33,6 +33,14 @@ def test_the_end_token_gets_less_likely() -> None:
     assert alert.line.startswith("step 11, since step 7: ")
 
 
+@pytest.mark.parametrize("drift", ["drift/chosen_end", "drift/chosen"])
+def test_a_drift_begins_at_0_whenever_it_is_first_seen(drift: str) -> None:
+    """Its first steps had no chosen answer with an end, or were skipped: what is seen first has drifted already."""
+    lines: list[Line] = [{"loss": 0.7}] * 3 + [{drift: -0.06}] * 5
+    (alert,) = alerts_of(lines)
+    assert (alert.metric, alert.step) == (drift, 8)
+
+
 def test_it_is_said_again_when_it_has_grown_fourfold() -> None:
     lines = ramp("drift/chosen_end", 0, -0.004, 60)
     steps = [alert.step for alert in alerts_of(lines)]
@@ -61,12 +69,34 @@ def test_chosen_answers_get_less_likely() -> None:
         ({"nll_weight": 0.1}, "raise learner.loss.nll_weight to 1, got 0.1"),
         ({"nll_weight": 1}, "lower learner.optimizer.lr"),
         ({"kind": "mdpo"}, "lower learner.optimizer.lr"),
+        ({"kind": "mpo"}, "lower learner.optimizer.lr"),
+        # Anchors that are switched off are none.
+        (
+            {"kind": "mdpo", "anchor_weight": 0},
+            "raise learner.loss.anchor_weight, got 0",
+        ),
+        (
+            {"kind": "mpo", "generation_weight": 0},
+            "raise learner.loss.generation_weight, got 0",
+        ),
+        (
+            {"kind": "mdpo", "anchor_weight": 0, "nll_weight": 1},
+            "lower learner.optimizer.lr",
+        ),
     ],
 )
 def test_the_advice_knows_what_is_set(loss: dict[str, Any], advice: str) -> None:
     config = config_of(learner={"loss": loss})
     (alert, *_) = alerts_of(ramp("drift/chosen_end", 0, -0.01), config)
     assert advice in alert.text
+
+
+def test_the_advice_knows_the_losses_of_sources() -> None:
+    sources = {"bdhs": {"nll_weight": 1}, "povid": {"nll_weight": 0.5}}
+    learner = {"loss": {"nll_weight": 1}, "source_losses": sources}
+    config = config_of(learner=learner)
+    (alert, *_) = alerts_of(ramp("drift/chosen_end", 0, -0.01), config)
+    assert "raise learner.source_losses.povid.nll_weight to 1, got 0.5" in alert.text
 
 
 def test_sampled_answers_grow() -> None:
@@ -125,6 +155,14 @@ def test_a_judge_that_can_be_told_is_told() -> None:
     assert "reward.judge.template" in alert.text
 
 
+def test_a_judge_without_a_template_of_comparisons_is_joined() -> None:
+    """That of claims asks about one claim: it says nothing of two answers."""
+    eye = {"kind": "endpoint", "base_url": "http://localhost:1/v1", "model": "judge"}
+    config = config_of(reward={"judge": {"kind": "claims", "eye": eye}})
+    alert = only(alerts_of(judged(1.0, 30, 1), config), "longer_wins")
+    assert "reward.judge.kind = ensemble" in alert.text
+
+
 def test_a_judge_that_often_prefers_the_longer_one_may_be_right() -> None:
     assert alerts_of(judged(0.75, 100, 50)) == []
     assert alerts_of(judged(0.0, 100, 50)) == []
@@ -138,6 +176,32 @@ def test_few_groups_prove_nothing() -> None:
 def test_a_judge_that_prefers_a_place(share: float, place: str) -> None:
     alert = only(alerts_of(judged(share, 10, 30, "first")), "first_wins")
     assert f"shown {place}, in 95% of its verdicts" in alert.text
+
+
+SERVER = {"kind": "endpoint", "base_url": "http://localhost:1/v1", "model": "judge"}
+
+
+@pytest.mark.parametrize(
+    ("judge", "advice"),
+    [
+        (SERVER, "set reward.judge.mode = pointwise"),
+        (
+            {"kind": "ensemble", "members": [{"judge": SERVER}]},
+            "set the mode of the member that compares = pointwise",
+        ),
+        # A setting of the user's own that has this name is not ours.
+        (
+            {"kind": "my_judge.py:Judge", "mode": "fast"},
+            "let it score answers one by one",
+        ),
+    ],
+)
+def test_the_advice_knows_which_judge_compares(
+    judge: dict[str, Any], advice: str
+) -> None:
+    config = config_of(reward={"judge": judge})
+    alert = only(alerts_of(judged(0.95, 10, 30, "first"), config), "first_wins")
+    assert advice in alert.text
 
 
 def test_a_judge_without_a_preferred_place() -> None:
@@ -162,6 +226,22 @@ def test_a_blank_picture_explains_the_accuracy() -> None:
     assert alert.step == 1
     assert "94% of the pairs with the picture" in alert.text
     assert "learner.loss.kind = mdpo" in alert.text
+
+
+@pytest.mark.parametrize(
+    ("learner", "advice"),
+    [
+        ({"loss": {"kind": "mdpo"}}, "; raise learner.loss.image_weight, or look"),
+        (
+            {"loss": {"kind": "mdpo"}, "source_losses": {"bdhs": {"kind": "ipo"}}},
+            "; set learner.source_losses.bdhs.kind = mdpo, or look",
+        ),
+    ],
+)
+def test_mdpo_is_not_advised_to_mdpo(learner: dict[str, Any], advice: str) -> None:
+    config = config_of(learner=learner)
+    alert = only(alerts_of(gate(15 / 16, 14 / 16), config), "blind")
+    assert advice in alert.text
 
 
 @pytest.mark.parametrize(
@@ -192,7 +272,10 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [-2.0, -0.1, 0.0, 1 / 3, 0.9, 50.0])
 def test_a_constant_stream_never_warns(name: str, value: float) -> None:
-    assert alerts_of([{name: value}] * 100) == []
+    """But a drift, which begins at 0."""
+    has_fallen = name.startswith("drift") and value < 0
+    alerts = alerts_of([{name: value}] * 100)
+    assert len(alerts) == has_fallen
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -201,9 +284,9 @@ def test_a_noisy_stream_that_goes_nowhere_never_warns(name: str) -> None:
     for seed in range(30):
         rng = random.Random(seed)
         lines = [{name: rng.gauss(0.4, 0.1)} for _ in range(200)]
-        # The first value of a drift is known to be 0.
+        # A drift begins at 0.
         if name.startswith("drift"):
-            lines = [{name: 0.0}, *[{name: rng.gauss(0, 0.02)} for _ in range(200)]]
+            lines = [{name: rng.gauss(0, 0.02)} for _ in range(200)]
         assert alerts_of(lines) == [], (name, seed)
 
 

@@ -9,27 +9,39 @@ import pytest
 from cluster.harm.series import Series, lower_bound
 
 
-def series_of(values: list[float], num_first: int = 2, num_last: int = 3) -> Series:
-    series = Series(num_first, num_last)
+def series_of(
+    values: list[float], window: int = 3, begins_at: float | None = None
+) -> Series:
+    series = Series(window, begins_at)
     for value in values:
         series.add(value)
     return series
 
 
 def test_first_and_last_values_by_hand() -> None:
-    """(1 + 3) / 2 = 2, (5 + 6 + 10) / 3 = 7; the 4 between them is in neither."""
-    series = series_of([1, 3, 4, 5, 6, 10])
+    """(1 + 2 + 3) / 3 = 2, (5 + 6 + 10) / 3 = 7; the 4 between them is in neither."""
+    series = series_of([1, 2, 3, 4, 5, 6, 10])
     assert series.is_known
     assert (series.first, series.now) == (2, 7)
 
 
 def test_a_short_series_is_not_known() -> None:
-    assert not series_of([1, 2, 3, 4]).is_known
-    assert series_of([1, 2, 3, 4, 5]).is_known
+    assert not series_of([1, 2, 3, 4, 5]).is_known
+    assert series_of([1, 2, 3, 4, 5, 6]).is_known
+
+
+def test_a_known_beginning_is_no_value() -> None:
+    """(1 + 2 + 3) / 3 = 2 from the third value on, whose variance is half of 1: 4 errors of √(0.5 / 3) are 1.63."""
+    assert not series_of([1, 2], begins_at=0).is_known
+    series = series_of([1, 2, 3], begins_at=0)
+    assert series.is_known
+    assert (series.first, series.now) == (0, 2)
+    assert series.has_moved
+    assert not series_of([1, 2, 3], begins_at=0.5).has_moved
 
 
 def test_a_value_that_is_not_finite_says_nothing() -> None:
-    series = series_of([1, float("nan"), 3, 5, float("inf"), 6, 10])
+    series = series_of([1, float("nan"), 2, 3, 5, float("inf"), 6, 10])
     assert (series.first, series.now) == (2, 7)
 
 
@@ -43,7 +55,7 @@ def test_jumps_are_noise_and_a_drift_is_not() -> None:
 
 def test_a_constant_has_not_moved() -> None:
     for value in (0.0, 0.1, -3.7, 1e9):
-        series = series_of([value] * 20, 5, 5)
+        series = series_of([value] * 20, 5)
         assert series.now - series.first == pytest.approx(0, abs=1e-6)
 
 
@@ -52,7 +64,7 @@ def test_noise_alone_rarely_moves_a_series() -> None:
     num_moved = 0
     for seed in range(200):
         rng = random.Random(seed)
-        series = Series(5, 5)
+        series = Series(5)
         moved = False
         for step in range(200):
             series.add(rng.gauss(20, 6))

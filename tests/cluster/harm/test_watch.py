@@ -90,6 +90,17 @@ def test_a_resumed_run_goes_on_with_its_watch(tmp_path: Path) -> None:
     assert account.overwritten["warning"] == 1
 
 
+def test_a_start_from_the_beginning_overwrites_what_was_said(tmp_path: Path) -> None:
+    """Killed before the first checkpoint: nothing says `resume`, and the second start has nothing to warn of."""
+    config = make_config(tmp_path, checkpoint__interval=8)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, learner=KilledDriftingLearner)
+    _, run_dir = run(config, resume=True)
+    assert events(run_dir, "resume") == []
+    assert [event["step"] for event in warnings(run_dir)] == [6]
+    assert read_run(run_dir).warnings() == []
+
+
 def test_what_was_said_before_a_checkpoint_is_not_said_again(tmp_path: Path) -> None:
     config = make_config(tmp_path, checkpoint__interval=2)
     with pytest.raises(RuntimeError, match="killed"):

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cluster.run.delivery import Delivery
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
 from cluster.weights.engine_weights import EngineWeights
+from cluster.weights.transport import transport_of
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.metrics import read_lines
@@ -115,8 +115,8 @@ def test_an_engine_that_is_started_again_is_calibrated_before_its_first_weights(
     learner = FakeLearner(config)
     client = LearnerClient([LocalHandle(learner)], 5.0)
     turns = Turns(config.cluster, Workers([], [], client))
-    weights = EngineWeights([engine()], in_turns=False)
-    weights.follow(Delivery(config, client, turns))
+    transport = transport_of(config, client, turns)
+    weights = EngineWeights([engine()], transport, turns)
     prompt = make_prompt(ImageStore(tmp_path / "images"), 1)
 
     async def scenario() -> None:

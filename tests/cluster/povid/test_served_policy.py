@@ -1,8 +1,12 @@
-"""`python -m cluster.generate povid` against a real `vllm serve`."""
+"""An exported policy behind a real vLLM server: OpenAI's client asks it, and `python -m cluster.generate povid` does.
+
+The server and the client are started with the words of docs/howto/use_the_policy.md.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,12 +21,17 @@ import pytest
 
 from cluster.generate import main
 from cluster.jobs.povid_job import REPLIES
+from common.config import SHAPES_POLICY
 from common.data.datasets import read_pairs, write_prompts
+from common.data.images import ImageStore
 from common.records import Prompt
 from tests.cluster.povid.sets import from_file, stats_of, words
+from tests.docs.pages import DOCS, ROOT, block_with
+from tests.learner.helpers import make_pairs, run_config, started, train, written
 
-SERVE = """--model common/shapes/policy --served-model-name tiny --host 127.0.0.1 --dtype float32 --enforce-eager
---max-model-len 4096 --max-num-seqs 8 --kv-cache-memory-bytes 67108864 --skip-mm-profiling --disable-log-stats"""
+PAGE = DOCS / "howto" / "use_the_policy.md"
+SERVE = """--dtype float32 --enforce-eager --max-model-len 4096 --max-num-seqs 8 --kv-cache-memory-bytes 67108864
+--skip-mm-profiling --disable-log-stats --limit-mm-per-prompt {"image":1}"""
 SERVE_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -37,21 +46,30 @@ SERVE_ENVIRONMENT = {
 
 
 @pytest.fixture(scope="module")
-def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The shipped tiny policy behind vLLM's own server."""
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped tiny policy after one step, as a run exports it."""
+    folder = tmp_path_factory.mktemp("policy")
+    optimizer = {"lr": 1e-5, "warmup_steps": 1}
+    trainer = started(run_config(model=ROOT / SHAPES_POLICY, optimizer=optimizer))
+    train(trainer, [make_pairs(ImageStore(folder / "images"), 6)])
+    trainer.export(folder / "policy")
+    written(trainer)
+    return folder / "policy"
+
+
+@pytest.fixture(scope="module")
+def vllm_serve(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An exported policy behind vLLM's own server, started by the command of the documents."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        *SERVE.split(),
-        "--port",
-        str(port),
-    ]
-    command += ["--limit-mm-per-prompt", '{"image": 1}']
+    (line,) = block_with(PAGE, "api_server").commands
+    python, *words = shlex.split(line)
+    assert python == "python"
+    words[words.index("runs/demo/policy")] = str(policy)
+    words[words.index("8000")] = str(port)
+    command = [sys.executable, *words, "--host", "127.0.0.1", *SERVE.split()]
     environment = {**os.environ, **SERVE_ENVIRONMENT}
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -75,6 +93,24 @@ def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.real
+def test_openais_client_asks_about_a_picture(
+    vllm_serve: str,
+    captions: list[Prompt],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The code of the documents; another picture gets another answer, and the policy saw it."""
+    answers = []
+    for prompt in captions[:3]:
+        code = block_with(PAGE, "OpenAI(").text
+        code = code.replace("http://localhost:8000/v1", vllm_serve)
+        code = code.replace("a.png", prompt.images[0].path)
+        exec(compile(code, str(PAGE), "exec"), {})
+        answers.append(capsys.readouterr().out.strip())
+    assert all(answer.startswith("There is") for answer in answers), answers
+    assert len(set(answers)) == 3
+
+
+@pytest.mark.real
 def test_a_real_vllm_serve_of_the_tiny_policy(
     vllm_serve: str, tmp_path: Path, captions: list[Prompt]
 ) -> None:
@@ -82,7 +118,7 @@ def test_a_real_vllm_serve_of_the_tiny_policy(
     write_prompts(tmp_path / "prompts", captions[:6])
     options = (
         f"{from_file(tmp_path / 'prompts')} --max-tokens 60 "
-        "--price-in 1 --price-out 2 --model-name tiny"
+        "--price-in 1 --price-out 2 --model-name policy"
     )
     text, image, again = tmp_path / "text", tmp_path / "image", tmp_path / "again"
     for out, flag in ((text, ""), (image, "--send-image")):

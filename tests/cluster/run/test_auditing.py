@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,6 @@ def resumed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(resumed_run: Path, tmp_path: Path) -> Path:
     """Journal, checkpoints, pairs and metrics of that run, to be damaged."""
-    import shutil
-
     shutil.copytree(resumed_run, tmp_path / "run")
     return tmp_path / "run"
 
@@ -207,6 +206,22 @@ def test_a_lost_row_of_the_pairs_is_seen(copied: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     (fault,) = audit(copied).faults
     assert "expected the pairs of this checkpoint" in fault
+
+
+def test_a_kill_between_the_journal_and_the_pairs_is_no_fault(copied: Path) -> None:
+    """`saving` is on disk before the pairs of its checkpoint; a resume does both again."""
+    (copied / "pairs" / "step_000008.parquet").unlink()
+    (fault,) = audit(copied).faults
+    assert "step_000008.parquet: expected the pairs of this checkpoint" in fault
+    shutil.rmtree(copied / "checkpoints" / "step_000008")
+    account = audit(copied)
+    assert account.faults == []
+    assert account.checkpoints == [4]
+    # Those of older ones were whole, and stay when their checkpoint goes.
+    shutil.rmtree(copied / "checkpoints" / "step_000004")
+    (copied / "pairs" / "step_000004.parquet").unlink()
+    (fault,) = audit(copied).faults
+    assert "step_000004.parquet: expected the pairs of this checkpoint" in fault
 
 
 def test_a_lost_line_of_the_metrics_is_seen(copied: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from common.config import RunConfig
 from common.data.datasets import read_pairs
-from common.errors import UserError
+from common.errors import RunFailed, UserError
 from common.journal import read_events
 from common.metrics import read_lines
 from common.protocols import GenerationRequest
@@ -22,6 +22,7 @@ from common.records import (
     RolloutGroup,
     StepResult,
     WeightManifest,
+    WriteReport,
 )
 from tests.cluster.runs import (
     STEPS,
@@ -274,6 +275,63 @@ def test_what_settles_while_a_checkpoint_is_written_belongs_to_the_next(
     outcomes = {event["id"]: event["outcome"] for event in events(run_dir, "group")}
     for pair_id in trained:
         assert outcomes[pair_id] == "pair"
+
+
+def test_a_checkpoint_that_is_lost_with_the_run_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run's own error stays the one that is raised."""
+
+    class DyingLearner(FakeLearner):
+        is_dead = False
+
+        async def step(self, step: int, pairs: list[PreferencePair]) -> Any:
+            self.is_dead = step == 5
+            if self.is_dead:
+                raise RuntimeError("killed in its step")
+            return await super().step(step, pairs)
+
+        def written(self) -> WriteReport | None:
+            if self.is_dead:
+                raise RuntimeError("killed while it writes")
+            return None
+
+    with pytest.raises(RuntimeError, match="killed in its step"):
+        run(make_config(tmp_path), learner=DyingLearner)
+    told = "the checkpoint that was begun is lost: killed while it writes"
+    assert told in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "why"),
+    [
+        (UserError("lr: expected less"), 2, "lr: expected less"),
+        (RunFailed("learner/0: lost"), 1, "learner/0: lost"),
+        (KeyError("a bug"), 1, "KeyError: 'a bug'"),
+    ],
+)
+def test_the_journal_says_how_a_run_ended(
+    tmp_path: Path, error: Exception, status: int, why: str
+) -> None:
+    class Failing(FakeLearner):
+        async def step(self, step: int, pairs: list[PreferencePair]) -> Any:
+            raise error
+
+    with pytest.raises(type(error)):
+        run(make_config(tmp_path), learner=Failing)
+    (ended,) = events(tmp_path / "run", "ended")
+    assert (ended["status"], ended["why"]) == (status, why)
+
+
+def test_the_journal_says_that_a_run_did_not_start(tmp_path: Path) -> None:
+    class Failing(FakeLearner):
+        def start(self, master_address: str, master_port: int) -> Any:
+            raise UserError("learner: expected a GPU")
+
+    with pytest.raises(UserError):
+        run(make_config(tmp_path), learner=Failing)
+    (ended,) = events(tmp_path / "run", "ended")
+    assert (ended["status"], ended["why"]) == (2, "learner: expected a GPU")
 
 
 class RefusingLearner(FakeLearner):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from cluster.checkpoints.checksums import write_checksums
 from cluster.run.auditing import audit
 from common.metrics import read_lines
 from common.push.meeting import Meeting
 from common.records import Dropped, LoadReport, PreferencePair, StepResult
-from tests.cluster.runs import STEPS, events, make_config, run
+from tests.cluster.runs import STEPS, events, killed_at, make_config, run
 from tests.fakes import FakeLearner, FakeRolloutWorker
 
 LOAD_S = 0.03
@@ -74,6 +76,40 @@ def test_a_step_begins_while_engines_load(
     versions = [event["version"] for event in events(run_dir, "publish")]
     assert versions == list(range(1, STEPS + 1))
     assert audit(run_dir).faults == []
+
+
+def test_a_resume_compares_and_samples_when_the_engines_hold_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class WatchedWorker(SlowWorker):
+        async def generate(self, requests: Any) -> Any:
+            Watch.log.append("sample")
+            return await super().generate(requests)
+
+    config = make_config(tmp_path, weights__transport="broadcast")
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, learner=killed_at(6))
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_000004"
+    state = json.loads((checkpoint / "state.json").read_text())
+    checksum, state["weights"] = state["weights"], "another"
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    write_checksums(checkpoint)
+    monkeypatch.setattr(Watch, "log", [])
+    run(config, resume=True, rollout=WatchedWorker, learner=WatchedLearner)
+    # The baseline is there already.
+    assert Watch.log[:3] == ["push 4", "loaded 4", "sample"]
+    told = "resumed weights: expected checksum another, as when the checkpoint was written, got %s"
+    assert told % checksum in caplog.messages
+
+
+def test_a_resume_of_the_same_weights_is_silent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(tmp_path, weights__transport="broadcast")
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, learner=killed_at(6))
+    run(config, resume=True, rollout=SlowWorker)
+    assert "resumed weights" not in caplog.text
 
 
 def test_what_engines_do_not_take_ends_the_run(tmp_path: Path) -> None:

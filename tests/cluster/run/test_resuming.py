@@ -99,6 +99,25 @@ def test_limits_intervals_and_numbers_of_workers_may_change(tmp_path: Path) -> N
     assert written["loop"]["call_timeout_s"] == 61
 
 
+@pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2)])
+def test_the_publish_interval_may_change(tmp_path: Path, before: int, now: int) -> None:
+    """On-policy, where a wrong count of versions admits nothing, or what is stale when it is trained on."""
+    changes = {"loop__max_staleness": 0, "loop__stall_limit_s": 5}
+    config = make_config(tmp_path, loop__publish_interval=before, **changes)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, learner=killed_at(6))
+    config = make_config(tmp_path, loop__publish_interval=now, **changes)
+    _, run_dir = run(config, resume=True)
+    versions = [event["version"] for event in events(run_dir, "step")]
+    first = 4 // before
+    # The steps after the checkpoint of step 4.
+    assert versions[-4:] == [first + index // now for index in range(4)]
+    assert len(set(trained_pairs(run_dir))) == STEPS * 4
+    account = audit(run_dir)
+    assert account.faults == []
+    assert "stale" not in account.drops
+
+
 def test_what_is_measured_in_another_size_is_measured_again(tmp_path: Path) -> None:
     run_dir = _interrupted(tmp_path)
     baseline = run_dir / "evaluation" / "baseline.json"
@@ -156,7 +175,7 @@ def test_keys_that_only_one_config_has_are_changes_too() -> None:
         {"reward": {"judge": {"kind": "endpoint", "budget": {"calls": 3}}}},
         {"reward": {"judge": {"kind": "rules"}}},
     )
-    assert (budget.key, budget.now) == ("reward.judge.budget", None)
+    assert (budget.key, budget.now) == ("reward.judge.budget.calls", None)
     assert budget.is_allowed
     assert (kind.key, kind.before, kind.now) == (
         "reward.judge.kind",
@@ -200,6 +219,21 @@ def test_a_run_that_is_asked_to_end_saves_its_step(number: int, tmp_path: Path) 
     (resume,) = events(run_dir, "resume")
     assert resume["step"] == 3
     # No step is done again, and no pair trained twice.
+    account = audit(run_dir)
+    assert account.faults == []
+    assert account.overwritten.get("step", 0) == 0
+
+
+def test_an_end_that_is_asked_for_in_the_last_step_is_heard(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    with pytest.raises(Interrupted):
+        run(config, learner=_sending(signal.SIGTERM, at_step=STEPS))
+    run_dir = tmp_path / "run"
+    (ended,) = events(run_dir, "ended")
+    assert (ended["status"], ended["why"]) == (143, "SIGTERM asked for an end")
+    assert not (run_dir / "scorecard.json").exists()
+    run(config, resume=True)
+    assert (run_dir / "scorecard.json").exists()
     account = audit(run_dir)
     assert account.faults == []
     assert account.overwritten.get("step", 0) == 0

@@ -52,6 +52,7 @@ def test_the_keys_on_disk_are_those_of_earlier_runs() -> None:
         "buffer",
         "accepted",
         "drops",
+        "evaluation",
     ]
     assert content["frontier"] == {
         "epoch": 1,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from cluster.run.turns import Turns
+from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
 from common.config import RunConfig
+from common.data.images import ImageStore
 from common.errors import UserError
 from common.metrics import read_lines
+from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, StepResult
 from tests.cluster.runs import STEPS, events, killed_at, make_config, run, trained_pairs
-from tests.fakes import FakeLearner, FakeRolloutWorker
+from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
+from tests.tiny_models import make_prompt
 
 
 class Watch:
@@ -108,6 +114,56 @@ def test_the_outcome_is_that_of_a_run_that_does_not_share(tmp_path: Path) -> Non
         checksums = [event["checksum"] for event in events(run_dir, "publish")]
         outcomes.append((trained_pairs(run_dir), timeless, checksums))
     assert outcomes[0] == outcomes[1]
+
+
+def test_an_engine_that_is_just_starting_sleeps_with_its_weights(
+    tmp_path: Path,
+) -> None:
+    """The others get new ones by the next push; this one has still to be measured by those that it came with."""
+    config = colocated(tmp_path, cluster__sleep_level=2)
+    workers = [FakeRolloutWorker(config, index) for index in range(2)]
+    engine, new = (RolloutClient(LocalHandle(worker), 5.0) for worker in workers)
+    learner = LearnerClient([LocalHandle(FakeLearner(config))], 5.0)
+
+    async def scenario() -> None:
+        turns = Turns(config.cluster, Workers([engine], [], learner))
+        with turns.newcomer(new):
+            async with turns.starting():
+                passing = asyncio.create_task(turns.pass_to_learner())
+                await asyncio.sleep(0.01)
+                assert not workers[0].sleeps
+            await passing
+            assert [worker.sleeps for worker in workers] == [[2], [1]]
+            await turns.pass_to_engines()
+            prompt = make_prompt(ImageStore(tmp_path), 1)
+            await new.generate([GenerationRequest("a", prompt, 2, 1.0, 20)])
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_is_given_up_as_it_ends_keeps_nobody_waiting(
+    tmp_path: Path,
+) -> None:
+    """Tasks are cancelled at any time when a loop ends, and its turns go on with the next one."""
+    config = colocated(tmp_path)
+    learner = LearnerClient([LocalHandle(FakeLearner(config))], 5.0)
+
+    async def scenario() -> None:
+        turns = Turns(config.cluster, Workers([], [], learner))
+
+        async def call() -> None:
+            async with turns.sampling():
+                await asyncio.Event().wait()
+
+        calling = asyncio.create_task(call())
+        await asyncio.sleep(0)
+        for _ in range(3):
+            calling.cancel()
+        await asyncio.wait([calling])
+        async with asyncio.timeout(5), turns.learner_starting():
+            pass
+
+    asyncio.run(scenario())
 
 
 def test_a_colocated_run_resumes(tmp_path: Path) -> None:

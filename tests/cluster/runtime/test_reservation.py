@@ -128,6 +128,24 @@ def test_it_waits_for_a_node_that_joins(
     ]
 
 
+def test_actors_that_share_a_place_move_once() -> None:
+    """An engine and the rank beside it come back at the same time, each by its own way."""
+    ray = FakeRay(a=4, b=4)
+    places = Reservation(ray, "a run", 5.0)
+    rank = Bundle("learner/0", 1, 0, "", beside="rollout/0")
+    places.take([Bundle("rollout/0", 2, 0, ""), rank])
+    assert ray.groups == [{places.strategy_of("rollout/0"): 3}]
+    del ray.cpus[places.strategy_of("rollout/0")]
+
+    async def scenario() -> None:
+        await asyncio.gather(places.renew("rollout/0"), places.renew("learner/0"))
+
+    asyncio.run(scenario())
+    assert places.strategy_of("rollout/0") == places.strategy_of("learner/0")
+    # The one that is gone, and one more.
+    assert len(ray.groups) == 2
+
+
 def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reservation, "RETRY_S", 0.01)
     ray = FakeRay(a=2, b=2)

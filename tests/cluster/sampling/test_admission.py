@@ -58,6 +58,51 @@ def test_a_resume_counts_on_from_the_pairs_of_its_source() -> None:
     assert totals == {"online": 4, "online_bdhs": 9}
 
 
+def test_an_interval_that_a_resume_makes_shorter_admits_for_the_next_step() -> None:
+    """8 steps at a version every 4 made version 2; from there on every step makes one."""
+    window = StalenessWindow(20, 1, max_staleness=0, step=8, version=2)
+    assert [window.version_at(step) for step in (9, 10, 12)] == [2, 3, 5]
+    assert [window.last_step(version) for version in (2, 3, 5)] == [9, 10, 12]
+    totals = Counter(online=16)
+    admission = Admission(lambda step: 2, window, totals=totals)
+    admission.on_version(2)
+    assert admission.admit(9) == 2
+    admission.on_version(3)
+    assert admission.admit(9) == 2
+
+
+def test_an_interval_that_a_resume_makes_longer_admits_no_further() -> None:
+    """6 steps made 6 versions. With a version every 4, step 8 makes the next one, and 12 the one behind it."""
+    window = StalenessWindow(20, 4, max_staleness=1, step=6, version=6)
+    assert [window.version_at(step) for step in (7, 8, 9, 12, 13)] == [6, 6, 7, 7, 8]
+    assert [window.last_step(version) for version in (6, 7)] == [12, 16]
+
+
+@given(
+    num_before=st.integers(0, 20),
+    intervals=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    staleness=st.integers(0, 3),
+)
+def test_the_reach_is_what_will_be_fresh_enough_after_any_change_of_the_interval(
+    num_before: int, intervals: tuple[int, int], staleness: int
+) -> None:
+    """Versions are counted step by step here."""
+    before, now = intervals
+    version_at = {}
+    version = resumed_at = 0
+    for step in range(1, 41):
+        version_at[step] = version
+        interval = before if step <= num_before else now
+        version += step % interval == 0
+        if step == num_before:
+            resumed_at = version
+    window = StalenessWindow(40, now, staleness, num_before, resumed_at)
+    for step in range(num_before + 1, 41):
+        assert window.version_at(step) == version_at[step]
+    reach = [step for step in version_at if version_at[step] <= resumed_at + staleness]
+    assert window.last_step(resumed_at) == max(reach)
+
+
 @given(
     need=st.lists(st.integers(0, 5), min_size=1, max_size=12),
     interval=st.integers(1, 3),

@@ -103,6 +103,43 @@ def test_a_set_that_has_changed_is_taken_up_by_its_ids() -> None:
     assert (state.epoch, state.position, state.finished) == (1, 0, set())
 
 
+@given(
+    seed=st.integers(0, 50),
+    count=st.integers(0, 12),
+    lost=st.integers(0, 4),
+    gone=st.sets(st.sampled_from([prompt.id for prompt in PROMPTS]), max_size=4),
+)
+def test_prompts_that_leave_the_set_bring_nothing_finished_back(
+    seed: int, count: int, lost: int, gone: set[str]
+) -> None:
+    sampler = PromptSampler(PROMPTS, seed)
+    handed_out = take(sampler, count)
+    shuffled = random.Random(seed).sample(handed_out, len(handed_out))
+    finished = shuffled[: max(0, count - lost)]
+    for group_id in finished:
+        sampler.finish(group_id)
+    kept = [prompt for prompt in PROMPTS if prompt.id not in gone]
+    restore(sampler.state, kept, lambda: finished)
+    resumed = PromptSampler(kept, seed, sampler.state)
+    group_ids = take(resumed, 3 * len(kept))
+    assert len(set(group_ids)) == len(group_ids)
+    assert set(group_ids).isdisjoint(finished)
+
+
+def test_an_epoch_whose_last_prompt_left_the_set_is_over() -> None:
+    """Of A, B and C two are finished and the third, in flight, is gone: epoch 1 begins, and 0:A never comes again."""
+    sampler = PromptSampler(PROMPTS[:3], seed=0)
+    *finished, in_flight = take(sampler, 3)
+    for group_id in finished:
+        sampler.finish(group_id)
+    gone = in_flight.partition(":")[2]
+    kept = [prompt for prompt in PROMPTS[:3] if prompt.id != gone]
+    restore(sampler.state, kept, lambda: finished)
+    resumed = PromptSampler(kept, 0, sampler.state)
+    group_ids = take(resumed, 2)
+    assert sorted(group_ids) == sorted(f"1:{prompt.id}" for prompt in kept)
+
+
 def test_a_set_that_is_the_same_needs_no_journal() -> None:
     sampler = PromptSampler(PROMPTS, seed=3)
     for group_id in take(sampler, 3):

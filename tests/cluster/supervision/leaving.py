@@ -1,7 +1,5 @@
 """A node that leaves under a worker, and one that joins: a process of its own, since it starts Ray.
 
-Run by hand; it has not been seen to pass.
-
 python -m tests.cluster.supervision.leaving FOLDER
 """
 
@@ -61,6 +59,8 @@ async def scenario(nodes: Any, runtime: RayRuntime, second: Any, folder: Path) -
         ]
         await asyncio.to_thread(nodes.remove_node, second, False)
         left_at = time.monotonic()
+        # Its process may live a little longer than its node.
+        await lost.until_down()
         # Whoever asks it meanwhile is answered by the other.
         elsewhere = await lost.ask("generate", (), 60, "worker")
         seconds = time.monotonic() - left_at

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,10 @@ from hypothesis import strategies as st
 
 from cluster.run.auditing import audit
 from cluster.run.crew import GOES_BACK, WorkerTypes
-from cluster.run.experiment import Experiment
+from cluster.run.experiment import MAX_LOSSES, Experiment
 from cluster.run.run_dir import RunDir
 from cluster.runtime.placement import plan as places_of
+from cluster.signals import Interrupted
 from cluster.supervision import restarts
 from common.config import RunConfig
 from common.errors import RunFailed
@@ -47,6 +50,8 @@ class Chaos:
         """Triples of a method, the number of its call, and `kill`, `hang`, or `stall`: only that call hangs."""
         self.plan = list(plan)
         self.counts: dict[str, int] = {}
+        # Of the workers that sit there now.
+        self.handles: dict[str, LocalHandle] = {}
 
     async def strike(self, method: str, handle: LocalHandle) -> None:
         count = self.counts[method] = self.counts.get(method, 0) + 1
@@ -65,6 +70,7 @@ class ChaosRuntime(LocalRuntime):
     def __init__(self, chaos: Chaos) -> None:
         super().__init__()
         self.chaos = chaos
+        chaos.handles = self.handles
 
     def spawn(self, worker: type, *args: Any, name: str, **resources: float) -> Any:
         handle = super().spawn(worker, *args, name=name, **resources)  # type: ignore[arg-type]
@@ -97,6 +103,10 @@ class Rollout(FakeRolloutWorker):
 class Reward(RewardWorker):
     strike: Callable[[str], Any]
 
+    async def start(self) -> None:
+        await self.strike("start")
+        await super().start()
+
     async def rank(self, groups: Any) -> list[Judged]:
         await self.strike("rank")
         return await super().rank(groups)
@@ -104,6 +114,10 @@ class Reward(RewardWorker):
 
 class Ranks(FakeLearner):
     strike: Callable[[str], Any]
+
+    async def start(self, address: str, port: int) -> dict[str, Any]:  # type: ignore[override]
+        await self.strike("learn")
+        return super().start(address, port)
 
     async def step(
         self, step: int, pairs: list[PreferencePair]
@@ -208,6 +222,30 @@ def test_the_reward_workers_get_another_engine_of_the_judge(tmp_path: Path) -> N
     assert restart["cause"] == "the fake has died"
 
 
+class AgainInRenewal(Chaos):
+    """Kills the first engine of the judge twice: the second time while the reward worker is renewed for it."""
+
+    async def strike(self, method: str, handle: LocalHandle) -> None:
+        await super().strike(method, handle)
+        if (method, self.counts[method]) in (("encode", 2), ("start", 2)):
+            self.handles["judge/0"].kill()
+            # Its loss is noticed before the renewal is done.
+            await asyncio.sleep(LIMIT_S)
+
+
+def test_an_engine_of_the_judge_may_die_while_the_reward_worker_is_renewed(
+    tmp_path: Path,
+) -> None:
+    config = vlm(tmp_path, cluster__heartbeat_limit_s=LIMIT_S)
+    run_dir = run(config, AgainInRenewal(), JudgingRollout)
+    check(run_dir)
+    names = [event["name"] for event in events(run_dir, "restart")]
+    assert names == ["judge/0"]
+    # Once in the middle, and once when the engine was there for good.
+    roster = json.loads((run_dir / "workers.json").read_text())
+    assert roster["workers"]["reward/0"]["number"] == 2
+
+
 def test_a_learner_lost_before_its_first_checkpoint_begins_again(
     tmp_path: Path,
 ) -> None:
@@ -228,6 +266,46 @@ def test_a_learner_goes_on_from_its_checkpoint_and_the_engines_stay(
     # The engines, which hold other weights by then, are not measured again.
     assert len(events(run_dir, "probe")) == 1
     assert [event["name"] for event in events(run_dir, "restart")] == ["learner/0"]
+
+
+def test_a_learner_that_is_lost_again_and_again_ends_the_run(tmp_path: Path) -> None:
+    """Always in step 7, behind the checkpoint of step 4; restarts alone would go on for ever."""
+    chaos = Chaos(("step", 7, "kill"), ("step", 10, "kill"), ("step", 13, "kill"))
+    config = config_of(tmp_path)
+    told = "^learner/0: the fake has died.*; expected a checkpoint behind step 4, got"
+    with pytest.raises(RunFailed, match=told):
+        run(config, chaos)
+    (ended,) = events(config.run.dir, "ended")
+    assert ended["status"] == 1
+    assert ended["why"].startswith("learner/0: the fake has died")
+
+
+def test_losses_with_a_checkpoint_in_between_do_not_add_up(tmp_path: Path) -> None:
+    """Two in steps 2 and 1, and two in step 7."""
+    plan = [("step", call, "kill") for call in (2, 3, 10, 13)]
+    chaos = Chaos(*plan)
+    run_dir = run(config_of(tmp_path), chaos)
+    assert chaos.plan == []
+    check(run_dir)
+    assert [event["step"] for event in events(run_dir, "resume")] == [0, 0, 4, 4]
+
+
+class AskedAtRestart(Chaos):
+    """SIGTERM comes while new ranks start."""
+
+    async def strike(self, method: str, handle: LocalHandle) -> None:
+        await super().strike(method, handle)
+        if (method, self.counts[method]) == ("learn", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.05)
+
+
+def test_a_run_that_is_asked_to_end_loads_nothing_more(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    with pytest.raises(Interrupted):
+        run(config, AskedAtRestart(("step", 5, "kill")))
+    assert events(config.run.dir, "restart") != []
+    assert events(config.run.dir, "resume") == []
 
 
 @pytest.mark.parametrize(
@@ -322,6 +400,91 @@ def test_the_roster_says_who_runs_where(tmp_path: Path) -> None:
     assert workers["rollout/0"]["processes"][0]["pid"] > 0
 
 
+class SharedGpus(Chaos):
+    """Says how many engines are awake when the learner has them: as its ranks start, and in every step."""
+
+    def __init__(self, *plan: tuple[str, int, str]) -> None:
+        super().__init__(*plan)
+        self.num_awake: list[int] = []
+
+    async def strike(self, method: str, handle: LocalHandle) -> None:
+        if method == "learn":
+            # Time enough for an engine to come back beside it.
+            await asyncio.sleep(LIMIT_S)
+        if method in ("learn", "step"):
+            awake = 0
+            for name, other in self.handles.items():
+                if name.startswith("rollout/") and not other.is_dead:
+                    awake += other.worker.is_awake
+            self.num_awake.append(awake)
+        await super().strike(method, handle)
+
+
+class Awake(Rollout):
+    """Knows whether it holds its GPU."""
+
+    is_awake = False
+
+    async def start(self) -> dict[str, Any]:
+        self.is_awake = True
+        await self.strike("begin")
+        # It still starts when the others have heard of what was struck.
+        await asyncio.sleep(LIMIT_S / 2)
+        return await super().start()
+
+    async def sleep(self, level: int) -> None:
+        await super().sleep(level)
+        self.is_awake = False
+
+    async def wake(self) -> None:
+        self.is_awake = True
+        await super().wake()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        [("step", 5, "kill")],
+        [("load", 5, "kill")],
+        [("generate", 6, "kill"), ("step", 5, "kill")],
+        [("generate", 6, "hang"), ("step", 7, "kill"), ("load", 4, "kill")],
+        # The ranks are lost again while they start.
+        [("step", 5, "kill"), ("learn", 2, "kill")],
+    ],
+)
+def test_engines_that_share_gpus_sleep_while_a_learner_starts_or_steps(
+    tmp_path: Path, plan: list[tuple[str, int, str]]
+) -> None:
+    config = config_of(tmp_path, cluster__placement="colocated")
+    chaos = SharedGpus(*plan)
+    run_dir = run(config, chaos, Awake)
+    assert chaos.plan == []
+    check(run_dir)
+    assert set(chaos.num_awake) == {0}
+
+
+class BothAtOnce(SharedGpus):
+    """Kills the learner when an engine begins to start in the place of another one."""
+
+    async def strike(self, method: str, handle: LocalHandle) -> None:
+        await super().strike(method, handle)
+        if (method, self.counts[method]) == ("begin", 2):
+            self.handles["learner/0"].kill()
+
+
+def test_an_engine_that_starts_as_the_learner_is_lost_sleeps_for_the_next_one(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path, cluster__placement="colocated")
+    chaos = BothAtOnce(("generate", 6, "kill"))
+    run_dir = run(config, chaos, Awake)
+    assert chaos.plan == []
+    check(run_dir)
+    assert set(chaos.num_awake) == {0}
+    names = sorted(event["name"] for event in events(run_dir, "restart"))
+    assert names == ["learner/0", "rollout/0"]
+
+
 strikes = st.tuples(
     st.sampled_from(["generate", "load", "receive", "prove", "rank", "step"]),
     st.integers(1, 8),
@@ -335,7 +498,9 @@ strikes = st.tuples(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    plan=st.lists(strikes, max_size=5, unique_by=lambda entry: entry[:2]),
+    plan=st.lists(strikes, max_size=5, unique_by=lambda entry: entry[:2]).filter(
+        lambda plan: sum(entry[0] == "step" for entry in plan) < MAX_LOSSES
+    ),
     staleness=st.integers(0, 2),
     interval=st.sampled_from([1, 2]),
     workers=st.integers(1, 3),

@@ -1,6 +1,8 @@
-"""Two ZeRO-3 ranks, an engine of one worker and one of two, on a cluster of two nodes: `python -m … OUT`.
+"""Two ZeRO-3 ranks, an engine of one worker and one of two, on a cluster of two nodes: `python -m … OUT [ADDRESS]`.
 
-A process of its own: one that has loaded models could not fork Ray's. Writes OUT/proof.json.
+A process of its own: one that has loaded models could not fork Ray's. Writes OUT/proof.json. With an address it takes
+the cluster that is there: `bash tests/cluster/weights/two_namespaces.sh OUT` starts one whose nodes have a network
+each.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from actors.rollout import RolloutWorker
-from cluster.run.delivery import Delivery
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
 from cluster.runtime.placement import plan
 from cluster.runtime.ray_runtime import RayRuntime
+from cluster.weights.transport import transport_of
 from common.config import Cluster, RunConfig
 from common.data.images import ImageStore
 from common.protocols import GenerationRequest
@@ -97,7 +99,7 @@ class Proof:
         self.learner = LearnerClient(ranks, LIMIT_S)
         self.workers = Workers(engines, [], self.learner)
         turns = Turns(config.cluster, self.workers)
-        self.delivery = Delivery(config, self.learner, turns)
+        self.transport = transport_of(config, self.learner, turns)
 
     def _spawn(self, name: str, worker: type, *args: Any) -> Any:
         return self._runtime.spawn(worker, *args, name=name, num_cpus=1, num_gpus=0)
@@ -109,7 +111,7 @@ class Proof:
         await self.learner.set_probe(one_answer(prompt, (300, 301, 302)))
         await self.learner.step(1, pairs[:4])
 
-        both = await self.delivery.deliver(1, self.engines)
+        both = await self.transport.deliver(1, self.engines)
         both.check()
         await self.learner.export(self._out / "policy")
         outcome: dict[str, Any] = {
@@ -119,7 +121,7 @@ class Proof:
             "tokens": [await self._tokens(engine) for engine in self.engines],
         }
         # An engine alone, as after a restart.
-        alone = await self.delivery.deliver(2, self.engines[:1])
+        alone = await self.transport.deliver(2, self.engines[:1])
         alone.check()
         await self.learner.step(2, pairs[4:])
         outcome |= await self._killed()
@@ -134,7 +136,7 @@ class Proof:
         survivor, victim = self.engines
         pid = await victim.handle.call("pid")
         begun = time.monotonic()
-        delivery = asyncio.create_task(self.delivery.deliver(3, self.engines))
+        delivery = asyncio.create_task(self.transport.deliver(3, self.engines))
         await asyncio.sleep(0.05)
         os.kill(pid, signal.SIGKILL)
         delivered = await delivery
@@ -147,6 +149,16 @@ class Proof:
         }
 
 
+def prove(out: Path, address: str) -> None:
+    """On the cluster at this address."""
+    runtime = RayRuntime(Cluster(address=address), plan(config_of(out, 1)))
+    try:
+        outcome = asyncio.run(Proof(runtime, out).run())
+        (out / "proof.json").write_text(json.dumps(outcome))
+    finally:
+        runtime.shutdown()
+
+
 def main(out: Path) -> None:
     from ray.cluster_utils import Cluster as Nodes
 
@@ -155,14 +167,16 @@ def main(out: Path) -> None:
         initialize_head=True, head_node_args={**options, "include_dashboard": False}
     )
     nodes.add_node(**options)
-    runtime = RayRuntime(Cluster(address=nodes.address), plan(config_of(out, 1)))
     try:
-        outcome = asyncio.run(Proof(runtime, out).run())
-        (out / "proof.json").write_text(json.dumps(outcome))
+        prove(out, nodes.address)
     finally:
-        runtime.shutdown()
         nodes.shutdown()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # An address is that of a cluster which somebody else has started.
+    folder, *addresses = sys.argv[1:]
+    if addresses:
+        prove(Path(folder), addresses[0])
+    else:
+        main(Path(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,15 +19,38 @@ from tests.actors.hf_policy import HfPolicy
 from tests.cluster.weights.proof import MAX_LENGTH, NUM_TOKENS, SEEDS
 from tests.tiny_models import make_prompt
 
+NAMESPACES = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork"]
+CABLE = [
+    *NAMESPACES,
+    "ip",
+    "link",
+    "add",
+    "near",
+    "type",
+    "veth",
+    "peer",
+    "name",
+    "far",
+]
+"""Succeeds where `two_namespaces.sh` can do its work."""
+
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.chaos]
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Between two network namespaces where this machine lets us make them, else between two raylets of one network."""
     out = tmp_path_factory.mktemp("proof")
     words = [sys.executable, "-m", "tests.cluster.weights.proof", str(out)]
+    if subprocess.run(CABLE, capture_output=True, check=False).returncode == 0:
+        words = ["bash", str(Path(__file__).with_name("two_namespaces.sh")), str(out)]
     done = subprocess.run(
-        words, capture_output=True, text=True, timeout=500, check=False
+        words,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+        env={**os.environ, "PYTHON": sys.executable},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return out

@@ -193,6 +193,26 @@ def test_a_class_may_say_everything_itself(write: Write) -> None:
     ]
 
 
+def test_what_it_says_of_places_is_kept(write: Write) -> None:
+    settings = write(
+        """
+        import numpy as np
+        from common.records import Verdict
+
+        def judge(prompt, completions):
+            return Verdict((1.0, 0.0), first_wins=0.75)
+
+        def array(prompt, completions):
+            return Verdict((1.0, 0.0), first_wins=np.float32(0.75))
+        """
+    )
+    for name in ("judge", "array"):
+        target = settings.target.replace(":judge", f":{name}")
+        judge = make_judge(PythonJudge(target=target))
+        (answer,) = asyncio.run(judge.judge([GROUP]))
+        assert answer == Verdict((1.0, 0.0), first_wins=0.75)
+
+
 def test_arrays_and_truth_values_are_scores(write: Write) -> None:
     settings = write(
         """

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cluster.run.delivery import Delivered, Delivery
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
+from cluster.weights.transport import Delivered, transport_of
 from common.config import RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
@@ -74,7 +74,7 @@ class World:
         self.learner.set_probe(one_answer(prompt, (20, 21)))
         client = LearnerClient([LocalHandle(self.learner)], LIMIT_S)
         turns = Turns(config.cluster, Workers([], [], client))
-        self.delivery = Delivery(config, client, turns)
+        self.transport = transport_of(config, client, turns)
 
     def engine(self, worker: type = FakeRolloutWorker) -> RolloutClient:
         return RolloutClient(LocalHandle(worker(self.config, 0)), LIMIT_S)
@@ -110,7 +110,7 @@ def world(config: RunConfig, tmp_path: Path) -> World:
 
 def test_all_engines_prove_what_the_learner_holds(world: World) -> None:
     engines = [world.engine(), world.engine()]
-    result = delivered(world.delivery.deliver(4, engines))
+    result = delivered(world.transport.deliver(4, engines))
     result.check()
     assert [report.version for report in result.reports] == [4, 4]
     assert [report.probe_error for report in result.reports] == [0, 0]
@@ -119,7 +119,7 @@ def test_all_engines_prove_what_the_learner_holds(world: World) -> None:
 
 def test_an_engine_that_fails_takes_no_other_along(world: World) -> None:
     first, dead, last = world.engine(), world.engine(FailingWorker), world.engine()
-    result = delivered(world.delivery.deliver(1, [first, dead, last]))
+    result = delivered(world.transport.deliver(1, [first, dead, last]))
     assert len(result.reports) == 2
     ((engine, error),) = result.failures
     assert engine is dead
@@ -131,16 +131,16 @@ def test_an_engine_that_fails_takes_no_other_along(world: World) -> None:
 
 def test_with_every_engine_gone_the_manifest_is_still_known(world: World) -> None:
     dead = [world.engine(FailingWorker), world.engine(FailingWorker)]
-    result = delivered(world.delivery.deliver(1, dead))
+    result = delivered(world.transport.deliver(1, dead))
     assert [engine for engine, _ in result.failures] == dead
     assert result.manifest.change_norm == 3
 
 
 def test_a_restarted_engine_gets_the_weights_alone(world: World) -> None:
     engine, restarted = world.engine(), world.engine()
-    delivered(world.delivery.deliver(1, [engine]))
+    delivered(world.transport.deliver(1, [engine]))
     world.learner.weight = 9
-    result = delivered(world.delivery.deliver(2, [restarted]))
+    result = delivered(world.transport.deliver(2, [restarted]))
     result.check()
     assert version_of(engine) == 1
     assert version_of(restarted) == 2
@@ -160,7 +160,7 @@ def test_the_learner_can_go_on_before_the_engines_have_loaded(world: World) -> N
 
     async def scenario() -> None:
         sent = asyncio.Event()
-        delivery = world.delivery.deliver(1, [world.engine(SlowWorker)], sent.set)
+        delivery = world.transport.deliver(1, [world.engine(SlowWorker)], sent.set)
         task = asyncio.create_task(delivery)
         await sent.wait()
         assert not task.done()
@@ -172,7 +172,7 @@ def test_the_learner_can_go_on_before_the_engines_have_loaded(world: World) -> N
 def test_what_the_learner_says_comes_first(config: RunConfig, tmp_path: Path) -> None:
     world = World(config, tmp_path, FailingLearner)
     with pytest.raises(UserError, match="the learner died"):
-        delivered(world.delivery.deliver(1, [world.engine()]))
+        delivered(world.transport.deliver(1, [world.engine()]))
 
 
 def test_an_engine_that_hangs_in_a_broadcast_is_told_from_the_others(
@@ -180,7 +180,7 @@ def test_an_engine_that_hangs_in_a_broadcast_is_told_from_the_others(
 ) -> None:
     world = World(config_of("broadcast", tmp_path), tmp_path)
     hanging, engine = world.engine(HangingWorker), world.engine()
-    result = delivered(world.delivery.deliver(1, [hanging, engine]))
+    result = delivered(world.transport.deliver(1, [hanging, engine]))
     ((lost, error),) = result.failures
     assert lost is hanging
     assert "got no answer within 0.3 s of the end of a weight push" in str(error)
@@ -192,7 +192,7 @@ def test_an_engine_that_lives_tells_at_once_of_one_that_died(tmp_path: Path) -> 
     world = World(config_of("broadcast", tmp_path, timeout_s=30), tmp_path)
     dead, engine = world.engine(FailingWorker), world.engine()
     begun = time.monotonic()
-    result = delivered(world.delivery.deliver(1, [dead, engine]))
+    result = delivered(world.transport.deliver(1, [dead, engine]))
     assert time.monotonic() - begun < 5
     assert [lost for lost, _ in result.failures] == [dead]
     assert version_of(engine) == 1
@@ -201,7 +201,7 @@ def test_an_engine_that_lives_tells_at_once_of_one_that_died(tmp_path: Path) -> 
 def test_an_engine_of_another_model_costs_the_others_nothing(tmp_path: Path) -> None:
     world = World(config_of("broadcast", tmp_path), tmp_path)
     other, engine = world.engine(OtherModelWorker), world.engine()
-    result = delivered(world.delivery.deliver(1, [other, engine]))
+    result = delivered(world.transport.deliver(1, [other, engine]))
     ((lost, error),) = result.failures
     assert lost is other
     assert str(error) == "another revision of the model"

@@ -1,0 +1,218 @@
+"""Where a run stands: its head line, its last step, its throughput and its waste."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.harm.alert import Alert
+from cluster.run_page.items import ROW_SOURCE
+from cluster.run_page.metrics import RunMetrics
+from cluster.run_page.store import Event, RunStore
+from cluster.run_page.timeline import idle_shares
+
+RECENT_STEPS = 20
+"""Steps that the present rate is of."""
+SILENT_S = 120.0
+"""A run that has written nothing for so long may have ended without a word."""
+OF_A_STEP = {
+    "time/wait_s": "waited for pairs",
+    "time/step_s": "trained",
+    "time/publish_s": "pushed weights",
+    "time/checkpoint_wait_s": "waited for the last checkpoint",
+    "time/checkpoint_copy_s": "copied the checkpoint",
+}
+"""Metric -> what the learner did in these seconds of a step."""
+
+
+def overview(
+    store: RunStore, metrics: RunMetrics, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The head of the page as plain JSON."""
+    steps = store.events["step"]
+    step = steps[-1]["step"] if steps else 0
+    num_steps = config.get("learner", {}).get("num_steps", 0)
+    rate = _steps_per_s(steps[-RECENT_STEPS:])
+    state, why = _state(store)
+    left_s = None
+    if rate and state == "running":
+        left_s = (num_steps - step) / rate
+    return {
+        "state": state,
+        "why": why,
+        "step": step,
+        "num_steps": num_steps,
+        "pairs_per_s": _pairs_per_s(steps[-RECENT_STEPS:]),
+        "elapsed_s": steps[-1]["time"] - _began(store) if steps else None,
+        "left_s": left_s,
+        "last_step": _last_step(metrics),
+        "num_starts": len(store.events["start"]),
+        "num_restarts": len(store.events["restart"]),
+        "warnings": _warnings(store.events["warning"]),
+        "picked": dict(store.last("picked")),
+        "read_frac": store.read_frac,
+    }
+
+
+def _state(store: RunStore) -> tuple[str, str]:
+    """`running`, `silent`, `ended` or `failed`, and what there is to say of it."""
+    started = store.last("start").get("time", 0.0)
+    ended = store.last("ended")
+    if ended and ended["time"] >= started:
+        state = "failed" if ended["status"] else "ended"
+        return state, ended["why"]
+    # Runs of before said nothing at their end.
+    if store.events["picked"]:
+        return "ended", ""
+    newest = max((event["time"] for event in _newest(store)), default=None)
+    if newest is None:
+        return "silent", "nothing is written yet"
+    silent_s = time.time() - newest
+    if silent_s > SILENT_S:
+        return "silent", f"nothing was written for {silent_s:,.0f} s"
+    return "running", ""
+
+
+def _newest(store: RunStore) -> list[Mapping[str, Any]]:
+    events = [store.last(kind) for kind in ("data", "start", "step", "publish")]
+    events = [event for event in events if event]
+    if store.work:
+        events.append({"time": store.work[-1][3]})
+    groups = store.ask("select max(time) from items")
+    if groups[0][0] is not None:
+        events.append({"time": groups[0][0]})
+    return events
+
+
+def _began(store: RunStore) -> float:
+    starts = store.events["start"]
+    if starts:
+        return float(starts[0]["time"])
+    return float(store.events["step"][0]["time"])
+
+
+def _steps_per_s(steps: Sequence[Event]) -> float | None:
+    if len(steps) < 2:
+        return None
+    seconds: float = steps[-1]["time"] - steps[0]["time"]
+    return (len(steps) - 1) / seconds if seconds > 0 else None
+
+
+def _pairs_per_s(steps: Sequence[Event]) -> float | None:
+    rate = _steps_per_s(steps)
+    if rate is None:
+        return None
+    num_pairs: int = sum(step["pairs"] for step in steps[1:])
+    return rate * num_pairs / (len(steps) - 1)
+
+
+def _last_step(metrics: RunMetrics) -> list[list[Any]]:
+    parts: list[list[Any]] = []
+    for name, what in OF_A_STEP.items():
+        seconds = metrics.last(name)
+        if seconds:
+            parts.append([what, seconds])
+    return sorted(parts, key=lambda part: -part[1])
+
+
+def _warnings(events: Sequence[Event]) -> list[str]:
+    lines: list[str] = []
+    for event in events:
+        fields = {name: event[name] for name in Alert.__match_args__}
+        lines.append(Alert(**fields).line)
+    return lines
+
+
+def flow(store: RunStore, metrics: RunMetrics) -> dict[str, Any]:
+    """What became of everything that was sampled, and of the time.
+
+    Returns:
+        {"groups": [[what, count, share], …], "pairs": the same, "seconds": the same, "idle": {worker: share},
+        "num_repeated"}.
+    """
+    # A pair that is trained or discarded has its place in `ended`.
+    groups = dict(
+        store.ask(
+            "select case when reason = '' or ended is not null then 'became pairs' else reason end, count(*) "
+            "from items where pair = 0 and source != ? group by 1 order by 2 desc",
+            (ROW_SOURCE,),
+        )
+    )
+    trained, discarded, waiting = store.ask(
+        "select count(step), sum(reason != '' and ended is not null), sum(reason = '' and step is null) "
+        "from items where reason = '' or ended is not null"
+    )[0]
+    offline = sum(step["pairs"] - step["online"] for step in store.events["step"])
+    pairs = {
+        "trained, online": trained,
+        "trained, offline": offline,
+        "discarded": discarded or 0,
+        "waiting": waiting or 0,
+    }
+    seconds = {what: metrics.total(name) for name, what in OF_A_STEP.items()}
+    return {
+        "groups": _shares(groups),
+        "pairs": _shares(pairs),
+        "seconds": _shares(seconds),
+        "idle": idle_shares(store),
+        "num_repeated": store.num_repeated,
+    }
+
+
+def _shares(counts: Mapping[str, float]) -> list[list[Any]]:
+    total = sum(counts.values())
+    rows: list[list[Any]] = []
+    for name, count in counts.items():
+        rows.append([name, count, count / total if total else 0.0])
+    return rows
+
+
+def drops(store: RunStore) -> dict[str, Any]:
+    """Drops by reason over the steps.
+
+    Returns:
+        {"steps": […], "series": [{"name", "values", "total"}]}, most frequent first.
+    """
+    rows = store.ask(
+        "select settled, reason, count(*) from items where reason != '' group by settled, reason"
+    )
+    last = max((row[0] for row in rows), default=0)
+    width = max(1, -(-last // 200))
+    num_bins = -(-last // width)
+    counts: dict[str, list[int]] = {}
+    for step, reason, count in rows:
+        bins = counts.setdefault(reason, [0] * num_bins)
+        bins[(step - 1) // width] += count
+    series: list[dict[str, Any]] = []
+    for reason, values in sorted(counts.items(), key=lambda part: -sum(part[1])):
+        series.append({"name": reason, "values": values, "total": sum(values)})
+    steps = [1 + number * width for number in range(num_bins)]
+    return {"steps": steps, "width": width, "series": series}
+
+
+def judged(store: RunStore) -> list[dict[str, Any]]:
+    """The judge's scores and margins by source over the steps, as charts of `metrics.charts`."""
+    rows = store.ask(
+        "select settled, source, avg(score), avg(case when reason = '' then margin end) from items "
+        "where score is not null and pair = 0 group by settled, source"
+    )
+    by_source: dict[str, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        by_source.setdefault(row[1], []).append(row)
+    drawn: list[dict[str, Any]] = []
+    titles = (
+        ("The judge's scores", "mean of a step's groups"),
+        ("The judge's margins", "chosen - rejected"),
+    )
+    for column, (title, unit) in enumerate(titles, start=2):
+        series: list[dict[str, Any]] = []
+        for source, of_source in by_source.items():
+            steps = [row[0] for row in of_source]
+            values = [row[column] for row in of_source]
+            series.append({"name": source, "steps": steps, "values": values})
+        if series:
+            drawn.append(
+                {"title": title, "unit": unit, "section": "curves", "series": series}
+            )
+    return drawn

@@ -1,0 +1,235 @@
+"""What a run's journal says, in a form that is asked in milliseconds: its pairs and drops as rows of SQLite.
+
+The texts stay in the journal: a row knows where its line begins. What a resume has done again is taken out here by the
+rule of `cluster.run.history`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from cluster.run_page.items import ROW_SOURCE, Item, items_of
+from cluster.run_page.lines import GrowingFile, Line, read_at
+
+Event: TypeAlias = dict[str, Any]
+
+SCHEMA = """
+create table items (
+    place integer primary key, id text, offset integer, pair integer, source text, reason text, settled integer,
+    step integer, version integer, margin real, score real, time real, ended integer
+);
+create index items_id on items (id);
+create index items_reason on items (reason);
+create index items_margin on items (margin);
+create virtual table texts using fts5 (text, content = '', tokenize = 'trigram');
+"""
+"""`settled` is the step before whose end a group came to its outcome, `step` the one that trained a pair, `ended` the
+place in the journal where it was trained or discarded."""
+
+INSERT = "insert into items values (?, ?, ?, ?, ?, ?, ?, null, ?, ?, ?, ?, null)"
+KEPT_EVENTS = frozenset(
+    (
+        "data",
+        "start",
+        "resume",
+        "restart",
+        "ended",
+        "config_changed",
+        "probe",
+        "publish",
+        "validation",
+        "checkpoint",
+        "unsaved",
+        "picked",
+        "warning",
+        "step",
+    )
+)
+OF_STEPS = ("step", "validation", "checkpoint", "warning")
+"""Events with a `step`, which a resume from an earlier one repeats."""
+
+
+class RunStore:
+    """The journal of one run, as far as `update` has read it. Safe to use from several threads.
+
+    Attributes:
+        events: by kind, in order; all but those of groups and calls.
+        work: calls to workers, as (worker, kind of work, begin, end, count); times in seconds since 1970.
+        num_repeated: groups that were sampled again, since a resume went back behind them.
+        revision: another number whenever there is news.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.journal = run_dir / "journal" / "events.jsonl"
+        self.revision = 0
+        self._lock = threading.RLock()
+        self._folder = tempfile.TemporaryDirectory(prefix="sightline-page-")
+        self._num_bases = 0
+        self._begin_again()
+
+    def close(self) -> None:
+        """Delete the index."""
+        with self._lock:
+            self._base.close()
+        self._folder.cleanup()
+
+    def _begin_again(self) -> None:
+        self._file = GrowingFile(self.journal)
+        self.events: dict[str, list[Event]] = defaultdict(list)
+        self.work: list[tuple[str, str, float, float, int]] = []
+        self.num_repeated = 0
+        self._saved: dict[int, int] = {}
+        self._place = 0
+        self._step = 0
+        self._is_new_start = False
+        self._is_training = False
+        # A file, since the index of a long run does not fit in memory.
+        self._num_bases += 1
+        path = Path(self._folder.name) / f"{self._num_bases}.sqlite"
+        self._base = sqlite3.connect(path, check_same_thread=False)
+        self._base.execute("pragma journal_mode = off")
+        self._base.execute("pragma synchronous = off")
+        self._base.executescript(SCHEMA)
+
+    @property
+    def read_frac(self) -> float:
+        """The share of the journal that is read, 0-1."""
+        size = self._file.size
+        return 1.0 if not size else min(1.0, self._file.offset / size)
+
+    def update(self) -> bool:
+        """Read a part of what is new; False when there was nothing."""
+        with self._lock:
+            if self._file.was_replaced():
+                self._base.close()
+                self._begin_again()
+                self.revision += 1
+            before = self._file.offset
+            for line in self._file.new_lines():
+                # A line of another version, or of a hand: what it says is left out.
+                with suppress(KeyError, TypeError, ValueError, IndexError):
+                    self._enter(line)
+            self._base.commit()
+            if self._file.offset == before:
+                return False
+            self.revision += 1
+            return True
+
+    def read_all(self) -> None:
+        """Read to the end."""
+        while self.update():
+            pass
+
+    def ask(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query of `items` and `texts`."""
+        with self._lock:
+            return self._base.execute(query, values).fetchall()
+
+    def line_at(self, offset: int) -> Event:
+        """The event whose line begins there; {} for none."""
+        return read_at(self.journal, offset)
+
+    def _enter(self, line: Line) -> None:
+        event = line.value
+        kind = event["event"]
+        self._follow_starts(kind, event)
+        match kind:
+            case "work":
+                self._enter_work(event)
+            case "group":
+                self._enter_items(items_of(event), line.offset, event["time"])
+            case "row" if self._is_training:
+                row = Item(
+                    event["id"], ROW_SOURCE, event["outcome"], text=event["detail"]
+                )
+                self._enter_items([row], line.offset, event["time"])
+            case "discard":
+                self._end(event["id"], reason=event["reason"])
+            case "step":
+                self._enter_step(event)
+            case "saving":
+                self._saved[event["step"]] = self._place
+            case "unsaved":
+                self._saved.pop(event["step"], None)
+        if kind in KEPT_EVENTS:
+            self.events[kind].append(event)
+
+    def _follow_starts(self, kind: str, event: Event) -> None:
+        """Take out what a resume begins again."""
+        if kind == "start":
+            self._is_new_start = self._is_training = True
+        elif kind == "resume":
+            self._forget_after(event["step"])
+            self._is_new_start = False
+        elif kind == "data":
+            self._is_training = False
+        elif kind in ("group", "step") and self._is_new_start:
+            # No `resume` came before: the run had no checkpoint, and began again.
+            self._forget_after(0)
+            self._is_new_start = False
+
+    def _forget_after(self, step: int) -> None:
+        place = self._saved.get(step, 0)
+        lost = self._base.execute("delete from items where place > ?", (place,))
+        self.num_repeated += lost.rowcount
+        reset = "update items set step = null, reason = '' where ended > ?"
+        self._base.execute(reset, (place,))
+        self._base.execute("update items set ended = null where ended > ?", (place,))
+        for kind in OF_STEPS:
+            events = self.events[kind]
+            self.events[kind] = [event for event in events if event["step"] <= step]
+        self._saved = {saved: at for saved, at in self._saved.items() if saved <= step}
+        self._step = step
+
+    def _enter_items(self, items: Sequence[Item], offset: int, time: float) -> None:
+        for number, item in enumerate(items):
+            self._place += 1
+            values = (
+                self._place,
+                item.id,
+                offset,
+                number,
+                item.source,
+                item.reason,
+                self._step + 1,
+                item.version,
+                item.margin,
+                item.score,
+                time,
+            )
+            self._base.execute(INSERT, values)
+            indexed = "insert into texts (rowid, text) values (?, ?)"
+            self._base.execute(indexed, (self._place, f"{item.id}\n{item.text}"))
+
+    def _enter_step(self, event: Event) -> None:
+        self._step = event["step"]
+        for pair_id in event["pairs"]:
+            self._end(pair_id, step=self._step)
+        # A million ids are in the table already.
+        event["pairs"] = len(event["pairs"])
+
+    def _end(self, pair_id: str, reason: str = "", step: int | None = None) -> None:
+        """A pair is trained, or discarded for a reason."""
+        self._place += 1
+        values = (reason, step, self._place, pair_id)
+        self._base.execute(
+            "update items set reason = ?, step = ?, ended = ? where id = ? and reason = ''",
+            values,
+        )
+
+    def _enter_work(self, event: Event) -> None:
+        end = event["time"]
+        begin = end - event["seconds"]
+        self.work.append((event["who"], event["what"], begin, end, event["count"]))
+
+    def last(self, kind: str) -> Mapping[str, Any]:
+        """The newest event of a kind; {} for none."""
+        events = self.events[kind]
+        return events[-1] if events else {}

@@ -1,0 +1,110 @@
+"""Who worked when: one lane per worker, stretches that the eye cannot tell apart drawn as one, and the idle shares."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from cluster.run.work_log import covered_s
+from cluster.run_page.store import RunStore
+
+MAX_STRETCHES = 400
+"""Of a lane in one view; shorter pauses than its length / this are not drawn."""
+PUSHES, CHECKPOINTS = "pushes", "checkpoints"
+OF_PUSHES = frozenset(("push", "load", "prove"))
+NOT_IDLE_LANES = frozenset((PUSHES, CHECKPOINTS))
+"""Lanes of things that happen, not of workers who could be idle."""
+
+Call: TypeAlias = tuple[str, str, float, float, int]
+"""Worker, kind of work, begin, end, count; times in seconds since 1970."""
+
+
+def timeline(
+    store: RunStore, begin: float | None = None, end: float | None = None
+) -> dict[str, Any]:
+    """The lanes between two times, by default of the whole training.
+
+    Returns:
+        {"begin", "end", "lanes": [{"who", "idle_frac", "stretches": [[kind, begin, end, calls], …]}, …]}; `idle_frac`
+        is None for pushes and checkpoints.
+    """
+    calls = [*store.work, *_checkpoints(store.events["checkpoint"])]
+    calls += [_push(call) for call in store.work if call[1] in OF_PUSHES]
+    trained = [call for call in store.work if call[1] == "train"]
+    if not calls:
+        return {"begin": None, "end": None, "lanes": []}
+    if begin is None:
+        # Loading models before the first step would take most of the picture.
+        begin = min((call[2] for call in trained), default=calls[0][2])
+    if end is None:
+        end = max(call[3] for call in (trained or calls))
+    by_lane: dict[str, list[Call]] = defaultdict(list)
+    for call in calls:
+        if call[3] > begin and call[2] < end:
+            by_lane[call[0]].append(call)
+    lanes = [
+        _lane(who, by_lane[who], begin, end) for who in sorted(by_lane, key=_lane_order)
+    ]
+    return {"begin": begin, "end": end, "lanes": lanes}
+
+
+def idle_shares(store: RunStore) -> dict[str, float]:
+    """Worker -> the share of the training, 0-1, in which nothing was asked of it."""
+    shares: dict[str, float] = {}
+    for lane in timeline(store)["lanes"]:
+        if lane["idle_frac"] is not None:
+            shares[lane["who"]] = lane["idle_frac"]
+    return shares
+
+
+def _lane(who: str, calls: Sequence[Call], begin: float, end: float) -> dict[str, Any]:
+    clipped: list[Call] = []
+    for name, kind, call_begin, call_end, count in calls:
+        clipped.append((name, kind, max(begin, call_begin), min(end, call_end), count))
+    idle_frac = None
+    if who not in NOT_IDLE_LANES and end > begin:
+        busy_s = covered_s([(call[2], call[3]) for call in clipped])
+        idle_frac = 1 - busy_s / (end - begin)
+    pause_s = (end - begin) / MAX_STRETCHES
+    stretches: list[list[Any]] = []
+    by_kind: dict[str, list[Call]] = defaultdict(list)
+    for call in clipped:
+        by_kind[call[1]].append(call)
+    for kind, of_kind in by_kind.items():
+        for stretch in _merged(of_kind, pause_s):
+            stretches.append([kind, *stretch])
+    return {"who": who, "idle_frac": idle_frac, "stretches": stretches}
+
+
+def _merged(calls: Sequence[Call], pause_s: float) -> list[tuple[float, float, int]]:
+    """(begin, end, calls) of stretches with pauses of more than `pause_s` between them."""
+    merged: list[tuple[float, float, int]] = []
+    for _, _, begin, end, _ in sorted(calls, key=lambda call: call[2]):
+        if merged and begin - merged[-1][1] <= pause_s:
+            first, last, count = merged[-1]
+            merged[-1] = (first, max(last, end), count + 1)
+        else:
+            merged.append((begin, end, 1))
+    return merged
+
+
+def _checkpoints(events: Iterable[Mapping[str, Any]]) -> list[Call]:
+    calls: list[Call] = []
+    for event in events:
+        seconds = event.get("copy_s", 0.0) + event.get("write_s", 0.0)
+        end = event["time"]
+        calls.append((CHECKPOINTS, "checkpoint", end - seconds, end, 1))
+    return calls
+
+
+def _push(call: Call) -> Call:
+    return (PUSHES, *call[1:])
+
+
+def _lane_order(who: str) -> tuple[int, str, int]:
+    """Engines, judges, the learner, then what happens between them."""
+    kind, _, number = who.partition("/")
+    kinds = ("rollout", "reward", "learner", PUSHES, CHECKPOINTS)
+    rank = kinds.index(kind) if kind in kinds else len(kinds)
+    return rank, kind, int(number) if number.isdigit() else 0
