@@ -265,7 +265,8 @@ class Learner:
     def export(self, directory: str | Path) -> None:
         """A Hugging Face directory of the policy as it is now, merged if LoRA, for anyone to load.
 
-        It replaces an older one whole. Rank 0 holds a copy and writes it beside the next steps, see `written`.
+        It replaces an older one whole. Rank 0 holds a copy and writes it beside the next steps, see `written`, or
+        without `checkpoint.background` before this returns.
         """
         gathered = self.models.engine.gather_weights()
         if gathered is None:
@@ -280,14 +281,15 @@ class Learner:
                 self.config.model.tuning,
             )
         )
+        if not self.config.checkpoint.background:
+            self._writer.settle()
 
-    def save(self, directory: str | Path) -> float:
-        """Engine, random state and counters, for an exact resume; returns the seconds that the next step waited.
+    def save(self, directory: str | Path) -> None:
+        """Engine, random state and counters, for an exact resume.
 
         They are copied, and written beside the next steps, see `written`. Without `checkpoint.background` they are
         written before this returns.
         """
-        begun = time.perf_counter()
         counters = {"step": self._step, **self.updater.counters}
         self._writer.restart()
         state = state_of(self.models.engine, counters)
@@ -296,7 +298,6 @@ class Learner:
         self._writer.begin(partial(state.write, Path(directory)))
         if not self.config.checkpoint.background:
             self._writer.settle()
-        return time.perf_counter() - begun
 
     def written(self) -> WriteReport | None:
         """What became of the files of the last `save` and of what was exported since; None while they are written."""

@@ -450,6 +450,8 @@ class FakeLearner:
 
     def __init__(self, config: RunConfig, rank: int = 0, world_size: int = 1) -> None:
         self.weight = 0
+        self._rank = rank
+        self._is_writing = False
 
     def rendezvous(self) -> tuple[str, int]:
         return "127.0.0.1", 1
@@ -493,10 +495,14 @@ class FakeLearner:
         self, version: int, meeting: Meeting
     ) -> tuple[WeightManifest | None, str]:
         manifest, tensors = self.publish(version)
+        if manifest is None:
+            return None, ""
         broken = await MEETINGS.send(meeting, tensors)
         return (None if broken else manifest), broken
 
-    def publish(self, version: int) -> tuple[WeightManifest, Mapping[str, Any]]:
+    def publish(self, version: int) -> tuple[WeightManifest | None, Mapping[str, Any]]:
+        if self._rank:
+            return None, {}
         tensors = {"bias": np.array([float(self.weight)], dtype=np.float32)}
         manifest = WeightManifest(
             version,
@@ -515,6 +521,10 @@ class FakeLearner:
         self._write(directory, "weight.json", self.weight)
 
     def written(self) -> WriteReport | None:
+        if self._is_writing:
+            # Not yet: who asks once only does not wait.
+            self._is_writing = False
+            return None
         return WriteReport()
 
     def load(self, directory: str) -> list[str]:
@@ -529,3 +539,4 @@ class FakeLearner:
     def _write(self, directory: str, name: str, content: object) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)
         (Path(directory) / name).write_text(json.dumps(content))
+        self._is_writing = True

@@ -8,11 +8,8 @@ from common.records import (
     AnswerLogprobs,
     LogprobProbe,
     ProbeAnswer,
-    ProbeReading,
     Prompt,
 )
-
-NO_DIFFERENCE = ProbeReading(0, 0, 0, 0, 0, 0)
 
 
 def one_answer(prompt: Prompt, token_ids: Sequence[int]) -> list[ProbeAnswer]:

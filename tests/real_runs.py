@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,31 +58,46 @@ def end_when(condition: Callable[[], bool], words: list[str], log: Path) -> int:
     status = process.wait(120)
     # Ray's servers see within seconds that their driver is gone.
     end = time.monotonic() + 20
-    while _processes_of_session(process.pid) and time.monotonic() < end:
+    while pids_of_session(process.pid) and time.monotonic() < end:
         time.sleep(0.2)
-    assert _processes_of_session(process.pid) == []
+    assert [command_line(pid) for pid in pids_of_session(process.pid)] == []
     return status
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One that runs."""
+
+    pid: int
+    session: int
+    name: str
+
+
+def processes() -> list[Process]:
+    """Every process that is no zombie."""
+    running = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        # One may just have ended.
+        with suppress(OSError, IndexError):
+            stat = (folder / "stat").read_text()
+            name, _, rest = stat.partition("(")[2].rpartition(")")
+            fields = rest.split()
+            if fields[0] != "Z":
+                process = Process(int(folder.name), int(fields[3]), name)
+                running.append(process)
+    return running
 
 
 def pids_of_session(session: int) -> list[int]:
     """All processes of a session."""
-    pids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        # One may just have ended.
-        with suppress(OSError, IndexError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                pids.append(int(folder.name))
-    return pids
+    return [process.pid for process in processes() if process.session == session]
 
 
-def _processes_of_session(session: int) -> list[str]:
-    """The command lines of all processes of a session."""
-    lines = []
-    for pid in pids_of_session(session):
-        with suppress(OSError):
-            lines.append((Path("/proc") / str(pid) / "cmdline").read_text())
-    return lines
+def command_line(pid: int) -> str:
+    """What a process was started with; "" when it has ended."""
+    with suppress(OSError):
+        return (Path("/proc") / str(pid) / "cmdline").read_text()
+    return ""
 
 
 def _started_until(

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 
 from markupsafe import Markup
 
-from cluster.drawing import axes_of
+from cluster.evaluation.drawing import axes_of
 from cluster.evaluation.finished_run import FinishedRun, Points
 from cluster.evaluation.score_table import grounding_lines, metric_rows, suite_names
 from cluster.pages import template

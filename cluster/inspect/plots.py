@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.drawing import INK, axes_of
+from cluster.evaluation.drawing import INK, axes_of
 from common.data.anatomy import NEAR_DUPLICATE, Figures, evenly
 
 CHOSEN, REJECTED, OTHER = "#2a9d8f", "#e4683f", "#5b7db1"

@@ -125,7 +125,7 @@ def _too_little_ram(
     nodes = plan.nodes
     needed = max(nodes.start, nodes.saving + nodes.shared_memory)
     if not any(seat.gpus for seat in plan.seats):
-        needed = nodes.shared_memory
+        needed = nodes.shared_memory + nodes.saving - nodes.running
         for seat in plan.seats:
             num_bytes = seat.certain_bytes if certain else seat.device_bytes
             needed += seat.count * num_bytes

@@ -29,6 +29,8 @@ TENSORS_AT_ONCE = 3
 MIB = 1 << 20
 COPY_BANDWIDTH = 20e9
 """Bytes a second from a GPU to pinned memory, of each rank: PCIe 4.0."""
+PAGEABLE_BANDWIDTH = 3e9
+"""The same to memory that is not pinned and was not used before: an estimate. A gathered policy goes there."""
 DISK_BANDWIDTH = 1e9
 """Bytes a second that a disk takes from all ranks."""
 
@@ -41,7 +43,7 @@ class Nodes:
         count: of nodes.
         start: RAM while the ranks load the model.
         running: RAM at a publish, without shared memory.
-        saving: the same while a checkpoint is written beside the steps.
+        saving: the same while a checkpoint with its policy is written.
         object_store, shared_memory: at a publish; the second holds the first.
         checkpoint, policy: of one of them on disk.
         disk: of all that a run keeps.
@@ -93,14 +95,18 @@ def nodes_of(
         copied = stored if num_engines else 0.0
         start = max(start, at_start)
         running = max(running, held)
-        if num_ranks and config.checkpoint.background:
-            # Copies of what is written; the policy lies with rank 0.
-            held += num_ranks * share + policy
+        if num_ranks:
+            # The policy lies with rank 0, whether or not the steps wait until it is written.
+            held += gathered_bytes(config, shape)
+        if config.checkpoint.background:
+            held += num_ranks * share
         saving = max(saving, held)
         object_store = max(object_store, stored)
         shared_memory = max(shared_memory, stored + copied)
-    # The kept ones, the best, and the one that is written; a policy in the last two and in run.dir/policy.
-    disk = (config.checkpoint.keep + 2) * checkpoint + 3 * policy
+    # The kept ones, the best that the oldest of them names, and the one that is written. Any of them may have been the
+    # best in its time and hold a policy; the oldest has none where it names another. The last one is run.dir/policy.
+    num_kept = config.checkpoint.keep
+    disk = (num_kept + 2) * checkpoint + (num_kept + 1) * policy
     return Nodes(
         len(nodes),
         start,
@@ -111,7 +117,7 @@ def nodes_of(
         checkpoint,
         policy,
         disk,
-        copy_s=(share + policy) / COPY_BANDWIDTH,
+        copy_s=share / COPY_BANDWIDTH + policy / PAGEABLE_BANDWIDTH,
         write_s=(checkpoint + policy) / DISK_BANDWIDTH,
     )
 
@@ -120,8 +126,7 @@ def publisher_bytes(
     config: RunConfig,
     shape: ModelShape,
 ) -> float:
-    """RAM of rank 0 at a publish: the gathered weights, and with LoRA the merged matrices; else buckets alone."""
-    tuning = config.model.tuning
+    """RAM of rank 0 at a publish: the gathered weights, an adapter, or buckets alone."""
     item = ITEM_BYTES[config.model.dtype]
     if config.transport in ("broadcast", "ipc"):
         largest = max(weight.numel for weight in shape.weights)
@@ -129,10 +134,20 @@ def publisher_bytes(
         return float(buckets + TENSORS_AT_ONCE * largest * item)
     if config.pushes_adapter:
         return float(trained_numel(config, shape) * item)
-    if not isinstance(tuning, Lora):
-        return model_bytes(config, shape)
-    merged = numel_of(shape.lora_targets(tuning))
-    return model_bytes(config, shape) + merged * item
+    return gathered_bytes(config, shape)
+
+
+def gathered_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+) -> float:
+    """RAM of rank 0 with the whole policy: the gathered weights, and with LoRA the merged matrices beside them."""
+    tuning = config.model.tuning
+    num_bytes = model_bytes(config, shape)
+    if isinstance(tuning, Lora):
+        merged = numel_of(shape.lora_targets(tuning))
+        num_bytes += merged * ITEM_BYTES[config.model.dtype]
+    return num_bytes
 
 
 def checkpoint_bytes(

@@ -151,7 +151,7 @@ def _weight_bytes(
     adapters: list[int] = []
     if isinstance(tuning, Lora):
         adapters = adapter_numels(tuning, shape)
-    if isinstance(tuning, Lora) and tuning.quantize == "nf4":
+    if tuning.is_quantized:
         return _nf4_bytes(shape, item) + sum(adapters) * item
     numels = adapters + [weight.numel for weight in shape.weights]
     if stage_of(config) < 3:

@@ -91,7 +91,7 @@ class Lora(Section):
     @model_validator(mode="after")
     def _adapter_is_all_that_changes(self) -> Lora:
         if self.push == "adapter" and (
-            self.sides != ("language",) or self.quantize != "none"
+            self.sides != ("language",) or self.is_quantized
         ):
             raise ValueError(
                 f"model.tuning.push = adapter needs sides = language and quantize = none, since engines keep the start "

@@ -271,9 +271,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _quantised_whole(self) -> RunConfig:
-        tuning = self.model.tuning
-        is_quantized = isinstance(tuning, Lora) and tuning.quantize != "none"
-        if is_quantized and self.learner.zero_stage == 3:
+        if self.model.tuning.is_quantized and self.learner.zero_stage == 3:
             raise ValueError(
                 "learner.zero_stage = 3 cannot split 4-bit weights, got model.tuning.quantize = nf4; use stage 2"
             )

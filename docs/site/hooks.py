@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -11,6 +13,8 @@ from mkdocs.structure.files import File, Files
 from docs.site.reference import reference
 
 NOTEBOOK = "pictures_to_scorecard.ipynb"
+NEEDS = re.compile(r"^<!-- (?:gpu|data): (.*) -->$", re.MULTILINE)
+"""The mark of a block that no test runs whole, see tests/docs/pages.py."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -23,6 +27,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Tell the reader what a command needs that the tests do not have."""
+    return NEEDS.sub(r"*Needs \1.*\n", markdown)
 
 
 def notebook_page(text: str) -> str:

@@ -11,6 +11,7 @@ from common.protocols import Engine, GenerationRequest
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
 from tests.actors.engines import EnginePool, Run
 from tests.fakes import FakeEngine
+from tests.probes import probe_of
 from tests.tiny_models import make_prompt, tiny_llava
 
 
@@ -146,6 +147,23 @@ def test_scores_are_logprobs_one_per_token(
     logprobs = run(engine.token_logprobs(group.prompt, token_ids))
     assert len(logprobs) == len(token_ids)
     assert max(logprobs) <= 0
+
+
+def test_an_engine_does_not_differ_from_itself(
+    engine: Engine,
+    store: ImageStore,
+    run: Run,
+) -> None:
+    """The noise between an engine and log-probs that are its own is none; it is measured once."""
+    request = GenerationRequest("g", make_prompt(store, 7), 1, 0.0, 5)
+    (group,) = run(engine.generate([request]))
+    token_ids = group.completions[0].token_ids
+    logprobs = run(engine.token_logprobs(group.prompt, token_ids))
+    probe = probe_of(group.prompt, token_ids, logprobs)
+    reading = run(engine.calibrate(probe))
+    assert reading.abs_max == pytest.approx(0, abs=1e-4)
+    assert reading.kl_max == pytest.approx(0, abs=1e-4)
+    assert run(engine.calibrate(probe)) == reading
 
 
 def test_whole_answers_are_scored_in_order_and_what_cannot_run_says_why(

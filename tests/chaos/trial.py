@@ -27,7 +27,7 @@ from tests.chaos.faults import (
     slow_judges,
 )
 from tests.cluster.runtime.job_cluster import JobCluster
-from tests.real_runs import ROOT, command, metric_lines, settings
+from tests.real_runs import ROOT, command, metric_lines, processes, settings
 
 STEPS = 120
 BATCH = 8
@@ -321,9 +321,10 @@ class Trial:
         end = time.monotonic() + 60
         while True:
             left = []
-            for pid, session, name in _processes():
-                if session in self._sessions or self._is_our_worker(pid):
-                    left.append(name)
+            for process in processes():
+                is_ours = process.session in self._sessions
+                if is_ours or self._is_our_worker(process.pid):
+                    left.append(process.name)
             if not left or time.monotonic() > end:
                 return left
             time.sleep(0.5)
@@ -341,22 +342,6 @@ class Trial:
 
     def _blame(self, violation: str) -> None:
         self.report.violations.append(violation)
-
-
-def _processes() -> list[tuple[int, int, str]]:
-    """Number, session and name of every process that is no zombie."""
-    processes = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            name, _, rest = (
-                (folder / "stat").read_text().partition("(")[2].rpartition(")")
-            )
-        except OSError:
-            continue
-        fields = rest.split()
-        if fields[0] != "Z":
-            processes.append((int(folder.name), int(fields[3]), name))
-    return processes
 
 
 def _mount(folder: Path) -> bool:

@@ -99,6 +99,11 @@ def test_the_reference_pages_have_what_they_promise(site: Path) -> None:
     assert (site / "search" / "search_index.json").exists()
 
 
+def test_a_command_that_needs_more_says_so(site: Path) -> None:
+    page = (site / "howto" / "own_judge.html").read_text()
+    assert "<em>Needs a judge of 34B parameters.</em>" in page
+
+
 def test_links_of_the_readme_are_there() -> None:
     for name in ("README.md", "CONTRIBUTING.md"):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text()):

@@ -65,7 +65,7 @@ def values_of(case: Case, folder: Path) -> dict[str, object]:
 def test_two_steps(case: Case, tmp_path: Path) -> None:
     config = load_config(None, settings(values_of(case, tmp_path)))
     learner = asyncio.run(_run(config))
-    _check_run(tmp_path / "run", config.model.max_length)
+    _check_run(tmp_path / "run", case, config.model.max_length)
     assert ("share_prompt" in learner.fast.fallbacks) == (case.rows_because is not None)
 
 
@@ -87,9 +87,12 @@ async def _run(config: RunConfig) -> Any:
     return workers["learner/0"].worker
 
 
-def _check_run(run_dir: Path, max_length: Any) -> None:
+def _check_run(run_dir: Path, case: Case, max_length: Any) -> None:
     """Both steps are pushed, and what was exported is a model of the family again."""
     published = events(run_dir, "publish")
+    # Of trained weights, ten times what the two differ by for the start policy.
+    for event in published:
+        assert event["weights/probe_abs_max"] <= 10 * case.engine_tolerance
     assert published[-1]["version"] == 2
     assert published[-1]["change_norm"] > 0
     assert len(metric_lines(run_dir)) == 2
@@ -102,4 +105,4 @@ def test_two_steps_of_qwen3_5(tmp_path: Path) -> None:
     """In bfloat16, which engines on a CPU need and DeepSpeed alone trains; so in processes of their own."""
     values = values_of(QWEN3_5, tmp_path) | {"learner.engine": "deepspeed"}
     run_to_end(command("cluster.train", *settings(values)), 400)
-    _check_run(tmp_path / "run", 512)
+    _check_run(tmp_path / "run", QWEN3_5, 512)

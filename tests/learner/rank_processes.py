@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from tests.sockets import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+Case = dict[str, Any]
+"""Has a `name`, which is that of its folder; all else is its worker's."""
+RunCase = Callable[[Case, int, int, int, Path, Path], None]
+"""(case, rank, number of ranks, port, images, folder of the case)."""
 
 
 def spawn(module: str, world_size: int, *words: object, timeout: float = 1200) -> None:
@@ -43,3 +46,24 @@ def spawn(module: str, world_size: int, *words: object, timeout: float = 1200) -
             process.kill()
     for process in processes:
         assert process.returncode == 0, "\n".join(ends_of_outputs)
+
+
+def spawn_cases(
+    module: str, world_size: int, cases: Sequence[Case], images: Path, out: Path
+) -> None:
+    """Let the same ranks run all cases one after the other: to start torch and DeepSpeed takes longer than a case."""
+    for case in cases:
+        (out / case["name"]).mkdir(parents=True)
+    # A process group per case, and a port of its own for each of them.
+    ports = json.dumps([free_port() for _ in cases])
+    words = [json.dumps(case) for case in cases]
+    spawn(module, world_size, ports, images, out, *words)
+
+
+def run_cases(run: RunCase) -> None:
+    """The other end of `spawn_cases`: what a rank's process does."""
+    _, rank, world_size, ports, images, out, *words = sys.argv
+    for word, port in zip(words, json.loads(ports), strict=True):
+        case: Case = json.loads(word)
+        folder = Path(out) / case["name"]
+        run(case, int(rank), int(world_size), port, Path(images), folder)

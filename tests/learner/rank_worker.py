@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -36,6 +35,7 @@ from tests.learner.helpers import (
     without_image,
     written,
 )
+from tests.learner.rank_processes import run_cases
 from tests.learner.streams import streamed
 from tests.probes import one_answer, token_logprobs
 
@@ -191,18 +191,10 @@ def run(
 
 
 def main() -> None:
-    _, rank_word, world_size_word, ports_word, images_word, out_word, *cases = sys.argv
-    rank = int(rank_word)
-    world_size = int(world_size_word)
-    ports = json.loads(ports_word)
-    images = Path(images_word)
-    out = Path(out_word)
     # Otherwise nothing of a tiny model would be split up, and no completion would need a second call of the head.
     learner.engines.deepspeed_engine.PERSISTENT_NUMEL = 0
     learner.forward.logps.CHUNK_POSITIONS = 24
-    for case_word, port in zip(cases, ports, strict=True):
-        case = json.loads(case_word)
-        run(case, rank, world_size, port, images, out / case["name"])
+    run_cases(run)
 
 
 if __name__ == "__main__":

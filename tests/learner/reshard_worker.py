@@ -6,7 +6,6 @@ A case without `reads` trains the steps before the checkpoint itself. All save w
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from common.data.images import ImageStore
 from common.records import PreferencePair
 from learner.learner import Learner
 from tests.learner.helpers import make_pairs, run_config, train, written
+from tests.learner.rank_processes import run_cases
 
 STEPS_BEFORE = 2
 STEPS = 4
@@ -66,19 +66,9 @@ def run(
 
 
 def main() -> None:
-    _, rank_word, world_size_word, ports_word, images_word, out_word, *cases = sys.argv
     # Otherwise nothing of a tiny model would be cut up.
     learner.engines.deepspeed_engine.PERSISTENT_NUMEL = 0
-    for case_word, port in zip(cases, json.loads(ports_word), strict=True):
-        case = json.loads(case_word)
-        run(
-            case,
-            int(rank_word),
-            int(world_size_word),
-            port,
-            Path(images_word),
-            Path(out_word) / case["name"],
-        )
+    run_cases(run)
 
 
 if __name__ == "__main__":

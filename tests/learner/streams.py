@@ -6,16 +6,14 @@ import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from common.push.meeting import LOOPBACK, Meeting, join, network_id
-from common.push.wire import receive
 from common.records import WeightManifest
 from learner.learner import Learner
+from tests.common.push.members import CPU, received
 
 _NUMBERS = itertools.count()
-CPU = torch.device("cpu")
 
 
 def streamed(
@@ -31,15 +29,14 @@ def streamed(
     assert place.address == LOOPBACK
     meeting = Meeting(place.address, place.port, key, "gloo", 2, 60.0)
     with ThreadPoolExecutor(1) as thread:
-        receiving: Future[Any] = thread.submit(_received, learner, meeting)
+        receiving: Future[Any] = thread.submit(_joined, learner, meeting)
         manifest, broken = learner.push(version, meeting)
         assert broken == ""
         return manifest, receiving.result()
 
 
-def _received(learner: Learner, meeting: Meeting) -> dict[str, Tensor]:
+def _joined(learner: Learner, meeting: Meeting) -> dict[str, Tensor]:
     group = join(meeting, 1, meeting.store(), CPU)
-    plan = learner.plan_push()
-    tensors = {name: tensor.clone() for name, tensor in receive(plan, group)}
+    tensors = received(learner.plan_push(), group)
     group.leave()
     return tensors

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from common.config import RunConfig
+from common.config.loop import Mixture
 from common.config.overrides import load_config
 from common.data.images import ImageStore
-from common.records import PreferencePair, Response
+from common.push.meeting import Meeting
+from common.records import PreferencePair, Response, WriteReport
 from common.shapes.prompts import caption_prompts
 from learner.learner import Learner
 from tests.fakes import FakeLearner
@@ -99,12 +102,50 @@ def test_a_saved_learner_goes_on_where_it_was(
     call(first, "step", 1, pairs)
     call(first, "save", str(tmp_path / "saved"))
     wait_until_written(first)
-    call(second, "load", str(tmp_path / "saved"))
+    # A line for what it could not restore.
+    assert call(second, "load", str(tmp_path / "saved")) == []
     for learner in (first, second):
         call(learner, "step", 2, pairs[:2])
     assert (
         call(first, "publish", 2)[0].checksum == call(second, "publish", 2)[0].checksum
     )
+
+
+def test_the_probe_has_the_log_probs_of_its_answers(
+    make: Callable[[], Any],
+    pairs: list[PreferencePair],
+) -> None:
+    learner = make()
+    answers = one_answer(pairs[0].prompt, (20, 21))
+    probe = call(learner, "set_probe", answers)
+    assert list(probe.answers) == answers
+    logprobs = token_logprobs(probe)
+    assert len(logprobs) == 2
+    assert max(logprobs) < 0
+    # A manifest carries the same answers.
+    manifest, _ = call(learner, "publish", 1)
+    assert token_logprobs(manifest.probe) == pytest.approx(logprobs)
+
+
+def test_what_is_to_be_written_is_known_before_and_told_after(
+    make: Callable[[], Any],
+    tmp_path: Path,
+) -> None:
+    learner = make()
+    state = call(learner, "checkpoint_bytes", False)
+    assert 0 < state <= call(learner, "checkpoint_bytes", True)
+    call(learner, "save", str(tmp_path / "saved"))
+    wait_until_written(learner)
+    assert call(learner, "written") == WriteReport()
+
+
+def test_other_ranks_than_0_have_nothing_to_send(pairs: list[PreferencePair]) -> None:
+    """The fake alone; real ranks are processes, see `rank_worker.py` and `streams.py`."""
+    second = FakeLearner(RunConfig(mixture=Mixture(online_fraction=1)), 1, 2)
+    second.set_probe(one_answer(pairs[0].prompt, (20, 21)))
+    assert second.publish(1) == (None, {})
+    nowhere = Meeting("127.0.0.1", 1, "nobody", "gloo", 2, 60.0)
+    assert asyncio.run(second.push(1, nowhere)) == (None, "")
 
 
 def test_an_export_is_a_directory_with_a_config(

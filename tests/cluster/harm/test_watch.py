@@ -16,7 +16,7 @@ from cluster.run.recorder import Recorder
 from common.metrics import read_lines
 from common.records import Dropped, PreferencePair, StepResult
 from reward.worker import RewardWorker
-from tests.cluster.harm.test_tally import group, judged
+from tests.cluster.harm.groups import group, judged
 from tests.cluster.runs import events, killed_at, make_config, run
 from tests.fakes import FakeLearner, FakeRolloutWorker
 
@@ -68,8 +68,10 @@ def test_a_run_says_it_in_the_log_the_journal_and_the_report(
 
 
 def test_groups_are_in_the_metrics(tmp_path: Path) -> None:
-    _, run_dir = run(make_config(tmp_path))
+    runtime, run_dir = run(make_config(tmp_path))
     lines = read_lines(run_dir / "metrics.jsonl")
+    # Whoever watches the cluster sees the newest.
+    assert runtime.shown == lines[-1]
     first = lines[0]
     assert first["completions/mean_length"] > 10
     assert 0 < first["completions/distinct_texts"] <= 1

@@ -9,8 +9,9 @@ import pytest
 
 from cluster import train
 from cluster.planner import check
-from cluster.planner.check import check_fits, dry_run
+from cluster.planner.check import check_fits, dry_run, problems_of
 from cluster.planner.gpu_kinds import GIB, kind_named
+from cluster.planner.plan import plan_run
 from cluster.planner.shape import Unplanned
 from common.config import RunConfig
 from common.errors import UserError
@@ -113,6 +114,30 @@ def test_a_model_larger_than_this_machine_is_refused(
     values = {"model": {"path": str(folder)}, "mixture": {"online_fraction": 1.0}}
     with pytest.raises(UserError, match=r"^memory: expected at most 8.0 GiB"):
         check_fits(RunConfig.model_validate(values))
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_checkpoint_of_a_run_without_gpus_needs_ram(
+    background: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much as the actors take fits, and nothing beside: neither the copied state nor the gathered policy."""
+    values = {
+        "model": {"path": str(write("Qwen2.5-VL-7B-Instruct", tmp_path))},
+        "mixture": {"online_fraction": 1.0},
+        "checkpoint": {"background": background},
+    }
+    config = RunConfig.model_validate(values)
+    plan = plan_run(config, None)
+    actors = sum(seat.count * seat.device_bytes for seat in plan.seats)
+    running = plan.nodes.shared_memory + actors
+    monkeypatch.setattr(check, "machine_memory", lambda: running)
+    (problem,) = problems_of(config, plan, ())
+    assert f"expected at most {running / GIB:.1f} GiB" in problem
+    # 4 bytes a weight; with the state 16.
+    copied = 4 * plan.numel
+    if background:
+        copied += 12 * plan.trained_numel
+    assert f"got {(running + copied) / GIB:.1f} GiB" in problem
 
 
 def test_a_config_of_other_names_is_not_planned_but_runs(

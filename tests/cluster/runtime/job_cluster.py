@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,20 +20,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tests.sockets import free_port
+
 LIMIT_S = 60.0
 STORE_BYTES = 100 << 20
 LOOPBACK = "127.0.0.1"
 READY = "ready"
 RAY = ("-m", "ray.scripts.scripts")
 """The command line of Ray, for this Python."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class JobCluster:

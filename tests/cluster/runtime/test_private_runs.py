@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.real_runs import ROOT, command, metric_lines, pids_of_session, settings
+from tests.real_runs import (
+    ROOT,
+    command,
+    command_line,
+    metric_lines,
+    pids_of_session,
+    settings,
+)
 from tests.sockets import exposed
 
 pytestmark = pytest.mark.real
@@ -60,7 +67,7 @@ class Run:
             self._wait_for_steps(process)
             pids = pids_of_session(process.pid)
             self.exposed = exposed(pids)
-            self.command_lines = [_command_line(pid) for pid in pids]
+            self.command_lines = [command_line(pid) for pid in pids]
             process.terminate()
             self.status = process.wait(60)
         finally:
@@ -73,13 +80,6 @@ class Run:
             said = (self.folder / "output").read_text()[-3000:]
             assert process.poll() is None and time.monotonic() < end, said
             time.sleep(0.2)
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return (Path("/proc") / str(pid) / "cmdline").read_text()
-    except OSError:
-        return ""
 
 
 @pytest.fixture(scope="module")

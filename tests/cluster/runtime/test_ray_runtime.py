@@ -149,6 +149,26 @@ def test_a_buried_worker_is_dead_to_those_that_wait_for_it(runtime: Runtime) -> 
     assert of_alive is None
 
 
+def test_a_worker_that_is_gone_leaves_room_for_another(runtime: Runtime) -> None:
+    async def scenario() -> Any:
+        first = spawn(runtime, Worker, 1)
+        await first.call("make")
+        await runtime.bury(first, None)
+        await asyncio.wait_for(runtime.make_room("worker"), 30)
+        second = spawn(runtime, Worker, 2)
+        return await second.call("make")
+
+    number, _ = asyncio.run(scenario())
+    assert number == 2
+
+
+def test_metrics_of_any_names_are_shown(runtime: Runtime) -> None:
+    """As often as there are steps, also when one has more of them, or figures that are not finite."""
+    runtime.show({"step": 1, "rewards/margins": 0.5})
+    runtime.show({"step": 2, "rewards/margins": float("nan"), "time/step_s": 3.0})
+    runtime.show({})
+
+
 USERS_JUDGE = """
 class Judge:
     def __init__(self, fails=False):

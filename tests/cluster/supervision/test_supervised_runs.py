@@ -319,7 +319,7 @@ def test_a_deterministic_run_is_the_same_after_deaths(
             tmp_path / folder,
             rollout__deterministic=True,
             loop__max_staleness=0,
-            weights__transport=transport,
+            **BROADCAST | {"weights__transport": transport},
         )
         chaos = Chaos(*plan)
         run_dir = run(config, chaos)

@@ -25,6 +25,9 @@ from cluster.weights.transport import transport_of
 from common.config import Cluster, RunConfig
 from common.data.images import ImageStore
 from common.protocols import GenerationRequest
+from common.push.meeting import Meeting
+from common.push.plan import PushPlan
+from common.records import LoadReport
 from learner.learner import Learner
 from tests.learner.helpers import make_pairs
 from tests.probes import one_answer
@@ -64,10 +67,21 @@ def config_of(out: Path, split: int) -> RunConfig:
 
 
 class Worker(RolloutWorker):
-    """Can be killed."""
+    """Can be killed, and says which push it has begun to take."""
+
+    receiving = 0
 
     def pid(self) -> int:
         return os.getpid()
+
+    def version_in_receive(self) -> int:
+        return self.receiving
+
+    async def receive(
+        self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
+    ) -> LoadReport:
+        self.receiving = version
+        return await super().receive(version, plan, meeting, first_rank)
 
 
 def requests_about(store: ImageStore) -> list[GenerationRequest]:
@@ -135,9 +149,12 @@ class Proof:
         """Kill the second engine's worker in the middle of a push."""
         survivor, victim = self.engines
         pid = await victim.handle.call("pid")
-        begun = time.monotonic()
         delivery = asyncio.create_task(self.transport.deliver(3, self.engines))
-        await asyncio.sleep(0.05)
+        while (
+            await victim.handle.call("version_in_receive") < 3 and not delivery.done()
+        ):
+            await asyncio.sleep(0.001)
+        begun = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         delivered = await delivery
         return {

@@ -48,6 +48,32 @@ def received(plan: PushPlan, group: Group) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in receive(plan, group)}
 
 
+def sent(
+    plan: PushPlan,
+    tensors: Named,
+    place: MeetingPlace,
+    meeting: Meeting,
+    device: torch.device,
+) -> Fingerprints:
+    """What was sent to all members of a meeting, which the sender leaves whatever becomes of it."""
+    groups: list[Group] = []
+
+    def connect() -> Group:
+        store = place.store(meeting)
+        store.set(READY, "")
+        groups.append(join(meeting, SENDER, store, device))
+        return groups[0]
+
+    broken = "the learner failed"
+    try:
+        fingerprints = send(plan, device, connect, tensors)
+        broken = ""
+        return fingerprints
+    finally:
+        for group in groups:
+            group.leave(broken)
+
+
 class Members:
     """One learner, and as many receivers as are asked for."""
 
@@ -86,19 +112,4 @@ class Members:
         return self.send_from(plan, named(plan, tensors))
 
     def send_from(self, plan: PushPlan, tensors: Named) -> Fingerprints:
-        groups: list[Group] = []
-
-        def connect() -> Group:
-            store = self._place.store(self.meeting)
-            store.set(READY, "")
-            groups.append(join(self.meeting, SENDER, store, CPU))
-            return groups[0]
-
-        broken = "the learner failed"
-        try:
-            fingerprints = send(plan, CPU, connect, tensors)
-            broken = ""
-            return fingerprints
-        finally:
-            for group in groups:
-                group.leave(broken)
+        return sent(plan, tensors, self._place, self.meeting, CPU)

@@ -8,18 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from common.push.meeting import (
-    LOOPBACK,
-    READY,
-    SENDER,
-    Group,
-    Meeting,
-    MeetingPlace,
-    join,
-)
+from common.push.meeting import LOOPBACK, Meeting, MeetingPlace, join
 from common.push.plan import PushPlan
-from common.push.wire import send
-from tests.common.push.members import named, plan_of, received
+from tests.common.push.members import named, plan_of, received, sent
 
 pytestmark = pytest.mark.gpu
 
@@ -58,15 +49,6 @@ def test_another_process_gets_every_bit(backend: str) -> None:
         target=receive_on, args=(receiver_device, meeting, plan.to_json(), outcome)
     )
     receiver.start()
-    groups: list[Group] = []
-
-    def connect() -> Group:
-        store = place.store(meeting)
-        store.set(READY, "")
-        groups.append(join(meeting, SENDER, store, device))
-        return groups[0]
-
-    send(plan, device, connect, named(plan, weights))
+    sent(plan, named(plan, weights), place, meeting, device)
     assert outcome.get(timeout=60)
-    groups[0].leave()
     receiver.join(60)

@@ -60,7 +60,6 @@ def test_two_buckets_at_most_are_held_by_the_sender() -> None:
     plan = plan_of(weights, bucket_bytes=1024)
     members = Members(1)
     taken: list[str] = []
-    begun: list[float] = []
 
     def slowly(plan: PushPlan, group: Group) -> Any:
         arrived = {}
@@ -74,7 +73,6 @@ def test_two_buckets_at_most_are_held_by_the_sender() -> None:
     def tensors() -> Any:
         for spec, tensor in named(plan, weights):
             taken.append(spec.name)
-            begun.append(time.monotonic())
             yield spec, tensor
 
     receiver = members.receiving(1, plan, slowly)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from common.data.images import ImageStore
 from common.errors import UserError
+from learner import learner
 from learner.checkpoint.header import NAME, check_version, read_header
 from learner.checkpoint.random_state import random_state, seed_all, set_random_state
+from learner.publisher import export_policy
 from tests.learner.helpers import make_pairs, run_config, started, written
 
 
@@ -83,8 +87,15 @@ def test_a_write_that_fails_in_the_middle_is_told_and_training_goes_on(
 
 
 def test_a_step_waits_where_nothing_is_copied(
-    store: ImageStore, tmp_path: Path
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """For the state, and for a policy that takes long to write."""
+
+    def slow_export(*args: Any) -> None:
+        time.sleep(0.2)
+        export_policy(*args)
+
+    monkeypatch.setattr(learner, "export_policy", slow_export)
     config = run_config()
     checkpoint = config.checkpoint.model_copy(update={"background": False})
     trainer = started(config.model_copy(update={"checkpoint": checkpoint}))
@@ -92,6 +103,9 @@ def test_a_step_waits_where_nothing_is_copied(
     trainer.save(tmp_path / "one")
     assert read_header(tmp_path / "one").updates == 1
     assert trainer.written() is not None
+    trainer.export(tmp_path / "policy")
+    assert trainer.written() is not None
+    assert (tmp_path / "policy" / "config.json").exists()
     other = started(run_config())
     other.load(tmp_path / "one")
 

@@ -14,8 +14,9 @@ from common.checkpoint.files import tensor_shapes
 from common.data.images import ImageStore
 from tests.learner.helpers import assert_same_weights
 from tests.learner.memory_worker import BUCKET_BYTES
-from tests.learner.rank_processes import free_port, spawn
+from tests.learner.rank_processes import spawn, spawn_cases
 from tests.learner.rank_worker import NUM_STEPS
+from tests.sockets import free_port
 from tests.tiny_models import TinyLlava, tiny_llava
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -91,19 +92,10 @@ def weights_of(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def trained(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per case with what its ranks found.
-
-    All cases go through the same three processes: to start torch and DeepSpeed takes longer than a case does.
-    """
+    """A folder per case with what its ranks found; all of them go through the same three processes."""
     out = tmp_path_factory.mktemp("ranks")
     for world_size, cases in ((1, ONE_RANK), (2, TWO_RANKS)):
-        for one in cases:
-            (out / one["name"]).mkdir(parents=True)
-        # A process group per case, and a port of its own for each of them.
-        ports = json.dumps([free_port() for _ in cases])
-        words = [json.dumps(one) for one in cases]
-        module = "tests.learner.rank_worker"
-        spawn(module, world_size, ports, store.root, out, *words)
+        spawn_cases("tests.learner.rank_worker", world_size, cases, store.root, out)
     return out
 
 

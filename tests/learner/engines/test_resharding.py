@@ -20,7 +20,7 @@ from tests.learner.helpers import (
     weights_of,
     written,
 )
-from tests.learner.rank_processes import free_port, spawn
+from tests.learner.rank_processes import spawn_cases
 from tests.learner.reshard_worker import STEPS_BEFORE, batches_of, config_of
 from tests.real_runs import pickles_in
 
@@ -46,12 +46,7 @@ def folder(store: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder per case with its checkpoint, `saved/`, and what the steps after it gave."""
     out = tmp_path_factory.mktemp("resharding")
     for world_size, cases in ((2, BY_TWO), (4, BY_FOUR)):
-        for case in cases:
-            (out / case["name"]).mkdir()
-        ports = json.dumps([free_port() for _ in cases])
-        words = [json.dumps(case) for case in cases]
-        worker = "tests.learner.reshard_worker"
-        spawn(worker, world_size, ports, store.root, out, *words)
+        spawn_cases("tests.learner.reshard_worker", world_size, cases, store.root, out)
     return out
 
 
