@@ -30,8 +30,8 @@ from contextlib import (
 )
 from pathlib import Path
 
+from actors.weights.held_files import sweep_held
 from common.errors import UserError
-from common.held_files import sweep_held
 
 SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "sightline-"

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from actors.weights.held_files import sweep_held
 from cluster.runtime.environment import passed_variables, with_variables
 from cluster.runtime.gauges import Gauges
 from cluster.runtime.node_calls import (
@@ -31,7 +32,6 @@ from cluster.runtime.seated import GPUS, look, seated
 from cluster.runtime.shared_gpus import SharedGpus
 from common.config import Cluster
 from common.errors import UserError
-from common.held_files import sweep_held
 from common.node_address import NODE_ADDRESS
 from common.protocols import Handle, Pulse, Sight
 

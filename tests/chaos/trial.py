@@ -197,7 +197,9 @@ class Trial:
         while process.poll() is None:
             time.sleep(0.1)
             now = time.monotonic()
-            if self._num_lines() != num_lines:
+            is_training = self._is_roster_of(process.pid)
+            # A start has limits of its own.
+            if self._num_lines() != num_lines or not is_training:
                 num_lines, moves = self._num_lines(), now
             if now - moves > STUCK_S:
                 self._blame(
@@ -205,7 +207,6 @@ class Trial:
                 )
                 os.killpg(process.pid, signal.SIGKILL)
                 return True
-            is_training = self._is_roster_of(process.pid)
             if is_asked or not is_training or self._is_done():
                 calm = self._calm()
             elif calm.is_over(num_lines, now):
