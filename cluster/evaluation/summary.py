@@ -11,9 +11,11 @@ SHOWN = 3
 
 def summary(run: FinishedRun) -> str:
     """Both sentences, for a terminal."""
-    steps = [step for step, _ in run.curve("pairs/trained")]
-    pairs = [value for _, value in run.curve("pairs/trained")]
-    trained = f"{len(steps):,} steps on {sum(pairs):,.0f} pairs"
+    # Every step has a staleness.
+    trained = f"{len(run.curve('staleness/mean')):,} steps"
+    pairs = [count for _, count in run.curve("pairs/trained")]
+    if pairs:
+        trained += f" on {sum(pairs):,.0f} pairs"
     changed = _changed(run.start, run.final)
     look = f"python -m cluster.report {run.path} --serve"
     return (

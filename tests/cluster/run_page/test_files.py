@@ -1,0 +1,73 @@
+"""The page as a folder: whole, of one piece, and without a word that a browser could take for markup."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.report import main
+from cluster.run_page.files import DROPS_OF_A_REASON, PER_FILE, write_page
+from cluster.run_page.run import RunPage
+from common.errors import UserError
+from tests.cluster.run_page.written_runs import HOSTILE, write_run
+
+
+def data_of(folder: Path, name: str) -> Any:
+    """What a data file hands over."""
+    script = (folder / "data" / f"{name}.js").read_text(encoding="ascii")
+    head = f'receive("{name}", '
+    assert script.startswith(head) and script.endswith(");\n")
+    return json.loads(script[len(head) : -3])
+
+
+def test_the_command_writes_all_pairs_their_pictures_and_some_drops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = write_run(tmp_path / "run", num_pairs=240)
+    assert main([str(run_dir), "--page"]) == 0
+    folder = run_dir / "report"
+    assert capsys.readouterr().out == f"look: {folder / 'report.html'}\n"
+    index = data_of(folder, "pairs")
+    rows = index["rows"]
+    assert len(rows) == 240 + DROPS_OF_A_REASON
+    items: list[Any] = []
+    for number in range(-(-len(rows) // PER_FILE)):
+        items += data_of(folder, f"pairs_{number:04d}")
+    assert len(items) == len(rows)
+    # A row of the index is about the item of its number.
+    for (source, reason, step, _, margin), item in zip(rows, items, strict=True):
+        assert (source, reason) == (item["source"], item["reason"])
+        assert margin == item["margin"]
+        assert step == (item["step"] or item["settled"])
+    names = {path.stem for path in (folder / "pictures").iterdir()}
+    assert names == {sha256 for item in items for sha256 in item["pictures"]}
+    assert data_of(folder, "choices")["reasons"] == {"tie": 60}
+    assert data_of(folder, "overview")["state"] == "ended"
+
+
+def test_it_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    with RunPage(write_run(tmp_path / "run", 4, [HOSTILE])) as run:
+        page = write_page(run, tmp_path / "page")
+    html = page.read_text()
+    assert "http://" not in html and "https://" not in html
+    assert "script-src 'self' file:;" in html
+    for name in ("load_files.js", "page.css", "page.js", "pairs.js", "plots.js"):
+        assert (page.parent / "assets" / name).exists()
+        assert f"assets/{name}" in html
+    for path in (page.parent / "data").iterdir():
+        # The line separators of Unicode would end a line of a script.
+        assert path.read_bytes().isascii()
+
+
+def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    with RunPage(write_run(tmp_path / "run")) as run:
+        page = write_page(run, tmp_path / "page")
+        (page.parent / "old").write_text("")
+        write_page(run, tmp_path / "page")
+        assert not (page.parent / "old").exists()
+        with pytest.raises(UserError, match="expected an empty folder"):
+            write_page(run, tmp_path)
+    assert (tmp_path / "run" / "config.json").exists()

@@ -1,0 +1,163 @@
+"""What the server gives away: one run to its owner on this machine, and nothing else."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from cluster.report import main
+from cluster.run_page.run import RunPage
+from cluster.run_page.server import HOST, PageServer, app_of
+from common.errors import UserError
+from tests.cluster.run_page.written_runs import write_run
+
+ASSETS = ("page.css", "load_live.js", "plots.js", "pairs.js", "page.js")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunPage]:
+    with RunPage(write_run(tmp_path_factory.mktemp("runs") / "run")) as run:
+        run.store.read_all()
+        yield run
+
+
+@pytest.fixture
+def client(page: RunPage) -> TestClient:
+    return TestClient(app_of(page, "secret"), base_url=f"http://{HOST}/secret/")
+
+
+def test_page_assets_and_views(client: TestClient) -> None:
+    start = client.get("")
+    assert start.status_code == 200
+    assert start.headers["content-type"].startswith("text/html")
+    for name in ASSETS:
+        assert client.get(f"assets/{name}").status_code == 200
+        assert f"assets/{name}" in start.text
+    assert client.get("views/overview").json()["step"] == 10
+    assert (
+        client.get("views/pairs", params={"what": "dropped:tie"}).json()["total"] == 10
+    )
+
+
+def test_nothing_of_it_may_load_or_send_anything_elsewhere(client: TestClient) -> None:
+    for path in ("", "views/overview", "assets/page.js", "views/none"):
+        policy = client.get(path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "script-src 'self'" in policy
+        assert "connect-src 'self'" in policy and "unsafe-eval" not in policy
+    assert client.get("").headers["referrer-policy"] == "no-referrer"
+
+
+def test_without_the_secret_there_is_nothing(page: RunPage) -> None:
+    client = TestClient(app_of(page, "secret"), base_url=f"http://{HOST}")
+    for path in (
+        "/",
+        "/views/overview",
+        "/Secret/",
+        "/secret2/",
+        "/secre/views/overview",
+    ):
+        assert client.get(path).status_code == 404
+
+
+def test_a_page_of_another_name_that_leads_here_gets_nothing(page: RunPage) -> None:
+    """DNS rebinding: the browser believes to be at home with evil.example."""
+    client = TestClient(app_of(page, "secret"), base_url="http://evil.example/secret/")
+    assert client.get("views/overview").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../config.json",
+        "..%2f..%2fconfig.json",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "/etc/passwd",
+        "page.html/../../store.py",
+        "server.py",
+    ],
+)
+def test_no_name_is_a_path(client: TestClient, name: str) -> None:
+    for folder in ("assets", "pictures", "views"):
+        answer = client.get(f"{folder}/{name}")
+        assert answer.status_code in (400, 404), (folder, name)
+        assert "global_batch" not in answer.text and "root:" not in answer.text
+
+
+def test_pictures_are_those_of_the_run(
+    client: TestClient, page: RunPage, tmp_path: Path
+) -> None:
+    (sha256, *_) = page.view("pairs", {})["items"][0]["pictures"]
+    picture = client.get(f"pictures/{sha256}.webp")
+    assert picture.headers["content-type"] == "image/webp"
+    assert client.get(f"pictures/{'0' * 64}.webp").status_code == 404
+    assert client.get(f"pictures/{sha256[:10]}.webp").status_code == 404
+
+
+def test_a_link_out_of_the_run_is_not_followed(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run")
+    (picture, *_) = (run_dir / "pairs" / "images").rglob("*.png")
+    outside = tmp_path / "outside.png"
+    picture.rename(outside)
+    picture.symlink_to(outside)
+    with RunPage(run_dir) as run:
+        client = TestClient(app_of(run, "s"), base_url=f"http://{HOST}/s/")
+        answer = client.get(f"pictures/{picture.stem}.webp")
+    assert (answer.status_code, answer.text) == (404, "image_missing")
+
+
+def test_a_picture_that_is_none_is_refused(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run")
+    (picture, *_) = (run_dir / "pairs" / "images").rglob("*.png")
+    picture.write_bytes(b"<svg onload='alert(1)'/>")
+    with RunPage(run_dir) as run:
+        client = TestClient(app_of(run, "s"), base_url=f"http://{HOST}/s/")
+        answer = client.get(f"pictures/{picture.stem}.webp")
+    assert (answer.status_code, answer.text) == (404, "image_changed")
+
+
+def test_it_only_reads(client: TestClient) -> None:
+    for method in ("post", "put", "delete", "patch"):
+        assert getattr(client, method)("views/overview").status_code == 405
+
+
+def test_bad_words_get_one_line(client: TestClient) -> None:
+    answer = client.get("views/pairs", params={"step_from": "<script>"})
+    assert answer.status_code == 400
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.text.startswith("step_from: expected a number")
+
+
+def test_a_real_server_listens_on_this_machine_alone(page: RunPage) -> None:
+    with PageServer(page, 0) as server:
+        assert server.url.startswith(f"http://{HOST}:")
+        with urllib.request.urlopen(f"{server.url}views/overview") as answer:
+            assert b'"step":10' in answer.read()
+        bare = server.url.rpartition("/")[0].rpartition("/")[0]
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{bare}/views/overview")
+        port = int(server.url.split(":")[2].split("/")[0])
+        with pytest.raises(UserError, match=f"got {port}"):
+            PageServer(page, port)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["RUN", "RUN", "--serve"], "expected one run"),
+        (["RUN", "--serve", "--page"], "expected one of them"),
+        (["nowhere", "--serve"], "expected the config of a run"),
+        (["RUN", "--serve", "--against", "nowhere"], "expected the config of a run"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    page: RunPage, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(page.run_dir) if word == "RUN" else word for word in words]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
