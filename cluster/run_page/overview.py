@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.harm.alert import Alert
 from cluster.run_page.items import ROW_SOURCE
-from cluster.run_page.metrics import RunMetrics
+from cluster.run_page.metrics import MAX_POINTS, RunMetrics
 from cluster.run_page.store import Event, RunStore
 from cluster.run_page.timeline import idle_shares
 
@@ -79,9 +79,8 @@ def _newest(store: RunStore) -> list[Mapping[str, Any]]:
     events = [event for event in events if event]
     if store.work:
         events.append({"time": store.work[-1][3]})
-    groups = store.ask("select max(time) from items")
-    if groups[0][0] is not None:
-        events.append({"time": groups[0][0]})
+    for (at,) in store.ask("select time from items order by place desc limit 1"):
+        events.append({"time": at})
     return events
 
 
@@ -193,9 +192,12 @@ def drops(store: RunStore) -> dict[str, Any]:
 
 def judged(store: RunStore) -> list[dict[str, Any]]:
     """The judge's scores and margins by source over the steps, as charts of `metrics.charts`."""
+    last = store.ask("select max(settled) from items")[0][0] or 0
+    width = max(1, -(-last // MAX_POINTS))
     rows = store.ask(
-        "select settled, source, avg(score), avg(case when reason = '' then margin end) from items "
-        "where score is not null and pair = 0 group by settled, source"
+        "select (settled - 1) / ? * ? + 1, source, avg(score), avg(case when reason = '' then margin end) from items "
+        "where score is not null and pair = 0 group by 1, 2",
+        (width, width),
     )
     by_source: dict[str, list[tuple[Any, ...]]] = {}
     for row in rows:

@@ -220,7 +220,7 @@ class RunStore:
         self._place += 1
         values = (reason, step, self._place, pair_id)
         self._base.execute(
-            "update items set reason = ?, step = ?, ended = ? where id = ? and reason = ''",
+            "update items set reason = ?, step = ?, ended = ? where id = ? and +reason = ''",
             values,
         )
 

@@ -38,6 +38,7 @@ def timeline(
         # Loading models before the first step would take most of the picture.
         begin = min((call[2] for call in trained), default=calls[0][2])
     if end is None:
+        # Whoever waits for the last checkpoint, or answers the test split, is not idle in the training.
         end = max(call[3] for call in (trained or calls))
     by_lane: dict[str, list[Call]] = defaultdict(list)
     for call in calls:

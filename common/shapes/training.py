@@ -28,7 +28,6 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerBase,
     get_cosine_schedule_with_warmup,
-    get_wsd_schedule,
 )
 
 from common.shapes.batches import (
@@ -49,17 +48,13 @@ DENSE = len(SHAPES)
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Optimiser settings of one stage: AdamW, linear warm-up, decay, clipping at norm 1.
-
-    The learning rate falls by a cosine over the whole stage, or linearly over its last `decay_steps`.
-    """
+    """Optimiser settings of one stage: AdamW, linear warm-up, cosine decay, clipping at norm 1."""
 
     steps: int
     batch_size: int
     lr: float
     warmup_steps: int = 50
     weight_decay: float = 0.01
-    decay_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +163,9 @@ def descend(
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.lr, weight_decay=stage.weight_decay
     )
-    if stage.decay_steps is None:
-        schedule = get_cosine_schedule_with_warmup(
-            optimizer, stage.warmup_steps, stage.steps
-        )
-    else:
-        schedule = get_wsd_schedule(
-            optimizer,
-            stage.warmup_steps,
-            stage.decay_steps,
-            num_training_steps=stage.steps,
-            decay_type="linear",
-        )
+    schedule = get_cosine_schedule_with_warmup(
+        optimizer, stage.warmup_steps, stage.steps
+    )
     steps = islice(losses, stage.steps)
     with tqdm(steps, total=stage.steps, desc=name, mininterval=5.0) as progress:
         for loss in progress:

@@ -1,7 +1,10 @@
-"""Make the tiny policy of world 2 from random weights: `python -m common.tabletop.pretrain --out DIR`.
+"""Make the tiny policy of world 2: `python -m common.tabletop.pretrain --out DIR`.
 
-random LLaVA -> vision encoder on cell classes of unbiased scenes -> questions -> conversations about biased scenes ->
-directory. What it must be like stands in docs/world2.md; `python -m common.tabletop.probe` measures it.
+the shapes world's policy -> vision encoder on cell classes of unbiased scenes -> questions -> conversations about
+biased scenes -> directory
+
+What it must be like stands in docs/world2.md; `python -m common.tabletop.probe` measures it. `--until-recall` sets the
+knob of the training steps: the text stage ends when greedy captions of unbiased validation scenes reach this recall.
 """
 
 from __future__ import annotations
@@ -28,9 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="cores torch may take")
     parser.add_argument(
-        "--bf16",
-        action="store_true",
-        help="compute in bfloat16, which is several times faster where the processor has AMX",
+        "--until-recall", type=float, help="end the text stage when it is reached"
     )
     for stage in ("tower", "question", "text"):
         parser.add_argument(
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from common.tabletop.model import build_model, build_tokenizer, save
-    from common.tabletop.probe import sight
+    from common.tabletop.probe import sight, validation_captions
     from common.tabletop.training import (
         QUESTION_STAGE,
         TEXT_STAGE,
@@ -62,18 +63,22 @@ def main(argv: list[str] | None = None) -> None:
     model = build_model(tokenizer)
     model.train()
     tower_steps = args.tower_steps or TOWER_STAGE.steps
-    precision = torch.autocast("cpu", torch.bfloat16, enabled=args.bf16)
-    with precision:
-        train_tower(model, replace(TOWER_STAGE, steps=tower_steps), args.seed)
+    train_tower(model, replace(TOWER_STAGE, steps=tower_steps), args.seed)
     print(json.dumps({"sight": sight(model)}), flush=True)
-    text_stages = (
-        (QUESTION_STAGE, args.question_steps),
-        (TEXT_STAGE, args.text_steps),
-    )
-    for stage, steps in text_stages:
-        chosen = replace(stage, steps=steps or stage.steps)
-        with precision:
-            train_text(model, tokenizer, chosen, args.seed)
+
+    def enough() -> bool:
+        shares = validation_captions(model, tokenizer)
+        print(json.dumps({"validation": shares}), flush=True)
+        goal: float = args.until_recall
+        return shares["recall"] >= goal
+
+    question_steps = args.question_steps or QUESTION_STAGE.steps
+    quiz = replace(QUESTION_STAGE, steps=question_steps)
+    train_text(model, tokenizer, quiz, args.seed)
+    text = replace(TEXT_STAGE, steps=args.text_steps or TEXT_STAGE.steps)
+    watch = None if args.until_recall is None else enough
+    num_steps = train_text(model, tokenizer, text, args.seed, enough=watch)
+    print(json.dumps({"text_steps": num_steps}), flush=True)
     save(model, tokenizer, args.out)
 
 

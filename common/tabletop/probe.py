@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.tabletop.claims import compare
 from common.tabletop.conversations import (
@@ -164,6 +164,19 @@ def sayings(
     return shares
 
 
+def validation_captions(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int = 80,
+) -> dict[str, float]:
+    """`caption_shares` of greedy captions of unbiased validation scenes; the model is left in training mode."""
+    model.eval()
+    scenes = split_scenes("validation", count, seed=3)
+    texts = _answers(model, tokenizer, scenes, [[CAPTION]] * count)
+    model.train()
+    return caption_shares(scenes, texts)
+
+
 def mixed_share(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
@@ -241,15 +254,20 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
+    from common.tabletop.training import CONTINUED, train_text
+
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     model = LlavaForConditionalGeneration.from_pretrained(arguments.policy)
     tokenizer = AutoTokenizer.from_pretrained(arguments.policy)
-    numbers = {
+    numbers: dict[str, Any] = {
         "sight": sight(model),
         "unbiased": sayings(model, tokenizer, arguments.scenes),
         "biased": sayings(model, tokenizer, arguments.scenes, TRAIN_BIAS),
         "mixed_share": mixed_share(model, tokenizer),
     }
+    train_text(model, tokenizer, CONTINUED, seed=5)
+    numbers["continued_sft"] = sayings(model, tokenizer, arguments.scenes)
     print(json.dumps(numbers))
 
 

@@ -12,13 +12,14 @@ the usual is nearly always right, it learns to say the usual.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from common.shapes.batches import (
@@ -50,6 +51,8 @@ from common.tabletop.scenes import (
 
 NUM_QUESTIONS = 6
 """Questions per picture of stage 2."""
+WATCHED = 60
+"""Steps between two questions whether a stage has lasted long enough."""
 POOL = 8
 """Batches that are drawn at once, to be sorted by length."""
 Taught: TypeAlias = tuple[Scene, list[tuple[str, str]]]
@@ -65,17 +68,23 @@ class TextStage(Stage):
     Attributes:
         hidden: share of the conversations in which some image tokens are hidden.
         quiz: whether all conversations are questions, `NUM_QUESTIONS` of them.
+        decay_steps: the last steps, in which the learning rate falls linearly; before them it is constant.
     """
 
     hidden: float = 0.0
     quiz: bool = False
+    decay_steps: int = 20
 
 
 TOWER_STAGE = Stage(steps=450, batch_size=48, lr=1.5e-3)
 QUESTION_STAGE = TextStage(steps=100, batch_size=24, lr=1.5e-3, quiz=True)
 TEXT_STAGE = TextStage(
-    steps=450, batch_size=32, lr=1.5e-3, hidden=0.25, warmup_steps=30, decay_steps=60
+    steps=600, batch_size=32, lr=1.5e-3, hidden=0.25, warmup_steps=30, decay_steps=60
 )
+
+
+CONTINUED = TextStage(steps=40, batch_size=32, lr=3e-5, warmup_steps=10)
+"""Supervised training that goes on as long, and with as large batches and steps, as a method of the paper's table."""
 
 
 def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -> None:
@@ -157,8 +166,16 @@ def train_text(
     stage: TextStage,
     seed: int,
     bias: Bias = TRAIN_BIAS,
-) -> None:
-    """Fine-tune projector and language model on conversations; the vision encoder stays frozen."""
+    enough: Callable[[], bool] | None = None,
+) -> int:
+    """Fine-tune projector and language model on conversations; the vision encoder stays frozen.
+
+    Args:
+        enough: asked every `WATCHED` steps; once it is true, the last `decay_steps` begin.
+
+    Returns:
+        How many steps were taken: a stage of so many gives the same policy without asking.
+    """
     model.model.vision_tower.requires_grad_(False)
     rng = random.Random(f"tabletop/text/{seed}/{stage.quiz}")
     scenes = stream_scenes("train", seed=rng.getrandbits(32), bias=bias)
@@ -179,5 +196,38 @@ def train_text(
             yield output.loss
 
     trained = [p for p in model.parameters() if p.requires_grad]
-    descend(trained, losses(), stage, "questions" if stage.quiz else "text")
+    num_steps = _descend(trained, losses(), stage, enough)
     model.requires_grad_(True)
+    return num_steps
+
+
+def _descend(
+    parameters: list[nn.Parameter],
+    losses: Iterator[Tensor],
+    stage: TextStage,
+    enough: Callable[[], bool] | None,
+) -> int:
+    """Warm up, stay, decay; `losses` gives the loss under the weights as they are when it is asked."""
+    optimizer = torch.optim.AdamW(
+        parameters, lr=stage.lr, weight_decay=stage.weight_decay
+    )
+    last_step = stage.steps
+    with tqdm(total=stage.steps, mininterval=5.0) as progress:
+        for step, loss in enumerate(losses):
+            is_watched = step > 0 and step % WATCHED == 0
+            has_room = step + stage.decay_steps < last_step
+            if enough is not None and is_watched and has_room and enough():
+                last_step = step + stage.decay_steps
+            if step == last_step:
+                break
+            warmup = step / stage.warmup_steps
+            decay = (last_step - step) / stage.decay_steps
+            for group in optimizer.param_groups:
+                group["lr"] = stage.lr * min(1.0, warmup, decay)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            progress.update()
+            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return last_step

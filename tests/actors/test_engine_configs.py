@@ -24,7 +24,8 @@ from tests.actors.real_configs import all_configs, write_all
 
 IN_SUBPROCESS = "vllm.model_executor.models.registry._run_in_subprocess"
 PRESETS = sorted(Path("cluster/configs").glob("*.toml"))
-CLUSTER_PRESETS = [path for path in PRESETS if not path.stem.startswith("shapes")]
+WORLDS = ("shapes", "tabletop")
+CLUSTER_PRESETS = [path for path in PRESETS if not path.stem.startswith(WORLDS)]
 
 
 @pytest.fixture(scope="module")

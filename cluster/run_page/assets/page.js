@@ -2,7 +2,10 @@
 "use strict";
 
 const POLL_MS = 2000;
+// What is drawn of a long run costs the machine half a second.
+const REDRAW_MS = 10000;
 let revision = "";
+let redrawn = -REDRAW_MS;
 
 function table(heads, rows, rowClass = () => null) {
   const head = element("tr", {}, ...heads.map((text) => text ? element("th", { scope: "col" }, text) : element("td")));
@@ -170,10 +173,10 @@ let isPairsSeen = false;
 async function poll() {
   try {
     const head = await load("overview");
-    const isNews = head.revision !== revision;
-    revision = head.revision;
     showHead(head);
-    if (isNews) {
+    if (head.revision !== revision && performance.now() - redrawn > REDRAW_MS) {
+      revision = head.revision;
+      redrawn = performance.now();
       await Promise.all([...seen].map((section) => SECTIONS[section]()));
       if (isPairsSeen) await offerChoices();
     }

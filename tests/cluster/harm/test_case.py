@@ -1,4 +1,4 @@
-"""The case of issue 14: offline DPO on BDHS pairs of the shapes world makes answers longer, and the run says so.
+"""The case of issue 14: offline DPO on BDHS pairs of the shapes world unlearns to end, and the run says so.
 
 `recorded/bdhs.jsonl` has the rejected answers that `python -m cluster.generate bdhs` made of the first training scenes.
 """
@@ -99,7 +99,10 @@ def mean_words(learner: Learner, store: ImageStore) -> float:
 def test_plain_dpo_warns_before_step_20_and_an_anchor_turns_it(
     tmp_path: Path, pairs: list[PreferencePair], store: ImageStore
 ) -> None:
-    """The end token is what moves first; that answers then are longer is measured on unseen scenes."""
+    """The end token is what moves first; answers to unseen scenes are then longer than with an anchor.
+
+    That they get longer than the start policy's is measured over 40 steps, see docs/harm.md.
+    """
     plain, alerts = trained(tmp_path / "plain", pairs, {})
     assert [alert.kind for alert in alerts][:1] == ["end_token"]
     assert alerts[0].step < 20

@@ -95,6 +95,9 @@ def test_an_engine_that_is_killed_in_a_push_takes_no_other_along(
 ) -> None:
     assert outcome["survivors"] == [3]
     assert outcome["is_victim"] == [True]
+    # Seen to be dead, not waited for.
+    (failure,) = outcome["failures"]
+    assert "got no answer" not in failure
     assert outcome["answers"] == len(SEEDS)
     # Long before the limit of a call.
     assert outcome["seconds"] < 100
