@@ -116,6 +116,7 @@ def reads_doctor(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def reads_report(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "_report", lambda *_: None)
+    monkeypatch.setattr(report, "_show_page", lambda *_: None)
     assert report.main(words) == 0
 
 
