@@ -169,9 +169,11 @@ class RolloutWorker:
         encoder = self._engine.encoder
         return [encoder.encode_response(answer) for answer in answers]
 
-    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+    async def calibrate(
+        self, probe: LogprobProbe, proven: ProbeReading | None = None
+    ) -> ProbeReading:
         """Measure how far engine and learner are apart while both hold the start policy."""
-        return await self.engine.calibrate(probe)
+        return await self.engine.calibrate(probe, proven)
 
     async def load(
         self,
@@ -198,7 +200,9 @@ class RolloutWorker:
         from actors.weights.streamed_push import StreamedPush
 
         push = StreamedPush(version, plan, meeting, first_rank)
-        return await self._running.receive_weights(push)
+        report = await self._running.receive_weights(push)
+        note_version(report.version)
+        return report
 
     async def break_push(self, meeting: Meeting, reason: str) -> None:
         """Tell all members of a push that one of them is gone."""

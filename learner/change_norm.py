@@ -17,20 +17,42 @@ GPU_CHUNK_NUMEL = 1 << 24
 """On a GPU few large pieces are faster."""
 
 
-def change_norm(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """L2 norm of the difference over all tensors: 0 only when none has changed, NaN when a value is.
+class Change:
+    """The L2 norm of the difference over all tensors that it was told of; a context, at whose end its threads end.
 
-    Args:
-        pairs: weights now and at the start, of one shape; read once, a pair at a time.
+    It is 0 only when none has changed, and NaN when a value is.
     """
-    num_threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    squares: list[float] = []
-    with ThreadPoolExecutor(num_threads) as threads:
+
+    def __init__(self) -> None:
+        self._num_threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+        # They start with the first tensor.
+        self._threads = ThreadPoolExecutor(self._num_threads)
+        self._squares: list[float] = []
+
+    def __enter__(self) -> Change:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+
+    def add(self, after: Tensor, before: Tensor) -> None:
+        """A weight now and at the start, of one shape."""
+        # With LoRA all layers without an adapter: nothing is read.
+        if after is not before:
+            squares = _squares(after, before, self._threads, self._num_threads)
+            self._squares += squares
+
+    @property
+    def norm(self) -> float:
+        return math.sqrt(math.fsum(self._squares))
+
+
+def change_norm(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The norm of `Change` over pairs of weights now and at the start; read once, a pair at a time."""
+    with Change() as change:
         for after, before in pairs:
-            # With LoRA all layers without an adapter: nothing is read.
-            if after is not before:
-                squares += _squares(after, before, threads, num_threads)
-    return math.sqrt(math.fsum(squares))
+            change.add(after, before)
+        return change.norm
 
 
 def _squares(

@@ -246,9 +246,12 @@ class Learner:
         Returns:
             The manifest, on rank 0; and why the push broke off, in which case there is none.
         """
-        probe = self._run_probe()
-        with self.reference.parameters() as start:
-            return self._publisher.sender.push(version, meeting, start, probe)
+        note_version(version)
+        sender = self._publisher.sender
+        with sender.telling(meeting):
+            probe = self._run_probe()
+            with self.reference.parameters() as start:
+                return sender.push(version, meeting, start, probe)
 
     def rest(self) -> None:
         """Free the GPU memory that torch keeps for later, for an engine that shares the GPU."""

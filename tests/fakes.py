@@ -326,8 +326,10 @@ class FakeEngine:
         reading = await self._gate.prove(manifest)
         return LoadReport(manifest.version, reading, 0.0)
 
-    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
-        return await self._gate.calibrate(probe)
+    async def calibrate(
+        self, probe: LogprobProbe, proven: ProbeReading | None = None
+    ) -> ProbeReading:
+        return await self._gate.calibrate(probe, proven)
 
     async def _score_probe(
         self, answers: Sequence[ProbeAnswer]
@@ -416,8 +418,10 @@ class FakeRolloutWorker:
     async def encode(self, answers: list[str]) -> list[tuple[int, ...]]:
         return [(*_text_ids(answer), EOS) for answer in answers]
 
-    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
-        return await self.engine.calibrate(probe)
+    async def calibrate(
+        self, probe: LogprobProbe, proven: ProbeReading | None = None
+    ) -> ProbeReading:
+        return await self.engine.calibrate(probe, proven)
 
     async def load(self, manifest: WeightManifest, tensors: Tensors) -> LoadReport:
         return await self.engine.load_weights(manifest, tensors)

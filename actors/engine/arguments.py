@@ -15,6 +15,7 @@ from common.chat.families import check_cpu_engines
 from common.checkpoint.layout import empty_model
 from common.config import EngineOptions, Model, Rollout
 from common.errors import UserError
+from common.push.adapter import check_adapter
 
 
 def engine_arguments(
@@ -64,6 +65,7 @@ def engine_arguments(
         arguments["distributed_executor_backend"] = "mp"
     tuning = pushed_adapter(model, rollout)
     if tuning is not None:
+        check_adapter(model, rollout)
         arguments |= lora_arguments(empty_model(model.path), tuning)
     if options.block_size is not None:
         arguments["block_size"] = options.block_size

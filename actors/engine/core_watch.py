@@ -48,10 +48,10 @@ class CoreWatch:
         self._asking.cancel()
 
     async def _ask(self) -> None:
-        # A core that has died is told by `errored`.
-        with suppress(Exception):
-            while True:
-                await asyncio.sleep(PAUSE_S)
+        while True:
+            await asyncio.sleep(PAUSE_S)
+            # A core that has died is told by `errored`; one that could not answer once may answer next time.
+            with suppress(Exception):
                 if not self._is_silence_expected:
                     await self._ask_once()
 

@@ -93,7 +93,7 @@ class NumericsGate:
         limits: of a push.
         score: asks the engine.
         holds_start: whether the engine starts with exactly the weights that the learner starts with. It does not when
-            the learner's are quantised; the gate is then calibrated by a push of version 0.
+            the learner's are quantised; the gate is then calibrated by a push of version 0, or by what that measured.
     """
 
     def __init__(
@@ -104,12 +104,19 @@ class NumericsGate:
         self._holds_start = holds_start
         self._baseline: ProbeReading | None = None
 
-    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+    async def calibrate(
+        self, probe: LogprobProbe, proven: ProbeReading | None = None
+    ) -> ProbeReading:
         """Measure the noise, once: while the engine runs the start policy, of which the probe is.
+
+        Args:
+            proven: what a push of version 0 measured on another engine of the run.
 
         Raises:
             RuntimeError: it is more than noise, so the engine holds another model.
         """
+        if proven is not None and not self._holds_start:
+            self._baseline = proven
         if self._baseline is None:
             reading = await self._read(probe)
             if self._holds_start:

@@ -25,10 +25,9 @@ from actors.weights.push_check import ExpectedPush
 from actors.weights.sender import shared_weights
 from actors.weights.shared_memory import in_thread
 from actors.weights.streamed_push import (
+    KeptTensors,
     StreamedPush,
     check_outcomes,
-    kept_file,
-    read_kept,
 )
 from common.checkpoint.layout import empty_model
 from common.config import Lora
@@ -45,6 +44,7 @@ class Receiving(ABC):
     _expected: ExpectedPush
     _features: VisionFeatures
     _gate: NumericsGate
+    _kept: KeptTensors
     _lora_request: LoRARequest | None
     _model_path: str
     _num_workers: int
@@ -105,14 +105,19 @@ class Receiving(ABC):
             return shared_weights(manifest, tensors, patience_s)
         return shared_adapter(manifest, tensors, self._adapter, patience_s)
 
-    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+    async def calibrate(
+        self, probe: LogprobProbe, proven: ProbeReading | None = None
+    ) -> ProbeReading:
         """How far engine and learner are apart while both hold the start policy; pushes are measured by that.
+
+        Args:
+            proven: what a push of version 0 measured, for an engine that starts after it.
 
         Raises:
             RuntimeError: so far that the engine holds another model.
         """
         async with self._swap_lock:
-            return await self._gate.calibrate(probe)
+            return await self._gate.calibrate(probe, proven)
 
     async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
         """Refuse (UserError) a push that is not of this engine's model, before any of it is sent.
@@ -150,16 +155,17 @@ class Receiving(ABC):
 
     async def _receive_weights(self, push: StreamedPush) -> LoadReport:
         started = time.perf_counter()
-        await asyncio.to_thread(push.wait_until_ready)
+        await push.wait_until_ready(self._timeout_s)
         kept = push.names_on_vision_side(self._tower_is_frozen)
         version = str(push.version)
         async with self._load_limit(version), self._swap_lock:
             paused = time.perf_counter()
-            with kept_file() as path, failure_explained():
-                update = push.update(kept, path)
-                load = partial(self._receive, push, update)
+            update = push.update(kept, self._kept.path)
+            load = partial(self._receive, push, update)
+            with failure_explained():
                 echo = await self._swap(load, version)
-                self._features.load(read_kept(path))
+            with self._kept.taken() as tensors:
+                self._features.load(tensors)
             pause_s = time.perf_counter() - paused
             self._take_version(push.version, echo)
         seconds = time.perf_counter() - started

@@ -145,7 +145,11 @@ class PromptBuilder:
         suffix: tuple[int, ...],
         visible: Sequence[int],
     ) -> EnginePrompt:
-        """Build the sequence without the hidden image tokens; the text around the images stays as it is."""
+        """Build the sequence without the hidden image tokens; the text around the images stays as it is.
+
+        A limit: where a push changes encoder or projector, an answer that is being sampled meanwhile goes on under the
+        new weights with the features of the old ones, although its tokens are labelled with the new version.
+        """
         per_image = [torch.empty(0)] * len(prompt.images)
         # Features are made only where some are seen.
         if visible:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 from actors.engine.vllm_engine import VllmEngine
@@ -38,6 +40,8 @@ class SteppedVllmEngine(VllmEngine):
         self._stepper: asyncio.Task[None] | None = None
         # While weights come in, or half of them are there.
         self._halted = False
+        # One thread: what is given up is still waited for by the next load.
+        self._loading = ThreadPoolExecutor(1, "loading")
 
     async def _render(
         self,
@@ -124,19 +128,25 @@ class SteppedVllmEngine(VllmEngine):
         return str(self._engine.get_weight_version())
 
     async def _on_workers(self, method: str, *args: Any) -> list[Any]:
-        results: list[Any] = self._engine.collective_rpc(method, args=args)
+        call = partial(self._engine.collective_rpc, method, args=args)
+        # A push takes seconds, and this worker has to hear meanwhile that it has fallen apart, or takes too long.
+        loop = asyncio.get_running_loop()
+        results: list[Any] = await loop.run_in_executor(self._loading, call)
         return results
 
     async def _load_adapter(self, adapter: LoRARequest) -> None:
         self._engine.add_lora(adapter)
 
     async def sleep(self, level: int) -> None:
-        self._engine.sleep(level)
+        async with self._swap_lock:
+            self._engine.sleep(level)
 
     async def wake(self) -> None:
-        self._engine.wake_up()
+        async with self._swap_lock:
+            self._engine.wake_up()
 
     async def close(self) -> None:
+        self._loading.shutdown(wait=False)
         if self._stepper is not None:
             self._stepper.cancel()
         self._engine.renderer.shutdown()

@@ -44,6 +44,7 @@ from actors.vllm_api import (
 from actors.weights.adapter_push import adapter_shapes, pushed_adapter
 from actors.weights.push_check import adapter_alone, whole_weights
 from actors.weights.shared_memory import sweep
+from actors.weights.streamed_push import KeptTensors
 from common.chat import encoder_of
 from common.checkpoint.layout import empty_model, layout_of
 from common.config import Lora, Model, Rollout
@@ -89,6 +90,7 @@ class VllmEngine(Receiving, ABC):
         self._model_path = model.path
         self._num_workers = rollout.engine.tensor_parallel_size
         self._tower_is_frozen = _is_tower_frozen(model)
+        self._kept = KeptTensors()
         self._swap_lock = asyncio.Lock()
         self._request_numbers = itertools.count()
         self._version = 0

@@ -16,11 +16,10 @@ from typing import Any, get_args
 import numpy as np
 from safetensors.torch import save_file
 
-from actors.vllm_api import LoRARequest, MaxLoRARanks, current_platform
+from actors.vllm_api import LoRARequest, MaxLoRARanks
 from actors.weights.sender import write_checked
 from actors.weights.shared_memory import shared_folder
 from common.config import Lora, Model, Rollout
-from common.errors import UserError
 from common.model_parts import lora_targets
 from common.protocols import Tensors
 from common.push.adapter import pushes_adapter
@@ -29,7 +28,6 @@ from common.weights import Array, checksum, from_arrays
 
 # vLLM maps transformers' names of layers, behind this prefix of peft's, to its own.
 _PEFT_PREFIX = "base_model.model."
-_EXPERTS = ".experts."
 
 
 def pushed_adapter(model: Model, rollout: Rollout) -> Lora | None:
@@ -44,30 +42,15 @@ def lora_arguments(
     model: Any,
     tuning: Lora,
 ) -> dict[str, object]:
-    """vLLM engine arguments for one adapter.
+    """vLLM engine arguments for one adapter that passes `common.push.adapter.check_adapter`.
 
     Args:
         model: the policy in transformers, without memory.
         tuning: which layers carry adapters, and their rank.
-
-    Raises:
-        UserError: vLLM takes no adapter of this rank, or none beside experts on a CPU.
     """
-    # With adapters anywhere vLLM 0.32 runs experts by a kernel in Triton.
-    has_experts = any(_EXPERTS in name for name, _ in model.named_parameters())
-    if has_experts and current_platform.is_cpu():
-        raise UserError(
-            "model.tuning.push: expected merged for a mixture of experts on a CPU, where vLLM runs no adapters beside "
-            "experts, got adapter; set push = merged"
-        )
     supported = get_args(MaxLoRARanks)
     # vLLM allocates for one of a few ranks, and smaller adapters fit in.
     large_enough = [rank for rank in supported if rank >= tuning.r]
-    if not large_enough:
-        raise UserError(
-            f"model.tuning.r: expected at most {max(supported)} for push = adapter, got {tuning.r}; "
-            "lower it or set push = merged"
-        )
     layers = {target.rpartition(".")[2] for target in lora_targets(model, tuning)}
     return {
         "enable_lora": True,

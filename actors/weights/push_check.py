@@ -22,7 +22,7 @@ from common.weights import BFLOAT16, checksum
 log = logging.getLogger("sightline")
 
 NAMES_SHOWN = 3
-"""Names of tensors in an error message."""
+"""Names of tensors, or of layers, in an error message."""
 DIGITS_SHOWN = 16
 """Hexadecimal digits of a checksum in an error message."""
 

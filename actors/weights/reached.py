@@ -8,10 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from actors.vllm_api import get_layerwise_info
+from actors.weights.push_check import NAMES_SHOWN
 from common.model_parts import part_of
-
-NAMES_SHOWN = 3
-"""Names of layers in an error message."""
 
 
 def unreached_layers(model: Any) -> list[str]:
@@ -28,11 +26,10 @@ def unreached_layers(model: Any) -> list[str]:
         if not any(weight.numel() > 1 for weight in parameters.values()):
             continue
         if info.can_load() and info.load_numel == 0:
-            kernel_tensors = info.kernel_tensors or ({}, {})
-            unreached[name] = _places(kernel_tensors[0].values())
+            unreached[name] = _memory_of(layer, info)
         else:
             parts.add(part_of(name))
-            written |= _places(layer.parameters(recurse=False))
+            written |= _memory_of(layer, info)
     names: list[str] = []
     for name, places in unreached.items():
         left_out = part_of(name) == "vision" and "vision" not in parts
@@ -49,6 +46,13 @@ def check_reached(unreached: list[str]) -> None:
             f"expected a push that reaches every layer of the engine, got {len(unreached)} layers that keep their old "
             f"weights, such as {shown}; engine and learner hold different models"
         )
+
+
+def _memory_of(layer: Any, info: Any) -> set[int]:
+    """Addresses of a layer's weights; before the reload is done with it they are not its parameters."""
+    if info.kernel_tensors is None:
+        return _places(layer.parameters(recurse=False))
+    return _places(info.kernel_tensors[0].values())
 
 
 def _places(tensors: Any) -> set[int]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from actors.engine.orphans import end_with_actor
 from actors.vllm_api import (
@@ -63,7 +63,7 @@ class Update(WeightTransferUpdateInfo):  # type: ignore[misc]
         path: of a folder that `actors.weights.sender` wrote.
         plan: `common.push.plan.PushPlan` as JSON.
         kept: names of tensors that the rollout worker wants, too.
-        kept_in: file to write them to.
+        kept_in: file for the first worker to write them to.
     """
 
     path: str = ""
@@ -101,14 +101,16 @@ class PushedWeights(WeightTransferEngine[Seat, Update]):  # type: ignore[misc]
         assert self._group is not None, "a seat comes first"
         plan = PushPlan.of_json(update_info.plan)
         kept: dict[str, torch.Tensor] = {}
-        tensors = _keeping(receive(plan, self._group), update_info.kept, kept)
+        is_first = self.parallel_config.rank == 0
+        names = update_info.kept if is_first else ()
+        tensors = _keeping(receive(plan, self._group), names, kept)
         model.load_weights(tensors)
         # A loader may stop at the last name that it wants.
         for _ in tensors:
             pass
         self._broken = ""
-        if kept and self.parallel_config.rank == 0:
-            save_file(kept, update_info.kept_in)
+        if kept:
+            Path(update_info.kept_in).write_bytes(save(kept))
 
     def finish_weight_update(self) -> None:
         self.unreached = unreached_layers(self.model)
@@ -194,6 +196,7 @@ class WeightReceiver:
         return "", ""
 
 
+# Importing this file is all that a worker does of ours before it loads a model. It must not outlive the actor from here
+# on, and must know the backend, which vLLM looks up by name.
 end_with_actor()
-# vLLM looks the backend up by name when its worker starts, so importing this file must register it.
 WeightTransferEngineFactory.register_engine(BACKEND, PushedWeights)

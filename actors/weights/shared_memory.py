@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import os
 import shutil
 import time
@@ -30,10 +31,10 @@ from contextlib import (
 )
 from pathlib import Path
 
+from actors.weights.held_files import SHARED_MEMORY as SHARED_MEMORY
 from actors.weights.held_files import sweep_held
 from common.errors import UserError
 
-SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "sightline-"
 _WHOLE = "whole"
 """The file that ends a folder: without it the process that filled the folder was killed."""
@@ -78,7 +79,8 @@ def shared_folder(
     # The other one hangs: its engines fail, those of this process need not.
     alone = folder.with_name(f"{folder.name}-{os.getpid()}")
     with _at(alone):
-        _became_whole(alone, fill, patience_s)
+        # Whoever fills it hangs with this process or not at all.
+        _became_whole(alone, fill, math.inf)
         yield alone
 
 

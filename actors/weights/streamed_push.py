@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors.torch import load_file
@@ -21,10 +22,8 @@ from common.push.meeting import (
     tell_broken,
 )
 from common.push.plan import PushPlan
+from common.push.waiting import LONGEST_NAP_S, told
 from common.weights import to_arrays
-
-_PREFIX = "sightline-kept-"
-_KEPT = "kept.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +42,39 @@ class StreamedPush:
     meeting: Meeting
     first_rank: int
 
-    def wait_until_ready(self) -> None:
-        """Return when the learner's first bucket is full.
+    async def wait_until_ready(self, limit_s: float) -> None:
+        """Return when the learner's first bucket is full: it may do much before, such as score the probe.
 
         Raises:
-            PushBroken: that takes too long.
+            PushBroken: that takes longer than `limit_s`, or a member says that it will never be.
             Unreachable: the learner is not there.
         """
-        store = self.meeting.store()
+        store = await asyncio.to_thread(self.meeting.store)
+        end = time.monotonic() + limit_s
+        while not await asyncio.to_thread(self._is_ready, store):
+            if time.monotonic() > end:
+                raise self._unready(f"nothing within {limit_s:g} s")
+            await asyncio.sleep(LONGEST_NAP_S)
+
+    def _is_ready(self, store: Any) -> bool:
         try:
-            store.wait([READY], self.meeting.limit)
+            if store.check([READY]):
+                return True
+            reason = told(store)
         except RuntimeError as error:
-            meeting = self.meeting
-            raise PushBroken(
-                f"weights {self.version}: expected the learner at {meeting.address}:{meeting.port} to send within "
-                f"{meeting.timeout_s:g} s, got nothing; see its log, or raise weights.timeout_s"
-            ) from error
+            # The learner is gone, and its store with it.
+            reason = str(error)
+        if reason:
+            raise self._unready(reason)
+        return False
+
+    def _unready(self, got: str) -> PushBroken:
+        meeting = self.meeting
+        first_line = got.partition("\n")[0]
+        return PushBroken(
+            f"weights {self.version}: expected the learner at {meeting.address}:{meeting.port} to send, got: "
+            f"{first_line}; see its log, or raise loop.call_timeout_s"
+        )
 
     def tell_broken(self, reason: str) -> None:
         """Tell all members that this engine takes no more part."""
@@ -78,27 +94,40 @@ class StreamedPush:
         """`actors.weights.receiver.Seat`, as vLLM takes it."""
         return {"meeting": self.meeting.to_json(), "first_rank": self.first_rank}
 
-    def update(self, kept: Collection[str], kept_in: Path) -> dict[str, Any]:
+    def update(self, kept: Collection[str], kept_in: str) -> dict[str, Any]:
         """`actors.weights.receiver.Update`, as vLLM takes it."""
         return {
             "plan": self.plan.to_json(),
             "kept": list(kept),
-            "kept_in": str(kept_in),
+            "kept_in": kept_in,
         }
 
 
-@contextmanager
-def kept_file() -> Iterator[Path]:
-    """Where a worker writes tensors that the rollout worker wants, too; removed afterwards."""
-    with TemporaryDirectory(prefix=_PREFIX) as folder:
-        yield Path(folder) / _KEPT
+class KeptTensors:
+    """Memory where an engine's first worker leaves tensors of a push that the rollout worker wants, too.
 
+    It stands in no folder, and ends with this process. It is an engine's for good: a load that was given up may still
+    write there, and must not meet another file under the same number.
+    """
 
-def read_kept(path: Path) -> Tensors:
-    """What the worker wrote: nothing where no name was wanted."""
-    if not path.is_file():
-        return {}
-    return to_arrays(load_file(path).items())
+    def __init__(self) -> None:
+        self._descriptor = os.memfd_create("sightline-kept")
+
+    @property
+    def path(self) -> str:
+        """For other processes of this user."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    @contextmanager
+    def taken(self) -> Iterator[Tensors]:
+        """What lies there, mapped; gone afterwards."""
+        try:
+            tensors = {}
+            if os.fstat(self._descriptor).st_size:
+                tensors = load_file(self.path)
+            yield to_arrays(tensors.items())
+        finally:
+            os.ftruncate(self._descriptor, 0)
 
 
 def check_outcomes(version: int, outcomes: Collection[tuple[str, str]]) -> None:

@@ -100,9 +100,11 @@ class RolloutClient:
         token_ids: list[tuple[int, ...]] = await self._call("encode", list(answers))
         return token_ids
 
-    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+    async def calibrate(
+        self, probe: LogprobProbe, proven: ProbeReading | None = None
+    ) -> ProbeReading:
         """How far engine and learner are apart while both hold the start policy."""
-        reading: ProbeReading = await self._call("calibrate", probe)
+        reading: ProbeReading = await self._call("calibrate", probe, proven)
         return reading
 
     async def load(

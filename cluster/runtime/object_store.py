@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from pathlib import Path
 
+from actors.weights.held_files import SHARED_MEMORY
 from common.config import RunConfig
 
 log = logging.getLogger("sightline")
 
-SHARED_MEMORY = Path("/dev/shm")
 LEAST = 512 << 20
 BESIDE_PUSHES = 256 << 20
 """Pairs, prompts and answers on their way."""

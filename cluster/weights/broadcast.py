@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient
+from cluster.weights.outcomes import sorted_out
 from cluster.weights.transport import Delivered
 from common.config import RunConfig
 from common.errors import UserError
@@ -27,7 +28,7 @@ from common.records import LoadReport, WeightManifest
 
 log = logging.getLogger("sightline")
 
-MAX_ROUNDS = 2
+MAX_UNEXPLAINED = 2
 """How often a group may fall apart without anybody to blame."""
 
 
@@ -49,7 +50,8 @@ class Broadcast:
     """A `WeightTransport`."""
 
     def __init__(self, config: RunConfig, learner: LearnerClient, turns: Turns) -> None:
-        self._shares_gpus = config.transport == "ipc"
+        self._by_ipc = config.transport == "ipc"
+        self._shares_gpus = config.shares_gpus
         self._timeout_s = config.weights.timeout_s
         self._learner = learner
         self._turns = turns
@@ -65,11 +67,16 @@ class Broadcast:
         # By value: it is small, and every engine gets it twice.
         plan = await self._learner.plan_push()
         await _seat_all(version, plan, members)
-        for _ in range(MAX_ROUNDS):
+        num_unexplained = 0
+        broken = ""
+        while num_unexplained < MAX_UNEXPLAINED:
+            num_left = _num_left(members)
             manifest, broken = await self._round(version, plan, members, sent)
             if manifest is not None:
                 await self._prove(manifest, members)
                 return _delivered(manifest, members)
+            # Otherwise an engine that failed is out, and the next round has one engine less.
+            num_unexplained += _num_left(members) == num_left
         # With no engine to blame it is the way between them.
         raise UserError(broken)
 
@@ -119,23 +126,29 @@ class Broadcast:
         seats = [member.seat for member in present if member.seat is not None]
         networks = sorted({seat.network for seat in seats})
         place = await self._learner.meeting_place(networks)
-        on_gpus = {seat.device for seat in seats} | {place.device} == {"cuda"}
+        devices = {place.device} | {seat.device for seat in seats}
         ranks = []
         num_members = 1
         for seat in seats:
             ranks.append(num_members)
             num_members += seat.num_workers
-        backend = "nccl" if on_gpus else "gloo"
         meeting = Meeting(
             address=place.address,
             port=place.port,
             # Never used before in the learner's store, whoever asks it for pushes.
             key=f"push/{version}/{uuid4().hex}",
-            backend="ipc" if self._shares_gpus else backend,
+            backend=self._backend(devices),
             num_members=num_members,
             timeout_s=self._timeout_s,
         )
         return meeting, ranks
+
+    def _backend(self, devices: set[str]) -> str:
+        if self._by_ipc:
+            return "ipc"
+        # NCCL takes a GPU once: where an engine has the learner's, weights go through the host's memory.
+        takes_nccl = devices == {"cuda"} and not self._shares_gpus
+        return "nccl" if takes_nccl else "gloo"
 
     async def _after_a_break(
         self,
@@ -171,6 +184,11 @@ class Broadcast:
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         for member, outcome in zip(proving, outcomes, strict=True):
             member.outcome = _checked(outcome)
+
+
+def _num_left(members: Sequence[_Engine]) -> int:
+    """How many have not failed."""
+    return sum(member.outcome is None for member in members)
 
 
 async def _seat_all(version: int, plan: PushPlan, members: Sequence[_Engine]) -> None:
@@ -217,11 +235,7 @@ def _checked(outcome: LoadReport | BaseException) -> LoadReport | Exception:
 
 
 def _delivered(manifest: WeightManifest, members: Sequence[_Engine]) -> Delivered:
-    reports = []
-    failures = []
-    for member in members:
-        if isinstance(member.outcome, LoadReport):
-            reports.append(member.outcome)
-        elif member.outcome is not None:
-            failures.append((member.client, member.outcome))
-    return Delivered(manifest, tuple(reports), tuple(failures))
+    engines = [member.client for member in members]
+    outcomes = [member.outcome for member in members]
+    reports, failures = sorted_out(engines, outcomes)
+    return Delivered(manifest, reports, failures)

@@ -58,6 +58,8 @@ class EngineWeights:
         self._turns = turns
         self._go_back = go_back
         self._start: LogprobProbe | None = None
+        # Of the learner's start policy, once it was pushed as version 0.
+        self._proven_start: ProbeReading | None = None
         self._version = 0
         self._standing = Standing.START
         # Held while the learner's weights change or travel.
@@ -132,6 +134,8 @@ class EngineWeights:
         delivered = await self._deliver(version, engines, sent)
         del self._late[: len(late)]
         self._version = version
+        if version == 0 and delivered.reports:
+            self._proven_start = delivered.reports[0].probe
         # The learner may have gone on meanwhile.
         is_exact = self._num_changes == num_changes
         self._standing = Standing.EXACT if is_exact else Standing.AHEAD
@@ -156,7 +160,7 @@ class EngineWeights:
         """
         async with self._turns.starting():
             if self._start is not None:
-                await engine.calibrate(self._start)
+                await engine.calibrate(self._start, self._proven_start)
             waiter = await self._send_or_wait(engine)
         # Not in its turn: the learner that publishes next may have to start first.
         if waiter is not None:

@@ -155,9 +155,9 @@ class Weights(Section):
     transport: Literal["auto", "adapter", "broadcast", "ipc", "object_store"] = Field(
         "auto",
         description="adapter: of LoRA the adapter alone, which engines run beside the start policy; broadcast: all "
-        "weights, merged, in buckets from the learner to all engines at once; ipc: the same over GPUs that both share; "
-        "object_store: all weights through Ray, for machines without a common network; auto: adapter for LoRA where "
-        "engines can run it, else ipc where GPUs are shared, else broadcast",
+        "weights, merged, in buckets from the learner to all engines at once; ipc: the same over GPUs that both share, "
+        "not proven on GPUs yet; object_store: all weights through Ray, for machines without a common network; auto: "
+        "adapter for LoRA where engines can run it, else broadcast",
     )
     bucket_mib: int = Field(
         16,
@@ -168,7 +168,8 @@ class Weights(Section):
     timeout_s: float = Field(
         60.0,
         gt=0,
-        description="limit for learner and engines to come together, and for any one bucket",
+        description="limit for learner and engines to come together once the first bucket is full, and for any one "
+        "bucket; what the learner does before it has loop.call_timeout_s",
     )
 
 

@@ -193,9 +193,7 @@ class RunConfig(Section):
         transport = self.weights.transport
         if transport != "auto":
             return transport
-        if self.pushes_adapter:
-            return "adapter"
-        return "ipc" if self.shares_gpus else "broadcast"
+        return "adapter" if self.pushes_adapter else "broadcast"
 
     @property
     def judged_source(self) -> str:

@@ -101,8 +101,14 @@ class Engine(Protocol):
         """Log-probs (nats) of the tokens of whole answers, end-of-sequence token included; one result per answer."""
         ...
 
-    async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+    async def calibrate(
+        self, probe: LogprobProbe, proven: ProbeReading | None = None
+    ) -> ProbeReading:
         """How far its log-probs are from the learner's while both hold the start policy.
+
+        Args:
+            proven: what a push of version 0 measured on another engine. It counts where the learner's start policy is
+                quantised, and thus not what an engine starts with.
 
         Raises:
             RuntimeError: so far that it holds another model.

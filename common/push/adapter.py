@@ -8,6 +8,7 @@ from typing import Any
 
 from common.config.model import Lora, Model
 from common.config.rollout import Rollout
+from common.errors import UserError
 
 MAX_RANK = 512
 """Of an adapter that vLLM runs."""
@@ -41,6 +42,15 @@ def against_adapter(model: Model, rollout: Rollout) -> str | None:
             "a mixture of experts on a CPU, where vLLM runs no adapters beside experts"
         )
     return None
+
+
+def check_adapter(model: Model, rollout: Rollout) -> None:
+    """Refuse (UserError) to push the adapter of this LoRA policy alone where engines cannot run it."""
+    reason = against_adapter(model, rollout)
+    if reason is not None:
+        raise UserError(
+            f"model.tuning.push: expected merged for {reason}, got adapter; set push = merged"
+        )
 
 
 def has_experts(path: str) -> bool:

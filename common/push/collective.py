@@ -7,7 +7,6 @@ Members ask whether a bucket is there, and look into the store whether somebody 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.push.meeting import (
-    BROKEN,
     SENDER,
     Meeting,
     PushBroken,
@@ -25,11 +23,7 @@ from common.push.meeting import (
     bucket_device,
     tell_broken,
 )
-
-SHORTEST_NAP_S = 1e-4
-LONGEST_NAP_S = 5e-3
-LOOK_S = 0.05
-"""Between two looks into the store."""
+from common.push.waiting import num_done, say_done, wait_until
 
 _left: list[tuple[Any, list[Any]]] = []
 """Groups that broke, with what they still wait for: torch would block whoever gives them up."""
@@ -42,6 +36,7 @@ class Collective:
         self, meeting: Meeting, rank: int, store: Any, device: torch.device
     ) -> None:
         self._meeting = meeting
+        self._sends = rank == SENDER
         self._store = store
         self._here = address_towards(meeting.address)
         self._works: list[Any] = []
@@ -68,40 +63,34 @@ class Collective:
         self._works.append(work)
         return Work(self, work)
 
+    def finish(self) -> None:
+        expected = "all receivers to have every bucket"
+        if self._sends:
+            num_receivers = self._meeting.num_members - 1
+            self.wait_for(lambda: num_done(self._store) == num_receivers, expected)
+            return
+        try:
+            say_done(self._store)
+        except RuntimeError as error:
+            raise self.broken(str(error), expected) from error
+
     def leave(self, broken: str = "") -> None:
         if broken:
             tell_broken(self._store, broken)
             if self._meeting.backend == "nccl":
                 self._group.abort()
             _left.append((self._group, self._works))
+        elif self._meeting.backend == "nccl":
+            # Else torch may abort it while its last bucket is on its way to others.
+            self._group.shutdown()
         self._group = None
         self._works = []
 
     def wait_for(self, is_done: Callable[[], bool], expected: str) -> None:
         """Return when it is done (PushBroken when a member says that it will not be, or nothing comes in time)."""
-        begun = time.monotonic()
-        looked = begun
-        nap = SHORTEST_NAP_S
-        while not is_done():
-            time.sleep(nap)
-            nap = min(1.5 * nap, LONGEST_NAP_S)
-            now = time.monotonic()
-            if now - looked > LOOK_S:
-                looked = now
-                self._look(expected)
-            if now - begun > self._meeting.timeout_s:
-                raise self.broken("nothing", expected)
-
-    def _look(self, expected: str) -> None:
-        try:
-            reason = ""
-            if self._store.check([BROKEN]):
-                reason = self._store.get(BROKEN).decode()
-        except RuntimeError as error:
-            # The learner is gone, and its store with it.
-            reason = str(error)
-        if reason:
-            raise self.broken(reason, expected)
+        got = wait_until(is_done, self._store, self._meeting.timeout_s)
+        if got:
+            raise self.broken(got, expected)
 
     def broken(self, got: str, expected: str) -> PushBroken:
         """The error that names both ends."""

@@ -7,7 +7,7 @@ the next. The store listens on the address that the engines need and no other; w
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -18,13 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.push.waiting import BROKEN
+
 LOOPBACK = "127.0.0.1"
 SENDER = 0
 """Rank of the learner in the group of a push."""
 READY = "ready"
 """The key that the learner sets when its first bucket is full: engines sample until then."""
-BROKEN = "broken"
-"""The key that a member sets who leaves before the end."""
 
 
 class PushBroken(RuntimeError):
@@ -160,6 +160,10 @@ class Group(Protocol):
         """Begin to send the buffer, or to fill it (PushBroken from `wait`)."""
         ...
 
+    def finish(self) -> None:
+        """As a receiver say that every bucket is here; as a sender wait until all receivers have (PushBroken)."""
+        ...
+
     def leave(self, broken: str = "") -> None:
         """Have no more part in it; a member that leaves before the end says why, and all others then leave too."""
         ...
@@ -176,9 +180,9 @@ def join(meeting: Meeting, rank: int, store: Any, device: torch.device) -> Group
         PushBroken: not all came in time.
     """
     if meeting.backend == "ipc":
-        from common.push.shared_gpu import SharedGpu
+        from common.push.shared_gpu import GpuMemory, SharedGpu
 
-        return SharedGpu(meeting, rank, store, device)
+        return SharedGpu(meeting, rank, store, GpuMemory(device))
     from common.push.collective import Collective
 
     return Collective(meeting, rank, store, device)
@@ -188,12 +192,22 @@ def tell_broken(store: Any, reason: str) -> None:
     """Tell all members of a push that it has fallen apart."""
     # Nobody is left to be told where the learner is gone.
     with suppress(RuntimeError):
-        store.set(BROKEN, reason)
+        # The first to leave says why; those who leave because of it do not.
+        store.compare_set(BROKEN, "", reason)
 
 
 def bucket_device(meeting: Meeting, device: torch.device) -> torch.device:
     """Where the buckets of a member lie whose weights are on this device."""
     return torch.device("cpu") if meeting.backend == "gloo" else device
+
+
+def empty_bucket(meeting: Meeting) -> Callable[..., Tensor]:
+    """What a sender makes its buckets with, given size, dtype and device."""
+    if meeting.backend == "ipc":
+        from common.push.shared_gpu import shareable
+
+        return shareable
+    return torch.empty
 
 
 def address_towards(address: str) -> str:

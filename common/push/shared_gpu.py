@@ -1,92 +1,209 @@
-"""The group of a push where every engine shares the GPU of a rank (`weights.transport = ipc`): nothing is sent.
+"""The group of a push where engines share the GPUs of ranks (`weights.transport = ipc`): nothing is sent.
 
-A rank's buckets stay where they are filled; an engine's worker on the same GPU opens them by a handle of CUDA's and
-copies them. All ranks send, each to the worker on its GPU. Handles and turns pass through the store, as texts.
+A rank's buckets stay where they are filled; a worker of an engine on the same GPU opens them by a handle of CUDA's and
+copies them. Workers announce themselves, so any of a run's engines may take part: a rank on whose GPU none reads goes
+on without waiting. Handles and turns pass through the store as texts:
+
+    here/GPU            how many workers read from the rank on this GPU
+    here                how many there are on all GPUs
+    GPU/BUCKET/WORKER   the handle of a bucket, from when it is filled until the worker has copied it
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import time
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from common.push.meeting import (
-    BROKEN,
     SENDER,
     Meeting,
     PushBroken,
     tell_broken,
 )
+from common.push.waiting import num_done, say_done, wait_until
 
-NAP_S = 5e-4
+_HERE = "here"
+_EXPANDABLE = "expandable_segments"
+
+
+class Memory(Protocol):
+    """Memory that several processes can open.
+
+    Attributes:
+        name: the same one for all of them.
+    """
+
+    name: str
+    device: torch.device
+
+    def settle(self) -> None:
+        """Return when all that this process has queued there is done."""
+        ...
+
+    def handle_of(self, buffer: Tensor) -> str:
+        """What another process needs to open the buffer."""
+        ...
+
+    def opened(self, handle: str) -> Tensor:
+        """The other process's bytes, from the beginning of its buffer."""
+        ...
+
+    def close(self) -> None:
+        """Free what was handed over and is not read any more."""
+        ...
+
+
+class GpuMemory:
+    """That of a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.name = str(torch.cuda.get_device_properties(device).uuid)
+
+    def settle(self) -> None:
+        torch.cuda.current_stream(self.device).synchronize()
+
+    def handle_of(self, buffer: Tensor) -> str:
+        storage: Any = buffer.untyped_storage()
+        parts = []
+        for part in storage._share_cuda_():
+            if isinstance(part, bytes):
+                part = {"bytes": base64.b64encode(part).decode()}
+            parts.append(part)
+        return json.dumps([buffer.storage_offset(), parts])
+
+    def opened(self, handle: str) -> Tensor:
+        offset, parts = json.loads(handle)
+        arguments = []
+        for part in parts:
+            if isinstance(part, dict):
+                part = base64.b64decode(part["bytes"])
+            arguments.append(part)
+        # The sender counts GPUs as it sees them.
+        arguments[0] = self.device.index
+        storage_class: Any = torch.UntypedStorage
+        storage = storage_class._new_shared_cuda(*arguments)
+        whole = torch.empty(0, dtype=torch.uint8, device=self.device)
+        whole.set_(storage)
+        return whole[offset:]
+
+    def close(self) -> None:
+        torch.cuda.ipc_collect()
 
 
 class SharedGpu:
-    """A member on one GPU: the rank that fills buckets there, or the worker that reads them."""
+    """A member on one GPU: the rank that fills buckets there, or a worker that reads them."""
 
-    def __init__(
-        self, meeting: Meeting, rank: int, store: Any, device: torch.device
-    ) -> None:
-        self.device = device
+    def __init__(self, meeting: Meeting, rank: int, store: Any, memory: Memory) -> None:
+        self.device = memory.device
+        self._memory = memory
         self._meeting = meeting
         self._sends = rank == SENDER
-        self._gpu = str(torch.cuda.get_device_properties(device).uuid)
         self._store = store
-        self._number = 0
+        self._num_buckets = 0
+        self._readers: Sequence[int] = ()
+        here = f"{_HERE}/{memory.name}"
+        if self._sends:
+            self._await_all("all engines to come", lambda: self._number_of(_HERE))
+            self._readers = range(self._number_of(here))
+            return
+        with self._reaching_store():
+            self._reader = int(store.add(here, 1)) - 1
+            store.add(_HERE, 1)
 
     def broadcast(self, buffer: Tensor) -> _Read | _Copied:
-        key = f"{self._gpu}/{self._number}"
-        self._number += 1
-        if self._sends:
+        bucket = f"{self._memory.name}/{self._num_buckets}"
+        self._num_buckets += 1
+        if not self._sends:
+            return _Copied(self, f"{bucket}/{self._reader}", buffer)
+        keys = [f"{bucket}/{reader}" for reader in self._readers]
+        if keys:
             # What fills the buffer is only queued on the GPU so far.
-            torch.cuda.current_stream(self.device).synchronize()
-            self._store.set(key, _handle_of(buffer))
-            return _Read(self, key)
-        return _Copied(self, key, buffer)
+            self._memory.settle()
+        with self._reaching_store():
+            for key in keys:
+                self._store.set(key, self._memory.handle_of(buffer))
+        return _Read(self, keys)
 
-    def waited(self, key: str) -> str:
-        """The text under this key, once the other side has set it (PushBroken when it does not in time)."""
-        end = time.monotonic() + self._meeting.timeout_s
-        while not self._store.check([key]):
-            if self._store.check([BROKEN]):
-                raise self._broken(self._store.get(BROKEN).decode())
-            if time.monotonic() > end:
-                raise self._broken("nothing")
-            time.sleep(NAP_S)
-        text: str = self._store.get(key).decode()
-        return text
-
-    def _broken(self, got: str) -> PushBroken:
-        other = "an engine" if self._sends else "the learner"
-        return PushBroken(
-            f"weights over GPU {self._gpu}: expected {other} on the same GPU within {self._meeting.timeout_s:g} s, "
-            f"got: {got}; see its log"
-        )
-
-    def note(self, key: str) -> None:
-        """Tell the other side."""
-        self._store.set(key, "done")
+    def finish(self) -> None:
+        if self._sends:
+            expected = "every engine to have every bucket"
+            self._await_all(expected, lambda: num_done(self._store))
+            return
+        with self._reaching_store():
+            say_done(self._store)
 
     def leave(self, broken: str = "") -> None:
         if broken:
             tell_broken(self._store, broken)
         if self._sends:
-            torch.cuda.ipc_collect()
+            self._memory.close()
+
+    def await_read(self, keys: Sequence[str]) -> None:
+        """Return when the workers have read the buckets under these keys (PushBroken)."""
+
+        def are_gone() -> bool:
+            return not any(self._store.check([key]) for key in keys)
+
+        self._await(are_gone, "an engine on the same GPU to read")
+
+    def read(self, key: str, buffer: Tensor) -> None:
+        """Copy the bucket under this key, once it is there (PushBroken)."""
+        self._await(
+            lambda: bool(self._store.check([key])), "the learner on the same GPU"
+        )
+        with self._reaching_store():
+            handle = self._store.get(key).decode()
+        shared = self._memory.opened(handle)
+        buffer.copy_(shared[: len(buffer)])
+        self._memory.settle()
+        with self._reaching_store():
+            # Tells the rank, and keeps the store as small as it was.
+            self._store.delete_key(key)
+
+    def _await_all(self, expected: str, number: Callable[[], int]) -> None:
+        num_readers = self._meeting.num_members - 1
+        self._await(lambda: number() == num_readers, expected)
+
+    def _await(self, is_done: Callable[[], bool], expected: str) -> None:
+        got = wait_until(is_done, self._store, self._meeting.timeout_s)
+        if got:
+            raise self._broken(got, expected)
+
+    @contextmanager
+    def _reaching_store(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._broken(str(error), "the learner's store") from error
+
+    def _number_of(self, key: str) -> int:
+        number: int = self._store.add(key, 0)
+        return number
+
+    def _broken(self, got: str, expected: str) -> PushBroken:
+        first_line = got.partition("\n")[0]
+        return PushBroken(
+            f"weights over GPU {self._memory.name}: expected {expected} within {self._meeting.timeout_s:g} s, got: "
+            f"{first_line}; see the logs of learner and engines, or raise weights.timeout_s"
+        )
 
 
 class _Read:
-    """A bucket that the worker reads."""
+    """A bucket that workers read."""
 
-    def __init__(self, group: SharedGpu, key: str) -> None:
+    def __init__(self, group: SharedGpu, keys: Sequence[str]) -> None:
         self._group = group
-        self._key = key
+        self._keys = keys
 
     def wait(self) -> None:
-        self._group.waited(f"{self._key}/read")
+        self._group.await_read(self._keys)
 
 
 class _Copied:
@@ -98,35 +215,22 @@ class _Copied:
         self._buffer = buffer
 
     def wait(self) -> None:
-        handle = self._group.waited(self._key)
-        shared = _opened(handle, self._buffer.device)
-        self._buffer.copy_(shared[: len(self._buffer)])
-        torch.cuda.current_stream(self._buffer.device).synchronize()
-        self._group.note(f"{self._key}/read")
+        self._group.read(self._key, self._buffer)
 
 
-def _handle_of(buffer: Tensor) -> str:
-    """What another process on this GPU needs to open the buffer."""
-    storage: Any = buffer.untyped_storage()
-    parts = []
-    for part in storage._share_cuda_():
-        if isinstance(part, bytes):
-            part = {"bytes": base64.b64encode(part).decode()}
-        parts.append(part)
-    return json.dumps([buffer.storage_offset(), parts])
+def shareable(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`torch.empty`, of memory that other processes can open.
 
-
-def _opened(handle: str, device: torch.device) -> Tensor:
-    offset, parts = json.loads(handle)
-    arguments = []
-    for part in parts:
-        if isinstance(part, dict):
-            part = base64.b64decode(part["bytes"])
-        arguments.append(part)
-    # The sender counts GPUs as it sees them.
-    arguments[0] = device.index
-    storage_class: Any = torch.UntypedStorage
-    storage = storage_class._new_shared_cuda(*arguments)
-    whole = torch.empty(0, dtype=torch.uint8, device=device)
-    whole.set_(storage)
-    return whole[offset:]
+    torch hands over what lies in an expandable segment by a system call that containers refuse.
+    """
+    settings = torch._C._accelerator_getAllocatorSettings()
+    # All of them, since what is not named falls back to torch's default.
+    without = [f"{_EXPANDABLE}:False"]
+    for setting in settings.split(","):
+        if setting and _EXPANDABLE not in setting:
+            without.append(setting)
+    torch._C._accelerator_setAllocatorSettings(",".join(without))
+    try:
+        return torch.empty(size, dtype=dtype, device=device)
+    finally:
+        torch._C._accelerator_setAllocatorSettings(settings)

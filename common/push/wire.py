@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,25 +28,27 @@ def send(
     device: torch.device,
     connect: Callable[[], Group],
     tensors: Named,
+    empty: Callable[..., Tensor] = torch.empty,
 ) -> Fingerprints:
-    """Send all tensors; returns their fingerprints.
+    """Send all tensors; returns their fingerprints once every receiver has them.
 
     Beside what `tensors` holds this takes two buckets of memory: one travels while the other is filled.
 
     Args:
         device: of the group's buckets.
         connect: called once, when the first bucket is full.
+        empty: makes a bucket, given its size, dtype and device.
 
     Raises:
         PushBroken: a receiver went away, or took too long.
     """
-    sender = _Sender(plan, device, connect)
+    sender = _Sender(plan, connect, partial(empty, dtype=torch.uint8, device=device))
     fingerprints: Fingerprints = []
     for bucket in plan.buckets():
         fingerprints += sender.send(bucket, tensors)
-    sender.finish()
     # Lets the source end what it holds open.
     assert next(tensors, None) is None, "the plan names all tensors"
+    sender.finish()
     return fingerprints
 
 
@@ -55,10 +58,10 @@ class _Sender:
     def __init__(
         self,
         plan: PushPlan,
-        device: torch.device,
         connect: Callable[[], Group],
+        empty: Callable[[int], Tensor],
     ) -> None:
-        self._device = device
+        self._empty = empty
         self._connect = connect
         self._group: Group | None = None
         largest = max(bucket.num_bytes for bucket in plan.buckets())
@@ -103,8 +106,7 @@ class _Sender:
 
     def _free_buffer(self) -> Tensor:
         if len(self._buffers) <= self._turn:
-            empty = torch.empty(self._size, dtype=torch.uint8, device=self._device)
-            self._buffers.append(empty)
+            self._buffers.append(self._empty(self._size))
         self._wait(self._turn)
         return self._buffers[self._turn]
 
@@ -115,9 +117,11 @@ class _Sender:
             self._travelling[turn] = None
 
     def finish(self) -> None:
-        """Wait for what still travels, in the order in which it was sent."""
+        """Wait for what still travels, in the order in which it was sent, until all receivers have it."""
         self._wait(self._turn)
         self._wait(1 - self._turn)
+        assert self._group is not None, "a plan has a bucket"
+        self._group.finish()
 
 
 def receive(plan: PushPlan, group: Group) -> Iterator[tuple[str, Tensor]]:
@@ -139,9 +143,12 @@ def receive(plan: PushPlan, group: Group) -> Iterator[tuple[str, Tensor]]:
     for number, bucket in enumerate(buckets):
         buffer, work = coming
         work.wait()
-        if number + 1 < len(buckets):
+        is_last = number + 1 == len(buckets)
+        if not is_last:
             coming = _begin(buckets[number + 1], group, buffers)
         digest = _checked(bucket, buffer, digest, f"{number + 1} of {len(buckets)}")
+        if is_last:
+            group.finish()
         for piece in bucket.pieces:
             place = _place(buffer, piece)
             if piece.is_first and piece.is_last:

@@ -146,10 +146,13 @@ class Reference:
         if self._read is None or not (was_there or self._engine.rank == 0):
             yield {}
             return
-        second = self._at_hand(self._read)
-        yield dict(second.policy.net.named_parameters(remove_duplicate=False))
-        if not was_there:
-            self._second = None
+        try:
+            second = self._at_hand(self._read)
+            yield dict(second.policy.net.named_parameters(remove_duplicate=False))
+        finally:
+            # Also after a push that failed.
+            if not was_there:
+                self._second = None
 
     def end_step(self) -> None:
         """Give the second model up, once steps have long not asked for it and can do without."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -19,8 +20,10 @@ from common.push.meeting import (
     Place,
     PushBroken,
     bucket_device,
+    empty_bucket,
     join,
     network_id,
+    tell_broken,
 )
 from common.push.plan import PushPlan
 from common.push.wire import Fingerprints, send
@@ -35,7 +38,7 @@ class PushSender:
     Args:
         source: of this rank.
         plan: of its tensors.
-        rank: 0 sends; others take part in gathering, and with `ipc` each sends to the engine on its GPU.
+        rank: 0 sends; others take part in gathering, and with `ipc` each sends to the engines on its GPU.
         device: of the weights.
     """
 
@@ -62,6 +65,16 @@ class PushSender:
             place = MeetingPlace(address)
             self._place = place
         return Place(place.address, place.port, self._device.type)
+
+    @contextmanager
+    def telling(self, meeting: Meeting) -> Iterator[None]:
+        """Around all that a push begins with: engines wait for its first bucket, and hear why it will not come."""
+        try:
+            yield
+        except BaseException as error:
+            if self._place is not None:
+                tell_broken(self._place.store(meeting), f"the learner failed: {error}")
+            raise
 
     def push(
         self,
@@ -93,7 +106,8 @@ class PushSender:
 
         device = bucket_device(meeting, self._device)
         try:
-            fingerprints = send(self.plan, device, connect, tensors)
+            empty = empty_bucket(meeting)
+            fingerprints = send(self.plan, device, connect, tensors, empty)
         except PushBroken as error:
             broken = str(error)
         except BaseException as error:

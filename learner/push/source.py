@@ -10,7 +10,6 @@ order; rank 0 makes tensors of them and sends these.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from common.checkpoint.layout import Layout
 from common.config import Lora, Tuning
 from common.protocols import TrainEngine
 from common.push.plan import TensorSpec
-from learner.change_norm import change_norm
+from learner.change_norm import Change
 from learner.model.merging import Survival, merged_weight
 from learner.model.policy import Policy, plain_name
 from learner.model.quantized import full_shape, full_weight
@@ -108,7 +107,7 @@ class WeightSource:
         self._pieces = _pieces(policy, tuning)
         self._items = _items(layout, self._pieces, dtype)
         self._groups = _groups(self._items)
-        self._squares: list[float] = []
+        self._change = Change()
         self._survival = Survival()
 
     @property
@@ -122,7 +121,7 @@ class WeightSource:
     @property
     def change_norm(self) -> float:
         """L2 norm of the difference from the start policy, of the tensors that were asked for last."""
-        return math.sqrt(math.fsum(self._squares))
+        return self._change.norm
 
     @property
     def merged_survives(self) -> float | None:
@@ -137,13 +136,13 @@ class WeightSource:
         Args:
             start: the start policy's parameters by name, where training changes more than adapters.
         """
-        self._squares = []
         self._survival = Survival()
-        for group in self._groups:
-            with ExitStack() as whole:
-                self._gather(group, start, whole)
-                for item in group:
-                    yield from self._made(item, start)
+        with Change() as self._change:
+            for group in self._groups:
+                with ExitStack() as whole:
+                    self._gather(group, start, whole)
+                    for item in group:
+                        yield from self._made(item, start)
 
     def gather(self, start: Mapping[str, nn.Parameter]) -> None:
         """The part of a rank that sends nothing: gather all that `tensors` gathers elsewhere (collective)."""
@@ -179,8 +178,7 @@ class WeightSource:
             if self._engine.rank == 0 and piece.changes:
                 if name in start:
                     before = start[name].detach()
-                norm = change_norm([(values[name], before)])
-                self._squares.append(norm**2)
+                self._change.add(values[name], before)
         made = item.conversion(values)
         for spec in item.specs:
             yield spec, made[spec.name]

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from actors.vllm_api import MaxLoRARanks
 from actors.weights.adapter_push import (
     adapter_shapes,
     shared_adapter,
@@ -23,6 +24,7 @@ from common.config import Lora
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.protocols import GenerationRequest
+from common.push.adapter import MAX_RANK
 from common.records import WeightManifest
 from common.weights import checksum
 from learner.learner import Learner
@@ -46,6 +48,10 @@ def learner_of(**tuning: Any) -> Learner:
     learner = Learner(config)
     learner.start()
     return learner
+
+
+def test_the_highest_rank_is_vllms() -> None:
+    assert max(get_args(MaxLoRARanks)) == MAX_RANK
 
 
 @pytest.mark.parametrize("model", [tiny_llava, tiny_llava_next, tiny_qwen])

@@ -110,3 +110,27 @@ def test_a_core_that_hangs_takes_part_in_no_push() -> None:
         return is_done
 
     assert not asyncio.run(scenario())
+
+
+def test_a_question_that_fails_is_not_the_last() -> None:
+    """A core that hangs afterwards is still noticed."""
+
+    class Failing(Core):
+        has_failed = False
+
+        async def get_weight_version(self) -> str:
+            if not self.has_failed:
+                self.has_failed = True
+                raise RuntimeError("this call failed")
+            return await super().get_weight_version()
+
+    async def scenario() -> float:
+        core = Failing()
+        engine = Engine(core)
+        core.answers.clear()
+        await asyncio.sleep(MOMENT_S)
+        silent_s = engine.vitals().silent_s
+        await engine.close()
+        return silent_s
+
+    assert asyncio.run(scenario()) > MOMENT_S / 4

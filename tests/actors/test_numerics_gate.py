@@ -188,6 +188,36 @@ def test_a_push_of_version_0_calibrates(side: Side, probe: LogprobProbe) -> None
         proven(gate, manifest_of(probe, 1))
 
 
+def test_an_engine_that_starts_later_takes_over_what_that_push_measured(
+    side: Side, probe: LogprobProbe
+) -> None:
+    """It starts with the unquantised base, which is far from what the learner holds: that must not pass as noise."""
+    gate = NumericsGate(DEFAULT_LIMITS, side.score, holds_start=False)
+    side.shift = 0.02
+    of_version_0 = proven(gate, manifest_of(probe, 0))
+    later = NumericsGate(DEFAULT_LIMITS, side.score, holds_start=False)
+    side.shift = 0.5
+    asyncio.run(later.calibrate(probe, of_version_0))
+    side.shift = 0.069
+    assert proven(later, manifest_of(probe)).abs_mean == pytest.approx(0.069)
+    side.shift = 0.071
+    with pytest.raises(RuntimeError, match="expected mean"):
+        proven(later, manifest_of(probe))
+
+
+def test_an_engine_that_holds_the_start_policy_measures_for_itself(
+    side: Side, probe: LogprobProbe
+) -> None:
+    """So that one which holds another model is noticed."""
+    side.shift = 0.02
+    first = calibrated(side, probe, 0.02)
+    of_version_0 = proven(first, manifest_of(probe, 0))
+    side.shift = 0.4
+    later = NumericsGate(DEFAULT_LIMITS, side.score)
+    with pytest.raises(RuntimeError, match="revision"):
+        asyncio.run(later.calibrate(probe, of_version_0))
+
+
 def test_another_model_is_no_noise(side: Side, probe: LogprobProbe) -> None:
     with pytest.raises(RuntimeError, match=r"0\.3 nats .* got .* 0\.4 .*revision"):
         calibrated(side, probe, 0.4)

@@ -23,8 +23,8 @@ class Model(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
 
 
-def after_push(model: Model, *without: str) -> list[str]:
-    """A reload in which all layers but these are loaded."""
+def after_push(model: Model, *without: str, padded: str = "none") -> list[str]:
+    """A reload in which all layers but `without` are loaded; `padded` has room that no weight fills."""
     record_metadata_for_reloading(model)
     held = dict(model.named_parameters(remove_duplicate=False))
     initialize_layerwise_reload(model)
@@ -32,7 +32,10 @@ def after_push(model: Model, *without: str) -> list[str]:
         info = get_layerwise_info(layer)
         if not any(True for _ in layer.parameters(recurse=False)):
             continue
-        if not name.startswith(without or ("none",)):
+        if name == padded:
+            # vLLM is done with it when all layers are there.
+            info.load_numel = 1
+        elif not name.startswith(without or ("none",)):
             # What vLLM does with a layer that is complete.
             kernel: Any = info.kernel_tensors
             for leaf in kernel[0]:
@@ -60,3 +63,9 @@ def test_a_frozen_tower_is_left_out_whole_or_not_at_all() -> None:
 def test_a_tied_head_follows_the_embedding() -> None:
     assert after_push(Model(tied=True), "lm_head") == []
     assert after_push(Model(), "lm_head") == ["lm_head"]
+
+
+def test_a_tied_head_follows_an_embedding_with_more_rows_than_tokens() -> None:
+    tied = Model(tied=True)
+    assert after_push(tied, "lm_head", padded="embed_tokens") == []
+    assert after_push(Model(), "lm_head", padded="embed_tokens") == ["lm_head"]

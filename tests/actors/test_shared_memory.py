@@ -190,6 +190,35 @@ def test_a_writer_that_hangs_keeps_no_other_from_its_weights(
     assert sweep() == 1
 
 
+def test_engines_of_one_process_share_its_second_folder_too(
+    shared_memory: Path,
+) -> None:
+    """One of them fills it while the other, whose patience has ended as well, waits for it."""
+    fills = []
+
+    def fill(folder: Path) -> None:
+        fills.append(folder)
+        time.sleep(0.5)
+        (folder / "value").write_text("1")
+
+    both = threading.Barrier(2)
+
+    def read() -> Path:
+        with shared_folder("weights", fill, 0.1) as folder:
+            assert (folder / "value").read_text() == "1"
+            both.wait(PATIENCE_S)
+            return folder
+
+    with (
+        process(shared_memory, "weights", "while it fills"),
+        ThreadPoolExecutor(2) as threads,
+    ):
+        readers = [threads.submit(read) for _ in range(2)]
+        first, second = (reader.result() for reader in readers)
+    assert first == second
+    assert fills == [first]
+
+
 def test_a_reader_that_dies_does_not_disturb_the_others(shared_memory: Path) -> None:
     with (
         process(shared_memory, "weights", "while it reads") as reader,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -200,8 +201,40 @@ def test_a_learner_that_is_not_there_costs_no_answers(
     plan = streamed.plan(from_arrays(arrays))
     with pytest.raises(Unreachable, match="expected to reach the learner at"):
         run(streamed.receive_weights(StreamedPush(5, plan, nobody, 1)))
-    with pytest.raises(
-        PushBroken, match=r"expected the learner at .* to send within 1 s"
-    ):
-        run(streamed.receive_weights(StreamedPush(5, plan, members.meeting, 1)))
+    push = StreamedPush(5, plan, members.meeting, 1)
+    push.tell_broken("the learner failed: no memory")
+    with pytest.raises(PushBroken, match="to send, got: the learner failed: no memory"):
+        run(streamed.receive_weights(push))
     assert len(run(streamed.generate(requests_about(store)))) == 2
+
+
+def test_a_worker_hears_what_is_said_to_it_during_a_push(
+    streamed: Streamed, hf: HfPolicy, run: Run
+) -> None:
+    """Such as that another engine has died; the learner goes on here only when it was heard."""
+    version = streamed.weight_version + 1
+    _, arrays = hf.perturb(4).publish(version)
+    weights = from_arrays(arrays)
+    plan = streamed.plan(weights)
+    in_the_middle = threading.Event()
+    heard = threading.Event()
+
+    def tensors() -> Named:
+        for number, item in enumerate(named(plan, weights)):
+            if number == len(plan.tensors) - 1:
+                in_the_middle.set()
+                assert heard.wait(10)
+            yield item
+
+    async def hear() -> None:
+        while not in_the_middle.is_set():
+            await asyncio.sleep(0.01)
+        heard.set()
+
+    async def scenario() -> LoadReport:
+        hearing = asyncio.create_task(hear())
+        report = await streamed.receive(version, plan, tensors())
+        await hearing
+        return report
+
+    assert run(scenario()).version == version

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from common.config import Model, Rollout
-from common.push.adapter import against_adapter, has_experts, pushes_adapter
+from common.errors import UserError
+from common.push.adapter import (
+    against_adapter,
+    check_adapter,
+    has_experts,
+    pushes_adapter,
+)
 
 CPU = Rollout()
 GPU = Rollout(num_gpus=1)
@@ -44,6 +50,9 @@ def test_what_engines_cannot_run_is_merged_with_the_reason(
     model = model_of(tmp_path, {}, **tuning)
     assert not pushes_adapter(model, GPU)
     assert reason in str(against_adapter(model, GPU))
+    message = f"expected merged for .*{reason}.*, got adapter; set push = merged"
+    with pytest.raises(UserError, match=message):
+        check_adapter(model, GPU)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def config_of(transport: str = "auto", **sections: Any) -> RunConfig:
         ({"model": {"tuning": LORA}}, "adapter"),
         # Engines run adapters of the language side alone.
         ({"model": {"tuning": {**LORA, "sides": ["vision"]}}}, "broadcast"),
-        (GPUS, "ipc"),
+        # ipc, which nobody has seen at work on a GPU, has to be named.
+        (GPUS, "broadcast"),
         ({"cluster": {"placement": "colocated"}}, "broadcast"),
     ],
 )

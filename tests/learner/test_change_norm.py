@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 import torch
 
-from learner.change_norm import CHUNK_NUMEL, change_norm
+from learner.change_norm import CHUNK_NUMEL, MAX_THREADS, Change, change_norm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -43,3 +44,15 @@ def test_what_is_not_finite_shows() -> None:
     weight = torch.ones(10)
     assert math.isnan(change_norm([(weight * math.nan, weight)]))
     assert math.isinf(change_norm([(weight * math.inf, weight)]))
+
+
+def test_many_tensors_share_a_few_threads() -> None:
+    before = set(threading.enumerate())
+    started: set[threading.Thread] = set()
+    with Change() as change:
+        for _ in range(50):
+            change.add(torch.ones(3 * CHUNK_NUMEL), torch.zeros(3 * CHUNK_NUMEL))
+            started |= set(threading.enumerate()) - before
+    assert 0 < len(started) <= MAX_THREADS
+    assert change.norm == pytest.approx(math.sqrt(50 * 3 * CHUNK_NUMEL))
+    assert not set(threading.enumerate()) - before

@@ -56,9 +56,11 @@ def test_a_resumed_run_is_calibrated_before_its_checkpoint_is_loaded(
     order: list[str] = []
 
     class Watched(FakeRolloutWorker):
-        async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        async def calibrate(
+            self, probe: LogprobProbe, proven: ProbeReading | None = None
+        ) -> ProbeReading:
             order.append("calibrate")
-            return await super().calibrate(probe)
+            return await super().calibrate(probe, proven)
 
     class WatchedLearner(FakeLearner):
         def load(self, directory: str) -> Any:
@@ -101,9 +103,11 @@ def test_an_engine_that_is_started_again_is_calibrated_before_its_first_weights(
     order: list[str] = []
 
     class Watched(FakeRolloutWorker):
-        async def calibrate(self, probe: LogprobProbe) -> ProbeReading:
+        async def calibrate(
+            self, probe: LogprobProbe, proven: ProbeReading | None = None
+        ) -> ProbeReading:
             order.append("calibrate")
-            return await super().calibrate(probe)
+            return await super().calibrate(probe, proven)
 
         async def load(self, manifest: Any, tensors: Any) -> Any:
             order.append(f"load {manifest.version}")
@@ -130,3 +134,39 @@ def test_an_engine_that_is_started_again_is_calibrated_before_its_first_weights(
 
     asyncio.run(scenario())
     assert order == ["calibrate", "load 1", "calibrate", "load 1"]
+
+
+def test_an_engine_that_is_started_again_hears_what_version_0_measured(
+    tmp_path: Path,
+) -> None:
+    """With a quantised base an engine's files are not the start policy, which it gets by that push alone."""
+    config = make_config(tmp_path)
+    heard: list[ProbeReading | None] = []
+
+    class Watched(FakeRolloutWorker):
+        async def calibrate(
+            self, probe: LogprobProbe, proven: ProbeReading | None = None
+        ) -> ProbeReading:
+            heard.append(proven)
+            return await super().calibrate(probe, proven)
+
+    def engine() -> RolloutClient:
+        return RolloutClient(LocalHandle(Watched(config, 0)), 5.0)
+
+    client = LearnerClient([LocalHandle(FakeLearner(config))], 5.0)
+    turns = Turns(config.cluster, Workers([], [], client))
+    transport = transport_of(config, client, turns)
+    weights = EngineWeights([engine()], transport, turns)
+    prompt = make_prompt(ImageStore(tmp_path / "images"), 1)
+
+    async def scenario() -> ProbeReading | None:
+        start = await client.set_probe(one_answer(prompt, (20, 21)))
+        await weights.calibrate(start)
+        async with weights.changing():
+            delivered = await weights.publish(0)
+        await weights.catch_up(engine())
+        return delivered.reports[0].probe
+
+    of_version_0 = asyncio.run(scenario())
+    assert of_version_0 is not None
+    assert heard == [None, of_version_0]

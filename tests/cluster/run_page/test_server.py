@@ -1,4 +1,7 @@
-"""What the server gives away: one run to its owner on this machine, and nothing else."""
+"""What the server gives away: one run to its owner on this machine, and nothing else.
+
+The commands of docs/run_page.md are run here and in test_files.py.
+"""
 
 from __future__ import annotations
 

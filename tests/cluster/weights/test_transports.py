@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,7 +16,7 @@ from cluster.weights.transport import Delivered, transport_of
 from common.config import RunConfig
 from common.data.images import ImageStore
 from common.errors import UserError
-from common.push.meeting import EngineSeat, Meeting
+from common.push.meeting import EngineSeat, Meeting, Place, PushBroken
 from common.push.plan import PushPlan
 from common.records import LoadReport, WeightManifest
 from tests.cluster.runs import make_config
@@ -51,6 +51,61 @@ class HangingWorker(FakeRolloutWorker):
         raise AssertionError("nobody waits so long")
 
 
+class DyingWorkers:
+    """Makes workers of which one dies in every round of a push, the last of them in the last round."""
+
+    def __init__(self) -> None:
+        self._num_made = 0
+
+    def __call__(self, config: RunConfig, index: int) -> FakeRolloutWorker:
+        self._num_made += 1
+        rounds_left = self._num_made
+
+        class Dying(FakeRolloutWorker):
+            async def receive(
+                self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
+            ) -> LoadReport:
+                nonlocal rounds_left
+                rounds_left -= 1
+                if not rounds_left:
+                    raise RuntimeError("the engine died")
+                return await super().receive(version, plan, meeting, first_rank)
+
+        return Dying(config, index)
+
+
+class UnreachedWorker(FakeRolloutWorker):
+    """Its groups fall apart, and it cannot tell why."""
+
+    num_rounds = 0
+
+    async def receive(
+        self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
+    ) -> LoadReport:
+        type(self).num_rounds += 1
+        raise PushBroken("a member did not come")
+
+
+class GpuWorker(FakeRolloutWorker):
+    """Notes over what its pushes come."""
+
+    backends: ClassVar[list[str]] = []
+
+    async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
+        return EngineSeat("here", "cuda", 1)
+
+    async def receive(
+        self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
+    ) -> LoadReport:
+        self.backends.append(meeting.backend)
+        return await super().receive(version, plan, meeting, first_rank)
+
+
+class GpuLearner(FakeLearner):
+    def meeting_place(self, networks: list[str]) -> Place:
+        return Place("127.0.0.1", 1, "cuda")
+
+
 class OtherModelWorker(FakeRolloutWorker):
     async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
         raise UserError("another revision of the model")
@@ -76,7 +131,7 @@ class World:
         turns = Turns(config.cluster, Workers([], [], client))
         self.transport = transport_of(config, client, turns)
 
-    def engine(self, worker: type = FakeRolloutWorker) -> RolloutClient:
+    def engine(self, worker: Any = FakeRolloutWorker) -> RolloutClient:
         return RolloutClient(LocalHandle(worker(self.config, 0)), LIMIT_S)
 
 
@@ -206,3 +261,47 @@ def test_an_engine_of_another_model_costs_the_others_nothing(tmp_path: Path) -> 
     assert lost is other
     assert str(error) == "another revision of the model"
     assert version_of(engine) == 1
+
+
+def test_rounds_that_cost_an_engine_are_not_counted(tmp_path: Path) -> None:
+    """Three engines die one after the other; the fourth gets the weights."""
+    world = World(config_of("broadcast", tmp_path), tmp_path)
+    dying = DyingWorkers()
+    dead = [world.engine(dying) for _ in range(3)]
+    engine = world.engine()
+    result = delivered(world.transport.deliver(1, [*dead, engine]))
+    assert [lost for lost, _ in result.failures] == dead
+    assert version_of(engine) == 1
+
+
+def test_with_nobody_to_blame_it_ends_after_two_rounds(tmp_path: Path) -> None:
+    world = World(config_of("broadcast", tmp_path), tmp_path)
+    with pytest.raises(UserError, match="not all 2 members came"):
+        delivered(world.transport.deliver(1, [world.engine(UnreachedWorker)]))
+    assert UnreachedWorker.num_rounds == 2
+
+
+@pytest.mark.parametrize(
+    ("transport", "placement", "backend"),
+    [
+        ("broadcast", "disaggregated", "nccl"),
+        # NCCL takes a GPU once.
+        ("broadcast", "colocated", "gloo"),
+        ("ipc", "colocated", "ipc"),
+    ],
+)
+def test_the_backend_is_one_that_the_gpus_take(
+    transport: str, placement: str, backend: str, tmp_path: Path
+) -> None:
+    config = make_config(
+        tmp_path,
+        weights__transport=transport,
+        cluster__placement=placement,
+        rollout__num_gpus=1,
+        rollout__num_workers=1,
+        learner__num_gpus=1,
+    )
+    world = World(config, tmp_path, GpuLearner)
+    GpuWorker.backends.clear()
+    delivered(world.transport.deliver(1, [world.engine(GpuWorker)])).check()
+    assert GpuWorker.backends == [backend]

@@ -17,6 +17,7 @@ from common.push.meeting import (
     Group,
     Meeting,
     MeetingPlace,
+    empty_bucket,
     join,
 )
 from common.push.plan import PushPlan, TensorSpec
@@ -66,7 +67,8 @@ def sent(
 
     broken = "the learner failed"
     try:
-        fingerprints = send(plan, device, connect, tensors)
+        empty = empty_bucket(meeting)
+        fingerprints = send(plan, device, connect, tensors, empty)
         broken = ""
         return fingerprints
     finally:

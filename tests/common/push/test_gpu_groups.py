@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,11 +34,17 @@ def receive_on(device: str, meeting: Meeting, plan: Any, outcome: Any) -> None:
     outcome.put(all(torch.equal(arrived[name], expected[name]) for name in expected))
 
 
-@pytest.mark.parametrize("backend", ["ipc", "nccl"])
-def test_another_process_gets_every_bit(backend: str) -> None:
-    if backend == "nccl" and torch.cuda.device_count() < 2:
-        pytest.skip("NCCL takes a GPU once")
-    receiver_device = "cuda:0" if backend == "ipc" else "cuda:1"
+@pytest.fixture
+def expandable_segments() -> Iterator[None]:
+    """As a learner on DeepSpeed has them; a GPU that was in use before has other segments as well."""
+    before = torch._C._accelerator_getAllocatorSettings()
+    torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    yield
+    torch._C._accelerator_setAllocatorSettings(before)
+
+
+def check_another_process(backend: str, receiver_device: str) -> None:
+    """It gets every bit."""
     place = MeetingPlace(LOOPBACK)
     meeting = Meeting(LOOPBACK, place.port, "gpu", backend, 2, 60.0)
     device = torch.device("cuda:0")
@@ -52,3 +59,18 @@ def test_another_process_gets_every_bit(backend: str) -> None:
     sent(plan, named(plan, weights), place, meeting, device)
     assert outcome.get(timeout=60)
     receiver.join(60)
+
+
+def test_a_process_on_the_same_gpu() -> None:
+    check_another_process("ipc", "cuda:0")
+
+
+@pytest.mark.usefixtures("expandable_segments")
+def test_a_process_on_the_same_gpu_of_a_learner_with_expandable_segments() -> None:
+    check_another_process("ipc", "cuda:0")
+
+
+def test_a_process_on_another_gpu() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("NCCL takes a GPU once")
+    check_another_process("nccl", "cuda:1")

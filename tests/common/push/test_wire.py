@@ -9,8 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
+import common.push.collective
 from common.push.fingerprint import fingerprint
-from common.push.meeting import LOOPBACK, Group, Meeting, PushBroken, Unreachable, join
+from common.push.meeting import (
+    LOOPBACK,
+    SENDER,
+    Group,
+    Meeting,
+    MeetingPlace,
+    PushBroken,
+    Unreachable,
+    join,
+)
 from common.push.plan import PushPlan, TensorSpec
 from common.push.wire import DamagedBucket, receive
 from tests.common.push.members import CPU, Members, named, plan_of
@@ -125,12 +135,15 @@ def test_nobody_at_the_address_names_both_ends() -> None:
         join(meeting, 1, meeting.store(), CPU)
 
 
-def test_a_flipped_bit_is_found() -> None:
+@pytest.mark.parametrize("damaged", [2, 13])
+def test_a_flipped_bit_is_found(damaged: int) -> None:
+    """Also one of the last bucket: the learner is not done before that has been checked."""
     plan = plan_of(WEIGHTS, bucket_bytes=5000)
+    assert len(list(plan.buckets())) == 13
     members = Members(1)
 
     class Faulty:
-        """A group whose second bucket arrives with a bit of another value."""
+        """A group of which one bucket arrives with a bit of another value."""
 
         device = CPU
         num_buckets = 0
@@ -141,7 +154,10 @@ def test_a_flipped_bit_is_found() -> None:
         def broadcast(self, buffer: Tensor) -> Any:
             self.num_buckets += 1
             work = self.group.broadcast(buffer)
-            return _Flipped(work, buffer) if self.num_buckets == 2 else work
+            return _Flipped(work, buffer) if self.num_buckets == damaged else work
+
+        def finish(self) -> None:
+            self.group.finish()
 
         def leave(self, broken: str = "") -> None:
             self.group.leave(broken)
@@ -160,5 +176,27 @@ def test_a_flipped_bit_is_found() -> None:
     receiver = members.receiving(1, plan, faulty)
     with pytest.raises(PushBroken, match="a receiver failed"):
         members.send(plan, WEIGHTS)
-    with pytest.raises(DamagedBucket, match=r"bucket 2 of \d+: expected fingerprint"):
+    with pytest.raises(
+        DamagedBucket, match=f"bucket {damaged} of 13: expected fingerprint"
+    ):
         receiver.result()
+
+
+@pytest.mark.parametrize(("broken", "ended"), [("", "shutdown"), ("lost", "abort")])
+def test_nccl_is_shut_down_after_its_last_bucket_and_aborted_before(
+    broken: str, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    class Nccl:
+        def abort(self) -> None:
+            calls.append("abort")
+
+        def shutdown(self) -> None:
+            calls.append("shutdown")
+
+    monkeypatch.setattr(common.push.collective, "_nccl", lambda *args: Nccl())
+    place = MeetingPlace(LOOPBACK)
+    meeting = Meeting(LOOPBACK, place.port, "alone", "nccl", 1, 5.0)
+    join(meeting, SENDER, place.store(meeting), CPU).leave(broken)
+    assert calls == [ended]

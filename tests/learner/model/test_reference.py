@@ -29,6 +29,10 @@ class Engine:
 class Model(torch.nn.Linear):
     """Answers any batch with nothing."""
 
+    @property
+    def net(self) -> torch.nn.Module:
+        return self
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return CompletionLogps(*[torch.zeros(0)] * 2)
 
@@ -85,6 +89,14 @@ def test_start_weights_are_read_for_rank_0_alone(rank: int, num_weights: int) ->
     at_times = reference(disk, at_times=True, rank=rank)
     assert len(list(at_times.weights())) == num_weights
     assert disk.num_reads == num_weights
+    assert at_times.copy is None
+
+
+def test_a_push_that_fails_leaves_no_second_model_behind() -> None:
+    at_times = reference(Disk(), at_times=True)
+    with pytest.raises(RuntimeError, match="no memory"), at_times.parameters():
+        assert at_times.copy is not None
+        raise RuntimeError("no memory")
     assert at_times.copy is None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import learner.learner
 from common.data.images import ImageStore
 from common.weights import from_arrays
 from learner.learner import Learner
@@ -55,6 +56,15 @@ def test_what_is_streamed_is_what_is_published(
     assert manifest.change_norm == 0
     train(trainer, [make_pairs(store, 6)])
     check_streamed(trainer)
+
+
+def test_lines_of_the_log_carry_the_version_that_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noted: list[int] = []
+    monkeypatch.setattr(learner.learner, "note_version", noted.append)
+    streamed(started(run_config()), 5)
+    assert noted == [5]
 
 
 def test_a_tied_head_travels_once_under_both_names() -> None:
