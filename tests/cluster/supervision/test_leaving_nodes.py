@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.runtime.ray_handle import REASONS
+
+CAUSES = (*REASONS.values(), "it has said nothing for 10 s")
+
 pytestmark = [pytest.mark.real, pytest.mark.chaos]
 
 
@@ -20,6 +24,7 @@ def test_a_worker_comes_back_on_the_node_that_joins(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     restart, outcome = map(json.loads, done.stdout.splitlines()[-2:])
     assert restart["name"].startswith("worker/")
-    assert restart["cause"] == "its machine has left the cluster"
+    # Whether Ray has missed the node or only the process, when the worker is asked.
+    assert restart["cause"] in CAUSES, restart
     assert outcome["answered_by_the_other"]
     assert outcome["is_on_the_new_node"]
