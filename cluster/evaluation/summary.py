@@ -20,7 +20,7 @@ def summary(run: FinishedRun) -> str:
     look = f"python -m cluster.report {run.path} --serve"
     return (
         f"After {trained} {changed}.\n"
-        f"Look at all of it with `{look}`; the policy is in {run.path / 'policy'}, which transformers and `vllm serve` "
+        f"Look at all of it with `{look}`; the policy is in {run.path / 'policy'}, which transformers and vLLM "
         "load."
     )
 
