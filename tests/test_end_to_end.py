@@ -62,10 +62,12 @@ def run_dir(folder: Path, offline: Path) -> Path:
     preset = "cluster/configs/shapes_mixed.toml"
     words = command("cluster.train", preset, "--resume", *settings(values), *ON_GPU)
 
-    def third_step_is_done() -> bool:
-        return len(metric_lines(run_dir)) >= 3
+    def goes_on_after_a_checkpoint() -> bool:
+        # The checkpoint is written beside the steps that follow it.
+        is_saved = (run_dir / "checkpoints" / "step_000002").exists()
+        return is_saved and len(metric_lines(run_dir)) >= 3
 
-    kill_when(third_step_is_done, words, folder / "first.log")
+    kill_when(goes_on_after_a_checkpoint, words, folder / "first.log")
     assert "CHAIR_i" in run_to_end(words, 500)
     return run_dir
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -120,7 +121,7 @@ def faults_of(run: RealRun, blows: Sequence[Blow], status: int) -> list[str]:
     if "Traceback" in log:
         faults.append("a traceback in the log")
     for blow in blows:
-        lines = [line for line in log.splitlines() if f" {blow.worker}: " in line]
+        lines = re.findall(rf"^\S+ controller \S+ {blow.worker}: .*", log, re.MULTILINE)
         struck = [other for other in blows if other.worker == blow.worker]
         if len(lines) != len(struck):
             faults.append(f"lines about {blow.worker}: expected {len(struck)}: {lines}")

@@ -84,7 +84,7 @@ def test_every_entry_point_ends_so_on_ctrl_c(
             "_run",
             [f"--run.dir={tmp_path / 'run'}", "--mixture.online_fraction=1"],
         ),
-        (generate, "_run", ["bdhs", "--out", "out"]),
+        (generate, "make_set", ["bdhs", "--out", "out"]),
         (import_data, "run", ["mmpr", "x.jsonl", "--out", "out"]),
         (evaluate, "_run", [str(tmp_path)]),
         (report, "print_report", [str(tmp_path)]),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.learner_step import RANK_VARIABLES
 from cluster.import_data import main as import_data
 from common.data.datasets import write_pairs
 from common.data.images import ImageStore, read
@@ -88,6 +89,9 @@ def test_trl_trains_on_exported_pairs(
 ) -> None:
     """Its DPOTrainer takes three steps with pictures, and changes the policy."""
     monkeypatch.chdir(tmp_path)
+    for name in RANK_VARIABLES:
+        # Of a learner of this process: TRL would look for the other ranks.
+        monkeypatch.delenv(name, raising=False)
     write_pairs(tmp_path / "set", make_pairs(ImageStore(tmp_path / "set/images"), 8))
     assert import_data(["export", str(tmp_path / "set"), "--out", "trl"]) == 0
     code = code_of(

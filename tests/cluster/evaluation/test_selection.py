@@ -38,14 +38,14 @@ def test_a_metric_by_its_full_or_its_only_name() -> None:
         measured = card(shapes={"chair_i": 0.25, "selection": 0.9})
         assert selection.score(measured) == Score(0.25, higher_is_better=False)
         assert selection.score(card(shapes={"selection": 0.9})) is None
-    assert Selection(BOTH, "lc_win_rate").against_start
+    assert Selection(BOTH, "prompts.lc_win_rate").against_start
 
 
 @pytest.mark.parametrize(
     ("suites", "select", "message"),
     [
         (BOTH, "win_rate", "of several; say shapes.win_rate or prompts.win_rate"),
-        (BOTH, "chair", "(shapes.chair_s, shapes.chair_i, shapes.recall, shapes.pope"),
+        (BOTH, "chair", "(shapes.chair_s, shapes.chair_i, shapes.recall, shapes.attr"),
         (BOTH, "shapes.pope_yes_ratio", "got 'shapes.pope_yes_ratio'; name one of"),
         ([], "win_rate", "a metric of evaluation.suites (no suite), got 'win_rate'"),
     ],

@@ -6,6 +6,9 @@ if [ -z "${INSIDE:-}" ]; then
     INSIDE=1 exec unshare --user --map-root-user --net --pid --fork --mount-proc --kill-child bash "$0" "$@"
 fi
 out=$(realpath -m "$1")
+# Names of sockets must be short.
+ray=$(mktemp --directory /tmp/two-XXXX)
+trap 'rm -rf "$ray"' EXIT
 python=${PYTHON:-.venv/bin/python}
 near=10.77.0.1 far=10.77.0.2
 
@@ -22,6 +25,6 @@ for link in lo far; do there ip link set $link up; done
 # The head has room for the two ranks, so that the engines are on the other side of the cable.
 export RAY_AUTH_MODE=disabled RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=1
 start=("$python" -m ray.scripts.scripts start --num-cpus 2 --object-store-memory 100000000 --disable-usage-stats)
-"${start[@]}" --head --node-ip-address $near --port 6379 --include-dashboard false --temp-dir "$out/ray"
+"${start[@]}" --head --node-ip-address $near --port 6379 --include-dashboard false --temp-dir "$ray"
 there "${start[@]}" --node-ip-address $far --address $near:6379
 "$python" -m tests.cluster.weights.proof "$out" $near:6379

@@ -43,9 +43,7 @@ def test_what_is_no_score_is_dropped(write: Write, value: str) -> None:
         )
     )
     assert result.reason == "bad_verdict"
-    assert "my_judge.py:judge, prompt p17: expected 2 finite scores, got" in (
-        result.detail
-    )
+    assert "my_judge.py:judge, prompt p17: expected 2 finite scores" in result.detail
 
 
 def test_a_bug_names_judge_prompt_and_line(write: Write) -> None:
