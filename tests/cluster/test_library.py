@@ -96,6 +96,8 @@ def test_an_interrupt_ends_the_work_before_it_is_raised() -> None:
     ended: list[str] = []
 
     async def work() -> None:
+        # The main thread waits for this work by then.
+        await asyncio.sleep(0.2)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         try:
             await asyncio.sleep(60)

@@ -114,7 +114,15 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
 
 
 def test_the_metrics_say_what_a_checkpoint_took(tmp_path: Path) -> None:
-    _, run_dir = run(make_config(tmp_path), learner=SlowLearner)
+    class Unhurried(SlowLearner):
+        async def step(
+            self, step: int, pairs: list[PreferencePair]
+        ) -> tuple[StepResult, list[Dropped]]:
+            # Longer than the time between two looks at the files.
+            await asyncio.sleep(0.3)
+            return await super().step(step, pairs)
+
+    _, run_dir = run(make_config(tmp_path), learner=Unhurried)
     metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
     copied = [line["step"] for line in metrics if "time/checkpoint_copy_s" in line]
     assert len(copied) == 1

@@ -96,8 +96,9 @@ def test_a_resume_compares_and_samples_when_the_engines_hold_its_weights(
     write_checksums(checkpoint)
     monkeypatch.setattr(Watch, "log", [])
     run(config, resume=True, rollout=WatchedWorker, learner=WatchedLearner)
-    # The baseline is there already.
-    assert Watch.log[:3] == ["push 4", "loaded 4", "sample"]
+    # The baseline is there already. Pairs that waited may make a step before the first sample.
+    assert Watch.log[:2] == ["push 4", "loaded 4"]
+    assert "sample" in Watch.log
     told = "resumed weights: expected checksum another, as when the checkpoint was written, got %s"
     assert told % checksum in caplog.messages
 
