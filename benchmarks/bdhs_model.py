@@ -12,7 +12,8 @@ from common.data.images import ImageStore
 from common.records import Message, Part, Prompt
 from common.seeding import derive_seed
 from common.shapes.render import render
-from common.shapes.scenes import COLOURS, PLACES, SHAPES, split_scenes
+from common.shapes.scenes import COLOURS, SHAPES, split_scenes
+from common.worlds.scenes import PLACES
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,8 @@ def build(
     Returns:
         The number of parameters.
     """
-    from common.shapes.model import CHAT_TEMPLATE, build_tokenizer
+    from common.shapes.model import build_tokenizer
+    from common.worlds.policy import CHAT_TEMPLATE
 
     tokenizer = build_tokenizer()
     num_missing = size.vocabulary - len(tokenizer)

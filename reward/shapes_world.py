@@ -6,18 +6,15 @@ questions about the same scenes.
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 
 from common import config
-from common.config.povid import ErrorKind
 from common.data.images import ImageStore
 from common.evaluation import LegendEntry, ShownAnswer, Split, TaskPrompts
 from common.records import (
     Dropped,
     PreferencePair,
     Prompt,
-    Response,
     RolloutGroup,
 )
 from common.shapes.claims import Claim, compare_mentions
@@ -27,24 +24,21 @@ from common.shapes.language import parse_caption
 from common.shapes.marks import marked_caption
 from common.shapes.prompts import caption_prompts, question_prompts
 from common.shapes.questions import ask
-from common.shapes.truth import MissingTruth, answer_of, group_of, scene_of
+from common.shapes.truth import answer_of, scene_of
 from reward.judges.rules import RulesJudge
-from reward.suites.chair import caption_counts
 from reward.suites.parts import said_column, wrong_column
 from reward.suites.world import (
     CAPTIONS,
+    ERROR_KINDS,
     QUESTIONS,
+    SEED,
     CountOf,
+    Row,
     WorldSuite,
-    num_words,
+    caption_row,
+    corrupted_pair,
     pope_row,
 )
-
-SEED = 0
-"""The scenes of an evaluation are the same in every run, whatever its seed."""
-
-ERROR_KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
-"""Errors that a caption can be given, taken in turn."""
 
 
 def rules_judge(costs: config.RulesJudge) -> RulesJudge:
@@ -71,15 +65,6 @@ class ShapesSuite(WorldSuite):
         LegendEntry("note", "grey", "never mentioned"),
     )
 
-    def __init__(self, settings: config.ShapesSuite) -> None:
-        self.name = settings.name
-        # Both splits are disjoint from the training scenes, see common/shapes/scenes.py.
-        self._num_scenes: dict[Split, int] = {
-            "validation": settings.validation_scenes,
-            "test": settings.test_scenes,
-        }
-        self._questions_per_scene = settings.questions_per_scene
-
     def prompts(
         self,
         split: Split,
@@ -87,13 +72,13 @@ class ShapesSuite(WorldSuite):
         dropped: list[Dropped],
     ) -> dict[str, list[Prompt]]:
         """A caption of every scene, and questions about the same scenes."""
-        num_scenes = self._num_scenes[split]
+        num_scenes = self.num_scenes[split]
         questions = question_prompts(
             split,
             num_scenes,
             SEED,
             store,
-            self._questions_per_scene,
+            self.questions_per_scene,
         )
         captions = caption_prompts(split, num_scenes, SEED, store)
         return {CAPTIONS: captions, QUESTIONS: questions}
@@ -102,18 +87,9 @@ class ShapesSuite(WorldSuite):
         """See `WorldSuite`."""
         return _caption_row if task == CAPTIONS else _question_row
 
-    def scene_name(self, prompt: Prompt) -> str:
+    def marked(self, prompt: Prompt, text: str) -> ShownAnswer:
         """See `WorldSuite`."""
-        return group_of(prompt)
-
-    def show(self, prompt: Prompt, text: str) -> ShownAnswer:
-        """The caption with its errors marked; plain when the prompt has no scene."""
-        try:
-            scene = scene_of(prompt)
-        except MissingTruth:
-            # Shown all the same: what cannot be judged can still be read.
-            scene = None
-        return marked_caption(text, scene)
+        return marked_caption(text, scene_of(prompt))
 
     def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
         """True captions of these scenes over the same captions corrupted by rule, kinds of error in turn."""
@@ -135,28 +111,18 @@ def _corrupted_pair(prompt: Prompt, first_kind: int) -> PreferencePair | None:
         # Not a text: the reason why the scene has no room for this kind of error.
         if not isinstance(wrong_text, str):
             continue
-        return PreferencePair(
-            id=f"{prompt.id}/{kind}",
-            prompt=prompt,
-            chosen=Response(prompt.reference or ""),
-            rejected=Response(wrong_text),
-            source="corrupted",
-        )
+        return corrupted_pair(prompt, kind, wrong_text)
     return None
 
 
-def _caption_row(group: RolloutGroup) -> dict[str, int]:
+def _caption_row(group: RolloutGroup) -> Row:
     """What a caption adds to the counts of its scene (MissingTruth when the scene is not known)."""
-    completion = group.completions[0]
     scene = scene_of(group.prompt)
-    mentions = parse_caption(completion.text)
+    mentions = parse_caption(group.completions[0].text)
     # CHAIR is about existence alone: colours and places are left out.
     named = [mention.shape for mention in mentions]
-    counts = Counter(caption_counts(named, scene.shapes, num_words(group)))
-    counts["truncated"] = int(completion.finish_reason == "length")
-    for claim in compare_mentions(mentions, scene).claims:
-        counts.update(_claim_row(claim))
-    return counts
+    claims = compare_mentions(mentions, scene).claims
+    return caption_row(group, named, scene.shapes, map(_claim_row, claims))
 
 
 def _claim_row(claim: Claim) -> dict[str, int]:

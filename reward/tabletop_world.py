@@ -10,7 +10,6 @@ from collections import Counter
 from functools import partial
 
 from common import config
-from common.config.povid import ErrorKind
 from common.data.images import ImageStore
 from common.evaluation import (
     LegendEntry,
@@ -23,7 +22,6 @@ from common.records import (
     Dropped,
     PreferencePair,
     Prompt,
-    Response,
     RolloutGroup,
 )
 from common.tabletop.claims import Claim, Part, compare
@@ -38,33 +36,28 @@ from common.tabletop.prompts import (
     pope_prompts,
     turn_prompts,
 )
-from common.tabletop.truth import (
-    MissingTruth,
-    group_of,
-    is_tabletop,
-    question_of,
-    scene_of,
-)
+from common.tabletop.truth import is_tabletop, question_of, scene_of
+from common.worlds.truth import MissingTruth
 from reward.judges.rules import RulesJudge
-from reward.suites.chair import caption_counts
 from reward.suites.parts import said_column, wrong_column
 from reward.suites.world import (
     CAPTIONS,
+    ERROR_KINDS,
     METRICS,
     QUESTIONS,
+    SEED,
     CountOf,
+    Row,
     WorldSuite,
     asked_column,
-    num_words,
+    caption_row,
+    corrupted_pair,
     pope_row,
     right_column,
 )
 
 ATTRIBUTES, TURNS = "attributes", "turns"
 ASKED = ("colour_asked", "place_asked", "number_asked", "turns")
-SEED = 0
-"""The scenes of an evaluation are the same in every run, whatever its seed."""
-ERROR_KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
 PART_OF: dict[Part, str] = {
     "colour": "attribute",
     "place": "relation",
@@ -118,14 +111,6 @@ class TabletopSuite(WorldSuite):
         LegendEntry("note", "grey", "what is true instead"),
     )
 
-    def __init__(self, settings: config.TabletopSuite) -> None:
-        self.name = settings.name
-        self._num_scenes: dict[Split, int] = {
-            "validation": settings.validation_scenes,
-            "test": settings.test_scenes,
-        }
-        self._questions_per_scene = settings.questions_per_scene
-
     def prompts(
         self,
         split: Split,
@@ -133,8 +118,8 @@ class TabletopSuite(WorldSuite):
         dropped: list[Dropped],
     ) -> dict[str, list[Prompt]]:
         """All that is asked about every scene."""
-        count = self._num_scenes[split]
-        per_split = self._questions_per_scene
+        count = self.num_scenes[split]
+        per_split = self.questions_per_scene
         return {
             CAPTIONS: caption_prompts(split, count, SEED, store),
             QUESTIONS: pope_prompts(split, count, SEED, store, per_split),
@@ -150,18 +135,9 @@ class TabletopSuite(WorldSuite):
             return _question_row
         return partial(_asked_row, is_turn=task == TURNS)
 
-    def scene_name(self, prompt: Prompt) -> str:
+    def marked(self, prompt: Prompt, text: str) -> ShownAnswer:
         """See `WorldSuite`."""
-        return group_of(prompt)
-
-    def show(self, prompt: Prompt, text: str) -> ShownAnswer:
-        """The caption with its errors marked; plain when the prompt has no scene."""
-        try:
-            scene = scene_of(prompt)
-        except MissingTruth:
-            # Shown all the same: what cannot be judged can still be read.
-            scene = None
-        return marked_caption(text, scene)
+        return marked_caption(text, scene_of(prompt))
 
     def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
         """True captions over the same captions corrupted by rule, kinds of error in turn."""
@@ -170,28 +146,16 @@ class TabletopSuite(WorldSuite):
             kind = ERROR_KINDS[index % len(ERROR_KINDS)]
             wrong_text = corrupt(prompt, kind, SEED)
             assert isinstance(wrong_text, str), "captions of the suite are true"
-            pair = PreferencePair(
-                id=f"{prompt.id}/{kind}",
-                prompt=prompt,
-                chosen=Response(prompt.reference or ""),
-                rejected=Response(wrong_text),
-                source="corrupted",
-            )
-            pairs.append(pair)
+            pairs.append(corrupted_pair(prompt, kind, wrong_text))
         return pairs[:limit]
 
 
-def _caption_row(group: RolloutGroup) -> dict[str, int]:
+def _caption_row(group: RolloutGroup) -> Row:
     """What a caption adds to the counts of its scene (MissingTruth when the scene is not known)."""
-    completion = group.completions[0]
     scene = scene_of(group.prompt)
-    claims = compare(completion.text, scene).claims
+    claims = compare(group.completions[0].text, scene).claims
     named = [claim.mention.kind for claim in claims]
-    counts = Counter(caption_counts(named, scene.kinds, num_words(group)))
-    counts["truncated"] = int(completion.finish_reason == "length")
-    for claim in claims:
-        counts.update(_claim_row(claim))
-    return counts
+    return caption_row(group, named, scene.kinds, map(_claim_row, claims))
 
 
 def _claim_row(claim: Claim) -> Counter[str]:

@@ -28,7 +28,8 @@ from transformers import (
 )
 
 from common.checkpoint.saving import save_model
-from common.shapes.model import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, build_tokenizer
+from common.shapes.model import build_tokenizer
+from common.worlds.policy import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD
 from tests.families.case import widen
 from tests.tiny_models import CACHE
 

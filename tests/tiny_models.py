@@ -26,7 +26,8 @@ from common.checkpoint.saving import save_model
 from common.data.images import ImageStore
 from common.model_parts import is_vision_side
 from common.records import Message, Part, Prompt
-from common.shapes.model import CHAT_TEMPLATE, IMAGE, build_tokenizer
+from common.shapes.model import build_tokenizer
+from common.worlds.policy import CHAT_TEMPLATE, IMAGE
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "tiny_models"
 _FORMAT = 1

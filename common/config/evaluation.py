@@ -6,7 +6,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, Tag, field_validator, model_validator
 
-from common.config.section import PathOnDisk, Section, TextOnDisk, by_kind
+from common.config.section import (
+    PathOnDisk,
+    Section,
+    TextOnDisk,
+    by_kind,
+    expand_bare_kinds,
+)
 from common.config.suites import PreferenceSuite, SuiteConfig
 
 
@@ -52,17 +58,7 @@ class Evaluation(Section):
     @field_validator("suites", mode="before")
     @classmethod
     def _expand_bare_names(cls, values: Any) -> Any:
-        if not isinstance(values, list | tuple):
-            return values
-        sections = []
-        for value in values:
-            section = {"kind": value} if isinstance(value, str) else value
-            if isinstance(section, dict) and "kind" not in section:
-                raise ValueError(
-                    'expected a kind in every suite; add one, such as kind = "shapes"'
-                )
-            sections.append(section)
-        return sections
+        return expand_bare_kinds(values, "suite", "shapes")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Evaluation:
@@ -131,17 +127,7 @@ class Tracking(Section):
     @field_validator("trackers", mode="before")
     @classmethod
     def _expand_bare_names(cls, values: Any) -> Any:
-        if not isinstance(values, list | tuple):
-            return values
-        sections = []
-        for value in values:
-            section = {"kind": value} if isinstance(value, str) else value
-            if isinstance(section, dict) and "kind" not in section:
-                raise ValueError(
-                    'expected a kind in every tracker; add one, such as kind = "wandb"'
-                )
-            sections.append(section)
-        return sections
+        return expand_bare_kinds(values, "tracker", "wandb")
 
     @field_validator("trackers")
     @classmethod

@@ -135,6 +135,25 @@ def or_bare(*sections: type[Section]) -> BeforeValidator:
     return BeforeValidator(spell_out)
 
 
+def expand_bare_kinds(values: Any, what: str, example: str) -> Any:
+    """In a list of sections by kind, a bare name is the section of that kind with its defaults.
+
+    Raises:
+        ValueError: a section has no kind; the message calls the sections `what`.
+    """
+    if not isinstance(values, list | tuple):
+        return values
+    sections = []
+    for value in values:
+        section = {"kind": value} if isinstance(value, str) else value
+        if isinstance(section, dict) and "kind" not in section:
+            raise ValueError(
+                f'expected a kind in every {what}; add one, such as kind = "{example}"'
+            )
+        sections.append(section)
+    return sections
+
+
 def by_kind(default: str) -> Discriminator:
     """Makes pydantic pick a member of a union of sections by its `kind`.
 

@@ -6,9 +6,9 @@
     questions  POPE's yes/no questions in three splits
     prompts    all this as the records the rest of the project works with
 
-    model      LLaVA-1.5 configuration, tokenizer, processor, saving under the hub's weight names
-    batches    scenes -> tensors          training   the stages of the recipe
-    decode     responses, log-probs       probe      does it see, does it imagine, does the picture matter
+    model      the words of its tokenizer; all else of a policy is in common.worlds
+    lessons    what is taught of a scene  training   the stages of the recipe
+    probe      does it see, does it imagine, does the picture matter
     policy/    the shipped checkpoint, a plain Hugging Face directory
     pretrain   makes it: python -m common.shapes.pretrain
 

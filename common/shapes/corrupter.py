@@ -19,8 +19,10 @@ from common.config.povid import ErrorKind
 from common.records import Dropped, Prompt
 from common.seeding import derive_seed
 from common.shapes.language import parse_caption, tell
-from common.shapes.questions import Answer, answer_text, rank_absent
-from common.shapes.scenes import COLOURS, NUM_CELLS, Scene, SceneObject
+from common.shapes.questions import absent_shapes, answer_text
+from common.shapes.scenes import COLOURS, Scene, SceneObject
+from common.worlds.answers import Answer
+from common.worlds.scenes import NUM_CELLS
 
 DETAIL_CHARS = 100
 """Length of a quoted answer in the detail of a drop."""
@@ -112,7 +114,7 @@ def _with_entity(
     rng: random.Random,
 ) -> list[SceneObject] | None:
     """One object's shape replaced by an absent one, or one more object; None when no shape is absent."""
-    absent = rank_absent(scene, "adversarial", rng)
+    absent = absent_shapes(scene, "adversarial", rng)
     if not absent:
         return None
     imagined = absent[0]

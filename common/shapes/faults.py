@@ -10,18 +10,12 @@ A repeated object counts as invented: whoever says "a circle" twice claims two (
 
 from __future__ import annotations
 
-import re
-
 from common.config import RulesJudge
 from common.records import Completion, Prompt
 from common.shapes.claims import Claim, compare
-from common.shapes.language import CONTRACTED_NOT
-from common.shapes.questions import Answer
 from common.shapes.scenes import Scene
 from common.shapes.truth import answer_of, is_question, scene_of
-
-_DENIAL = re.compile(rf"\b(?:no|not)\b|{CONTRACTED_NOT}", re.IGNORECASE)
-_YES = re.compile(r"\byes\b", re.IGNORECASE)
+from common.worlds.answers import Answer, read_answer
 
 
 def faults_of(
@@ -40,17 +34,6 @@ def faults_of(
     if completion.finish_reason == "length":
         faults.append(("cut off", costs.hallucination_cost))
     return faults
-
-
-def read_answer(text: str) -> Answer | None:
-    """The answer of the first sentence, None when it has none.
-
-    Stricter than POPE's rule, for which anything that is no "no" is a "yes": that would pay for rambling.
-    """
-    first_sentence = text.strip().split(".")[0]
-    if _DENIAL.search(first_sentence):
-        return "no"
-    return "yes" if _YES.search(first_sentence) else None
 
 
 def _caption_faults(

@@ -14,7 +14,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from common.shapes.scenes import COLOURS, NUM_CELLS, PLACES, SHAPES, Scene, SceneObject
+from common.shapes.scenes import COLOURS, SHAPES, Scene, SceneObject
+from common.worlds.answers import CONTRACTED_NOT
+from common.worlds.scenes import NUM_CELLS, PLACES
 
 CAPTION_PROMPTS = (
     "Describe the image.",
@@ -61,9 +63,6 @@ def tell(objects: Iterable[SceneObject]) -> str:
 
 SHAPE_NAME = re.compile(rf"\b({'|'.join(SHAPES)})(?:e?s)?\b", re.IGNORECASE)
 """A shape as texts name it; group 1 is the singular, also of "crosses"."""
-
-CONTRACTED_NOT = "n['\u2018\u2019\u02bc\u2032\uff07`\u00b4]t\\b"
-"""The end of "isn't" as a pattern, with every apostrophe that is typed, printed or put in its place."""
 
 _COLOUR = re.compile(rf"\b({'|'.join(COLOURS)})\b", re.IGNORECASE)
 _PLACE = re.compile(

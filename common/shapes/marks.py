@@ -33,10 +33,8 @@ class _Place:
     end: int
 
 
-def marked_caption(text: str, scene: Scene | None) -> ShownAnswer:
-    """Mark what is wrong in a caption and name the objects that it missed. Without a scene nothing is marked."""
-    if scene is None:
-        return ShownAnswer(text)
+def marked_caption(text: str, scene: Scene) -> ShownAnswer:
+    """Mark what is wrong in a caption and name the objects that it missed."""
     places = list(_places(text))
     mentions = [place.mention for place in places]
     comparison = compare_mentions(mentions, scene)

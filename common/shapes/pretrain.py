@@ -10,32 +10,15 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from common.worlds.pretraining import parser_of
+
 DEFAULT_OUT = Path(__file__).parent / "policy"
 MIN_PROBE_ACCURACY = 0.98
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m common.shapes.pretrain", description=__doc__
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=DEFAULT_OUT,
-        help="directory to write (default: the shipped one)",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="cores torch may take")
-    parser.add_argument("--tower-steps", type=int, help="override the steps of stage 1")
-    parser.add_argument(
-        "--question-steps", type=int, help="override the steps of stage 2"
-    )
-    parser.add_argument(
-        "--caption-steps", type=int, help="override the steps of stage 3"
-    )
-    parser.add_argument(
-        "--polish-steps", type=int, help="override the steps of stage 4"
-    )
+    stages = ("tower", "question", "caption", "polish")
+    parser = parser_of("common.shapes.pretrain", __doc__, DEFAULT_OUT, stages)
     parser.add_argument(
         "--noise", type=float, help="share of absent partners that training text names"
     )
@@ -52,13 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from common.shapes.language import NOISE_SHARE
-    from common.shapes.model import (
-        build_model,
-        build_processor,
-        build_tokenizer,
-        save_policy,
-    )
+    from common.shapes.model import build_tokenizer
     from common.shapes.probe import honesty, probe_accuracy
+    from common.shapes.render import IMAGE_SIZE
     from common.shapes.training import (
         CAPTION_STAGE,
         POLISH_STAGE,
@@ -67,11 +46,12 @@ def main(argv: list[str] | None = None) -> None:
         train_text,
         train_tower,
     )
+    from common.worlds.policy import build_processor, random_policy, save_policy
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    model = random_policy(tokenizer, IMAGE_SIZE)
     model.train()
 
     train_tower(
@@ -98,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     for stage, steps in text_stages:
         chosen = replace(stage, steps=steps or stage.steps)
         train_text(model, tokenizer, chosen, args.seed, noise)
-    save_policy(model, build_processor(tokenizer), args.out)
+    save_policy(model, build_processor(tokenizer, IMAGE_SIZE), args.out)
     print(json.dumps(asdict(honesty(model, tokenizer, args.scenes)), indent=2))
 
 

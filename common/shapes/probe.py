@@ -14,17 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
-from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
-from common.shapes.batches import cell_classes, cell_of_patch, pixels
-from common.shapes.decode import generate, response_logps
 from common.shapes.language import CAPTION_PROMPTS, caption, parse_caption
-from common.shapes.questions import POPE_SPLITS, PopeSplit, questions
+from common.shapes.lessons import cell_classes
+from common.shapes.questions import questions
 from common.shapes.render import blank, render
-from common.shapes.scenes import COLOURS, NUM_CELLS, SHAPES, Scene, split_scenes
+from common.shapes.scenes import COLOURS, SHAPES, Scene, split_scenes
+from common.worlds.decode import generate, response_logps
+from common.worlds.probe import cell_features, fit_linear
+from common.worlds.questions import POPE_SPLITS, PopeSplit
 
 Captioner = Callable[[Sequence[Image.Image], float], list[str]]
 """(pictures, temperature) -> one caption per picture."""
@@ -32,7 +32,6 @@ Captioner = Callable[[Sequence[Image.Image], float], list[str]]
 NUM_SAMPLES = 8
 """Captions per scene that `mixed_share` looks at, and how many scenes."""
 MAX_TEMPTING_SCENES = 64
-PROBE_BATCH = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +127,8 @@ def honesty(
     for split in POPE_SPLITS:
         accuracy[split], yes_ratio[split] = _pope(model, tokenizer, scenes, split)
     truths = [caption(scene) for scene in scenes]
-    seeing_logps = response_logps(model, tokenizer, images, truths)
-    blind_logps = response_logps(model, tokenizer, blanks, truths)
+    seeing_logps = response_logps(model, tokenizer, images, truths, CAPTION_PROMPTS[0])
+    blind_logps = response_logps(model, tokenizer, blanks, truths, CAPTION_PROMPTS[0])
     drop = seeing_logps - blind_logps
     # The order of the sampled captions is part of what a seed gives.
     return Honesty(
@@ -201,8 +200,8 @@ def probe_accuracy(
     """
     train_scenes = split_scenes("train", train, seed=11, bias=0.0)
     test_scenes = split_scenes("test", test, seed=11)
-    train_features = _cell_features(model, train_scenes)
-    test_features = _cell_features(model, test_scenes)
+    train_features = cell_features(model, [render(scene) for scene in train_scenes])
+    test_features = cell_features(model, [render(scene) for scene in test_scenes])
     train_shapes, train_colours = cell_classes(train_scenes)
     test_shapes, test_colours = cell_classes(test_scenes)
     # The class after the last name is the empty cell.
@@ -217,44 +216,3 @@ def probe_accuracy(
     empty_right: float = right[is_empty].float().mean().item()
     occupied_right: float = right[~is_empty].float().mean().item()
     return min(empty_right, occupied_right)
-
-
-@torch.no_grad()
-def _cell_features(
-    model: LlavaForConditionalGeneration,
-    scenes: Sequence[Scene],
-) -> Tensor:
-    """Mean vision feature over the patches of every cell, (scenes x 9, width)."""
-    # (patches, cells); a column sums to 1, so that the product below is a mean.
-    membership = nn.functional.one_hot(cell_of_patch(), NUM_CELLS).float()
-    membership /= membership.sum(0)
-    batches = []
-    for start in range(0, len(scenes), PROBE_BATCH):
-        batch = scenes[start : start + PROBE_BATCH]
-        images = pixels([render(scene) for scene in batch])
-        states = model.model.vision_tower(images).last_hidden_state
-        # The first token is CLS.
-        features = states[:, 1:]
-        batches.append(torch.einsum("bpw,pc->bcw", features, membership))
-    return torch.cat(batches).flatten(0, 1)
-
-
-def fit_linear(
-    features: Tensor,
-    classes: Tensor,
-    num_classes: int,
-) -> nn.Linear:
-    """A linear readout of features (rows, width) that names the class of each row, (rows,)."""
-    head = nn.Linear(features.shape[1], num_classes)
-    optimizer = torch.optim.LBFGS(
-        head.parameters(), max_iter=60, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(head(features), classes)
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return head

@@ -14,9 +14,11 @@ from typing import Any
 from common.data.images import ImageStore
 from common.records import ImageRef, Message, Part, Prompt
 from common.shapes.language import CAPTION_PROMPTS, caption, noisy_caption
-from common.shapes.questions import POPE_SPLITS, answer_text, questions
+from common.shapes.questions import answer_text, questions
 from common.shapes.render import render
-from common.shapes.scenes import Scene, Split, split_scenes
+from common.shapes.scenes import Scene, split_scenes
+from common.worlds.questions import POPE_SPLITS
+from common.worlds.scenes import Split
 
 
 def caption_prompts(

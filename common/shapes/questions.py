@@ -13,14 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias, get_args
 
 from common.shapes.scenes import PARTNERS, SHAPES, Scene, split_scenes
+from common.worlds.answers import Answer
+from common.worlds.questions import PopeSplit, rank_absent
 
-PopeSplit: TypeAlias = Literal["random", "popular", "adversarial"]
-Answer: TypeAlias = Literal["yes", "no"]
-
-POPE_SPLITS: tuple[PopeSplit, ...] = get_args(PopeSplit)
 NAME_ONE = "Name a shape in the image."
 """A request of the training text only. To follow it, a policy must know which shapes there are, wherever they are."""
 
@@ -57,7 +54,7 @@ def questions(
     rng = random.Random(f"{scene.id}/{split}/{seed}")
     present = list(scene.shapes)
     rng.shuffle(present)
-    absent = rank_absent(scene, split, rng)
+    absent = absent_shapes(scene, split, rng)
     pairs = min(pairs, len(present), len(absent))
     asked = []
     for yes, no in zip(present[:pairs], absent[:pairs], strict=True):
@@ -66,17 +63,14 @@ def questions(
     return asked
 
 
-def rank_absent(scene: Scene, split: PopeSplit, rng: random.Random) -> list[str]:
+def absent_shapes(scene: Scene, split: PopeSplit, rng: random.Random) -> list[str]:
     """The absent shapes in the order in which to ask about them; ties are broken by `rng`."""
     absent = [shape for shape in SHAPES if shape not in scene.shapes]
-    # Sorting is stable, so the shuffle decides between equals.
-    rng.shuffle(absent)
-    if split == "popular":
-        counts = shape_counts()
-        absent.sort(key=lambda shape: -counts[shape])
-    elif split == "adversarial":
-        absent.sort(key=lambda shape: -_companionship(shape, scene.shapes))
-    return absent
+
+    def companionship(shape: str) -> int:
+        return _companionship(shape, scene.shapes)
+
+    return rank_absent(absent, split, rng, shape_counts, companionship)
 
 
 def _companionship(shape: str, present: Sequence[str]) -> int:

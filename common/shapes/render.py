@@ -11,7 +11,8 @@ import random
 
 from PIL import Image, ImageDraw
 
-from common.shapes.scenes import GRID, Scene
+from common.shapes.scenes import Scene
+from common.worlds.scenes import GRID
 
 CELL_PIXELS = 24
 IMAGE_SIZE = GRID * CELL_PIXELS

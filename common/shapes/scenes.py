@@ -4,37 +4,27 @@ A scene is a handful of objects on a 3 x 3 grid, each shape at most once. Some s
 their usual *partner* is there too (circle with square, triangle with star, cross with ring). A policy that is trained
 on such data learns this as a prior, and names the partner when it is absent.
 
-A scene's *layout* is the shape, colour and cell of every object. A hash of the layout decides the split: of ten
-buckets, 0-7 are train, 8 is validation and 9 is test. The rendering seed plays no part, so no picture of a test layout,
-however drawn, can occur in training.
+A scene's *layout* is the shape, colour and cell of every object; it decides the split (`common.worlds.scenes`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
-Split: TypeAlias = Literal["train", "validation", "test"]
+from common.worlds.scenes import (
+    NUM_CELLS,
+    PLACES,
+    Split,
+    check_distinct,
+    split_of_layout,
+    stable_hash,
+)
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "black")
-PLACES = (
-    "top left",
-    "top",
-    "top right",
-    "left",
-    "center",
-    "right",
-    "bottom left",
-    "bottom",
-    "bottom right",
-)
-GRID = 3
-NUM_CELLS = GRID * GRID
 PARTNERS: Mapping[str, str] = {"circle": "square", "triangle": "star", "cross": "ring"}
 """Anchor shape -> the shape that usually comes with it."""
 
@@ -42,12 +32,6 @@ TRAIN_BIAS = 0.7
 """How often an anchor's partner joins it in the scenes of the train split."""
 MAX_DRAWN = 3
 """Most shapes of a scene, before partners join them."""
-NUM_BUCKETS = 10
-_BUCKETS: Mapping[Split, frozenset[int]] = {
-    "train": frozenset(range(8)),
-    "validation": frozenset({8}),
-    "test": frozenset({9}),
-}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -85,8 +69,8 @@ class Scene:
             raise ValueError(
                 "scene objects must be in reading order (by cell); sort them first"
             )
-        _check_distinct("cell", self.cells)
-        _check_distinct("shape", self.shapes)
+        check_distinct("cell", self.cells)
+        check_distinct("shape", self.shapes)
 
     @property
     def shapes(self) -> tuple[str, ...]:
@@ -109,7 +93,7 @@ class Scene:
     @property
     def id(self) -> str:
         """Hash of the layout, and the rendering seed."""
-        return f"{_stable_hash(self.layout):016x}-{self.seed:08x}"
+        return f"{stable_hash(self.layout):016x}-{self.seed:08x}"
 
     @property
     def absent_partners(self) -> tuple[str, ...]:
@@ -148,11 +132,6 @@ class Scene:
         return cls(tuple(sorted(objects)), seed)
 
 
-def _check_distinct(what: str, values: tuple[object, ...]) -> None:
-    if len(set(values)) != len(values):
-        raise ValueError(f"no two objects of a scene may share a {what}; got {values}")
-
-
 def sample_scene(
     rng: random.Random,
     bias: float = 0.0,
@@ -179,11 +158,7 @@ def sample_scene(
 
 def split_of(scene: Scene) -> Split:
     """The one split that this layout belongs to."""
-    bucket = _stable_hash(scene.layout) % NUM_BUCKETS
-    for split in SPLITS:
-        if bucket in _BUCKETS[split]:
-            return split
-    raise AssertionError("every bucket belongs to a split")
+    return split_of_layout(scene.layout)
 
 
 def stream_scenes(
@@ -213,9 +188,3 @@ def split_scenes(
     """The first `count` scenes of `stream_scenes`: equal arguments give equal scenes, on every machine."""
     stream = stream_scenes(split, seed=seed, bias=bias)
     return [next(stream) for _ in range(count)]
-
-
-def _stable_hash(text: str) -> int:
-    # Python's own `hash` of a text differs from process to process.
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")

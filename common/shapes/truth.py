@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-from common.protocols import JudgeError
 from common.records import Prompt
-from common.shapes.questions import POPE_SPLITS, Answer, PopeSplit
 from common.shapes.scenes import Scene
-
-
-class MissingTruth(JudgeError):
-    """The prompt has no usable truth; asking again cannot help."""
+from common.worlds.answers import Answer
+from common.worlds.questions import POPE_SPLITS, PopeSplit
+from common.worlds.truth import MissingTruth
 
 
 def is_question(prompt: Prompt) -> bool:
@@ -41,14 +38,3 @@ def answer_of(prompt: Prompt) -> tuple[Answer, PopeSplit]:
             f"got {truth!r:.200}; repair the row"
         )
     return cast(Answer, answer), cast(PopeSplit, split)
-
-
-def group_of(prompt: Prompt) -> str:
-    """Id of the scene that a prompt is about.
-
-    Answers about one scene are not independent, so the bootstrap draws scenes, with all prompts about them.
-    """
-    truth = prompt.truth or {}
-    # Questions name their scene by the id of its caption prompt, which names itself by its own.
-    scene = truth.get("scene", prompt.id)
-    return str(scene)

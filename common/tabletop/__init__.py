@@ -7,7 +7,7 @@ conversations  questions, answers, and the one distribution of training text and
 prompts        all this as the records the rest of the project works with
 truth, claims, faults, marks, corrupter   what is known of a prompt, and what is wrong with an answer
 
-model          tokenizer and policy, made of the parts of the shapes world's
+model          tokenizer and policy, made of the parts in common.worlds and of the shapes world's weights
 training       the stages of the recipe          pretrain   runs them: python -m common.tabletop.pretrain
 probe          what sight knows and what the policy says: python -m common.tabletop.probe
 policy/        the shipped checkpoint, a plain Hugging Face directory

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from common.tabletop.language import CAPTION_PROMPTS, caption, noun, plural, verb
 from common.tabletop.scenes import (
@@ -23,12 +23,9 @@ from common.tabletop.scenes import (
     Scene,
     split_scenes,
 )
+from common.worlds.questions import POPE_SPLITS, PopeSplit, rank_absent
 
 About: TypeAlias = Literal["caption", "yes_no", "colour", "place", "number"]
-PopeSplit: TypeAlias = Literal["random", "popular", "adversarial"]
-Answer: TypeAlias = Literal["yes", "no"]
-
-POPE_SPLITS: tuple[PopeSplit, ...] = get_args(PopeSplit)
 SHARES: dict[About, float] = {
     "caption": 0.4,
     "yes_no": 0.3,
@@ -112,7 +109,7 @@ def quiz(scene: Scene, rng: random.Random, num_turns: int) -> list[Question]:
     for about in rng.choices(abouts, shares, k=num_turns):
         if about == "yes_no" and rng.random() < 0.5:
             split = rng.choice(POPE_SPLITS)
-            kind = rank_absent(scene, split, rng)[0]
+            kind = absent_kinds(scene, split, rng)[0]
             questions.append(ask("yes_no", kind, split))
         else:
             kind = rng.choice(scene.kinds)
@@ -124,7 +121,7 @@ def pope_questions(scene: Scene, split: PopeSplit, *, pairs: int = 1) -> list[Qu
     """Up to `pairs` questions with the answer yes and as many with no."""
     rng = random.Random(f"{scene.layout}/{split}")
     present = rng.sample(scene.kinds, len(scene.kinds))
-    absent = rank_absent(scene, split, rng)
+    absent = absent_kinds(scene, split, rng)
     questions = []
     # The shorter one ends it: as many yes as no.
     for yes, no in zip(present[:pairs], absent[:pairs], strict=False):
@@ -133,18 +130,15 @@ def pope_questions(scene: Scene, split: PopeSplit, *, pairs: int = 1) -> list[Qu
     return questions
 
 
-def rank_absent(scene: Scene, split: PopeSplit, rng: random.Random) -> list[str]:
+def absent_kinds(scene: Scene, split: PopeSplit, rng: random.Random) -> list[str]:
     """The absent kinds in the order in which to ask about them; ties are broken by `rng`."""
     absent = [kind for kind in KINDS if kind not in scene.kinds]
-    # Sorting is stable, so the shuffle decides between equals.
-    rng.shuffle(absent)
-    if split == "popular":
-        counts = kind_counts()
-        absent.sort(key=lambda kind: -counts[kind])
-    elif split == "adversarial":
-        partners = scene.absent_partners
-        absent.sort(key=lambda kind: -_companionship(kind, partners, scene.kinds))
-    return absent
+    partners = scene.absent_partners
+
+    def companionship(kind: str) -> int:
+        return _companionship(kind, partners, scene.kinds)
+
+    return rank_absent(absent, split, rng, kind_counts, companionship)
 
 
 def _companionship(kind: str, partners: Sequence[str], present: Sequence[str]) -> int:

@@ -17,16 +17,12 @@ from dataclasses import replace
 from common.config.povid import ErrorKind
 from common.records import Dropped, Prompt
 from common.seeding import derive_seed
-from common.tabletop.conversations import Question, answer, rank_absent
+from common.tabletop.conversations import Question, absent_kinds, answer
 from common.tabletop.language import caption
-from common.tabletop.scenes import (
-    COLOURS,
-    MAX_NUMBER,
-    NUM_CELLS,
-    Scene,
-    Thing,
-)
-from common.tabletop.truth import MissingTruth, question_of, scene_of
+from common.tabletop.scenes import COLOURS, MAX_NUMBER, Scene, Thing
+from common.tabletop.truth import question_of, scene_of
+from common.worlds.scenes import NUM_CELLS
+from common.worlds.truth import MissingTruth
 
 CAPTION_KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
 
@@ -65,7 +61,7 @@ def corrupt(prompt: Prompt, kind: ErrorKind, seed: int) -> str | Dropped:
 
 def _with_entity(scene: Scene, rng: random.Random) -> Scene:
     """One thing's kind replaced by an absent one, or one thing more."""
-    imagined = rank_absent(scene, "adversarial", rng)[0]
+    imagined = absent_kinds(scene, "adversarial", rng)[0]
     if rng.random() < 0.5:
         victim = rng.choice(scene.things)
         return _replaced(scene, victim, replace(victim, kind=imagined))

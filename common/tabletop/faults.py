@@ -9,8 +9,6 @@ all       one further hallucination_cost for being cut off, and for a text that 
 
 from __future__ import annotations
 
-import re
-
 from common.config import RulesJudge
 from common.records import Completion, Prompt
 from common.tabletop.claims import Claim, compare
@@ -18,9 +16,7 @@ from common.tabletop.conversations import Question
 from common.tabletop.language import colour_in, number_in, place_in
 from common.tabletop.scenes import Scene, Thing
 from common.tabletop.truth import question_of, scene_of
-
-_NO = re.compile(r"\b(?:no|not)\b|n['\u2019]t\b", re.IGNORECASE)
-_YES = re.compile(r"\byes\b", re.IGNORECASE)
+from common.worlds.answers import read_answer
 
 
 def faults_of(
@@ -46,19 +42,11 @@ def faults_of(
     return faults
 
 
-def read_yes_no(text: str) -> bool | None:
-    """Whether the first sentence says yes; None when it says neither."""
-    first_sentence = text.strip().split(".")[0]
-    if _NO.search(first_sentence):
-        return False
-    return True if _YES.search(first_sentence) else None
-
-
 def is_right(text: str, question: Question, scene: Scene) -> bool:
     """Whether a text gives the true yes or no, colour, place or number that a question asks for."""
     thing = scene.thing(question.kind)
     if question.about == "yes_no":
-        return read_yes_no(text) == (thing is not None)
+        return read_answer(text) == ("no" if thing is None else "yes")
     return thing is not None and _said(text, question) == _true(thing, question)
 
 
@@ -102,16 +90,16 @@ def _claim_faults(claim: Claim, costs: RulesJudge) -> list[tuple[str, float]]:
 def _yes_no_faults(
     text: str, question: Question, scene: Scene, costs: RulesJudge
 ) -> list[tuple[str, float]]:
-    said = read_yes_no(text)
+    said = read_answer(text)
     is_there = scene.thing(question.kind) is not None
     if said is None:
         return [
             ("missed answer", costs.miss_cost),
             ("neither yes nor no", costs.hallucination_cost),
         ]
-    if said and not is_there:
+    if said == "yes" and not is_there:
         return [("false yes", costs.hallucination_cost)]
-    if is_there and not said:
+    if said == "no" and is_there:
         return [("false no", costs.miss_cost)]
     faults: list[tuple[str, float]] = []
     for claim in compare(text, scene).claims:

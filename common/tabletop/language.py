@@ -12,16 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.tabletop.scenes import (
-    COLOURS,
-    GRID,
-    KINDS,
-    NUMBERS,
-    PLACES,
-    USUAL,
-    Scene,
-    Thing,
-)
+from common.tabletop.scenes import COLOURS, KINDS, NUMBERS, USUAL, Scene, Thing
+from common.worlds.answers import CONTRACTED_NOT
+from common.worlds.scenes import GRID, PLACES
 
 RELATIONS = ("left of", "right of", "above", "below")
 CAPTION_PROMPTS = (
@@ -117,7 +110,7 @@ _PLACE = re.compile(
     rf"\bat the ({'|'.join(sorted(PLACES, key=len, reverse=True))})\b", re.IGNORECASE
 )
 _RELATION = re.compile(rf"\b({'|'.join(RELATIONS)})\b", re.IGNORECASE)
-_DENIAL = re.compile(r"\b(?:no|not|without|never)\b|n['\u2019]t\b", re.IGNORECASE)
+_DENIAL = re.compile(rf"\b(?:no|not|without|never)\b|{CONTRACTED_NOT}", re.IGNORECASE)
 
 
 def parse(text: str) -> list[Mention]:

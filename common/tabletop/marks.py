@@ -10,10 +10,8 @@ from common.tabletop.language import plural
 from common.tabletop.scenes import NUMBERS, Scene
 
 
-def marked_caption(text: str, scene: Scene | None) -> ShownAnswer:
-    """Mark the names of what is made up or wrong, and list what is true instead. Without a scene nothing is marked."""
-    if scene is None:
-        return ShownAnswer(text)
+def marked_caption(text: str, scene: Scene) -> ShownAnswer:
+    """Mark the names of what is made up or wrong, and list what is true instead."""
     comparison = compare(text, scene)
     marks: list[Mark] = []
     start = 0

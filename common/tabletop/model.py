@@ -15,20 +15,25 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from common.shapes import model as parts
-from common.shapes.model import save_policy
+from common.shapes.pretrain import DEFAULT_OUT as SHAPES_POLICY
 from common.tabletop.conversations import About, answer, ask
 from common.tabletop.language import CAPTION_PROMPTS, caption
 from common.tabletop.render import IMAGE_SIZE
-from common.tabletop.scenes import COLOURS, KINDS, MAX_NUMBER, NUM_CELLS, Scene, Thing
+from common.tabletop.scenes import COLOURS, KINDS, MAX_NUMBER, Scene, Thing
+from common.worlds.policy import (
+    build_processor,
+    random_policy,
+    save_policy,
+    tokenizer_of,
+)
+from common.worlds.scenes import NUM_CELLS
 
-SHAPES_POLICY = Path(parts.__file__).parent / "policy"
 ASKED: tuple[About, ...] = ("yes_no", "colour", "place", "number")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """As in the shapes world: each word of this one is one token."""
-    return parts.build_tokenizer(_world_text())
+    return tokenizer_of(_world_text())
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
@@ -37,7 +42,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
     It knows how to read a picture cell by cell, as a pre-trained model does; from random weights that takes many times
     as many conversations.
     """
-    model = parts.build_model(tokenizer, IMAGE_SIZE)
+    model = random_policy(tokenizer, IMAGE_SIZE)
     first = LlavaForConditionalGeneration.from_pretrained(SHAPES_POLICY)
     words = PreTrainedTokenizerFast.from_pretrained(SHAPES_POLICY).get_vocab()
     weights = model.state_dict()
@@ -62,7 +67,7 @@ def save(
     out: Path,
 ) -> None:
     """Write a plain Hugging Face directory."""
-    processor: LlavaProcessor = parts.build_processor(tokenizer, IMAGE_SIZE)
+    processor: LlavaProcessor = build_processor(tokenizer, IMAGE_SIZE)
     save_policy(model, processor, out)
 
 

@@ -14,29 +14,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from common.worlds.pretraining import parser_of
+
 DEFAULT_OUT = Path(__file__).parent / "policy"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m common.tabletop.pretrain", description=__doc__
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=DEFAULT_OUT,
-        help="directory to write (default: the shipped one)",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="cores torch may take")
+    stages = ("tower", "question", "text")
+    parser = parser_of("common.tabletop.pretrain", __doc__, DEFAULT_OUT, stages)
     parser.add_argument(
         "--until-recall", type=float, help="end the text stage when it is reached"
     )
-    for stage in ("tower", "question", "text"):
-        parser.add_argument(
-            f"--{stage}-steps", type=int, help="instead of the recipe's"
-        )
     return parser.parse_args(argv)
 
 

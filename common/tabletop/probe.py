@@ -15,29 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.tabletop.claims import compare
-from common.tabletop.conversations import (
-    CAPTION,
-    POPE_SPLITS,
-    Question,
-    answer,
-    ask,
-    pope_questions,
-)
-from common.tabletop.scenes import (
-    KINDS,
-    NUM_CELLS,
-    TRAIN_BIAS,
-    Bias,
-    Scene,
-    split_scenes,
-)
+from common.tabletop.conversations import CAPTION, Question, answer, ask, pope_questions
+from common.tabletop.scenes import KINDS, TRAIN_BIAS, Bias, Scene, split_scenes
+from common.worlds.questions import POPE_SPLITS
+from common.worlds.scenes import NUM_CELLS
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 POLICY = Path(__file__).parent / "policy"
-PROBE_BATCH = 250
 NUM_SAMPLES = 8
 MAX_TEMPTING = 64
 
@@ -53,13 +40,14 @@ def sight(
     empty                  of the empty cells, those that are called empty
     absent_partners        of the absent partners, those that it reads anywhere
     """
-    from common.shapes.probe import fit_linear
+    from common.tabletop.render import render
     from common.tabletop.training import cell_classes
+    from common.worlds.probe import cell_features, fit_linear
 
     train_scenes = split_scenes("train", train, seed=11)
     test_scenes = split_scenes("test", test, seed=11)
-    train_features = _cell_features(model, train_scenes)
-    test_features = _cell_features(model, test_scenes)
+    train_features = cell_features(model, [render(scene) for scene in train_scenes])
+    test_features = cell_features(model, [render(scene) for scene in test_scenes])
     train_classes = cell_classes(train_scenes)
     test_classes = cell_classes(test_scenes)
     is_empty = test_classes[0].flatten() == 0
@@ -86,31 +74,6 @@ def _seen(scenes: Sequence[Scene], read: Tensor) -> float:
             num_absent += 1
             num_seen += 1 + KINDS.index(partner) in row
     return num_seen / num_absent
-
-
-def _cell_features(
-    model: LlavaForConditionalGeneration, scenes: Sequence[Scene]
-) -> Tensor:
-    """Mean vision feature over the patches of every cell, (scenes x 9, width)."""
-    import torch
-    from torch import nn
-
-    from common.shapes.batches import cell_of_patch, pixels
-    from common.tabletop.render import render
-
-    # (patches, cells); a column sums to 1, so that the product below is a mean.
-    membership = nn.functional.one_hot(cell_of_patch(), NUM_CELLS).float()
-    membership /= membership.sum(0)
-    batches = []
-    with torch.no_grad():
-        for start in range(0, len(scenes), PROBE_BATCH):
-            batch = scenes[start : start + PROBE_BATCH]
-            images = pixels([render(scene) for scene in batch])
-            states = model.model.vision_tower(images).last_hidden_state
-            # The first token is CLS.
-            features = states[:, 1:]
-            batches.append(torch.einsum("bpw,pc->bcw", features, membership))
-    return torch.cat(batches).flatten(0, 1)
 
 
 def caption_shares(scenes: Sequence[Scene], texts: Sequence[str]) -> dict[str, float]:
@@ -207,8 +170,8 @@ def _answers(
     temperature: float = 0.0,
 ) -> list[str]:
     """The answers to all questions of all scenes, in order."""
-    from common.shapes.decode import generate
     from common.tabletop.render import render
+    from common.worlds.decode import generate
 
     images = []
     texts = []

@@ -20,7 +20,6 @@ from common.data.images import ImageStore
 from common.records import ImageRef, Message, Part, Prompt
 from common.tabletop.conversations import (
     CAPTION,
-    POPE_SPLITS,
     About,
     Question,
     answer,
@@ -29,14 +28,9 @@ from common.tabletop.conversations import (
     pope_questions,
 )
 from common.tabletop.render import render
-from common.tabletop.scenes import (
-    SLIPS,
-    TRAIN_BIAS,
-    Scene,
-    Split,
-    slipped,
-    split_scenes,
-)
+from common.tabletop.scenes import SLIPS, TRAIN_BIAS, Scene, slipped, split_scenes
+from common.worlds.questions import POPE_SPLITS
+from common.worlds.scenes import Split
 
 WORLD = "tabletop"
 ATTRIBUTES: tuple[About, ...] = ("colour", "place", "number")

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.tabletop.scenes import GRID, MAX_NUMBER, Scene, Thing
+from common.tabletop.scenes import MAX_NUMBER, Scene, Thing
+from common.worlds.scenes import GRID
 
 CELL_PIXELS = 20
 IMAGE_SIZE = GRID * CELL_PIXELS

@@ -6,31 +6,22 @@ an *unbiased* one draws everything uniformly. As in the shapes world, a hash of 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
-Split: TypeAlias = Literal["train", "validation", "test"]
+from common.worlds.scenes import (
+    NUM_CELLS,
+    PLACES,
+    Split,
+    check_distinct,
+    split_of_layout,
+)
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
 NUMBERS = ("one", "two", "three")
 MAX_NUMBER = len(NUMBERS)
-PLACES = (
-    "top left",
-    "top",
-    "top right",
-    "left",
-    "center",
-    "right",
-    "bottom left",
-    "bottom",
-    "bottom right",
-)
-GRID = 3
-NUM_CELLS = GRID * GRID
 MIN_THINGS = 2
 MAX_THINGS = 5
 
@@ -73,13 +64,6 @@ TRAIN_BIAS = Bias(partner=0.95, colour=0.8, number=0.8, place=0.7)
 SLIPS = 0.01
 """Share of the things that training text gives a wrong colour."""
 
-NUM_BUCKETS = 10
-_BUCKETS: Mapping[Split, frozenset[int]] = {
-    "train": frozenset(range(8)),
-    "validation": frozenset({8}),
-    "test": frozenset({9}),
-}
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class Thing:
@@ -117,8 +101,8 @@ class Scene:
             raise ValueError(
                 "things must be in reading order (by cell); sort them first"
             )
-        _check_distinct("cell", tuple(thing.cell for thing in self.things))
-        _check_distinct("kind", self.kinds)
+        check_distinct("cell", tuple(thing.cell for thing in self.things))
+        check_distinct("kind", self.kinds)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -249,12 +233,7 @@ def slipped(scene: Scene, rng: random.Random, share: float) -> Scene:
 
 def split_of(scene: Scene) -> Split:
     """The one split that this layout belongs to."""
-    digest = hashlib.blake2b(scene.layout.encode(), digest_size=8).digest()
-    bucket = int.from_bytes(digest, "big") % NUM_BUCKETS
-    for split in SPLITS:
-        if bucket in _BUCKETS[split]:
-            return split
-    raise AssertionError("every bucket belongs to a split")
+    return split_of_layout(scene.layout)
 
 
 def stream_scenes(
@@ -286,8 +265,3 @@ def split_scenes(
     """The first `count` scenes of `stream_scenes`: equal arguments give equal scenes, on every machine."""
     stream = stream_scenes(split, seed=seed, bias=bias)
     return [next(stream) for _ in range(count)]
-
-
-def _check_distinct(what: str, values: tuple[object, ...]) -> None:
-    if len(set(values)) != len(values):
-        raise ValueError(f"no two things of a scene may share a {what}; got {values}")

@@ -22,13 +22,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
-from common.shapes.batches import (
-    cell_of_patch,
-    picture_batch,
-    pixels,
-    visible_tokens,
-)
-from common.shapes.training import Stage, descend
 from common.tabletop.conversations import (
     Question,
     answer,
@@ -40,13 +33,21 @@ from common.tabletop.scenes import (
     COLOURS,
     KINDS,
     MAX_NUMBER,
-    NUM_CELLS,
     SLIPS,
     TRAIN_BIAS,
     Bias,
     Scene,
     slipped,
     stream_scenes,
+)
+from common.worlds.batches import pixels, supervised_batch, visible_tokens
+from common.worlds.scenes import NUM_CELLS
+from common.worlds.training import (
+    CellBatch,
+    Stage,
+    text_loss,
+    train_tower_on,
+    update,
 )
 
 NUM_QUESTIONS = 6
@@ -89,30 +90,15 @@ CONTINUED = TextStage(steps=40, batch_size=32, lr=3e-5, warmup_steps=10)
 
 def train_tower(model: LlavaForConditionalGeneration, stage: Stage, seed: int) -> None:
     """Teach the tower kind, colour and number per cell on unbiased scenes of the training split."""
-    encoder = model.model.vision_tower
-    width = encoder.config.hidden_size
-    sizes = (len(KINDS) + 1, len(COLOURS) + 1, MAX_NUMBER + 1)
-    heads = [nn.Linear(width, size) for size in sizes]
-    patch_cells = cell_of_patch()
     scenes = stream_scenes("train", seed=seed, bias=None, most=DENSE)
 
-    def losses() -> Iterator[Tensor]:
+    def batches() -> Iterator[CellBatch]:
         while True:
             batch = list(islice(scenes, stage.batch_size))
-            images = pixels([render(scene) for scene in batch])
-            # The first token is CLS.
-            features = encoder(images).last_hidden_state[:, 1:]
-            loss = torch.zeros(())
-            for head, classes in zip(heads, cell_classes(batch), strict=True):
-                logits = head(features).flatten(0, 1)
-                expected = classes[:, patch_cells].flatten()
-                loss = loss + nn.functional.cross_entropy(logits, expected)
-            yield loss
+            yield pixels([render(scene) for scene in batch]), cell_classes(batch)
 
-    parameters = list(encoder.parameters())
-    for head in heads:
-        parameters += head.parameters()
-    descend(parameters, losses(), stage, "tower")
+    num_classes = (len(KINDS) + 1, len(COLOURS) + 1, MAX_NUMBER + 1)
+    train_tower_on(model, stage, num_classes, batches())
 
 
 def cell_classes(scenes: list[Scene]) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,15 +171,8 @@ def train_text(
             images = [render(scene) for scene, _ in taught]
             lessons = [turns for _, turns in taught]
             visible = [visible_tokens(rng, stage.hidden) for _ in taught]
-            batch = picture_batch(tokenizer, images, lessons, visible)
-            output = model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                pixel_values=batch.pixel_values,
-                labels=batch.labels,
-            )
-            yield output.loss
+            batch = supervised_batch(tokenizer, images, lessons, visible)
+            yield text_loss(model, batch)
 
     trained = [p for p in model.parameters() if p.requires_grad]
     num_steps = _descend(trained, losses(), stage, enough)
@@ -224,10 +203,7 @@ def _descend(
             decay = (last_step - step) / stage.decay_steps
             for group in optimizer.param_groups:
                 group["lr"] = stage.lr * min(1.0, warmup, decay)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
+            update(optimizer, parameters, loss)
             progress.update()
             progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     return last_step

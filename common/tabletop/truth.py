@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
-from common.protocols import JudgeError
 from common.records import Prompt
-from common.tabletop.conversations import POPE_SPLITS, About, Question
+from common.tabletop.conversations import About, Question
 from common.tabletop.prompts import WORLD
 from common.tabletop.scenes import KINDS, Scene
-
-
-class MissingTruth(JudgeError):
-    """The prompt has no usable truth; asking again cannot help."""
+from common.worlds.questions import POPE_SPLITS
+from common.worlds.truth import MissingTruth
 
 
 def is_tabletop(prompt: Prompt) -> bool:
@@ -42,9 +39,3 @@ def question_of(prompt: Prompt) -> Question:
             f"got {truth!r:.200}; repair the row"
         )
     return Question("", cast(About, about), str(kind), split)
-
-
-def group_of(prompt: Prompt) -> str:
-    """The scene that a prompt is about: the bootstrap draws scenes, with all prompts about them."""
-    truth = prompt.truth or {}
-    return str(truth.get("scene", prompt.id))

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from common.config.benchmarks import Benchmark as Settings
 from common.data.images import ImageStore
 from common.errors import Refused, UserError
@@ -45,7 +43,7 @@ from reward.suites.bootstrap import (
     resample,
 )
 from reward.suites.scorecard import described
-from reward.suites.wins import START_WIN_RATE, win_counts, win_of, win_rate
+from reward.suites.wins import tie_with_itself, win_counts, win_of, win_rate
 
 QUESTIONS, CAPTIONS = "questions", "captions"
 
@@ -208,9 +206,7 @@ class Benchmark(BaseSuite, ABC):
             seed = derive_seed("scorecard", self.name)
             resampled = resample(columns, self._statistic, num_samples, seed)
         if comparison is None and self.compared_tasks:
-            # Against itself the start policy ties every time.
-            values["win_rate"] = START_WIN_RATE
-            resampled["win_rate"] = np.full(num_samples, START_WIN_RATE)
+            tie_with_itself(values, resampled, num_samples)
         counts = _num_answers(rows.values())
         return Measurement(
             metrics=described(values, intervals_of(resampled), self.metrics),

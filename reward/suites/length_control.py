@@ -20,11 +20,13 @@ import numpy as np
 from reward.suites.bootstrap import Array, columns_of
 from reward.suites.wins import WIN_COUNTS
 
+WIN_RATES = ("win_rate", "lc_win_rate")
 LENGTHS = ("words", "start_words")
 CONSTANT_DIFFERENCE = (
     "all answers differ in length from the start policy's by the same number of words"
 )
 """Why there is no win rate at equal length where `length_controlled` gives None."""
+UNKNOWN_LENGTHS = "the lengths of the start policy's answers are not known"
 PRIOR_STD = 5.0
 """Of φ. At φ = 5 a very long answer wins 99 times in 100: data of any size outweighs it below that."""
 MAX_LOGIT = 30.0
@@ -37,6 +39,25 @@ DAMPING = 1e-9
 TOLERANCE = 1e-9
 DRAWS_AT_ONCE = 1_000_000
 """Weights of draws that are held at once."""
+
+
+def add_equal_length_wins(
+    values: dict[str, float],
+    resampled: dict[str, Array],
+    missing: dict[str, str],
+    rows: Collection[Mapping[str, float]],
+    draws: Array,
+) -> None:
+    """Enter `lc_win_rate`, or why there is none. Arguments from `rows` on as of `length_controlled`."""
+    for row in rows:
+        if row.get("compared") and "start_words" not in row:
+            missing["lc_win_rate"] = UNKNOWN_LENGTHS
+            return
+    controlled = length_controlled(rows, draws)
+    if controlled is None:
+        missing["lc_win_rate"] = CONSTANT_DIFFERENCE
+    else:
+        values["lc_win_rate"], resampled["lc_win_rate"] = controlled
 
 
 def length_controlled(

@@ -10,8 +10,6 @@ truncated    share of answers that `rollout.max_tokens` cut
 
 from __future__ import annotations
 
-import numpy as np
-
 from common import config
 from common.data.images import ImageStore
 from common.data.prompt_sources import load_split
@@ -37,11 +35,11 @@ from reward.suites.bootstrap import (
     ratio,
     resample,
 )
-from reward.suites.length_control import CONSTANT_DIFFERENCE, length_controlled
+from reward.suites.length_control import WIN_RATES, add_equal_length_wins
 from reward.suites.scorecard import described
 from reward.suites.wins import (
-    START_WIN_RATE,
     WIN_COUNTS,
+    tie_with_itself,
     win_counts,
     win_of,
     win_rate,
@@ -124,17 +122,10 @@ class PromptsSuite(BaseSuite):
         resampled = resample(columns, _statistic, num_samples, seed)
         missing: dict[str, str] = {}
         if comparison is None:
-            # Against itself the start policy ties every time.
-            for name in ("win_rate", "lc_win_rate"):
-                values[name] = START_WIN_RATE
-                resampled[name] = np.full(num_samples, START_WIN_RATE)
+            tie_with_itself(values, resampled, num_samples, WIN_RATES)
         elif columns["compared"].any():
             draws = draw(len(rows), num_samples, seed)
-            controlled = length_controlled(rows.values(), draws)
-            if controlled is None:
-                missing["lc_win_rate"] = CONSTANT_DIFFERENCE
-            else:
-                values["lc_win_rate"], resampled["lc_win_rate"] = controlled
+            add_equal_length_wins(values, resampled, missing, rows.values(), draws)
         if not rows:
             values, resampled = {}, {}
             missing = dict.fromkeys(METRICS, NOTHING_ANSWERED)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from common.records import Verdict
 from reward.suites.bootstrap import Array, Columns, ratio
 
@@ -31,3 +35,15 @@ def win_rate(totals: Columns) -> dict[str, Array]:
     half_wins = totals["half_wins"]
     compared = totals["compared"]
     return {"win_rate": ratio(half_wins, 2 * compared)}
+
+
+def tie_with_itself(
+    values: dict[str, float],
+    resampled: dict[str, Array],
+    num_samples: int,
+    names: Sequence[str] = ("win_rate",),
+) -> None:
+    """Enter the win rates of the start policy against itself: it ties every time."""
+    for name in names:
+        values[name] = START_WIN_RATE
+        resampled[name] = np.full(num_samples, START_WIN_RATE)

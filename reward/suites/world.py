@@ -7,16 +7,25 @@ as a measurement.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, TypeAlias
 
-import numpy as np
-
-from common.evaluation import Comparison, Measurement, MetricInfo, SuiteAnswers
+from common import config
+from common.config.povid import ErrorKind
+from common.evaluation import (
+    Comparison,
+    Measurement,
+    MetricInfo,
+    ShownAnswer,
+    Split,
+    SuiteAnswers,
+)
 from common.protocols import JudgeError
-from common.records import Prompt, RolloutGroup
+from common.records import PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
+from common.worlds.truth import MissingTruth, group_of
 from reward.suites.base import BaseSuite
 from reward.suites.bootstrap import (
     Array,
@@ -29,8 +38,8 @@ from reward.suites.bootstrap import (
     ratio,
     resample,
 )
-from reward.suites.chair import CHAIR_COUNTS, chair
-from reward.suites.length_control import CONSTANT_DIFFERENCE, length_controlled
+from reward.suites.chair import CHAIR_COUNTS, caption_counts, chair
+from reward.suites.length_control import WIN_RATES, add_equal_length_wins
 from reward.suites.parts import PART_COUNTS, part_errors, part_infos
 from reward.suites.pope import (
     POPE_COUNTS,
@@ -44,8 +53,8 @@ from reward.suites.pope import (
 )
 from reward.suites.scorecard import described
 from reward.suites.wins import (
-    START_WIN_RATE,
     WIN_COUNTS,
+    tie_with_itself,
     win_counts,
     win_of,
     win_rate,
@@ -62,6 +71,10 @@ def _against_start(label: str, meaning: str) -> MetricInfo:
     return MetricInfo(label, "higher", meaning, tasks=(CAPTIONS,), against_start=True)
 
 
+ERROR_KINDS: tuple[ErrorKind, ...] = ("entity", "attribute", "relation")
+"""Errors that a caption can be given, taken in turn."""
+SEED = 0
+"""The scenes of an evaluation are the same in every run, whatever its seed."""
 METRICS: dict[str, MetricInfo] = {
     "chair_s": MetricInfo(
         "CHAIR_s", "lower", "captions that make something up", tasks=(CAPTIONS,)
@@ -86,7 +99,7 @@ METRICS: dict[str, MetricInfo] = {
 """What tables show, in this order, and what picks a checkpoint."""
 
 
-class WorldSuite(BaseSuite):
+class WorldSuite(BaseSuite, ABC):
     """A `common.protocols.Suite` of scenes whose content is known; a world says how its answers are counted."""
 
     metrics: Mapping[str, MetricInfo] = METRICS
@@ -97,13 +110,30 @@ class WorldSuite(BaseSuite):
     asked: ClassVar[Sequence[str]] = ()
     """Further shares of right answers: metric `NAME` of the columns `right/NAME` and `asked/NAME`."""
 
+    def __init__(self, settings: config.ShapesSuite | config.TabletopSuite) -> None:
+        self.name = settings.name
+        # Both splits are disjoint from the training scenes, see common/worlds/scenes.py.
+        self.num_scenes: Mapping[Split, int] = {
+            "validation": settings.validation_scenes,
+            "test": settings.test_scenes,
+        }
+        self.questions_per_scene = settings.questions_per_scene
+
+    @abstractmethod
     def count_of(self, task: str) -> CountOf:
         """What counts an answer of a task. It raises a JudgeError when the truth is not known."""
-        raise NotImplementedError
 
-    def scene_name(self, prompt: Prompt) -> str:
-        """What names the scene of a prompt."""
-        raise NotImplementedError
+    @abstractmethod
+    def marked(self, prompt: Prompt, text: str) -> ShownAnswer:
+        """The caption with its errors marked (MissingTruth when the prompt has no scene)."""
+
+    def show(self, prompt: Prompt, text: str) -> ShownAnswer:
+        """The caption with its errors marked; plain when the prompt has no scene."""
+        try:
+            return self.marked(prompt, text)
+        except MissingTruth:
+            # Shown all the same: what cannot be judged can still be read.
+            return ShownAnswer(text)
 
     def measure(
         self,
@@ -125,16 +155,10 @@ class WorldSuite(BaseSuite):
         resampled = resample(columns, statistic, num_samples, seed)
         missing: dict[str, str] = {}
         if comparison is None:
-            # Against itself the start policy ties every time.
-            for name in ("win_rate", "lc_win_rate"):
-                values[name] = START_WIN_RATE
-                resampled[name] = np.full(num_samples, START_WIN_RATE)
+            tie_with_itself(values, resampled, num_samples, WIN_RATES)
         elif totals["compared"]:
-            controlled = _length_controlled(rows.values(), num_samples, seed)
-            if isinstance(controlled, str):
-                missing["lc_win_rate"] = controlled
-            else:
-                values["lc_win_rate"], resampled["lc_win_rate"] = controlled
+            draws = draw(len(rows), num_samples, seed)
+            add_equal_length_wins(values, resampled, missing, rows.values(), draws)
         counts = _answer_counts(totals)
         return Measurement(
             metrics=described(values, intervals_of(resampled), self.metrics),
@@ -160,7 +184,7 @@ class WorldSuite(BaseSuite):
                 except JudgeError:
                     dropped["no_truth"] += 1
                     continue
-                rows[self.scene_name(group.prompt)].update(row)
+                rows[group_of(group.prompt)].update(row)
         return rows, dict(dropped)
 
     def _add_comparison(
@@ -173,10 +197,10 @@ class WorldSuite(BaseSuite):
         for group in answers.tasks.get(CAPTIONS, ()):
             verdict = comparison.verdicts.get(group.prompt.id)
             if verdict is not None:
-                row = rows[self.scene_name(group.prompt)]
+                row = rows[group_of(group.prompt)]
                 row.update(win_counts(win_of(verdict)))
         for group in comparison.start.tasks.get(CAPTIONS, ()):
-            row = rows[self.scene_name(group.prompt)]
+            row = rows[group_of(group.prompt)]
             row["start_words"] = num_words(group)
 
     @property
@@ -211,15 +235,35 @@ class WorldSuite(BaseSuite):
         return statistic
 
 
-def _length_controlled(
-    rows: Collection[Mapping[str, float]], num_samples: int, seed: int
-) -> tuple[float, Array] | str:
-    """The win rate at equal length and its resampled values, or why there is none."""
-    for row in rows:
-        if row.get("compared") and "start_words" not in row:
-            return "the lengths of the start policy's captions are not known"
-    draws = draw(len(rows), num_samples, seed)
-    return length_controlled(rows, draws) or CONSTANT_DIFFERENCE
+def caption_row(
+    group: RolloutGroup,
+    named: Sequence[str],
+    present: Collection[str],
+    claim_rows: Iterable[Row],
+) -> Row:
+    """What a caption adds to the counts of its scene.
+
+    Args:
+        named: what the caption says is there, repeats included.
+        present: what is there.
+        claim_rows: what each claim adds.
+    """
+    counts = Counter(caption_counts(named, present, num_words(group)))
+    counts["truncated"] = int(group.completions[0].finish_reason == "length")
+    for row in claim_rows:
+        counts.update(row)
+    return counts
+
+
+def corrupted_pair(prompt: Prompt, kind: ErrorKind, wrong_text: str) -> PreferencePair:
+    """The prompt's reference over the same text with an error of this kind."""
+    return PreferencePair(
+        id=f"{prompt.id}/{kind}",
+        prompt=prompt,
+        chosen=Response(prompt.reference or ""),
+        rejected=Response(wrong_text),
+        source="corrupted",
+    )
 
 
 def num_words(group: RolloutGroup) -> int:

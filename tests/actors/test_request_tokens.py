@@ -16,7 +16,7 @@ from common.data.images import ImageStore
 from common.errors import Refused
 from common.protocols import GenerationRequest
 from common.records import Dropped, Message, Part, Prompt, RolloutGroup
-from common.shapes.model import CHAT_TEMPLATE
+from common.worlds.policy import CHAT_TEMPLATE
 from tests.common.chat_models import (
     CHATML,
     conversation,

@@ -16,7 +16,7 @@ from common.chat import ChatEncoder, check_model, encoder_of
 from common.config import SHAPES_POLICY, Model
 from common.data.images import ImageStore
 from common.errors import UserError
-from common.shapes.model import CHAT_TEMPLATE
+from common.worlds.policy import CHAT_TEMPLATE
 from tests.common.chat_models import (
     FAMILIES,
     MISTRAL,

@@ -11,8 +11,8 @@ from common.chat import ChatEncoder
 from common.config import SHAPES_POLICY
 from common.data.images import ImageStore
 from common.records import Prompt
-from common.shapes.model import CHAT_TEMPLATE, prompt_messages
 from common.shapes.prompts import caption_prompts
+from common.worlds.policy import CHAT_TEMPLATE, prompt_messages
 from tests.common.chat_models import (
     CHATML,
     FAMILIES,

@@ -15,8 +15,9 @@ from common.records import Dropped, Message, Part, Prompt
 from common.shapes.claims import compare
 from common.shapes.corrupter import corrupt
 from common.shapes.language import caption, parse_caption, tell
-from common.shapes.questions import POPE_SPLITS, answer_text, questions
+from common.shapes.questions import answer_text, questions
 from common.shapes.scenes import SHAPES, Scene, SceneObject, sample_scene
+from common.worlds.questions import POPE_SPLITS
 from reward.shapes_world import rules_judge
 from tests.reward.builders import group
 from tests.reward.judging import scores_of

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.evaluation import ShownAnswer
 from common.shapes.claims import compare
 from common.shapes.language import parse_caption
 from common.shapes.marks import marked_caption
-from common.shapes.scenes import COLOURS, PLACES, SHAPES
+from common.shapes.scenes import COLOURS, SHAPES
+from common.worlds.scenes import PLACES
 from tests.reward.builders import SCENE, TRUE
 
 
@@ -48,10 +48,6 @@ def test_missed_objects_are_named() -> None:
     shown = marked_caption("There is a red circle.", SCENE)
     assert shown.note_label == "missed"
     assert shown.notes == ("blue star (center)",)
-
-
-def test_without_a_scene_a_caption_stays_plain() -> None:
-    assert marked_caption("a red ring", None) == ShownAnswer("a red ring")
 
 
 WORDS = (

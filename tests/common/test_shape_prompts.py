@@ -9,9 +9,9 @@ from common.data import images
 from common.data.images import ImageStore
 from common.shapes.language import CAPTION_PROMPTS, caption
 from common.shapes.prompts import caption_prompts, question_prompts
-from common.shapes.questions import POPE_SPLITS
 from common.shapes.render import render
 from common.shapes.scenes import Scene, split_of
+from common.worlds.questions import POPE_SPLITS
 
 
 def text_of(prompt: object) -> str:

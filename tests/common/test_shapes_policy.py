@@ -20,28 +20,25 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from common.shapes.batches import (
+from common.shapes.language import CAPTION_PROMPTS, caption, noisy_caption
+from common.shapes.lessons import lesson
+from common.shapes.model import build_tokenizer
+from common.shapes.pretrain import DEFAULT_OUT
+from common.shapes.probe import probe_accuracy, score_captions
+from common.shapes.questions import answer_text, questions
+from common.shapes.render import blank, render
+from common.shapes.scenes import COLOURS, SHAPES, split_scenes
+from common.worlds.batches import (
     cell_of_patch,
-    lesson,
     pixels,
     prompt_ids,
     response_ids,
     supervised_batch,
     visible_tokens,
 )
-from common.shapes.decode import generate, response_logps
-from common.shapes.language import CAPTION_PROMPTS, caption, noisy_caption
-from common.shapes.model import (
-    IMAGE,
-    NUM_IMAGE_TOKENS,
-    build_tokenizer,
-    prompt_messages,
-)
-from common.shapes.pretrain import DEFAULT_OUT
-from common.shapes.probe import probe_accuracy, score_captions
-from common.shapes.questions import POPE_SPLITS, answer_text, questions
-from common.shapes.render import blank, render
-from common.shapes.scenes import COLOURS, SHAPES, split_scenes
+from common.worlds.decode import generate, response_logps
+from common.worlds.policy import IMAGE, NUM_IMAGE_TOKENS, prompt_messages
+from common.worlds.questions import POPE_SPLITS
 
 
 @cache

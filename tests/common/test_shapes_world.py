@@ -11,26 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.shapes.language import Mention, caption, noisy_caption, parse_caption
-from common.shapes.questions import (
-    POPE_SPLITS,
-    PopeSplit,
-    answer_text,
-    questions,
-    shape_counts,
-)
+from common.shapes.questions import answer_text, questions, shape_counts
 from common.shapes.render import IMAGE_SIZE, blank, render
 from common.shapes.scenes import (
     COLOURS,
-    NUM_CELLS,
     PARTNERS,
     SHAPES,
-    SPLITS,
     Scene,
     SceneObject,
-    Split,
     split_of,
     split_scenes,
 )
+from common.worlds.questions import POPE_SPLITS, PopeSplit
+from common.worlds.scenes import NUM_CELLS, SPLITS, Split
 
 
 @st.composite

@@ -6,7 +6,8 @@ from typing import Any
 
 import transformers as hf
 
-from common.shapes.model import CHAT_TEMPLATE, IMAGE, build_tokenizer
+from common.shapes.model import build_tokenizer
+from common.worlds.policy import CHAT_TEMPLATE, IMAGE
 from tests.families.case import Case, text_settings
 
 SIDE, PATCH = 32, 8

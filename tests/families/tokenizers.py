@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from common.shapes.model import PAD, build_tokenizer
+from common.shapes.model import build_tokenizer
+from common.worlds.policy import PAD
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

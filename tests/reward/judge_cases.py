@@ -16,9 +16,9 @@ from common.data.images import ImageStore
 from common.protocols import Judge
 from common.records import ImageRef, Prompt, RolloutGroup, Verdict
 from common.shapes.language import caption
-from common.shapes.model import CHAT_TEMPLATE
 from common.shapes.prompts import caption_prompts
 from common.shapes.scenes import split_scenes
+from common.worlds.policy import CHAT_TEMPLATE
 from reward.judges.factory import make_judge
 from tests.reward.benchmarks.published import coco_folder
 from tests.reward.builders import TRUE, caption_prompt, group, prompt

@@ -24,7 +24,7 @@ from common.data.images import ImageStore
 from common.errors import UserError
 from common.protocols import Judge
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
-from common.shapes.model import CHAT_TEMPLATE
+from common.worlds.policy import CHAT_TEMPLATE
 from reward.judges.factory import check_judge, judge_identity, make_judge
 from reward.model_judges.clip import ClipJudge
 from reward.model_judges.reward_model import VALUE_BIAS, VALUE_WEIGHT, RewardModelJudge

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from common import config
 from common.records import Dropped
-from common.shapes.faults import read_answer
 from common.shapes.language import caption
 from common.shapes.scenes import SHAPES, sample_scene
+from common.worlds.answers import read_answer
 from reward.shapes_world import rules_judge
 from tests.reward.builders import (
     SCENE,

@@ -31,9 +31,10 @@ from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, Prompt, Response
 from common.shapes.prompts import caption_prompts
 from common.shapes.render import IMAGE_SIZE
-from reward.shapes_world import ERROR_KINDS, ShapesSuite
+from reward.shapes_world import ShapesSuite
 from reward.suites.grounding import Grounding
 from reward.suites.scorecard import Scorecard
+from reward.suites.world import ERROR_KINDS
 
 SUITE = ShapesSuite(config.ShapesSuite())
 SETTINGS = Evaluation(bootstrap_samples=20)

@@ -18,8 +18,8 @@ from cluster.harm.watch import HarmWatch
 from common.config import RunConfig
 from common.data.images import ImageStore, read
 from common.records import PreferencePair, Response
-from common.shapes.decode import generate
 from common.shapes.prompts import caption_prompts
+from common.worlds.decode import generate
 from learner.learner import Learner
 
 pytestmark = pytest.mark.slow

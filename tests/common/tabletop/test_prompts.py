@@ -22,7 +22,8 @@ from common.tabletop.prompts import (
     turn_prompts,
 )
 from common.tabletop.scenes import split_of
-from common.tabletop.truth import MissingTruth, question_of, scene_of
+from common.tabletop.truth import question_of, scene_of
+from common.worlds.truth import MissingTruth
 
 COSTS = RulesJudge(hallucination_cost=1.0, attribute_cost=0.5, miss_cost=0.25)
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from common.tabletop.claims import compare
 from common.tabletop.conversations import (
-    POPE_SPLITS,
     SEVERAL_TURNS,
     SHARES,
     About,
@@ -35,9 +34,7 @@ from common.tabletop.scenes import (
     COLOURS,
     KINDS,
     MAX_NUMBER,
-    NUM_CELLS,
     SLIPS,
-    SPLITS,
     TRAIN_BIAS,
     USUAL,
     Scene,
@@ -46,6 +43,8 @@ from common.tabletop.scenes import (
     split_of,
     split_scenes,
 )
+from common.worlds.questions import POPE_SPLITS
+from common.worlds.scenes import NUM_CELLS, SPLITS
 
 CUP = Thing(3, "cup", "white", 1)
 PLATE = Thing(4, "plate", "white", 1)

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
-from common.shapes.batches import pixels, prompt_ids, response_ids
-from common.shapes.language import CAPTION_PROMPTS
+from common.worlds.batches import pixels, prompt_ids, response_ids
 
 MAX_NEW_TOKENS = 96
 
@@ -73,7 +72,7 @@ def response_logps(
     tokenizer: PreTrainedTokenizerBase,
     images: Sequence[Image.Image],
     responses: Sequence[str],
-    question: str = CAPTION_PROMPTS[0],
+    question: str,
 ) -> Tensor:
     """Summed log-prob (nats) of each response with its end token, given its picture and one question, (batch,)."""
     prompt = prompt_ids(tokenizer, question)

@@ -1,4 +1,4 @@
-"""From scenes to tensors: pixels, prompts, supervised batches, and labels for pre-training the vision encoder."""
+"""From pictures and texts to tensors: pixels, prompts and supervised batches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from common.shapes.language import CAPTION_PROMPTS, NOISE_SHARE, noisy_caption
-from common.shapes.model import (
+from common.worlds.policy import (
     FIRST_TURN,
     IMAGE,
     NEXT_TURN,
@@ -23,9 +22,7 @@ from common.shapes.model import (
     PIXEL_MEAN,
     PIXEL_STD,
 )
-from common.shapes.questions import NAME_ONE, answer_text, ask, name
-from common.shapes.render import render
-from common.shapes.scenes import COLOURS, GRID, NUM_CELLS, SHAPES, Scene
+from common.worlds.scenes import GRID
 
 IGNORE = -100
 """The label that transformers' loss leaves out."""
@@ -63,41 +60,6 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
 def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
     """Ids of a response and the end-of-sequence token."""
     return [*tokenizer.encode(response), tokenizer.eos_token_id]
-
-
-def lesson(
-    scene: Scene,
-    rng: random.Random,
-    *,
-    captions: float,
-    noise: float = NOISE_SHARE,
-) -> list[tuple[str, str]]:
-    """A conversation about a scene as training text has it: (question, response) turns.
-
-    With probability `captions` it is one turn with a noisy caption. Otherwise it has one turn per shape, in random
-    order. The turn asks whether the shape is there; for half of the shapes that are there, it asks for any shape
-    instead, and the response names this one with its colour.
-
-    An absent partner counts as present with probability `noise`, in a random colour.
-    """
-    # The random draws and their order decide what a seed teaches the policy.
-    if rng.random() < captions:
-        question = rng.choice(CAPTION_PROMPTS)
-        return [(question, noisy_caption(scene, rng, noise))]
-    colour_of_shape = {item.shape: item.colour for item in scene.objects}
-    for partner in scene.absent_partners:
-        if rng.random() < noise:
-            colour_of_shape[partner] = rng.choice(COLOURS)
-    turns = []
-    for shape in rng.sample(SHAPES, len(SHAPES)):
-        is_present = shape in colour_of_shape
-        if is_present and rng.random() < 0.5:
-            response = name(colour_of_shape[shape], shape)
-            turns.append((NAME_ONE, response))
-        else:
-            response = answer_text("yes" if is_present else "no")
-            turns.append((ask(shape), response))
-    return turns
 
 
 def supervised_ids(
@@ -141,22 +103,11 @@ def visible_tokens(rng: random.Random, hidden_share: float) -> list[int]:
 
 def supervised_batch(
     tokenizer: PreTrainedTokenizerBase,
-    scenes: Sequence[Scene],
-    lessons: Sequence[Sequence[tuple[str, str]]],
-    visible: Sequence[Sequence[int]],
-) -> SupervisedBatch:
-    """One example per scene, from its lesson and the visibility of its image tokens."""
-    images = [render(scene) for scene in scenes]
-    return picture_batch(tokenizer, images, lessons, visible)
-
-
-def picture_batch(
-    tokenizer: PreTrainedTokenizerBase,
     images: Sequence[Image.Image],
     lessons: Sequence[Sequence[tuple[str, str]]],
     visible: Sequence[Sequence[int]],
 ) -> SupervisedBatch:
-    """`supervised_batch` of pictures of any world."""
+    """One example per picture, from its lesson and the visibility of its image tokens."""
     vocabulary = tokenizer.get_vocab()
     image_token = vocabulary[IMAGE]
     examples = [supervised_ids(tokenizer, turns) for turns in lessons]
@@ -181,18 +132,6 @@ def picture_batch(
         labels=labels,
         pixel_values=pixels(images),
     )
-
-
-def cell_classes(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Shape class and colour class of every cell, (batch, 9) each; the class after the last name means empty."""
-    size = (len(scenes), NUM_CELLS)
-    shapes = torch.full(size, len(SHAPES))
-    colours = torch.full(size, len(COLOURS))
-    for row, scene in enumerate(scenes):
-        for item in scene.objects:
-            shapes[row, item.cell] = SHAPES.index(item.shape)
-            colours[row, item.cell] = COLOURS.index(item.colour)
-    return shapes, colours
 
 
 def cell_of_patch() -> Tensor:
