@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from common import config
 from common.records import Dropped, RolloutGroup, Verdict
-from reward.shapes_world import rules_judge
+from reward.worlds import rules_judge
 
 
 class DelayedRules:

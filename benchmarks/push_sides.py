@@ -133,7 +133,8 @@ class Streamer:
 
     def place(self) -> tuple[str, int]:
         """Address and port of the sender's store."""
-        from common.push.meeting import LOOPBACK, MeetingPlace
+        from common.machine.address import LOOPBACK
+        from common.push.meeting import MeetingPlace
 
         self._place = MeetingPlace(LOOPBACK)
         return self._place.address, self._place.port

@@ -255,8 +255,8 @@ def _with_scenes(config: EvaluateConfig) -> EvaluateConfig:
 async def _run(config: EvaluateConfig) -> dict[str, Scorecard]:
     from cluster.evaluation.measure import Evaluator
     from cluster.evaluation.policies import PolicyMeasuring
+    from cluster.placement.bundles import measuring_plan
     from cluster.runtime.judge_check import checked_judge
-    from cluster.runtime.placement import measuring_plan
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
     from common.data.images import ImageStore

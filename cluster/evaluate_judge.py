@@ -121,9 +121,9 @@ async def _judge(
     """The judge's verdicts; grey pictures are put into `folder`."""
     from actors.rollout import RolloutWorker
     from cluster.evaluation.judge_quality import judge_pairs
+    from cluster.placement.bundles import judging_plan
     from cluster.runtime.clients import RewardClient
     from cluster.runtime.judge_engines import JudgeEngines
-    from cluster.runtime.placement import judging_plan
     from cluster.runtime.ray_runtime import RayRuntime
     from common.data.images import ImageStore
     from reward.eyes.factory import EyeTools

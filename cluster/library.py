@@ -53,7 +53,8 @@ def settings(
 def _word(value: Any) -> str:
     """A value as one writes it on a command line."""
     if isinstance(value, bool | list | tuple | dict):
-        return json.dumps(value)
+        # A path may stand in a list, too.
+        return json.dumps(value, default=str)
     return str(value)
 
 
@@ -85,11 +86,11 @@ def train(config: RunConfig, resume: bool = False) -> FinishedRun:
 
 def _train(config: RunConfig, run_dir: RunDir) -> None:
     from cluster.jobs.event_loop import run_async
+    from cluster.placement.bundles import plan
     from cluster.planner.check import check_fits
     from cluster.run.experiment import Experiment
     from cluster.runtime.judge_check import checked_judge
     from cluster.runtime.object_store import push_bytes_of
-    from cluster.runtime.placement import plan
     from cluster.runtime.ray_runtime import RayRuntime
     from common.chat import check_model
     from common.chat.families import check_bdhs, check_cpu_engines

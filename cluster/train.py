@@ -15,7 +15,7 @@ from cluster.entry import (
     expand_paths,
     parse_line,
 )
-from cluster.runtime.placement import describe, missing_models, plan
+from cluster.placement.bundles import describe, missing_models, plan
 from common.command_line.log_lines import start_lines
 from common.config.overrides import describe_keys, load_config
 

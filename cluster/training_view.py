@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.progress import ProgressReport
-from cluster.run.work_log import WorkLog
+from cluster.runtime.work_log import WorkLog
 
 RECENT_STEPS = 20
 """Steps that the rate and the time left are of."""

@@ -6,44 +6,33 @@ questions about the same scenes.
 
 from __future__ import annotations
 
-from functools import partial
-
-from common import config
+from common.config.povid import ErrorKind
 from common.data.images import ImageStore
-from common.evaluation import LegendEntry, ShownAnswer, Split, TaskPrompts
+from common.evaluation import LegendEntry, ShownAnswer, Split
 from common.records import (
     Dropped,
-    PreferencePair,
     Prompt,
     RolloutGroup,
 )
 from common.shapes.claims import Claim, compare_mentions
 from common.shapes.corrupter import corrupt
-from common.shapes.faults import faults_of
+from common.shapes.faults import faults_of as faults_of
 from common.shapes.language import parse_caption
 from common.shapes.marks import marked_caption
 from common.shapes.prompts import caption_prompts, question_prompts
 from common.shapes.questions import ask
 from common.shapes.truth import answer_of, scene_of
-from reward.judges.rules import RulesJudge
 from reward.suites.parts import said_column, wrong_column
 from reward.suites.world import (
     CAPTIONS,
-    ERROR_KINDS,
     QUESTIONS,
     SEED,
     CountOf,
     Row,
     WorldSuite,
     caption_row,
-    corrupted_pair,
     pope_row,
 )
-
-
-def rules_judge(costs: config.RulesJudge) -> RulesJudge:
-    """Holds what a caption or an answer says against what the scene holds."""
-    return RulesJudge(partial(faults_of, costs=costs))
 
 
 def claimed_shapes(text: str) -> list[str]:
@@ -91,28 +80,9 @@ class ShapesSuite(WorldSuite):
         """See `WorldSuite`."""
         return marked_caption(text, scene_of(prompt))
 
-    def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
-        """True captions of these scenes over the same captions corrupted by rule, kinds of error in turn."""
-        pairs: list[PreferencePair] = []
-        for index, prompt in enumerate(prompts[CAPTIONS]):
-            first_kind = index % len(ERROR_KINDS)
-            pair = _corrupted_pair(prompt, first_kind)
-            # A scene may allow no error at all.
-            if pair is not None:
-                pairs.append(pair)
-        return pairs[:limit]
-
-
-def _corrupted_pair(prompt: Prompt, first_kind: int) -> PreferencePair | None:
-    """The prompt's reference over the same text with an error of this kind, or of the next that the scene allows."""
-    kinds = (*ERROR_KINDS[first_kind:], *ERROR_KINDS[:first_kind])
-    for kind in kinds:
-        wrong_text = corrupt(prompt, kind, SEED)
-        # Not a text: the reason why the scene has no room for this kind of error.
-        if not isinstance(wrong_text, str):
-            continue
-        return corrupted_pair(prompt, kind, wrong_text)
-    return None
+    def corrupted(self, prompt: Prompt, kind: ErrorKind) -> str | Dropped:
+        """See `WorldSuite`."""
+        return corrupt(prompt, kind, SEED)
 
 
 def _caption_row(group: RolloutGroup) -> Row:

@@ -9,25 +9,24 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
-from common import config
+from common.config.povid import ErrorKind
 from common.data.images import ImageStore
 from common.evaluation import (
     LegendEntry,
     MetricInfo,
     ShownAnswer,
     Split,
-    TaskPrompts,
 )
 from common.records import (
     Dropped,
-    PreferencePair,
     Prompt,
     RolloutGroup,
 )
 from common.tabletop.claims import Claim, Part, compare
 from common.tabletop.conversations import ask
 from common.tabletop.corrupter import corrupt
-from common.tabletop.faults import faults_of, is_right
+from common.tabletop.faults import faults_of as faults_of
+from common.tabletop.faults import is_right
 from common.tabletop.language import parse
 from common.tabletop.marks import marked_caption
 from common.tabletop.prompts import (
@@ -36,13 +35,12 @@ from common.tabletop.prompts import (
     pope_prompts,
     turn_prompts,
 )
-from common.tabletop.truth import is_tabletop, question_of, scene_of
+from common.tabletop.truth import is_tabletop as is_tabletop
+from common.tabletop.truth import question_of, scene_of
 from common.worlds.truth import MissingTruth
-from reward.judges.rules import RulesJudge
 from reward.suites.parts import said_column, wrong_column
 from reward.suites.world import (
     CAPTIONS,
-    ERROR_KINDS,
     METRICS,
     QUESTIONS,
     SEED,
@@ -51,7 +49,6 @@ from reward.suites.world import (
     WorldSuite,
     asked_column,
     caption_row,
-    corrupted_pair,
     pope_row,
     right_column,
 )
@@ -64,16 +61,6 @@ PART_OF: dict[Part, str] = {
     "relation": "relation",
     "number": "count",
 }
-
-
-def rules_judge(costs: config.RulesJudge) -> RulesJudge:
-    """Holds what an answer says against what is on the table."""
-    return RulesJudge(partial(faults_of, costs=costs))
-
-
-def is_of_this_world(prompt: Prompt) -> bool:
-    """Whether the prompt's truth says so."""
-    return is_tabletop(prompt)
 
 
 def claimed_kinds(text: str) -> list[str]:
@@ -139,15 +126,9 @@ class TabletopSuite(WorldSuite):
         """See `WorldSuite`."""
         return marked_caption(text, scene_of(prompt))
 
-    def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
-        """True captions over the same captions corrupted by rule, kinds of error in turn."""
-        pairs: list[PreferencePair] = []
-        for index, prompt in enumerate(prompts[CAPTIONS]):
-            kind = ERROR_KINDS[index % len(ERROR_KINDS)]
-            wrong_text = corrupt(prompt, kind, SEED)
-            assert isinstance(wrong_text, str), "captions of the suite are true"
-            pairs.append(corrupted_pair(prompt, kind, wrong_text))
-        return pairs[:limit]
+    def corrupted(self, prompt: Prompt, kind: ErrorKind) -> str | Dropped:
+        """See `WorldSuite`."""
+        return corrupt(prompt, kind, SEED)
 
 
 def _caption_row(group: RolloutGroup) -> Row:

@@ -13,13 +13,11 @@ from reward.judges.splitting import RuleSplitter
 
 def rules_judge(costs: config.RulesJudge) -> RulesJudge:
     """Holds what an answer says against what the scene holds."""
-    shapes = shapes_world.rules_judge(costs)
-    tabletop = tabletop_world.rules_judge(costs)
 
     def faults_of(prompt: Prompt, completion: Completion) -> list[Fault]:
-        is_tabletop = tabletop_world.is_of_this_world(prompt)
-        judge = tabletop if is_tabletop else shapes
-        return judge.faults_of(prompt, completion)
+        if tabletop_world.is_tabletop(prompt):
+            return tabletop_world.faults_of(prompt, completion, costs)
+        return shapes_world.faults_of(prompt, completion, costs)
 
     return RulesJudge(faults_of)
 
@@ -41,6 +39,6 @@ def _claims_of(text: str) -> list[str]:
 
 
 def _question_of(prompt: Prompt, claim: str) -> str:
-    if tabletop_world.is_of_this_world(prompt):
+    if tabletop_world.is_tabletop(prompt):
         return tabletop_world.question_about(claim)
     return shapes_world.question_about(claim)

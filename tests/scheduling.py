@@ -19,7 +19,7 @@ RAY_MODULES = (
     "test_judge_quality",
     "test_leaving_nodes",
     "test_notebook",
-    "test_placement",
+    "test_bundles",
     "test_private_runs",
     "test_ray_jobs",
     "test_ray_runtime",

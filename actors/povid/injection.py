@@ -3,7 +3,7 @@
     row = prompt x error kind ─▶ injector ─▶ Injection: a pair (chosen = the true answer), or why there is none
 
 `EndpointInjector` asks a language model with the prompts of `injection_templates/`, one per kind of error; a world with
-rules of its own brings another injector (actors/povid/shapes_rules.py).
+rules of its own brings another injector (actors/povid/worlds.py).
 
 Rows are refused before anything is asked for the reasons `no_reference`, `answer_too_long`, `question_too_long`,
 `no_image` and those of unreadable images. Replies are dropped as `endpoint_empty`, as `cut_off` (at `max_tokens`), for
@@ -198,6 +198,10 @@ def pair_of(
         return Dropped(row.id, answer.reason, answer.detail)
     reference = row.prompt.reference
     assert reference is not None, "rows without a true answer are refused before"
+    if answer == reference:
+        return Dropped(
+            row.id, "pair_identical", f"the error changed nothing in {answer!r:.100}"
+        )
     return PreferencePair(
         f"povid/{row.id}",
         row.prompt,

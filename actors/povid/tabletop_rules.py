@@ -1,4 +1,4 @@
-"""World 2's plug-in of this room: POVID's errors by rule, with no language model to ask."""
+"""World 2's plug-in of this room: POVID's errors by rule."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ from contextlib import (
 )
 from pathlib import Path
 
-from actors.weights.held_files import SHARED_MEMORY as SHARED_MEMORY
-from actors.weights.held_files import sweep_held
 from common.errors import UserError
+from common.machine.held_files import SHARED_MEMORY as SHARED_MEMORY
+from common.machine.held_files import sweep_held
 
 _PREFIX = "sightline-"
 _WHOLE = "whole"

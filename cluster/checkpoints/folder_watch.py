@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from time import monotonic
 
 from common.config import Loop
@@ -31,7 +33,7 @@ class FolderWatch:
         self._num_bytes = 0
         self._grew_at = monotonic()
         self._next_warning = self._grew_at + limits.heartbeat_s
-        self._counting: asyncio.Task[int] | None = None
+        self._counting: asyncio.Future[int] | None = None
 
     async def look(self) -> None:
         """Warn once a heartbeat while nothing is written.
@@ -63,9 +65,7 @@ class FolderWatch:
 
     async def _has_grown(self) -> bool:
         if self._counting is None:
-            # In a thread: a stalled file system does not answer.
-            counting = asyncio.to_thread(_bytes_in, self._folder)
-            self._counting = asyncio.create_task(counting)
+            self._counting = _begin_counting(self._folder)
         await asyncio.wait({self._counting}, timeout=ANSWER_S)
         if not self._counting.done():
             return False
@@ -74,6 +74,29 @@ class FolderWatch:
         has_grown = num_bytes != self._num_bytes
         self._num_bytes = num_bytes
         return has_grown
+
+
+def _begin_counting(folder: Path) -> asyncio.Future[int]:
+    """The bytes in a folder, once its file system has said so.
+
+    In a daemon thread: a stalled file system may never answer, and the end of the process must not wait for it, as it
+    does for threads of the event loop.
+    """
+    loop = asyncio.get_running_loop()
+    counted: asyncio.Future[int] = loop.create_future()
+
+    def set_result(num_bytes: int) -> None:
+        if not counted.done():
+            counted.set_result(num_bytes)
+
+    def count() -> None:
+        num_bytes = _bytes_in(folder)
+        # The loop may be closed by then: nobody waits any more.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(set_result, num_bytes)
+
+    Thread(target=count, daemon=True).start()
+    return counted
 
 
 def _bytes_in(folder: Path) -> int:

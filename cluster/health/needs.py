@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cluster.health.finding import Finding
-from cluster.runtime.placement import missing_models, plan
+from cluster.placement.bundles import missing_models, plan
 from common.config import RunConfig
 from common.errors import UserError, plain_message
 

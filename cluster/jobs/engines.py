@@ -28,7 +28,7 @@ async def ray_engines(
     """Start rollout workers as Ray actors. Image tokens are counted in this process."""
     from actors.image_tokens import ImageTokenCounter
     from actors.rollout import RolloutWorker
-    from cluster.runtime.placement import rollout_bundles
+    from cluster.placement.bundles import rollout_bundles
     from cluster.runtime.ray_runtime import RayRuntime
     from cluster.runtime.shared_files import SharedFiles
     from common.chat import check_model

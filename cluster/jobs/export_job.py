@@ -23,7 +23,7 @@ from common.data.datasets import (
 from common.data.pair_writer import SHARDS, spec_of
 from common.data.trl_format import META, TRAIN, TRL_SCHEMA, trl_row
 from common.errors import Refused, UserError
-from common.folder_lock import FolderLock
+from common.machine.folder_lock import FolderLock
 from common.records import Dropped, PreferencePair
 
 TABLE_BYTES = 32_000_000

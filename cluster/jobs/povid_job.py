@@ -25,8 +25,8 @@ from actors.povid.injection import (
     rows_of,
 )
 from actors.povid.prompt import templates_hash
-from actors.povid.shapes_rules import RulesInjector
 from actors.povid.stats import note_of, summarise
+from actors.povid.worlds import RulesInjector
 from cluster.jobs.event_loop import run_async
 from cluster.jobs.failure_gate import SILENT_IN_A_ROW, FailureGate
 from cluster.jobs.pair_job import Stats, make_pair_set

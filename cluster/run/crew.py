@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from actors.rollout import RolloutWorker
+from cluster.placement.bundles import Bundle
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
 from cluster.run.run_files import files_of
@@ -25,7 +26,6 @@ from cluster.run.training_data import TrainingData
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient, Workers
 from cluster.runtime.judge_engines import JudgeEngines
-from cluster.runtime.placement import Bundle
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.seat import Revive, Seat, WorkerLost
 from cluster.supervision.supervisor import Supervisor

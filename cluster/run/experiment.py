@@ -12,13 +12,13 @@ from cluster.evaluation.run_scores import RunScoring
 from cluster.harm.watch import HarmWatch
 from cluster.last_words import line_of
 from cluster.numerics.probe_answers import probe_answers
+from cluster.placement.bundles import Bundle
 from cluster.run.crew import Crew, WorkerTypes
 from cluster.run.loop import Loop
 from cluster.run.recorder import Recorder
 from cluster.run.run_dir import RunDir
 from cluster.run.training_data import ROWS, TrainingData, load_training_data
 from cluster.runtime.clients import RolloutClient, Workers
-from cluster.runtime.placement import Bundle
 from cluster.signals import EndRequests, Interrupted
 from cluster.supervision.seat import Seat, WorkerLost
 from cluster.trackers.trackers import Trackers

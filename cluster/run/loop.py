@@ -335,10 +335,13 @@ class Loop:
                 ages.append(age)
         num_online = len(ages)
         metrics["pairs/online_frac"] = num_online / len(batch)
-        metrics["staleness/mean"] = sum(ages) / max(num_online, 1)
-        metrics["staleness/max"] = float(max(ages, default=0))
+        if ages:
+            metrics["staleness/mean"] = sum(ages) / num_online
+            metrics["staleness/max"] = float(max(ages))
         metrics["weight_version"] = float(version)
         metrics["pairs/accepted"] = float(self.state.accepted.total())
+        if self._config.rollout.rest_solved:
+            metrics["prompts/rested"] = float(self.state.sampler.num_rested)
         return metrics
 
 

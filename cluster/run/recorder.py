@@ -15,7 +15,7 @@ from cluster.checkpoints.online_pairs import OnlinePairs
 from cluster.harm.watch import HarmWatch
 from cluster.numerics.push_metrics import PushWarnings, push_metrics
 from cluster.run.outcome import GroupOutcome
-from cluster.run.work_log import Work, WorkLog
+from cluster.runtime.work_log import Work, WorkLog
 from cluster.trackers.trackers import Trackers
 from cluster.training_view import TrainingView
 from common.config import Learner as LearnerConfig

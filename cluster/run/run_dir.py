@@ -23,7 +23,7 @@ from cluster.run.state import RunState
 from cluster.runtime.ray_job import check_output_path
 from common.config import RunConfig
 from common.errors import UserError
-from common.folder_lock import FolderLock
+from common.machine.folder_lock import FolderLock
 from common.paths import recover_directory, replace_file
 from learner.checkpoint.header import check_version
 

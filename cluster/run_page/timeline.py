@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from cluster.run.work_log import covered_s
 from cluster.run_page.store import RunStore
+from cluster.runtime.work_log import covered_s
 
 MAX_STRETCHES = 400
 """Of a lane in one view; shorter pauses than its length / this are not drawn."""

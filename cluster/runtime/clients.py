@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cluster.run.work_log import WorkLog, noted
 from cluster.runtime.waiting import answer, answers
+from cluster.runtime.work_log import WorkLog, noted
 from cluster.supervision.seat import Seat, WorkerLost
 from common.errors import UserError
+from common.machine.address import LOOPBACK
 from common.protocols import GenerationRequest, Handle, Sight, Tensors
 from common.records import (
     Dropped,
@@ -51,9 +52,6 @@ async def survey(
     reference = handle.call("survey", nonce_file, paths)
     sight: Sight = await answer(reference, limit_s, peer)
     return sight
-
-
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)

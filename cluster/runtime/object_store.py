@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 
-from actors.weights.held_files import SHARED_MEMORY
 from common.config import RunConfig
+from common.machine.held_files import SHARED_MEMORY
 
 log = logging.getLogger("sightline")
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from actors.weights.held_files import sweep_held
+from cluster.placement.bundles import Bundle
+from cluster.placement.reservation import Reservation
+from cluster.placement.shared_gpus import SharedGpus
 from cluster.runtime.environment import passed_variables, with_variables
 from cluster.runtime.gauges import Gauges
 from cluster.runtime.node_calls import (
@@ -23,16 +25,14 @@ from cluster.runtime.node_calls import (
     living_nodes,
 )
 from cluster.runtime.object_store import free_shared_memory, store_bytes
-from cluster.runtime.placement import Bundle
 from cluster.runtime.processes import kill_all
 from cluster.runtime.proxies import check_loopback
 from cluster.runtime.ray_handle import PULSE, RayHandle
-from cluster.runtime.reservation import Reservation
 from cluster.runtime.seated import GPUS, look, seated
-from cluster.runtime.shared_gpus import SharedGpus
 from common.config import Cluster
 from common.errors import UserError
-from common.node_address import NODE_ADDRESS
+from common.machine.address import NODE_ADDRESS
+from common.machine.held_files import sweep_held
 from common.protocols import Handle, Pulse, Sight
 
 CONNECT_LIMIT_S = 10.0

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from actors.weights.held_files import HeldFiles
 from cluster.runtime.processes import family, output_file
 from common.command_line.log_lines import start_lines
+from common.machine.held_files import HeldFiles
 from common.protocols import Pulse, Sight, Vitals
 
 GPUS = "CUDA_VISIBLE_DEVICES"

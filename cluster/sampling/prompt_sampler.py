@@ -31,6 +31,8 @@ class SamplerState:
         finished: groups that are finished beyond it, of this epoch and of later ones already begun.
         prompts: a hash of the set that `position` is true for; "" for any, as long as nothing was finished.
         idle: key of a prompt -> groups in a row that taught nothing, see `resting`.
+        resting: epoch -> keys of the prompts that it passes over; of epochs that are not finished.
+        num_rested: how often a prompt was passed over so far.
     """
 
     epoch: int = 0
@@ -38,6 +40,8 @@ class SamplerState:
     finished: SortedIds = field(default_factory=set)
     prompts: str = ""
     idle: dict[int, int] = field(default_factory=dict)
+    resting: dict[int, list[int]] = field(default_factory=dict)
+    num_rested: int = 0
 
 
 class PromptSampler:
@@ -76,6 +80,9 @@ class PromptSampler:
         self._handed_out: dict[str, list[int]] = {}
         for group_id in self.state.finished:
             self._note_finished(group_id)
+        self._rests = {
+            epoch: frozenset(keys) for epoch, keys in self.state.resting.items()
+        }
         # Of the epoch that is not finished; the one that is handed out may be a later one.
         self._order_to_finish = self._shuffled(self.state.epoch)
         self._epoch, self._order = self.state.epoch, self._order_to_finish
@@ -91,11 +98,10 @@ class PromptSampler:
                 self._epoch += 1
                 self._order = self._shuffled(self._epoch)
                 self._next_position = 0
+                self._draw_rests()
             index = self._order[self._next_position]
             self._next_position += 1
             if self._is_finished(self._next_position - 1):
-                continue
-            if self._rests(self._keys[index]):
                 continue
             prompt = fetch(self._prompts, index)
             group_id = f"{self._epoch}:{prompt.id}"
@@ -116,20 +122,24 @@ class PromptSampler:
         self._note_finished(group_id)
         self._advance()
 
-    def _rests(self, key: int) -> bool:
-        """Whether the prompt rests in the epoch that is handed out; it then counts as finished there."""
-        if self._resting is None or not self._resting.passes_over(key, self._epoch):
-            return False
-        # It has no group, so there is none to remember: after a resume the draw is the same.
-        self._finished.setdefault(self._epoch, {})[key] = ""
+    def _draw_rests(self) -> None:
+        """Let prompts rest in the epoch that begins; they count as finished there."""
+        if self._resting is None:
+            return
+        # Some may have left the set.
+        keys = sorted(set(self._resting.drawn(self._epoch)).intersection(self._keys))
+        self.state.resting[self._epoch] = keys
+        self.state.num_rested += len(keys)
+        self._rests[self._epoch] = frozenset(keys)
         self._advance()
-        return True
 
     def _is_finished(self, position: int) -> bool:
         """Whether the prompt at this position of the present order is."""
         if self._epoch == self.state.epoch and position < self.state.position:
             return True
         key = self._keys[self._order[position]]
+        if key in self._rests.get(self._epoch, ()):
+            return True
         return key in self._finished.get(self._epoch, {})
 
     def _note_finished(self, group_id: str) -> None:
@@ -144,15 +154,19 @@ class PromptSampler:
         state = self.state
         while True:
             finished = self._finished.get(state.epoch, {})
+            resting = self._rests.get(state.epoch, frozenset())
             while state.position < len(self._keys):
                 key = self._keys[self._order_to_finish[state.position]]
-                if key not in finished:
+                if key in finished:
+                    state.finished.discard(finished.pop(key))
+                elif key not in resting:
                     return
-                state.finished.discard(finished.pop(key))
                 state.position += 1
             # What is left are prompts that the set no longer has.
             state.finished.difference_update(finished.values())
             self._finished.pop(state.epoch, None)
+            self._rests.pop(state.epoch, None)
+            state.resting.pop(state.epoch, None)
             state.epoch += 1
             state.position = 0
             self._order_to_finish = self._order

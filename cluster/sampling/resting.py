@@ -5,8 +5,9 @@ much about what it does next: after n such groups in a row it comes in an epoch 
 
     max(2^-n, LEAST)
 
-A prompt that has not been asked yet, and one whose last group gave pairs, always comes. The draw is a hash of seed,
-epoch and prompt, so that it does not depend on what else was drawn. No prompt is given up: a policy forgets, too.
+A prompt that has not been asked yet, and one whose last group gave pairs, always comes. No prompt is given up: a policy
+forgets, too. Who rests in an epoch is drawn once, when the epoch begins: a resume must not draw again, since what was
+in flight may have been settled meanwhile.
 """
 
 from __future__ import annotations
@@ -25,20 +26,21 @@ def chance(num_idle: int) -> float:
 
 
 class Resting:
-    """Says which prompts an epoch passes over, and keeps count; prompts are known by the hash of their id."""
+    """Draws the prompts that an epoch passes over, and keeps count; prompts are known by the hash of their id."""
 
     def __init__(self, seed: int, idle: dict[int, int]) -> None:
         """Go on from `idle`: key of a prompt -> groups in a row that taught nothing. It is advanced in place."""
         self._seed = seed
         self._idle = idle
 
-    def passes_over(self, key: int, epoch: int) -> bool:
-        """Whether the prompt rests in this epoch."""
-        num_idle = self._idle.get(key, 0)
-        if num_idle == 0:
-            return False
-        draw: float = derive_seed(self._seed, "rest", epoch, key) / 2**SEED_BITS
-        return draw >= chance(num_idle)
+    def drawn(self, epoch: int) -> list[int]:
+        """The prompts that rest in an epoch that begins, in rising order."""
+        resting = []
+        for key, num_idle in self._idle.items():
+            draw: float = derive_seed(self._seed, "rest", epoch, key) / 2**SEED_BITS
+            if draw >= chance(num_idle):
+                resting.append(key)
+        return sorted(resting)
 
     def note(self, key: int, taught: bool) -> None:
         """A group of this prompt gave pairs, or taught nothing."""

@@ -281,7 +281,12 @@ class Supervisor:
         log.warning("%s is back after %.1f s", seat.name, seconds)
         # Who waits for it comes first: the diary's disk may be full.
         await self._announce(seat)
-        self._diary.restart(seat.name, cause, output, seconds)
+        try:
+            self._diary.restart(seat.name, cause, output, seconds)
+        except OSError as error:
+            raise RunFailed(
+                f"{seat.name} is back, but the journal cannot be written: {error}; make room, and go on with --resume"
+            ) from error
 
     async def _bring_up(self, seat: Seat) -> bool:
         """Start another worker, as the first one was; False when it did not come up, whose cause the seat then has."""

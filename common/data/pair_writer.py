@@ -36,7 +36,7 @@ from common.data.images import ImageStore
 from common.data.rows import PAIR_SCHEMA, PROMPT_SCHEMA, pair_row, prompt_row
 from common.data.trl_format import TRAIN
 from common.errors import UserError
-from common.folder_lock import FolderLock
+from common.machine.folder_lock import FolderLock
 from common.records import PreferencePair, Prompt
 
 SHARDS = "shards"

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from common.push.waiting import BROKEN
 
-LOOPBACK = "127.0.0.1"
 SENDER = 0
 """Rank of the learner in the group of a push."""
 READY = "ready"

@@ -37,7 +37,7 @@ def wait_until(is_done: Callable[[], bool], store: Any, limit_s: float) -> str:
                 return NOTHING
     except RuntimeError as error:
         # The learner is gone, and its store with it.
-        return str(error)
+        return str(error) or NOTHING
     return ""
 
 

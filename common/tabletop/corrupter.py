@@ -17,6 +17,7 @@ from dataclasses import replace
 from common.config.povid import ErrorKind
 from common.records import Dropped, Prompt
 from common.seeding import derive_seed
+from common.tabletop.claims import compare
 from common.tabletop.conversations import Question, absent_kinds, answer
 from common.tabletop.language import caption
 from common.tabletop.scenes import COLOURS, MAX_NUMBER, Scene, Thing
@@ -54,7 +55,10 @@ def corrupt(prompt: Prompt, kind: ErrorKind, seed: int) -> str | Dropped:
         case "attribute":
             return caption(_changed(scene, rng.choice(scene.things), rng))
         case "relation":
-            return caption(_moved(scene, rng.choice(scene.things), rng))
+            text = _moved(scene, rng)
+            if text is None:
+                return Dropped(prompt.id, "kind_unsuited", "no move is told")
+            return text
         case _:
             return _other_answer(question, scene, rng)
 
@@ -79,10 +83,20 @@ def _changed(scene: Scene, victim: Thing, rng: random.Random) -> Scene:
     return _replaced(scene, victim, replace(victim, number=rng.choice(numbers)))
 
 
-def _moved(scene: Scene, victim: Thing, rng: random.Random) -> Scene:
-    """One thing in a free cell."""
-    cell = rng.choice(_free_cells(scene))
-    return _replaced(scene, victim, replace(victim, cell=cell))
+def _moved(scene: Scene, rng: random.Random) -> str | None:
+    """The caption with one thing in a free cell, such that it says something wrong; None where no move is told.
+
+    Of a second thing in a sentence the caption says only on which side of the first it is.
+    """
+    for victim in rng.sample(scene.things, len(scene.things)):
+        cells = _free_cells(scene)
+        rng.shuffle(cells)
+        for cell in cells:
+            moved = _replaced(scene, victim, replace(victim, cell=cell))
+            text = caption(moved)
+            if any(claim.wrong for claim in compare(text, scene).claims):
+                return text
+    return None
 
 
 def _other_answer(question: Question, scene: Scene, rng: random.Random) -> str:

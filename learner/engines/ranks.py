@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from common.errors import UserError
-from common.node_address import LOOPBACK, interface_of, node_address
+from common.machine.address import LOOPBACK, interface_of, node_address
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)

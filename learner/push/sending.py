@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from common.machine.address import LOOPBACK
 from common.push.fingerprint import fingerprint_of_all
 from common.push.meeting import (
-    LOOPBACK,
     READY,
     SENDER,
     Group,

@@ -21,9 +21,10 @@ from common.evaluation import (
     ShownAnswer,
     Split,
     SuiteAnswers,
+    TaskPrompts,
 )
 from common.protocols import JudgeError
-from common.records import PreferencePair, Prompt, Response, RolloutGroup
+from common.records import Dropped, PreferencePair, Prompt, Response, RolloutGroup
 from common.seeding import derive_seed
 from common.worlds.truth import MissingTruth, group_of
 from reward.suites.base import BaseSuite
@@ -127,6 +128,39 @@ class WorldSuite(BaseSuite, ABC):
     def marked(self, prompt: Prompt, text: str) -> ShownAnswer:
         """The caption with its errors marked (MissingTruth when the prompt has no scene)."""
 
+    @abstractmethod
+    def corrupted(self, prompt: Prompt, kind: ErrorKind) -> str | Dropped:
+        """A true caption with an error of this kind, or why the scene has no room for one."""
+
+    def heldout_pairs(self, prompts: TaskPrompts, limit: int) -> list[PreferencePair]:
+        """True captions over the same captions corrupted by rule, kinds of error in turn."""
+        pairs: list[PreferencePair] = []
+        for index, prompt in enumerate(prompts[CAPTIONS]):
+            if len(pairs) == limit:
+                break
+            first_kind = index % len(ERROR_KINDS)
+            pair = self._corrupted_pair(prompt, first_kind)
+            # A scene may allow no error at all.
+            if pair is not None:
+                pairs.append(pair)
+        return pairs
+
+    def _corrupted_pair(self, prompt: Prompt, first_kind: int) -> PreferencePair | None:
+        """The prompt's reference over the same text with an error of this kind, or of the next that there is."""
+        kinds = (*ERROR_KINDS[first_kind:], *ERROR_KINDS[:first_kind])
+        for kind in kinds:
+            wrong_text = self.corrupted(prompt, kind)
+            if isinstance(wrong_text, Dropped):
+                continue
+            return PreferencePair(
+                id=f"{prompt.id}/{kind}",
+                prompt=prompt,
+                chosen=Response(prompt.reference or ""),
+                rejected=Response(wrong_text),
+                source="corrupted",
+            )
+        return None
+
     def show(self, prompt: Prompt, text: str) -> ShownAnswer:
         """The caption with its errors marked; plain when the prompt has no scene."""
         try:
@@ -200,8 +234,10 @@ class WorldSuite(BaseSuite, ABC):
                 row = rows[group_of(group.prompt)]
                 row.update(win_counts(win_of(verdict)))
         for group in comparison.start.tasks.get(CAPTIONS, ()):
-            row = rows[group_of(group.prompt)]
-            row["start_words"] = num_words(group)
+            scene = group_of(group.prompt)
+            # A scene of which this policy said nothing is no row of its table.
+            if scene in rows:
+                rows[scene]["start_words"] = num_words(group)
 
     @property
     def _column_names(self) -> list[str]:
@@ -253,17 +289,6 @@ def caption_row(
     for row in claim_rows:
         counts.update(row)
     return counts
-
-
-def corrupted_pair(prompt: Prompt, kind: ErrorKind, wrong_text: str) -> PreferencePair:
-    """The prompt's reference over the same text with an error of this kind."""
-    return PreferencePair(
-        id=f"{prompt.id}/{kind}",
-        prompt=prompt,
-        chosen=Response(prompt.reference or ""),
-        rejected=Response(wrong_text),
-        source="corrupted",
-    )
 
 
 def num_words(group: RolloutGroup) -> int:

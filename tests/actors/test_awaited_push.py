@@ -18,14 +18,8 @@ import actors.rollout
 from actors.rollout import RolloutWorker
 from actors.weights.streamed_push import KeptTensors, StreamedPush
 from common.config import RunConfig
-from common.push.meeting import (
-    LOOPBACK,
-    READY,
-    Meeting,
-    MeetingPlace,
-    PushBroken,
-    tell_broken,
-)
+from common.machine.address import LOOPBACK
+from common.push.meeting import READY, Meeting, MeetingPlace, PushBroken, tell_broken
 from common.push.plan import PushPlan
 from common.records import LoadReport
 from common.weights import from_arrays

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from actors.weights.held_files import SHARED_MEMORY, held_by, sweep_held
+from common.machine.held_files import SHARED_MEMORY, held_by, sweep_held
 
 WORKER = """
 import multiprocessing, os, time
 from multiprocessing.shared_memory import SharedMemory
-from actors.weights.held_files import HeldFiles
+from common.machine.held_files import HeldFiles
 
 ring = SharedMemory(create=True, size=4096)
 lock = multiprocessing.get_context("spawn").Lock()

@@ -11,10 +11,10 @@ import pytest
 from benchmarks.gpu_first_hour import LAYOUTS, PUSHES, STEPS, parse, settings_of
 from benchmarks.letters_judge import score
 from benchmarks.memory_watch import MemoryWatch, role_of
+from cluster.placement.bundles import plan
 from cluster.planner.check import problems_of
 from cluster.planner.gpu_kinds import GPU_KINDS
 from cluster.planner.plan import plan_run
-from cluster.runtime.placement import plan
 from common.config.overrides import load_config
 from tests.cluster.planner.model_configs import write
 from tests.real_runs import command, run_to_end

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from cluster.entry import exit_status
 from cluster.last_words import last_words
+from cluster.placement.bundles import plan
 from cluster.run.crew import WorkerTypes
 from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
-from cluster.runtime.placement import plan
 from cluster.runtime.ray_runtime import RayRuntime
 from common.command_line.log_lines import start_lines
 from common.config.overrides import load_config

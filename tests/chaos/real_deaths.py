@@ -29,9 +29,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.weights.held_files import SHARED_MEMORY
 from benchmarks.measured_on import measured_on
 from cluster.run.auditing import audit
+from common.machine.held_files import SHARED_MEMORY
 from tests.chaos.real_run import CORE, START_LIMIT_S, Blow, RealRun
 
 CALM_S = 20.0

@@ -19,8 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from actors.weights.held_files import SHARED_MEMORY, held_by
 from cluster.runtime.processes import family
+from common.machine.held_files import SHARED_MEMORY, held_by
 from tests.chaos.faults import roster
 from tests.real_runs import ROOT, command, events, pids_of_session, settings
 

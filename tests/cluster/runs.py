@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from cluster.placement.bundles import plan
 from cluster.run.crew import WorkerTypes
 from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
-from cluster.runtime.placement import plan
 from common.config import RunConfig
 from common.config.overrides import load_config
 from common.data.datasets import write_pairs

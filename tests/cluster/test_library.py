@@ -36,7 +36,7 @@ def test_settings_are_the_words_of_a_command_line() -> None:
         "learner.loss.kind": "ipo",
         "learner.loss.beta": 0.9,
         "checkpoint.background": False,
-        "evaluation.suites": ["shapes"],
+        "evaluation.suites": ["shapes", {"kind": "shapes", "name": Path("mine")}],
         "evaluation.suites.0.test_scenes": 7,
         "cluster.env": {"NCCL_DEBUG": "INFO"},
     }
@@ -44,7 +44,7 @@ def test_settings_are_the_words_of_a_command_line() -> None:
         "--learner.loss.kind=ipo",
         "--learner.loss.beta=0.9",
         "--checkpoint.background=false",
-        '--evaluation.suites=["shapes"]',
+        '--evaluation.suites=["shapes", {"kind": "shapes", "name": "mine"}]',
         "--evaluation.suites.0.test_scenes=7",
         "--cluster.env.NCCL_DEBUG=INFO",
     ]
@@ -145,7 +145,7 @@ def test_two_policies_measured_in_a_notebook(scratch: Scratch) -> None:
         "evaluate.policy": "MODEL",
         "evaluate.baseline": "common/shapes/policy",
         "evaluate.scenes": 3,
-        "evaluation.suites": ["shapes"],
+        "evaluation.suites": ["shapes", {"kind": "shapes", "name": Path("mine")}],
     }
     config = library.settings(values, schema=EvaluateConfig)
     cards = in_a_notebook(lambda: library.evaluate(config))

@@ -17,8 +17,8 @@ import pytest
 
 from cluster import evaluate, import_data
 from cluster.entry import exit_status
-from common import folder_lock
 from common.journal import Journal
+from common.machine import folder_lock
 from tests.cluster.output_commands import (
     WRITERS,
     Command,

@@ -16,7 +16,7 @@ from cluster.jobs import export_job
 from common.data.datasets import read_pairs
 from common.data.trl_format import TRAIN
 from common.errors import UserError
-from common.folder_lock import LOCK, FolderLock
+from common.machine.folder_lock import LOCK, FolderLock
 from tests.cluster.output_commands import (
     Command,
     bdhs,
@@ -41,7 +41,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OWNER = """
 import sys, time
 from pathlib import Path
-from common.folder_lock import FolderLock
+from common.machine.folder_lock import FolderLock
 with FolderLock(Path(sys.argv[1]), "--out"):
     print("owned", flush=True)
     time.sleep(120)

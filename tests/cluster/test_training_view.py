@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.run.work_log import WorkLog, covered_s
+from cluster.runtime.work_log import WorkLog, covered_s
 from cluster.training_view import GLYPHS, TrainingView, large
 
 METRICS = {
@@ -156,3 +156,17 @@ def test_a_journal_that_is_full_does_not_hide_what_a_call_raised() -> None:
         WorkLog(fail).during("learner", "step", []),
     ):
         raise ValueError("theirs")
+
+
+def test_workers_without_work_count_as_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two engines worked; a minute later one of them works all the time, and the other one not at all."""
+    now = [0.0]
+    monkeypatch.setattr("cluster.runtime.work_log.time.monotonic", lambda: now[0])
+    log = WorkLog(lambda work: None)
+    for name in ("rollout/0", "rollout/1"):
+        with log.during(name, "generate", []):
+            now[0] += 1
+    now[0] = 100.0
+    with log.during("rollout/0", "generate", []):
+        now[0] = 200.0
+        assert log.busy_frac("rollout") == pytest.approx(0.5)

@@ -18,7 +18,7 @@ from common.shapes.language import caption, parse_caption, tell
 from common.shapes.questions import answer_text, questions
 from common.shapes.scenes import SHAPES, Scene, SceneObject, sample_scene
 from common.worlds.questions import POPE_SPLITS
-from reward.shapes_world import rules_judge
+from reward.worlds import rules_judge
 from tests.reward.builders import group
 from tests.reward.judging import scores_of
 

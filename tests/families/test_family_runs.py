@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from cluster.placement.bundles import plan
 from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
-from cluster.runtime.placement import plan
 from common.chat import ChatEncoder
 from common.config import RunConfig
 from common.config.overrides import load_config

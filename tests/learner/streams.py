@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from common.push.meeting import LOOPBACK, Meeting, join, network_id
+from common.machine.address import LOOPBACK
+from common.push.meeting import Meeting, join, network_id
 from common.records import WeightManifest
 from learner.learner import Learner
 from tests.common.push.members import CPU, received

@@ -8,7 +8,8 @@ from common import config
 from common.evaluation import SuiteAnswers
 from common.shapes.language import caption
 from common.shapes.scenes import Scene, SceneObject
-from reward.shapes_world import ShapesSuite, rules_judge
+from reward.shapes_world import ShapesSuite
+from reward.worlds import rules_judge
 from tests.reward.builders import SCENE, caption_prompt, group, question_prompt
 from tests.reward.judging import scores_of
 

@@ -14,7 +14,7 @@ from common.records import Dropped
 from common.shapes.language import caption
 from common.shapes.scenes import SHAPES, sample_scene
 from common.worlds.answers import read_answer
-from reward.shapes_world import rules_judge
+from reward.worlds import rules_judge
 from tests.reward.builders import (
     SCENE,
     TRUE,

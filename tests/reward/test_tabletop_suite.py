@@ -119,6 +119,18 @@ def test_a_win_rate_without_the_start_policys_lengths_says_so() -> None:
     assert "not known" in measurement.missing["lc_win_rate"]
 
 
+def test_a_scene_without_an_answer_is_no_row() -> None:
+    """The start policy told of two scenes, this one of one: both captions of that one make up the whole table."""
+    start = (group(asked("caption"), RIGHT), group(asked("caption", scene="b"), RIGHT))
+    policy = start[:1]
+    verdicts = {policy[0].prompt.id: Verdict((1.0, 0.0))}
+    alone = Comparison(SuiteAnswers({"captions": start[:1]}), verdicts)
+    both = Comparison(SuiteAnswers({"captions": start}), verdicts)
+    answers = {"captions": policy}
+    intervals = [measure(answers, comparison).metrics for comparison in (alone, both)]
+    assert intervals[0] == intervals[1]
+
+
 def test_one_rules_judge_serves_both_worlds() -> None:
     judge = make_judge(config.RulesJudge())
     groups = [
@@ -137,11 +149,13 @@ def test_one_rules_judge_serves_both_worlds() -> None:
 def test_held_out_pairs_have_true_and_false_captions(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    suite = TabletopSuite(config.TabletopSuite(test_scenes=6, questions_per_scene=2))
+    suite = TabletopSuite(config.TabletopSuite(test_scenes=60, questions_per_scene=0))
     store = ImageStore(tmp_path_factory.mktemp("images"))
     prompts = suite.prompts("test", store, [])
-    pairs = suite.heldout_pairs(prompts, 4)
-    assert len(pairs) == 4
+    assert len(suite.heldout_pairs(prompts, 4)) == 4
+    pairs = suite.heldout_pairs(prompts, 100)
+    kinds = [pair.id.rpartition("/")[2] for pair in pairs]
+    assert kinds == ["entity", "attribute", "relation"] * 20
     for pair in pairs:
         assert pair.chosen.text == pair.prompt.reference != pair.rejected.text
 

@@ -12,8 +12,8 @@ from common import config
 from common.config import Mixture, Reward, RunConfig
 from common.protocols import Judge
 from common.records import Dropped, Judged, RolloutGroup, Verdict
-from reward.shapes_world import rules_judge
 from reward.worker import RewardWorker
+from reward.worlds import rules_judge
 from tests.reward.builders import TRUE, caption_prompt, group, prompt
 from tests.reward.judging import FlakyJudge
 

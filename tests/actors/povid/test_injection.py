@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.povid.injection import Row, pair_of
 from common.endpoint import chat_endpoint
 from common.endpoint.chat_endpoint import retry_after_s
 from common.records import Dropped, ImageRef, PreferencePair, Prompt
@@ -258,3 +259,11 @@ def test_nobody_there(prompt: Prompt, cache: Path) -> None:
         injection = inject(settings, cache, prompt)
     assert reason_of(injection) == "endpoint_unreachable"
     assert time.monotonic() - began < 10
+
+
+def test_an_error_that_changes_nothing_is_no_pair(prompt: Prompt) -> None:
+    row = Row("p", prompt, "entity")
+    dropped = pair_of(row, TRUTH)
+    assert isinstance(dropped, Dropped)
+    assert dropped.reason == "pair_identical"
+    assert isinstance(pair_of(row, WRONG), PreferencePair)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -104,3 +106,28 @@ def test_a_disk_that_does_not_answer_has_nothing_new(
 
     with pytest.raises(RunFailed, match="got nothing new for 101 s"):
         asyncio.run(look_on())
+
+
+def test_a_disk_that_never_answers_does_not_keep_the_process() -> None:
+    """A process of its own, whose look at the folder hangs for ever: it raises, and ends."""
+    program = """
+import asyncio, threading
+from pathlib import Path
+from cluster.checkpoints import folder_watch
+from common.config import Loop
+
+folder_watch._bytes_in = lambda folder: threading.Event().wait()
+folder_watch.ANSWER_S = 0.05
+clock = iter(range(0, 10_000, 400))
+folder_watch.monotonic = lambda: float(next(clock))
+watch = folder_watch.FolderWatch(Path("."), "checkpoint", Loop(stall_limit_s=300))
+asyncio.run(watch.look())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "RunFailed: checkpoint: expected files" in ended.stderr

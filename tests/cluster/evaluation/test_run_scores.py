@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from cluster.placement.bundles import plan
 from cluster.report import print_report
 from cluster.run.crew import WorkerTypes
 from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
-from cluster.runtime.placement import plan
 from common.config import RunConfig
 from common.config.overrides import load_config
 from common.data.datasets import write_pairs, write_prompts

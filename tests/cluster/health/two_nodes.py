@@ -61,7 +61,7 @@ def actors_view(address: str, value: str, secret: str) -> tuple[Any, dict[str, b
     """What an actor on each node has, and which texts stand in Ray's logs or on a command line."""
     import ray
 
-    from cluster.runtime.placement import Bundle
+    from cluster.placement.bundles import Bundle
     from cluster.runtime.ray_runtime import RayRuntime
     from common.config import Cluster
 

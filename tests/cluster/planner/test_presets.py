@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster.placement.bundles import plan
 from cluster.planner.check import problems_of
 from cluster.planner.gpu_kinds import GPU_KINDS
 from cluster.planner.plan import plan_run
 from cluster.planner.shape import ModelShape
 from cluster.planner.table import describe_plan
-from cluster.runtime.placement import plan
 from common.config.overrides import load_config
 
 NUM_GPUS = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from cluster.placement.bundles import plan
 from cluster.run.run_dir import RunDir
-from cluster.runtime.placement import plan
 from common.errors import Halted, UserError
 from common.metrics import read_lines
 from tests.chat_server import Answer, Asked, ChatServer, completion

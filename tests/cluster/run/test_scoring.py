@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import pytest
 
 from cluster.evaluation import chunks
+from cluster.placement.bundles import plan
 from cluster.report import print_report
 from cluster.run.crew import WorkerTypes
 from cluster.run.experiment import Experiment
 from cluster.run.run_dir import RunDir
-from cluster.runtime.placement import plan
 from common.config import RunConfig
 from common.config.overrides import load_config
 from common.data.datasets import read_prompts, write_pairs, write_prompts

@@ -62,7 +62,7 @@ def with_prompts(config: RunConfig, folder: Path) -> RunConfig:
 
 def max_staleness_of(run_dir: Path) -> float:
     lines = read_lines(run_dir / "metrics.jsonl")
-    return max(line["staleness/max"] for line in lines)
+    return max(line.get("staleness/max", 0) for line in lines)
 
 
 class TyingWorker(FakeRolloutWorker):
@@ -334,3 +334,14 @@ def test_rloo_wants_fresh_groups_of_even_size(tmp_path: Path) -> None:
     }
     _, run_dir = run(three_sources(tmp_path, **mixed, **losses_of_the_others))
     assert set(sources_of(run_dir).values()) == {"rloo", "online_bdhs"}
+
+
+def test_a_run_without_online_pairs_has_no_staleness(tmp_path: Path) -> None:
+    offline = offline_set(tmp_path / "bdhs", "bdhs", 6)
+    values = {"mixture.online_fraction": 0.0, "data.offline.path": offline}
+    _, run_dir = run(make_config(tmp_path, **values))
+    lines = read_lines(run_dir / "metrics.jsonl")
+    assert len(lines) == STEPS
+    for line in lines:
+        assert line["pairs/online_frac"] == 0
+        assert not [name for name in line if name.startswith("staleness/")]

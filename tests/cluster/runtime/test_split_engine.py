@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.rollout import RolloutWorker
-from cluster.runtime.placement import plan
+from cluster.placement.bundles import plan
 from cluster.runtime.ray_runtime import RayRuntime
 from common.config import Cluster, RunConfig
 from common.data.images import ImageStore

@@ -11,9 +11,9 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from cluster.runtime.placement import Bundle, plan
+from cluster.placement.bundles import Bundle, plan
+from cluster.placement.topology import slots_of
 from cluster.runtime.ray_runtime import RayRuntime
-from cluster.runtime.topology import slots_of
 from common.config import Cluster
 from common.config.overrides import load_config
 from common.errors import UserError

@@ -33,7 +33,7 @@ def test_a_prompt_comes_as_often_as_its_chance_says() -> None:
     """Over 4,000 epochs within 0.03: a standard error is 0.008."""
     for num_idle in range(1, 5):
         resting = Resting(0, {7: num_idle})
-        num_over = sum(resting.passes_over(7, epoch) for epoch in range(4000))
+        num_over = sum(resting.drawn(epoch) == [7] for epoch in range(4000))
         assert abs(1 - num_over / 4000 - chance(num_idle)) < 0.03
 
 
@@ -117,6 +117,27 @@ def test_a_resume_knows_who_rests() -> None:
     resumed = PromptSampler(PROMPTS, 0, state, rest_solved=True)
     for _ in range(300):
         assert sampler.next()[0] == resumed.next()[0]
+
+
+def test_who_rests_is_drawn_once_whatever_is_settled_later() -> None:
+    """Groups are in flight when the next epoch begins; a resume after they ended passes over the same prompts."""
+    sampler = PromptSampler(PROMPTS, seed=0, rest_solved=True)
+    groups_of_epochs(sampler, NUM_PROMPTS - 50, set())
+    in_flight = [sampler.next()[0] for _ in range(50)]
+    second = [sampler.next()[0] for _ in range(40)]
+    passed_over = sampler.state.resting[1]
+    assert len(passed_over) > 100
+    assert sampler.state.num_rested == len(passed_over)
+    for group_id in in_flight:
+        sampler.finish(group_id, taught=False)
+    for group_id in second[:10]:
+        sampler.finish(group_id, taught=True)
+    state = SamplerState(**asdict(sampler.state))
+    resumed = PromptSampler(PROMPTS, 0, state, rest_solved=True)
+    # What was in flight comes again, and then what had not come yet.
+    assert [resumed.next()[0] for _ in range(30)] == second[10:]
+    assert resumed.next()[0] == sampler.next()[0]
+    assert resumed.state.num_rested == len(passed_over)
 
 
 def test_what_teaches() -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.runtime.placement import Bundle
+from cluster.placement.bundles import Bundle
 from cluster.runtime.ray_runtime import RayRuntime
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.supervisor import Supervisor

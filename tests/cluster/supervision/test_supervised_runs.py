@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.placement.bundles import plan as places_of
 from cluster.run.auditing import audit
 from cluster.run.crew import GOES_BACK, WorkerTypes
 from cluster.run.experiment import MAX_LOSSES, Experiment
 from cluster.run.run_dir import RunDir
-from cluster.runtime.placement import plan as places_of
 from cluster.signals import Interrupted
 from cluster.supervision import restarts
 from common.config import RunConfig

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.rollout import RolloutWorker
+from cluster.placement.bundles import plan
 from cluster.run.turns import Turns
 from cluster.runtime.clients import LearnerClient, RolloutClient, Workers
-from cluster.runtime.placement import plan
 from cluster.runtime.ray_runtime import RayRuntime
 from cluster.weights.transport import transport_of
 from common.config import Cluster, RunConfig

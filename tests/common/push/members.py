@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.machine.address import LOOPBACK
 from common.push.meeting import (
-    LOOPBACK,
     READY,
     SENDER,
     Group,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from common.push.meeting import LOOPBACK, Meeting, MeetingPlace, join
+from common.machine.address import LOOPBACK
+from common.push.meeting import Meeting, MeetingPlace, join
 from common.push.plan import PushPlan
 from tests.common.push.members import named, plan_of, received, sent
 

@@ -10,15 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from common.machine.address import LOOPBACK
 from common.push.fingerprint import fingerprint
-from common.push.meeting import (
-    LOOPBACK,
-    SENDER,
-    Group,
-    Meeting,
-    MeetingPlace,
-    PushBroken,
-)
+from common.push.meeting import SENDER, Group, Meeting, MeetingPlace, PushBroken
 from common.push.plan import PushPlan
 from common.push.shared_gpu import SharedGpu, shareable
 from common.push.wire import Fingerprints, receive, send

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import common.push.collective
+from common.machine.address import LOOPBACK
 from common.push.fingerprint import fingerprint
 from common.push.meeting import (
-    LOOPBACK,
     SENDER,
     Group,
     Meeting,
@@ -22,6 +22,7 @@ from common.push.meeting import (
     join,
 )
 from common.push.plan import PushPlan, TensorSpec
+from common.push.waiting import NOTHING, wait_until
 from common.push.wire import DamagedBucket, receive
 from tests.common.push.members import CPU, Members, named, plan_of
 
@@ -200,3 +201,12 @@ def test_nccl_is_shut_down_after_its_last_bucket_and_aborted_before(
     meeting = Meeting(LOOPBACK, place.port, "alone", "nccl", 1, 5.0)
     join(meeting, SENDER, place.store(meeting), CPU).leave(broken)
     assert calls == [ended]
+
+
+def test_a_loss_without_a_word_is_a_loss() -> None:
+    """Nothing said must not read as "it is done"."""
+
+    def lost() -> bool:
+        raise RuntimeError
+
+    assert wait_until(lost, None, 1.0) == NOTHING

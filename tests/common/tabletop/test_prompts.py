@@ -130,8 +130,7 @@ def test_corrupted_captions_have_the_error_that_was_asked_for(
         else:
             assert not made_up
             assert set(wrong) <= {"place", "relation"}
-        # A thing that is moved may keep what the caption says of it.
-        assert cost(prompt, text) > 0 or kind == "relation"
+        assert cost(prompt, text) > 0
 
 
 def test_answers_are_corrupted_by_reasoning_alone(store: ImageStore) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import common.push.shared_gpu
-from common.push.meeting import LOOPBACK, Meeting, join, network_id
+from common.machine.address import LOOPBACK
+from common.push.meeting import Meeting, join, network_id
 from common.push.plan import TensorSpec
 from common.push.waiting import told
 from common.push.wire import receive

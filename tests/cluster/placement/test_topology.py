@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.runtime.placement import Bundle
-from cluster.runtime.topology import Node, NoRoom, assign, slots_of
+from cluster.placement.bundles import Bundle
+from cluster.placement.topology import Node, NoRoom, assign, slots_of
 
 NEAR = Node("b", "10.0.0.9", 64, 8)
 FAR = Node("a", "10.0.0.10", 64, 8)

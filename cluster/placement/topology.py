@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cluster.runtime.placement import Bundle
+from cluster.placement.bundles import Bundle
 
 
 @dataclass(frozen=True, slots=True)

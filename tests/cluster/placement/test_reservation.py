@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster.runtime import reservation
-from cluster.runtime.placement import Bundle
-from cluster.runtime.reservation import Reservation
+from cluster.placement import reservation
+from cluster.placement.bundles import Bundle
+from cluster.placement.reservation import Reservation
 from common.errors import UserError
 
 

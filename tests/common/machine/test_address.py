@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.node_address import LOOPBACK, NODE_ADDRESS, interface_of, node_address
+from common.machine.address import LOOPBACK, NODE_ADDRESS, interface_of, node_address
 from learner.engines.ranks import free_address
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from cluster.runtime.placement import Bundle
-from cluster.runtime.topology import Node, NoRoom, Slot, assign, slots_of
+from cluster.placement.bundles import Bundle
+from cluster.placement.topology import Node, NoRoom, Slot, assign, slots_of
 from common.errors import UserError
 
 log = logging.getLogger("sightline")

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from cluster.runtime.placement import Bundle
+from cluster.placement.bundles import Bundle
 
 log = logging.getLogger("sightline")
 

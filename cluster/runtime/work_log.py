@@ -66,6 +66,8 @@ class WorkLog:
         self._numbers = itertools.count()
         self._running: dict[int, Work] = {}
         self._recent: deque[Work] = deque()
+        # By kind: whoever has worked once, so that those who have nothing to do count too.
+        self._seen: defaultdict[str, set[str]] = defaultdict(set)
         self._began = time.monotonic()
 
     @contextmanager
@@ -78,7 +80,8 @@ class WorkLog:
         number = next(self._numbers)
         begin = time.monotonic()
         count = _size(args)
-        self._running[number] = Work(who, what, begin, None, count)
+        self._running[number] = running = Work(who, what, begin, None, count)
+        self._seen[_kind(running)].add(who)
         try:
             yield
         finally:
@@ -109,10 +112,11 @@ class WorkLog:
             end = now if work.end is None else work.end
             if _kind(work) == kind and end > begin:
                 stretches[work.who].append((max(begin, work.begin), end))
-        if not stretches or now <= begin:
+        num_workers = len(self._seen[kind])
+        if num_workers == 0 or now <= begin:
             return 0.0
         seconds = sum(covered_s(of_worker) for of_worker in stretches.values())
-        return seconds / len(stretches) / (now - begin)
+        return seconds / num_workers / (now - begin)
 
 
 def covered_s(stretches: Sequence[tuple[float, float]]) -> float:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from common import folder_lock
 from common.errors import UserError
-from common.folder_lock import FolderLock
+from common.machine import folder_lock
+from common.machine.folder_lock import FolderLock
 
 
 def owner(folder: Path) -> dict[str, object]:
@@ -55,7 +55,7 @@ def test_a_lock_that_nobody_closed_goes_with_its_owner(tmp_path: Path) -> None:
 FORKS = """
 import os, sys
 from pathlib import Path
-from common.folder_lock import FolderLock
+from common.machine.folder_lock import FolderLock
 with FolderLock(Path(sys.argv[1]), "run.dir") as lock:
     child = os.fork()
     if child == 0:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.runtime.placement import Bundle, describe, plan
+from cluster.placement.bundles import Bundle, describe, plan
 from cluster.runtime.ray_runtime import RayRuntime
 from common.config import Cluster
 from common.config.overrides import load_config

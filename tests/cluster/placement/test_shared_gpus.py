@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from cluster.runtime import shared_gpus
-from cluster.runtime.placement import Bundle
-from cluster.runtime.shared_gpus import SharedGpus
+from cluster.placement import shared_gpus
+from cluster.placement.bundles import Bundle
+from cluster.placement.shared_gpus import SharedGpus
 
 BUNDLES = [
     Bundle("rollout/0", 1, 4, ""),
