@@ -51,6 +51,7 @@ from common.model_parts import is_vision_side
 from common.paths import replace_file
 from common.records import ProbeReading
 
+PARTS = ("honest", "faults", "lora")
 WANDERING = 2e-3
 """Of a weight's standard deviation, per honest push."""
 UPDATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -77,6 +78,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--pushes", type=int, default=40, help="honest ones")
     parser.add_argument("--updates", type=float, nargs="+", default=UPDATES)
     parser.add_argument("--steps", type=int, default=LORA_STEPS, help="of LoRA")
@@ -85,35 +87,63 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 async def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All parts; one engine takes whole weights, another one adapters."""
+    """The parts that are asked for; one engine takes whole weights, another one adapters."""
     logit = build_policy(folder / "model")
-    store = ImageStore(folder / "images")
-    answers = answers_of(store)
-    trained = lora_learner(folder, LORA, store, answers)
-    for step in range(options.steps):
-        trained.learner.step(step + 1, trained.batch(step))
-    result: dict[str, Any] = {"largest_logit": round(logit, 1)}
+    answers = answers_of(ImageStore(folder / "images"))
+    trained: Trained | None = None
+    if "lora" in options.parts:
+        trained = lora_learner(folder, LORA, ImageStore(folder / "images"), answers)
+        for step in range(options.steps):
+            trained.learner.step(step + 1, trained.batch(step))
+    result: dict[str, Any] = {"largest_logit": round(logit, 1), "faults": {}}
+    result |= await whole_weights(folder, options, answers, trained)
+    if trained is not None:
+        await adapters(folder, options, answers, trained, result)
+    return result
+
+
+async def whole_weights(
+    folder: Path,
+    options: argparse.Namespace,
+    answers: Any,
+    trained: Trained | None,
+) -> dict[str, Any]:
+    """The parts in which an engine takes whole weights."""
+    parts: dict[str, Any] = {}
     engine = start_engine(folder / "model", Full())
     try:
         side = Side(folder / "model", Full(), answers)
         await engine.calibrate(side.start)
-        result["honest"] = said(await honest(engine, side, options.pushes))
-        result["faults"] = await faults(engine, side, options.updates)
-        side.restore()
-        await attempt(engine, side.publish(engine.weight_version + 1))
-        merged = await lora_merged(engine, trained)
+        if "honest" in options.parts:
+            parts["honest"] = said(await honest(engine, side, options.pushes))
+        if "faults" in options.parts:
+            parts["faults"] = await faults(engine, side, options.updates)
+        if trained is not None:
+            side.restore()
+            await attempt(engine, side.publish(engine.weight_version + 1))
+            parts["lora"] = await lora_merged(engine, trained)
     finally:
         await engine.close()
+    return parts
+
+
+async def adapters(
+    folder: Path,
+    options: argparse.Namespace,
+    answers: Any,
+    trained: Trained,
+    result: dict[str, Any],
+) -> None:
+    """The parts in which an engine takes adapters alone, into `result`."""
     engine = start_engine(folder / "model", LORA)
     try:
-        alone = await lora_alone(engine, trained)
-        result["lora"] = said({**merged, **alone})
-        adapters = Side(folder / "model", LORA, answers)
-        rows = await dropped_adapter(engine, adapters, options.updates)
-        result["faults"]["dropped adapter"] = said(rows)
+        result["lora"] = said({**result["lora"], **await lora_alone(engine, trained)})
+        if "faults" in options.parts:
+            side = Side(folder / "model", LORA, answers)
+            rows = await dropped_adapter(engine, side, options.updates)
+            result["faults"]["dropped adapter"] = said(rows)
     finally:
         await engine.close()
-    return result
 
 
 def said(part: Any) -> Any:

@@ -13,12 +13,17 @@ References: TypeAlias = Literal["clean", "sft"]
 """Which answers the prompts of a rendered world carry: true ones, or those of its policy's own training text."""
 
 
-class ShapesPrompts(Section):
+class WorldPrompts(Section):
+    """Prompts about the scenes of a rendered world."""
+
+    count: int = Field(2000, ge=1, description="scenes, a prompt each")
+    seed: Seed = Field(0, description="of the scenes")
+
+
+class ShapesPrompts(WorldPrompts):
     """Caption prompts on rendered scenes."""
 
     kind: Literal["shapes"] = "shapes"
-    count: int = Field(2000, ge=1, description="scenes, a prompt each")
-    seed: Seed = Field(0, description="of the scenes")
     references: References = Field(
         "clean",
         description="clean: true captions, better than the text that the policy was trained on; sft: captions "
@@ -26,12 +31,10 @@ class ShapesPrompts(Section):
     )
 
 
-class TabletopPrompts(Section):
+class TabletopPrompts(WorldPrompts):
     """Conversations about the scenes of world 2, drawn as the training text of its policy was (docs/world2.md)."""
 
     kind: Literal["tabletop"] = "tabletop"
-    count: int = Field(2000, ge=1, description="scenes, a conversation each")
-    seed: Seed = Field(0, description="of the scenes")
     references: References = Field(
         "sft",
         description="sft: answers as the policy's own training text has them; clean: true ones, which no method of "

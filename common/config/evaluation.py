@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import Field, Tag, field_validator, model_validator
 
@@ -88,6 +89,18 @@ class Mlflow(Section):
     kind: Literal["mlflow"] = "mlflow"
     uri: str | None = Field(None, description="of a server; none: RUN_DIR/mlflow")
     experiment: str = "sightline"
+
+    @field_validator("uri")
+    @classmethod
+    def _without_credentials(cls, uri: str | None) -> str | None:
+        # The config stands in the run's folder, on its page, and in the other trackers.
+        parts = urlsplit(uri or "")
+        if parts.username or parts.password:
+            raise ValueError(
+                "expected an address without user and password; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        return uri
 
 
 class Trackio(Section):

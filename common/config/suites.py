@@ -25,28 +25,28 @@ from common.config.benchmarks import (
 from common.config.section import Section, TextOnDisk, by_kind
 
 
-class ShapesSuite(Section):
+class WorldSuite(Section):
+    """What is asked about the scenes of a rendered world."""
+
+    validation_scenes: int = Field(100, ge=0)
+    test_scenes: int = Field(300, ge=0)
+    questions_per_scene: int = Field(
+        2, ge=0, description="per POPE split: one yes and one no"
+    )
+
+
+class ShapesSuite(WorldSuite):
     """Rendered scenes: captions measured by CHAIR and by the judge, yes/no questions measured by POPE."""
 
     kind: Literal["shapes"] = "shapes"
     name: str = Field("shapes", description="of the suite in the scorecard")
-    validation_scenes: int = Field(100, ge=0)
-    test_scenes: int = Field(300, ge=0)
-    questions_per_scene: int = Field(
-        2, ge=0, description="per POPE split: one yes and one no"
-    )
 
 
-class TabletopSuite(Section):
+class TabletopSuite(WorldSuite):
     """World 2 (docs/world2.md): captions, yes/no in POPE's splits, colours, places, numbers, and second turns."""
 
     kind: Literal["tabletop"] = "tabletop"
     name: str = Field("tabletop", description="of the suite in the scorecard")
-    validation_scenes: int = Field(100, ge=0)
-    test_scenes: int = Field(300, ge=0)
-    questions_per_scene: int = Field(
-        2, ge=0, description="per POPE split: one yes and one no"
-    )
 
 
 class PromptsSuite(Section):

@@ -14,7 +14,6 @@ from reward.suites.bootstrap import Array, Columns, ratio
 Answer: TypeAlias = Literal["yes", "no"]
 
 POPE_COUNTS = ("tp", "fp", "tn", "fn")
-POPE_METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 POPE_AVERAGES = ("accuracy", "f1", "yes_ratio")
 """Metrics whose mean over the splits is reported as well."""
 

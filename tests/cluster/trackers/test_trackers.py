@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from cluster.run.outcome import GroupOutcome
 from cluster.trackers.trackers import PACKAGES, Trackers, check_installed
@@ -225,3 +226,9 @@ def test_trackers_by_bare_names_and_only_once() -> None:
     assert [tracker.kind for tracker in tracking.trackers] == ["wandb", "mlflow"]
     with pytest.raises(ValueError, match="every kind of tracker once"):
         Tracking.model_validate({"trackers": ["wandb", "wandb"]})
+
+
+def test_a_server_is_named_without_its_password() -> None:
+    address = "http://me:secret@tracker:5000"
+    with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD"):
+        Tracking.model_validate({"trackers": [{"kind": "mlflow", "uri": address}]})

@@ -1,10 +1,8 @@
 """The numerics gate on a real engine in bfloat16: nothing is refused without a cause, and every fault is found.
 
 The model has 42 M parameters and logits of about 20. At this size of update a push is late by about a nat a token. A
-smaller one is too little for log-probs, and is the checksum's: `python -m benchmarks.numerics_gate` has the sizes.
-
-Ten minutes, too long for `make test`:
-`python -m pytest tests/benchmarks/numerics_gate_proof.py`.
+smaller one is too little for log-probs, and is the checksum's: `python -m benchmarks.numerics_gate` has the sizes, more
+pushes, and adapters.
 """
 
 from __future__ import annotations
@@ -24,14 +22,13 @@ LOGPROB_FAULTS = (
     "one push late",
     "untied head",
     "stale pictures",
-    "dropped adapter",
 )
 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    words = ("--pushes", "12", "--updates", str(FOUND_AT), "--steps", "20")
-    output = run_to_end(command("benchmarks.numerics_gate", *words), 900)
+    words = ("--parts", "honest", "faults", "--pushes", "2", "--updates", str(FOUND_AT))
+    output = run_to_end(command("benchmarks.numerics_gate", *words), 600)
     figures: dict[str, Any] = json.loads(output.splitlines()[-1])
     return figures
 
@@ -56,12 +53,3 @@ def test_a_wrong_push_is_refused(result: dict[str, Any], fault: str) -> None:
 def test_a_layer_that_gets_nothing_is_named(result: dict[str, Any]) -> None:
     (row,) = result["faults"]["layer left out"]
     assert row["found"]
-
-
-def test_adapters_alone_are_exact_and_merged_ones_are_not(
-    result: dict[str, Any],
-) -> None:
-    """After 20 steps at lr 1e-6."""
-    lora = result["lora"]
-    assert lora["kl_ratio"] <= 1.2
-    assert 0 < lora["merged_survives"] < 0.5
