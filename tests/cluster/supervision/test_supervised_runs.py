@@ -30,7 +30,9 @@ from common.records import Dropped, Judged, PreferencePair, RolloutGroup, StepRe
 from reward.worker import RewardWorker
 from tests.cluster.judged_runs import JudgingWorker, vlm
 from tests.cluster.runs import STEPS, events, make_config, trained_pairs
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle, LocalRuntime
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
+from tests.fakes.runtime import LocalHandle, LocalRuntime
 
 LIMIT_S = 0.5
 # A hanging process is noticed before its push is given up.

@@ -15,7 +15,7 @@ from cluster.supervision.seat import Revive, Seat
 from cluster.supervision.supervisor import Supervisor
 from common.errors import RunFailed
 from common.protocols import Handle, Pulse
-from tests.fakes import LocalHandle, LocalRuntime
+from tests.fakes.runtime import LocalHandle, LocalRuntime
 
 LIMIT_S = 0.2
 START_LIMIT_S = 2.0
