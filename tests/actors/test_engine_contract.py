@@ -10,7 +10,7 @@ from common.data.images import ImageStore
 from common.protocols import Engine, GenerationRequest
 from common.records import Dropped, ImageRef, Prompt, RolloutGroup
 from tests.actors.engines import EnginePool, Run
-from tests.fakes import FakeEngine
+from tests.fakes.engine import FakeEngine
 from tests.probes import probe_of
 from tests.tiny_models import make_prompt, tiny_llava
 

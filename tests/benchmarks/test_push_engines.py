@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.push_engines import measure_transports
-from tests.fakes import LocalRuntime
+from tests.fakes.runtime import LocalRuntime
 from tests.tiny_models import tiny_llava
 
 

@@ -11,7 +11,8 @@ from common.config import RunConfig
 from common.records import Judged, RolloutGroup
 from reward.eyes.factory import EyeTools
 from reward.worker import RewardWorker
-from tests.fakes import FakeLearner, FakeRolloutWorker
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
 
 SLOW = "slow_judge"
 """While a file of this name lies beside the run directory, judges are slow."""

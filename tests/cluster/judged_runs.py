@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.runs import make_config
-from tests.fakes import FakeRolloutWorker
+from tests.fakes.rollout import FakeRolloutWorker
 
 
 class JudgingWorker(FakeRolloutWorker):

@@ -18,7 +18,9 @@ from common.journal import read_events
 from common.records import Dropped, PreferencePair, Response, StepResult
 from common.shapes.prompts import caption_prompts
 from reward.worker import RewardWorker
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalRuntime
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
+from tests.fakes.runtime import LocalRuntime
 from tests.tiny_models import tiny_llava
 
 STEPS = 8

@@ -174,7 +174,8 @@ def test_supervised_labels_are_the_responses() -> None:
     rng = random.Random(4)
     lessons = [lesson(scene, rng, captions=0.5) for scene in scenes]
     visible = [visible_tokens(rng, 0.5) for _ in scenes]
-    batch = supervised_batch(tokenizer, scenes, lessons, visible)
+    pictures = [render(scene) for scene in scenes]
+    batch = supervised_batch(tokenizer, pictures, lessons, visible)
     for row, turns in enumerate(lessons):
         ids = batch.input_ids[row]
         labels = batch.labels[row]
@@ -256,8 +257,10 @@ def test_a_blind_policy_knows_much_less() -> None:
     truths = [caption(scene) for scene in scenes]
     pictures = [render(scene) for scene in scenes]
     blanks = [blank()] * len(scenes)
-    seeing = response_logps(model, processor.tokenizer, pictures, truths)
-    blind = response_logps(model, processor.tokenizer, blanks, truths)
+    tokenizer = processor.tokenizer
+    question = CAPTION_PROMPTS[0]
+    seeing = response_logps(model, tokenizer, pictures, truths, question)
+    blind = response_logps(model, tokenizer, blanks, truths, question)
     lost_nats = seeing - blind
     assert (lost_nats > 3.0).float().mean() > 0.9
     of_other_scenes = pictures[1:] + pictures[:1]

@@ -18,7 +18,9 @@ from cluster.run.crew import WorkerTypes
 from common.config import SHAPES_POLICY, RunConfig, ShapesPrompts, ShapesSuite
 from reward.worker import RewardWorker
 from tests.docs.pages import ROOT, Block
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalRuntime
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
+from tests.fakes.runtime import LocalRuntime
 from tests.worlds.stickers import write_rows
 
 LINKED = ("actors", "benchmarks", "cluster", "common", "learner", "reward", "tests")

@@ -24,6 +24,8 @@ from cluster import (
     train,
 )
 from common.config.overrides import load_config
+from common.shapes import pretrain as shapes
+from common.tabletop import pretrain as tabletop
 from tests.docs.pages import ROOT, pages
 
 DOCUMENTS = [
@@ -135,6 +137,14 @@ def reads_import(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import_data.config_of(words)
 
 
+def reads_shapes(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes.parse_args(list(words))
+
+
+def reads_tabletop(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tabletop.parse_args(list(words))
+
+
 READERS: dict[str, Callable[[Sequence[str], pytest.MonkeyPatch], None]] = {
     "cluster.train": reads_train,
     "cluster.doctor": reads_doctor,
@@ -142,6 +152,8 @@ READERS: dict[str, Callable[[Sequence[str], pytest.MonkeyPatch], None]] = {
     "cluster.evaluate": reads_evaluate,
     "cluster.generate": reads_generate,
     "cluster.import_data": reads_import,
+    "common.shapes.pretrain": reads_shapes,
+    "common.tabletop.pretrain": reads_tabletop,
 }
 
 

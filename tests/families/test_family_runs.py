@@ -16,7 +16,7 @@ from common.chat import ChatEncoder
 from common.config import RunConfig
 from common.config.overrides import load_config
 from tests.cluster.runs import SUITES
-from tests.fakes import LocalRuntime
+from tests.fakes.runtime import LocalRuntime
 from tests.families.case import Case
 from tests.families.cases import ON_CPU, parameters
 from tests.families.qwen import QWEN3_5

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import learner.losses
 import learner.update
+from common.chat import ChatEncoder
 from common.config import Model, RunConfig
 from common.config.losses import Loss, loss_sections
 from common.data.images import ImageStore
@@ -34,6 +35,8 @@ from tests.tiny_models import make_prompt, tiny_llava
 _RUNS = TemporaryDirectory(prefix="sightline-tests-")
 _NUMBERS = count()
 LORA = {"kind": "lora", "r": 4, "alpha": 8, "push": "merged"}
+PROBE = (5, 6, 7)
+"""Token ids of a response whose log-probs are compared."""
 TUNINGS = pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
 CHOSEN = (
     "There is a red circle at the top.",
@@ -82,6 +85,12 @@ def run_config(
     )
 
 
+def with_model(config: RunConfig, **settings: Any) -> RunConfig:
+    """The run with other settings of its model."""
+    model = config.model.model_copy(update=settings)
+    return config.model_copy(update={"model": model})
+
+
 def loss_of_kind(kind: str, **settings: Any) -> Loss:
     """The settings of a loss by its name."""
     return loss_sections()[kind](**settings)
@@ -92,6 +101,10 @@ def started(config: RunConfig) -> Learner:
     trainer = Learner(config)
     trainer.start()
     return trainer
+
+
+def encoder_of(trainer: Learner) -> ChatEncoder:
+    return trainer.models.collator.encoder
 
 
 def train(
@@ -116,6 +129,20 @@ def weights_of(trainer: Learner) -> dict[str, Any]:
     """What a push would send: the policy's arrays by hub name."""
     _, arrays = trainer.publish(0)
     return arrays
+
+
+def change_norm(trainer: Learner) -> float:
+    """How far the weights are from the start."""
+    manifest, _ = trainer.publish(1)
+    assert manifest is not None
+    return manifest.change_norm
+
+
+@torch.no_grad()
+def probed(model: Any, trainer: Learner, prompt: Prompt) -> torch.Tensor:
+    """Log-probs of the probe behind a prompt under a Hugging Face model, [tokens]."""
+    batch = trainer.models.collator.single(prompt, PROBE)
+    return Policy(model.eval())(batch).token_logps[0]
 
 
 def model_of_push(

@@ -17,7 +17,7 @@ from common.push.meeting import Meeting
 from common.records import PreferencePair, Response, WriteReport
 from common.shapes.prompts import caption_prompts
 from learner.learner import Learner
-from tests.fakes import FakeLearner
+from tests.fakes.learner import FakeLearner
 from tests.probes import one_answer, token_logprobs
 from tests.tiny_models import tiny_llava
 

@@ -1,4 +1,4 @@
-"""The learner's side of the numerics gate against plain transformers."""
+"""The learner's side of the numerics gate against plain transformers, and what is no probe."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from common.data.images import ImageStore
+from common.errors import UserError
 from common.records import LIKELIEST, ProbeAnswer
 from learner.probe import Probe
-from tests.learner.helpers import LORA, make_pairs, run_config, started
-from tests.probes import token_logprobs
+from tests.learner.helpers import LORA, encoder_of, make_pairs, run_config, started
+from tests.probes import one_answer, token_logprobs
 from tests.tiny_models import make_prompt
 
 
@@ -71,3 +72,12 @@ def test_the_probe_follows_the_training(
     assert manifest.probe.logprobs != start.logprobs
     # In float32 nothing of a merged update is lost.
     assert manifest.merged_survives == pytest.approx(1, abs=1e-3)
+
+
+def test_a_probe_must_be_a_response(store: ImageStore) -> None:
+    trainer = started(run_config())
+    (pair,) = make_pairs(store, 1)
+    expected = "expected at least one response token and no media token"
+    for tokens in ((), (5, encoder_of(trainer).image_token_id)):
+        with pytest.raises(UserError, match=expected):
+            trainer.set_probe(one_answer(pair.prompt, tokens))

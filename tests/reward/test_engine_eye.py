@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.protocols import Question
 from common.records import Dropped, Message, Part, Prompt
 from reward.eyes.engine_eye import EngineEye
-from tests.fakes import FakeRolloutWorker
+from tests.fakes.rollout import FakeRolloutWorker
 from tests.tiny_models import make_prompt
 
 CONFIG = config.RunConfig(mixture=config.Mixture(online_fraction=1.0))

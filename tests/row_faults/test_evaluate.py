@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.protocols import GenerationRequest
 from common.records import Dropped, Prompt
 from tests.cluster.runs import make_config
-from tests.fakes import LocalHandle
+from tests.fakes.runtime import LocalHandle
 from tests.row_faults.rows import delete_picture, good_pairs
 
 

@@ -23,7 +23,7 @@ from common.protocols import GenerationRequest
 from common.records import Dropped
 from common.shapes.prompts import caption_prompts
 from tests.cluster.runs import events, make_config, run
-from tests.fakes import FakeRolloutWorker
+from tests.fakes.rollout import FakeRolloutWorker
 from tests.row_faults.rows import delete_picture, good_pairs
 
 

@@ -24,7 +24,7 @@ from common.errors import RunFailed, UserError
 from common.journal import read_events
 from common.records import Dropped, PreferencePair, StepResult, WriteReport
 from tests.cluster.runs import STEPS, events, make_config, run, trained_pairs
-from tests.fakes import FakeLearner
+from tests.fakes.learner import FakeLearner
 
 FULL = "[Errno 28] No space left on device: 'rank_0_000.safetensors'"
 

@@ -10,7 +10,7 @@ from common.config import RunConfig
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, Prompt, RolloutGroup
 from common.shapes.questions import answer_text
-from tests.fakes import LocalHandle, LocalRuntime
+from tests.fakes.runtime import LocalHandle, LocalRuntime
 
 
 def honest(prompt: Prompt) -> str:

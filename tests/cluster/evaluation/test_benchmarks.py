@@ -16,7 +16,7 @@ from common.config.benchmarks import ChairBenchmark, PopeBenchmark
 from common.data.images import ImageStore
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, RolloutGroup
-from tests.fakes import LocalHandle
+from tests.fakes.runtime import LocalHandle
 from tests.reward.benchmarks.published import coco_folder, pope_folder
 
 

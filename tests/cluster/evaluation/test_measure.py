@@ -22,7 +22,7 @@ from common.records import Dropped, RolloutGroup, Verdict
 from reward.suites.scorecard import SuiteCard
 from reward.worker import RewardWorker
 from tests.cluster.evaluation.fake_policies import FakePolicy, dreamer, honest
-from tests.fakes import LocalHandle
+from tests.fakes.runtime import LocalHandle
 
 SUITE = config.ShapesSuite(test_scenes=12, validation_scenes=5)
 CONFIG = RunConfig(

@@ -18,7 +18,8 @@ from common.records import Dropped, PreferencePair, StepResult
 from reward.worker import RewardWorker
 from tests.cluster.harm.groups import group, judged
 from tests.cluster.runs import events, killed_at, make_config, run
-from tests.fakes import FakeLearner, FakeRolloutWorker
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
 
 
 class DriftingLearner(FakeLearner):

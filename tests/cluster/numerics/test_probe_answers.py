@@ -18,7 +18,7 @@ from common.data.images import ImageStore
 from common.errors import UserError
 from common.protocols import GenerationRequest
 from common.records import Completion, Dropped, ProbeAnswer, Prompt, RolloutGroup
-from tests.fakes import LocalHandle
+from tests.fakes.runtime import LocalHandle
 from tests.tiny_families import tiny_qwen
 from tests.tiny_models import make_prompt, tiny_llava
 

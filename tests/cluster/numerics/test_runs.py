@@ -18,7 +18,9 @@ from common.errors import UserError
 from common.metrics import read_lines
 from common.records import LogprobProbe, ProbeReading
 from tests.cluster.runs import STEPS, events, killed_at, make_config, run
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
+from tests.fakes.runtime import LocalHandle
 from tests.probes import one_answer
 from tests.tiny_models import make_prompt
 

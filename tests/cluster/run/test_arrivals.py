@@ -15,6 +15,11 @@ class SilentWeights:
         await asyncio.Event().wait()
 
 
+def other_tasks() -> set[asyncio.Task[Any]]:
+    """All that have not ended, without the one that asks."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
 def test_a_send_that_is_given_up_leaves_nothing_but_a_task_of_the_run() -> None:
     weights: Any = SilentWeights()
     unused: Any = None
@@ -26,10 +31,13 @@ def test_a_send_that_is_given_up_leaves_nothing_but_a_task_of_the_run() -> None:
             await asyncio.sleep(0.01)
             sending.cancel()
             await asyncio.wait([sending])
+            assert sending.cancelled()
             # What was cancelled ends in its next turn.
             await asyncio.sleep(0)
-            (bringing,) = asyncio.all_tasks() - {asyncio.current_task()}
-            # The group ends it with the run.
-            bringing.cancel()
+            left = other_tasks()
+            assert len(left) == 1
+            # A task of the run: the group waits until it has ended.
+            left.pop().cancel()
+        assert other_tasks() == set()
 
     asyncio.run(scenario())

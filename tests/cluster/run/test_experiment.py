@@ -34,7 +34,8 @@ from tests.cluster.runs import (
     run,
     trained_pairs,
 )
-from tests.fakes import FakeLearner, FakeRolloutWorker
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])

@@ -10,7 +10,7 @@ import pytest
 from common.config.overrides import load_config
 from common.records import Dropped, PreferencePair, StepResult
 from tests.cluster.runs import STEPS, make_config, offline_set, run, trained_pairs
-from tests.fakes import FakeLearner
+from tests.fakes.learner import FakeLearner
 
 BATCH = 4
 

@@ -22,7 +22,7 @@ from tests.cluster.runs import (
     run,
     trained_pairs,
 )
-from tests.fakes import FakeRolloutWorker
+from tests.fakes.rollout import FakeRolloutWorker
 
 
 class CountingWorker(FakeRolloutWorker):

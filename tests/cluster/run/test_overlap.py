@@ -15,7 +15,8 @@ from common.metrics import read_lines
 from common.push.meeting import Meeting
 from common.records import Dropped, LoadReport, PreferencePair, StepResult
 from tests.cluster.runs import STEPS, events, killed_at, make_config, run
-from tests.fakes import FakeLearner, FakeRolloutWorker
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
 
 LOAD_S = 0.03
 

@@ -24,7 +24,8 @@ from tests.cluster.runs import (
     run,
     trained_pairs,
 )
-from tests.fakes import FakeLearner, FakeRolloutWorker
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
 
 
 def _flip_a_byte(path: Path) -> None:

@@ -36,7 +36,9 @@ from common.shapes.prompts import caption_prompts
 from reward.suites.scorecard import Scorecard
 from reward.worker import RewardWorker
 from tests.cluster.runs import killed_at
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalRuntime
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
+from tests.fakes.runtime import LocalRuntime
 from tests.tiny_models import tiny_llava
 
 WRONG = "There is a green ring at the top. There is a green ring at the bottom."

@@ -28,7 +28,8 @@ from tests.cluster.runs import (
     run,
     trained_pairs,
 )
-from tests.fakes import FakeLearner, FakeRolloutWorker
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
 
 
 def three_sources(tmp_path: Path, **changes: Any) -> RunConfig:

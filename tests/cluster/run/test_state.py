@@ -60,6 +60,8 @@ def test_the_keys_on_disk_are_those_of_earlier_runs() -> None:
         "finished": ["1:a", "1:p", "2:p"],
         "prompts": "",
         "idle": {},
+        "resting": {},
+        "num_rested": 0,
     }
     assert content["buffer"]["offline"] == {"size": 3, "epoch": 0, "position": 2}
     assert content["accepted"] == {"online": 5}

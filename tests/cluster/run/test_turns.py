@@ -17,7 +17,9 @@ from common.metrics import read_lines
 from common.protocols import GenerationRequest
 from common.records import Dropped, PreferencePair, StepResult
 from tests.cluster.runs import STEPS, events, killed_at, make_config, run, trained_pairs
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
+from tests.fakes.runtime import LocalHandle
 from tests.tiny_models import make_prompt
 
 

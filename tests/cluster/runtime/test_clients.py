@@ -11,7 +11,8 @@ from actors.rollout import RolloutWorker
 from cluster.runtime.clients import LearnerClient, RewardClient, RolloutClient
 from learner.learner import Learner
 from reward.worker import RewardWorker
-from tests.fakes import FakeLearner, FakeRolloutWorker
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
 
 ASKED = re.compile(r'\((?:rank_0, )?"(\w+)"')
 

@@ -18,7 +18,7 @@ from common.errors import UserError, plain_message
 from common.protocols import Handle, Pulse, Runtime, Vitals
 from reward.judges.factory import with_checked_judge
 from reward.worker import RewardWorker
-from tests.fakes import LocalRuntime
+from tests.fakes.runtime import LocalRuntime
 from tests.reward.builders import group, prompt
 
 

@@ -17,7 +17,9 @@ from cluster.runtime.shared_files import NONCE, SharedFiles
 from common.errors import UserError
 from common.protocols import Sight
 from tests.cluster.runs import make_config, run
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle, LocalRuntime
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
+from tests.fakes.runtime import LocalHandle, LocalRuntime
 
 
 class Elsewhere(Seated):

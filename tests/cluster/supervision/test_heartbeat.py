@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.supervision.heartbeat import fault_of, first_fault
 from common.protocols import Pulse, Vitals
-from tests.fakes import LocalHandle
+from tests.fakes.runtime import LocalHandle
 
 LIMIT_S = 0.2
 

@@ -9,22 +9,17 @@ from typing import Any
 
 import pytest
 
-from cluster.supervision import restarts
 from cluster.supervision.restarts import Restarts
 from cluster.supervision.seat import Revive, Seat
 from cluster.supervision.supervisor import Supervisor
 from common.errors import RunFailed
 from common.protocols import Handle, Pulse
-from tests.fakes import LocalHandle, LocalRuntime
+from tests.fakes.runtime import LocalHandle, LocalRuntime
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 LIMIT_S = 0.2
 START_LIMIT_S = 2.0
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(restarts, "LONGEST_PAUSE_S", 0.01)
 
 
 class Worker:

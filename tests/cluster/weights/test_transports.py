@@ -20,7 +20,9 @@ from common.push.meeting import EngineSeat, Meeting, Place, PushBroken
 from common.push.plan import PushPlan
 from common.records import LoadReport, WeightManifest
 from tests.cluster.runs import make_config
-from tests.fakes import FakeLearner, FakeRolloutWorker, LocalHandle
+from tests.fakes.learner import FakeLearner
+from tests.fakes.rollout import FakeRolloutWorker
+from tests.fakes.runtime import LocalHandle
 from tests.probes import one_answer
 from tests.tiny_models import make_prompt
 
