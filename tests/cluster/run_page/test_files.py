@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.report import main
-from cluster.run_page.files import DROPS_OF_A_REASON, PER_FILE, write_page
+from cluster.run_page.files import DROPS_OF_A_REASON, PER_FILE, REPORT, write_page
 from cluster.run_page.run import RunPage
 from common.errors import UserError
 from tests.cluster.run_page.written_runs import HOSTILE, write_run
@@ -68,6 +69,36 @@ def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
         (page.parent / "old").write_text("")
         write_page(run, tmp_path / "page")
         assert not (page.parent / "old").exists()
-        with pytest.raises(UserError, match="expected an empty folder"):
+        with pytest.raises(UserError, match="expected a folder without a run"):
             write_page(run, tmp_path)
     assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_folder_with_a_page_of_another_command_stays(tmp_path: Path) -> None:
+    """`python -m cluster.report A B --out mine/report.html` writes a file of that name."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / REPORT).write_text("")
+    with RunPage(write_run(tmp_path / "run")) as run:
+        with pytest.raises(UserError, match="expected an empty folder"):
+            write_page(run, folder)
+    assert (folder / REPORT).exists()
+
+
+@pytest.mark.parametrize("place", ["runs/run", "runs", "runs/other"])
+def test_a_run_is_never_replaced(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even where the folder looks like an earlier page in every way."""
+    run_dir = write_run(tmp_path / "runs" / "run", 4)
+    other = write_run(tmp_path / "runs" / "other", 4)
+    assert main([str(run_dir), "--page", str(tmp_path / "page")]) == 0
+    folder = tmp_path / place
+    for path in (tmp_path / "page").iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    capsys.readouterr()
+    assert main([str(run_dir), "--page", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "expected a folder without a run" in error and error.count("\n") == 1
+    assert (run_dir / "config.json").exists() and (other / "config.json").exists()
