@@ -115,7 +115,7 @@ def test_a_pair_comes_with_its_question_picture_and_marked_words(
 def test_a_page_behind_the_last_is_the_last(page: RunPage) -> None:
     last = page.view("pairs", {"page": "99"})
     assert last["page"] == last["num_pages"] - 1
-    assert len(last["items"]) == 60 % PAGE or PAGE
+    assert len(last["items"]) == (60 % PAGE or PAGE)
 
 
 @pytest.mark.parametrize(
