@@ -1,6 +1,7 @@
 """The run page as a folder that opens from disk: `python -m cluster.report RUN_DIR --page [FOLDER]`.
 
-report.html   sightline_page.txt   assets/   data/VIEW.js   data/pairs.js (what filters need)   data/pairs_0000.js …   pictures/
+report.html   assets/   data/VIEW.js   data/pairs.js (what filters need)   data/pairs_0000.js …   pictures/
+sightline_page.txt, by which the next page knows a folder that it may replace
 
 Browsers let a page from disk load scripts, not JSON: every data file is a script that hands its JSON over.
 """

@@ -79,9 +79,11 @@ def test_a_folder_with_a_page_of_another_command_stays(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / REPORT).write_text("")
-    with RunPage(write_run(tmp_path / "run")) as run:
-        with pytest.raises(UserError, match="expected an empty folder"):
-            write_page(run, folder)
+    with (
+        RunPage(write_run(tmp_path / "run")) as run,
+        pytest.raises(UserError, match="expected an empty folder"),
+    ):
+        write_page(run, folder)
     assert (folder / REPORT).exists()
 
 
