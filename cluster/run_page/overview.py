@@ -33,7 +33,10 @@ def overview(
     steps = store.events["step"]
     step = steps[-1]["step"] if steps else 0
     num_steps = config.get("learner", {}).get("num_steps", 0)
-    rate = _steps_per_s(steps[-RECENT_STEPS:])
+    # Between two starts nothing is trained.
+    began = max(store.started_at, store.last("resume").get("time", 0.0))
+    recent = [event for event in steps[-RECENT_STEPS:] if event["time"] >= began]
+    rate = _steps_per_s(recent)
     state, why = _state(store)
     left_s = None
     if rate and state == "running":
@@ -43,7 +46,7 @@ def overview(
         "why": why,
         "step": step,
         "num_steps": num_steps,
-        "pairs_per_s": _pairs_per_s(steps[-RECENT_STEPS:]),
+        "pairs_per_s": _pairs_per_s(recent),
         "elapsed_s": steps[-1]["time"] - _began(store) if steps else None,
         "left_s": left_s,
         "last_step": _last_step(metrics),
@@ -57,13 +60,12 @@ def overview(
 
 def _state(store: RunStore) -> tuple[str, str]:
     """`running`, `silent`, `ended` or `failed`, and what there is to say of it."""
-    started = store.last("start").get("time", 0.0)
     ended = store.last("ended")
-    if ended and ended["time"] >= started:
+    if ended and ended["time"] >= store.started_at:
         state = "failed" if ended["status"] else "ended"
         return state, ended["why"]
     # Runs of before said nothing at their end.
-    if store.events["picked"]:
+    if store.picked():
         return "ended", ""
     newest = max((event["time"] for event in _newest(store)), default=None)
     if newest is None:

@@ -12,6 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +20,8 @@ from cluster.run_page.items import ROW_SOURCE, Item, items_of
 from cluster.run_page.lines import GrowingFile, Line, read_at
 
 Event: TypeAlias = dict[str, Any]
+Call: TypeAlias = tuple[str, str, float, float, int]
+"""Worker, kind of work, begin, end, count; times in seconds since 1970."""
 
 SCHEMA = """
 create table items (
@@ -61,7 +64,7 @@ class RunStore:
 
     Attributes:
         events: by kind, in order; all but those of groups and calls.
-        work: calls to workers, as (worker, kind of work, begin, end, count); times in seconds since 1970.
+        work: calls to workers, without those that a resume has begun again.
         num_repeated: groups that were sampled again, since a resume went back behind them.
         revision: another number whenever there is news.
     """
@@ -83,9 +86,13 @@ class RunStore:
     def _begin_again(self) -> None:
         self._file = GrowingFile(self.journal)
         self.events: dict[str, list[Event]] = defaultdict(list)
-        self.work: list[tuple[str, str, float, float, int]] = []
+        self.work: list[Call] = []
         self.num_repeated = 0
-        self._saved: dict[int, int] = {}
+        # Step of a checkpoint -> the last place, and how many calls, that its state holds.
+        self._saved: dict[int, tuple[int, int]] = {}
+        # Where starts and resumes begin in `work`, and where the newest start does.
+        self._cuts: list[int] = []
+        self._start_cut = 0
         self._place = 0
         self._step = 0
         self._is_new_start = False
@@ -155,7 +162,7 @@ class RunStore:
             case "step":
                 self._enter_step(event)
             case "saving":
-                self._saved[event["step"]] = self._place
+                self._saved[event["step"]] = (self._place, len(self.work))
             case "unsaved":
                 self._saved.pop(event["step"], None)
         if kind in KEPT_EVENTS:
@@ -163,6 +170,10 @@ class RunStore:
 
     def _follow_starts(self, kind: str, event: Event) -> None:
         """Take out what a resume begins again."""
+        # Loading models comes between the two and belongs to the start.
+        if kind == "data" or (kind == "start" and self._is_training):
+            self._start_cut = len(self.work)
+            self._cuts.append(self._start_cut)
         if kind == "start":
             self._is_new_start = self._is_training = True
         elif kind == "resume":
@@ -176,7 +187,8 @@ class RunStore:
             self._is_new_start = False
 
     def _forget_after(self, step: int) -> None:
-        place = self._saved.get(step, 0)
+        place, num_calls = self._saved.get(step, (0, 0))
+        self._forget_work(num_calls)
         lost = self._base.execute("delete from items where place > ?", (place,))
         self.num_repeated += lost.rowcount
         reset = "update items set step = null, reason = '' where ended > ?"
@@ -187,6 +199,13 @@ class RunStore:
             self.events[kind] = [event for event in events if event["step"] <= step]
         self._saved = {saved: at for saved, at in self._saved.items() if saved <= step}
         self._step = step
+
+    def _forget_work(self, num_calls: int) -> None:
+        """Go back to so many calls; those since a new start are not what it begins again."""
+        end = self._start_cut if self._is_new_start else len(self.work)
+        del self.work[num_calls:end]
+        self._cuts = [cut for cut in self._cuts if cut < num_calls]
+        self._cuts.append(num_calls)
 
     def _enter_items(self, items: Sequence[Item], offset: int, time: float) -> None:
         for number, item in enumerate(items):
@@ -228,6 +247,23 @@ class RunStore:
         end = event["time"]
         begin = end - event["seconds"]
         self.work.append((event["who"], event["what"], begin, end, event["count"]))
+
+    def work_by_start(self) -> list[list[Call]]:
+        """`work`, parted where the run was started, or where it went back to a checkpoint."""
+        with self._lock:
+            bounds = [0, *self._cuts, len(self.work)]
+            return [self.work[begin:end] for begin, end in pairwise(bounds)]
+
+    @property
+    def started_at(self) -> float:
+        """When the newest start began, in seconds since 1970."""
+        return max(self.last(kind).get("time", 0.0) for kind in ("data", "start"))
+
+    def picked(self) -> Mapping[str, Any]:
+        """What the newest start has picked; {} while it goes on."""
+        picked = self.last("picked")
+        is_of_this_start = picked and picked["time"] >= self.started_at
+        return picked if is_of_this_start else {}
 
     def last(self, kind: str) -> Mapping[str, Any]:
         """The newest event of a kind; {} for none."""
