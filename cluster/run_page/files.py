@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.progress import ProgressReport
-from cluster.run_page.pairs import COLUMNS, shown
+from cluster.run_page.pairs import COLUMNS, ENDED_AT, shown
 from cluster.run_page.run import VIEWS, RunPage
 from cluster.run_page.server import ASSETS, MEDIA_TYPES, PLOTLY, plotly_file
 from common.errors import Refused, UserError
@@ -35,7 +35,7 @@ POLICY = (
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'self' file:; "
     "style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data: blob:; base-uri 'none'; form-action 'none'\">"
 )
-INDEX_COLUMNS = "source, reason, coalesce(step, settled), step is not null, margin"
+INDEX_COLUMNS = f"source, reason, {ENDED_AT}, step is not null, margin"
 
 
 def write_page(run: RunPage, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.pages import Span, mark_differences
 from cluster.run_page.items import ROW_SOURCE, Answer, answers_of, sides_of
-from cluster.run_page.store import RunStore
+from cluster.run_page.store import DROPPED_AT, RunStore
 from cluster.run_page.written_pairs import WrittenPairs
 from common.errors import UserError
 
@@ -33,9 +33,9 @@ ORDERS = {
     "margin_high": "margin is null, margin desc, place desc",
     "margin_low": "margin is null, margin, place desc",
 }
-COLUMNS = (
-    "id, offset, pair, source, reason, settled, step, version, margin, score, place"
-)
+ENDED_AT = f"coalesce(step, {DROPPED_AT})"
+"""The step that trained a pair, or before whose end it was dropped or, while it waits, accepted."""
+COLUMNS = "id, offset, pair, source, reason, settled, discarded, step, version, margin, score, place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ class Filter:
         bounds = {
             "reason = ?": reason,
             "source = ?": self.source,
-            "coalesce(step, settled) >= ?": self.step_from,
-            "coalesce(step, settled) <= ?": self.step_to,
+            f"{ENDED_AT} >= ?": self.step_from,
+            f"{ENDED_AT} <= ?": self.step_to,
             "margin >= ?": self.margin_from,
             "margin <= ?": self.margin_to,
         }

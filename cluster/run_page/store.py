@@ -26,17 +26,20 @@ Call: TypeAlias = tuple[str, str, float, float, int]
 SCHEMA = """
 create table items (
     place integer primary key, id text, offset integer, pair integer, source text, reason text, settled integer,
-    step integer, version integer, margin real, score real, time real, ended integer
+    discarded integer, step integer, version integer, margin real, score real, time real, ended integer
 );
 create index items_id on items (id);
 create index items_reason on items (reason);
 create index items_margin on items (margin);
 create virtual table texts using fts5 (text, content = '', tokenize = 'trigram');
 """
-"""`settled` is the step before whose end a group came to its outcome, `step` the one that trained a pair, `ended` the
-place in the journal where it was trained or discarded."""
+"""`settled` is the step before whose end a group came to its outcome, `discarded` the one before whose end a pair of it
+was given up after all, `step` the one that trained a pair, `ended` the place in the journal where it was trained or
+discarded."""
+DROPPED_AT = "coalesce(discarded, settled)"
+"""The step before whose end a group or a pair was dropped."""
 
-INSERT = "insert into items values (?, ?, ?, ?, ?, ?, ?, null, ?, ?, ?, ?, null)"
+INSERT = "insert into items values (?, ?, ?, ?, ?, ?, ?, null, null, ?, ?, ?, ?, null)"
 KEPT_EVENTS = frozenset(
     (
         "data",
@@ -158,7 +161,7 @@ class RunStore:
                 )
                 self._enter_items([row], line.offset, event["time"])
             case "discard":
-                self._end(event["id"], reason=event["reason"])
+                self._end(event["id"], event["reason"], discarded=self._step + 1)
             case "step":
                 self._enter_step(event)
             case "saving":
@@ -191,9 +194,8 @@ class RunStore:
         self._forget_work(num_calls)
         lost = self._base.execute("delete from items where place > ?", (place,))
         self.num_repeated += lost.rowcount
-        reset = "update items set step = null, reason = '' where ended > ?"
-        self._base.execute(reset, (place,))
-        self._base.execute("update items set ended = null where ended > ?", (place,))
+        waiting = "reason = '', discarded = null, step = null, ended = null"
+        self._base.execute(f"update items set {waiting} where ended > ?", (place,))
         for kind in OF_STEPS:
             events = self.events[kind]
             self.events[kind] = [event for event in events if event["step"] <= step]
@@ -234,12 +236,18 @@ class RunStore:
         # A million ids are in the table already.
         event["pairs"] = len(event["pairs"])
 
-    def _end(self, pair_id: str, reason: str = "", step: int | None = None) -> None:
+    def _end(
+        self,
+        pair_id: str,
+        reason: str = "",
+        step: int | None = None,
+        discarded: int | None = None,
+    ) -> None:
         """A pair is trained, or discarded for a reason."""
         self._place += 1
-        values = (reason, step, self._place, pair_id)
+        values = (reason, step, discarded, self._place, pair_id)
         self._base.execute(
-            "update items set reason = ?, step = ?, ended = ? where id = ? and +reason = ''",
+            "update items set reason = ?, step = ?, discarded = ?, ended = ? where id = ? and +reason = ''",
             values,
         )
 

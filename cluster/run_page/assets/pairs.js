@@ -58,7 +58,8 @@ function picture(sha256, alt) {
 
 function tags(item) {
   const parts = [element("b", {}, item.reason ? `dropped: ${item.reason}` : item.step === null ? "waiting" : `step ${item.step}`)];
-  if (item.step === null && item.settled) parts.push(`, before step ${item.settled}`);
+  const before = item.discarded ?? item.settled;
+  if (item.step === null && before) parts.push(`, before step ${before}`);
   parts.push(` · ${item.source}`);
   if (item.version !== null) parts.push(` · weights ${item.version}`);
   if (item.margin !== null) parts.push(` · margin ${figure(item.margin)}`);

@@ -63,6 +63,27 @@ def test_drops_over_the_steps(page: RunPage) -> None:
     assert series["values"] == [1] * 10
 
 
+def test_rows_that_were_refused_at_the_start_are_drops(tmp_path: Path) -> None:
+    """Those of the newest start: the files may have been repaired since."""
+    run_dir = write_run(tmp_path / "run")
+    first = {"event": "data", "time": BEGAN, "dropped": {"no_image": 9}}
+    newest = {
+        "event": "data",
+        "time": BEGAN,
+        "dropped": {"no_image": 2, "too_long": 3},
+        "examples": {"no_image": "row 4: there is no a.png"},
+    }
+    journal = run_dir / "journal" / "events.jsonl"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join(map(json.dumps, (first, newest))) + "\n")
+    with journal.open("a") as file:
+        file.write("\n".join(lines[1:]) + "\n")
+    with RunPage(run_dir) as run_page:
+        run_page.store.read_all()
+        rows = run_page.view("drops", {})["rows"]
+    assert rows == [["too_long", 3, ""], ["no_image", 2, "row 4: there is no a.png"]]
+
+
 def test_the_judge_by_source(page: RunPage) -> None:
     """Pair n has scores 1 and -n / 10, so margin 1 + n / 10; the first step has pairs 0 and 2 of rloo."""
     charts = {chart["title"]: chart for chart in page.view("charts", {})["charts"]}
