@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.progress import ProgressReport
-from cluster.run_page.pairs import COLUMNS, ENDED_AT, shown
+from cluster.run_page.pairs import (
+    COLUMNS,
+    ENDED_AT,
+    SHOWN_CHARACTERS,
+    choices,
+    shown,
+)
 from cluster.run_page.run import VIEWS, RunPage
 from cluster.run_page.server import ASSETS, MEDIA_TYPES, PLOTLY, plotly_file
 from common.errors import Refused, UserError
@@ -112,7 +118,14 @@ def _write_pairs(run: RunPage, folder: Path) -> None:
                     _write_picture(run, folder, sha256, pictures)
                 progress.advance()
             _write_data(folder, f"pairs_{number:04d}", items)
-    content = {"per_file": PER_FILE, "rows": index, "most_drops": DROPS_OF_A_REASON}
+    content = {
+        "per_file": PER_FILE,
+        "rows": index,
+        "num_pairs": choices(run.store)["pairs"],
+        "most_pairs": MAX_PAIRS,
+        "most_drops": DROPS_OF_A_REASON,
+        "most_characters": SHOWN_CHARACTERS,
+    }
     _write_data(folder, "pairs", content)
 
 

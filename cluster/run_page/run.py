@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.run_page.metrics import RunMetrics, charts
 from cluster.run_page.overview import drops, flow, judged, overview
-from cluster.run_page.pairs import Filter, choices, page_of
+from cluster.run_page.pairs import Filter, choices, finite_number, page_of
 from cluster.run_page.pictures import Pictures
 from cluster.run_page.scores import scores
 from cluster.run_page.settings import settings
@@ -140,10 +140,6 @@ def read_config(run_dir: Path) -> Mapping[str, Any]:
 
 
 def _time(words: Mapping[str, str], name: str) -> float | None:
+    """Seconds since 1970; None where the words do not say."""
     word = words.get(name, "")
-    try:
-        return float(word) if word else None
-    except ValueError as error:
-        raise UserError(
-            f"{name}: expected seconds since 1970, got {word[:40]!r}"
-        ) from error
+    return finite_number(name, word) if word else None

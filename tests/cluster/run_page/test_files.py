@@ -10,10 +10,18 @@ from typing import Any
 import pytest
 
 from cluster.report import main
-from cluster.run_page.files import DROPS_OF_A_REASON, PER_FILE, REPORT, write_page
+from cluster.run_page.files import (
+    DROPS_OF_A_REASON,
+    MAX_PAIRS,
+    PER_FILE,
+    REPORT,
+    write_page,
+)
+from cluster.run_page.pairs import SHOWN_CHARACTERS
 from cluster.run_page.run import RunPage
 from common.errors import UserError
 from tests.cluster.run_page.written_runs import HOSTILE, write_run
+from tests.docs.pages import DOCS
 
 
 def data_of(folder: Path, name: str) -> Any:
@@ -47,6 +55,27 @@ def test_the_command_writes_all_pairs_their_pictures_and_some_drops(
     assert names == {sha256 for item in items for sha256 in item["pictures"]}
     assert data_of(folder, "choices")["reasons"] == {"tie": 60}
     assert data_of(folder, "overview")["state"] == "ended"
+
+
+def test_what_is_left_out_is_said_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 12 pairs the newest 10 are written; the page is told both figures, and the others by which it is cut."""
+    monkeypatch.setattr("cluster.run_page.files.MAX_PAIRS", 10)
+    with RunPage(write_run(tmp_path / "run", 12)) as run:
+        folder = write_page(run, tmp_path / "page").parent
+    index = data_of(folder, "pairs")
+    assert len([row for row in index["rows"] if not row[1]]) == 10
+    assert (index["num_pairs"], index["most_pairs"]) == (12, 10)
+    assert index["most_drops"] == DROPS_OF_A_REASON
+    assert index["most_characters"] == SHOWN_CHARACTERS
+
+
+def test_the_limits_are_those_of_the_document() -> None:
+    text = " ".join((DOCS / "run_page.md").read_text().split())
+    assert f"the newest {MAX_PAIRS:,} pairs" in text
+    assert f"the newest {DROPS_OF_A_REASON} drops of each reason" in text
+    assert f"the first {SHOWN_CHARACTERS:,} characters of every answer" in text
 
 
 def test_it_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
