@@ -1,6 +1,7 @@
 """The run page as a folder that opens from disk: `python -m cluster.report RUN_DIR --page [FOLDER]`.
 
 report.html   assets/   data/VIEW.js   data/pairs.js (what filters need)   data/pairs_0000.js …   pictures/
+sightline_page.txt, by which the next page knows a folder that it may replace
 
 Browsers let a page from disk load scripts, not JSON: every data file is a script that hands its JSON over.
 """
@@ -15,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.progress import ProgressReport
-from cluster.run_page.pairs import COLUMNS, shown
+from cluster.run_page.pairs import (
+    COLUMNS,
+    ENDED_AT,
+    SHOWN_CHARACTERS,
+    choices,
+    shown,
+)
 from cluster.run_page.run import VIEWS, RunPage
 from cluster.run_page.server import ASSETS, MEDIA_TYPES, PLOTLY, plotly_file
 from common.errors import Refused, UserError
@@ -28,11 +35,13 @@ MAX_PAIRS = 100_000
 DROPS_OF_A_REASON = 50
 """Examples of every reason, the newest ones; all are counted."""
 REPORT = "report.html"
+MARKER = "sightline_page.txt"
+"""A folder with this file is a page of ours, which the next one may replace."""
 POLICY = (
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'self' file:; "
     "style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data: blob:; base-uri 'none'; form-action 'none'\">"
 )
-INDEX_COLUMNS = "source, reason, coalesce(step, settled), step is not null, margin"
+INDEX_COLUMNS = f"source, reason, {ENDED_AT}, step is not null, margin"
 
 
 def write_page(run: RunPage, folder: Path) -> Path:
@@ -41,10 +50,7 @@ def write_page(run: RunPage, folder: Path) -> Path:
     Raises:
         UserError: the folder holds something that is no such page.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / REPORT).exists():
-        raise UserError(
-            f"--page: expected an empty folder or an earlier page, got {folder}; choose another"
-        )
+    _check_replaceable(folder, run.run_dir)
     run.store.read_all()
     with replace_directory(folder) as partial:
         _write_assets(partial)
@@ -56,7 +62,23 @@ def write_page(run: RunPage, folder: Path) -> Path:
     return folder / REPORT
 
 
+def _check_replaceable(folder: Path, run_dir: Path) -> None:
+    """Refuse a folder whose loss would be one: all that is in it goes."""
+    holds_run = run_dir.resolve().is_relative_to(folder.resolve())
+    if holds_run or (folder / "config.json").exists():
+        raise UserError(
+            f"--page: expected a folder without a run, got {folder}; choose another"
+        )
+    is_ours = (folder / MARKER).exists()
+    if folder.exists() and any(folder.iterdir()) and not is_ours:
+        raise UserError(
+            f"--page: expected an empty folder or an earlier page, got {folder}; choose another"
+        )
+
+
 def _write_assets(folder: Path) -> None:
+    marker = "Written by `python -m cluster.report RUN_DIR --page`, which replaces this folder.\n"
+    (folder / MARKER).write_text(marker, encoding="utf-8")
     (folder / "assets").mkdir()
     for name in MEDIA_TYPES:
         shutil.copyfile(ASSETS / name, folder / "assets" / name)
@@ -96,7 +118,14 @@ def _write_pairs(run: RunPage, folder: Path) -> None:
                     _write_picture(run, folder, sha256, pictures)
                 progress.advance()
             _write_data(folder, f"pairs_{number:04d}", items)
-    content = {"per_file": PER_FILE, "rows": index, "most_drops": DROPS_OF_A_REASON}
+    content = {
+        "per_file": PER_FILE,
+        "rows": index,
+        "num_pairs": choices(run.store)["pairs"],
+        "most_pairs": MAX_PAIRS,
+        "most_drops": DROPS_OF_A_REASON,
+        "most_characters": SHOWN_CHARACTERS,
+    }
     _write_data(folder, "pairs", content)
 
 

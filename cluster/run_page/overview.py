@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from cluster.harm.alert import Alert
 from cluster.run_page.items import ROW_SOURCE
 from cluster.run_page.metrics import MAX_POINTS, RunMetrics
-from cluster.run_page.store import Event, RunStore
+from cluster.run_page.store import DROPPED_AT, Event, RunStore
 from cluster.run_page.timeline import idle_shares
 
 RECENT_STEPS = 20
@@ -25,6 +26,20 @@ OF_A_STEP = {
 }
 """Metric -> what the learner did in these seconds of a step."""
 
+WAS_PAIR = "(reason = '' or ended is not null)"
+"""The rows that were accepted as pairs, whatever became of them."""
+JUDGED = {
+    ("The judge's scores", "mean of a step's groups"): (
+        "score",
+        "score is not null and pair = 0",
+    ),
+    ("The judge's margins", "chosen - rejected, mean of a step's pairs"): (
+        "margin",
+        f"margin is not null and {WAS_PAIR}",
+    ),
+}
+"""Title and unit -> what is averaged, and of which rows."""
+
 
 def overview(
     store: RunStore, metrics: RunMetrics, config: Mapping[str, Any]
@@ -33,7 +48,10 @@ def overview(
     steps = store.events["step"]
     step = steps[-1]["step"] if steps else 0
     num_steps = config.get("learner", {}).get("num_steps", 0)
-    rate = _steps_per_s(steps[-RECENT_STEPS:])
+    # Between two starts nothing is trained.
+    began = max(store.started_at, store.last("resume").get("time", 0.0))
+    recent = [event for event in steps[-RECENT_STEPS:] if event["time"] >= began]
+    rate = _steps_per_s(recent)
     state, why = _state(store)
     left_s = None
     if rate and state == "running":
@@ -43,7 +61,7 @@ def overview(
         "why": why,
         "step": step,
         "num_steps": num_steps,
-        "pairs_per_s": _pairs_per_s(steps[-RECENT_STEPS:]),
+        "pairs_per_s": _pairs_per_s(recent),
         "elapsed_s": steps[-1]["time"] - _began(store) if steps else None,
         "left_s": left_s,
         "last_step": _last_step(metrics),
@@ -57,13 +75,12 @@ def overview(
 
 def _state(store: RunStore) -> tuple[str, str]:
     """`running`, `silent`, `ended` or `failed`, and what there is to say of it."""
-    started = store.last("start").get("time", 0.0)
     ended = store.last("ended")
-    if ended and ended["time"] >= started:
+    if ended and ended["time"] >= store.started_at:
         state = "failed" if ended["status"] else "ended"
         return state, ended["why"]
     # Runs of before said nothing at their end.
-    if store.events["picked"]:
+    if store.picked():
         return "ended", ""
     newest = max((event["time"] for event in _newest(store)), default=None)
     if newest is None:
@@ -130,17 +147,16 @@ def flow(store: RunStore, metrics: RunMetrics) -> dict[str, Any]:
         {"groups": [[what, count, share], …], "pairs": the same, "seconds": the same, "idle": {worker: share},
         "num_repeated"}.
     """
-    # A pair that is trained or discarded has its place in `ended`.
     groups = dict(
         store.ask(
-            "select case when reason = '' or ended is not null then 'became pairs' else reason end, count(*) "
+            f"select case when {WAS_PAIR} then 'became pairs' else reason end, count(*) "
             "from items where pair = 0 and source != ? group by 1 order by 2 desc",
             (ROW_SOURCE,),
         )
     )
     trained, discarded, waiting = store.ask(
         "select count(step), sum(reason != '' and ended is not null), sum(reason = '' and step is null) "
-        "from items where reason = '' or ended is not null"
+        f"from items where {WAS_PAIR}"
     )[0]
     offline = sum(step["pairs"] - step["online"] for step in store.events["step"])
     pairs = {
@@ -168,13 +184,14 @@ def _shares(counts: Mapping[str, float]) -> list[list[Any]]:
 
 
 def drops(store: RunStore) -> dict[str, Any]:
-    """Drops by reason over the steps.
+    """Drops by reason over the steps, and rows of data sets that the newest start refused.
 
     Returns:
-        {"steps": […], "series": [{"name", "values", "total"}]}, most frequent first.
+        {"steps": […], "width", "series": [{"name", "values", "total"}], "rows": [[reason, count, example], …]}, most
+        frequent first.
     """
     rows = store.ask(
-        "select settled, reason, count(*) from items where reason != '' group by settled, reason"
+        f"select {DROPPED_AT}, reason, count(*) from items where reason != '' group by 1, 2"
     )
     last = max((row[0] for row in rows), default=0)
     width = max(1, -(-last // 200))
@@ -187,34 +204,43 @@ def drops(store: RunStore) -> dict[str, Any]:
     for reason, values in sorted(counts.items(), key=lambda part: -sum(part[1])):
         series.append({"name": reason, "values": values, "total": sum(values)})
     steps = [1 + number * width for number in range(num_bins)]
-    return {"steps": steps, "width": width, "series": series}
+    refused = _refused_rows(store.last("data"))
+    return {"steps": steps, "width": width, "series": series, "rows": refused}
+
+
+def _refused_rows(data: Mapping[str, Any]) -> list[list[Any]]:
+    examples = data.get("examples", {})
+    rows: list[list[Any]] = []
+    for reason, count in data.get("dropped", {}).items():
+        rows.append([reason, count, examples.get(reason, "")])
+    return sorted(rows, key=lambda row: -row[1])
 
 
 def judged(store: RunStore) -> list[dict[str, Any]]:
     """The judge's scores and margins by source over the steps, as charts of `metrics.charts`."""
-    last = store.ask("select max(settled) from items")[0][0] or 0
-    width = max(1, -(-last // MAX_POINTS))
-    rows = store.ask(
-        "select (settled - 1) / ? * ? + 1, source, avg(score), avg(case when reason = '' then margin end) from items "
-        "where score is not null and pair = 0 group by 1, 2",
-        (width, width),
-    )
-    by_source: dict[str, list[tuple[Any, ...]]] = {}
-    for row in rows:
-        by_source.setdefault(row[1], []).append(row)
     drawn: list[dict[str, Any]] = []
-    titles = (
-        ("The judge's scores", "mean of a step's groups"),
-        ("The judge's margins", "chosen - rejected"),
-    )
-    for column, (title, unit) in enumerate(titles, start=2):
-        series: list[dict[str, Any]] = []
-        for source, of_source in by_source.items():
-            steps = [row[0] for row in of_source]
-            values = [row[column] for row in of_source]
-            series.append({"name": source, "steps": steps, "values": values})
+    for (title, unit), (measured, condition) in JUDGED.items():
+        series = _series_by_source(store, measured, condition)
         if series:
             drawn.append(
                 {"title": title, "unit": unit, "section": "curves", "series": series}
             )
     return drawn
+
+
+def _series_by_source(
+    store: RunStore, measured: str, condition: str
+) -> list[dict[str, Any]]:
+    last = store.ask("select max(settled) from items")[0][0] or 0
+    width = max(1, -(-last // MAX_POINTS))
+    rows = store.ask(
+        f"select source, (settled - 1) / ? * ? + 1, avg({measured}) from items where {condition} group by 1, 2",
+        (width, width),
+    )
+    series: list[dict[str, Any]] = []
+    for source, of_source in groupby(rows, lambda row: row[0]):
+        points = list(of_source)
+        steps = [step for _, step, _ in points]
+        values = [value for _, _, value in points]
+        series.append({"name": source, "steps": steps, "values": values})
+    return series

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 from cluster.pages import Span, mark_differences
 from cluster.run_page.items import ROW_SOURCE, Answer, answers_of, sides_of
-from cluster.run_page.store import RunStore
+from cluster.run_page.store import DROPPED_AT, RunStore
 from cluster.run_page.written_pairs import WrittenPairs
 from common.errors import UserError
 
@@ -33,9 +35,9 @@ ORDERS = {
     "margin_high": "margin is null, margin desc, place desc",
     "margin_low": "margin is null, margin, place desc",
 }
-COLUMNS = (
-    "id, offset, pair, source, reason, settled, step, version, margin, score, place"
-)
+ENDED_AT = f"coalesce(step, {DROPPED_AT})"
+"""The step that trained a pair, or before whose end it was dropped or, while it waits, accepted."""
+COLUMNS = "id, offset, pair, source, reason, settled, discarded, step, version, margin, score, place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,9 @@ class Filter:
             kind = str(field.type)
             values[field.name] = word
             if kind.startswith("float"):
-                values[field.name] = _number(field.name, word)
+                values[field.name] = finite_number(field.name, word)
             elif kind == "int":
-                values[field.name] = max(0, int(_number(field.name, word)))
+                values[field.name] = max(0, int(finite_number(field.name, word)))
         wanted = cls(**values)
         what = wanted.what.partition(":")[0]
         if what not in WHAT or wanted.order not in ORDERS:
@@ -96,8 +98,8 @@ class Filter:
         bounds = {
             "reason = ?": reason,
             "source = ?": self.source,
-            "coalesce(step, settled) >= ?": self.step_from,
-            "coalesce(step, settled) <= ?": self.step_to,
+            f"{ENDED_AT} >= ?": self.step_from,
+            f"{ENDED_AT} <= ?": self.step_to,
             "margin >= ?": self.margin_from,
             "margin <= ?": self.margin_to,
         }
@@ -194,7 +196,7 @@ def _side(name: str, answer: Answer, spans: Sequence[Span]) -> dict[str, Any]:
     return {
         "name": name,
         "spans": [[span.text, span.kind] for span in spans],
-        "left_out": max(0, len(answer.text) - SHOWN_CHARACTERS),
+        "left_out": _left_out(answer),
         "score": answer.score,
         "note": answer.note,
     }
@@ -207,16 +209,31 @@ def _distinct(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     for answer in answers:
         count = counts.pop(answer.text, 0)
         if count:
-            text = answer.text[:SHOWN_CHARACTERS]
-            side = {"text": text, "score": answer.score, "note": answer.note}
-            distinct.append({**side, "count": count})
+            distinct.append(
+                {
+                    "text": answer.text[:SHOWN_CHARACTERS],
+                    "left_out": _left_out(answer),
+                    "score": answer.score,
+                    "note": answer.note,
+                    "count": count,
+                }
+            )
     return distinct
 
 
-def _number(name: str, word: str) -> float:
-    try:
-        return float(word)
-    except ValueError as error:
-        raise UserError(
-            f"{name}: expected a number, got {word[:40]!r}; correct it"
-        ) from error
+def _left_out(answer: Answer) -> int:
+    """Characters that are not shown."""
+    return max(0, len(answer.text) - SHOWN_CHARACTERS)
+
+
+def finite_number(name: str, word: str) -> float:
+    """The number that a word of an address stands for.
+
+    Raises:
+        UserError: it is none, or no finite one.
+    """
+    with suppress(ValueError):
+        number = float(word)
+        if math.isfinite(number):
+            return number
+    raise UserError(f"{name}: expected a finite number, got {word[:40]!r}; correct it")

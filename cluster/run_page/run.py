@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cluster.run_page.metrics import RunMetrics, charts
 from cluster.run_page.overview import drops, flow, judged, overview
-from cluster.run_page.pairs import Filter, choices, page_of
+from cluster.run_page.pairs import Filter, choices, finite_number, page_of
 from cluster.run_page.pictures import Pictures
 from cluster.run_page.scores import scores
 from cluster.run_page.settings import settings
@@ -82,7 +83,8 @@ class RunPage:
             case "drops":
                 return drops(self.store)
             case "flow":
-                return flow(self.store, self._read_metrics())
+                with self._newest_metrics() as metrics:
+                    return flow(self.store, metrics)
             case "scores":
                 return scores(self.run_dir, self.store)
             case "settings":
@@ -96,27 +98,24 @@ class RunPage:
         raise UserError(f"view: expected one of {', '.join(VIEWS)}, got {name[:40]!r}")
 
     def _overview(self) -> dict[str, Any]:
-        metrics = self._read_metrics()
-        head = overview(self.store, metrics, self._config)
+        with self._newest_metrics() as metrics:
+            head = overview(self.store, metrics, self._config)
+            head["revision"] = f"{self.store.revision}.{metrics.revision}"
         head["name"] = self.name
-        head["revision"] = f"{self.store.revision}.{metrics.revision}"
         return head
 
     def _charts(self) -> dict[str, Any]:
-        drawn = charts(self._read_metrics())
+        with self._newest_metrics() as metrics:
+            drawn = charts(metrics)
         drawn["charts"] += judged(self.store)
-        marks: list[list[Any]] = []
-        for event in self.store.events["validation"]:
-            marks.append([event["step"], "validation"])
-        for event in self.store.events["warning"]:
-            marks.append([event["step"], event["kind"]])
-        drawn["marks"] = marks
         return drawn
 
-    def _read_metrics(self) -> RunMetrics:
+    @contextmanager
+    def _newest_metrics(self) -> Iterator[RunMetrics]:
+        """They change for nobody while a view is made of them."""
         with self._lock:
             self._metrics.update()
-        return self._metrics
+            yield self._metrics
 
 
 def read_config(run_dir: Path) -> Mapping[str, Any]:
@@ -141,10 +140,6 @@ def read_config(run_dir: Path) -> Mapping[str, Any]:
 
 
 def _time(words: Mapping[str, str], name: str) -> float | None:
+    """Seconds since 1970; None where the words do not say."""
     word = words.get(name, "")
-    try:
-        return float(word) if word else None
-    except ValueError as error:
-        raise UserError(
-            f"{name}: expected seconds since 1970, got {word[:40]!r}"
-        ) from error
+    return finite_number(name, word) if word else None

@@ -63,7 +63,7 @@ def scores(run_dir: Path, store: RunStore) -> dict[str, Any]:
         "harm": harm,
         "missing": missing,
         "validations": _validations(store),
-        "picked": store.last("picked").get("step"),
+        "picked": store.picked().get("step"),
     }
 
 

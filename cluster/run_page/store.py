@@ -12,6 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,21 +20,26 @@ from cluster.run_page.items import ROW_SOURCE, Item, items_of
 from cluster.run_page.lines import GrowingFile, Line, read_at
 
 Event: TypeAlias = dict[str, Any]
+Call: TypeAlias = tuple[str, str, float, float, int]
+"""Worker, kind of work, begin, end, count; times in seconds since 1970."""
 
 SCHEMA = """
 create table items (
     place integer primary key, id text, offset integer, pair integer, source text, reason text, settled integer,
-    step integer, version integer, margin real, score real, time real, ended integer
+    discarded integer, step integer, version integer, margin real, score real, time real, ended integer
 );
 create index items_id on items (id);
 create index items_reason on items (reason);
 create index items_margin on items (margin);
 create virtual table texts using fts5 (text, content = '', tokenize = 'trigram');
 """
-"""`settled` is the step before whose end a group came to its outcome, `step` the one that trained a pair, `ended` the
-place in the journal where it was trained or discarded."""
+"""`settled` is the step before whose end a group came to its outcome, `discarded` the one before whose end a pair of it
+was given up after all, `step` the one that trained a pair, `ended` the place in the journal where it was trained or
+discarded."""
+DROPPED_AT = "coalesce(discarded, settled)"
+"""The step before whose end a group or a pair was dropped."""
 
-INSERT = "insert into items values (?, ?, ?, ?, ?, ?, ?, null, ?, ?, ?, ?, null)"
+INSERT = "insert into items values (?, ?, ?, ?, ?, ?, ?, null, null, ?, ?, ?, ?, null)"
 KEPT_EVENTS = frozenset(
     (
         "data",
@@ -61,7 +67,7 @@ class RunStore:
 
     Attributes:
         events: by kind, in order; all but those of groups and calls.
-        work: calls to workers, as (worker, kind of work, begin, end, count); times in seconds since 1970.
+        work: calls to workers, without those that a resume has begun again.
         num_repeated: groups that were sampled again, since a resume went back behind them.
         revision: another number whenever there is news.
     """
@@ -83,9 +89,13 @@ class RunStore:
     def _begin_again(self) -> None:
         self._file = GrowingFile(self.journal)
         self.events: dict[str, list[Event]] = defaultdict(list)
-        self.work: list[tuple[str, str, float, float, int]] = []
+        self.work: list[Call] = []
         self.num_repeated = 0
-        self._saved: dict[int, int] = {}
+        # Step of a checkpoint -> the last place, and how many calls, that its state holds.
+        self._saved: dict[int, tuple[int, int]] = {}
+        # Where starts and resumes begin in `work`, and where the newest start does.
+        self._cuts: list[int] = []
+        self._start_cut = 0
         self._place = 0
         self._step = 0
         self._is_new_start = False
@@ -151,11 +161,11 @@ class RunStore:
                 )
                 self._enter_items([row], line.offset, event["time"])
             case "discard":
-                self._end(event["id"], reason=event["reason"])
+                self._end(event["id"], event["reason"], discarded=self._step + 1)
             case "step":
                 self._enter_step(event)
             case "saving":
-                self._saved[event["step"]] = self._place
+                self._saved[event["step"]] = (self._place, len(self.work))
             case "unsaved":
                 self._saved.pop(event["step"], None)
         if kind in KEPT_EVENTS:
@@ -163,6 +173,10 @@ class RunStore:
 
     def _follow_starts(self, kind: str, event: Event) -> None:
         """Take out what a resume begins again."""
+        # Loading models comes between the two and belongs to the start.
+        if kind == "data" or (kind == "start" and self._is_training):
+            self._start_cut = len(self.work)
+            self._cuts.append(self._start_cut)
         if kind == "start":
             self._is_new_start = self._is_training = True
         elif kind == "resume":
@@ -176,17 +190,24 @@ class RunStore:
             self._is_new_start = False
 
     def _forget_after(self, step: int) -> None:
-        place = self._saved.get(step, 0)
+        place, num_calls = self._saved.get(step, (0, 0))
+        self._forget_work(num_calls)
         lost = self._base.execute("delete from items where place > ?", (place,))
         self.num_repeated += lost.rowcount
-        reset = "update items set step = null, reason = '' where ended > ?"
-        self._base.execute(reset, (place,))
-        self._base.execute("update items set ended = null where ended > ?", (place,))
+        waiting = "reason = '', discarded = null, step = null, ended = null"
+        self._base.execute(f"update items set {waiting} where ended > ?", (place,))
         for kind in OF_STEPS:
             events = self.events[kind]
             self.events[kind] = [event for event in events if event["step"] <= step]
         self._saved = {saved: at for saved, at in self._saved.items() if saved <= step}
         self._step = step
+
+    def _forget_work(self, num_calls: int) -> None:
+        """Go back to so many calls; those since a new start are not what it begins again."""
+        end = self._start_cut if self._is_new_start else len(self.work)
+        del self.work[num_calls:end]
+        self._cuts = [cut for cut in self._cuts if cut < num_calls]
+        self._cuts.append(num_calls)
 
     def _enter_items(self, items: Sequence[Item], offset: int, time: float) -> None:
         for number, item in enumerate(items):
@@ -215,12 +236,18 @@ class RunStore:
         # A million ids are in the table already.
         event["pairs"] = len(event["pairs"])
 
-    def _end(self, pair_id: str, reason: str = "", step: int | None = None) -> None:
+    def _end(
+        self,
+        pair_id: str,
+        reason: str = "",
+        step: int | None = None,
+        discarded: int | None = None,
+    ) -> None:
         """A pair is trained, or discarded for a reason."""
         self._place += 1
-        values = (reason, step, self._place, pair_id)
+        values = (reason, step, discarded, self._place, pair_id)
         self._base.execute(
-            "update items set reason = ?, step = ?, ended = ? where id = ? and +reason = ''",
+            "update items set reason = ?, step = ?, discarded = ?, ended = ? where id = ? and +reason = ''",
             values,
         )
 
@@ -228,6 +255,24 @@ class RunStore:
         end = event["time"]
         begin = end - event["seconds"]
         self.work.append((event["who"], event["what"], begin, end, event["count"]))
+
+    def work_by_start(self) -> list[list[Call]]:
+        """`work`, parted where the run was started, or where it went back to a checkpoint."""
+        with self._lock:
+            bounds = [0, *self._cuts, len(self.work)]
+            return [self.work[begin:end] for begin, end in pairwise(bounds)]
+
+    @property
+    def started_at(self) -> float:
+        """When the newest start began, in seconds since 1970."""
+        times = [self.last(kind).get("time", 0.0) for kind in ("data", "start")]
+        return float(max(times))
+
+    def picked(self) -> Mapping[str, Any]:
+        """What the newest start has picked; {} while it goes on."""
+        picked = self.last("picked")
+        is_of_this_start = picked and picked["time"] >= self.started_at
+        return picked if is_of_this_start else {}
 
     def last(self, kind: str) -> Mapping[str, Any]:
         """The newest event of a kind; {} for none."""

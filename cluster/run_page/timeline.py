@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
-from cluster.run_page.store import RunStore
+from cluster.run_page.store import Call, RunStore
 from cluster.runtime.work_log import covered_s
 
 MAX_STRETCHES = 400
@@ -16,8 +17,11 @@ OF_PUSHES = frozenset(("push", "load", "prove"))
 NOT_IDLE_LANES = frozenset((PUSHES, CHECKPOINTS))
 """Lanes of things that happen, not of workers who could be idle."""
 
-Call: TypeAlias = tuple[str, str, float, float, int]
-"""Worker, kind of work, begin, end, count; times in seconds since 1970."""
+LOADING = "start"
+"""The work of a worker that loads its models."""
+
+Span: TypeAlias = tuple[float, float]
+"""Begin and end, in seconds since 1970."""
 
 
 def timeline(
@@ -27,11 +31,13 @@ def timeline(
 
     Returns:
         {"begin", "end", "lanes": [{"who", "idle_frac", "stretches": [[kind, begin, end, calls], …]}, …]}; `idle_frac`
-        is None for pushes and checkpoints.
+        is None for pushes and checkpoints, and is of the times in which the run worked: between two starts nobody was.
     """
-    calls = [*store.work, *_checkpoints(store.events["checkpoint"])]
-    calls += [_push(call) for call in store.work if call[1] in OF_PUSHES]
-    trained = [call for call in store.work if call[1] == "train"]
+    by_start = store.work_by_start()
+    work = list(chain.from_iterable(by_start))
+    calls = [*work, *_checkpoints(store.events["checkpoint"])]
+    calls += [_push(call) for call in work if call[1] in OF_PUSHES]
+    trained = [call for call in work if call[1] == "train"]
     if not calls:
         return {"begin": None, "end": None, "lanes": []}
     if begin is None:
@@ -44,9 +50,13 @@ def timeline(
     for call in calls:
         if call[3] > begin and call[2] < end:
             by_lane[call[0]].append(call)
-    lanes = [
-        _lane(who, by_lane[who], begin, end) for who in sorted(by_lane, key=_lane_order)
-    ]
+    spans = _clipped(_spans(by_start), begin, end)
+    lanes: list[dict[str, Any]] = []
+    for who in sorted(by_lane, key=_lane_order):
+        lane = _lane(who, by_lane[who], begin, end)
+        if who not in NOT_IDLE_LANES:
+            lane["idle_frac"] = _idle_frac(by_lane[who], spans)
+        lanes.append(lane)
     return {"begin": begin, "end": end, "lanes": lanes}
 
 
@@ -59,14 +69,39 @@ def idle_shares(store: RunStore) -> dict[str, float]:
     return shares
 
 
+def _spans(by_start: Iterable[Sequence[Call]]) -> list[Span]:
+    """First to last call of each start; while models are loaded nobody could work."""
+    spans: list[Span] = []
+    for calls in by_start:
+        worked = [call for call in calls if call[1] != LOADING]
+        if worked:
+            begin = min(call[2] for call in worked)
+            spans.append((begin, max(call[3] for call in worked)))
+    return spans
+
+
+def _clipped(spans: Iterable[Span], begin: float, end: float) -> list[Span]:
+    """The parts of spans between two times."""
+    parts = [(max(begin, span[0]), min(end, span[1])) for span in spans]
+    return [part for part in parts if part[1] > part[0]]
+
+
+def _idle_frac(calls: Sequence[Call], spans: Sequence[Span]) -> float | None:
+    """The share of the spans in which none of the calls ran; None without spans."""
+    span_s = covered_s(spans)
+    if not span_s:
+        return None
+    stretches = [(call[2], call[3]) for call in calls]
+    busy: list[Span] = []
+    for begin, end in spans:
+        busy += _clipped(stretches, begin, end)
+    return 1 - covered_s(busy) / span_s
+
+
 def _lane(who: str, calls: Sequence[Call], begin: float, end: float) -> dict[str, Any]:
     clipped: list[Call] = []
     for name, kind, call_begin, call_end, count in calls:
         clipped.append((name, kind, max(begin, call_begin), min(end, call_end), count))
-    idle_frac = None
-    if who not in NOT_IDLE_LANES and end > begin:
-        busy_s = covered_s([(call[2], call[3]) for call in clipped])
-        idle_frac = 1 - busy_s / (end - begin)
     pause_s = (end - begin) / MAX_STRETCHES
     stretches: list[list[Any]] = []
     by_kind: dict[str, list[Call]] = defaultdict(list)
@@ -75,7 +110,7 @@ def _lane(who: str, calls: Sequence[Call], begin: float, end: float) -> dict[str
     for kind, of_kind in by_kind.items():
         for stretch in _merged(of_kind, pause_s):
             stretches.append([kind, *stretch])
-    return {"who": who, "idle_frac": idle_frac, "stretches": stretches}
+    return {"who": who, "idle_frac": None, "stretches": stretches}
 
 
 def _merged(calls: Sequence[Call], pause_s: float) -> list[tuple[float, float, int]]:

@@ -62,9 +62,25 @@ function textOf(item) {
   return [item.id, item.detail, ...sides, ...(item.sides.length ? [] : answers)].join("\n").toLowerCase();
 }
 
+// What this page does not hold of the run, as far as it matters to these words.
+function leftOut(index, words) {
+  const count = (number) => number.toLocaleString("en");
+  const parts = [];
+  const isOfPairs = !(words.what || "").startsWith("dropped");
+  if (isOfPairs && index.num_pairs > index.most_pairs) {
+    parts.push(`this page holds the newest ${count(index.most_pairs)} of ${count(index.num_pairs)} pairs`);
+  }
+  if (!isOfPairs) parts.push(`this page holds the newest ${count(index.most_drops)} of each reason`);
+  if ((words.text || "").trim().length >= 3) {
+    parts.push(`the search looks at the first ${count(index.most_characters)} characters of every answer`);
+  }
+  return parts.join("; ");
+}
+
 async function filtered(words) {
   const mine = ++search;
-  const { rows, per_file: perFile } = await dataFile("pairs");
+  const index = await dataFile("pairs");
+  const { rows, per_file: perFile } = index;
   let places = [...rows.keys()].filter((place) => passes(rows[place], words));
   const text = (words.text || "").trim().toLowerCase();
   if (text.length >= 3) {
@@ -80,5 +96,5 @@ async function filtered(words) {
   const page = Math.min(Number(words.page || 0), numPages - 1);
   const shown = places.slice(page * PAGE, (page + 1) * PAGE);
   const items = await Promise.all(shown.map((place) => itemAt(place, perFile)));
-  return { total: places.length, page, num_pages: numPages, items };
+  return { total: places.length, page, num_pages: numPages, items, left_out: leftOut(index, words) };
 }

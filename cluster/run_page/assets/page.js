@@ -129,7 +129,7 @@ async function showTimeline() {
 
 async function showDrops() {
   const drops = await load("drops");
-  if (!drops.series.length) {
+  if (!drops.series.length && !drops.rows.length) {
     content("drops").replaceChildren(element("p", { class: "soft" }, "Nothing was dropped."));
     return;
   }
@@ -137,7 +137,11 @@ async function showDrops() {
   const rows = drops.series.map((series) => [series.name, series.total.toLocaleString("en"),
     element("td", {}, element("button", { type: "button", class: "link", onclick: () => showReason(series.name) },
       "examples", element("span", { class: "hidden" }, ` of ${series.name}`)))]);
-  content("drops").replaceChildren(element("figure", { class: "wide" }, place), table(["reason", "drops", ""], rows));
+  const refused = drops.rows.map(([reason, count, example]) => [`${reason} (rows of data sets, at the start)`, count.toLocaleString("en"),
+    element("td", { class: "soft" }, example)]);
+  const plot = drops.series.length ? [element("figure", { class: "wide" }, place)] : [];
+  content("drops").replaceChildren(...plot, table(["reason", "drops", ""], [...rows, ...refused]));
+  if (!plot.length) return;
   await draw(place, () => drops.series.map((series) => ({ type: "bar", x: drops.steps, y: series.values, name: plain(series.name) })),
     drops.width > 1 ? `learner step, ${drops.width} together` : "learner step", () => ({ barmode: "stack", showlegend: true }));
 }

@@ -26,7 +26,7 @@ async function showPairs() {
   if (mine !== asked || !found) return;
   pageNumber = found.page;
   const short = text && text.length < 3 ? " (a search needs 3 letters)" : "";
-  const part = !isLive && filters.elements.what.value.startsWith("dropped") ? " (this file holds the newest 50 of each reason)" : "";
+  const part = found.left_out ? ` (${found.left_out})` : "";
   status.textContent = `${found.total.toLocaleString("en")} ${found.total === 1 ? "hit" : "hits"}${short}${part}`;
   document.getElementById("list").replaceChildren(...found.items.map(article));
   document.getElementById("page-number").textContent = `page ${found.page + 1} of ${found.num_pages.toLocaleString("en")}`;
@@ -58,7 +58,8 @@ function picture(sha256, alt) {
 
 function tags(item) {
   const parts = [element("b", {}, item.reason ? `dropped: ${item.reason}` : item.step === null ? "waiting" : `step ${item.step}`)];
-  if (item.step === null && item.settled) parts.push(`, before step ${item.settled}`);
+  const before = item.discarded ?? item.settled;
+  if (item.step === null && before) parts.push(`, before step ${before}`);
   parts.push(` · ${item.source}`);
   if (item.version !== null) parts.push(` · weights ${item.version}`);
   if (item.margin !== null) parts.push(` · margin ${figure(item.margin)}`);
@@ -71,8 +72,12 @@ function side(shown) {
     text.append(kind ? element("mark", { class: kind }, words) : words);
   }
   if (!shown.spans.length) text.append("(nothing)");
-  if (shown.left_out) text.append(` … ${shown.left_out.toLocaleString("en")} more characters`);
+  text.append(more(shown));
   return element("div", {}, element("h3", {}, shown.name), text, judged(shown));
+}
+
+function more(answer) {
+  return answer.left_out ? ` … ${answer.left_out.toLocaleString("en")} more characters` : "";
 }
 
 function judged(answer) {
@@ -82,7 +87,7 @@ function judged(answer) {
 
 function answers(item) {
   const list = element("ul", {}, ...item.answers.map((answer) => element("li", {},
-    element("span", { class: "text", dir: "auto" }, answer.text || "(nothing)"),
+    element("span", { class: "text", dir: "auto" }, answer.text || "(nothing)", more(answer)),
     answer.count > 1 ? element("span", { class: "soft" }, ` × ${answer.count}`) : null, judged(answer))));
   if (!item.sides.length) return list;
   const count = item.answers.reduce((sum, answer) => sum + answer.count, 0);

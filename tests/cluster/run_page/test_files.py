@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.report import main
-from cluster.run_page.files import DROPS_OF_A_REASON, PER_FILE, write_page
+from cluster.run_page.files import (
+    DROPS_OF_A_REASON,
+    MAX_PAIRS,
+    PER_FILE,
+    REPORT,
+    write_page,
+)
+from cluster.run_page.pairs import SHOWN_CHARACTERS
 from cluster.run_page.run import RunPage
 from common.errors import UserError
-from tests.cluster.run_page.written_runs import HOSTILE, write_run
-
-
-def data_of(folder: Path, name: str) -> Any:
-    """What a data file hands over."""
-    script = (folder / "data" / f"{name}.js").read_text(encoding="ascii")
-    head = f'receive("{name}", '
-    assert script.startswith(head) and script.endswith(");\n")
-    return json.loads(script[len(head) : -3])
+from tests.cluster.run_page.written_runs import HOSTILE, data_of, write_run
+from tests.docs.pages import DOCS
 
 
 def test_the_command_writes_all_pairs_their_pictures_and_some_drops(
@@ -48,6 +48,27 @@ def test_the_command_writes_all_pairs_their_pictures_and_some_drops(
     assert data_of(folder, "overview")["state"] == "ended"
 
 
+def test_what_is_left_out_is_said_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 12 pairs the newest 10 are written; the page is told both figures, and the others by which it is cut."""
+    monkeypatch.setattr("cluster.run_page.files.MAX_PAIRS", 10)
+    with RunPage(write_run(tmp_path / "run", 12)) as run:
+        folder = write_page(run, tmp_path / "page").parent
+    index = data_of(folder, "pairs")
+    assert len([row for row in index["rows"] if not row[1]]) == 10
+    assert (index["num_pairs"], index["most_pairs"]) == (12, 10)
+    assert index["most_drops"] == DROPS_OF_A_REASON
+    assert index["most_characters"] == SHOWN_CHARACTERS
+
+
+def test_the_limits_are_those_of_the_document() -> None:
+    text = " ".join((DOCS / "run_page.md").read_text().split())
+    assert f"the newest {MAX_PAIRS:,} pairs" in text
+    assert f"the newest {DROPS_OF_A_REASON} drops of each reason" in text
+    assert f"the first {SHOWN_CHARACTERS:,} characters of every answer" in text
+
+
 def test_it_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     with RunPage(write_run(tmp_path / "run", 4, [HOSTILE])) as run:
         page = write_page(run, tmp_path / "page")
@@ -68,6 +89,38 @@ def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
         (page.parent / "old").write_text("")
         write_page(run, tmp_path / "page")
         assert not (page.parent / "old").exists()
-        with pytest.raises(UserError, match="expected an empty folder"):
+        with pytest.raises(UserError, match="expected a folder without a run"):
             write_page(run, tmp_path)
     assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_folder_with_a_page_of_another_command_stays(tmp_path: Path) -> None:
+    """`python -m cluster.report A B --out mine/report.html` writes a file of that name."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / REPORT).write_text("")
+    with (
+        RunPage(write_run(tmp_path / "run")) as run,
+        pytest.raises(UserError, match="expected an empty folder"),
+    ):
+        write_page(run, folder)
+    assert (folder / REPORT).exists()
+
+
+@pytest.mark.parametrize("place", ["runs/run", "runs", "runs/other"])
+def test_a_run_is_never_replaced(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even where the folder looks like an earlier page in every way."""
+    run_dir = write_run(tmp_path / "runs" / "run", 4)
+    other = write_run(tmp_path / "runs" / "other", 4)
+    assert main([str(run_dir), "--page", str(tmp_path / "page")]) == 0
+    folder = tmp_path / place
+    for path in (tmp_path / "page").iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    capsys.readouterr()
+    assert main([str(run_dir), "--page", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "expected a folder without a run" in error and error.count("\n") == 1
+    assert (run_dir / "config.json").exists() and (other / "config.json").exists()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.run_page.pairs import PAGE, Filter
+from cluster.run_page.pairs import PAGE, SHOWN_CHARACTERS, Filter
 from cluster.run_page.run import RunPage
 from common.errors import UserError
 from tests.cluster.run_page.written_runs import HOSTILE, write_run
@@ -77,7 +77,13 @@ def test_drops_are_shown_by_reason(page: RunPage) -> None:
     (item, *_) = page.view("pairs", {"what": "dropped:tie"})["items"]
     assert item["detail"] == "scores 1 to 1"
     assert item["answers"] == [
-        {"text": "the same", "score": 1.0, "note": "note 59", "count": 2}
+        {
+            "text": "the same",
+            "left_out": 0,
+            "score": 1.0,
+            "note": "note 59",
+            "count": 2,
+        }
     ]
 
 
@@ -115,15 +121,33 @@ def test_a_pair_comes_with_its_question_picture_and_marked_words(
 def test_a_page_behind_the_last_is_the_last(page: RunPage) -> None:
     last = page.view("pairs", {"page": "99"})
     assert last["page"] == last["num_pages"] - 1
-    assert len(last["items"]) == 60 % PAGE or PAGE
+    assert len(last["items"]) == (60 % PAGE or PAGE)
 
 
 @pytest.mark.parametrize(
-    "words", [{"what": "all; drop table items"}, {"order": "1"}, {"step_from": "x"}]
+    "words",
+    [
+        {"what": "all; drop table items"},
+        {"order": "1"},
+        {"step_from": "x"},
+        {"page": "inf"},
+        {"page": "nan"},
+        {"margin_to": "1e999"},
+    ],
 )
 def test_words_that_are_no_filter_are_refused(words: dict[str, str]) -> None:
     with pytest.raises(UserError, match="expected"):
         Filter.of_words(words)
+
+
+def test_of_a_long_answer_it_is_said_how_much_is_left_out(tmp_path: Path) -> None:
+    """Of its sides, and of the list of all answers."""
+    text = "x" * (SHOWN_CHARACTERS + 7)
+    with RunPage(write_run(tmp_path / "run", 4, [text])) as run:
+        run.store.read_all()
+        item = run.view("pairs", {})["items"][0]
+    assert [side["left_out"] for side in item["sides"]] == [0, 7]
+    assert [answer["left_out"] for answer in item["answers"]] == [0, 7]
 
 
 def test_texts_of_models_stay_what_they_are(tmp_path: Path) -> None:

@@ -5,6 +5,12 @@ The commands of docs/run_page.md are run here and in test_files.py.
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +24,7 @@ from cluster.run_page.run import RunPage
 from cluster.run_page.server import HOST, PageServer, app_of
 from common.errors import UserError
 from tests.cluster.run_page.written_runs import write_run
+from tests.docs.pages import DOCS, ROOT, blocks
 
 ASSETS = ("page.css", "load_live.js", "plots.js", "pairs.js", "page.js")
 
@@ -128,11 +135,24 @@ def test_it_only_reads(client: TestClient) -> None:
         assert getattr(client, method)("views/overview").status_code == 405
 
 
-def test_bad_words_get_one_line(client: TestClient) -> None:
-    answer = client.get("views/pairs", params={"step_from": "<script>"})
+@pytest.mark.parametrize(
+    ("view", "name", "word"),
+    [
+        ("pairs", "step_from", "<script>"),
+        ("pairs", "page", "inf"),
+        ("pairs", "margin_from", "nan"),
+        ("timeline", "begin", "nan"),
+        ("timeline", "end", "-inf"),
+    ],
+)
+def test_bad_words_get_one_line(
+    client: TestClient, view: str, name: str, word: str
+) -> None:
+    answer = client.get(f"views/{view}", params={name: word})
     assert answer.status_code == 400
     assert answer.headers["content-type"].startswith("text/plain")
-    assert answer.text.startswith("step_from: expected a number")
+    assert answer.text.startswith(f"{name}: expected a finite number, got '{word}'")
+    assert "\n" not in answer.text
 
 
 def test_a_real_server_listens_on_this_machine_alone(page: RunPage) -> None:
@@ -146,6 +166,50 @@ def test_a_real_server_listens_on_this_machine_alone(page: RunPage) -> None:
         port = int(server.url.split(":")[2].split("/")[0])
         with pytest.raises(UserError, match=f"got {port}"):
             PageServer(page, port)
+
+
+def test_the_served_command_of_the_page_ends_with_one_line(tmp_path: Path) -> None:
+    """As docs/run_page.md has it, on any free port: started, asked, interrupted."""
+    (block,) = [
+        block
+        for block in blocks(DOCS / "run_page.md")
+        if "--serve --against" in block.text
+    ]
+    for name in ("demo", "other"):
+        write_run(tmp_path / "runs" / name, 8)
+    (command,) = [line for line in block.commands if "--against" in line]
+    words = [sys.executable, *shlex.split(command)[1:], "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert server.stdout is not None
+        said = server.stdout.readline()
+        head, url, *_ = said.split()
+        assert head == "look:" and url.startswith(f"http://{HOST}:")
+        with urllib.request.urlopen(f"{url}views/settings", timeout=60) as answer:
+            assert json.load(answer)["against"] == "other"
+        server.send_signal(signal.SIGINT)
+        rest, errors = server.communicate(timeout=60)
+    finally:
+        server.kill()
+    assert (server.returncode, rest, errors) == (130, "", "interrupted\n")
+
+
+def test_every_command_of_the_page_is_known_here() -> None:
+    """The others of the block: `--serve` alone is the one above, `--page` is run in test_files.py."""
+    (block,) = [block for block in blocks(DOCS / "run_page.md") if block.mark == "by"]
+    assert block.commands == [
+        "python -m cluster.report runs/demo --serve",
+        "python -m cluster.report runs/demo --page",
+        "python -m cluster.report runs/demo --serve --against runs/other",
+    ]
 
 
 @pytest.mark.parametrize(

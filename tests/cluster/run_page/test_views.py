@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.evaluation.finished_run import read_run
 from cluster.evaluation.summary import summary
+from cluster.run_page.metrics import RunMetrics, charts
 from cluster.run_page.run import RunPage
 from cluster.run_page.settings import settings
 from common.config.overrides import load_config
@@ -58,6 +61,27 @@ def test_drops_over_the_steps(page: RunPage) -> None:
     (series,) = view["series"]
     assert (series["name"], series["total"]) == ("tie", 10)
     assert series["values"] == [1] * 10
+
+
+def test_rows_that_were_refused_at_the_start_are_drops(tmp_path: Path) -> None:
+    """Those of the newest start: the files may have been repaired since."""
+    run_dir = write_run(tmp_path / "run")
+    first = {"event": "data", "time": BEGAN, "dropped": {"no_image": 9}}
+    newest = {
+        "event": "data",
+        "time": BEGAN,
+        "dropped": {"no_image": 2, "too_long": 3},
+        "examples": {"no_image": "row 4: there is no a.png"},
+    }
+    journal = run_dir / "journal" / "events.jsonl"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join(map(json.dumps, (first, newest))) + "\n")
+    with journal.open("a") as file:
+        file.write("\n".join(lines[1:]) + "\n")
+    with RunPage(run_dir) as run_page:
+        run_page.store.read_all()
+        rows = run_page.view("drops", {})["rows"]
+    assert rows == [["too_long", 3, ""], ["no_image", 2, "row 4: there is no a.png"]]
 
 
 def test_the_judge_by_source(page: RunPage) -> None:
@@ -118,3 +142,32 @@ def test_settings_are_compared_with_another_run() -> None:
         ["old", "True", "–", True],
         ["new.0", "–", "1", True],
     ]
+
+
+def test_a_view_is_of_one_moment_while_others_read_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the curves are drawn the run writes a step, and the head of the page is asked for."""
+    run_dir = write_run(tmp_path / "run")
+    asked: list[threading.Thread] = []
+    num_steps: list[int] = []
+
+    def drawn_slowly(metrics: RunMetrics) -> dict[str, Any]:
+        with (run_dir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 11, "new": 1.0}) + "\n")
+        head = threading.Thread(target=run_page.view, args=("overview", {}))
+        asked.append(head)
+        num_steps.append(len(metrics.steps))
+        head.start()
+        # It has to wait; without a lock it would have read the line long ago.
+        head.join(0.5)
+        num_steps.append(len(metrics.steps))
+        return charts(metrics)
+
+    monkeypatch.setattr("cluster.run_page.run.charts", drawn_slowly)
+    with RunPage(run_dir) as run_page:
+        assert run_page.view("charts", {})["num_steps"] == 10
+        asked[0].join()
+        assert num_steps == [10, 10]
+        monkeypatch.undo()
+        assert run_page.view("charts", {})["num_steps"] == 11

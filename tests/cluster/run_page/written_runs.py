@@ -74,8 +74,8 @@ def _events(
     step = 0
     for number in range(num_pairs):
         at = BEGAN + number
-        yield _work("rollout/0", "sample", at, 0.5)
-        yield _work("reward/0", "judge", at, 0.25)
+        yield work_event("rollout/0", "sample", at, 0.5)
+        yield work_event("reward/0", "judge", at, 0.25)
         if number % 4 == 3:
             yield _group(number, refs, at, ["the same"] * 2, [1.0, 1.0], "tie")
         rejected = texts[number % len(texts)] if texts else f"A blue cat {number}."
@@ -84,7 +84,7 @@ def _events(
         waiting.append(_id(number))
         if len(waiting) == PER_STEP:
             step += 1
-            yield _work("learner", "train", at, 0.1)
+            yield work_event("learner", "train", at, 0.1)
             yield _of_step(step, at, waiting)
             yield {"event": "publish", "time": at, "version": step, "probe_error": []}
             waiting = []
@@ -139,7 +139,8 @@ def _of_step(step: int, at: float, pairs: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _work(who: str, what: str, end: float, seconds: float) -> dict[str, Any]:
+def work_event(who: str, what: str, end: float, seconds: float) -> dict[str, Any]:
+    """A call to a worker."""
     return {
         "event": "work",
         "time": end,
@@ -182,3 +183,11 @@ def _write_pairs(folder: Path, refs: Sequence[ImageRef]) -> None:
         rows.append(pair_row(pair, store))
     table = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
     write_table(folder / "pairs" / "step_000001.parquet", table)
+
+
+def data_of(folder: Path, name: str) -> Any:
+    """What a data file of a page on disk hands over."""
+    script = (folder / "data" / f"{name}.js").read_text(encoding="ascii")
+    head = f'receive("{name}", '
+    assert script.startswith(head) and script.endswith(");\n")
+    return json.loads(script[len(head) : -3])
