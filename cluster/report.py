@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from reward.suites.scorecard import Scorecard
 
 
+PORT = 8321
+"""Where `--serve` answers unless told otherwise."""
 DEFAULT_PAGE = Path("RUN_DIR/report")
 """Stands for the folder of whatever run is shown."""
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
@@ -210,7 +212,7 @@ def _add_page_options(parser: ArgumentParser) -> None:
         help="show one run in a browser, live; on this machine alone",
     )
     parser.add_argument(
-        "--port", type=int, default=8321, help="of --serve; 0 takes any free one"
+        "--port", type=int, default=PORT, help="of --serve; 0 takes any free one"
     )
     parser.add_argument(
         "--page",

@@ -12,7 +12,7 @@ from cluster.evaluation.drawing import axes_of
 from cluster.evaluation.finished_run import FinishedRun, Points
 from cluster.evaluation.score_table import grounding_lines, metric_rows, suite_names
 from cluster.pages import template
-from cluster.run_page.settings import flattened
+from common.command_line.flat import flattened
 from common.errors import UserError
 from common.paths import replace_file
 from reward.suites.scorecard import Scorecard

@@ -65,10 +65,8 @@ def overview(
         "elapsed_s": steps[-1]["time"] - _began(store) if steps else None,
         "left_s": left_s,
         "last_step": _last_step(metrics),
-        "num_starts": len(store.events["start"]),
         "num_restarts": len(store.events["restart"]),
         "warnings": _warnings(store.events["warning"]),
-        "picked": dict(store.last("picked")),
         "read_frac": store.read_frac,
     }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cluster.pages import Span, mark_differences
-from cluster.run_page.items import ROW_SOURCE, Answer, answers_of, sides_of
+from cluster.run_page.items import Answer, answers_of, sides_of
 from cluster.run_page.store import DROPPED_AT, RunStore
 from cluster.run_page.written_pairs import WrittenPairs
 from common.errors import UserError
@@ -22,7 +22,7 @@ MIN_SEARCH = 3
 SHOWN_CHARACTERS = 4000
 """Longer texts are cut, and it is said how much is left out."""
 WHAT = {
-    "pairs": "reason = '' and source != 'rows of data sets'",
+    "pairs": "reason = ''",
     "trained": "reason = '' and step is not null",
     "waiting": "reason = '' and step is null",
     "dropped": "reason != ''",
@@ -160,8 +160,6 @@ def shown(store: RunStore, written: WrittenPairs, row: Sequence[Any]) -> dict[st
         "sides": [],
         "answers": [],
     }
-    if item["source"] == ROW_SOURCE:
-        return item
     if event.get("outcome") != "pair":
         item["answers"] = _distinct(answers_of(event))
         return item

@@ -46,7 +46,7 @@ def scores(run_dir: Path, store: RunStore) -> dict[str, Any]:
 
     Returns:
         {"policies", "suites": [{name, summary, rows}], "grounding": [[policy, line, warns]], "harm", "missing",
-        "validations": [{suite, metrics, rows: [[step, [[value, low, high], …]]], picked}]}.
+        "validations": [{suite, metrics, rows: [[step, [[value, low, high], …]]]}], "picked": its step or None}.
     """
     cards = read_cards(run_dir)
     grounding: list[list[Any]] = []

@@ -27,7 +27,6 @@ from cluster.run_page.run import RunPage
 from common.errors import Refused, UserError
 
 HOST = "127.0.0.1"
-PORT = 8321
 ASSETS = Path(__file__).parent / "assets"
 MEDIA_TYPES = {
     "page.html": "text/html",
@@ -119,7 +118,7 @@ class PageServer:
         UserError: the port is taken.
     """
 
-    def __init__(self, run: RunPage, port: int = PORT) -> None:
+    def __init__(self, run: RunPage, port: int) -> None:
         self._run = run
         self._socket = _listening(port)
         secret = secrets.token_urlsafe(12)

@@ -47,17 +47,15 @@ KEPT_EVENTS = frozenset(
         "resume",
         "restart",
         "ended",
-        "config_changed",
-        "probe",
         "publish",
         "validation",
         "checkpoint",
-        "unsaved",
         "picked",
         "warning",
         "step",
     )
 )
+"""What views read of the journal beside groups and calls."""
 OF_STEPS = ("step", "validation", "checkpoint", "warning")
 """Events with a `step`, which a resume from an earlier one repeats."""
 
@@ -66,7 +64,7 @@ class RunStore:
     """The journal of one run, as far as `update` has read it. Safe to use from several threads.
 
     Attributes:
-        events: by kind, in order; all but those of groups and calls.
+        events: those of `KEPT_EVENTS` by kind, in order.
         work: calls to workers, without those that a resume has begun again.
         num_repeated: groups that were sampled again, since a resume went back behind them.
         revision: another number whenever there is news.

@@ -6,6 +6,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from common.conversation import conversation_text
+from common.data.rows import message_of
+from common.errors import Refused
 from common.sources import ONLINE_BDHS
 
 COLUMNS = ["id", "source", "prompt", "chosen"]
@@ -47,22 +50,13 @@ class WrittenPairs:
                     for row in batch.to_pylist():
                         self._add_row(row)
         # A file that a kill has torn is written again by a resume.
-        except (OSError, ValueError):
+        except (OSError, ValueError, Refused):
             return
 
     def _add_row(self, row: dict[str, Any]) -> None:
         prompt = row["prompt"]
         if prompt["id"] not in self._questions:
-            self._questions[prompt["id"]] = _question(prompt["messages"])
+            messages = [message_of(message) for message in prompt["messages"]]
+            self._questions[prompt["id"]] = conversation_text(messages)
         if row["source"] == ONLINE_BDHS:
             self._chosen[row["id"]] = row["chosen"]["text"]
-
-
-def _question(messages: list[dict[str, Any]]) -> str:
-    """As `common.conversation.question_of` says it."""
-    turns: list[str] = []
-    for message in messages:
-        parts = [part["text"] for part in message["parts"] if part["kind"] == "text"]
-        text = "\n".join(parts)
-        turns.append(text if len(messages) == 1 else f"{message['role']}: {text}")
-    return "\n".join(turns)

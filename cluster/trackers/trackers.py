@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.run.outcome import GroupOutcome
-from cluster.run_page.settings import flattened
 from cluster.trackers.base import SIDE, Row, Tracker
 from cluster.trackers.tensorboard import TensorBoard
+from common.command_line.flat import flattened
 from common.config import RunConfig
 from common.config.evaluation import Mlflow, TrackerConfig, Trackio, Wandb
 from common.conversation import question_of

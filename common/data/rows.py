@@ -156,7 +156,7 @@ def _token_ids(token_ids: list[int] | None) -> tuple[int, ...] | None:
 
 def prompt_of(row: dict[str, Any], store: ImageStore) -> Prompt:
     """The prompt that a row of `PROMPT_SCHEMA` holds; errors as for `pair_of`."""
-    messages = tuple(_message_of(message) for message in row["messages"])
+    messages = tuple(message_of(message) for message in row["messages"])
     images = tuple(
         store.resolve(_text(ref["sha256"]), _text(ref["path"])) for ref in row["images"]
     )
@@ -192,7 +192,8 @@ def _truth_of(row: dict[str, Any]) -> dict[str, Any] | None:
     return truth
 
 
-def _message_of(row: dict[str, Any]) -> Message:
+def message_of(row: dict[str, Any]) -> Message:
+    """A message of a row of `PROMPT_SCHEMA` (Refused, ValueError when it is none of ours)."""
     if row["role"] not in _ROLES:
         raise ValueError(f"expected a role of {_ROLES}, got {row['role']!r}")
     parts = []
