@@ -71,15 +71,16 @@ class Experiment:
 
     async def run(self) -> tuple[Scorecard, Scorecard]:
         """Train and score; returns the scorecards of the start policy and of the picked policy on the test split."""
-        try:
-            cards = await self._run()
-        except Exception as error:
-            # A full disk must not hide what came before it.
-            with suppress(OSError):
-                self._recorder.ended(status_of(error), line_of(error))
-            raise
-        self._recorder.ended(0)
-        return cards
+        with self._recorder.tracking():
+            try:
+                cards = await self._run()
+            except Exception as error:
+                # A full disk must not hide what came before it.
+                with suppress(OSError):
+                    self._recorder.ended(status_of(error), line_of(error))
+                raise
+            self._recorder.ended(0)
+            return cards
 
     async def _run(self) -> tuple[Scorecard, Scorecard]:
         # A checkpoint that cannot be read is refused before anything starts.

@@ -131,6 +131,17 @@ class Recorder:
         self._journal.sync()
 
     @contextmanager
+    def tracking(self) -> Iterator[None]:
+        """At its end the trackers, which a training opens, are told whether the run has failed."""
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            if self._trackers is not None:
+                self._trackers.close(failed)
+
+    @contextmanager
     def training(self, learner: LearnerConfig, steps_done: int) -> Iterator[None]:
         """Count steps up to `learner.num_steps`; afterwards the pair set is whole."""
         # Of checkpoints that a kill interrupted; the next ones may be of other steps.
@@ -153,8 +164,6 @@ class Recorder:
         finally:
             metrics.close()
             self._journal.sync()
-            if self._trackers is not None:
-                self._trackers.close()
         # Not in `finally`: pairs.parquet says that the run has ended well.
         self.pairs.finish()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -33,6 +33,12 @@ class Row:
     note: str
     picture: Image.Image | None
 
+    def cells(self, shown: Callable[[Image.Image], Any]) -> tuple[Any, ...]:
+        """A value for each of `HEADS`; `shown` makes a tracker's own picture of a picture."""
+        picture = None if self.picture is None else shown(self.picture)
+        said = (self.prompt, self.completion, self.side)
+        return (self.step, *said, self.score, self.note, picture)
+
 
 class Tracker(Protocol):
     """Takes what a run measures. Everything is called from one thread, in order of the steps."""
@@ -45,6 +51,6 @@ class Tracker(Protocol):
         """A sample of what was said since the last table."""
         ...
 
-    def close(self) -> None:
-        """The run has ended; what is not sent yet is sent."""
+    def close(self, failed: bool) -> None:
+        """The run has ended, well or not; what is not sent yet is sent."""
         ...

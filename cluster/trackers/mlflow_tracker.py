@@ -30,6 +30,8 @@ class MlflowTracker:
         # Nothing is sent to its makers, and a folder is a store.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        # Our terminal is ours.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
@@ -67,17 +69,22 @@ class MlflowTracker:
             self._client.log_batch(self._id, metrics=part)
 
     def completions(self, step: int, rows: Sequence[Row]) -> None:
+        # It refuses a call whose rows have pictures in part, and puts the rows of several calls into one table.
+        pictured = [row for row in rows if row.picture is not None]
+        others = [row for row in rows if row.picture is None]
+        for part in (pictured, others):
+            if part:
+                self._log_table(part)
+
+    def _log_table(self, rows: Sequence[Row]) -> None:
         import mlflow
 
         columns: dict[str, list[Any]] = {head: [] for head in HEADS}
         for row in rows:
-            picture: Any = ""
-            if row.picture is not None:
-                picture = mlflow.Image(row.picture)
-            said = (row.prompt, row.completion, row.side, row.score, row.note)
-            for head, value in zip(HEADS, (step, *said, picture), strict=True):
-                columns[head].append(value)
+            for head, cell in zip(HEADS, row.cells(mlflow.Image), strict=True):
+                columns[head].append(cell)
         self._client.log_table(self._id, columns, "completions.json")
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, failed: bool) -> None:
+        status = "FAILED" if failed else "FINISHED"
+        self._client.set_terminated(self._id, status)

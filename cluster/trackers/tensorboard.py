@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cluster.trackers.base import HEADS, Row
 
@@ -29,23 +32,31 @@ class TensorBoard:
     def completions(self, step: int, rows: Sequence[Row]) -> None:
         table = [_line(HEADS), _line(["---"] * len(HEADS))]
         for number, row in enumerate(rows):
-            picture = "" if row.picture is None else f"completions/picture_{number}"
-            score = "" if row.score is None else f"{row.score:g}"
-            said = [row.prompt, row.completion, row.side, score, row.note]
-            table.append(_line([str(step), *said, picture]))
-            if row.picture is not None:
-                pixels = np.asarray(row.picture)
-                self._board.add_image(picture, pixels, step, dataformats="HWC")  # type: ignore[no-untyped-call]
+            show = partial(self._show, f"completions/picture_{number}", step)
+            table.append(_line(row.cells(show)))
         self._board.add_text("completions", "\n".join(table), step)  # type: ignore[no-untyped-call]
 
-    def close(self) -> None:
+    def _show(self, name: str, step: int, picture: Image.Image) -> str:
+        """Write a picture; returns where it is."""
+        pixels = np.asarray(picture)
+        self._board.add_image(name, pixels, step, dataformats="HWC")  # type: ignore[no-untyped-call]
+        return name
+
+    def close(self, failed: bool) -> None:
+        # Its files do not say how a run ended.
         self._board.close()  # type: ignore[no-untyped-call]
 
 
-def _line(cells: Sequence[str]) -> str:
+def _line(cells: Sequence[Any]) -> str:
     """A line of a Markdown table, in which text stays text."""
     escaped: list[str] = []
     for cell in cells:
-        text = html.escape(cell).replace("|", "&#124;")
+        text = html.escape(_text(cell)).replace("|", "&#124;")
         escaped.append(" ".join(text.split()))
     return f"| {' | '.join(escaped)} |"
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:g}" if isinstance(cell, float) else str(cell)

@@ -33,7 +33,7 @@ PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny", "trackio": "trackio"}
 RUN_ID = "tracking.json"
 """Holds the name by which trackers know a run directory."""
 CLOSE_S = 20.0
-"""How long the end of a training waits for what is not sent yet: less than workers may go without being asked."""
+"""How long the end of a run waits for what is not sent yet: less than workers may go without being asked."""
 
 
 class Trackers:
@@ -56,8 +56,9 @@ class Trackers:
 
     def open(self, first_step: int) -> None:
         """A training begins with this step; what was written of it before is replaced where a tracker can do that."""
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
         self._calls.put(lambda: self._start(first_step))
 
     def group(self, outcome: GroupOutcome) -> None:
@@ -76,11 +77,11 @@ class Trackers:
             self._recent.clear()
             self._calls.put(lambda: self._send_table(step, outcomes))
 
-    def close(self) -> None:
-        """Send what is left, and end."""
+    def close(self, failed: bool) -> None:
+        """Send what is left and how the run ended, and end."""
         if self._thread is None:
             return
-        self._calls.put(lambda: self._tell(lambda tracker: tracker.close()))
+        self._calls.put(lambda: self._tell(lambda tracker: tracker.close(failed)))
         self._calls.put(None)
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
@@ -93,6 +94,8 @@ class Trackers:
             call()
 
     def _start(self, first_step: int) -> None:
+        # Where a learner was lost, its training begins anew.
+        self._tell(lambda tracker: tracker.close(failed=True))
         self._open = {}
         self._try("tensorboard", partial(self._open_board, first_step))
         for settings in self._config.tracking.trackers:

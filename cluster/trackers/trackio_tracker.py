@@ -41,14 +41,14 @@ class TrackioTracker:
 
         lines: list[dict[str, Any]] = []
         for row in rows:
-            picture = None
-            if row.picture is not None:
-                picture = self._trackio.Image(row.picture)
-            said = (row.prompt, row.completion, row.side, row.score, row.note)
-            line = dict(zip(HEADS, (row.step, *said, picture), strict=True))
-            lines.append(line)
+            cells = row.cells(self._trackio.Image)
+            lines.append(dict(zip(HEADS, cells, strict=True)))
         table = self._trackio.Table(dataframe=pandas.DataFrame(lines))
         self._run.log({"completions": table}, step=step)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
+        # It knows no end of a run but a good one.
+        if failed:
+            level = self._trackio.AlertLevel.ERROR
+            self._run.alert("the run failed", level=level)
         self._run.finish()

@@ -43,12 +43,8 @@ class WandbTracker:
     def completions(self, step: int, rows: Sequence[Row]) -> None:
         table = self._wandb.Table(columns=list(HEADS))
         for row in rows:
-            picture = None
-            if row.picture is not None:
-                picture = self._wandb.Image(row.picture)
-            said = (row.prompt, row.completion, row.side, row.score, row.note)
-            table.add_data(row.step, *said, picture)
+            table.add_data(*row.cells(self._wandb.Image))
         self._run.log({"step": step, "completions": table})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
