@@ -61,17 +61,19 @@ def _word(value: Any) -> str:
 def train(config: RunConfig, resume: bool = False) -> FinishedRun:
     """Train and measure in `run.dir`, on Ray, as `python -m cluster.train` does.
 
-    A run that is finished already is only read.
-
     Args:
-        resume: go on from the last checkpoint in `run.dir`.
+        resume: go on from the last checkpoint in `run.dir`, or begin where there is none. A run that is finished
+            already is only read, unless the config now measures it in another size.
 
     Returns:
         What the run left: its scorecards, config and curves.
 
     Raises:
-        UserError: an input is wrong.
-        RunFailed: something else went wrong; the traceback is in RUN/errors.log.
+        UserError: an input is wrong, or `run.dir` holds a run and `resume` is off; nothing of it is changed.
+        Halted: a UserError as well. The run was told to end, or has used its budget up: it is saved, and a resume
+            goes on.
+        RunFailed: something else went wrong; the traceback is in RUN/errors.log. With SIGHTLINE_DEBUG=1 in the
+            environment, and for files that cannot be read or written, the error comes as it is.
     """
     from cluster.evaluation.finished_run import read_run
     from cluster.last_words import last_words

@@ -5,6 +5,7 @@ from __future__ import annotations
 from common import config
 from common.protocols import Eye
 from common.records import Completion, Prompt
+from common.worlds.answers import WORDS
 from reward import shapes_world, tabletop_world
 from reward.judges.claims import ClaimLanguage, ClaimsJudge
 from reward.judges.rules import Fault, RulesJudge
@@ -26,8 +27,8 @@ def policy_judge(eye: Eye) -> ClaimsJudge:
     """Asks a vision-language model about every object that a text claims; colours and places are not checked."""
     language = ClaimLanguage(
         question_of=_question_of,
-        yes="Yes",
-        no="No",
+        yes=WORDS["yes"],
+        no=WORDS["no"],
         nothing_claimed="names no object",
     )
     return ClaimsJudge("policy", eye, RuleSplitter(_claims_of), language)

@@ -32,8 +32,7 @@ from contextlib import (
 from pathlib import Path
 
 from common.errors import UserError
-from common.machine.held_files import SHARED_MEMORY as SHARED_MEMORY
-from common.machine.held_files import sweep_held
+from common.machine import held_files
 
 _PREFIX = "sightline-"
 _WHOLE = "whole"
@@ -45,10 +44,11 @@ _NEVER_THROUGH_LINKS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 def check_room(num_bytes: int) -> None:
     """Raise a UserError when shared memory has no room for so many bytes."""
-    num_free = shutil.disk_usage(SHARED_MEMORY).free
+    folder = held_files.SHARED_MEMORY
+    num_free = shutil.disk_usage(folder).free
     if num_bytes > num_free:
         raise UserError(
-            f"{SHARED_MEMORY}: expected {num_bytes >> 20} MiB free for a weight push, got {num_free >> 20} MiB; "
+            f"{folder}: expected {num_bytes >> 20} MiB free for a weight push, got {num_free >> 20} MiB; "
             "enlarge it (docker: --shm-size)"
         )
 
@@ -71,7 +71,7 @@ def shared_folder(
     Raises:
         UserError: another user has a folder of this name.
     """
-    folder = SHARED_MEMORY / f"{_PREFIX}{os.geteuid()}-{content}"
+    folder = held_files.SHARED_MEMORY / f"{_PREFIX}{os.geteuid()}-{content}"
     with _at(folder):
         if _became_whole(folder, fill, patience_s):
             yield folder
@@ -107,8 +107,8 @@ def sweep() -> int:
 
     Each may hold a whole model.
     """
-    num_removed = sweep_held()
-    for folder in SHARED_MEMORY.glob(f"{_PREFIX}*"):
+    num_removed = held_files.sweep_held()
+    for folder in held_files.SHARED_MEMORY.glob(f"{_PREFIX}*"):
         # Locked by a living process, another user's, or just removed by somebody else.
         with suppress(OSError):
             descriptor = os.open(folder, _NEVER_THROUGH_LINKS)

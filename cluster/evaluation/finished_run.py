@@ -43,14 +43,27 @@ class FinishedRun:
 
     def curve(self, metric: str) -> Points:
         """A metric of the learner's steps, [] when the run has none of this name."""
-        path = self.path / "metrics.jsonl"
         points: list[tuple[int, float]] = []
-        if not path.exists():
-            return points
-        for line in read_lines(path):
+        for line in self._lines():
             if metric in line:
                 points.append((int(line["step"]), line[metric]))
         return points
+
+    def steps(self) -> list[int]:
+        """The learner's steps."""
+        return [int(line["step"]) for line in self._lines()]
+
+    def picked(self) -> int | None:
+        """The step whose checkpoint became the policy; None where the journal does not say."""
+        step: int | None = None
+        for event in read_events(self.path / "journal" / "events.jsonl"):
+            if event["event"] == "picked":
+                step = event["step"]
+        return step
+
+    def _lines(self) -> Sequence[Mapping[str, float]]:
+        path = self.path / "metrics.jsonl"
+        return read_lines(path) if path.exists() else []
 
     def validation(self) -> Points:
         """The scores that picked the checkpoint; a step that a resume repeated counts once."""

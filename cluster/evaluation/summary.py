@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-from cluster.evaluation.finished_run import FinishedRun
+from collections.abc import Sequence
+
+from cluster.evaluation.finished_run import FinishedRun, Points
 from reward.suites.scorecard import Scorecard, SuiteCard
 
+TRAINED = "pairs/trained"
+"""The metric that says how many pairs a step was of."""
 SHOWN = 3
 """Metrics of a kind that are named; the table above has all."""
 
 
 def summary(run: FinishedRun) -> str:
     """Both sentences, for a terminal."""
-    # Every step has a staleness.
-    trained = f"{len(run.curve('staleness/mean')):,} steps"
-    pairs = [count for _, count in run.curve("pairs/trained")]
-    if pairs:
-        trained += f" on {sum(pairs):,.0f} pairs"
-    changed = _changed(run.start, run.final)
+    trained = run.curve(TRAINED)
+    changed = what_changed(run.start, run.final, run.steps(), trained, run.picked())
     look = f"python -m cluster.report {run.path} --serve"
     return (
-        f"After {trained} {changed}.\n"
+        f"{changed}\n"
         f"Look at all of it with `{look}`; the policy is in {run.path / 'policy'}, which transformers and vLLM "
         "load."
     )
+
+
+def what_changed(
+    start: Scorecard,
+    final: Scorecard,
+    steps: Sequence[int],
+    trained: Points,
+    picked: int | None,
+) -> str:
+    """The first sentence, of the policy that was measured.
+
+    Args:
+        steps: all steps of the run.
+        trained: `TRAINED` of the steps that have it.
+        picked: the step whose checkpoint became the policy; None for the last one.
+    """
+    counted = [step for step in steps if picked is None or step <= picked]
+    num_pairs = sum(count for step, count in trained if step in set(counted))
+    is_earlier = len(counted) < len(steps)
+    after = f"{len(counted):,}"
+    if is_earlier:
+        after += f" of {len(steps):,}"
+    after += " steps"
+    if num_pairs:
+        after += f" on {num_pairs:,.0f} pairs"
+    if is_earlier:
+        after += ", which validation picked,"
+    return f"After {after} {_changed(start, final)}."
 
 
 def _changed(start: Scorecard, final: Scorecard) -> str:

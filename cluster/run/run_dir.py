@@ -35,6 +35,7 @@ MEASURED_FILES = (
     "evaluation/validation_baseline.json",
     "evaluation/final.json",
     "evaluation/final.partial.jsonl",
+    "scorecard.json",
 )
 """What was measured of start and final policy, and is not measured again by a resume."""
 

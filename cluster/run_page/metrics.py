@@ -148,6 +148,14 @@ class RunMetrics:
         column = self.columns.get(name, [])
         return column[-1] if column else None
 
+    def points(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric where it has one."""
+        points: list[tuple[int, float]] = []
+        for step, value in zip(self.steps, self.columns.get(name, ()), strict=False):
+            if value is not None:
+                points.append((step, value))
+        return points
+
     def total(self, name: str) -> float:
         """The sum of a metric over all steps."""
         return sum(value for value in self.columns.get(name, []) if value is not None)

@@ -86,7 +86,8 @@ class RunPage:
                 with self._newest_metrics() as metrics:
                     return flow(self.store, metrics)
             case "scores":
-                return scores(self.run_dir, self.store)
+                with self._newest_metrics() as metrics:
+                    return scores(self.run_dir, self.store, metrics)
             case "settings":
                 other = "default" if self._other is None else self._other.name
                 return settings(self._config, self._other_config, other)

@@ -14,6 +14,8 @@ from cluster.evaluation.score_table import (
     missing_lines,
     suite_names,
 )
+from cluster.evaluation.summary import TRAINED, what_changed
+from cluster.run_page.metrics import RunMetrics
 from cluster.run_page.store import Event, RunStore
 from reward.suites.scorecard import Scorecard
 
@@ -41,12 +43,12 @@ def _card(path: Path, key: str) -> Scorecard | None:
         return None
 
 
-def scores(run_dir: Path, store: RunStore) -> dict[str, Any]:
+def scores(run_dir: Path, store: RunStore, metrics: RunMetrics) -> dict[str, Any]:
     """Everything that was measured.
 
     Returns:
-        {"policies", "suites": [{name, summary, rows}], "grounding": [[policy, line, warns]], "harm", "missing",
-        "validations": [{suite, metrics, rows: [[step, [[value, low, high], …]]]}], "picked": its step or None}.
+        {"changed": a sentence, "policies", "suites": [{name, summary, rows}], "grounding": [[policy, line, warns]],
+        "harm", "missing", "validations": [{suite, metrics, rows: [[step, [[value, low, high], …]]]}], "picked"}.
     """
     cards = read_cards(run_dir)
     grounding: list[list[Any]] = []
@@ -57,6 +59,7 @@ def scores(run_dir: Path, store: RunStore) -> dict[str, Any]:
         missing += [f"{policy}: {line}" for line in missing_lines(card)]
     harm = harm_lines(cards["after"]) if "after" in cards else []
     return {
+        "changed": _changed(cards, store, metrics),
         "policies": list(cards),
         "suites": [_suite(cards, name) for name in suite_names(list(cards.values()))],
         "grounding": grounding,
@@ -65,6 +68,18 @@ def scores(run_dir: Path, store: RunStore) -> dict[str, Any]:
         "validations": _validations(store),
         "picked": store.picked().get("step"),
     }
+
+
+def _changed(
+    cards: Mapping[str, Scorecard], store: RunStore, metrics: RunMetrics
+) -> str:
+    """What the run came to, in a sentence; "" while it goes on."""
+    if "after" not in cards:
+        return ""
+    # Of the start that measured it; a newer one may go on.
+    picked = store.last("picked").get("step")
+    trained = metrics.points(TRAINED)
+    return what_changed(cards["before"], cards["after"], metrics.steps, trained, picked)
 
 
 def _suite(cards: Mapping[str, Scorecard], name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import shutil
 
 from common.config import RunConfig
-from common.machine.held_files import SHARED_MEMORY
+from common.machine import held_files
 
 log = logging.getLogger("sightline")
 
@@ -56,7 +56,7 @@ def store_bytes(push: float, num_engines: int, free: float) -> int:
             "shared memory: expected %d MiB free in %s for weight pushes of %d MiB to %d engines, got %d MiB; they "
             "go over the disk or fail; enlarge it (docker: --shm-size)",
             in_all // MIB,
-            SHARED_MEMORY,
+            held_files.SHARED_MEMORY,
             int(push) // MIB,
             num_engines,
             int(free) // MIB,
@@ -67,6 +67,6 @@ def store_bytes(push: float, num_engines: int, free: float) -> int:
 def free_shared_memory() -> float:
     """Bytes; none where the system has no shared memory."""
     try:
-        return float(shutil.disk_usage(SHARED_MEMORY).free)
+        return float(shutil.disk_usage(held_files.SHARED_MEMORY).free)
     except OSError:
         return 0.0

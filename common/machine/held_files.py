@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
+"""Read as an attribute of this module wherever another folder may stand in for it, as in tests."""
 PREFIXES = ("psm_", "sem.mp-", "vllm_dist_")
 _SUFFIX = ".held"
 _NO_LINKS = os.O_RDWR | os.O_NOFOLLOW

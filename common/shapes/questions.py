@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from common.shapes.scenes import PARTNERS, SHAPES, Scene, split_scenes
-from common.worlds.answers import Answer
+from common.worlds.answers import WORDS, Answer
 from common.worlds.questions import PopeSplit, rank_absent
 
 NAME_ONE = "Name a shape in the image."
@@ -44,7 +44,7 @@ def name(colour: str, shape: str) -> str:
 
 def answer_text(answer: Answer) -> str:
     """The answer as a policy is taught to write it: "Yes." or "No."."""
-    return f"{answer.capitalize()}."
+    return f"{WORDS[answer]}."
 
 
 def questions(

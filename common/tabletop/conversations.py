@@ -23,6 +23,7 @@ from common.tabletop.scenes import (
     Scene,
     split_scenes,
 )
+from common.worlds.answers import WORDS
 from common.worlds.questions import POPE_SPLITS, PopeSplit, rank_absent
 
 About: TypeAlias = Literal["caption", "yes_no", "colour", "place", "number"]
@@ -70,10 +71,10 @@ def answer(question: Question, scene: Scene) -> str:
     kind = question.kind
     thing = scene.thing(kind)
     if thing is None:
-        return f"No, there is no {kind}."
+        return f"{WORDS['no']}, there is no {kind}."
     match question.about:
         case "yes_no":
-            return f"Yes, there {verb(thing.number)} {noun(thing)}."
+            return f"{WORDS['yes']}, there {verb(thing.number)} {noun(thing)}."
         case "colour":
             return f"The {kind} is {thing.colour}."
         case "place":

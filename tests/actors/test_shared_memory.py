@@ -15,18 +15,19 @@ from pathlib import Path
 
 import pytest
 
-import actors.weights.shared_memory
 from actors.weights.shared_memory import in_thread, shared_folder, sweep
 from common.errors import UserError
+from common.machine import held_files
 
 PATIENCE_S = 30.0
 PROCESS = """
 import sys, time
 from pathlib import Path
 import actors.weights.shared_memory as memory
+from common.machine import held_files
 
 folder, content, hangs = sys.argv[1:]
-memory.SHARED_MEMORY = Path(folder)
+held_files.SHARED_MEMORY = Path(folder)
 
 def fill(path):
     (path / "half").touch()
@@ -43,7 +44,7 @@ with memory.shared_folder(content, fill, 30):
 @pytest.fixture(autouse=True)
 def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in place of /dev/shm."""
-    monkeypatch.setattr(actors.weights.shared_memory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(held_files, "SHARED_MEMORY", tmp_path)
     return tmp_path
 
 
@@ -240,6 +241,16 @@ def test_what_a_killed_process_left_is_swept_up(shared_memory: Path) -> None:
         owner.wait()
         assert sweep() == 1
     assert list(shared_memory.iterdir()) == [other]
+
+
+def test_what_a_killed_worker_held_is_swept_up_in_the_same_place(
+    shared_memory: Path,
+) -> None:
+    (shared_memory / "psm_ring").touch()
+    held = shared_memory / f"sightline-{os.geteuid()}-0.held"
+    held.write_text("psm_ring\n")
+    assert sweep() == 1
+    assert not list(shared_memory.iterdir())
 
 
 def test_a_folder_of_this_name_may_be_somebody_elses(

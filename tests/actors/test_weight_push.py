@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import actors.engine.receiving
-import actors.weights.shared_memory
 from actors.weights.sender import shared_weights
 from common.data.images import ImageStore
 from common.errors import UserError
+from common.machine import held_files
 from common.protocols import Engine, GenerationRequest
 from common.weights import checksum
 from tests.actors.engines import EnginePool, Run
@@ -179,7 +179,7 @@ def test_nothing_is_left_in_shared_memory(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(actors.weights.shared_memory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(held_files, "SHARED_MEMORY", tmp_path)
     paths = []
 
     @contextmanager

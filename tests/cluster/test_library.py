@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,32 @@ def test_an_interrupt_ends_the_work_before_it_is_raised() -> None:
     with pytest.raises(KeyboardInterrupt):
         in_a_notebook(lambda: run_async(work()))
     assert ended == ["cleaned up"]
+
+
+def test_an_interrupt_before_the_wait_ends_the_work_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[str] = []
+
+    class Interrupting(ThreadPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            future = super().submit(*args, **kwargs)
+            signal.raise_signal(signal.SIGINT)
+            return future
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(5)
+            ended.append("went on")
+        finally:
+            ended.append("cleaned up")
+
+    monkeypatch.setattr("cluster.jobs.event_loop.ThreadPoolExecutor", Interrupting)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        in_a_notebook(lambda: run_async(work()))
+    assert ended == ["cleaned up"]
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 # Runs and jobs.

@@ -50,7 +50,8 @@ function content(section) {
 
 async function showScores() {
   const scores = await load("scores");
-  const parts = scores.harm.map((line) => element("p", { class: "line harm" }, line));
+  const parts = scores.changed ? [element("p", { class: "line" }, scores.changed)] : [];
+  parts.push(...scores.harm.map((line) => element("p", { class: "line harm" }, line)));
   const sign = { lower: " ↓", higher: " ↑" };
   for (const suite of scores.suites) {
     const rows = suite.rows.map((row) => [element("td", {}, row.label + (sign[row.better] || "")),

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from cluster.checkpoints.config_changes import changes
+from cluster.evaluation.finished_run import read_run
+from cluster.run.run_dir import RunDir
 from cluster.run.state import RunState
 from common.config import RunConfig
 from common.evaluation import Score
@@ -103,6 +105,20 @@ def test_the_best_score_stays_when_only_the_test_is_another(tmp_path: Path) -> N
     others = {"evaluation__bootstrap_samples": 30, "evaluation__suites": OTHER_TEST}
     _, run_dir = run(make_config(tmp_path, **OFTEN, **others), resume=True)
     assert picked(run_dir) == 2
+
+
+def test_a_finished_run_is_measured_again_in_another_size(tmp_path: Path) -> None:
+    """`cluster.library.train` only reads a run that has a scorecard."""
+    _, run_dir = run(make_config(tmp_path))
+    scorecard = run_dir / "scorecard.json"
+    with RunDir(make_config(tmp_path, evaluation__samples_shown=1), resume=True):
+        assert scorecard.exists()
+    config = make_config(tmp_path, evaluation__suites=OTHER_TEST)
+    with RunDir(config, resume=True):
+        assert not scorecard.exists()
+    run(config, resume=True)
+    counts = read_run(run_dir).final.suites["shapes"].counts
+    assert counts["num_captions"] == 5
 
 
 def test_a_best_checkpoint_stays_until_another_has_a_score() -> None:

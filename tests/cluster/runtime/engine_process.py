@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.local_calls import LocalCalls, values_of
+from common.machine import held_files
 from common.protocols import Tensors
 from common.records import LoadReport, WeightManifest
 
@@ -54,9 +55,8 @@ class EngineProcess(LocalCalls):
 
 def _prepare(shared_memory: Path, fault: signal.Signals | None) -> None:
     import actors.weights.sender
-    import actors.weights.shared_memory
 
-    actors.weights.shared_memory.SHARED_MEMORY = shared_memory
+    held_files.SHARED_MEMORY = shared_memory
     if fault is None:
         return
 
