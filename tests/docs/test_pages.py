@@ -16,7 +16,6 @@ BY_HAND = {
     "models.md": "tests/families",
     "paper_table.md": "measured by hand; tests/benchmarks/test_paper_table.py",
     "reliability.md": "tests/chaos",
-    "run_page.md": "tests/cluster/run_page",
     "scale.md": "measured by hand; tests/benchmarks/test_controller_scale.py",
 }
 """Pages whose commands take long or need machines. Their words are checked in test_commands.py."""

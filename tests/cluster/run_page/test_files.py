@@ -63,7 +63,7 @@ def test_what_is_left_out_is_said_where_it_is(
 
 
 def test_the_limits_are_those_of_the_document() -> None:
-    text = " ".join((DOCS / "run_page.md").read_text().split())
+    text = " ".join((DOCS / "howto" / "run_page.md").read_text().split())
     assert f"the newest {MAX_PAIRS:,} pairs" in text
     assert f"the newest {DROPS_OF_A_REASON} drops of each reason" in text
     assert f"the first {SHOWN_CHARACTERS:,} characters of every answer" in text

@@ -1,6 +1,6 @@
 """What the server gives away: one run to its owner on this machine, and nothing else.
 
-The commands of docs/run_page.md are run here and in test_files.py.
+The commands of docs/howto/run_page.md are run here and in test_files.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.report import main
+from cluster.report import PORT, main
 from cluster.run_page.run import RunPage
 from cluster.run_page.server import HOST, PageServer, app_of
 from common.errors import UserError
@@ -169,10 +169,10 @@ def test_a_real_server_listens_on_this_machine_alone(page: RunPage) -> None:
 
 
 def test_the_served_command_of_the_page_ends_with_one_line(tmp_path: Path) -> None:
-    """As docs/run_page.md has it, on any free port: started, asked, interrupted."""
+    """As docs/howto/run_page.md has it, on any free port: started, asked, interrupted."""
     (block,) = [
         block
-        for block in blocks(DOCS / "run_page.md")
+        for block in blocks(DOCS / "howto" / "run_page.md")
         if "--serve --against" in block.text
     ]
     for name in ("demo", "other"):
@@ -204,12 +204,16 @@ def test_the_served_command_of_the_page_ends_with_one_line(tmp_path: Path) -> No
 
 def test_every_command_of_the_page_is_known_here() -> None:
     """The others of the block: `--serve` alone is the one above, `--page` is run in test_files.py."""
-    (block,) = [block for block in blocks(DOCS / "run_page.md") if block.mark == "by"]
+    (block,) = [
+        block for block in blocks(DOCS / "howto" / "run_page.md") if block.mark == "by"
+    ]
     assert block.commands == [
         "python -m cluster.report runs/demo --serve",
         "python -m cluster.report runs/demo --page",
         "python -m cluster.report runs/demo --serve --against runs/other",
     ]
+    text = (DOCS / "howto" / "run_page.md").read_text()
+    assert f"ssh -L {PORT}:{HOST}:{PORT} HOST" in text
 
 
 @pytest.mark.parametrize(
