@@ -7,8 +7,6 @@ chromium`), or the one that SIGHTLINE_CHROMIUM names. Without them these tests a
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.run_page import chromium
 from cluster.run_page.files import write_page
 from cluster.run_page.run import RunPage
 from cluster.run_page.server import PageServer
@@ -28,17 +27,9 @@ axe = pytest.importorskip(
     "axe_playwright_python.sync_playwright",
     reason="axe is not installed: pip install axe-playwright-python",
 )
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SIZES = (1400, 400)
-FIRST_VIEW_S = 2.0
 PLOTS = ("#curves", "#timeline", "#drops", "#probe", "#flow", "#grounding")
 pytestmark = pytest.mark.real
-
-
-def chromium() -> str | None:
-    named = os.environ.get("SIGHTLINE_CHROMIUM")
-    paths = [named, *[shutil.which(name) for name in NAMES]]
-    return next((path for path in paths if path), None)
 
 
 @pytest.fixture(scope="module")
@@ -256,33 +247,17 @@ def test_it_is_readable_at_any_width_and_in_the_dark(
         assert report.violations_count == 0, report.generate_report()
 
 
-def first_view_s(browser: Any, url: str) -> float:
-    """Seconds until scores and curves stand there; the best of three."""
-    seconds: list[float] = []
-    for _ in range(3):
-        with opened(browser, url) as page:
-            page.wait_for_selector("#curves .plot[data-drawn]")
-            seconds.append(page.evaluate("performance.now()") / 1000)
-    return min(seconds)
-
-
 @pytest.mark.slow
 def test_a_hundred_thousand_pairs(browser: Any, tmp_path: Path) -> None:
+    """How long it takes is measured by benchmarks/run_page.py: here the machine may have other work."""
     large_run = write_run(tmp_path / "run", num_pairs=100_000, num_pictures=50)
-    with served(large_run) as url:
-        # What it takes is measured, not tested: the machine may have other work.
-        print(
-            f"first view {first_view_s(browser, url):.2f} s, at best below {FIRST_VIEW_S}"
-        )
-        with opened(browser, url) as page:
-            page.locator("#pairs").scroll_into_view_if_needed()
-            count(page, "100,000 hits")
-            begun = page.evaluate("performance.now()")
-            page.fill("[name=text]", "red dog 99999.")
-            count(page, "1 hit")
-            seconds = (page.evaluate("performance.now()") - begun) / 1000
-            print(f"search {seconds:.2f} s")
-            assert len(shown_ids(page)) == 1
+    with served(large_run) as url, opened(browser, url) as page:
+        page.wait_for_selector("#curves .plot[data-drawn]")
+        page.locator("#pairs").scroll_into_view_if_needed()
+        count(page, "100,000 hits")
+        page.fill("[name=text]", "red dog 99999.")
+        count(page, "1 hit")
+        assert len(shown_ids(page)) == 1
 
 
 def test_before_the_first_step_the_page_says_so(browser: Any, tmp_path: Path) -> None:
