@@ -24,7 +24,7 @@ from cluster.run_page.pairs import (
     shown,
 )
 from cluster.run_page.run import VIEWS, RunPage
-from cluster.run_page.server import ASSETS, MEDIA_TYPES, PLOTLY, plotly_file
+from cluster.run_page.server import ASSETS, PLOTLY, plotly_file
 from common.errors import Refused, UserError
 from common.paths import replace_directory
 
@@ -42,6 +42,9 @@ POLICY = (
     "style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data: blob:; base-uri 'none'; form-action 'none'\">"
 )
 INDEX_COLUMNS = f"source, reason, {ENDED_AT}, step is not null, margin"
+ROW_AT = f"select {INDEX_COLUMNS}, {COLUMNS} from items where place = ?"
+FROM_DISK = ("page.css", "page.js", "plots.js", "pairs.js", "load_files.js")
+"""The files of the page beside its HTML."""
 
 
 def write_page(run: RunPage, folder: Path) -> Path:
@@ -80,11 +83,8 @@ def _write_assets(folder: Path) -> None:
     marker = "Written by `python -m cluster.report RUN_DIR --page`, which replaces this folder.\n"
     (folder / MARKER).write_text(marker, encoding="utf-8")
     (folder / "assets").mkdir()
-    for name in MEDIA_TYPES:
+    for name in FROM_DISK:
         shutil.copyfile(ASSETS / name, folder / "assets" / name)
-    (folder / "assets" / "page.html").unlink()
-    (folder / "assets" / "load_live.js").unlink()
-    shutil.copyfile(ASSETS / "load_files.js", folder / "assets" / "load_files.js")
     shutil.copyfile(plotly_file(), folder / "assets" / PLOTLY)
     html = (ASSETS / "page.html").read_text(encoding="utf-8")
     html = html.replace("load_live.js", "load_files.js")
@@ -108,10 +108,7 @@ def _write_pairs(run: RunPage, folder: Path) -> None:
         for number, of_file in enumerate(_parts(places)):
             items: list[dict[str, Any]] = []
             for place in of_file:
-                columns = (
-                    f"select {INDEX_COLUMNS}, {COLUMNS} from items where place = ?"
-                )
-                row = run.store.ask(columns, (place,))[0]
+                (row,) = run.store.ask(ROW_AT, (place,))
                 index.append(row[:5])
                 items.append(shown(run.store, run.written, row[5:]))
                 for sha256 in items[-1]["pictures"]:

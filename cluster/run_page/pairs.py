@@ -109,8 +109,8 @@ class Filter:
                 values.append(value)
         if len(self.text) >= MIN_SEARCH:
             parts.append("place in (select rowid from texts where texts match ?)")
-            # As one phrase: nothing in it is an operator.
-            phrase = self.text.replace('"', '""')
+            # As one phrase: nothing in it is an operator, and none of it ends before its end.
+            phrase = self.text.replace('"', '""').replace("\0", "")
             values.append(f'"{phrase}"')
         return " and ".join(parts), values
 

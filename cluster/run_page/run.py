@@ -134,8 +134,9 @@ def read_config(run_dir: Path) -> Mapping[str, Any]:
             f"{path}: expected the config of a run, got {reason}; check the path"
         ) from error
     if not isinstance(content, dict):
+        kind = type(content).__name__
         raise UserError(
-            f"{path}: expected the config of a run, got a list; check the path"
+            f"{path}: expected the config of a run, got a {kind}; check the path"
         )
     return content
 

@@ -6,6 +6,7 @@ eyes and others may share the machine. It only reads, and nothing of a request i
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import threading
@@ -25,6 +26,8 @@ from starlette.routing import Mount, Route
 from cluster.run_page.pictures import Pictures
 from cluster.run_page.run import RunPage
 from common.errors import Refused, UserError
+
+log = logging.getLogger("sightline")
 
 HOST = "127.0.0.1"
 ASSETS = Path(__file__).parent / "assets"
@@ -156,7 +159,13 @@ class PageServer:
     def _follow(self) -> None:
         """Read the journal to its end, then look for news now and then."""
         while not self._ended.is_set():
-            if not self._run.store.update():
+            try:
+                is_news = self._run.store.update()
+            except UserError as error:
+                # What is read stays to be seen; more would have gaps.
+                log.error("the page follows the run no further: %s", error)
+                return
+            if not is_news:
                 self._ended.wait(FOLLOW_S)
 
 

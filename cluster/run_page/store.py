@@ -10,14 +10,15 @@ import sqlite3
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from cluster.run_page.items import ROW_SOURCE, Item, items_of
 from cluster.run_page.lines import GrowingFile, Line, read_at
+from common.errors import UserError
 
 Event: TypeAlias = dict[str, Any]
 Call: TypeAlias = tuple[str, str, float, float, int]
@@ -113,8 +114,12 @@ class RunStore:
         return 1.0 if not size else min(1.0, self._file.offset / size)
 
     def update(self) -> bool:
-        """Read a part of what is new; False when there was nothing."""
-        with self._lock:
+        """Read a part of what is new; False when there was nothing.
+
+        Raises:
+            UserError: the index cannot be written.
+        """
+        with self._lock, self._telling():
             if self._file.was_replaced():
                 self._base.close()
                 self._begin_again()
@@ -129,6 +134,15 @@ class RunStore:
                 return False
             self.revision += 1
             return True
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{self._folder.name}: expected room for the page's index, got {error}; set TMPDIR to another folder"
+            ) from error
 
     def read_all(self) -> None:
         """Read to the end."""

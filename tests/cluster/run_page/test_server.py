@@ -11,9 +11,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,32 @@ def test_bad_words_get_one_line(
     assert answer.headers["content-type"].startswith("text/plain")
     assert answer.text.startswith(f"{name}: expected a finite number, got '{word}'")
     assert "\n" not in answer.text
+
+
+def test_an_index_that_cannot_be_written_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the disk is full: what would come later has gaps, so the page follows no further."""
+    with RunPage(write_run(tmp_path / "run")) as run:
+        run.store.ask("drop table items")
+        with pytest.raises(UserError, match="expected room for the page's index, got"):
+            run.store.update()
+    with RunPage(write_run(tmp_path / "other")) as run:
+        run.store.ask("drop table items")
+        with PageServer(run, 0):
+            wait_for(lambda: "follows the run no further" in caplog.text)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_text_with_a_null_is_searched_for_without_it(client: TestClient) -> None:
+    answer = client.get("views/pairs", params={"text": "red\0 dog 5."})
+    assert (answer.status_code, answer.json()["total"]) == (200, 1)
 
 
 def test_a_real_server_listens_on_this_machine_alone(page: RunPage) -> None:
