@@ -35,8 +35,13 @@ VALUES = {"loss": 0.5, "rewards/margins": 0.25, "pairs/dropped/no <b>": 3.0}
 QUESTION = "What | is it?"
 TEXTS = ("A red <b>square</b>.", "A | cat.")
 TOKENS = (1,)
-KINDS = {"tensorboard": (), "wandb": ("wandb",), "mlflow": ("mlflow",)}
-KINDS |= {"trackio": ("trackio",)}
+KINDS: Mapping[str, tuple[str, ...]] = {
+    # Every run has it without being asked.
+    "tensorboard": (),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
+}
 
 
 def judged(folder: Path) -> GroupOutcome:
