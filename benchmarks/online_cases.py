@@ -33,6 +33,7 @@ class Case:
         max_length: of prompt and answer, in tokens.
         num_prompts: that both sides draw from.
         kv_cache_mib: of our engine.
+        prompts_per_call: of our engine, of which two calls are under way.
         scenes: held-out scenes that measure the trained policies; 0 where answers mean nothing.
     """
 
@@ -48,6 +49,7 @@ class Case:
     num_prompts: int
     lr: float
     kv_cache_mib: int = 64
+    prompts_per_call: int = 8
     scenes: int = 0
 
     @property
@@ -63,11 +65,11 @@ CASES = {
         batch=16,
         micro_batch=4,
         peer_micro_batch=4,
-        steps=4,
+        steps=3,
         warmup=1,
         max_tokens=64,
         max_length=704,
-        num_prompts=96,
+        num_prompts=80,
         lr=1e-5,
         kv_cache_mib=768,
     ),
@@ -77,12 +79,13 @@ CASES = {
         batch=32,
         micro_batch=16,
         peer_micro_batch=32,
-        steps=24,
+        steps=16,
         warmup=2,
         max_tokens=72,
         max_length=512,
         num_prompts=2000,
         lr=3e-5,
+        prompts_per_call=16,
         scenes=150,
     ),
     "smoke": Case(

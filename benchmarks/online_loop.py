@@ -12,9 +12,10 @@ process of its own, one after the other, on all cores of this machine:
 The first steps of each warm up. Counted is the time between the ends of steps: sampling, judging, training, pushes and
 their proofs. Starting the workers is not counted but said (`startup_s`), and so is the checkpoint behind the last step.
 
-    ratio            trained pairs per second, ours (async) over TRL's
-    ratio_untied     the same without the pairs of TRL's whose answers the judge scored alike: ours drops such groups
-    ratio_sync       ours (sync) over TRL's
+    ratio            trained preferences per second, ours (async) over TRL's: pairs with a better answer. TRL trains on
+                     equal ones too (`tie_frac`), mostly twice the same text, which has no gradient; ours drops them
+    ratio_with_ties  the same with TRL's ties counted as pairs
+    ratio_sync       as `ratio`, ours (sync) over TRL's
     async_over_sync  ours over ours
     idle_frac        of every worker of ours, the share of the counted time in which nothing was asked of it
     bottleneck_idle  the smallest of these
@@ -148,14 +149,15 @@ def summary(
     """Ratios of what was run."""
     figures: dict[str, Any] = {}
     rates = {name: side["pairs_per_s"] for name, side in sides.items()}
-    if "peer" in rates and "async" in rates:
-        ratio = rates["async"] / rates["peer"]
-        figures["ratio"] = round(ratio, 2)
-        untied_frac = 1 - sides["peer"]["tie_frac"]
-        if untied_frac:
-            figures["ratio_untied"] = round(ratio / untied_frac, 2)
-    if "peer" in rates and "sync" in rates:
-        figures["ratio_sync"] = round(rates["sync"] / rates["peer"], 2)
+    peer_rate = 0.0
+    if "peer" in sides:
+        peer_rate = rates["peer"] * (1 - sides["peer"]["tie_frac"])
+    # Where all are ties there is nothing to compare.
+    if peer_rate and "async" in rates:
+        figures["ratio"] = round(rates["async"] / peer_rate, 2)
+        figures["ratio_with_ties"] = round(rates["async"] / rates["peer"], 2)
+    if peer_rate and "sync" in rates:
+        figures["ratio_sync"] = round(rates["sync"] / peer_rate, 2)
     if "async" in rates and "sync" in rates:
         figures["async_over_sync"] = round(rates["async"] / rates["sync"], 2)
     if "async" in sides:

@@ -1,7 +1,8 @@
 """TRL's side of `benchmarks.online_loop`: its OnlineDPOTrainer with pictures, as fast as it goes on a CPU.
 
-It samples by `generate` of transformers. Its `use_vllm` is no choice: the server wants an accelerator, and with either
-mode the trainer's own forward is given no pictures (`vision_inputs` stays None in its `training_step`).
+It samples by `generate` of transformers. Its `use_vllm` is no choice: with it, in TRL 1.16, the trainer's own forward
+is given no pictures (`training_step` leaves `vision_inputs` at None). Besides, on a CPU a server's client asks for a
+GPU, and a colocated engine refuses the first push, in which CLIP's weights have the names of transformers 5.
 """
 
 from __future__ import annotations

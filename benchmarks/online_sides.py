@@ -60,7 +60,9 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
         "rollout.temperature": TEMPERATURE,
         "rollout.max_tokens": case.max_tokens,
         "rollout.engine.kv_cache_bytes": case.kv_cache_mib << 20,
-        "rollout.engine.max_num_seqs": 2 * case.batch,
+        "rollout.prompts_per_call": case.prompts_per_call,
+        # Two answers of every prompt of two calls.
+        "rollout.engine.max_num_seqs": 4 * case.prompts_per_call,
         "reward.judge.kind": f"benchmarks.online_judges:{case.judge}",
         "mixture.online_fraction": 1.0,
         "learner.num_steps": case.steps,

@@ -61,7 +61,7 @@ def test_counted_is_what_lies_between_the_ends_of_steps() -> None:
 
 
 def test_ratios() -> None:
-    """A quarter of the peer's 2 pairs/s are ties, so 1.5 say something."""
+    """A quarter of the peer's 2 pairs/s are ties, so 1.5 are preferences."""
     sides: dict[str, dict[str, Any]] = {
         "peer": {"pairs_per_s": 2.0, "tie_frac": 0.25},
         "async": {
@@ -72,12 +72,20 @@ def test_ratios() -> None:
     }
     quality = {"a": {"is_equal": True}, "b": {"is_equal": False}}
     figures = summary(sides, quality)
-    assert figures["ratio"] == 3.0
-    assert figures["ratio_untied"] == 4.0
-    assert figures["ratio_sync"] == 2.0
+    assert figures["ratio"] == 4.0
+    assert figures["ratio_with_ties"] == 3.0
+    assert figures["ratio_sync"] == 2.67
     assert figures["async_over_sync"] == 1.5
     assert figures["bottleneck_idle"] == 0.05
     assert not figures["is_same_quality"]
+
+
+def test_ties_alone_have_no_ratio() -> None:
+    sides: dict[str, dict[str, Any]] = {
+        "peer": {"pairs_per_s": 2.0, "tie_frac": 1.0},
+        "sync": {"pairs_per_s": 4.0},
+    }
+    assert "ratio_sync" not in summary(sides, {})
 
 
 def test_what_was_not_run_has_no_ratio() -> None:
