@@ -76,7 +76,8 @@ def measure_policies(config: EvaluateConfig) -> dict[str, Scorecard]:
     """
     from cluster.jobs.event_loop import run_async
 
-    config = _with_file(config)
+    # Where the config is not of a command line.
+    config = _with_scenes(_with_file(config))
     _check_policies(config)
     _check_outputs(config.evaluate)
     return run_async(_run(config))

@@ -19,6 +19,7 @@ RAY_MODULES = (
     "test_judge_quality",
     "test_leaving_nodes",
     "test_notebook",
+    "test_online_loop",
     "test_bundles",
     "test_private_runs",
     "test_ray_jobs",

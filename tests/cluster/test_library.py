@@ -177,4 +177,6 @@ def test_two_policies_measured_in_a_notebook(scratch: Scratch) -> None:
     config = library.settings(values, schema=EvaluateConfig)
     cards = in_a_notebook(lambda: library.evaluate(config))
     assert list(cards) == ["start", "policy"]
-    assert cards["policy"].suites["shapes"].value("win_rate") == 0.5
+    card = cards["policy"].suites["shapes"]
+    assert card.value("win_rate") == 0.5
+    assert card.counts["num_captions"] == 3

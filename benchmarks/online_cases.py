@@ -1,0 +1,142 @@
+"""The cases of `benchmarks.online_loop`: a policy, prompts and a judge, written to a folder that both sides read."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.step_model import SIZES, build, make_pairs
+from common.config import SHAPES_POLICY
+from common.data.datasets import write_prompts
+from common.data.images import ImageStore
+from common.records import Prompt
+
+MODEL, PROMPTS = "model", "prompts"
+SHAPES = "shapes"
+BETA = 0.1
+TEMPERATURE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What both sides do.
+
+    Attributes:
+        size: of a random model (`step_model.SIZES`), or SHAPES for the demo's policy.
+        judge: a function of `online_judges`.
+        batch: pairs per learner step.
+        micro_batch: pairs per forward of ours.
+        peer_micro_batch: prompts per generation and forward of TRL's, the fastest that was tried.
+        steps: learner steps, `warmup` of them not counted.
+        max_tokens: of an answer.
+        max_length: of prompt and answer, in tokens.
+        num_prompts: that both sides draw from.
+        kv_cache_mib: of our engine.
+        prompts_per_call: of our engine, of which two calls are under way.
+        scenes: held-out scenes that measure the trained policies; 0 where answers mean nothing.
+    """
+
+    size: str
+    judge: str
+    batch: int
+    micro_batch: int
+    peer_micro_batch: int
+    steps: int
+    warmup: int
+    max_tokens: int
+    max_length: int
+    num_prompts: int
+    lr: float
+    kv_cache_mib: int = 64
+    prompts_per_call: int = 8
+    scenes: int = 0
+
+    @property
+    def has_quality(self) -> bool:
+        """Whether its answers mean something."""
+        return self.size == SHAPES
+
+
+CASES = {
+    "mid": Case(
+        size="issue",
+        judge="letters",
+        batch=16,
+        micro_batch=4,
+        peer_micro_batch=4,
+        steps=3,
+        warmup=1,
+        max_tokens=64,
+        max_length=704,
+        num_prompts=80,
+        lr=1e-5,
+        kv_cache_mib=768,
+    ),
+    "tiny": Case(
+        size=SHAPES,
+        judge="oracle",
+        batch=32,
+        micro_batch=16,
+        peer_micro_batch=32,
+        steps=16,
+        warmup=2,
+        max_tokens=72,
+        max_length=512,
+        num_prompts=2000,
+        lr=3e-5,
+        prompts_per_call=16,
+        scenes=150,
+    ),
+    "smoke": Case(
+        size="smoke",
+        judge="letters",
+        batch=4,
+        micro_batch=4,
+        peer_micro_batch=4,
+        steps=3,
+        warmup=1,
+        max_tokens=8,
+        max_length=64,
+        num_prompts=16,
+        lr=1e-5,
+    ),
+}
+"""`mid`: 42 M parameters, 576 image tokens, 32,000 words; `tiny`: the demo's policy; `smoke`: for tests."""
+
+
+def prepare(case: Case, folder: Path) -> int:
+    """Write model and prompts of a case below `folder`; the number of the model's parameters."""
+    store = ImageStore(folder / "pictures")
+    model = folder / MODEL
+    if case.size == SHAPES:
+        shutil.copytree(SHAPES_POLICY, model)
+        prompts = _shapes_prompts(case, store)
+    else:
+        size = SIZES[case.size]
+        build(size, model, "float32")
+        pairs = make_pairs(size, case.num_prompts, store, offline=False)
+        prompts = [pair.prompt for pair in pairs]
+    write_prompts(folder / PROMPTS, prompts)
+    return _num_parameters(model)
+
+
+def _shapes_prompts(case: Case, store: ImageStore) -> list[Prompt]:
+    from common.shapes.prompts import caption_prompts
+
+    return caption_prompts("train", case.num_prompts, 0, store)
+
+
+def _num_parameters(model: Path) -> int:
+    from safetensors import safe_open
+
+    total = 0
+    for path in model.glob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                shape = tensors.get_slice(name).get_shape()
+                size = 1
+                for length in shape:
+                    size *= length
+                total += size
+    return total
