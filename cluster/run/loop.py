@@ -1,6 +1,6 @@
 """The asynchronous loop of one run: rollouts run ahead of the learner, by at most `max_staleness` weight versions.
 
-    PromptSampler ──ids──▶ Admission ──▶ RolloutWorker.generate ──RolloutGroup──▶ RewardWorker.rank
+    Sampler ────────ids──▶ Admission ──▶ RolloutWorker.generate ──RolloutGroup──▶ RewardWorker.rank
         ▲                  (per source)  RolloutWorker.bdhs_pairs ───────────────┐      │
         │                       ▲              (vLLM engine)                     │      │
         │ finish(id)            │ on_version(v)                    PreferencePair or Dropped(reason)

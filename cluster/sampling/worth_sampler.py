@@ -137,9 +137,9 @@ class WorthSampler:
         return keys
 
     def _forget_prompts_that_left(self) -> None:
-        known = set(self._keys.tolist())
         for round, keys in list(self.state.open.items()):
-            kept = [key for key in keys if key in known]
+            still_here = np.isin(keys, self._keys)
+            kept: list[int] = np.asarray(keys)[still_here].tolist()
             if kept:
                 self.state.open[round] = kept
             else:
