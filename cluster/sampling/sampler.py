@@ -32,7 +32,13 @@ def build_sampler(
     """Continue at one of the states: `epochs`, or `rounds` for prompts that are drawn by worth."""
     if config.rollout.draw == "epochs":
         return PromptSampler(prompts, config.run.seed, epochs)
-    return WorthSampler(prompts, config.run.seed, rounds, most_in_flight(config))
+    return WorthSampler(
+        prompts,
+        config.run.seed,
+        rounds,
+        most_in_flight(config),
+        config.rollout.draw_power,
+    )
 
 
 def most_in_flight(config: RunConfig) -> int:

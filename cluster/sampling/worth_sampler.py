@@ -1,8 +1,8 @@
 """Prompts drawn by what they teach, in rounds (ours; `rollout.draw = "by_worth"`).
 
     round r   S prompts, drawn one after another without putting back; the next one is prompt i with probability
-              chance_i^POWER / Σ chance_j^POWER, over the prompts that the round does not have yet
-              chance_i is of the groups of rounds 0 … r - LAG, see `worth`
+              chance_i^p / Σ chance_j^p, over the prompts that the round does not have yet; p is `rollout.draw_power`,
+              and chance_i is of the groups of rounds 0 … r - LAG, see `worth`
 
 Not more groups are in flight than LAG - 1 rounds have. So where groups end in the order in which they began, as in a
 deterministic run, those of earlier rounds have ended, and what is drawn is a function of the seed and of what groups
@@ -24,9 +24,6 @@ from common.data.records_on_disk import fetch
 from common.records import Dropped, Prompt
 from common.seeding import derive_seed
 
-POWER = 3
-"""A chance that is twice as high comes eight times as often."""
-
 
 @dataclass(slots=True)
 class RoundState:
@@ -37,12 +34,14 @@ class RoundState:
         open: round -> keys of its prompts whose group has not ended, in the order of the draw.
         worths: round -> key -> worth of its group, of rounds that no draw has looked at.
         records: of all rounds before these.
+        num_effective: prompts that the last draw was as concentrated as, were they equally likely: 1 / Σ probability².
     """
 
     num_rounds: int = 0
     open: dict[int, list[int]] = field(default_factory=dict)
     worths: dict[int, dict[int, float]] = field(default_factory=dict)
     records: Records = field(default_factory=Records)
+    num_effective: float = 0.0
 
 
 class WorthSampler:
@@ -57,16 +56,19 @@ class WorthSampler:
         seed: int,
         state: RoundState,
         most_in_flight: int,
+        power: float = 3.0,
     ) -> None:
         """Begin, or continue at a saved `state`, which is advanced in place.
 
         Args:
             most_in_flight: groups that may be handed out and not ended at the same time.
+            power: of the chances, p; with 3 a chance that is twice as high comes eight times as often.
         """
         assert len(prompts), "the caller refuses an empty prompt set"
         self.state = state
         self._prompts = prompts
         self._seed = seed
+        self._power = power
         keys = np.asarray(id_keys(prompts))
         self._rows = np.argsort(keys, kind="stable")
         self._keys = keys[self._rows]
@@ -127,7 +129,9 @@ class WorthSampler:
 
     def _drawn(self, round: int) -> list[int]:
         """Keys of the prompts of a round, in the order of the draw."""
-        weights = self._chances.at(round) ** POWER
+        weights = self._chances.at(round) ** self._power
+        squares = float(np.square(weights).sum())
+        self.state.num_effective = float(weights.sum()) ** 2 / squares
         seed = derive_seed(self._seed, "worth", round)
         # The arrival times of independent clocks of rates w: which rings next is a draw in proportion to w.
         times = np.random.default_rng(seed).exponential(size=len(weights)) / weights
@@ -147,9 +151,10 @@ class WorthSampler:
 
 
 def prompt_metrics(state: RoundState) -> dict[str, float]:
-    """How many prompts were asked, and what a group is worth whose prompt was not."""
+    """How many prompts were asked, what a group is worth whose prompt was not, and how many the draw is spread over."""
     total, weight, _ = state.records.first
     return {
         "prompts/asked": float(len(state.records.by_prompt)),
         "prompts/worth_new": total / weight,
+        "prompts/effective": state.num_effective,
     }

@@ -113,6 +113,12 @@ class Rollout(Section):
         description="which prompt comes next. epochs: every one once, then all again in another order; by_worth: more "
         "often those whose completions the judge can tell apart (ours)",
     )
+    draw_power: float = Field(
+        3,
+        ge=0,
+        le=10,
+        description="by_worth: a prompt comes in proportion to this power of its chance to teach; 0: all alike",
+    )
     engine: EngineOptions = EngineOptions()
     bdhs: OnlineBdhs = OnlineBdhs()
     num_cpus: float = Field(1, ge=0)

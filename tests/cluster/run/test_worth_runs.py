@@ -75,6 +75,7 @@ def test_every_drop_is_counted(tmp_path: Path, deterministic: bool) -> None:
     # Those of the last rounds have not counted yet.
     assert 0 < line["prompts/asked"] <= len({group["prompt"] for group in groups})
     assert 0 < line["prompts/worth_new"] < 1
+    assert 1 < line["prompts/effective"] <= 100
 
 
 def test_prompts_that_teach_take_over(tmp_path: Path) -> None:

@@ -74,6 +74,22 @@ def test_a_draw_is_in_proportion_to_the_chances() -> None:
             assert counts[f"p{i}", f"p{j}"] / 6000 == pytest.approx(expected, abs=0.02)
 
 
+def test_the_power_says_how_much_a_chance_counts() -> None:
+    """With a mean of 1/2 the chances are (1 + 1/4) / (3/2) and (1/4) / (3/2): 5 to 1, squared 25 to 1."""
+    known = {id_key("p0"): (1.0, 1.0, 0), id_key("p1"): (0.0, 1.0, 0)}
+    firsts = {0.0: 1 / 2, 1.0: 5 / 6, 2.0: 25 / 26}
+    for power, share in firsts.items():
+        num_first = 0
+        for seed in range(2000):
+            state = RoundState(records=Records(dict(known)))
+            sampler = WorthSampler(PROMPTS[:2], seed, state, 2, power)
+            num_first += sampler.next()[1].id == "p0"
+        # A standard error is at most 0.011.
+        assert num_first / 2000 == pytest.approx(share, abs=0.035)
+        expected = 1 / (share**2 + (1 - share) ** 2)
+        assert state.num_effective == pytest.approx(expected)
+
+
 def test_a_round_has_a_prompt_once() -> None:
     sampler = WorthSampler(PROMPTS, 0, RoundState(), IN_FLIGHT)
     group_ids = groups(sampler, 500, {"p0"})
