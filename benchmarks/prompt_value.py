@@ -146,7 +146,8 @@ def training_seconds(run_dir: Path) -> float:
     seconds = 0.0
     for line in lines:
         for part in PARTS:
-            seconds += line[part]
+            # Not every step is followed by a push.
+            seconds += line.get(part, 0.0)
     return seconds
 
 
