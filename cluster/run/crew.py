@@ -92,8 +92,9 @@ class Crew:
             run_dir.path,
         )
         self._ranks: list[Seat] = []
-        self._judges: list[Seat] = []
         self._judge_engines: JudgeEngines | None = None
+        # Judges' engines that have started again, and are up once the reward workers know them.
+        self._newcomers: list[Handle] = []
 
     def watching(self) -> AbstractAsyncContextManager[None]:
         """Within it, workers that die or hang are replaced."""
@@ -207,9 +208,7 @@ class Crew:
         self, worker: type, *args: Any, name: str, **resources: float
     ) -> Handle:
         spawn = partial(self._runtime.spawn, worker, *args, name=name, **resources)
-        seat = self._supervisor.seat(name, spawn, self._revive_judge_engine)
-        self._judges.append(seat)
-        return seat
+        return self._supervisor.seat(name, spawn, self._revive_judge_engine)
 
     def _spawn_reward(self, index: int) -> RewardClient:
         name = f"reward/{index}"
@@ -227,7 +226,10 @@ class Crew:
                 num_gpus=bundle.num_gpus,
             )
 
-        seat = self._supervisor.seat(name, spawn, self._revive_reward, self._judges)
+        assert self._judge_engines is not None
+        clients_of_eyes = self._judge_engines.clients.values()
+        pools = [list(map(_seat_of, clients)) for clients in clients_of_eyes]
+        seat = self._supervisor.seat(name, spawn, self._revive_reward, pools)
         return RewardClient(seat, self._limit_s, self._recorder.work)
 
     def _eye_tools(self, index: int) -> EyeTools:
@@ -235,12 +237,18 @@ class Crew:
         assert self._judge_engines is not None
         engines = {}
         for eye, clients in self._judge_engines.clients.items():
-            engines[eye] = [_seated_now(client) for client in clients]
+            there = [client for client in clients if self._is_there(client)]
+            # With none it cannot judge before it is renewed.
+            engines[eye] = [_seated_now(client) for client in there or clients]
         return EyeTools(
             engines,
             replies=self._run_dir.path / "judge" / str(index),
             num_spenders=self._config.reward.num_workers,
         )
+
+    def _is_there(self, client: RolloutClient) -> bool:
+        seat = _seat_of(client)
+        return seat.is_up or seat.handle in self._newcomers
 
     def _seat(self, name: str, revive: Revive | None, worker: type, *args: Any) -> Seat:
         bundle = self._bundles[name]
@@ -266,11 +274,18 @@ class Crew:
 
     async def _revive_judge_engine(self, handle: Handle) -> None:
         await self._start_engine(handle)
-        renewals = []
-        for seat in self._supervisor.seats.values():
-            if seat.kind == "reward":
-                renewals.append(self._supervisor.renew(seat))
-        await asyncio.gather(*renewals)
+        seats = self._supervisor.seats.values()
+        rewards = [seat for seat in seats if seat.kind == "reward"]
+        parts = [rewards]
+        if any(seat.is_usable for seat in rewards):
+            # One half judges with the other engines while the other half is renewed.
+            parts = [rewards[::2], rewards[1::2]]
+        self._newcomers.append(handle)
+        try:
+            for part in parts:
+                await asyncio.gather(*map(self._supervisor.renew, part))
+        finally:
+            self._newcomers.remove(handle)
 
     async def _revive_reward(self, handle: Handle) -> None:
         await RewardClient(handle, self._limit_s).start()
@@ -284,5 +299,9 @@ async def _start_or_wait(engine: RolloutClient) -> None:
 
 def _seated_now(client: RolloutClient) -> RolloutClient:
     """A client of the worker itself: a reward worker in another process knows no seats."""
+    return replace(client, handle=_seat_of(client).handle)
+
+
+def _seat_of(client: RolloutClient) -> Seat:
     assert isinstance(client.handle, Seat)
-    return replace(client, handle=client.handle.handle)
+    return client.handle

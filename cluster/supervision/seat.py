@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 from cluster.runtime.waiting import answer
@@ -54,7 +55,7 @@ class Seat:
         cause: why the last one was lost.
         last_pulse: of the present worker.
         revive: brings a new worker to where it may be asked; None when others do that.
-        leans_on: seats whose workers this one asks itself.
+        leans_on: seats whose workers this one asks itself, in pools; of each it needs one.
         start_s: seconds from the spawning of the last worker who was started by a client until that was done.
     """
 
@@ -64,7 +65,7 @@ class Seat:
         spawn: Spawn,
         watch: Watch,
         revive: Revive | None = None,
-        leans_on: Sequence[Seat] = (),
+        leans_on: Sequence[Sequence[Seat]] = (),
     ) -> None:
         self.name = name
         self.revive = revive
@@ -104,8 +105,8 @@ class Seat:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it may be asked, and those whom it asks."""
-        return self.is_up and all(seat.is_up for seat in self.leans_on)
+        """Whether it may be asked, and of every pool somebody whom it asks."""
+        return self.is_up and all(map(_is_any_up, self.leans_on))
 
     @property
     def log(self) -> str:
@@ -183,13 +184,13 @@ class Seat:
 
     async def _is_lost(self, error: BaseException, number: int) -> bool:
         """Whether a call failed because the worker of this number is lost, or one that it asked itself."""
-        if number != self.number or not self.is_usable:
+        if number != self.number or not self.is_up:
             return True
         cause = self.handle.death(error) or await self.fault()
         if cause:
             self._watch.lose(self, number, cause)
             return True
-        for seat in self.leans_on:
+        for seat in chain.from_iterable(self.leans_on):
             if await seat._is_lost(error, seat.number):
                 return True
         return False
@@ -202,3 +203,7 @@ class Seat:
     async def fault(self) -> str:
         """What is wrong with the worker that sits here; "" when nothing is."""
         return await fault_of(self.handle, self._watch.limit_s, self.note)
+
+
+def _is_any_up(pool: Iterable[Seat]) -> bool:
+    return any(seat.is_up for seat in pool)

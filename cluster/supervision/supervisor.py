@@ -79,7 +79,7 @@ class Supervisor:
         name: str,
         spawn: Spawn,
         revive: Revive | None = None,
-        leans_on: Sequence[Seat] = (),
+        leans_on: Sequence[Sequence[Seat]] = (),
     ) -> Seat:
         """Spawn a worker and give it a seat; the seat of an earlier worker of that name was closed."""
         assert name not in self.seats

@@ -1,7 +1,7 @@
 """An eye of engines that run elsewhere: texts by `generate`, log-probs of options by `score`.
 
 Questions about the same picture go to the same engine, which then encodes it once; the engine with the least to do
-takes the next picture.
+takes the next picture. What an engine fails at is asked of the others: it may be lost, and they need not wait for it.
 """
 
 from __future__ import annotations
@@ -70,19 +70,37 @@ class EngineEye:
         replies: list[Reply | Dropped | None] = [None] * len(questions)
 
         async def ask_about(indices: list[int]) -> None:
-            desk = min(self._desks, key=lambda desk: desk.num_pending)
-            answered = await desk.ask([questions[index] for index in indices])
+            answered = await self._ask_one([questions[index] for index in indices])
             for index, reply in zip(indices, answered, strict=True):
                 replies[index] = reply
 
         await gather_whole(map(ask_about, by_picture.values()))
         return [reply for reply in replies if reply is not None]
 
+    async def _ask_one(
+        self,
+        questions: Sequence[Question],
+    ) -> list[Reply | Dropped]:
+        """What one engine answers; raises the error of the last one when all fail."""
+        left = list(self._desks)
+        while True:
+            desk = min(left, key=lambda desk: (desk.has_failed, desk.num_pending))
+            left.remove(desk)
+            try:
+                return await desk.ask(questions)
+            except Exception:
+                if not left:
+                    raise
+
 
 class _Desk:
     """One engine and what waits for it.
 
     An engine scores one call after the other, so what comes meanwhile is put together into the next call.
+
+    Attributes:
+        num_pending: questions that have no answer yet.
+        has_failed: at the last call that ended.
     """
 
     def __init__(
@@ -94,6 +112,7 @@ class _Desk:
         self._scoring: asyncio.Task[None] | None = None
         self._num_decisive: dict[tuple[str, ...], list[int]] = {}
         self.num_pending = 0
+        self.has_failed = False
 
     async def ask(
         self,
@@ -105,6 +124,10 @@ class _Desk:
             choices = [question for question in questions if question.options]
             answering = (self._texts(texts), self._choices(choices))
             written, read = await gather_whole(answering)
+            self.has_failed = False
+        except Exception:
+            self.has_failed = True
+            raise
         finally:
             self.num_pending -= len(questions)
         # In the order of the questions.

@@ -28,9 +28,9 @@ def prefers_first(text: str) -> bool:
     return "circle" in first and "circle" not in second
 
 
-def vlm(tmp_path: Path, **changes: Any) -> Any:
+def vlm(tmp_path: Path, num_engines: int = 2, **changes: Any) -> Any:
     judge = (
-        '{ kind = "vlm", path = "judge", num_engines = 2, reading = "logprobs", '
+        f'{{ kind = "vlm", path = "judge", num_engines = {num_engines}, reading = "logprobs", '
         'template = "{{ first }} > {{ second }}" }'
     )
     return make_config(tmp_path, reward__judge=judge, **changes)

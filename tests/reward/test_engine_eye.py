@@ -104,3 +104,43 @@ def test_options_that_look_alike_to_the_tokenizer_are_refused(
     eye = EngineEye([CountingEngine()])
     with pytest.raises(UserError, match="tells apart"):
         asyncio.run(eye.ask([Question(prompts[0], ("x", "x"))]))
+
+
+class LostEngine(CountingEngine):
+    """Answers nothing, until it is well again."""
+
+    is_well = False
+
+    async def generate(self, requests: Sequence[Any]) -> Any:
+        answer = await super().generate(requests)
+        if self.is_well:
+            return answer
+        raise RuntimeError("its process is gone")
+
+
+def test_what_a_lost_engine_does_not_answer_is_asked_of_the_others(
+    prompts: list[Prompt],
+) -> None:
+    """The lost one is asked at first, then only when all others fail."""
+    lost, other = LostEngine(), CountingEngine()
+    eye = EngineEye([lost, other])
+    questions = [Question(prompt) for prompt in prompts]
+    replies = asyncio.run(eye.ask(questions))
+    expected = asyncio.run(EngineEye([CountingEngine()]).ask(questions))
+    assert replies == expected
+    num_asked = len(lost.generated)
+    assert num_asked >= 1
+    assert asyncio.run(eye.ask(questions)) == expected
+    assert len(lost.generated) == num_asked
+
+
+def test_an_engine_that_is_well_again_is_asked_again(prompts: list[Prompt]) -> None:
+    lost, other = LostEngine(), LostEngine()
+    eye = EngineEye([lost, other])
+    with pytest.raises(RuntimeError, match="its process is gone"):
+        asyncio.run(eye.ask([Question(prompts[0])]))
+    lost.is_well = other.is_well = True
+    lost.generated.clear()
+    other.generated.clear()
+    asyncio.run(eye.ask([Question(prompt) for prompt in prompts]))
+    assert lost.generated and other.generated

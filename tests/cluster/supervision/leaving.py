@@ -36,12 +36,16 @@ class Worker:
 
 
 class Diary:
+    is_told = False
+
     def restart(self, name: str, cause: str, log: str, seconds: float) -> None:
         print(json.dumps({"name": name, "cause": cause}), flush=True)
+        self.is_told = True
 
 
 async def scenario(nodes: Any, runtime: RayRuntime, second: Any, folder: Path) -> None:
-    supervisor = Supervisor(runtime, Restarts(5), 10, 60, Diary(), folder)
+    diary = Diary()
+    supervisor = Supervisor(runtime, Restarts(5), 10, 60, diary, folder)
 
     async def revive(handle: Handle) -> None:
         await handle.call("generate")
@@ -66,7 +70,8 @@ async def scenario(nodes: Any, runtime: RayRuntime, second: Any, folder: Path) -
         seconds = time.monotonic() - left_at
         # In the main thread: Ray sets handlers of signals.
         third = nodes.add_node(**OPTIONS)
-        while not lost.is_up:
+        # It is up a little before that is written down.
+        while not diary.is_told:
             await asyncio.sleep(0.1)
         after = await lost.call("generate")
     outcome = {

@@ -78,3 +78,24 @@ def test_a_run_that_is_asked_to_end_loads_nothing_more(tmp_path: Path) -> None:
         run(config, AskedAtRestart(("step", 5, "kill")))
     assert events(config.run.dir, "restart") != []
     assert events(config.run.dir, "resume") == []
+
+
+class AskedAndLost(Chaos):
+    """SIGTERM comes in the step in which the learner is lost."""
+
+    async def strike(self, method: str, handle: LocalHandle) -> None:
+        if method == "step" and self.counts.get("step") == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.05)
+        await super().strike(method, handle)
+
+
+def test_an_end_that_is_asked_for_before_the_first_checkpoint_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path)
+    with pytest.raises(Interrupted) as end:
+        run(config, AskedAndLost(("step", 2, "kill")))
+    assert end.value.status == 143
+    (ended,) = events(config.run.dir, "ended")
+    assert ended["status"] == 143
