@@ -80,11 +80,11 @@ class GroupTally:
     def _compare_length(self, rollout: RolloutGroup) -> None:
         lengths = [len(completion.token_ids) for completion in rollout.completions]
         length = sum(lengths) / len(lengths)
-        first = self._first_lengths.setdefault(rollout.prompt.id, 0.0)
-        if first:
-            self._values["completions/length_ratio"].append(length / first)
-        else:
+        first = self._first_lengths.get(rollout.prompt.id)
+        if first is None:
             self._first_lengths[rollout.prompt.id] = length
+        elif first > 0:
+            self._values["completions/length_ratio"].append(length / first)
 
     def _add_verdict(self, outcome: GroupOutcome, rollout: RolloutGroup) -> None:
         judged = outcome.judged

@@ -36,13 +36,12 @@ class GroupOutcome:
         return cls(group_id, pairs=(result,))
 
     @property
-    def worth(self) -> float:
-        """How much a group like this teaches, 0-1; see `cluster.sampling.worth`."""
+    def worth(self) -> float | None:
+        """How much a group like this teaches, 0-1; see `cluster.sampling.worth`. None for a pair that nobody judged."""
         if self.dropped is not None:
             return 0.0
         if self.judged is None or self.judged.verdict is None:
-            # BDHS compares nothing: a pair is all there is to know.
-            return 1.0
+            return None
         return worth(self.judged.verdict.scores)
 
     def journal_fields(self) -> dict[str, Any]:

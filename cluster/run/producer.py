@@ -305,7 +305,9 @@ class Producer:
             # Nothing is awaited from here on, so a checkpoint sees a group settled as a whole or not at all.
             self._num_calls_settled += 1
             for outcome in outcomes:
-                self._sampler.finish(outcome.group_id, outcome.worth)
+                # What BDHS cannot use may be of worth to a judge.
+                worth = None if source == ONLINE_BDHS else outcome.worth
+                self._sampler.finish(outcome.group_id, worth)
                 if outcome.dropped is not None:
                     self._state.drops[outcome.dropped.reason] += 1
                     self.drop_notes.add(outcome.dropped)

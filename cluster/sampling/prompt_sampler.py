@@ -90,7 +90,7 @@ class PromptSampler:
             keys.append(self._keys[index])
             return group_id, prompt
 
-    def finish(self, group_id: str, worth: float = 0.0) -> None:
+    def finish(self, group_id: str, worth: float | None = None) -> None:
         """The group became pairs or a counted drop; it will not be handed out again.
 
         Args:

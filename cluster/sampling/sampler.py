@@ -18,8 +18,8 @@ class Sampler(Protocol):
         """A group id and its prompt, or why its row cannot be used."""
         ...
 
-    def finish(self, group_id: str, worth: float = 0.0) -> None:
-        """The group has come to its outcome; `worth` says what it taught (`cluster.sampling.worth`)."""
+    def finish(self, group_id: str, worth: float | None = None) -> None:
+        """The group has come to its outcome; `worth` is what it taught (`cluster.sampling.worth`), None for unknown."""
         ...
 
 

@@ -97,19 +97,24 @@ class WorthSampler:
                 self._in_flight[group_id] = (round, key)
                 return group_id, prompt
             # Two rows that cannot be read share an id, so they share a group.
-            self._end(round, key, 0.0)
+            self._end(round, key, None)
 
-    def finish(self, group_id: str, worth: float = 0.0) -> None:
-        """The group became pairs or a counted drop; it will not be handed out again."""
+    def finish(self, group_id: str, worth: float | None = None) -> None:
+        """The group became pairs or a counted drop; it will not be handed out again.
+
+        Args:
+            worth: what it taught; None where that is not known, as of a group that nobody judged.
+        """
         round, key = self._in_flight.pop(group_id)
         self._end(round, key, worth)
 
-    def _end(self, round: int, key: int, worth: float) -> None:
+    def _end(self, round: int, key: int, worth: float | None) -> None:
         state = self.state
         state.open[round].remove(key)
         if not state.open[round]:
             del state.open[round]
-        state.worths.setdefault(round, {})[key] = worth
+        if worth is not None:
+            state.worths.setdefault(round, {})[key] = worth
 
     def _draw_round(self) -> None:
         state = self.state

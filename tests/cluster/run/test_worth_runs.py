@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.run.auditing import audit
+from common.data.records_on_disk import id_key
 from common.metrics import read_lines
 from common.protocols import GenerationRequest
 from common.records import Dropped, RolloutGroup
@@ -76,6 +78,22 @@ def test_every_drop_is_counted(tmp_path: Path, deterministic: bool) -> None:
     assert 0 < line["prompts/asked"] <= len({group["prompt"] for group in groups})
     assert 0 < line["prompts/worth_new"] < 1
     assert 1 < line["prompts/effective"] <= 100
+
+
+def test_what_bdhs_makes_of_a_prompt_says_nothing(tmp_path: Path) -> None:
+    config = config_of(tmp_path, mixture__online_bdhs_fraction=0.5)
+    _, run_dir = run(config, rollout=SolvedWorker)
+    assert audit(run_dir).faults == []
+    judged = set()
+    for group in events(run_dir, "group"):
+        if group["source"] == "online":
+            judged.add(group["prompt"])
+    state = json.loads(
+        (run_dir / "checkpoints" / f"step_{STEPS:06d}" / "state.json").read_text()
+    )
+    records = state["rounds"]["records"]["by_prompt"]
+    assert 0 < len(records) <= len(judged)
+    assert set(records) <= {str(id_key(prompt_id)) for prompt_id in judged}
 
 
 def test_prompts_that_teach_take_over(tmp_path: Path) -> None:

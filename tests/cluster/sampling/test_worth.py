@@ -55,7 +55,7 @@ def test_the_worth_of_an_outcome() -> None:
     outcome = GroupOutcome("g", (pair,), judged=judged)
     assert outcome.worth == pytest.approx(2 / 3)
     # Online BDHS asks no judge.
-    assert GroupOutcome("g", (pair,)).worth == 1
+    assert GroupOutcome("g", (pair,)).worth is None
 
 
 def test_chances_by_hand() -> None:

@@ -218,6 +218,15 @@ def test_rows_that_cannot_be_used_are_told_and_come_rarely() -> None:
     assert 0 < counts["bad"] < 40
 
 
+def test_groups_that_nobody_judged_say_nothing() -> None:
+    sampler = WorthSampler(PROMPTS, 0, RoundState(), IN_FLIGHT)
+    for _ in range(100):
+        group_id, _ = sampler.next()
+        sampler.finish(group_id)
+    assert not sampler.state.records.by_prompt
+    assert sampler.state.num_effective == pytest.approx(len(PROMPTS))
+
+
 def test_fewer_prompts_than_groups_in_flight() -> None:
     sampler = WorthSampler(PROMPTS[:3], 0, RoundState(), IN_FLIGHT)
     group_ids = groups(sampler, 30, {"p1"})
