@@ -119,11 +119,13 @@ class Verdict:
         notes: what explains the scores to people: one per completion, or none at all.
         first_wins: of a judge that compares answers in both orders: what the answers won that were shown first, a mean
             in 0-1; 0.5 is no preference for a place. None where nothing was compared.
+        members: of an ensemble, the name of every judge in it and that judge's own scores; no two names are equal.
     """
 
     scores: tuple[float, ...]
     notes: tuple[str, ...] = ()
     first_wins: float | None = None
+    members: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,13 +77,16 @@ class VerdictCache:
             # Older entries lack it.
             share = entry.get("first_wins")
             first_wins = None if share is None else float(share)
+            members = []
+            for name, of_member in entry.get("members", ()):
+                members.append((str(name), tuple(map(float, of_member))))
         except FileNotFoundError:
             return None
         # Half an entry, another program's file, or none that can be read.
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             log.warning("reward.cache: %s is damaged (%s), asking again", path, error)
             return None
-        verdict = Verdict(scores, notes, first_wins)
+        verdict = Verdict(scores, notes, first_wins, tuple(members))
         if check_verdict(group, verdict) is not None:
             log.warning("reward.cache: %s holds no verdict, asking again", path)
             return None
@@ -96,6 +99,7 @@ class VerdictCache:
             "scores": verdict.scores,
             "notes": verdict.notes,
             "first_wins": verdict.first_wins,
+            "members": verdict.members,
         }
         try:
             text = json.dumps(entry)

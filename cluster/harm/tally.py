@@ -8,6 +8,9 @@
     completions/distinct_bigrams   the same for pairs of neighbouring words, which tells long answers apart:
                                    (bigrams of the group / mean bigrams of a completion - 1) / (k - 1); a text's begin
                                    and end count as words, so that answers of one word have bigrams as well
+    judge/score                    the judge's score of a completion
+    judge/spread                   best - worst score of a group's completions: how far the judge tells them apart
+    judge/score/NAME               the same of each judge of an ensemble, and judge/spread/NAME
     judge/longer_wins              judged groups whose better completion has more tokens than the worse one
     judge/num_longer               groups that this rests on; those of equal length are left out
     judge/first_wins               what answers won that the judge was shown first, a mean over groups (`Verdict`)
@@ -19,6 +22,7 @@ A step is what settled since the step before. What no group says is absent.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 
 from cluster.run.outcome import GroupOutcome
@@ -90,6 +94,9 @@ class GroupTally:
         judged = outcome.judged
         if judged is None or judged.verdict is None:
             return
+        self._add_scores("", judged.verdict.scores)
+        for name, of_member in judged.verdict.members:
+            self._add_scores(f"/{name}", of_member)
         first_wins = judged.verdict.first_wins
         if first_wins is not None:
             self._values["judge/first_wins"].append(first_wins)
@@ -103,6 +110,10 @@ class GroupTally:
             self._add_lengths(better, worse)
             # One comparison a group: those of one group depend on each other.
             return
+
+    def _add_scores(self, name: str, scores: Sequence[float]) -> None:
+        self._values[f"judge/score{name}"] += scores
+        self._values[f"judge/spread{name}"].append(max(scores) - min(scores))
 
     def _add_lengths(self, better: Completion, worse: Completion) -> None:
         if len(better.token_ids) != len(worse.token_ids):

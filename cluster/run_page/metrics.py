@@ -59,6 +59,16 @@ CHARTS = (
         ),
     ),
     Chart(
+        "Judge's scores",
+        "mean of completions, by judge",
+        ("judge/score", "judge/score/*"),
+    ),
+    Chart(
+        "What the judge tells apart",
+        "best - worst score of a group, by judge",
+        ("judge/spread", "judge/spread/*"),
+    ),
+    Chart(
         "The judge's habits",
         "shares of groups",
         ("judge/longer_wins", "judge/first_wins"),

@@ -12,6 +12,7 @@ a member has no verdict: what the others say is another score.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -32,6 +33,7 @@ class EnsembleJudge:
     def __init__(self, settings: config.EnsembleJudge, judges: Sequence[Judge]) -> None:
         self._settings = settings
         self._judges = judges
+        self._names = _told_apart([judge.name for judge in judges])
 
     async def judge(self, groups: Sequence[RolloutGroup]) -> list[Answer]:
         """One verdict per group, in order; a Dropped or JudgeError of a member is the ensemble's."""
@@ -84,7 +86,11 @@ class EnsembleJudge:
                 scores[index] -= penalty
                 notes[index] = veto
         shares = [verdict.first_wins for verdict in verdicts]
-        return Verdict(tuple(scores), tuple(notes), mean_of_known(shares))
+        own_scores = [verdict.scores for verdict in verdicts]
+        by_name = zip(self._names, own_scores, strict=True)
+        return Verdict(
+            tuple(scores), tuple(notes), mean_of_known(shares), tuple(by_name)
+        )
 
     def _score(
         self,
@@ -134,3 +140,14 @@ class EnsembleJudge:
                 part += f" ({verdict.notes[index]})"
             parts.append(part)
         return "; ".join(parts)
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The second judge called `vlm` is `vlm-2`."""
+    counts: Counter[str] = Counter()
+    told_apart: list[str] = []
+    for name in names:
+        counts[name] += 1
+        number = counts[name]
+        told_apart.append(name if number == 1 else f"{name}-{number}")
+    return told_apart

@@ -58,6 +58,13 @@ def test_a_weighted_sum() -> None:
     assert isinstance(answer, Verdict)
     assert answer.scores == (3.5, 2.0, 2.0)
     assert answer.notes[0] == "first 1 (p); second 5"
+    assert answer.members == (("first", (1.0, 2.0, 3.0)), ("second", (5.0, 0.0, -2.0)))
+
+
+def test_judges_of_one_name_are_told_apart() -> None:
+    answer = verdict(FIRST, FIRST)
+    assert isinstance(answer, Verdict)
+    assert [name for name, _ in answer.members] == ["first", "first-2"]
 
 
 def test_members_that_compare_tell_of_places() -> None:

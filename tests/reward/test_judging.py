@@ -182,7 +182,8 @@ def test_whatever_a_judge_sees_counts(tmp_path: Path, changed: RolloutGroup) -> 
     cache.put(PICTURE, CLEAR)
     assert cache.get(PICTURE) == CLEAR
     assert cache.get(changed) is None
-    ordered = replace(CLEAR, first_wins=0.75)
+    members = (("rules", (1.0, 0.0)), ("vlm", (0.5, 0.25)))
+    ordered = replace(CLEAR, first_wins=0.75, members=members)
     cache.put(changed, ordered)
     assert cache.get(changed) == ordered
     assert VerdictCache(tmp_path, "other settings").get(PICTURE) is None
@@ -200,6 +201,7 @@ DAMAGE = {
     "nan": b'{"scores": [NaN, 1], "notes": []}',
     "words": b'{"scores": ["a", "b"], "notes": []}',
     "no notes": b'{"scores": [1, 2]}',
+    "members": b'{"scores": [1, 2], "notes": [], "members": [["rules"]]}',
     "deep": b"[" * 100_000,
 }
 

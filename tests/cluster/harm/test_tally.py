@@ -98,6 +98,27 @@ def test_a_group_of_rloo_counts_once_and_by_answers_that_differ() -> None:
     assert (metrics["judge/longer_wins"], metrics["judge/num_longer"]) == (1, 1)
 
 
+def test_scores_of_the_judge_and_of_every_member() -> None:
+    """Means over completions; spreads are means over groups."""
+    members = (("rules", (1.0, 0.0)), ("vlm", (0.5, 0.7)))
+    first = Judged("g", verdict=Verdict((1.5, 0.7), members=members))
+    second = Judged("g", verdict=Verdict((0.0, 0.4), members=()))
+    metrics = metrics_of(
+        GroupOutcome.of_judged(group("a", "b"), first),
+        GroupOutcome.of_judged(group("a", "b"), second),
+    )
+    expected = {
+        "judge/score": 0.65,
+        "judge/spread": 0.6,
+        "judge/score/rules": 0.5,
+        "judge/spread/rules": 1.0,
+        "judge/score/vlm": 0.6,
+        "judge/spread/vlm": 0.2,
+    }
+    of_scores = {name: metrics[name] for name in expected}
+    assert of_scores == pytest.approx(expected)
+
+
 def test_what_was_not_sampled_or_not_judged_says_nothing() -> None:
     refused = GroupOutcome("g", dropped=Dropped("g", "prompt_too_long"))
     assert metrics_of(refused) == {}
