@@ -24,6 +24,9 @@ from common.data.records_on_disk import fetch
 from common.records import Dropped, Prompt
 from common.seeding import derive_seed
 
+ROUNDS_PER_SET = 16
+"""Rounds that together are as large as the set, at least: a round of the whole set would be an epoch."""
+
 
 @dataclass(slots=True)
 class RoundState:
@@ -72,7 +75,8 @@ class WorthSampler:
         keys = np.asarray(id_keys(prompts))
         self._rows = np.argsort(keys, kind="stable")
         self._keys = keys[self._rows]
-        self._round_size = min(len(prompts), -(-most_in_flight // 2))
+        largest = max(1, len(prompts) // ROUNDS_PER_SET)
+        self._round_size = min(largest, -(-most_in_flight // 2))
         self._lag = -(-most_in_flight // self._round_size) + 1
         half_life = len(prompts) / self._round_size
         sorted_keys = array("q", self._keys.tolist())

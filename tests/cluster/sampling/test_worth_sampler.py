@@ -53,11 +53,15 @@ def _end(sampler: Sampler, group_id: str, taught: bool) -> None:
 
 
 def test_a_draw_is_in_proportion_to_the_chances() -> None:
-    """Two of three prompts, for 6,000 seeds: P(i) = w_i / Σ w, then P(j after i) = w_j / (Σ w - w_i)."""
-    prompts = PROMPTS[:3]
-    known = {id_key("p0"): (1.0, 1.0, 0), id_key("p1"): (0.0, 1.0, 0)}
+    """Two of three prompts, for 6,000 seeds: P(i) = w_i / Σ w, then P(j after i) = w_j / (Σ w - w_i).
+
+    The others of the set have given nothing for ever. A round has two of 40 prompts.
+    """
+    prompts = PROMPTS[:40]
+    known = {id_key(prompt.id): (0.0, 1e9, 0) for prompt in prompts[3:]}
+    known |= {id_key("p0"): (1.0, 1.0, 0), id_key("p1"): (0.0, 1.0, 0)}
     keys = [id_key(prompt.id) for prompt in prompts]
-    chances = Chances(array("q", sorted(keys)), 1.5, Records(dict(known))).at(0)
+    chances = Chances(array("q", sorted(keys)), 1.0, Records(dict(known))).at(0)
     weight = {key: chances[place] ** 3 for place, key in enumerate(sorted(keys))}
     weights = [weight[key] for key in keys]
     counts: Counter[tuple[str, str]] = Counter()
@@ -95,7 +99,8 @@ def test_a_round_has_a_prompt_once() -> None:
     group_ids = groups(sampler, 500, {"p0"})
     assert len(set(group_ids)) == 500
     sizes = Counter(group_id.partition(":")[0] for group_id in group_ids)
-    assert set(sizes.values()) == {IN_FLIGHT // 2}
+    # A sixteenth of 60; the last round is still being handed out.
+    assert sorted(set(sizes.values())) == [2, 3]
 
 
 @given(seed=st.integers(0, 30), most_waiting=st.integers(1, IN_FLIGHT - 1))
@@ -115,7 +120,7 @@ def test_a_group_that_is_late_counts_when_it_has_ended() -> None:
     assert id_key("p1") in records
     # Its round waits with it; the rounds after it do not.
     assert next(iter(sampler.state.worths)) == 0
-    assert len(sampler.state.worths) < 5
+    assert len(sampler.state.worths) < 8
     sampler.finish(late, worth=1.0)
     groups(sampler, 30, {"p1"})
     assert records[id_key(prompt.id)][0] > 0
@@ -214,8 +219,9 @@ def test_rows_that_cannot_be_used_are_told_and_come_rarely() -> None:
     for _ in range(400):
         group_id, prompt = sampler.next()
         counts[prompt.id] += 1
-        sampler.finish(group_id, worth=float(prompt.id == "p1"))
-    assert 0 < counts["bad"] < 40
+        sampler.finish(group_id, worth=0.0 if prompt.id == "bad" else 0.5)
+    # All alike 19 times.
+    assert 0 < counts["bad"] < 10
 
 
 def test_groups_that_nobody_judged_say_nothing() -> None:
@@ -255,3 +261,15 @@ def test_the_config_names_the_way() -> None:
             config, PROMPTS, PromptSampler(PROMPTS, 0).state, RoundState()
         )
         assert type(sampler) is kind
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "in_flight", "size"), [(60, 4, 2), (60, 1000, 3), (3, 1000, 1)]
+)
+def test_rounds_are_smaller_than_the_set(
+    num_prompts: int, in_flight: int, size: int
+) -> None:
+    """Half of what may be in flight, at most a sixteenth of the set: more would make an epoch of a round."""
+    sampler = WorthSampler(PROMPTS[:num_prompts], 0, RoundState(), in_flight)
+    rounds = [sampler.next()[0].partition(":")[0] for _ in range(4 * size)]
+    assert Counter(rounds) == {str(round): size for round in range(4)}
