@@ -72,13 +72,14 @@ class WorthSampler:
         self._prompts = prompts
         self._seed = seed
         self._power = power
-        keys = np.asarray(id_keys(prompts))
-        self._rows = np.argsort(keys, kind="stable")
-        self._keys = keys[self._rows]
-        largest = max(1, len(prompts) // ROUNDS_PER_SET)
+        # In rising order, whatever the order of the rows.
+        self._keys, self._rows = np.unique(
+            np.asarray(id_keys(prompts)), return_index=True
+        )
+        largest = max(1, len(self._keys) // ROUNDS_PER_SET)
         self._round_size = min(largest, -(-most_in_flight // 2))
         self._lag = -(-most_in_flight // self._round_size) + 1
-        half_life = len(prompts) / self._round_size
+        half_life = len(self._keys) / self._round_size
         sorted_keys = array("q", self._keys.tolist())
         self._chances = Chances(sorted_keys, half_life, state.records)
         # Group in flight -> its round and its prompt's key. A row that cannot be read has no id to make a key of.

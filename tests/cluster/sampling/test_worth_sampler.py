@@ -273,3 +273,9 @@ def test_rounds_are_smaller_than_the_set(
     sampler = WorthSampler(PROMPTS[:num_prompts], 0, RoundState(), in_flight)
     rounds = [sampler.next()[0].partition(":")[0] for _ in range(4 * size)]
     assert Counter(rounds) == {str(round): size for round in range(4)}
+
+
+def test_rows_that_share_an_id_are_one_prompt() -> None:
+    sampler = WorthSampler([*PROMPTS, *PROMPTS], 0, RoundState(), IN_FLIGHT)
+    group_ids = groups(sampler, 300, {"p1"})
+    assert len(set(group_ids)) == 300
