@@ -101,8 +101,9 @@ def test_a_group_of_rloo_counts_once_and_by_answers_that_differ() -> None:
 def test_scores_of_the_judge_and_of_every_member() -> None:
     """Means over completions; spreads are means over groups."""
     members = (("rules", (1.0, 0.0)), ("vlm", (0.5, 0.7)))
-    first = Judged("g", verdict=Verdict((1.5, 0.7), members=members))
-    second = Judged("g", verdict=Verdict((0.0, 0.4), members=()))
+    vetoed = Dropped("g", "vetoed")
+    first = Judged("g", (), vetoed, Verdict((1.5, 0.7), members=members))
+    second = Judged("g", (), vetoed, Verdict((0.0, 0.4)))
     metrics = metrics_of(
         GroupOutcome.of_judged(group("a", "b"), first),
         GroupOutcome.of_judged(group("a", "b"), second),
