@@ -156,6 +156,8 @@ def run_settings(
         "run.seed": seed,
         "learner.num_steps": arguments.steps,
         "rollout.deterministic": True,
+        # As in the papers; the demo's presets may draw otherwise.
+        "rollout.draw": "epochs",
         "checkpoint.interval": max(arguments.steps // 2, 1),
         "evaluation.suites.0.validation_scenes": arguments.scenes // 2,
         "evaluation.suites.0.test_scenes": arguments.scenes,

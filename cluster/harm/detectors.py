@@ -21,6 +21,7 @@ from common.config import RunConfig
 
 NO_DRIFT = 0.0
 """Before the first update the policy is its own reference."""
+SAME_LENGTH = 1.0
 
 
 def detectors_of(config: RunConfig) -> list[Detector]:
@@ -73,18 +74,28 @@ def chosen_logp(config: RunConfig) -> Detector:
 
 
 def length(config: RunConfig) -> Detector:
-    """Sampled answers grow."""
+    """Sampled answers grow.
+
+    Of prompts that are drawn by worth the hard ones come more often, so each is compared with itself.
+    """
     help_text = advice.anchored(config)
+    metric = "completions/mean_length"
+    unit = "tokens"
+    begins_at = None
+    if config.rollout.draw == "by_worth":
+        metric = "completions/length_ratio"
+        unit = "of the prompt's first answers"
+        begins_at = SAME_LENGTH
 
     def tell(shifted: Shifted) -> str:
         return (
-            f"sampled answers have grown by {shifted.amount:.0%} (completions/mean_length {shifted.first:.1f} -> "
-            f"{shifted.now:.1f} tokens); {help_text}"
+            f"sampled answers have grown by {shifted.amount:.0%} ({metric} {shifted.first:.1f} -> "
+            f"{shifted.now:.1f} {unit}); {help_text}"
         )
 
     warnings = config.loop.warnings
-    limit = Limit(relative_growth, warnings.length)
-    return Shift("length", "completions/mean_length", limit, warnings.window, tell)
+    limit = Limit(relative_growth, warnings.length, begins_at)
+    return Shift("length", metric, limit, warnings.window, tell)
 
 
 def cut_off(config: RunConfig) -> Detector:

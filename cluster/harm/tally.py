@@ -1,6 +1,8 @@
 """What the groups of a step say about the policy that sampled them and about the judge: metrics of `metrics.jsonl`.
 
     completions/mean_length        tokens of a completion
+    completions/length_ratio       of prompts that come back, where they are drawn by worth: mean length of a group over
+                                   that of the prompt's first group since the run began or was resumed
     completions/cut_off_frac       completions that reached their token limit
     completions/distinct_texts     (different texts - 1) / (k - 1) of a group: 0 when all k say the same, 1 when none do
     completions/distinct_bigrams   the same for pairs of neighbouring words, which tells long answers apart:
@@ -34,9 +36,16 @@ COUNTS = {
 
 
 class GroupTally:
-    """Collects the groups of one step."""
+    """Collects the groups of one step.
 
-    def __init__(self) -> None:
+    Args:
+        by_prompt: compare lengths prompt by prompt, since not all prompts come equally often.
+    """
+
+    def __init__(self, by_prompt: bool = False) -> None:
+        self._by_prompt = by_prompt
+        # Tokens of a completion, by prompt.
+        self._first_lengths: dict[str, float] = {}
         self._values: defaultdict[str, list[float]] = defaultdict(list)
 
     def add(self, outcome: GroupOutcome) -> None:
@@ -46,6 +55,8 @@ class GroupTally:
         if rollout is None:
             return
         self._add_completions(rollout)
+        if self._by_prompt:
+            self._compare_length(rollout)
         if len(rollout.completions) > 1:
             texts = [completion.text for completion in rollout.completions]
             self._values["completions/distinct_texts"].append(_distinct_texts(texts))
@@ -69,6 +80,15 @@ class GroupTally:
             is_cut_off = completion.finish_reason == "length"
             self._values["completions/mean_length"].append(length)
             self._values["completions/cut_off_frac"].append(is_cut_off)
+
+    def _compare_length(self, rollout: RolloutGroup) -> None:
+        lengths = [len(completion.token_ids) for completion in rollout.completions]
+        length = sum(lengths) / len(lengths)
+        first = self._first_lengths.get(rollout.prompt.id)
+        if first is None:
+            self._first_lengths[rollout.prompt.id] = length
+        elif first > 0:
+            self._values["completions/length_ratio"].append(length / first)
 
     def _add_verdict(self, outcome: GroupOutcome, rollout: RolloutGroup) -> None:
         judged = outcome.judged

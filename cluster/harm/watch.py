@@ -24,7 +24,7 @@ class HarmWatch:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._tally = GroupTally()
+        self._tally = _tally(config)
         self._detectors = _detectors(config)
 
     def group(self, outcome: GroupOutcome) -> None:
@@ -40,7 +40,7 @@ class HarmWatch:
 
         A learner that is lost goes on within one run: groups that settled since are sampled again.
         """
-        self._tally = GroupTally()
+        self._tally = _tally(self._config)
         self._detectors = _detectors(self._config)
         for line in lines:
             self.step(int(line["step"]), line)
@@ -53,6 +53,10 @@ class HarmWatch:
             if alert is not None:
                 alerts.append(alert)
         return alerts
+
+
+def _tally(config: RunConfig) -> GroupTally:
+    return GroupTally(by_prompt=config.rollout.draw == "by_worth")
 
 
 def _detectors(config: RunConfig) -> list[Detector]:

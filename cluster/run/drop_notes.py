@@ -58,7 +58,7 @@ class UsablePrompts:
             self._any_usable = True
             self._refused.clear()
             return
-        # A group id is EPOCH:PROMPT_ID.
+        # A group id is EPOCH:PROMPT_ID or ROUND:PROMPT_ID.
         prompt_id = outcome.group_id.partition(":")[2]
         self._refused[prompt_id] = dropped
         if len(self._refused) < self._num_prompts:

@@ -1,6 +1,6 @@
 """The asynchronous loop of one run: rollouts run ahead of the learner, by at most `max_staleness` weight versions.
 
-    PromptSampler ──ids──▶ Admission ──▶ RolloutWorker.generate ──RolloutGroup──▶ RewardWorker.rank
+    Sampler ────────ids──▶ Admission ──▶ RolloutWorker.generate ──RolloutGroup──▶ RewardWorker.rank
         ▲                  (per source)  RolloutWorker.bdhs_pairs ───────────────┐      │
         │                       ▲              (vLLM engine)                     │      │
         │ finish(id)            │ on_version(v)                    PreferencePair or Dropped(reason)
@@ -51,6 +51,7 @@ from cluster.run.turns import Turns
 from cluster.runtime.clients import Workers
 from cluster.sampling.prompt_sampler import restore
 from cluster.sampling.staleness import staleness
+from cluster.sampling.worth_sampler import prompt_metrics
 from cluster.weights.engine_weights import EngineWeights
 from common.config import RunConfig
 from common.errors import Halted
@@ -340,8 +341,8 @@ class Loop:
             metrics["staleness/max"] = float(max(ages))
         metrics["weight_version"] = float(version)
         metrics["pairs/accepted"] = float(self.state.accepted.total())
-        if self._config.rollout.rest_solved:
-            metrics["prompts/rested"] = float(self.state.sampler.num_rested)
+        if self._config.rollout.draw == "by_worth":
+            metrics |= prompt_metrics(self.state.rounds)
         return metrics
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.sampling.worth import worth
 from common.records import Dropped, Judged, PreferencePair, RolloutGroup
-
-ALIKE = ("identical", "tie")
-"""Reasons of drops that say that a prompt has nothing to teach at present."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +36,13 @@ class GroupOutcome:
         return cls(group_id, pairs=(result,))
 
     @property
-    def taught(self) -> bool | None:
-        """Whether the group gave pairs; False where its completions are alike, None for any other drop."""
-        if self.dropped is None:
-            return True
-        return False if self.dropped.reason in ALIKE else None
+    def worth(self) -> float | None:
+        """How much a group like this teaches, 0-1; see `cluster.sampling.worth`. None for a pair that nobody judged."""
+        if self.dropped is not None:
+            return 0.0
+        if self.judged is None or self.judged.verdict is None:
+            return None
+        return worth(self.judged.verdict.scores)
 
     def journal_fields(self) -> dict[str, Any]:
         """What was asked, texts and their weight versions, the verdict, and the outcome."""

@@ -23,8 +23,8 @@ from cluster.run.turns import Turns
 from cluster.runtime.clients import RewardClient, RolloutClient
 from cluster.sampling.admission import Admission, StalenessWindow
 from cluster.sampling.mixture import build_mixture, online_counts
-from cluster.sampling.prompt_sampler import PromptSampler
 from cluster.sampling.replay import ReplayBuffer
+from cluster.sampling.sampler import build_sampler
 from common.config import RunConfig
 from common.errors import Halted, UserError
 from common.records import Dropped, PreferencePair, Prompt, RolloutGroup
@@ -59,9 +59,7 @@ class Producer:
         self._calls = GroupCalls(config, reward, turns)
         self._state = state
         self._recorder = recorder
-        self._sampler = PromptSampler(
-            data.prompts, seed, state.sampler, config.rollout.rest_solved
-        )
+        self._sampler = build_sampler(config, data.prompts, state.sampler, state.rounds)
         self._buffer = ReplayBuffer(data.offline, seed, by_prompt, state.buffer)
         self._mixture = build_mixture(config.mixture, config.learner, seed)
         self._window = StalenessWindow(
@@ -307,7 +305,9 @@ class Producer:
             # Nothing is awaited from here on, so a checkpoint sees a group settled as a whole or not at all.
             self._num_calls_settled += 1
             for outcome in outcomes:
-                self._sampler.finish(outcome.group_id, outcome.taught)
+                # What BDHS cannot use may be of worth to a judge.
+                worth = None if source == ONLINE_BDHS else outcome.worth
+                self._sampler.finish(outcome.group_id, worth)
                 if outcome.dropped is not None:
                     self._state.drops[outcome.dropped.reason] += 1
                     self.drop_notes.add(outcome.dropped)

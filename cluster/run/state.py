@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from cluster.checkpoints.config_changes import changes
 from cluster.sampling.prompt_sampler import SamplerState
 from cluster.sampling.replay import BufferState, OfflineState
+from cluster.sampling.worth_sampler import RoundState
 from common.evaluation import Score
 
 
@@ -40,6 +41,8 @@ class RunState(BaseModel):
         validation_alias="frontier", serialization_alias="frontier"
     )
     buffer: BufferState
+    rounds: RoundState = Field(default_factory=RoundState)
+    """Of a run that draws prompts by worth, which has no use for `sampler`."""
     accepted: Counter[str]
     """Online pairs trained or waiting, by source."""
     drops: Counter[str]

@@ -12,7 +12,6 @@ from typing import Annotated
 import numpy as np
 from pydantic import PlainSerializer
 
-from cluster.sampling.resting import Resting
 from common.data.records_on_disk import RecordsOnDisk, fetch, id_key
 from common.records import Dropped, Prompt
 from common.seeding import derive_seed
@@ -30,18 +29,12 @@ class SamplerState:
         position: so many prompts of its order are finished, without a gap.
         finished: groups that are finished beyond it, of this epoch and of later ones already begun.
         prompts: a hash of the set that `position` is true for; "" for any, as long as nothing was finished.
-        idle: key of a prompt -> groups in a row that taught nothing, see `resting`.
-        resting: epoch -> keys of the prompts that it passes over; of epochs that are not finished.
-        num_rested: how often a prompt was passed over so far.
     """
 
     epoch: int = 0
     position: int = 0
     finished: SortedIds = field(default_factory=set)
     prompts: str = ""
-    idle: dict[int, int] = field(default_factory=dict)
-    resting: dict[int, list[int]] = field(default_factory=dict)
-    num_rested: int = 0
 
 
 class PromptSampler:
@@ -57,21 +50,13 @@ class PromptSampler:
         prompts: Sequence[Prompt],
         seed: int,
         state: SamplerState | None = None,
-        rest_solved: bool = False,
     ) -> None:
-        """Start with the first epoch, or continue at a saved `state`, which is advanced in place.
-
-        Args:
-            rest_solved: pass over prompts that taught nothing, see `resting`.
-        """
+        """Start with the first epoch, or continue at a saved `state`, which is advanced in place."""
         assert len(prompts), "the caller refuses an empty prompt set"
         self.state = state or SamplerState()
         self._prompts = prompts
         self._keys = id_keys(prompts)
         self._seed = seed
-        self._resting: Resting | None = None
-        if rest_solved:
-            self._resting = Resting(seed, self.state.idle)
         assert fits(self.state, self._keys), "the caller restores `finished`"
         self.state.prompts = hash_of(self._keys)
         # By epoch, the key of every finished prompt -> its group.
@@ -80,9 +65,6 @@ class PromptSampler:
         self._handed_out: dict[str, list[int]] = {}
         for group_id in self.state.finished:
             self._note_finished(group_id)
-        self._rests = {
-            epoch: frozenset(keys) for epoch, keys in self.state.resting.items()
-        }
         # Of the epoch that is not finished; the one that is handed out may be a later one.
         self._order_to_finish = self._shuffled(self.state.epoch)
         self._epoch, self._order = self.state.epoch, self._order_to_finish
@@ -98,7 +80,6 @@ class PromptSampler:
                 self._epoch += 1
                 self._order = self._shuffled(self._epoch)
                 self._next_position = 0
-                self._draw_rests()
             index = self._order[self._next_position]
             self._next_position += 1
             if self._is_finished(self._next_position - 1):
@@ -109,28 +90,14 @@ class PromptSampler:
             keys.append(self._keys[index])
             return group_id, prompt
 
-    def finish(self, group_id: str, taught: bool | None = None) -> None:
+    def finish(self, group_id: str, worth: float | None = None) -> None:
         """The group became pairs or a counted drop; it will not be handed out again.
 
         Args:
-            taught: whether it gave pairs, False where its completions could not be told apart; None for any other drop.
+            worth: what the group taught. Epochs do not look at it.
         """
-        if self._resting is not None and taught is not None:
-            for key in self._handed_out.get(group_id, []):
-                self._resting.note(key, taught)
         self.state.finished.add(group_id)
         self._note_finished(group_id)
-        self._advance()
-
-    def _draw_rests(self) -> None:
-        """Let prompts rest in the epoch that begins; they count as finished there."""
-        if self._resting is None:
-            return
-        # Some may have left the set.
-        keys = sorted(set(self._resting.drawn(self._epoch)).intersection(self._keys))
-        self.state.resting[self._epoch] = keys
-        self.state.num_rested += len(keys)
-        self._rests[self._epoch] = frozenset(keys)
         self._advance()
 
     def _is_finished(self, position: int) -> bool:
@@ -138,8 +105,6 @@ class PromptSampler:
         if self._epoch == self.state.epoch and position < self.state.position:
             return True
         key = self._keys[self._order[position]]
-        if key in self._rests.get(self._epoch, ()):
-            return True
         return key in self._finished.get(self._epoch, {})
 
     def _note_finished(self, group_id: str) -> None:
@@ -154,19 +119,15 @@ class PromptSampler:
         state = self.state
         while True:
             finished = self._finished.get(state.epoch, {})
-            resting = self._rests.get(state.epoch, frozenset())
             while state.position < len(self._keys):
                 key = self._keys[self._order_to_finish[state.position]]
-                if key in finished:
-                    state.finished.discard(finished.pop(key))
-                elif key not in resting:
+                if key not in finished:
                     return
+                state.finished.discard(finished.pop(key))
                 state.position += 1
             # What is left are prompts that the set no longer has.
             state.finished.difference_update(finished.values())
             self._finished.pop(state.epoch, None)
-            self._rests.pop(state.epoch, None)
-            state.resting.pop(state.epoch, None)
             state.epoch += 1
             state.position = 0
             self._order_to_finish = self._order

@@ -108,9 +108,16 @@ class Rollout(Section):
         False,
         description="equal seeds give equal completions: the engine runs step by step in the worker's process",
     )
-    rest_solved: bool = Field(
-        False,
-        description="prompts whose last groups tied, or had completions all alike, come back rarely (ours)",
+    draw: Literal["epochs", "by_worth"] = Field(
+        "epochs",
+        description="which prompt comes next. epochs: every one once, then all again in another order; by_worth: more "
+        "often those whose completions the judge can tell apart (ours)",
+    )
+    draw_power: float = Field(
+        3,
+        ge=0,
+        le=10,
+        description="by_worth: a prompt comes in proportion to this power of its chance to teach; 0: all alike",
     )
     engine: EngineOptions = EngineOptions()
     bdhs: OnlineBdhs = OnlineBdhs()
@@ -120,13 +127,4 @@ class Rollout(Section):
     @model_validator(mode="after")
     def _one_gpu_a_part(self) -> Rollout:
         self.engine.check_gpus(self.num_gpus)
-        return self
-
-    @model_validator(mode="after")
-    def _order_is_known(self) -> Rollout:
-        # Which prompt rests depends on which groups have come back by then.
-        if self.rest_solved and self.deterministic:
-            raise ValueError(
-                "rest_solved: expected false with deterministic = true, got true; set one of them to false"
-            )
         return self

@@ -169,6 +169,7 @@ class Trial:
             "rollout.num_workers": 2,
             "rollout.num_cpus": 0.1,
             "rollout.prompts_per_call": 2,
+            "rollout.draw": ("epochs", "by_worth")[self.report.seed % 2],
             "reward.num_workers": 2,
             "learner.num_steps": self._num_steps,
             "learner.global_batch": BATCH,

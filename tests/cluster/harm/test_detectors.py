@@ -107,6 +107,15 @@ def test_sampled_answers_grow() -> None:
     assert "22.0 -> 27.0 tokens" in alert.text
 
 
+def test_answers_to_prompts_drawn_by_worth_are_compared_prompt_by_prompt() -> None:
+    """Hard prompts come more often, so answers grow in the mean. A ratio of 1.0, 1.1, … is 1.3 in steps 2 to 6."""
+    config = config_of(rollout={"draw": "by_worth"})
+    assert alerts_of(ramp("completions/mean_length", 20, 1, 15), config) == []
+    alert = alerts_of(ramp("completions/length_ratio", 1, 0.1, 15), config)[0]
+    assert (alert.kind, alert.step) == ("length", 6)
+    assert "1.0 -> 1.3 of the prompt's first answers" in alert.text
+
+
 def test_more_answers_are_cut_off() -> None:
     config = config_of(rollout={"max_tokens": 72})
     alert = alerts_of(ramp("completions/cut_off_frac", 0, 0.02, 20), config)[0]

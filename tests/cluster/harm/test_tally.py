@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.harm.tally import GroupTally
@@ -32,6 +34,20 @@ def test_lengths_and_cut_off_answers() -> None:
     )
     assert metrics["completions/mean_length"] == 2
     assert metrics["completions/cut_off_frac"] == 0.5
+
+
+def test_lengths_prompt_by_prompt() -> None:
+    """Prompt p has 2 tokens at first, then 3 and 4; prompt q is longer and comes once: hard ones are no growth."""
+    tally = GroupTally(by_prompt=True)
+    tally.add(judged(group("ab", "cd"), (0, 1)))
+    assert "completions/length_ratio" not in tally.take()
+    other = replace(group("a" * 50, "b" * 50), prompt=replace(PROMPT, id="q"))
+    for rollout in (group("abc", "def"), other, group("abcd", "efgh")):
+        tally.add(judged(rollout, (0, 1)))
+    assert tally.take()["completions/length_ratio"] == (1.5 + 2) / 2
+    assert "completions/length_ratio" not in metrics_of(
+        judged(group("ab", "cd"), (0, 1)), judged(group("ab", "cd"), (0, 1))
+    )
 
 
 @pytest.mark.parametrize(

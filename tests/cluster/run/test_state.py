@@ -7,6 +7,7 @@ from dataclasses import replace
 from cluster.run.state import RunState
 from cluster.sampling.prompt_sampler import PromptSampler
 from cluster.sampling.replay import ReplayBuffer
+from cluster.sampling.worth_sampler import RoundState
 from common.records import PreferencePair, Prompt, Response
 
 PROMPT = Prompt("p", (), (), "truth", {"objects": [1, "red"]})
@@ -24,6 +25,10 @@ def state_of_a_run() -> RunState:
     state.trained = True
     state.sampler.epoch = 1
     state.sampler.finished.update(["1:p", "1:a", "2:p"])
+    state.rounds.num_rounds = 3
+    state.rounds.open[2] = [-5, 7]
+    state.rounds.worths[2] = {11: 0.5}
+    state.rounds.records.by_prompt[-5] = (0.1 + 0.2, 1.0, 1)
     state.buffer.offline.position = 2
     state.buffer.online.append(PAIR)
     state.accepted["online"] += 5
@@ -39,6 +44,12 @@ def test_a_state_goes_through_json() -> None:
     assert restored.drops["never seen"] == 0
 
 
+def test_a_state_from_before_prompts_were_drawn_by_worth_has_no_rounds() -> None:
+    content = json.loads(state_of_a_run().to_json())
+    del content["rounds"]
+    assert RunState.model_validate(content).rounds == RoundState()
+
+
 def test_the_keys_on_disk_are_those_of_earlier_runs() -> None:
     content = json.loads(state_of_a_run().to_json())
     assert list(content) == [
@@ -50,6 +61,7 @@ def test_the_keys_on_disk_are_those_of_earlier_runs() -> None:
         "trained",
         "frontier",
         "buffer",
+        "rounds",
         "accepted",
         "drops",
         "evaluation",
@@ -59,9 +71,6 @@ def test_the_keys_on_disk_are_those_of_earlier_runs() -> None:
         "position": 0,
         "finished": ["1:a", "1:p", "2:p"],
         "prompts": "",
-        "idle": {},
-        "resting": {},
-        "num_rested": 0,
     }
     assert content["buffer"]["offline"] == {"size": 3, "epoch": 0, "position": 2}
     assert content["accepted"] == {"online": 5}

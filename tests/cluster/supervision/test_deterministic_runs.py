@@ -16,15 +16,17 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 @pytest.mark.parametrize(
-    ("transport", "method"), [("object_store", "load"), ("broadcast", "receive")]
+    ("transport", "method", "draw"),
+    [("object_store", "load", "epochs"), ("broadcast", "receive", "by_worth")],
 )
 def test_a_deterministic_run_is_the_same_after_deaths(
-    tmp_path: Path, transport: str, method: str
+    tmp_path: Path, transport: str, method: str, draw: str
 ) -> None:
     def result(folder: str, *plan: tuple[str, int, str]) -> tuple[object, object]:
         config = config_of(
             tmp_path / folder,
             rollout__deterministic=True,
+            rollout__draw=draw,
             loop__max_staleness=0,
             **BROADCAST | {"weights__transport": transport},
         )
