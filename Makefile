@@ -1,4 +1,4 @@
-# make setup | check | test | demo | docs | lint. Every target sets itself up; nothing is downloaded twice.
+# make setup | check | test | long | demo | docs | lint. Every target sets itself up; nothing is downloaded twice.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed-$(notdir $(REQUIREMENTS))
 # One of its own in .venv where the machine has none.
 UV = $$(command -v uv || echo $(BIN)/uv)
 
-.PHONY: setup demo lint check fast test docs lock clean
+.PHONY: setup demo lint check fast test long docs lock clean
 
 setup: $(STAMP)
 
@@ -43,11 +43,15 @@ check: $(STAMP)
 	@$(MAKE) --no-print-directory -j 2 lint fast
 
 fast: $(STAMP)
-	@$(PYTEST) -m "not real and not slow and not gpu" $(ARGS)
+	@$(PYTEST) -m "not real and not slow and not long and not gpu" $(ARGS)
 
-# Every test that needs no GPU; ARGS="tests/reward -x" runs one folder.
+# Every test that needs no GPU, but the long ones; ARGS="tests/reward -x" runs one folder.
 test: lint
-	@$(PYTEST) -m "not gpu" $(ARGS)
+	@$(PYTEST) -m "not gpu and not long" $(ARGS)
+
+# What would take CI beyond half an hour: deaths of every kind of real process, the whole loop beside TRL's.
+long: $(STAMP)
+	@$(PYTEST) -n 0 -m long $(ARGS)
 
 # The site, in site/; a link that leads nowhere is an error. Open site/index.html; its search wants a server
 # (python -m http.server --directory site).

@@ -176,8 +176,8 @@ def summary(
         work_per_s = work / side["step_s"]
         by_best = work_per_s / side["gemm_flops"]
         by_matmul = work_per_s / side["matmul_flops"]
-        figures[f"floor_frac{suffix}"] = round(by_best, 3)
-        figures[f"floor_frac_matmul{suffix}"] = round(by_matmul, 3)
+        figures[f"floor_frac{suffix}"] = round(by_best, 6)
+        figures[f"floor_frac_matmul{suffix}"] = round(by_matmul, 6)
     peer = sides.get("peer")
     if peer is not None:
         for name, side in ours.items():

@@ -203,7 +203,7 @@ def test_our_config_is_a_valid_one(side: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_says_what_it_promises(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     command = [sys.executable, "-m", "benchmarks.online_loop"]

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.real_deaths import HALF_CPUS, faults_of
 from tests.chaos.real_run import CORE, Blow, RealRun
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.chaos]
+pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.chaos]
 
 BLOWS = (
     Blow("engine core killed", "rollout/0", CORE),
