@@ -11,7 +11,6 @@ from cluster.harm.alert import Alert
 from cluster.run_page.items import ROW_SOURCE
 from cluster.run_page.metrics import MAX_POINTS, RunMetrics
 from cluster.run_page.store import DROPPED_AT, Event, RunStore
-from cluster.run_page.timeline import idle_shares
 
 RECENT_STEPS = 20
 """Steps that the present rate is of."""
@@ -138,8 +137,13 @@ def _warnings(events: Sequence[Event]) -> list[str]:
     return lines
 
 
-def flow(store: RunStore, metrics: RunMetrics) -> dict[str, Any]:
+def flow(
+    store: RunStore, metrics: RunMetrics, idle: Mapping[str, float]
+) -> dict[str, Any]:
     """What became of everything that was sampled, and of the time.
+
+    Args:
+        idle: worker -> the share of the training in which nothing was asked of it.
 
     Returns:
         {"groups": [[what, count, share], …], "pairs": the same, "seconds": the same, "idle": {worker: share},
@@ -168,7 +172,7 @@ def flow(store: RunStore, metrics: RunMetrics) -> dict[str, Any]:
         "groups": _shares(groups),
         "pairs": _shares(pairs),
         "seconds": _shares(seconds),
-        "idle": idle_shares(store),
+        "idle": idle,
         "num_repeated": store.num_repeated,
     }
 

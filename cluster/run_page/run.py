@@ -16,7 +16,7 @@ from cluster.run_page.pictures import Pictures
 from cluster.run_page.scores import scores
 from cluster.run_page.settings import settings
 from cluster.run_page.store import RunStore
-from cluster.run_page.timeline import timeline
+from cluster.run_page.timeline import idle_shares, timeline
 from cluster.run_page.written_pairs import WrittenPairs
 from common.errors import UserError
 
@@ -83,8 +83,10 @@ class RunPage:
             case "drops":
                 return drops(self.store)
             case "flow":
+                # Not while others wait for the metrics: it takes a while of a large run.
+                idle = idle_shares(self.store)
                 with self._newest_metrics() as metrics:
-                    return flow(self.store, metrics)
+                    return flow(self.store, metrics, idle)
             case "scores":
                 with self._newest_metrics() as metrics:
                     return scores(self.run_dir, self.store, metrics)

@@ -193,18 +193,24 @@ async function poll() {
 
 document.getElementById("smooth").addEventListener("change", () => drawn.forEach((render) => render()));
 document.getElementById("all-settings").addEventListener("change", showSettings);
-// The first two fill other sections as well.
-for (const [section, show] of Object.entries(SECTIONS)) {
-  const open = async () => {
-    await show();
-    seen.add(section);
-  };
-  if (section === "scores" || section === "curves") open();
-  else whenSeen(document.getElementById(section), open);
+async function open(section) {
+  await SECTIONS[section]();
+  seen.add(section);
 }
-whenSeen(document.getElementById("pairs"), async () => {
-  isPairsSeen = true;
-  await offerChoices();
-  await showPairs();
-});
+
+async function start() {
+  // These fill other sections as well, and push the rest out of sight: nothing else is asked for before them.
+  const first = ["scores", "curves"];
+  await Promise.allSettled(first.map(open));
+  for (const section of Object.keys(SECTIONS)) {
+    if (!first.includes(section)) whenSeen(document.getElementById(section), () => open(section));
+  }
+  whenSeen(document.getElementById("pairs"), async () => {
+    isPairsSeen = true;
+    await offerChoices();
+    await showPairs();
+  });
+}
+
+start();
 poll();
