@@ -27,7 +27,7 @@ class Case:
         judge: a function of `online_judges`.
         batch: pairs per learner step.
         micro_batch: pairs per forward of ours.
-        peer_micro_batch: prompts per generation and forward of TRL's, the fastest that was tried.
+        peer_micro_batch: prompts per generation and forward of TRL's.
         steps: learner steps, `warmup` of them not counted.
         max_tokens: of an answer.
         max_length: of prompt and answer, in tokens.
