@@ -41,7 +41,7 @@ def main() -> None:
                 print(json.dumps(figures), flush=True)
     result = compared(runs, options)
     if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result) + "\n")
     print(json.dumps(result))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cluster.run.outcome import GroupOutcome
+from cluster.run.outcome import NO_VERDICT, GroupOutcome
 from common.errors import UserError
 from common.records import Dropped, Prompt
 from common.row_faults import drop_report, first_cases, such_as
@@ -67,10 +67,6 @@ class UsablePrompts:
             f"data.prompts: expected prompts that can be sampled, got {self._num_prompts} of which every one is "
             f"refused; dropped {drop_report(self._refused.values())}; correct the rows or the settings"
         )
-
-
-NO_VERDICT = frozenset({"judge_failed", "bad_verdict"})
-"""Reasons of groups that a judge was asked about in vain."""
 
 
 class WorkingJudge:

@@ -8,6 +8,9 @@ from typing import Any
 from cluster.sampling.worth import worth
 from common.records import Dropped, Judged, PreferencePair, RolloutGroup
 
+NO_VERDICT = frozenset({"judge_failed", "bad_verdict"})
+"""Reasons of groups that a judge was asked about in vain."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupOutcome:
@@ -37,9 +40,9 @@ class GroupOutcome:
 
     @property
     def worth(self) -> float | None:
-        """How much a group like this teaches, 0-1; see `cluster.sampling.worth`. None for a pair that nobody judged."""
+        """How much a group like this teaches, 0-1; see `cluster.sampling.worth`. None where nobody could judge it."""
         if self.dropped is not None:
-            return 0.0
+            return None if self.dropped.reason in NO_VERDICT else 0.0
         if self.judged is None or self.judged.verdict is None:
             return None
         return worth(self.judged.verdict.scores)

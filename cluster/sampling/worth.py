@@ -3,11 +3,12 @@
 The worth w of a group is the share of its pairs of completions that could be a preference pair: with k completions,
 n_s of them of score s, and c = k(k - 1) / 2
 
-    w = 1 - Σ_s n_s (n_s - 1) / 2c        0 for a group that was dropped, whatever the reason
+    w = 1 - Σ_s n_s (n_s - 1) / 2c        0 for a group that was dropped
 
-For two fresh completions of the prompt it is the chance that the judge tells them apart. Policies change, so what a
-group gave counts half after as many groups as the set has prompts. With W and N, the faded sums of w and of 1 over
-the groups of a prompt, and m, the same mean over the first groups of all prompts,
+A group that the judge failed at says nothing. For two fresh completions of the prompt w is the chance that the judge
+tells them apart. Policies change, so what a group gave counts half after as many groups as the set has prompts. With W
+and N, the faded sums of w and of 1 over the groups of a prompt, and m, the same mean over the first groups of all
+prompts,
 
     chance = (W + PRIOR · m) / (N + PRIOR)
 

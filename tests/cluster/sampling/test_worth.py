@@ -46,8 +46,11 @@ def test_the_worth_of_a_group_is_the_chance_that_two_completions_differ() -> Non
 
 
 def test_the_worth_of_an_outcome() -> None:
-    for reason in ("identical", "tie", "judge_failed", "cut_off"):
+    for reason in ("identical", "tie", "cut_off"):
         assert GroupOutcome("g", dropped=Dropped("g", reason)).worth == 0
+    # A judge that is down for a while must not make the prompts of that while look solved.
+    for reason in ("judge_failed", "bad_verdict"):
+        assert GroupOutcome("g", dropped=Dropped("g", reason)).worth is None
     prompt = Prompt("p", (), ())
     pair = PreferencePair("g", prompt, Response("yes"), Response("no"), "online")
     verdict = Verdict((1.0, 0.0, 0.0))
