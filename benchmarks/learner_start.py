@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.step_model import StepSize, build
 from common.config import RunConfig
+from common.machine.address import free_port
 
 SIZES = {
     "100m": StepSize(hidden=768, mlp=2048, layers=10, heads=12, side=84),
@@ -86,9 +87,7 @@ def _share(case: str, ranks: int) -> float:
 
 
 def _of_ranks(model: Path, ranks: int, case: str, folder: Path) -> list[dict[str, Any]]:
-    from learner.engines.ranks import free_address
-
-    port = free_address()[1]
+    port = free_port()
     processes = []
     for rank in range(ranks):
         words = ["--rank", str(rank), "--ranks", str(ranks), "--port", str(port)]

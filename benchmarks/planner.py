@@ -34,6 +34,7 @@ from pydantic import ValidationError
 
 from benchmarks.step_model import StepSize, build
 from common.config import RunConfig
+from common.machine.address import free_port
 
 SIZES = {
     "tiny": StepSize(hidden=128, mlp=256, layers=3, heads=4, vocabulary=1000, vision_hidden=64, vision_mlp=128,
@@ -185,15 +186,13 @@ def measure(folder: Path, cases: list[Case]) -> list[Case]:
 
 
 def _run_ranks(folder: Path, cases: list[Case]) -> None:
-    from learner.engines.ranks import free_address
-
     for case in cases:
         for size in (case["size"], "tiny"):
             path = _model_path(folder, {**case, "size": size})
             if not path.exists():
                 build(SIZES[size], path, case["dtype"])
     (folder / "cases.json").write_text(json.dumps(cases))
-    words = ["--folder", str(folder), "--port", str(free_address()[1])]
+    words = ["--folder", str(folder), "--port", str(free_port())]
     ranks = []
     for rank in range(RANKS):
         command = [sys.executable, "-m", "benchmarks.planner_rank", *words]

@@ -39,7 +39,7 @@ from learner.checkpoint.loading import load, restore_random_state
 from learner.checkpoint.saving import num_bytes as num_bytes_of
 from learner.checkpoint.saving import state_of
 from learner.engines.cpu_memory import keep_freed_pages
-from learner.engines.ranks import free_address
+from learner.engines.ranks import reserved_address
 from learner.grounding import agreed_conditions, deltas, grounding_metrics
 from learner.model.fast_path import FastPath
 from learner.probe import Probe
@@ -81,8 +81,8 @@ class Learner:
         self._writer = BackgroundWriter()
 
     def rendezvous(self) -> tuple[str, int]:
-        """An address of this node and a free port, for all ranks to meet at; asked of rank 0."""
-        return free_address()
+        """An address of this node and a port that is kept free, for all ranks to meet at; asked of rank 0."""
+        return reserved_address()
 
     def start(
         self,

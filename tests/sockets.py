@@ -1,8 +1,7 @@
-"""Ports that are free, and which sockets processes listen on, read from /proc."""
+"""Which sockets processes listen on, read from /proc."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,14 +10,6 @@ LISTENS = "0A"
 """The kernel's name of the state."""
 LOOPBACK = ("0100007F", "00000000000000000000000001000000")
 """127.0.0.1 and ::1, as the kernel writes them; an IPv6 socket of an IPv4 address ends with that."""
-
-
-def free_port() -> int:
-    """A port of this machine's loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def exposed(pids: Iterable[int]) -> list[str]:

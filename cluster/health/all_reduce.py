@@ -5,11 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
-from socket import socket
 
 from cluster.health.finding import Finding
+from common.machine.address import free_port
 
 RANKS = 2
 LIMIT_S = 60.0
@@ -22,7 +21,7 @@ def check_all_reduce(num_gpus: int) -> Finding:
     name = f"all-reduce, {backend}"
     start = time.monotonic()
     ranks = []
-    port = _free_port()
+    port = free_port()
     for rank in range(RANKS):
         words = [sys.executable, "-m", "cluster.health.all_reduce"]
         words += [str(rank), str(port), backend]
@@ -55,13 +54,6 @@ def check_all_reduce(num_gpus: int) -> Finding:
 
 def _interface_variable(backend: str) -> str:
     return "NCCL_SOCKET_IFNAME" if backend == "nccl" else "GLOO_SOCKET_IFNAME"
-
-
-def _free_port() -> int:
-    with closing(socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def reduce_as(rank: int, port: int, backend: str) -> None:

@@ -18,6 +18,15 @@ def node_address() -> str:
     return os.environ.get(NODE_ADDRESS) or _of_default_route()
 
 
+def free_port() -> int:
+    """A port of this machine's loopback address that nobody listens on now; somebody may a moment later."""
+    with socket.socket() as probe:
+        # Port 0 asks the system for one that is free.
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 def _of_default_route() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

@@ -18,6 +18,9 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other, at the start and in every exchange."""
 
+_reserved: dict[tuple[str, int], socket.socket] = {}
+"""What listens at addresses that `reserved_address` has given out."""
+
 
 def join(
     backend: str,
@@ -77,9 +80,19 @@ def meeting_place(
     )
 
 
+def reserved_address(address: str = "") -> tuple[str, int]:
+    """An address, else this node's as other nodes see it, and a port that nobody takes before `join` needs it."""
+    listener = socket.create_server((address or node_address(), 0))
+    host, port = listener.getsockname()
+    _reserved[host, port] = listener
+    return host, port
+
+
 def _listener(address: str, port: int) -> int:
     """A socket that listens at this address alone: torch's own would at all of this machine's."""
-    listener = socket.create_server((address, port))
+    listener = _reserved.pop((address, port), None)
+    if listener is None:
+        listener = socket.create_server((address, port))
     return listener.detach()
 
 
@@ -97,13 +110,3 @@ def gather(value: T, world_size: int) -> list[T]:
     values: list[Any] = [None] * world_size
     dist.all_gather_object(values, value)
     return values
-
-
-def free_address() -> tuple[str, int]:
-    """This node's address as other nodes see it, and a port that is free now."""
-    address = node_address()
-    with socket.socket() as listener:
-        # Port 0 asks the system for one that is free.
-        listener.bind((address, 0))
-        _, port = listener.getsockname()
-    return address, int(port)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from common.machine.address import LOOPBACK
+from common.machine.address import LOOPBACK, node_address
 from common.push.fingerprint import fingerprint_of_all
 from common.push.meeting import (
     READY,
@@ -28,7 +28,6 @@ from common.push.meeting import (
 from common.push.plan import PushPlan
 from common.push.wire import Fingerprints, send
 from common.records import LogprobProbe, WeightManifest
-from learner.engines.ranks import free_address
 from learner.push.source import WeightSource
 
 
@@ -58,7 +57,7 @@ class PushSender:
     def meeting_place(self, networks: Sequence[str]) -> Place:
         """Where engines of these networks find rank 0; the same as long as all reach it there."""
         is_local = set(networks) <= {network_id()}
-        address = LOOPBACK if is_local else free_address()[0]
+        address = LOOPBACK if is_local else node_address()
         place = self._place
         # What other nodes reach, this one reaches too.
         if place is None or (place.address == LOOPBACK and address != LOOPBACK):

@@ -1,4 +1,4 @@
-"""One rank of the memory test: `python -m tests.learner.memory_worker RANK WORLD PORT MODEL IMAGES OUT`.
+"""One rank of the memory test: `python -m tests.learner.memory_worker RANK WORLD MODEL IMAGES OUT`.
 
 A step and a push under ZeRO-3; OUT/memory_RANK.json says in bytes what was held and what the push took on top.
 """
@@ -22,6 +22,7 @@ from common.push.collective import Collective
 from common.push.meeting import Meeting, network_id
 from learner.learner import Learner
 from tests.learner.helpers import make_pairs, run_config
+from tests.learner.rank_processes import agreed_port
 
 BUCKET_BYTES = 1 << 20
 MALLINFO = [
@@ -117,8 +118,9 @@ def held_bytes(module: nn.Module) -> int:
 
 
 def main() -> None:
-    rank, world_size, port = map(int, sys.argv[1:4])
-    model, images, out = map(Path, sys.argv[4:])
+    rank, world_size = map(int, sys.argv[1:3])
+    model, images, out = map(Path, sys.argv[3:])
+    port = agreed_port(rank, out / "port")
     config = run_config(
         "deepspeed", model=model, zero_stage=3, num_ranks=world_size, micro_batch=1
     )

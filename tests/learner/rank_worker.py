@@ -1,4 +1,4 @@
-"""One rank of `test_ranks`: `python -m tests.learner.rank_worker RANK WORLD PORTS IMAGES OUT CASE...`.
+"""One rank of `test_ranks`: `python -m tests.learner.rank_worker RANK WORLD IMAGES OUT CASE...`.
 
 It goes through its cases one after the other, each in a process group of its own, and writes OUT/CASE/rank_RANK.json.
 """

@@ -1,4 +1,4 @@
-"""One rank of a learner that goes on from a checkpoint of another number of ranks: `RANK WORLD PORTS IMAGES OUT CASE…`.
+"""One rank of a learner that goes on from a checkpoint of another number of ranks: `RANK WORLD IMAGES OUT CASE…`.
 
 A case without `reads` trains the steps before the checkpoint itself. All save what they hold, and train on.
 """

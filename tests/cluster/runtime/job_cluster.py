@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from tests.sockets import free_port
+from common.machine.address import free_port
 
 LIMIT_S = 60.0
 STORE_BYTES = 100 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.machine.address import LOOPBACK, NODE_ADDRESS, interface_of, node_address
-from learner.engines.ranks import free_address
+from learner.engines.ranks import reserved_address
 
 
 def test_the_clusters_address_comes_before_the_route(
@@ -14,7 +14,7 @@ def test_the_clusters_address_comes_before_the_route(
     """As on a node without a default route, where every look at the routes would give loopback."""
     monkeypatch.setenv(NODE_ADDRESS, "127.0.0.7")
     assert node_address() == "127.0.0.7"
-    address, port = free_address()
+    address, port = reserved_address()
     assert address == "127.0.0.7"
     assert port > 0
 

@@ -16,7 +16,6 @@ from tests.learner.helpers import assert_same_weights
 from tests.learner.memory_worker import BUCKET_BYTES
 from tests.learner.rank_processes import spawn, spawn_cases
 from tests.learner.rank_worker import NUM_STEPS
-from tests.sockets import free_port
 from tests.tiny_models import TinyLlava, tiny_llava
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -149,7 +148,7 @@ def test_a_zero_3_push_takes_one_parameter_at_a_time(
     largest = max(sizes)
     assert model > 90e6
     assert model > 30 * largest
-    spawn("tests.learner.memory_worker", 2, free_port(), path, store.root, tmp_path)
+    spawn("tests.learner.memory_worker", 2, path, store.root, tmp_path)
     num_bytes = []
     for rank in range(2):
         text = (tmp_path / f"memory_{rank}.json").read_text()
