@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks.measured_on import measured_on
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PACKAGES = ("playwright", "plotly", "starlette", "uvicorn")
+PACKAGES = ("playwright", "starlette", "uvicorn")
 NUM_PICTURES = 50
 GOAL_S = 2.0
 """Of the first view."""

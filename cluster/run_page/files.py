@@ -24,7 +24,7 @@ from cluster.run_page.pairs import (
     shown,
 )
 from cluster.run_page.run import VIEWS, RunPage
-from cluster.run_page.server import ASSETS, PLOTLY, plotly_file
+from cluster.run_page.server import ASSETS, PLOTLY
 from common.errors import Refused, UserError
 from common.paths import replace_directory
 
@@ -43,7 +43,7 @@ POLICY = (
 )
 INDEX_COLUMNS = f"source, reason, {ENDED_AT}, step is not null, margin"
 ROW_AT = f"select {INDEX_COLUMNS}, {COLUMNS} from items where place = ?"
-FROM_DISK = ("page.css", "page.js", "plots.js", "pairs.js", "load_files.js")
+FROM_DISK = ("page.css", "page.js", "plots.js", "pairs.js", "load_files.js", PLOTLY)
 """The files of the page beside its HTML."""
 
 
@@ -85,7 +85,6 @@ def _write_assets(folder: Path) -> None:
     (folder / "assets").mkdir()
     for name in FROM_DISK:
         shutil.copyfile(ASSETS / name, folder / "assets" / name)
-    shutil.copyfile(plotly_file(), folder / "assets" / PLOTLY)
     html = (ASSETS / "page.html").read_text(encoding="utf-8")
     html = html.replace("load_live.js", "load_files.js")
     html = html.replace("<head>", f"<head>\n{POLICY}")
