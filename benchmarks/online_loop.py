@@ -1,9 +1,9 @@
 """The whole online loop beside TRL's OnlineDPOTrainer with pictures: `python -m benchmarks.online_loop`.
 
 Three cases, a line of JSON for each: `mid`, a random LLaVA of 42 M parameters with 576 image tokens, the same computed
-in bfloat16 on float32 weights (`mid_bfloat16`), and `tiny`, the demo's policy. Both sides have the same policy, prompts,
-judge function (`benchmarks/online_judges.py`), batch, learner steps, optimizer and sampling: two answers a prompt, full
-tuning with the tower frozen. Every side runs in a process of its own, one after the other, on all cores of this machine:
+in bfloat16 on float32 weights (`mid_bfloat16`), and `tiny`, the demo's policy. Both sides have the same policy and
+prompts, judge function (`benchmarks/online_judges.py`), batch, learner steps, optimizer and sampling: two answers a
+prompt, full tuning with the tower frozen. Every side runs in a process of its own, one after the other, on all cores:
 
     peer    TRL's trainer, sampling by transformers, with the batch per forward that was fastest
     async   ours: `cluster.library.train` on Ray, a vLLM engine and the learner, a core for each; max_staleness 1
