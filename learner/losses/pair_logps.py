@@ -21,7 +21,9 @@ class PairLogps:
     Only if a loss needs them (`learner.losses.Needs`), else None:
 
     `policy_noise`, `ref_noise` [pairs]   of the tokens that the models predict for the noised image (povid)
-    `advantages` [pairs, 2]               of chosen and rejected (rloo)
+    `advantages` [pairs, 2]               of chosen and rejected (rloo, grpo)
+    `tokens` [pairs, 2, columns, 3]       of every token of both sides, 0 behind their ends: its log-probs under policy,
+                                          reference, and the weights that sampled it (grpo)
     `cropped_ratios` [pairs]              logp - logp_ref of the chosen side behind a crop of its image (mdpo)
     `changed_ratios` [pairs, 2]           the part of both sides' log-ratios that lies in changed tokens (ddpo)
     `changed_lengths` [pairs, 2]          number of changed tokens (ddpo)
@@ -37,6 +39,7 @@ class PairLogps:
     policy_noise: Tensor | None = None
     ref_noise: Tensor | None = None
     advantages: Tensor | None = None
+    tokens: Tensor | None = None
     cropped_ratios: Tensor | None = None
     changed_ratios: Tensor | None = None
     changed_lengths: Tensor | None = None
@@ -174,6 +177,53 @@ def with_changed_tokens(
         changed_ratios=torch.stack(ratios.split(num_pairs), 1),
         changed_lengths=torch.stack(lengths.split(num_pairs), 1),
     )
+
+
+def with_tokens(
+    logps: PairLogps,
+    policy: CompletionLogps,
+    reference: CompletionLogps | None,
+    pairs: Sequence[EncodedPair],
+    wanted: Sequence[bool],
+) -> PairLogps:
+    """Add the log-probs of all tokens.
+
+    Args:
+        wanted: whether a pair's loss needs them; those of sampling are 0 for all others.
+    """
+    assert reference is not None, "a loss on tokens reads the reference"
+    num_pairs = len(pairs)
+    rows = slice(2 * num_pairs)
+    policy_tokens = policy.token_logps[rows]
+    sampled = _sampled_logps(pairs, wanted, policy_tokens)
+    by_row = torch.stack([policy_tokens, reference.token_logps[rows], sampled], 2)
+    # [2·pairs, columns, 3] -> [pairs, 2, columns, 3]
+    return replace(logps, tokens=torch.stack(by_row.split(num_pairs), 1))
+
+
+def _sampled_logps(
+    pairs: Sequence[EncodedPair],
+    wanted: Sequence[bool],
+    like: Tensor,
+) -> Tensor:
+    """Log-probs under which the rows' tokens were sampled, [2·pairs, columns] as `like`."""
+    table = torch.zeros(like.shape, dtype=like.dtype)
+    num_pairs = len(pairs)
+    for place, pair in enumerate(pairs):
+        if not wanted[place]:
+            continue
+        sides = {
+            place: (pair.pair.chosen, pair.chosen),
+            place + num_pairs: (pair.pair.rejected, pair.rejected),
+        }
+        for row, (response, token_ids) in sides.items():
+            values = response.token_logprobs or ()
+            assert len(values) == len(token_ids), (
+                f"pair {pair.pair.id}: expected a log-prob per sampled token, got {len(values)} for {len(token_ids)}; "
+                "the engine gives them to a run with this loss"
+            )
+            table[row, : len(values)] = torch.tensor(values, dtype=like.dtype)
+    return table.to(like.device)
 
 
 def grouped_by_settings(
