@@ -32,11 +32,16 @@ from learner.losses.pair_logps import PairLogps
 class TokenTerms(NamedTuple):
     """What the loss is made of: [pairs, 2, columns], `advantages` [pairs, 2, 1] and `lengths` [pairs, 2]."""
 
-    log_ratios: Tensor
+    ratios: Tensor
     kl: Tensor
     mask: Tensor
     advantages: Tensor
     lengths: Tensor
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum over the tokens of a side, [pairs, 2]."""
+        of_tokens = values.masked_fill(~self.mask, 0)
+        return of_tokens.sum(2)
 
 
 class GrpoLoss(PairLoss[Grpo]):
@@ -50,40 +55,49 @@ class GrpoLoss(PairLoss[Grpo]):
     @property
     def bounds(self) -> tuple[float, float]:
         """The smallest and the largest ratio that is not clipped."""
-        settings = self.settings
-        above = settings.clip if settings.clip_high is None else settings.clip_high
-        return 1 - settings.clip, 1 + above
+        below = self.settings.clip
+        above = self.settings.clip_high
+        if above is None:
+            above = below
+        return 1 - below, 1 + above
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """-Σ (s - β k3) / tokens of a completion, mean of both; [pairs]."""
         terms = token_terms(logps)
-        ratios = terms.log_ratios.exp()
-        clipped = ratios.clamp(*self.bounds)
-        surrogate = torch.minimum(ratios * terms.advantages, clipped * terms.advantages)
-        objective = surrogate - self.settings.beta * terms.kl
-        sums = objective.masked_fill(~terms.mask, 0.0).sum(2)
+        advantages = terms.advantages
+        lowest, highest = self.bounds
+        clipped = terms.ratios.clamp(lowest, highest)
+        surrogate = torch.minimum(
+            terms.ratios * advantages,
+            clipped * advantages,
+        )
+        penalty = self.settings.beta * terms.kl
+        sums = terms.summed(surrogate - penalty)
         divisors = self.settings.divisor or terms.lengths
-        return -(sums / divisors).mean(1)
+        of_sides = -sums / divisors
+        return of_sides.mean(1)
 
     def figures(self, logps: PairLogps) -> dict[str, Tensor]:
         """KL, ratios and how many of them are clipped; [pairs] each."""
         terms = token_terms(logps)
-        ratios = terms.log_ratios.exp()
+        ratios = terms.ratios
+        is_good = terms.advantages > 0
+        is_bad = terms.advantages < 0
         lowest, highest = self.bounds
-        low = (ratios < lowest) & (terms.advantages < 0)
-        high = (ratios > highest) & (terms.advantages > 0)
+        low = is_bad & (ratios < lowest)
+        high = is_good & (ratios > highest)
         values = {
             "kl": terms.kl,
             "clip_ratio/low_mean": low,
             "clip_ratio/high_mean": high,
             "clip_ratio/region_mean": low | high,
             "sampling/importance_sampling_ratio/mean": ratios,
-            "sampling/sampling_logp_difference/mean": terms.log_ratios.abs(),
+            "sampling/sampling_logp_difference/mean": ratios.log().abs(),
         }
         figures: dict[str, Tensor] = {}
         for name, value in values.items():
-            sums = (value * terms.mask).sum(2)
-            figures[name] = (sums / terms.lengths).mean(1)
+            of_sides = terms.summed(value) / terms.lengths
+            figures[name] = of_sides.mean(1)
         return figures
 
 
@@ -92,13 +106,18 @@ def token_terms(logps: PairLogps) -> TokenTerms:
     assert logps.advantages is not None, "the update reads them from the pairs"
     assert logps.tokens is not None, "the update fills them for this loss"
     policy, reference, sampling = logps.tokens.unbind(3)
-    lengths = torch.stack([logps.chosen_lengths, logps.rejected_lengths], 1)
-    columns = torch.arange(policy.shape[2], device=policy.device)
+    log_ratios = policy - sampling
     to_reference = reference - policy
+    lengths = torch.stack(
+        [logps.chosen_lengths, logps.rejected_lengths],
+        1,
+    )
+    num_columns = policy.shape[2]
+    columns = torch.arange(num_columns, device=policy.device)
     return TokenTerms(
-        log_ratios=policy - sampling,
+        ratios=log_ratios.exp(),
         kl=to_reference.exp() - to_reference - 1,
-        mask=columns < lengths[:, :, None],
-        advantages=logps.advantages[:, :, None],
+        mask=columns < lengths.unsqueeze(2),
+        advantages=logps.advantages.unsqueeze(2),
         lengths=lengths,
     )

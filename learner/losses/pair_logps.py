@@ -193,36 +193,38 @@ def with_tokens(
     """
     assert reference is not None, "a loss on tokens reads the reference"
     num_pairs = len(pairs)
+    # Rows behind crops have no part in it.
     rows = slice(2 * num_pairs)
-    policy_tokens = policy.token_logps[rows]
-    sampled = _sampled_logps(pairs, wanted, policy_tokens)
-    by_row = torch.stack([policy_tokens, reference.token_logps[rows], sampled], 2)
+    of_policy = policy.token_logps[rows]
+    of_reference = reference.token_logps[rows]
+    of_sampling = sampled_logps(pairs, wanted, of_policy)
     # [2·pairs, columns, 3] -> [pairs, 2, columns, 3]
-    return replace(logps, tokens=torch.stack(by_row.split(num_pairs), 1))
+    by_row = torch.stack(
+        [of_policy, of_reference, of_sampling],
+        2,
+    )
+    tokens = torch.stack(by_row.split(num_pairs), 1)
+    return replace(logps, tokens=tokens)
 
 
-def _sampled_logps(
+def sampled_logps(
     pairs: Sequence[EncodedPair],
     wanted: Sequence[bool],
     like: Tensor,
 ) -> Tensor:
-    """Log-probs under which the rows' tokens were sampled, [2·pairs, columns] as `like`."""
+    """Log-probs under which the tokens of the pairs' rows were sampled, [2·pairs, columns] as `like`."""
+    chosen = [pair.pair.chosen for pair in pairs]
+    rejected = [pair.pair.rejected for pair in pairs]
+    sides = zip(chosen + rejected, [*wanted, *wanted], strict=True)
+    # On the CPU first: one transfer to the device.
     table = torch.zeros(like.shape, dtype=like.dtype)
-    num_pairs = len(pairs)
-    for place, pair in enumerate(pairs):
-        if not wanted[place]:
+    for row, (side, is_wanted) in enumerate(sides):
+        if not is_wanted:
             continue
-        sides = {
-            place: (pair.pair.chosen, pair.chosen),
-            place + num_pairs: (pair.pair.rejected, pair.rejected),
-        }
-        for row, (response, token_ids) in sides.items():
-            values = response.token_logprobs or ()
-            assert len(values) == len(token_ids), (
-                f"pair {pair.pair.id}: expected a log-prob per sampled token, got {len(values)} for {len(token_ids)}; "
-                "the engine gives them to a run with this loss"
-            )
-            table[row, : len(values)] = torch.tensor(values, dtype=like.dtype)
+        logprobs = side.token_logprobs
+        assert logprobs is not None, "engines give them to a run with such a loss"
+        num_tokens = len(logprobs)
+        table[row, :num_tokens] = torch.tensor(logprobs, dtype=like.dtype)
     return table.to(like.device)
 
 
