@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 POLICY_JUDGE = ("--reward.judge.kind", "policy")
+ON_POLICY = ("--loop.max_staleness", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,14 @@ ARMS = {
             "rloo",
             "--learner.loss.beta",
             "0.4",
-            "--loop.max_staleness",
-            "0",
+            *ON_POLICY,
         ),
+    ),
+    # As many rollouts as RLOO: both train on all completions of a group.
+    "grpo": Arm(
+        "GRPO, oracle judge, k 4, β 0.04",
+        "online",
+        None,
+        ("--learner.loss.kind", "grpo", *ON_POLICY),
     ),
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from common.records import PreferencePair, Prompt
-from common.sources import RLOO
+from common.sources import WITH_ADVANTAGES
 
 END_MARKS = (
     "</s>",
@@ -66,8 +66,10 @@ def without_end_marks(
 
 def is_one_answer_twice(pair: PreferencePair) -> bool:
     """Whether the sides of a pair say the same: there is nothing to prefer. White space and end marks do not count."""
-    # RLOO trains each side on its own advantage, so its sides may be equal.
-    if pair.source == RLOO or pair.chosen.token_ids != pair.rejected.token_ids:
+    # With advantages each side is trained on for itself, so they may be equal.
+    if pair.source in WITH_ADVANTAGES:
+        return False
+    if pair.chosen.token_ids != pair.rejected.token_ids:
         return False
     chosen, rejected = pair.chosen.text, pair.rejected.text
     return without_end_mark(chosen).strip() == without_end_mark(rejected).strip()

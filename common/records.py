@@ -82,6 +82,8 @@ class Completion:
         max_weight_version: the weights that sampled the last token.
         finish_reason: "stop" for an answer that the end-of-sequence token or a stop string ended, "length" for one that
             reached its token limit.
+        token_logprobs: the log-prob (nats) of every token under the weights that sampled it, at temperature 1. None
+            where no loss reads it.
     """
 
     token_ids: tuple[int, ...]
@@ -89,6 +91,7 @@ class Completion:
     min_weight_version: int
     max_weight_version: int
     finish_reason: FinishReason
+    token_logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +133,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One side of a pair. `token_ids` is None where only the text is known, as in most offline data."""
+    """One side of a pair.
+
+    Attributes:
+        text: the decoded tokens.
+        token_ids: None where only the text is known, as in most offline data.
+        token_logprobs: as of `Completion`.
+    """
 
     text: str
     token_ids: tuple[int, ...] | None = None
+    token_logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,3 +11,9 @@ ONLINE_BDHS = "online_bdhs"
 
 RLOO = "rloo"
 """Two completions of a judged group whose `scores` are their leave-one-out advantages, not judge scores."""
+
+GRPO = "grpo"
+"""The same with advantages over the group's mean, and with the log-probs that the tokens were sampled under."""
+
+WITH_ADVANTAGES = frozenset({RLOO, GRPO})
+"""Sources whose sides are trained on each for itself, by its advantage: they may be equal, or end at once."""

@@ -14,7 +14,7 @@ from learner.batch.collate import EncodedPair, RowBatch
 from learner.batch.plan import BatchPlan, MicroBatch
 from learner.drift import drift_of
 from learner.forward.logps import CompletionLogps
-from learner.losses import pair_losses, pair_metrics
+from learner.losses import loss_figures, pair_losses, pair_metrics
 from learner.losses.noised_image import NoisedImages, NoisedImageTokens
 from learner.losses.objective import Objective
 from learner.losses.pair_logps import (
@@ -22,13 +22,15 @@ from learner.losses.pair_logps import (
     grouped_by_settings,
     pair_logps,
     with_changed_tokens,
+    with_tokens,
 )
 from learner.model.models import Models
 
 Metrics = dict[str, float]
 
 PairTable = dict[str, list[float]]
-"""Metric name -> values, one per pair that counts; those of `learner.drift` may lack pairs."""
+"""Metric name -> values, one per pair that counts; those of `learner.drift` and of single losses may lack
+pairs."""
 
 
 def accumulate(
@@ -69,7 +71,8 @@ def accumulate(
         columns["lengths/rejected"] = logps.rejected_lengths
         _append(table, micro_batch, columns)
         drift = drift_of(policy, reference, micro_batch, stop_token_ids)
-        for name, values in drift.items():
+        figures = loss_figures(logps, settings[: len(micro_batch.counted)])
+        for name, values in (drift | figures).items():
             table[name] += values
     return table
 
@@ -119,6 +122,9 @@ def loss_inputs(
     min_matches = [need.changed_tokens for need in needs]
     if any(min_matches):
         logps = with_changed_tokens(logps, policy, reference, pairs, min_matches)
+    wanted = [need.tokens for need in needs]
+    if any(wanted):
+        logps = with_tokens(logps, policy, reference, pairs, wanted)
     return logps
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from common.end_marks import without_end_mark
 from common.records import (
+    Completion,
     Dropped,
     Judged,
     PreferencePair,
@@ -113,13 +114,17 @@ def pair_of(
     return PreferencePair(
         id=id,
         prompt=group.prompt,
-        chosen=Response(chosen.text, chosen.token_ids),
-        rejected=Response(rejected.text, rejected.token_ids),
+        chosen=_response(chosen),
+        rejected=_response(rejected),
         source=source,
         weight_version=oldest_version,
         prompt_token_ids=group.prompt_token_ids,
         scores=scores,
     )
+
+
+def _response(completion: Completion) -> Response:
+    return Response(completion.text, completion.token_ids, completion.token_logprobs)
 
 
 def _same_text(group: RolloutGroup) -> Dropped | None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import TypeAlias
 
 from common.config import Reward, RunConfig
+from common.config.losses import Grpo, Rloo
 from common.protocols import Judge
 from common.records import Dropped, Judged, RolloutGroup, Verdict
-from common.sources import RLOO
 from reward.eyes.factory import EyeTools
+from reward.grpo import grpo_pairs
 from reward.judges.factory import judge_identity, make_judge
 from reward.judging import BACKOFF_S, Judging
 from reward.ranking import best_against_worst
 from reward.rloo import rloo_pairs
 from reward.verdict_cache import VerdictCache
 
+Pairing: TypeAlias = Callable[[RolloutGroup, Verdict], Judged]
+"""What becomes of a group that has a verdict."""
+
 
 class RewardWorker:
-    """Judges groups and makes pairs of them: best against worst, or with the RLOO loss all completions two by two.
+    """Judges groups and makes pairs of them: best against worst, or for a policy gradient all completions two by two.
 
     A judge that fails (JudgeError) is asked again up to `reward.max_retries` times, then the group is dropped as
     `judge_failed`: a verdict is never made up. Any other exception is a bug and is raised.
@@ -37,7 +42,7 @@ class RewardWorker:
         backoff_s: float = BACKOFF_S,
     ) -> None:
         self._settings = config.reward
-        self._wants_rloo = config.judged_source == RLOO
+        self._pairs_of = _pairing_of(config)
         self._judge = judge
         self._tools = tools or EyeTools()
         self._backoff_s = backoff_s
@@ -77,9 +82,16 @@ class RewardWorker:
     def _rank_group(self, group: RolloutGroup, verdict: Verdict | Dropped) -> Judged:
         if isinstance(verdict, Dropped):
             return Judged(group.id, dropped=verdict)
-        if self._wants_rloo:
-            return rloo_pairs(group, verdict)
-        return best_against_worst(group, verdict, self._settings.min_margin)
+        return self._pairs_of(group, verdict)
+
+
+def _pairing_of(config: RunConfig) -> Pairing:
+    loss = config.judged_loss
+    if isinstance(loss, Rloo):
+        return rloo_pairs
+    if isinstance(loss, Grpo):
+        return partial(grpo_pairs, normalise=loss.normalise)
+    return partial(best_against_worst, min_margin=config.reward.min_margin)
 
 
 def _cache_of(settings: Reward) -> VerdictCache | None:

@@ -27,12 +27,10 @@ from actors.engine.receiving import Receiving
 from actors.engine.requests import (
     EnginePrompt,
     PromptBuilder,
-    likely_logprobs,
     sampling_params,
     scoring_params,
-    to_group,
-    token_logprobs,
 )
+from actors.engine.results import likely_logprobs, to_group, token_logprobs
 from actors.engine.submissions import Submissions, Submitted
 from actors.vllm_api import (
     LoRARequest,

@@ -102,7 +102,7 @@ class GroupTally:
             self._values["judge/first_wins"].append(first_wins)
         scores = judged.verdict.scores
         for chosen, rejected in zip(judged.chosen, judged.rejected, strict=True):
-            # RLOO pairs all completions, equally good ones too.
+            # A policy gradient pairs all completions, equally good ones too.
             if scores[chosen] == scores[rejected]:
                 continue
             better = rollout.completions[chosen]

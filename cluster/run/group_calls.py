@@ -91,6 +91,7 @@ class GroupCalls:
             rollout.max_tokens,
             seed,
             rollout.top_p,
+            logprobs=self._config.judged_loss.reads_sampling,
         )
 
 

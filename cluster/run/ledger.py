@@ -143,7 +143,7 @@ class Ledger:
 
 
 def pair_ids(group: Event) -> Sequence[str]:
-    """The pairs that an accepted group became: several with RLOO, else one with the group's id."""
+    """The pairs that an accepted group became: several with a policy gradient, else one with the group's id."""
     pairs: Mapping[str, object] | None = group.get("pairs")
     if pairs is None:
         return [group["id"]]

@@ -14,7 +14,7 @@ NO_VERDICT = frozenset({"judge_failed", "bad_verdict"})
 
 @dataclass(frozen=True, slots=True)
 class GroupOutcome:
-    """The pairs of a group (with RLOO several), or the reason why it has none.
+    """The pairs of a group (with a policy gradient several), or the reason why it has none.
 
     `rollout` holds the judged completions. It is None when they could not be sampled, and for online BDHS, which asks
     no judge.
@@ -96,7 +96,7 @@ class GroupOutcome:
         scores_by_id: dict[str, Any] = {}
         for pair in self.pairs:
             scores_by_id[pair.id] = pair.scores
-        # Pairs of RLOO have ids of their own; every other pair has its group's.
+        # Pairs of a policy gradient have ids of their own; every other pair has its group's.
         if list(scores_by_id) == [self.group_id]:
             return {"outcome": "pair", "scores": scores_by_id[self.group_id]}
         return {"outcome": "pair", "pairs": scores_by_id}

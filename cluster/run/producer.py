@@ -1,7 +1,7 @@
 """The rollout side of the loop: admitted prompts become preference pairs, judged or BDHS's, and pairs become batches.
 
-Whatever its source, an admitted group comes to exactly one outcome: it becomes a pair (with RLOO several, all or none),
-or is dropped with a reason.
+Whatever its source, an admitted group comes to exactly one outcome: it becomes a pair (with a policy gradient several,
+all or none), or is dropped with a reason.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.prompts.survey import PromptsOnDisk, has_facts
 from common.records import Dropped, PreferencePair, Prompt
 from common.row_faults import drop_report
-from common.sources import ONLINE_BDHS, RLOO
+from common.sources import ONLINE_BDHS, WITH_ADVANTAGES
 from learner.anatomy_logps import of_policy
 
 log = logging.getLogger("sightline")
@@ -165,7 +165,8 @@ def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
     """Check that the losses fit the sources of pairs.
 
     Raises:
-        UserError: a loss is for a source that this run does not have, or is rloo for pairs without fresh advantages.
+        UserError: a loss is for a source that this run does not have, or a policy gradient for pairs without fresh
+            advantages.
     """
     online_sources = set(_online_sources(config))
     if isinstance(offline, PairsOnDisk):
@@ -180,16 +181,17 @@ def check_sources(config: RunConfig, offline: Sequence[PreferencePair]) -> None:
             f"{', '.join(unknown)}; correct the name or leave it out"
         )
     # A judged group's pairs alone hold advantages, and only while they are fresh.
-    without_advantages = (online_sources - {RLOO}) | offline_sources
-    wrong: list[str] = []
+    without_advantages = (online_sources - WITH_ADVANTAGES) | offline_sources
+    wrong: dict[str, str] = {}
     for source in sorted(without_advantages):
         loss = config.learner.loss_of(source)
         if loss.reads_advantages:
-            wrong.append(source)
+            wrong[source] = loss.kind
     if wrong:
+        source, kind = next(iter(wrong.items()))
         raise UserError(
-            f"learner.loss.kind: rloo expects freshly judged groups, got pairs of {', '.join(wrong)}; give them a loss "
-            f"of their own (learner.source_losses.{wrong[0]}.kind) or set mixture.online_fraction = 1"
+            f"learner.loss.kind: {kind} expects freshly judged groups, got pairs of {', '.join(wrong)}; give them a "
+            f"loss of their own (learner.source_losses.{source}.kind) or set mixture.online_fraction = 1"
         )
 
 

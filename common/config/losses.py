@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field, Tag, model_validator
 
 from common.config.section import Section
+from common.sources import GRPO, ONLINE, RLOO
 
 DEFAULT_KIND = "sigmoid"
 
@@ -23,8 +24,11 @@ class Loss(Section):
 
     reads_reference: ClassVar[bool] = True
     """Whether the loss or its metrics read the reference's log-probs. Where none does, the reference never runs."""
-    reads_advantages: ClassVar[bool] = False
-    """Whether it trains on all completions of a judged group and their advantages, not on the best and the worst."""
+    judged_source: ClassVar[str] = ONLINE
+    """What judged groups become for it. A policy gradient has a source of its own: all completions with advantages, not
+    the best and the worst."""
+    reads_sampling: ClassVar[bool] = False
+    """Whether it reads the log-probs under which completions were sampled. Where none does, engines return none."""
 
     kind: str
     beta: float = Field(
@@ -38,6 +42,11 @@ class Loss(Section):
         gt=0,
         description="weight of each pair in the batch's mean; only in learner.source_losses",
     )
+
+    @property
+    def reads_advantages(self) -> bool:
+        """Whether the scores of its pairs are advantages, and each side is trained on for itself."""
+        return self.judged_source != ONLINE
 
 
 class SmoothedLoss(Loss):
@@ -171,11 +180,49 @@ class Rloo(Loss):
     It is on-policy: use it with `loop.max_staleness = 0`. The paper has beta = 0.4 with k = 4 and temperature 1.
     """
 
-    reads_advantages: ClassVar[bool] = True
+    judged_source: ClassVar[str] = RLOO
 
     kind: Literal["rloo"] = "rloo"
     normalise: bool = Field(
         True, description="divide advantages by their root mean square over the batch"
+    )
+
+
+class Grpo(Loss):
+    """GRPO (arXiv 2402.03300): PPO's clipped ratios, advantages relative to the group, one update per batch.
+
+    `beta` is the weight of the KL penalty per token, which the paper has in the loss, not in the reward.
+    """
+
+    judged_source: ClassVar[str] = GRPO
+    reads_sampling: ClassVar[bool] = True
+
+    kind: Literal["grpo"] = "grpo"
+    beta: float = Field(
+        0.04,
+        gt=0,
+        description="weight of the KL penalty per token; 1e-9 for none, as in Dr. GRPO",
+    )
+    clip: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="a ratio beyond 1 - clip or 1 + clip is not pushed further",
+    )
+    clip_high: float | None = Field(
+        None,
+        gt=0,
+        description="the upper one of the two (DAPO: 0.28); none: clip",
+    )
+    normalise: bool = Field(
+        True,
+        description="divide advantages by the group's standard deviation; false: as in Dr. GRPO",
+    )
+    divisor: int | None = Field(
+        None,
+        ge=1,
+        description="of a completion's sum over tokens; none: its number of tokens, as in the paper; Dr. GRPO: "
+        "rollout.max_tokens for all",
     )
 
 
@@ -190,6 +237,7 @@ AnyLoss = (
     | Annotated[Mpo, Tag("mpo")]
     | Annotated[Povid, Tag("povid")]
     | Annotated[Rloo, Tag("rloo")]
+    | Annotated[Grpo, Tag("grpo")]
 )
 """Every loss; `common.config` adds the discriminator."""
 

@@ -12,12 +12,13 @@ from common.config.data import Data
 from common.config.evaluation import Evaluation, Tracking
 from common.config.learner import Learner
 from common.config.loop import Checkpoint, Loop, Mixture, Weights
+from common.config.losses import Loss
 from common.config.model import Lora, Model
 from common.config.reward import Reward
 from common.config.rollout import Rollout
 from common.config.section import PathOnDisk, Section, Seed
 from common.push.adapter import pushes_adapter
-from common.sources import ONLINE, ONLINE_BDHS, RLOO
+from common.sources import ONLINE, ONLINE_BDHS, WITH_ADVANTAGES
 
 RANKS = "learner.num_ranks"
 SET_BY_US = {
@@ -197,13 +198,23 @@ class RunConfig(Section):
 
     @property
     def judged_source(self) -> str:
-        """The source of judged pairs: best against worst, or with RLOO all completions two by two."""
-        return RLOO if self.learner.loss_of(RLOO).reads_advantages else ONLINE
+        """The source of judged pairs: best against worst, or for a policy gradient all completions two by two."""
+        for source in sorted(WITH_ADVANTAGES):
+            if self.learner.loss_of(source).judged_source == source:
+                return source
+        return ONLINE
+
+    @property
+    def judged_loss(self) -> Loss:
+        """The loss of judged pairs."""
+        return self.learner.loss_of(self.judged_source)
 
     @property
     def pairs_per_group(self) -> int:
         """Number of pairs that a judged group becomes."""
-        return self.rollout.num_completions // 2 if self.judged_source == RLOO else 1
+        if self.judged_source in WITH_ADVANTAGES:
+            return self.rollout.num_completions // 2
+        return 1
 
     @property
     def online_sources(self) -> tuple[str, ...]:
@@ -290,9 +301,23 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _completions_pair_up(self) -> RunConfig:
-        if self.judged_source == RLOO and self.rollout.num_completions % 2:
+        num_completions = self.rollout.num_completions
+        if self.judged_source in WITH_ADVANTAGES and num_completions % 2:
             raise ValueError(
-                f"rollout.num_completions must be even for the rloo loss, got {self.rollout.num_completions}; add one"
+                f"rollout.num_completions must be even for the {self.judged_loss.kind} loss, got {num_completions}; "
+                "add one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ratios_are_of_the_policy(self) -> RunConfig:
+        """A ratio holds the learner's log-prob against the engine's, both at temperature 1: so must tokens be drawn."""
+        rollout = self.rollout
+        is_plain = rollout.temperature == 1 and rollout.top_p == 1
+        if self.judged_loss.reads_sampling and not is_plain:
+            raise ValueError(
+                f"rollout.temperature and rollout.top_p must be 1 for the {self.judged_loss.kind} loss, whose ratios "
+                f"are of the policy itself, got {rollout.temperature:g} and {rollout.top_p:g}; leave them out"
             )
         return self
 

@@ -19,7 +19,11 @@ _TOKENS = pa.list_(pa.int32())
 _PART = pa.struct([("kind", pa.string()), ("text", pa.string())])
 _MESSAGE = pa.struct([("role", pa.string()), ("parts", pa.list_(_PART))])
 _IMAGE = pa.struct([("sha256", pa.string()), ("path", pa.string())])
-_RESPONSE = pa.struct([("text", pa.string()), ("token_ids", _TOKENS)])
+_LOGPROBS = pa.list_(pa.float64())
+# Sets of earlier versions lack `token_logprobs`, and a cast fills it with nulls.
+_RESPONSE = pa.struct(
+    [("text", pa.string()), ("token_ids", _TOKENS), ("token_logprobs", _LOGPROBS)]
+)
 PROMPT_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -83,7 +87,11 @@ def pair_row(pair: PreferencePair, store: ImageStore) -> dict[str, Any]:
 
 
 def _response_row(response: Response) -> dict[str, Any]:
-    return {"text": response.text, "token_ids": response.token_ids}
+    return {
+        "text": response.text,
+        "token_ids": response.token_ids,
+        "token_logprobs": response.token_logprobs,
+    }
 
 
 def prompt_row(prompt: Prompt, store: ImageStore) -> dict[str, Any]:
@@ -147,7 +155,12 @@ def pair_of(row: dict[str, Any], store: ImageStore) -> PreferencePair:
 
 
 def _response_of(row: dict[str, Any]) -> Response:
-    return Response(_text(row["text"]), _token_ids(row["token_ids"]))
+    logprobs = row["token_logprobs"]
+    return Response(
+        _text(row["text"]),
+        _token_ids(row["token_ids"]),
+        None if logprobs is None else tuple(logprobs),
+    )
 
 
 def _token_ids(token_ids: list[int] | None) -> tuple[int, ...] | None:

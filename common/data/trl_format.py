@@ -51,7 +51,7 @@ _Tokens = tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None
 
 
 class _Meta(BaseModel):
-    """What `sightline_meta` holds: everything of a pair but its messages, texts and images."""
+    """What `sightline_meta` holds: everything of a pair but its messages, texts, images, and log-probs."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

@@ -51,6 +51,7 @@ class GenerationRequest:
         visible_image_tokens: BDHS: the indices of the image tokens that stay in the sequence, for a prompt with one
             image. None keeps all of them, () none.
         noise: laid on whole images where they are read, so no noised image is ever stored.
+        logprobs: whether the completions bring `token_logprobs`.
     """
 
     id: str
@@ -64,6 +65,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     visible_image_tokens: tuple[int, ...] | None = None
     noise: ImageNoise | None = None
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         assert self.visible_image_tokens is None or self.noise is None, (

@@ -21,7 +21,7 @@ from torch import Tensor
 from common.chat import ChatEncoder, EncodedPrompt
 from common.errors import Refused
 from common.records import Dropped, PreferencePair, Prompt, Response
-from common.sources import RLOO
+from common.sources import WITH_ADVANTAGES
 from learner.batch.ahead import PromptAndCrop, PromptsAhead, content_key, num_bytes
 from learner.batch.crops import Crop
 from learner.batch.encoded import EncodedPair as EncodedPair
@@ -181,7 +181,7 @@ class Collator:
     ) -> tuple[str, str] | None:
         """Reason and detail if the responses cannot be trained on."""
         # With advantages each side is trained on for itself: equal answers, or one that ends at once, teach as well.
-        sides_are_compared = source != RLOO
+        sides_are_compared = source not in WITH_ADVANTAGES
         stops = self.encoder.stop_token_ids
         for side, tokens in (("chosen", chosen), ("rejected", rejected)):
             ended_at_once = len(tokens) == 1 and tokens[0] in stops

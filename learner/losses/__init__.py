@@ -16,18 +16,24 @@ delta = r+ - r-:
                   NLL+: -logp(y+) / |y+|
     povid     ½ sigmoid(r+ - r_n) + ½ sigmoid(delta)                arXiv 2402.11411, stage 2; n: see noised_image.py
     rloo      -½ (A+ logp(y+) + A- logp(y-)) + ¼ β delta²           arXiv 2402.14740; A: see reward/rloo.py
+    grpo      ½ (L+ + L-)                                           arXiv 2402.03300 Eq. 3; A: see reward/grpo.py
+                  L: -Σ_t (min(ρ A, clip(ρ) A) - β k3) / |y|        ρ = π(t) / π_old(t), of the engine at sampling
+                  k3: π_ref(t) / π(t) - log(π_ref(t) / π(t)) - 1    Eq. 4
 
 `nll_weight` adds the chosen side's negative log-likelihood per token to any of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.config.losses import (
     Ddpo,
+    Grpo,
     Hinge,
     Ipo,
     Loss,
@@ -44,6 +50,7 @@ from learner.losses.base import NoisedImage as NoisedImage
 from learner.losses.base import PairLoss as PairLoss
 from learner.losses.ddpo import DdpoLoss
 from learner.losses.dpo import HingeLoss, IpoLoss, RobustLoss, SigmoidLoss
+from learner.losses.grpo import GrpoLoss
 from learner.losses.mdpo import MdpoLoss
 from learner.losses.mpo import MpoLoss
 from learner.losses.pair_logps import PairLogps
@@ -62,6 +69,7 @@ LOSSES: dict[type[Loss], type[PairLoss[Any]]] = {
     Mpo: MpoLoss,
     Povid: PovidLoss,
     Rloo: RlooLoss,
+    Grpo: GrpoLoss,
 }
 """Settings -> the loss that they are of."""
 
@@ -93,3 +101,23 @@ def pair_metrics(logps: PairLogps, settings: Loss) -> dict[str, Tensor]:
         "logps/chosen": logps.policy_chosen.detach(),
         "logps/rejected": logps.policy_rejected.detach(),
     }
+
+
+@torch.no_grad()
+def loss_figures(logps: PairLogps, settings: Sequence[Loss]) -> dict[str, list[float]]:
+    """Metrics that single losses have of their pairs; those of other losses have no value in them.
+
+    Args:
+        settings: of the first pairs; any others, which are fillers, do not count.
+    """
+    columns: dict[str, list[float]] = {}
+    for loss in dict.fromkeys(settings):
+        places = [place for place, other in enumerate(settings) if other == loss]
+        members = logps
+        if len(places) < len(logps.policy_chosen):
+            index = torch.tensor(places, device=logps.policy_chosen.device)
+            members = logps.select(index)
+        figures = make_loss(loss).figures(members)
+        for name, values in figures.items():
+            columns.setdefault(name, []).extend(values.double().tolist())
+    return columns

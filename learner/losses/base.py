@@ -41,6 +41,7 @@ class Needs:
         mean_reward: gives `reward_shift`.
         noised_image: gives `policy_noise` and `ref_noise`.
         plain_rows: the forward must run padded rows, one per completion, not the shared-prompt tree.
+        tokens: gives `tokens`, the log-probs of both sides token by token.
         normalised_advantages: `advantages` are divided by their root mean square over the global batch.
     """
 
@@ -49,6 +50,7 @@ class Needs:
     mean_reward: bool = False
     noised_image: NoisedImage | None = None
     plain_rows: bool = False
+    tokens: bool = False
     normalised_advantages: bool = False
 
 
@@ -66,6 +68,10 @@ class PairLoss(ABC, Generic[SettingsT]):
     @abstractmethod
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss of every pair, [pairs]."""
+
+    def figures(self, logps: PairLogps) -> dict[str, Tensor]:
+        """Metrics that only this loss has, by name, [pairs] each; asked without gradients. A batch's is their mean."""
+        return {}
 
     def rewards(self, logps: PairLogps) -> tuple[Tensor, Tensor]:
         """Implicit rewards of chosen and rejected, β times the log-ratio to the reference, [pairs] each."""

@@ -21,7 +21,9 @@ class PairLogps:
     Only if a loss needs them (`learner.losses.Needs`), else None:
 
     `policy_noise`, `ref_noise` [pairs]   of the tokens that the models predict for the noised image (povid)
-    `advantages` [pairs, 2]               of chosen and rejected (rloo)
+    `advantages` [pairs, 2]               of chosen and rejected (rloo, grpo)
+    `tokens` [pairs, 2, columns, 3]       of every token of both sides, 0 behind their ends: its log-probs under policy,
+                                          reference, and the weights that sampled it (grpo)
     `cropped_ratios` [pairs]              logp - logp_ref of the chosen side behind a crop of its image (mdpo)
     `changed_ratios` [pairs, 2]           the part of both sides' log-ratios that lies in changed tokens (ddpo)
     `changed_lengths` [pairs, 2]          number of changed tokens (ddpo)
@@ -37,6 +39,7 @@ class PairLogps:
     policy_noise: Tensor | None = None
     ref_noise: Tensor | None = None
     advantages: Tensor | None = None
+    tokens: Tensor | None = None
     cropped_ratios: Tensor | None = None
     changed_ratios: Tensor | None = None
     changed_lengths: Tensor | None = None
@@ -174,6 +177,55 @@ def with_changed_tokens(
         changed_ratios=torch.stack(ratios.split(num_pairs), 1),
         changed_lengths=torch.stack(lengths.split(num_pairs), 1),
     )
+
+
+def with_tokens(
+    logps: PairLogps,
+    policy: CompletionLogps,
+    reference: CompletionLogps | None,
+    pairs: Sequence[EncodedPair],
+    wanted: Sequence[bool],
+) -> PairLogps:
+    """Add the log-probs of all tokens.
+
+    Args:
+        wanted: whether a pair's loss needs them; those of sampling are 0 for all others.
+    """
+    assert reference is not None, "a loss on tokens reads the reference"
+    num_pairs = len(pairs)
+    # Rows behind crops have no part in it.
+    rows = slice(2 * num_pairs)
+    of_policy = policy.token_logps[rows]
+    of_reference = reference.token_logps[rows]
+    of_sampling = sampled_logps(pairs, wanted, of_policy)
+    # [2·pairs, columns, 3] -> [pairs, 2, columns, 3]
+    by_row = torch.stack(
+        [of_policy, of_reference, of_sampling],
+        2,
+    )
+    tokens = torch.stack(by_row.split(num_pairs), 1)
+    return replace(logps, tokens=tokens)
+
+
+def sampled_logps(
+    pairs: Sequence[EncodedPair],
+    wanted: Sequence[bool],
+    like: Tensor,
+) -> Tensor:
+    """Log-probs under which the tokens of the pairs' rows were sampled, [2·pairs, columns] as `like`."""
+    chosen = [pair.pair.chosen for pair in pairs]
+    rejected = [pair.pair.rejected for pair in pairs]
+    sides = zip(chosen + rejected, [*wanted, *wanted], strict=True)
+    # On the CPU first: one transfer to the device.
+    table = torch.zeros(like.shape, dtype=like.dtype)
+    for row, (side, is_wanted) in enumerate(sides):
+        if not is_wanted:
+            continue
+        logprobs = side.token_logprobs
+        assert logprobs is not None, "engines give them to a run with such a loss"
+        num_tokens = len(logprobs)
+        table[row, :num_tokens] = torch.tensor(logprobs, dtype=like.dtype)
+    return table.to(like.device)
 
 
 def grouped_by_settings(

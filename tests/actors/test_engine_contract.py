@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,24 @@ def test_scores_are_logprobs_one_per_token(
     logprobs = run(engine.token_logprobs(group.prompt, token_ids))
     assert len(logprobs) == len(token_ids)
     assert max(logprobs) <= 0
+
+
+def test_sampled_answers_bring_the_log_probs_that_scoring_gives_them(
+    engine: Engine,
+    store: ImageStore,
+    run: Run,
+) -> None:
+    """Those of the policy itself; who does not ask for them gets none."""
+    request = GenerationRequest("g", make_prompt(store, 7), 3, 1.0, 6, seed=3)
+    asked = replace(request, logprobs=True)
+    plain, group = run(engine.generate([request, asked]))
+    for completion in group.completions:
+        scored = run(engine.token_logprobs(group.prompt, completion.token_ids))
+        assert completion.token_logprobs == pytest.approx(scored, abs=1e-4)
+    assert {completion.token_logprobs for completion in plain.completions} == {None}
+    # Asking changes nothing of what is sampled.
+    tokens = [completion.token_ids for completion in group.completions]
+    assert tokens == [completion.token_ids for completion in plain.completions]
 
 
 def test_an_engine_does_not_differ_from_itself(

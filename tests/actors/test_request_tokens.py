@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from actors.bdhs.vision_features import VisionFeatures
-from actors.engine.requests import PromptBuilder, sampling_params, to_group
+from actors.engine.requests import PromptBuilder, sampling_params
+from actors.engine.results import to_group
 from common.chat import ChatEncoder
 from common.data.images import ImageStore
 from common.errors import Refused
@@ -65,6 +66,7 @@ def test_an_end_that_vllm_leaves_in_a_text_is_no_part_of_it() -> None:
         text=" a ring</s>",
         finish_reason="stop",
         weight_versions=[SimpleNamespace(version="3")],
+        logprobs=None,
     )
     output = SimpleNamespace(outputs=[sequence], prompt_token_ids=[1])
     group = to_group(request, output, encoder)  # type: ignore[arg-type]
@@ -114,6 +116,7 @@ def test_a_row_of_a_padded_embedding_is_no_answer(
             weight_versions=[SimpleNamespace(version="default")],
             finish_reason="length",
             text="",
+            logprobs=None,
         )
         output = SimpleNamespace(outputs=[sequence], prompt_token_ids=[5])
         group = to_group(request, output, encoder)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 import actors.engine.arguments
 from actors.bdhs.vision_features import VisionFeatures
 from actors.engine.arguments import engine_arguments
-from actors.engine.requests import PromptBuilder, to_group
+from actors.engine.requests import PromptBuilder, sampling_params
+from actors.engine.results import to_group
 from common.chat import ChatEncoder
 from common.config import Model, Rollout
 from common.data.images import ImageStore
@@ -58,6 +60,7 @@ def test_a_sequence_that_is_not_the_processors_is_an_error(
 def finished(
     token_ids: list[int],
     prompt_token_ids: list[int],
+    logprobs: list[dict[int, Any]] | None = None,
 ) -> Any:
     """vLLM's output of one answer, begun before the first push and ended after push 3."""
     sequence = SimpleNamespace(
@@ -68,6 +71,7 @@ def finished(
         ],
         finish_reason="stop",
         text="",
+        logprobs=logprobs,
     )
     return SimpleNamespace(outputs=[sequence], prompt_token_ids=prompt_token_ids)
 
@@ -95,6 +99,28 @@ def test_an_answer_with_a_media_token_is_dropped(
     (answer,) = group.completions
     assert answer.min_weight_version == 0
     assert answer.max_weight_version == 3
+
+
+def test_log_probs_of_sampled_tokens_come_when_they_are_asked_for(
+    encoder: ChatEncoder,
+    store: ImageStore,
+) -> None:
+    """vLLM gives the likeliest token beside the sampled one where they differ."""
+    asked = GenerationRequest("g", make_prompt(store, 1), 1, 1.0, 8, logprobs=True)
+    assert sampling_params(asked, 8, ()).logprobs == 0
+    places = [
+        {300: SimpleNamespace(logprob=-0.5)},
+        {7: SimpleNamespace(logprob=-0.1), 301: SimpleNamespace(logprob=-2.5)},
+    ]
+    group = to_group(asked, finished([300, 301], [5], places), encoder)
+    assert isinstance(group, RolloutGroup)
+    assert group.completions[0].token_logprobs == (-0.5, -2.5)
+
+    not_asked = replace(asked, logprobs=False)
+    assert sampling_params(not_asked, 8, ()).logprobs is None
+    group = to_group(not_asked, finished([300, 301], [5]), encoder)
+    assert isinstance(group, RolloutGroup)
+    assert group.completions[0].token_logprobs is None
 
 
 def test_the_cuda_build_without_a_gpu_says_what_to_do(

@@ -50,7 +50,8 @@ JSON = st.recursive(
     ),
     max_leaves=5,
 )
-RESPONSES = st.builds(Response, st.text(max_size=20), TOKENS)
+LOGPROBS = st.none() | st.lists(st.floats(max_value=0), max_size=4).map(tuple)
+RESPONSES = st.builds(Response, st.text(max_size=20), TOKENS, LOGPROBS)
 
 
 @st.composite
@@ -121,6 +122,24 @@ def make_pair(store: ImageStore, number: int = 0) -> PreferencePair:
     return PreferencePair(
         f"bdhs/p{number}", prompt, Response("A cat."), Response("A dog."), "bdhs"
     )
+
+
+def test_a_set_that_knows_no_log_probs_still_reads(tmp_path: Path) -> None:
+    """As earlier versions wrote them."""
+    pair = make_pair(ImageStore(tmp_path / "set" / IMAGES))
+    write_pairs(tmp_path / "set", [pair])
+    path = tmp_path / "set" / PAIRS
+    table = pq.read_table(path)
+    fields: list[pa.Field] = []
+    for field in table.schema:
+        if field.name in ("chosen", "rejected"):
+            text, token_ids, _ = field.type
+            field = pa.field(field.name, pa.struct([text, token_ids]))
+        fields.append(field)
+    pq.write_table(table.cast(pa.schema(fields)), path)
+    assert "token_logprobs" not in str(pq.read_schema(path))
+    assert read_pairs(tmp_path / "set") == [pair]
+    assert list(iter_pairs(tmp_path / "set")) == [pair]
 
 
 def test_images_from_elsewhere_are_copied_and_the_set_can_move(tmp_path: Path) -> None:

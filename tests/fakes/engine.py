@@ -85,12 +85,17 @@ class FakeEngine:
         text = self._phrases[phrase]
         tokens = text_ids(text)[: request.max_tokens]
         is_whole = len(tokens) < request.max_tokens
+        token_ids = (*tokens, EOS) if is_whole else tokens
+        logprobs = None
+        if request.logprobs:
+            logprobs = fake_logprobs(request.prompt, token_ids, self._bias)
         return Completion(
-            token_ids=(*tokens, EOS) if is_whole else tokens,
+            token_ids=token_ids,
             text=text,
             min_weight_version=self._version,
             max_weight_version=self._version,
             finish_reason="stop" if is_whole else "length",
+            token_logprobs=logprobs,
         )
 
     def _read_prompt(self, id: str, prompt: Prompt) -> tuple[int, ...] | Dropped:

@@ -274,69 +274,6 @@ def test_offline_pairs_of_another_run_do_not_pass_for_this_ones(tmp_path: Path) 
         assert pair_id.removeprefix("offline:") in ids_of_first
 
 
-def rloo_config(tmp_path: Path, **changes: Any) -> RunConfig:
-    """Batches of 3 records from groups of 2 each: every second batch begins with what is left of a group."""
-    values = {
-        "learner.loss.kind": "rloo",
-        "learner.loss.beta": 0.4,
-        "learner.global_batch": 3,
-        "rollout.num_completions": 4,
-    }
-    for name, value in changes.items():
-        values[name.replace("__", ".")] = value
-    return make_config(tmp_path, **values)
-
-
-@pytest.mark.parametrize("max_staleness", [0, 1])
-def test_rloo_uses_all_completions_of_a_group_or_none(
-    tmp_path: Path, max_staleness: int
-) -> None:
-    _, run_dir = run(rloo_config(tmp_path, loop__max_staleness=max_staleness))
-    for event in events(run_dir, "step"):
-        assert len(event["pairs"]) == 3
-    trained = trained_pairs(run_dir)
-    assert len(set(trained)) == len(trained)
-    pair_ids: set[str] = set()
-    for event in pair_groups(run_dir):
-        assert event["source"] == "rloo"
-        assert list(event["pairs"]) == [f"{event['id']}#0", f"{event['id']}#1"]
-        pair_ids.update(event["pairs"])
-        assert len(event["completions"]) == 4
-        assert sorted(event["chosen"] + event["rejected"]) == [0, 1, 2, 3]
-        advantages = [sum(scores) for scores in event["pairs"].values()]
-        assert sum(advantages) == pytest.approx(0, abs=1e-9)
-    assert set(trained) <= pair_ids
-    assert max_staleness_of(run_dir) <= max_staleness
-
-
-def test_rloo_killed_and_resumed_trains_each_record_once(tmp_path: Path) -> None:
-    config = rloo_config(tmp_path)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(config, learner=killed_at(7))
-    _, run_dir = run(config, resume=True)
-    trained = trained_pairs(run_dir)
-    assert len(trained) == STEPS * 3
-    assert len(set(trained)) == len(trained)
-
-
-def test_rloo_wants_fresh_groups_of_even_size(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="must be even for the rloo loss, got 3"):
-        rloo_config(tmp_path, rollout__num_completions=3)
-    mixed = {"learner.loss.kind": "rloo", "learner.global_batch": 8}
-    with pytest.raises(
-        UserError,
-        match=r"freshly judged groups, got pairs of bdhs, online_bdhs.*source_losses\.bdhs",
-    ):
-        run(three_sources(tmp_path, **mixed))
-    losses_of_the_others = {
-        "learner.source_losses.bdhs.kind": "sigmoid",
-        "learner.source_losses.online_bdhs.kind": "sigmoid",
-        "run.dir": tmp_path / "good",
-    }
-    _, run_dir = run(three_sources(tmp_path, **mixed, **losses_of_the_others))
-    assert set(sources_of(run_dir).values()) == {"rloo", "online_bdhs"}
-
-
 def test_a_run_without_online_pairs_has_no_staleness(tmp_path: Path) -> None:
     offline = offline_set(tmp_path / "bdhs", "bdhs", 6)
     values = {"mixture.online_fraction": 0.0, "data.offline.path": offline}

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from common.config import Learner as LearnerConfig
 from common.config import RunConfig
 from common.config.losses import loss_sections
-from common.sources import ONLINE, RLOO
+from common.sources import GRPO, ONLINE, RLOO
 from learner.losses import LOSSES, Needs, NoisedImage, make_loss
 from tests.learner.helpers import loss_of_kind
 
@@ -38,6 +38,7 @@ def test_what_losses_need() -> None:
     noised_image = NoisedImage(step=500, shared_tokens=True)
     assert needs["povid"] == Needs(noised_image=noised_image, plain_rows=True)
     assert needs["rloo"] == Needs(normalised_advantages=True)
+    assert needs["grpo"] == Needs(tokens=True)
 
 
 @pytest.mark.parametrize("kind", loss_sections())
@@ -45,7 +46,8 @@ def test_what_is_declared_on_the_settings(kind: str) -> None:
     """The controller asks these without torch."""
     section = loss_sections()[kind]
     assert section.reads_reference == (kind != "simpo")
-    assert section.reads_advantages == (kind == "rloo")
+    assert section().reads_advantages == (kind in ("rloo", "grpo"))
+    assert section.reads_sampling == (kind == "grpo")
 
 
 def test_a_loss_has_its_settings_only() -> None:
@@ -55,7 +57,7 @@ def test_a_loss_has_its_settings_only() -> None:
 
 
 def test_a_source_takes_over_what_its_kind_shares_with_the_runs() -> None:
-    """`gamma` and `normalise` are settings of two kinds each, and mean another thing in each of them."""
+    """`gamma` and `normalise` are settings of several kinds, and mean another thing in each of them."""
     run = {
         "kind": "ddpo",
         "beta": 0.5,
@@ -68,6 +70,7 @@ def test_a_source_takes_over_what_its_kind_shares_with_the_runs() -> None:
         "dpo": {"kind": "sigmoid"},
         "simpo": {"kind": "simpo"},
         "rloo": {"kind": "rloo"},
+        "grpo": {"kind": "grpo"},
     }
     config = config_of(run, sources)
     assert config.source_losses == {
@@ -75,6 +78,7 @@ def test_a_source_takes_over_what_its_kind_shares_with_the_runs() -> None:
         "dpo": loss_of_kind("sigmoid", beta=0.5, nll_weight=0.2),
         "simpo": loss_of_kind("simpo", nll_weight=0.2),
         "rloo": loss_of_kind("rloo", beta=0.5, nll_weight=0.2),
+        "grpo": loss_of_kind("grpo", beta=0.5, nll_weight=0.2),
     }
 
 
@@ -100,12 +104,33 @@ def test_a_weight_is_of_a_source() -> None:
 
 
 def test_judged_groups_become_what_the_loss_reads() -> None:
-    def judged_source(kind: str) -> str:
-        tree = {"learner": {"loss": {"kind": kind}}, "mixture": {"online_fraction": 1}}
-        return RunConfig.model_validate(tree).judged_source
+    def judged_source(learner: dict[str, Any]) -> str:
+        tree = {"learner": learner, "mixture": {"online_fraction": 1}}
+        config = RunConfig.model_validate(tree)
+        assert config.judged_loss == config.learner.loss_of(config.judged_source)
+        return config.judged_source
 
-    assert judged_source("sigmoid") == ONLINE
-    assert judged_source("rloo") == RLOO
+    assert judged_source({"loss": {"kind": "sigmoid"}}) == ONLINE
+    for source in (RLOO, GRPO):
+        assert judged_source({"loss": {"kind": source}}) == source
+        assert judged_source({"source_losses": {source: {"kind": source}}}) == source
+    # A loss on another one's advantages is none of judged groups.
+    assert judged_source({"source_losses": {RLOO: {"kind": GRPO}}}) == ONLINE
+
+
+def test_ratios_want_tokens_of_the_policy_itself() -> None:
+    """The engine's log-probs and the learner's are of temperature 1."""
+
+    def config(kind: str, **rollout: float) -> RunConfig:
+        learner = {"loss": {"kind": kind}}
+        tree = {"learner": learner, "mixture": {"online_fraction": 1}}
+        return RunConfig.model_validate({**tree, "rollout": rollout})
+
+    for rollout in ({"temperature": 0.7}, {"top_p": 0.9}):
+        with pytest.raises(ValidationError, match=r"must be 1 for the grpo loss"):
+            config("grpo", **rollout)
+        config("rloo", **rollout)
+    config("grpo", temperature=1.0)
 
 
 def comparisons_with_a_kind(path: Path) -> Iterator[str]:

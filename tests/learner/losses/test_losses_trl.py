@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.config.losses import Mpo, Robust, Sigmoid, Simpo
-from learner.losses import pair_losses, pair_metrics
+from common.config.losses import Grpo, Mpo, Robust, Sigmoid, Simpo
+from learner.losses import loss_figures, pair_losses, pair_metrics
 from learner.losses.pair_logps import PairLogps
 from tests.learner.helpers import loss_of_kind
 
@@ -188,3 +188,110 @@ def test_metrics() -> None:
     _, metrics = batch.trl({"sigmoid": 1.0}, 0.3)
     for name, values in pair_metrics(batch.logps, Sigmoid(beta=0.3)).items():
         assert mean(values) == pytest.approx(metrics[name][0], rel=1e-6), name
+
+
+class Rollouts:
+    """Token log-probs [completions, RESPONSE] of policy, reference and sampling, and an advantage of each."""
+
+    def __init__(self, num_pairs: int, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        rows = 2 * num_pairs
+        self.lengths = torch.randint(1, RESPONSE + 1, (rows,), generator=generator)
+        self.mask = torch.arange(RESPONSE) < self.lengths[:, None]
+        shape = (3, rows, RESPONSE)
+        logps = -torch.rand(shape, generator=generator, dtype=torch.float64)
+        self.policy, self.reference, self.sampling = logps * self.mask
+        self.policy.requires_grad_()
+        self.advantages = torch.randn(rows, generator=generator, dtype=torch.float64)
+
+    @property
+    def logps(self) -> PairLogps:
+        rows = torch.stack([self.policy, self.reference, self.sampling], 2)
+        return PairLogps(
+            *self.policy.sum(1).chunk(2),
+            *self.reference.sum(1).chunk(2),
+            *self.lengths.chunk(2),
+            advantages=torch.stack(self.advantages.chunk(2), 1),
+            tokens=torch.stack(rows.chunk(2), 1),
+        )
+
+    def trl(self, settings: Grpo) -> tuple[Tensor, dict[str, Any]]:
+        """The batch's loss and metrics by `GRPOTrainer`, with everything but the loss left out."""
+        grpo_trainer = pytest.importorskip("trl.trainer.grpo_trainer")
+        nothing = torch.zeros_like(self.policy)
+        accelerator = SimpleNamespace(
+            gather=lambda value: value, reduce=lambda value, reduction: value
+        )
+        trainer = SimpleNamespace(
+            _get_per_token_logps_and_entropies=lambda *_, **__: (
+                self.policy,
+                nothing,
+                None,
+            ),
+            model=SimpleNamespace(training=True),
+            accelerator=accelerator,
+            args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
+            aux_loss_enabled=False,
+            top_entropy_quantile=1.0,
+            off_policy_mask_threshold=None,
+            importance_sampling_level="token",
+            loss_type="dr_grpo" if settings.divisor else "grpo",
+            max_completion_length=settings.divisor,
+            beta=settings.beta,
+            epsilon_low=settings.clip,
+            epsilon_high=settings.clip_high or settings.clip,
+            use_vllm=False,
+            current_gradient_accumulation_steps=1,
+            _entropy_bonus_enabled=False,
+            _metrics={"train": defaultdict(list)},
+        )
+        prompts = torch.ones(len(self.mask), PROMPT).long()
+        inputs = {
+            "prompt_ids": prompts,
+            "prompt_mask": prompts,
+            "completion_ids": self.mask.long(),
+            "completion_mask": self.mask.long(),
+            "advantages": self.advantages,
+            "old_per_token_logps": self.sampling,
+            "ref_per_token_logps": self.reference,
+        }
+        loss = grpo_trainer.GRPOTrainer._compute_loss(trainer, None, inputs)
+        return loss, trainer._metrics["train"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Grpo(),
+        Grpo(beta=0.4, clip=0.1, clip_high=0.28),
+        Grpo(beta=0.01, divisor=RESPONSE),
+    ],
+)
+def test_grpo(settings: Grpo) -> None:
+    """Loss and gradient, with tokens clipped on both sides."""
+    batch = Rollouts(6)
+    expected, metrics = batch.trl(settings)
+    loss = pair_losses(batch.logps, settings).mean()
+    torch.testing.assert_close(loss, expected)
+    (gradient,) = torch.autograd.grad(loss, batch.policy)
+    (wanted,) = torch.autograd.grad(expected, batch.policy)
+    torch.testing.assert_close(gradient, wanted)
+    assert metrics["clip_ratio/low_mean"][0] > 0
+    assert metrics["clip_ratio/high_mean"][0] > 0
+
+
+def test_figures_of_grpo() -> None:
+    """TRL's are means over all tokens of a batch: equal for one pair of equally long sides."""
+    settings = Grpo()
+    batch = Rollouts(1)
+    batch.lengths[:] = RESPONSE
+    batch.mask[:] = True
+    _, metrics = batch.trl(settings)
+    figures = loss_figures(batch.logps, [settings])
+    for name in (
+        "kl",
+        "clip_ratio/low_mean",
+        "clip_ratio/high_mean",
+        "clip_ratio/region_mean",
+    ):
+        assert figures[name] == pytest.approx(metrics[name]), name
