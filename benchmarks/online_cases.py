@@ -35,6 +35,8 @@ class Case:
         kv_cache_mib: of our engine.
         prompts_per_call: of our engine, of which two calls are under way.
         scenes: held-out scenes that measure the trained policies; 0 where answers mean nothing.
+        draw: how our prompts are drawn (`rollout.draw`).
+        peer_steps: learner steps of TRL's, most of whose pairs are ties; where it is 0, as many as ours.
         dtype: that both sides compute in. The weights that the optimizer steps are float32 on both.
     """
 
@@ -52,6 +54,8 @@ class Case:
     kv_cache_mib: int = 64
     prompts_per_call: int = 8
     scenes: int = 0
+    draw: str = "epochs"
+    peer_steps: int = 0
     dtype: str = "float32"
 
     @property
@@ -83,14 +87,17 @@ CASES = {
         batch=32,
         micro_batch=16,
         peer_micro_batch=32,
-        steps=16,
+        steps=24,
         warmup=2,
         max_tokens=72,
         max_length=512,
-        num_prompts=2000,
+        num_prompts=500,
         lr=3e-5,
         prompts_per_call=16,
         scenes=150,
+        draw="by_worth",
+        # A sixth of its pairs have a better answer.
+        peer_steps=150,
     ),
     "smoke": Case(
         size="smoke",

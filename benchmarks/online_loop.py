@@ -19,6 +19,7 @@ their proofs. Starting the workers is not counted but said (`startup_s`), and so
     async_over_sync  ours over ours
     idle_frac        of every worker of ours, the share of the counted time in which nothing was asked of it
     bottleneck_idle  the smallest of these
+    preferences      of every side, that it was trained on, those of the steps that warm up included
     quality          metrics of both trained policies on held-out scenes; the difference has a paired 95 % interval
     is_same_quality  zero is in all of these intervals
 

@@ -88,15 +88,21 @@ def peer(case: Case, folder: Path, started: float) -> dict[str, Any]:
         processing_class=processor,
         callbacks=[Clock()],
     )
+    steps = _steps(case)
     trainer.train()
     _save(trainer.model, folder)
     seconds = ends[-1] - ends[case.warmup - 1]
     return {
-        **rates(seconds, case.steps - case.warmup, case.batch, begins[0] - started),
-        "generate_s": round(trainer.generate_s / case.steps, 3),
-        "judge_s": round(judge.seconds / case.steps, 3),
-        "tie_frac": judge.num_ties / (case.steps * case.batch),
+        **rates(seconds, steps - case.warmup, case.batch, begins[0] - started),
+        "generate_s": round(trainer.generate_s / steps, 3),
+        "judge_s": round(judge.seconds / steps, 3),
+        "preferences": steps * case.batch - judge.num_ties,
+        "tie_frac": judge.num_ties / (steps * case.batch),
     }
+
+
+def _steps(case: Case) -> int:
+    return case.peer_steps or case.steps
 
 
 def row_of(prompt: Prompt) -> dict[str, Any]:
@@ -140,7 +146,7 @@ def _config(case: Case, folder: Path, image_token: int) -> Any:
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=case.peer_micro_batch,
         gradient_accumulation_steps=case.batch // case.peer_micro_batch,
-        max_steps=case.steps,
+        max_steps=_steps(case),
         learning_rate=case.lr,
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
@@ -156,7 +162,7 @@ def _config(case: Case, folder: Path, image_token: int) -> Any:
         use_cpu=True,
         report_to="none",
         save_strategy="no",
-        logging_steps=case.steps,
+        logging_steps=_steps(case),
         disable_tqdm=True,
     )
 

@@ -45,7 +45,13 @@ def ours(case: Case, side: str, folder: Path, started: float) -> dict[str, Any]:
     for name, count in lines[-1].items():
         if name.startswith(prefix):
             dropped[name.removeprefix(prefix)] = int(count)
-    return {**figures, "idle_frac": idle, "dropped": dropped}
+    preferences = case.steps * case.batch
+    return {
+        **figures,
+        "preferences": preferences,
+        "idle_frac": idle,
+        "dropped": dropped,
+    }
 
 
 def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
@@ -57,6 +63,7 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
         "model.max_length": case.max_length,
         "data.prompts.kind": "file",
         "data.prompts.path": folder / PROMPTS,
+        "rollout.draw": case.draw,
         "rollout.num_completions": 2,
         "rollout.temperature": TEMPERATURE,
         "rollout.max_tokens": case.max_tokens,
