@@ -168,14 +168,16 @@ def compared(
 
 
 def against(run: dict[str, Any], uniform: dict[str, Any]) -> dict[str, Any]:
-    """`rollouts` and `training` are shares of what the uniform arm took."""
+    """All but `apart` are shares of the uniform arm's; `yield` is of online pairs trained on for a rollout."""
     apart: list[str] = []
     for name, ours in run["validation"].items():
         theirs = uniform["validation"][name]
         if ours[1] > theirs[2] or theirs[1] > ours[2]:
             apart.append(name)
+    yields = [side["num_trained_online"] / side["rollouts"] for side in (run, uniform)]
     return {
         "apart": apart,
+        "yield": round(yields[0] / yields[1], 3),
         "rollouts": round(run["rollouts"] / uniform["rollouts"], 3),
         "training": round(run["training_s"] / uniform["training_s"], 3),
     }
