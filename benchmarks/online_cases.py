@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.step_model import SIZES, build, make_pairs
@@ -35,6 +35,7 @@ class Case:
         kv_cache_mib: of our engine.
         prompts_per_call: of our engine, of which two calls are under way.
         scenes: held-out scenes that measure the trained policies; 0 where answers mean nothing.
+        dtype: that both sides compute in. The weights that the optimizer steps are float32 on both.
     """
 
     size: str
@@ -51,6 +52,7 @@ class Case:
     kv_cache_mib: int = 64
     prompts_per_call: int = 8
     scenes: int = 0
+    dtype: str = "float32"
 
     @property
     def has_quality(self) -> bool:
@@ -58,21 +60,23 @@ class Case:
         return self.size == SHAPES
 
 
+MID = Case(
+    size="issue",
+    judge="letters",
+    batch=16,
+    micro_batch=8,
+    peer_micro_batch=4,
+    steps=3,
+    warmup=1,
+    max_tokens=64,
+    max_length=704,
+    num_prompts=80,
+    lr=1e-5,
+    kv_cache_mib=768,
+)
 CASES = {
-    "mid": Case(
-        size="issue",
-        judge="letters",
-        batch=16,
-        micro_batch=4,
-        peer_micro_batch=4,
-        steps=3,
-        warmup=1,
-        max_tokens=64,
-        max_length=704,
-        num_prompts=80,
-        lr=1e-5,
-        kv_cache_mib=768,
-    ),
+    "mid": MID,
+    "mid_bfloat16": replace(MID, dtype="bfloat16", peer_micro_batch=8, steps=5),
     "tiny": Case(
         size=SHAPES,
         judge="oracle",
@@ -102,7 +106,7 @@ CASES = {
         lr=1e-5,
     ),
 }
-"""`mid`: 42 M parameters, 576 image tokens, 32,000 words; `tiny`: the demo's policy; `smoke`: for tests."""
+"""`mid`, `mid_bfloat16`: 42 M parameters, 576 image tokens, 32,000 words; `tiny`: the demo's policy; `smoke`: tests."""
 
 
 def prepare(case: Case, folder: Path) -> int:

@@ -1,9 +1,9 @@
 """The whole online loop beside TRL's OnlineDPOTrainer with pictures: `python -m benchmarks.online_loop`.
 
-Two cases, a line of JSON for each: `mid`, a random LLaVA of 42 M parameters with 576 image tokens, and `tiny`, the
-demo's policy. Both sides have the same policy, prompts, judge function (`benchmarks/online_judges.py`), batch, learner
-steps, optimizer and sampling: two answers a prompt, float32, full tuning with the tower frozen. Every side runs in a
-process of its own, one after the other, on all cores of this machine:
+Three cases, a line of JSON for each: `mid`, a random LLaVA of 42 M parameters with 576 image tokens, the same computed
+in bfloat16 on float32 weights (`mid_bfloat16`), and `tiny`, the demo's policy. Both sides have the same policy and
+prompts, judge function (`benchmarks/online_judges.py`), batch, learner steps, optimizer and sampling: two answers a
+prompt, full tuning with the tower frozen. Every side runs in a process of its own, one after the other, on all cores:
 
     peer    TRL's trainer, sampling by transformers, with the batch per forward that was fastest
     async   ours: `cluster.library.train` on Ray, a vLLM engine and the learner, a core for each; max_staleness 1
@@ -60,8 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sizes",
         nargs="+",
-        default=["mid", "tiny"],
-        choices=("mid", "tiny", "smoke"),
+        default=["mid", "mid_bfloat16", "tiny"],
+        choices=("mid", "mid_bfloat16", "tiny", "smoke"),
     )
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
     parser.add_argument(

@@ -53,6 +53,7 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = {
         "run.dir": folder / side,
         "model.path": folder / MODEL,
+        "model.dtype": case.dtype,
         "model.max_length": case.max_length,
         "data.prompts.kind": "file",
         "data.prompts.path": folder / PROMPTS,
