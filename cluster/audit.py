@@ -1,8 +1,10 @@
-"""Check that a run lost nothing and trained nothing twice: `python -m cluster.audit RUN_DIR`.
+"""Check that a run lost nothing and trained nothing too often: `python -m cluster.audit RUN_DIR`.
 
 Reads the journal, the checkpoints, the pairs and the metrics of a run, finished or not. Every group must have one
-outcome in the history that led to the present weights; every accepted pair must be trained once, discarded with a
-reason, or waiting. What a resume has overwritten is counted apart. Exit status 1 when something does not add up.
+outcome in the history that led to the present weights; every accepted pair must be trained once (with
+`mixture.online_uses` up to so many times, but never twice in a batch), discarded with a reason, or waiting; and none is
+trained when it is older than `loop.max_staleness`. What a resume has overwritten is counted apart. Exit status 1 when
+something does not add up.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(account: Audit) -> None:
-    trained = account.num_trained_online
+    # Pairs, however often each was trained on.
+    trained = account.num_trained_online - account.num_reused
     discarded = account.num_accepted - trained - account.num_waiting
     print(f"started {account.num_starts} times, {account.num_steps:,} steps")
     print(
@@ -54,6 +57,8 @@ def _print(account: Audit) -> None:
         f"online pairs: {trained:,} trained, {discarded:,} discarded, {account.num_waiting:,} waiting; "
         f"offline pairs trained: {account.num_trained_offline:,}"
     )
+    if account.num_reused:
+        print(f"online pairs trained once more: {account.num_reused:,} times")
     print(f"not used: {_counts(account.drops)}")
     print(f"overwritten by a resume: {_counts(account.overwritten)}")
     print(f"checkpoints compared: {_listed(account.checkpoints)}")

@@ -343,8 +343,13 @@ class WriteReport:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One learner step: its number, its metrics reduced over all ranks, and the ids of the pairs it trained on."""
+    """One learner step: its number, its metrics reduced over all ranks, and the ids of the pairs it trained on.
+
+    Attributes:
+        margins: pair -> its implicit reward margin before the step's update.
+    """
 
     step: int
     metrics: Mapping[str, float]
     pair_ids: tuple[str, ...] = field(default=())
+    margins: Mapping[str, float] = field(default_factory=dict)

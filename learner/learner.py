@@ -177,7 +177,7 @@ class Learner:
         metrics["steps_skipped"] = float(self.updater.num_skipped)
         metrics["time/input_s"] = self.models.input_time.take()
         metrics["time/step_s"] = time.perf_counter() - begun
-        return result_of(step, plan, metrics, skipped)
+        return result_of(step, plan, metrics, skipped, self.updater.margins)
 
     def plan(self, pairs: list[PreferencePair]) -> BatchPlan:
         """How a global batch is trained on (collective)."""

@@ -183,6 +183,15 @@ def reduce_tables(
     return metrics
 
 
+def margins_of(
+    tables: Sequence[PairTable],
+    pairs: Sequence[PreferencePair],
+) -> dict[str, float]:
+    """Pair -> its implicit reward margin; arguments as of `reduce_tables`."""
+    margins = _joined_columns(tables)["rewards/margins"]
+    return {pair.id: margin for pair, margin in zip(pairs, margins, strict=True)}
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 

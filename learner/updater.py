@@ -14,7 +14,13 @@ from learner.losses.objective import Objective
 from learner.losses.reward_shift import RewardShift
 from learner.model.models import Models
 from learner.skipped_steps import SkippedSteps
-from learner.update import Metrics, PairTable, accumulate, reduce_tables
+from learner.update import (
+    Metrics,
+    PairTable,
+    accumulate,
+    margins_of,
+    reduce_tables,
+)
 
 
 class Updater:
@@ -23,11 +29,13 @@ class Updater:
     Attributes:
         reward_shift: the mean reward of the steps so far, which losses read.
         num_skipped: steps so far that changed nothing.
+        margins: pair -> its implicit reward margin in the last step.
     """
 
     def __init__(self, config: RunConfig, models: Models) -> None:
         self.reward_shift = RewardShift()
         self.num_skipped = 0
+        self.margins: Mapping[str, float] = {}
         self._config = config
         self._models = models
         self._skipped_steps = SkippedSteps(
@@ -52,6 +60,7 @@ class Updater:
             # A batch without a usable pair counts as skipped.
             self._skipped_steps.note_empty(step, plan.dropped)
             metrics, skipped = {}, True
+            self.margins = {}
         self.num_skipped += skipped
         return metrics, skipped
 
@@ -75,6 +84,7 @@ class Updater:
         update = models.engine.step()
         tables = gather(table, models.engine.world_size)
         metrics = reduce_tables(tables, plan.rows)
+        self.margins = margins_of(tables, plan.rows)
         metrics.update(update)
         skipped = bool(metrics.pop("skipped", 0.0))
         self._skipped_steps.note(step, skipped, plan.pairs)
@@ -105,6 +115,7 @@ def result_of(
     plan: BatchPlan,
     metrics: Metrics,
     skipped: bool,
+    margins: Mapping[str, float],
 ) -> tuple[StepResult, list[Dropped]]:
     """What a step returns; the pairs of a skipped step are dropped."""
     trained = plan.pairs
@@ -116,4 +127,4 @@ def result_of(
         trained = []
     metrics["pairs/trained"] = float(len(trained))
     trained_ids = tuple(pair.id for pair in trained)
-    return StepResult(step, metrics, trained_ids), dropped
+    return StepResult(step, metrics, trained_ids, margins), dropped

@@ -105,7 +105,7 @@ def seconds_of(
     push_share = push / config.loop.publish_interval
     training = compute + communication
     # Strictly on-policy, one waits for the other.
-    if config.loop.max_staleness:
+    if config.run_ahead:
         total = max(training, rollout) + push_share
     else:
         total = training + rollout + push_share
@@ -192,8 +192,10 @@ def _gathered_bytes(
 
 def _num_groups(config: RunConfig) -> float:
     """Groups that a step uses, on average over the mixture; without those that tie."""
-    online = max(config.mixture.fractions) * config.learner.global_batch
-    return online / config.pairs_per_group
+    mixture = config.mixture
+    online = max(mixture.fractions) * config.learner.global_batch
+    fresh = online / mixture.online_uses
+    return fresh / config.pairs_per_group
 
 
 def _group_flops(

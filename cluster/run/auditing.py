@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.run.history import History, read_history
-from cluster.run.ledger import Ledger
+from cluster.run.ledger import Ledger, Limits
 from common.errors import UserError
 from common.journal import read_events
 from common.metrics import read_lines
@@ -21,6 +21,8 @@ class Audit:
     """What became of everything, and what does not add up.
 
     Attributes:
+        num_trained_online: counts a pair as often as it was trained on.
+        num_reused: how many of these were not the first time.
         overwritten: kind of event -> how many were done again after a resume.
         faults: one line for each; empty for a run whose account is right.
     """
@@ -31,6 +33,7 @@ class Audit:
     num_accepted: int
     num_trained_online: int
     num_trained_offline: int
+    num_reused: int
     num_waiting: int
     drops: Mapping[str, int]
     overwritten: Mapping[str, int]
@@ -59,12 +62,20 @@ def audit(run_dir: Path) -> Audit:
         ) from error
     faults = [*history.faults, *ledger.check(history.num_offline), *faults]
     faults += _metrics_faults(run_dir, ledger.steps)
-    return _audit_of(history, ledger, checkpoints, faults)
+    return _audit_of(
+        history,
+        ledger,
+        checkpoints,
+        faults,
+    )
 
 
-def _enter_all(history: History, run_dir: Path) -> tuple[Ledger, list[str], list[int]]:
+def _enter_all(
+    history: History,
+    run_dir: Path,
+) -> tuple[Ledger, list[str], list[int]]:
     """The ledger of the whole history; the faults and the steps of the checkpoints that were compared on the way."""
-    ledger = Ledger()
+    ledger = Ledger(_limits_of(run_dir))
     faults: list[str] = []
     compared: list[int] = []
     num_entered = 0
@@ -79,7 +90,12 @@ def _enter_all(history: History, run_dir: Path) -> tuple[Ledger, list[str], list
             ledger.enter(event)
         num_entered = at
         accepted = list(ledger.source_of)[accepted_before:]
-        faults += _pair_file_faults(run_dir, step, accepted, history.rows)
+        faults += _pair_file_faults(
+            run_dir,
+            step,
+            accepted,
+            history.rows,
+        )
         state = folder / "state.json"
         # Older checkpoints are deleted.
         if state.exists():
@@ -90,11 +106,22 @@ def _enter_all(history: History, run_dir: Path) -> tuple[Ledger, list[str], list
     return ledger, faults, compared
 
 
+def _limits_of(run_dir: Path) -> Limits:
+    """What the run's config allows; the default where its file is missing or torn."""
+    try:
+        config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+        return Limits.of(config)
+    except (OSError, ValueError, AttributeError):
+        return Limits()
+
+
 def _audit_of(
     history: History, ledger: Ledger, checkpoints: Sequence[int], faults: Sequence[str]
 ) -> Audit:
     num_trained = ledger.trained.total()
-    num_online = sum(ledger.trained[pair_id] for pair_id in ledger.source_of)
+    uses = [ledger.trained[pair_id] for pair_id in ledger.source_of]
+    num_online = sum(uses)
+    num_different = sum(count > 0 for count in uses)
     return Audit(
         num_starts=history.num_starts,
         num_steps=len(ledger.steps),
@@ -102,6 +129,7 @@ def _audit_of(
         num_accepted=len(ledger.source_of),
         num_trained_online=num_online,
         num_trained_offline=num_trained - num_online,
+        num_reused=num_online - num_different,
         num_waiting=len(ledger.waiting),
         drops=dict(ledger.drops.most_common()),
         overwritten=history.overwritten,
@@ -110,16 +138,24 @@ def _audit_of(
     )
 
 
-def _state_faults(path: Path, ledger: Ledger) -> list[str]:
+def _state_faults(
+    path: Path,
+    ledger: Ledger,
+) -> list[str]:
     """Where a checkpoint's state differs from the account up to it."""
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        buffer = state["buffer"]
+        # Earlier versions trained on no pair again.
+        used = {use["pair"]["id"]: use["num_uses"] for use in buffer.get("used", ())}
         saved = {
             "step": state["step"],
             "version": state["version"],
             "accepted": _positive(state["accepted"]),
             "drops": _positive(state["drops"]),
-            "waiting pairs": [pair["id"] for pair in state["buffer"]["online"]],
+            "waiting pairs": [pair["id"] for pair in buffer["online"]],
+            "uses": used,
+            "places of used pairs": _positive(buffer.get("reused", {})),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{path}: expected the state of a checkpoint, got {error!r}"]
@@ -129,6 +165,8 @@ def _state_faults(path: Path, ledger: Ledger) -> list[str]:
         "accepted": _positive(ledger.accepted),
         "drops": _positive(ledger.drops),
         "waiting pairs": ledger.waiting,
+        "uses": {pair_id: ledger.trained[pair_id] for pair_id in used},
+        "places of used pairs": _positive(ledger.reused),
     }
     faults = []
     for name, expected in counted.items():
@@ -161,7 +199,10 @@ def _pair_file_faults(
     ]
 
 
-def _metrics_faults(run_dir: Path, steps: Sequence[int]) -> list[str]:
+def _metrics_faults(
+    run_dir: Path,
+    steps: Sequence[int],
+) -> list[str]:
     path = run_dir / "metrics.jsonl"
     lines = read_lines(path) if path.exists() else []
     measured = [int(line["step"]) for line in lines]

@@ -3,7 +3,8 @@
 Nothing is drawn for it, so mixture, staleness and checkpoints know nothing of it. What is told is what `Producer.batch`
 will return, place by place, as far as it can be known:
 
-    online pairs    the buffered ones that will be fresh enough; those that arrive later come behind them
+    online pairs    the buffered ones that will be fresh enough; those that arrive later come behind them, and then the
+                    ones that were trained on before, of which nothing is told
     offline pairs   the next ones, in the places behind all online ones
 """
 

@@ -26,10 +26,13 @@ KEPT = (
     "source",
     "outcome",
     "pairs",
+    "pair_versions",
     "reason",
     "step",
     "version",
     "online",
+    "reused",
+    "uses",
 )
 """What the account reads of an event."""
 

@@ -50,7 +50,9 @@ from cluster.run.training_data import TrainingData
 from cluster.run.turns import Turns
 from cluster.runtime.clients import Workers
 from cluster.sampling.prompt_sampler import restore
+from cluster.sampling.reuse import reuse_metrics
 from cluster.sampling.staleness import staleness
+from cluster.sampling.value_pool import offline_metrics
 from cluster.sampling.worth_sampler import prompt_metrics
 from cluster.weights.engine_weights import EngineWeights
 from common.config import RunConfig
@@ -311,10 +313,17 @@ class Loop:
         for dropped in refused:
             pair = pair_of_id[dropped.id]
             self._producer.discard(pair, dropped)
-        num_online = 0
+        uses = self._producer.uses
+        num_online = num_reused = 0
+        margins: dict[str, float] = {}
         for pair_id in result.pair_ids:
-            num_online += pair_of_id[pair_id].weight_version is not None
-        self._recorder.batch(step, version, result.pair_ids, num_online)
+            if pair_of_id[pair_id].weight_version is not None:
+                num_online += 1
+                num_reused += uses.get(pair_id, 1) > 1
+            elif pair_id in result.margins:
+                margins[pair_id] = result.margins[pair_id]
+        self._producer.note_offline(margins)
+        self._recorder.batch(step, version, result.pair_ids, num_online, num_reused)
         return {
             **result.metrics,
             **self._batch_metrics(batch, version),
@@ -343,6 +352,10 @@ class Loop:
         metrics["pairs/accepted"] = float(self.state.accepted.total())
         if self._config.rollout.draw == "by_worth":
             metrics |= prompt_metrics(self.state.rounds)
+        if self._config.mixture.online_uses > 1:
+            metrics |= reuse_metrics(batch, self._producer.uses)
+        if self._config.mixture.offline_draw == "by_value":
+            metrics |= offline_metrics(self.state.buffer.values)
         return metrics
 
 

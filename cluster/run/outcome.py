@@ -27,12 +27,26 @@ class GroupOutcome:
     judged: Judged | None = None
 
     @classmethod
-    def of_judged(cls, rollout: RolloutGroup, judged: Judged) -> GroupOutcome:
+    def of_judged(
+        cls,
+        rollout: RolloutGroup,
+        judged: Judged,
+    ) -> GroupOutcome:
         """A group with what the reward worker made of it."""
-        return cls(rollout.id, judged.pairs, judged.dropped, rollout, judged)
+        return cls(
+            rollout.id,
+            judged.pairs,
+            judged.dropped,
+            rollout,
+            judged,
+        )
 
     @classmethod
-    def of_bdhs(cls, group_id: str, result: PreferencePair | Dropped) -> GroupOutcome:
+    def of_bdhs(
+        cls,
+        group_id: str,
+        result: PreferencePair | Dropped,
+    ) -> GroupOutcome:
         """A group that was sampled by BDHS."""
         if isinstance(result, Dropped):
             return cls(group_id, dropped=result)
@@ -94,9 +108,13 @@ class GroupOutcome:
         if self.dropped is not None:
             return {"outcome": self.dropped.reason, "detail": self.dropped.detail}
         scores_by_id: dict[str, Any] = {}
+        # What the staleness of the pairs counts from; other completions of the group may be older.
+        versions: list[int | None] = []
         for pair in self.pairs:
             scores_by_id[pair.id] = pair.scores
+            versions.append(pair.weight_version)
         # Pairs of a policy gradient have ids of their own; every other pair has its group's.
         if list(scores_by_id) == [self.group_id]:
-            return {"outcome": "pair", "scores": scores_by_id[self.group_id]}
-        return {"outcome": "pair", "pairs": scores_by_id}
+            scores = scores_by_id[self.group_id]
+            return {"outcome": "pair", "scores": scores, "pair_versions": versions}
+        return {"outcome": "pair", "pairs": scores_by_id, "pair_versions": versions}

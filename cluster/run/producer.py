@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -54,18 +55,23 @@ class Producer:
             UserError: the offline set has another size than when the state was saved.
         """
         seed = config.run.seed
-        by_prompt = config.data.offline is not None and config.data.offline.by_prompt
         self._config = config
         self._calls = GroupCalls(config, reward, turns)
         self._state = state
         self._recorder = recorder
         self._sampler = build_sampler(config, data.prompts, state.sampler, state.rounds)
-        self._buffer = ReplayBuffer(data.offline, seed, by_prompt, state.buffer)
+        self._buffer = ReplayBuffer(
+            data.offline,
+            seed,
+            config.offline_draw,
+            state.buffer,
+            config.mixture.online_uses,
+        )
         self._mixture = build_mixture(config.mixture, config.learner, seed)
         self._window = StalenessWindow(
             config.learner.num_steps,
             config.loop.publish_interval,
-            config.loop.max_staleness,
+            config.run_ahead,
             state.step,
             state.version,
         )
@@ -93,21 +99,28 @@ class Producer:
     def _build_admissions(self) -> dict[str, Admission]:
         """One per online source, with the pairs accepted before a resume."""
         config = self._config
+        steps_done = range(1, self._state.step + 1)
         admissions = {}
         for source in config.online_sources:
             admission = Admission(
-                partial(self._num_wanted, source),
+                partial(self._num_planned, source),
                 self._window,
                 1 if source == ONLINE_BDHS else config.pairs_per_group,
                 source,
                 self._state.accepted,
             )
             admission.on_version(self._state.version)
+            wanted = [self._wanted(step)[source] for step in steps_done]
+            admission.on_short(self._buffer.used.short(source, wanted))
             admissions[source] = admission
         return admissions
 
-    def _num_wanted(self, source: str, step: int) -> int:
-        return online_counts(self._mixture, step, self._config.online_sources)[source]
+    def _wanted(self, step: int) -> dict[str, int]:
+        """Online pairs of a step by source."""
+        return online_counts(self._mixture, step, self._config.online_sources)
+
+    def _num_planned(self, source: str, step: int) -> int:
+        return self._buffer.used.planned(self._wanted(step))[source]
 
     async def work(self, worker: RolloutClient) -> None:
         """Make pairs until cancelled. Several of these may run on one worker to keep its engine busy.
@@ -160,12 +173,13 @@ class Producer:
     async def batch(self, step: int, version: int) -> list[PreferencePair]:
         """Wait for the pairs of a learner step: online ones fresh enough for `version`, then offline ones.
 
+        Online pairs that were trained on before stand behind the others.
+
         Raises:
             Halted: the judge cannot go on, and too few pairs are left.
             UserError: no pair was accepted for `loop.stall_limit_s`; the message holds the drop histogram.
         """
-        wanted = online_counts(self._mixture, step, self._config.online_sources)
-        online = await self._take_online(wanted, version)
+        online = await self._take_online(step, version)
         num_offline = self._config.learner.global_batch - len(online)
         unusable: list[Dropped] = []
         offline = self._buffer.take_offline(num_offline, unusable)
@@ -176,14 +190,14 @@ class Producer:
 
     def foreseen_online(self, step: int) -> list[PreferencePair]:
         """The online pairs that `batch(step)` will begin with, as far as they are here; no batch before it is left."""
-        wanted = online_counts(self._mixture, step, self._config.online_sources)
+        # The learner may refuse a pair that was to come again: then a fresh one takes its place.
+        planned = self._buffer.used.planned(self._wanted(step))
         version = self._window.version_at(step)
-        return self._buffer.foresee(wanted, version, self._config.loop.max_staleness)
+        return self._buffer.foresee(planned, version, self._config.loop.max_staleness)
 
     def foreseen_offline(self, step: int) -> dict[int, PreferencePair]:
         """The offline pairs of `batch(step)` by their place in it."""
-        wanted = online_counts(self._mixture, step, self._config.online_sources)
-        num_online = sum(wanted.values())
+        num_online = sum(self._wanted(step).values())
         num_offline = self._config.learner.global_batch - num_online
         pairs = self._buffer.foresee_offline(num_offline)
         return dict(enumerate(pairs, start=num_online))
@@ -217,12 +231,41 @@ class Producer:
         """A pair is not used after all: it is stale, or the learner refused it."""
         self._state.drops[dropped.reason] += 1
         self.drop_notes.add(dropped)
-        self._recorder.discard(dropped)
-        # Offline pairs have no version; they never took a place.
-        if pair.weight_version is not None:
+        num_uses = self.uses.get(pair.id, 1) - 1
+        self._recorder.discard(dropped, num_uses)
+        self._buffer.used.forget(pair.id)
+        # Offline pairs have no version; they never took a place. One that was trained on before has used its place.
+        if pair.weight_version is not None and not num_uses:
             self._admissions[pair.source].on_discarded()
 
-    async def _take_online(
+    @property
+    def uses(self) -> dict[str, int]:
+        """Online pair -> the batches that it was in, the last one included; {} where no pair comes again."""
+        return self._buffer.used.counts()
+
+    def note_offline(self, margins: Mapping[str, float]) -> None:
+        """The implicit reward margins of offline pairs, as the learner said when it trained on them."""
+        self._buffer.note_offline(margins)
+
+    async def _take_online(self, step: int, version: int) -> list[PreferencePair]:
+        """Wait for the fresh pairs of a step, and take them and those that come again."""
+        wanted = self._wanted(step)
+        used = self._buffer.used
+        limit = self._config.loop.max_staleness
+        again = used.again(wanted, version, limit)
+        missing = Counter(wanted)
+        missing.subtract(pair.source for pair in again)
+        planned = used.planned(wanted)
+        async with self._changed:
+            for source, admission in self._admissions.items():
+                admission.on_short(missing[source] - planned[source])
+            self._changed.notify_all()
+        fresh = await self._take_fresh(missing, version)
+        # Not before: a run that ends while it waits has not trained on them once more.
+        used.note(fresh, again, version, limit)
+        return fresh + again
+
+    async def _take_fresh(
         self, wanted: Mapping[str, int], version: int
     ) -> list[PreferencePair]:
         """Wait until `wanted[source]` pairs of every source are fresh enough, and take them."""

@@ -179,10 +179,16 @@ class Recorder:
             "group", id=outcome.group_id, source=source, **outcome.journal_fields()
         )
 
-    def discard(self, dropped: Dropped) -> None:
-        """A pair is not trained on after all."""
+    def discard(self, dropped: Dropped, num_uses: int = 0) -> None:
+        """A pair is not trained on after all, or not again after `num_uses` times."""
+        # As before where no pair comes again.
+        uses = {"uses": num_uses} if num_uses else {}
         self._journal.write(
-            "discard", id=dropped.id, reason=dropped.reason, detail=dropped.detail
+            "discard",
+            id=dropped.id,
+            reason=dropped.reason,
+            detail=dropped.detail,
+            **uses,
         )
 
     def batch(
@@ -191,14 +197,17 @@ class Recorder:
         version: int,
         pair_ids: Sequence[str],
         num_online: int,
+        num_reused: int = 0,
     ) -> None:
-        """The learner trained on these pairs; the weights before the step were of `version`."""
+        """The learner trained on these pairs, `num_reused` of them once more; before, the weights were of `version`."""
+        reused = {"reused": num_reused} if num_reused else {}
         self._journal.write(
             "step",
             step=step,
             version=version,
             pairs=list(pair_ids),
             online=num_online,
+            **reused,
         )
 
     def probe(

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cluster.checkpoints.config_changes import changes
+from cluster.sampling.offline_pool import OfflineState
 from cluster.sampling.prompt_sampler import SamplerState
-from cluster.sampling.replay import BufferState, OfflineState
+from cluster.sampling.replay import BufferState
 from cluster.sampling.worth_sampler import RoundState
 from common.evaluation import Score
 

@@ -172,7 +172,8 @@ class RunStore:
                     event["id"], ROW_SOURCE, event["outcome"], text=event["detail"]
                 )
                 self._enter_items([row], line.offset, event["time"])
-            case "discard":
+            # One that was refused when it came again (`uses`) has been trained on.
+            case "discard" if not event.get("uses"):
                 self._end(event["id"], event["reason"], discarded=self._step + 1)
             case "step":
                 self._enter_step(event)

@@ -107,6 +107,10 @@ class Admission:
         self.running += granted * self._pairs_per_group
         return granted
 
+    def on_short(self, count: int) -> None:
+        """A step takes so many pairs more than `need` says: fewer could be used again than was planned."""
+        self._allowed += count
+
     def on_accepted(self) -> None:
         """A running group became its pairs."""
         self._end_group()

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import PlainSerializer
 
 from common.data.records_on_disk import RecordsOnDisk, fetch, id_key
-from common.records import Dropped, Prompt
+from common.records import Dropped, PreferencePair, Prompt
 from common.seeding import derive_seed
 
 SortedIds = Annotated[set[str], PlainSerializer(sorted, return_type=list[str])]
@@ -174,8 +174,8 @@ def hash_of(keys: array[int]) -> str:
     return blake2b(in_order, digest_size=8).hexdigest()
 
 
-def id_keys(prompts: Sequence[Prompt]) -> array[int]:
-    """A hash of each prompt's id; those on disk know theirs."""
-    if isinstance(prompts, RecordsOnDisk):
-        return array("q", prompts.id_keys.tobytes())
-    return array("q", [id_key(prompt.id) for prompt in prompts])
+def id_keys(records: Sequence[Prompt] | Sequence[PreferencePair]) -> array[int]:
+    """A hash of the id of each prompt or pair; those on disk know theirs."""
+    if isinstance(records, RecordsOnDisk):
+        return array("q", records.id_keys.tobytes())
+    return array("q", [id_key(record.id) for record in records])

@@ -28,6 +28,17 @@ class Mixture(Section):
         le=1,
         description="share of the online pairs that are BDHS's (rollout.bdhs), not the judge's",
     )
+    online_uses: int = Field(
+        1,
+        ge=1,
+        description="how often an online pair is trained on, as long as loop.max_staleness allows; with 2, half the "
+        "rollouts do (ours)",
+    )
+    offline_draw: Literal["epochs", "by_value"] = Field(
+        "epochs",
+        description="which offline pair comes next. epochs: every one once, then all again in another order; by_value: "
+        "more often those whose chosen answer the policy does not prefer yet (ours)",
+    )
 
     @property
     def fractions(self) -> tuple[float, ...]:

@@ -227,6 +227,21 @@ class RunConfig(Section):
             sources.append(ONLINE_BDHS)
         return tuple(sources)
 
+    @property
+    def offline_draw(self) -> Literal["epochs", "by_prompt", "by_value"]:
+        """Which offline pair comes next: `mixture.offline_draw`, or epochs of prompts (`data.offline.by_prompt`)."""
+        offline = self.data.offline
+        if offline is not None and offline.by_prompt:
+            return "by_prompt"
+        return self.mixture.offline_draw
+
+    @property
+    def run_ahead(self) -> int:
+        """How old an online pair may be when it is first trained on, in versions: its other uses come later."""
+        num_others = self.mixture.online_uses - 1
+        num_versions = -(-num_others // self.loop.publish_interval)
+        return self.loop.max_staleness - num_versions
+
     @model_validator(mode="before")
     @classmethod
     def _held_out_prompts_are_measured(cls, values: Any) -> Any:
@@ -248,6 +263,25 @@ class RunConfig(Section):
             raise ValueError(
                 f"checkpoint.interval must be a multiple of loop.publish_interval, got {self.checkpoint.interval} and "
                 f"{self.loop.publish_interval}; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _uses_fit_into_the_staleness(self) -> RunConfig:
+        if self.run_ahead < 0:
+            needed = self.loop.max_staleness - self.run_ahead
+            raise ValueError(
+                f"mixture.online_uses = {self.mixture.online_uses} needs loop.max_staleness of at least {needed}, for "
+                f"a pair ages from use to use, got {self.loop.max_staleness}; raise it, or set online_uses = 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_order_of_offline_pairs(self) -> RunConfig:
+        offline = self.data.offline
+        if self.mixture.offline_draw == "by_value" and offline and offline.by_prompt:
+            raise ValueError(
+                "mixture.offline_draw = by_value draws single pairs, got data.offline.by_prompt; leave one out"
             )
         return self
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from common.config import RunConfig
+from common.data.records_on_disk import id_key
 from common.push.meeting import Meeting, Place
 from common.push.plan import PushPlan
 from common.records import (
@@ -66,7 +67,12 @@ class FakeLearner:
         self.weight += len(pairs)
         ids = tuple(pair.id for pair in pairs)
         metrics = {"loss": 1.0 / step, "rewards/margins": float(step)}
-        return StepResult(step, metrics, ids), []
+        margins = {name: self._margin(name) for name in ids}
+        return StepResult(step, metrics, ids, margins), []
+
+    def _margin(self, name: str) -> float:
+        """Grows with the weight, for each pair at another rate."""
+        return (id_key(name) % 7 - 3) * self.weight / 10
 
     def rest(self) -> None:
         return None

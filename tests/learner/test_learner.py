@@ -73,6 +73,10 @@ def test_what_a_step_says(store: ImageStore) -> None:
     assert metrics["pairs/trained"] == 6
     by_source = [metrics["rewards/margins/online"], metrics["rewards/margins/bdhs"]]
     assert np.mean(by_source) == pytest.approx(metrics["rewards/margins"])
+    assert tuple(result.margins) == result.pair_ids
+    by_pair = list(result.margins.values())
+    assert np.mean(by_pair) == pytest.approx(metrics["rewards/margins"])
+    assert np.mean(by_pair[::2]) == pytest.approx(metrics["rewards/margins/online"])
     others = {"lr", "grad_norm", "rewards/chosen", "logps/rejected"}
     assert others <= metrics.keys()
     assert 0 < metrics["time/input_s"] < metrics["time/step_s"]

@@ -83,6 +83,7 @@ def test_a_step_names_its_pairs_and_moves_the_weights(
         [],
     )
     assert {"loss", "rewards/margins"} <= set(result.metrics)
+    assert set(result.margins) == set(result.pair_ids)
     assert (before.version, after.version) == (1, 2)
     assert before.change_norm == 0 < after.change_norm
     assert before.checksum != after.checksum

@@ -314,3 +314,18 @@ def test_a_token_goes_through_its_experts_alone(shape: ShapeOf) -> None:
     assert {weight.active for weight in experts} == {0.25}
     assert all(weight.multiplies for weight in experts)
     assert model.text.inner == 256
+
+
+def test_pairs_that_come_again_need_as_much_less_sampling(shapes: Shapes) -> None:
+    """512 sequences are 8 rounds of 64, and half of them 4; with max_staleness 1 nothing is left to run ahead by."""
+    name = "Qwen2.5-VL-7B-Instruct"
+    batch = {"global_batch": 256}
+    once = planned(shapes, name, learner=batch).seconds
+    uses = {"online_uses": 2}
+    twice = planned(shapes, name, learner=batch, mixture=uses).seconds
+    assert once is not None
+    assert twice is not None
+    assert twice.rollout == pytest.approx(once.rollout / 2)
+    training = once.compute + once.communication
+    assert once.total == pytest.approx(max(training, once.rollout) + once.push)
+    assert twice.total == pytest.approx(training + twice.rollout + twice.push)

@@ -184,7 +184,7 @@ def test_pairs_of_a_prompt_stay_together() -> None:
             prompt = pair(f"{number}").prompt
             name = f"{source}-{number}"
             pairs.append(replace(pair(name), prompt=prompt, source=source))
-    buffer = ReplayBuffer(pairs, seed=3, by_prompt=True)
+    buffer = ReplayBuffer(pairs, seed=3, draw="by_prompt")
     taken: list[PreferencePair] = []
     for _ in range(5):
         taken += buffer.take_offline(4)

@@ -118,6 +118,22 @@ def test_overrides_keep_their_types() -> None:
             ],
             "multiple of",
         ),
+        (
+            [
+                "--mixture.online_fraction=1",
+                "--mixture.online_uses=2",
+                "--loop.max_staleness=0",
+            ],
+            "mixture.online_uses = 2 needs loop.max_staleness of at least 1",
+        ),
+        (
+            [
+                "--mixture.offline_draw=by_value",
+                "--data.offline.path=x",
+                "--data.offline.by_prompt=true",
+            ],
+            "by_value draws single pairs, got data.offline.by_prompt; leave one out",
+        ),
     ],
 )
 def test_mistakes_are_explained_in_one_line(words: list[str], message: str) -> None:
