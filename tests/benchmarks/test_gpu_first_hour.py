@@ -61,7 +61,7 @@ def test_only_actors_are_watched() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tiny_run(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     words = command("benchmarks.gpu_first_hour", "--size", "tiny", "--out", out)

@@ -14,7 +14,7 @@ from tests.real_runs import run_to_end
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_says_what_it_promises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
