@@ -145,7 +145,9 @@ class PageServer:
 
     def wait(self) -> None:
         """Until somebody interrupts."""
-        self._ended.wait()
+        # Again and again: a signal that the system gives to another thread does not end a wait without a limit.
+        while not self._ended.wait(FOLLOW_S):
+            pass
 
     def _serve(self) -> None:
         self._server.run(sockets=[self._socket])

@@ -154,11 +154,13 @@ def cells(column: int) -> list[str]:
 def test_trls_names_are_those_of_the_installed_trl() -> None:
     from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
     from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
 
     settings = {field.name for field in dataclasses.fields(DPOConfig)}
     settings |= {field.name for field in dataclasses.fields(OnlineDPOConfig)}
+    settings |= {field.name for field in dataclasses.fields(GRPOConfig)}
     settings |= set(OnlineDPOTrainer.__init__.__annotations__)
-    settings |= {"images", "OnlineDPOConfig", "DPOConfig"}
+    settings |= {"images", "OnlineDPOConfig", "DPOConfig", "GRPOConfig"}
     names = [name.partition(" ")[0] for name in cells(2)]
     assert len(names) > 25
     assert [name for name in names if name not in settings] == []
