@@ -96,7 +96,7 @@ CASES = {
         prompts_per_call=16,
         scenes=150,
         draw="by_worth",
-        # A sixth of its pairs have a better answer.
+        # Nine of ten of its pairs are ties.
         peer_steps=150,
     ),
     "smoke": Case(

@@ -11,77 +11,46 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arm_runs import (
+    arms_parser,
+    call,
+    rollouts_of,
+    run_arms,
+    training_seconds,
+)
 from benchmarks.measured_on import measured_on
 
 SIDES = ("epochs", "by_worth")
-PARTS = ("time/wait_s", "time/step_s", "time/publish_s")
-LIMIT_S = 3600
-"""Seconds after which a command is stopped."""
 
 
 def main() -> None:
     """Measure, and print the figures."""
-    options = parse()
-    runs: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="sightline-prompt-value-") as folder:
-        for seed in options.seeds:
-            offline = options.offline or make_pairs(Path(folder), seed)
-            for side in SIDES:
-                run_dir = Path(folder) / f"{side}-{seed}"
-                figures = measure(side, seed, offline, run_dir, options)
-                runs.append(figures)
-                print(json.dumps(figures), flush=True)
-    result = compared(runs, options)
-    if options.out is not None:
-        options.out.write_text(json.dumps(result) + "\n")
-    print(json.dumps(result))
+    run_arms(parse(), SIDES, make_pairs, measure, compared)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.prompt_value",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--preset", default="cluster/configs/shapes_mixed.toml")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = arms_parser("prompt_value", __doc__, steps=100)
     parser.add_argument("--scenes", type=int, default=300, help="of the scorecard")
     parser.add_argument(
         "--offline",
         type=Path,
         help="a set of pairs for all seeds; none: the demo's BDHS pairs of each seed",
     )
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
     return parser.parse_args()
 
 
-def make_pairs(folder: Path, seed: int) -> Path:
+def make_pairs(folder: Path, seed: int, options: argparse.Namespace) -> Path:
     """The demo's offline pairs."""
+    if options.offline is not None:
+        return Path(options.offline)
     out = folder / f"bdhs-{seed}"
     call(["cluster.generate", "bdhs", "--out", out, "--seed", seed])
     return out
-
-
-def call(words: list[object]) -> float:
-    """Run a module of this repository; returns its seconds. What it wrote is shown where it fails."""
-    command = [sys.executable, "-m", *map(str, words)]
-    begun = time.monotonic()
-    answer = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=LIMIT_S
-    )
-    if answer.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{answer.stderr[-3000:]}")
-    return time.monotonic() - begun
 
 
 def measure(
@@ -110,45 +79,6 @@ def measure(
         "start": scores_of(run_dir, "baseline"),
         "final": scores_of(run_dir, "final"),
     }
-
-
-def rollouts_of(run_dir: Path) -> dict[str, Any]:
-    """What was sampled and what became of it."""
-    from common.journal import read_events
-
-    outcomes: Counter[str] = Counter()
-    prompts_with_pairs = set()
-    num_completions = 0
-    for event in read_events(run_dir / "journal" / "events.jsonl"):
-        if event["event"] != "group":
-            continue
-        outcomes[event["outcome"]] += 1
-        num_completions += len(event.get("completions", ()))
-        if event["outcome"] == "pair":
-            prompts_with_pairs.add(event["prompt"])
-    num_groups = outcomes.total()
-    num_pairs = outcomes["pair"]
-    return {
-        "groups": num_groups,
-        "rollouts": num_completions,
-        "outcomes": dict(outcomes.most_common()),
-        "prompts_with_pairs": len(prompts_with_pairs),
-        "pairs_per_group": round(num_pairs / num_groups, 4),
-        "pairs_per_rollout": round(num_pairs / num_completions, 5),
-    }
-
-
-def training_seconds(run_dir: Path) -> float:
-    """Seconds of the loop, of all steps but the first, which begins with an empty buffer."""
-    from common.metrics import read_lines
-
-    _, *lines = read_lines(run_dir / "metrics.jsonl")
-    seconds = 0.0
-    for line in lines:
-        for part in PARTS:
-            # Not every step is followed by a push.
-            seconds += line.get(part, 0.0)
-    return seconds
 
 
 def faults_of(run_dir: Path) -> list[str]:

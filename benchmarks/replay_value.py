@@ -19,15 +19,19 @@ every run, then one for all.
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arm_runs import (
+    arms_parser,
+    call,
+    rollouts_of,
+    run_arms,
+    training_seconds,
+)
 from benchmarks.measured_on import measured_on
-from benchmarks.prompt_value import call, rollouts_of, training_seconds
 
 REUSE = {"mixture.online_uses": 2, "loop.max_staleness": 2}
 BY_VALUE = {"mixture.offline_draw": "by_value"}
@@ -42,43 +46,22 @@ NOT_METRICS = {"event", "time", "step", "suite", "intervals", "dropped"}
 
 def main() -> None:
     """Measure, and print the figures."""
-    options = parse()
-    runs: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="sightline-replay-value-") as folder:
-        for seed in options.seeds:
-            offline = make_pairs(Path(folder), seed, options.pairs)
-            for arm in ARMS:
-                run_dir = Path(folder) / f"{arm}-{seed}"
-                figures = measure(arm, seed, offline, run_dir, options)
-                runs.append(figures)
-                print(json.dumps(figures), flush=True)
-    result = compared(runs, options)
-    if options.out is not None:
-        options.out.write_text(json.dumps(result) + "\n")
-    print(json.dumps(result))
+    run_arms(parse(), ARMS, make_pairs, measure, compared)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.replay_value",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--preset", default="cluster/configs/shapes_mixed.toml")
-    parser.add_argument("--steps", type=int, default=40)
+    parser = arms_parser("replay_value", __doc__, steps=40)
     parser.add_argument("--pairs", type=int, default=200, help="BDHS pairs of a seed")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--scenes", type=int, default=200, help="of the validation")
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
     return parser.parse_args()
 
 
-def make_pairs(folder: Path, seed: int, count: int) -> Path:
+def make_pairs(folder: Path, seed: int, options: argparse.Namespace) -> Path:
     """Offline pairs of the demo's kind."""
     out = folder / f"bdhs-{seed}"
     words = ["cluster.generate", "bdhs", "--out", out]
-    call([*words, "--seed", seed, "--count", count])
+    call([*words, "--seed", seed, "--count", options.pairs])
     return out
 
 

@@ -130,16 +130,8 @@ class ReplayBuffer:
                 continue
             age = staleness(pair, learner_version)
             detail = f"{age} versions old, at most {max_staleness} allowed"
-            evicted.append(
-                (
-                    pair,
-                    Dropped(
-                        pair.id,
-                        "stale",
-                        detail,
-                    ),
-                )
-            )
+            drop = Dropped(pair.id, "stale", detail)
+            evicted.append((pair, drop))
         self.state.online = fresh
         return evicted
 

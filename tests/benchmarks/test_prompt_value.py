@@ -7,13 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prompt_value import (
-    compared,
-    faults_of,
-    rollouts_of,
-    scores_of,
-    training_seconds,
-)
+from benchmarks.arm_runs import rollouts_of, training_seconds
+from benchmarks.prompt_value import compared, faults_of, scores_of
 from tests.cluster.runs import STEPS, make_config, run
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import prompt_value, replay_value
 from cluster import (
     doctor,
     evaluate,
@@ -145,7 +147,19 @@ def reads_tabletop(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Non
     tabletop.parse_args(list(words))
 
 
+def reads_prompt_value(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["", *words])
+    prompt_value.parse()
+
+
+def reads_replay_value(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["", *words])
+    replay_value.parse()
+
+
 READERS: dict[str, Callable[[Sequence[str], pytest.MonkeyPatch], None]] = {
+    "benchmarks.prompt_value": reads_prompt_value,
+    "benchmarks.replay_value": reads_replay_value,
     "cluster.train": reads_train,
     "cluster.doctor": reads_doctor,
     "cluster.report": reads_report,
