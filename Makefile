@@ -49,7 +49,7 @@ fast: $(STAMP)
 test: lint
 	@$(PYTEST) -m "not gpu and not long" $(ARGS)
 
-# What would take CI beyond half an hour: deaths of every kind of real process, whole benchmarks beside TRL and the planner.
+# What would take CI beyond half an hour: deaths of every kind of real process, whole benchmarks.
 long: $(STAMP)
 	@$(PYTEST) -n 0 -m long $(ARGS)
 
