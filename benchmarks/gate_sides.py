@@ -41,7 +41,7 @@ SHARPNESS = 4.0
 Push = tuple[WeightManifest, Arrays]
 
 
-def build_policy(folder: Path) -> float:
+def build_policy(folder: Path, device: str = "cpu") -> float:
     """Write the model, its head scaled; returns the mean of the largest logits on random pictures and words."""
     build(SIZE, folder, DTYPE)
     (file,) = folder.glob("*.safetensors")
@@ -53,7 +53,7 @@ def build_policy(folder: Path) -> float:
     (head,) = [name for name in weights if name.endswith(HEAD)]
     answers = answers_of(ImageStore(folder.parent / "first_images"))
     for _ in range(2):
-        side = Side(folder, Full(), answers)
+        side = Side(folder, Full(), answers, device)
         largest = side.largest_logit()
         if largest < 0.9 * LARGEST_LOGIT:
             weights[head] = weights[head] * (LARGEST_LOGIT / largest)
@@ -85,10 +85,10 @@ def model_of(folder: Path, tuning: Tuning) -> Model:
     )
 
 
-def start_engine(folder: Path, tuning: Tuning) -> Any:
+def start_engine(folder: Path, tuning: Tuning, device: str = "cpu") -> Any:
     """An asynchronous engine; to be called on the event loop that uses it."""
     options = EngineOptions(block_size=32, kv_cache_bytes=64 << 20, max_num_seqs=16)
-    rollout = Rollout(engine=options)
+    rollout = Rollout(num_gpus=int(device == "cuda"), engine=options)
     return make_engine(model_of(folder, tuning), rollout, timeout_s=300)
 
 
@@ -96,19 +96,23 @@ class Side:
     """A policy that moves at random, and what a learner would push of it."""
 
     def __init__(
-        self, folder: Path, tuning: Tuning, answers: Sequence[ProbeAnswer]
+        self,
+        folder: Path,
+        tuning: Tuning,
+        answers: Sequence[ProbeAnswer],
+        device: str = "cpu",
     ) -> None:
         self._folder = folder
         self._tuning = tuning
         model = model_of(folder, tuning)
-        self.policy = load_policy(model, folder)
+        self.policy = load_policy(model, folder, device=device)
         encoder = ChatEncoder(folder, MAX_LENGTH)
         holder: Any = SimpleNamespace(module=self.policy)
         models = Models(
             engine=holder,
             reference=self.policy,
             collator=Collator(encoder),
-            device=torch.device("cpu"),
+            device=torch.device(device),
             dtype=torch.bfloat16,
         )
         self.models = models
@@ -116,7 +120,7 @@ class Side:
         self.start = self.probe.now()
         self._answers = answers
         self._start = self._weights()
-        self._generator = torch.Generator().manual_seed(1)
+        self._generator = torch.Generator(device).manual_seed(1)
 
     @torch.no_grad()
     def largest_logit(self) -> float:
@@ -125,7 +129,7 @@ class Side:
         largest = []
         for answer in self._answers:
             batch = collator.single(answer.prompt, answer.token_ids)
-            batch = batch.to("cpu", torch.bfloat16)
+            batch = batch.to(self.models.device, torch.bfloat16)
             logits = self.policy.model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -142,7 +146,9 @@ class Side:
         for name, weight in self.policy.named_parameters():
             if not weight.requires_grad or not wanted(name):
                 continue
-            noise = torch.randn(weight.shape, generator=self._generator)
+            noise = torch.randn(
+                weight.shape, generator=self._generator, device=weight.device
+            )
             # A new adapter's B is zero: it moves as far as A.
             spread = float(weight.float().std()) if weight.numel() > 1 else 1.0
             step = scale * (spread or 0.02) * noise
@@ -160,7 +166,7 @@ class Side:
         if isinstance(self._tuning, Lora):
             return package_adapter(version, gathered, self._tuning, self.probe.now())
         current = {
-            name.removeprefix("net."): value.detach().clone()
+            name.removeprefix("net."): value.detach().to("cpu", copy=True)
             for name, value in gathered.items()
         }
         layout = layout_of(str(self._folder))
@@ -170,7 +176,8 @@ class Side:
         """Those of the start policy."""
         layout = layout_of(str(self._folder))
         named: Mapping[str, Tensor] = {
-            name.removeprefix("net."): value for name, value in self._start.items()
+            name.removeprefix("net."): value.cpu()
+            for name, value in self._start.items()
         }
         return package(0, layout, named, [], None)[1]
 
@@ -225,7 +232,11 @@ class Trained:
 
 
 def lora_learner(
-    folder: Path, tuning: Lora, store: ImageStore, answers: Sequence[ProbeAnswer]
+    folder: Path,
+    tuning: Lora,
+    store: ImageStore,
+    answers: Sequence[ProbeAnswer],
+    device: str = "cpu",
 ) -> Trained:
     """A real learner before its first step."""
     config = RunConfig.model_validate(
@@ -235,6 +246,7 @@ def lora_learner(
             "mixture": {"online_fraction": 1.0},
             "learner": {
                 "engine": "deepspeed",
+                "num_gpus": int(device == "cuda"),
                 "num_steps": 1000,
                 "global_batch": GLOBAL_BATCH,
                 "micro_batch": GLOBAL_BATCH,

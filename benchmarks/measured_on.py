@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -12,14 +14,25 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def measured_on(packages: Sequence[str]) -> dict[str, Any]:
-    """`processor`, and `versions` of these packages; None for one that is not installed.
+    """`processor`, `gpus` where there are some, and `versions` of packages; None for one that is not installed.
 
     The ratio of two programs depends on the maker of the processor: MKL, for one, is slower on some than on others.
     """
-    return {
-        "processor": processor(),
-        "versions": {package: _version(package) for package in packages},
-    }
+    measured: dict[str, Any] = {"processor": processor()}
+    names = gpus()
+    if names:
+        measured["gpus"] = names
+    measured["versions"] = {package: _version(package) for package in packages}
+    return measured
+
+
+def gpus() -> list[str]:
+    """Their names, as the driver has them."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.splitlines()
 
 
 def processor() -> str:

@@ -82,17 +82,21 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pushes", type=int, default=40, help="honest ones")
     parser.add_argument("--updates", type=float, nargs="+", default=UPDATES)
     parser.add_argument("--steps", type=int, default=LORA_STEPS, help="of LoRA")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="of both sides"
+    )
     parser.add_argument("--out", type=Path, help="file of the figures")
     return parser.parse_args(words)
 
 
 async def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The parts that are asked for; one engine takes whole weights, another one adapters."""
-    logit = build_policy(folder / "model")
+    logit = build_policy(folder / "model", options.device)
     answers = answers_of(ImageStore(folder / "images"))
     trained: Trained | None = None
     if "lora" in options.parts:
-        trained = lora_learner(folder, LORA, ImageStore(folder / "images"), answers)
+        store = ImageStore(folder / "images")
+        trained = lora_learner(folder, LORA, store, answers, options.device)
         for step in range(options.steps):
             trained.learner.step(step + 1, trained.batch(step))
     result: dict[str, Any] = {"largest_logit": round(logit, 1), "faults": {}}
@@ -110,9 +114,9 @@ async def whole_weights(
 ) -> dict[str, Any]:
     """The parts in which an engine takes whole weights."""
     parts: dict[str, Any] = {}
-    engine = start_engine(folder / "model", Full())
+    engine = start_engine(folder / "model", Full(), options.device)
     try:
-        side = Side(folder / "model", Full(), answers)
+        side = Side(folder / "model", Full(), answers, options.device)
         await engine.calibrate(side.start)
         if "honest" in options.parts:
             parts["honest"] = said(await honest(engine, side, options.pushes))
@@ -135,11 +139,11 @@ async def adapters(
     result: dict[str, Any],
 ) -> None:
     """The parts in which an engine takes adapters alone, into `result`."""
-    engine = start_engine(folder / "model", LORA)
+    engine = start_engine(folder / "model", LORA, options.device)
     try:
         result["lora"] = said({**result["lora"], **await lora_alone(engine, trained)})
         if "faults" in options.parts:
-            side = Side(folder / "model", LORA, answers)
+            side = Side(folder / "model", LORA, answers, options.device)
             rows = await dropped_adapter(engine, side, options.updates)
             result["faults"]["dropped adapter"] = said(rows)
     finally:

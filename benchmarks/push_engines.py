@@ -84,6 +84,8 @@ class Run:
         from learner.learner import Learner
 
         self._runtime = runtime
+        # Of the one GPU that they share, where they have any.
+        self._num_gpus = 0.5 if config.rollout.num_gpus else 0
         self._handles = [self._spawn(Learner, config, 0)]
         for index in range(num_engines):
             self._handles.append(self._spawn(RolloutWorker, config, index))
@@ -95,7 +97,9 @@ class Run:
 
     def _spawn(self, worker: type, *args: Any) -> Any:
         name = worker.__name__
-        return self._runtime.spawn(worker, *args, name=name, num_cpus=0.2, num_gpus=0)
+        return self._runtime.spawn(
+            worker, *args, name=name, num_cpus=0.2, num_gpus=self._num_gpus
+        )
 
     async def pushes(
         self, num_engines: int, repeats: int, asked: list[GenerationRequest]

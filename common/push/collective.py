@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 import torch
@@ -83,8 +84,11 @@ class Collective:
         elif self._meeting.backend == "nccl":
             # Else torch may abort it while its last bucket is on its way to others.
             self._group.shutdown()
+        ending = [self._group]
         self._group = None
         self._works = []
+        # The end of a group waits for threads of gloo's, which look up every 10 ms; the weights are here by then.
+        Thread(target=ending.clear, name="end of a push").start()
 
     def wait_for(self, is_done: Callable[[], bool], expected: str) -> None:
         """Return when it is done (PushBroken when a member says that it will not be, or nothing comes in time)."""
