@@ -138,7 +138,8 @@ def copy_rate() -> float:
         target.copy_(source)
     ended.record()
     ended.synchronize()
-    return 10 * COPIED_BYTES / (begun.elapsed_time(ended) / 1e3)
+    milliseconds: float = begun.elapsed_time(ended)
+    return 10 * COPIED_BYTES / (milliseconds / 1e3)
 
 
 if __name__ == "__main__":

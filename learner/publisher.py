@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -120,14 +121,16 @@ def plain_weights(
     No tensor is copied, except that LoRA adapters are merged and quantised weights dequantised.
 
     Args:
-        policy: whose weights these are, when they may be quantised.
+        policy: whose weights these are, when they may be quantised; where it is, adapters are merged.
         survival: is told of what is merged.
     """
+    device = torch.device("cpu")
     if policy is not None:
         gathered = dequantised(policy, gathered)
+        device = device_of(policy)
     current = _without_prefix(gathered)
     if isinstance(tuning, Lora):
-        return merge_lora(current, tuning, survival)
+        return merge_lora(current, tuning, survival, device)
     return current, None
 
 
@@ -209,7 +212,7 @@ def export_policy(
     model = policy.model
     merged = weights
     if isinstance(tuning, Lora):
-        merged, _ = merge_lora(weights, tuning)
+        merged, _ = merge_lora(weights, tuning, device=device_of(policy))
     with replace_directory(directory) as partial:
         model.config.save_pretrained(partial)
         if model.can_generate():
@@ -219,6 +222,11 @@ def export_policy(
         save_tensors(partial, whole, file_bytes)
         if isinstance(tuning, Lora):
             policy.net.save_pretrained(partial / "adapter", state_dict=weights)
+
+
+def device_of(policy: Policy) -> torch.device:
+    """Where its parameters are."""
+    return next(policy.parameters()).device
 
 
 def policy_bytes(policy: Policy, start: Path) -> int:

@@ -167,7 +167,7 @@ class Weights(Section):
         "auto",
         description="adapter: of LoRA the adapter alone, which engines run beside the start policy; broadcast: all "
         "weights, merged, in buckets from the learner to all engines at once; ipc: the same over GPUs that both share, "
-        "not proven on GPUs yet; object_store: all weights through Ray, for machines without a common network; auto: "
+        "seen on one GPU; object_store: all weights through Ray, for machines without a common network; auto: "
         "adapter for LoRA where engines can run it, else broadcast",
     )
     bucket_mib: int = Field(
