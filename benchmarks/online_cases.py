@@ -34,9 +34,12 @@ class Case:
         num_prompts: that both sides draw from.
         kv_cache_mib: of our engine.
         prompts_per_call: of our engine, of which two calls are under way.
+        learner_cpus: cores of two that our learner reserves; the engine has the rest, and one thread at least.
         scenes: held-out scenes that measure the trained policies; 0 where answers mean nothing.
         draw: how our prompts are drawn (`rollout.draw`).
+        publish_interval: learner steps of ours between pushes.
         peer_steps: learner steps of TRL's, most of whose pairs are ties; where it is 0, as many as ours.
+        peer_batch: pairs per learner step of TRL's, ties included; where it is 0, as many as ours.
         dtype: that both sides compute in. The weights that the optimizer steps are float32 on both.
     """
 
@@ -53,10 +56,18 @@ class Case:
     lr: float
     kv_cache_mib: int = 64
     prompts_per_call: int = 8
+    learner_cpus: int = 1
     scenes: int = 0
     draw: str = "epochs"
+    publish_interval: int = 1
     peer_steps: int = 0
+    peer_batch: int = 0
     dtype: str = "float32"
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Of TRL's side."""
+        return self.peer_batch or self.batch
 
     @property
     def has_quality(self) -> bool:
@@ -77,6 +88,8 @@ MID = Case(
     num_prompts=80,
     lr=1e-5,
     kv_cache_mib=768,
+    # The learner is the bottleneck, and the engine would leave a third of its core idle.
+    learner_cpus=2,
 )
 CASES = {
     "mid": MID,
@@ -84,10 +97,14 @@ CASES = {
     "tiny": Case(
         size=SHAPES,
         judge="oracle",
-        batch=32,
-        micro_batch=16,
+        # Nine of ten pairs of TRL's are ties: three preferences a step. Ours has four, and so about as many updates
+        # and as many preferences.
+        batch=4,
+        micro_batch=4,
+        steps=120,
+        peer_batch=32,
         peer_micro_batch=32,
-        steps=24,
+        peer_steps=150,
         warmup=2,
         max_tokens=72,
         max_length=512,
@@ -96,8 +113,8 @@ CASES = {
         prompts_per_call=16,
         scenes=150,
         draw="by_worth",
-        # Nine of ten of its pairs are ties.
-        peer_steps=150,
+        # After as many pairs as TRL has prompts in a step.
+        publish_interval=8,
     ),
     "smoke": Case(
         size="smoke",

@@ -6,7 +6,7 @@ prompts, judge function (`benchmarks/online_judges.py`), batch, learner steps, o
 prompt, full tuning with the tower frozen. Every side runs in a process of its own, one after the other, on all cores:
 
     peer    TRL's trainer, sampling by transformers, with the batch per forward that was fastest
-    async   ours: `cluster.library.train` on Ray, a vLLM engine and the learner, a core for each; max_staleness 1
+    async   ours: `cluster.library.train` on Ray, a vLLM engine and the learner on two cores; max_staleness 1
     sync    the same with max_staleness 0: engine and learner take turns
 
 The first steps of each warm up. Counted is the time between the ends of steps: sampling, judging, training, pushes and

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 PRESET = "cluster/configs/shapes_online.toml"
 STALENESS = {"async": 1, "sync": 0}
 """Side -> how many weight versions its pairs may be behind the learner."""
+CORES = 2
+"""Of a machine that both sides have whole."""
 PARTS = ("time/wait_s", "time/step_s", "time/publish_s")
 
 
@@ -64,6 +66,7 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
         "data.prompts.kind": "file",
         "data.prompts.path": folder / PROMPTS,
         "rollout.draw": case.draw,
+        "rollout.num_cpus": CORES - case.learner_cpus,
         "rollout.num_completions": 2,
         "rollout.temperature": TEMPERATURE,
         "rollout.max_tokens": case.max_tokens,
@@ -73,6 +76,7 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
         "rollout.engine.max_num_seqs": 4 * case.prompts_per_call,
         "reward.judge.kind": f"benchmarks.online_judges:{case.judge}",
         "mixture.online_fraction": 1.0,
+        "learner.num_cpus": case.learner_cpus,
         "learner.num_steps": case.steps,
         "learner.global_batch": case.batch,
         "learner.micro_batch": case.micro_batch,
@@ -82,6 +86,9 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
         "learner.optimizer.lr": case.lr,
         "learner.optimizer.warmup_steps": 0,
         "learner.optimizer.schedule": "constant",
+        # Threads that wait give their core to those that work.
+        "cluster.env": {"OMP_WAIT_POLICY": "passive"},
+        "loop.publish_interval": case.publish_interval,
         "loop.max_staleness": STALENESS[side],
         "checkpoint.interval": case.steps,
     }
