@@ -93,7 +93,9 @@ MID = Case(
 )
 CASES = {
     "mid": MID,
-    "mid_bfloat16": replace(MID, dtype="bfloat16", peer_micro_batch=8, steps=5),
+    "mid_bfloat16": replace(
+        MID, dtype="bfloat16", peer_micro_batch=8, steps=5, learner_cpus=1
+    ),
     "tiny": Case(
         size=SHAPES,
         judge="oracle",
