@@ -37,9 +37,7 @@ class Case:
         learner_cpus: cores of two that our learner reserves; the engine has the rest, and one thread at least.
         scenes: held-out scenes that measure the trained policies; 0 where answers mean nothing.
         draw: how our prompts are drawn (`rollout.draw`).
-        publish_interval: learner steps of ours between pushes.
         peer_steps: learner steps of TRL's, most of whose pairs are ties; where it is 0, as many as ours.
-        peer_batch: pairs per learner step of TRL's, ties included; where it is 0, as many as ours.
         dtype: that both sides compute in. The weights that the optimizer steps are float32 on both.
     """
 
@@ -59,15 +57,8 @@ class Case:
     learner_cpus: int = 1
     scenes: int = 0
     draw: str = "epochs"
-    publish_interval: int = 1
     peer_steps: int = 0
-    peer_batch: int = 0
     dtype: str = "float32"
-
-    @property
-    def prompts_per_step(self) -> int:
-        """Of TRL's side."""
-        return self.peer_batch or self.batch
 
     @property
     def has_quality(self) -> bool:
@@ -99,14 +90,10 @@ CASES = {
     "tiny": Case(
         size=SHAPES,
         judge="oracle",
-        # Nine of ten pairs of TRL's are ties: three preferences a step. Ours has four, and so about as many updates
-        # and as many preferences.
-        batch=4,
-        micro_batch=4,
-        steps=120,
-        peer_batch=32,
+        batch=32,
+        micro_batch=16,
         peer_micro_batch=32,
-        peer_steps=150,
+        steps=24,
         warmup=2,
         max_tokens=72,
         max_length=512,
@@ -115,8 +102,8 @@ CASES = {
         prompts_per_call=16,
         scenes=150,
         draw="by_worth",
-        # After as many pairs as TRL has prompts in a step.
-        publish_interval=8,
+        # Nine of ten of its pairs are ties.
+        peer_steps=150,
     ),
     "smoke": Case(
         size="smoke",

@@ -93,13 +93,11 @@ def peer(case: Case, folder: Path, started: float) -> dict[str, Any]:
     _save(trainer.model, folder)
     seconds = ends[-1] - ends[case.warmup - 1]
     return {
-        **rates(
-            seconds, steps - case.warmup, case.prompts_per_step, begins[0] - started
-        ),
+        **rates(seconds, steps - case.warmup, case.batch, begins[0] - started),
         "generate_s": round(trainer.generate_s / steps, 3),
         "judge_s": round(judge.seconds / steps, 3),
-        "preferences": steps * case.prompts_per_step - judge.num_ties,
-        "tie_frac": judge.num_ties / (steps * case.prompts_per_step),
+        "preferences": steps * case.batch - judge.num_ties,
+        "tie_frac": judge.num_ties / (steps * case.batch),
     }
 
 
@@ -147,7 +145,7 @@ def _config(case: Case, folder: Path, image_token: int) -> Any:
     return OnlineDPOConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=case.peer_micro_batch,
-        gradient_accumulation_steps=case.prompts_per_step // case.peer_micro_batch,
+        gradient_accumulation_steps=case.batch // case.peer_micro_batch,
         max_steps=_steps(case),
         learning_rate=case.lr,
         lr_scheduler_type="constant",

@@ -88,7 +88,6 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
         "learner.optimizer.schedule": "constant",
         # Threads that wait give their core to those that work.
         "cluster.env": {"OMP_WAIT_POLICY": "passive"},
-        "loop.publish_interval": case.publish_interval,
         "loop.max_staleness": STALENESS[side],
         "checkpoint.interval": case.steps,
     }
