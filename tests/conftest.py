@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 from typing import Any
 
@@ -12,6 +13,10 @@ from hypothesis import settings
 # No test is a timed one: what takes 10 ms takes 300 ms on a busy machine.
 settings.register_profile("sightline", deadline=None)
 settings.load_profile("sightline")
+
+# A shell starts what runs behind it deaf to Ctrl-C, and all that this starts: tests that interrupt would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if IS_WORKER:
