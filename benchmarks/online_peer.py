@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from benchmarks import online_judges
-from benchmarks.online_cases import BETA, MODEL, PROMPTS, TEMPERATURE, Case
+from benchmarks.online_cases import (
+    BETA,
+    MAX_GRAD_NORM,
+    MODEL,
+    PROMPTS,
+    TEMPERATURE,
+    Case,
+)
 from benchmarks.online_sides import end_id, rates
 from common.records import Prompt
 
@@ -89,20 +96,25 @@ def peer(case: Case, folder: Path, started: float) -> dict[str, Any]:
         callbacks=[Clock()],
     )
     steps = _steps(case)
+    num_prompts = steps * _batch(case)
     trainer.train()
     _save(trainer.model, folder)
     seconds = ends[-1] - ends[case.warmup - 1]
     return {
-        **rates(seconds, steps - case.warmup, case.batch, begins[0] - started),
+        **rates(seconds, steps - case.warmup, _batch(case), begins[0] - started),
         "generate_s": round(trainer.generate_s / steps, 3),
         "judge_s": round(judge.seconds / steps, 3),
-        "preferences": steps * case.batch - judge.num_ties,
-        "tie_frac": judge.num_ties / (steps * case.batch),
+        "preferences": num_prompts - judge.num_ties,
+        "tie_frac": judge.num_ties / num_prompts,
     }
 
 
 def _steps(case: Case) -> int:
     return case.peer_steps or case.steps
+
+
+def _batch(case: Case) -> int:
+    return case.peer_batch or case.batch
 
 
 def row_of(prompt: Prompt) -> dict[str, Any]:
@@ -145,11 +157,12 @@ def _config(case: Case, folder: Path, image_token: int) -> Any:
     return OnlineDPOConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=case.peer_micro_batch,
-        gradient_accumulation_steps=case.batch // case.peer_micro_batch,
+        gradient_accumulation_steps=_batch(case) // case.peer_micro_batch,
         max_steps=_steps(case),
         learning_rate=case.lr,
-        lr_scheduler_type="constant",
-        max_grad_norm=1.0,
+        lr_scheduler_type=case.schedule,
+        seed=case.seed,
+        max_grad_norm=MAX_GRAD_NORM,
         beta=[BETA],
         temperature=TEMPERATURE,
         max_new_tokens=case.max_tokens,

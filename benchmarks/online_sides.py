@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.online_cases import BETA, MODEL, PROMPTS, TEMPERATURE, Case
+from benchmarks.online_cases import (
+    BETA,
+    MAX_GRAD_NORM,
+    MODEL,
+    PROMPTS,
+    TEMPERATURE,
+    Case,
+)
 
 if TYPE_CHECKING:
     from cluster.run_page.store import Call
@@ -40,7 +47,8 @@ def ours(case: Case, side: str, folder: Path, started: float) -> dict[str, Any]:
     store.close()
     lines = read_lines(run_dir / "metrics.jsonl")
     for part in PARTS:
-        seconds = [line[part] for line in lines[case.warmup :]]
+        # Most steps of a run that seldom publishes have no push.
+        seconds = [line.get(part, 0.0) for line in lines[case.warmup :]]
         figures[part] = round(sum(seconds) / len(seconds), 3)
     prefix = "pairs/dropped/"
     dropped = {}
@@ -60,6 +68,7 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
     """The config of our run; what is not here is the default."""
     values: dict[str, Any] = {
         "run.dir": folder / side,
+        "run.seed": case.seed,
         "model.path": folder / MODEL,
         "model.dtype": case.dtype,
         "model.max_length": case.max_length,
@@ -84,16 +93,23 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
         "learner.grounding_pairs": 0,
         "learner.loss.beta": BETA,
         "learner.optimizer.lr": case.lr,
+        "learner.optimizer.max_grad_norm": max_grad_norm(case),
         "learner.optimizer.warmup_steps": 0,
-        "learner.optimizer.schedule": "constant",
+        "learner.optimizer.schedule": case.schedule,
         # Threads that wait give their core to those that work.
         "cluster.env": {"OMP_WAIT_POLICY": "passive"},
         "loop.max_staleness": STALENESS[side],
+        "loop.publish_interval": case.publish_interval,
         "checkpoint.interval": case.steps,
     }
     if case.judge == "oracle":
         values["reward.judge.end_id"] = end_id(folder)
     return values
+
+
+def max_grad_norm(case: Case) -> float:
+    """What clips the sum over the pairs of a step as TRL's side is clipped, whose mean counts its ties."""
+    return MAX_GRAD_NORM * (case.peer_batch or case.batch) / case.batch
 
 
 def end_id(folder: Path) -> int:

@@ -199,6 +199,9 @@ def test_our_config_is_a_valid_one(side: str, tmp_path: Path) -> None:
     assert config.loop.max_staleness == (side == "async")
     assert config.reward.judge.settings == {"end_id": end_id(tmp_path)}  # type: ignore[union-attr]
     assert config.learner.num_steps == case.steps
+    assert config.loop.publish_interval == 8
+    # TRL clips a sum over 32 prompts at 32, we a sum over 4 pairs.
+    assert config.learner.optimizer.max_grad_norm == 8.0
     assert (tmp_path / MODEL).is_dir()
 
 
