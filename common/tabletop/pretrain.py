@@ -1,10 +1,9 @@
 """Make the tiny policy of world 2: `python -m common.tabletop.pretrain --out DIR`.
 
-the shapes world's policy -> vision encoder on cell classes of unbiased scenes -> questions -> conversations about
-biased scenes -> directory
+the shapes world's policy -> vision encoder on cell classes of unbiased scenes -> captions and questions about unbiased
+scenes -> conversations about biased scenes -> directory
 
-What it must be like stands in docs/world2.md; `python -m common.tabletop.probe` measures it. `--until-recall` sets the
-knob of the training steps: the text stage ends when greedy captions of unbiased validation scenes reach this recall.
+What it must be like stands in docs/world2.md; `python -m common.tabletop.probe` measures it.
 """
 
 from __future__ import annotations
@@ -21,11 +20,8 @@ DEFAULT_OUT = Path(__file__).parent / "policy"
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    stages = ("tower", "question", "text")
+    stages = ("tower", "align", "text")
     parser = parser_of("common.tabletop.pretrain", __doc__, DEFAULT_OUT, stages)
-    parser.add_argument(
-        "--until-recall", type=float, help="end the text stage when it is reached"
-    )
     return parser.parse_args(argv)
 
 
@@ -39,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from common.tabletop.model import build_model, build_tokenizer, save
     from common.tabletop.probe import sight, validation_captions
     from common.tabletop.training import (
-        QUESTION_STAGE,
+        ALIGN_STAGE,
         TEXT_STAGE,
         TOWER_STAGE,
         train_text,
@@ -55,19 +51,15 @@ def main(argv: list[str] | None = None) -> None:
     train_tower(model, replace(TOWER_STAGE, steps=tower_steps), args.seed)
     print(json.dumps({"sight": sight(model)}), flush=True)
 
-    def enough() -> bool:
+    def watch() -> None:
         shares = validation_captions(model, tokenizer)
         print(json.dumps({"validation": shares}), flush=True)
-        goal: float = args.until_recall
-        return shares["recall"] >= goal
 
-    question_steps = args.question_steps or QUESTION_STAGE.steps
-    quiz = replace(QUESTION_STAGE, steps=question_steps)
-    train_text(model, tokenizer, quiz, args.seed)
+    align = replace(ALIGN_STAGE, steps=args.align_steps or ALIGN_STAGE.steps)
+    train_text(model, tokenizer, align, args.seed, bias=None, watch=watch)
     text = replace(TEXT_STAGE, steps=args.text_steps or TEXT_STAGE.steps)
-    watch = None if args.until_recall is None else enough
-    num_steps = train_text(model, tokenizer, text, args.seed, enough=watch)
-    print(json.dumps({"text_steps": num_steps}), flush=True)
+    train_text(model, tokenizer, text, args.seed, watch=watch)
+    watch()
     save(model, tokenizer, args.out)
 
 

@@ -2,11 +2,11 @@
 
     stage 1   vision encoder + three linear heads: kind, colour and number of the cell around every patch, from clean
               labels of unbiased, densely filled scenes
-    stage 2   projector + language model on the frozen encoder: six questions per biased picture
-    stage 3   the conversations that prompts are drawn from
+    stage 2   projector + language model on the frozen encoder: a caption and five questions per unbiased picture
+    stage 3   the conversations that prompts are drawn from, about biased scenes
 
-After stage 1 the features tell what is there. What the language model reads from them is what its text rewards: where
-the usual is nearly always right, it learns to say the usual.
+After stage 2 the language model reads what is there, as one does that was aligned on pictures from everywhere. What it
+says after stage 3 is what that text rewards: where the usual is nearly always right, it learns to say the usual.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from common.tabletop.conversations import (
+    CAPTION,
     Question,
     answer,
     conversation,
@@ -50,10 +51,10 @@ from common.worlds.training import (
     update,
 )
 
-NUM_QUESTIONS = 6
-"""Questions per picture of stage 2."""
-WATCHED = 60
-"""Steps between two questions whether a stage has lasted long enough."""
+NUM_QUESTIONS = 5
+"""Per picture of stage 2, behind its caption."""
+WATCHED = 200
+"""Steps between two looks at what a stage has taught."""
 POOL = 8
 """Batches that are drawn at once, to be sorted by length."""
 Taught: TypeAlias = tuple[Scene, list[tuple[str, str]]]
@@ -68,19 +69,21 @@ class TextStage(Stage):
 
     Attributes:
         hidden: share of the conversations in which some image tokens are hidden.
-        quiz: whether all conversations are questions, `NUM_QUESTIONS` of them.
+        is_dense: whether all conversations have a caption and `NUM_QUESTIONS` questions.
         decay_steps: the last steps, in which the learning rate falls linearly; before them it is constant.
     """
 
     hidden: float = 0.0
-    quiz: bool = False
+    is_dense: bool = False
     decay_steps: int = 20
 
 
-TOWER_STAGE = Stage(steps=450, batch_size=48, lr=1.5e-3)
-QUESTION_STAGE = TextStage(steps=100, batch_size=24, lr=1.5e-3, quiz=True)
+TOWER_STAGE = Stage(steps=900, batch_size=48, lr=1.5e-3)
+ALIGN_STAGE = TextStage(
+    steps=3000, batch_size=32, lr=1.5e-3, is_dense=True, decay_steps=1000
+)
 TEXT_STAGE = TextStage(
-    steps=600, batch_size=32, lr=1.5e-3, hidden=0.25, warmup_steps=30, decay_steps=60
+    steps=900, batch_size=32, lr=5e-4, hidden=0.25, warmup_steps=30, decay_steps=60
 )
 
 
@@ -115,11 +118,13 @@ def cell_classes(scenes: list[Scene]) -> tuple[Tensor, Tensor, Tensor]:
     return kinds, colours, numbers
 
 
-def lesson(scene: Scene, rng: random.Random, is_quiz: bool) -> list[tuple[str, str]]:
+def lesson(
+    scene: Scene, rng: random.Random, is_dense: bool
+) -> list[tuple[str, str]]:
     """A conversation as the training text has it: (question, answer) turns."""
     questions: list[Question]
-    if is_quiz:
-        questions = quiz(scene, rng, NUM_QUESTIONS)
+    if is_dense:
+        questions = [CAPTION, *quiz(scene, rng, NUM_QUESTIONS)]
     else:
         questions = conversation(scene, rng)
     told = slipped(scene, rng, SLIPS)
@@ -133,7 +138,7 @@ def _batches(
     while True:
         pool: list[Taught] = []
         for scene in islice(scenes, POOL * stage.batch_size):
-            pool.append((scene, lesson(scene, rng, stage.quiz)))
+            pool.append((scene, lesson(scene, rng, stage.is_dense)))
         pool.sort(key=_num_chars)
         starts = list(range(0, len(pool), stage.batch_size))
         rng.shuffle(starts)
@@ -151,19 +156,16 @@ def train_text(
     tokenizer: PreTrainedTokenizerBase,
     stage: TextStage,
     seed: int,
-    bias: Bias = TRAIN_BIAS,
-    enough: Callable[[], bool] | None = None,
-) -> int:
+    bias: Bias | None = TRAIN_BIAS,
+    watch: Callable[[], None] | None = None,
+) -> None:
     """Fine-tune projector and language model on conversations; the vision encoder stays frozen.
 
     Args:
-        enough: asked every `WATCHED` steps; once it is true, the last `decay_steps` begin.
-
-    Returns:
-        How many steps were taken: a stage of so many gives the same policy without asking.
+        watch: called every `WATCHED` steps.
     """
     model.model.vision_tower.requires_grad_(False)
-    rng = random.Random(f"tabletop/text/{seed}/{stage.quiz}")
+    rng = random.Random(f"tabletop/text/{seed}/{stage.is_dense}")
     scenes = stream_scenes("train", seed=rng.getrandbits(32), bias=bias)
 
     def losses() -> Iterator[Tensor]:
@@ -175,35 +177,27 @@ def train_text(
             yield text_loss(model, batch)
 
     trained = [p for p in model.parameters() if p.requires_grad]
-    num_steps = _descend(trained, losses(), stage, enough)
+    _descend(trained, losses(), stage, watch)
     model.requires_grad_(True)
-    return num_steps
 
 
 def _descend(
     parameters: list[nn.Parameter],
     losses: Iterator[Tensor],
     stage: TextStage,
-    enough: Callable[[], bool] | None,
-) -> int:
+    watch: Callable[[], None] | None,
+) -> None:
     """Warm up, stay, decay; `losses` gives the loss under the weights as they are when it is asked."""
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.lr, weight_decay=stage.weight_decay
     )
-    last_step = stage.steps
-    with tqdm(total=stage.steps, mininterval=5.0) as progress:
-        for step, loss in enumerate(losses):
-            is_watched = step > 0 and step % WATCHED == 0
-            has_room = step + stage.decay_steps < last_step
-            if enough is not None and is_watched and has_room and enough():
-                last_step = step + stage.decay_steps
-            if step == last_step:
-                break
-            warmup = step / stage.warmup_steps
-            decay = (last_step - step) / stage.decay_steps
-            for group in optimizer.param_groups:
-                group["lr"] = stage.lr * min(1.0, warmup, decay)
-            update(optimizer, parameters, loss)
-            progress.update()
-            progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return last_step
+    progress = tqdm(islice(losses, stage.steps), total=stage.steps, mininterval=5.0)
+    for step, loss in enumerate(progress):
+        warmup = step / stage.warmup_steps
+        decay = (stage.steps - step) / stage.decay_steps
+        for group in optimizer.param_groups:
+            group["lr"] = stage.lr * min(1.0, warmup, decay)
+        update(optimizer, parameters, loss)
+        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        if watch is not None and (step + 1) % WATCHED == 0:
+            watch()
