@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
+Metrics: TypeAlias = tuple[tuple[str, str], ...]
+"""(key, heading) of the columns of a table."""
 POLICY_JUDGE = ("--reward.judge.kind", "policy")
 ON_POLICY = ("--loop.max_staleness", "0")
 
@@ -25,6 +28,54 @@ class Arm:
     words: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where the arms are compared.
+
+    Attributes:
+        words: for `cluster.generate`, so that a pair set is of this world.
+        metrics: of the table.
+    """
+
+    words: tuple[str, ...]
+    metrics: Metrics
+
+
+SHAPES_METRICS = (
+    ("chair_s", "CHAIR_s ↓"),
+    ("chair_i", "CHAIR_i ↓"),
+    ("recall", "recall ↑"),
+    ("mean_length", "words"),
+    ("pope_accuracy", "POPE acc. ↑"),
+    ("pope_f1", "POPE F1 ↑"),
+    ("pope_yes_ratio", "yes ratio"),
+    ("win_rate", "win rate ↑"),
+)
+TABLETOP_METRICS = (
+    ("chair_i", "CHAIR_i ↓"),
+    ("recall", "recall ↑"),
+    ("attribute_errors", "colours ↓"),
+    ("relation_errors", "places, relations ↓"),
+    ("count_errors", "numbers ↓"),
+    ("mean_length", "words"),
+    ("pope/adversarial/f1", "POPE adv. F1 ↑"),
+    ("pope_f1", "POPE F1 ↑"),
+    ("lc_win_rate", "win rate, equal length ↑"),
+)
+WORLDS = {
+    "shapes": World((), SHAPES_METRICS),
+    "tabletop": World(
+        (
+            "--model.path",
+            "common/tabletop/policy",
+            "--data.prompts.kind",
+            "tabletop",
+        ),
+        TABLETOP_METRICS,
+    ),
+}
+
+
 def _bdhs(*words: str) -> PairSet:
     return PairSet(("bdhs", *words))
 
@@ -38,7 +89,15 @@ PAIR_SETS = {
     "unguided": _bdhs("--variant", "unguided", "--rho", "0.5"),
 }
 
+SUPERVISED = ("--learner.loss.beta", "1e-6", "--learner.loss.nll_weight", "1")
+"""The preference term has no gradient to speak of: what is left is SFT on the chosen answers."""
+ANCHOR = ("--learner.loss.nll_weight", "1")
+
 ARMS = {
+    "sft": Arm("SFT on the references", "offline", "povid", SUPERVISED),
+    "sft-bdhs": Arm(
+        "SFT on the chosen answers of BDHS 0.5", "offline", "attention-0.5", SUPERVISED
+    ),
     "offline-povid": Arm("offline DPO, POVID-style pairs", "offline", "povid"),
     "offline-bdhs-0.3": Arm(
         "offline DPO, BDHS attention, ρ 0.3", "offline", "attention-0.3"
@@ -51,12 +110,45 @@ ARMS = {
     ),
     "offline-noise": Arm("offline DPO, BDHS noise", "offline", "noise"),
     "offline-unguided": Arm("offline DPO, BDHS unguided, ρ 0.5", "offline", "unguided"),
+    "offline-povid-nll": Arm(
+        "offline DPO, POVID-style pairs, NLL 1", "offline", "povid", ANCHOR
+    ),
+    "povid-stage-2": Arm(
+        "POVID's second stage", "offline", "povid", ("--learner.loss.kind", "povid")
+    ),
+    "offline-bdhs-0.5-nll": Arm(
+        "offline DPO, BDHS attention, ρ 0.5, NLL 1", "offline", "attention-0.5", ANCHOR
+    ),
+    "offline-bdhs-0.5-mdpo": Arm(
+        "offline mDPO, BDHS attention, ρ 0.5",
+        "offline",
+        "attention-0.5",
+        ("--learner.loss.kind", "mdpo"),
+    ),
+    "offline-bdhs-0.5-mpo": Arm(
+        "offline MPO, BDHS attention, ρ 0.5",
+        "offline",
+        "attention-0.5",
+        ("--learner.loss.kind", "mpo"),
+    ),
     "online": Arm("online DPO, oracle judge", "online"),
     "online-weak": Arm(
         "online DPO, weak judge (the start policy)", "online", None, POLICY_JUDGE
     ),
     "online-bdhs": Arm("online BDHS, ρ 0.5", "online_bdhs"),
     "mixed": Arm("Mixed-DPO, oracle judge + BDHS 0.5", "mixed", "attention-0.5"),
+    "mixed-0.25": Arm(
+        "Mixed-DPO, a quarter online",
+        "mixed",
+        "attention-0.5",
+        ("--mixture.online_fraction", "0.25"),
+    ),
+    "mixed-0.75": Arm(
+        "Mixed-DPO, three quarters online",
+        "mixed",
+        "attention-0.5",
+        ("--mixture.online_fraction", "0.75"),
+    ),
     "mixed-weak": Arm(
         "Mixed-DPO, weak judge + BDHS 0.5", "mixed", "attention-0.5", POLICY_JUDGE
     ),

@@ -1,4 +1,4 @@
-"""docs/paper_table.md and .svg from the JSON of `benchmarks.paper_table`."""
+"""docs/paper_table.md and .svg, or those of another world, from the JSON of `benchmarks.paper_table`."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-METRICS = (
-    ("chair_s", "CHAIR_s ↓"),
-    ("chair_i", "CHAIR_i ↓"),
-    ("recall", "recall ↑"),
-    ("mean_length", "words"),
-    ("pope_accuracy", "POPE acc. ↑"),
-    ("pope_f1", "POPE F1 ↑"),
-    ("pope_yes_ratio", "yes ratio"),
-    ("win_rate", "win rate ↑"),
-)
+from benchmarks.paper_arms import WORLDS, Metrics
 
 
 def write_page(result: Mapping[str, Any], out: Path) -> None:
     """Write the table and the plot into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "paper_table.md").write_text(table(result))
-    plot(result, out / "paper_table.svg")
+    name = page_name(result["world"])
+    (out / f"{name}.md").write_text(table(result))
+    plot(result, out / f"{name}.svg")
+
+
+def page_name(world: str) -> str:
+    """Of a world's files."""
+    return "paper_table" if world == "shapes" else f"paper_table_{world}"
 
 
 def table(result: Mapping[str, Any]) -> str:
     """A Markdown page: mean over seeds and, in brackets, the lowest and the highest seed."""
     seeds = ", ".join(str(seed) for seed in result["seeds"])
-    names = [title for _, title in METRICS]
+    world = result["world"]
+    metrics = WORLDS[world].metrics
+    names = [title for _, title in metrics]
     lines = [
-        "# Offline, online and mixed alignment on the shapes world",
+        f"# Offline, online and mixed alignment on the {world} world",
         "",
-        intro(result["steps"], result["scenes"], seeds),
+        intro(world, result["steps"], result["scenes"], seeds),
         "",
         row("method", names),
         f"|---|{'---|' * len(names)}",
-        row("start policy", baseline_cells(result["baseline"])),
+        row("start policy", baseline_cells(result["baseline"], metrics)),
     ]
     for arm in result["arms"].values():
         # A bar would end the cell.
         title = arm["title"].replace("|", "/")
-        lines.append(row(title, seed_cells(arm["seeds"])))
+        lines.append(row(title, seed_cells(arm["seeds"], metrics)))
     if result["not_run"]:
         titles = "; ".join(result["not_run"])
         lines += ["", f"Not run here: {titles}."]
-    lines += ["", "![CHAIR_i of each method](paper_table.svg)", ""]
+    lines += ["", f"![CHAIR_i of each method]({page_name(world)}.svg)", ""]
     return "\n".join(lines)
 
 
-def intro(steps: int, scenes: int, seeds: str) -> str:
+def intro(world: str, steps: int, scenes: int, seeds: str) -> str:
     """The paragraph above the table."""
+    option = "" if world == "shapes" else f" --world {world}"
     return (
-        f"`python -m benchmarks.paper_table`: {steps} learner steps of each "
+        f"`python -m benchmarks.paper_table{option}`: {steps} learner steps of each "
         f"method from the same policy, {scenes} test scenes, seeds {seeds}. "
         "Mean over seeds, in brackets the lowest and the highest seed; the 95 % "
         "bootstrap interval over scenes is in the baseline's row, and of every run in "
-        "`benchmarks/results/paper_table.json`. Win rate: by the oracle judge against "
+        f"`benchmarks/results/{page_name(world)}.json`. Win rate: by the oracle judge against "
         "the start policy."
     )
 
@@ -67,19 +67,19 @@ def row(name: str, cells: Sequence[str]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def baseline_cells(baseline: Mapping[str, Any]) -> list[str]:
+def baseline_cells(baseline: Mapping[str, Any], metrics: Metrics) -> list[str]:
     """The start policy's figures with their intervals over scenes."""
     cells = []
-    for key, _ in METRICS:
+    for key, _ in metrics:
         interval = baseline["intervals"].get(key)
         cells.append(cell([baseline[key]], interval))
     return cells
 
 
-def seed_cells(seeds: Sequence[Mapping[str, float]]) -> list[str]:
+def seed_cells(seeds: Sequence[Mapping[str, float]], metrics: Metrics) -> list[str]:
     """A method's figures over its seeds."""
     cells = []
-    for key, _ in METRICS:
+    for key, _ in metrics:
         values = [seed[key] for seed in seeds]
         cells.append(cell(values))
     return cells

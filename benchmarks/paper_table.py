@@ -1,14 +1,15 @@
-"""How do offline, online and mixed alignment compare where the truth is known? (arXiv 2407.02477, on the shapes world)
+"""How do offline, online and mixed alignment compare where the truth is known? (arXiv 2407.02477, on rendered worlds)
 
     python -m benchmarks.paper_table --seeds 0 1 2            # an hour or two; killed, it goes on
     python -m benchmarks.paper_table --only offline-povid mixed --steps 40 --dir runs/longer
+    python -m benchmarks.paper_table --world tabletop         # docs/world2.md
 
 Several of these commands, say one per seed, may share `--dir`; a last one, over all seeds, then only reads.
 
 Every arm starts from the same policy and takes the same number of learner steps on the same prompts. Every seed has
 its own pair sets, data order and rollouts. Validation scenes pick the checkpoint, test scenes give the figures. The
-start policy is the same in all runs and answers them once. Writes docs/paper_table.md and .svg and prints one JSON
-object as its last line.
+start policy is the same in all runs and answers them once. Writes docs/paper_table.md and .svg, of another world
+docs/paper_table_WORLD.*, and prints one JSON object as its last line.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measured_on import measured_on
-from benchmarks.paper_arms import ARMS, PAIR_SETS, Arm
-from benchmarks.paper_page import METRICS, write_page
+from benchmarks.paper_arms import ARMS, PAIR_SETS, WORLDS, Arm
+from benchmarks.paper_page import page_name, write_page
 from cluster.evaluation.measure import Evaluator
 from cluster.evaluation.measured import read_measured
-from common.config import Reward, RunConfig, ShapesSuite
+from common.config import Reward, RunConfig
+from common.config.suites import WorldSuite
 from common.data.images import ImageStore
 from common.data.pair_writer import spec_of
 from common.paths import replace_file
@@ -71,7 +73,7 @@ def expect_as_asked(
         config = read_config(run_dir)
         expect("steps", config.learner.num_steps, run_dir, arguments)
         suite = config.evaluation.suites[0]
-        assert isinstance(suite, ShapesSuite), "the arms' presets measure shapes"
+        assert isinstance(suite, WorldSuite), "the arms' presets measure a world"
         expect("scenes", suite.test_scenes, run_dir, arguments)
     if arm.pairs is not None:
         folder = pairs_folder(arm.pairs, seed, arguments)
@@ -105,7 +107,7 @@ def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     out = pairs_folder(name, seed, arguments)
     if not (out / "pairs.parquet").exists():
         words: list[object] = ["cluster.generate", *PAIR_SETS[name].words]
-        words += ["--out", out]
+        words += [*WORLDS[arguments.world].words, "--out", out]
         words += ["--count", arguments.pairs]
         words += ["--seed", seed]
         call(words, arguments.dir / "logs" / f"{out.name}.log")
@@ -124,7 +126,7 @@ def train(
     duration = run_dir / "seconds.json"
     if not duration.exists():
         words: list[object] = ["cluster.train"]
-        words += [f"cluster/configs/shapes_{arm.preset}.toml", "--resume"]
+        words += [preset_of(arm, arguments.world), "--resume"]
         words += arm.words
         for key, value in run_settings(run_dir, arm, seed, arguments).items():
             words.append(f"--{key}={value}")
@@ -142,6 +144,11 @@ def train(
     result = oracle_scorecard(run_dir)
     result["seconds"] = json.loads(duration.read_text())
     return result
+
+
+def preset_of(arm: Arm, world: str) -> str:
+    """The arm's file below the repository."""
+    return f"cluster/configs/{world}_{arm.preset}.toml"
 
 
 def run_settings(
@@ -182,31 +189,19 @@ def oracle_scorecard(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def figures(card: dict[str, Any]) -> dict[str, float]:
-    """The table's columns of a scorecard."""
-    metrics = shapes_metrics(card)
-    return {name: metrics[name]["value"] for name, _ in METRICS}
+def column(card: dict[str, Any], world: str, field: str) -> dict[str, Any]:
+    """`value` or `interval` (95 %) of the table's metrics, from a scorecard of the world's suite."""
+    metrics: dict[str, Any] = card["suites"][world]["metrics"]
+    return {name: metrics[name][field] for name, _ in WORLDS[world].metrics}
 
 
-def bounds(card: dict[str, Any]) -> dict[str, Any]:
-    """The 95 % intervals of the table's columns."""
-    metrics = shapes_metrics(card)
-    return {name: metrics[name]["interval"] for name, _ in METRICS}
-
-
-def shapes_metrics(card: dict[str, Any]) -> dict[str, Any]:
-    """Metric name -> value, interval and the like, of a scorecard of the shapes suite."""
-    metrics: dict[str, Any] = card["suites"]["shapes"]["metrics"]
-    return metrics
-
-
-def arm_result(title: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def arm_result(title: str, runs: list[dict[str, Any]], world: str) -> dict[str, Any]:
     """One row of the table from the runs of all seeds."""
     finals = [run["final"] for run in runs]
     return {
         "title": title,
-        "seeds": [figures(card) for card in finals],
-        "intervals": [bounds(card) for card in finals],
+        "seeds": [column(card, world, "value") for card in finals],
+        "intervals": [column(card, world, "interval") for card in finals],
         "seconds": [round(run["seconds"], 1) for run in runs],
     }
 
@@ -220,8 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dir",
         type=Path,
-        default=Path("runs/paper_table"),
-        help="runs and pair sets",
+        help="runs and pair sets (default: runs/paper_table, of another world runs/paper_table_WORLD)",
     )
     parser.add_argument(
         "--out",
@@ -229,6 +223,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=Path("docs"),
         help="folder of the table and the plot",
     )
+    parser.add_argument("--world", choices=WORLDS, default="shapes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--steps",
@@ -260,6 +255,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Print one JSON object as the last line."""
     arguments = build_parser().parse_args()
+    world = arguments.world
+    if arguments.dir is None:
+        arguments.dir = Path("runs") / page_name(world)
     arms = {name: ARMS[name] for name in arguments.only or ARMS}
     # Every refusal comes before the first run: an hour later would be too late.
     for seed in arguments.seeds:
@@ -271,11 +269,15 @@ def main() -> None:
     baseline = first_run["baseline"]
     arm_results = {}
     for name, arm in arms.items():
-        arm_results[name] = arm_result(arm.title, runs[name])
+        arm_results[name] = arm_result(arm.title, runs[name], world)
     packages = ("torch", "transformers", "deepspeed", "ray")
     result = {
         "benchmark": "paper_table",
-        "baseline": {**figures(baseline), "intervals": bounds(baseline)},
+        "world": world,
+        "baseline": {
+            **column(baseline, world, "value"),
+            "intervals": column(baseline, world, "interval"),
+        },
         "arms": arm_results,
         "not_run": [arm.title for name, arm in ARMS.items() if name not in arms],
         "seeds": arguments.seeds,
@@ -301,7 +303,8 @@ def train_all(
             runs[name].append(run)
             num_done += 1
             progress = f"{num_done}/{num_runs} {name} seed {seed}"
-            print(f"{progress}: {figures(run['final'])}", file=sys.stderr, flush=True)
+            values = column(run["final"], arguments.world, "value")
+            print(f"{progress}: {values}", file=sys.stderr, flush=True)
     return runs
 
 

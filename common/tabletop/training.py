@@ -118,9 +118,7 @@ def cell_classes(scenes: list[Scene]) -> tuple[Tensor, Tensor, Tensor]:
     return kinds, colours, numbers
 
 
-def lesson(
-    scene: Scene, rng: random.Random, is_dense: bool
-) -> list[tuple[str, str]]:
+def lesson(scene: Scene, rng: random.Random, is_dense: bool) -> list[tuple[str, str]]:
     """A conversation as the training text has it: (question, answer) turns."""
     questions: list[Question]
     if is_dense:

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks import paper_table
-from benchmarks.paper_arms import ARMS, PAIR_SETS
-from benchmarks.paper_page import METRICS, cell, table, write_page
+from benchmarks.paper_arms import ARMS, PAIR_SETS, WORLDS
+from benchmarks.paper_page import cell, table, write_page
 from cluster.generate import config_of
 from common.config import RunConfig
 from common.config.overrides import load_config
 from common.data.datasets import SPEC, write_json
 from common.paths import replace_file
 
+METRICS = WORLDS["shapes"].metrics
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,6 +26,7 @@ def result() -> dict[str, object]:
     arm = {"title": "Mixed | DPO", "seeds": [card(0.1), card(0.2), card(0.3)]}
     intervals = {name: [0.2, 0.3] for name, _ in METRICS}
     return {
+        "world": "shapes",
         "baseline": {**card(0.25), "intervals": intervals},
         "arms": {"mixed": arm},
         "not_run": ["RLOO"],
@@ -69,22 +71,24 @@ def test_the_page_has_one_row_per_method_and_its_plot(tmp_path: Path) -> None:
     assert "Not run here: RLOO." in table(result())
 
 
+@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("name", ARMS)
-def test_every_arm_is_a_valid_run(name: str) -> None:
+def test_every_arm_is_a_valid_run(name: str, world: str) -> None:
     arm = ARMS[name]
     assert arm.pairs is None or arm.pairs in PAIR_SETS
     words = list(arm.words)
     if arm.pairs:
         words += ["--data.offline.path", "pairs"]
-    load_config(ROOT / "cluster" / "configs" / f"shapes_{arm.preset}.toml", words)
+    load_config(ROOT / paper_table.preset_of(arm, world), words)
 
 
 BDHS_SETS = [name for name, pairs in PAIR_SETS.items() if pairs.words[0] == "bdhs"]
 
 
+@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("name", BDHS_SETS)
-def test_every_pair_set_is_a_valid_job(name: str, tmp_path: Path) -> None:
-    words = [*PAIR_SETS[name].words, "--out", str(tmp_path)]
+def test_every_pair_set_is_a_valid_job(name: str, world: str, tmp_path: Path) -> None:
+    words = [*PAIR_SETS[name].words, *WORLDS[world].words, "--out", str(tmp_path)]
     config_of(words)
 
 
@@ -122,7 +126,7 @@ def test_the_start_policy_s_answers_are_shared_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever has the file open reads the old one or the new one, never half of either."""
-    settings = argparse.Namespace(dir=tmp_path, steps=1, scenes=2)
+    settings = argparse.Namespace(dir=tmp_path, world="shapes", steps=1, scenes=2)
     runs = tmp_path / "runs"
     first = runs / "online-seed0" / "evaluation" / "baseline.json"
     second = runs / "online-seed1" / "evaluation" / "baseline.json"
