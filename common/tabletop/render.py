@@ -17,9 +17,9 @@ from common.worlds.scenes import GRID
 
 CELL_PIXELS = 20
 IMAGE_SIZE = GRID * CELL_PIXELS
-ICON_SIDE = 10
+ICON_SIDE = 11
 """Pixels; a knob of docs/world2.md, as are the two below."""
-MIN_CONTRAST = 0.35
+MIN_CONTRAST = 0.2
 NOISE = 22.0
 """Standard deviation of the noise of a pixel, of 255."""
 MAX_SHIFT = 1.5

@@ -78,12 +78,12 @@ class TextStage(Stage):
     decay_steps: int = 20
 
 
-TOWER_STAGE = Stage(steps=900, batch_size=48, lr=1.5e-3)
+TOWER_STAGE = Stage(steps=1800, batch_size=48, lr=1.5e-3)
 ALIGN_STAGE = TextStage(
     steps=3000, batch_size=32, lr=1.5e-3, is_dense=True, decay_steps=1000
 )
 TEXT_STAGE = TextStage(
-    steps=900, batch_size=32, lr=5e-4, hidden=0.25, warmup_steps=30, decay_steps=60
+    steps=500, batch_size=32, lr=6e-4, hidden=0.25, warmup_steps=30, decay_steps=200
 )
 
 
