@@ -18,10 +18,12 @@ from common.worlds.scenes import GRID
 CELL_PIXELS = 20
 IMAGE_SIZE = GRID * CELL_PIXELS
 ICON_SIDE = 11
-"""Pixels; a knob of docs/world2.md, as are the two below."""
-MIN_CONTRAST = 0.2
-NOISE = 22.0
+"""Pixels; a knob of docs/world2.md, as are the three below."""
+MIN_CONTRAST = 0.3
+NOISE = 20.0
 """Standard deviation of the noise of a pixel, of 255."""
+TINT = 50.0
+"""Standard deviation of what the light adds to a thing's red, green and blue, of 255."""
 MAX_SHIFT = 1.5
 """Pixels beside the place of a piece, in x and in y."""
 TABLE_GREYS = (125, 165)
@@ -133,9 +135,10 @@ def blank(grey: int = 145) -> Image.Image:
 
 def _draw(table: Pixels, thing: Thing, rng: np.random.Generator) -> None:
     row, column = divmod(thing.cell, GRID)
+    tint = rng.normal(0.0, TINT, 3)
+    colour = np.clip(_RGB[thing.colour] + tint, 0, 255)
     contrast = rng.uniform(MIN_CONTRAST, 1.0)
     spread = SPREADS[thing.number - 1]
-    colour = np.asarray(_RGB[thing.colour], dtype=np.float64)
     for piece in range(thing.number):
         # From -1 at the left to 1 at the right.
         side = 0.0
