@@ -70,6 +70,16 @@ class Case:
     dtype: str = "float32"
 
     @property
+    def prompts_per_step(self) -> int:
+        """Of TRL's side."""
+        return self.peer_batch or self.batch
+
+    @property
+    def max_grad_norm(self) -> float:
+        """Of our side: it clips the sum over a step's pairs as TRL's is clipped, whose mean counts its ties."""
+        return MAX_GRAD_NORM * self.prompts_per_step / self.batch
+
+    @property
     def has_quality(self) -> bool:
         """Whether its answers mean something."""
         return self.size == SHAPES

@@ -96,12 +96,14 @@ def peer(case: Case, folder: Path, started: float) -> dict[str, Any]:
         callbacks=[Clock()],
     )
     steps = _steps(case)
-    num_prompts = steps * _batch(case)
+    num_prompts = steps * case.prompts_per_step
     trainer.train()
     _save(trainer.model, folder)
     seconds = ends[-1] - ends[case.warmup - 1]
     return {
-        **rates(seconds, steps - case.warmup, _batch(case), begins[0] - started),
+        **rates(
+            seconds, steps - case.warmup, case.prompts_per_step, begins[0] - started
+        ),
         "generate_s": round(trainer.generate_s / steps, 3),
         "judge_s": round(judge.seconds / steps, 3),
         "preferences": num_prompts - judge.num_ties,
@@ -111,10 +113,6 @@ def peer(case: Case, folder: Path, started: float) -> dict[str, Any]:
 
 def _steps(case: Case) -> int:
     return case.peer_steps or case.steps
-
-
-def _batch(case: Case) -> int:
-    return case.peer_batch or case.batch
 
 
 def row_of(prompt: Prompt) -> dict[str, Any]:
@@ -157,7 +155,7 @@ def _config(case: Case, folder: Path, image_token: int) -> Any:
     return OnlineDPOConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=case.peer_micro_batch,
-        gradient_accumulation_steps=_batch(case) // case.peer_micro_batch,
+        gradient_accumulation_steps=case.prompts_per_step // case.peer_micro_batch,
         max_steps=_steps(case),
         learning_rate=case.lr,
         lr_scheduler_type=case.schedule,

@@ -6,14 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.online_cases import (
-    BETA,
-    MAX_GRAD_NORM,
-    MODEL,
-    PROMPTS,
-    TEMPERATURE,
-    Case,
-)
+from benchmarks.online_cases import BETA, MODEL, PROMPTS, TEMPERATURE, Case
 
 if TYPE_CHECKING:
     from cluster.run_page.store import Call
@@ -93,7 +86,7 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
         "learner.grounding_pairs": 0,
         "learner.loss.beta": BETA,
         "learner.optimizer.lr": case.lr,
-        "learner.optimizer.max_grad_norm": max_grad_norm(case),
+        "learner.optimizer.max_grad_norm": case.max_grad_norm,
         "learner.optimizer.warmup_steps": 0,
         "learner.optimizer.schedule": case.schedule,
         # Threads that wait give their core to those that work.
@@ -105,11 +98,6 @@ def run_settings(case: Case, side: str, folder: Path) -> dict[str, Any]:
     if case.judge == "oracle":
         values["reward.judge.end_id"] = end_id(folder)
     return values
-
-
-def max_grad_norm(case: Case) -> float:
-    """What clips the sum over the pairs of a step as TRL's side is clipped, whose mean counts its ties."""
-    return MAX_GRAD_NORM * (case.peer_batch or case.batch) / case.batch
 
 
 def end_id(folder: Path) -> int:
