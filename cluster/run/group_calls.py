@@ -1,6 +1,7 @@
 """The calls to workers that turn admitted prompts into outcomes, a method for each step of a source.
 
     online        sample (a rollout worker)  ─groups─▶  judge (a reward worker)  ─▶  outcomes
+                       ▲───────────── ties, where `rollout.max_completions` allows ─────┘
     online BDHS   bdhs_pairs (a rollout worker)                                  ─▶  outcomes
 
 What becomes of an outcome is the producer's business.
@@ -39,9 +40,15 @@ class GroupCalls:
         self, worker: RolloutClient, admitted: Admitted
     ) -> list[RolloutGroup | Dropped]:
         """Sample k completions of each prompt."""
+        k = self._config.rollout.num_completions
         requests: list[GenerationRequest] = []
         for group_id, prompt in admitted:
-            requests.append(self._request(group_id, prompt))
+            requests.append(self._request(group_id, prompt, k))
+        return await self._generated(worker, requests)
+
+    async def _generated(
+        self, worker: RolloutClient, requests: list[GenerationRequest]
+    ) -> list[RolloutGroup | Dropped]:
         async with self._turns.sampling():
             results = await worker.generate(requests)
         assert len(results) == len(requests)
@@ -66,6 +73,49 @@ class GroupCalls:
             outcomes.append(GroupOutcome.of_judged(group, judged))
         return outcomes + refused
 
+    async def judge_and_sample_on(
+        self, worker: RolloutClient, sampled: Sequence[RolloutGroup | Dropped]
+    ) -> list[GroupOutcome]:
+        """Judge groups. Those that tie though their answers differ grow and are judged anew, as far as k may grow."""
+        outcomes = await self.judge(sampled)
+        while ties := self._ties_with_room(outcomes):
+            tied_ids = {group.id for group in ties}
+            decided = [o for o in outcomes if o.group_id not in tied_ids]
+            outcomes = decided + await self.judge(await self._grown(worker, ties))
+        return outcomes
+
+    def _ties_with_room(self, outcomes: Sequence[GroupOutcome]) -> list[RolloutGroup]:
+        """The groups that tie and have less than `max_completions`."""
+        most = self._config.rollout.max_completions or 0
+        ties = []
+        for outcome in outcomes:
+            group = outcome.rollout
+            is_tie = outcome.dropped is not None and outcome.dropped.reason == "tie"
+            if group is not None and is_tie and len(group.completions) < most:
+                ties.append(group)
+        return ties
+
+    async def _grown(
+        self, worker: RolloutClient, groups: Sequence[RolloutGroup]
+    ) -> list[RolloutGroup | Dropped]:
+        """The groups with more completions."""
+        rollout = self._config.rollout
+        requests: list[GenerationRequest] = []
+        for group in groups:
+            num_before = len(group.completions)
+            room = (rollout.max_completions or 0) - num_before
+            k = min(rollout.num_completions, room)
+            requests.append(self._request(group.id, group.prompt, k, num_before))
+        grown: list[RolloutGroup | Dropped] = []
+        added = await self._generated(worker, requests)
+        for group, more in zip(groups, added, strict=True):
+            if isinstance(more, RolloutGroup):
+                completions = group.completions + more.completions
+                grown.append(replace(group, completions=completions))
+            else:
+                grown.append(more)
+        return grown
+
     async def bdhs_pairs(
         self, worker: RolloutClient, admitted: Admitted
     ) -> list[GroupOutcome]:
@@ -77,16 +127,20 @@ class GroupCalls:
             outcomes.append(GroupOutcome.of_bdhs(group_id, result))
         return outcomes
 
-    def _request(self, group_id: str, prompt: Prompt) -> GenerationRequest:
+    def _request(
+        self, group_id: str, prompt: Prompt, k: int, num_before: int = 0
+    ) -> GenerationRequest:
+        """k completions of a group that has `num_before`."""
         rollout = self._config.rollout
         # Seeded per group, not per call: the order of calls is not reproducible.
         seed = None
         if rollout.deterministic:
-            seed = derive_seed(self._config.run.seed, "rollout", group_id)
+            names = (group_id, num_before) if num_before else (group_id,)
+            seed = derive_seed(self._config.run.seed, "rollout", *names)
         return GenerationRequest(
             group_id,
             prompt,
-            rollout.num_completions,
+            k,
             rollout.temperature,
             rollout.max_tokens,
             seed,

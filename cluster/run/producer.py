@@ -142,18 +142,19 @@ class Producer:
                     sampled = await self._calls.sample(worker, usable)
                     await self._take_judge_places(len(sampled))
                     judging.create_task(
-                        self._judge_and_settle(source, unusable, sampled, turn)
+                        self._judge_and_settle(worker, source, unusable, sampled, turn)
                     )
 
     async def _judge_and_settle(
         self,
+        worker: RolloutClient,
         source: str,
         unusable: list[GroupOutcome],
         sampled: Sequence[RolloutGroup | Dropped],
         turn: int,
     ) -> None:
         try:
-            outcomes = await self._calls.judge(sampled)
+            outcomes = await self._calls.judge_and_sample_on(worker, sampled)
         except Halted as reason:
             await self.halt(reason)
             return
@@ -321,7 +322,7 @@ class Producer:
         return (
             f"loop: expected {_counts(wanted)} online pairs, got no new pair for {waited_s:.0f} s; "
             f"dropped {self.drop_notes.told(self._state.drops)}; "
-            "raise rollout.temperature or num_completions if groups tie, or look at the judge"
+            "raise rollout.temperature, num_completions or max_completions if groups tie, or look at the judge"
         )
 
     async def _admit(self) -> tuple[str, list[tuple[str, Prompt | Dropped]]]:

@@ -100,6 +100,12 @@ class Rollout(Section):
     num_completions: int = Field(
         2, ge=2, description="k, completions per prompt (ours: the paper states none)"
     )
+    max_completions: int | None = Field(
+        None,
+        ge=2,
+        description="a group that ties though its answers differ is sampled on, num_completions at a time, up to so "
+        "many (ours); none: it is dropped at once",
+    )
     temperature: float = Field(1.0, gt=0, le=100)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(96, ge=1, description="of one completion")
@@ -127,4 +133,14 @@ class Rollout(Section):
     @model_validator(mode="after")
     def _one_gpu_a_part(self) -> Rollout:
         self.engine.check_gpus(self.num_gpus)
+        return self
+
+    @model_validator(mode="after")
+    def _may_sample_on(self) -> Rollout:
+        most = self.max_completions
+        if most is not None and most < self.num_completions:
+            raise ValueError(
+                f"expected max_completions of at least num_completions, got {most} and {self.num_completions}; "
+                "raise it, or leave it out"
+            )
         return self

@@ -341,6 +341,11 @@ class RunConfig(Section):
                 f"rollout.num_completions must be even for the {self.judged_loss.kind} loss, got {num_completions}; "
                 "add one"
             )
+        if self.judged_source in WITH_ADVANTAGES and self.rollout.max_completions:
+            raise ValueError(
+                f"rollout.max_completions: expected none for the {self.judged_loss.kind} loss, whose groups are of one "
+                f"size, got {self.rollout.max_completions}; raise rollout.num_completions instead"
+            )
         return self
 
     @model_validator(mode="after")

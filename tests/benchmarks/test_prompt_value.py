@@ -30,7 +30,8 @@ def figures(side: str, pairs: int, rollouts: int, seconds: float) -> dict[str, A
 
 def test_both_sides_by_hand() -> None:
     runs = [figures("epochs", 20, 400, 30.0), figures("by_worth", 21, 140, 20.0)]
-    options = argparse.Namespace(preset="demo.toml", steps=100)
+    sides = ["epochs", "by_worth"]
+    options = argparse.Namespace(preset="demo.toml", steps=100, sides=sides)
     result = compared(runs, options)
     # 0.15 pairs a rollout against 0.05.
     assert result["ratio"] == 3
