@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from benchmarks.pair_edits import Edit, of_equal_length, without_end
+
 Metrics: TypeAlias = tuple[tuple[str, str], ...]
 """(key, heading) of the columns of a table."""
 POLICY_JUDGE = ("--reward.judge.kind", "policy")
@@ -13,9 +15,16 @@ ON_POLICY = ("--loop.max_staleness", "0")
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """An offline pair set: words for `cluster.generate`, after which --out, --count and --seed follow."""
+    """An offline pair set.
 
-    words: tuple[str, ...]
+    Attributes:
+        words: for `cluster.generate`, after which --out, --count and --seed follow.
+        source: the set that this one is made of, by `edit`; then there are no words.
+    """
+
+    words: tuple[str, ...] = ()
+    source: str | None = None
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,8 @@ PAIR_SETS = {
     "attention-0.7": _bdhs("--rho", "0.7"),
     "noise": _bdhs("--variant", "noise"),
     "unguided": _bdhs("--variant", "unguided", "--rho", "0.5"),
+    "no-end": PairSet(source="attention-0.5", edit=without_end),
+    "equal-length": PairSet(source="attention-0.5", edit=of_equal_length),
 }
 
 SUPERVISED = ("--learner.loss.beta", "1e-6", "--learner.loss.nll_weight", "1")
@@ -130,6 +141,14 @@ ARMS = {
         "offline",
         "attention-0.5",
         ("--learner.loss.kind", "mpo"),
+    ),
+    "offline-bdhs-0.5-no-end": Arm(
+        "offline DPO, BDHS attention, ρ 0.5, no end token", "offline", "no-end"
+    ),
+    "offline-bdhs-0.5-equal-length": Arm(
+        "offline DPO, BDHS attention, ρ 0.5, sides of equal length",
+        "offline",
+        "equal-length",
     ),
     "online": Arm("online DPO, oracle judge", "online"),
     "online-weak": Arm(

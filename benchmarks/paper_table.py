@@ -25,11 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measured_on import measured_on
+from benchmarks.pair_edits import write_edited
 from benchmarks.paper_arms import ARMS, PAIR_SETS, WORLDS, Arm
 from benchmarks.paper_page import page_name, write_page
 from cluster.evaluation.measure import Evaluator
 from cluster.evaluation.measured import read_measured
+from common.chat import encoder_of
 from common.config import Reward, RunConfig
+from common.config.overrides import load_config
 from common.config.suites import WorldSuite
 from common.data.images import ImageStore
 from common.data.pair_writer import spec_of
@@ -105,12 +108,20 @@ def read_config(run_dir: Path) -> RunConfig:
 def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The pair set of a seed; generated when it is not there yet."""
     out = pairs_folder(name, seed, arguments)
-    if not (out / "pairs.parquet").exists():
-        words: list[object] = ["cluster.generate", *PAIR_SETS[name].words]
-        words += [*WORLDS[arguments.world].words, "--out", out]
-        words += ["--count", arguments.pairs]
-        words += ["--seed", seed]
-        call(words, arguments.dir / "logs" / f"{out.name}.log")
+    pair_set = PAIR_SETS[name]
+    if (out / "pairs.parquet").exists():
+        return out
+    world_words = WORLDS[arguments.world].words
+    if pair_set.source is not None:
+        source = make_pairs(pair_set.source, seed, arguments)
+        assert pair_set.edit is not None
+        words_of_model = [*world_words, "--mixture.online_fraction", "1"]
+        encoder = encoder_of(load_config(None, words_of_model).model)
+        write_edited(source, pair_set.edit, encoder, out)
+        return out
+    words: list[object] = ["cluster.generate", *pair_set.words, *world_words]
+    words += ["--out", out, "--count", arguments.pairs, "--seed", seed]
+    call(words, arguments.dir / "logs" / f"{out.name}.log")
     return out
 
 
