@@ -59,7 +59,7 @@ class Bias:
     place: float
 
 
-TRAIN_BIAS = Bias(partner=0.97, colour=0.9, number=0.9, place=0.3)
+TRAIN_BIAS = Bias(partner=0.985, colour=0.9, number=0.9, place=0.3)
 """Of training scenes; knobs of docs/world2.md."""
 SLIPS = 0.01
 """Share of the things that training text gives a wrong colour."""

@@ -80,7 +80,7 @@ class TextStage(Stage):
 
 TOWER_STAGE = Stage(steps=1800, batch_size=48, lr=1.5e-3)
 ALIGN_STAGE = TextStage(
-    steps=3000, batch_size=32, lr=1.5e-3, is_dense=True, decay_steps=1000
+    steps=2700, batch_size=32, lr=1.5e-3, is_dense=True, decay_steps=1000
 )
 TEXT_STAGE = TextStage(
     steps=500, batch_size=32, lr=6e-4, hidden=0.25, warmup_steps=30, decay_steps=200
