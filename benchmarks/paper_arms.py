@@ -14,6 +14,21 @@ ON_POLICY = ("--loop.max_staleness", "0")
 
 
 @dataclass(frozen=True, slots=True)
+class World:
+    """Where the arms are compared.
+
+    Attributes:
+        words: for `cluster.generate`, so that a pair set is of this world.
+        policy_words: the same for sets that the policy samples.
+        metrics: of the table.
+    """
+
+    words: tuple[str, ...]
+    policy_words: tuple[str, ...]
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
 class PairSet:
     """An offline pair set.
 
@@ -26,6 +41,11 @@ class PairSet:
     source: str | None = None
     edit: Edit | None = None
 
+    def words_in(self, world: World) -> list[str]:
+        """The words, and those of a world."""
+        is_sampled = "bdhs" in self.words
+        return [*self.words, *world.words, *(world.policy_words if is_sampled else ())]
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -35,19 +55,6 @@ class Arm:
     preset: str
     pairs: str | None = None
     words: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """Where the arms are compared.
-
-    Attributes:
-        words: for `cluster.generate`, so that a pair set is of this world.
-        metrics: of the table.
-    """
-
-    words: tuple[str, ...]
-    metrics: Metrics
 
 
 SHAPES_METRICS = (
@@ -72,14 +79,10 @@ TABLETOP_METRICS = (
     ("lc_win_rate", "win rate, equal length ↑"),
 )
 WORLDS = {
-    "shapes": World((), SHAPES_METRICS),
+    "shapes": World((), (), SHAPES_METRICS),
     "tabletop": World(
-        (
-            "--model.path",
-            "common/tabletop/policy",
-            "--data.prompts.kind",
-            "tabletop",
-        ),
+        ("--data.prompts.kind", "tabletop"),
+        ("--model.path", "common/tabletop/policy"),
         TABLETOP_METRICS,
     ),
 }

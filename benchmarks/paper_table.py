@@ -111,15 +111,15 @@ def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     pair_set = PAIR_SETS[name]
     if (out / "pairs.parquet").exists():
         return out
-    world_words = WORLDS[arguments.world].words
+    world = WORLDS[arguments.world]
     if pair_set.source is not None:
         source = make_pairs(pair_set.source, seed, arguments)
         assert pair_set.edit is not None
-        words_of_model = [*world_words, "--mixture.online_fraction", "1"]
+        words_of_model = [*world.policy_words, "--mixture.online_fraction", "1"]
         encoder = encoder_of(load_config(None, words_of_model).model)
         write_edited(source, pair_set.edit, encoder, out)
         return out
-    words: list[object] = ["cluster.generate", *pair_set.words, *world_words]
+    words: list[object] = ["cluster.generate", *pair_set.words_in(world)]
     words += ["--out", out, "--count", arguments.pairs, "--seed", seed]
     call(words, arguments.dir / "logs" / f"{out.name}.log")
     return out
