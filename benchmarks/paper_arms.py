@@ -19,12 +19,12 @@ class World:
 
     Attributes:
         words: for `cluster.generate`, so that a pair set is of this world.
-        policy_words: the same for sets that the policy samples.
+        policy: the start policy; None where it is everybody's default.
         metrics: of the table.
     """
 
     words: tuple[str, ...]
-    policy_words: tuple[str, ...]
+    policy: str | None
     metrics: Metrics
 
 
@@ -43,8 +43,10 @@ class PairSet:
 
     def words_in(self, world: World) -> list[str]:
         """The words, and those of a world."""
-        is_sampled = "bdhs" in self.words
-        return [*self.words, *world.words, *(world.policy_words if is_sampled else ())]
+        words = [*self.words, *world.words]
+        if world.policy is not None and "bdhs" in words:
+            words += ["--model.path", world.policy]
+        return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,13 @@ class Arm:
     preset: str
     pairs: str | None = None
     words: tuple[str, ...] = ()
+
+    def words_in(self, world: World) -> list[str]:
+        """The overrides, and where the start policy is the judge, which one it is."""
+        words = list(self.words)
+        if world.policy is not None and "policy" in words:
+            words += ["--reward.judge.path", world.policy]
+        return words
 
 
 SHAPES_METRICS = (
@@ -79,10 +88,10 @@ TABLETOP_METRICS = (
     ("lc_win_rate", "win rate, equal length ↑"),
 )
 WORLDS = {
-    "shapes": World((), (), SHAPES_METRICS),
+    "shapes": World((), None, SHAPES_METRICS),
     "tabletop": World(
         ("--data.prompts.kind", "tabletop"),
-        ("--model.path", "common/tabletop/policy"),
+        "common/tabletop/policy",
         TABLETOP_METRICS,
     ),
 }
@@ -154,11 +163,23 @@ ARMS = {
         "equal-length",
     ),
     "online": Arm("online DPO, oracle judge", "online"),
+    "online-worth": Arm(
+        "online DPO, oracle judge, prompts by worth (ours)",
+        "online",
+        None,
+        ("--rollout.draw", "by_worth"),
+    ),
     "online-weak": Arm(
         "online DPO, weak judge (the start policy)", "online", None, POLICY_JUDGE
     ),
     "online-bdhs": Arm("online BDHS, ρ 0.5", "online_bdhs"),
     "mixed": Arm("Mixed-DPO, oracle judge + BDHS 0.5", "mixed", "attention-0.5"),
+    "mixed-worth": Arm(
+        "Mixed-DPO, oracle judge by worth (ours) + BDHS 0.5",
+        "mixed",
+        "attention-0.5",
+        ("--rollout.draw", "by_worth"),
+    ),
     "mixed-0.25": Arm(
         "Mixed-DPO, a quarter online",
         "mixed",

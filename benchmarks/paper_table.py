@@ -115,8 +115,8 @@ def make_pairs(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     if pair_set.source is not None:
         source = make_pairs(pair_set.source, seed, arguments)
         assert pair_set.edit is not None
-        words_of_model = [*world.policy_words, "--mixture.online_fraction", "1"]
-        encoder = encoder_of(load_config(None, words_of_model).model)
+        preset = Path(preset_of(ARMS["online"], arguments.world))
+        encoder = encoder_of(load_config(preset).model)
         write_edited(source, pair_set.edit, encoder, out)
         return out
     words: list[object] = ["cluster.generate", *pair_set.words_in(world)]
@@ -138,9 +138,10 @@ def train(
     if not duration.exists():
         words: list[object] = ["cluster.train"]
         words += [preset_of(arm, arguments.world), "--resume"]
-        words += arm.words
         for key, value in run_settings(run_dir, arm, seed, arguments).items():
             words.append(f"--{key}={value}")
+        # Last, so that an arm may draw otherwise than the others.
+        words += arm.words_in(WORLDS[arguments.world])
         # The start policy is the same in all runs: the first one answers for all.
         start = arguments.dir / f"start_{arguments.scenes}_scenes.json"
         baseline = run_dir / "evaluation" / "baseline.json"

@@ -76,7 +76,7 @@ def test_the_page_has_one_row_per_method_and_its_plot(tmp_path: Path) -> None:
 def test_every_arm_is_a_valid_run(name: str, world: str) -> None:
     arm = ARMS[name]
     assert arm.pairs is None or arm.pairs in PAIR_SETS
-    words = list(arm.words)
+    words = arm.words_in(WORLDS[world])
     if arm.pairs:
         words += ["--data.offline.path", "pairs"]
     load_config(ROOT / paper_table.preset_of(arm, world), words)
