@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from benchmarks.pair_edits import Edit, of_equal_length, without_end
+from benchmarks.pair_edits import (
+    Edit,
+    of_equal_length,
+    without_end,
+    without_yes_no,
+)
 
 Metrics: TypeAlias = tuple[tuple[str, str], ...]
 """(key, heading) of the columns of a table."""
@@ -110,6 +115,7 @@ PAIR_SETS = {
     "unguided": _bdhs("--variant", "unguided", "--rho", "0.5"),
     "no-end": PairSet(source="attention-0.5", edit=without_end),
     "equal-length": PairSet(source="attention-0.5", edit=of_equal_length),
+    "no-yes-no": PairSet(source="attention-0.5", edit=without_yes_no),
 }
 
 SUPERVISED = ("--learner.loss.beta", "1e-6", "--learner.loss.nll_weight", "1")
@@ -161,6 +167,9 @@ ARMS = {
         "offline DPO, BDHS attention, ρ 0.5, sides of equal length",
         "offline",
         "equal-length",
+    ),
+    "offline-bdhs-0.5-no-yes-no": Arm(
+        "offline DPO, BDHS attention, ρ 0.5, no yes/no pairs", "offline", "no-yes-no"
     ),
     "online": Arm("online DPO, oracle judge", "online"),
     "online-worth": Arm(

@@ -153,7 +153,7 @@ def test_a_job_on_two_nodes_is_stopped_with_its_step_saved(
     assert "--resume continues from the last checkpoint" in log()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_without_authentication_runs_to_its_end(
     clone: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from common.protocols import GenerationRequest, Handle
 from tests.actors.hf_policy import HfPolicy
 from tests.tiny_models import make_prompt, tiny_llava
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.long]
 MAX_LENGTH = 256
 
 
