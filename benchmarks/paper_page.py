@@ -32,7 +32,7 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         f"# Offline, online and mixed alignment on the {world} world",
         "",
-        intro(world, result["steps"], result["scenes"], seeds),
+        intro(result, seeds),
         "",
         row("method", names),
         f"|---|{'---|' * len(names)}",
@@ -49,12 +49,15 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def intro(world: str, steps: int, scenes: int, seeds: str) -> str:
+def intro(result: Mapping[str, Any], seeds: str) -> str:
     """The paragraph above the table."""
-    option = "" if world == "shapes" else f" --world {world}"
+    world = result["world"]
+    options = "" if world == "shapes" else f" --world {world}"
+    for name in ("steps", "pairs"):
+        options += f" --{name} {result[name]}"
     return (
-        f"`python -m benchmarks.paper_table{option}`: {steps} learner steps of each "
-        f"method from the same policy, {scenes} test scenes, seeds {seeds}. "
+        f"`python -m benchmarks.paper_table{options}`: {result['steps']} learner steps of each "
+        f"method from the same policy, {result['scenes']} test scenes, seeds {seeds}. "
         "Mean over seeds, in brackets the lowest and the highest seed; the 95 % "
         "bootstrap interval over scenes is in the baseline's row, and of every run in "
         f"`benchmarks/results/{page_name(world)}.json`. Win rate: by the oracle judge against "

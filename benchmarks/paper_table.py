@@ -2,7 +2,7 @@
 
     python -m benchmarks.paper_table --seeds 0 1 2            # an hour or two; killed, it goes on
     python -m benchmarks.paper_table --only offline-povid mixed --steps 40 --dir runs/longer
-    python -m benchmarks.paper_table --world tabletop         # docs/world2.md
+    python -m benchmarks.paper_table --world tabletop --steps 40 --pairs 2000     # docs/world2.md
 
 Several of these commands, say one per seed, may share `--dir`; a last one, over all seeds, then only reads.
 
@@ -294,6 +294,7 @@ def main() -> None:
         "not_run": [arm.title for name, arm in ARMS.items() if name not in arms],
         "seeds": arguments.seeds,
         "steps": arguments.steps,
+        "pairs": arguments.pairs,
         "scenes": arguments.scenes,
         **measured_on(packages),
     }

@@ -32,6 +32,7 @@ def result() -> dict[str, object]:
         "not_run": ["RLOO"],
         "seeds": [0, 1, 2],
         "steps": 4,
+        "pairs": 6,
         "scenes": 5,
     }
 
