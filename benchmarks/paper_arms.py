@@ -171,6 +171,12 @@ ARMS = {
     "offline-bdhs-0.5-no-yes-no": Arm(
         "offline DPO, BDHS attention, ρ 0.5, no yes/no pairs", "offline", "no-yes-no"
     ),
+    "offline-bdhs-0.5-no-yes-no-mdpo": Arm(
+        "offline mDPO, BDHS attention, ρ 0.5, no yes/no pairs",
+        "offline",
+        "no-yes-no",
+        ("--learner.loss.kind", "mdpo"),
+    ),
     "online": Arm("online DPO, oracle judge", "online"),
     "online-worth": Arm(
         "online DPO, oracle judge, prompts by worth (ours)",
