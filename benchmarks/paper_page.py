@@ -9,6 +9,9 @@ from typing import Any
 
 from benchmarks.paper_arms import WORLDS, Metrics
 
+MARKS = {"better": "+", "worse": "-", "": ""}
+"""Of a seed's verdict."""
+
 
 def write_page(result: Mapping[str, Any], out: Path) -> None:
     """Write the table and the plot into `out`."""
@@ -41,7 +44,7 @@ def table(result: Mapping[str, Any]) -> str:
     for arm in result["arms"].values():
         # A bar would end the cell.
         title = arm["title"].replace("|", "/")
-        lines.append(row(title, seed_cells(arm["seeds"], metrics)))
+        lines.append(row(title, seed_cells(arm, metrics)))
     if result["not_run"]:
         titles = "; ".join(result["not_run"])
         lines += ["", f"Not run here: {titles}."]
@@ -61,7 +64,8 @@ def intro(result: Mapping[str, Any], seeds: str) -> str:
         "Mean over seeds, in brackets the lowest and the highest seed; the 95 % "
         "bootstrap interval over scenes is in the baseline's row, and of every run in "
         f"`benchmarks/results/{page_name(world)}.json`. Win rate: by the oracle judge against "
-        "the start policy."
+        "the start policy. A + or - for every seed that is better or worse than the start policy "
+        "by its paired 95 % interval."
     )
 
 
@@ -79,12 +83,13 @@ def baseline_cells(baseline: Mapping[str, Any], metrics: Metrics) -> list[str]:
     return cells
 
 
-def seed_cells(seeds: Sequence[Mapping[str, float]], metrics: Metrics) -> list[str]:
-    """A method's figures over its seeds."""
+def seed_cells(arm: Mapping[str, Any], metrics: Metrics) -> list[str]:
+    """A method's figures over its seeds, with a mark for every seed that is better or worse than the start policy."""
     cells = []
     for key, _ in metrics:
-        values = [seed[key] for seed in seeds]
-        cells.append(cell(values))
+        values = [seed[key] for seed in arm["seeds"]]
+        marks = "".join(MARKS[seed.get(key, "")] for seed in arm["verdicts"])
+        cells.append(f"{cell(values)} {marks}".rstrip())
     return cells
 
 

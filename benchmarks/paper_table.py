@@ -207,6 +207,16 @@ def column(card: dict[str, Any], world: str, field: str) -> dict[str, Any]:
     return {name: metrics[name][field] for name, _ in WORLDS[world].metrics}
 
 
+def verdicts(card: dict[str, Any], world: str) -> dict[str, str]:
+    """Metric -> "better" or "worse" where the paired 95 % interval against the start policy says so, else ""."""
+    changes: dict[str, Any] = card["suites"][world]["changes"]
+    return {
+        name: changes[name]["verdict"]
+        for name, _ in WORLDS[world].metrics
+        if name in changes
+    }
+
+
 def arm_result(title: str, runs: list[dict[str, Any]], world: str) -> dict[str, Any]:
     """One row of the table from the runs of all seeds."""
     finals = [run["final"] for run in runs]
@@ -214,6 +224,7 @@ def arm_result(title: str, runs: list[dict[str, Any]], world: str) -> dict[str, 
         "title": title,
         "seeds": [column(card, world, "value") for card in finals],
         "intervals": [column(card, world, "interval") for card in finals],
+        "verdicts": [verdicts(card, world) for card in finals],
         "seconds": [round(run["seconds"], 1) for run in runs],
     }
 

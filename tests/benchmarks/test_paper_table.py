@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 def result() -> dict[str, object]:
     """What the benchmark would write: one method, three seeds."""
-    arm = {"title": "Mixed | DPO", "seeds": [card(0.1), card(0.2), card(0.3)]}
+    verdicts = [{"chair_i": "better"}, {"chair_i": ""}, {"chair_i": "worse"}]
+    seeds = [card(0.1), card(0.2), card(0.3)]
+    arm = {"title": "Mixed | DPO", "seeds": seeds, "verdicts": verdicts}
     intervals = {name: [0.2, 0.3] for name, _ in METRICS}
     return {
         "world": "shapes",
@@ -64,7 +66,8 @@ def test_the_page_has_one_row_per_method_and_its_plot(tmp_path: Path) -> None:
     page = (tmp_path / "paper_table.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("|")]
     assert len(rows) == 4
-    assert rows[3].startswith("| Mixed / DPO | 0.200 (0.100 – 0.300) |")
+    figure = "0.200 (0.100 – 0.300)"
+    assert rows[3].startswith(f"| Mixed / DPO | {figure} | {figure} +- |")
     num_bars = {row.count("|") for row in rows}
     assert len(num_bars) == 1
     assert (tmp_path / "paper_table.svg").read_text().count("<svg") == 1
