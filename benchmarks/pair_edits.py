@@ -42,10 +42,14 @@ def without_yes_no(pair: PreferencePair, encoder: ChatEncoder) -> PreferencePair
 
 
 def write_edited(source: Path, edit: Edit, encoder: ChatEncoder, out: Path) -> None:
-    """A set of what an edit makes of the pairs of `source`."""
+    """A set of what an edit makes of the pairs of `source`; its stats count the pairs that are left out."""
     edited = []
-    for pair in read_pairs(source):
+    pairs = read_pairs(source)
+    for pair in pairs:
         changed = edit(pair, encoder)
         if changed is not None:
             edited.append(changed)
-    write_pairs(out, edited, spec_of(source))
+    spec = {**(spec_of(source) or {}), "edit": edit.__name__}
+    dropped = {edit.__name__: len(pairs) - len(edited)}
+    stats = {"num_pairs": len(edited), "dropped": dropped}
+    write_pairs(out, edited, spec, stats)

@@ -66,7 +66,7 @@ class Arm:
     def words_in(self, world: World) -> list[str]:
         """The overrides, and where the start policy is the judge, which one it is."""
         words = list(self.words)
-        if world.policy is not None and "policy" in words:
+        if world.policy is not None and set(POLICY_JUDGE) <= set(words):
             words += ["--reward.judge.path", world.policy]
         return words
 

@@ -131,7 +131,7 @@ def train(
     seed: int,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Train an arm unless that is done: its scorecards, {"baseline": …, "final": …}, and its seconds."""
+    """Train an arm unless that is done: its scorecards, {"baseline": …, "final": …}, and its seconds, if known."""
     run_dir = run_folder(name, seed, arguments)
     # Written last, so that a run without it goes on where it was killed.
     duration = run_dir / "seconds.json"
@@ -147,12 +147,14 @@ def train(
         baseline = run_dir / "evaluation" / "baseline.json"
         if start.exists():
             replace_file(baseline, start.read_text())
+        # What a run took that goes on from a kill is not known.
+        is_new = not (run_dir / "config.json").exists()
         begun = time.perf_counter()
         call(words, arguments.dir / "logs" / f"{run_dir.name}.log")
         seconds = time.perf_counter() - begun
         if not start.exists():
             replace_file(start, baseline.read_text())
-        duration.write_text(json.dumps(seconds))
+        duration.write_text(json.dumps(seconds if is_new else None))
     result = oracle_scorecard(run_dir)
     result["seconds"] = json.loads(duration.read_text())
     return result
@@ -225,7 +227,7 @@ def arm_result(title: str, runs: list[dict[str, Any]], world: str) -> dict[str, 
         "seeds": [column(card, world, "value") for card in finals],
         "intervals": [column(card, world, "interval") for card in finals],
         "verdicts": [verdicts(card, world) for card in finals],
-        "seconds": [round(run["seconds"], 1) for run in runs],
+        "seconds": [run["seconds"] and round(run["seconds"], 1) for run in runs],
     }
 
 

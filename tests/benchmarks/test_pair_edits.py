@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +17,14 @@ from benchmarks.pair_edits import (
 )
 from common.chat import ChatEncoder, encoder_of
 from common.config.model import Model
-from common.data.datasets import read_pairs
+from common.data.datasets import STATS, read_pairs
 from common.data.pair_writer import spec_of
 from tests.cluster.runs import offline_set
 from tests.tiny_models import tiny_llava
+
+
+def stats_of(folder: Path) -> Any:
+    return json.loads((folder / STATS).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,22 @@ def test_only_the_end_goes(encoder: ChatEncoder, tmp_path: Path) -> None:
             assert whole[-1] == encoder.eos_token_id
         blank = {"chosen": before.chosen, "rejected": before.rejected}
         assert replace(after, prompt=before.prompt, **blank) == before
-    assert spec_of(tmp_path / "edited") == spec_of(source)
+    spec = {**(spec_of(source) or {}), "edit": "without_end"}
+    assert spec_of(tmp_path / "edited") == spec
+    assert stats_of(tmp_path / "edited") == {
+        "num_pairs": 3,
+        "dropped": {"without_end": 0},
+    }
+
+
+def test_what_is_left_out_is_counted(encoder: ChatEncoder, tmp_path: Path) -> None:
+    """The rejected answers of these three pairs are shorter than the chosen ones."""
+    source = offline_set(tmp_path / "pairs", "bdhs", 3)
+    write_edited(source, of_equal_length, encoder, tmp_path / "edited")
+    assert stats_of(tmp_path / "edited") == {
+        "num_pairs": 0,
+        "dropped": {"of_equal_length": 3},
+    }
 
 
 def test_a_side_that_is_longer_leaves_its_pair_out(
