@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # LLMEngine stays in this process; AsyncLLM has a process of its own in any case.
@@ -21,6 +22,8 @@ from actors.engine.causes import LOGGING_CONFIG, logging_config
 # What goes wrong in one of vLLM's processes is then known here.
 os.environ[LOGGING_CONFIG] = logging_config()
 
+# vLLM brings thousands of modules that stay; looking for garbage among them is a fifth of its import.
+gc.disable()
 import torch._dynamo
 import vllm
 from vllm import LLM, SamplingParams
@@ -48,6 +51,8 @@ from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.llm_engine import LLMEngine
+
+gc.enable()
 
 VERSION: str = vllm.__version__
 

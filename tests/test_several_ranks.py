@@ -19,7 +19,7 @@ from tests.real_runs import (
     settings,
 )
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.chaos]
+pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.chaos]
 
 STEPS = 12
 """Many more than a run makes between its first step and the moment at which it hears that it is to end."""

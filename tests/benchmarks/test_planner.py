@@ -24,7 +24,7 @@ BOUNDS = {
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_plan_is_what_a_rank_takes(tmp_path: Path) -> None:
     for case in measure(tmp_path, CASES):
         for name, bound in BOUNDS.items():

@@ -36,7 +36,7 @@ async def engine_here(config: BdhsJobConfig) -> StartedEngines:
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_real_workers_make_what_one_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
