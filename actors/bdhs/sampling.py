@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from actors.bdhs.sentences import flip_answer, split_point
+from actors.bdhs.sentences import flip_answer, split_point, yes_or_no
 from actors.bdhs.similarity import Similarity
 from common.config.bdhs import BdhsConfig
 from common.end_marks import without_end_mark
@@ -263,8 +263,9 @@ async def generate_pairs(
     several generators may share one iterator, one per engine.
 
     Args:
-        prompts: dropped are those without a reference, with a reference longer than `config.max_reference_chars`, or
-            without exactly one image (`no_reference`, `answer_too_long`, `image_count`).
+        prompts: dropped are those without a reference, with a reference longer than `config.max_reference_chars`,
+            without exactly one image (`no_reference`, `answer_too_long`, `image_count`), and those about a yes/no
+            question whose answer `config.yes_no` leaves out (`yes_no`).
         generate: the policy's engine.
         config: masks, attempts, sampling.
         similarity: compares y- with y+.
@@ -376,4 +377,7 @@ def _refuse(prompt: Prompt, config: BdhsConfig) -> Dropped | None:
         return Dropped(prompt.id, "no_reference", "BDHS needs a true answer to corrupt")
     if not prompt.images:
         return Dropped(prompt.id, "image_count", "BDHS needs an image, got none")
+    said = yes_or_no(reference)
+    if said is not None and config.yes_no not in ("both", said):
+        return Dropped(prompt.id, "yes_no", f"bdhs.yes_no is {config.yes_no}")
     return None

@@ -14,6 +14,12 @@ _WORD_END = re.compile(r"(?<=\S)(?=\s+\S)")
 _YES_OR_NO = re.compile(r"\s*(yes|no)\b", re.IGNORECASE)
 
 
+def yes_or_no(answer: str) -> str | None:
+    """The `yes` or `no` that an answer begins with, in small letters; None if it begins with neither."""
+    match = _YES_OR_NO.match(answer)
+    return None if match is None else match[1].lower()
+
+
 def flip_answer(sentence: str) -> tuple[str, int] | None:
     """Exchange a leading Yes or No for the other, case kept; None if the sentence starts with neither.
 

@@ -49,6 +49,10 @@ class BdhsConfig(Section):
         le=1,
         description="a sentence that begins with Yes or No is flipped this often",
     )
+    yes_no: Literal["both", "no", "neither"] = Field(
+        "both",
+        description="true answers to yes/no questions that become pairs. no: only inventing is rejected (ours)",
+    )
     temperature: float = Field(1.0, ge=0, le=100, description="of sampling (ours)")
     max_tokens: int = Field(
         64,

@@ -369,6 +369,32 @@ def test_prompts_that_cannot_be_used_are_refused_without_a_request() -> None:
     assert len(drop_of(by_id["e"]).detail) < 100
 
 
+@pytest.mark.parametrize(
+    ("yes_no", "used"),
+    [
+        ("both", {"caption", "nobody", "yes", "no"}),
+        ("no", {"caption", "nobody", "no"}),
+        ("neither", {"caption", "nobody"}),
+    ],
+)
+def test_true_answers_to_yes_no_questions_can_be_left_out(
+    yes_no: str, used: set[str]
+) -> None:
+    references = {
+        "caption": "A cat sits here.",
+        "nobody": "Nobody is there.",
+        "yes": "Yes, there is a cat.",
+        "no": " no, there is none.",
+    }
+    prompts = [make_prompt(id, reference) for id, reference in references.items()]
+    config = BdhsConfig.model_validate({"yes_no": yes_no})
+    by_id, calls = outcomes(prompts, a_dog, config)
+    asked = {request.prompt.id for call in calls for request in call}
+    assert asked == used
+    for id in references.keys() - used:
+        assert drop_of(by_id[id]).reason == "yes_no"
+
+
 @pytest.mark.parametrize("reference", ["Red", "Yes.", "?", "  no", "猫"])
 def test_an_answer_of_one_word_is_continued_from_nothing_or_flipped(
     reference: str,
