@@ -35,12 +35,6 @@ def of_equal_length(
     return pair if len(lengths) == 1 else None
 
 
-def without_yes_no(pair: PreferencePair, encoder: ChatEncoder) -> PreferencePair | None:
-    """Only pairs whose chosen side answers no yes/no question."""
-    first_word = pair.chosen.text.split(maxsplit=1)[0].rstrip(",.").lower()
-    return None if first_word in ("yes", "no") else pair
-
-
 def write_edited(source: Path, edit: Edit, encoder: ChatEncoder, out: Path) -> None:
     """A set of what an edit makes of the pairs of `source`; its stats count the pairs that are left out."""
     edited = []

@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from benchmarks.pair_edits import (
-    Edit,
-    of_equal_length,
-    without_end,
-    without_yes_no,
-)
+from benchmarks.pair_edits import Edit, of_equal_length, without_end
 
 Metrics: TypeAlias = tuple[tuple[str, str], ...]
 """(key, heading) of the columns of a table."""
@@ -113,9 +108,12 @@ PAIR_SETS = {
     "attention-0.7": _bdhs("--rho", "0.7"),
     "noise": _bdhs("--variant", "noise"),
     "unguided": _bdhs("--variant", "unguided", "--rho", "0.5"),
+    "no-yes-no": _bdhs("--rho", "0.5", "--rollout.bdhs.yes_no", "neither"),
+    "unguided-no": _bdhs(
+        "--variant", "unguided", "--rho", "0.5", "--rollout.bdhs.yes_no", "no"
+    ),
     "no-end": PairSet(source="attention-0.5", edit=without_end),
     "equal-length": PairSet(source="attention-0.5", edit=of_equal_length),
-    "no-yes-no": PairSet(source="attention-0.5", edit=without_yes_no),
 }
 
 SUPERVISED = ("--learner.loss.beta", "1e-6", "--learner.loss.nll_weight", "1")
@@ -175,6 +173,12 @@ ARMS = {
         "offline mDPO, BDHS attention, ρ 0.5, no yes/no pairs",
         "offline",
         "no-yes-no",
+        ("--learner.loss.kind", "mdpo"),
+    ),
+    "offline-unguided-no-mdpo": Arm(
+        "offline mDPO, BDHS unguided, ρ 0.5, no pairs that prefer yes (ours)",
+        "offline",
+        "unguided-no",
         ("--learner.loss.kind", "mdpo"),
     ),
     "online": Arm("online DPO, oracle judge", "online"),

@@ -12,7 +12,6 @@ import pytest
 from benchmarks.pair_edits import (
     of_equal_length,
     without_end,
-    without_yes_no,
     write_edited,
 )
 from common.chat import ChatEncoder, encoder_of
@@ -72,20 +71,3 @@ def test_a_side_that_is_longer_leaves_its_pair_out(
     longer = replace(pair, rejected=replace(pair.chosen, text=pair.chosen.text * 2))
     assert of_equal_length(same, encoder) == same
     assert of_equal_length(longer, encoder) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "stays"),
-    [
-        ("Yes, there is a cup.", False),
-        ("No.", False),
-        ("Nothing is at the left.", True),
-        ("A cup.", True),
-    ],
-)
-def test_yes_and_no_go(
-    text: str, stays: bool, encoder: ChatEncoder, tmp_path: Path
-) -> None:
-    (pair,) = read_pairs(offline_set(tmp_path / "pairs", "bdhs", 1))
-    pair = replace(pair, chosen=replace(pair.chosen, text=text))
-    assert (without_yes_no(pair, encoder) is pair) == stays
