@@ -17,7 +17,7 @@ PATH = DOCS / NOTEBOOK
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_notebook_runs_from_pictures_to_a_scorecard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
