@@ -12,4 +12,6 @@ def training_prompts(
     source: TabletopPrompts, seed: int, store: ImageStore
 ) -> list[Prompt]:
     """Conversations about the first training scenes: `data.prompts.kind = tabletop`."""
-    return prompts.training_prompts(source.count, seed, store, source.references)
+    return prompts.training_prompts(
+        source.count, seed, store, source.references, source.about
+    )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.config import PromptFile
+from common.config import PromptFile, TabletopPrompts
 from common.config.jobs import GenerateConfig
 from common.data.images import ImageStore
 from common.data.prompt_sources import files_of, load_split
@@ -14,15 +14,19 @@ from common.data.records_on_disk import usable
 from common.end_marks import without_end_mark, without_end_marks
 from common.records import Dropped, Prompt
 
+EVERY_KIND = TabletopPrompts().about
+
 
 def prompt_spec(config: GenerateConfig) -> dict[str, Any]:
     """What decides which prompts there are, JSON only (UserError when the folder is no prompt set)."""
     source = config.data.prompts
     if not isinstance(source, PromptFile):
-        world = {"kind": source.kind, "split": "train"}
+        world: dict[str, Any] = {"kind": source.kind, "split": "train"}
         # Sets that were made before there was a choice say nothing of it, and are clean.
         if source.references != "clean":
             world["references"] = source.references
+        if isinstance(source, TabletopPrompts) and source.about != EVERY_KIND:
+            world["about"] = list(source.about)
         return {"prompts": world, "count": source.count}
     # Size and time stand for the content, which may be gigabytes.
     size = modified = 0

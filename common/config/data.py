@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import Field, Tag, field_validator, model_validator
 
@@ -11,6 +11,10 @@ from common.config.section import Section, Seed, TextOnDisk, by_kind, or_bare
 
 References: TypeAlias = Literal["clean", "sft"]
 """Which answers the prompts of a rendered world carry: true ones, or those of its policy's own training text."""
+
+
+About: TypeAlias = Literal["caption", "yes_no", "colour", "place", "number"]
+"""What a question of world 2 is about."""
 
 
 class WorldPrompts(Section):
@@ -39,6 +43,11 @@ class TabletopPrompts(WorldPrompts):
         "sft",
         description="sft: answers as the policy's own training text has them; clean: true ones, which no method of "
         "a fair table reads",
+    )
+    about: tuple[About, ...] = Field(
+        get_args(About),
+        min_length=1,
+        description="what the question that is to be answered may be about; other scenes give no prompt",
     )
 
 

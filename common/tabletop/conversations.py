@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias
 
+from common.config.data import About
 from common.tabletop.language import CAPTION_PROMPTS, caption, noun, plural, verb
 from common.tabletop.scenes import (
     KINDS,
@@ -26,7 +26,6 @@ from common.tabletop.scenes import (
 from common.worlds.answers import WORDS
 from common.worlds.questions import POPE_SPLITS, PopeSplit, rank_absent
 
-About: TypeAlias = Literal["caption", "yes_no", "colour", "place", "number"]
 SHARES: dict[About, float] = {
     "caption": 0.4,
     "yes_no": 0.3,

@@ -15,8 +15,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from common.config.data import About
 from common.shapes.pretrain import DEFAULT_OUT as SHAPES_POLICY
-from common.tabletop.conversations import About, answer, ask
+from common.tabletop.conversations import answer, ask
 from common.tabletop.language import CAPTION_PROMPTS, caption
 from common.tabletop.render import IMAGE_SIZE
 from common.tabletop.scenes import COLOURS, KINDS, MAX_NUMBER, Scene, Thing

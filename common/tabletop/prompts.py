@@ -12,15 +12,15 @@ The truth is the scene and what is asked; it is for judges, and no policy is eve
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from common.config.data import References
+from common.config.data import About, References
 from common.data.images import ImageStore
 from common.records import ImageRef, Message, Part, Prompt
 from common.tabletop.conversations import (
     CAPTION,
-    About,
+    SHARES,
     Question,
     answer,
     ask,
@@ -41,11 +41,14 @@ def training_prompts(
     seed: int,
     store: ImageStore,
     references: References = "sft",
+    about: Collection[About] = tuple(SHARES),
 ) -> list[Prompt]:
     """One prompt per biased training scene, drawn as the training text was. Images are put into `store`.
 
     Args:
+        count: of scenes.
         references: `sft` are answers as the training text has them, slips included; `clean` are true.
+        about: what the last question may be about; a scene with another one gives no prompt.
     """
     prompts = []
     for index, scene in enumerate(
@@ -54,6 +57,8 @@ def training_prompts(
         name = _name("train", index)
         rng = random.Random(f"{name}/{seed}")
         questions = conversation(scene, rng)
+        if questions[-1].about not in about:
+            continue
         told = slipped(scene, rng, SLIPS) if references == "sft" else scene
         image = store.add(render(scene))
         prompts.append(_prompt(name, name, scene, told, questions, image))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
+from common.config.data import About
 from common.records import Prompt
-from common.tabletop.conversations import About, Question
+from common.tabletop.conversations import Question
 from common.tabletop.prompts import WORLD
 from common.tabletop.scenes import KINDS, Scene
 from common.worlds.questions import POPE_SPLITS

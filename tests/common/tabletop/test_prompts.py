@@ -50,6 +50,15 @@ def test_training_prompts_ask_for_everything(store: ImageStore) -> None:
         )
 
 
+def test_prompts_about_some_things_are_those_of_all(store: ImageStore) -> None:
+    """Each as it is among all prompts, whatever else is left out."""
+    prompts = training_prompts(60, 0, store)
+    asked = ("yes_no", "colour")
+    some = training_prompts(60, 0, store, about=asked)
+    assert some == [prompt for prompt in prompts if question_of(prompt).about in asked]
+    assert 0 < len(some) < 60
+
+
 def test_equal_seeds_give_equal_prompts(store: ImageStore) -> None:
     assert training_prompts(20, 3, store) == training_prompts(20, 3, store)
     assert training_prompts(20, 3, store) != training_prompts(20, 4, store)

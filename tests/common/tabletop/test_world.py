@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config.data import About
 from common.tabletop.claims import compare
 from common.tabletop.conversations import (
     SEVERAL_TURNS,
     SHARES,
-    About,
     answer,
     ask,
     conversation,
