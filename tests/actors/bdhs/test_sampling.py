@@ -1,152 +1,33 @@
-"""BDHS against a scripted policy: masks, prefixes, attempts, drops, seeds, statistics."""
+"""BDHS against a scripted policy: masks, prefixes, attempts, seeds."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
-from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.bdhs.sampling import (
-    Outcome,
     assemble,
     draw_attempt,
     draw_visible,
-    generate_pairs,
 )
-from actors.bdhs.similarity import LexicalSimilarity
-from actors.bdhs.stats import note_of, summarise
 from common.config.bdhs import BdhsConfig
-from common.errors import UserError
-from common.protocols import GenerationRequest
 from common.records import (
-    Completion,
-    Dropped,
-    ImageRef,
-    Message,
-    Part,
     PreferencePair,
-    Prompt,
-    RolloutGroup,
 )
-
-TRUTH = "There is a red circle at the top. There is a blue star at the left."
-Answer = Callable[[GenerationRequest], str | Dropped]
-"""The scripted policy. An answer that ends in … has run into its token limit."""
-
-
-def make_prompt(
-    id: str = "p",
-    reference: str | None = TRUTH,
-    num_images: int = 1,
-) -> Prompt:
-    message = Message("user", (Part("image"),) * num_images)
-    images = (ImageRef("00", "/none.png"),) * num_images
-    return Prompt(
-        id,
-        (message,),
-        images,
-        reference,
-    )
-
-
-def group_of(
-    request: GenerationRequest,
-    answer: str | Dropped,
-) -> RolloutGroup | Dropped:
-    if isinstance(answer, Dropped):
-        return answer
-    # The scripted policy has no tokens to count.
-    reason: Literal["stop", "length"] = "length" if answer.endswith("…") else "stop"
-    completion = Completion(
-        (),
-        answer,
-        0,
-        0,
-        reason,
-    )
-    return RolloutGroup(
-        request.id,
-        request.prompt,
-        (),
-        0,
-        (completion,),
-    )
-
-
-def ten_tokens(prompt: Prompt) -> int:
-    return 10
-
-
-def outcomes(
-    prompts: Iterable[Prompt],
-    answer: Answer,
-    config: BdhsConfig,
-    *,
-    window: int = 64,
-    num_image_tokens: Callable[[Prompt], int] = ten_tokens,
-) -> tuple[dict[str, Outcome], list[list[GenerationRequest]]]:
-    """Outcomes by prompt id, and the calls that were made."""
-    calls: list[list[GenerationRequest]] = []
-
-    async def generate(
-        requests: list[GenerationRequest],
-    ) -> Sequence[RolloutGroup | Dropped]:
-        calls.append(requests)
-        return [group_of(request, answer(request)) for request in requests]
-
-    async def collect() -> dict[str, Outcome]:
-        by_id = {}
-        async for outcome in generate_pairs(
-            iter(list(prompts)),
-            generate,
-            config=config,
-            similarity=LexicalSimilarity(),
-            num_image_tokens=num_image_tokens,
-            window=window,
-        ):
-            by_id[outcome.prompt_id] = outcome
-        return by_id
-
-    return asyncio.run(collect()), calls
-
-
-def drop_of(outcome: Outcome) -> Dropped:
-    assert isinstance(outcome.result, Dropped)
-    return outcome.result
-
-
-def pair_of(outcome: Outcome) -> PreferencePair:
-    assert isinstance(outcome.result, PreferencePair)
-    return outcome.result
-
-
-def rest_of_sentence(request: GenerationRequest) -> str:
-    """The truth after the request's prefix, up to the next full stop."""
-    rest = TRUTH[len(request.prefix) :]
-    return rest.split(".")[0] + "."
-
-
-def seeded(request: GenerationRequest) -> str:
-    """An answer that depends on the request alone; one in three repeats the truth as far as it can."""
-    rng = random.Random(request.seed)
-    if rng.random() < 1 / 3:
-        return rest_of_sentence(request) if request.stop else TRUTH
-    return f" a {rng.choice('abcdefgh')}{rng.choice('xyz')}."
-
-
-def a_dog(request: GenerationRequest) -> str:
-    return " a dog."
-
-
-def similar(request: GenerationRequest) -> str:
-    """The truth while guided, and in capitals at the last attempt."""
-    return rest_of_sentence(request) if request.stop else TRUTH.upper()
+from tests.actors.bdhs.scripted_policy import (
+    TRUTH,
+    a_dog,
+    group_of,
+    make_prompt,
+    outcomes,
+    pair_of,
+    seeded,
+    similar,
+)
 
 
 @given(st.integers(0, 50), st.floats(0, 1), st.integers())
@@ -321,80 +202,6 @@ def test_masks_and_cuts_are_redrawn_for_each_attempt() -> None:
     assert len(masks) == len(seeds) == 4
 
 
-# Line breaks at the end do not make another answer.
-def repeat_the_truth(request: GenerationRequest) -> str:
-    return rest_of_sentence(request) if request.stop else TRUTH + "\n"
-
-
-def drop_it(request: GenerationRequest) -> Dropped:
-    return Dropped(request.id, "prompt_too_long")
-
-
-@pytest.mark.parametrize(
-    ("reason", "answer", "max_attempts", "attempts"),
-    [
-        ("identical", repeat_the_truth, 5, 5),
-        ("cut_off", lambda request: " and on and on…", 5, 5),
-        ("prompt_too_long", drop_it, 5, 1),
-        ("empty", lambda request: "", 1, 1),
-    ],
-)
-def test_drops_are_counted(
-    reason: str,
-    answer: Answer,
-    max_attempts: int,
-    attempts: int,
-) -> None:
-    config = BdhsConfig(max_attempts=max_attempts)
-    by_id, _ = outcomes([make_prompt()], answer, config)
-    dropped = drop_of(by_id["p"])
-    assert (dropped.id, dropped.reason) == ("p", reason)
-    assert by_id["p"].attempts == attempts
-
-
-def test_prompts_that_cannot_be_used_are_refused_without_a_request() -> None:
-    prompts = [
-        make_prompt("a", None),
-        make_prompt("b", " "),
-        make_prompt("c", num_images=0),
-        make_prompt("e", "A cat. " * 1_500_000),
-    ]
-    by_id, calls = outcomes(prompts, seeded, BdhsConfig())
-    assert calls == []
-    assert drop_of(by_id["a"]).reason == "no_reference"
-    assert drop_of(by_id["b"]).reason == "no_reference"
-    assert drop_of(by_id["c"]).reason == "image_count"
-    assert drop_of(by_id["e"]).reason == "answer_too_long"
-    # The reason must not repeat ten million characters.
-    assert len(drop_of(by_id["e"]).detail) < 100
-
-
-@pytest.mark.parametrize(
-    ("yes_no", "used"),
-    [
-        ("both", {"caption", "nobody", "yes", "no"}),
-        ("no", {"caption", "nobody", "no"}),
-        ("neither", {"caption", "nobody"}),
-    ],
-)
-def test_true_answers_to_yes_no_questions_can_be_left_out(
-    yes_no: str, used: set[str]
-) -> None:
-    references = {
-        "caption": "A cat sits here.",
-        "nobody": "Nobody is there.",
-        "yes": "Yes, there is a cat.",
-        "no": " no, there is none.",
-    }
-    prompts = [make_prompt(id, reference) for id, reference in references.items()]
-    config = BdhsConfig.model_validate({"yes_no": yes_no})
-    by_id, calls = outcomes(prompts, a_dog, config)
-    asked = {request.prompt.id for call in calls for request in call}
-    assert asked == used
-    for id in references.keys() - used:
-        assert drop_of(by_id[id]).reason == "yes_no"
-
-
 @pytest.mark.parametrize("reference", ["Red", "Yes.", "?", "  no", "猫"])
 def test_an_answer_of_one_word_is_continued_from_nothing_or_flipped(
     reference: str,
@@ -405,27 +212,6 @@ def test_an_answer_of_one_word_is_continued_from_nothing_or_flipped(
     # Cut before the only word, or flipped and kept.
     assert request.prefix.strip().lower() in ("", "yes", "no")
     assert isinstance(by_id["p"].result, PreferencePair)
-
-
-def test_an_unreadable_image_drops_its_prompt_only() -> None:
-    # As raised by the counter of image tokens, whose errors have a reason.
-    class Unreadable(UserError):
-        reason = "image_missing"
-
-    def count(prompt: Prompt) -> int:
-        if prompt.id == "a":
-            raise Unreadable("gone")
-        return 10
-
-    by_id, _ = outcomes(
-        [make_prompt("a"), make_prompt("b")],
-        a_dog,
-        BdhsConfig(),
-        num_image_tokens=count,
-    )
-    assert list(by_id) == ["a", "b"]
-    assert drop_of(by_id["a"]).reason == "image_missing"
-    assert isinstance(by_id["b"].result, PreferencePair)
 
 
 IDS = [f"p{number}" for number in range(12)]
@@ -460,46 +246,3 @@ def test_all_sentences_of_all_prompts_are_in_flight_together() -> None:
     )
     # Eight prompts of two sentences, then the other two.
     assert [len(requests) for requests in calls] == [16, 4]
-
-
-def test_statistics_by_hand() -> None:
-    """Two pairs at attempt 1, one at 2, one refused, one dropped at 2: of four tried, two needed more than one."""
-    pair = PreferencePair("bdhs/p", make_prompt(), None, None, "bdhs")  # type: ignore[arg-type]
-    made = [
-        Outcome(pair, "a", 1, 0.2, 1, 10),
-        Outcome(pair, "b", 1, 0.4, 2, 10),
-        Outcome(pair, "c", 2, 0.9, 3, 10),
-        Outcome(Dropped("d", "identical"), "d", 2, 1.0, 2, 10),
-        Outcome(Dropped("e", "no_reference"), "e"),
-    ]
-    stats = summarise([note_of(outcome) for outcome in made], max_attempts=3)
-    assert stats["accepted_per_attempt"] == {"1": 2, "2": 1, "3": 0}
-    assert stats["dropped"] == {"identical": 1, "no_reference": 1}
-    assert stats["num_prompts"] == 5
-    assert stats["num_pairs"] == 3
-    assert stats["another_attempt_frac"] == 0.5
-    assert stats["mean_visible_tokens"] == 2.0
-    assert stats["visible_frac"] == 0.2
-    assert stats["similarity"]["0.5"] == 0.4
-    assert stats["similarity"]["0.75"] == pytest.approx(0.65)
-    assert summarise([], 2)["similarity"] == {}
-
-
-def _note(similarity: float) -> dict[str, Any]:
-    return {
-        "dropped": None,
-        "attempts": 1,
-        "similarity": similarity,
-        "num_visible": 1,
-        "num_image_tokens": 1,
-    }
-
-
-def test_quantile_interpolates() -> None:
-    """Of 1, 2 and 4, a quarter of the way is half way between the first two."""
-    notes = [_note(4.0), _note(1.0), _note(2.0)]
-    quantiles = summarise(notes, 1)["similarity"]
-    assert quantiles["0.0"] == 1.0
-    assert quantiles["0.25"] == 1.5
-    assert quantiles["0.5"] == 2.0
-    assert quantiles["1.0"] == 4.0
