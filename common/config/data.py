@@ -47,7 +47,7 @@ class TabletopPrompts(WorldPrompts):
     about: tuple[About, ...] = Field(
         get_args(About),
         min_length=1,
-        description="what the question that is to be answered may be about; other scenes give no prompt",
+        description="what the question that is to be answered may be about; other scenes are passed over",
     )
 
 

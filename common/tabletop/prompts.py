@@ -28,7 +28,14 @@ from common.tabletop.conversations import (
     pope_questions,
 )
 from common.tabletop.render import render
-from common.tabletop.scenes import SLIPS, TRAIN_BIAS, Scene, slipped, split_scenes
+from common.tabletop.scenes import (
+    SLIPS,
+    TRAIN_BIAS,
+    Scene,
+    slipped,
+    split_scenes,
+    stream_scenes,
+)
 from common.worlds.questions import POPE_SPLITS
 from common.worlds.scenes import Split
 
@@ -46,14 +53,14 @@ def training_prompts(
     """One prompt per biased training scene, drawn as the training text was. Images are put into `store`.
 
     Args:
-        count: of scenes.
         references: `sft` are answers as the training text has them, slips included; `clean` are true.
-        about: what the last question may be about; a scene with another one gives no prompt.
+        about: what the last question may be about; scenes with another one are passed over until there are enough.
     """
-    prompts = []
-    for index, scene in enumerate(
-        split_scenes("train", count, seed=seed, bias=TRAIN_BIAS)
-    ):
+    prompts: list[Prompt] = []
+    scenes = stream_scenes("train", seed=seed, bias=TRAIN_BIAS)
+    for index, scene in enumerate(scenes):
+        if len(prompts) == count:
+            break
         name = _name("train", index)
         rng = random.Random(f"{name}/{seed}")
         questions = conversation(scene, rng)

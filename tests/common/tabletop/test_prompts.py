@@ -51,12 +51,13 @@ def test_training_prompts_ask_for_everything(store: ImageStore) -> None:
 
 
 def test_prompts_about_some_things_are_those_of_all(store: ImageStore) -> None:
-    """Each as it is among all prompts, whatever else is left out."""
+    """Each as it is among all prompts, and as many as are asked for."""
     prompts = training_prompts(60, 0, store)
     asked = ("yes_no", "colour")
-    some = training_prompts(60, 0, store, about=asked)
-    assert some == [prompt for prompt in prompts if question_of(prompt).about in asked]
-    assert 0 < len(some) < 60
+    wanted = [prompt for prompt in prompts if question_of(prompt).about in asked]
+    assert 0 < len(wanted) < 60
+    assert training_prompts(len(wanted), 0, store, about=asked) == wanted
+    assert len(training_prompts(60, 0, store, about=asked)) == 60
 
 
 def test_equal_seeds_give_equal_prompts(store: ImageStore) -> None:
