@@ -24,15 +24,10 @@ from common.push.plan import PushPlan, model_digest
 from common.records import LogprobProbe, WeightManifest
 from common.weights import checksum, to_arrays
 from learner.change_norm import change_norm
+from learner.model.lora import adapter_norm, adapter_weights, is_adapter, merge_lora
 from learner.model.merging import Survival
 from learner.model.models import Models
-from learner.model.policy import (
-    Policy,
-    adapter_norm,
-    adapter_weights,
-    is_adapter,
-    merge_lora,
-)
+from learner.model.policy import Policy
 from learner.model.quantized import dequantised
 from learner.model.reference import Reference
 from learner.push.sending import PushSender

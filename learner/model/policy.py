@@ -7,44 +7,26 @@ reference is the policy with the adapters switched off.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from common.config import Lora, Model
 from common.errors import UserError
 from common.loading import check_folder, check_weights, readable
-from common.model_parts import (
-    is_vision_tower,
-    lora_targets,
-    part_of,
-    vision_tower,
-)
+from common.model_parts import is_vision_tower, vision_tower
 from learner.batch.collate import RowBatch
 from learner.forward.logps import CompletionLogps, completion_logps
 from learner.forward.tree import TreeBatch
 from learner.forward.tree_logps import tree_logps
-from learner.model.merging import Survival, merged_weight
 from learner.model.quantized import clean_up_quantized, nf4_settings
 from learner.model.streaming import Place, Shards, one_at_a_time
 from learner.model.vision_features import VisionShare
-
-Tensors = dict[str, Tensor]
-Weights = Mapping[str, Tensor]
-"""Parameters by name."""
-
-# peft's names: net.base_model.model.<name>.{lora_A.default, lora_B.default, base_layer}.weight
-_LORA_PREFIX = "base_model.model."
-_LORA_A = ".lora_A.default.weight"
-_LORA_B = ".lora_B.default.weight"
-_LORA_BASE = ".base_layer.weight"
 
 
 class Policy(nn.Module):
@@ -65,9 +47,9 @@ class Policy(nn.Module):
     @property
     def model(self) -> Any:
         """The Hugging Face model itself; with LoRA its linear layers carry the adapters."""
-        if isinstance(self.net, PeftModel):
-            return self.net.get_base_model()
-        return self.net
+        # Only peft's wrapper has this method; to ask for its class would be to import peft.
+        base_model = getattr(self.net, "get_base_model", None)
+        return self.net if base_model is None else base_model()
 
     def forward(
         self,
@@ -119,6 +101,9 @@ def load_policy(
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if isinstance(tuning, Lora):
+        # peft takes two seconds to import, and brings bitsandbytes: other runs do without.
+        from learner.model.peft_api import add_lora
+
         return Policy(add_lora(model, tuning)).train()
     if config.freeze_vision:
         for name, parameter in model.named_parameters():
@@ -237,107 +222,3 @@ def _check_all_loaded(
             f"model.path {path}: expected every weight, got a checkpoint without {len(missing)} of them "
             f"({missing[0]}, …); they would stay random: copy the checkpoint again"
         )
-
-
-def add_lora(model: nn.Module, tuning: Lora) -> PeftModel:
-    """The model with adapters on its `lora_targets`, everything else frozen.
-
-    Raises:
-        UserError: a configured side has no such layer.
-    """
-    targets = lora_targets(model, tuning)
-    sides = {part_of(name) for name in targets}
-    for side in tuning.sides:
-        if side not in sides:
-            wanted = list(tuning.target_modules) if side == "language" else "all"
-            raise UserError(
-                f"model.tuning.target_modules: expected names of linear layers of the {side} side, got "
-                f"{wanted}, none of which exists; print the model to see its names"
-            )
-    config = LoraConfig(
-        r=tuning.r,
-        lora_alpha=tuning.alpha,
-        lora_dropout=tuning.dropout,
-        target_modules=targets,
-        bias="none",
-    )
-    # In the model's dtype, which DeepSpeed expects of all parameters that are split up already.
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
-
-
-def merge_lora(
-    weights: Weights,
-    tuning: Lora,
-    survival: Survival | None = None,
-    device: torch.device | str = "cpu",
-) -> tuple[Tensors, Tensors]:
-    """Merged and base weights by Hugging Face name, from the gathered weights of a peft model; no input is changed.
-
-    Args:
-        survival: is told of every matrix that is merged.
-        device: that computes, one matrix at a time: 7B takes the host's cores minutes.
-    """
-    merged: Tensors = {}
-    base: Tensors = {}
-    scale = tuning.alpha / tuning.r
-    for peft_name, weight in weights.items():
-        if is_adapter(peft_name):
-            continue
-        name, name_of_a, name_of_b = plain_name(peft_name)
-        assert name is not None, "no adapter's"
-        base[name] = weight
-        merged[name] = weight
-        if name_of_a in weights:
-            a, b = weights[name_of_a].to(device), weights[name_of_b].to(device)
-            there = merged_weight(weight.to(device), a, b, scale, survival)
-            merged[name] = there.cpu()
-    return merged, base
-
-
-def plain_name(peft_name: str) -> tuple[str | None, str, str]:
-    """A parameter's name in the Hugging Face model, and the names of its layer's adapter; None for an adapter's."""
-    if is_adapter(peft_name):
-        return None, "", ""
-    layer = peft_name.removesuffix(_LORA_BASE)
-    name = peft_name.removeprefix(_LORA_PREFIX).replace(".base_layer.", ".")
-    return name, layer + _LORA_A, layer + _LORA_B
-
-
-def is_adapter(name: str) -> bool:
-    """Whether a parameter of a peft model is an adapter's."""
-    return name.endswith((_LORA_A, _LORA_B))
-
-
-def adapter_weights(weights: Weights) -> Tensors:
-    """The adapter's tensors of a peft model under the names that peft's own files have."""
-    adapter = {}
-    for name, weight in weights.items():
-        if is_adapter(name):
-            adapter[name.replace(".default.", ".")] = weight
-    return adapter
-
-
-def adapter_norm(weights: Weights, tuning: Lora) -> float:
-    """L2 norm of what the adapters add, over all layers; no product B·A is made.
-
-    |B·A|² = tr(AᵀBᵀBA) = sum of (BᵀB) ∘ (AAᵀ), matrices of r x r.
-    """
-    total = 0.0
-    for name, weight in weights.items():
-        if not name.endswith(_LORA_A):
-            continue
-        layer = name.removesuffix(_LORA_A)
-        b = weights[layer + _LORA_B].float()
-        largest = float(b.abs().max())
-        if largest == 0:
-            continue
-        a = weight.float()
-        # The squares of a young adapter's values are zero in float32.
-        b = b / largest
-        # [r, r] both
-        b_gram = (b.T @ b).double()
-        a_gram = (a @ a.T).double()
-        total += largest**2 * float((b_gram * a_gram).sum())
-    # Rounding may leave a sum of squares a little below zero.
-    norm = math.sqrt(max(total, 0.0))
-    return tuning.alpha / tuning.r * norm

@@ -23,8 +23,9 @@ from common.config import Lora, Tuning
 from common.protocols import TrainEngine
 from common.push.plan import TensorSpec
 from learner.change_norm import Change
+from learner.model.lora import plain_name
 from learner.model.merging import Survival, merged_weight
-from learner.model.policy import Policy, plain_name
+from learner.model.policy import Policy
 from learner.model.quantized import full_shape, full_weight
 
 

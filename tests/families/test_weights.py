@@ -23,7 +23,8 @@ from common.config import EngineOptions, Full, Lora, Model, Rollout
 from common.data.images import ImageStore
 from common.errors import UserError
 from common.records import Prompt
-from learner.model.policy import Policy, is_adapter, load_policy
+from learner.model.lora import is_adapter
+from learner.model.policy import Policy, load_policy
 from learner.publisher import export_policy, package, package_adapter, plain_weights
 from tests.families.case import Case
 from tests.families.cases import parameters

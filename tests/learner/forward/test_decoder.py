@@ -17,7 +17,8 @@ from learner.forward.decoder import is_installed, why_not
 from learner.forward.tree import tree_batch
 from learner.forward.tree_logps import prepare, tree_logps
 from learner.learner import Learner
-from learner.model.policy import Policy, add_lora
+from learner.model.peft_api import add_lora
+from learner.model.policy import Policy
 from learner.model.vision_features import VisionShare
 from tests.learner.families import FAMILIES, Family, family
 from tests.learner.helpers import LORA, assert_same_weights, make_pairs, run_config

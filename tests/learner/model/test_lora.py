@@ -11,13 +11,8 @@ from pydantic import ValidationError
 
 from common.config import Lora, RunConfig
 from common.model_parts import lora_targets
-from learner.model.policy import (
-    adapter_norm,
-    adapter_weights,
-    add_lora,
-    is_adapter,
-    merge_lora,
-)
+from learner.model.lora import adapter_norm, adapter_weights, is_adapter, merge_lora
+from learner.model.peft_api import add_lora
 from tests.learner.families import FAMILIES, family
 
 NUM_LAYERS = 3

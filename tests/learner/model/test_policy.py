@@ -13,13 +13,8 @@ from common.data.images import ImageStore
 from common.errors import UserError
 from common.model_parts import is_vision_tower, lora_targets
 from learner.batch.collate import Collator, RowBatch
-from learner.model.policy import (
-    Policy,
-    load_model,
-    load_policy,
-    load_reference,
-    merge_lora,
-)
+from learner.model.lora import merge_lora
+from learner.model.policy import Policy, load_model, load_policy, load_reference
 from tests.learner.families import FAMILIES, family
 from tests.learner.helpers import encoded, gradients, make_pairs
 
