@@ -26,7 +26,12 @@ MAY_IMPORT = {
 }
 ROOMS = tuple(MAY_IMPORT)
 FOLDERS = (*ROOMS, "benchmarks", "docs", "tests")
-HEAVY_HOME = {"vllm": "actors", "deepspeed": "learner", "ray": "cluster"}
+HEAVY_HOME = {
+    "vllm": "actors",
+    "deepspeed": "learner",
+    "peft": "learner",
+    "ray": "cluster",
+}
 """Each of these packages is imported by one file, which stands in this room."""
 PLUG_INS = {
     "shapes": {
@@ -329,6 +334,19 @@ def test_help_is_light(module: str) -> None:
     )
     assert output.startswith("usage:")
     assert output.rstrip().endswith("HEAVY set()")
+
+
+def test_a_learner_without_adapters_does_without_peft() -> None:
+    output = output_of(
+        "import sys\n"
+        "from common.config import Model\n"
+        "from common.shapes.pretrain import DEFAULT_OUT\n"
+        "from learner.learner import Learner\n"
+        "from learner.model.policy import load_policy\n"
+        "print(load_policy(Model(), DEFAULT_OUT).model.config.model_type)\n"
+        "print({'peft', 'bitsandbytes'} & set(sys.modules))\n"
+    )
+    assert output.splitlines()[-2:] == ["llava", "set()"]
 
 
 def test_a_dry_run_is_light_and_prints_every_actor() -> None:
