@@ -97,6 +97,19 @@ class Simpo(SmoothedLoss):
     )
 
 
+class Sft(Loss):
+    """Supervised fine-tuning on the chosen side: for a source whose chosen answers are to be learnt as they are."""
+
+    reads_reference: ClassVar[bool] = False
+
+    kind: Literal["sft"] = "sft"
+    beta: float = Field(
+        1.0,
+        gt=0,
+        description="scale of log-probs per token in the metrics; the loss has none",
+    )
+
+
 class Mdpo(Loss):
     """mDPO (arXiv 2406.11839): DPO, a preference for the whole image over a crop of it, and an anchor."""
 
@@ -232,6 +245,7 @@ AnyLoss = (
     | Annotated[Ipo, Tag("ipo")]
     | Annotated[Hinge, Tag("hinge")]
     | Annotated[Simpo, Tag("simpo")]
+    | Annotated[Sft, Tag("sft")]
     | Annotated[Mdpo, Tag("mdpo")]
     | Annotated[Ddpo, Tag("ddpo")]
     | Annotated[Mpo, Tag("mpo")]

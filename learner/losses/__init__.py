@@ -8,6 +8,7 @@ delta = r+ - r-:
     ipo       (r+ / |y+| - r- / |y-| - 1 / (2β))²                   arXiv 2310.12036 Eq. 17, length-normalised as in TRL
     hinge     max(0, 1 - β delta)                                   SLiC, arXiv 2305.10425, as a DPO loss
     simpo     -log σ(β logp(y+) / |y+| - β logp(y-) / |y-| - γ)     arXiv 2405.14734 Eq. 6; no reference
+    sft       -logp(y+) / |y+|                                      y- has no part in it; no reference
 
     mdpo      sigmoid + a -log σ(β (r+ - r+(m'))) + b -log σ(β r+)  arXiv 2406.11839; m': see learner/batch/crops.py
     ddpo      -log σ(β (d+ - d-)),  d = Σ w_i r_i / Σ w_i           arXiv 2312.00849; w_i: γ in changed tokens, else 1
@@ -42,6 +43,7 @@ from common.config.losses import (
     Povid,
     Rloo,
     Robust,
+    Sft,
     Sigmoid,
     Simpo,
 )
@@ -56,6 +58,7 @@ from learner.losses.mpo import MpoLoss
 from learner.losses.pair_logps import PairLogps
 from learner.losses.povid import PovidLoss
 from learner.losses.rloo import RlooLoss
+from learner.losses.sft import SftLoss
 from learner.losses.simpo import SimpoLoss
 
 LOSSES: dict[type[Loss], type[PairLoss[Any]]] = {
@@ -64,6 +67,7 @@ LOSSES: dict[type[Loss], type[PairLoss[Any]]] = {
     Ipo: IpoLoss,
     Hinge: HingeLoss,
     Simpo: SimpoLoss,
+    Sft: SftLoss,
     Mdpo: MdpoLoss,
     Ddpo: DdpoLoss,
     Mpo: MpoLoss,

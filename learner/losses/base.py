@@ -79,6 +79,17 @@ class PairLoss(ABC, Generic[SettingsT]):
         return beta * logps.chosen_ratios, beta * logps.rejected_ratios
 
 
+class ReferenceFreeLoss(PairLoss[SettingsT]):
+    """A loss that no reference has a part in: a side's reward is its log-prob per token (arXiv 2405.14734 Eq. 4)."""
+
+    def rewards(self, logps: PairLogps) -> tuple[Tensor, Tensor]:
+        """β logp(y) / |y| of chosen and rejected, [pairs] each."""
+        beta = self.settings.beta
+        chosen = logps.policy_chosen / logps.chosen_lengths
+        rejected = logps.policy_rejected / logps.rejected_lengths
+        return beta * chosen, beta * rejected
+
+
 def smoothed_sigmoid(margins: Tensor, settings: SmoothedLoss) -> Tensor:
     """-(1 - e) log σ(margin) - e log σ(-margin), e the label smoothing; [pairs]."""
     smoothing = settings.label_smoothing

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from common.config.losses import Simpo
-from learner.losses.base import PairLoss, smoothed_sigmoid
+from learner.losses.base import ReferenceFreeLoss, smoothed_sigmoid
 from learner.losses.pair_logps import PairLogps
 
 
-class SimpoLoss(PairLoss[Simpo]):
+class SimpoLoss(ReferenceFreeLoss[Simpo]):
     """The chosen side's reward must lead by the target margin γ."""
 
     def __call__(self, logps: PairLogps) -> Tensor:
@@ -17,10 +17,3 @@ class SimpoLoss(PairLoss[Simpo]):
         chosen, rejected = self.rewards(logps)
         margins = chosen - rejected - self.settings.gamma
         return smoothed_sigmoid(margins, self.settings)
-
-    def rewards(self, logps: PairLogps) -> tuple[Tensor, Tensor]:
-        """β logp(y) / |y| of chosen and rejected, [pairs] each."""
-        beta = self.settings.beta
-        chosen = logps.policy_chosen / logps.chosen_lengths
-        rejected = logps.policy_rejected / logps.rejected_lengths
-        return beta * chosen, beta * rejected

@@ -102,5 +102,5 @@ def test_an_id_comes_once() -> None:
 
 def test_a_section_has_the_classes_of_its_kinds() -> None:
     classes = dict(section_classes(RunConfig))
-    assert len(classes["learner.loss"]) == 11
+    assert len(classes["learner.loss"]) == 12
     assert classes["learner.source_losses.NAME"] == classes["learner.loss"]

@@ -30,7 +30,7 @@ def test_every_section_has_a_loss() -> None:
 
 def test_what_losses_need() -> None:
     needs = {kind: make_loss(loss_of_kind(kind)).needs for kind in loss_sections()}
-    for kind in ("sigmoid", "robust", "ipo", "hinge", "simpo"):
+    for kind in ("sigmoid", "robust", "ipo", "hinge", "simpo", "sft"):
         assert needs[kind] == Needs()
     assert needs["mdpo"] == Needs(crop=(0.01, 0.2))
     assert needs["ddpo"] == Needs(changed_tokens=3)
@@ -45,7 +45,7 @@ def test_what_losses_need() -> None:
 def test_what_is_declared_on_the_settings(kind: str) -> None:
     """The controller asks these without torch."""
     section = loss_sections()[kind]
-    assert section.reads_reference == (kind != "simpo")
+    assert section.reads_reference == (kind not in ("simpo", "sft"))
     assert section().reads_advantages == (kind in ("rloo", "grpo"))
     assert section.reads_sampling == (kind == "grpo")
 
@@ -69,6 +69,7 @@ def test_a_source_takes_over_what_its_kind_shares_with_the_runs() -> None:
         "same": {"min_match": 2},
         "dpo": {"kind": "sigmoid"},
         "simpo": {"kind": "simpo"},
+        "sft": {"kind": "sft"},
         "rloo": {"kind": "rloo"},
         "grpo": {"kind": "grpo"},
     }
@@ -77,6 +78,7 @@ def test_a_source_takes_over_what_its_kind_shares_with_the_runs() -> None:
         "same": loss_of_kind(**run, min_match=2),
         "dpo": loss_of_kind("sigmoid", beta=0.5, nll_weight=0.2),
         "simpo": loss_of_kind("simpo", nll_weight=0.2),
+        "sft": loss_of_kind("sft", nll_weight=0.2),
         "rloo": loss_of_kind("rloo", beta=0.5, nll_weight=0.2),
         "grpo": loss_of_kind("grpo", beta=0.5, nll_weight=0.2),
     }

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from common.config.losses import Hinge, Ipo, Loss, Robust, Sigmoid
+from common.config.losses import Hinge, Ipo, Loss, Robust, Sft, Sigmoid
 from learner.losses import pair_losses, pair_metrics
 from learner.losses.pair_logps import PairLogps
 from tests.learner.helpers import loss_of_kind
 
-KINDS = ("sigmoid", "robust", "ipo", "hinge", "simpo")
+KINDS = ("sigmoid", "robust", "ipo", "hinge", "simpo", "sft")
 """Losses that need log-probs of the two sides alone."""
 
 
@@ -71,6 +71,20 @@ def test_ipo_is_length_normalised() -> None:
 def test_hinge(beta: float, expected: float) -> None:
     """max(0, 1 - 4β): 0.6 at β = 0.1, nothing from β = 0.25 on."""
     assert loss_of(EXAMPLE, Hinge(beta=beta)) == pytest.approx(expected)
+
+
+def test_sft_is_the_nll_of_the_chosen_side() -> None:
+    """logp(y+) = -3 over 2 tokens: 1.5 nats per token. Neither the rejected side nor a reference changes it."""
+    assert loss_of(EXAMPLE, Sft()) == pytest.approx(1.5)
+    assert loss_of(logps(-3.0, -80.0, 7.0, 9.0), Sft(beta=5.0)) == pytest.approx(1.5)
+
+
+def test_sft_rewards_are_per_token() -> None:
+    """-3 over 2 tokens and -8 over 4: -1.5 and -2, the chosen side is the likelier one."""
+    metrics = pair_metrics(EXAMPLE, Sft())
+    assert metrics["rewards/chosen"].item() == -1.5
+    assert metrics["rewards/rejected"].item() == -2.0
+    assert metrics["rewards/accuracies"].item() == 1.0
 
 
 @pytest.mark.parametrize("kind", KINDS)
