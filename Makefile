@@ -3,7 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN ?= runs/demo
+# Of the demo: shapes, or tabletop (docs/world2.md).
+WORLD ?= shapes
+RUN ?= runs/demo$(if $(filter-out shapes,$(WORLD)),-$(WORLD))
 SEED ?= 0
 # Processes that run the tests, one thread each; tests/scheduling.py says which tests stay together.
 WORKERS ?= 2
@@ -15,7 +17,7 @@ STAMP := $(VENV)/.installed-$(notdir $(REQUIREMENTS))
 # One of its own in .venv where the machine has none.
 UV = $$(command -v uv || echo $(BIN)/uv)
 
-.PHONY: setup demo lint check fast test long docs lock clean
+.PHONY: setup demo demo-shapes demo-tabletop lint check fast test long docs lock clean
 
 setup: $(STAMP)
 
@@ -27,11 +29,24 @@ $(STAMP): $(REQUIREMENTS)
 	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r $(REQUIREMENTS)
 	@rm -f $(VENV)/.installed-* && touch $(STAMP)
 
-# Offline pairs by BDHS, then online DPO on the mixture, then the scorecard. A second call resumes or shows the result.
-demo: $(STAMP)
-	@$(BIN)/python -m cluster.generate bdhs --out $(RUN)-bdhs --seed $(SEED) --rollout.num_gpus $(GPU)
-	@$(BIN)/python -m cluster.train cluster/configs/shapes_mixed.toml --resume \
-		--run.dir $(RUN) --run.seed $(SEED) --data.offline.path $(RUN)-bdhs --rollout.num_gpus $(GPU)
+# Offline pairs, then online DPO on the mixture, then the scorecard. A second call resumes or shows the result.
+demo: demo-$(WORLD)
+
+GENERATE = $(BIN)/python -m cluster.generate
+TRAIN = $(BIN)/python -m cluster.train
+OF_RUN = --resume --run.dir $(RUN) --run.seed $(SEED) --rollout.num_gpus $(GPU)
+
+demo-shapes: $(STAMP)
+	@$(GENERATE) bdhs --out $(RUN)-bdhs --seed $(SEED) --rollout.num_gpus $(GPU)
+	@$(TRAIN) cluster/configs/shapes_mixed.toml $(OF_RUN) --data.offline.path $(RUN)-bdhs
+
+THREE_SOURCES = cluster/configs/tabletop_three_sources.toml
+QUESTIONS = --data.prompts.about '["yes_no", "colour", "place", "number"]'
+
+demo-tabletop: $(STAMP)
+	@$(GENERATE) bdhs --preset $(THREE_SOURCES) --out $(RUN)-bdhs --count 3000 --seed $(SEED) --rollout.num_gpus $(GPU)
+	@$(GENERATE) povid --preset $(THREE_SOURCES) --out $(RUN)-questions --count 3000 --seed $(SEED) --corrupter rules $(QUESTIONS)
+	@$(TRAIN) $(THREE_SOURCES) $(OF_RUN) --data.offline.path '["$(RUN)-bdhs", "$(RUN)-questions"]'
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

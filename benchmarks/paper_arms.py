@@ -10,6 +10,15 @@ from benchmarks.pair_edits import Edit, of_equal_length, without_end
 Metrics: TypeAlias = tuple[tuple[str, str], ...]
 """(key, heading) of the columns of a table."""
 POLICY_JUDGE = ("--reward.judge.kind", "policy")
+CHECKER = "runs/claim_checker/run/policy"
+"""What `benchmarks.claim_checker` teaches to check world 2's sentences."""
+VLM_JUDGE = (
+    *("--reward.judge.kind", "claims"),
+    *("--reward.judge.eye.kind", "engines"),
+    *("--reward.judge.eye.path", CHECKER),
+    *("--reward.judge.eye.max_length", "512"),
+    *("--reward.judge.template", "{{ claim }}"),
+)
 ON_POLICY = ("--loop.max_staleness", "0")
 
 
@@ -51,12 +60,17 @@ class PairSet:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One row of the table: a preset, an offline pair set or none, and overrides."""
+    """One row of the table: a preset, an offline pair set or none, and overrides.
+
+    Attributes:
+        world: the only one that has it; None for a row of all worlds.
+    """
 
     title: str
     preset: str
     pairs: str | None = None
     words: tuple[str, ...] = ()
+    world: str | None = None
 
     def words_in(self, world: World) -> list[str]:
         """The overrides, and where the start policy is the judge, which one it is."""
@@ -191,6 +205,13 @@ ARMS = {
     "online-weak": Arm(
         "online DPO, weak judge (the start policy)", "online", None, POLICY_JUDGE
     ),
+    "online-vlm": Arm(
+        "online DPO, VLM judge (checks every sentence)",
+        "online",
+        None,
+        VLM_JUDGE,
+        world="tabletop",
+    ),
     "online-bdhs": Arm("online BDHS, ρ 0.5", "online_bdhs"),
     "mixed": Arm("Mixed-DPO, oracle judge + BDHS 0.5", "mixed", "attention-0.5"),
     "mixed-worth": Arm(
@@ -246,3 +267,8 @@ ARMS = {
         ("--learner.loss.kind", "grpo", *ON_POLICY),
     ),
 }
+
+
+def arms_of(world: str) -> dict[str, Arm]:
+    """The rows of a world's table."""
+    return {name: arm for name, arm in ARMS.items() if arm.world in (None, world)}

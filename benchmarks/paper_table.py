@@ -26,7 +26,14 @@ from typing import Any
 
 from benchmarks.measured_on import measured_on
 from benchmarks.pair_edits import write_edited
-from benchmarks.paper_arms import ARMS, PAIR_SETS, WORLDS, Arm
+from benchmarks.paper_arms import (
+    ARMS,
+    CHECKER,
+    PAIR_SETS,
+    WORLDS,
+    Arm,
+    arms_of,
+)
 from benchmarks.paper_page import page_name, write_page
 from cluster.evaluation.measure import Evaluator
 from cluster.evaluation.measured import read_measured
@@ -72,6 +79,10 @@ def expect_as_asked(
 ) -> None:
     """Refuse an arm whose folders were made with other settings: their names do not say it (SystemExit)."""
     run_dir = run_folder(name, seed, arguments)
+    if CHECKER in arm.words and not Path(CHECKER).exists():
+        raise SystemExit(
+            f"{name}: expected its judge in {CHECKER}, got none; run python -m benchmarks.claim_checker first"
+        )
     if (run_dir / "config.json").exists():
         config = read_config(run_dir)
         expect("steps", config.learner.num_steps, run_dir, arguments)
@@ -283,7 +294,8 @@ def main() -> None:
     world = arguments.world
     if arguments.dir is None:
         arguments.dir = Path("runs") / page_name(world)
-    arms = {name: ARMS[name] for name in arguments.only or ARMS}
+    rows = arms_of(world)
+    arms = {name: ARMS[name] for name in arguments.only or rows}
     # Every refusal comes before the first run: an hour later would be too late.
     for seed in arguments.seeds:
         for name, arm in arms.items():
@@ -304,7 +316,7 @@ def main() -> None:
             "intervals": column(baseline, world, "interval"),
         },
         "arms": arm_results,
-        "not_run": [arm.title for name, arm in ARMS.items() if name not in arms],
+        "not_run": [arm.title for name, arm in rows.items() if name not in arms],
         "seeds": arguments.seeds,
         "steps": arguments.steps,
         "pairs": arguments.pairs,
