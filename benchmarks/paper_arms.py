@@ -10,15 +10,9 @@ from benchmarks.pair_edits import Edit, of_equal_length, without_end
 Metrics: TypeAlias = tuple[tuple[str, str], ...]
 """(key, heading) of the columns of a table."""
 POLICY_JUDGE = ("--reward.judge.kind", "policy")
-CHECKER = "runs/claim_checker/run/policy"
-"""What `benchmarks.claim_checker` teaches to check world 2's sentences."""
-VLM_JUDGE = (
-    *("--reward.judge.kind", "claims"),
-    *("--reward.judge.eye.kind", "engines"),
-    *("--reward.judge.eye.path", CHECKER),
-    *("--reward.judge.eye.max_length", "512"),
-    *("--reward.judge.template", "{{ claim }}"),
-)
+JUDGE = "runs/tabletop_judge/run/policy"
+"""What `benchmarks.tabletop_judge` makes."""
+VLM_JUDGE = (*POLICY_JUDGE, "--reward.judge.path", JUDGE)
 ON_POLICY = ("--loop.max_staleness", "0")
 
 
@@ -75,7 +69,9 @@ class Arm:
     def words_in(self, world: World) -> list[str]:
         """The overrides, and where the start policy is the judge, which one it is."""
         words = list(self.words)
-        if world.policy is not None and set(POLICY_JUDGE) <= set(words):
+        names_judge = "--reward.judge.path" in words
+        asks_policy = set(POLICY_JUDGE) <= set(words)
+        if world.policy is not None and asks_policy and not names_judge:
             words += ["--reward.judge.path", world.policy]
         return words
 
@@ -206,7 +202,7 @@ ARMS = {
         "online DPO, weak judge (the start policy)", "online", None, POLICY_JUDGE
     ),
     "online-vlm": Arm(
-        "online DPO, VLM judge (checks every sentence)",
+        "online DPO, VLM judge (taught on unbiased scenes)",
         "online",
         None,
         VLM_JUDGE,

@@ -28,7 +28,7 @@ from benchmarks.measured_on import measured_on
 from benchmarks.pair_edits import write_edited
 from benchmarks.paper_arms import (
     ARMS,
-    CHECKER,
+    JUDGE,
     PAIR_SETS,
     WORLDS,
     Arm,
@@ -79,9 +79,9 @@ def expect_as_asked(
 ) -> None:
     """Refuse an arm whose folders were made with other settings: their names do not say it (SystemExit)."""
     run_dir = run_folder(name, seed, arguments)
-    if CHECKER in arm.words and not Path(CHECKER).exists():
+    if JUDGE in arm.words and not Path(JUDGE).exists():
         raise SystemExit(
-            f"{name}: expected its judge in {CHECKER}, got none; run python -m benchmarks.claim_checker first"
+            f"{name}: expected its judge in {JUDGE}, got none; run python -m benchmarks.tabletop_judge first"
         )
     if (run_dir / "config.json").exists():
         config = read_config(run_dir)
