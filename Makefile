@@ -45,7 +45,7 @@ QUESTIONS = --data.prompts.about '["yes_no", "colour", "place", "number"]'
 
 demo-tabletop: $(STAMP)
 	@$(GENERATE) bdhs --preset $(THREE_SOURCES) --out $(RUN)-bdhs --count 3000 --seed $(SEED) --rollout.num_gpus $(GPU)
-	@$(GENERATE) povid --preset $(THREE_SOURCES) --out $(RUN)-questions --count 3000 --seed $(SEED) --corrupter rules $(QUESTIONS)
+	@$(GENERATE) povid --preset $(THREE_SOURCES) --out $(RUN)-questions --count 1750 --seed $(SEED) --corrupter rules $(QUESTIONS)
 	@$(TRAIN) $(THREE_SOURCES) $(OF_RUN) --data.offline.path '["$(RUN)-bdhs", "$(RUN)-questions"]'
 
 lint: $(STAMP)
