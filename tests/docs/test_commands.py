@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ INLINE = re.compile(r"`(python -m [^`]+)`")
 SHELL = re.compile(r"\s+(?:#|\||>|&&)")
 """Where a command ends: at a comment, or where another one begins."""
 PLACEHOLDERS = {"NAME": "povid"}
+WORLDS = ("shapes", "tabletop")
 
 
 class Parsed(Exception):
@@ -53,6 +55,11 @@ class Parsed(Exception):
 
 def commands() -> Iterator[tuple[str, str, str]]:
     """(document, module, words) of every command in a block of code or within a text, continued lines joined."""
+    for world in WORLDS:
+        for line in lines_of_make(f"demo-{world}"):
+            match = COMMAND.search(line)
+            if match is not None:
+                yield world, match[1], match[2].strip()
     for path in DOCUMENTS:
         for line in (*lines_of_code(path), *commands_in_text(path)):
             # The job script gives its words to the training.
@@ -60,6 +67,14 @@ def commands() -> Iterator[tuple[str, str, str]]:
             if match is not None:
                 words = SHELL.split(match[2])[0]
                 yield path.name, match[1], words.strip()
+
+
+def lines_of_make(target: str) -> list[str]:
+    """What make would run."""
+    made = subprocess.run(
+        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return made.stdout.splitlines()
 
 
 def lines_of_code(path: Path) -> list[str]:
@@ -200,6 +215,9 @@ def test_the_commands_are_there() -> None:
     assert ("limits.md", "benchmarks.gpu_first_hour") in in_documents
     assert ("loss.md", "cluster.train") in in_documents
     assert len(COMMANDS) > 90
+    for world in WORLDS:
+        assert (world, "cluster.generate") in in_documents
+        assert (world, "cluster.train") in in_documents
 
 
 def test_a_mistyped_key_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
