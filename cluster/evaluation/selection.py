@@ -32,8 +32,10 @@ class _Choice:
 class Selection:
     """The metrics that pick a checkpoint, and what has to be asked for them."""
 
-    def __init__(self, suites: Sequence[Suite], select: str | None) -> None:
-        """`select` is `SUITE.METRIC`, the name of a metric that one suite alone has, or None.
+    def __init__(
+        self, suites: Sequence[Suite], select: str | Sequence[str] | None
+    ) -> None:
+        """`select` is `SUITE.METRIC`, the name of a metric that one suite alone has, several of them, or None.
 
         Raises:
             UserError: no metric with a direction is called so, or several are.
@@ -42,7 +44,8 @@ class Selection:
         if select is None:
             self._choices = _own_choices(suites)
         else:
-            self._choices = [_chosen(suites, select)]
+            names = [select] if isinstance(select, str) else select
+            self._choices = [_chosen(suites, name) for name in names]
 
     @property
     def names(self) -> list[str]:
@@ -58,27 +61,29 @@ class Selection:
         """What of the validation split the metrics are measured on; suites without any of it are left out.
 
         Raises:
-            UserError: the metric that `evaluation.select` names has nothing to be measured on.
+            UserError: a metric that `evaluation.select` names has nothing to be measured on.
         """
-        of_suite = {choice.suite.name: choice for choice in self._choices}
         asked: list[AskedSuite] = []
         for whole in suites:
-            choice = of_suite.get(whole.suite.name)
-            if choice is None:
-                continue
-            part = _part(whole, choice.info.tasks)
+            choices = [
+                choice
+                for choice in self._choices
+                if choice.suite.name == whole.suite.name
+            ]
+            for choice in choices:
+                if self._is_chosen and not _part(whole, [choice]).num_items:
+                    raise UserError(
+                        f"evaluation.select: expected a metric with validation prompts, got {choice.name} without any; "
+                        "give its suite some, or select another"
+                    )
+            part = _part(whole, choices)
             if part.num_items:
                 asked.append(part)
-        if self._is_chosen and not asked:
-            raise UserError(
-                f"evaluation.select: expected a metric with validation prompts, got {self.names[0]} without any; "
-                "give its suite some, or select another"
-            )
         return asked
 
     def score(self, card: Scorecard) -> Score | None:
         """The number that a scorecard of the validation split comes to; None when nothing could be measured."""
-        if self._is_chosen:
+        if self._is_chosen and len(self._choices) == 1:
             (choice,) = self._choices
             value = _value(card, choice)
             if value is None:
@@ -88,6 +93,9 @@ class Selection:
         for choice in self._choices:
             value = _value(card, choice)
             if value is None:
+                # A mean of other metrics than the last checkpoint's says nothing.
+                if self._is_chosen:
+                    return None
                 continue
             # Shares in 0-1, so that suites of several kinds have a mean.
             if choice.info.better == "lower":
@@ -105,13 +113,14 @@ def _value(card: Scorecard, choice: _Choice) -> float | None:
     return suite_card.value(choice.metric)
 
 
-def _part(whole: AskedSuite, names: Sequence[str]) -> AskedSuite:
-    """The tasks of these names, or all; pairs belong to all."""
-    if not names:
-        return whole
+def _part(whole: AskedSuite, choices: Sequence[_Choice]) -> AskedSuite:
+    """The tasks that these metrics are measured on; all of them, and the pairs, for one that names none."""
     tasks: dict[str, Sequence[Prompt]] = {}
-    for name in names:
-        tasks[name] = whole.prompts.get(name, ())
+    for choice in choices:
+        if not choice.info.tasks:
+            return whole
+        for name in choice.info.tasks:
+            tasks[name] = whole.prompts.get(name, ())
     return AskedSuite(whole.suite, tasks)
 
 

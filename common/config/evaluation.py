@@ -25,10 +25,10 @@ class Evaluation(Section):
         description='suites by kind; a bare name such as "shapes" takes the defaults of its kind. '
         "Without any, the last checkpoint becomes the policy",
     )
-    select: str | None = Field(
+    select: str | tuple[str, ...] | None = Field(
         None,
-        description="metric that picks the checkpoint on validation, as SUITE.METRIC or METRIC; none: the mean of the "
-        "suites' own. Of equal checkpoints the earlier one is picked",
+        description="metric that picks the checkpoint on validation, as SUITE.METRIC or METRIC; several in 0-1 pick "
+        "by their mean; none: the mean of the suites' own. Of equal checkpoints the earlier one is picked",
     )
     bootstrap_samples: int = Field(1000, ge=1)
     samples_shown: int = Field(24, ge=0, description="test images in samples.html")

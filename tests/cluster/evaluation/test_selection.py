@@ -88,6 +88,28 @@ def test_only_what_the_metric_is_measured_on_is_asked() -> None:
     assert [list(part.prompts) for part in both] == [["captions"], ["answers"]]
 
 
+def test_several_metrics_pick_by_their_mean() -> None:
+    """(0.9 + (1 - 0.3)) / 2; one that was not measured leaves no number to compare with the others'."""
+    selection = Selection(BOTH, ["shapes.selection", "chair_i"])
+    assert selection.names == ["shapes.selection", "shapes.chair_i"]
+    score = selection.score(card(shapes={"selection": 0.9, "chair_i": 0.3}))
+    assert score is not None and score.higher_is_better
+    assert score.value == pytest.approx(0.8)
+    assert selection.score(card(shapes={"selection": 0.9})) is None
+
+
+def test_all_that_several_metrics_are_measured_on_is_asked() -> None:
+    asked = [
+        AskedSuite(SHAPES, {"captions": [prompt()], "questions": [prompt()] * 2}),
+        AskedSuite(PROMPTS, {"answers": [prompt()]}),
+    ]
+    (shapes,) = Selection(BOTH, ["chair_i", "pope_f1", "recall"]).asked(asked)
+    assert list(shapes.prompts) == ["captions", "questions"]
+    without = [AskedSuite(SHAPES, {"captions": [prompt()], "questions": []})]
+    with pytest.raises(UserError, match=r"got shapes\.pope_f1 without any"):
+        Selection([SHAPES], ["chair_i", "pope_f1"]).asked(without)
+
+
 def test_a_chosen_metric_without_prompts_is_refused() -> None:
     asked = [AskedSuite(SHAPES, {"captions": [], "questions": []})]
     assert Selection([SHAPES], None).asked(asked) == []
