@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.arm_runs import call
-from common.data.datasets import write_pairs
+from common.data.datasets import IMAGES, write_pairs
 from common.data.images import ImageStore
 from common.data.pair_writer import spec_of
 from common.records import PreferencePair, Response
@@ -39,7 +39,7 @@ def question_pairs(num_scenes: int, store: ImageStore) -> list[PreferencePair]:
 def write_questions(num_scenes: int, folder: Path) -> None:
     """The pair set, unless it is there."""
     if spec_of(folder) is None:
-        pairs = question_pairs(num_scenes, ImageStore(folder / "drawn"))
+        pairs = question_pairs(num_scenes, ImageStore(folder / IMAGES))
         write_pairs(folder, pairs, {"scenes": num_scenes}, {"num_pairs": len(pairs)})
 
 

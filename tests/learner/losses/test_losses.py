@@ -79,6 +79,20 @@ def test_sft_is_the_nll_of_the_chosen_side() -> None:
     assert loss_of(logps(-3.0, -80.0, 7.0, 9.0), Sft(beta=5.0)) == pytest.approx(1.5)
 
 
+def test_sft_pulls_as_the_nll_of_a_loss_without_a_preference() -> None:
+    """The other way to say it, which leaves a gradient of β on the rejected side."""
+    gradients = []
+    for settings in (Sft(), Sigmoid(beta=1e-12, nll_weight=1.0)):
+        pair = torch.tensor([[-3.0], [-8.0]], dtype=torch.float64, requires_grad=True)
+        lengths = torch.tensor([2])
+        sides = PairLogps(*pair, *torch.zeros_like(pair), lengths, 2 * lengths)
+        pair_losses(sides, settings).sum().backward()
+        assert pair.grad is not None
+        gradients.append(pair.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-11, rtol=0)
+    assert gradients[0].tolist() == [[-0.5], [0.0]]
+
+
 def test_sft_rewards_are_per_token() -> None:
     """-3 over 2 tokens and -8 over 4: -1.5 and -2, the chosen side is the likelier one."""
     metrics = pair_metrics(EXAMPLE, Sft())
