@@ -116,7 +116,8 @@ def token_terms(logps: PairLogps) -> TokenTerms:
     columns = torch.arange(num_columns, device=policy.device)
     return TokenTerms(
         ratios=log_ratios.exp(),
-        kl=to_reference.exp() - to_reference - 1,
+        # Near 0 exp(d) - d - 1 would be rounding alone, of either sign.
+        kl=to_reference.expm1() - to_reference,
         mask=columns < lengths.unsqueeze(2),
         advantages=logps.advantages.unsqueeze(2),
         lengths=lengths,
