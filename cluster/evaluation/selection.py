@@ -40,12 +40,12 @@ class Selection:
         Raises:
             UserError: no metric with a direction is called so, or several are.
         """
-        self._is_chosen = select is not None
-        if select is None:
-            self._choices = _own_choices(suites)
-        else:
-            names = [select] if isinstance(select, str) else select
+        names = [select] if isinstance(select, str) else select
+        self._is_chosen = bool(names)
+        if names:
             self._choices = [_chosen(suites, name) for name in names]
+        else:
+            self._choices = _own_choices(suites)
 
     @property
     def names(self) -> list[str]:

@@ -65,6 +65,7 @@ def test_without_a_name_it_is_the_mean_of_the_suites_own() -> None:
     """(0.8 + 0.4) / 2; a suite that measured nothing is left out."""
     selection = Selection(BOTH, None)
     assert selection.names == ["shapes.selection", "prompts.win_rate"]
+    assert Selection(BOTH, []).names == selection.names
     assert selection.against_start
     measured = card(shapes={"selection": 0.8}, prompts={"win_rate": 0.4})
     score = selection.score(measured)
