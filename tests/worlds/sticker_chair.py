@@ -1,4 +1,4 @@
-"""How much a model makes up about the test pictures: `python sticker_chair.py MODEL WORLD`, a JSON object.
+"""What a model says about the test pictures, and how much it makes up: `python sticker_chair.py MODEL WORLD`, as JSON.
 
 An independent measure of what our scorecard says: transformers' own `generate`, the rows of `test.jsonl`, words counted
 here. It imports nothing of ours and no vLLM. An answer's margin says how near it was to another one.
