@@ -70,10 +70,13 @@ def greedy_answers(
 
 
 def measured(rows: list[dict[str, Any]], answers: list[str]) -> dict[str, float]:
-    """CHAIR's two shares and the share of objects that are named."""
+    """CHAIR's two shares and the share of objects that are named. Every word for an object is a mention."""
     num_mentions = num_made_up = num_liars = num_named = num_objects = 0
+    objects = {name for row in rows for name in row["objects"]}
     for row, answer in zip(rows, answers, strict=True):
-        words = [SAME.get(word, word) for word in re.findall(r"\ban? (\w+)", answer)]
+        # An article is no sign of one: a trained policy says "a guitar guitar" now and then.
+        words = [SAME.get(word, word) for word in re.findall(r"\w+", answer)]
+        words = [word for word in words if word in objects]
         made_up = [word for word in words if word not in row["objects"]]
         num_mentions += len(words)
         num_made_up += len(made_up)
