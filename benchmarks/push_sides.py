@@ -157,14 +157,14 @@ class Streamer:
         """One push, from coming together to the last bucket."""
         import torch
 
-        from common.push.meeting import join
+        from common.push.meeting import empty_bucket, join
 
         device = torch.device("cpu")
         begun = time.perf_counter()
         group = join(meeting, self._rank, self._store(meeting), device)
         joined = time.perf_counter()
         try:
-            self._stream(group, device)
+            self._stream(group, device, empty_bucket(meeting))
         finally:
             group.leave()
         return {
@@ -172,11 +172,11 @@ class Streamer:
             "stream_s": time.perf_counter() - joined,
         }
 
-    def _stream(self, group: Any, device: torch.device) -> None:
+    def _stream(self, group: Any, device: torch.device, empty: Any) -> None:
         from common.push.wire import receive, send
 
         if self._rank == 0:
-            send(self._plan, device, lambda: group, self._named())
+            send(self._plan, device, lambda: group, self._named(), empty)
             return
         num_received = 0
         for _ in receive(self._plan, group):

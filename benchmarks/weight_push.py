@@ -134,7 +134,7 @@ class StoreSide:
 
 
 class BroadcastSide:
-    """In buckets over gloo."""
+    """In buckets, by `shm` or `gloo`."""
 
     def __init__(
         self,
@@ -142,7 +142,9 @@ class BroadcastSide:
         num_bytes: int,
         max_engines: int,
         bucket_bytes: int,
+        backend: str,
     ) -> None:
+        self._backend = backend
         self._actors = Actors(runtime)
         self._num_bytes = num_bytes
         self._bucket_bytes = bucket_bytes
@@ -160,19 +162,19 @@ class BroadcastSide:
         await asyncio.gather(*[member.call("ready") for member in self._members])
 
     async def raw(self, num_engines: int) -> float:
-        seconds: list[float] = await self._call("raw", num_engines)
+        seconds: list[float] = await self._call("raw", num_engines, "gloo")
         return max(seconds)
 
     async def push(self, num_engines: int) -> Stages:
-        return slowest(await self._call("push", num_engines))
+        return slowest(await self._call("push", num_engines, self._backend))
 
-    async def _call(self, method: str, num_engines: int) -> list[Any]:
+    async def _call(self, method: str, num_engines: int, backend: str) -> list[Any]:
         from common.push.meeting import Meeting
 
         members = self._members[: 1 + num_engines]
         address, port = self._place
         key = f"push/{next(self._numbers)}"
-        meeting = Meeting(address, port, key, "gloo", len(members), LIMIT_S)
+        meeting = Meeting(address, port, key, backend, len(members), LIMIT_S)
         return await asyncio.gather(
             *[member.call(method, meeting) for member in members]
         )
@@ -193,7 +195,9 @@ def side_of(
     max_engines = max(args.engines)
     if transport == "broadcast":
         bucket_bytes = args.bucket_mib << 20
-        return BroadcastSide(runtime, num_bytes, max_engines, bucket_bytes)
+        return BroadcastSide(
+            runtime, num_bytes, max_engines, bucket_bytes, args.backend
+        )
     tuning = Lora() if transport == "adapter" else None
     return StoreSide(runtime, num_bytes, max_engines, tuning)
 
@@ -293,6 +297,7 @@ def main() -> None:
     add("--repeats", type=int, default=5)
     bucket_mib = Weights().bucket_mib
     add("--bucket-mib", type=int, default=bucket_mib, help="of broadcast")
+    add("--backend", choices=["shm", "gloo"], default="shm", help="of broadcast")
     add("--plot", type=Path, help="an SVG file")
     args = parser.parse_args()
     runtime = RayRuntime(Cluster(), push_bytes=max(args.sizes) * GB)

@@ -32,7 +32,7 @@ from actors.weights.streamed_push import (
 from common.checkpoint.layout import empty_model
 from common.config import Lora
 from common.protocols import Tensors
-from common.push.meeting import EngineSeat, PushBroken, network_id
+from common.push.meeting import EngineSeat, PushBroken, memory_id, network_id
 from common.push.plan import PushPlan
 from common.records import LoadReport, LogprobProbe, ProbeReading, WeightManifest
 
@@ -132,7 +132,7 @@ class Receiving(ABC):
         self._expected.check_shapes(version, plan.shapes)
         await self._echo()
         device = str(current_platform.device_type)
-        return EngineSeat(network_id(), device, self._num_workers)
+        return EngineSeat(network_id(), device, self._num_workers, memory_id())
 
     async def receive_weights(self, push: StreamedPush) -> LoadReport:
         """Take weights from the learner as they come, between two engine steps; `prove` follows.

@@ -22,7 +22,7 @@ from cluster.weights.outcomes import sorted_out
 from cluster.weights.transport import Delivered
 from common.config import RunConfig
 from common.errors import UserError
-from common.push.meeting import EngineSeat, Meeting, PushBroken
+from common.push.meeting import EngineSeat, Meeting, Place, PushBroken
 from common.push.plan import PushPlan
 from common.records import LoadReport, WeightManifest
 
@@ -52,6 +52,7 @@ class Broadcast:
     def __init__(self, config: RunConfig, learner: LearnerClient, turns: Turns) -> None:
         self._by_ipc = config.transport == "ipc"
         self._shares_gpus = config.shares_gpus
+        self._wire = config.weights.wire
         self._timeout_s = config.weights.timeout_s
         self._learner = learner
         self._turns = turns
@@ -126,7 +127,6 @@ class Broadcast:
         seats = [member.seat for member in present if member.seat is not None]
         networks = sorted({seat.network for seat in seats})
         place = await self._learner.meeting_place(networks)
-        devices = {place.device} | {seat.device for seat in seats}
         ranks = []
         num_members = 1
         for seat in seats:
@@ -137,18 +137,24 @@ class Broadcast:
             port=place.port,
             # Never used before in the learner's store, whoever asks it for pushes.
             key=f"push/{version}/{uuid4().hex}",
-            backend=self._backend(devices),
+            backend=self._backend(place, seats),
             num_members=num_members,
             timeout_s=self._timeout_s,
         )
         return meeting, ranks
 
-    def _backend(self, devices: set[str]) -> str:
+    def _backend(self, place: Place, seats: Sequence[EngineSeat]) -> str:
         if self._by_ipc:
             return "ipc"
+        if self._wire == "gloo":
+            return "gloo"
+        devices = {place.device} | {seat.device for seat in seats}
         # NCCL takes a GPU once: where an engine has the learner's, weights go through the host's memory.
-        takes_nccl = devices == {"cuda"} and not self._shares_gpus
-        return "nccl" if takes_nccl else "gloo"
+        if devices == {"cuda"} and not self._shares_gpus:
+            return "nccl"
+        memories = {place.memory} | {seat.memory for seat in seats}
+        is_shared = len(memories) == 1 and memories != {""}
+        return "shm" if is_shared else "gloo"
 
     async def _after_a_break(
         self,

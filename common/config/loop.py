@@ -170,6 +170,11 @@ class Weights(Section):
         "seen on one GPU; object_store: all weights through Ray, for machines without a common network; auto: "
         "adapter for LoRA where engines can run it, else broadcast",
     )
+    wire: Literal["auto", "gloo"] = Field(
+        "auto",
+        description="of broadcast. auto: NCCL between GPUs, else shared memory where learner and engines are on one "
+        "machine, else gloo; gloo: TCP, always",
+    )
     bucket_mib: int = Field(
         16,
         ge=1,

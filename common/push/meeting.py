@@ -6,6 +6,7 @@ the next. The store listens on the address that the engines need and no other; w
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -40,11 +41,13 @@ class Place:
 
     Attributes:
         device: of its weights, `cpu` or `cuda`.
+        memory: `memory_id` of its process.
     """
 
     address: str
     port: int
     device: str
+    memory: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,13 @@ class EngineSeat:
         network: `network_id` of its node.
         device: of its weights, `cpu` or `cuda`.
         num_workers: processes that hold parts of its weights.
+        memory: `memory_id` of these.
     """
 
     network: str
     device: str
     num_workers: int
+    memory: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Meeting:
     Attributes:
         address, port: of the learner's store.
         key: tells this push from others in the store.
-        backend: `gloo`, `nccl` or `ipc`.
+        backend: `nccl`, `gloo`, `shm` or `ipc`.
         num_members: the learner and every worker of every engine.
         timeout_s: for coming together, and for any one bucket.
     """
@@ -178,13 +183,25 @@ def join(meeting: Meeting, rank: int, store: Any, device: torch.device) -> Group
     Raises:
         PushBroken: not all came in time.
     """
-    if meeting.backend == "ipc":
-        from common.push.shared_gpu import GpuMemory, SharedGpu
+    if meeting.backend in ("ipc", "shm"):
+        from common.push.shared import SharedBuckets
 
-        return SharedGpu(meeting, rank, store, GpuMemory(device))
+        memory = _shared_memory(meeting, device)
+        return SharedBuckets(meeting, rank, store, memory)
     from common.push.collective import Collective
 
     return Collective(meeting, rank, store, device)
+
+
+def _shared_memory(meeting: Meeting, device: torch.device) -> Any:
+    """A `common.push.shared.Memory`."""
+    if meeting.backend == "shm":
+        from common.push.host_memory import HostMemory
+
+        return HostMemory()
+    from common.push.gpu_memory import GpuMemory
+
+    return GpuMemory(device)
 
 
 def tell_broken(store: Any, reason: str) -> None:
@@ -197,15 +214,20 @@ def tell_broken(store: Any, reason: str) -> None:
 
 def bucket_device(meeting: Meeting, device: torch.device) -> torch.device:
     """Where the buckets of a member lie whose weights are on this device."""
-    return torch.device("cpu") if meeting.backend == "gloo" else device
+    is_on_host = meeting.backend in ("gloo", "shm")
+    return torch.device("cpu") if is_on_host else device
 
 
 def empty_bucket(meeting: Meeting) -> Callable[..., Tensor]:
     """What a sender makes its buckets with, given size, dtype and device."""
     if meeting.backend == "ipc":
-        from common.push.shared_gpu import shareable
+        from common.push.gpu_memory import shareable
 
         return shareable
+    if meeting.backend == "shm":
+        from common.push.host_memory import shared_bucket
+
+        return shared_bucket
     return torch.empty
 
 
@@ -229,6 +251,16 @@ def network_id() -> str:
         return f"{boot.read_text().strip()}/{namespace.stat().st_ino}"
     except OSError:
         return socket.gethostname()
+
+
+def memory_id() -> str:
+    """Equal for processes that can open each other's memory: of one user in one container; "" where none can."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    processes = Path("/proc/self/ns/pid")
+    try:
+        return f"{boot.read_text().strip()}/{processes.stat().st_ino}/{os.geteuid()}"
+    except OSError:
+        return ""
 
 
 def meeting_of(plain: Mapping[str, Any]) -> Meeting:

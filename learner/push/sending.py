@@ -22,6 +22,7 @@ from common.push.meeting import (
     bucket_device,
     empty_bucket,
     join,
+    memory_id,
     network_id,
     tell_broken,
 )
@@ -63,7 +64,7 @@ class PushSender:
         if place is None or (place.address == LOOPBACK and address != LOOPBACK):
             place = MeetingPlace(address)
             self._place = place
-        return Place(place.address, place.port, self._device.type)
+        return Place(place.address, place.port, self._device.type, memory_id())
 
     @contextmanager
     def telling(self, meeting: Meeting) -> Iterator[None]:

@@ -36,9 +36,10 @@ TOLERANCE = 1e-4
 class Streamed:
     """An engine whose weights come in buckets from a thread of this process."""
 
-    def __init__(self, engine: Any, path: Path) -> None:
+    def __init__(self, engine: Any, path: Path, backend: str = "gloo") -> None:
         self._engine = engine
         self._path = path
+        self._backend = backend
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -59,7 +60,7 @@ class Streamed:
         return result
 
     async def receive(self, version: int, plan: PushPlan, tensors: Named) -> LoadReport:
-        members = Members(1)
+        members = Members(1, backend=self._backend)
         sending = asyncio.to_thread(members.send_from, plan, tensors)
         push = StreamedPush(version, plan, members.meeting, 1)
         sent, report = await asyncio.gather(
@@ -78,8 +79,8 @@ def hf(policy_path: Path) -> HfPolicy:
 
 
 @pytest.fixture
-def streamed(engine: Any, policy_path: Path) -> Streamed:
-    return Streamed(engine, policy_path)
+def streamed(engine: Any, policy_path: Path, request: Any) -> Streamed:
+    return Streamed(engine, policy_path, getattr(request, "param", "gloo"))
 
 
 @torch.no_grad()
@@ -100,6 +101,7 @@ def requests_about(store: ImageStore) -> list[GenerationRequest]:
     return [whole, replace(whole, id="short", visible_image_tokens=(1, 8, 40))]
 
 
+@pytest.mark.parametrize("streamed", ["gloo", "shm"], indirect=True)
 def test_tokens_are_those_of_what_was_streamed(
     streamed: Streamed, hf: HfPolicy, store: ImageStore, run: Run
 ) -> None:
@@ -136,6 +138,7 @@ def test_running_answers_go_on_under_what_was_streamed(
     )
 
 
+@pytest.mark.parametrize("streamed", ["gloo", "shm"], indirect=True)
 def test_half_a_push_is_never_sampled_from(
     streamed: Streamed, hf: HfPolicy, store: ImageStore, run: Run
 ) -> None:

@@ -81,7 +81,7 @@ class FakeLearner:
         return PLAN
 
     def meeting_place(self, networks: list[str]) -> Place:
-        return Place("127.0.0.1", 1, "cpu")
+        return Place("127.0.0.1", 1, "cpu", "here")
 
     async def push(
         self, version: int, meeting: Meeting

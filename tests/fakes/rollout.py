@@ -79,7 +79,7 @@ class FakeRolloutWorker:
 
     async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
         assert plan == PLAN
-        return EngineSeat("here", "cpu", 1)
+        return EngineSeat("here", "cpu", 1, "here")
 
     async def receive(
         self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int

@@ -92,9 +92,10 @@ class GpuWorker(FakeRolloutWorker):
     """Notes over what its pushes come."""
 
     backends: ClassVar[list[str]] = []
+    memory: ClassVar[str] = "here"
 
     async def check_push(self, version: int, plan: PushPlan) -> EngineSeat:
-        return EngineSeat("here", "cuda", 1)
+        return EngineSeat("here", "cuda", 1, self.memory)
 
     async def receive(
         self, version: int, plan: PushPlan, meeting: Meeting, first_rank: int
@@ -104,8 +105,10 @@ class GpuWorker(FakeRolloutWorker):
 
 
 class GpuLearner(FakeLearner):
+    memory: ClassVar[str] = "here"
+
     def meeting_place(self, networks: list[str]) -> Place:
-        return Place("127.0.0.1", 1, "cuda")
+        return Place("127.0.0.1", 1, "cuda", self.memory)
 
 
 class OtherModelWorker(FakeRolloutWorker):
@@ -284,20 +287,34 @@ def test_with_nobody_to_blame_it_ends_after_two_rounds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("transport", "placement", "backend"),
+    ("transport", "wire", "placement", "memories", "backend"),
     [
-        ("broadcast", "disaggregated", "nccl"),
+        ("broadcast", "auto", "disaggregated", ("a", "a"), "nccl"),
+        ("broadcast", "gloo", "disaggregated", ("a", "a"), "gloo"),
         # NCCL takes a GPU once.
-        ("broadcast", "colocated", "gloo"),
-        ("ipc", "colocated", "ipc"),
+        ("broadcast", "auto", "colocated", ("a", "a"), "shm"),
+        ("broadcast", "gloo", "colocated", ("a", "a"), "gloo"),
+        ("broadcast", "auto", "colocated", ("a", "b"), "gloo"),
+        # Of machines that cannot say who opens their memory.
+        ("broadcast", "auto", "colocated", ("", ""), "gloo"),
+        ("ipc", "auto", "colocated", ("a", "a"), "ipc"),
     ],
 )
-def test_the_backend_is_one_that_the_gpus_take(
-    transport: str, placement: str, backend: str, tmp_path: Path
+def test_the_backend_is_one_that_the_members_can_take(
+    transport: str,
+    wire: str,
+    placement: str,
+    memories: tuple[str, str],
+    backend: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(GpuLearner, "memory", memories[0])
+    monkeypatch.setattr(GpuWorker, "memory", memories[1])
     config = make_config(
         tmp_path,
         weights__transport=transport,
+        weights__wire=wire,
         cluster__placement=placement,
         rollout__num_gpus=1,
         rollout__num_workers=1,

@@ -79,14 +79,16 @@ def sent(
 class Members:
     """One learner, and as many receivers as are asked for."""
 
-    def __init__(self, num_receivers: int, timeout_s: float = 20.0) -> None:
+    def __init__(
+        self, num_receivers: int, timeout_s: float = 20.0, backend: str = "gloo"
+    ) -> None:
         self._place = MeetingPlace(LOOPBACK)
         key = f"test/{next(_NUMBERS)}"
         self.meeting = Meeting(
             LOOPBACK,
             self._place.port,
             key,
-            "gloo",
+            backend,
             1 + num_receivers,
             timeout_s,
         )

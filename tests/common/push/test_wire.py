@@ -1,4 +1,4 @@
-"""Buckets over gloo between threads: what comes is what was sent, or everybody hears that it is not."""
+"""Buckets between threads: what comes is what was sent, or everybody hears that it is not."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from common.push.waiting import NOTHING, wait_until
 from common.push.wire import DamagedBucket, receive
 from tests.common.push.members import CPU, Members, named, plan_of
 
+BACKENDS = ["gloo", "shm"]
 WEIGHTS = {
     "embedding": torch.randn(300, 40),
     "norm": torch.randn(7).bfloat16(),
@@ -37,10 +38,11 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bucket_bytes", [1, 5000, 30_000, 1 << 20])
-def test_all_receivers_get_every_bit(bucket_bytes: int) -> None:
+def test_all_receivers_get_every_bit(bucket_bytes: int, backend: str) -> None:
     plan = plan_of(WEIGHTS, bucket_bytes)
-    members = Members(3)
+    members = Members(3, backend=backend)
     receivers = [members.receiving(rank, plan) for rank in (1, 2, 3)]
     fingerprints = members.send(plan, WEIGHTS)
     for receiver in receivers:
@@ -65,11 +67,12 @@ def test_aliases_come_with_their_tensor_and_travel_once() -> None:
     assert set(plan.shapes) == {"embedding", "lm_head"}
 
 
-def test_two_buckets_at_most_are_held_by_the_sender() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_buckets_at_most_are_held_by_the_sender(backend: str) -> None:
     """It asks for the tensors of a third one only when the first has gone."""
     weights = {f"w{number}": torch.full((256,), float(number)) for number in range(12)}
     plan = plan_of(weights, bucket_bytes=1024)
-    members = Members(1)
+    members = Members(1, backend=backend)
     taken: list[str] = []
 
     def slowly(plan: PushPlan, group: Group) -> Any:
@@ -91,11 +94,20 @@ def test_two_buckets_at_most_are_held_by_the_sender() -> None:
     assert len(receiver.result()) == 12
 
 
-def test_a_receiver_that_leaves_takes_nobody_s_time() -> None:
+@pytest.mark.parametrize(
+    ("backend", "expected", "way"),
+    [
+        ("gloo", "a bucket", f"between the learner at {LOOPBACK}:"),
+        ("shm", "an engine to read a bucket", "in shared memory"),
+    ],
+)
+def test_a_receiver_that_leaves_takes_nobody_s_time(
+    backend: str, expected: str, way: str
+) -> None:
     """The others hear of it long before their limit."""
     weights = {f"w{number}": torch.zeros(1 << 18) for number in range(16)}
     plan = plan_of(weights)
-    members = Members(3, timeout_s=60)
+    members = Members(3, timeout_s=60, backend=backend)
 
     def leaving(plan: PushPlan, group: Group) -> str:
         arriving = receive(plan, group)
@@ -105,11 +117,11 @@ def test_a_receiver_that_leaves_takes_nobody_s_time() -> None:
     others = [members.receiving(rank, plan) for rank in (1, 3)]
     left = members.receiving(2, plan, leaving)
     begun = time.monotonic()
-    message = "expected a bucket within 60 s, got: a receiver failed"
+    message = f"expected {expected} within 60 s, got: a receiver failed"
     with pytest.raises(PushBroken, match=message):
         members.send(plan, weights)
     for other in others:
-        with pytest.raises(PushBroken, match=f"learner at {LOOPBACK}:"):
+        with pytest.raises(PushBroken, match=f"weights {way}"):
             other.result()
     with pytest.raises(ValueError, match="no room"):
         left.result()

@@ -14,7 +14,7 @@ _NUMBERS = itertools.count()
 
 
 class TwinMemory:
-    """A `common.push.shared_gpu.Memory`."""
+    """A `common.push.shared.Memory`."""
 
     device = torch.device("cpu")
 

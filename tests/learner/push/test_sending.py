@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import common.push.shared_gpu
+import common.push.gpu_memory
 from common.machine.address import LOOPBACK
 from common.push.meeting import Meeting, join, network_id
 from common.push.plan import TensorSpec
@@ -83,7 +83,7 @@ class Ranks:
 
 @pytest.fixture(autouse=True)
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common.push.shared_gpu, "GpuMemory", of_this_thread)
+    monkeypatch.setattr(common.push.gpu_memory, "GpuMemory", of_this_thread)
 
 
 @pytest.mark.parametrize("gpus_of_workers", [("a", "b"), ("a",), ("b",), ()])

@@ -1,18 +1,17 @@
-"""The group of a push where engines share the GPUs of ranks (`weights.transport = ipc`): nothing is sent.
+"""The group of a push whose members can open each other's memory: nothing is sent.
 
-A rank's buckets stay where they are filled; a worker of an engine on the same GPU opens them by a handle of CUDA's and
-copies them. Workers announce themselves, so any of a run's engines may take part: a rank on whose GPU none reads goes
-on without waiting. Handles and turns pass through the store as texts:
+A rank's buckets stay where they are filled; a worker of an engine that shares the memory opens them by a handle and
+copies them: on one GPU (`weights.transport = ipc`), or on one machine. Workers announce themselves, so any of a run's
+engines may take part: a rank whose memory none reads goes on without waiting. Handles and turns pass through the store
+as texts:
 
-    here/GPU            how many workers read from the rank on this GPU
-    here                how many there are on all GPUs
-    GPU/BUCKET/WORKER   the handle of a bucket, from when it is filled until the worker has copied it
+    here/MEMORY            how many workers read from the rank with this memory
+    here                   how many there are in all
+    MEMORY/BUCKET/WORKER   the handle of a bucket, from when it is filled until the worker has copied it
 """
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -29,7 +28,6 @@ from common.push.meeting import (
 from common.push.waiting import num_done, say_done, wait_until
 
 _HERE = "here"
-_EXPANDABLE = "expandable_segments"
 
 
 class Memory(Protocol):
@@ -37,6 +35,7 @@ class Memory(Protocol):
 
     Attributes:
         name: the same one for all of them.
+        device: of its tensors.
     """
 
     name: str
@@ -59,46 +58,8 @@ class Memory(Protocol):
         ...
 
 
-class GpuMemory:
-    """That of a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.name = str(torch.cuda.get_device_properties(device).uuid)
-
-    def settle(self) -> None:
-        torch.cuda.current_stream(self.device).synchronize()
-
-    def handle_of(self, buffer: Tensor) -> str:
-        storage: Any = buffer.untyped_storage()
-        parts = []
-        for part in storage._share_cuda_():
-            if isinstance(part, bytes):
-                part = {"bytes": base64.b64encode(part).decode()}
-            parts.append(part)
-        return json.dumps([buffer.storage_offset(), parts])
-
-    def opened(self, handle: str) -> Tensor:
-        offset, parts = json.loads(handle)
-        arguments = []
-        for part in parts:
-            if isinstance(part, dict):
-                part = base64.b64decode(part["bytes"])
-            arguments.append(part)
-        # The sender counts GPUs as it sees them.
-        arguments[0] = self.device.index
-        storage_class: Any = torch.UntypedStorage
-        storage = storage_class._new_shared_cuda(*arguments)
-        whole = torch.empty(0, dtype=torch.uint8, device=self.device)
-        whole.set_(storage)
-        return whole[offset:]
-
-    def close(self) -> None:
-        torch.cuda.ipc_collect()
-
-
-class SharedGpu:
-    """A member on one GPU: the rank that fills buckets there, or a worker that reads them."""
+class SharedBuckets:
+    """A member with one memory: the rank that fills buckets there, or a worker that reads them."""
 
     def __init__(self, meeting: Meeting, rank: int, store: Any, memory: Memory) -> None:
         self.device = memory.device
@@ -113,7 +74,7 @@ class SharedGpu:
             self._await_all("all engines to come", lambda: self._number_of(_HERE))
             self._readers = range(self._number_of(here))
             return
-        with self._reaching_store():
+        with self._reaching_learner():
             self._reader = int(store.add(here, 1)) - 1
             store.add(_HERE, 1)
 
@@ -124,9 +85,9 @@ class SharedGpu:
             return _Copied(self, f"{bucket}/{self._reader}", buffer)
         keys = [f"{bucket}/{reader}" for reader in self._readers]
         if keys:
-            # What fills the buffer is only queued on the GPU so far.
+            # What fills the buffer may only be queued so far, on a GPU.
             self._memory.settle()
-        with self._reaching_store():
+        with self._reaching_learner():
             for key in keys:
                 self._store.set(key, self._memory.handle_of(buffer))
         return _Read(self, keys)
@@ -136,7 +97,7 @@ class SharedGpu:
             expected = "every engine to have every bucket"
             self._await_all(expected, lambda: num_done(self._store))
             return
-        with self._reaching_store():
+        with self._reaching_learner():
             say_done(self._store)
 
     def leave(self, broken: str = "") -> None:
@@ -151,19 +112,19 @@ class SharedGpu:
         def are_gone() -> bool:
             return not any(self._store.check([key]) for key in keys)
 
-        self._await(are_gone, "an engine on the same GPU to read")
+        self._await(are_gone, "an engine to read a bucket")
 
     def read(self, key: str, buffer: Tensor) -> None:
         """Copy the bucket under this key, once it is there (PushBroken)."""
         self._await(
-            lambda: bool(self._store.check([key])), "the learner on the same GPU"
+            lambda: bool(self._store.check([key])), "the learner to fill a bucket"
         )
-        with self._reaching_store():
+        with self._reaching_learner():
             handle = self._store.get(key).decode()
-        shared = self._memory.opened(handle)
+            shared = self._memory.opened(handle)
         buffer.copy_(shared[: len(buffer)])
         self._memory.settle()
-        with self._reaching_store():
+        with self._reaching_learner():
             # Tells the rank, and keeps the store as small as it was.
             self._store.delete_key(key)
 
@@ -177,11 +138,11 @@ class SharedGpu:
             raise self._broken(got, expected)
 
     @contextmanager
-    def _reaching_store(self) -> Iterator[None]:
+    def _reaching_learner(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:
-            raise self._broken(str(error), "the learner's store") from error
+        except (OSError, RuntimeError) as error:
+            raise self._broken(str(error), "to reach the learner") from error
 
     def _number_of(self, key: str) -> int:
         number: int = self._store.add(key, 0)
@@ -190,7 +151,7 @@ class SharedGpu:
     def _broken(self, got: str, expected: str) -> PushBroken:
         first_line = got.partition("\n")[0]
         return PushBroken(
-            f"weights over GPU {self._memory.name}: expected {expected} within {self._meeting.timeout_s:g} s, got: "
+            f"weights in {self._memory.name}: expected {expected} within {self._meeting.timeout_s:g} s, got: "
             f"{first_line}; see the logs of learner and engines, or raise weights.timeout_s"
         )
 
@@ -198,7 +159,7 @@ class SharedGpu:
 class _Read:
     """A bucket that workers read."""
 
-    def __init__(self, group: SharedGpu, keys: Sequence[str]) -> None:
+    def __init__(self, group: SharedBuckets, keys: Sequence[str]) -> None:
         self._group = group
         self._keys = keys
 
@@ -209,28 +170,10 @@ class _Read:
 class _Copied:
     """A bucket to be copied from the rank's memory."""
 
-    def __init__(self, group: SharedGpu, key: str, buffer: Tensor) -> None:
+    def __init__(self, group: SharedBuckets, key: str, buffer: Tensor) -> None:
         self._group = group
         self._key = key
         self._buffer = buffer
 
     def wait(self) -> None:
         self._group.read(self._key, self._buffer)
-
-
-def shareable(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`torch.empty`, of memory that other processes can open.
-
-    torch hands over what lies in an expandable segment by a system call that containers refuse.
-    """
-    settings = torch._C._accelerator_getAllocatorSettings()
-    # All of them, since what is not named falls back to torch's default.
-    without = [f"{_EXPANDABLE}:False"]
-    for setting in settings.split(","):
-        if setting and _EXPANDABLE not in setting:
-            without.append(setting)
-    torch._C._accelerator_setAllocatorSettings(",".join(without))
-    try:
-        return torch.empty(size, dtype=dtype, device=device)
-    finally:
-        torch._C._accelerator_setAllocatorSettings(settings)

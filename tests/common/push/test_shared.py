@@ -12,9 +12,10 @@ from torch import Tensor
 
 from common.machine.address import LOOPBACK
 from common.push.fingerprint import fingerprint
+from common.push.gpu_memory import shareable
 from common.push.meeting import SENDER, Group, Meeting, MeetingPlace, PushBroken
 from common.push.plan import PushPlan
-from common.push.shared_gpu import SharedGpu, shareable
+from common.push.shared import SharedBuckets
 from common.push.wire import Fingerprints, receive, send
 from tests.common.push.members import CPU, named, plan_of, received
 from tests.common.push.twin_gpu import TwinMemory
@@ -33,8 +34,8 @@ class Ranks:
         )
         self._threads = ThreadPoolExecutor(8)
 
-    def group(self, gpu: str, rank: int) -> SharedGpu:
-        return SharedGpu(self.meeting, rank, self.meeting.store(), TwinMemory(gpu))
+    def group(self, gpu: str, rank: int) -> SharedBuckets:
+        return SharedBuckets(self.meeting, rank, self.meeting.store(), TwinMemory(gpu))
 
     def sending(self, gpu: str, shift: float = 0.0) -> Future[Fingerprints]:
         """A rank on this GPU, begun, whose weights are higher by `shift`."""
@@ -131,7 +132,7 @@ def test_who_never_comes_is_told_in_time() -> None:
     reader = ranks.receiving("a")
     with pytest.raises(PushBroken, match=r"expected all engines to come within 0\.5 s"):
         sender.result()
-    with pytest.raises(PushBroken, match="expected the learner on the same GPU"):
+    with pytest.raises(PushBroken, match="expected the learner to fill a bucket"):
         reader.result()
 
 
@@ -160,7 +161,7 @@ class LostStore:
 def test_a_lost_learner_is_a_broken_push(rank: int) -> None:
     meeting = Meeting(LOOPBACK, 9, "push", "ipc", 2, 5.0)
     with pytest.raises(PushBroken, match="got: Connection reset by peer"):
-        SharedGpu(meeting, rank, LostStore(), TwinMemory("a"))
+        SharedBuckets(meeting, rank, LostStore(), TwinMemory("a"))
 
 
 @pytest.mark.parametrize(
