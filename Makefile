@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed-$(notdir $(REQUIREMENTS))
 # One of its own in .venv where the machine has none.
 UV = $$(command -v uv || echo $(BIN)/uv)
 
-.PHONY: setup demo demo-shapes demo-tabletop lint check fast test long docs lock clean
+.PHONY: setup demo demo-shapes demo-tabletop lint check fast test tests long docs lock clean
 
 setup: $(STAMP)
 
@@ -60,8 +60,11 @@ check: $(STAMP)
 fast: $(STAMP)
 	@$(PYTEST) -m "not real and not slow and not long and not gpu" $(ARGS)
 
-# Every test that needs no GPU, but the long ones; ARGS="tests/reward -x" runs one folder.
-test: lint
+# Lint beside every test that needs no GPU, but the long ones; ARGS="tests/reward -x" runs one folder.
+test: $(STAMP)
+	@$(MAKE) --no-print-directory -j 2 lint tests
+
+tests: $(STAMP)
 	@$(PYTEST) -m "not gpu and not long" $(ARGS)
 
 # What would take CI beyond half an hour: deaths of every kind of real process, whole benchmarks.

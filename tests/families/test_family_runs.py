@@ -100,7 +100,7 @@ def _check_run(run_dir: Path, case: Case, max_length: Any) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_steps_of_qwen3_5(tmp_path: Path) -> None:
     """In bfloat16, which engines on a CPU need and DeepSpeed alone trains; so in processes of their own."""
     values = values_of(QWEN3_5, tmp_path) | {"learner.engine": "deepspeed"}
