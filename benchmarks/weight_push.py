@@ -4,7 +4,8 @@ Seconds from the call of a push until all receivers have the checked weights whe
 the plainest way to move the same bytes in the same run, taken in turns with the pushes:
 
     object_store, adapter   a copy into fresh memory, by one thread
-    broadcast               torch.distributed's broadcast over gloo to as many receivers, of one matrix after another
+    broadcast               torch.distributed's broadcast over gloo to as many receivers, of one matrix after another,
+                            whether the push goes through shared memory (as on one machine) or over gloo (--backend)
 
 Ends are actors without a model (`benchmarks.push_sides`), so the figures are those of the way alone; an engine's load
 comes on top. `benchmarks.push_engines` has real engines. Figures are medians; pushes before the first counted one fill
@@ -44,7 +45,7 @@ WARM_UP = 4
 GOALS = {"object_store": 0.5, "adapter": 0.5, "broadcast": 0.7}
 """Least speed, as a share of the plain way's."""
 MAX_GROWTH = 1.3
-"""Of the time of a push, from one engine to the most. Over loopback every receiver takes cores from the others, for the
+"""Of the time of a push, from one engine to the most. On one machine every receiver takes cores from the others, for the
 plain broadcast as well: its own growth stands beside."""
 
 
