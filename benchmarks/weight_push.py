@@ -45,8 +45,8 @@ WARM_UP = 4
 GOALS = {"object_store": 0.5, "adapter": 0.5, "broadcast": 0.7}
 """Least speed, as a share of the plain way's."""
 MAX_GROWTH = 1.3
-"""Of the time of a push, from one engine to the most. On one machine every receiver takes cores from the others, for the
-plain broadcast as well: its own growth stands beside."""
+"""Of the time of a push, from one engine to the most. On one machine every receiver takes cores from the others, for
+the plain broadcast as well: its own growth stands beside."""
 
 
 class Side(Protocol):
