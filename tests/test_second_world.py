@@ -138,6 +138,7 @@ def test_the_journal_and_the_page_are_about_the_strangers_pictures(
     assert "data:image/" in page
 
 
+@pytest.mark.long
 def test_bdhs_pairs_of_the_same_prompts(folder: Path, world: Path, model: Path) -> None:
     out = folder / "bdhs"
     values = {"model.path": model, "data.prompts": world / "train.jsonl"}

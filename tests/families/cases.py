@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -31,13 +31,21 @@ CASES = (
 ON_CPU = tuple(case for case in CASES if case.runs_on_cpu)
 
 
-def parameters(cases: Iterable[Case] = CASES) -> list[Any]:
-    """A parameter for each case, skipped with the reason where its processor cannot be made here."""
+def parameters(
+    cases: Iterable[Case] = CASES, longer: Collection[str] = ()
+) -> list[Any]:
+    """A parameter for each case, skipped with the reason where its processor cannot be made here.
+
+    Args:
+        longer: names of those that are long tests.
+    """
     marked = []
     for case in cases:
         marks = []
         if case.missing_package is not None:
             reason = f"{case.name}'s processor needs {case.missing_package}"
             marks.append(pytest.mark.skip(reason=reason))
+        if case.name in longer:
+            marks.append(pytest.mark.long)
         marked.append(pytest.param(case, id=case.name, marks=marks))
     return marked

@@ -28,6 +28,8 @@ def score(prompt, image, completions, **_):
 """
 """Random models write nonsense: any order of it will do."""
 IN_PROCESS = [case for case in ON_CPU if case.engine_dtype == "float32"]
+LONGER = {"internvl", "llava_next", "mistral3", "pixtral"}
+"""Families of which CI runs the engines and the pushes, and no run: those of the others differ more."""
 
 
 def values_of(case: Case, folder: Path) -> dict[str, object]:
@@ -61,7 +63,7 @@ def values_of(case: Case, folder: Path) -> dict[str, object]:
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.parametrize("case", parameters(IN_PROCESS))
+@pytest.mark.parametrize("case", parameters(IN_PROCESS, LONGER))
 def test_two_steps(case: Case, tmp_path: Path) -> None:
     config = load_config(None, settings(values_of(case, tmp_path)))
     learner = asyncio.run(_run(config))

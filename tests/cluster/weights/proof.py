@@ -35,7 +35,8 @@ from tests.tiny_models import make_prompt, tiny_llava
 
 MAX_LENGTH = 256
 NUM_TOKENS = 12
-LIMIT_S = 200.0
+LIMIT_S = 300.0
+"""The start of two engines and two ranks took 200 s of two slow cores that had another test as well."""
 SEEDS = range(3)
 
 

@@ -48,7 +48,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=560,
         check=False,
         env={**os.environ, "PYTHON": sys.executable},
     )
