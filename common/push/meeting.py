@@ -245,22 +245,25 @@ def address_towards(address: str) -> str:
 
 def network_id() -> str:
     """Equal for processes that reach each other over loopback: of one machine, and of one namespace there."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    namespace = Path("/proc/self/ns/net")
     try:
-        return f"{boot.read_text().strip()}/{namespace.stat().st_ino}"
+        return _namespace_id("net")
     except OSError:
         return socket.gethostname()
 
 
 def memory_id() -> str:
     """Equal for processes that can open each other's memory: of one user in one container; "" where none can."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    processes = Path("/proc/self/ns/pid")
     try:
-        return f"{boot.read_text().strip()}/{processes.stat().st_ino}/{os.geteuid()}"
+        return f"{_namespace_id('pid')}/{os.geteuid()}"
     except OSError:
         return ""
+
+
+def _namespace_id(kind: str) -> str:
+    """This machine and a namespace of this process there, as Linux counts both (OSError elsewhere)."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns", kind)
+    return f"{boot.read_text().strip()}/{namespace.stat().st_ino}"
 
 
 def meeting_of(plain: Mapping[str, Any]) -> Meeting:

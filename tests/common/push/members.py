@@ -49,6 +49,17 @@ def received(plan: PushPlan, group: Group) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in receive(plan, group)}
 
 
+def taken(plan: PushPlan, group: Group, how: Receive = received) -> Any:
+    """A receiver's part in a push, which it leaves whatever becomes of it."""
+    try:
+        result = how(plan, group)
+    except BaseException:
+        group.leave("a receiver failed")
+        raise
+    group.leave()
+    return result
+
+
 def sent(
     plan: PushPlan,
     tensors: Named,
@@ -101,13 +112,7 @@ class Members:
 
         def run() -> Any:
             group = join(self.meeting, rank, self.meeting.store(), CPU)
-            try:
-                result = how(plan, group)
-            except BaseException:
-                group.leave("a receiver failed")
-                raise
-            group.leave()
-            return result
+            return taken(plan, group, how)
 
         return self._threads.submit(run)
 

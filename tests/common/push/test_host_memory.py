@@ -16,7 +16,7 @@ from common.push.host_memory import HostMemory, shared_bucket
 from common.push.meeting import Meeting, MeetingPlace, join, memory_id
 from common.push.plan import PushPlan
 from common.push.wire import receive
-from tests.common.push.members import CPU, Members, named, plan_of, received, sent
+from tests.common.push.members import CPU, Members, named, plan_of, sent, taken
 
 WEIGHTS = {f"w{number}": torch.arange(300.0) + number for number in range(9)}
 PLAN = plan_of(WEIGHTS, bucket_bytes=2000)
@@ -25,8 +25,7 @@ PLAN = plan_of(WEIGHTS, bucket_bytes=2000)
 def receive_here(meeting: Meeting, plan: Any, outcome: Any) -> None:
     """In a process of its own: put down its memory, and whether what came is what was sent."""
     group = join(meeting, 1, meeting.store(), CPU)
-    arrived = received(PushPlan.of_json(plan), group)
-    group.leave()
+    arrived = taken(PushPlan.of_json(plan), group)
     is_equal = all(torch.equal(arrived[name], WEIGHTS[name]) for name in WEIGHTS)
     outcome.put((memory_id(), is_equal))
 

@@ -17,7 +17,7 @@ from common.push.meeting import SENDER, Group, Meeting, MeetingPlace, PushBroken
 from common.push.plan import PushPlan
 from common.push.shared import SharedBuckets
 from common.push.wire import Fingerprints, receive, send
-from tests.common.push.members import CPU, named, plan_of, received
+from tests.common.push.members import CPU, named, plan_of, received, taken
 from tests.common.push.twin_gpu import TwinMemory
 
 WEIGHTS = {f"w{number}": torch.randn(40, 25) for number in range(12)}
@@ -63,14 +63,7 @@ class Ranks:
         """A worker on this GPU, begun."""
 
         def run() -> Any:
-            group = self.group(gpu, 1)
-            try:
-                arrived = how(PLAN, group)
-            except BaseException:
-                group.leave("a worker failed")
-                raise
-            group.leave()
-            return arrived
+            return taken(PLAN, self.group(gpu, 1), how)
 
         return self._threads.submit(run)
 
@@ -119,7 +112,7 @@ def test_a_worker_that_fails_takes_nobody_s_time() -> None:
     with pytest.raises(ValueError, match="no room"):
         failed.result()
     for sender in senders:
-        with pytest.raises(PushBroken, match="got: a worker failed"):
+        with pytest.raises(PushBroken, match="got: a receiver failed"):
             sender.result()
     # It may have had its last bucket already.
     assert isinstance(other.exception(), PushBroken | None)

@@ -18,7 +18,7 @@ from common.push.waiting import told
 from common.push.wire import receive
 from common.records import WeightManifest
 from learner.push.sending import PushSender
-from tests.common.push.members import CPU, named, plan_of, received
+from tests.common.push.members import CPU, named, plan_of, received, taken
 from tests.common.push.twin_gpu import of_this_thread
 
 WEIGHTS = {f"w{number}": torch.randn(20, 25) for number in range(9)}
@@ -70,13 +70,7 @@ class Ranks:
 
         def run() -> Any:
             group = join(self.meeting, 1, self.meeting.store(), CPU)
-            try:
-                arrived = how(PLAN, group)
-            except BaseException:
-                group.leave("a worker failed")
-                raise
-            group.leave()
-            return arrived
+            return taken(PLAN, group, how)
 
         return self._on[gpu].submit(run)
 
@@ -116,8 +110,8 @@ def test_an_engine_that_fails_beside_one_rank_breaks_the_push_of_all() -> None:
     ranks.receiving("b", failing)
     (manifest, broken), (_, of_rank_1) = (call.result() for call in calls)
     assert manifest is None
-    assert "got: a worker failed" in broken
-    assert "got: a worker failed" in of_rank_1
+    assert "got: a receiver failed" in broken
+    assert "got: a receiver failed" in of_rank_1
     # ZeRO-3 gathers on all ranks or hangs.
     assert [source.num_gathered for source in ranks.sources] == [len(WEIGHTS)] * 2
 
